@@ -1,0 +1,183 @@
+//! SHA-256, or HMAC-SHA-256 with a secret, over length-prefixed parts under a
+//! domain label. Everything that identifies a caller or a request goes
+//! through here, so that `("a", "b:c")` is never `("a:b", "c")` (G6, G10).
+
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::{Digest, Sha256};
+
+/// One block of SHA-256, in bytes.
+const BLOCK: usize = 64;
+
+/// What a digest is of. Two digests under different labels never meet.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Label {
+    Scope,
+    RecordId,
+    Fingerprint,
+}
+
+impl Label {
+    fn text(self) -> &'static [u8] {
+        match self {
+            Label::Scope => b"tower-idempotency/1 scope",
+            Label::RecordId => b"tower-idempotency/1 record id",
+            Label::Fingerprint => b"tower-idempotency/1 fingerprint",
+        }
+    }
+
+    /// The label padded to one block: the state after it is computed once,
+    /// and costs a request nothing.
+    fn block(self) -> [u8; BLOCK] {
+        let mut block = [0; BLOCK];
+        block[..self.text().len()].copy_from_slice(self.text());
+        block
+    }
+}
+
+/// The states from which every digest of one secret (or of none) starts.
+#[derive(Clone)]
+pub(crate) struct Digests {
+    scope: Hasher,
+    record_id: Hasher,
+    fingerprint: Hasher,
+}
+
+impl Digests {
+    pub(crate) fn plain() -> Self {
+        Self::with(|label| {
+            let mut hasher = Sha256::new();
+            hasher.update(label.block());
+            Hasher::Plain(hasher)
+        })
+    }
+
+    /// Each label gets a key of its own, derived from the secret.
+    pub(crate) fn keyed(secret: &[u8]) -> Self {
+        Self::with(|label| {
+            let derived = hmac(secret).chain_update(label.text()).finalize();
+            let mut hasher = hmac(&derived.into_bytes());
+            hasher.update(&label.block());
+            Hasher::Keyed(Box::new(hasher))
+        })
+    }
+
+    fn with(start: impl Fn(Label) -> Hasher) -> Self {
+        Digests {
+            scope: start(Label::Scope),
+            record_id: start(Label::RecordId),
+            fingerprint: start(Label::Fingerprint),
+        }
+    }
+
+    pub(crate) fn start(&self, label: Label) -> Hasher {
+        match label {
+            Label::Scope => self.scope.clone(),
+            Label::RecordId => self.record_id.clone(),
+            Label::Fingerprint => self.fingerprint.clone(),
+        }
+    }
+}
+
+impl std::fmt::Debug for Digests {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Digests(..)")
+    }
+}
+
+fn hmac(key: &[u8]) -> Hmac<Sha256> {
+    Hmac::new_from_slice(key).expect("HMAC takes a key of any length")
+}
+
+/// A digest in the making.
+#[derive(Clone)]
+pub(crate) enum Hasher {
+    Plain(Sha256),
+    Keyed(Box<Hmac<Sha256>>),
+}
+
+impl Hasher {
+    /// Adds one part, after its length.
+    pub(crate) fn part(&mut self, bytes: &[u8]) -> &mut Self {
+        self.number(bytes.len());
+        self.raw(bytes);
+        self
+    }
+
+    /// Adds a count, such as how many parts follow.
+    pub(crate) fn number(&mut self, number: usize) -> &mut Self {
+        self.raw(&(number as u64).to_le_bytes());
+        self
+    }
+
+    fn raw(&mut self, bytes: &[u8]) {
+        match self {
+            Hasher::Plain(hasher) => Digest::update(hasher, bytes),
+            Hasher::Keyed(hasher) => Mac::update(&mut **hasher, bytes),
+        }
+    }
+
+    pub(crate) fn finish(self) -> [u8; 32] {
+        match self {
+            Hasher::Plain(hasher) => hasher.finalize().into(),
+            Hasher::Keyed(hasher) => hasher.finalize().into_bytes().into(),
+        }
+    }
+}
+
+/// SHA-256 of one value, as `sha256sum` prints it.
+pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
+    Sha256::digest(bytes).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(digests: &Digests, label: Label, parts: &[&[u8]]) -> [u8; 32] {
+        let mut hasher = digests.start(label);
+        for part in parts {
+            hasher.part(part);
+        }
+        hasher.finish()
+    }
+
+    #[test]
+    fn parts_cannot_be_shifted_into_each_other() {
+        let digests = Digests::plain();
+        assert_ne!(
+            of(&digests, Label::Scope, &[b"a", b"b:c"]),
+            of(&digests, Label::Scope, &[b"a:b", b"c"])
+        );
+        assert_ne!(
+            of(&digests, Label::Scope, &[b"ab", b""]),
+            of(&digests, Label::Scope, &[b"", b"ab"])
+        );
+    }
+
+    #[test]
+    fn labels_and_secrets_separate_equal_parts() {
+        let all = [
+            of(&Digests::plain(), Label::Scope, &[b"a"]),
+            of(&Digests::plain(), Label::RecordId, &[b"a"]),
+            of(&Digests::plain(), Label::Fingerprint, &[b"a"]),
+            of(&Digests::keyed(b"one"), Label::Scope, &[b"a"]),
+            of(&Digests::keyed(b"one"), Label::RecordId, &[b"a"]),
+            of(&Digests::keyed(b"two"), Label::Scope, &[b"a"]),
+        ];
+        for (i, one) in all.iter().enumerate() {
+            assert!(all[i + 1..].iter().all(|other| other != one));
+        }
+    }
+
+    /// Stored records are found again by these bytes: they must never change.
+    #[test]
+    fn digests_are_the_published_ones() {
+        let mut expected = Sha256::new();
+        expected.update(b"tower-idempotency/1 scope");
+        expected.update([0; BLOCK - 25]);
+        expected.update(3u64.to_le_bytes());
+        expected.update(b"abc");
+        let expected: [u8; 32] = expected.finalize().into();
+        assert_eq!(of(&Digests::plain(), Label::Scope, &[b"abc"]), expected);
+    }
+}

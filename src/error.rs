@@ -1,0 +1,66 @@
+//! A configuration that can't work.
+
+use std::error::Error;
+use std::fmt;
+
+type BoxError = Box<dyn Error + Send + Sync>;
+
+/// An option whose value can't work, found when the layer (or the scope) is
+/// built. Nothing fails later.
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_idempotency::{scope, IdempotencyLayer, MemoryStore};
+///
+/// let error = IdempotencyLayer::builder(MemoryStore::new(), scope::shared())
+///     .defaults(|policy| policy.lease(Duration::ZERO))
+///     .build()
+///     .unwrap_err();
+/// assert_eq!(error.option(), "lease");
+/// assert_eq!(error.to_string(), "`lease` must be longer than zero");
+/// ```
+#[derive(Debug)]
+pub struct ConfigError {
+    option: &'static str,
+    message: String,
+    source: Option<BoxError>,
+}
+
+impl ConfigError {
+    pub(crate) fn new(option: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            option,
+            message: message.into(),
+            source: None,
+        }
+    }
+
+    pub(crate) fn caused_by(mut self, source: impl Into<BoxError>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// Says for which route the option was set.
+    pub(crate) fn on_route(mut self, pattern: &str) -> Self {
+        self.message = format!("{} (on route `{pattern}`)", self.message);
+        self
+    }
+
+    /// The name of the option that is wrong.
+    #[must_use]
+    pub fn option(&self) -> &'static str {
+        self.option
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}` {}", self.option, self.message)
+    }
+}
+
+impl Error for ConfigError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.source.as_deref().map(|source| source as _)
+    }
+}

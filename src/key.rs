@@ -1,0 +1,420 @@
+//! The client's key: how it is read off the header, and what is refused.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::rejection::{Rejection, RejectionCode};
+
+/// How the value of the key's header is read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum KeySyntax {
+    /// An RFC 8941 string or the bare characters: `"k"` and `k` are one key.
+    #[default]
+    Lenient,
+    /// An RFC 8941 string only, as the IETF draft has it: `"k"`.
+    Strict,
+    /// The characters as they are, quotation marks included.
+    Raw,
+}
+
+/// What a key has to look like, besides its length.
+#[derive(Clone, Default)]
+pub struct KeyFormat(Option<Named>);
+
+#[derive(Clone)]
+struct Named {
+    name: Arc<str>,
+    accepts: Arc<dyn Fn(&str) -> bool + Send + Sync>,
+}
+
+impl KeyFormat {
+    /// Any printable ASCII. The default.
+    #[must_use]
+    pub fn any() -> Self {
+        Self(None)
+    }
+
+    /// A UUID of any version in its hyphenated form, in either case.
+    #[must_use]
+    pub fn uuid() -> Self {
+        Self::custom(
+            "a UUID such as 2fd4e1c6-7a2d-48fc-a1ed-99a0b5c3c2f1",
+            is_uuid,
+        )
+    }
+
+    /// A format of the application's own. Clients that miss it are told that
+    /// the key must be `name`.
+    ///
+    /// ```
+    /// use tower_idempotency::KeyFormat;
+    ///
+    /// KeyFormat::custom("an order number such as ord_1234", |key| {
+    ///     key.strip_prefix("ord_").is_some_and(|n| n.parse::<u64>().is_ok())
+    /// });
+    /// ```
+    pub fn custom(
+        name: impl Into<Arc<str>>,
+        accepts: impl Fn(&str) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        Self(Some(Named {
+            name: name.into(),
+            accepts: Arc::new(accepts),
+        }))
+    }
+}
+
+impl fmt::Debug for KeyFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.0.as_ref().map_or("any", |named| &*named.name);
+        f.debug_tuple("KeyFormat").field(&name).finish()
+    }
+}
+
+fn is_uuid(key: &str) -> bool {
+    key.len() == 36
+        && key.bytes().enumerate().all(|(i, byte)| match i {
+            8 | 13 | 18 | 23 => byte == b'-',
+            _ => byte.is_ascii_hexdigit(),
+        })
+}
+
+/// A key that was accepted: printable ASCII, unescaped.
+///
+/// Kept as the header's own bytes, so that reading one allocates nothing.
+#[derive(Clone)]
+pub(crate) struct Key {
+    value: HeaderValue,
+    range: (usize, usize),
+}
+
+impl Key {
+    pub(crate) fn as_str(&self) -> &str {
+        std::str::from_utf8(self.as_bytes()).expect("a key is printable ASCII")
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.value.as_bytes()[self.range.0..self.range.1]
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Key(..)")
+    }
+}
+
+/// The rules by which keys are read.
+#[derive(Clone, Debug)]
+pub(crate) struct KeyRules {
+    /// In order of preference: the first that is present wins.
+    pub(crate) headers: Vec<HeaderName>,
+    pub(crate) syntax: KeySyntax,
+    /// Of the decoded key, in characters.
+    pub(crate) length: RangeInclusive<usize>,
+    pub(crate) format: KeyFormat,
+}
+
+impl KeyRules {
+    /// The name of the first header that the request has.
+    pub(crate) fn present<'a>(&'a self, headers: &HeaderMap) -> Option<&'a HeaderName> {
+        self.headers.iter().find(|name| headers.contains_key(*name))
+    }
+
+    /// The key in the header `name`, which the request has.
+    pub(crate) fn read(&self, name: &HeaderName, headers: &HeaderMap) -> Result<Key, Rejection> {
+        let mut lines = headers.get_all(name).iter();
+        let (Some(value), None) = (lines.next(), lines.next()) else {
+            return Err(invalid(format!(
+                "{name} was sent more than once; send it once."
+            )));
+        };
+        let key = self
+            .decode(value)
+            .map_err(|what| invalid(format!("{name} {what}.")))?;
+        let length = key.range.1 - key.range.0;
+        if length == 0 {
+            return Err(invalid(format!(
+                "{name} is empty; send a value that is unique to this operation."
+            )));
+        }
+        if length < *self.length.start() {
+            return Err(Rejection::new(
+                RejectionCode::KeyTooShort,
+                format!(
+                    "{name} must be at least {} characters.",
+                    self.length.start()
+                ),
+            ));
+        }
+        if length > *self.length.end() {
+            return Err(Rejection::new(
+                RejectionCode::KeyTooLong,
+                format!("{name} must be at most {} characters.", self.length.end()),
+            ));
+        }
+        match &self.format.0 {
+            Some(format) if !(format.accepts)(key.as_str()) => {
+                Err(invalid(format!("{name} must be {}.", format.name)))
+            }
+            _ => Ok(key),
+        }
+    }
+
+    /// The refusal of a request that has no key and needs one.
+    pub(crate) fn required(&self) -> Rejection {
+        let name = self
+            .headers
+            .first()
+            .map_or("Idempotency-Key", HeaderName::as_str);
+        Rejection::new(
+            RejectionCode::KeyRequired,
+            format!(
+                "This operation needs the header {name}: {} to {} printable ASCII characters, \
+                 unique to the operation and the same on every retry of it.",
+                self.length.start(),
+                self.length.end(),
+            ),
+        )
+    }
+
+    fn decode(&self, value: &HeaderValue) -> Result<Key, &'static str> {
+        let bytes = value.as_bytes();
+        if !bytes.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\t')) {
+            return Err("must be printable ASCII");
+        }
+        let start = bytes
+            .iter()
+            .position(|byte| !is_space(*byte))
+            .unwrap_or(bytes.len());
+        let end = bytes
+            .iter()
+            .rposition(|byte| !is_space(*byte))
+            .map_or(start, |last| last + 1);
+        let trimmed = &bytes[start..end];
+        let quoted = trimmed.first() == Some(&b'"');
+        let bare = match self.syntax {
+            KeySyntax::Raw => true,
+            KeySyntax::Lenient => !quoted,
+            KeySyntax::Strict => false,
+        };
+        if bare {
+            return if trimmed.contains(&b'\t') {
+                Err("must be printable ASCII")
+            } else {
+                Ok(Key {
+                    value: value.clone(),
+                    range: (start, end),
+                })
+            };
+        }
+        if !quoted {
+            return Err("must be an RFC 8941 string: characters between quotation marks");
+        }
+        let inner = string_content(trimmed)?;
+        if !inner.contains(&b'\\') {
+            return Ok(Key {
+                value: value.clone(),
+                range: (start + 1, end - 1),
+            });
+        }
+        let mut unescaped = Vec::with_capacity(inner.len());
+        let mut rest = inner.iter();
+        while let Some(byte) = rest.next() {
+            unescaped.extend(if *byte == b'\\' {
+                rest.next()
+            } else {
+                Some(byte)
+            });
+        }
+        let range = (0, unescaped.len());
+        let value = HeaderValue::from_maybe_shared(bytes::Bytes::from(unescaped))
+            .map_err(|_| "must be printable ASCII")?;
+        Ok(Key { value, range })
+    }
+}
+
+fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t')
+}
+
+/// What stands between the quotation marks of an RFC 8941 string (section
+/// 4.2.5), escapes and all. Parameters are refused: a key has none.
+fn string_content(quoted: &[u8]) -> Result<&[u8], &'static str> {
+    let mut at = 1;
+    loop {
+        match quoted.get(at) {
+            None => return Err("has no closing quotation mark"),
+            Some(b'"') if at + 1 == quoted.len() => return Ok(&quoted[1..at]),
+            Some(b'"') => return Err("has characters after the closing quotation mark"),
+            Some(b'\\') => match quoted.get(at + 1) {
+                Some(b'"' | b'\\') => at += 2,
+                _ => {
+                    return Err(
+                        "has a backslash that escapes neither a quotation mark nor a backslash",
+                    );
+                }
+            },
+            Some(b'\t') => return Err("must be printable ASCII"),
+            Some(_) => at += 1,
+        }
+    }
+}
+
+fn invalid(detail: String) -> Rejection {
+    Rejection::new(RejectionCode::KeyInvalid, detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn rules(syntax: KeySyntax) -> KeyRules {
+        KeyRules {
+            headers: vec![HeaderName::from_static("idempotency-key")],
+            syntax,
+            length: 1..=255,
+            format: KeyFormat::any(),
+        }
+    }
+
+    fn read(rules: &KeyRules, lines: &[&[u8]]) -> Result<String, RejectionCode> {
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            headers.append(&rules.headers[0], HeaderValue::from_bytes(line).unwrap());
+        }
+        let name = rules.present(&headers).expect("the header is there");
+        rules
+            .read(name, &headers)
+            .map(|key| key.as_str().to_owned())
+            .map_err(|r| r.code())
+    }
+
+    #[test]
+    fn lenient_takes_a_string_and_its_bare_characters_for_one_key() {
+        let rules = rules(KeySyntax::Lenient);
+        assert_eq!(read(&rules, &[b"abc"]).unwrap(), "abc");
+        assert_eq!(read(&rules, &[b"\"abc\""]).unwrap(), "abc");
+        assert_eq!(read(&rules, &[b"  abc\t"]).unwrap(), "abc");
+        assert_eq!(read(&rules, &[br#""a\"b\\c""#]).unwrap(), r#"a"b\c"#);
+        assert_eq!(read(&rules, &[b"a b"]).unwrap(), "a b");
+    }
+
+    #[test]
+    fn strict_takes_only_a_string_and_raw_takes_the_quotes_too() {
+        assert_eq!(
+            read(&rules(KeySyntax::Strict), &[b"\"abc\""]).unwrap(),
+            "abc"
+        );
+        assert_eq!(
+            read(&rules(KeySyntax::Strict), &[b"abc"]),
+            Err(RejectionCode::KeyInvalid)
+        );
+        assert_eq!(
+            read(&rules(KeySyntax::Raw), &[b"\"abc\""]).unwrap(),
+            "\"abc\""
+        );
+        assert_eq!(read(&rules(KeySyntax::Raw), &[b"\"abc"]).unwrap(), "\"abc");
+    }
+
+    #[test]
+    fn malformed_empty_and_repeated_keys_are_invalid() {
+        let rules = rules(KeySyntax::Lenient);
+        for line in [
+            &b""[..],
+            b"  ",
+            b"\"\"",
+            b"\"",
+            b"\"abc",
+            b"\"a\"b\"",
+            b"\"a\";p=1",
+            br#""a\n""#,
+            br#""a\"#,
+            b"a\tb",
+            b"\"a\tb\"",
+            b"k\xc3\xa4se",
+            b"\xff",
+        ] {
+            assert_eq!(
+                read(&rules, &[line]),
+                Err(RejectionCode::KeyInvalid),
+                "{line:?}"
+            );
+        }
+        assert_eq!(read(&rules, &[b"a", b"a"]), Err(RejectionCode::KeyInvalid));
+    }
+
+    #[test]
+    fn length_counts_decoded_characters() {
+        let mut rules = rules(KeySyntax::Lenient);
+        assert!(read(&rules, &[&[b'a'; 255]]).is_ok());
+        assert_eq!(
+            read(&rules, &[&[b'a'; 256]]),
+            Err(RejectionCode::KeyTooLong)
+        );
+        let escaped = [&b"\""[..], &br"\\".repeat(255), b"\""].concat();
+        assert_eq!(read(&rules, &[&escaped]).unwrap().len(), 255);
+        rules.length = 4..=8;
+        assert_eq!(read(&rules, &[b"\"abc\""]), Err(RejectionCode::KeyTooShort));
+        assert!(read(&rules, &[b"\"abcd\""]).is_ok());
+        assert_eq!(read(&rules, &[b"\"\""]), Err(RejectionCode::KeyInvalid));
+    }
+
+    #[test]
+    fn the_first_header_present_wins() {
+        let mut rules = rules(KeySyntax::Lenient);
+        rules.headers.push(HeaderName::from_static("x-request-key"));
+        let mut headers = HeaderMap::new();
+        assert!(rules.present(&headers).is_none());
+        headers.insert("x-request-key", HeaderValue::from_static("b"));
+        assert_eq!(rules.present(&headers).unwrap(), "x-request-key");
+        headers.insert("idempotency-key", HeaderValue::from_static("a"));
+        assert_eq!(rules.present(&headers).unwrap(), "idempotency-key");
+    }
+
+    #[test]
+    fn formats_are_checked() {
+        let mut rules = rules(KeySyntax::Lenient);
+        rules.format = KeyFormat::uuid();
+        assert!(read(&rules, &[b"2fd4e1c6-7a2d-48fc-A1ED-99a0b5c3c2f1"]).is_ok());
+        for key in [
+            &b"2fd4e1c67a2d48fca1ed99a0b5c3c2f1"[..],
+            b"abc",
+            b"2fd4e1c6-7a2d-48fc-a1ed-99a0b5c3c2fg",
+        ] {
+            assert_eq!(read(&rules, &[key]), Err(RejectionCode::KeyInvalid));
+        }
+        rules.format = KeyFormat::custom("even", |key| key.len() % 2 == 0);
+        assert!(read(&rules, &[b"ab"]).is_ok());
+        assert!(read(&rules, &[b"abc"]).is_err());
+        assert_eq!(format!("{:?}", rules.format), "KeyFormat(\"even\")");
+    }
+
+    proptest! {
+        /// No byte makes a key panic; what is accepted is printable and in range.
+        #[test]
+        fn any_header_value_is_read_or_refused(
+            bytes in proptest::collection::vec(any::<u8>(), 0..300),
+            syntax in prop_oneof![Just(KeySyntax::Lenient), Just(KeySyntax::Strict), Just(KeySyntax::Raw)],
+        ) {
+            if HeaderValue::from_bytes(&bytes).is_ok() {
+                if let Ok(key) = read(&rules(syntax), &[&bytes]) {
+                    prop_assert!((1..=255).contains(&key.len()));
+                    prop_assert!(key.bytes().all(|byte| (b' '..=b'~').contains(&byte)));
+                }
+            }
+        }
+
+        /// Quoting and reading is the identity.
+        #[test]
+        fn every_printable_key_survives_being_quoted(key in "[ -~]{1,255}") {
+            let quoted = format!("\"{}\"", key.replace('\\', r"\\").replace('"', "\\\""));
+            prop_assert_eq!(read(&rules(KeySyntax::Strict), &[quoted.as_bytes()]).unwrap(), key);
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! The layer and its options.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::request::Parts;
+use http::{Response, StatusCode};
+use tower_layer::Layer;
+
+use crate::body::{Budget, ResponseBody};
+use crate::digest::Digests;
+use crate::error::ConfigError;
+use crate::lease::Renewals;
+use crate::policy::Policy;
+use crate::rejection::{Rejection, RejectionCode, RejectionRules, RenderRejection};
+use crate::route::{Routes, Rule};
+use crate::scope::Scope;
+use crate::service::Idempotency;
+use crate::store::{DynStore, Store};
+
+/// Makes the operations of a service safe to retry.
+///
+/// A clone shares everything with its original. Records are shared by all
+/// layers on one store; give two services on one store two namespaces.
+///
+/// ```
+/// use axum::{routing::post, Router};
+/// use tower_idempotency::{scope, IdempotencyLayer, MemoryStore};
+///
+/// # fn main() -> Result<(), tower_idempotency::ConfigError> {
+/// let idempotency = IdempotencyLayer::new(MemoryStore::new(), scope::header("x-api-key")?);
+/// let app: Router = Router::new()
+///     .route("/payments", post(|| async { "paid" }))
+///     .layer(idempotency);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// Code that does not say whose a key is does not compile:
+///
+/// ```compile_fail
+/// # use tower_idempotency::{IdempotencyLayer, MemoryStore};
+/// let idempotency = IdempotencyLayer::new(MemoryStore::new());
+/// ```
+#[derive(Clone)]
+pub struct IdempotencyLayer {
+    shared: Arc<Shared>,
+}
+
+impl IdempotencyLayer {
+    /// With every option at its default: POST and PATCH are protected when
+    /// they carry a key, each key belongs to the caller that `scope` finds.
+    pub fn new(store: impl Store, scope: impl Scope) -> Self {
+        Self::builder(store, scope)
+            .build()
+            .expect("the defaults are a right configuration")
+    }
+
+    /// To set options.
+    pub fn builder(store: impl Store, scope: impl Scope) -> Builder {
+        Builder {
+            store: Arc::new(store),
+            scope: Arc::new(scope),
+            namespace: String::new(),
+            secrets: Vec::new(),
+            max_buffered: 256 << 20,
+            store_timeout: Duration::from_secs(2),
+            rejections: RejectionRules::default(),
+            defaults: Policy::default(),
+            routes: Vec::new(),
+        }
+    }
+}
+
+impl fmt::Debug for IdempotencyLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IdempotencyLayer")
+            .field("namespace", &self.shared.namespace)
+            .field("routes", &self.shared.routes)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S> Layer<S> for IdempotencyLayer {
+    type Service = Idempotency<S>;
+
+    fn layer(&self, inner: S) -> Idempotency<S> {
+        Idempotency::new(inner, Arc::clone(&self.shared))
+    }
+}
+
+/// Options of an [`IdempotencyLayer`]: those of the whole layer here, those
+/// that a route can have for itself in [`Policy`].
+///
+/// ```
+/// use http::StatusCode;
+/// use std::time::Duration;
+/// use tower_idempotency::{
+///     scope, IdempotencyLayer, MemoryStore, RejectionCode, Require, Statuses,
+/// };
+///
+/// let layer = IdempotencyLayer::builder(MemoryStore::new(), scope::header("x-api-key")?)
+///     .namespace("billing")
+///     .docs_url("https://developer.example.com/idempotency")
+///     .rejection_status(RejectionCode::KeyReused, StatusCode::CONFLICT)
+///     .defaults(|policy| policy.retention(Duration::from_secs(7 * 24 * 3600)))
+///     .route("POST /payments", |policy| policy.require(Require::Required))
+///     .route("POST /orders/{id}/capture", |policy| {
+///         policy.require(Require::Required).record(Statuses::none().and(200..300))
+///     })
+///     .build()?;
+/// # Ok::<(), tower_idempotency::ConfigError>(())
+/// ```
+#[must_use]
+pub struct Builder {
+    store: Arc<dyn DynStore>,
+    scope: Arc<dyn Scope>,
+    namespace: String,
+    secrets: Vec<Vec<u8>>,
+    max_buffered: usize,
+    store_timeout: Duration,
+    rejections: RejectionRules,
+    defaults: Policy,
+    routes: Vec<Rule>,
+}
+
+impl Builder {
+    /// Keeps the records of this service apart from those of others on the
+    /// same store. Default: empty.
+    pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
+        self.namespace = namespace.into();
+        self
+    }
+
+    /// Turns every digest into an HMAC, so that whoever reads the store can't
+    /// try out keys and callers (G10). At least 16 bytes each; the current one
+    /// first. Default: none.
+    ///
+    /// To change a secret, list the new one second in every process, then
+    /// first, and drop the old one a retention later: while it is listed,
+    /// records made under it still count.
+    pub fn secrets<K: Into<Vec<u8>>>(mut self, secrets: impl IntoIterator<Item = K>) -> Self {
+        self.secrets = secrets.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// The most bytes that all request bodies hold together while they are
+    /// being read; beyond it: `over-capacity`. Default: 256 MiB.
+    pub fn max_buffered(mut self, bytes: usize) -> Self {
+        self.max_buffered = bytes;
+        self
+    }
+
+    /// How long the store may take for an answer. Default: 2 s.
+    pub fn store_timeout(mut self, timeout: Duration) -> Self {
+        self.store_timeout = timeout;
+        self
+    }
+
+    /// Where this API's clients read about idempotency: the `type` of problem
+    /// documents, and `Link: …; rel="describedby"`. Default: none.
+    pub fn docs_url(mut self, url: impl Into<Arc<str>>) -> Self {
+        self.rejections.docs_url = Some(url.into());
+        self
+    }
+
+    /// Another status for one rejection.
+    pub fn rejection_status(mut self, code: RejectionCode, status: StatusCode) -> Self {
+        self.rejections.statuses.retain(|(own, _)| *own != code);
+        self.rejections.statuses.push((code, status));
+        self
+    }
+
+    /// Another body and headers for all rejections. Default:
+    /// [`Rejection::problem`].
+    pub fn render_rejections(mut self, renderer: impl RenderRejection) -> Self {
+        self.rejections.renderer = Some(Arc::new(renderer));
+        self
+    }
+
+    /// Changes the options of every request.
+    pub fn defaults(mut self, change: impl FnOnce(Policy) -> Policy) -> Self {
+        self.defaults = change(self.defaults);
+        self
+    }
+
+    /// Changes the options of the requests that match `pattern`, beginning
+    /// with the defaults, wherever those are set.
+    ///
+    /// The pattern is a path in axum's syntax, with a method before it or
+    /// none: `POST /orders/{id}/capture`, `/files/{*path}`. The most specific
+    /// path wins, and of equal paths the one with a method. A method in a
+    /// pattern is protected by it; a pattern without one is for the policy's
+    /// [`methods`](Policy::methods).
+    ///
+    /// Matched is the path that the client sent. Inside a *nested* axum router
+    /// that needs the feature `axum`; without it the layer sees the path less
+    /// the nest's prefix.
+    pub fn route(
+        mut self,
+        pattern: impl Into<String>,
+        change: impl FnOnce(Policy) -> Policy + Send + 'static,
+    ) -> Self {
+        self.routes.push((pattern.into(), Box::new(change)));
+        self
+    }
+
+    /// The layer.
+    ///
+    /// # Errors
+    /// If an option has a value that can't work; the error names it.
+    pub fn build(self) -> Result<IdempotencyLayer, ConfigError> {
+        if self.store_timeout.is_zero() {
+            return Err(ConfigError::new(
+                "store_timeout",
+                "must be longer than zero",
+            ));
+        }
+        if self.secrets.iter().any(|secret| secret.len() < 16) {
+            return Err(ConfigError::new(
+                "secrets",
+                "must have at least 16 bytes each",
+            ));
+        }
+        if let Some(url) = &self.rejections.docs_url
+            && (url.is_empty()
+                || !url
+                    .bytes()
+                    .all(|b| b.is_ascii_graphic() && !b"<>\"".contains(&b)))
+        {
+            return Err(ConfigError::new(
+                "docs_url",
+                format!("is not a URL: `{url}`"),
+            ));
+        }
+        let mut digests = self.secrets.iter().map(|secret| Digests::keyed(secret));
+        let current = digests.next().unwrap_or_else(Digests::plain);
+        let old_digests = digests.collect();
+        let routes = Routes::new(self.defaults, self.routes)?;
+        let renew_every = routes.shortest_lease() / 6;
+        Ok(IdempotencyLayer {
+            shared: Arc::new(Shared {
+                store: self.store,
+                scope: self.scope,
+                namespace: self.namespace,
+                digests: current,
+                old_digests,
+                routes,
+                buffered: Budget::new(self.max_buffered),
+                store_timeout: self.store_timeout,
+                rejections: self.rejections,
+                renewals: Renewals::default(),
+                renew_every,
+            }),
+        })
+    }
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder")
+            .field("namespace", &self.namespace)
+            .field("defaults", &self.defaults)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What all services of one layer share.
+pub(crate) struct Shared {
+    pub(crate) store: Arc<dyn DynStore>,
+    pub(crate) scope: Arc<dyn Scope>,
+    pub(crate) namespace: String,
+    pub(crate) digests: Digests,
+    /// Of secrets that are on their way out.
+    pub(crate) old_digests: Vec<Digests>,
+    pub(crate) routes: Routes,
+    pub(crate) buffered: Budget,
+    pub(crate) store_timeout: Duration,
+    pub(crate) rejections: RejectionRules,
+    pub(crate) renewals: Renewals,
+    pub(crate) renew_every: Duration,
+}
+
+impl Shared {
+    pub(crate) fn reject<R>(
+        &self,
+        rejection: Rejection,
+        policy: &Policy,
+        parts: Option<&Parts>,
+    ) -> Response<ResponseBody<R>> {
+        tracing::debug!(code = rejection.code().as_str(), "refused");
+        let rejection = rejection.settle(&self.rejections, policy.retry_after);
+        self.rejections
+            .render(&rejection, parts)
+            .map(|body| ResponseBody::known(body, None))
+    }
+}

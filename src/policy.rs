@@ -1,0 +1,1004 @@
+//! The options of one route (section 7 of the contract), and their defaults.
+
+use std::fmt;
+use std::ops::{RangeBounds, RangeInclusive};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{AsHeaderName, HeaderMap};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
+
+use crate::error::ConfigError;
+use crate::fingerprint::{FingerprintBody, FingerprintRules};
+use crate::key::{KeyFormat, KeyRules, KeySyntax};
+use crate::scope::Scope;
+use crate::store::OnLapsedLease;
+
+/// Whether a route needs a key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Require {
+    /// Without a key: `key-required`.
+    Required,
+    /// Without a key the request passes through.
+    #[default]
+    Optional,
+    /// Every request passes through, with a key or without.
+    Ignored,
+}
+
+/// What a key is unique in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum KeysPer {
+    /// The caller: a key that was used on one route is `key-reused` on another.
+    #[default]
+    Scope,
+    /// The caller and the endpoint (method and path): the same key on two
+    /// endpoints is two independent operations.
+    Route,
+}
+
+/// What a key gets that comes with another request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OnMismatch {
+    /// `key-reused`.
+    #[default]
+    Reject,
+    /// The first answer, whatever was asked this time.
+    Replay,
+}
+
+/// What becomes of an operation whose answer is too large to record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Oversize {
+    /// The operation is done and does not run again: a retry is told
+    /// `response-unavailable`.
+    #[default]
+    Seal,
+    /// A retry executes again.
+    Rerun,
+}
+
+/// What becomes of a request when the store can't be reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OnStoreError {
+    /// `store-unavailable`.
+    #[default]
+    Closed,
+    /// It is executed unprotected, and its answer says so
+    /// (`Idempotency-Status: unprotected`). Only where the claim certainly
+    /// did not reach the store; any doubt stays closed.
+    Open,
+}
+
+/// The handler's own word on whether its answer is recorded. Put it into the
+/// response's extensions: it beats `record` and `skip_types`.
+///
+/// ```
+/// use http::Response;
+/// use tower_idempotency::Recording;
+///
+/// let mut response = Response::new("try again tomorrow");
+/// response.extensions_mut().insert(Recording::Skip);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Recording {
+    /// Record it: a retry gets this answer.
+    Keep,
+    /// Don't: a retry executes again.
+    Skip,
+}
+
+/// A finished answer, as a [`RecordPolicy`] sees it.
+#[derive(Debug)]
+pub struct Answer<'a> {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: &'a HeaderMap,
+    pub(crate) trailers: Option<&'a HeaderMap>,
+}
+
+impl Answer<'_> {
+    /// The HTTP status.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// The headers.
+    #[must_use]
+    pub fn headers(&self) -> &HeaderMap {
+        self.headers
+    }
+
+    /// The trailers, if there were any.
+    #[must_use]
+    pub fn trailers(&self) -> Option<&HeaderMap> {
+        self.trailers
+    }
+
+    /// For a gRPC answer its status code, from the headers or the trailers;
+    /// 2 (unknown) if it has none. `None` for anything but gRPC.
+    #[must_use]
+    pub fn grpc_status(&self) -> Option<u32> {
+        if !media_type(self.headers).is_some_and(|own| own.starts_with("application/grpc")) {
+            return None;
+        }
+        let of = |map: &HeaderMap| map.get("grpc-status")?.to_str().ok()?.parse().ok();
+        Some(
+            of(self.headers)
+                .or_else(|| self.trailers.and_then(of))
+                .unwrap_or(2),
+        )
+    }
+}
+
+/// Decides which answers are recorded. What is not recorded is released: a
+/// retry executes again.
+///
+/// Closures are policies. [`Statuses`] is the default one.
+///
+/// ```
+/// use tower_idempotency::{Answer, RecordPolicy};
+///
+/// /// Whatever the upstream did not call transient.
+/// struct NotTransient;
+///
+/// impl RecordPolicy for NotTransient {
+///     fn records(&self, answer: &Answer<'_>) -> bool {
+///         answer.headers().get("transient-error").is_none_or(|value| value != "true")
+///     }
+/// }
+/// ```
+pub trait RecordPolicy: Send + Sync + 'static {
+    /// Whether this answer is recorded.
+    fn records(&self, answer: &Answer<'_>) -> bool;
+}
+
+impl<F> RecordPolicy for F
+where
+    F: Fn(&Answer<'_>) -> bool + Send + Sync + 'static,
+{
+    fn records(&self, answer: &Answer<'_>) -> bool {
+        self(answer)
+    }
+}
+
+/// Records by status: a set of HTTP statuses and one of gRPC codes.
+///
+/// The default records what is settled and leaves what may pass: every HTTP
+/// status below 500 but 401, 403, 407, 408, 425 and 429, and every gRPC code
+/// but 1, 2, 4, 8, 10 and 13 to 15.
+///
+/// ```
+/// use tower_idempotency::Statuses;
+///
+/// let every_final_answer = Statuses::default();
+/// let only_successes = Statuses::none().and(200..=299);
+/// let once_begun = Statuses::all().but(429..=429);
+/// ```
+#[derive(Clone, PartialEq, Eq)]
+pub struct Statuses {
+    /// By status minus 100, since `http` knows 100 to 999.
+    http: Box<[bool; 900]>,
+    grpc: [bool; 17],
+}
+
+impl Statuses {
+    /// All of them.
+    #[must_use]
+    pub fn all() -> Self {
+        Self {
+            http: Box::new([true; 900]),
+            grpc: [true; 17],
+        }
+    }
+
+    /// No HTTP status; of gRPC only what [`and_grpc`](Self::and_grpc) adds.
+    #[must_use]
+    pub fn none() -> Self {
+        Self {
+            http: Box::new([false; 900]),
+            grpc: [false; 17],
+        }
+    }
+
+    /// These HTTP statuses too.
+    #[must_use]
+    pub fn and(mut self, range: impl RangeBounds<u16>) -> Self {
+        set(&mut *self.http, 100, &range, true);
+        self
+    }
+
+    /// Not these HTTP statuses.
+    #[must_use]
+    pub fn but(mut self, range: impl RangeBounds<u16>) -> Self {
+        set(&mut *self.http, 100, &range, false);
+        self
+    }
+
+    /// These gRPC codes too.
+    #[must_use]
+    pub fn and_grpc(mut self, range: impl RangeBounds<u16>) -> Self {
+        set(&mut self.grpc, 0, &range, true);
+        self
+    }
+
+    /// Not these gRPC codes.
+    #[must_use]
+    pub fn but_grpc(mut self, range: impl RangeBounds<u16>) -> Self {
+        set(&mut self.grpc, 0, &range, false);
+        self
+    }
+}
+
+fn set(flags: &mut [bool], first: u16, range: &impl RangeBounds<u16>, to: bool) {
+    for (number, flag) in (first..).zip(flags) {
+        if range.contains(&number) {
+            *flag = to;
+        }
+    }
+}
+
+impl Default for Statuses {
+    fn default() -> Self {
+        let transient = [401, 403, 407, 408, 425, 429];
+        let http = transient
+            .iter()
+            .fold(Self::none().and(..500), |statuses, transient| {
+                statuses.but(*transient..=*transient)
+            });
+        let transient = [1, 2, 4, 8, 10, 13, 14, 15];
+        transient
+            .iter()
+            .fold(http.and_grpc(..), |statuses, transient| {
+                statuses.but_grpc(*transient..=*transient)
+            })
+    }
+}
+
+impl fmt::Debug for Statuses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let listed = |flags: &[bool], first: usize| -> Vec<usize> {
+            (first..)
+                .zip(flags)
+                .filter(|(_, set)| **set)
+                .map(|(number, _)| number)
+                .collect()
+        };
+        f.debug_struct("Statuses")
+            .field("http", &listed(&*self.http, 100))
+            .field("grpc", &listed(&self.grpc, 0))
+            .finish()
+    }
+}
+
+impl RecordPolicy for Statuses {
+    fn records(&self, answer: &Answer<'_>) -> bool {
+        match answer.grpc_status() {
+            // A code that gRPC does not know is as good as unknown (2).
+            Some(code) => self.grpc[if code < 17 { code as usize } else { 2 }],
+            None => self.http[usize::from(answer.status().as_u16() - 100)],
+        }
+    }
+}
+
+/// Which headers of an answer are recorded. Hop-by-hop fields, and those that
+/// `Connection` names, never are.
+#[derive(Clone, Debug)]
+pub struct RecordHeaders {
+    allow: bool,
+    names: Vec<String>,
+}
+
+impl RecordHeaders {
+    /// All but these. The default is
+    /// `deny(["set-cookie", "www-authenticate", "date"])`.
+    #[must_use]
+    pub fn deny<N: Into<String>>(names: impl IntoIterator<Item = N>) -> Self {
+        Self {
+            allow: false,
+            names: names.into_iter().map(Into::into).collect(),
+        }
+    }
+
+    /// Only these. `Content-Type` is not implied.
+    #[must_use]
+    pub fn allow<N: Into<String>>(names: impl IntoIterator<Item = N>) -> Self {
+        Self {
+            allow: true,
+            names: names.into_iter().map(Into::into).collect(),
+        }
+    }
+}
+
+/// [`RecordHeaders`], checked.
+#[derive(Clone, Debug)]
+pub(crate) struct RecordedHeaders {
+    allow: bool,
+    names: Vec<HeaderName>,
+}
+
+/// Of one connection, not of the answer (RFC 9110, section 7.6.1).
+/// `Content-Length` is recomputed; `Trailer` belongs to the answer.
+const HOP_BY_HOP: [HeaderName; 6] = [
+    http::header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    http::header::TE,
+    http::header::TRANSFER_ENCODING,
+    http::header::UPGRADE,
+];
+
+impl RecordedHeaders {
+    /// What of `headers` is recorded.
+    pub(crate) fn of(&self, headers: &HeaderMap) -> HeaderMap {
+        let mut kept = headers.clone();
+        if let Some(first) = headers.get(http::header::CONNECTION) {
+            let more = headers.get_all(http::header::CONNECTION).iter().skip(1);
+            for value in std::iter::once(first).chain(more) {
+                for name in value.to_str().unwrap_or_default().split(',') {
+                    kept.remove(name.trim());
+                }
+            }
+        }
+        for name in &HOP_BY_HOP {
+            remove(&mut kept, name);
+        }
+        if self.allow {
+            let others: Vec<_> = kept
+                .keys()
+                .filter(|name| !self.names.contains(name))
+                .cloned()
+                .collect();
+            for name in others {
+                kept.remove(name);
+            }
+        } else {
+            for name in &self.names {
+                remove(&mut kept, name);
+            }
+        }
+        kept
+    }
+}
+
+fn remove(headers: &mut HeaderMap, name: impl AsHeaderName) {
+    if !headers.is_empty() {
+        headers.remove(name);
+    }
+}
+
+/// The options of one route, with the defaults of the contract.
+///
+/// [`Builder::defaults`](crate::Builder::defaults) sets them for every
+/// request, [`Builder::route`](crate::Builder::route) for some. What is wrong
+/// with a value is said when the layer is built.
+#[derive(Clone)]
+pub struct Policy {
+    pub(crate) keys: KeyRules,
+    pub(crate) methods: Vec<Method>,
+    pub(crate) require: Require,
+    /// The layer's own where it is `None`.
+    pub(crate) scope: Option<Arc<dyn Scope>>,
+    pub(crate) keys_per: KeysPer,
+    pub(crate) fingerprint: FingerprintRules,
+    pub(crate) on_mismatch: OnMismatch,
+    pub(crate) max_request_body: usize,
+    pub(crate) body_timeout: Duration,
+    pub(crate) max_recorded_body: usize,
+    pub(crate) oversize: Oversize,
+    pub(crate) record: Arc<dyn RecordPolicy>,
+    pub(crate) skip_types: Vec<String>,
+    pub(crate) on_lapsed_lease: OnLapsedLease,
+    pub(crate) on_store_error: OnStoreError,
+    pub(crate) lease: Duration,
+    pub(crate) max_operation: Duration,
+    pub(crate) retention: Duration,
+    pub(crate) record_headers: RecordedHeaders,
+    pub(crate) replayed_header: Option<HeaderName>,
+    pub(crate) created_at_header: Option<HeaderName>,
+    pub(crate) expires_at_header: Option<HeaderName>,
+    pub(crate) echo_key: bool,
+    pub(crate) replay_status: Vec<(StatusCode, StatusCode)>,
+    pub(crate) retry_after: Duration,
+    /// The first thing that was wrong, until the layer is built.
+    error: Option<Arc<(&'static str, String)>>,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            keys: KeyRules {
+                headers: vec![HeaderName::from_static("idempotency-key")],
+                syntax: KeySyntax::default(),
+                length: 1..=255,
+                format: KeyFormat::any(),
+            },
+            methods: vec![Method::POST, Method::PATCH],
+            require: Require::default(),
+            scope: None,
+            keys_per: KeysPer::default(),
+            fingerprint: FingerprintRules {
+                body: FingerprintBody::default(),
+                query: true,
+                headers: vec![http::header::CONTENT_TYPE],
+            },
+            on_mismatch: OnMismatch::default(),
+            max_request_body: 1 << 20,
+            body_timeout: Duration::from_secs(30),
+            max_recorded_body: 1 << 20,
+            oversize: Oversize::default(),
+            record: Arc::new(Statuses::default()),
+            skip_types: Vec::new(),
+            on_lapsed_lease: OnLapsedLease::default(),
+            on_store_error: OnStoreError::default(),
+            lease: Duration::from_secs(30),
+            max_operation: Duration::from_secs(10 * 60),
+            retention: Duration::from_secs(24 * 60 * 60),
+            record_headers: RecordedHeaders {
+                allow: false,
+                names: vec![
+                    http::header::SET_COOKIE,
+                    http::header::WWW_AUTHENTICATE,
+                    http::header::DATE,
+                ],
+            },
+            replayed_header: Some(HeaderName::from_static("idempotency-replayed")),
+            created_at_header: None,
+            expires_at_header: None,
+            echo_key: false,
+            replay_status: Vec::new(),
+            retry_after: Duration::from_secs(1),
+            error: None,
+        }
+    }
+}
+
+impl Policy {
+    /// The header that carries the key. Default: `Idempotency-Key`.
+    #[must_use]
+    pub fn header(self, name: impl AsRef<str>) -> Self {
+        self.headers([name])
+    }
+
+    /// Several headers that may carry the key: the first that is present wins.
+    #[must_use]
+    pub fn headers<N: AsRef<str>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
+        self.keys.headers = self.names("header", names);
+        if self.keys.headers.is_empty() {
+            self.fail("header", "names no header");
+        }
+        self
+    }
+
+    /// How the header's value is read. Default: [`KeySyntax::Lenient`].
+    #[must_use]
+    pub fn key_syntax(mut self, syntax: KeySyntax) -> Self {
+        self.keys.syntax = syntax;
+        self
+    }
+
+    /// The length of a key, decoded, in characters. Default: 1 to 255.
+    #[must_use]
+    pub fn key_length(mut self, length: RangeInclusive<usize>) -> Self {
+        if *length.start() == 0 || length.is_empty() {
+            self.fail(
+                "key_length",
+                "must begin at 1 or more and not end before it begins",
+            );
+        }
+        self.keys.length = length;
+        self
+    }
+
+    /// What a key must look like. Default: [`KeyFormat::any`].
+    #[must_use]
+    pub fn key_format(mut self, format: KeyFormat) -> Self {
+        self.keys.format = format;
+        self
+    }
+
+    /// The methods that are protected where a route's pattern names none.
+    /// Default: POST and PATCH. Safe methods, CONNECT and TRACE can't be.
+    #[must_use]
+    pub fn methods(mut self, methods: impl IntoIterator<Item = Method>) -> Self {
+        self.methods = methods.into_iter().collect();
+        if let Some(method) = self.methods.iter().find(|method| !can_protect(method)) {
+            let message = format!("names {method}, which can't be protected");
+            self.fail("methods", message);
+        }
+        self
+    }
+
+    /// Whether a key is needed. Default: [`Require::Optional`].
+    #[must_use]
+    pub fn require(mut self, require: Require) -> Self {
+        self.require = require;
+        self
+    }
+
+    /// Who the key belongs to. Default: the scope that the layer was given.
+    #[must_use]
+    pub fn scope(mut self, scope: impl Scope) -> Self {
+        self.scope = Some(Arc::new(scope));
+        self
+    }
+
+    /// What a key is unique in. Default: [`KeysPer::Scope`].
+    #[must_use]
+    pub fn keys_per(mut self, keys_per: KeysPer) -> Self {
+        self.keys_per = keys_per;
+        self
+    }
+
+    /// How the request's body is compared. Default: [`FingerprintBody::Bytes`].
+    #[must_use]
+    pub fn fingerprint_body(mut self, body: FingerprintBody) -> Self {
+        self.fingerprint.body = body;
+        self
+    }
+
+    /// Whether the query is compared. Default: it is.
+    #[must_use]
+    pub fn fingerprint_query(mut self, query: bool) -> Self {
+        self.fingerprint.query = query;
+        self
+    }
+
+    /// The request headers that are compared. Default: `Content-Type`.
+    #[must_use]
+    pub fn fingerprint_headers<N: AsRef<str>>(
+        mut self,
+        names: impl IntoIterator<Item = N>,
+    ) -> Self {
+        self.fingerprint.headers = self.names("fingerprint_headers", names);
+        self
+    }
+
+    /// What a key gets that comes with another request. Default:
+    /// [`OnMismatch::Reject`].
+    #[must_use]
+    pub fn on_mismatch(mut self, on_mismatch: OnMismatch) -> Self {
+        self.on_mismatch = on_mismatch;
+        self
+    }
+
+    /// The largest request body, in bytes; beyond it: `body-too-large`.
+    /// Default: 1 MiB.
+    #[must_use]
+    pub fn max_request_body(mut self, bytes: usize) -> Self {
+        self.max_request_body = bytes;
+        self
+    }
+
+    /// How long a request's body may take to arrive; beyond it:
+    /// `body-timeout`. Default: 30 s.
+    #[must_use]
+    pub fn body_timeout(mut self, timeout: Duration) -> Self {
+        self.body_timeout = self.positive("body_timeout", timeout);
+        self
+    }
+
+    /// The largest answer body that is recorded, in bytes. Default: 1 MiB.
+    #[must_use]
+    pub fn max_recorded_body(mut self, bytes: usize) -> Self {
+        self.max_recorded_body = bytes;
+        self
+    }
+
+    /// What becomes of an operation with a larger answer. Default:
+    /// [`Oversize::Seal`].
+    #[must_use]
+    pub fn oversize(mut self, oversize: Oversize) -> Self {
+        self.oversize = oversize;
+        self
+    }
+
+    /// Which answers are recorded. Default: [`Statuses::default`].
+    #[must_use]
+    pub fn record(mut self, record: impl RecordPolicy) -> Self {
+        self.record = Arc::new(record);
+        self
+    }
+
+    /// Content types, such as `application/pdf` or `image/*`, that are never
+    /// recorded: a retry executes again. Default: none.
+    #[must_use]
+    pub fn skip_types<T: AsRef<str>>(mut self, types: impl IntoIterator<Item = T>) -> Self {
+        self.skip_types = types
+            .into_iter()
+            .map(|own| own.as_ref().trim().to_ascii_lowercase())
+            .collect();
+        if let Some(wrong) = self.skip_types.iter().find(|own| !own.contains('/')) {
+            let message = format!("names `{wrong}`, which is not a content type");
+            self.fail("skip_types", message);
+        }
+        self
+    }
+
+    /// What a claim does that meets a lapsed lease: its owner died, or was cut
+    /// off. Default: [`OnLapsedLease::Rerun`].
+    #[must_use]
+    pub fn on_lapsed_lease(mut self, on_lapsed_lease: OnLapsedLease) -> Self {
+        self.on_lapsed_lease = on_lapsed_lease;
+        self
+    }
+
+    /// What becomes of a request when the store can't be reached. Default:
+    /// [`OnStoreError::Closed`].
+    #[must_use]
+    pub fn on_store_error(mut self, on_store_error: OnStoreError) -> Self {
+        self.on_store_error = on_store_error;
+        self
+    }
+
+    /// How long a claim holds without being renewed; it is renewed after a
+    /// third of it. Default: 30 s.
+    #[must_use]
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.lease = self.positive("lease", lease);
+        self
+    }
+
+    /// For how long the lease of one operation is renewed. Default: 10 min.
+    #[must_use]
+    pub fn max_operation(mut self, max_operation: Duration) -> Self {
+        self.max_operation = self.positive("max_operation", max_operation);
+        self
+    }
+
+    /// How long a recorded answer is kept, from its completion. Default: 24 h.
+    #[must_use]
+    pub fn retention(mut self, retention: Duration) -> Self {
+        self.retention = self.positive("retention", retention);
+        self
+    }
+
+    /// Which headers of an answer are recorded. Default: all but
+    /// `Set-Cookie`, `WWW-Authenticate` and `Date`.
+    #[must_use]
+    pub fn record_headers(mut self, headers: RecordHeaders) -> Self {
+        self.record_headers = RecordedHeaders {
+            allow: headers.allow,
+            names: self.names("record_headers", headers.names),
+        };
+        self
+    }
+
+    /// The header that marks a replay with `true`; `None` for no mark.
+    /// Default: `Idempotency-Replayed`.
+    #[must_use]
+    pub fn replayed_header<'a>(mut self, name: impl Into<Option<&'a str>>) -> Self {
+        self.replayed_header = self.name("replayed_header", name.into());
+        self
+    }
+
+    /// The header that says when the execution began (RFC 3339), on first
+    /// answers and on replays. Default: none.
+    #[must_use]
+    pub fn created_at_header<'a>(mut self, name: impl Into<Option<&'a str>>) -> Self {
+        self.created_at_header = self.name("created_at_header", name.into());
+        self
+    }
+
+    /// The header that says until when the answer is kept (RFC 3339), on first
+    /// answers and on replays. Default: none.
+    #[must_use]
+    pub fn expires_at_header<'a>(mut self, name: impl Into<Option<&'a str>>) -> Self {
+        self.expires_at_header = self.name("expires_at_header", name.into());
+        self
+    }
+
+    /// Whether answers carry the key back, under its header's name. Default:
+    /// they don't.
+    #[must_use]
+    pub fn echo_key(mut self, echo: bool) -> Self {
+        self.echo_key = echo;
+        self
+    }
+
+    /// Replays a recorded `from` with the status `to`, such as 201 as 200.
+    /// Default: as recorded.
+    #[must_use]
+    pub fn replay_status(mut self, from: StatusCode, to: StatusCode) -> Self {
+        self.replay_status.push((from, to));
+        self
+    }
+
+    /// What `Retry-After` says where waiting helps, in whole seconds. Default: 1 s.
+    #[must_use]
+    pub fn retry_after(mut self, retry_after: Duration) -> Self {
+        self.retry_after = retry_after;
+        self
+    }
+
+    /// What is wrong with these options, if anything is.
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        if let Some(error) = &self.error {
+            return Err(ConfigError::new(error.0, error.1.clone()));
+        }
+        if self.max_operation < self.lease {
+            return Err(ConfigError::new(
+                "max_operation",
+                "must not be shorter than `lease`",
+            ));
+        }
+        self.fingerprint.check()
+    }
+
+    /// Whether an answer of this type is never recorded.
+    pub(crate) fn skips_type(&self, headers: &HeaderMap) -> bool {
+        !self.skip_types.is_empty()
+            && media_type(headers).is_some_and(|own| {
+                self.skip_types
+                    .iter()
+                    .any(|skipped| match skipped.strip_suffix("/*") {
+                        Some(family) => own.split_once('/').is_some_and(|(own, _)| own == family),
+                        None => own == *skipped,
+                    })
+            })
+    }
+
+    pub(crate) fn replayed_status(&self, recorded: StatusCode) -> StatusCode {
+        let mapped = self
+            .replay_status
+            .iter()
+            .find(|(from, _)| *from == recorded);
+        mapped.map_or(recorded, |(_, to)| *to)
+    }
+
+    fn fail(&mut self, option: &'static str, message: impl Into<String>) {
+        self.error
+            .get_or_insert_with(|| Arc::new((option, message.into())));
+    }
+
+    fn positive(&mut self, option: &'static str, duration: Duration) -> Duration {
+        if duration.is_zero() {
+            self.fail(option, "must be longer than zero");
+        }
+        duration
+    }
+
+    fn name(&mut self, option: &'static str, name: Option<&str>) -> Option<HeaderName> {
+        self.names(option, name).pop()
+    }
+
+    fn names<N: AsRef<str>>(
+        &mut self,
+        option: &'static str,
+        names: impl IntoIterator<Item = N>,
+    ) -> Vec<HeaderName> {
+        let mut parsed = Vec::new();
+        for name in names {
+            if let Ok(name) = name.as_ref().parse() {
+                parsed.push(name);
+            } else {
+                let message = format!("names `{}`, which is not a header's name", name.as_ref());
+                self.fail(option, message);
+            }
+        }
+        parsed
+    }
+}
+
+impl fmt::Debug for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Policy")
+            .field("header", &self.keys.headers)
+            .field("methods", &self.methods)
+            .field("require", &self.require)
+            .field("lease", &self.lease)
+            .field("retention", &self.retention)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Whether requests of this method can be protected: safe ones have nothing
+/// to repeat, CONNECT and TRACE no answer to keep.
+pub(crate) fn can_protect(method: &Method) -> bool {
+    !matches!(
+        *method,
+        Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::CONNECT
+    ) && method.as_str() != "QUERY"
+}
+
+/// The lower-case media type of `Content-Type`, without its parameters.
+pub(crate) fn media_type(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(http::header::CONTENT_TYPE)?.to_str().ok()?;
+    let own = value.split(';').next().unwrap_or(value);
+    Some(own.trim().to_ascii_lowercase())
+}
+
+/// A header value of an RFC 3339 time in UTC, to the second.
+pub(crate) fn rfc3339(time: std::time::SystemTime) -> Option<HeaderValue> {
+    let timestamp = jiff::Timestamp::try_from(time).ok()?;
+    HeaderValue::try_from(format!("{timestamp:.0}")).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn records(statuses: &Statuses, status: u16) -> bool {
+        statuses.records(&Answer {
+            status: StatusCode::from_u16(status).unwrap(),
+            headers: &HeaderMap::new(),
+            trailers: None,
+        })
+    }
+
+    fn fields(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in fields {
+            map.append(*name, HeaderValue::from_static(value));
+        }
+        map
+    }
+
+    #[test]
+    fn the_default_records_what_is_settled() {
+        let transient: Vec<_> = (100..1000)
+            .filter(|status| *status < 500 && !records(&Statuses::default(), *status))
+            .collect();
+        assert_eq!(transient, [401, 403, 407, 408, 425, 429]);
+        assert!((500..1000).all(|status| !records(&Statuses::default(), status)));
+        assert!((100..1000).all(|status| records(&Statuses::all(), status)));
+        assert!(records(&Statuses::none().and(200..300), 299));
+        assert!(!records(&Statuses::none().and(200..300), 300));
+        assert_eq!(
+            format!("{:?}", Statuses::none().and(201..203).and_grpc(0..1)),
+            "Statuses { http: [201, 202], grpc: [0] }"
+        );
+    }
+
+    #[test]
+    fn grpc_is_judged_by_its_status_in_headers_or_trailers() {
+        let grpc = fields(&[("content-type", "application/grpc+proto")]);
+        let code = |trailers: Option<&HeaderMap>| {
+            let answer = Answer {
+                status: StatusCode::OK,
+                headers: &grpc,
+                trailers,
+            };
+            (answer.grpc_status(), Statuses::default().records(&answer))
+        };
+        assert_eq!(code(None), (Some(2), false));
+        assert_eq!(
+            code(Some(&fields(&[("grpc-status", "0")]))),
+            (Some(0), true)
+        );
+        assert_eq!(
+            code(Some(&fields(&[("grpc-status", "5")]))),
+            (Some(5), true)
+        );
+        assert_eq!(
+            code(Some(&fields(&[("grpc-status", "14")]))),
+            (Some(14), false)
+        );
+        assert_eq!(
+            code(Some(&fields(&[("grpc-status", "99")]))),
+            (Some(99), false)
+        );
+        let only_headers = fields(&[("content-type", "application/grpc"), ("grpc-status", "3")]);
+        let answer = Answer {
+            status: StatusCode::OK,
+            headers: &only_headers,
+            trailers: None,
+        };
+        assert!(Statuses::default().records(&answer));
+    }
+
+    #[test]
+    fn hop_by_hop_and_denied_headers_are_not_recorded() {
+        let headers = fields(&[
+            ("connection", "close, X-Hop"),
+            ("connection", "x-other"),
+            ("x-hop", "1"),
+            ("x-other", "1"),
+            ("keep-alive", "timeout=5"),
+            ("transfer-encoding", "chunked"),
+            ("set-cookie", "a=1"),
+            ("date", "now"),
+            ("trailer", "x-sum"),
+            ("content-type", "text/plain"),
+            ("x-id", "1"),
+            ("x-id", "2"),
+        ]);
+        let policy = Policy::default();
+        let kept = policy.record_headers.of(&headers);
+        let mut names: Vec<_> = kept.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["content-type", "trailer", "x-id"]);
+        assert_eq!(kept.get_all("x-id").iter().count(), 2);
+
+        let policy = policy.record_headers(RecordHeaders::allow(["X-Id", "connection"]));
+        let kept = policy.record_headers.of(&headers);
+        assert_eq!(
+            kept.keys().map(HeaderName::as_str).collect::<Vec<_>>(),
+            ["x-id"]
+        );
+    }
+
+    #[test]
+    fn types_are_skipped_by_name_or_family() {
+        let policy = Policy::default().skip_types(["Application/PDF", "image/*"]);
+        for (own, skipped) in [
+            ("application/pdf; v=1", true),
+            ("IMAGE/png", true),
+            ("application/json", false),
+            ("imagery/png", false),
+        ] {
+            assert_eq!(
+                policy.skips_type(&fields(&[("content-type", own)])),
+                skipped,
+                "{own}"
+            );
+        }
+        assert!(!policy.skips_type(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn every_wrong_option_is_named() {
+        let wrong: [(&str, Policy); 15] = [
+            ("header", Policy::default().header("no spaces")),
+            ("header", Policy::default().headers(Vec::<String>::new())),
+            ("key_length", Policy::default().key_length(0..=9)),
+            #[expect(clippy::reversed_empty_ranges)]
+            ("key_length", Policy::default().key_length(9..=8)),
+            (
+                "methods",
+                Policy::default().methods([Method::POST, Method::GET]),
+            ),
+            (
+                "methods",
+                Policy::default().methods([Method::from_bytes(b"QUERY").unwrap()]),
+            ),
+            (
+                "fingerprint_headers",
+                Policy::default().fingerprint_headers(["a b"]),
+            ),
+            ("skip_types", Policy::default().skip_types(["pdf"])),
+            (
+                "body_timeout",
+                Policy::default().body_timeout(Duration::ZERO),
+            ),
+            (
+                "lease",
+                Policy::default()
+                    .lease(Duration::ZERO)
+                    .retention(Duration::ZERO),
+            ),
+            (
+                "max_operation",
+                Policy::default().max_operation(Duration::from_secs(29)),
+            ),
+            ("retention", Policy::default().retention(Duration::ZERO)),
+            (
+                "record_headers",
+                Policy::default().record_headers(RecordHeaders::deny([""])),
+            ),
+            ("replayed_header", Policy::default().replayed_header("a:b")),
+            (
+                "created_at_header",
+                Policy::default()
+                    .created_at_header("é")
+                    .expires_at_header(""),
+            ),
+        ];
+        for (option, policy) in wrong {
+            assert_eq!(policy.check().unwrap_err().option(), option);
+        }
+        assert!(Policy::default().replayed_header(None).check().is_ok());
+    }
+
+    #[test]
+    fn times_are_rfc_3339() {
+        let time = std::time::UNIX_EPOCH + Duration::from_millis(1_700_000_000_900);
+        assert_eq!(rfc3339(time).unwrap(), "2023-11-14T22:13:20Z");
+    }
+}

@@ -1,0 +1,259 @@
+//! Which policy a request gets.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Extensions, Method, Uri};
+
+use crate::error::ConfigError;
+use crate::policy::{Policy, can_protect};
+
+/// A pattern and what it changes in the default policy.
+pub(crate) type Rule = (String, Box<dyn FnOnce(Policy) -> Policy + Send>);
+
+/// The policies of a layer, by method and path.
+#[derive(Debug)]
+pub(crate) struct Routes {
+    /// Only methods that some policy protects: any other passes through after
+    /// one look.
+    by_method: Vec<(Method, MethodRoutes)>,
+    shortest_lease: Duration,
+}
+
+#[derive(Debug, Default)]
+struct MethodRoutes {
+    patterns: Option<matchit::Router<Arc<Policy>>>,
+    /// For paths that no pattern matches; `None` if the default policy does
+    /// not protect this method.
+    default: Option<Arc<Policy>>,
+}
+
+impl Routes {
+    pub(crate) fn new(default: Policy, rules: Vec<Rule>) -> Result<Self, ConfigError> {
+        default.check()?;
+        let mut routes = Routes {
+            by_method: Vec::new(),
+            shortest_lease: default.lease,
+        };
+        let mut any_method = Vec::new();
+        for (pattern, change) in rules {
+            let policy = change(default.clone());
+            policy.check().map_err(|error| error.on_route(&pattern))?;
+            routes.shortest_lease = routes.shortest_lease.min(policy.lease);
+            let policy = Arc::new(policy);
+            match pattern.split_once(' ') {
+                Some((method, path)) => {
+                    let method = Method::from_bytes(method.as_bytes()).map_err(|error| {
+                        wrong(&pattern, "begins with no method").caused_by(error)
+                    })?;
+                    if !can_protect(&method) {
+                        return Err(wrong(
+                            &pattern,
+                            &format!("names {method}, which can't be protected"),
+                        ));
+                    }
+                    routes.insert(&method, path.trim(), &policy, &pattern)?;
+                }
+                None => any_method.push((pattern, policy)),
+            }
+        }
+        // A pattern without a method covers what the ones with a method left.
+        let exact: Vec<_> = routes
+            .by_method
+            .iter()
+            .map(|(method, _)| method.clone())
+            .collect();
+        for (pattern, policy) in any_method {
+            for method in &policy.methods {
+                let taken = exact.contains(method) && routes.has(method, &pattern);
+                if !taken {
+                    routes.insert(method, &pattern, &policy, &pattern)?;
+                }
+            }
+        }
+        let default = Arc::new(default);
+        for method in &default.methods {
+            routes.of_method(method).default = Some(Arc::clone(&default));
+        }
+        Ok(routes)
+    }
+
+    /// The policy of a request, or `None` if it passes through.
+    pub(crate) fn policy(&self, method: &Method, path: &str) -> Option<&Arc<Policy>> {
+        let (_, routes) = self.by_method.iter().find(|(own, _)| own == method)?;
+        let matched = routes
+            .patterns
+            .as_ref()
+            .and_then(|patterns| patterns.at(path).ok());
+        matched.map(|found| found.value).or(routes.default.as_ref())
+    }
+
+    pub(crate) fn shortest_lease(&self) -> Duration {
+        self.shortest_lease
+    }
+
+    fn of_method(&mut self, method: &Method) -> &mut MethodRoutes {
+        let at = self.by_method.iter().position(|(own, _)| own == method);
+        let at = at.unwrap_or_else(|| {
+            self.by_method
+                .push((method.clone(), MethodRoutes::default()));
+            self.by_method.len() - 1
+        });
+        &mut self.by_method[at].1
+    }
+
+    fn has(&mut self, method: &Method, path: &str) -> bool {
+        let patterns = self.of_method(method).patterns.get_or_insert_default();
+        // matchit compares patterns only by inserting them, and has no copy
+        // that is cheaper than this; it happens once, while building.
+        match patterns.clone().insert(path, Arc::new(Policy::default())) {
+            Err(matchit::InsertError::Conflict { with }) => with == path,
+            _ => false,
+        }
+    }
+
+    fn insert(
+        &mut self,
+        method: &Method,
+        path: &str,
+        policy: &Arc<Policy>,
+        pattern: &str,
+    ) -> Result<(), ConfigError> {
+        if !path.starts_with('/') {
+            return Err(wrong(
+                pattern,
+                "has no path: write `POST /orders/{id}` or `/orders/{id}`",
+            ));
+        }
+        let patterns = self.of_method(method).patterns.get_or_insert_default();
+        patterns
+            .insert(path, Arc::clone(policy))
+            .map_err(|error| wrong(pattern, "can't be matched").caused_by(error))
+    }
+}
+
+fn wrong(pattern: &str, what: &str) -> ConfigError {
+    ConfigError::new("route", format!("pattern `{pattern}` {what}"))
+}
+
+/// The target that the client asked for. Inside a nested axum router the
+/// request's own URI has lost its prefix; the original is in the extensions.
+#[cfg(feature = "axum")]
+pub(crate) fn target<'a>(uri: &'a Uri, extensions: &'a Extensions) -> &'a Uri {
+    let original = extensions.get::<axum::extract::OriginalUri>();
+    original.map_or(uri, |original| &original.0)
+}
+
+/// The target that the client asked for.
+#[cfg(not(feature = "axum"))]
+pub(crate) fn target<'a>(uri: &'a Uri, _: &'a Extensions) -> &'a Uri {
+    uri
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::Require;
+
+    fn routes(rules: &[(&str, Require)]) -> Result<Routes, ConfigError> {
+        let rules = rules.iter().map(|(pattern, require)| {
+            let require = *require;
+            let change: Box<dyn FnOnce(Policy) -> Policy + Send> =
+                Box::new(move |policy| policy.require(require));
+            ((*pattern).to_owned(), change)
+        });
+        Routes::new(Policy::default(), rules.collect())
+    }
+
+    fn require(routes: &Routes, method: Method, path: &str) -> Option<Require> {
+        routes.policy(&method, path).map(|policy| policy.require)
+    }
+
+    #[test]
+    fn without_patterns_the_default_protects_post_and_patch() {
+        let routes = routes(&[]).unwrap();
+        assert_eq!(
+            require(&routes, Method::POST, "/a"),
+            Some(Require::Optional)
+        );
+        assert_eq!(
+            require(&routes, Method::PATCH, "/a"),
+            Some(Require::Optional)
+        );
+        for method in [Method::GET, Method::PUT, Method::DELETE, Method::HEAD] {
+            assert_eq!(require(&routes, method, "/a"), None);
+        }
+    }
+
+    #[test]
+    fn patterns_are_matched_by_method_and_path() {
+        let routes = routes(&[
+            ("POST /orders/{id}/capture", Require::Required),
+            ("DELETE /orders/{id}", Require::Required),
+            ("/files/{*rest}", Require::Ignored),
+            ("POST /files/{*rest}", Require::Required),
+        ])
+        .unwrap();
+        assert_eq!(
+            require(&routes, Method::POST, "/orders/1/capture"),
+            Some(Require::Required)
+        );
+        assert_eq!(
+            require(&routes, Method::PATCH, "/orders/1/capture"),
+            Some(Require::Optional)
+        );
+        assert_eq!(
+            require(&routes, Method::POST, "/orders/1"),
+            Some(Require::Optional)
+        );
+        assert_eq!(
+            require(&routes, Method::DELETE, "/orders/1"),
+            Some(Require::Required)
+        );
+        assert_eq!(require(&routes, Method::DELETE, "/orders"), None);
+        assert_eq!(
+            require(&routes, Method::POST, "/files/a/b"),
+            Some(Require::Required)
+        );
+        assert_eq!(
+            require(&routes, Method::PATCH, "/files/a/b"),
+            Some(Require::Ignored)
+        );
+    }
+
+    #[test]
+    fn wrong_patterns_are_config_errors() {
+        for pattern in [
+            "",
+            "orders",
+            "POST orders",
+            "P(ST /a",
+            "GET /a",
+            "POST /a/{",
+            "POST /{*rest}/b",
+        ] {
+            let error = routes(&[(pattern, Require::Required)]).unwrap_err();
+            assert_eq!(error.option(), "route", "{pattern}: {error}");
+        }
+        let twice = [
+            ("POST /a/{x}", Require::Required),
+            ("POST /a/{y}", Require::Ignored),
+        ];
+        assert_eq!(routes(&twice).unwrap_err().option(), "route");
+        let twice = [("/a", Require::Required), ("/a", Require::Ignored)];
+        assert_eq!(routes(&twice).unwrap_err().option(), "route");
+    }
+
+    #[test]
+    fn a_wrong_option_of_a_route_says_which() {
+        let rule: Rule = (
+            "POST /a".to_owned(),
+            Box::new(|policy| policy.lease(Duration::ZERO)),
+        );
+        let error = Routes::new(Policy::default(), vec![rule]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "`lease` must be longer than zero (on route `POST /a`)"
+        );
+    }
+}

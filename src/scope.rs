@@ -1,0 +1,689 @@
+//! Who a key belongs to (G6).
+//!
+//! A key means something only beside its caller: two customers that both
+//! send `Idempotency-Key: 1` must never see each other's answers. The scope
+//! is therefore an argument of [`IdempotencyLayer::new`] without a default.
+//! It should be a stable id of a *verified* caller, so put the layer inside
+//! authentication:
+//!
+//! - [`extension`]: what an authentication middleware left in the request's
+//!   extensions. The best choice where there is one.
+//! - [`header`] and [`headers`]: a whole credential, such as an API key. It
+//!   is digested, never stored. A credential that rotates (a short-lived
+//!   bearer token) starts a new scope with each rotation: prefer the account.
+//! - [`peer_ip`] and [`forwarded_ip`]: the network address. Callers behind
+//!   one NAT share it.
+//! - a closure from the request's head to a [`Caller`], or [`shared`], which
+//!   says out loud that all callers are one.
+//!
+//! Several go in order of preference with [`Scope::or`]:
+//!
+//! ```
+//! use tower_idempotency::scope::{self, Scope};
+//!
+//! # fn main() -> Result<(), tower_idempotency::ConfigError> {
+//! let scope = scope::header("x-api-key")?.or(scope::peer_ip());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`IdempotencyLayer::new`]: crate::IdempotencyLayer::new
+
+use std::collections::HashSet;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderName, HeaderValue};
+use ipnet::IpNet;
+
+use crate::digest::{Digests, Label, sha256};
+use crate::error::ConfigError;
+use crate::record::ScopeDigest;
+
+/// Tells callers apart.
+///
+/// Closures from the request's head to an `Option<Caller>` are scopes. A full
+/// implementation looks like this:
+///
+/// ```
+/// use http::request::Parts;
+/// use tower_idempotency::scope::{Caller, Scope};
+///
+/// /// The tenant is the first label of the host name.
+/// struct Subdomain;
+///
+/// impl Scope for Subdomain {
+///     fn caller(&self, request: &Parts) -> Option<Caller> {
+///         let host = request.headers.get("host")?.to_str().ok()?;
+///         let (tenant, _) = host.split_once('.')?;
+///         Some(Caller::new("subdomain", tenant))
+///     }
+/// }
+/// ```
+pub trait Scope: Send + Sync + 'static {
+    /// The caller that sent this request, or `None` if it can't be told: the
+    /// request is then refused with `scope-missing`.
+    fn caller(&self, request: &Parts) -> Option<Caller>;
+
+    /// Asks `other` where this scope finds no caller.
+    fn or<S: Scope>(self, other: S) -> Or<Self, S>
+    where
+        Self: Sized,
+    {
+        Or(self, other)
+    }
+}
+
+impl<F> Scope for F
+where
+    F: Fn(&Parts) -> Option<Caller> + Send + Sync + 'static,
+{
+    fn caller(&self, request: &Parts) -> Option<Caller> {
+        self(request)
+    }
+}
+
+impl Scope for Box<dyn Scope> {
+    fn caller(&self, request: &Parts) -> Option<Caller> {
+        (**self).caller(request)
+    }
+}
+
+impl Scope for Arc<dyn Scope> {
+    fn caller(&self, request: &Parts) -> Option<Caller> {
+        (**self).caller(request)
+    }
+}
+
+/// A caller: a kind of id and its value. Equal values of different kinds are
+/// different callers. Stored and logged only as a digest (G10).
+pub struct Caller {
+    kind: Bytes,
+    value: Value,
+}
+
+enum Value {
+    Header(HeaderValue),
+    Headers(Vec<HeaderValue>),
+    Ip(IpAddr),
+    Text(String),
+}
+
+impl Caller {
+    /// The caller of this `kind` (such as `"account"`) with this id.
+    pub fn new(kind: &'static str, id: impl ToString) -> Self {
+        Self {
+            kind: Bytes::from_static(kind.as_bytes()),
+            value: Value::Text(id.to_string()),
+        }
+    }
+
+    pub(crate) fn digest(&self, digests: &Digests, namespace: &str) -> ScopeDigest {
+        let mut hasher = digests.start(Label::Scope);
+        hasher.part(namespace.as_bytes()).part(&self.kind);
+        match &self.value {
+            Value::Header(value) => hasher.part(value.as_bytes()),
+            Value::Headers(values) => {
+                for value in values {
+                    hasher.part(value.as_bytes());
+                }
+                &mut hasher
+            }
+            Value::Ip(IpAddr::V4(ip)) => hasher.part(&ip.octets()),
+            Value::Ip(IpAddr::V6(ip)) => hasher.part(&ip.octets()),
+            Value::Text(text) => hasher.part(text.as_bytes()),
+        };
+        ScopeDigest::from_bytes(hasher.finish())
+    }
+}
+
+/// The kind; the value is redacted.
+impl fmt::Debug for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Caller({}, ..)", String::from_utf8_lossy(&self.kind))
+    }
+}
+
+/// All callers are one: every client that sends the same key gets the same
+/// record. Right only where all clients are one party, such as a service
+/// that a single backend calls.
+#[must_use]
+pub fn shared() -> Shared {
+    Shared(())
+}
+
+/// See [`shared`].
+#[derive(Clone, Debug)]
+pub struct Shared(());
+
+impl Scope for Shared {
+    fn caller(&self, _: &Parts) -> Option<Caller> {
+        Some(Caller {
+            kind: Bytes::from_static(b"shared"),
+            value: Value::Text(String::new()),
+        })
+    }
+}
+
+/// The value of one header, such as `x-api-key` or `authorization`.
+///
+/// A request with no such header, an empty one or more than one has no
+/// caller.
+///
+/// # Errors
+/// If `name` is not a header's name.
+pub fn header(name: impl AsRef<str>) -> Result<Header, ConfigError> {
+    headers([name])
+}
+
+/// The values of several headers that make up one credential: all of them
+/// must be there, once each.
+///
+/// # Errors
+/// If there is none, or one is not a header's name.
+pub fn headers<N: AsRef<str>>(names: impl IntoIterator<Item = N>) -> Result<Header, ConfigError> {
+    let names = names
+        .into_iter()
+        .map(|name| {
+            let name = name.as_ref();
+            HeaderName::from_bytes(name.as_bytes()).map_err(|error| {
+                ConfigError::new(
+                    "scope",
+                    format!("names `{name}`, which is not a header's name"),
+                )
+                .caused_by(error)
+            })
+        })
+        .collect::<Result<Vec<HeaderName>, _>>()?;
+    if names.is_empty() {
+        return Err(ConfigError::new("scope", "names no header"));
+    }
+    let list: Vec<_> = names.iter().map(HeaderName::as_str).collect();
+    Ok(Header {
+        kind: Bytes::from(format!("header:{}", list.join(","))),
+        names,
+        known: None,
+    })
+}
+
+/// See [`header`] and [`headers`].
+#[derive(Clone)]
+pub struct Header {
+    kind: Bytes,
+    names: Vec<HeaderName>,
+    known: Option<HashSet<[u8; 32]>>,
+}
+
+impl Header {
+    /// Only credentials whose SHA-256 is listed (64 hex digits each) are
+    /// callers; a request with any other falls through to the next scope, or
+    /// has none. Of several headers, the values are joined by newlines.
+    ///
+    /// # Errors
+    /// If an entry is not a SHA-256 in hex.
+    pub fn known_sha256<D: AsRef<str>>(
+        mut self,
+        digests: impl IntoIterator<Item = D>,
+    ) -> Result<Self, ConfigError> {
+        let known = digests
+            .into_iter()
+            .map(|digest| {
+                from_hex(digest.as_ref()).ok_or_else(|| {
+                    ConfigError::new("scope", "lists a known value that is not a SHA-256 in hex")
+                })
+            })
+            .collect::<Result<_, _>>()?;
+        self.known = Some(known);
+        Ok(self)
+    }
+}
+
+impl fmt::Debug for Header {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Header").field(&self.names).finish()
+    }
+}
+
+fn from_hex(text: &str) -> Option<[u8; 32]> {
+    let bytes = text.as_bytes();
+    if bytes.len() != 64 {
+        return None;
+    }
+    let digit = |byte: u8| {
+        char::from(byte)
+            .to_digit(16)
+            .and_then(|d| u8::try_from(d).ok())
+    };
+    let mut digest = [0; 32];
+    for (out, pair) in digest.iter_mut().zip(bytes.chunks_exact(2)) {
+        *out = digit(pair[0])? << 4 | digit(pair[1])?;
+    }
+    Some(digest)
+}
+
+impl Scope for Header {
+    fn caller(&self, request: &Parts) -> Option<Caller> {
+        let one = |name: &HeaderName| {
+            let mut lines = request.headers.get_all(name).iter();
+            match (lines.next(), lines.next()) {
+                (Some(value), None) if !value.is_empty() => Some(value),
+                _ => None,
+            }
+        };
+        let value = match &*self.names {
+            [name] => Value::Header(one(name)?.clone()),
+            names => Value::Headers(
+                names
+                    .iter()
+                    .map(|name| one(name).cloned())
+                    .collect::<Option<_>>()?,
+            ),
+        };
+        if let Some(known) = &self.known {
+            let digest = match &value {
+                Value::Headers(values) => {
+                    let values: Vec<_> = values.iter().map(HeaderValue::as_bytes).collect();
+                    sha256(&values.join(&b'\n'))
+                }
+                Value::Header(value) => sha256(value.as_bytes()),
+                Value::Ip(_) | Value::Text(_) => return None,
+            };
+            if !known.contains(&digest) {
+                return None;
+            }
+        }
+        Some(Caller {
+            kind: self.kind.clone(),
+            value,
+        })
+    }
+}
+
+/// What a middleware further out left in the request's extensions as a `T`:
+/// the account, the tenant, the API key's id. `kind` keeps two such scopes
+/// apart.
+///
+/// ```
+/// use tower_idempotency::scope;
+///
+/// #[derive(Clone)]
+/// struct Account { id: u64 }
+///
+/// let scope = scope::extension("account", |account: &Account| account.id);
+/// ```
+pub fn extension<T, V>(
+    kind: &'static str,
+    id: impl Fn(&T) -> V + Send + Sync + 'static,
+) -> impl Scope
+where
+    T: Send + Sync + 'static,
+    V: ToString,
+{
+    move |request: &Parts| {
+        let found = request.extensions.get::<T>()?;
+        Some(Caller::new(kind, id(found)))
+    }
+}
+
+/// The address of the connection, as an extension: axum's
+/// `into_make_service_with_connect_info` puts its own there (read under the
+/// feature `axum`); whoever serves with hyper inserts this.
+#[derive(Clone, Copy, Debug)]
+pub struct PeerAddr(pub SocketAddr);
+
+/// The address of the connection: [`PeerAddr`] or, under the feature `axum`,
+/// `ConnectInfo<SocketAddr>`. No header is believed.
+#[must_use]
+pub fn peer_ip() -> PeerIp {
+    PeerIp(())
+}
+
+/// See [`peer_ip`].
+#[derive(Clone, Debug)]
+pub struct PeerIp(());
+
+impl Scope for PeerIp {
+    fn caller(&self, request: &Parts) -> Option<Caller> {
+        peer(request).map(ip_caller)
+    }
+}
+
+fn ip_caller(ip: IpAddr) -> Caller {
+    Caller {
+        kind: Bytes::from_static(b"ip"),
+        value: Value::Ip(ip),
+    }
+}
+
+fn peer(request: &Parts) -> Option<IpAddr> {
+    let own = request.extensions.get::<PeerAddr>().map(|peer| peer.0);
+    #[cfg(feature = "axum")]
+    let own = own.or_else(|| {
+        let info = request
+            .extensions
+            .get::<axum::extract::ConnectInfo<SocketAddr>>()?;
+        Some(info.0)
+    });
+    own.map(|address| address.ip().to_canonical())
+}
+
+/// The header in which proxies tell the address they were called from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ForwardedHeader {
+    /// `Forwarded`, RFC 7239.
+    Forwarded,
+    /// `X-Forwarded-For`.
+    XForwardedFor,
+}
+
+/// The address of the client behind the application's own proxies.
+///
+/// `trusted` are the proxies' networks, such as `10.0.0.0/8`, or single
+/// addresses. The header is read from its end: addresses of trusted proxies
+/// are skipped, the first other one is the client, and whatever stands to its
+/// left was only claimed by that client. A connection that comes from no
+/// trusted proxy is itself the client. A request whose trusted proxies name
+/// no address has no caller, rather than the proxy's.
+///
+/// Name the one header that the proxies set: the other could come from the
+/// client.
+///
+/// ```
+/// use tower_idempotency::scope::{self, ForwardedHeader};
+///
+/// # fn main() -> Result<(), tower_idempotency::ConfigError> {
+/// let scope = scope::forwarded_ip(ForwardedHeader::XForwardedFor, ["10.0.0.0/8"])?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// If no proxy is named, or one is neither a network nor an address.
+pub fn forwarded_ip<N: AsRef<str>>(
+    header: ForwardedHeader,
+    trusted: impl IntoIterator<Item = N>,
+) -> Result<ForwardedIp, ConfigError> {
+    let trusted = trusted
+        .into_iter()
+        .map(|network| {
+            let network = network.as_ref();
+            network
+                .parse::<IpNet>()
+                .or_else(|_| network.parse::<IpAddr>().map(IpNet::from))
+                .map_err(|error| {
+                    let message =
+                        format!("names `{network}`, which is neither a network nor an address");
+                    ConfigError::new("scope", message).caused_by(error)
+                })
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    if trusted.is_empty() {
+        return Err(ConfigError::new(
+            "scope",
+            "names no trusted proxy, so no forwarded address could be believed",
+        ));
+    }
+    Ok(ForwardedIp { header, trusted })
+}
+
+/// See [`forwarded_ip`].
+#[derive(Clone, Debug)]
+pub struct ForwardedIp {
+    header: ForwardedHeader,
+    trusted: Vec<IpNet>,
+}
+
+impl ForwardedIp {
+    fn trusts(&self, ip: IpAddr) -> bool {
+        self.trusted.iter().any(|network| network.contains(&ip))
+    }
+}
+
+impl Scope for ForwardedIp {
+    fn caller(&self, request: &Parts) -> Option<Caller> {
+        let peer = peer(request)?;
+        if !self.trusts(peer) {
+            return Some(ip_caller(peer));
+        }
+        let name = match self.header {
+            ForwardedHeader::Forwarded => http::header::FORWARDED,
+            ForwardedHeader::XForwardedFor => HeaderName::from_static("x-forwarded-for"),
+        };
+        let lines: Vec<_> = request.headers.get_all(name).iter().collect();
+        for line in lines.into_iter().rev() {
+            for element in line.to_str().ok()?.rsplit(',') {
+                // What can't be read might be the client: nothing left of it counts.
+                let ip = match self.header {
+                    ForwardedHeader::Forwarded => forwarded_for(element)?,
+                    ForwardedHeader::XForwardedFor => address(element.trim())?,
+                };
+                if !self.trusts(ip) {
+                    return Some(ip_caller(ip));
+                }
+            }
+        }
+        None
+    }
+}
+
+/// The address in the `for` parameter of one element of `Forwarded`.
+fn forwarded_for(element: &str) -> Option<IpAddr> {
+    let value = element.split(';').find_map(|pair| {
+        let (name, value) = pair.split_once('=')?;
+        name.trim()
+            .eq_ignore_ascii_case("for")
+            .then_some(value.trim())
+    })?;
+    address(
+        value
+            .strip_prefix('"')
+            .and_then(|v| v.strip_suffix('"'))
+            .unwrap_or(value),
+    )
+}
+
+/// `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`, `[2001:db8::1]` or `[2001:db8::1]:80`.
+fn address(text: &str) -> Option<IpAddr> {
+    let bracketed = || {
+        text.strip_prefix('[')?
+            .strip_suffix(']')?
+            .parse::<IpAddr>()
+            .ok()
+    };
+    text.parse::<IpAddr>()
+        .ok()
+        .or_else(|| text.parse::<SocketAddr>().ok().map(|address| address.ip()))
+        .or_else(bracketed)
+        .map(|ip| ip.to_canonical())
+}
+
+/// The first scope that finds a caller. See [`Scope::or`].
+#[derive(Clone, Debug)]
+pub struct Or<A, B>(A, B);
+
+impl<A: Scope, B: Scope> Scope for Or<A, B> {
+    fn caller(&self, request: &Parts) -> Option<Caller> {
+        self.0.caller(request).or_else(|| self.1.caller(request))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Hex;
+
+    fn request(headers: &[(&str, &str)]) -> Parts {
+        let mut request = http::Request::new(());
+        for (name, value) in headers {
+            let name: HeaderName = name.parse().unwrap();
+            request.headers_mut().append(name, value.parse().unwrap());
+        }
+        request.into_parts().0
+    }
+
+    fn from(peer: &str, headers: &[(&str, &str)]) -> Parts {
+        let mut parts = request(headers);
+        parts
+            .extensions
+            .insert(PeerAddr(SocketAddr::new(peer.parse().unwrap(), 1)));
+        parts
+    }
+
+    fn id(scope: &impl Scope, parts: &Parts) -> Option<ScopeDigest> {
+        scope
+            .caller(parts)
+            .map(|caller| caller.digest(&Digests::plain(), ""))
+    }
+
+    #[test]
+    fn a_header_is_one_whole_value() {
+        let scope = header("X-Api-Key").unwrap();
+        let a = id(&scope, &request(&[("x-api-key", "a")]));
+        assert!(a.is_some());
+        assert_ne!(a, id(&scope, &request(&[("x-api-key", "b")])));
+        assert_eq!(id(&scope, &request(&[])), None);
+        assert_eq!(id(&scope, &request(&[("x-api-key", "")])), None);
+        assert_eq!(
+            id(&scope, &request(&[("x-api-key", "a"), ("x-api-key", "b")])),
+            None
+        );
+        assert_eq!(header("not a name").unwrap_err().option(), "scope");
+        assert!(headers(Vec::<String>::new()).is_err());
+    }
+
+    #[test]
+    fn several_headers_must_all_be_there() {
+        let scope = headers(["x-user", "x-tenant"]).unwrap();
+        let ab = id(&scope, &request(&[("x-user", "a"), ("x-tenant", "b")]));
+        assert!(ab.is_some());
+        assert_ne!(
+            ab,
+            id(&scope, &request(&[("x-user", "ab"), ("x-tenant", "")]))
+        );
+        assert_ne!(
+            ab,
+            id(&scope, &request(&[("x-user", "b"), ("x-tenant", "a")]))
+        );
+        assert_eq!(id(&scope, &request(&[("x-user", "a")])), None);
+    }
+
+    #[test]
+    fn only_known_values_are_callers() {
+        let known = Hex(&sha256(b"secret")).to_string();
+        let scope = header("x-api-key").unwrap().known_sha256([&known]).unwrap();
+        assert!(id(&scope, &request(&[("x-api-key", "secret")])).is_some());
+        assert_eq!(id(&scope, &request(&[("x-api-key", "guess")])), None);
+        let known = Hex(&sha256(b"a\nb")).to_string().to_uppercase();
+        let both = headers(["x-a", "x-b"])
+            .unwrap()
+            .known_sha256([known])
+            .unwrap();
+        assert!(id(&both, &request(&[("x-a", "a"), ("x-b", "b")])).is_some());
+        assert_eq!(id(&both, &request(&[("x-a", "a"), ("x-b", "c")])), None);
+        assert!(header("a").unwrap().known_sha256(["zz"]).is_err());
+        assert!(header("a").unwrap().known_sha256(["z".repeat(64)]).is_err());
+    }
+
+    #[test]
+    fn equal_values_of_different_kinds_are_different_callers() {
+        let ip = id(&peer_ip(), &from("192.0.2.1", &[]));
+        let key = header("x-api-key").unwrap();
+        assert_ne!(ip, id(&key, &request(&[("x-api-key", "192.0.2.1")])));
+        let account = |_: &Parts| Some(Caller::new("account", 1));
+        let tenant = |_: &Parts| Some(Caller::new("tenant", 1));
+        assert_ne!(id(&account, &request(&[])), id(&tenant, &request(&[])));
+    }
+
+    #[test]
+    fn the_first_scope_that_finds_a_caller_wins() {
+        let scope = header("x-api-key").unwrap().or(peer_ip());
+        let both = from("192.0.2.1", &[("x-api-key", "a")]);
+        assert_eq!(id(&scope, &both), id(&header("x-api-key").unwrap(), &both));
+        let anonymous = from("192.0.2.1", &[]);
+        assert_eq!(id(&scope, &anonymous), id(&peer_ip(), &anonymous));
+        assert_eq!(id(&scope, &request(&[])), None);
+        let boxed: Box<dyn Scope> = Box::new(peer_ip());
+        assert_eq!(id(&boxed, &anonymous), id(&peer_ip(), &anonymous));
+        let counted: Arc<dyn Scope> = Arc::new(shared());
+        assert_eq!(id(&counted, &anonymous), id(&shared(), &request(&[])));
+    }
+
+    #[test]
+    fn extensions_are_read_by_type() {
+        #[derive(Clone)]
+        struct Account(u64);
+        let scope = extension("account", |account: &Account| account.0);
+        let mut parts = request(&[]);
+        assert_eq!(id(&scope, &parts), None);
+        parts.extensions.insert(Account(7));
+        let seven = id(&scope, &parts);
+        parts.extensions.insert(Account(8));
+        assert!(seven.is_some() && seven != id(&scope, &parts));
+    }
+
+    #[test]
+    fn ipv4_is_one_caller_in_either_notation() {
+        assert_eq!(
+            id(&peer_ip(), &from("::ffff:192.0.2.1", &[])),
+            id(&peer_ip(), &from("192.0.2.1", &[]))
+        );
+    }
+
+    #[test]
+    fn forwarded_addresses_are_believed_only_from_trusted_proxies() {
+        let scope =
+            forwarded_ip(ForwardedHeader::XForwardedFor, ["10.0.0.0/8", "192.0.2.7"]).unwrap();
+        let client = |ip: &str| id(&peer_ip(), &from(ip, &[]));
+        let told = |peer: &str, value: &str| id(&scope, &from(peer, &[("x-forwarded-for", value)]));
+        assert_eq!(told("198.51.100.9", "203.0.113.1"), client("198.51.100.9"));
+        assert_eq!(told("10.0.0.1", "203.0.113.1"), client("203.0.113.1"));
+        assert_eq!(
+            told("10.0.0.1", "6.6.6.6, 203.0.113.1, 192.0.2.7"),
+            client("203.0.113.1")
+        );
+        assert_eq!(told("10.0.0.1", "203.0.113.1:4711"), client("203.0.113.1"));
+        assert_eq!(told("10.0.0.1", "203.0.113.1, unknown"), None);
+        assert_eq!(told("10.0.0.1", "10.0.0.2"), None);
+        assert_eq!(id(&scope, &from("10.0.0.1", &[])), None);
+        assert_eq!(id(&scope, &request(&[])), None);
+        let two_lines = from(
+            "10.0.0.1",
+            &[
+                ("x-forwarded-for", "6.6.6.6"),
+                ("x-forwarded-for", "203.0.113.1"),
+            ],
+        );
+        assert_eq!(id(&scope, &two_lines), client("203.0.113.1"));
+        assert!(forwarded_ip(ForwardedHeader::Forwarded, Vec::<String>::new()).is_err());
+        assert!(forwarded_ip(ForwardedHeader::Forwarded, ["proxy.local"]).is_err());
+    }
+
+    #[test]
+    fn rfc_7239_is_read() {
+        let scope = forwarded_ip(ForwardedHeader::Forwarded, ["10.0.0.0/8"]).unwrap();
+        let told = |value: &str| id(&scope, &from("10.0.0.1", &[("forwarded", value)]));
+        let client = |ip: &str| id(&peer_ip(), &from(ip, &[]));
+        assert_eq!(told("for=192.0.2.43"), client("192.0.2.43"));
+        assert_eq!(
+            told(r#"for=6.6.6.6, proto=https;For="[2001:db8:cafe::17]:4711";by=10.0.0.1"#),
+            client("2001:db8:cafe::17")
+        );
+        assert_eq!(
+            told(r#"for="[2001:db8:cafe::17]""#),
+            client("2001:db8:cafe::17")
+        );
+        assert_eq!(told("for=_hidden"), None);
+        assert_eq!(told("by=10.0.0.1"), None);
+    }
+
+    #[test]
+    fn debug_redacts_values() {
+        let scope = header("x-api-key").unwrap();
+        let caller = scope.caller(&request(&[("x-api-key", "hush")])).unwrap();
+        assert_eq!(format!("{caller:?}"), "Caller(header:x-api-key, ..)");
+    }
+}

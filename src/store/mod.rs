@@ -1,0 +1,500 @@
+//! The contract between the layer and what keeps its records.
+
+use std::any::Any;
+use std::error::Error;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::policy::OnMismatch;
+use crate::record::{Completion, FencingToken, Fingerprint, Nonce, RecordId, ScopeDigest};
+
+#[cfg(feature = "memory")]
+pub(crate) mod memory;
+
+type BoxError = Box<dyn Error + Send + Sync>;
+
+/// Keeps one record per id, each of whose changes is one atomic step.
+///
+/// # Contract
+///
+/// - **Time is the store's clock**, read after any wait for a lock. Leases and
+///   retentions reach the store as lengths, never as points in time.
+/// - **One round trip.** Each operation is one, and a [`claim`](Self::claim)
+///   that finds a completion writes nothing.
+/// - **Claim** makes a record in flight, atomically with looking: of any
+///   number of claims at once, one is [`Acquired`](Claimed::Acquired). It
+///   acquires where there is no record, where a tombstone stands, and where a
+///   lease has lapsed, provided that [`Claim::takes_over`] says so. Each
+///   acquisition has a token above all that the id ever had, and the attempt
+///   after the last. Claiming again with the nonce that holds the record
+///   gives the same lease: the first acknowledgement may have been lost.
+/// - **Renew** puts the end of the lease one length ahead; it never recreates
+///   a record.
+/// - **Complete** stores the outcome if the record is in flight under this
+///   nonce, lapsed or not. If there is no record, or a tombstone with no
+///   higher token, it stores it all the same: the finished answer is worth
+///   more than the gap. Otherwise another owner took over: [`Tenure::Lost`].
+/// - **Release** leaves a tombstone (token and attempt), or marks the outcome
+///   unknown, if the record is in flight under this nonce. It never deletes a
+///   completion and never makes a record: anything else is
+///   [`Tenure::Lost`].
+/// - **Renew and complete by the nonce that completed** change nothing and
+///   are [`Tenure::Held`].
+/// - **A lapsed record does not vanish with its lease.** Under
+///   [`OnLapsedLease::Rerun`] it is forgotten a retention later; under
+///   [`OnLapsedLease::Refuse`] it stays until someone resolves it.
+///
+/// A future of a store may be dropped at any await. The layer gives each call
+/// a deadline, and asks again by the same nonce.
+///
+/// # Implementing it
+///
+/// With plain `async fn`. `examples/custom_store.rs` is a whole store in one
+/// file; this one has no memory and refuses everything:
+///
+/// ```
+/// use tower_idempotency::store::{
+///     Claim, Claimed, Lease, Outcome, Release, Store, StoreError, StoreErrorKind, Tenure,
+/// };
+/// use tower_idempotency::{Nonce, RecordId};
+///
+/// struct Down;
+///
+/// impl Store for Down {
+///     async fn claim(&self, _: &Claim) -> Result<Claimed, StoreError> {
+///         Err(StoreError::new(StoreErrorKind::NotSent, "closed for maintenance"))
+///     }
+///     async fn renew(&self, _: &Lease) -> Result<Tenure, StoreError> {
+///         Ok(Tenure::Lost)
+///     }
+///     async fn complete(&self, _: &Lease, _: &Outcome) -> Result<Tenure, StoreError> {
+///         Ok(Tenure::Lost)
+///     }
+///     async fn release(&self, _: &RecordId, _: &Nonce, _: Release) -> Result<Tenure, StoreError> {
+///         Ok(Tenure::Lost)
+///     }
+/// }
+/// ```
+pub trait Store: Send + Sync + 'static {
+    /// Makes the record in flight, or says what is there.
+    fn claim(&self, claim: &Claim) -> impl Future<Output = Result<Claimed, StoreError>> + Send;
+
+    /// Puts the end of the lease one length ahead of now.
+    fn renew(&self, lease: &Lease) -> impl Future<Output = Result<Tenure, StoreError>> + Send;
+
+    /// Ends the operation with an outcome.
+    fn complete(
+        &self,
+        lease: &Lease,
+        outcome: &Outcome,
+    ) -> impl Future<Output = Result<Tenure, StoreError>> + Send;
+
+    /// Ends the operation without one.
+    fn release(
+        &self,
+        id: &RecordId,
+        nonce: &Nonce,
+        how: Release,
+    ) -> impl Future<Output = Result<Tenure, StoreError>> + Send;
+
+    /// What is there, without claiming. Needed only while
+    /// [`Builder::secrets`](crate::Builder::secrets) lists more than one.
+    fn look_up(
+        &self,
+        id: &RecordId,
+    ) -> impl Future<Output = Result<Option<Record>, StoreError>> + Send {
+        let _ = id;
+        async { Err(StoreError::unsupported("look_up")) }
+    }
+
+    /// Removes a record by hand; a live one in flight only if `force` says so.
+    fn forget(
+        &self,
+        id: &RecordId,
+        force: bool,
+    ) -> impl Future<Output = Result<Forgotten, StoreError>> + Send {
+        let _ = (id, force);
+        async { Err(StoreError::unsupported("forget")) }
+    }
+}
+
+impl<T: Store> Store for Arc<T> {
+    async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
+        (**self).claim(claim).await
+    }
+
+    async fn renew(&self, lease: &Lease) -> Result<Tenure, StoreError> {
+        (**self).renew(lease).await
+    }
+
+    async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Tenure, StoreError> {
+        (**self).complete(lease, outcome).await
+    }
+
+    async fn release(
+        &self,
+        id: &RecordId,
+        nonce: &Nonce,
+        how: Release,
+    ) -> Result<Tenure, StoreError> {
+        (**self).release(id, nonce, how).await
+    }
+
+    async fn look_up(&self, id: &RecordId) -> Result<Option<Record>, StoreError> {
+        (**self).look_up(id).await
+    }
+
+    async fn forget(&self, id: &RecordId, force: bool) -> Result<Forgotten, StoreError> {
+        (**self).forget(id, force).await
+    }
+}
+
+/// What a claim does that meets a lapsed lease.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OnLapsedLease {
+    /// Its request executes again.
+    #[default]
+    Rerun,
+    /// Its request is refused (`outcome-unknown`) until someone resolves the
+    /// record.
+    Refuse,
+}
+
+/// One request for a record.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Claim {
+    /// Which record.
+    pub id: RecordId,
+    /// Who asks, for caps per caller.
+    pub scope: ScopeDigest,
+    /// What is asked.
+    pub fingerprint: Fingerprint,
+    /// What will own the record.
+    pub nonce: Nonce,
+    /// How long the lease is.
+    pub lease: Duration,
+    /// How long after its end the record is kept, if it lapses or is released.
+    pub retention: Duration,
+    /// What to do with a lapsed lease.
+    pub on_lapsed_lease: OnLapsedLease,
+    /// Whether a lapsed record of another fingerprint may be taken over.
+    pub on_mismatch: OnMismatch,
+}
+
+impl Claim {
+    /// A claim with a fresh nonce and the default policy: a lease of 30 s, a
+    /// retention of 24 h, lapsed leases rerun.
+    #[must_use]
+    pub fn new(id: RecordId, scope: ScopeDigest, fingerprint: Fingerprint) -> Self {
+        Self {
+            id,
+            scope,
+            fingerprint,
+            nonce: Nonce::random(),
+            lease: Duration::from_secs(30),
+            retention: Duration::from_secs(24 * 60 * 60),
+            on_lapsed_lease: OnLapsedLease::Rerun,
+            on_mismatch: OnMismatch::Reject,
+        }
+    }
+
+    /// Whether this claim takes over a lapsed record with that fingerprint.
+    #[must_use]
+    pub fn takes_over(&self, lapsed: &Fingerprint) -> bool {
+        self.on_lapsed_lease == OnLapsedLease::Rerun
+            && (self.on_mismatch == OnMismatch::Replay || self.fingerprint == *lapsed)
+    }
+}
+
+/// The answer to a [`Claim`].
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Claimed {
+    /// The record is in flight, and this claim owns it.
+    Acquired(Lease),
+    /// Something is there already.
+    Found(RecordState),
+    /// There is no room for another record.
+    OverCapacity,
+}
+
+/// A claim in hand.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct Lease {
+    /// The claim that acquired it.
+    pub claim: Claim,
+    /// Above every token that this record had before.
+    pub token: FencingToken,
+    /// 1 for the first acquisition of this record, 2 for the second, …
+    pub attempt: u64,
+    guard: Option<Arc<dyn Any + Send + Sync>>,
+}
+
+impl Lease {
+    /// What `claim` acquired.
+    #[must_use]
+    pub fn new(claim: &Claim, token: FencingToken, attempt: u64) -> Self {
+        Self {
+            claim: *claim,
+            token,
+            attempt,
+            guard: None,
+        }
+    }
+
+    /// Ties the lease to the life of `guard`: a store inside this process can
+    /// promise that it does not lapse while the guard lives. The layer holds
+    /// the guard for as long as the operation runs, and need not renew.
+    #[must_use]
+    pub fn guarded_by(mut self, guard: Arc<dyn Any + Send + Sync>) -> Self {
+        self.guard = Some(guard);
+        self
+    }
+
+    pub(crate) fn is_guarded(&self) -> bool {
+        self.guard.is_some()
+    }
+
+    /// Lets the guard go: from here on the lease can lapse.
+    pub(crate) fn without_guard(mut self) -> Self {
+        self.guard = None;
+        self
+    }
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease")
+            .field("id", &self.claim.id)
+            .field("token", &self.token)
+            .field("attempt", &self.attempt)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How an operation ended.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// With an answer to replay.
+    Completed(Arc<Completion>),
+    /// Done, its answer not kept; never to run again while this is kept.
+    Sealed {
+        /// For how long.
+        retention: Duration,
+    },
+}
+
+/// What a record is.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum RecordState {
+    /// Somebody runs the operation.
+    InFlight {
+        /// What was asked.
+        fingerprint: Fingerprint,
+        /// When its lease lapses unless renewed, from now.
+        lapses_in: Duration,
+    },
+    /// Somebody ran the operation and let the lease lapse, or said that the
+    /// outcome is unknown.
+    Lapsed {
+        /// What was asked.
+        fingerprint: Fingerprint,
+    },
+    /// The operation is done.
+    Completed {
+        /// What was asked.
+        fingerprint: Fingerprint,
+        /// The answer.
+        completion: Arc<Completion>,
+    },
+    /// The operation is done, its answer was not kept.
+    Sealed {
+        /// What was asked.
+        fingerprint: Fingerprint,
+    },
+    /// The operation may run again. A claim never finds this: it acquires.
+    Released,
+}
+
+/// A record that was looked up.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Record {
+    /// The token of its last claim.
+    pub token: FencingToken,
+    /// The attempt of its last claim.
+    pub attempt: u64,
+    /// What it is.
+    pub state: RecordState,
+}
+
+impl Record {
+    /// A record that a store found.
+    #[must_use]
+    pub fn new(token: FencingToken, attempt: u64, state: RecordState) -> Self {
+        Self {
+            token,
+            attempt,
+            state,
+        }
+    }
+}
+
+/// Whether the caller is the owner. Not an error: both are ordinary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tenure {
+    /// It is, and what it asked for is done.
+    Held,
+    /// It is not (any more), and nothing was changed.
+    Lost,
+}
+
+/// How an operation ends without an outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Release {
+    /// It may run again.
+    Tombstone,
+    /// Nobody knows whether it ran: as if its lease had lapsed now.
+    Unknown,
+}
+
+/// The answer to [`Store::forget`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Forgotten {
+    /// The record is gone.
+    Gone,
+    /// There was none.
+    Absent,
+    /// It is in flight and alive; nothing was changed.
+    InFlight,
+}
+
+/// Why a store gave no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StoreErrorKind {
+    /// The request certainly did not reach the store, and changed nothing.
+    NotSent,
+    /// The request may or may not have been carried out.
+    Unknown,
+    /// The store was too busy to carry it out, and changed nothing.
+    Contention,
+    /// There is a record, and it can't be read.
+    Unreadable,
+    /// The store has no such operation.
+    Unsupported,
+}
+
+/// A store gave no answer: what is known of the request, and the cause.
+///
+/// ```
+/// use tower_idempotency::store::{StoreError, StoreErrorKind};
+///
+/// let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+/// let error = StoreError::new(StoreErrorKind::NotSent, refused);
+/// assert_eq!(error.to_string(), "the request did not reach the store");
+/// assert_eq!(std::error::Error::source(&error).unwrap().to_string(), "connection refused");
+/// ```
+#[derive(Debug)]
+pub struct StoreError {
+    kind: StoreErrorKind,
+    source: Option<BoxError>,
+}
+
+impl StoreError {
+    /// An error of this kind with its cause.
+    pub fn new(kind: StoreErrorKind, source: impl Into<BoxError>) -> Self {
+        Self {
+            kind,
+            source: Some(source.into()),
+        }
+    }
+
+    fn unsupported(operation: &'static str) -> Self {
+        Self::new(StoreErrorKind::Unsupported, operation)
+    }
+
+    /// The store did not answer within the deadline.
+    pub(crate) fn timed_out() -> Self {
+        Self::new(StoreErrorKind::Unknown, "no answer within store_timeout")
+    }
+
+    /// What is known of the request.
+    #[must_use]
+    pub fn kind(&self) -> StoreErrorKind {
+        self.kind
+    }
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.kind {
+            StoreErrorKind::NotSent => "the request did not reach the store",
+            StoreErrorKind::Unknown => "the store did not say what became of the request",
+            StoreErrorKind::Contention => "the store was too busy for the request",
+            StoreErrorKind::Unreadable => "the store has a record that can't be read",
+            StoreErrorKind::Unsupported => "the store has no such operation",
+        })
+    }
+}
+
+impl Error for StoreError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.source.as_deref().map(|source| source as _)
+    }
+}
+
+pub(crate) type StoreFuture<'a, T> =
+    Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
+
+/// [`Store`] without its type, so that neither the layer nor its services
+/// have a parameter for it.
+pub(crate) trait DynStore: Send + Sync {
+    fn claim<'a>(&'a self, claim: &'a Claim) -> StoreFuture<'a, Claimed>;
+    fn renew<'a>(&'a self, lease: &'a Lease) -> StoreFuture<'a, Tenure>;
+    fn complete<'a>(&'a self, lease: &'a Lease, outcome: &'a Outcome) -> StoreFuture<'a, Tenure>;
+    fn release<'a>(
+        &'a self,
+        id: &'a RecordId,
+        nonce: &'a Nonce,
+        how: Release,
+    ) -> StoreFuture<'a, Tenure>;
+    fn look_up<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Option<Record>>;
+}
+
+impl<S: Store> DynStore for S {
+    fn claim<'a>(&'a self, claim: &'a Claim) -> StoreFuture<'a, Claimed> {
+        Box::pin(Store::claim(self, claim))
+    }
+
+    fn renew<'a>(&'a self, lease: &'a Lease) -> StoreFuture<'a, Tenure> {
+        Box::pin(Store::renew(self, lease))
+    }
+
+    fn complete<'a>(&'a self, lease: &'a Lease, outcome: &'a Outcome) -> StoreFuture<'a, Tenure> {
+        Box::pin(Store::complete(self, lease, outcome))
+    }
+
+    fn release<'a>(
+        &'a self,
+        id: &'a RecordId,
+        nonce: &'a Nonce,
+        how: Release,
+    ) -> StoreFuture<'a, Tenure> {
+        Box::pin(Store::release(self, id, nonce, how))
+    }
+
+    fn look_up<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Option<Record>> {
+        Box::pin(Store::look_up(self, id))
+    }
+}
