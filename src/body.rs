@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
@@ -9,7 +10,6 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::BodyExt;
 use pin_project_lite::pin_project;
 
 use crate::lease::Held;
@@ -25,7 +25,8 @@ pub struct RequestTrailers(pub HeaderMap);
 #[derive(Debug, Default)]
 pub(crate) struct Whole {
     pub(crate) data: Bytes,
-    pub(crate) trailers: Option<HeaderMap>,
+    /// Boxed, since there are hardly ever any.
+    pub(crate) trailers: Option<Box<HeaderMap>>,
 }
 
 /// What came of reading a body. `Stopped` and `Broken` have what was read
@@ -50,10 +51,11 @@ where
 {
     let mut read = Pieces::default();
     let mut trailers = None;
-    while let Some(frame) = body.frame().await {
-        let frame = match frame {
-            Ok(frame) => frame,
-            Err(error) => return Collected::Broken(read.join(), error.into()),
+    loop {
+        let frame = match poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
+            Some(Ok(frame)) => frame,
+            Some(Err(error)) => return Collected::Broken(read.join(), error.into()),
+            None => break,
         };
         match frame.into_data() {
             Ok(data) => {
@@ -66,7 +68,9 @@ where
             Err(frame) => {
                 // Anything but data and trailers is of a future HTTP: not ours to keep.
                 if let Ok(fields) = frame.into_trailers() {
-                    trailers.get_or_insert_with(HeaderMap::new).extend(fields);
+                    trailers
+                        .get_or_insert_with(Box::<HeaderMap>::default)
+                        .extend(fields);
                 }
             }
         }
@@ -299,25 +303,29 @@ impl<B> ResponseBody<B> {
         }
     }
 
-    pub(crate) fn known(data: Bytes, trailers: Option<HeaderMap>) -> Self {
+    pub(crate) fn known(data: Bytes, trailers: Option<Box<HeaderMap>>) -> Self {
         Self {
-            kind: ResponseKind::Known {
-                data,
-                trailers: trailers.map(Box::new),
-            },
+            kind: ResponseKind::Known { data, trailers },
         }
     }
 
-    /// `held` is released at the end of the body, if it is given.
-    pub(crate) fn rest(read: Bytes, body: Pin<Box<B>>, held: Option<Held>) -> Self {
+    pub(crate) fn rest(read: Bytes, body: Pin<Box<B>>) -> Self {
         Self {
             kind: ResponseKind::Rest {
                 rest: Box::new(Rest {
                     read,
                     then: Then::Body(body),
-                    held,
+                    held: None,
                 }),
             },
+        }
+    }
+
+    /// Keeps a lease until the body ends or is dropped. Only what follows
+    /// what was read can have one.
+    pub(crate) fn hold(&mut self, held: Held) {
+        if let ResponseKind::Rest { rest } = &mut self.kind {
+            rest.held = Some(held);
         }
     }
 

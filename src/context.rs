@@ -1,11 +1,16 @@
 //! What a handler may ask about its operation.
 
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::key::Key;
+use crate::layer::Shared;
+use crate::policy::Policy;
 use crate::record::FencingToken;
+use crate::store::Lease;
 
 /// The operation that a handler runs in, as a request extension; under the
 /// feature `axum` also an extractor. `Option<IdempotencyContext>` extracts
@@ -37,7 +42,7 @@ impl IdempotencyContext {
     /// 1 for the first execution of this key, 2 for the second, …
     #[must_use]
     pub fn attempt(&self) -> u64 {
-        self.0.attempt.load(Ordering::Relaxed)
+        self.0.lease().attempt
     }
 
     /// Whether an earlier execution of this key began: it failed, was
@@ -52,8 +57,7 @@ impl IdempotencyContext {
     /// overtaken (G5).
     #[must_use]
     pub fn fencing_token(&self) -> FencingToken {
-        FencingToken::new(self.0.token.load(Ordering::Relaxed))
-            .expect("it was a token when it was put there")
+        self.0.lease().token
     }
 
     /// Whether another execution has taken over, as far as is known by now:
@@ -69,17 +73,24 @@ impl fmt::Debug for IdempotencyContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("IdempotencyContext")
             .field("attempt", &self.attempt())
-            .field("fencing_token", &self.0.token.load(Ordering::Relaxed))
+            .field("fencing_token", &self.fencing_token().get())
             .field("lost", &self.lost())
             .finish_non_exhaustive()
     }
 }
 
-/// One operation, as its handler, its lease and its future see it.
+/// One protected request, as its flow, its handler, its lease and its future
+/// see it: allocated once.
 pub(crate) struct Operation {
-    key: Key,
-    attempt: AtomicU64,
-    token: AtomicU64,
+    pub(crate) layer: Arc<Shared>,
+    pub(crate) policy: Arc<Policy>,
+    pub(crate) key: Key,
+    /// The header that the key came in.
+    pub(crate) key_header: HeaderName,
+    /// What came in it, where answers carry it back.
+    pub(crate) echo: Option<HeaderValue>,
+    /// Set when its claim has acquired one, without the guard.
+    lease: OnceLock<Lease>,
     lost: AtomicBool,
     stage: AtomicU8,
     /// Where it came from, for when it goes on alone.
@@ -101,24 +112,39 @@ pub(crate) enum Stage {
 }
 
 impl Operation {
-    pub(crate) fn new(key: Key) -> Self {
+    pub(crate) fn new(
+        layer: &Arc<Shared>,
+        policy: &Arc<Policy>,
+        key: Key,
+        key_header: &HeaderName,
+        headers: &HeaderMap,
+    ) -> Self {
         Self {
+            echo: policy
+                .echo_key
+                .then(|| headers.get(key_header).cloned())
+                .flatten(),
+            layer: Arc::clone(layer),
+            policy: Arc::clone(policy),
             key,
-            attempt: AtomicU64::new(0),
-            token: AtomicU64::new(0),
+            key_header: key_header.clone(),
+            lease: OnceLock::new(),
             lost: AtomicBool::new(false),
             stage: AtomicU8::new(Stage::Reading as u8),
             span: tracing::Span::current(),
         }
     }
 
-    pub(crate) fn key(&self) -> &Key {
-        &self.key
+    /// The lease; there is one from the moment a [`Held`](crate::lease::Held)
+    /// is made, which is before the handler begins.
+    pub(crate) fn lease(&self) -> &Lease {
+        self.lease
+            .get()
+            .expect("the handler runs only with a lease")
     }
 
-    pub(crate) fn acquired(&self, token: FencingToken, attempt: u64) {
-        self.token.store(token.get(), Ordering::Relaxed);
-        self.attempt.store(attempt, Ordering::Relaxed);
+    pub(crate) fn acquired(&self, lease: Lease) {
+        self.lease.set(lease).expect("an operation claims once");
     }
 
     pub(crate) fn lose(&self) {

@@ -1,6 +1,13 @@
-//! One protected request, top to bottom.
+//! One protected request, top to bottom: sections 4.3 to 4.8 of the contract.
 
-use std::pin::pin;
+#![expect(
+    clippy::manual_async_fn,
+    reason = "an async fn keeps its arguments twice"
+)]
+
+use std::future::Future;
+use std::panic::resume_unwind;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -18,32 +25,20 @@ use crate::body::{BoxError, Collected, RequestTrailers, ResponseBody, Whole, col
 use crate::context::{IdempotencyContext, Operation, Stage};
 use crate::digest::Digests;
 use crate::fingerprint::record_id;
-use crate::layer::Shared;
-use crate::lease::{
-    Held, Recorded, at_once_or_within, caught, release_by_nonce, release_later, within,
-};
+use crate::lease::{Caught, Held, Recorded, Within, release_later};
 use crate::policy::{
-    Answer, KeysPer, OnMismatch, OnStoreError, Oversize, Policy, Recording, media_type, rfc3339,
+    Answer, KeysPer, OnMismatch, OnStoreError, Oversize, Recording, is_media_type, rfc3339,
 };
-use crate::record::{Completion, Fingerprint};
+use crate::record::{Completion, Fingerprint, ScopeDigest};
 use crate::rejection::{Rejection, RejectionCode};
 use crate::route::target;
 use crate::scope::Caller;
 use crate::store::{
-    Claim, Claimed, Lease, OnLapsedLease, Outcome, RecordState, Release, StoreErrorKind,
+    Claim, Claimed, Lease, OnLapsedLease, Outcome, RecordState, Release, StoreError, StoreErrorKind,
 };
 
 /// Says what protection an answer lacks.
-pub(crate) const STATUS_HEADER: HeaderName = HeaderName::from_static("idempotency-status");
-
-/// What one request goes through the layer with.
-pub(crate) struct Flow {
-    pub(crate) layer: Arc<Shared>,
-    pub(crate) policy: Arc<Policy>,
-    pub(crate) operation: Arc<Operation>,
-    /// The header that the key came in.
-    pub(crate) key_header: HeaderName,
-}
+const STATUS_HEADER: HeaderName = HeaderName::from_static("idempotency-status");
 
 /// Why the handler does not run.
 enum Stop {
@@ -51,94 +46,167 @@ enum Stop {
     Replay(Arc<Completion>),
 }
 
-impl From<Rejection> for Stop {
-    fn from(rejection: Rejection) -> Self {
-        Stop::Reject(rejection)
+/// A request that the handler runs for. Without a lease: the store is down,
+/// and its route prefers to go on.
+struct Admitted {
+    held: Option<Held>,
+    whole: Whole,
+}
+
+/// What becomes of the record.
+enum Ending {
+    Complete(Outcome),
+    Release(Release),
+    /// Released at the end of the answer's body: until then the operation runs.
+    ReleaseAtEnd,
+}
+
+/// The whole of it. Its future is boxed once, and kept below the kilobyte from
+/// which on an allocator takes its slow path: steps that follow each other
+/// share their room, and an `async fn` would keep its arguments twice.
+pub(crate) fn run<S, B, R>(
+    operation: Arc<Operation>,
+    mut service: S,
+    request: Request<B>,
+) -> impl Future<Output = Result<Response<ResponseBody<R>>, S::Error>>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    B: Body + From<Bytes>,
+    B::Error: Into<BoxError>,
+    R: Body,
+    R::Error: Into<BoxError>,
+{
+    let (parts, body) = request.into_parts();
+    let parts = Box::new(parts);
+    async move {
+        match admit(&operation, &parts, body).await {
+            Ok(Admitted {
+                held: Some(held),
+                whole,
+            }) => execute(operation, &mut service, parts, whole, held).await,
+            Ok(Admitted { held: None, whole }) => {
+                let mut response = service.call(request_of(parts, whole)).await?;
+                let status = HeaderValue::from_static("unprotected");
+                response.headers_mut().insert(STATUS_HEADER, status);
+                Ok(response.map(ResponseBody::passed))
+            }
+            Err(stop) => Ok(operation.stop(stop, &parts)),
+        }
     }
 }
 
-fn reject(code: RejectionCode, detail: &'static str) -> Stop {
-    Stop::Reject(Rejection::new(code, detail))
+/// 3. to 5. Everything that can keep a request from its handler.
+fn admit<'a, B>(
+    operation: &'a Arc<Operation>,
+    parts: &'a Parts,
+    body: B,
+) -> impl Future<Output = Result<Admitted, Stop>> + 'a
+where
+    B: Body + 'a,
+    B::Error: Into<BoxError>,
+{
+    async move {
+        // Before the body is first polled, as `Expect: 100-continue` wants it.
+        let scope = operation.scope(parts)?;
+        operation.check_declared_length(parts, &body)?;
+        let whole = operation.read(body).await?;
+        let claim = operation.claim_under(&operation.layer.digests, scope, parts, &whole.data);
+        let held = operation.claim(claim, parts, &whole.data).await?;
+        Ok(Admitted { held, whole })
+    }
 }
 
-impl Flow {
-    /// Sections 4.3 to 4.8 of the contract.
-    pub(crate) async fn run<S, B, R>(
-        self,
-        mut service: S,
-        request: Request<B>,
-    ) -> Result<Response<ResponseBody<R>>, S::Error>
-    where
-        S: Service<Request<B>, Response = Response<R>>,
-        B: Body + From<Bytes>,
-        B::Error: Into<BoxError>,
-        R: Body,
-        R::Error: Into<BoxError>,
-    {
-        let (mut parts, body) = request.into_parts();
-        let echo = self.echo(&parts);
+/// The request as the service gets it.
+fn request_of<B: From<Bytes>>(mut parts: Box<Parts>, whole: Whole) -> Request<B> {
+    if let Some(trailers) = whole.trailers {
+        parts.extensions.insert(RequestTrailers(*trailers));
+    }
+    Request::from_parts(*parts, B::from(whole.data))
+}
 
-        let admitted = match self.caller(&parts).and_then(|caller| {
-            self.declared_length(&parts, &body)?;
-            Ok(caller)
-        }) {
-            Ok(caller) => match self.read(body).await {
-                Ok(whole) => self
-                    .claim(&caller, &parts, &whole.data)
-                    .await
-                    .map(|held| (held, whole)),
-                Err(stop) => Err(stop),
-            },
-            Err(stop) => Err(stop),
-        };
-        let (held, whole) = match admitted {
-            Ok(admitted) => admitted,
-            Err(stop) => return Ok(self.stop(stop, &parts, echo)),
-        };
-
-        if let Some(trailers) = whole.trailers {
-            parts.extensions.insert(RequestTrailers(trailers));
-        }
-        let Some(held) = held else {
-            let request = Request::from_parts(parts, B::from(whole.data));
-            let mut response = service.call(request).await?.map(ResponseBody::passed);
-            let status = HeaderValue::from_static("unprotected");
-            response.headers_mut().insert(STATUS_HEADER, status);
-            return Ok(response);
-        };
-        // Only a renderer of the application's own looks at the request again.
-        let asked = self
-            .layer
-            .rejections
-            .renderer
-            .as_ref()
-            .map(|_| parts.clone());
-        parts
-            .extensions
-            .insert(IdempotencyContext(Arc::clone(&self.operation)));
-        let request = Request::from_parts(parts, B::from(whole.data));
-
-        self.operation.enter(Stage::Running);
-        let began_at = SystemTime::now();
-        let answer = caught(async {
-            let (head, body) = service.call(request).await?.into_parts();
-            Ok(self.collect(head, Box::pin(body)).await)
-        });
-        match answer.await {
-            Ok(Ok(answer)) => Ok(self
-                .finish(answer, held, began_at, asked.as_ref(), echo)
-                .await),
+/// 6. to 8. The handler, its answer, and the record of it.
+fn execute<S, B, R>(
+    operation: Arc<Operation>,
+    service: &mut S,
+    mut parts: Box<Parts>,
+    whole: Whole,
+    held: Held,
+) -> impl Future<Output = Result<Response<ResponseBody<R>>, S::Error>> + use<'_, S, B, R>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    B: From<Bytes>,
+    R: Body,
+    R::Error: Into<BoxError>,
+{
+    operation.enter(Stage::Running);
+    // Only a renderer of the application's own looks at the request again.
+    let custom = operation.layer.rejections.renderer.is_some();
+    let asked = custom.then(|| parts.clone());
+    parts
+        .extensions
+        .insert(IdempotencyContext(Arc::clone(&operation)));
+    let began_at = SystemTime::now();
+    async move {
+        let answered = Caught::call(|| service.call(request_of(parts, whole))).await;
+        let (mut head, body) = match answered {
+            Ok(Ok(response)) => response.into_parts(),
             Ok(Err(error)) => {
-                held.release(self.unknown()).await;
-                Err(error)
+                held.release(operation.outcome_unknown()).await;
+                return Err(error);
             }
             Err(panic) => {
-                held.release(self.unknown()).await;
-                std::panic::resume_unwind(panic)
+                held.release(operation.outcome_unknown()).await;
+                resume_unwind(panic)
+            }
+        };
+
+        // 7. Judge, at the end of the body.
+        let mut body = Box::pin(body);
+        let limit = operation.policy.max_recorded_body;
+        let collected = if never_ends(&head) || body.size_hint().lower() > limit as u64 {
+            Collected::Stopped(Bytes::new())
+        } else {
+            match Caught::call(|| collect(body.as_mut(), up_to(limit))).await {
+                Ok(collected) => collected,
+                Err(panic) => {
+                    held.release(operation.outcome_unknown()).await;
+                    resume_unwind(panic)
+                }
+            }
+        };
+        let (ending, mut body) = operation.judge(&mut head, collected, body, began_at);
+
+        // 8. Complete, then let the answer go.
+        let recorded = match ending {
+            Ending::Complete(outcome) => held.complete(outcome).await,
+            Ending::Release(how) => {
+                held.release(how).await;
+                Recorded::Stored
+            }
+            Ending::ReleaseAtEnd => {
+                body.hold(held.release_on_drop(Release::Tombstone));
+                Recorded::Stored
+            }
+        };
+        match recorded {
+            Recorded::Stored => {}
+            Recorded::Lost => {
+                return Ok(operation.layer.reject(
+                    in_flight(),
+                    &operation.policy,
+                    asked.as_deref(),
+                ));
+            }
+            Recorded::NotYet => {
+                head.headers
+                    .insert(STATUS_HEADER, HeaderValue::from_static("unrecorded"));
             }
         }
+        Ok(Response::from_parts(head, body))
     }
+}
 
+impl Operation {
     /// 3. Who asks.
     fn caller(&self, parts: &Parts) -> Result<Caller, Stop> {
         let scope = self.policy.scope.as_ref().unwrap_or(&self.layer.scope);
@@ -151,44 +219,52 @@ impl Flow {
         })
     }
 
-    /// 4. What a body announces is believed before it is asked for, as
-    ///    `Expect: 100-continue` wants it.
-    fn declared_length<B: Body>(&self, parts: &Parts, body: &B) -> Result<(), Stop> {
-        let header = parts
-            .headers
-            .get(CONTENT_LENGTH)
-            .and_then(|value| value.to_str().ok());
-        let declared = header
-            .and_then(|value| value.parse::<u64>().ok())
-            .unwrap_or(0);
-        let at_least = declared.max(body.size_hint().lower());
-        if at_least > self.policy.max_request_body as u64 {
+    fn scope(&self, parts: &Parts) -> Result<ScopeDigest, Stop> {
+        let caller = self.caller(parts)?;
+        Ok(caller.digest(&self.layer.digests, &self.layer.namespace))
+    }
+
+    /// 4. A body that announces too much is not asked for.
+    fn check_declared_length<B: Body>(&self, parts: &Parts, body: &B) -> Result<(), Stop> {
+        let hint = body.size_hint();
+        let declared = hint.exact().or_else(|| {
+            let header = parts.headers.get(CONTENT_LENGTH)?;
+            header.to_str().ok()?.parse().ok()
+        });
+        if declared.unwrap_or(0).max(hint.lower()) > self.policy.max_request_body as u64 {
             return Err(self.too_large());
         }
         Ok(())
     }
 
     /// 4. The whole body, within its limits.
-    async fn read<B>(&self, body: B) -> Result<Whole, Stop>
+    fn read<B>(&self, body: B) -> impl Future<Output = Result<Whole, Stop>>
     where
         B: Body,
         B::Error: Into<BoxError>,
     {
-        let limit = self.policy.max_request_body;
-        let mut body = pin!(body);
-        let mut share = self.layer.buffered.share();
-        let (mut length, mut room) = (0_usize, true);
-        let reading = collect(body.as_mut(), |bytes| {
-            length = length.saturating_add(bytes);
-            room = share.take(bytes);
-            room && length <= limit
-        });
-        match at_once_or_within(self.policy.body_timeout, reading).await {
+        async move {
+            let mut room = true;
+            let collected = {
+                let mut share = self.layer.buffered.share();
+                let mut fits = up_to(self.policy.max_request_body);
+                let admit = |bytes| {
+                    room = share.take(bytes);
+                    room && fits(bytes)
+                };
+                Within::new(self.policy.body_timeout, collect(pin!(body), admit)).await
+            };
+            self.read_whole(collected, room)
+        }
+    }
+
+    fn read_whole(&self, collected: Option<Collected>, room: bool) -> Result<Whole, Stop> {
+        match collected {
             Some(Collected::Whole(whole)) => Ok(whole),
             Some(Collected::Stopped(_)) if !room => Err(reject(
                 RejectionCode::OverCapacity,
-                "Too many request bodies are being received at once. Send the same request again \
-                 in a moment.",
+                "Too many request bodies are being received at once. Nothing was executed; send \
+                 the same request again in a moment.",
             )),
             Some(Collected::Stopped(_)) => Err(self.too_large()),
             Some(Collected::Broken(_, error)) if is_length_limit(&*error) => Err(self.too_large()),
@@ -211,76 +287,28 @@ impl Flow {
 
     fn too_large(&self) -> Stop {
         let limit = self.policy.max_request_body;
-        Rejection::new(
+        Stop::Reject(Rejection::new(
             RejectionCode::BodyTooLarge,
             format!(
                 "A request with an idempotency key may have a body of at most {limit} bytes here."
             ),
-        )
-        .into()
+        ))
     }
 
-    /// 5. The claim, and what its answer means. `None`: the store is down, and
-    ///    this route prefers to go on unprotected.
-    async fn claim(
+    fn claim_under(
         &self,
-        caller: &Caller,
+        digests: &Digests,
+        scope: ScopeDigest,
         parts: &Parts,
         body: &[u8],
-    ) -> Result<Option<Held>, Stop> {
-        let claim = self.claim_under(&self.layer.digests, caller, parts, body);
-        self.operation.enter(Stage::Claiming);
-        let sent = Instant::now();
-        let claimed = within(self.layer.store_timeout, self.layer.store.claim(&claim)).await;
-        let lease = match claimed {
-            Ok(Claimed::Acquired(lease)) => lease,
-            Ok(Claimed::Found(state)) => return Err(self.found(&claim, state)),
-            Ok(Claimed::OverCapacity) => {
-                return Err(reject(
-                    RejectionCode::OverCapacity,
-                    "There is no room for another operation right now. Nothing was executed.",
-                ));
-            }
-            Err(error) => {
-                warn!(id = ?claim.id, error = &error as &dyn std::error::Error, "claim failed");
-                let kind = error.kind();
-                if kind == StoreErrorKind::NotSent
-                    && self.policy.on_store_error == OnStoreError::Open
-                {
-                    return Ok(None);
-                }
-                if kind == StoreErrorKind::Unknown {
-                    let Claim {
-                        id, nonce, lease, ..
-                    } = claim;
-                    release_by_nonce(&self.layer, id, nonce, lease, Release::Tombstone);
-                }
-                return Err(store_unavailable());
-            }
-        };
-        if let Err(stop) = self.look_under_old_secrets(caller, parts, body).await {
-            release_later(&self.layer, &lease, Release::Tombstone);
-            return Err(stop);
-        }
-        let alive = lease.is_guarded() || sent.elapsed() < claim.lease;
-        if !alive || self.operation.is_in(Stage::Left) {
-            // Nothing ran: the next attempt may.
-            debug!(id = ?claim.id, alive, "claim given back before the handler began");
-            release_later(&self.layer, &lease, Release::Tombstone);
-            return Err(store_unavailable());
-        }
-        Ok(Some(self.hold(lease)))
-    }
-
-    fn claim_under(&self, digests: &Digests, caller: &Caller, parts: &Parts, body: &[u8]) -> Claim {
+    ) -> Claim {
         let policy = &self.policy;
         let target = target(&parts.uri, &parts.extensions);
-        let scope = caller.digest(digests, &self.layer.namespace);
         let route = match policy.keys_per {
             KeysPer::Scope => None,
             KeysPer::Route => Some((&parts.method, target.path())),
         };
-        let id = record_id(digests, &scope, self.operation.key(), route);
+        let id = record_id(digests, &scope, &self.key, route);
         let fingerprint = policy.fingerprint.fingerprint(digests, parts, target, body);
         Claim {
             lease: policy.lease,
@@ -291,20 +319,75 @@ impl Flow {
         }
     }
 
+    /// 5. The claim, and what its answer means.
+    fn claim<'a>(
+        self: &'a Arc<Self>,
+        claim: Claim,
+        parts: &'a Parts,
+        body: &'a [u8],
+    ) -> impl Future<Output = Result<Option<Held>, Stop>> + 'a {
+        self.enter(Stage::Claiming);
+        let sent = Instant::now();
+        async move {
+            let claimed = self.layer.within(self.layer.store.claim(&claim)).await;
+            let Some(lease) = self.claimed(&claim, claimed)? else {
+                return Ok(None);
+            };
+            let guarded = lease.is_guarded();
+            // From here on, dropping it gives the claim back.
+            let held = Held::new(self, lease, sent).release_on_drop(Release::Tombstone);
+            if !self.layer.old_digests.is_empty() {
+                Box::pin(self.look_under_old_secrets(parts, body)).await?;
+            }
+            let alive = guarded || sent.elapsed() < claim.lease;
+            if !alive || self.is_in(Stage::Left) {
+                debug!(id = ?claim.id, alive, "claim given back before the handler began");
+                return Err(store_unavailable());
+            }
+            Ok(Some(held.release_on_drop(self.outcome_unknown())))
+        }
+    }
+
+    /// `None`: the claim certainly did not reach the store, and this route
+    /// prefers to go on.
+    fn claimed(
+        &self,
+        claim: &Claim,
+        claimed: Result<Claimed, StoreError>,
+    ) -> Result<Option<Lease>, Stop> {
+        let error = match claimed {
+            Ok(Claimed::Acquired(lease)) => return Ok(Some(lease)),
+            Ok(Claimed::Found(state)) => return Err(self.found(claim, state)),
+            Ok(Claimed::OverCapacity) => {
+                return Err(reject(
+                    RejectionCode::OverCapacity,
+                    "There is no room for another operation. Nothing was executed; send the same \
+                     request again in a moment.",
+                ));
+            }
+            Err(error) => error,
+        };
+        warn!(id = ?claim.id, error = &error as &dyn std::error::Error, "claim failed");
+        let open = self.policy.on_store_error == OnStoreError::Open;
+        match error.kind() {
+            StoreErrorKind::NotSent if open => Ok(None),
+            StoreErrorKind::Unknown => {
+                release_later(&self.layer, claim, Release::Tombstone);
+                Err(store_unavailable())
+            }
+            _ => Err(store_unavailable()),
+        }
+    }
+
     /// A record made under a secret that is on its way out still counts. The
     /// claim is made first: of two processes with the secrets in either order,
     /// each sees what the other claimed.
-    async fn look_under_old_secrets(
-        &self,
-        caller: &Caller,
-        parts: &Parts,
-        body: &[u8],
-    ) -> Result<(), Stop> {
+    async fn look_under_old_secrets(&self, parts: &Parts, body: &[u8]) -> Result<(), Stop> {
+        let caller = self.caller(parts)?;
         for digests in &self.layer.old_digests {
-            let old = self.claim_under(digests, caller, parts, body);
-            let looked_up =
-                within(self.layer.store_timeout, self.layer.store.look_up(&old.id)).await;
-            match looked_up {
+            let scope = caller.digest(digests, &self.layer.namespace);
+            let old = self.claim_under(digests, scope, parts, body);
+            match self.layer.within(self.layer.store.look_up(&old.id)).await {
                 Ok(None) => {}
                 Ok(Some(record)) => match record.state {
                     RecordState::Released => {}
@@ -350,60 +433,74 @@ impl Flow {
                 "The first request with this key ended without a known outcome. It was not \
                  executed again; it will be once someone has resolved it.",
             ),
-            // Only an acquisition could follow a tombstone: somebody else was quicker.
-            RecordState::InFlight { .. } | RecordState::Released => in_flight().into(),
+            // A tombstone would have been acquired.
+            RecordState::InFlight { .. } | RecordState::Released => Stop::Reject(in_flight()),
         }
     }
 
-    fn hold(&self, lease: Lease) -> Held {
-        let max_operation = self.policy.max_operation;
-        Held::new(
-            &self.layer,
-            &self.operation,
-            lease,
-            max_operation,
-            self.unknown(),
-        )
-    }
-
     /// What becomes of a record when nobody can say how its operation ended.
-    fn unknown(&self) -> Release {
+    pub(crate) fn outcome_unknown(&self) -> Release {
         match self.policy.on_lapsed_lease {
             OnLapsedLease::Rerun => Release::Tombstone,
             OnLapsedLease::Refuse => Release::Unknown,
         }
     }
 
-    /// 7. The answer, as far as it is recorded.
-    async fn collect<R>(
+    /// 7. What the answer means for the record, and what the client gets of it.
+    fn judge<R>(
         &self,
-        head: response::Parts,
-        mut body: std::pin::Pin<Box<R>>,
-    ) -> Answered<R>
-    where
-        R: Body,
-        R::Error: Into<BoxError>,
-    {
-        let limit = self.policy.max_recorded_body;
-        let lower = body.size_hint().lower();
-        let collected = if never_ends(&head) || lower > limit as u64 {
-            Collected::Stopped(Bytes::new())
-        } else {
-            let mut length = 0_usize;
-            collect(body.as_mut(), |bytes| {
-                length = length.saturating_add(bytes);
-                length <= limit
-            })
-            .await
+        head: &mut response::Parts,
+        collected: Collected,
+        rest: Pin<Box<R>>,
+        began_at: SystemTime,
+    ) -> (Ending, ResponseBody<R>) {
+        let trailers = match &collected {
+            Collected::Whole(whole) => whole.trailers.as_deref(),
+            _ => None,
         };
-        Answered {
-            head,
-            collected,
-            body,
-        }
+        let keep = self.records(head, trailers);
+        let retention = self.policy.retention;
+        let completed_at = SystemTime::now();
+        let ended = match collected {
+            Collected::Whole(Whole { data, trailers }) => {
+                let ending = if keep {
+                    Ending::Complete(Outcome::Completed(Arc::new(Completion {
+                        status: head.status,
+                        headers: self.policy.record_headers.of(&head.headers),
+                        body: data.clone(),
+                        trailers: trailers.as_deref().cloned(),
+                        began_at,
+                        completed_at,
+                        retention,
+                    })))
+                } else {
+                    Ending::Release(Release::Tombstone)
+                };
+                (ending, ResponseBody::known(data, trailers))
+            }
+            Collected::Stopped(read) => {
+                let ending = if keep && self.policy.oversize == Oversize::Seal {
+                    Ending::Complete(Outcome::Sealed { retention })
+                } else {
+                    Ending::ReleaseAtEnd
+                };
+                (ending, ResponseBody::rest(read, rest))
+            }
+            Collected::Broken(read, error) => {
+                // An answer worth keeping broke off: its effect has happened.
+                let ending = if keep {
+                    Ending::Complete(Outcome::Sealed { retention })
+                } else {
+                    Ending::Release(self.outcome_unknown())
+                };
+                (ending, ResponseBody::broken(read, error))
+            }
+        };
+        let kept_until = || completed_at.checked_add(retention).filter(|_| keep);
+        self.mark(&mut head.headers, began_at, kept_until);
+        ended
     }
 
-    /// 7. What the answer means for the record.
     fn records(&self, head: &response::Parts, trailers: Option<&HeaderMap>) -> bool {
         match head.extensions.get::<Recording>() {
             Some(Recording::Keep) => true,
@@ -419,111 +516,29 @@ impl Flow {
         }
     }
 
-    /// 8. The record, then the answer.
-    async fn finish<R>(
-        &self,
-        answered: Answered<R>,
-        held: Held,
-        began_at: SystemTime,
-        asked: Option<&Parts>,
-        echo: Option<HeaderValue>,
-    ) -> Response<ResponseBody<R>> {
-        let Answered {
-            mut head,
-            collected,
-            body,
-        } = answered;
-        let trailers = match &collected {
-            Collected::Whole(whole) => whole.trailers.as_ref(),
-            _ => None,
-        };
-        let keep = self.records(&head, trailers);
-        let retention = self.policy.retention;
-        let times = (began_at, SystemTime::now());
-        let (recorded, body) = match collected {
-            Collected::Whole(whole) if keep => {
-                let completion = Arc::new(Completion {
-                    status: head.status,
-                    headers: self.policy.record_headers.of(&head.headers),
-                    body: whole.data.clone(),
-                    trailers: whole.trailers.clone(),
-                    began_at,
-                    completed_at: times.1,
-                    retention,
-                });
-                let recorded = held.complete(Outcome::Completed(completion)).await;
-                (recorded, ResponseBody::known(whole.data, whole.trailers))
-            }
-            Collected::Whole(whole) => {
-                held.release(Release::Tombstone).await;
-                (
-                    Recorded::Stored,
-                    ResponseBody::known(whole.data, whole.trailers),
-                )
-            }
-            Collected::Stopped(read) if keep && self.policy.oversize == Oversize::Seal => {
-                let recorded = held.complete(Outcome::Sealed { retention }).await;
-                (recorded, ResponseBody::rest(read, body, None))
-            }
-            Collected::Stopped(read) => {
-                // The operation runs until its body ends: released only then.
-                let held = held.release_on_drop(Release::Tombstone);
-                (Recorded::Stored, ResponseBody::rest(read, body, Some(held)))
-            }
-            Collected::Broken(read, error) => {
-                // An answer worth keeping broke off: its effect has happened.
-                let recorded = if keep {
-                    held.complete(Outcome::Sealed { retention }).await
-                } else {
-                    held.release(self.unknown()).await;
-                    Recorded::Stored
-                };
-                (recorded, ResponseBody::broken(read, error))
-            }
-        };
-        match recorded {
-            Recorded::Lost => return self.layer.reject(in_flight(), &self.policy, asked),
-            Recorded::NotYet => {
-                head.headers
-                    .insert(STATUS_HEADER, HeaderValue::from_static("unrecorded"));
-            }
-            Recorded::Stored => {}
-        }
-        let kept_until = keep.then(|| times.1.checked_add(retention)).flatten();
-        self.mark(&mut head.headers, Some(began_at), kept_until, echo);
-        Response::from_parts(head, body)
-    }
-
-    fn stop<R>(
-        &self,
-        stop: Stop,
-        parts: &Parts,
-        echo: Option<HeaderValue>,
-    ) -> Response<ResponseBody<R>> {
+    fn stop<R>(&self, stop: Stop, parts: &Parts) -> Response<ResponseBody<R>> {
         match stop {
             Stop::Reject(rejection) => self.layer.reject(rejection, &self.policy, Some(parts)),
-            Stop::Replay(completion) => self.replay(&completion, echo),
+            Stop::Replay(completion) => self.replay(&completion),
         }
     }
 
-    fn replay<R>(
-        &self,
-        completion: &Completion,
-        echo: Option<HeaderValue>,
-    ) -> Response<ResponseBody<R>> {
-        let body = ResponseBody::known(completion.body.clone(), completion.trailers.clone());
+    fn replay<R>(&self, completion: &Completion) -> Response<ResponseBody<R>> {
+        let trailers = completion.trailers.clone().map(Box::new);
+        let body = ResponseBody::known(completion.body.clone(), trailers);
         let mut response = Response::new(body);
         *response.status_mut() = self.policy.replayed_status(completion.status);
-        let headers = response.headers_mut();
-        headers.clone_from(&completion.headers);
+        let mut headers = completion.headers.clone();
         if let Some(length) = headers.get_mut(CONTENT_LENGTH) {
             *length = HeaderValue::from(completion.body.len());
         }
         if let Some(name) = &self.policy.replayed_header {
             headers.insert(name, HeaderValue::from_static("true"));
         }
-        let kept_until = Some(completion.kept_until());
-        self.mark(headers, Some(completion.began_at), kept_until, echo);
+        self.mark(&mut headers, completion.began_at, || {
+            Some(completion.kept_until())
+        });
+        *response.headers_mut() = headers;
         response
     }
 
@@ -531,38 +546,27 @@ impl Flow {
     fn mark(
         &self,
         headers: &mut HeaderMap,
-        began_at: Option<SystemTime>,
-        kept_until: Option<SystemTime>,
-        echo: Option<HeaderValue>,
+        began_at: SystemTime,
+        kept_until: impl FnOnce() -> Option<SystemTime>,
     ) {
-        let policy = &self.policy;
-        for (name, time) in [
-            (&policy.created_at_header, began_at),
-            (&policy.expires_at_header, kept_until),
-        ] {
-            if let (Some(name), Some(value)) = (name, time.and_then(rfc3339)) {
-                headers.insert(name, value);
-            }
+        if let Some(name) = &self.policy.created_at_header
+            && let Some(time) = rfc3339(began_at)
+        {
+            headers.insert(name, time);
         }
-        if let Some(key) = echo {
-            headers.insert(&self.key_header, key);
+        if let Some(name) = &self.policy.expires_at_header
+            && let Some(time) = kept_until().and_then(rfc3339)
+        {
+            headers.insert(name, time);
         }
-    }
-
-    fn echo(&self, parts: &Parts) -> Option<HeaderValue> {
-        let wanted = self.policy.echo_key;
-        wanted
-            .then(|| parts.headers.get(&self.key_header).cloned())
-            .flatten()
+        if let Some(key) = &self.echo {
+            headers.insert(&self.key_header, key.clone());
+        }
     }
 }
 
-/// A handler's answer.
-struct Answered<R> {
-    head: response::Parts,
-    collected: Collected,
-    /// What was not read of it.
-    body: std::pin::Pin<Box<R>>,
+fn reject(code: RejectionCode, detail: &'static str) -> Stop {
+    Stop::Reject(Rejection::new(code, detail))
 }
 
 fn in_flight() -> Rejection {
@@ -581,11 +585,19 @@ fn store_unavailable() -> Stop {
     )
 }
 
+/// Whether frames of this many bytes still fit, one after the other.
+fn up_to(limit: usize) -> impl FnMut(usize) -> bool {
+    let mut left = Some(limit);
+    move |bytes| {
+        left = left.and_then(|left| left.checked_sub(bytes));
+        left.is_some()
+    }
+}
+
 /// Answers without an end that could be waited for.
 fn never_ends(head: &response::Parts) -> bool {
     head.status == StatusCode::SWITCHING_PROTOCOLS
-        || head.headers.contains_key(CONTENT_TYPE)
-            && media_type(&head.headers).as_deref() == Some("text/event-stream")
+        || is_media_type(head.headers.get(CONTENT_TYPE), "text/event-stream")
 }
 
 fn is_length_limit(error: &(dyn std::error::Error + 'static)) -> bool {

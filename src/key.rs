@@ -120,19 +120,24 @@ pub(crate) struct KeyRules {
 }
 
 impl KeyRules {
-    /// The name of the first header that the request has.
-    pub(crate) fn present<'a>(&'a self, headers: &HeaderMap) -> Option<&'a HeaderName> {
-        self.headers.iter().find(|name| headers.contains_key(*name))
+    /// The key in the first header that the request has, and that header.
+    pub(crate) fn read<'a>(
+        &'a self,
+        headers: &HeaderMap,
+    ) -> Option<Result<(Key, &'a HeaderName), Rejection>> {
+        self.headers.iter().find_map(|name| {
+            let mut lines = headers.get_all(name).iter();
+            let first = lines.next()?;
+            Some(match lines.next() {
+                None => self.accept(name, first).map(|key| (key, name)),
+                Some(_) => Err(invalid(format!(
+                    "{name} was sent more than once; send it once."
+                ))),
+            })
+        })
     }
 
-    /// The key in the header `name`, which the request has.
-    pub(crate) fn read(&self, name: &HeaderName, headers: &HeaderMap) -> Result<Key, Rejection> {
-        let mut lines = headers.get_all(name).iter();
-        let (Some(value), None) = (lines.next(), lines.next()) else {
-            return Err(invalid(format!(
-                "{name} was sent more than once; send it once."
-            )));
-        };
+    fn accept(&self, name: &HeaderName, value: &HeaderValue) -> Result<Key, Rejection> {
         let key = self
             .decode(value)
             .map_err(|what| invalid(format!("{name} {what}.")))?;
@@ -288,10 +293,8 @@ mod tests {
         for line in lines {
             headers.append(&rules.headers[0], HeaderValue::from_bytes(line).unwrap());
         }
-        let name = rules.present(&headers).expect("the header is there");
-        rules
-            .read(name, &headers)
-            .map(|key| key.as_str().to_owned())
+        let read = rules.read(&headers).expect("the header is there");
+        read.map(|(key, _)| key.as_str().to_owned())
             .map_err(|r| r.code())
     }
 
@@ -370,11 +373,13 @@ mod tests {
         let mut rules = rules(KeySyntax::Lenient);
         rules.headers.push(HeaderName::from_static("x-request-key"));
         let mut headers = HeaderMap::new();
-        assert!(rules.present(&headers).is_none());
+        assert!(rules.read(&headers).is_none());
         headers.insert("x-request-key", HeaderValue::from_static("b"));
-        assert_eq!(rules.present(&headers).unwrap(), "x-request-key");
+        let (key, name) = rules.read(&headers).unwrap().unwrap();
+        assert_eq!((key.as_str(), name.as_str()), ("b", "x-request-key"));
         headers.insert("idempotency-key", HeaderValue::from_static("a"));
-        assert_eq!(rules.present(&headers).unwrap(), "idempotency-key");
+        let (key, name) = rules.read(&headers).unwrap().unwrap();
+        assert_eq!((key.as_str(), name.as_str()), ("a", "idempotency-key"));
     }
 
     #[test]

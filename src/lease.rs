@@ -1,23 +1,24 @@
 //! A lease in hand: kept alive while the operation runs, ended once, and never
 //! just forgotten.
 
-use std::future::poll_fn;
+use std::any::Any;
+use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use pin_project_lite::pin_project;
 use slab::Slab;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, Sleep, sleep};
 use tracing::{debug, error, warn};
 
 use crate::context::Operation;
 use crate::layer::Shared;
-use crate::record::{Nonce, RecordId};
-use crate::store::{Lease, Outcome, Release, StoreError, Tenure};
+use crate::store::{Claim, Lease, LeaseGuard, Outcome, Release, StoreError, Tenure};
 
 /// How many renewals are under way at once.
 const RENEWALS_AT_ONCE: usize = 64;
@@ -26,11 +27,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// The lease of an operation that has not ended.
 pub(crate) struct Held {
-    layer: Arc<Shared>,
     operation: Arc<Operation>,
-    lease: Lease,
-    max_operation: Duration,
-    renewal: usize,
+    /// Its place among those whose leases are renewed.
+    place: usize,
     /// What becomes of the record if this is dropped; `None` once it ended.
     on_drop: Option<Release>,
 }
@@ -46,67 +45,58 @@ pub(crate) enum Recorded {
 }
 
 impl Held {
-    /// `unknown` is what becomes of the record when nobody can say how the
-    /// operation ended.
-    pub(crate) fn new(
-        layer: &Arc<Shared>,
-        operation: &Arc<Operation>,
-        lease: Lease,
-        max_operation: Duration,
-        unknown: Release,
-    ) -> Self {
-        operation.acquired(lease.token, lease.attempt);
-        // The guard, if there is one, lives in the renewal: it is gone once
+    /// `sent` is when the claim was that acquired this lease.
+    pub(crate) fn new(operation: &Arc<Operation>, mut lease: Lease, sent: Instant) -> Self {
+        // The guard, if there is one, lives with the renewal: it is gone once
         // the operation has ended or has run for too long.
-        let renewal = layer
-            .renewals
-            .add(layer, operation, lease.clone(), max_operation);
+        let guard = lease.take_guard();
+        operation.acquired(lease);
         Self {
-            layer: Arc::clone(layer),
             operation: Arc::clone(operation),
-            lease: lease.without_guard(),
-            max_operation,
-            renewal,
-            on_drop: Some(unknown),
+            place: operation.layer.renewals.add(operation, guard, sent),
+            on_drop: Some(operation.outcome_unknown()),
         }
     }
 
-    /// Ends the operation with `outcome`, within `store_timeout`.
+    /// Ends the operation with `outcome`. Unless the store answers within
+    /// `store_timeout`, that goes on in the background.
     pub(crate) async fn complete(self, outcome: Outcome) -> Recorded {
-        let begun = Instant::now();
-        match self.try_complete(&outcome).await {
+        let error = match self.try_complete(&outcome).await {
             Ok(tenure) => return self.settle(tenure),
-            Err(error) => self.warn("completion failed, trying again", &error),
-        }
-        let left = self.layer.store_timeout.saturating_sub(begun.elapsed());
+            Err(error) => error,
+        };
+        self.warn("completion failed, trying again", &error);
         let Ok(runtime) = Handle::try_current() else {
             self.give_up();
             return Recorded::NotYet;
         };
+        let timeout = self.operation.layer.store_timeout;
         let background = runtime.spawn(self.keep_completing(outcome));
-        match timeout(left, background).await {
-            Ok(Ok(recorded)) => recorded,
+        if error.is_timeout() {
+            return Recorded::NotYet;
+        }
+        match Within::new(timeout, background).await {
+            Some(Ok(recorded)) => recorded,
             _ => Recorded::NotYet,
         }
     }
 
-    /// Ends the operation without an outcome, within `store_timeout`; if that
-    /// fails, in the background.
+    /// Ends the operation without an outcome. Unless the store answers within
+    /// `store_timeout`, that goes on in the background.
     pub(crate) async fn release(mut self, how: Release) {
-        let (id, nonce) = (self.lease.claim.id, self.lease.claim.nonce);
-        match within(
-            self.layer.store_timeout,
-            self.layer.store.release(&id, &nonce, how),
-        )
-        .await
+        let Lease { claim, .. } = self.operation.lease();
+        let layer = &self.operation.layer;
+        match layer
+            .within(layer.store.release(&claim.id, &claim.nonce, how))
+            .await
         {
             Ok(tenure) => {
                 self.settle(tenure);
             }
             // Dropping it tries again.
             Err(error) => {
-                self.on_drop = Some(how);
                 self.warn("release failed, trying again", &error);
+                self.on_drop = Some(how);
             }
         }
     }
@@ -118,16 +108,15 @@ impl Held {
     }
 
     async fn try_complete(&self, outcome: &Outcome) -> Result<Tenure, StoreError> {
-        within(
-            self.layer.store_timeout,
-            self.layer.store.complete(&self.lease, outcome),
-        )
-        .await
+        let layer = &self.operation.layer;
+        layer
+            .within(layer.store.complete(self.operation.lease(), outcome))
+            .await
     }
 
     /// The record stays in flight meanwhile: its lease is being renewed.
     async fn keep_completing(self, outcome: Outcome) -> Recorded {
-        let end = Instant::now() + self.max_operation;
+        let end = Instant::now() + self.operation.policy.max_operation;
         let mut pause = FIRST_PAUSE;
         while Instant::now() < end {
             sleep(pause).await;
@@ -147,7 +136,7 @@ impl Held {
             Tenure::Held => Recorded::Stored,
             Tenure::Lost => {
                 self.operation.lose();
-                warn!(id = ?self.lease.claim.id, token = %self.lease.token,
+                warn!(lease = ?self.operation.lease(),
                     "another owner has taken over, this answer is discarded");
                 Recorded::Lost
             }
@@ -158,45 +147,32 @@ impl Held {
     /// would run it again, a lapse leaves that to the policy.
     fn give_up(mut self) {
         self.on_drop = None;
-        error!(id = ?self.lease.claim.id, token = %self.lease.token,
+        error!(lease = ?self.operation.lease(),
             "the answer of a finished operation was not recorded");
     }
 
     fn warn(&self, what: &'static str, error: &StoreError) {
-        warn!(id = ?self.lease.claim.id, error = error as &dyn std::error::Error, "{what}");
+        let error: &dyn std::error::Error = error;
+        warn!(lease = ?self.operation.lease(), error, "{what}");
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.layer.renewals.remove(self.renewal);
+        self.operation.layer.renewals.remove(self.place);
         if let Some(how) = self.on_drop {
-            release_later(&self.layer, &self.lease, how);
+            release_later(&self.operation.layer, &self.operation.lease().claim, how);
         }
     }
 }
 
-/// Releases a claim in the background, until the store has answered or the
-/// lease would have lapsed anyway.
-pub(crate) fn release_later(layer: &Arc<Shared>, lease: &Lease, how: Release) {
-    release_by_nonce(
-        layer,
-        lease.claim.id,
-        lease.claim.nonce,
-        lease.claim.lease,
-        how,
-    );
-}
-
-/// As [`release_later`], for a claim of which nobody knows whether it reached
-/// the store.
-pub(crate) fn release_by_nonce(
-    layer: &Arc<Shared>,
-    id: RecordId,
-    nonce: Nonce,
-    lease: Duration,
-    how: Release,
-) {
+/// Releases a claim by its nonce, in the background, until the store has
+/// answered or the lease would have lapsed anyway. Nobody needs to know
+/// whether the claim reached the store.
+pub(crate) fn release_later(layer: &Arc<Shared>, claim: &Claim, how: Release) {
+    let Claim {
+        id, nonce, lease, ..
+    } = *claim;
     let Ok(runtime) = Handle::try_current() else {
         // Nothing can run: the lease lapses.
         debug!(?id, "no runtime to release a claim on");
@@ -207,7 +183,7 @@ pub(crate) fn release_by_nonce(
         let end = Instant::now() + lease;
         let mut pause = FIRST_PAUSE;
         loop {
-            match within(layer.store_timeout, layer.store.release(&id, &nonce, how)).await {
+            match layer.within(layer.store.release(&id, &nonce, how)).await {
                 Ok(_) => return,
                 Err(error) if Instant::now() >= end => {
                     let error: &dyn std::error::Error = &error;
@@ -221,42 +197,89 @@ pub(crate) fn release_by_nonce(
     });
 }
 
-/// `call`, or an error once `limit` is over. A call that is ready at once
-/// costs no timer.
-pub(crate) async fn within<T>(
-    limit: Duration,
-    call: impl Future<Output = Result<T, StoreError>>,
-) -> Result<T, StoreError> {
-    at_once_or_within(limit, call)
-        .await
-        .unwrap_or_else(|| Err(StoreError::timed_out()))
+impl Shared {
+    /// An answer of the store, or an error once `store_timeout` is over.
+    pub(crate) async fn within<T>(
+        &self,
+        call: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let answer = Within::new(self.store_timeout, call).await;
+        answer.unwrap_or_else(|| Err(StoreError::timed_out()))
+    }
 }
 
-/// `None` once `limit` is over.
-pub(crate) async fn at_once_or_within<T>(
-    limit: Duration,
-    call: impl Future<Output = T>,
-) -> Option<T> {
-    let mut call = pin!(call);
-    match poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx))).await {
-        Poll::Ready(answer) => Some(answer),
-        Poll::Pending => timeout(limit, call).await.ok(),
+pin_project! {
+    /// A future's output, or `None` once the limit is over. What is ready at
+    /// once costs no timer.
+    pub(crate) struct Within<F> {
+        #[pin]
+        future: F,
+        limit: Duration,
+        timer: Option<Pin<Box<Sleep>>>,
+    }
+}
+
+impl<F> Within<F> {
+    pub(crate) fn new(limit: Duration, future: F) -> Self {
+        Self {
+            future,
+            limit,
+            timer: None,
+        }
+    }
+}
+
+impl<F: Future> Future for Within<F> {
+    type Output = Option<F::Output>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        if let Poll::Ready(output) = this.future.poll(cx) {
+            return Poll::Ready(Some(output));
+        }
+        let limit = *this.limit;
+        let timer = this.timer.get_or_insert_with(|| Box::pin(sleep(limit)));
+        timer.as_mut().poll(cx).map(|()| None)
     }
 }
 
 /// What a panic was about.
-pub(crate) type Panic = Box<dyn std::any::Any + Send>;
+pub(crate) type Panic = Box<dyn Any + Send>;
 
-/// Catches panics around every poll. What panicked is not polled again.
-pub(crate) async fn caught<F: Future>(future: F) -> Result<F::Output, Panic> {
-    let mut future = pin!(future);
-    poll_fn(
-        |cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+pin_project! {
+    /// Catches panics of a call, and around every poll of its future. What
+    /// panicked is not polled again.
+    pub(crate) struct Caught<F> {
+        #[pin]
+        future: Option<F>,
+        panic: Option<Panic>,
+    }
+}
+
+impl<F> Caught<F> {
+    pub(crate) fn call(call: impl FnOnce() -> F) -> Self {
+        let (future, panic) = match catch_unwind(AssertUnwindSafe(call)) {
+            Ok(future) => (Some(future), None),
+            Err(panic) => (None, Some(panic)),
+        };
+        Self { future, panic }
+    }
+}
+
+impl<F: Future> Future for Caught<F> {
+    type Output = Result<F::Output, Panic>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let Some(future) = this.future.as_pin_mut() else {
+            let panic = this.panic.take().expect("polled after completion");
+            return Poll::Ready(Err(panic));
+        };
+        match catch_unwind(AssertUnwindSafe(|| future.poll(cx))) {
             Ok(poll) => poll.map(Ok),
             Err(panic) => Poll::Ready(Err(panic)),
-        },
-    )
-    .await
+        }
+    }
 }
 
 /// The operations that run, and the one task that renews their leases. It is
@@ -272,12 +295,13 @@ struct Running {
 
 struct Renewal {
     operation: Arc<Operation>,
-    /// `None` once it is no longer renewed.
-    lease: Option<Lease>,
+    /// The store keeps the lease while this lives; it is not renewed.
+    guard: Option<LeaseGuard>,
     began: Instant,
     /// When the last renewal that held was sent.
     renewed: Instant,
-    max_operation: Duration,
+    /// Lost, or run for too long.
+    ended: bool,
 }
 
 impl Renewals {
@@ -285,32 +309,26 @@ impl Renewals {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn add(
-        &self,
-        layer: &Arc<Shared>,
-        operation: &Arc<Operation>,
-        lease: Lease,
-        max_operation: Duration,
-    ) -> usize {
-        let now = Instant::now();
+    fn add(&self, operation: &Arc<Operation>, guard: Option<LeaseGuard>, began: Instant) -> usize {
+        let renewal = Renewal {
+            operation: Arc::clone(operation),
+            guard,
+            began,
+            renewed: began,
+            ended: false,
+        };
         let mut running = self.lock();
         if !running.task
             && let Ok(runtime) = Handle::try_current()
         {
             running.task = true;
-            runtime.spawn(renew_all(TaskRuns(Some(Arc::clone(layer)))));
+            runtime.spawn(renew_all(TaskRuns(Some(Arc::clone(&operation.layer)))));
         }
-        running.operations.insert(Renewal {
-            operation: Arc::clone(operation),
-            lease: Some(lease),
-            began: now,
-            renewed: now,
-            max_operation,
-        })
+        running.operations.insert(renewal)
     }
 
-    fn remove(&self, at: usize) {
-        let removed = self.lock().operations.try_remove(at);
+    fn remove(&self, place: usize) {
+        let removed = self.lock().operations.try_remove(place);
         // Its guard may lock the store: not under our lock.
         drop(removed);
     }
@@ -343,55 +361,56 @@ async fn renew_all(mut task: TaskRuns) {
                 task.0 = None;
                 return;
             }
-            for (at, renewal) in &mut running.operations {
-                let Some(lease) = &renewal.lease else {
+            for (place, renewal) in &mut running.operations {
+                let operation = &renewal.operation;
+                if renewal.ended {
                     continue;
-                };
-                if now - renewal.began >= renewal.max_operation {
-                    overdue.extend(renewal.lease.take());
-                } else if !lease.is_guarded() && now - renewal.renewed >= lease.claim.lease / 3 {
-                    due.push((at, lease.clone()));
+                }
+                if now - renewal.began >= operation.policy.max_operation {
+                    renewal.ended = true;
+                    overdue.push((Arc::clone(operation), renewal.guard.take()));
+                } else if renewal.guard.is_none()
+                    && now - renewal.renewed >= operation.policy.lease / 3
+                {
+                    due.push((place, Arc::clone(operation)));
                 }
             }
         }
-        for lease in overdue {
-            warn!(id = ?lease.claim.id, token = %lease.token,
+        for (operation, _guard) in overdue {
+            warn!(lease = ?operation.lease(),
                 "an operation runs longer than max_operation, its lease is no longer renewed");
         }
         let mut under_way = JoinSet::new();
-        for (at, lease) in due {
+        for (place, operation) in due {
             while under_way.len() >= RENEWALS_AT_ONCE {
                 under_way.join_next().await;
             }
-            under_way.spawn(renew(Arc::clone(layer), at, lease));
+            under_way.spawn(renew(place, operation));
         }
         while under_way.join_next().await.is_some() {}
     }
 }
 
-async fn renew(layer: Arc<Shared>, at: usize, lease: Lease) {
+async fn renew(place: usize, operation: Arc<Operation>) {
+    let layer = &operation.layer;
     let sent = Instant::now();
-    let answer = within(layer.store_timeout, layer.store.renew(&lease)).await;
+    let answer = layer.within(layer.store.renew(operation.lease())).await;
     let mut running = layer.renewals.lock();
-    let own = |renewal: &&mut Renewal| {
-        // The place may have another operation by now.
-        let nonce = renewal.lease.as_ref().map(|own| own.claim.nonce);
-        nonce == Some(lease.claim.nonce)
-    };
-    let Some(renewal) = running.operations.get_mut(at).filter(own) else {
+    // The place may have another operation by now.
+    let same = |renewal: &&mut Renewal| Arc::ptr_eq(&renewal.operation, &operation);
+    let Some(renewal) = running.operations.get_mut(place).filter(same) else {
         return;
     };
     match answer {
         Ok(Tenure::Held) => renewal.renewed = sent,
         Ok(Tenure::Lost) => {
-            renewal.operation.lose();
-            renewal.lease = None;
-            warn!(id = ?lease.claim.id, token = %lease.token,
-                "another owner has taken over a running operation");
+            renewal.ended = true;
+            operation.lose();
+            warn!(lease = ?operation.lease(), "another owner has taken over a running operation");
         }
         Err(error) => {
             let error: &dyn std::error::Error = &error;
-            warn!(id = ?lease.claim.id, error, "a lease was not renewed, trying again");
+            warn!(lease = ?operation.lease(), error, "a lease was not renewed, trying again");
         }
     }
 }

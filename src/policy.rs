@@ -5,7 +5,7 @@ use std::ops::{RangeBounds, RangeInclusive};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{AsHeaderName, HeaderMap};
+use http::header::{CONNECTION, CONTENT_TYPE, HeaderMap};
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use crate::error::ConfigError;
@@ -125,7 +125,11 @@ impl Answer<'_> {
     /// 2 (unknown) if it has none. `None` for anything but gRPC.
     #[must_use]
     pub fn grpc_status(&self) -> Option<u32> {
-        if !media_type(self.headers).is_some_and(|own| own.starts_with("application/grpc")) {
+        let own = media_type(self.headers.get(CONTENT_TYPE))?;
+        if !own
+            .get(..GRPC.len())
+            .is_some_and(|own| own.eq_ignore_ascii_case(GRPC))
+        {
             return None;
         }
         let of = |map: &HeaderMap| map.get("grpc-status")?.to_str().ok()?.parse().ok();
@@ -136,6 +140,8 @@ impl Answer<'_> {
         )
     }
 }
+
+const GRPC: &[u8] = b"application/grpc";
 
 /// Decides which answers are recorded. What is not recorded is released: a
 /// retry executes again.
@@ -326,7 +332,7 @@ pub(crate) struct RecordedHeaders {
 /// Of one connection, not of the answer (RFC 9110, section 7.6.1).
 /// `Content-Length` is recomputed; `Trailer` belongs to the answer.
 const HOP_BY_HOP: [HeaderName; 6] = [
-    http::header::CONNECTION,
+    CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
     http::header::TE,
@@ -338,38 +344,22 @@ impl RecordedHeaders {
     /// What of `headers` is recorded.
     pub(crate) fn of(&self, headers: &HeaderMap) -> HeaderMap {
         let mut kept = headers.clone();
-        if let Some(first) = headers.get(http::header::CONNECTION) {
-            let more = headers.get_all(http::header::CONNECTION).iter().skip(1);
-            for value in std::iter::once(first).chain(more) {
-                for name in value.to_str().unwrap_or_default().split(',') {
-                    kept.remove(name.trim());
-                }
+        if headers.keys().all(|name| self.keeps(name)) {
+            return kept;
+        }
+        for named in headers.get_all(CONNECTION) {
+            for name in named.to_str().unwrap_or_default().split(',') {
+                kept.remove(name.trim());
             }
         }
-        for name in &HOP_BY_HOP {
-            remove(&mut kept, name);
-        }
-        if self.allow {
-            let others: Vec<_> = kept
-                .keys()
-                .filter(|name| !self.names.contains(name))
-                .cloned()
-                .collect();
-            for name in others {
-                kept.remove(name);
-            }
-        } else {
-            for name in &self.names {
-                remove(&mut kept, name);
-            }
+        for name in headers.keys().filter(|name| !self.keeps(name)) {
+            kept.remove(name);
         }
         kept
     }
-}
 
-fn remove(headers: &mut HeaderMap, name: impl AsHeaderName) {
-    if !headers.is_empty() {
-        headers.remove(name);
+    fn keeps(&self, name: &HeaderName) -> bool {
+        self.names.contains(name) == self.allow && !HOP_BY_HOP.contains(name)
     }
 }
 
@@ -426,7 +416,7 @@ impl Default for Policy {
             fingerprint: FingerprintRules {
                 body: FingerprintBody::default(),
                 query: true,
-                headers: vec![http::header::CONTENT_TYPE],
+                headers: vec![CONTENT_TYPE],
             },
             on_mismatch: OnMismatch::default(),
             max_request_body: 1 << 20,
@@ -733,15 +723,17 @@ impl Policy {
 
     /// Whether an answer of this type is never recorded.
     pub(crate) fn skips_type(&self, headers: &HeaderMap) -> bool {
-        !self.skip_types.is_empty()
-            && media_type(headers).is_some_and(|own| {
-                self.skip_types
-                    .iter()
-                    .any(|skipped| match skipped.strip_suffix("/*") {
-                        Some(family) => own.split_once('/').is_some_and(|(own, _)| own == family),
-                        None => own == *skipped,
-                    })
-            })
+        let skips = |own: &[u8]| {
+            self.skip_types
+                .iter()
+                .any(|skipped| match skipped.strip_suffix('*') {
+                    Some(family) => own
+                        .get(..family.len())
+                        .is_some_and(|own| own.eq_ignore_ascii_case(family.as_bytes())),
+                    None => own.eq_ignore_ascii_case(skipped.as_bytes()),
+                })
+        };
+        !self.skip_types.is_empty() && media_type(headers.get(CONTENT_TYPE)).is_some_and(skips)
     }
 
     pub(crate) fn replayed_status(&self, recorded: StatusCode) -> StatusCode {
@@ -807,11 +799,18 @@ pub(crate) fn can_protect(method: &Method) -> bool {
     ) && method.as_str() != "QUERY"
 }
 
-/// The lower-case media type of `Content-Type`, without its parameters.
-pub(crate) fn media_type(headers: &HeaderMap) -> Option<String> {
-    let value = headers.get(http::header::CONTENT_TYPE)?.to_str().ok()?;
-    let own = value.split(';').next().unwrap_or(value);
-    Some(own.trim().to_ascii_lowercase())
+/// The media type of a `Content-Type`, without its parameters.
+pub(crate) fn media_type(content_type: Option<&HeaderValue>) -> Option<&[u8]> {
+    let own = content_type?
+        .as_bytes()
+        .split(|byte| *byte == b';')
+        .next()?;
+    Some(own.trim_ascii())
+}
+
+/// Whether a `Content-Type` is of this type, parameters aside.
+pub(crate) fn is_media_type(content_type: Option<&HeaderValue>, wanted: &str) -> bool {
+    media_type(content_type).is_some_and(|own| own.eq_ignore_ascii_case(wanted.as_bytes()))
 }
 
 /// A header value of an RFC 3339 time in UTC, to the second.

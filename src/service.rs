@@ -12,7 +12,7 @@ use tower_service::Service;
 
 use crate::body::BoxError;
 use crate::context::Operation;
-use crate::flow::Flow;
+use crate::flow;
 use crate::future::ResponseFuture;
 use crate::layer::Shared;
 use crate::policy::Require;
@@ -87,35 +87,28 @@ where
             _ => return ResponseFuture::passed(self.inner.call(request)),
         };
         // 2. Key.
-        let key = match policy.keys.present(request.headers()) {
-            Some(header) => policy
-                .keys
-                .read(header, request.headers())
-                .map(|key| (key, header)),
+        let (key, key_header) = match policy.keys.read(request.headers()) {
+            Some(Ok(read)) => read,
             None if policy.require == Require::Optional => {
                 return ResponseFuture::passed(self.inner.call(request));
             }
-            None => Err(policy.keys.required()),
-        };
-        let (key, key_header) = match key {
-            Ok(key) => key,
-            Err(rejection) => {
+            refused => {
+                let rejection = match refused {
+                    Some(Err(rejection)) => rejection,
+                    _ => policy.keys.required(),
+                };
                 let (parts, _) = request.into_parts();
                 let response = self.layer.reject(rejection, policy, Some(&parts));
                 return ResponseFuture::refused(response);
             }
         };
         // 3 to 8.
-        let operation = Arc::new(Operation::new(key));
-        let flow = Flow {
-            layer: Arc::clone(&self.layer),
-            policy: Arc::clone(policy),
-            operation: Arc::clone(&operation),
-            key_header: key_header.clone(),
-        };
+        let headers = request.headers();
+        let operation = Operation::new(&self.layer, policy, key, key_header, headers);
+        let operation = Arc::new(operation);
         // The one that was polled ready goes, a clone stays.
         let clone = self.inner.clone();
         let ready = mem::replace(&mut self.inner, clone);
-        ResponseFuture::protected(flow.run(ready, request), operation)
+        ResponseFuture::protected(flow::run(Arc::clone(&operation), ready, request), operation)
     }
 }

@@ -233,8 +233,11 @@ pub struct Lease {
     pub token: FencingToken,
     /// 1 for the first acquisition of this record, 2 for the second, …
     pub attempt: u64,
-    guard: Option<Arc<dyn Any + Send + Sync>>,
+    guard: Option<LeaseGuard>,
 }
+
+/// What keeps a lease from lapsing while it lives.
+pub(crate) type LeaseGuard = Arc<dyn Any + Send + Sync>;
 
 impl Lease {
     /// What `claim` acquired.
@@ -261,10 +264,9 @@ impl Lease {
         self.guard.is_some()
     }
 
-    /// Lets the guard go: from here on the lease can lapse.
-    pub(crate) fn without_guard(mut self) -> Self {
-        self.guard = None;
-        self
+    /// Takes the guard out: from when it is dropped the lease can lapse.
+    pub(crate) fn take_guard(&mut self) -> Option<LeaseGuard> {
+        self.guard.take()
     }
 }
 
@@ -426,7 +428,13 @@ impl StoreError {
 
     /// The store did not answer within the deadline.
     pub(crate) fn timed_out() -> Self {
-        Self::new(StoreErrorKind::Unknown, "no answer within store_timeout")
+        Self::new(StoreErrorKind::Unknown, TimedOut(()))
+    }
+
+    pub(crate) fn is_timeout(&self) -> bool {
+        self.source
+            .as_ref()
+            .is_some_and(|source| source.is::<TimedOut>())
     }
 
     /// What is known of the request.
@@ -453,6 +461,17 @@ impl Error for StoreError {
         self.source.as_deref().map(|source| source as _)
     }
 }
+
+#[derive(Debug)]
+struct TimedOut(());
+
+impl fmt::Display for TimedOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("no answer within store_timeout")
+    }
+}
+
+impl Error for TimedOut {}
 
 pub(crate) type StoreFuture<'a, T> =
     Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
