@@ -66,6 +66,10 @@ impl IdempotencyContext {
     pub fn lost(&self) -> bool {
         self.0.lost.load(Ordering::Relaxed)
     }
+
+    pub(crate) fn is_of(&self, layer: &Arc<Shared>) -> bool {
+        Arc::ptr_eq(&self.0.layer, layer)
+    }
 }
 
 /// The key and whoever asks for it are redacted.

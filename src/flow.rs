@@ -179,10 +179,7 @@ where
         // 8. Complete, then let the answer go.
         let recorded = match ending {
             Ending::Complete(outcome) => held.complete(outcome).await,
-            Ending::Release(how) => {
-                held.release(how).await;
-                Recorded::Stored
-            }
+            Ending::Release(how) => held.release(how).await,
             Ending::ReleaseAtEnd => {
                 body.hold(held.release_on_drop(Release::Tombstone));
                 Recorded::Stored
@@ -267,7 +264,10 @@ impl Operation {
                  the same request again in a moment.",
             )),
             Some(Collected::Stopped(_)) => Err(self.too_large()),
-            Some(Collected::Broken(_, error)) if is_length_limit(&*error) => Err(self.too_large()),
+            Some(Collected::Broken(_, error)) if is_length_limit(&*error) => Err(reject(
+                RejectionCode::BodyTooLarge,
+                "The request's body is larger than this API accepts. Nothing was executed.",
+            )),
             Some(Collected::Broken(_, error)) => {
                 debug!(
                     error = &*error as &dyn std::error::Error,
@@ -454,11 +454,7 @@ impl Operation {
         rest: Pin<Box<R>>,
         began_at: SystemTime,
     ) -> (Ending, ResponseBody<R>) {
-        let trailers = match &collected {
-            Collected::Whole(whole) => whole.trailers.as_deref(),
-            _ => None,
-        };
-        let keep = self.records(head, trailers);
+        let keep = self.records(head, &collected);
         let retention = self.policy.retention;
         let completed_at = SystemTime::now();
         let ended = match collected {
@@ -501,18 +497,25 @@ impl Operation {
         ended
     }
 
-    fn records(&self, head: &response::Parts, trailers: Option<&HeaderMap>) -> bool {
+    fn records(&self, head: &response::Parts, collected: &Collected) -> bool {
+        let answer = Answer {
+            status: head.status,
+            headers: &head.headers,
+            trailers: match collected {
+                Collected::Whole(whole) => whole.trailers.as_deref(),
+                Collected::Stopped(_) | Collected::Broken(..) => None,
+            },
+        };
         match head.extensions.get::<Recording>() {
             Some(Recording::Keep) => true,
             Some(Recording::Skip) => false,
-            None => {
-                !self.policy.skips_type(&head.headers)
-                    && self.policy.record.records(&Answer {
-                        status: head.status,
-                        headers: &head.headers,
-                        trailers,
-                    })
+            None if self.policy.skips_type(&head.headers) => false,
+            // Its status is in trailers that were not reached: being large
+            // is no reason to run it again.
+            None if matches!(collected, Collected::Stopped(_)) && answer.awaits_grpc_status() => {
+                true
             }
+            None => self.policy.record.records(&answer),
         }
     }
 

@@ -34,7 +34,7 @@ pub(crate) struct Held {
     on_drop: Option<Release>,
 }
 
-/// What became of a completion.
+/// What became of a completion or release.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Recorded {
     Stored,
@@ -83,20 +83,19 @@ impl Held {
 
     /// Ends the operation without an outcome. Unless the store answers within
     /// `store_timeout`, that goes on in the background.
-    pub(crate) async fn release(mut self, how: Release) {
+    pub(crate) async fn release(mut self, how: Release) -> Recorded {
         let Lease { claim, .. } = self.operation.lease();
         let layer = &self.operation.layer;
         match layer
             .within(layer.store.release(&claim.id, &claim.nonce, how))
             .await
         {
-            Ok(tenure) => {
-                self.settle(tenure);
-            }
+            Ok(tenure) => self.settle(tenure),
             // Dropping it tries again.
             Err(error) => {
                 self.warn("release failed, trying again", &error);
                 self.on_drop = Some(how);
+                Recorded::Stored
             }
         }
     }

@@ -125,19 +125,23 @@ impl Answer<'_> {
     /// 2 (unknown) if it has none. `None` for anything but gRPC.
     #[must_use]
     pub fn grpc_status(&self) -> Option<u32> {
-        let own = media_type(self.headers.get(CONTENT_TYPE))?;
-        if !own
-            .get(..GRPC.len())
+        self.is_grpc().then(|| self.sent_grpc_status().unwrap_or(2))
+    }
+
+    /// Whether its gRPC status is still to come.
+    pub(crate) fn awaits_grpc_status(&self) -> bool {
+        self.is_grpc() && self.sent_grpc_status().is_none()
+    }
+
+    fn is_grpc(&self) -> bool {
+        media_type(self.headers.get(CONTENT_TYPE))
+            .and_then(|own| own.get(..GRPC.len()))
             .is_some_and(|own| own.eq_ignore_ascii_case(GRPC))
-        {
-            return None;
-        }
+    }
+
+    fn sent_grpc_status(&self) -> Option<u32> {
         let of = |map: &HeaderMap| map.get("grpc-status")?.to_str().ok()?.parse().ok();
-        Some(
-            of(self.headers)
-                .or_else(|| self.trailers.and_then(of))
-                .unwrap_or(2),
-        )
+        of(self.headers).or_else(|| self.trailers.and_then(of))
     }
 }
 

@@ -11,7 +11,7 @@ use http_body::Body;
 use tower_service::Service;
 
 use crate::body::BoxError;
-use crate::context::Operation;
+use crate::context::{IdempotencyContext, Operation};
 use crate::flow;
 use crate::future::ResponseFuture;
 use crate::layer::Shared;
@@ -80,6 +80,13 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
+        // On a request that this layer protects further out already, a second
+        // claim would only meet the first.
+        if let Some(outer) = request.extensions().get::<IdempotencyContext>()
+            && outer.is_of(&self.layer)
+        {
+            return ResponseFuture::passed(self.inner.call(request));
+        }
         // 1. Route.
         let path = target(request.uri(), request.extensions()).path();
         let policy = match self.layer.routes.policy(request.method(), path) {

@@ -1,0 +1,261 @@
+//! A payments API that is safe to retry. First a client puts it to the test,
+//! over TCP, and tells the story (`payments/story.rs`); then it is yours to try.
+//!
+//! ```text
+//! cargo run --example payments
+//! cargo run --example payments -- --exit                     only the story
+//! cargo run --example payments -- --listen 127.0.0.1:3000    where to serve
+//! ```
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU64;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Extension, Json, Router};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tower_idempotency::{
+    ConfigError, IdempotencyContext, IdempotencyLayer, MemoryStore, Require, scope,
+};
+
+#[path = "payments/story.rs"]
+mod story;
+
+use story::CardProcessor;
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A key belongs to the holder of an `x-api-key`. A real service checks that
+/// credential in a layer around this one.
+fn app(shop: Arc<Shop>) -> Result<Router, ConfigError> {
+    let idempotency = IdempotencyLayer::builder(MemoryStore::new(), scope::header("x-api-key")?)
+        .route("POST /payments", |policy| policy.require(Require::Required))
+        .route("POST /fares", |policy| {
+            policy.require(Require::Required).retention(FARE_RETENTION)
+        })
+        .build()?;
+    Ok(Router::new()
+        .route("/payments", post(pay))
+        .route("/fares", post(pay))
+        .route("/refunds", post(refund))
+        .route("/ledger", get(ledger))
+        .layer(idempotency)
+        .with_state(shop))
+}
+
+/// Who taps a card at a gate twice within a moment means one ride; later it is
+/// another. All other keys are kept for a day, the default.
+const FARE_RETENTION: Duration = Duration::from_millis(300);
+
+/// The ledger, and who moves the money.
+#[derive(Default)]
+struct Shop {
+    charges: AtomicU64,
+    refunds: AtomicU64,
+    processor: CardProcessor,
+}
+
+#[derive(Serialize)]
+struct Payment {
+    id: String,
+    #[serde(flatten)]
+    order: PaymentOrder,
+    /// 2 and more where earlier ones with this key came to nothing.
+    attempt: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct PaymentOrder {
+    /// In the currency's smallest unit: 4200 are 42 euros.
+    amount: NonZeroU64,
+    currency: Currency,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+enum Currency {
+    Chf,
+    Eur,
+    Gbp,
+    Usd,
+}
+
+/// The key is required, so there always is an operation to ask about.
+async fn pay(
+    State(shop): State<Arc<Shop>>,
+    Extension(operation): Extension<IdempotencyContext>,
+    Json(order): Json<PaymentOrder>,
+) -> Response {
+    if !shop.processor.charge().await {
+        // Nothing is recorded of a 5xx: the same key may try again.
+        let (status, wait) = (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, 1)]);
+        return (status, wait, "The card processor is down.\n").into_response();
+    }
+    let number = 1 + shop.charges.fetch_add(1, Ordering::Relaxed);
+    let payment = Payment {
+        id: format!("pay_{number}"),
+        order,
+        attempt: operation.attempt(),
+    };
+    (StatusCode::CREATED, Json(payment)).into_response()
+}
+
+#[derive(Serialize)]
+struct Refund {
+    id: String,
+    #[serde(flatten)]
+    order: RefundOrder,
+    safe_to_retry: bool,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+struct RefundOrder {
+    payment: Option<String>,
+    /// Without one, the whole payment is refunded.
+    amount: Option<NonZeroU64>,
+}
+
+/// The key is optional: without one there is no operation, and a retry would
+/// refund again.
+async fn refund(
+    State(shop): State<Arc<Shop>>,
+    operation: Option<Extension<IdempotencyContext>>,
+    order: Option<Json<RefundOrder>>,
+) -> (StatusCode, Json<Refund>) {
+    let Json(order) = order.unwrap_or_default();
+    let number = 1 + shop.refunds.fetch_add(1, Ordering::Relaxed);
+    let refund = Refund {
+        id: format!("ref_{number}"),
+        order,
+        safe_to_retry: operation.is_some(),
+    };
+    (StatusCode::CREATED, Json(refund))
+}
+
+async fn ledger(State(shop): State<Arc<Shop>>) -> Json<Value> {
+    Json(json!({
+        "charges": shop.charges.load(Ordering::Relaxed),
+        "refunds": shop.refunds.load(Ordering::Relaxed),
+    }))
+}
+
+const USAGE: &str = "\
+Usage: payments [--exit] [--listen ADDR]
+
+Tells the story of a payments API that is safe to retry, then serves that API.
+
+  --exit         end after the story: status 0 if every line came out as promised, else 1
+  --listen ADDR  where to serve, such as 127.0.0.1:3000; default: a free port of 127.0.0.1
+  --help         print this";
+
+struct Options {
+    help: bool,
+    exit: bool,
+    listen: String,
+}
+
+impl Options {
+    fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Self, String> {
+        let mut options = Self {
+            help: false,
+            exit: false,
+            listen: "127.0.0.1:0".to_owned(),
+        };
+        while let Some(argument) = arguments.next() {
+            match argument.as_str() {
+                "--help" | "-h" => options.help = true,
+                "--exit" => options.exit = true,
+                "--listen" => {
+                    let address = arguments.next().unwrap_or_default();
+                    let port = address.rsplit_once(':').map(|(_, port)| port);
+                    if port.is_none_or(|port| port.parse::<u16>().is_err()) {
+                        return Err(format!("--listen takes HOST:PORT, not `{address}`"));
+                    }
+                    options.listen = address;
+                }
+                _ => return Err(format!("unknown argument `{argument}`")),
+            }
+        }
+        Ok(options)
+    }
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments = std::env::args_os().skip(1);
+    let options = match Options::parse(arguments.map(|own| own.to_string_lossy().into_owned())) {
+        Ok(options) => options,
+        Err(wrong) => {
+            eprintln!("payments: {wrong}\n\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    if options.help {
+        println!("{USAGE}");
+        return ExitCode::SUCCESS;
+    }
+    match run(&options).await {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("payments: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether the story came out as promised.
+async fn run(options: &Options) -> Result<bool, BoxError> {
+    // Bound before the story, to fail early. Who connects meanwhile is served
+    // after it, by a shop that knows nothing of it.
+    let listen = &options.listen;
+    let listener = TcpListener::bind(listen)
+        .await
+        .map_err(|error| format!("can't listen on {listen}: {error}"))?;
+    let kept = story::tell()
+        .await
+        .map_err(|error| format!("the story broke off: {error}"))?;
+    if options.exit {
+        return Ok(kept);
+    }
+    invite(listener.local_addr()?);
+    let interrupted = async { tokio::signal::ctrl_c().await.unwrap_or_default() };
+    axum::serve(listener, app(Arc::default())?)
+        .with_graceful_shutdown(interrupted)
+        .await?;
+    Ok(kept)
+}
+
+fn invite(mut address: SocketAddr) {
+    if address.ip().is_unspecified() {
+        let (v4, v6) = (Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into());
+        address.set_ip(if address.is_ipv4() { v4 } else { v6 });
+    }
+    println!(
+        r#"
+Now you: a fresh server with an empty ledger is on http://{address} until Ctrl-C.
+
+# A payment of 42.00 EUR. Send it twice: the second answer is a replay.
+curl -i http://{address}/payments -H 'x-api-key: me' -H 'Idempotency-Key: lunch-1' \
+  -H 'content-type: application/json' -d '{{"amount": 4200, "currency": "EUR"}}'
+
+# The same key for another amount: refused.
+curl -i http://{address}/payments -H 'x-api-key: me' -H 'Idempotency-Key: lunch-1' \
+  -H 'content-type: application/json' -d '{{"amount": 9900, "currency": "EUR"}}'
+
+# A refund may come without a key, but then a retry refunds again. Try it with one.
+curl -i http://{address}/refunds -H 'x-api-key: me' \
+  -H 'content-type: application/json' -d '{{"payment": "pay_1"}}'
+
+# How many charges and refunds that made.
+curl -i http://{address}/ledger"#
+    );
+}
