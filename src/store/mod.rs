@@ -260,6 +260,12 @@ impl Lease {
         self
     }
 
+    #[cfg(all(test, feature = "memory"))]
+    pub(crate) fn without_guard(mut self) -> Self {
+        self.guard = None;
+        self
+    }
+
     pub(crate) fn is_guarded(&self) -> bool {
         self.guard.is_some()
     }

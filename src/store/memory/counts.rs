@@ -1,0 +1,86 @@
+//! How many records there are, and what they take.
+
+use super::slot::{Kind, Slot};
+use super::sync::{AtomicUsize, Ordering};
+use super::{MemoryStats, MemoryStoreBuilder, RECORD_BYTES};
+
+#[derive(Default)]
+pub(super) struct Counts {
+    records: AtomicUsize,
+    pub(super) bytes: AtomicUsize,
+    completed: AtomicUsize,
+    sealed: AtomicUsize,
+    released: AtomicUsize,
+}
+
+impl Counts {
+    /// Counts one more record in flight, if there is room for it.
+    pub(super) fn reserve(&self, limits: &MemoryStoreBuilder) -> bool {
+        let records = self.records.fetch_add(1, Ordering::Relaxed) + 1;
+        let bytes = self.bytes.fetch_add(RECORD_BYTES, Ordering::Relaxed) + RECORD_BYTES;
+        let fits = records <= limits.max_records && bytes <= limits.max_bytes;
+        if !fits {
+            self.records.fetch_sub(1, Ordering::Relaxed);
+            self.bytes.fetch_sub(RECORD_BYTES, Ordering::Relaxed);
+        }
+        fits
+    }
+
+    pub(super) fn add(&self, slot: &Slot) {
+        self.records.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(slot.bytes, Ordering::Relaxed);
+        if let Some(count) = self.of(slot.kind()) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn remove(&self, slot: &Slot) {
+        self.records.fetch_sub(1, Ordering::Relaxed);
+        self.bytes.fetch_sub(slot.bytes, Ordering::Relaxed);
+        if let Some(count) = self.of(slot.kind()) {
+            count.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Puts another record in the place of one.
+    pub(super) fn replace(&self, slot: &mut Slot, new: Slot) {
+        // Modulo 2⁶⁴, so that it may be less.
+        let more = new.bytes.wrapping_sub(slot.bytes);
+        self.bytes.fetch_add(more, Ordering::Relaxed);
+        if let Some(count) = self.of(new.kind()) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        if let Some(count) = self.of(slot.kind()) {
+            count.fetch_sub(1, Ordering::Relaxed);
+        }
+        *slot = new;
+    }
+
+    /// In flight are the records that are nothing else.
+    fn of(&self, kind: Kind) -> Option<&AtomicUsize> {
+        match kind {
+            Kind::InFlight => None,
+            Kind::Completed => Some(&self.completed),
+            Kind::Sealed => Some(&self.sealed),
+            Kind::Released => Some(&self.released),
+        }
+    }
+
+    pub(super) fn stats(&self) -> MemoryStats {
+        let read = |count: &AtomicUsize| count.load(Ordering::Relaxed);
+        let records = read(&self.records);
+        let (completed, sealed, released) = (
+            read(&self.completed),
+            read(&self.sealed),
+            read(&self.released),
+        );
+        MemoryStats {
+            records,
+            bytes: read(&self.bytes),
+            in_flight: records.saturating_sub(completed + sealed + released),
+            completed,
+            sealed,
+            released,
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! One record, and what it is at a moment.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use crate::record::{Completion, Fingerprint, Nonce};
+use crate::store::{Claim, OnLapsedLease, RecordState};
+
+use super::RECORD_BYTES;
+use super::queues::Line;
+use super::records::{Guard, Moment};
+
+pub(super) struct Slot {
+    pub(super) token: u64,
+    pub(super) attempt: u64,
+    /// What it counts for in `Counts::bytes`.
+    pub(super) bytes: usize,
+    pub(super) state: State,
+}
+
+pub(super) enum State {
+    InFlight {
+        fingerprint: Fingerprint,
+        nonce: Nonce,
+        lapses_at: Moment,
+        /// While its guard lives, the lease does not lapse.
+        guarded: bool,
+        guard: Weak<Guard>,
+        on_lapsed_lease: OnLapsedLease,
+        retention: Duration,
+    },
+    Done {
+        fingerprint: Fingerprint,
+        nonce: Nonce,
+        /// `None`: sealed.
+        completion: Option<Arc<Completion>>,
+        expires_at: Moment,
+    },
+    Released {
+        expires_at: Moment,
+    },
+}
+
+impl Slot {
+    pub(super) fn in_flight(
+        claim: &Claim,
+        token: u64,
+        attempt: u64,
+        now: Moment,
+        guard: &Arc<Guard>,
+    ) -> Self {
+        Slot {
+            token,
+            attempt,
+            bytes: RECORD_BYTES,
+            state: State::InFlight {
+                fingerprint: claim.fingerprint,
+                nonce: claim.nonce,
+                lapses_at: now.saturating_add(claim.lease),
+                guarded: true,
+                guard: Arc::downgrade(guard),
+                on_lapsed_lease: claim.on_lapsed_lease,
+                retention: claim.retention,
+            },
+        }
+    }
+
+    /// Past its end: as good as absent.
+    pub(super) fn is_over(&self, now: Moment) -> bool {
+        match &self.state {
+            State::Done { expires_at, .. } | State::Released { expires_at } => *expires_at <= now,
+            State::InFlight {
+                lapses_at,
+                retention,
+                on_lapsed_lease: OnLapsedLease::Rerun,
+                ..
+            } => self.is_lapsed(now) && lapses_at.saturating_add(*retention) <= now,
+            State::InFlight { .. } => false,
+        }
+    }
+
+    pub(super) fn is_lapsed(&self, now: Moment) -> bool {
+        match &self.state {
+            State::InFlight {
+                lapses_at, guarded, ..
+            } => *lapses_at <= now && !guarded,
+            _ => false,
+        }
+    }
+
+    pub(super) fn record_state(&self, now: Moment) -> RecordState {
+        match &self.state {
+            State::InFlight { fingerprint, .. } if self.is_lapsed(now) => RecordState::Lapsed {
+                fingerprint: *fingerprint,
+            },
+            State::InFlight {
+                fingerprint,
+                lapses_at,
+                ..
+            } => RecordState::InFlight {
+                fingerprint: *fingerprint,
+                lapses_in: lapses_at.saturating_sub(now),
+            },
+            State::Done {
+                fingerprint,
+                completion: Some(completion),
+                ..
+            } => RecordState::Completed {
+                fingerprint: *fingerprint,
+                completion: Arc::clone(completion),
+            },
+            State::Done { fingerprint, .. } => RecordState::Sealed {
+                fingerprint: *fingerprint,
+            },
+            State::Released { .. } => RecordState::Released,
+        }
+    }
+
+    pub(super) fn kind(&self) -> Kind {
+        match &self.state {
+            State::InFlight { .. } => Kind::InFlight,
+            State::Done {
+                completion: Some(_),
+                ..
+            } => Kind::Completed,
+            State::Done { .. } => Kind::Sealed,
+            State::Released { .. } => Kind::Released,
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    InFlight,
+    Completed,
+    Sealed,
+    Released,
+}
+
+impl Kind {
+    pub(super) fn line(self) -> Line {
+        match self {
+            Kind::InFlight => Line::ABANDONED,
+            Kind::Completed | Kind::Sealed => Line::DONE,
+            Kind::Released => Line::RELEASED,
+        }
+    }
+}
