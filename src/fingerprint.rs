@@ -376,8 +376,8 @@ mod tests {
         }
         for (one, other) in [
             (r#"{"a":1}"#, r#"{"a":"1"}"#),
-            (r#"[1,2]"#, r#"[2,1]"#),
-            (r#"{"a":null}"#, r#"{}"#),
+            ("[1,2]", "[2,1]"),
+            (r#"{"a":null}"#, "{}"),
             (r#"{"amount":4200}"#, r#"{"amount":42}"#),
         ] {
             assert_ne!(of(&rules, "/", one), of(&rules, "/", other), "{one}");

@@ -1,4 +1,81 @@
 //! Tower middleware that makes HTTP operations safe to retry.
+//!
+//! A client sends `POST /payments` with `Idempotency-Key: K`, and the network
+//! fails. Did the charge happen? It sends the request again, with the same
+//! key. [`IdempotencyLayer`] runs the operation once, records its answer, and
+//! gives every retry that same answer.
+//!
+//! ```
+//! use axum::{Router, routing::post};
+//! use tower_idempotency::{IdempotencyLayer, MemoryStore, scope};
+//!
+//! # fn main() -> Result<(), tower_idempotency::ConfigError> {
+//! let idempotency = IdempotencyLayer::new(MemoryStore::new(), scope::header("x-api-key")?);
+//! let app: Router = Router::new()
+//!     .route("/payments", post(|| async { "paid" }))
+//!     .layer(idempotency);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # One request, top to bottom
+//!
+//! 1. **Route.** Method and path choose a [`Policy`]. What no policy protects
+//!    is passed on unread.
+//! 2. **Key.** A malformed one is refused; a missing one passes through or is
+//!    refused, as the route says ([`Require`]).
+//! 3. **Scope.** Whose key it is ([`scope`]): a key means nothing without its
+//!    caller.
+//! 4. **Fingerprint.** The body is read, within limits, and digested with
+//!    method and target.
+//! 5. **Claim.** One atomic step of the [`Store`]: this request owns the
+//!    operation, or is told what is there: an answer to replay, an operation
+//!    in flight, or another request under the same key.
+//! 6. **Execute**, with an [`IdempotencyContext`] in the request's extensions.
+//! 7. **Judge** the answer ([`RecordPolicy`]): recorded, or released so that a
+//!    retry executes again.
+//! 8. **Complete**: the record is stored, then the answer leaves.
+//!
+//! # What it promises
+//!
+//! - **G1** One at a time: while an operation's owner holds its lease, no
+//!   second execution of that caller's key begins.
+//! - **G2** Once recorded, never again, until its retention ends.
+//! - **G3** Recorded before delivered: an answer that could not be recorded in
+//!   time says so (`Idempotency-Status: unrecorded`).
+//! - **G4** A client that leaves changes nothing: the operation goes on.
+//! - **G5** Stale owners are powerless: who was overtaken can neither
+//!   complete, renew nor release.
+//! - **G6** No answer crosses callers.
+//! - **G8** Other traffic is untouched: unread, unbuffered.
+//! - **G9** Bad input is refused, clearly ([`Rejection`]).
+//! - **G10** Nothing readable at rest: keys and callers reach stores and logs
+//!   only as digests.
+//!
+//! G7, an effect and its answer in one database transaction, comes with the
+//! SQL stores. The README says what else is not there yet.
+//!
+//! # Cancel safety
+//!
+//! Dropping the [`ResponseFuture`] of a request whose operation has begun hands
+//! the operation to the tokio runtime it was dropped in, where it runs to its
+//! end. Before its claim was sent, dropping it leaves nothing behind; between
+//! claim and handler, the claim is given back.
+//!
+//! # Features
+//!
+//! - `memory` (default): [`MemoryStore`].
+//! - `axum`: the client's own path inside nested routers,
+//!   `IdempotencyContext` as an extractor, `ConnectInfo` for
+//!   [`scope::peer_ip`]. Turn it on if you use axum.
+//!
+//! A feature adds, and changes nothing that was there without it.
+//!
+//! # More
+//!
+//! `docs/layers.md` says where in a stack the layer belongs,
+//! `docs/contract.md` what it promises to an API's clients, and
+//! `docs/design.md` why it is built as it is.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -40,3 +117,16 @@ pub use service::Idempotency;
 #[cfg(feature = "memory")]
 pub use store::memory::{MemoryStats, MemoryStore, MemoryStoreBuilder, WhenFull};
 pub use store::{OnLapsedLease, Store};
+
+/// The code in the README and in `docs/` is run with the documentation tests.
+#[cfg(all(doctest, feature = "memory"))]
+mod prose {
+    #[doc = include_str!("../README.md")]
+    pub struct Readme;
+    #[doc = include_str!("../docs/layers.md")]
+    pub struct Layers;
+    #[doc = include_str!("../docs/contract.md")]
+    pub struct Contract;
+    #[doc = include_str!("../docs/design.md")]
+    pub struct Design;
+}

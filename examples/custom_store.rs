@@ -1,0 +1,280 @@
+//! A whole store in one file: a map under one mutex. Slow under load and gone
+//! with the process, but it keeps every rule of the contract of `Store`, and
+//! an SQL or key-value store has the same six decisions to make.
+//!
+//! ```text
+//! cargo run --example custom_store
+//! ```
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use tower::{ServiceBuilder, ServiceExt};
+use tower_idempotency::store::{
+    Claim, Claimed, Forgotten, Lease, Outcome, Record, RecordState, Release, Store, StoreError,
+    Tenure,
+};
+use tower_idempotency::{
+    Completion, FencingToken, IdempotencyLayer, Nonce, OnLapsedLease, RecordId, scope,
+};
+
+#[derive(Default)]
+struct MapStore {
+    rows: Mutex<HashMap<RecordId, Row>>,
+}
+
+/// What a table would have as columns.
+struct Row {
+    token: u64,
+    attempt: u64,
+    claim: Claim,
+    state: State,
+    /// When the row is over; `None` stays until someone resolves it.
+    until: Option<Instant>,
+}
+
+enum State {
+    InFlight { lapses_at: Instant },
+    Completed(Arc<Completion>),
+    Sealed,
+    Released,
+}
+
+impl Row {
+    fn is_lapsed(&self, now: Instant) -> bool {
+        matches!(self.state, State::InFlight { lapses_at } if lapses_at <= now)
+    }
+
+    fn is_owned_by(&self, nonce: &Nonce) -> bool {
+        self.claim.nonce == *nonce && !matches!(self.state, State::Released)
+    }
+
+    fn record_state(&self, now: Instant) -> RecordState {
+        let fingerprint = self.claim.fingerprint;
+        match &self.state {
+            State::InFlight { .. } if self.is_lapsed(now) => RecordState::Lapsed { fingerprint },
+            State::InFlight { lapses_at } => RecordState::InFlight {
+                fingerprint,
+                lapses_in: lapses_at.saturating_duration_since(now),
+            },
+            State::Completed(completion) => RecordState::Completed {
+                fingerprint,
+                completion: Arc::clone(completion),
+            },
+            State::Sealed => RecordState::Sealed { fingerprint },
+            State::Released => RecordState::Released,
+        }
+    }
+}
+
+/// A lapsed row is forgotten a retention after its lapse, or never.
+fn end_of_lapse(claim: &Claim, lapses_at: Instant) -> Option<Instant> {
+    (claim.on_lapsed_lease == OnLapsedLease::Rerun).then(|| lapses_at + claim.retention)
+}
+
+impl MapStore {
+    /// The rows that are not over, and the time: read once the lock is held,
+    /// since waiting for it takes time too.
+    fn rows(&self) -> (MutexGuard<'_, HashMap<RecordId, Row>>, Instant) {
+        let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        // A real store does this in small steps, and not on every call.
+        rows.retain(|_, row| row.until.is_none_or(|until| until > now));
+        (rows, now)
+    }
+}
+
+impl Store for MapStore {
+    async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
+        let (mut rows, now) = self.rows();
+        let (last_token, attempt) = match rows.get_mut(&claim.id) {
+            None => (0, 1),
+            // Sent again, since its acknowledgement was lost.
+            Some(row)
+                if row.is_owned_by(&claim.nonce) && matches!(row.state, State::InFlight { .. }) =>
+            {
+                let lapses_at = now + claim.lease;
+                row.state = State::InFlight { lapses_at };
+                row.until = end_of_lapse(claim, lapses_at);
+                let token = FencingToken::new(row.token).expect("it was a token before");
+                return Ok(Claimed::Acquired(Lease::new(claim, token, row.attempt)));
+            }
+            Some(row) => {
+                let released = matches!(row.state, State::Released);
+                let lapsed = row.is_lapsed(now) && claim.takes_over(&row.claim.fingerprint);
+                if !released && !lapsed {
+                    return Ok(Claimed::Found(row.record_state(now)));
+                }
+                (row.token, row.attempt + 1)
+            }
+        };
+        let clock = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let token = (last_token + 1).max(u64::try_from(clock.as_micros()).unwrap_or(0));
+        let lapses_at = now + claim.lease;
+        let row = Row {
+            token,
+            attempt,
+            claim: *claim,
+            state: State::InFlight { lapses_at },
+            until: end_of_lapse(claim, lapses_at),
+        };
+        rows.insert(claim.id, row);
+        let token = FencingToken::new(token).expect("a clock of microseconds stays below 2^53");
+        Ok(Claimed::Acquired(Lease::new(claim, token, attempt)))
+    }
+
+    async fn renew(&self, lease: &Lease) -> Result<Tenure, StoreError> {
+        let (mut rows, now) = self.rows();
+        let Some(row) = rows.get_mut(&lease.claim.id) else {
+            return Ok(Tenure::Lost);
+        };
+        if !row.is_owned_by(&lease.claim.nonce) {
+            return Ok(Tenure::Lost);
+        }
+        if let State::InFlight { lapses_at } = &mut row.state {
+            *lapses_at = now + lease.claim.lease;
+            row.until = end_of_lapse(&lease.claim, *lapses_at);
+        }
+        Ok(Tenure::Held)
+    }
+
+    async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Tenure, StoreError> {
+        let (mut rows, now) = self.rows();
+        match rows.get(&lease.claim.id) {
+            // Completed by the same nonce before: held, unchanged.
+            Some(row)
+                if row.is_owned_by(&lease.claim.nonce)
+                    && !matches!(row.state, State::InFlight { .. }) =>
+            {
+                return Ok(Tenure::Held);
+            }
+            Some(row) if row.is_owned_by(&lease.claim.nonce) => {}
+            Some(row) if matches!(row.state, State::Released) && row.token <= lease.token.get() => {
+            }
+            None => {}
+            Some(_) => return Ok(Tenure::Lost),
+        }
+        let (state, retention) = match outcome {
+            Outcome::Completed(completion) => (
+                State::Completed(Arc::clone(completion)),
+                completion.retention,
+            ),
+            Outcome::Sealed { retention } => (State::Sealed, *retention),
+            // An outcome of a later version of the crate: better a known gap
+            // than a record that says something else.
+            _ => return Ok(Tenure::Lost),
+        };
+        let row = Row {
+            token: lease.token.get(),
+            attempt: lease.attempt,
+            claim: lease.claim,
+            state,
+            until: Some(now + retention),
+        };
+        rows.insert(lease.claim.id, row);
+        Ok(Tenure::Held)
+    }
+
+    async fn release(
+        &self,
+        id: &RecordId,
+        nonce: &Nonce,
+        how: Release,
+    ) -> Result<Tenure, StoreError> {
+        let (mut rows, now) = self.rows();
+        let Some(row) = rows.get_mut(id) else {
+            return Ok(Tenure::Lost);
+        };
+        if !row.is_owned_by(nonce) || !matches!(row.state, State::InFlight { .. }) {
+            return Ok(Tenure::Lost);
+        }
+        if how == Release::Unknown {
+            row.state = State::InFlight { lapses_at: now };
+            row.until = end_of_lapse(&row.claim, now);
+        } else {
+            row.state = State::Released;
+            row.until = Some(now + row.claim.retention);
+        }
+        Ok(Tenure::Held)
+    }
+
+    async fn look_up(&self, id: &RecordId) -> Result<Option<Record>, StoreError> {
+        let (rows, now) = self.rows();
+        Ok(rows.get(id).map(|row| {
+            let token = FencingToken::new(row.token).expect("it was a token before");
+            Record::new(token, row.attempt, row.record_state(now))
+        }))
+    }
+
+    async fn forget(&self, id: &RecordId, force: bool) -> Result<Forgotten, StoreError> {
+        let (mut rows, now) = self.rows();
+        Ok(match rows.get(id) {
+            None => Forgotten::Absent,
+            Some(row)
+                if matches!(row.state, State::InFlight { .. }) && !row.is_lapsed(now) && !force =>
+            {
+                Forgotten::InFlight
+            }
+            Some(_) => {
+                rows.remove(id);
+                Forgotten::Gone
+            }
+        })
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let executions = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&executions);
+    let layer = IdempotencyLayer::builder(MapStore::default(), scope::header("x-api-key")?)
+        .defaults(|policy| policy.lease(Duration::from_secs(10)))
+        .build()?;
+    let service = ServiceBuilder::new()
+        .layer(layer)
+        .service_fn(move |_: Request<Full<Bytes>>| {
+            let number = counted.fetch_add(1, Ordering::Relaxed) + 1;
+            async move {
+                let answer = format!("execution {number}");
+                Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(answer))))
+            }
+        });
+    for (key, expected) in [
+        ("a", "execution 1"),
+        ("a", "execution 1"),
+        ("b", "execution 2"),
+    ] {
+        let request = Request::post("/payments")
+            .header("x-api-key", "alice")
+            .header("idempotency-key", key)
+            .body(Full::from("42"))?;
+        let response = service.clone().oneshot(request).await?;
+        let replayed = response.headers().contains_key("idempotency-replayed");
+        let body = response
+            .into_body()
+            .collect()
+            .await
+            .map_err(|error| error.to_string())?;
+        let body = String::from_utf8(body.to_bytes().to_vec())?;
+        println!(
+            "key {key}: {body}{}",
+            if replayed { ", replayed" } else { "" }
+        );
+        if body != expected {
+            return Err(format!("expected {expected}").into());
+        }
+    }
+    println!(
+        "{} executions for three requests",
+        executions.load(Ordering::Relaxed)
+    );
+    Ok(())
+}
