@@ -21,14 +21,13 @@ use tokio::time::Instant;
 use tower_service::Service;
 use tracing::{debug, warn};
 
+use crate::answer::{Answer, Recording, is_media_type};
 use crate::body::{BoxError, Collected, RequestTrailers, ResponseBody, Whole, collect};
 use crate::context::{IdempotencyContext, Operation, Stage};
 use crate::digest::Digests;
 use crate::fingerprint::record_id;
 use crate::lease::{Caught, Held, Recorded, Within, release_later};
-use crate::policy::{
-    Answer, KeysPer, OnMismatch, OnStoreError, Oversize, Recording, is_media_type, rfc3339,
-};
+use crate::policy::{KeysPer, OnMismatch, OnStoreError, Oversize, rfc3339};
 use crate::record::{Completion, Fingerprint, ScopeDigest};
 use crate::rejection::{Rejection, RejectionCode};
 use crate::route::target;

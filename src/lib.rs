@@ -79,6 +79,7 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod answer;
 mod body;
 mod context;
 mod digest;
@@ -97,6 +98,7 @@ pub mod scope;
 mod service;
 pub mod store;
 
+pub use answer::{Answer, RecordHeaders, RecordPolicy, Recording, Statuses};
 pub use body::{RequestBody, RequestTrailers, ResponseBody};
 pub use context::IdempotencyContext;
 #[cfg(feature = "axum")]
@@ -106,10 +108,7 @@ pub use fingerprint::{FingerprintBody, JsonFingerprint};
 pub use future::ResponseFuture;
 pub use key::{KeyFormat, KeySyntax};
 pub use layer::{Builder, IdempotencyLayer};
-pub use policy::{
-    Answer, KeysPer, OnMismatch, OnStoreError, Oversize, Policy, RecordHeaders, RecordPolicy,
-    Recording, Require, Statuses,
-};
+pub use policy::{KeysPer, OnMismatch, OnStoreError, Oversize, Policy, Require};
 pub use record::{Completion, FencingToken, Fingerprint, Nonce, RecordId, ScopeDigest};
 pub use rejection::{Rejection, RejectionCode, RenderRejection, Retry};
 pub use scope::Scope;
