@@ -415,7 +415,16 @@ where
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             ResponseKind::Passed { body } => body.size_hint(),
-            ResponseKind::Known { data, .. } => SizeHint::with_exact(data.len() as u64),
+            ResponseKind::Known { data, trailers } => {
+                let length = data.len() as u64;
+                if trailers.is_none() {
+                    return SizeHint::with_exact(length);
+                }
+                // HTTP/1 sends no trailers after a body whose length it announced.
+                let mut hint = SizeHint::new();
+                hint.set_lower(length);
+                hint
+            }
             ResponseKind::Rest { rest } => match &rest.then {
                 Then::Error(_) => SizeHint::default(),
                 Then::Body(body) => {

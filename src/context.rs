@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -10,7 +10,7 @@ use crate::key::Key;
 use crate::layer::Shared;
 use crate::policy::Policy;
 use crate::record::FencingToken;
-use crate::store::Lease;
+use crate::store::{Lease, LeaseGuard};
 
 /// The operation that a handler runs in, as a request extension; under the
 /// feature `axum` also an extractor. `Option<IdempotencyContext>` extracts
@@ -95,6 +95,11 @@ pub(crate) struct Operation {
     pub(crate) echo: Option<HeaderValue>,
     /// Set when its claim has acquired one, without the guard.
     lease: OnceLock<Lease>,
+    /// What keeps the lease, if it is not renewed; gone once the operation has
+    /// ended or has run for too long.
+    guard: Mutex<Option<LeaseGuard>>,
+    /// Whether it has a place among those that are watched, and which.
+    place: OnceLock<usize>,
     lost: AtomicBool,
     stage: AtomicU8,
     /// Where it came from, for when it goes on alone.
@@ -133,6 +138,8 @@ impl Operation {
             key,
             key_header: key_header.clone(),
             lease: OnceLock::new(),
+            guard: Mutex::new(None),
+            place: OnceLock::new(),
             lost: AtomicBool::new(false),
             stage: AtomicU8::new(Stage::Reading as u8),
             span: tracing::Span::current(),
@@ -147,8 +154,41 @@ impl Operation {
             .expect("the handler runs only with a lease")
     }
 
-    pub(crate) fn acquired(&self, lease: Lease) {
+    /// Whether the lease needs renewing is the answer.
+    pub(crate) fn acquired(&self, mut lease: Lease) -> bool {
+        let guard = lease.take_guard();
+        let renew = guard.is_none();
+        *self.guard.lock().unwrap_or_else(PoisonError::into_inner) = guard;
         self.lease.set(lease).expect("an operation claims once");
+        renew
+    }
+
+    /// Takes out what keeps the lease; where it is dropped it must not meet
+    /// another lock.
+    pub(crate) fn take_guard(&self) -> Option<LeaseGuard> {
+        self.guard
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
+
+    pub(crate) fn is_guarded(&self) -> bool {
+        self.guard
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_some()
+    }
+
+    /// Has the operation watched, if it is not: its lease renewed, its length
+    /// bounded. One that ends in its first poll needs neither.
+    pub(crate) fn watch(self: &Arc<Self>) {
+        self.place.get_or_init(|| self.layer.renewals.add(self));
+    }
+
+    pub(crate) fn unwatch(&self) {
+        if let Some(place) = self.place.get() {
+            self.layer.renewals.remove(*place);
+        }
     }
 
     pub(crate) fn lose(&self) {

@@ -37,9 +37,9 @@ impl Label {
 /// The states from which every digest of one secret (or of none) starts.
 #[derive(Clone)]
 pub(crate) struct Digests {
-    scope: Hasher,
-    record_id: Hasher,
-    fingerprint: Hasher,
+    scope: State,
+    record_id: State,
+    fingerprint: State,
 }
 
 impl Digests {
@@ -47,7 +47,7 @@ impl Digests {
         Self::with(|label| {
             let mut hasher = Sha256::new();
             hasher.update(label.block());
-            Hasher::Plain(hasher)
+            State::Plain(hasher)
         })
     }
 
@@ -57,11 +57,11 @@ impl Digests {
             let derived = hmac(secret).chain_update(label.text()).finalize();
             let mut hasher = hmac(&derived.into_bytes());
             hasher.update(&label.block());
-            Hasher::Keyed(Box::new(hasher))
+            State::Keyed(Box::new(hasher))
         })
     }
 
-    fn with(start: impl Fn(Label) -> Hasher) -> Self {
+    fn with(start: impl Fn(Label) -> State) -> Self {
         Digests {
             scope: start(Label::Scope),
             record_id: start(Label::RecordId),
@@ -70,10 +70,15 @@ impl Digests {
     }
 
     pub(crate) fn start(&self, label: Label) -> Hasher {
-        match label {
-            Label::Scope => self.scope.clone(),
-            Label::RecordId => self.record_id.clone(),
-            Label::Fingerprint => self.fingerprint.clone(),
+        let state = match label {
+            Label::Scope => &self.scope,
+            Label::RecordId => &self.record_id,
+            Label::Fingerprint => &self.fingerprint,
+        };
+        Hasher {
+            state: state.clone(),
+            pending: [0; PENDING],
+            len: 0,
         }
     }
 }
@@ -88,9 +93,19 @@ fn hmac(key: &[u8]) -> Hmac<Sha256> {
     Hmac::new_from_slice(key).expect("HMAC takes a key of any length")
 }
 
+/// How many bytes of small parts are put together before they are hashed: the
+/// head of a usual request, in one go.
+const PENDING: usize = 128;
+
 /// A digest in the making.
+pub(crate) struct Hasher {
+    state: State,
+    pending: [u8; PENDING],
+    len: usize,
+}
+
 #[derive(Clone)]
-pub(crate) enum Hasher {
+enum State {
     Plain(Sha256),
     Keyed(Box<Hmac<Sha256>>),
 }
@@ -98,28 +113,54 @@ pub(crate) enum Hasher {
 impl Hasher {
     /// Adds one part, after its length.
     pub(crate) fn part(&mut self, bytes: &[u8]) -> &mut Self {
-        self.number(bytes.len());
-        self.raw(bytes);
-        self
+        self.number(bytes.len()).raw(bytes)
     }
 
-    /// Adds a count, such as how many parts follow.
+    /// Adds a part that is 32 bytes long wherever it stands.
+    pub(crate) fn digest(&mut self, digest: &[u8; 32]) -> &mut Self {
+        self.raw(digest)
+    }
+
+    /// Adds a length, or a count of what follows: one byte, or 255 and eight
+    /// bytes. Short lengths save blocks, and no number is the beginning of
+    /// another.
     pub(crate) fn number(&mut self, number: usize) -> &mut Self {
-        self.raw(&(number as u64).to_le_bytes());
-        self
-    }
-
-    fn raw(&mut self, bytes: &[u8]) {
-        match self {
-            Hasher::Plain(hasher) => Digest::update(hasher, bytes),
-            Hasher::Keyed(hasher) => Mac::update(&mut **hasher, bytes),
+        match u8::try_from(number) {
+            Ok(short) if short < u8::MAX => self.raw(&[short]),
+            _ => self.raw(&[u8::MAX]).raw(&(number as u64).to_le_bytes()),
         }
     }
 
-    pub(crate) fn finish(self) -> [u8; 32] {
+    fn raw(&mut self, bytes: &[u8]) -> &mut Self {
+        if let Some(room) = self.pending.get_mut(self.len..self.len + bytes.len()) {
+            room.copy_from_slice(bytes);
+            self.len += bytes.len();
+            return self;
+        }
+        self.flush();
+        self.state.update(bytes);
+        self
+    }
+
+    fn flush(&mut self) {
+        self.state.update(&self.pending[..self.len]);
+        self.len = 0;
+    }
+
+    pub(crate) fn finish(mut self) -> [u8; 32] {
+        self.flush();
+        match self.state {
+            State::Plain(state) => state.finalize().into(),
+            State::Keyed(state) => state.finalize().into_bytes().into(),
+        }
+    }
+}
+
+impl State {
+    fn update(&mut self, bytes: &[u8]) {
         match self {
-            Hasher::Plain(hasher) => hasher.finalize().into(),
-            Hasher::Keyed(hasher) => hasher.finalize().into_bytes().into(),
+            State::Plain(state) => Digest::update(state, bytes),
+            State::Keyed(state) => Mac::update(&mut **state, bytes),
         }
     }
 }
@@ -175,9 +216,11 @@ mod tests {
         let mut expected = Sha256::new();
         expected.update(b"tower-idempotency/1 scope");
         expected.update([0; BLOCK - 25]);
-        expected.update(3u64.to_le_bytes());
-        expected.update(b"abc");
+        expected.update(b"\x03abc");
+        expected.update(b"\xff\xff\0\0\0\0\0\0\0");
+        expected.update([b'x'; 255]);
         let expected: [u8; 32] = expected.finalize().into();
-        assert_eq!(of(&Digests::plain(), Label::Scope, &[b"abc"]), expected);
+        let parts: [&[u8]; 2] = [b"abc", &[b'x'; 255]];
+        assert_eq!(of(&Digests::plain(), Label::Scope, &parts), expected);
     }
 }

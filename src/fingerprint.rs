@@ -305,7 +305,7 @@ pub(crate) fn record_id(
 ) -> RecordId {
     let mut hasher = digests.start(Label::RecordId);
     // The scope's digest holds the namespace.
-    hasher.part(scope.as_bytes()).part(key.as_bytes());
+    hasher.digest(scope.as_bytes()).part(key.as_bytes());
     if let Some((method, path)) = route {
         hasher
             .part(method.as_str().as_bytes())

@@ -334,7 +334,7 @@ impl Operation {
             };
             let guarded = lease.is_guarded();
             // From here on, dropping it gives the claim back.
-            let held = Held::new(self, lease, sent).release_on_drop(Release::Tombstone);
+            let held = Held::new(self, lease).release_on_drop(Release::Tombstone);
             if !self.layer.old_digests.is_empty() {
                 Box::pin(self.look_under_old_secrets(parts, body)).await?;
             }

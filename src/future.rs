@@ -107,6 +107,9 @@ where
                 let polled = flow.as_mut().poll(cx);
                 if polled.is_pending() {
                     protected.flow = Some(flow);
+                    if protected.operation.is_in(Stage::Running) {
+                        protected.operation.watch();
+                    }
                 }
                 polled
             }

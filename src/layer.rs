@@ -8,6 +8,7 @@ use http::request::Parts;
 use http::{Response, StatusCode};
 use tower_layer::Layer;
 
+use crate::answer::Recording;
 use crate::body::{Budget, ResponseBody};
 use crate::digest::Digests;
 use crate::error::ConfigError;
@@ -291,8 +292,10 @@ impl Shared {
     ) -> Response<ResponseBody<R>> {
         tracing::debug!(code = rejection.code().as_str(), "refused");
         let rejection = rejection.settle(&self.rejections, policy.retry_after);
-        self.rejections
-            .render(&rejection, parts)
-            .map(|body| ResponseBody::known(body, None))
+        let mut response = self.rejections.render(&rejection, parts);
+        // Another layer of this kind further out must not take it for an
+        // answer of the operation.
+        response.extensions_mut().insert(Recording::Skip);
+        response.map(|body| ResponseBody::known(body, None))
     }
 }

@@ -18,7 +18,7 @@ use tracing::{debug, error, warn};
 
 use crate::context::Operation;
 use crate::layer::Shared;
-use crate::store::{Claim, Lease, LeaseGuard, Outcome, Release, StoreError, Tenure};
+use crate::store::{Claim, Lease, Outcome, Release, StoreError, Tenure};
 
 /// How many renewals are under way at once.
 const RENEWALS_AT_ONCE: usize = 64;
@@ -28,8 +28,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// The lease of an operation that has not ended.
 pub(crate) struct Held {
     operation: Arc<Operation>,
-    /// Its place among those whose leases are renewed.
-    place: usize,
     /// What becomes of the record if this is dropped; `None` once it ended.
     on_drop: Option<Release>,
 }
@@ -45,15 +43,14 @@ pub(crate) enum Recorded {
 }
 
 impl Held {
-    /// `sent` is when the claim was that acquired this lease.
-    pub(crate) fn new(operation: &Arc<Operation>, mut lease: Lease, sent: Instant) -> Self {
-        // The guard, if there is one, lives with the renewal: it is gone once
-        // the operation has ended or has run for too long.
-        let guard = lease.take_guard();
-        operation.acquired(lease);
+    pub(crate) fn new(operation: &Arc<Operation>, lease: Lease) -> Self {
+        // A store elsewhere has to hear of it even if the handler blocks its
+        // thread from the start.
+        if operation.acquired(lease) {
+            operation.watch();
+        }
         Self {
             operation: Arc::clone(operation),
-            place: operation.layer.renewals.add(operation, guard, sent),
             on_drop: Some(operation.outcome_unknown()),
         }
     }
@@ -158,7 +155,8 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.operation.layer.renewals.remove(self.place);
+        self.operation.unwatch();
+        drop(self.operation.take_guard());
         if let Some(how) = self.on_drop {
             release_later(&self.operation.layer, &self.operation.lease().claim, how);
         }
@@ -281,8 +279,8 @@ impl<F: Future> Future for Caught<F> {
     }
 }
 
-/// The operations that run, and the one task that renews their leases. It is
-/// started by the first, and ends when it finds none.
+/// The operations that are watched, and the one task that renews their
+/// leases. It is started by the first, and ends when it finds none.
 #[derive(Default)]
 pub(crate) struct Renewals(Mutex<Running>);
 
@@ -294,8 +292,6 @@ struct Running {
 
 struct Renewal {
     operation: Arc<Operation>,
-    /// The store keeps the lease while this lives; it is not renewed.
-    guard: Option<LeaseGuard>,
     began: Instant,
     /// When the last renewal that held was sent.
     renewed: Instant,
@@ -308,12 +304,12 @@ impl Renewals {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn add(&self, operation: &Arc<Operation>, guard: Option<LeaseGuard>, began: Instant) -> usize {
+    pub(crate) fn add(&self, operation: &Arc<Operation>) -> usize {
+        let now = Instant::now();
         let renewal = Renewal {
             operation: Arc::clone(operation),
-            guard,
-            began,
-            renewed: began,
+            began: now,
+            renewed: now,
             ended: false,
         };
         let mut running = self.lock();
@@ -326,10 +322,8 @@ impl Renewals {
         running.operations.insert(renewal)
     }
 
-    fn remove(&self, place: usize) {
-        let removed = self.lock().operations.try_remove(place);
-        // Its guard may lock the store: not under our lock.
-        drop(removed);
+    pub(crate) fn remove(&self, place: usize) {
+        self.lock().operations.try_remove(place);
     }
 }
 
@@ -367,15 +361,16 @@ async fn renew_all(mut task: TaskRuns) {
                 }
                 if now - renewal.began >= operation.policy.max_operation {
                     renewal.ended = true;
-                    overdue.push((Arc::clone(operation), renewal.guard.take()));
-                } else if renewal.guard.is_none()
+                    overdue.push(Arc::clone(operation));
+                } else if !operation.is_guarded()
                     && now - renewal.renewed >= operation.policy.lease / 3
                 {
                     due.push((place, Arc::clone(operation)));
                 }
             }
         }
-        for (operation, _guard) in overdue {
+        for operation in overdue {
+            drop(operation.take_guard());
             warn!(lease = ?operation.lease(),
                 "an operation runs longer than max_operation, its lease is no longer renewed");
         }

@@ -1,0 +1,217 @@
+//! What the test apps share.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::fmt::Debug;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
+use http_body::{Body, Frame};
+use http_body_util::BodyExt;
+use tokio::sync::Semaphore;
+use tower::{Service, ServiceExt};
+use tower_idempotency::{IdempotencyLayer, MemoryStore, scope};
+
+/// The default layer, for tests in which all callers are one.
+pub(crate) fn protected(store: &MemoryStore) -> IdempotencyLayer {
+    IdempotencyLayer::new(store.clone(), scope::shared())
+}
+
+/// What a handler returns that is a plain function of its request.
+pub(crate) type Answering<R> =
+    Pin<Box<dyn Future<Output = Result<Response<R>, Infallible>> + Send>>;
+
+/// Counts executions.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Runs(Arc<AtomicUsize>);
+
+impl Runs {
+    /// One more begins: its number, from 1.
+    pub(crate) fn begin(&self) -> usize {
+        self.0.fetch_add(1, Ordering::SeqCst) + 1
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// Holds handlers back until the test lets them go.
+#[derive(Clone, Debug)]
+pub(crate) struct Gate(Arc<(Semaphore, Semaphore)>);
+
+impl Gate {
+    pub(crate) fn closed() -> Self {
+        Self(Arc::new((Semaphore::new(0), Semaphore::new(0))))
+    }
+
+    /// For the handler: says that it has begun, and waits.
+    pub(crate) async fn pass(&self) {
+        let (begun, open) = &*self.0;
+        begun.add_permits(1);
+        open.acquire().await.unwrap().forget();
+    }
+
+    /// Until one more handler has begun.
+    pub(crate) async fn begun(&self) {
+        let begun = tokio::time::timeout(Duration::from_secs(20), self.0.0.acquire());
+        begun.await.expect("a handler begins").unwrap().forget();
+    }
+
+    /// Lets one handler go on.
+    pub(crate) fn open(&self) {
+        self.0.1.add_permits(1);
+    }
+}
+
+/// A request without a key.
+pub(crate) fn request<B: From<Bytes>>(
+    method: Method,
+    target: &str,
+    body: impl Into<Bytes>,
+) -> Request<B> {
+    let body: Bytes = body.into();
+    Request::builder()
+        .method(method)
+        .uri(target)
+        .body(B::from(body))
+        .unwrap()
+}
+
+/// A POST with a key.
+pub(crate) fn post<B: From<Bytes>>(target: &str, key: &str, body: impl Into<Bytes>) -> Request<B> {
+    with(request(Method::POST, target, body), "idempotency-key", key)
+}
+
+pub(crate) fn with<B>(mut request: Request<B>, name: &'static str, value: &str) -> Request<B> {
+    request.headers_mut().insert(
+        HeaderName::from_static(name),
+        HeaderValue::from_str(value).unwrap(),
+    );
+    request
+}
+
+/// An answer that was read to its end.
+#[derive(Clone, Debug)]
+pub(crate) struct Seen {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+    pub(crate) trailers: Option<HeaderMap>,
+}
+
+impl Seen {
+    pub(crate) async fn whole<B>(response: Response<B>) -> Self
+    where
+        B: Body,
+        B::Error: Debug,
+    {
+        let (head, body) = response.into_parts();
+        let collected = body.collect().await.expect("the answer has an end");
+        let trailers = collected.trailers().cloned();
+        Self {
+            status: head.status.as_u16(),
+            headers: head.headers,
+            body: collected.to_bytes(),
+            trailers,
+        }
+    }
+
+    pub(crate) fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).expect("the answer is text")
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let mut values = self.headers.get_all(name).iter();
+        let value = values.next()?;
+        assert!(values.next().is_none(), "{name} stands twice");
+        Some(value.to_str().unwrap())
+    }
+
+    pub(crate) fn is_replay(&self) -> bool {
+        self.header("idempotency-replayed") == Some("true")
+    }
+
+    /// Fails unless this is `first` once more, and says so.
+    #[track_caller]
+    pub(crate) fn assert_replays(&self, first: &Self) {
+        assert!(!first.is_replay(), "the first answer: {first:?}");
+        assert!(self.is_replay(), "the retry's answer: {self:?}");
+        assert_eq!(self.status, first.status);
+        assert_eq!(self.body, first.body);
+        assert_eq!(self.trailers, first.trailers);
+        assert_eq!(self.header("content-type"), first.header("content-type"));
+    }
+
+    /// Status and code of a refusal, such as `409 in-flight`.
+    #[track_caller]
+    pub(crate) fn refusal(&self) -> String {
+        let problem: serde_json::Value = serde_json::from_slice(&self.body)
+            .unwrap_or_else(|_| panic!("not a refusal: {self:?}"));
+        assert_eq!(self.headers[CONTENT_TYPE], "application/problem+json");
+        assert_eq!(self.headers[CACHE_CONTROL], "no-store");
+        assert_eq!(problem["source"], "idempotency");
+        assert_eq!(problem["status"], self.status);
+        assert!(!self.is_replay());
+        format!("{} {}", self.status, problem["code"].as_str().unwrap())
+    }
+}
+
+/// Sends one request, and reads the answer to its end.
+pub(crate) async fn send<S, B, R>(service: &S, request: Request<B>) -> Seen
+where
+    S: Service<Request<B>, Response = Response<R>> + Clone,
+    S::Error: Debug,
+    R: Body,
+    R::Error: Debug,
+{
+    Seen::whole(service.clone().oneshot(request).await.unwrap()).await
+}
+
+/// A body of several frames that does not say how long it is.
+#[derive(Debug)]
+pub(crate) struct Frames(VecDeque<Frame<Bytes>>);
+
+impl Frames {
+    pub(crate) fn new<D: Into<Bytes>>(data: impl IntoIterator<Item = D>) -> Self {
+        Self(
+            data.into_iter()
+                .map(|data| Frame::data(data.into()))
+                .collect(),
+        )
+    }
+
+    pub(crate) fn and_trailer(mut self, name: &'static str, value: &'static str) -> Self {
+        let mut fields = HeaderMap::new();
+        fields.insert(name, HeaderValue::from_static(value));
+        self.0.push_back(Frame::trailers(fields));
+        self
+    }
+}
+
+/// What [`RequestBody`](tower_idempotency::RequestBody) would give; with this,
+/// a test's own body can go through the layer without it.
+impl From<Bytes> for Frames {
+    fn from(data: Bytes) -> Self {
+        Self::new([data])
+    }
+}
+
+impl Body for Frames {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.0.pop_front().map(Ok))
+    }
+}
