@@ -189,17 +189,21 @@ impl KeyRules {
 
     fn decode(&self, value: &HeaderValue) -> Result<Key, &'static str> {
         let bytes = value.as_bytes();
-        if !bytes.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\t')) {
+        // Without a way out of the loop it takes many bytes at a time.
+        let printable = bytes.iter().fold(true, |so_far, byte| {
+            so_far & matches!(byte, b' '..=b'~' | b'\t')
+        });
+        if !printable {
             return Err("must be printable ASCII");
         }
-        let start = bytes
-            .iter()
-            .position(|byte| !is_space(*byte))
-            .unwrap_or(bytes.len());
         let end = bytes
             .iter()
             .rposition(|byte| !is_space(*byte))
-            .map_or(start, |last| last + 1);
+            .map_or(0, |last| last + 1);
+        let start = bytes[..end]
+            .iter()
+            .position(|byte| !is_space(*byte))
+            .unwrap_or(end);
         let trimmed = &bytes[start..end];
         let quoted = trimmed.first() == Some(&b'"');
         let bare = match self.syntax {

@@ -18,7 +18,7 @@ use crate::rejection::{Rejection, RejectionCode, RejectionRules, RenderRejection
 use crate::route::{Routes, Rule};
 use crate::scope::Scope;
 use crate::service::Idempotency;
-use crate::store::{DynStore, Store};
+use crate::store::{DynStore, Store, erased};
 
 /// Makes the operations of a service safe to retry.
 ///
@@ -61,7 +61,7 @@ impl IdempotencyLayer {
     /// To set options.
     pub fn builder(store: impl Store, scope: impl Scope) -> Builder {
         Builder {
-            store: Arc::new(store),
+            store: erased(store),
             scope: Arc::new(scope),
             namespace: String::new(),
             secrets: Vec::new(),

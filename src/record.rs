@@ -73,7 +73,8 @@ impl Nonce {
     /// A fresh one.
     #[must_use]
     pub fn random() -> Self {
-        Self(rand::random())
+        // One number: an array would be drawn byte by byte.
+        Self(rand::random::<u128>().to_ne_bytes())
     }
 
     /// From the 16 bytes that a store kept.

@@ -80,13 +80,6 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        // On a request that this layer protects further out already, a second
-        // claim would only meet the first.
-        if let Some(outer) = request.extensions().get::<IdempotencyContext>()
-            && outer.is_of(&self.layer)
-        {
-            return ResponseFuture::passed(self.inner.call(request));
-        }
         // 1. Route.
         let path = target(request.uri(), request.extensions()).path();
         let policy = match self.layer.routes.policy(request.method(), path) {
@@ -109,6 +102,13 @@ where
                 return ResponseFuture::refused(response);
             }
         };
+        // On a request that this layer protects further out already, a second
+        // claim would only meet the first.
+        if let Some(outer) = request.extensions().get::<IdempotencyContext>()
+            && outer.is_of(&self.layer)
+        {
+            return ResponseFuture::passed(self.inner.call(request));
+        }
         // 3 to 8.
         let headers = request.headers();
         let operation = Operation::new(&self.layer, policy, key, key_header, headers);

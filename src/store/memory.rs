@@ -6,7 +6,8 @@ use std::sync::Arc;
 use crate::error::ConfigError;
 use crate::record::{Nonce, RecordId};
 use crate::store::{
-    Claim, Claimed, Forgotten, Lease, Outcome, Record, Release, Store, StoreError, Tenure,
+    Claim, Claimed, DynStore, Forgotten, Lease, Outcome, Record, Release, Store, StoreError,
+    StoreFuture, Tenure,
 };
 
 use self::records::{Clock, Shared};
@@ -271,6 +272,36 @@ impl Store for MemoryStore {
 
     async fn forget(&self, id: &RecordId, force: bool) -> Result<Forgotten, StoreError> {
         Ok(self.shared.forget(id, force))
+    }
+}
+
+/// The same operations, without a future around each.
+pub(crate) struct AtOnce(pub(crate) MemoryStore);
+
+impl DynStore for AtOnce {
+    fn claim<'a>(&'a self, claim: &'a Claim) -> StoreFuture<'a, Claimed> {
+        StoreFuture::Now(Some(Shared::claim(&self.0.shared, claim)))
+    }
+
+    fn renew<'a>(&'a self, lease: &'a Lease) -> StoreFuture<'a, Tenure> {
+        StoreFuture::Now(Some(self.0.shared.renew(lease)))
+    }
+
+    fn complete<'a>(&'a self, lease: &'a Lease, outcome: &'a Outcome) -> StoreFuture<'a, Tenure> {
+        StoreFuture::Now(Some(self.0.shared.complete(lease, outcome)))
+    }
+
+    fn release<'a>(
+        &'a self,
+        id: &'a RecordId,
+        nonce: &'a Nonce,
+        how: Release,
+    ) -> StoreFuture<'a, Tenure> {
+        StoreFuture::Now(Some(self.0.shared.release(id, nonce, how)))
+    }
+
+    fn look_up<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Option<Record>> {
+        StoreFuture::Now(Some(self.0.shared.look_up(id)))
     }
 }
 
