@@ -13,6 +13,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 use crate::lease::Held;
+use crate::store::Release;
 
 pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -287,13 +288,40 @@ pin_project! {
 struct Rest<B> {
     read: Bytes,
     then: Then<B>,
-    /// Let go when the body ends or is dropped.
-    held: Option<Held>,
+    lease: LeaseOfRest,
+}
+
+/// The lease of an operation that runs until its answer has been sent.
+enum LeaseOfRest {
+    /// It has ended already.
+    Ended,
+    /// Released in the background if the body is dropped before its end.
+    Held(Held),
+    /// The end of the body waits for it.
+    Releasing(Pin<Box<dyn Future<Output = ()> + Send>>),
+}
+
+impl LeaseOfRest {
+    fn poll_release(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Self::Held(_) = self
+            && let Self::Held(held) = std::mem::replace(self, Self::Ended)
+        {
+            *self = Self::Releasing(Box::pin(async move {
+                held.release(Release::Tombstone).await;
+            }));
+        }
+        if let Self::Releasing(release) = self {
+            ready!(release.as_mut().poll(cx));
+            *self = Self::Ended;
+        }
+        Poll::Ready(())
+    }
 }
 
 enum Then<B> {
     Body(Pin<Box<B>>),
     Error(Option<BoxError>),
+    End,
 }
 
 impl<B> ResponseBody<B> {
@@ -315,17 +343,17 @@ impl<B> ResponseBody<B> {
                 rest: Box::new(Rest {
                     read,
                     then: Then::Body(body),
-                    held: None,
+                    lease: LeaseOfRest::Ended,
                 }),
             },
         }
     }
 
-    /// Keeps a lease until the body ends or is dropped. Only what follows
-    /// what was read can have one.
+    /// Keeps a lease until the body ends or is dropped, and releases it then.
+    /// Only what follows what was read can have one.
     pub(crate) fn hold(&mut self, held: Held) {
         if let ResponseKind::Rest { rest } = &mut self.kind {
-            rest.held = Some(held);
+            rest.lease = LeaseOfRest::Held(held.release_on_drop(Release::Tombstone));
         }
     }
 
@@ -335,7 +363,7 @@ impl<B> ResponseBody<B> {
                 rest: Box::new(Rest {
                     read,
                     then: Then::Error(Some(error)),
-                    held: None,
+                    lease: LeaseOfRest::Ended,
                 }),
             },
         }
@@ -389,9 +417,11 @@ where
                         let frame = ready!(body.as_mut().poll_frame(cx));
                         frame.map(|frame| frame.map(as_bytes).map_err(Into::into))
                     }
+                    Then::End => None,
                 };
-                if !matches!(frame, Some(Ok(_))) {
-                    rest.held = None;
+                if frame.is_none() {
+                    rest.then = Then::End;
+                    ready!(rest.lease.poll_release(cx));
                 }
                 Poll::Ready(frame)
             }
@@ -404,9 +434,11 @@ where
             ResponseKind::Known { data, trailers } => data.is_empty() && trailers.is_none(),
             ResponseKind::Rest { rest } => {
                 rest.read.is_empty()
+                    && matches!(rest.lease, LeaseOfRest::Ended)
                     && match &rest.then {
                         Then::Body(body) => body.is_end_stream(),
                         Then::Error(error) => error.is_none(),
+                        Then::End => true,
                     }
             }
         }
@@ -426,7 +458,7 @@ where
                 hint
             }
             ResponseKind::Rest { rest } => match &rest.then {
-                Then::Error(_) => SizeHint::default(),
+                Then::Error(_) | Then::End => SizeHint::default(),
                 Then::Body(body) => {
                     let read = rest.read.len() as u64;
                     let rest = body.size_hint();

@@ -180,7 +180,7 @@ where
             Ending::Complete(outcome) => held.complete(outcome).await,
             Ending::Release(how) => held.release(how).await,
             Ending::ReleaseAtEnd => {
-                body.hold(held.release_on_drop(Release::Tombstone));
+                body.hold(held);
                 Recorded::Stored
             }
         };
@@ -491,7 +491,8 @@ impl Operation {
                 (ending, ResponseBody::broken(read, error))
             }
         };
-        let kept_until = || completed_at.checked_add(retention).filter(|_| keep);
+        let kept = matches!(ended.0, Ending::Complete(_));
+        let kept_until = || completed_at.checked_add(retention).filter(|_| kept);
         self.mark(&mut head.headers, began_at, kept_until);
         ended
     }
@@ -538,7 +539,7 @@ impl Operation {
             headers.insert(name, HeaderValue::from_static("true"));
         }
         self.mark(&mut headers, completion.began_at, || {
-            Some(completion.kept_until())
+            completion.kept_until()
         });
         *response.headers_mut() = headers;
         response

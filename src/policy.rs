@@ -432,6 +432,7 @@ impl Policy {
             self.skip_types
                 .iter()
                 .any(|skipped| match skipped.strip_suffix('*') {
+                    Some("*/") => true,
                     Some(family) => own
                         .get(..family.len())
                         .is_some_and(|own| own.eq_ignore_ascii_case(family.as_bytes())),

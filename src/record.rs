@@ -142,7 +142,7 @@ impl fmt::Display for FencingToken {
 ///
 /// let mut completion = Completion::new(StatusCode::CREATED, "paid", SystemTime::now());
 /// completion.retention = Duration::from_secs(3600);
-/// assert_eq!(completion.kept_until(), completion.completed_at + completion.retention);
+/// assert_eq!(completion.kept_until(), Some(completion.completed_at + completion.retention));
 /// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -179,12 +179,10 @@ impl Completion {
         }
     }
 
-    /// When the record ends.
+    /// When the record ends; `None` if that is beyond what a clock can say.
     #[must_use]
-    pub fn kept_until(&self) -> SystemTime {
-        self.completed_at
-            .checked_add(self.retention)
-            .unwrap_or(self.completed_at)
+    pub fn kept_until(&self) -> Option<SystemTime> {
+        self.completed_at.checked_add(self.retention)
     }
 
     /// What the answer weighs, in bytes: body, header names and values.
@@ -240,6 +238,6 @@ mod tests {
         completion.trailers = Some(completion.headers.clone());
         assert_eq!(completion.weight(), 4 + 5 + 5);
         completion.retention = Duration::MAX;
-        assert_eq!(completion.kept_until(), SystemTime::UNIX_EPOCH);
+        assert_eq!(completion.kept_until(), None);
     }
 }

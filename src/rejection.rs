@@ -301,7 +301,9 @@ impl Rejection {
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Some(wait) = self.retry_after {
             // Whole seconds on the wire; less than one would say "at once".
-            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+            let seconds = wait
+                .as_secs()
+                .saturating_add(u64::from(wait.subsec_nanos() > 0));
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
         if let Some(url) = &self.docs_url
