@@ -353,6 +353,7 @@ impl<B> ResponseBody<B> {
     /// Only what follows what was read can have one.
     pub(crate) fn hold(&mut self, held: Held) {
         if let ResponseKind::Rest { rest } = &mut self.kind {
+            held.watch();
             rest.lease = LeaseOfRest::Held(held.release_on_drop(Release::Tombstone));
         }
     }

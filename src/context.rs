@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use crate::key::Key;
 use crate::layer::Shared;
 use crate::policy::Policy;
-use crate::record::FencingToken;
+use crate::record::{FencingToken, RecordId};
 use crate::store::{Lease, LeaseGuard};
 
 /// The operation that a handler runs in, as a request extension; under the
@@ -64,11 +64,11 @@ impl IdempotencyContext {
     /// the answer of this one will be discarded (G1).
     #[must_use]
     pub fn lost(&self) -> bool {
-        self.0.lost.load(Ordering::Relaxed)
+        self.0.is_lost()
     }
 
-    pub(crate) fn is_of(&self, layer: &Arc<Shared>) -> bool {
-        Arc::ptr_eq(&self.0.layer, layer)
+    pub(crate) fn is_under(&self, id: &RecordId) -> bool {
+        self.0.lease().claim.id == *id
     }
 }
 
@@ -193,6 +193,10 @@ impl Operation {
 
     pub(crate) fn lose(&self) {
         self.lost.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Relaxed)
     }
 
     pub(crate) fn enter(&self, stage: Stage) {

@@ -45,11 +45,19 @@ enum Stop {
     Replay(Arc<Completion>),
 }
 
-/// A request that the handler runs for. Without a lease: the store is down,
-/// and its route prefers to go on.
+/// A request that the handler runs for.
 struct Admitted {
-    held: Option<Held>,
+    under: Under,
     whole: Whole,
+}
+
+/// What protects it.
+enum Under {
+    Own(Held),
+    /// The same record, claimed by a layer further out.
+    Outer,
+    /// Nothing: the store is down, and its route prefers to go on.
+    Nothing,
 }
 
 /// What becomes of the record.
@@ -80,13 +88,15 @@ where
     async move {
         match admit(&operation, &parts, body).await {
             Ok(Admitted {
-                held: Some(held),
+                under: Under::Own(held),
                 whole,
             }) => execute(operation, &mut service, parts, whole, held).await,
-            Ok(Admitted { held: None, whole }) => {
+            Ok(Admitted { under, whole }) => {
                 let mut response = service.call(request_of(parts, whole)).await?;
-                let status = HeaderValue::from_static("unprotected");
-                response.headers_mut().insert(STATUS_HEADER, status);
+                if let Under::Nothing = under {
+                    let status = HeaderValue::from_static("unprotected");
+                    response.headers_mut().insert(STATUS_HEADER, status);
+                }
                 Ok(response.map(ResponseBody::passed))
             }
             Err(stop) => Ok(operation.stop(stop, &parts)),
@@ -110,8 +120,13 @@ where
         operation.check_declared_length(parts, &body)?;
         let whole = operation.read(body).await?;
         let claim = operation.claim_under(&operation.layer.digests, scope, parts, &whole.data);
-        let held = operation.claim(claim, parts, &whole.data).await?;
-        Ok(Admitted { held, whole })
+        let outer = parts.extensions.get::<IdempotencyContext>();
+        let under = if outer.is_some_and(|outer| outer.is_under(&claim.id)) {
+            Under::Outer
+        } else {
+            operation.claim(claim, parts, &whole.data).await?
+        };
+        Ok(Admitted { under, whole })
     }
 }
 
@@ -181,21 +196,23 @@ where
             Ending::Release(how) => held.release(how).await,
             Ending::ReleaseAtEnd => {
                 body.hold(held);
-                Recorded::Stored
+                Recorded::Released
             }
         };
         match recorded {
             Recorded::Stored => {}
-            Recorded::Lost => {
+            Recorded::Released if !operation.is_lost() => {}
+            Recorded::NotYet if !operation.is_lost() => {
+                head.headers
+                    .insert(STATUS_HEADER, HeaderValue::from_static("unrecorded"));
+            }
+            // Another owner's answer is the one that stands.
+            Recorded::Lost | Recorded::Released | Recorded::NotYet => {
                 return Ok(operation.layer.reject(
                     in_flight(),
                     &operation.policy,
                     asked.as_deref(),
                 ));
-            }
-            Recorded::NotYet => {
-                head.headers
-                    .insert(STATUS_HEADER, HeaderValue::from_static("unrecorded"));
             }
         }
         Ok(Response::from_parts(head, body))
@@ -324,13 +341,13 @@ impl Operation {
         claim: Claim,
         parts: &'a Parts,
         body: &'a [u8],
-    ) -> impl Future<Output = Result<Option<Held>, Stop>> + 'a {
+    ) -> impl Future<Output = Result<Under, Stop>> + 'a {
         self.enter(Stage::Claiming);
         let sent = Instant::now();
         async move {
             let claimed = self.layer.within(self.layer.store.claim(&claim)).await;
             let Some(lease) = self.claimed(&claim, claimed)? else {
-                return Ok(None);
+                return Ok(Under::Nothing);
             };
             let guarded = lease.is_guarded();
             // From here on, dropping it gives the claim back.
@@ -343,7 +360,7 @@ impl Operation {
                 debug!(id = ?claim.id, alive, "claim given back before the handler began");
                 return Err(store_unavailable());
             }
-            Ok(Some(held.release_on_drop(self.outcome_unknown())))
+            Ok(Under::Own(held.release_on_drop(self.outcome_unknown())))
         }
     }
 
@@ -367,7 +384,8 @@ impl Operation {
             Err(error) => error,
         };
         warn!(id = ?claim.id, error = &error as &dyn std::error::Error, "claim failed");
-        let open = self.policy.on_store_error == OnStoreError::Open;
+        // Nobody waits for what a client that left did not begin.
+        let open = self.policy.on_store_error == OnStoreError::Open && !self.is_in(Stage::Left);
         match error.kind() {
             StoreErrorKind::NotSent if open => Ok(None),
             StoreErrorKind::Unknown => {

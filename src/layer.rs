@@ -239,7 +239,7 @@ impl Builder {
         let current = digests.next().unwrap_or_else(Digests::plain);
         let old_digests = digests.collect();
         let routes = Routes::new(self.defaults, self.routes)?;
-        let renew_every = routes.shortest_lease() / 6;
+        let renew_every = (routes.shortest_lease() / 6).max(Duration::from_millis(1));
         Ok(IdempotencyLayer {
             shared: Arc::new(Shared {
                 store: self.store,

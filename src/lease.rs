@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use pin_project_lite::pin_project;
 use slab::Slab;
-use tokio::runtime::Handle;
+use tokio::runtime::{self, Handle};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep, sleep};
 use tracing::{debug, error, warn};
@@ -36,6 +36,8 @@ pub(crate) struct Held {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Recorded {
     Stored,
+    /// A retry executes again.
+    Released,
     /// Another owner has taken over; nothing of this one is stored.
     Lost,
     /// Not in time. It is being tried again in the background.
@@ -87,14 +89,22 @@ impl Held {
             .within(layer.store.release(&claim.id, &claim.nonce, how))
             .await
         {
-            Ok(tenure) => self.settle(tenure),
+            Ok(tenure) => match self.settle(tenure) {
+                Recorded::Stored => Recorded::Released,
+                other => other,
+            },
             // Dropping it tries again.
             Err(error) => {
                 self.warn("release failed, trying again", &error);
                 self.on_drop = Some(how);
-                Recorded::Stored
+                Recorded::Released
             }
         }
+    }
+
+    /// For an operation that outlives the future of its request.
+    pub(crate) fn watch(&self) {
+        self.operation.watch();
     }
 
     /// What becomes of the record if this is dropped.
@@ -112,9 +122,9 @@ impl Held {
 
     /// The record stays in flight meanwhile: its lease is being renewed.
     async fn keep_completing(self, outcome: Outcome) -> Recorded {
-        let end = Instant::now() + self.operation.policy.max_operation;
+        let end = Instant::now().checked_add(self.operation.policy.max_operation);
         let mut pause = FIRST_PAUSE;
-        while Instant::now() < end {
+        while !is_past(end) {
             sleep(pause).await;
             match self.try_complete(&outcome).await {
                 Ok(tenure) => return self.settle(tenure),
@@ -177,12 +187,12 @@ pub(crate) fn release_later(layer: &Arc<Shared>, claim: &Claim, how: Release) {
     };
     let layer = Arc::clone(layer);
     runtime.spawn(async move {
-        let end = Instant::now() + lease;
+        let end = Instant::now().checked_add(lease);
         let mut pause = FIRST_PAUSE;
         loop {
             match layer.within(layer.store.release(&id, &nonce, how)).await {
                 Ok(_) => return,
-                Err(error) if Instant::now() >= end => {
+                Err(error) if is_past(end) => {
                     let error: &dyn std::error::Error = &error;
                     warn!(?id, error, "a claim was not released, its lease lapses");
                     return;
@@ -192,6 +202,11 @@ pub(crate) fn release_later(layer: &Arc<Shared>, claim: &Claim, how: Release) {
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     });
+}
+
+/// `None` is a time that never comes.
+fn is_past(end: Option<Instant>) -> bool {
+    end.is_some_and(|end| end <= Instant::now())
 }
 
 impl Shared {
@@ -292,6 +307,8 @@ struct Running {
 
 struct Renewal {
     operation: Arc<Operation>,
+    /// Where it runs, in case the task has to go on there.
+    runtime: Option<Handle>,
     began: Instant,
     /// When the last renewal that held was sent.
     renewed: Instant,
@@ -308,16 +325,20 @@ impl Renewals {
         let now = Instant::now();
         let renewal = Renewal {
             operation: Arc::clone(operation),
+            runtime: Handle::try_current().ok(),
             began: now,
             renewed: now,
             ended: false,
         };
         let mut running = self.lock();
         if !running.task
-            && let Ok(runtime) = Handle::try_current()
+            && let Some(runtime) = &renewal.runtime
         {
             running.task = true;
-            runtime.spawn(renew_all(TaskRuns(Some(Arc::clone(&operation.layer)))));
+            runtime.spawn(renew_all(TaskRuns {
+                layer: Some(Arc::clone(&operation.layer)),
+                tried: vec![runtime.id()],
+            }));
         }
         running.operations.insert(renewal)
     }
@@ -327,20 +348,41 @@ impl Renewals {
     }
 }
 
-/// Lets another task start when this one ends without having said so: its
-/// runtime was shut down under it.
-struct TaskRuns(Option<Arc<Shared>>);
+/// Sees to it that the task goes on elsewhere if it ends without having said
+/// so: its runtime was shut down under it.
+struct TaskRuns {
+    layer: Option<Arc<Shared>>,
+    /// The runtimes that it has been on, this one last.
+    tried: Vec<runtime::Id>,
+}
 
 impl Drop for TaskRuns {
     fn drop(&mut self) {
-        if let Some(layer) = &self.0 {
-            layer.renewals.lock().task = false;
+        let Some(layer) = self.layer.take() else {
+            return;
+        };
+        let mut tried = std::mem::take(&mut self.tried);
+        let mut running = layer.renewals.lock();
+        running.task = false;
+        let other = running
+            .operations
+            .iter()
+            .filter_map(|(_, renewal)| renewal.runtime.clone())
+            .find(|runtime| !tried.contains(&runtime.id()));
+        if let Some(runtime) = other {
+            running.task = true;
+            drop(running);
+            tried.push(runtime.id());
+            runtime.spawn(renew_all(TaskRuns {
+                layer: Some(layer),
+                tried,
+            }));
         }
     }
 }
 
 async fn renew_all(mut task: TaskRuns) {
-    while let Some(layer) = &task.0 {
+    while let Some(layer) = &task.layer {
         sleep(layer.renew_every).await;
         let now = Instant::now();
         let mut due = Vec::new();
@@ -351,7 +393,7 @@ async fn renew_all(mut task: TaskRuns) {
                 // Under the lock, so that no operation comes in between.
                 running.task = false;
                 drop(running);
-                task.0 = None;
+                task.layer = None;
                 return;
             }
             for (place, renewal) in &mut running.operations {

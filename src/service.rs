@@ -11,7 +11,7 @@ use http_body::Body;
 use tower_service::Service;
 
 use crate::body::BoxError;
-use crate::context::{IdempotencyContext, Operation};
+use crate::context::Operation;
 use crate::flow;
 use crate::future::ResponseFuture;
 use crate::layer::Shared;
@@ -102,13 +102,6 @@ where
                 return ResponseFuture::refused(response);
             }
         };
-        // On a request that this layer protects further out already, a second
-        // claim would only meet the first.
-        if let Some(outer) = request.extensions().get::<IdempotencyContext>()
-            && outer.is_of(&self.layer)
-        {
-            return ResponseFuture::passed(self.inner.call(request));
-        }
         // 3 to 8.
         let headers = request.headers();
         let operation = Operation::new(&self.layer, policy, key, key_header, headers);
