@@ -18,7 +18,7 @@ use http_body_util::{BodyExt, Full};
 use tower::{ServiceBuilder, ServiceExt};
 use tower_idempotency::store::{
     Claim, Claimed, Forgotten, Lease, Outcome, Record, RecordState, Release, Store, StoreError,
-    Tenure,
+    StoreErrorKind, Tenure,
 };
 use tower_idempotency::{
     Completion, FencingToken, IdempotencyLayer, Nonce, OnLapsedLease, RecordId, scope,
@@ -168,9 +168,9 @@ impl Store for MapStore {
                 completion.retention,
             ),
             Outcome::Sealed { retention } => (State::Sealed, *retention),
-            // An outcome of a later version of the crate: better a known gap
-            // than a record that says something else.
-            _ => return Ok(Tenure::Lost),
+            // Of a later version of the crate. An error, not `Lost`: the layer
+            // must not take it that somebody else has the record.
+            _ => return Err(StoreError::new(StoreErrorKind::Unsupported, "outcome")),
         };
         let row = Row {
             token: lease.token.get(),
@@ -196,12 +196,16 @@ impl Store for MapStore {
         if !row.is_owned_by(nonce) || !matches!(row.state, State::InFlight { .. }) {
             return Ok(Tenure::Lost);
         }
-        if how == Release::Unknown {
-            row.state = State::InFlight { lapses_at: now };
-            row.until = end_of_lapse(&row.claim, now);
-        } else {
-            row.state = State::Released;
-            row.until = Some(now + row.claim.retention);
+        match how {
+            Release::Tombstone => {
+                row.state = State::Released;
+                row.until = Some(now + row.claim.retention);
+            }
+            Release::Unknown => {
+                row.state = State::InFlight { lapses_at: now };
+                row.until = end_of_lapse(&row.claim, now);
+            }
+            _ => return Err(StoreError::new(StoreErrorKind::Unsupported, "release")),
         }
         Ok(Tenure::Held)
     }

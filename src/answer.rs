@@ -35,7 +35,21 @@ pub struct Answer<'a> {
     pub(crate) trailers: Option<&'a HeaderMap>,
 }
 
-impl Answer<'_> {
+impl<'a> Answer<'a> {
+    /// An answer as a policy would see it, to test one with.
+    #[must_use]
+    pub fn new(
+        status: StatusCode,
+        headers: &'a HeaderMap,
+        trailers: Option<&'a HeaderMap>,
+    ) -> Self {
+        Self {
+            status,
+            headers,
+            trailers,
+        }
+    }
+
     /// The HTTP status.
     #[must_use]
     pub fn status(&self) -> StatusCode {
@@ -67,9 +81,13 @@ impl Answer<'_> {
     }
 
     fn is_grpc(&self) -> bool {
-        media_type(self.headers.get(CONTENT_TYPE))
-            .and_then(|own| own.get(..GRPC.len()))
-            .is_some_and(|own| own.eq_ignore_ascii_case(GRPC))
+        // `application/grpc+proto` is; `application/grpc-web` has its status in
+        // the body.
+        media_type(self.headers.get(CONTENT_TYPE)).is_some_and(|own| {
+            own.get(..GRPC.len())
+                .is_some_and(|own| own.eq_ignore_ascii_case(GRPC))
+                && own.get(GRPC.len()).is_none_or(|next| *next == b'+')
+        })
     }
 
     fn sent_grpc_status(&self) -> Option<u32> {
@@ -111,6 +129,18 @@ where
     }
 }
 
+impl RecordPolicy for Box<dyn RecordPolicy> {
+    fn records(&self, answer: &Answer<'_>) -> bool {
+        (**self).records(answer)
+    }
+}
+
+impl RecordPolicy for std::sync::Arc<dyn RecordPolicy> {
+    fn records(&self, answer: &Answer<'_>) -> bool {
+        (**self).records(answer)
+    }
+}
+
 /// Records by status: a set of HTTP statuses and one of gRPC codes.
 ///
 /// The default records what is settled and leaves what may pass: every HTTP
@@ -122,7 +152,8 @@ where
 ///
 /// let every_final_answer = Statuses::default();
 /// let only_successes = Statuses::none().and(200..=299);
-/// let once_begun = Statuses::all().but(429..=429);
+/// let two_of_them = Statuses::none().and_each([201, 409]);
+/// let once_begun = Statuses::all().but_each([429]);
 /// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct Statuses {
@@ -157,6 +188,22 @@ impl Statuses {
         self
     }
 
+    /// Each of these HTTP statuses too.
+    #[must_use]
+    pub fn and_each(self, statuses: impl IntoIterator<Item = u16>) -> Self {
+        statuses
+            .into_iter()
+            .fold(self, |all, status| all.and(status..=status))
+    }
+
+    /// None of these HTTP statuses.
+    #[must_use]
+    pub fn but_each(self, statuses: impl IntoIterator<Item = u16>) -> Self {
+        statuses
+            .into_iter()
+            .fold(self, |all, status| all.but(status..=status))
+    }
+
     /// Not these HTTP statuses.
     #[must_use]
     pub fn but(mut self, range: impl RangeBounds<u16>) -> Self {
@@ -189,18 +236,12 @@ fn set(flags: &mut [bool], first: u16, range: &impl RangeBounds<u16>, to: bool) 
 
 impl Default for Statuses {
     fn default() -> Self {
-        let transient = [401, 403, 407, 408, 425, 429];
-        let http = transient
-            .iter()
-            .fold(Self::none().and(..500), |statuses, transient| {
-                statuses.but(*transient..=*transient)
-            });
-        let transient = [1, 2, 4, 8, 10, 13, 14, 15];
-        transient
-            .iter()
-            .fold(http.and_grpc(..), |statuses, transient| {
-                statuses.but_grpc(*transient..=*transient)
-            })
+        let http = Self::none()
+            .and(..500)
+            .but_each([401, 403, 407, 408, 425, 429]);
+        [1, 2, 4, 8, 10, 13, 14, 15]
+            .into_iter()
+            .fold(http.and_grpc(..), |all, code| all.but_grpc(code..=code))
     }
 }
 
@@ -293,19 +334,22 @@ impl RecordedHeaders {
         Self { allow, names }
     }
 
-    /// What of `headers` is recorded.
+    /// What of `headers` is recorded: copies, since a value can be a slice of
+    /// the buffer that a whole message was read into.
     pub(crate) fn of(&self, headers: &HeaderMap) -> HeaderMap {
-        let mut kept = headers.clone();
-        if headers.keys().all(|name| self.keeps(name)) {
-            return kept;
+        let mut kept = HeaderMap::with_capacity(headers.keys_len());
+        for (name, value) in headers {
+            if self.keeps(name) {
+                let mut copy =
+                    HeaderValue::from_bytes(value.as_bytes()).unwrap_or_else(|_| value.clone());
+                copy.set_sensitive(value.is_sensitive());
+                kept.append(name, copy);
+            }
         }
         for named in headers.get_all(CONNECTION) {
             for name in named.to_str().unwrap_or_default().split(',') {
                 kept.remove(name.trim());
             }
-        }
-        for name in headers.keys().filter(|name| !self.keeps(name)) {
-            kept.remove(name);
         }
         kept
     }

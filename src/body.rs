@@ -11,6 +11,8 @@ use bytes::{Buf, Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 
 use crate::lease::Held;
 use crate::store::Release;
@@ -297,21 +299,25 @@ enum LeaseOfRest {
     Ended,
     /// Released in the background if the body is dropped before its end.
     Held(Held),
-    /// The end of the body waits for it.
-    Releasing(Pin<Box<dyn Future<Output = ()> + Send>>),
+    /// The end of the body waits for it. A task, since a body that holds a
+    /// future of any kind could not be shared between threads.
+    Releasing(JoinHandle<()>),
 }
 
 impl LeaseOfRest {
     fn poll_release(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if let Self::Held(_) = self
             && let Self::Held(held) = std::mem::replace(self, Self::Ended)
+            // Without a runtime nothing can be waited for: the lease lapses.
+            && let Ok(runtime) = Handle::try_current()
         {
-            *self = Self::Releasing(Box::pin(async move {
+            *self = Self::Releasing(runtime.spawn(async move {
                 held.release(Release::Tombstone).await;
             }));
         }
         if let Self::Releasing(release) = self {
-            ready!(release.as_mut().poll(cx));
+            // That it panicked is said where it did.
+            let _ = ready!(Pin::new(release).poll(cx));
             *self = Self::Ended;
         }
         Poll::Ready(())

@@ -39,14 +39,16 @@ impl IdempotencyContext {
         self.0.key.as_str()
     }
 
-    /// 1 for the first execution of this key, 2 for the second, …
+    /// 1 for the first claim of this key, 2 for the second, … It begins anew
+    /// once the record, or what a release left of it, is gone.
     #[must_use]
     pub fn attempt(&self) -> u64 {
         self.0.lease().attempt
     }
 
-    /// Whether an earlier execution of this key began: it failed, was
-    /// released by policy, or nobody knows.
+    /// Whether an earlier execution of this key may have begun: it failed,
+    /// was released by policy, or nobody knows. Also true after a claim that
+    /// was given back before its handler began.
     #[must_use]
     pub fn is_rerun(&self) -> bool {
         self.attempt() > 1
@@ -185,6 +187,15 @@ impl Operation {
         self.place.get_or_init(|| self.layer.renewals.add(self));
     }
 
+    /// Has it watched for another `max_operation`, while its completion is
+    /// being tried again.
+    pub(crate) fn watch_anew(self: &Arc<Self>) {
+        self.watch();
+        if let Some(place) = self.place.get() {
+            self.layer.renewals.restart(*place);
+        }
+    }
+
     pub(crate) fn unwatch(&self) {
         if let Some(place) = self.place.get() {
             self.layer.renewals.remove(*place);
@@ -218,9 +229,11 @@ mod extract {
 
     use super::IdempotencyContext;
 
-    /// The request is not protected: no layer, no key where it is optional, or
-    /// a route that is ignored. A 500, since the handler asked for what its
-    /// route does not give.
+    /// The request is not protected: no layer, no key where it is optional, a
+    /// route that is ignored, or a store that is down with
+    /// `on_store_error = open`. A 500, since the handler asked for what its
+    /// route does not give; where that can be, extract
+    /// `Option<IdempotencyContext>`.
     #[derive(Debug)]
     pub struct NotProtected(());
 

@@ -26,7 +26,7 @@ use crate::body::{BoxError, Collected, RequestTrailers, ResponseBody, Whole, col
 use crate::context::{IdempotencyContext, Operation, Stage};
 use crate::digest::Digests;
 use crate::fingerprint::record_id;
-use crate::lease::{Caught, Held, Recorded, Within, release_later};
+use crate::lease::{Caught, Fate, Held, Recorded, Within, release_later};
 use crate::policy::{KeysPer, OnMismatch, OnStoreError, Oversize, rfc3339};
 use crate::record::{Completion, Fingerprint, ScopeDigest};
 use crate::rejection::{Rejection, RejectionCode};
@@ -389,7 +389,7 @@ impl Operation {
         match error.kind() {
             StoreErrorKind::NotSent if open => Ok(None),
             StoreErrorKind::Unknown => {
-                release_later(&self.layer, claim, Release::Tombstone);
+                release_later(&self.layer, claim, Release::Tombstone, Fate::Unknown);
                 Err(store_unavailable())
             }
             _ => Err(store_unavailable()),
@@ -480,7 +480,7 @@ impl Operation {
                     Ending::Complete(Outcome::Completed(Arc::new(Completion {
                         status: head.status,
                         headers: self.policy.record_headers.of(&head.headers),
-                        body: data.clone(),
+                        body: recorded_body(&data),
                         trailers: trailers.as_deref().cloned(),
                         began_at,
                         completed_at,
@@ -604,6 +604,17 @@ fn store_unavailable() -> Stop {
         "Whether this operation was executed before can't be told right now. Nothing was \
          executed; send the same request again in a moment.",
     )
+}
+
+/// What of a body is kept: a copy of its own, unless it is large. A body can
+/// be a slice of a buffer many times its size, which a record would keep too.
+fn recorded_body(data: &Bytes) -> Bytes {
+    const COPIED: usize = 64 << 10;
+    if data.len() <= COPIED {
+        Bytes::copy_from_slice(data)
+    } else {
+        data.clone()
+    }
 }
 
 /// Whether frames of this many bytes still fit, one after the other.

@@ -13,7 +13,7 @@ use crate::body::{Budget, ResponseBody};
 use crate::digest::Digests;
 use crate::error::ConfigError;
 use crate::lease::Renewals;
-use crate::policy::Policy;
+use crate::policy::{Policy, can_have_body};
 use crate::rejection::{Rejection, RejectionCode, RejectionRules, RenderRejection};
 use crate::route::{Routes, Rule};
 use crate::scope::Scope;
@@ -59,8 +59,8 @@ impl IdempotencyLayer {
     }
 
     /// To set options.
-    pub fn builder(store: impl Store, scope: impl Scope) -> Builder {
-        Builder {
+    pub fn builder(store: impl Store, scope: impl Scope) -> IdempotencyLayerBuilder {
+        IdempotencyLayerBuilder {
             store: erased(store),
             scope: Arc::new(scope),
             namespace: String::new(),
@@ -114,7 +114,7 @@ impl<S> Layer<S> for IdempotencyLayer {
 /// # Ok::<(), tower_idempotency::ConfigError>(())
 /// ```
 #[must_use]
-pub struct Builder {
+pub struct IdempotencyLayerBuilder {
     store: Arc<dyn DynStore>,
     scope: Arc<dyn Scope>,
     namespace: String,
@@ -126,7 +126,7 @@ pub struct Builder {
     routes: Vec<Rule>,
 }
 
-impl Builder {
+impl IdempotencyLayerBuilder {
     /// Keeps the records of this service apart from those of others on the
     /// same store. Default: empty.
     pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
@@ -140,7 +140,13 @@ impl Builder {
     ///
     /// To change a secret, list the new one second in every process, then
     /// first, and drop the old one a retention later: while it is listed,
-    /// records made under it still count.
+    /// records made under it still count. The store has to be able to
+    /// [`look_up`](Store::look_up). An operation that lapsed under an old
+    /// secret runs again as if it were the first, and its former owner is not
+    /// fenced off.
+    ///
+    /// There is no way to list "none": turning secrets on in front of a store
+    /// that outlives the process forgets the records that were made without.
     pub fn secrets<K: Into<Vec<u8>>>(mut self, secrets: impl IntoIterator<Item = K>) -> Self {
         self.secrets = secrets.into_iter().map(Into::into).collect();
         self
@@ -193,7 +199,7 @@ impl Builder {
     /// none: `POST /orders/{id}/capture`, `/files/{*path}`. The most specific
     /// path wins, and of equal paths the one with a method. A method in a
     /// pattern is protected by it; a pattern without one is for the policy's
-    /// [`methods`](Policy::methods).
+    /// [`methods`](Policy::methods), and leaves other methods to the defaults.
     ///
     /// Matched is the path that the client sent. Inside a *nested* axum router
     /// that needs the feature `axum`; without it the layer sees the path less
@@ -224,6 +230,20 @@ impl Builder {
                 "must have at least 16 bytes each",
             ));
         }
+        for (at, secret) in self.secrets.iter().enumerate() {
+            if self.secrets[..at].contains(secret) {
+                return Err(ConfigError::new("secrets", "must not list one twice"));
+            }
+        }
+        if let Some((code, status)) = self
+            .rejections
+            .statuses
+            .iter()
+            .find(|(_, status)| !can_have_body(*status))
+        {
+            let message = format!("answers {code} with {status}, which has no body");
+            return Err(ConfigError::new("rejection_status", message));
+        }
         if let Some(url) = &self.rejections.docs_url
             && (url.is_empty()
                 || !url
@@ -239,6 +259,13 @@ impl Builder {
         let current = digests.next().unwrap_or_else(Digests::plain);
         let old_digests = digests.collect();
         let routes = Routes::new(self.defaults, self.routes)?;
+        if self.max_buffered < routes.largest_body() {
+            let message = format!(
+                "must hold the largest body, `max_request_body` of {} bytes",
+                routes.largest_body()
+            );
+            return Err(ConfigError::new("max_buffered", message));
+        }
         let renew_every = (routes.shortest_lease() / 6).max(Duration::from_millis(1));
         Ok(IdempotencyLayer {
             shared: Arc::new(Shared {
@@ -258,9 +285,9 @@ impl Builder {
     }
 }
 
-impl fmt::Debug for Builder {
+impl fmt::Debug for IdempotencyLayerBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Builder")
+        f.debug_struct("IdempotencyLayerBuilder")
             .field("namespace", &self.namespace)
             .field("defaults", &self.defaults)
             .finish_non_exhaustive()

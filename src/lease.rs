@@ -12,7 +12,6 @@ use std::time::Duration;
 use pin_project_lite::pin_project;
 use slab::Slab;
 use tokio::runtime::{self, Handle};
-use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep, sleep};
 use tracing::{debug, error, warn};
 
@@ -20,8 +19,6 @@ use crate::context::Operation;
 use crate::layer::Shared;
 use crate::store::{Claim, Lease, Outcome, Release, StoreError, Tenure};
 
-/// How many renewals are under way at once.
-const RENEWALS_AT_ONCE: usize = 64;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
@@ -59,7 +56,10 @@ impl Held {
 
     /// Ends the operation with `outcome`. Unless the store answers within
     /// `store_timeout`, that goes on in the background.
-    pub(crate) async fn complete(self, outcome: Outcome) -> Recorded {
+    pub(crate) async fn complete(mut self, outcome: Outcome) -> Recorded {
+        // The operation has run: whatever goes wrong from here on, it is not
+        // released to run again.
+        self.on_drop = None;
         let error = match self.try_complete(&outcome).await {
             Ok(tenure) => return self.settle(tenure),
             Err(error) => error,
@@ -122,6 +122,7 @@ impl Held {
 
     /// The record stays in flight meanwhile: its lease is being renewed.
     async fn keep_completing(self, outcome: Outcome) -> Recorded {
+        self.operation.watch_anew();
         let end = Instant::now().checked_add(self.operation.policy.max_operation);
         let mut pause = FIRST_PAUSE;
         while !is_past(end) {
@@ -168,15 +169,28 @@ impl Drop for Held {
         self.operation.unwatch();
         drop(self.operation.take_guard());
         if let Some(how) = self.on_drop {
-            release_later(&self.operation.layer, &self.operation.lease().claim, how);
+            release_later(
+                &self.operation.layer,
+                &self.operation.lease().claim,
+                how,
+                Fate::Acquired,
+            );
         }
     }
 }
 
-/// Releases a claim by its nonce, in the background, until the store has
-/// answered or the lease would have lapsed anyway. Nobody needs to know
-/// whether the claim reached the store.
-pub(crate) fn release_later(layer: &Arc<Shared>, claim: &Claim, how: Release) {
+/// What is known of a claim that is given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It was acquired.
+    Acquired,
+    /// It may have been lost, or be on its way still.
+    Unknown,
+}
+
+/// Releases a claim by its nonce, in the background, until that is settled or
+/// the lease would have lapsed anyway.
+pub(crate) fn release_later(layer: &Arc<Shared>, claim: &Claim, how: Release, fate: Fate) {
     let Claim {
         id, nonce, lease, ..
     } = *claim;
@@ -191,13 +205,15 @@ pub(crate) fn release_later(layer: &Arc<Shared>, claim: &Claim, how: Release) {
         let mut pause = FIRST_PAUSE;
         loop {
             match layer.within(layer.store.release(&id, &nonce, how)).await {
-                Ok(_) => return,
+                Ok(Tenure::Held) => return,
+                // A claim that is not there yet may still arrive.
+                Ok(Tenure::Lost) if fate == Fate::Acquired || is_past(end) => return,
                 Err(error) if is_past(end) => {
                     let error: &dyn std::error::Error = &error;
                     warn!(?id, error, "a claim was not released, its lease lapses");
                     return;
                 }
-                Err(_) => sleep(pause).await,
+                Ok(Tenure::Lost) | Err(_) => sleep(pause).await,
             }
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
@@ -312,6 +328,8 @@ struct Renewal {
     began: Instant,
     /// When the last renewal that held was sent.
     renewed: Instant,
+    /// A renewal was sent and is not answered yet.
+    under_way: bool,
     /// Lost, or run for too long.
     ended: bool,
 }
@@ -328,19 +346,32 @@ impl Renewals {
             runtime: Handle::try_current().ok(),
             began: now,
             renewed: now,
+            under_way: false,
             ended: false,
         };
-        let mut running = self.lock();
-        if !running.task
-            && let Some(runtime) = &renewal.runtime
-        {
-            running.task = true;
+        let (place, starts) = {
+            let mut running = self.lock();
+            let starts = renewal.runtime.clone().filter(|_| !running.task);
+            running.task |= starts.is_some();
+            (running.operations.insert(renewal), starts)
+        };
+        // Not under the lock: a runtime that is shutting down drops the task
+        // where it is spawned, and dropping it takes the lock.
+        if let Some(runtime) = starts {
             runtime.spawn(renew_all(TaskRuns {
                 layer: Some(Arc::clone(&operation.layer)),
                 tried: vec![runtime.id()],
             }));
         }
-        running.operations.insert(renewal)
+        place
+    }
+
+    /// Counts `max_operation` from now.
+    pub(crate) fn restart(&self, place: usize) {
+        if let Some(renewal) = self.lock().operations.get_mut(place) {
+            renewal.began = Instant::now();
+            renewal.ended = renewal.operation.is_lost();
+        }
     }
 
     pub(crate) fn remove(&self, place: usize) {
@@ -404,9 +435,11 @@ async fn renew_all(mut task: TaskRuns) {
                 if now - renewal.began >= operation.policy.max_operation {
                     renewal.ended = true;
                     overdue.push(Arc::clone(operation));
-                } else if !operation.is_guarded()
+                } else if !renewal.under_way
+                    && !operation.is_guarded()
                     && now - renewal.renewed >= operation.policy.lease / 3
                 {
+                    renewal.under_way = true;
                     due.push((place, Arc::clone(operation)));
                 }
             }
@@ -416,14 +449,11 @@ async fn renew_all(mut task: TaskRuns) {
             warn!(lease = ?operation.lease(),
                 "an operation runs longer than max_operation, its lease is no longer renewed");
         }
-        let mut under_way = JoinSet::new();
+        // None waits for another: a store that answers some of them late must
+        // not cost the others their leases.
         for (place, operation) in due {
-            while under_way.len() >= RENEWALS_AT_ONCE {
-                under_way.join_next().await;
-            }
-            under_way.spawn(renew(place, operation));
+            tokio::spawn(renew(place, operation));
         }
-        while under_way.join_next().await.is_some() {}
     }
 }
 
@@ -437,6 +467,7 @@ async fn renew(place: usize, operation: Arc<Operation>) {
     let Some(renewal) = running.operations.get_mut(place).filter(same) else {
         return;
     };
+    renewal.under_way = false;
     match answer {
         Ok(Tenure::Held) => renewal.renewed = sent,
         Ok(Tenure::Lost) => {

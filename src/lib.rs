@@ -107,7 +107,7 @@ pub use error::ConfigError;
 pub use fingerprint::{FingerprintBody, JsonFingerprint};
 pub use future::ResponseFuture;
 pub use key::{KeyFormat, KeySyntax};
-pub use layer::{Builder, IdempotencyLayer};
+pub use layer::{IdempotencyLayer, IdempotencyLayerBuilder};
 pub use policy::{KeysPer, OnMismatch, OnStoreError, Oversize, Policy, Require};
 pub use record::{Completion, FencingToken, Fingerprint, Nonce, RecordId, ScopeDigest};
 pub use rejection::{Rejection, RejectionCode, RenderRejection, Retry};

@@ -78,8 +78,8 @@ pub enum OnStoreError {
 
 /// The options of one route, with the defaults of the contract.
 ///
-/// [`Builder::defaults`](crate::Builder::defaults) sets them for every
-/// request, [`Builder::route`](crate::Builder::route) for some. What is wrong
+/// [`IdempotencyLayerBuilder::defaults`](crate::IdempotencyLayerBuilder::defaults) sets them for every
+/// request, [`IdempotencyLayerBuilder::route`](crate::IdempotencyLayerBuilder::route) for some. What is wrong
 /// with a value is said when the layer is built.
 #[derive(Clone)]
 pub struct Policy {
@@ -310,8 +310,10 @@ impl Policy {
             .into_iter()
             .map(|own| own.as_ref().trim().to_ascii_lowercase())
             .collect();
-        if let Some(wrong) = self.skip_types.iter().find(|own| !own.contains('/')) {
-            let message = format!("names `{wrong}`, which is not a content type");
+        let wrong = |own: &&String| !own.contains('/') || own.contains(';');
+        if let Some(wrong) = self.skip_types.iter().find(wrong) {
+            let message =
+                format!("names `{wrong}`, which is not a content type without parameters");
             self.fail("skip_types", message);
         }
         self
@@ -397,10 +399,16 @@ impl Policy {
         self
     }
 
-    /// Replays a recorded `from` with the status `to`, such as 201 as 200.
+    /// Replays a recorded `from` with the status `to`, such as 201 as 200. A
+    /// status without a body (1xx, 204, 304) can't stand for one with.
     /// Default: as recorded.
     #[must_use]
     pub fn replay_status(mut self, from: StatusCode, to: StatusCode) -> Self {
+        if !can_have_body(to) {
+            let message = format!("replays {from} as {to}, which has no body");
+            self.fail("replay_status", message);
+        }
+        self.replay_status.retain(|(own, _)| *own != from);
         self.replay_status.push((from, to));
         self
     }
@@ -494,6 +502,12 @@ impl fmt::Debug for Policy {
             .field("retention", &self.retention)
             .finish_non_exhaustive()
     }
+}
+
+/// Whether an answer of this status can say anything.
+pub(crate) fn can_have_body(status: StatusCode) -> bool {
+    !status.is_informational()
+        && !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
 /// Whether requests of this method can be protected: safe ones have nothing

@@ -55,18 +55,20 @@ impl Hash for RecordId {
 }
 
 digest! {
+    #[derive(Hash)]
     /// A digest of what was asked: method, target, chosen headers, body.
     Fingerprint
 }
 
 digest! {
+    #[derive(Hash)]
     /// A digest of who asked: namespace and scope, of both its kind and its value.
     ScopeDigest
 }
 
 /// A random 128-bit number that one claim carries: whoever knows it owns
 /// what the claim acquired.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Nonce([u8; 16]);
 
 impl Nonce {

@@ -70,7 +70,7 @@ impl Retry {
 
 impl RejectionCode {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: &'static [Self] = &[
         Self::KeyRequired,
         Self::KeyInvalid,
         Self::KeyTooShort,
@@ -228,7 +228,9 @@ pub struct Rejection {
 }
 
 impl Rejection {
-    pub(crate) fn new(code: RejectionCode, detail: impl Into<Cow<'static, str>>) -> Self {
+    /// A rejection with the default status of its code, to test a renderer
+    /// with. `detail` is for the person who reads the answer.
+    pub fn new(code: RejectionCode, detail: impl Into<Cow<'static, str>>) -> Self {
         Self {
             code,
             detail: detail.into(),
@@ -368,6 +370,18 @@ where
 {
     fn render(&self, rejection: &Rejection, request: &Parts) -> Response<Bytes> {
         self(rejection, request)
+    }
+}
+
+impl RenderRejection for Box<dyn RenderRejection> {
+    fn render(&self, rejection: &Rejection, request: &Parts) -> Response<Bytes> {
+        (**self).render(rejection, request)
+    }
+}
+
+impl RenderRejection for Arc<dyn RenderRejection> {
+    fn render(&self, rejection: &Rejection, request: &Parts) -> Response<Bytes> {
+        (**self).render(rejection, request)
     }
 }
 

@@ -18,6 +18,7 @@ pub(crate) struct Routes {
     /// one look.
     by_method: Vec<(Method, MethodRoutes)>,
     shortest_lease: Duration,
+    largest_body: usize,
 }
 
 #[derive(Debug, Default)]
@@ -34,18 +35,27 @@ impl Routes {
         let mut routes = Routes {
             by_method: Vec::new(),
             shortest_lease: default.lease,
+            largest_body: default.max_request_body,
         };
         let mut any_method = Vec::new();
         for (pattern, change) in rules {
             let policy = change(default.clone());
             policy.check().map_err(|error| error.on_route(&pattern))?;
             routes.shortest_lease = routes.shortest_lease.min(policy.lease);
+            routes.largest_body = routes.largest_body.max(policy.max_request_body);
             let policy = Arc::new(policy);
             match pattern.split_once(' ') {
                 Some((method, path)) => {
                     let method = Method::from_bytes(method.as_bytes()).map_err(|error| {
                         wrong(&pattern, "begins with no method").caused_by(error)
                     })?;
+                    if method
+                        .as_str()
+                        .bytes()
+                        .any(|byte| byte.is_ascii_lowercase())
+                    {
+                        return Err(wrong(&pattern, "begins with a method in lower case"));
+                    }
                     if !can_protect(&method) {
                         return Err(wrong(
                             &pattern,
@@ -53,6 +63,9 @@ impl Routes {
                         ));
                     }
                     routes.insert(&method, path.trim(), &policy, &pattern)?;
+                }
+                None if policy.methods.is_empty() => {
+                    return Err(wrong(&pattern, "names no method, and `methods` neither"));
                 }
                 None => any_method.push((pattern, policy)),
             }
@@ -86,6 +99,10 @@ impl Routes {
             .as_ref()
             .and_then(|patterns| patterns.at(path).ok());
         matched.map(|found| found.value).or(routes.default.as_ref())
+    }
+
+    pub(crate) fn largest_body(&self) -> usize {
+        self.largest_body
     }
 
     pub(crate) fn shortest_lease(&self) -> Duration {
@@ -123,6 +140,21 @@ impl Routes {
             return Err(wrong(
                 pattern,
                 "has no path: write `POST /orders/{id}` or `/orders/{id}`",
+            ));
+        }
+        if path.contains(['?', '#']) {
+            return Err(wrong(
+                pattern,
+                "has a query or a fragment: only paths are matched",
+            ));
+        }
+        if path
+            .split('/')
+            .any(|segment| segment.starts_with([':', '*']))
+        {
+            return Err(wrong(
+                pattern,
+                "has a `:` or `*` segment: write `{id}` or `{*rest}`",
             ));
         }
         let patterns = self.of_method(method).patterns.get_or_insert_default();
@@ -231,6 +263,10 @@ mod tests {
             "GET /a",
             "POST /a/{",
             "POST /{*rest}/b",
+            "post /a",
+            "POST /a/:id",
+            "/a/*rest",
+            "/a?b=c",
         ] {
             let error = routes(&[(pattern, Require::Required)]).unwrap_err();
             assert_eq!(error.option(), "route", "{pattern}: {error}");

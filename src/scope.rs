@@ -37,7 +37,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderName, HeaderValue};
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use crate::digest::{Digests, Label, sha256};
 use crate::error::ConfigError;
@@ -100,12 +100,15 @@ impl Scope for Arc<dyn Scope> {
 
 /// A caller: a kind of id and its value. Equal values of different kinds are
 /// different callers. Stored and logged only as a digest (G10).
+#[derive(Clone)]
 pub struct Caller {
     kind: Bytes,
     value: Value,
 }
 
+#[derive(Clone)]
 enum Value {
+    All,
     Header(HeaderValue),
     Headers(Vec<HeaderValue>),
     Ip(IpAddr),
@@ -123,8 +126,14 @@ impl Caller {
 
     pub(crate) fn digest(&self, digests: &Digests, namespace: &str) -> ScopeDigest {
         let mut hasher = digests.start(Label::Scope);
-        hasher.part(namespace.as_bytes()).part(&self.kind);
+        // An application may name its kinds as it likes: none is a built-in one.
+        let of_application = matches!(self.value, Value::Text(_));
+        hasher
+            .part(namespace.as_bytes())
+            .number(usize::from(of_application))
+            .part(&self.kind);
         match &self.value {
+            Value::All => &mut hasher,
             Value::Header(value) => hasher.part(value.as_bytes()),
             Value::Headers(values) => {
                 for value in values {
@@ -163,7 +172,7 @@ impl Scope for Shared {
     fn caller(&self, _: &Parts) -> Option<Caller> {
         Some(Caller {
             kind: Bytes::from_static(b"shared"),
-            value: Value::Text(String::new()),
+            value: Value::All,
         })
     }
 }
@@ -289,7 +298,7 @@ impl Scope for Header {
                     sha256(&values.join(&b'\n'))
                 }
                 Value::Header(value) => sha256(value.as_bytes()),
-                Value::Ip(_) | Value::Text(_) => return None,
+                Value::All | Value::Ip(_) | Value::Text(_) => return None,
             };
             if !known.contains(&digest) {
                 return None;
@@ -414,6 +423,7 @@ pub fn forwarded_ip<N: AsRef<str>>(
             network
                 .parse::<IpNet>()
                 .or_else(|_| network.parse::<IpAddr>().map(IpNet::from))
+                .map(canonical)
                 .map_err(|error| {
                     let message =
                         format!("names `{network}`, which is neither a network nor an address");
@@ -428,6 +438,17 @@ pub fn forwarded_ip<N: AsRef<str>>(
         ));
     }
     Ok(ForwardedIp { header, trusted })
+}
+
+/// IPv4 in IPv6 clothes is IPv4, as it is in the addresses of peers.
+fn canonical(network: IpNet) -> IpNet {
+    match network.addr().to_canonical() {
+        IpAddr::V4(address) if network.addr().is_ipv6() => {
+            let length = network.prefix_len().saturating_sub(96);
+            Ipv4Net::new(address, length).map_or(network, IpNet::from)
+        }
+        _ => network,
+    }
 }
 
 /// See [`forwarded_ip`].
@@ -455,7 +476,12 @@ impl Scope for ForwardedIp {
         };
         let lines: Vec<_> = request.headers.get_all(name).iter().collect();
         for line in lines.into_iter().rev() {
-            for element in line.to_str().ok()?.rsplit(',') {
+            let line = line.to_str().ok()?;
+            let elements = match self.header {
+                ForwardedHeader::Forwarded => split_unquoted(line, ',')?,
+                ForwardedHeader::XForwardedFor => line.split(',').collect(),
+            };
+            for element in elements.into_iter().rev() {
                 // What can't be read might be the client: nothing left of it counts.
                 let ip = match self.header {
                     ForwardedHeader::Forwarded => forwarded_for(element)?,
@@ -470,20 +496,43 @@ impl Scope for ForwardedIp {
     }
 }
 
-/// The address in the `for` parameter of one element of `Forwarded`.
+/// Splits at what stands outside of quotation marks: a proxy copies what its
+/// client sent as `Host` into `host="…"`. `None` if a quoted string does not
+/// end.
+fn split_unquoted(text: &str, separator: char) -> Option<Vec<&str>> {
+    let (mut pieces, mut from) = (Vec::new(), 0);
+    let (mut quoted, mut escaped) = (false, false);
+    for (at, character) in text.char_indices() {
+        match character {
+            _ if escaped => escaped = false,
+            '\\' if quoted => escaped = true,
+            '"' => quoted = !quoted,
+            _ if character == separator && !quoted => {
+                pieces.push(&text[from..at]);
+                from = at + separator.len_utf8();
+            }
+            _ => {}
+        }
+    }
+    pieces.push(&text[from..]);
+    (!quoted).then_some(pieces)
+}
+
+/// The address in the `for` parameter of one element of `Forwarded`, which
+/// must have just one.
 fn forwarded_for(element: &str) -> Option<IpAddr> {
-    let value = element.split(';').find_map(|pair| {
+    let mut found = None;
+    for pair in split_unquoted(element, ';')? {
         let (name, value) = pair.split_once('=')?;
-        name.trim()
-            .eq_ignore_ascii_case("for")
-            .then_some(value.trim())
-    })?;
-    address(
-        value
-            .strip_prefix('"')
-            .and_then(|v| v.strip_suffix('"'))
-            .unwrap_or(value),
-    )
+        if name.trim().eq_ignore_ascii_case("for") && found.replace(value.trim()).is_some() {
+            return None;
+        }
+    }
+    let value = found?;
+    let unquoted = value
+        .strip_prefix('"')
+        .and_then(|value| value.strip_suffix('"'));
+    address(unquoted.unwrap_or(value))
 }
 
 /// `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`, `[2001:db8::1]` or `[2001:db8::1]:80`.
@@ -663,6 +712,35 @@ mod tests {
     }
 
     #[test]
+    fn a_trusted_network_in_ipv6_clothes_is_the_ipv4_one() {
+        let header = ForwardedHeader::XForwardedFor;
+        let scope = forwarded_ip(header, ["::ffff:10.0.0.0/104"]).unwrap();
+        let told = id(
+            &scope,
+            &from("10.0.0.1", &[("x-forwarded-for", "203.0.113.1")]),
+        );
+        assert_eq!(told, id(&peer_ip(), &from("203.0.113.1", &[])));
+        assert!(told.is_some());
+        let all = forwarded_ip(header, ["2001:db8::/32"]).unwrap();
+        let told = id(
+            &all,
+            &from("2001:db8::1", &[("x-forwarded-for", "203.0.113.1")]),
+        );
+        assert_eq!(told, id(&peer_ip(), &from("203.0.113.1", &[])));
+    }
+
+    #[test]
+    fn an_applications_kind_is_never_a_built_in_one() {
+        let own = |_: &Parts| Some(Caller::new("ip", "abcd"));
+        assert_ne!(
+            id(&own, &request(&[])),
+            id(&peer_ip(), &from("97.98.99.100", &[]))
+        );
+        let own = |_: &Parts| Some(Caller::new("shared", ""));
+        assert_ne!(id(&own, &request(&[])), id(&shared(), &request(&[])));
+    }
+
+    #[test]
     fn rfc_7239_is_read() {
         let scope = forwarded_ip(ForwardedHeader::Forwarded, ["10.0.0.0/8"]).unwrap();
         let told = |value: &str| id(&scope, &from("10.0.0.1", &[("forwarded", value)]));
@@ -677,6 +755,16 @@ mod tests {
             client("2001:db8:cafe::17")
         );
         assert_eq!(told("for=_hidden"), None);
+        // What a client says its host is, is not where it calls from.
+        for spoofed in [
+            r#"for=203.0.113.1;host="a,for=6.6.6.6;";proto=https"#,
+            r#"host="a;for=6.6.6.6;";for=203.0.113.1"#,
+            r#"host="a\";for=6.6.6.6;";for=203.0.113.1"#,
+        ] {
+            assert_eq!(told(spoofed), client("203.0.113.1"), "{spoofed}");
+        }
+        assert_eq!(told(r#"for=203.0.113.1;for=6.6.6.6"#), None);
+        assert_eq!(told(r#"for=203.0.113.1;host="a,for=6.6.6.6"#), None);
         assert_eq!(told("by=10.0.0.1"), None);
     }
 

@@ -102,7 +102,7 @@ pub trait Store: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Tenure, StoreError>> + Send;
 
     /// What is there, without claiming. Needed only while
-    /// [`Builder::secrets`](crate::Builder::secrets) lists more than one.
+    /// [`IdempotencyLayerBuilder::secrets`](crate::IdempotencyLayerBuilder::secrets) lists more than one.
     fn look_up(
         &self,
         id: &RecordId,

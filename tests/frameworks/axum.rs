@@ -208,7 +208,7 @@ fn two_nests(
     Router::new().nest("/api/a", nest()).nest("/api/b", nest())
 }
 
-/// `Builder::route` says what happens without the feature: the layer sees the
+/// `IdempotencyLayerBuilder::route` says what happens without the feature: the layer sees the
 /// path less the nest's prefix.
 #[cfg(not(feature = "axum"))]
 mod without_the_feature {

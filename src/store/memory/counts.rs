@@ -43,7 +43,8 @@ impl Counts {
     }
 
     /// Puts another record in the place of one.
-    pub(super) fn replace(&self, slot: &mut Slot, new: Slot) {
+    pub(super) fn replace(&self, slot: &mut Slot, mut new: Slot) {
+        new.queued = slot.queued;
         // Modulo 2⁶⁴, so that it may be less.
         let more = new.bytes.wrapping_sub(slot.bytes);
         self.bytes.fetch_add(more, Ordering::Relaxed);

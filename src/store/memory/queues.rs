@@ -15,14 +15,25 @@ impl Line {
     pub(super) const RELEASED: Line = Line(0);
     pub(super) const DONE: Line = Line(1);
     pub(super) const ABANDONED: Line = Line(2);
+
+    pub(super) fn bit(self) -> u8 {
+        1 << self.0
+    }
 }
 
-/// When a record ends. Stale when the record has gone on since.
+/// When a record ended as of when it was put here. It may have gone on since.
 #[derive(Clone, Copy)]
 pub(super) struct Due {
     pub(super) id: RecordId,
-    pub(super) token: u64,
     pub(super) at: Moment,
+}
+
+/// One that was taken out, and the queue that it stood in.
+#[derive(Clone, Copy)]
+pub(super) struct Taken {
+    pub(super) line: Line,
+    pub(super) retention: Duration,
+    pub(super) due: Due,
 }
 
 /// The records in the order of their ends: one queue per kind and distinct
@@ -52,7 +63,7 @@ impl Queues {
     }
 
     /// A few whose end has come.
-    pub(super) fn take_due(&mut self, now: Moment) -> [Option<(Line, Due)>; PACE] {
+    pub(super) fn take_due(&mut self, now: Moment) -> [Option<Taken>; PACE] {
         let mut over = [None; PACE];
         let mut found = over.iter_mut();
         let Some(mut place) = found.next() else {
@@ -61,7 +72,7 @@ impl Queues {
         for queue in &mut self.0 {
             while let Some(due) = queue.due.front().filter(|due| due.at <= now).copied() {
                 queue.due.pop();
-                *place = Some((queue.line, due));
+                *place = Some(queue.taken(due));
                 match found.next() {
                     Some(next) => place = next,
                     None => return over,
@@ -71,8 +82,8 @@ impl Queues {
         over
     }
 
-    /// The one that is missed least.
-    pub(super) fn take_oldest(&mut self, now: Moment) -> Option<(Line, Due)> {
+    /// The one that is missed least; if `only_over`, one whose end has come.
+    pub(super) fn take_oldest(&mut self, now: Moment, only_over: bool) -> Option<Taken> {
         let queue = self
             .0
             .iter_mut()
@@ -81,13 +92,32 @@ impl Queues {
                 let over = first.at <= now;
                 // When it began to be kept: `at` less the retention.
                 let began = first.at.saturating_sub(queue.retention);
-                (over || queue.line != Line::ABANDONED)
+                (over || queue.line != Line::ABANDONED && !only_over)
                     .then_some(((!over, queue.line, began), queue))
             })
             .min_by_key(|(rank, _)| *rank)
             .map(|(_, queue)| queue)?;
         let due = queue.due.pop()?;
-        Some((queue.line, due))
+        Some(queue.taken(due))
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.0
+            .iter()
+            .flat_map(|queue| &queue.due.0)
+            .map(VecDeque::len)
+            .sum()
+    }
+}
+
+impl Queue {
+    fn taken(&self, due: Due) -> Taken {
+        Taken {
+            line: self.line,
+            retention: self.retention,
+            due,
+        }
     }
 }
 

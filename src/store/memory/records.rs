@@ -9,7 +9,7 @@ use crate::store::{
 };
 
 use super::counts::Counts;
-use super::queues::{Due, Line, Queues};
+use super::queues::{Due, Line, Queues, Taken};
 use super::slot::{Kind, Slot, State};
 use super::sync::{AtomicBool, AtomicU64, Entry, Map, Mutex, Ordering, map};
 use super::{MemoryStoreBuilder, RECORD_BYTES, WhenFull};
@@ -90,7 +90,7 @@ impl Shared {
                 }
             }
             // No guard of the map is held here.
-            if shared.limits.when_full == WhenFull::Refuse || !shared.evict_one() {
+            if !shared.evict_one(shared.limits.when_full == WhenFull::Refuse) {
                 return Claimed::OverCapacity;
             }
         }
@@ -162,6 +162,7 @@ impl Shared {
         let token = lease.token.get();
         let now;
         let done;
+        let enters;
         match self.records.entry(id) {
             Entry::Occupied(mut found) => {
                 let slot = found.get_mut();
@@ -180,41 +181,65 @@ impl Shared {
                     _ => return Tenure::Lost,
                 }
                 done = self.done(lease, outcome, now);
-                let slot_done = done.slot;
-                self.counts.replace(slot, slot_done);
+                self.counts.replace(slot, done.slot);
+                enters = slot.enters(Line::DONE);
             }
             Entry::Vacant(place) => {
                 now = self.clock.now();
                 done = self.done(lease, outcome, now);
                 self.counts.add(&done.slot);
-                place.insert(Box::new(done.slot));
+                let mut slot = Box::new(done.slot);
+                enters = slot.enters(Line::DONE);
+                place.insert(slot);
             }
         }
-        self.enqueue(
-            Line::DONE,
-            done.retention,
-            Due {
-                id,
-                token,
-                at: done.at,
-            },
-            now,
-        );
-        while self.limits.when_full == WhenFull::Evict
-            && self.counts.bytes.load(Ordering::Relaxed) > self.limits.max_bytes
-        {
-            if !self.evict_one() {
-                break;
+        // Before it stands in a queue itself, so that it makes room only at
+        // the cost of others.
+        let full = || self.counts.bytes.load(Ordering::Relaxed) > self.limits.max_bytes;
+        if self.limits.when_full == WhenFull::Evict {
+            while full() && self.evict_one(false) {}
+            if full() {
+                self.seal(&id, token);
             }
         }
+        let due = Due { id, at: done.at };
+        self.enqueue(enters.then_some((Line::DONE, done.retention, due)), now);
         Tenure::Held
+    }
+
+    /// Lets go of an answer that there is no room for, and keeps that its
+    /// operation is done (G2).
+    fn seal(&self, id: &RecordId, token: u64) {
+        if let Some(mut slot) = self.records.get_mut(id)
+            && slot.token == token
+            && let State::Done {
+                fingerprint,
+                nonce,
+                expires_at,
+                ..
+            } = slot.state
+        {
+            let sealed = Slot {
+                token,
+                attempt: slot.attempt,
+                bytes: RECORD_BYTES,
+                queued: slot.queued,
+                state: State::Done {
+                    fingerprint,
+                    nonce,
+                    completion: None,
+                    expires_at,
+                },
+            };
+            self.counts.replace(&mut slot, sealed);
+        }
     }
 
     pub(super) fn release(&self, id: &RecordId, nonce: &Nonce, how: Release) -> Tenure {
         let now;
-        let token;
         let kept;
         let line;
+        let enters;
         {
             let Some(mut slot) = self.records.get_mut(id) else {
                 return Tenure::Lost;
@@ -223,7 +248,6 @@ impl Shared {
             if slot.is_over(now) {
                 return Tenure::Lost;
             }
-            token = slot.token;
             let State::InFlight {
                 nonce: owner,
                 lapses_at,
@@ -253,9 +277,10 @@ impl Shared {
                 line = Line::ABANDONED;
             } else {
                 let tombstone = Slot {
-                    token,
+                    token: slot.token,
                     attempt: slot.attempt,
                     bytes: RECORD_BYTES,
+                    queued: 0,
                     state: State::Released {
                         expires_at: now.saturating_add(kept),
                     },
@@ -263,9 +288,11 @@ impl Shared {
                 self.counts.replace(&mut slot, tombstone);
                 line = Line::RELEASED;
             }
+            enters = slot.enters(line);
         }
         let at = now.saturating_add(kept);
-        self.enqueue(line, kept, Due { id: *id, token, at }, now);
+        let due = Due { id: *id, at };
+        self.enqueue(enters.then_some((line, kept, due)), now);
         Tenure::Held
     }
 
@@ -309,8 +336,7 @@ impl Shared {
             let trailers = completion.trailers.as_ref().map_or(0, http::HeaderMap::len);
             completion.weight() + (completion.headers.len() + trailers) * FIELD_BYTES
         });
-        // An answer that no eviction makes room for is not kept, but that the
-        // operation is done is (G2).
+        // No eviction makes room for more than all of it.
         let fits = RECORD_BYTES + weight <= self.limits.max_bytes;
         let completion = completion.filter(|_| fits).cloned();
         let at = now.saturating_add(retention);
@@ -321,6 +347,7 @@ impl Shared {
                 token: lease.token.get(),
                 attempt: lease.attempt,
                 bytes: RECORD_BYTES + if fits { weight } else { 0 },
+                queued: 0,
                 state: State::Done {
                     fingerprint: lease.claim.fingerprint,
                     nonce: lease.claim.nonce,
@@ -332,56 +359,71 @@ impl Shared {
     }
 
     /// Remembers when a record ends, and removes a few whose end has come.
-    fn enqueue(&self, line: Line, retention: Duration, due: Due, now: Moment) {
-        let over = {
+    fn enqueue(&self, entry: Option<(Line, Duration, Due)>, now: Moment) {
+        let taken = {
             let mut queues = self.lock_queues();
-            queues.push(line, retention, due);
+            if let Some((line, retention, due)) = entry {
+                queues.push(line, retention, due);
+            }
             queues.take_due(now)
         };
-        for (line, due) in over.into_iter().flatten() {
-            let removed = self.remove_due(line, &due, |slot| slot.is_over(now));
-            // Renewed after its guard was gone, by a caller that keeps no guard.
-            if !removed && line == Line::ABANDONED && self.is_lingering(&due) {
-                let at = now.saturating_add(retention);
-                self.lock_queues().push(line, retention, Due { at, ..due });
-            }
+        for taken in taken.into_iter().flatten() {
+            self.remove_taken(taken, now, false);
         }
     }
 
-    /// Whether this record is in flight still.
-    fn is_lingering(&self, due: &Due) -> bool {
-        let slot = self.records.get(&due.id);
-        slot.is_some_and(|slot| slot.token == due.token && slot.kind() == Kind::InFlight)
-    }
-
-    /// Forgets one record for another: one past its end, else the oldest
-    /// tombstone, else the oldest completion. Never one in flight.
-    fn evict_one(&self) -> bool {
+    /// Forgets one record for another: one past its end, else, unless
+    /// `only_over`, the oldest tombstone, else the oldest completion. Never
+    /// one in flight.
+    fn evict_one(&self, only_over: bool) -> bool {
         loop {
             let now = self.clock.now();
-            let Some((line, due)) = self.lock_queues().take_oldest(now) else {
+            let Some(taken) = self.lock_queues().take_oldest(now, only_over) else {
                 return false;
             };
-            let goes = |slot: &Slot| slot.kind() != Kind::InFlight || slot.is_over(now);
-            if self.remove_due(line, &due, goes) {
+            if self.remove_taken(taken, now, !only_over) {
                 return true;
             }
         }
     }
 
-    /// Removes the record that this place in a queue stands for, unless it is
-    /// another one by now.
-    fn remove_due(&self, line: Line, due: &Due, goes: impl Fn(&Slot) -> bool) -> bool {
-        self.records
-            .remove_if(&due.id, |_, slot| {
-                let same = slot.token == due.token && slot.kind().line() == line;
-                let goes = same && goes(slot);
-                if goes {
-                    self.counts.remove(slot);
+    /// Removes the record that this entry was made for, if its end has come or
+    /// it goes `early`. If it has gone on since, the entry goes back to wait
+    /// for its new end, or ends if the record is something else by now.
+    fn remove_taken(&self, taken: Taken, now: Moment, early: bool) -> bool {
+        let Taken {
+            line,
+            retention,
+            due,
+        } = taken;
+        let mut waits = None;
+        let removed = self.records.remove_if_mut(&due.id, |_, slot| {
+            let end = slot.end().filter(|_| slot.kind().line() == line);
+            match end {
+                None => {
+                    slot.queued &= !line.bit();
+                    false
                 }
-                goes
-            })
-            .is_some()
+                Some(end) if end <= now || early && end <= due.at => {
+                    self.counts.remove(slot);
+                    true
+                }
+                Some(end) => {
+                    waits = Some(end);
+                    false
+                }
+            }
+        });
+        if let Some(at) = waits {
+            self.lock_queues()
+                .push(line, retention, Due { id: due.id, at });
+        }
+        removed.is_some()
+    }
+
+    #[cfg(test)]
+    pub(super) fn queued(&self) -> usize {
+        self.lock_queues().len()
     }
 
     fn lock_queues(&self) -> impl std::ops::DerefMut<Target = Queues> {
@@ -437,13 +479,12 @@ impl Drop for Guard {
             return;
         };
         let now;
-        let token;
+        let enters;
         {
             let Some(mut slot) = store.records.get_mut(&self.id) else {
                 return;
             };
             now = store.clock.now();
-            token = slot.token;
             match &mut slot.state {
                 State::InFlight {
                     lapses_at,
@@ -457,15 +498,15 @@ impl Drop for Guard {
                 }
                 _ => return,
             }
+            enters = self.stays.is_some() && slot.enters(Line::ABANDONED);
         }
         let Some(stays) = self.stays else {
             return;
         };
         let due = Due {
             id: self.id,
-            token,
             at: now.saturating_add(stays),
         };
-        store.enqueue(Line::ABANDONED, stays, due, now);
+        store.enqueue(enters.then_some((Line::ABANDONED, stays, due)), now);
     }
 }

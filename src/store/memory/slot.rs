@@ -15,6 +15,9 @@ pub(super) struct Slot {
     pub(super) attempt: u64,
     /// What it counts for in `Counts::bytes`.
     pub(super) bytes: usize,
+    /// The queues that it stands in, a bit for each, and in each only once:
+    /// however often it is claimed and released, it takes no more room.
+    pub(super) queued: u8,
     pub(super) state: State,
 }
 
@@ -53,6 +56,7 @@ impl Slot {
             token,
             attempt,
             bytes: RECORD_BYTES,
+            queued: 0,
             state: State::InFlight {
                 fingerprint: claim.fingerprint,
                 nonce: claim.nonce,
@@ -67,16 +71,7 @@ impl Slot {
 
     /// Past its end: as good as absent.
     pub(super) fn is_over(&self, now: Moment) -> bool {
-        match &self.state {
-            State::Done { expires_at, .. } | State::Released { expires_at } => *expires_at <= now,
-            State::InFlight {
-                lapses_at,
-                retention,
-                on_lapsed_lease: OnLapsedLease::Rerun,
-                ..
-            } => self.is_lapsed(now) && lapses_at.saturating_add(*retention) <= now,
-            State::InFlight { .. } => false,
-        }
+        self.end().is_some_and(|end| end <= now)
     }
 
     pub(super) fn is_lapsed(&self, now: Moment) -> bool {
@@ -114,6 +109,28 @@ impl Slot {
             },
             State::Released { .. } => RecordState::Released,
         }
+    }
+
+    /// When it is over, unless it changes before; `None` if it is not going to be.
+    pub(super) fn end(&self) -> Option<Moment> {
+        match &self.state {
+            State::Done { expires_at, .. } | State::Released { expires_at } => Some(*expires_at),
+            State::InFlight {
+                lapses_at,
+                retention,
+                guarded: false,
+                on_lapsed_lease: OnLapsedLease::Rerun,
+                ..
+            } => Some(lapses_at.saturating_add(*retention)),
+            State::InFlight { .. } => None,
+        }
+    }
+
+    /// Whether it has to be put into this queue: it does not stand there yet.
+    pub(super) fn enters(&mut self, line: Line) -> bool {
+        let before = self.queued;
+        self.queued |= line.bit();
+        self.queued != before
     }
 
     pub(super) fn kind(&self) -> Kind {

@@ -459,6 +459,54 @@ fn sealed_records_are_kept_for_their_retention() {
     assert_eq!(bench.acquire(&claim(1)).attempt, 1);
 }
 
+/// However often one key is claimed and released, it takes the room of one.
+#[test]
+fn releases_of_one_key_do_not_add_up() {
+    let bench = Bench::new();
+    for _ in 0..1000 {
+        let claim = claim(1);
+        let lease = bench.acquire(&claim);
+        bench.release(&claim);
+        drop(lease);
+        bench.advance(Duration::from_millis(5));
+    }
+    assert_eq!(bench.shared.queued(), 1);
+    // Its end is that of the last release.
+    bench.advance(HOUR.saturating_sub(Duration::from_secs(1)));
+    bench.run(2);
+    assert!(bench.has(1));
+    bench.advance(Duration::from_secs(1));
+    bench.run(3);
+    bench.run(4);
+    assert_eq!(bench.stats().released, 0);
+}
+
+#[test]
+fn a_store_that_refuses_has_room_again_once_records_are_over() {
+    let limits = MemoryStore::builder()
+        .max_records(2)
+        .when_full(WhenFull::Refuse);
+    let bench = Bench::with(limits);
+    bench.run(1);
+    bench.run(2);
+    bench.advance(HOUR.saturating_sub(Duration::from_millis(1)));
+    assert!(matches!(bench.claim(&claim(3)), Claimed::OverCapacity));
+    bench.advance(Duration::from_millis(1));
+    bench.run(3);
+    bench.run(4);
+    assert!(matches!(bench.claim(&claim(5)), Claimed::OverCapacity));
+}
+
+#[test]
+fn an_answer_beside_operations_in_flight_is_sealed_rather_than_forgotten() {
+    let bench = Bench::with(MemoryStore::builder().max_bytes(5 * RECORD_BYTES));
+    let held: Vec<_> = (1..=4).map(|id| bench.acquire(&claim(id))).collect();
+    let outcome = completed(&[0; 1000]);
+    assert_eq!(bench.shared.complete(&held[0], &outcome), Tenure::Held);
+    assert!(matches!(bench.found(&claim(1)), RecordState::Sealed { .. }));
+    assert_eq!(bench.stats().bytes, 4 * RECORD_BYTES);
+}
+
 /// No record is ever left behind: what has ended makes room as others come.
 #[test]
 fn expired_records_are_removed_as_others_come() {

@@ -1,0 +1,284 @@
+//! G5: an owner that was overtaken can neither complete, renew nor release
+//! what another has taken over.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+use tower::{Layer, ServiceExt};
+use tower_idempotency::store::StoreErrorKind;
+use tower_idempotency::{Answer, OnLapsedLease, Oversize};
+
+use crate::owners::{First, LEASE, Owners, SECOND, begin};
+use crate::support::store::{Fault, Op, Steered};
+use crate::support::{Seen, post, protected, quiet, send, with_policy};
+
+#[tokio::test(start_paused = true)]
+async fn an_overtaken_owner_learns_it_and_its_answer_is_discarded() {
+    let store = Steered::unguarded();
+    let owners = Owners::new();
+    let app = protected(&store).layer(owners.service(First::Answers));
+
+    // Cut off: its renewals fail.
+    store.make(Op::Renew, Fault::Fails(StoreErrorKind::NotSent));
+    let first = begin(&app);
+    owners.gate.begun().await;
+    sleep(LEASE - SECOND).await;
+    assert!(store.calls(Op::Renew) >= 2);
+    assert_eq!(send(&app, post("k", "{}")).await.refusal(), "409 in-flight");
+    sleep(SECOND).await;
+    let second = begin(&app);
+    owners.gate.begun().await;
+
+    let (one, two) = (owners.context(1), owners.context(2));
+    assert_eq!((one.attempt(), two.attempt()), (1, 2));
+    assert_eq!((one.is_rerun(), two.is_rerun()), (false, true));
+    assert!(two.fencing_token() > one.fencing_token());
+    assert!(!one.lost(), "it can't know yet");
+
+    store.heal(Op::Renew);
+    sleep(LEASE / 3 + SECOND * 5).await;
+    assert!(one.lost() && !two.lost());
+
+    owners.gate.open();
+    let first = Seen::whole(first.await.unwrap().unwrap()).await;
+    assert_eq!(first.refusal(), "409 in-flight");
+    assert!(!second.is_finished());
+    assert_eq!(send(&app, post("k", "{}")).await.refusal(), "409 in-flight");
+
+    owners.gate.open();
+    let second = Seen::whole(second.await.unwrap().unwrap()).await;
+    second.assert_fresh("run 2");
+    send(&app, post("k", "{}")).await.assert_replays(&second);
+    assert_eq!(owners.count(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_owner_that_was_overtaken_learns_it_by_its_completion_at_the_latest() {
+    let store = Steered::unguarded();
+    let owners = Owners::new();
+    let app = protected(&store).layer(owners.service(First::Answers));
+    store.make(Op::Renew, Fault::Stalls);
+    let first = begin(&app);
+    owners.gate.begun().await;
+    sleep(LEASE).await;
+    let second = begin(&app);
+    owners.gate.begun().await;
+    assert!(!owners.context(1).lost());
+    owners.gate.open();
+    let first = Seen::whole(first.await.unwrap().unwrap()).await;
+    assert_eq!(first.refusal(), "409 in-flight");
+    assert!(owners.context(1).lost());
+    assert!(!owners.context(2).lost());
+    owners.gate.open();
+    let second = second.await.unwrap().unwrap();
+    assert_eq!(second.status(), 201);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_overtaken_owner_releases_nothing_however_it_ends() {
+    for end in [First::Transient, First::Fails, First::Panics] {
+        let store = Steered::unguarded();
+        let owners = Owners::new();
+        let app = protected(&store).layer(owners.service(end));
+        store.make(Op::Renew, Fault::Fails(StoreErrorKind::NotSent));
+        let first = begin(&app);
+        owners.gate.begun().await;
+        sleep(LEASE).await;
+        let second = begin(&app);
+        owners.gate.begun().await;
+
+        owners.gate.open();
+        match (end, first.await) {
+            (First::Transient, Ok(Ok(answer))) => {
+                let answer = Seen::whole(answer).await;
+                assert_eq!(answer.refusal(), "409 in-flight");
+            }
+            (First::Fails, Ok(Err("as the test wants it"))) => {}
+            (First::Panics, Err(error)) if error.is_panic() => {}
+            (_, other) => panic!("{end:?}: {:?}", other.map(|_| ())),
+        }
+        quiet().await;
+        let retry = send(&app, post("k", "{}")).await;
+        assert_eq!(retry.refusal(), "409 in-flight", "{end:?}");
+
+        owners.gate.open();
+        let second = Seen::whole(second.await.unwrap().unwrap()).await;
+        second.assert_fresh("run 2");
+        send(&app, post("k", "{}")).await.assert_replays(&second);
+        assert_eq!(owners.count(), 2);
+    }
+}
+
+/// What the client of an owner gets that knew that it was overtaken before it
+/// had its answer. The store does not say what became of that.
+async fn answer_of_one_that_knows(max_recorded_body: usize) -> Seen {
+    let store = Steered::unguarded();
+    let owners = Owners::new();
+    let layer = with_policy(&store, |policy| {
+        policy
+            .oversize(Oversize::Rerun)
+            .max_recorded_body(max_recorded_body)
+    });
+    let app = layer.layer(owners.service(First::Answers));
+    store.make(Op::Renew, Fault::Fails(StoreErrorKind::NotSent));
+    let first = begin(&app);
+    owners.gate.begun().await;
+    sleep(LEASE).await;
+    let _second = begin(&app);
+    owners.gate.begun().await;
+    store.heal(Op::Renew);
+    sleep(LEASE / 2).await;
+    assert!(owners.context(1).lost());
+    store.make(Op::Complete, Fault::Stalls);
+    owners.gate.open();
+    Seen::whole(first.await.unwrap().unwrap()).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_owner_that_knows_that_it_was_overtaken_hands_out_nothing_unrecorded() {
+    let seen = answer_of_one_that_knows(100).await;
+    assert_eq!(seen.refusal(), "409 in-flight");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_owner_that_knows_that_it_was_overtaken_hands_out_nothing_too_large_to_record() {
+    let seen = answer_of_one_that_knows(3).await;
+    assert_eq!(seen.refusal(), "409 in-flight");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_that_is_being_retried_does_not_overwrite_that_of_who_took_over() {
+    let store = Steered::unguarded();
+    let owners = Owners::new();
+    let app = protected(&store).layer(owners.service(First::Answers));
+    store.make(Op::Renew, Fault::Fails(StoreErrorKind::NotSent));
+    store.make(Op::Complete, Fault::Fails(StoreErrorKind::NotSent));
+    owners.gate.open();
+    let first = send(&app, post("k", "{}")).await;
+    assert_eq!(first.lacks(), Some("unrecorded"));
+    sleep(LEASE).await;
+    let second = begin(&app);
+    owners.gate.begun().await;
+    owners.gate.begun().await;
+    store.heal(Op::Complete);
+    sleep(SECOND * 10).await;
+    assert!(owners.context(1).lost());
+    owners.gate.open();
+    let second = Seen::whole(second.await.unwrap().unwrap()).await;
+    second.assert_fresh("run 2");
+    send(&app, post("k", "{}")).await.assert_replays(&second);
+}
+
+#[tokio::test(start_paused = true)]
+async fn under_refuse_a_lapsed_lease_is_outcome_unknown_and_its_owner_is_never_overtaken() {
+    let store = Steered::unguarded();
+    let owners = Owners::new();
+    let layer = with_policy(&store, |policy| {
+        policy.on_lapsed_lease(OnLapsedLease::Refuse)
+    });
+    let app = layer.layer(owners.service(First::Answers));
+    store.make(Op::Renew, Fault::Fails(StoreErrorKind::NotSent));
+    let first = begin(&app);
+    owners.gate.begun().await;
+    sleep(LEASE - SECOND).await;
+    let retry = send(&app, post("k", "{}")).await;
+    assert_eq!(retry.refusal(), "409 in-flight");
+    sleep(SECOND).await;
+    let retry = send(&app, post("k", "{}")).await;
+    assert_eq!(retry.refusal(), "409 outcome-unknown");
+    assert_eq!(retry.header("retry-after"), None, "waiting is no help");
+    let other = send(&app, post("k", "{ }")).await;
+    assert_eq!(other.refusal(), "422 key-reused");
+    // It stays for longer than any retention, until someone resolves it.
+    sleep(Duration::from_secs(2 * 24 * 60 * 60)).await;
+    let retry = send(&app, post("k", "{}")).await;
+    assert_eq!(retry.refusal(), "409 outcome-unknown");
+
+    // Its owner was only slow: that resolves it.
+    owners.gate.open();
+    let first = Seen::whole(first.await.unwrap().unwrap()).await;
+    first.assert_fresh("run 1");
+    send(&app, post("k", "{}")).await.assert_replays(&first);
+    assert_eq!(owners.count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn under_refuse_an_error_or_a_panic_is_outcome_unknown_at_once() {
+    for store in [Steered::unguarded(), Steered::new()] {
+        for end in [First::Fails, First::Panics, First::PanicsAtOnce] {
+            let layer = with_policy(&store, |policy| {
+                policy.on_lapsed_lease(OnLapsedLease::Refuse)
+            });
+            let owners = Owners::new();
+            let app = layer.layer(owners.service(end));
+            let key = format!("{end:?}");
+            owners.gate.open();
+            let first = tokio::spawn(app.clone().oneshot(post(&key, "{}")));
+            assert!(!matches!(first.await, Ok(Ok(_))));
+            let retry = send(&app, post(&key, "{}")).await;
+            assert_eq!(retry.refusal(), "409 outcome-unknown", "{end:?}");
+            sleep(LEASE * 10).await;
+            let retry = send(&app, post(&key, "{}")).await;
+            assert_eq!(retry.refusal(), "409 outcome-unknown", "{end:?}");
+            assert_eq!(owners.count(), 1);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn under_refuse_a_transient_answer_is_released_all_the_same() {
+    let layer = with_policy(&Steered::new(), |policy| {
+        policy.on_lapsed_lease(OnLapsedLease::Refuse)
+    });
+    let owners = Owners::new();
+    let app = layer.layer(owners.service(First::Transient));
+    owners.gate.open();
+    assert_eq!(send(&app, post("k", "{}")).await.status, 503);
+    owners.gate.open();
+    send(&app, post("k", "{}")).await.assert_fresh("run 2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn under_rerun_an_error_or_a_panic_frees_the_key_at_once() {
+    for end in [First::Fails, First::Panics, First::PanicsAtOnce] {
+        let owners = Owners::new();
+        let app = protected(&Steered::new()).layer(owners.service(end));
+        owners.gate.open();
+        assert!(!matches!(begin(&app).await, Ok(Ok(_))));
+        owners.gate.open();
+        send(&app, post("k", "{}")).await.assert_fresh("run 2");
+        assert_eq!(owners.context(2).attempt(), 2);
+        assert!(owners.context(2).is_rerun());
+    }
+}
+
+/// Whatever panics between the claim and the record, the claim is not lost.
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_that_panics_is_a_failure_of_its_operation() {
+    for (on_lapsed_lease, expected) in [
+        (OnLapsedLease::Rerun, None),
+        (OnLapsedLease::Refuse, Some("409 outcome-unknown")),
+    ] {
+        let store = Steered::unguarded();
+        let layer = with_policy(&store, |policy| {
+            policy
+                .on_lapsed_lease(on_lapsed_lease)
+                .record(|answer: &Answer<'_>| {
+                    assert_ne!(answer.status(), 503, "as the test wants it");
+                    true
+                })
+        });
+        let owners = Owners::new();
+        let app = layer.layer(owners.service(First::Transient));
+        owners.gate.open();
+        assert!(begin(&app).await.unwrap_err().is_panic());
+        quiet().await;
+        owners.gate.open();
+        let retry = send(&app, post("k", "{}")).await;
+        match expected {
+            None => retry.assert_fresh("run 2"),
+            Some(refusal) => assert_eq!(retry.refusal(), refusal),
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! G8: a request that is not protected is passed on unread, its body, errors
+//! and readiness as they were.
+
+use std::future::{Ready, ready};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{Method, Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use tower::{Layer, Service, ServiceExt};
+use tower_idempotency::{IdempotencyContext, Policy, Require};
+
+use crate::support::body::Script;
+use crate::support::store::{Op, Steered};
+use crate::support::{API_KEY, request, with, with_policy, without};
+
+/// A body that must not be looked at, and is told from others by what it holds.
+struct Untouchable(Arc<()>);
+
+impl From<Bytes> for Untouchable {
+    fn from(_: Bytes) -> Self {
+        panic!("it was replaced")
+    }
+}
+
+impl Body for Untouchable {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        panic!("it was read")
+    }
+
+    fn is_end_stream(&self) -> bool {
+        panic!("it was asked for its end")
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        panic!("it was asked for its size")
+    }
+}
+
+/// What a request had in its extensions.
+#[derive(Clone)]
+struct Mark(Arc<()>);
+
+/// Keeps what it was called with.
+#[derive(Clone, Default)]
+struct Keeps(Arc<Mutex<Vec<Request<Untouchable>>>>);
+
+impl Service<Request<Untouchable>> for Keeps {
+    type Response = Response<Script>;
+    type Error = &'static str;
+    type Future = Ready<Result<Response<Script>, &'static str>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), &'static str>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Untouchable>) -> Self::Future {
+        let fails = request.headers().contains_key("fail");
+        self.0.lock().unwrap().push(request);
+        ready(if fails {
+            Err("as the test wants it")
+        } else {
+            Ok(Response::new(
+                Script::frames(["a", "b"]).and_trailer("c", "d"),
+            ))
+        })
+    }
+}
+
+fn ask(method: Method, body: &Arc<()>) -> Request<Untouchable> {
+    let mut request = request(method, "/files?x=1", Untouchable(Arc::clone(body)));
+    request.extensions_mut().insert(Mark(Arc::clone(body)));
+    request
+}
+
+type Change = fn(Policy) -> Policy;
+
+/// The policies and requests that make up other traffic.
+fn other_traffic(body: &Arc<()>) -> Vec<(Change, Request<Untouchable>)> {
+    let keyed = |method| with(ask(method, body), "idempotency-key", "k");
+    let mut all: Vec<(Change, _)> = vec![
+        // No key where none is needed.
+        (|policy| policy, ask(Method::POST, body)),
+        (|policy| policy, without(ask(Method::PATCH, body), API_KEY)),
+        // An ignored route, whatever its key.
+        (
+            |policy| policy.require(Require::Ignored),
+            keyed(Method::POST),
+        ),
+        (
+            |policy| policy.require(Require::Ignored),
+            with(keyed(Method::POST), "idempotency-key", "\"broken"),
+        ),
+        (
+            |policy| policy.methods([Method::PUT]).require(Require::Required),
+            ask(Method::POST, body),
+        ),
+    ];
+    // Methods that have nothing to repeat, or are not listed.
+    for method in [
+        Method::GET,
+        Method::HEAD,
+        Method::OPTIONS,
+        Method::TRACE,
+        Method::CONNECT,
+        Method::PUT,
+        Method::DELETE,
+        Method::from_bytes(b"QUERY").unwrap(),
+    ] {
+        all.push((|policy| policy.require(Require::Required), keyed(method)));
+    }
+    all
+}
+
+#[tokio::test]
+async fn the_service_gets_the_very_same_request() {
+    let body = Arc::new(());
+    for (change, request) in other_traffic(&body) {
+        let (store, keeps) = (Steered::new(), Keeps::default());
+        let app = with_policy(&store, change).layer(keeps.clone());
+        let name = format!("{} {:?}", request.method(), request.headers());
+        let (method, uri, headers) = (
+            request.method().clone(),
+            request.uri().clone(),
+            request.headers().clone(),
+        );
+        app.oneshot(request).await.unwrap();
+
+        let got = keeps.0.lock().unwrap().pop().expect(&name);
+        assert_eq!((got.method(), got.uri()), (&method, &uri), "{name}");
+        assert_eq!(got.headers(), &headers, "{name}");
+        assert_eq!(got.extensions().len(), 1, "{name}");
+        let mark = got.extensions().get::<Mark>().unwrap();
+        assert!(Arc::ptr_eq(&mark.0, &body), "{name}");
+        assert!(got.extensions().get::<IdempotencyContext>().is_none());
+        assert!(Arc::ptr_eq(&got.body().0, &body), "{name}");
+        assert_eq!(store.calls(Op::Claim), 0, "{name}");
+        assert!(store.memory.is_empty(), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn the_client_gets_the_very_same_answer_or_error() {
+    let body = Arc::new(());
+    for (change, request) in other_traffic(&body) {
+        let app = with_policy(&Steered::new(), change).layer(Keeps::default());
+        let response = app.oneshot(request).await.unwrap();
+        assert!(response.headers().is_empty(), "{response:?}");
+        let mut answer = response.into_body();
+        // Frame by frame, as the service sends them.
+        let mut frames = Vec::new();
+        while let Some(frame) = http_body_util::BodyExt::frame(&mut answer).await {
+            let frame = frame.unwrap();
+            frames.push(match frame.into_data() {
+                Ok(data) => String::from_utf8(data.to_vec()).unwrap(),
+                Err(frame) => format!("{:?}", frame.into_trailers().unwrap()),
+            });
+        }
+        assert_eq!(frames, ["a", "b", r#"{"c": "d"}"#]);
+    }
+    for (change, request) in other_traffic(&body) {
+        let app = with_policy(&Steered::new(), change).layer(Keeps::default());
+        let failed = app.oneshot(with(request, "fail", "1")).await;
+        assert_eq!(failed.map(|_| ()), Err("as the test wants it"));
+    }
+}
+
+/// Ready when it was asked this often, or never.
+struct Reluctant(usize);
+
+/// A clone was not asked yet.
+impl Clone for Reluctant {
+    fn clone(&self) -> Self {
+        Self(3)
+    }
+}
+
+impl Service<Request<Script>> for Reluctant {
+    type Response = Response<Script>;
+    type Error = &'static str;
+    type Future = Ready<Result<Response<Script>, &'static str>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), &'static str>> {
+        match self.0 {
+            0 => Poll::Ready(Err("never")),
+            1 => Poll::Ready(Ok(())),
+            _ => {
+                self.0 -= 1;
+                Poll::Pending
+            }
+        }
+    }
+
+    fn call(&mut self, _: Request<Script>) -> Self::Future {
+        assert_eq!(self.0, 1, "called before it was ready");
+        // It has to be asked anew.
+        self.0 = 3;
+        ready(Ok(Response::new(Script::frames(["done"]))))
+    }
+}
+
+#[tokio::test]
+async fn readiness_is_that_of_the_service() {
+    let layer = with_policy(&Steered::new(), |policy| policy);
+    let mut cx = Context::from_waker(std::task::Waker::noop());
+    let mut never = layer.layer(Reluctant(0));
+    assert_eq!(never.poll_ready(&mut cx), Poll::Ready(Err("never")));
+    let mut at_last = layer.layer(Reluctant(3));
+    assert_eq!(at_last.poll_ready(&mut cx), Poll::Pending);
+    assert_eq!(at_last.poll_ready(&mut cx), Poll::Pending);
+    assert_eq!(at_last.poll_ready(&mut cx), Poll::Ready(Ok(())));
+
+    // The one that was ready is the one that is called, protected or not.
+    let other = request(Method::GET, "/", Script::frames(["{}"]));
+    assert_eq!(at_last.call(other).await.unwrap().status(), 200);
+    let mut at_last = layer.layer(Reluctant(1));
+    assert_eq!(at_last.poll_ready(&mut cx), Poll::Ready(Ok(())));
+    let keyed = crate::support::post_with("k", Script::frames(["{}"]));
+    assert_eq!(at_last.call(keyed).await.unwrap().status(), 200);
+}

@@ -1,0 +1,23 @@
+//! The guarantees, one section each. G7 needs a database.
+
+#![cfg(feature = "memory")]
+#![allow(
+    clippy::unchecked_time_subtraction,
+    reason = "of lengths that stand here"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod g10_nothing_readable_at_rest;
+mod g1_a_lease_is_kept;
+mod g1_one_at_a_time;
+mod g2_once_recorded_never_again;
+mod g3_recorded_before_delivered;
+mod g4_a_client_that_leaves_changes_nothing;
+mod g5_stale_owners_are_powerless;
+mod g6_no_answer_crosses_callers;
+mod g8_other_traffic_is_untouched;
+mod g9_bad_input_is_refused;
+mod g9_bodies_are_bounded;
+mod owners;

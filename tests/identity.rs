@@ -1,0 +1,312 @@
+//! Two operations are one if, and only if, the same caller asks for the same
+//! thing with the same key: whatever strings those are made of, they can't be
+//! shifted into each other.
+
+#![cfg(feature = "memory")]
+
+mod support;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderValue, Method, Request};
+use http_body_util::Full;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
+use tower::{Layer, ServiceExt};
+use tower_idempotency::scope::{self, Caller, Scope};
+use tower_idempotency::store::{
+    Claim, Claimed, Lease, Outcome, Release, Store, StoreError, Tenure,
+};
+use tower_idempotency::{IdempotencyLayer, KeysPer, Nonce, RecordId};
+
+use support::{Runs, counting};
+
+/// Refuses every claim, and keeps it.
+#[derive(Clone, Default)]
+struct Claims(Arc<Mutex<Vec<Claim>>>);
+
+impl Store for Claims {
+    async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
+        self.0.lock().unwrap().push(*claim);
+        Ok(Claimed::OverCapacity)
+    }
+    async fn renew(&self, _: &Lease) -> Result<Tenure, StoreError> {
+        unreachable!("nothing was acquired")
+    }
+    async fn complete(&self, _: &Lease, _: &Outcome) -> Result<Tenure, StoreError> {
+        unreachable!("nothing was acquired")
+    }
+    async fn release(&self, _: &RecordId, _: &Nonce, _: Release) -> Result<Tenure, StoreError> {
+        unreachable!("nothing was acquired")
+    }
+}
+
+/// Who asks.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Who {
+    /// A kind of id and its value, as a closure finds them.
+    Caller(&'static str, String),
+    /// The values of `x-a` and `x-b`, as many as are named.
+    Headers(Vec<String>),
+    Shared,
+}
+
+/// What makes up an operation.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Operation {
+    namespace: String,
+    who: Who,
+    keys_per: Per,
+    key: String,
+    method: &'static str,
+    path: String,
+    query: Option<String>,
+    content_types: Vec<String>,
+    body: Vec<u8>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Per {
+    Scope,
+    Route,
+}
+
+/// Everything that tells one record from another, and one request of a record
+/// from another.
+type Identity = ([u8; 32], [u8; 32]);
+
+impl Operation {
+    fn scope(&self) -> Box<dyn Scope> {
+        match self.who.clone() {
+            Who::Caller(kind, id) => Box::new(move |_: &Parts| Some(Caller::new(kind, &id))),
+            Who::Headers(values) => {
+                let names = &["x-a", "x-b"][..values.len()];
+                Box::new(scope::headers(names).unwrap())
+            }
+            Who::Shared => Box::new(scope::shared()),
+        }
+    }
+
+    /// `quoted` says how the key is spelled: it makes no difference.
+    fn request(&self, quoted: bool) -> Request<Full<Bytes>> {
+        let query = self.query.iter().map(|query| format!("?{query}"));
+        let target: String = [self.path.clone()].into_iter().chain(query).collect();
+        let key = if quoted || self.key.starts_with(['"', ' ']) || self.key.ends_with(' ') {
+            let escaped = self.key.replace('\\', r"\\").replace('"', "\\\"");
+            format!("\"{escaped}\"")
+        } else {
+            self.key.clone()
+        };
+        let mut request = Request::new(Full::from(self.body.clone()));
+        *request.method_mut() = Method::from_bytes(self.method.as_bytes()).unwrap();
+        *request.uri_mut() = target.parse().unwrap();
+        let headers = request.headers_mut();
+        let value = |text: &str| HeaderValue::from_str(text).unwrap();
+        headers.insert("idempotency-key", value(&key));
+        if let Who::Headers(values) = &self.who {
+            for (name, own) in ["x-a", "x-b"].into_iter().zip(values) {
+                headers.insert(name, value(own));
+            }
+        }
+        for content_type in &self.content_types {
+            headers.append("content-type", value(content_type));
+        }
+        request
+    }
+
+    async fn identity(&self, secret: Option<&str>, quoted: bool) -> Identity {
+        let claims = Claims::default();
+        let keys_per = match self.keys_per {
+            Per::Scope => KeysPer::Scope,
+            Per::Route => KeysPer::Route,
+        };
+        let method = Method::from_bytes(self.method.as_bytes()).unwrap();
+        let layer = IdempotencyLayer::builder(claims.clone(), self.scope())
+            .namespace(&*self.namespace)
+            .secrets(secret)
+            .defaults(|policy| policy.keys_per(keys_per).methods([method]))
+            .build()
+            .unwrap();
+        let runs = Runs::default();
+        let app = layer.layer(counting(&runs));
+        let answer = app.oneshot(self.request(quoted)).await.unwrap();
+        assert_eq!((answer.status().as_u16(), runs.count()), (503, 0));
+        let claims = claims.0.lock().unwrap();
+        let [claim] = &**claims else {
+            panic!("{} claims for {self:?}", claims.len());
+        };
+        (*claim.id.as_bytes(), *claim.fingerprint.as_bytes())
+    }
+}
+
+/// So few strings that parts often are each other's beginnings and ends; with
+/// separators, lengths and escapes among them.
+fn text() -> impl Strategy<Value = String> {
+    select(vec![
+        "", "a", "b", "ab", "aa", "a:b", ":", "a,b", "1", "a\"", "\\",
+    ])
+    .prop_map(str::to_owned)
+}
+
+fn key() -> impl Strategy<Value = String> {
+    select(vec![
+        "a", "b", "ab", "aa", "a:b", ":", " ", "a ", "1", "\"", "\"a\"", "\\", "\\\"", "POST", "/a",
+    ])
+    .prop_map(str::to_owned)
+}
+
+fn who() -> impl Strategy<Value = Who> {
+    let credential = || select(vec!["a", "b", "ab", "aa", "a,b", "a:b"]).prop_map(str::to_owned);
+    let kind = select(vec![
+        "",
+        "a",
+        "ab",
+        "shared",
+        "header:x-a",
+        "header:x-a,x-b",
+        "ip",
+    ]);
+    prop_oneof![
+        (kind, text()).prop_map(|(kind, id)| Who::Caller(kind, id)),
+        vec(credential(), 1..=2).prop_map(Who::Headers),
+        Just(Who::Shared),
+    ]
+}
+
+fn body() -> impl Strategy<Value = Vec<u8>> {
+    // Zeros and ones, as the numbers beside lengths are made of.
+    vec(select(vec![0, 1, 2, b'a', b'b']), 0..3)
+}
+
+fn operation() -> impl Strategy<Value = Operation> {
+    let path = select(vec!["/", "/a", "/a/", "/ab", "/a/b", "//a", "/a%2Fb", "/b"]);
+    let query = select(vec![
+        None,
+        Some(""),
+        Some("a"),
+        Some("b"),
+        Some("ab"),
+        Some("a?b"),
+    ]);
+    let content_types = vec(select(vec!["", "a", "b", "ab", "a, b"]), 0..3);
+    (
+        text(),
+        who(),
+        select(vec![Per::Scope, Per::Route]),
+        key(),
+        select(vec!["POST", "PATCH", "PUT", "P", "PO"]),
+        path,
+        query,
+        content_types,
+        body(),
+    )
+        .prop_map(
+            |(namespace, who, keys_per, key, method, path, query, content_types, body)| Operation {
+                namespace,
+                who,
+                keys_per,
+                key,
+                method,
+                path: path.to_owned(),
+                query: query.map(str::to_owned),
+                content_types: content_types.into_iter().map(str::to_owned).collect(),
+                body,
+            },
+        )
+}
+
+/// Operations that share most of their parts with each other: each takes what
+/// its mask says from the first, so that they differ in one or two.
+fn relatives() -> impl Strategy<Value = Vec<Operation>> {
+    let mask = select((0..9).map(|own| 1_u16 << own).collect::<Vec<_>>());
+    let masks = (mask.clone(), mask).prop_map(|(one, other)| one | other);
+    (operation(), vec((operation(), masks), 1..24)).prop_map(|(first, others)| {
+        let mut all: Vec<_> = others
+            .into_iter()
+            .map(|(other, differs)| mix(&first, other, differs))
+            .collect();
+        all.push(first);
+        all
+    })
+}
+
+fn mix(first: &Operation, other: Operation, differs: u16) -> Operation {
+    let differs = |part: u16| differs & (1 << part) != 0;
+    Operation {
+        namespace: either(differs(0), &first.namespace, other.namespace),
+        who: either(differs(1), &first.who, other.who),
+        keys_per: either(differs(2), &first.keys_per, other.keys_per),
+        key: either(differs(3), &first.key, other.key),
+        method: either(differs(4), &first.method, other.method),
+        path: either(differs(5), &first.path, other.path),
+        query: either(differs(6), &first.query, other.query),
+        content_types: either(differs(7), &first.content_types, other.content_types),
+        body: either(differs(8), &first.body, other.body),
+    }
+}
+
+fn either<T: Clone>(other: bool, first: &T, second: T) -> T {
+    if other { second } else { first.clone() }
+}
+
+fn block_on<F: Future>(future: F) -> F::Output {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap()
+        .block_on(future)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn operations_have_one_identity_if_and_only_if_they_are_equal(
+        operations in relatives(),
+        quoted in any::<u32>(),
+        secret in select(vec![None, Some("a secret of 16 b")]),
+    ) {
+        let mut by_identity: HashMap<Identity, Operation> = HashMap::new();
+        let mut by_operation: HashMap<Operation, Identity> = HashMap::new();
+        for (number, operation) in operations.into_iter().enumerate() {
+            let quoted = quoted >> (number % 32) & 1 == 1;
+            let identity = block_on(operation.identity(secret, quoted));
+            if let Some(other) = by_identity.insert(identity, operation.clone()) {
+                prop_assert_eq!(&other, &operation, "two operations are one");
+            }
+            if let Some(other) = by_operation.insert(operation, identity) {
+                prop_assert_eq!(other, identity, "one operation is two");
+            }
+        }
+    }
+
+    /// The record is that of the key, not of the request: a key that comes
+    /// with another request has to meet its record, to be refused.
+    #[test]
+    fn a_record_is_one_callers_key_whatever_is_asked(
+        one in operation(),
+        other in operation(),
+        same_route in any::<bool>(),
+    ) {
+        let mut asks_for_more = Operation {
+            namespace: one.namespace.clone(),
+            who: one.who.clone(),
+            keys_per: one.keys_per,
+            key: one.key.clone(),
+            ..other
+        };
+        if same_route {
+            asks_for_more.method = one.method;
+            asks_for_more.path = one.path.clone();
+        }
+        let same_route = (asks_for_more.method, &asks_for_more.path) == (one.method, &one.path);
+        let (id, fingerprint) = block_on(one.identity(None, false));
+        let (other_id, other_fingerprint) = block_on(asks_for_more.identity(None, true));
+        prop_assert_eq!(id == other_id, one.keys_per == Per::Scope || same_route);
+        prop_assert_eq!(fingerprint == other_fingerprint, asks_for_more == one);
+    }
+}

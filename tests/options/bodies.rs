@@ -1,0 +1,184 @@
+//! `max_request_body`, `body_timeout`, `max_buffered`, `max_recorded_body`,
+//! `oversize`.
+
+use std::time::Duration;
+
+use http::{Request, Response, Version};
+use http_body_util::BodyExt;
+use tokio::task::yield_now;
+use tokio::time::Instant;
+use tower::{Layer, ServiceExt};
+use tower_idempotency::{IdempotencyContext, MemoryStore, Oversize, RequestTrailers};
+
+use crate::support::body::{Script, Step};
+use crate::support::{
+    Runs, Seen, builder, counting, created, handler, post, post_with, quiet, send, to, with_policy,
+};
+
+#[tokio::test]
+async fn the_largest_request_body_is_up_to_the_route() {
+    let layer = builder(&MemoryStore::new())
+        .defaults(|policy| policy.max_request_body(10))
+        .route("/uploads", |policy| policy.max_request_body(20))
+        .build()
+        .unwrap();
+    let app = layer.layer(counting(&Runs::default()));
+    for (target, limit) in [("/payments", 10), ("/uploads", 20)] {
+        let ask = |len| to(target, post(&format!("{target} {len}"), vec![b'x'; len]));
+        assert_eq!(send(&app, ask(limit)).await.status, 201);
+        let refused = send(&app, ask(limit + 1)).await;
+        assert_eq!(refused.refusal(), "413 body-too-large");
+        assert!(refused.text().contains(&format!("at most {limit} bytes")));
+    }
+}
+
+#[tokio::test]
+async fn by_default_a_request_body_may_have_a_mebibyte() {
+    let app = with_policy(&MemoryStore::new(), |policy| policy).layer(counting(&Runs::default()));
+    let at = send(&app, post("at", vec![b'x'; 1 << 20])).await;
+    assert_eq!(at.status, 201);
+    let above = send(&app, post("above", vec![b'x'; (1 << 20) + 1])).await;
+    assert_eq!(above.refusal(), "413 body-too-large");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_time_for_a_request_body_is_up_to_the_route() {
+    let layer = builder(&MemoryStore::new())
+        .defaults(|policy| policy.body_timeout(Duration::from_secs(5)))
+        .route("/uploads", |policy| {
+            policy.body_timeout(Duration::from_secs(60))
+        })
+        .build()
+        .unwrap();
+    let app = layer.layer(counting::<Script>(&Runs::default()));
+    for (target, limit) in [("/payments", 5), ("/uploads", 60)] {
+        let ask = |body| to(target, post_with(target, body));
+        let late = Script::new([Step::Wait(Duration::from_secs(limit + 1))]);
+        let sent = Instant::now();
+        let refused = send(&app, ask(late)).await;
+        assert_eq!(refused.refusal(), "408 body-timeout");
+        assert_eq!(sent.elapsed(), Duration::from_secs(limit));
+        let in_time = Script::new([Step::Wait(Duration::from_secs(limit - 1))]);
+        assert_eq!(send(&app, ask(in_time)).await.status, 201);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_bodies_together_may_have_as_much_as_max_buffered() {
+    let layer = builder(&MemoryStore::new())
+        .max_buffered(10)
+        .defaults(|policy| policy.max_request_body(10))
+        .build()
+        .unwrap();
+    let app = layer.layer(counting::<Script>(&Runs::default()));
+    let upload = Script::frames(["0123"]).then(Step::Wait(Duration::from_secs(5)));
+    let upload = tokio::spawn({
+        let app = app.clone();
+        async move { send(&app, post_with("upload", upload)).await }
+    });
+    quiet().await;
+    for (body, expected) in [("012345", None), ("0123456", Some("503 over-capacity"))] {
+        let seen = send(&app, post_with(body, Script::frames([body]))).await;
+        let got = (seen.status != 201).then(|| seen.refusal());
+        assert_eq!(got.as_deref(), expected, "{body}");
+    }
+    assert_eq!(upload.await.unwrap().status, 201);
+    let all = send(&app, post_with("all", Script::frames(["0123456789"]))).await;
+    assert_eq!(all.status, 201);
+}
+
+/// The answers to a request and to its retry, where answers have 10 bytes and
+/// `limit` are recorded.
+async fn first_and_retry(limit: usize, oversize: Oversize, frames: usize) -> (Seen, Seen, usize) {
+    let runs = Runs::default();
+    let layer = with_policy(&MemoryStore::new(), |policy| {
+        policy.max_recorded_body(limit).oversize(oversize)
+    });
+    let app = layer.layer(handler(&runs, move |_, _| {
+        let parts = "0123456789".as_bytes().chunks(10 / frames);
+        Response::new(Script::frames(parts.map(<[u8]>::to_vec)).and_trailer("end", "true"))
+    }));
+    let first = send(&app, post("k", "{}")).await;
+    assert_eq!(first.trailers.as_ref().unwrap()["end"], "true");
+    let retry = send(&app, post("k", "{}")).await;
+    (first, retry, runs.count())
+}
+
+#[tokio::test]
+async fn an_answer_up_to_the_limit_is_recorded_and_a_larger_one_is_delivered_all_the_same() {
+    for frames in [1, 2, 10] {
+        for oversize in [Oversize::Seal, Oversize::Rerun] {
+            let (first, retry, runs) = first_and_retry(10, oversize, frames).await;
+            retry.assert_replays(&first);
+            assert_eq!(runs, 1);
+        }
+        for limit in [9, 5, 0] {
+            let (first, retry, runs) = first_and_retry(limit, Oversize::Seal, frames).await;
+            first.assert_fresh("0123456789");
+            assert_eq!(retry.refusal(), "409 response-unavailable");
+            assert_eq!(runs, 1);
+
+            let (first, retry, runs) = first_and_retry(limit, Oversize::Rerun, frames).await;
+            first.assert_fresh("0123456789");
+            retry.assert_fresh("0123456789");
+            assert_eq!(runs, 2);
+        }
+    }
+}
+
+/// Under `rerun` the operation ends with the delivery of its answer.
+#[tokio::test]
+async fn while_a_large_answer_is_being_delivered_its_operation_is_in_flight() {
+    let layer = with_policy(&MemoryStore::new(), |policy| {
+        policy.max_recorded_body(1).oversize(Oversize::Rerun)
+    });
+    let app = layer.layer(handler(&Runs::default(), |run, _| {
+        created(format!("run {run}"))
+    }));
+    let first = app.clone().oneshot(post("k", "{}")).await.unwrap();
+    let retry = send(&app, post("k", "{}")).await;
+    assert_eq!(retry.refusal(), "409 in-flight");
+    let first = first.into_body().collect().await.unwrap();
+    assert_eq!(first.to_bytes(), "run 1");
+    send(&app, post("k", "{}")).await.assert_fresh("run 2");
+    // One that is not read to its end ends when it is dropped.
+    let left = app.clone().oneshot(post("other", "{}")).await.unwrap();
+    drop(left);
+    yield_now().await;
+    send(&app, post("other", "{}")).await.assert_fresh("run 4");
+}
+
+#[tokio::test]
+async fn the_service_gets_the_whole_request_its_trailers_and_a_context() {
+    let layer = with_policy(&MemoryStore::new(), |policy| policy);
+    let app = layer.layer(handler(&Runs::default(), |_, request: Request<_>| {
+        let extensions = request.extensions();
+        let trailers = &extensions.get::<RequestTrailers>().unwrap().0;
+        let context = extensions.get::<IdempotencyContext>().unwrap();
+        let seen = format!(
+            "{} {} {:?} {:?} {:?} {trailers:?} {} {} {:?}",
+            request.method(),
+            request.uri(),
+            request.version(),
+            request.headers(),
+            extensions.get::<u64>(),
+            context.key(),
+            context.attempt(),
+            request.body(),
+        );
+        created(seen)
+    }));
+    let body = Script::frames(["the ", "whole"]).and_trailer("checksum", "abc");
+    let mut request = to("/payments?x=1", post_with("\"k\\\"\"", body));
+    *request.version_mut() = Version::HTTP_2;
+    request.extensions_mut().insert(7_u64);
+    let seen = send(&app, request).await;
+    assert_eq!(
+        seen.text(),
+        concat!(
+            r#"POST /payments?x=1 HTTP/2.0 "#,
+            r#"{"x-api-key": "alice", "idempotency-key": "\"k\\"\""} "#,
+            r#"Some(7) {"checksum": "abc"} k" 1 b"the whole""#,
+        )
+    );
+}

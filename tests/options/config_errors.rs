@@ -1,0 +1,241 @@
+//! What can't work is said when the layer, the scope or the store is built,
+//! with the name of the option.
+
+use std::error::Error;
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+use tower_idempotency::scope::{self, ForwardedHeader};
+use tower_idempotency::{
+    ConfigError, FingerprintBody, IdempotencyLayer, IdempotencyLayerBuilder, JsonFingerprint,
+    MemoryStore, Policy, RecordHeaders, RejectionCode,
+};
+
+fn builder() -> IdempotencyLayerBuilder {
+    IdempotencyLayer::builder(MemoryStore::new(), scope::shared())
+}
+
+#[track_caller]
+fn assert_names(error: &ConfigError, option: &str) {
+    assert_eq!(error.option(), option, "{error}");
+    assert!(error.to_string().starts_with(&format!("`{option}` ")));
+    // A reporter walks the chain: no level repeats the next one.
+    if let Some(source) = error.source() {
+        assert!(!error.to_string().contains(&source.to_string()), "{error}");
+    }
+}
+
+#[test]
+fn wrong_options_of_a_layer_are_named() {
+    type Change = fn(IdempotencyLayerBuilder) -> IdempotencyLayerBuilder;
+    let rows: [(&str, Change); 14] = [
+        ("store_timeout", |b| b.store_timeout(Duration::ZERO)),
+        ("secrets", |b| b.secrets(["too short"])),
+        ("secrets", |b| {
+            b.secrets([&[7_u8; 16][..], &[7_u8; 15]].map(<[u8]>::to_vec))
+        }),
+        ("secrets", |b| b.secrets([[7_u8; 16], [8; 16], [7; 16]])),
+        ("max_buffered", |b| b.max_buffered((1 << 20) - 1)),
+        ("max_buffered", |b| {
+            b.max_buffered(4 << 20)
+                .route("/files", |policy| policy.max_request_body(5 << 20))
+        }),
+        ("rejection_status", |b| {
+            b.rejection_status(RejectionCode::InFlight, StatusCode::NO_CONTENT)
+        }),
+        ("rejection_status", |b| {
+            b.rejection_status(RejectionCode::KeyReused, StatusCode::CONTINUE)
+        }),
+        ("docs_url", |b| b.docs_url("")),
+        ("docs_url", |b| b.docs_url("https://example.com/a page")),
+        ("docs_url", |b| b.docs_url("https://example.com/>")),
+        ("docs_url", |b| b.docs_url("https://example.com/\r\nx: y")),
+        ("route", |b| b.route("payments", |policy| policy)),
+        ("route", |b| b.route("GET /payments", |policy| policy)),
+    ];
+    for (option, change) in rows {
+        assert_names(&change(builder()).build().unwrap_err(), option);
+    }
+}
+
+#[test]
+fn wrong_options_of_a_policy_are_named_and_so_is_their_route() {
+    type Change = fn(Policy) -> Policy;
+    let rows: [(&str, Change); 26] = [
+        ("header", |p| p.header("not a name")),
+        ("header", |p| p.header("")),
+        ("header", |p| p.headers(["x-key", "schlüssel"])),
+        ("header", |p| p.headers(Vec::<String>::new())),
+        ("key_length", |p| p.key_length(0..=9)),
+        #[expect(clippy::reversed_empty_ranges, reason = "that is what is wrong")]
+        ("key_length", |p| p.key_length(9..=8)),
+        ("methods", |p| p.methods([Method::POST, Method::GET])),
+        ("methods", |p| {
+            p.methods([Method::from_bytes(b"QUERY").unwrap()])
+        }),
+        ("fingerprint_headers", |p| p.fingerprint_headers(["a b"])),
+        ("fingerprint_headers", |p| {
+            p.fingerprint_headers(["x-a", "X-A"])
+        }),
+        ("fingerprint_body", |p| {
+            p.fingerprint_body(FingerprintBody::Json(
+                JsonFingerprint::new().exclude("amount"),
+            ))
+        }),
+        ("body_timeout", |p| p.body_timeout(Duration::ZERO)),
+        ("skip_types", |p| p.skip_types(["pdf"])),
+        ("skip_types", |p| p.skip_types(["text/html; charset=utf-8"])),
+        ("replay_status", |p| {
+            p.replay_status(StatusCode::OK, StatusCode::NO_CONTENT)
+        }),
+        ("replay_status", |p| {
+            p.replay_status(StatusCode::OK, StatusCode::NOT_MODIFIED)
+        }),
+        ("lease", |p| p.lease(Duration::ZERO)),
+        ("max_operation", |p| p.max_operation(Duration::ZERO)),
+        ("max_operation", |p| {
+            p.max_operation(Duration::from_secs(29))
+        }),
+        ("max_operation", |p| p.lease(Duration::from_secs(3600))),
+        ("retention", |p| p.retention(Duration::ZERO)),
+        ("record_headers", |p| {
+            p.record_headers(RecordHeaders::deny(["a b"]))
+        }),
+        ("record_headers", |p| {
+            p.record_headers(RecordHeaders::allow(["a:"]))
+        }),
+        ("replayed_header", |p| p.replayed_header("a b")),
+        ("created_at_header", |p| p.created_at_header("a b")),
+        ("expires_at_header", |p| p.expires_at_header("a b")),
+    ];
+    for (option, change) in rows {
+        assert_names(&builder().defaults(change).build().unwrap_err(), option);
+        let on_route = builder().route("POST /a", change).build().unwrap_err();
+        assert_names(&on_route, option);
+        assert!(
+            on_route.to_string().ends_with("(on route `POST /a`)"),
+            "{on_route}"
+        );
+    }
+}
+
+#[test]
+fn the_first_wrong_option_is_the_one_that_is_named() {
+    let error = builder()
+        .defaults(|policy| {
+            policy
+                .lease(Duration::ZERO)
+                .header("not a name")
+                .lease(Duration::from_secs(5))
+        })
+        .build()
+        .unwrap_err();
+    assert_names(&error, "lease");
+    assert_eq!(error.to_string(), "`lease` must be longer than zero");
+}
+
+#[test]
+fn wrong_routes_are_named_with_their_pattern() {
+    for pattern in [
+        "",
+        "payments",
+        "POST payments",
+        "POST",
+        "P(ST /a",
+        "GET /a",
+        "CONNECT /a",
+        "post /a",
+        "POST /a/{",
+        "POST /a/:id",
+        "POST /a/*rest",
+        "/a?b=c",
+        "/a#b",
+        "/{*rest}/b",
+    ] {
+        let error = builder().route(pattern, |policy| policy).build();
+        let error = error.unwrap_err();
+        assert_names(&error, "route");
+        assert!(error.to_string().contains(pattern), "{error}");
+    }
+    let of_no_method = builder().route("/a", |policy| policy.methods([])).build();
+    assert_names(&of_no_method.unwrap_err(), "route");
+    let twice = builder()
+        .route("POST /a/{x}", |policy| policy)
+        .route("POST /a/{y}", |policy| policy)
+        .build();
+    assert_names(&twice.unwrap_err(), "route");
+}
+
+#[test]
+fn wrong_scopes_and_stores_are_named() {
+    let errors = [
+        (scope::header("not a name").unwrap_err(), "scope"),
+        (scope::headers(Vec::<String>::new()).unwrap_err(), "scope"),
+        (
+            scope::header("x-api-key")
+                .unwrap()
+                .known_sha256(["abc"])
+                .unwrap_err(),
+            "scope",
+        ),
+        (
+            scope::forwarded_ip(ForwardedHeader::Forwarded, Vec::<String>::new()).unwrap_err(),
+            "scope",
+        ),
+        (
+            scope::forwarded_ip(ForwardedHeader::Forwarded, ["10.0.0.0/64"]).unwrap_err(),
+            "scope",
+        ),
+        (
+            MemoryStore::builder().max_records(0).build().unwrap_err(),
+            "max_records",
+        ),
+        (
+            MemoryStore::builder().max_bytes(1).build().unwrap_err(),
+            "max_bytes",
+        ),
+    ];
+    for (error, option) in errors {
+        assert_names(&error, option);
+    }
+}
+
+#[test]
+fn what_is_at_the_edge_of_working_works() {
+    builder()
+        .secrets([[7_u8; 16]])
+        .docs_url("/docs#idempotency")
+        .store_timeout(Duration::from_nanos(1))
+        .defaults(|policy| {
+            policy
+                .key_length(1..=1)
+                .methods([])
+                .lease(Duration::from_nanos(1))
+                .max_operation(Duration::from_nanos(1))
+                .retention(Duration::from_nanos(1))
+                .body_timeout(Duration::from_nanos(1))
+                .skip_types(["image/*"])
+                .fingerprint_headers(Vec::<String>::new())
+                .replayed_header(None)
+        })
+        .build()
+        .unwrap();
+    builder()
+        .store_timeout(Duration::MAX)
+        .defaults(|policy| {
+            policy
+                .key_length(1..=usize::MAX)
+                .lease(Duration::MAX)
+                .max_operation(Duration::MAX)
+                .retention(Duration::MAX)
+                .body_timeout(Duration::MAX)
+        })
+        .build()
+        .unwrap();
+}
+
+#[test]
+fn a_secret_is_not_repeated_in_an_error() {
+    let error = builder().secrets(["hunter2"]).build().unwrap_err();
+    assert!(!format!("{error} {error:?}").contains("hunter2"));
+}

@@ -1,0 +1,213 @@
+//! `fingerprint_body`, `fingerprint_query`, `fingerprint_headers`,
+//! `on_mismatch`.
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::Full;
+use tower::Layer;
+use tower_idempotency::{
+    FingerprintBody, JsonFingerprint, MemoryStore, OnMismatch, Policy, Require,
+};
+
+use crate::support::{Gate, Runs, counting, held_back, post, send, to, with, with_policy, without};
+
+type Ask = Request<Full<Bytes>>;
+
+/// Whether `second` is the same request as `first` under this policy.
+async fn is_same(change: impl FnOnce(Policy) -> Policy, first: Ask, second: Ask) -> bool {
+    let layer = with_policy(&MemoryStore::new(), |policy| {
+        change(policy.require(Require::Required))
+    });
+    let app = layer.layer(counting(&Runs::default()));
+    assert_eq!(send(&app, first).await.status, 201);
+    let seen = send(&app, second).await;
+    if seen.is_replay() {
+        return true;
+    }
+    assert_eq!(seen.refusal(), "422 key-reused");
+    false
+}
+
+fn of_json(json: JsonFingerprint) -> impl Fn(Policy) -> Policy {
+    move |policy| policy.fingerprint_body(FingerprintBody::Json(json.clone()))
+}
+
+#[tokio::test]
+async fn bytes_count_one_by_one() {
+    for (other, same) in [
+        (r#"{"a":1}"#, true),
+        (r#"{"a": 1}"#, false),
+        (r#"{"a":1} "#, false),
+        ("", false),
+    ] {
+        let first = post("k", r#"{"a":1}"#);
+        let got = is_same(|policy| policy, first, post("k", other)).await;
+        assert_eq!(got, same, "{other}");
+    }
+}
+
+#[tokio::test]
+async fn json_counts_by_what_it_means() {
+    let first = r#"{"a":1,"b":["x",{"c":null}]}"#;
+    for (other, same) in [
+        (r#" { "b": [ "x", { "c": null } ], "a": 1.0 } "#, true),
+        (r#"{"a":1e0,"b":["\u0078",{"c":null}]}"#, true),
+        (r#"{"a":2,"b":["x",{"c":null}]}"#, false),
+        (r#"{"a":1,"b":["x",{}]}"#, false),
+        (r#"{"a":1,"b":[{"c":null},"x"]}"#, false),
+        (r#"{"a":"1","b":["x",{"c":null}]}"#, false),
+        (r#"{"a":1,"a":1,"b":["x",{"c":null}]}"#, false),
+    ] {
+        let change = of_json(JsonFingerprint::new());
+        let got = is_same(change, post("k", first), post("k", other)).await;
+        assert_eq!(got, same, "{other}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_strict_json_counts_as_bytes() {
+    for (one, other, same) in [
+        ("not json", "not json", true),
+        ("not json", "not  json", false),
+        // Doubles can't tell these amounts apart.
+        (
+            r#"{"a":10000000000000001}"#,
+            r#"{"a":10000000000000000}"#,
+            false,
+        ),
+        (r#"{"a":0.1}"#, r#"{"a":0.10000000000000001}"#, false),
+        (r#"{"a":1,"a":2}"#, r#"{"a":2}"#, false),
+        (r#"{"a":1,"a":2}"#, r#"{"a":1,"a":2}"#, true),
+        ("", " ", false),
+        ("{}", "{", false),
+    ] {
+        let change = of_json(JsonFingerprint::new());
+        let got = is_same(change, post("k", one), post("k", other)).await;
+        assert_eq!(got, same, "{one} and {other}");
+    }
+}
+
+#[tokio::test]
+async fn of_json_only_what_is_included_and_not_excluded_counts() {
+    let first = r#"{"amount":1,"sent_at":"noon","meta":{"try":1,"id":7},"tags":["a","b"]}"#;
+    let exclude = JsonFingerprint::new()
+        .exclude("/sent_at")
+        .exclude("/meta/try")
+        .exclude("/tags/1");
+    let include = JsonFingerprint::new()
+        .include("/amount")
+        .include("/meta/id");
+    for (other, same_but, same_only) in [
+        (
+            r#"{"amount":1,"meta":{"try":2,"id":7},"tags":["a","c"]}"#,
+            true,
+            true,
+        ),
+        (
+            r#"{"amount":2,"sent_at":"noon","meta":{"try":1,"id":7},"tags":["a","b"]}"#,
+            false,
+            false,
+        ),
+        (
+            r#"{"amount":1,"sent_at":"noon","meta":{"try":1,"id":8},"tags":["a","b"]}"#,
+            false,
+            false,
+        ),
+        (r#"{"amount":1,"meta":{"id":7}}"#, false, true),
+        (r#"{"amount":7,"meta":{"id":1}}"#, false, false),
+        (
+            r#"{"amount":1,"sent_at":"noon","tags":["a","b"]}"#,
+            false,
+            false,
+        ),
+    ] {
+        let change = of_json(exclude.clone());
+        let got = is_same(change, post("k", first), post("k", other)).await;
+        assert_eq!(got, same_but, "all but some of {other}");
+        let change = of_json(include.clone());
+        let got = is_same(change, post("k", first), post("k", other)).await;
+        assert_eq!(got, same_only, "only some of {other}");
+    }
+}
+
+#[tokio::test]
+async fn without_its_body_a_request_is_its_head() {
+    let change = |policy: Policy| policy.fingerprint_body(FingerprintBody::None);
+    assert!(is_same(change, post("k", "one"), post("k", "another")).await);
+    let elsewhere = to("/refunds", post("k", "one"));
+    assert!(!is_same(change, post("k", "one"), elsewhere).await);
+}
+
+#[tokio::test]
+async fn the_query_counts_unless_it_does_not() {
+    for (one, other, by_default) in [
+        ("/a?x=1", "/a?x=1", true),
+        ("/a?x=1", "/a?x=2", false),
+        ("/a?x=1", "/a", false),
+        ("/a?", "/a", false),
+    ] {
+        let ask = |target| to(target, post("k", "{}"));
+        let got = is_same(|policy| policy, ask(one), ask(other)).await;
+        assert_eq!(got, by_default, "{one} and {other}");
+        let without = |policy: Policy| policy.fingerprint_query(false);
+        assert!(is_same(without, ask(one), ask(other)).await);
+    }
+}
+
+#[tokio::test]
+async fn of_headers_the_content_type_counts_or_those_that_are_listed() {
+    let plain = || post("k", "{}");
+    let json = || with(plain(), "content-type", "application/json");
+    let version = |version: &str| with(json(), "api-version", version);
+    let two_versions = || {
+        let mut request = version("1");
+        request
+            .headers_mut()
+            .append("api-version", "2".parse().unwrap());
+        request
+    };
+    let default = |policy: Policy| policy;
+    assert!(!is_same(default, json(), plain()).await);
+    assert!(is_same(default, json(), version("1")).await);
+
+    let listed = |policy: Policy| policy.fingerprint_headers(["Api-Version"]);
+    assert!(is_same(listed, version("1"), without(version("1"), "content-type")).await);
+    assert!(!is_same(listed, version("1"), version("2")).await);
+    assert!(!is_same(listed, version("1"), json()).await);
+    assert!(!is_same(listed, version("1"), two_versions()).await);
+    assert!(!is_same(listed, version("12"), two_versions()).await);
+    assert!(is_same(listed, two_versions(), two_versions()).await);
+
+    let none = |policy: Policy| policy.fingerprint_headers(Vec::<String>::new());
+    assert!(is_same(none, two_versions(), plain()).await);
+}
+
+#[tokio::test]
+async fn on_mismatch_a_key_is_refused_or_given_the_first_answer() {
+    for on_mismatch in [OnMismatch::Reject, OnMismatch::Replay] {
+        let (runs, gate) = (Runs::default(), Gate::closed());
+        let layer = with_policy(&MemoryStore::new(), |policy| {
+            policy.on_mismatch(on_mismatch)
+        });
+        let app = layer.layer(held_back(&runs, &gate));
+        let first = tokio::spawn({
+            let app = app.clone();
+            async move { send(&app, post("k", "one")).await }
+        });
+        gate.begun().await;
+        let (meanwhile, after) = match on_mismatch {
+            OnMismatch::Replay => ("409 in-flight", None),
+            _ => ("422 key-reused", Some("422 key-reused")),
+        };
+        let seen = send(&app, post("k", "two")).await;
+        assert_eq!(seen.refusal(), meanwhile);
+        gate.open();
+        let first = first.await.unwrap();
+        let seen = send(&app, to("/refunds", post("k", "two"))).await;
+        match after {
+            Some(refusal) => assert_eq!(seen.refusal(), refusal),
+            None => seen.assert_replays(&first),
+        }
+        assert_eq!(runs.count(), 1);
+    }
+}

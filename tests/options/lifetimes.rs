@@ -1,0 +1,103 @@
+//! `lease`, `max_operation`, `retention`, `on_lapsed_lease`, by route.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+use tower::{Layer, ServiceExt};
+use tower_idempotency::{IdempotencyLayer, OnLapsedLease};
+
+use crate::support::store::{Fault, Op, Steered};
+use crate::support::{Gate, Runs, builder, counting, held_back, post, send, to};
+
+const MINUTE: Duration = Duration::from_secs(60);
+const SECOND: Duration = Duration::from_secs(1);
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_is_kept_for_the_retention_of_its_route() {
+    let layer = builder(&Steered::new())
+        .defaults(|policy| policy.retention(MINUTE))
+        .route("/long", |policy| policy.retention(MINUTE * 3))
+        .build()
+        .unwrap();
+    let app = layer.layer(counting(&Runs::default()));
+    let ask = |target: &str| to(target, post(target, "{}"));
+    let short = send(&app, ask("/short")).await;
+    let long = send(&app, ask("/long")).await;
+    sleep(MINUTE - SECOND).await;
+    send(&app, ask("/short")).await.assert_replays(&short);
+    sleep(SECOND).await;
+    send(&app, ask("/short")).await.assert_fresh("run 3");
+    sleep(MINUTE * 2 - SECOND).await;
+    send(&app, ask("/long")).await.assert_replays(&long);
+    sleep(SECOND).await;
+    send(&app, ask("/long")).await.assert_fresh("run 4");
+}
+
+/// Two routes: `/short` has leases of 10 s, `/long` of 50 s, which are renewed
+/// for no longer than a minute.
+fn layer(store: &Steered) -> IdempotencyLayer {
+    builder(store)
+        .defaults(|policy| policy.max_operation(MINUTE))
+        .route("/short", |policy| policy.lease(SECOND * 10))
+        .route("/long", |policy| {
+            policy
+                .lease(SECOND * 50)
+                .on_lapsed_lease(OnLapsedLease::Refuse)
+        })
+        .build()
+        .unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_owner_that_is_cut_off_keeps_its_operation_for_the_lease_of_its_route() {
+    let store = Steered::unguarded();
+    store.make(Op::Renew, Fault::Stalls);
+    let (runs, gate) = (Runs::default(), Gate::closed());
+    let app = layer(&store).layer(held_back(&runs, &gate));
+    let ask = |target: &str| to(target, post(target, "{}"));
+    for target in ["/short", "/long"] {
+        tokio::spawn(app.clone().oneshot(ask(target)));
+        gate.begun().await;
+    }
+    sleep(SECOND * 9).await;
+    for target in ["/short", "/long"] {
+        let seen = send(&app, ask(target)).await;
+        assert_eq!(seen.refusal(), "409 in-flight", "{target}");
+    }
+    sleep(SECOND).await;
+    tokio::spawn(app.clone().oneshot(ask("/short")));
+    gate.begun().await;
+    assert_eq!(runs.count(), 3);
+    let seen = send(&app, ask("/long")).await;
+    assert_eq!(seen.refusal(), "409 in-flight");
+    sleep(SECOND * 40).await;
+    let seen = send(&app, ask("/long")).await;
+    assert_eq!(seen.refusal(), "409 outcome-unknown");
+    assert_eq!(runs.count(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn leases_of_every_length_are_renewed_until_max_operation() {
+    let store = Steered::unguarded();
+    let (runs, gate) = (Runs::default(), Gate::closed());
+    let app = layer(&store).layer(held_back(&runs, &gate));
+    let ask = |target: &str| to(target, post(target, "{}"));
+    for target in ["/short", "/long"] {
+        tokio::spawn(app.clone().oneshot(ask(target)));
+        gate.begun().await;
+    }
+    for _ in 0..11 {
+        sleep(SECOND * 5).await;
+        for target in ["/short", "/long"] {
+            let seen = send(&app, ask(target)).await;
+            assert_eq!(seen.refusal(), "409 in-flight", "{target}");
+        }
+    }
+    sleep(SECOND * 5 + SECOND * 10).await;
+    tokio::spawn(app.clone().oneshot(ask("/short")));
+    gate.begun().await;
+    assert_eq!(runs.count(), 3);
+    sleep(SECOND * 40).await;
+    let seen = send(&app, ask("/long")).await;
+    assert_eq!(seen.refusal(), "409 outcome-unknown");
+}

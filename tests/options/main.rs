@@ -1,0 +1,22 @@
+//! Every option, proven by what it does.
+
+#![cfg(feature = "memory")]
+#![allow(
+    clippy::unchecked_time_subtraction,
+    reason = "of lengths that stand here"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bodies;
+mod config_errors;
+mod fingerprint;
+mod keys;
+mod lifetimes;
+mod namespace_and_secrets;
+mod recording;
+mod rejections;
+mod replays;
+mod routes;
+mod store_errors;

@@ -1,0 +1,277 @@
+//! `record`, `skip_types`, the handler's own word, `record_headers`.
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body_util::Full;
+use tower::Layer;
+use tower_idempotency::{
+    Answer, MemoryStore, Policy, RecordHeaders, RecordPolicy, Recording, Statuses,
+};
+
+use crate::support::body::Script;
+use crate::support::{Runs, Seen, answer, handler, post, send, with_policy};
+
+/// Whether an answer is recorded under this policy: a retry is then a replay
+/// of it, and otherwise executes again.
+async fn is_recorded<B>(
+    change: impl FnOnce(Policy) -> Policy,
+    answer: impl Fn() -> Response<B> + Clone + Send + 'static,
+) -> bool
+where
+    B: http_body::Body<Data: Send, Error: std::error::Error + Send + Sync> + Send + 'static,
+{
+    let runs = Runs::default();
+    let app = with_policy(&MemoryStore::new(), change).layer(handler(&runs, move |_, _| answer()));
+    let first = send(&app, post("k", "{}")).await;
+    let retry = send(&app, post("k", "{}")).await;
+    if retry.is_replay() {
+        retry.assert_replays(&first);
+    }
+    assert_eq!(runs.count(), if retry.is_replay() { 1 } else { 2 });
+    retry.is_replay()
+}
+
+fn status(status: u16) -> Response<Full<Bytes>> {
+    answer(StatusCode::from_u16(status).unwrap(), "answer")
+}
+
+fn of_type(content_type: &'static str, status: u16) -> Response<Full<Bytes>> {
+    let mut response = self::status(status);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, content_type.parse().unwrap());
+    response
+}
+
+#[tokio::test]
+async fn by_default_what_is_settled_is_recorded_and_what_may_pass_is_not() {
+    for code in 200..=999 {
+        let recorded = is_recorded(|policy| policy, move || status(code)).await;
+        let settled = code < 500 && ![401, 403, 407, 408, 425, 429].contains(&code);
+        assert_eq!(recorded, settled, "{code}");
+    }
+}
+
+/// The statuses of gRPC stand beside an HTTP 200, in the trailers or, where
+/// there is no body, in the headers.
+#[tokio::test]
+async fn of_grpc_answers_the_grpc_status_counts() {
+    fn in_trailers(code: &'static str) -> Response<Script> {
+        let body = Script::frames(["message"]).and_trailer("grpc-status", code);
+        let mut response = Response::new(body);
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, "application/grpc+proto".parse().unwrap());
+        response
+    }
+    fn in_headers(code: &'static str) -> Response<Full<Bytes>> {
+        let mut response = of_type("application/grpc", 200);
+        let headers = response.headers_mut();
+        headers.insert("grpc-status", code.parse().unwrap());
+        response
+    }
+    const CODES: [&str; 17] = [
+        "0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15", "16",
+    ];
+    for code in CODES {
+        let settled = !["1", "2", "4", "8", "10", "13", "14", "15"].contains(&code);
+        let got = is_recorded(|policy| policy, move || in_trailers(code)).await;
+        assert_eq!(got, settled, "{code} in trailers");
+        let got = is_recorded(|policy| policy, move || in_headers(code)).await;
+        assert_eq!(got, settled, "{code} in headers");
+    }
+    // None at all, and none that gRPC knows, are as good as unknown.
+    let none = || of_type("application/grpc", 200);
+    assert!(!is_recorded(|policy| policy, none).await);
+    assert!(!is_recorded(|policy| policy, || in_trailers("4711")).await);
+    let ok_only = |policy: Policy| policy.record(Statuses::all().but_grpc(..).and_grpc(0..=0));
+    assert!(is_recorded(ok_only, || in_trailers("0")).await);
+    assert!(!is_recorded(ok_only, || in_trailers("5")).await);
+}
+
+#[tokio::test]
+async fn statuses_are_a_list_a_range_or_all() {
+    type Make = fn() -> Statuses;
+    let rows: [(Make, u16, bool); 8] = [
+        (|| Statuses::none().and(200..300), 299, true),
+        (|| Statuses::none().and(200..300), 300, false),
+        (|| Statuses::none().and(201..=201).and(409..=409), 409, true),
+        (
+            || Statuses::none().and(201..=201).and(409..=409),
+            202,
+            false,
+        ),
+        (|| Statuses::all().but(429..=429), 500, true),
+        (|| Statuses::all().but(429..=429), 429, false),
+        (|| Statuses::default().but(404..=404), 404, false),
+        (Statuses::none, 200, false),
+    ];
+    for (statuses, code, expected) in rows {
+        let change = |policy: Policy| policy.record(statuses());
+        let got = is_recorded(change, move || status(code)).await;
+        assert_eq!(got, expected, "{code} of {:?}", statuses());
+    }
+}
+
+#[tokio::test]
+async fn a_closure_or_a_type_can_decide_what_is_recorded() {
+    struct NotTransient;
+    impl RecordPolicy for NotTransient {
+        fn records(&self, answer: &Answer<'_>) -> bool {
+            !answer.headers().contains_key("transient")
+        }
+    }
+    let transient = || {
+        let mut response = status(200);
+        let headers = response.headers_mut();
+        headers.insert("transient", "1".parse().unwrap());
+        response
+    };
+    let by_type = |policy: Policy| policy.record(NotTransient);
+    assert!(is_recorded(by_type, || status(500)).await);
+    assert!(!is_recorded(by_type, transient).await);
+
+    let by_closure = |policy: Policy| {
+        policy.record(|answer: &Answer<'_>| {
+            answer.status().is_server_error()
+                || answer.trailers().is_some_and(|t| t.contains_key("keep"))
+        })
+    };
+    let with_trailer = || Response::new(Script::frames(["body"]).and_trailer("keep", "1"));
+    assert!(is_recorded(by_closure, || status(503)).await);
+    assert!(!is_recorded(by_closure, || status(200)).await);
+    assert!(is_recorded(by_closure, with_trailer).await);
+}
+
+#[tokio::test]
+async fn skipped_types_are_never_recorded() {
+    let skip = |policy: Policy| policy.skip_types(["Application/PDF", " image/* "]);
+    for (content_type, recorded) in [
+        ("application/pdf", false),
+        ("application/PDF; version=2", false),
+        ("application/pdfx", true),
+        ("image/png", false),
+        ("IMAGE/SVG+xml;charset=utf-8", false),
+        ("imagery/png", true),
+        ("text/plain", true),
+        ("", true),
+    ] {
+        let got = is_recorded(skip, move || of_type(content_type, 200)).await;
+        assert_eq!(got, recorded, "{content_type:?}");
+    }
+    assert!(is_recorded(skip, || status(200)).await, "none at all");
+}
+
+#[tokio::test]
+async fn every_type_can_be_skipped() {
+    let everything = |policy: Policy| policy.skip_types(["*/*"]);
+    assert!(!is_recorded(everything, || of_type("text/plain", 200)).await);
+}
+
+#[tokio::test]
+async fn the_handlers_word_beats_policies() {
+    fn saying(word: Recording, mut response: Response<Full<Bytes>>) -> Response<Full<Bytes>> {
+        response.extensions_mut().insert(word);
+        response
+    }
+    let policy = |policy: Policy| policy.skip_types(["application/pdf"]);
+    assert!(is_recorded(policy, || saying(Recording::Keep, status(503))).await);
+    let pdf = || saying(Recording::Keep, of_type("application/pdf", 200));
+    assert!(is_recorded(policy, pdf).await);
+    assert!(!is_recorded(policy, || saying(Recording::Skip, status(201))).await);
+    let all = |policy: Policy| policy.record(|_: &Answer<'_>| true);
+    assert!(!is_recorded(all, || saying(Recording::Skip, status(201))).await);
+}
+
+/// The answers to a request and to its retry, of a handler that sends these
+/// headers.
+async fn first_and_replay(
+    change: impl FnOnce(Policy) -> Policy,
+    headers: &'static [(&'static str, &'static str)],
+) -> (Seen, Seen) {
+    let runs = Runs::default();
+    let app = with_policy(&MemoryStore::new(), change).layer(handler(
+        &runs,
+        move |_, _: Request<Bytes>| {
+            let mut response = answer(StatusCode::OK, "answer");
+            for (name, value) in headers {
+                response.headers_mut().append(*name, value.parse().unwrap());
+            }
+            response
+        },
+    ));
+    let first = send(&app, post("k", "{}")).await;
+    let replay = send(&app, post("k", "{}")).await;
+    replay.assert_replays(&first);
+    (first, replay)
+}
+
+fn names(headers: &HeaderMap) -> Vec<&str> {
+    let mut names: Vec<_> = headers.keys().map(http::HeaderName::as_str).collect();
+    names.sort_unstable();
+    names.retain(|name| *name != "idempotency-replayed");
+    names
+}
+
+const SENT: [(&str, &str); 17] = [
+    ("content-type", "text/plain"),
+    ("etag", "\"1\""),
+    ("location", "/payments/1"),
+    ("x-many", "1"),
+    ("x-many", "2"),
+    ("trailer", "checksum"),
+    ("date", "Tue, 15 Nov 1994 08:12:31 GMT"),
+    ("set-cookie", "a=1"),
+    ("set-cookie", "b=2"),
+    ("www-authenticate", "Basic"),
+    ("connection", "keep-alive, X-Hop"),
+    ("x-hop", "1"),
+    ("keep-alive", "timeout=5"),
+    ("te", "trailers"),
+    ("transfer-encoding", "chunked"),
+    ("upgrade", "h2c"),
+    ("proxy-connection", "keep-alive"),
+];
+
+#[tokio::test]
+async fn by_default_headers_of_one_connection_or_one_client_are_not_recorded() {
+    let (first, replay) = first_and_replay(|policy| policy, &SENT).await;
+    let sent: std::collections::BTreeSet<_> = SENT.map(|(name, _)| name).into();
+    assert!(names(&first.headers).into_iter().eq(sent), "all delivered");
+    assert_eq!(
+        names(&replay.headers),
+        ["content-type", "etag", "location", "trailer", "x-many"]
+    );
+    let many: Vec<_> = replay.headers.get_all("x-many").iter().collect();
+    assert_eq!(many, ["1", "2"]);
+}
+
+#[tokio::test]
+async fn recorded_headers_are_those_that_are_allowed_or_not_denied() {
+    let deny = RecordHeaders::deny(["ETag", "X-Many"]);
+    let (_, replay) = first_and_replay(|policy| policy.record_headers(deny), &SENT).await;
+    assert_eq!(
+        names(&replay.headers),
+        [
+            "content-type",
+            "date",
+            "location",
+            "set-cookie",
+            "trailer",
+            "www-authenticate"
+        ]
+    );
+    // Hop-by-hop fields are not for anybody to allow.
+    let allow = RecordHeaders::allow(["Location", "connection", "x-hop", "upgrade", "x-other"]);
+    let (_, replay) = first_and_replay(|policy| policy.record_headers(allow), &SENT).await;
+    assert_eq!(names(&replay.headers), ["location"]);
+    let nothing = RecordHeaders::allow(Vec::<String>::new());
+    let (_, replay) = first_and_replay(|policy| policy.record_headers(nothing), &SENT).await;
+    assert_eq!(names(&replay.headers), Vec::<&str>::new());
+}
+
+#[tokio::test]
+async fn a_replays_content_length_is_that_of_what_was_recorded() {
+    let (first, replay) = first_and_replay(|policy| policy, &[("content-length", "999")]).await;
+    assert_eq!(first.header("content-length"), Some("999"));
+    assert_eq!(replay.header("content-length"), Some("6"));
+}

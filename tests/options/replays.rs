@@ -1,0 +1,245 @@
+//! `replayed_header`, `created_at_header`, `expires_at_header`, `echo_key`,
+//! `replay_status`.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use http::StatusCode;
+use http::header::CONTENT_TYPE;
+use jiff::Timestamp;
+use tower::Layer;
+use tower_idempotency::store::{
+    Claim, Claimed, Lease, Outcome, RecordState, Release, Store, StoreError, Tenure,
+};
+use tower_idempotency::{
+    Completion, KeySyntax, MemoryStore, Nonce, Oversize, Policy, RecordId, Recording,
+};
+
+use crate::support::{
+    Runs, Seen, answer, counting, created, handler, post, send, with, with_policy, without,
+};
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+async fn first_and_retry(change: impl FnOnce(Policy) -> Policy) -> (Seen, Seen) {
+    let app = with_policy(&MemoryStore::new(), change).layer(counting(&Runs::default()));
+    let first = send(&app, post("k", "{}")).await;
+    let retry = send(&app, post("k", "{}")).await;
+    assert_eq!((first.text(), retry.text()), ("run 1", "run 1"));
+    (first, retry)
+}
+
+#[tokio::test]
+async fn replays_are_marked_with_a_header_of_any_name_or_none() {
+    let (first, retry) = first_and_retry(|policy| policy).await;
+    assert_eq!(first.header("idempotency-replayed"), None);
+    assert_eq!(retry.header("idempotency-replayed"), Some("true"));
+
+    let (first, retry) = first_and_retry(|policy| policy.replayed_header("X-Replayed")).await;
+    assert_eq!(first.header("x-replayed"), None);
+    assert_eq!(retry.header("x-replayed"), Some("true"));
+    assert_eq!(retry.header("idempotency-replayed"), None);
+
+    let (_, retry) = first_and_retry(|policy| policy.replayed_header(None)).await;
+    assert!(retry.headers.is_empty(), "{:?}", retry.headers);
+}
+
+/// A service behind this one may have a layer of its own: its mark is that of
+/// its own replay.
+#[tokio::test]
+async fn a_mark_that_the_handler_sends_does_not_stand_twice() {
+    let app = with_policy(&MemoryStore::new(), |policy| policy).layer(handler(
+        &Runs::default(),
+        |_, _| {
+            let mut response = created("done");
+            let headers = response.headers_mut();
+            headers.insert("idempotency-replayed", "false".parse().unwrap());
+            response
+        },
+    ));
+    let first = send(&app, post("k", "{}")).await;
+    assert_eq!(first.header("idempotency-replayed"), Some("false"));
+    let retry = send(&app, post("k", "{}")).await;
+    assert_eq!(retry.header("idempotency-replayed"), Some("true"));
+}
+
+fn time(seen: &Seen, name: &str) -> Timestamp {
+    let text = seen.header(name).unwrap_or_else(|| panic!("no {name}"));
+    assert!(text.ends_with('Z') && !text.contains('.'), "{text}");
+    text.parse().unwrap()
+}
+
+fn with_times(policy: Policy) -> Policy {
+    policy
+        .created_at_header("X-Created-At")
+        .expires_at_header("X-Expires-At")
+}
+
+#[tokio::test]
+async fn times_are_off_unless_asked_for() {
+    let (first, retry) = first_and_retry(|policy| policy).await;
+    assert!(first.headers.is_empty(), "{:?}", first.headers);
+    assert_eq!(retry.headers.len(), 1);
+}
+
+#[tokio::test]
+async fn times_are_the_same_on_the_first_answer_and_on_replays() {
+    let before = Timestamp::now();
+    let (first, retry) = first_and_retry(|policy| with_times(policy).retention(DAY * 7)).await;
+    for name in ["x-created-at", "x-expires-at"] {
+        assert_eq!(time(&first, name), time(&retry, name));
+    }
+    let created = time(&first, "x-created-at");
+    let second = jiff::SignedDuration::from_secs(1);
+    assert!(before - second <= created && created <= Timestamp::now() + second);
+    let kept = time(&first, "x-expires-at").duration_since(created);
+    assert!((kept - jiff::SignedDuration::from_hours(7 * 24)).abs() <= second);
+}
+
+/// Has an answer from long ago for every claim.
+#[derive(Clone)]
+struct LongAgo(Completion);
+
+impl Store for LongAgo {
+    async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
+        Ok(Claimed::Found(RecordState::Completed {
+            fingerprint: claim.fingerprint,
+            completion: Arc::new(self.0.clone()),
+        }))
+    }
+    async fn renew(&self, _: &Lease) -> Result<Tenure, StoreError> {
+        Ok(Tenure::Lost)
+    }
+    async fn complete(&self, _: &Lease, _: &Outcome) -> Result<Tenure, StoreError> {
+        Ok(Tenure::Lost)
+    }
+    async fn release(&self, _: &RecordId, _: &Nonce, _: Release) -> Result<Tenure, StoreError> {
+        Ok(Tenure::Lost)
+    }
+}
+
+#[tokio::test]
+async fn times_of_a_replay_are_those_of_its_record() {
+    let epoch = SystemTime::UNIX_EPOCH;
+    let mut completion = Completion::new(StatusCode::OK, "old", epoch);
+    completion.completed_at = epoch + Duration::from_secs(60);
+    completion.retention = Duration::from_secs(3600);
+    let app = with_policy(&LongAgo(completion), |policy| {
+        with_times(policy).retention(DAY)
+    })
+    .layer(counting(&Runs::default()));
+    let replay = send(&app, post("k", "{}")).await;
+    assert_eq!(replay.text(), "old");
+    assert_eq!(
+        replay.header("x-created-at"),
+        Some("1970-01-01T00:00:00Z"),
+        "when the execution began"
+    );
+    assert_eq!(
+        replay.header("x-expires-at"),
+        Some("1970-01-01T01:01:00Z"),
+        "a retention after the completion"
+    );
+}
+
+#[tokio::test]
+async fn an_answer_that_is_not_kept_does_not_say_until_when() {
+    type Change = fn(Policy) -> Policy;
+    let rows: [(Change, StatusCode, Option<Recording>); 3] = [
+        (with_times, StatusCode::SERVICE_UNAVAILABLE, None),
+        (with_times, StatusCode::CREATED, Some(Recording::Skip)),
+        (
+            |policy| {
+                with_times(policy)
+                    .max_recorded_body(3)
+                    .oversize(Oversize::Rerun)
+            },
+            StatusCode::CREATED,
+            None,
+        ),
+    ];
+    for (change, status, word) in rows {
+        let app = with_policy(&MemoryStore::new(), change).layer(handler(
+            &Runs::default(),
+            move |run, _| {
+                let mut response = answer(status, format!("run {run}"));
+                if let Some(word) = word {
+                    response.extensions_mut().insert(word);
+                }
+                response
+            },
+        ));
+        let first = send(&app, post("k", "{}")).await;
+        assert!(first.header("x-created-at").is_some());
+        tokio::task::yield_now().await;
+        send(&app, post("k", "{}")).await.assert_fresh("run 2");
+        assert_eq!(first.header("x-expires-at"), None, "{status} {word:?}");
+    }
+}
+
+/// A time that RFC 3339 has no year for, or that no clock has.
+#[tokio::test]
+async fn an_end_that_cannot_be_written_down_is_said_neither_first_nor_later() {
+    for retention in [DAY * 365 * 9000, Duration::MAX] {
+        let (first, retry) =
+            first_and_retry(|policy| with_times(policy).retention(retention)).await;
+        assert_eq!(first.header("x-expires-at"), None);
+        assert_eq!(retry.header("x-expires-at"), None, "{retention:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_key_is_echoed_as_it_was_sent() {
+    let layer = with_policy(&MemoryStore::new(), |policy| {
+        policy
+            .echo_key(true)
+            .headers(["idempotency-key", "x-request-key"])
+    });
+    let app = layer.layer(counting(&Runs::default()));
+    let first = send(&app, post("k", "{}")).await;
+    assert_eq!(first.header("idempotency-key"), Some("k"));
+    let quoted = send(&app, post("\"k\"", "{}")).await;
+    quoted.assert_replays(&first);
+    assert_eq!(quoted.header("idempotency-key"), Some("\"k\""));
+    let other_header = with(
+        without(post("", "{}"), "idempotency-key"),
+        "x-request-key",
+        "k",
+    );
+    let other = send(&app, other_header).await;
+    other.assert_replays(&first);
+    assert_eq!(other.header("x-request-key"), Some("k"));
+    assert_eq!(other.header("idempotency-key"), None, "it is not recorded");
+
+    let layer = with_policy(&MemoryStore::new(), |policy| {
+        policy.key_syntax(KeySyntax::Raw)
+    });
+    let app = layer.layer(counting(&Runs::default()));
+    let silent = send(&app, post("k", "{}")).await;
+    assert_eq!(silent.header("idempotency-key"), None, "off by default");
+}
+
+#[tokio::test]
+async fn statuses_of_replays_can_be_mapped() {
+    let app = with_policy(&MemoryStore::new(), |policy| {
+        policy
+            .replay_status(StatusCode::CREATED, StatusCode::OK)
+            .replay_status(StatusCode::NOT_FOUND, StatusCode::GONE)
+    })
+    .layer(handler(&Runs::default(), |_, request| {
+        let status = request.headers()[CONTENT_TYPE].to_str().unwrap();
+        answer(status.parse().unwrap(), "answer")
+    }));
+    for (first, replayed) in [(201, 200), (404, 410), (200, 200), (202, 202)] {
+        let ask = || {
+            with(
+                post(&format!("{first}"), "{}"),
+                "content-type",
+                format!("{first}"),
+            )
+        };
+        assert_eq!(send(&app, ask()).await.status, first);
+        let replay = send(&app, ask()).await;
+        assert_eq!((replay.status, replay.is_replay()), (replayed, true));
+    }
+}

@@ -1,0 +1,217 @@
+//! A memory store that fails and stalls on command, and remembers what it was
+//! asked.
+
+use std::collections::HashMap;
+use std::future::{Future, pending};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::task::yield_now;
+use tokio::time::sleep;
+use tower_idempotency::store::{
+    Claim, Claimed, Lease, Outcome, Record, Release, Store, StoreError, StoreErrorKind, Tenure,
+};
+use tower_idempotency::{MemoryStats, MemoryStore, Nonce, RecordId};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Op {
+    Claim,
+    Renew,
+    Complete,
+    Release,
+    LookUp,
+}
+
+/// What goes wrong with every call of one operation.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Fault {
+    /// It fails, a turn of the others later, and was not carried out.
+    Fails(StoreErrorKind),
+    /// It is carried out, and its answer gets lost.
+    AnswerLost(StoreErrorKind),
+    /// It is not carried out, and never answered.
+    Stalls,
+    /// It is carried out, and never answered.
+    AnswerStalls,
+    /// It is carried out, and answered so much later.
+    Late(Duration),
+    /// It panics.
+    Panics,
+    /// Nothing, but others get a turn before and after.
+    Yields,
+}
+
+/// Wraps a [`MemoryStore`]; a clone is another handle on the same.
+#[derive(Clone, Default)]
+pub(crate) struct Steered {
+    pub(crate) memory: MemoryStore,
+    unguarded: bool,
+    told: Arc<Mutex<Told>>,
+}
+
+#[derive(Default)]
+struct Told {
+    faults: HashMap<Op, Fault>,
+    calls: HashMap<Op, usize>,
+    claims: Vec<Claim>,
+    claims_arrive_late: Option<Duration>,
+    leases: Vec<Lease>,
+    outcomes: Vec<Outcome>,
+}
+
+impl Steered {
+    pub(crate) fn new() -> Self {
+        Self::default()
+    }
+
+    /// Whose leases lapse, as those of a store elsewhere do: nothing in this
+    /// process keeps them alive but renewals.
+    pub(crate) fn unguarded() -> Self {
+        Self {
+            unguarded: true,
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn let_all(&self, fault: Fault) {
+        for op in [Op::Claim, Op::Renew, Op::Complete, Op::Release, Op::LookUp] {
+            self.make(op, fault);
+        }
+    }
+
+    pub(crate) fn make(&self, op: Op, fault: Fault) {
+        self.told.lock().unwrap().faults.insert(op, fault);
+    }
+
+    /// Claims reach the store so much later, and are never answered.
+    pub(crate) fn let_claims_arrive_late(&self, late: impl Into<Option<Duration>>) {
+        self.told.lock().unwrap().claims_arrive_late = late.into();
+    }
+
+    pub(crate) fn heal(&self, op: Op) {
+        self.told.lock().unwrap().faults.remove(&op);
+    }
+
+    /// How often it was asked for this.
+    pub(crate) fn calls(&self, op: Op) -> usize {
+        let told = self.told.lock().unwrap();
+        told.calls.get(&op).copied().unwrap_or_default()
+    }
+
+    pub(crate) fn stats(&self) -> MemoryStats {
+        self.memory.stats()
+    }
+
+    pub(crate) fn claims(&self) -> Vec<Claim> {
+        self.told.lock().unwrap().claims.clone()
+    }
+
+    /// What it was asked to keep.
+    pub(crate) fn outcomes(&self) -> Vec<Outcome> {
+        self.told.lock().unwrap().outcomes.clone()
+    }
+
+    /// All that it was given, as a log would show it.
+    pub(crate) fn debug(&self) -> String {
+        let told = self.told.lock().unwrap();
+        format!(
+            "{:?} {:?} {:?} {:?}",
+            told.claims, told.leases, told.outcomes, self.memory
+        )
+    }
+
+    async fn through<T>(
+        &self,
+        op: Op,
+        call: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let fault = {
+            let mut told = self.told.lock().unwrap();
+            *told.calls.entry(op).or_default() += 1;
+            told.faults.get(&op).copied()
+        };
+        let failed = |kind| Err(StoreError::new(kind, "as the test wants it"));
+        match fault {
+            None => call.await,
+            Some(Fault::Fails(kind)) => {
+                yield_now().await;
+                failed(kind)
+            }
+            Some(Fault::AnswerLost(kind)) => {
+                call.await?;
+                failed(kind)
+            }
+            Some(Fault::Stalls) => pending().await,
+            Some(Fault::AnswerStalls) => {
+                call.await?;
+                pending().await
+            }
+            Some(Fault::Late(after)) => {
+                let answer = call.await;
+                sleep(after).await;
+                answer
+            }
+            Some(Fault::Panics) => panic!("as the test wants it"),
+            Some(Fault::Yields) => {
+                yield_now().await;
+                let answer = call.await;
+                yield_now().await;
+                answer
+            }
+        }
+    }
+}
+
+impl Store for Steered {
+    async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
+        let arrives_late = {
+            let mut told = self.told.lock().unwrap();
+            told.claims.push(*claim);
+            told.claims_arrive_late
+        };
+        if let Some(late) = arrives_late {
+            // Whoever asked may long have gone.
+            let (memory, claim) = (self.memory.clone(), *claim);
+            tokio::spawn(async move {
+                sleep(late).await;
+                memory.claim(&claim).await
+            });
+            return pending().await;
+        }
+        let claimed = self.through(Op::Claim, self.memory.claim(claim)).await?;
+        Ok(match claimed {
+            Claimed::Acquired(lease) if self.unguarded => {
+                Claimed::Acquired(Lease::new(&lease.claim, lease.token, lease.attempt))
+            }
+            other => other,
+        })
+    }
+
+    async fn renew(&self, lease: &Lease) -> Result<Tenure, StoreError> {
+        self.through(Op::Renew, self.memory.renew(lease)).await
+    }
+
+    async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Tenure, StoreError> {
+        {
+            let mut told = self.told.lock().unwrap();
+            told.leases.push(lease.clone());
+            told.outcomes.push(outcome.clone());
+        }
+        self.through(Op::Complete, self.memory.complete(lease, outcome))
+            .await
+    }
+
+    async fn release(
+        &self,
+        id: &RecordId,
+        nonce: &Nonce,
+        how: Release,
+    ) -> Result<Tenure, StoreError> {
+        self.through(Op::Release, self.memory.release(id, nonce, how))
+            .await
+    }
+
+    async fn look_up(&self, id: &RecordId) -> Result<Option<Record>, StoreError> {
+        self.through(Op::LookUp, self.memory.look_up(id)).await
+    }
+}
