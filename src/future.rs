@@ -11,8 +11,8 @@ use pin_project_lite::pin_project;
 use tokio::runtime::Handle;
 use tracing::Instrument;
 
-use crate::body::ResponseBody;
 use crate::context::{Operation, Stage};
+use crate::response_body::ResponseBody;
 
 pin_project! {
     /// What [`Idempotency`](crate::Idempotency) returns.

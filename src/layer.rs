@@ -9,12 +9,13 @@ use http::{Response, StatusCode};
 use tower_layer::Layer;
 
 use crate::answer::Recording;
-use crate::body::{Budget, ResponseBody};
+use crate::body::Budget;
 use crate::digest::Digests;
 use crate::error::ConfigError;
-use crate::lease::Renewals;
 use crate::policy::{Policy, can_have_body};
 use crate::rejection::{Rejection, RejectionCode, RejectionRules, RenderRejection};
+use crate::renewal::Renewals;
+use crate::response_body::ResponseBody;
 use crate::route::{Routes, Rule};
 use crate::scope::Scope;
 use crate::service::Idempotency;

@@ -79,10 +79,12 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod admission;
 mod answer;
 mod body;
 mod context;
 mod digest;
+mod ending;
 mod error;
 mod fingerprint;
 mod flow;
@@ -93,13 +95,17 @@ mod lease;
 mod policy;
 mod record;
 mod rejection;
+mod renewal;
+mod request_body;
+mod response_body;
 mod route;
 pub mod scope;
 mod service;
 pub mod store;
+mod within;
 
 pub use answer::{Answer, RecordHeaders, RecordPolicy, Recording, Statuses};
-pub use body::{RequestBody, RequestTrailers, ResponseBody};
+pub use body::RequestTrailers;
 pub use context::IdempotencyContext;
 #[cfg(feature = "axum")]
 pub use context::NotProtected;
@@ -111,6 +117,8 @@ pub use layer::{IdempotencyLayer, IdempotencyLayerBuilder};
 pub use policy::{KeysPer, OnMismatch, OnStoreError, Oversize, Policy, Require};
 pub use record::{Completion, FencingToken, Fingerprint, Nonce, RecordId, ScopeDigest};
 pub use rejection::{Rejection, RejectionCode, RenderRejection, Retry};
+pub use request_body::RequestBody;
+pub use response_body::ResponseBody;
 pub use scope::Scope;
 pub use service::Idempotency;
 #[cfg(feature = "memory")]

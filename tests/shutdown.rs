@@ -44,7 +44,7 @@ fn drop_while_a_handler_begins() {
             async move {
                 begun.send(()).unwrap();
                 // Blocks its thread, until the runtime is being dropped.
-                drop(blocks.lock().unwrap().recv());
+                let _ = blocks.lock().unwrap().recv();
                 pending::<Result<Response<Full<Bytes>>, Infallible>>().await
             }
         });

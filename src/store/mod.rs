@@ -1,21 +1,23 @@
 //! The contract between the layer and what keeps its records.
 
 use std::any::Any;
-use std::error::Error;
 use std::fmt;
 use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::policy::OnMismatch;
 use crate::record::{Completion, FencingToken, Fingerprint, Nonce, RecordId, ScopeDigest};
 
+mod erased;
+mod error;
 #[cfg(feature = "memory")]
 pub(crate) mod memory;
 
-type BoxError = Box<dyn Error + Send + Sync>;
+#[cfg(feature = "memory")]
+pub(crate) use erased::StoreFuture;
+pub(crate) use erased::{DynStore, erased};
+pub use error::{StoreError, StoreErrorKind};
 
 /// Keeps one record per id, each of whose changes is one atomic step.
 ///
@@ -386,168 +388,4 @@ pub enum Forgotten {
     Absent,
     /// It is in flight and alive; nothing was changed.
     InFlight,
-}
-
-/// Why a store gave no answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum StoreErrorKind {
-    /// The request certainly did not reach the store, and changed nothing.
-    NotSent,
-    /// The request may or may not have been carried out.
-    Unknown,
-    /// The store was too busy to carry it out, and changed nothing.
-    Contention,
-    /// There is a record, and it can't be read.
-    Unreadable,
-    /// The store has no such operation.
-    Unsupported,
-}
-
-/// A store gave no answer: what is known of the request, and the cause.
-///
-/// ```
-/// use tower_idempotency::store::{StoreError, StoreErrorKind};
-///
-/// let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
-/// let error = StoreError::new(StoreErrorKind::NotSent, refused);
-/// assert_eq!(error.to_string(), "the request did not reach the store");
-/// assert_eq!(std::error::Error::source(&error).unwrap().to_string(), "connection refused");
-/// ```
-#[derive(Debug)]
-pub struct StoreError {
-    kind: StoreErrorKind,
-    source: Option<BoxError>,
-}
-
-impl StoreError {
-    /// An error of this kind with its cause.
-    pub fn new(kind: StoreErrorKind, source: impl Into<BoxError>) -> Self {
-        Self {
-            kind,
-            source: Some(source.into()),
-        }
-    }
-
-    fn unsupported(operation: &'static str) -> Self {
-        Self::new(StoreErrorKind::Unsupported, operation)
-    }
-
-    /// The store did not answer within the deadline.
-    pub(crate) fn timed_out() -> Self {
-        Self::new(StoreErrorKind::Unknown, TimedOut(()))
-    }
-
-    pub(crate) fn is_timeout(&self) -> bool {
-        self.source
-            .as_ref()
-            .is_some_and(|source| source.is::<TimedOut>())
-    }
-
-    /// What is known of the request.
-    #[must_use]
-    pub fn kind(&self) -> StoreErrorKind {
-        self.kind
-    }
-}
-
-impl fmt::Display for StoreError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.kind {
-            StoreErrorKind::NotSent => "the request did not reach the store",
-            StoreErrorKind::Unknown => "the store did not say what became of the request",
-            StoreErrorKind::Contention => "the store was too busy for the request",
-            StoreErrorKind::Unreadable => "the store has a record that can't be read",
-            StoreErrorKind::Unsupported => "the store has no such operation",
-        })
-    }
-}
-
-impl Error for StoreError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.source.as_deref().map(|source| source as _)
-    }
-}
-
-#[derive(Debug)]
-struct TimedOut(());
-
-impl fmt::Display for TimedOut {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("no answer within store_timeout")
-    }
-}
-
-impl Error for TimedOut {}
-
-/// [`Store`] without its type, so that neither the layer nor its services
-/// have a parameter for it.
-pub(crate) trait DynStore: Send + Sync {
-    fn claim<'a>(&'a self, claim: &'a Claim) -> StoreFuture<'a, Claimed>;
-    fn renew<'a>(&'a self, lease: &'a Lease) -> StoreFuture<'a, Tenure>;
-    fn complete<'a>(&'a self, lease: &'a Lease, outcome: &'a Outcome) -> StoreFuture<'a, Tenure>;
-    fn release<'a>(
-        &'a self,
-        id: &'a RecordId,
-        nonce: &'a Nonce,
-        how: Release,
-    ) -> StoreFuture<'a, Tenure>;
-    fn look_up<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Option<Record>>;
-}
-
-/// An answer that is there, or one to wait for.
-pub(crate) enum StoreFuture<'a, T> {
-    Now(Option<T>),
-    Later(Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>),
-}
-
-impl<T: Unpin> Future for StoreFuture<'_, T> {
-    type Output = Result<T, StoreError>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.get_mut() {
-            StoreFuture::Now(answer) => {
-                Poll::Ready(Ok(answer.take().expect("polled after completion")))
-            }
-            StoreFuture::Later(answer) => answer.as_mut().poll(cx),
-        }
-    }
-}
-
-/// The memory store answers at once: its calls need no box.
-pub(crate) fn erased(store: impl Store) -> Arc<dyn DynStore> {
-    #[cfg(feature = "memory")]
-    if let Some(memory) = (&store as &dyn Any).downcast_ref::<memory::MemoryStore>() {
-        return Arc::new(memory::AtOnce(memory.clone()));
-    }
-    Arc::new(Erased(store))
-}
-
-struct Erased<S>(S);
-
-impl<S: Store> DynStore for Erased<S> {
-    fn claim<'a>(&'a self, claim: &'a Claim) -> StoreFuture<'a, Claimed> {
-        StoreFuture::Later(Box::pin(self.0.claim(claim)))
-    }
-
-    fn renew<'a>(&'a self, lease: &'a Lease) -> StoreFuture<'a, Tenure> {
-        StoreFuture::Later(Box::pin(self.0.renew(lease)))
-    }
-
-    fn complete<'a>(&'a self, lease: &'a Lease, outcome: &'a Outcome) -> StoreFuture<'a, Tenure> {
-        StoreFuture::Later(Box::pin(self.0.complete(lease, outcome)))
-    }
-
-    fn release<'a>(
-        &'a self,
-        id: &'a RecordId,
-        nonce: &'a Nonce,
-        how: Release,
-    ) -> StoreFuture<'a, Tenure> {
-        StoreFuture::Later(Box::pin(self.0.release(id, nonce, how)))
-    }
-
-    fn look_up<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Option<Record>> {
-        StoreFuture::Later(Box::pin(self.0.look_up(id)))
-    }
 }

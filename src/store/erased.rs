@@ -1,0 +1,86 @@
+//! Stores without their types.
+
+#[cfg(feature = "memory")]
+use std::any::Any;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use crate::record::{Nonce, RecordId};
+
+#[cfg(feature = "memory")]
+use super::memory;
+use super::{Claim, Claimed, Lease, Outcome, Record, Release, Store, StoreError, Tenure};
+
+/// [`Store`] without its type, so that neither the layer nor its services
+/// have a parameter for it.
+pub(crate) trait DynStore: Send + Sync {
+    fn claim<'a>(&'a self, claim: &'a Claim) -> StoreFuture<'a, Claimed>;
+    fn renew<'a>(&'a self, lease: &'a Lease) -> StoreFuture<'a, Tenure>;
+    fn complete<'a>(&'a self, lease: &'a Lease, outcome: &'a Outcome) -> StoreFuture<'a, Tenure>;
+    fn release<'a>(
+        &'a self,
+        id: &'a RecordId,
+        nonce: &'a Nonce,
+        how: Release,
+    ) -> StoreFuture<'a, Tenure>;
+    fn look_up<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Option<Record>>;
+}
+
+/// An answer that is there, or one to wait for.
+pub(crate) enum StoreFuture<'a, T> {
+    Now(Option<T>),
+    Later(Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>),
+}
+
+impl<T: Unpin> Future for StoreFuture<'_, T> {
+    type Output = Result<T, StoreError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.get_mut() {
+            StoreFuture::Now(answer) => {
+                Poll::Ready(Ok(answer.take().expect("polled after completion")))
+            }
+            StoreFuture::Later(answer) => answer.as_mut().poll(cx),
+        }
+    }
+}
+
+/// The memory store answers at once: its calls need no box.
+pub(crate) fn erased(store: impl Store) -> Arc<dyn DynStore> {
+    #[cfg(feature = "memory")]
+    if let Some(memory) = (&store as &dyn Any).downcast_ref::<memory::MemoryStore>() {
+        return Arc::new(memory::AtOnce(memory.clone()));
+    }
+    Arc::new(Erased(store))
+}
+
+struct Erased<S>(S);
+
+impl<S: Store> DynStore for Erased<S> {
+    fn claim<'a>(&'a self, claim: &'a Claim) -> StoreFuture<'a, Claimed> {
+        StoreFuture::Later(Box::pin(self.0.claim(claim)))
+    }
+
+    fn renew<'a>(&'a self, lease: &'a Lease) -> StoreFuture<'a, Tenure> {
+        StoreFuture::Later(Box::pin(self.0.renew(lease)))
+    }
+
+    fn complete<'a>(&'a self, lease: &'a Lease, outcome: &'a Outcome) -> StoreFuture<'a, Tenure> {
+        StoreFuture::Later(Box::pin(self.0.complete(lease, outcome)))
+    }
+
+    fn release<'a>(
+        &'a self,
+        id: &'a RecordId,
+        nonce: &'a Nonce,
+        how: Release,
+    ) -> StoreFuture<'a, Tenure> {
+        StoreFuture::Later(Box::pin(self.0.release(id, nonce, how)))
+    }
+
+    fn look_up<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Option<Record>> {
+        StoreFuture::Later(Box::pin(self.0.look_up(id)))
+    }
+}
