@@ -30,6 +30,7 @@ pub(crate) trait DynStore: Send + Sync {
 
 /// An answer that is there, or one to wait for.
 pub(crate) enum StoreFuture<'a, T> {
+    #[cfg(feature = "memory")]
     Now(Option<T>),
     Later(Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>),
 }
@@ -39,6 +40,7 @@ impl<T: Unpin> Future for StoreFuture<'_, T> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.get_mut() {
+            #[cfg(feature = "memory")]
             StoreFuture::Now(answer) => {
                 Poll::Ready(Ok(answer.take().expect("polled after completion")))
             }
