@@ -77,8 +77,6 @@ impl Digests {
         };
         Hasher {
             state: state.clone(),
-            pending: [0; PENDING],
-            len: 0,
         }
     }
 }
@@ -93,15 +91,9 @@ fn hmac(key: &[u8]) -> Hmac<Sha256> {
     Hmac::new_from_slice(key).expect("HMAC takes a key of any length")
 }
 
-/// How many bytes of small parts are put together before they are hashed: the
-/// head of a usual request, in one go.
-const PENDING: usize = 128;
-
 /// A digest in the making.
 pub(crate) struct Hasher {
     state: State,
-    pending: [u8; PENDING],
-    len: usize,
 }
 
 #[derive(Clone)]
@@ -132,23 +124,11 @@ impl Hasher {
     }
 
     fn raw(&mut self, bytes: &[u8]) -> &mut Self {
-        if let Some(room) = self.pending.get_mut(self.len..self.len + bytes.len()) {
-            room.copy_from_slice(bytes);
-            self.len += bytes.len();
-            return self;
-        }
-        self.flush();
         self.state.update(bytes);
         self
     }
 
-    fn flush(&mut self) {
-        self.state.update(&self.pending[..self.len]);
-        self.len = 0;
-    }
-
-    pub(crate) fn finish(mut self) -> [u8; 32] {
-        self.flush();
+    pub(crate) fn finish(self) -> [u8; 32] {
         match self.state {
             State::Plain(state) => state.finalize().into(),
             State::Keyed(state) => state.finalize().into_bytes().into(),
