@@ -198,7 +198,8 @@ impl IdempotencyLayerBuilder {
     ///
     /// The pattern is a path in axum's syntax, with a method before it or
     /// none: `POST /orders/{id}/capture`, `/files/{*path}`. The most specific
-    /// path wins, and of equal paths the one with a method. A method in a
+    /// path wins, and of equal paths the one with a method. Patterns that
+    /// conflict (`/orders/{*rest}` beside `/orders/{id}/capture`) are an error. A method in a
     /// pattern is protected by it; a pattern without one is for the policy's
     /// [`methods`](Policy::methods), and leaves other methods to the defaults.
     ///

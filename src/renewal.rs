@@ -153,22 +153,43 @@ async fn renew_all(mut task: TaskRuns) {
         // None waits for another: a store that answers some of them late must
         // not cost the others their leases.
         for (place, operation) in due {
-            tokio::spawn(renew(place, operation));
+            tokio::spawn(renew(UnderWay { place, operation }));
         }
     }
 }
 
-async fn renew(place: usize, operation: Arc<Operation>) {
+/// A renewal that was sent. However it ends, answered, panicking or with its
+/// runtime, the next one may be sent.
+struct UnderWay {
+    place: usize,
+    operation: Arc<Operation>,
+}
+
+impl UnderWay {
+    /// `None` once the operation has ended: its place may have another by now.
+    fn renewal<'a>(&self, running: &'a mut Running) -> Option<&'a mut Renewal> {
+        let renewal = running.operations.get_mut(self.place)?;
+        Arc::ptr_eq(&renewal.operation, &self.operation).then_some(renewal)
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        if let Some(renewal) = self.renewal(&mut self.operation.layer.renewals.lock()) {
+            renewal.under_way = false;
+        }
+    }
+}
+
+async fn renew(under_way: UnderWay) {
+    let operation = &under_way.operation;
     let layer = &operation.layer;
     let sent = Instant::now();
     let answer = layer.within(layer.store.renew(operation.lease())).await;
     let mut running = layer.renewals.lock();
-    // The place may have another operation by now.
-    let same = |renewal: &&mut Renewal| Arc::ptr_eq(&renewal.operation, &operation);
-    let Some(renewal) = running.operations.get_mut(place).filter(same) else {
+    let Some(renewal) = under_way.renewal(&mut running) else {
         return;
     };
-    renewal.under_way = false;
     match answer {
         Ok(Tenure::Held) => renewal.renewed = sent,
         Ok(Tenure::Lost) => {

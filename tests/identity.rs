@@ -55,6 +55,8 @@ enum Who {
     Shared,
 }
 
+const COMPARED: [&str; 2] = ["content-type", "x-version"];
+
 /// What makes up an operation.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Operation {
@@ -65,7 +67,8 @@ struct Operation {
     method: &'static str,
     path: String,
     query: Option<String>,
-    content_types: Vec<String>,
+    /// The values of the two headers that are compared.
+    headers: [Vec<String>; 2],
     body: Vec<u8>,
 }
 
@@ -112,8 +115,10 @@ impl Operation {
                 headers.insert(name, value(own));
             }
         }
-        for content_type in &self.content_types {
-            headers.append("content-type", value(content_type));
+        for (name, values) in COMPARED.into_iter().zip(&self.headers) {
+            for own in values {
+                headers.append(name, value(own));
+            }
         }
         request
     }
@@ -128,7 +133,12 @@ impl Operation {
         let layer = IdempotencyLayer::builder(claims.clone(), self.scope())
             .namespace(&*self.namespace)
             .secrets(secret)
-            .defaults(|policy| policy.keys_per(keys_per).methods([method]))
+            .defaults(|policy| {
+                policy
+                    .keys_per(keys_per)
+                    .methods([method])
+                    .fingerprint_headers(COMPARED)
+            })
             .build()
             .unwrap();
         let runs = Runs::default();
@@ -160,19 +170,13 @@ fn key() -> impl Strategy<Value = String> {
 }
 
 fn who() -> impl Strategy<Value = Who> {
-    let credential = || select(vec!["a", "b", "ab", "aa", "a,b", "a:b"]).prop_map(str::to_owned);
-    let kind = select(vec![
-        "",
-        "a",
-        "ab",
-        "shared",
-        "header:x-a",
-        "header:x-a,x-b",
-        "ip",
-    ]);
+    // Kinds of an application's own, and such as the built-in scopes have.
+    let kind = select(vec!["", "a", "header:x-a", "header:x-a,x-b", "shared"]);
+    let value = || select(vec!["a", "b", "ab", "a,b"]).prop_map(str::to_owned);
     prop_oneof![
-        (kind, text()).prop_map(|(kind, id)| Who::Caller(kind, id)),
-        vec(credential(), 1..=2).prop_map(Who::Headers),
+        (kind, prop_oneof![Just(String::new()), value()])
+            .prop_map(|(kind, id)| Who::Caller(kind, id)),
+        vec(value(), 1..=2).prop_map(Who::Headers),
         Just(Who::Shared),
     ]
 }
@@ -192,7 +196,12 @@ fn operation() -> impl Strategy<Value = Operation> {
         Some("ab"),
         Some("a?b"),
     ]);
-    let content_types = vec(select(vec!["", "a", "b", "ab", "a, b"]), 0..3);
+    let values = || {
+        vec(
+            select(vec!["", "a", "b", "ab", "a, b"]).prop_map(str::to_owned),
+            0..3,
+        )
+    };
     (
         text(),
         who(),
@@ -201,11 +210,11 @@ fn operation() -> impl Strategy<Value = Operation> {
         select(vec!["POST", "PATCH", "PUT", "P", "PO"]),
         path,
         query,
-        content_types,
+        [values(), values()],
         body(),
     )
         .prop_map(
-            |(namespace, who, keys_per, key, method, path, query, content_types, body)| Operation {
+            |(namespace, who, keys_per, key, method, path, query, headers, body)| Operation {
                 namespace,
                 who,
                 keys_per,
@@ -213,7 +222,7 @@ fn operation() -> impl Strategy<Value = Operation> {
                 method,
                 path: path.to_owned(),
                 query: query.map(str::to_owned),
-                content_types: content_types.into_iter().map(str::to_owned).collect(),
+                headers,
                 body,
             },
         )
@@ -244,7 +253,7 @@ fn mix(first: &Operation, other: Operation, differs: u16) -> Operation {
         method: either(differs(4), &first.method, other.method),
         path: either(differs(5), &first.path, other.path),
         query: either(differs(6), &first.query, other.query),
-        content_types: either(differs(7), &first.content_types, other.content_types),
+        headers: either(differs(7), &first.headers, other.headers),
         body: either(differs(8), &first.body, other.body),
     }
 }
@@ -280,6 +289,23 @@ proptest! {
             }
             if let Some(other) = by_operation.insert(operation, identity) {
                 prop_assert_eq!(other, identity, "one operation is two");
+            }
+        }
+    }
+
+    /// Whatever an application calls its callers, they are none of another
+    /// kind's.
+    #[test]
+    fn callers_are_one_if_and_only_if_they_are_equal(
+        first in operation(),
+        callers in vec(who(), 2..24),
+    ) {
+        let mut by_identity: HashMap<Identity, Who> = HashMap::new();
+        for who in callers {
+            let operation = Operation { who: who.clone(), ..first.clone() };
+            let identity = block_on(operation.identity(None, false));
+            if let Some(other) = by_identity.insert(identity, who.clone()) {
+                prop_assert_eq!(other, who);
             }
         }
     }

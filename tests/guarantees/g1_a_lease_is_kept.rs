@@ -6,7 +6,7 @@ use tower_idempotency::Oversize;
 
 use crate::owners::{First, LEASE, Owners, SECOND, begin};
 use crate::support::store::{Fault, Op, Steered};
-use crate::support::{Runs, Seen, counting, post, protected, send, with_policy};
+use crate::support::{Runs, Seen, builder, counting, post, protected, send, with_policy};
 
 #[tokio::test(start_paused = true)]
 async fn renewals_keep_the_lease_of_a_long_operation_alive() {
@@ -89,9 +89,29 @@ async fn a_lease_is_renewed_while_nobody_polls_its_operation() {
     assert_eq!(owners.count(), 1);
 }
 
-/// A server may have a runtime per thread, and lose one.
-#[test]
-fn leases_are_renewed_after_the_runtime_that_saw_the_first_operation_has_gone() {
+#[tokio::test(start_paused = true)]
+async fn a_renewal_that_panics_is_tried_again() {
+    let store = Steered::unguarded();
+    let owners = Owners::new();
+    let app = protected(&store).layer(owners.service(First::Answers));
+    let first = begin(&app);
+    owners.gate.begun().await;
+    store.make(Op::Renew, Fault::Panics);
+    sleep(LEASE / 2).await;
+    assert!(store.calls(Op::Renew) >= 1);
+    store.heal(Op::Renew);
+    for _ in 0..6 {
+        sleep(LEASE / 2).await;
+        let retry = send(&app, post("k", "{}")).await;
+        assert_eq!(retry.refusal(), "409 in-flight");
+    }
+    owners.gate.open();
+    assert_eq!(first.await.unwrap().unwrap().status(), 201);
+}
+
+/// A server may have a runtime per thread, and lose one: that of the first
+/// operation, on which leases are renewed.
+fn leases_are_kept_without_the_first_runtime(in_the_middle_of_renewals: bool) {
     let runtime = || {
         tokio::runtime::Builder::new_current_thread()
             .enable_time()
@@ -100,17 +120,28 @@ fn leases_are_renewed_after_the_runtime_that_saw_the_first_operation_has_gone() 
             .unwrap()
     };
     let (gone, stays) = (runtime(), runtime());
+    let store = stays.block_on(async { Steered::unguarded() });
     let owners = Owners::new();
-    let app = stays
-        .block_on(async { protected(&Steered::unguarded()).layer(owners.service(First::Answers)) });
+    // So long that no renewal is given up.
+    let layer = builder(&store).store_timeout(LEASE * 100).build().unwrap();
+    let app = layer.layer(owners.service(First::Answers));
     gone.block_on(async {
         tokio::spawn(app.clone().oneshot(post("other", "{}")));
         owners.gate.begun().await;
     });
+    let first = {
+        let _entered = stays.enter();
+        begin(&app)
+    };
+    stays.block_on(owners.gate.begun());
+    if in_the_middle_of_renewals {
+        store.make(Op::Renew, Fault::Stalls);
+        gone.block_on(async { sleep(LEASE / 2 + SECOND).await });
+        assert_eq!(store.calls(Op::Renew), 2, "one of each operation");
+        store.heal(Op::Renew);
+    }
+    gone.shutdown_background();
     stays.block_on(async {
-        let first = begin(&app);
-        owners.gate.begun().await;
-        gone.shutdown_background();
         for _ in 0..6 {
             sleep(LEASE / 2).await;
             let retry = tokio::time::timeout(SECOND, send(&app, post("k", "{}"))).await;
@@ -120,6 +151,16 @@ fn leases_are_renewed_after_the_runtime_that_saw_the_first_operation_has_gone() 
         owners.gate.open();
         assert_eq!(first.await.unwrap().unwrap().status(), 201);
     });
+}
+
+#[test]
+fn leases_are_renewed_after_the_runtime_that_saw_the_first_operation_has_gone() {
+    leases_are_kept_without_the_first_runtime(false);
+}
+
+#[test]
+fn leases_are_renewed_after_a_runtime_has_gone_in_the_middle_of_renewals() {
+    leases_are_kept_without_the_first_runtime(true);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,14 +1,20 @@
 //! G3: an answer leaves only after its record is stored, or says that it
 //! could not be recorded in time.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::Request;
+use http_body_util::Full;
 use tokio::time::{Instant, sleep};
-use tower::Layer;
+use tower::{Layer, service_fn};
 use tower_idempotency::store::StoreErrorKind;
 
 use crate::support::store::{Fault, Op, Steered};
-use crate::support::{Runs, builder, counting, created, handler, post, protected, quiet, send};
+use crate::support::{
+    Runs, builder, counting, created, handler, post, protected, quiet, send, with_policy,
+};
 
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longer than the longest pause between two attempts, and one more attempt.
@@ -144,6 +150,40 @@ async fn the_lease_is_renewed_for_as_long_as_the_record_is_being_retried() {
         assert_eq!(store.calls(Op::Renew), renewals);
         assert_eq!(runs.count(), 1);
     }
+}
+
+/// `max_operation` is for the handler, and once more for its record.
+#[tokio::test(start_paused = true)]
+async fn the_record_of_a_long_operation_is_retried_for_as_long_as_that_of_a_short_one() {
+    let store = Steered::unguarded();
+    store.make(Op::Complete, Fault::Fails(StoreErrorKind::Unknown));
+    let runs = Runs::default();
+    let layer = with_policy(&store, |policy| {
+        policy.max_operation(Duration::from_secs(60))
+    });
+    let service = {
+        let runs = runs.clone();
+        service_fn(move |_: Request<Full<Bytes>>| {
+            let run = runs.begin();
+            async move {
+                sleep(Duration::from_secs(50)).await;
+                Ok::<_, Infallible>(created(format!("run {run}")))
+            }
+        })
+    };
+    let app = layer.layer(service);
+    let first = send(&app, post("k", "{}")).await;
+    assert_eq!(first.lacks(), Some("unrecorded"));
+    for _ in 0..5 {
+        sleep(Duration::from_secs(10)).await;
+        let retry = send(&app, post("k", "{}")).await;
+        assert_eq!(retry.refusal(), "409 in-flight");
+    }
+    store.heal(Op::Complete);
+    sleep(A_WHILE).await;
+    let retry = send(&app, post("k", "{}")).await;
+    assert_eq!((retry.text(), retry.is_replay()), ("run 1", true));
+    assert_eq!(runs.count(), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,14 +3,17 @@
 
 use std::time::Duration;
 
+use http::{Response, StatusCode};
+use http_body_util::BodyExt;
 use tokio::time::sleep;
 use tower::{Layer, ServiceExt};
 use tower_idempotency::store::StoreErrorKind;
-use tower_idempotency::{Answer, OnLapsedLease, Oversize};
+use tower_idempotency::{Answer, OnLapsedLease, OnMismatch, Oversize};
 
 use crate::owners::{First, LEASE, Owners, SECOND, begin};
+use crate::support::body::{Script, Step};
 use crate::support::store::{Fault, Op, Steered};
-use crate::support::{Seen, post, protected, quiet, send, with_policy};
+use crate::support::{Runs, Seen, handler, post, protected, quiet, send, with_policy};
 
 #[tokio::test(start_paused = true)]
 async fn an_overtaken_owner_learns_it_and_its_answer_is_discarded() {
@@ -169,6 +172,35 @@ async fn a_record_that_is_being_retried_does_not_overwrite_that_of_who_took_over
     send(&app, post("k", "{}")).await.assert_replays(&second);
 }
 
+/// A key that comes with another request is refused, whatever became of the
+/// first one.
+#[tokio::test(start_paused = true)]
+async fn a_lapsed_lease_is_taken_over_by_the_same_request_only() {
+    for (on_mismatch, expected) in [
+        (OnMismatch::Reject, Some("422 key-reused")),
+        (OnMismatch::Replay, None),
+    ] {
+        let store = Steered::unguarded();
+        let owners = Owners::new();
+        let layer = with_policy(&store, |policy| policy.on_mismatch(on_mismatch));
+        let app = layer.layer(owners.service(First::Answers));
+        store.make(Op::Renew, Fault::Stalls);
+        let _first = begin(&app);
+        owners.gate.begun().await;
+        sleep(LEASE).await;
+        let other = {
+            let app = app.clone();
+            tokio::spawn(async move { send(&app, post("k", "other")).await })
+        };
+        if let Some(refusal) = expected {
+            assert_eq!(other.await.unwrap().refusal(), refusal);
+            let _second = begin(&app);
+        }
+        owners.gate.begun().await;
+        assert_eq!(owners.context(2).attempt(), 2);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn under_refuse_a_lapsed_lease_is_outcome_unknown_and_its_owner_is_never_overtaken() {
     let store = Steered::unguarded();
@@ -236,6 +268,38 @@ async fn under_refuse_a_transient_answer_is_released_all_the_same() {
     assert_eq!(send(&app, post("k", "{}")).await.status, 503);
     owners.gate.open();
     send(&app, post("k", "{}")).await.assert_fresh("run 2");
+}
+
+/// Whether it ran is not what its status tells, but whether it ended.
+#[tokio::test(start_paused = true)]
+async fn a_transient_answer_that_breaks_off_is_left_to_the_lapse_policy() {
+    for (on_lapsed_lease, expected) in [
+        (OnLapsedLease::Rerun, "run 2"),
+        (OnLapsedLease::Refuse, "409 outcome-unknown"),
+    ] {
+        let runs = Runs::default();
+        let layer = with_policy(&Steered::new(), |policy| {
+            policy.on_lapsed_lease(on_lapsed_lease)
+        });
+        let app = layer.layer(handler(&runs, |run, _| {
+            let body = Script::frames([format!("run {run}")]);
+            if run > 1 {
+                return Response::new(body);
+            }
+            let mut response = Response::new(body.then(Step::Fail("as the test wants it")));
+            *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+            response
+        }));
+        let first = app.clone().oneshot(post("k", "{}")).await.unwrap();
+        assert_eq!(first.status(), 503);
+        assert!(first.into_body().collect().await.is_err());
+        let retry = send(&app, post("k", "{}")).await;
+        let got = match on_lapsed_lease {
+            OnLapsedLease::Refuse => retry.refusal(),
+            _ => retry.text().to_owned(),
+        };
+        assert_eq!(got, expected);
+    }
 }
 
 #[tokio::test(start_paused = true)]

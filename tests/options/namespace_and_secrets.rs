@@ -44,6 +44,7 @@ async fn namespaces_keep_two_services_on_one_store_apart() {
 
 fn under(store: &Steered, secrets: &[&str]) -> IdempotencyLayer {
     builder(store)
+        .namespace("billing")
         .secrets(secrets.iter().copied())
         .build()
         .unwrap()
@@ -141,6 +142,7 @@ async fn a_look_up_under_an_old_secret_that_fails_closes_the_request() {
         let first = send(&before, post("k", "{}")).await;
         store.make(Op::LookUp, fault);
         let layer = builder(&store)
+            .namespace("billing")
             .secrets([NEW, OLD])
             // Not even here: the claim did reach the store.
             .defaults(|policy| policy.on_store_error(OnStoreError::Open))
@@ -217,6 +219,7 @@ async fn another_request_is_replayed_under_an_old_secret_too_where_the_policy_sa
     let before = under(&store, &[OLD]).layer(counting(&runs));
     let first = send(&before, post("k", "one")).await;
     let layer = builder(&store)
+        .namespace("billing")
         .secrets([NEW, OLD])
         .defaults(|policy| policy.on_mismatch(OnMismatch::Replay))
         .build()

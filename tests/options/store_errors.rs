@@ -198,9 +198,18 @@ async fn a_claim_that_reaches_the_store_after_it_was_given_up_is_released() {
     sleep(Duration::from_secs(12)).await;
     assert_eq!((store.stats().in_flight, store.stats().released), (0, 1));
     send(&app, post("k", "{}")).await.assert_fresh("run 1");
-    // Nobody asks for it for ever.
-    sleep(Duration::from_secs(60)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_that_never_reached_the_store_is_not_asked_for_for_ever() {
+    let store = Steered::unguarded();
+    store.make(Op::Claim, Fault::Stalls);
+    let app = with_policy(&store, |policy| policy).layer(counting(&Runs::default()));
+    assert_eq!(send(&app, post("k", "{}")).await.status, 503);
+    // It would have lapsed by then.
+    sleep(Duration::from_secs(30 + 5)).await;
     let releases = store.calls(Op::Release);
+    assert!(releases > 1);
     sleep(Duration::from_secs(600)).await;
     assert_eq!(store.calls(Op::Release), releases);
 }
