@@ -438,6 +438,9 @@ mod tests {
             code(Some(&fields(&[("grpc-status", "99")]))),
             (Some(99), false)
         );
+        // Its status is in its body: judged by the HTTP status.
+        let web = fields(&[("content-type", "application/grpc-web+proto")]);
+        assert_eq!(Answer::new(StatusCode::OK, &web, None).grpc_status(), None);
         let only_headers = fields(&[("content-type", "application/grpc"), ("grpc-status", "3")]);
         let answer = Answer {
             status: StatusCode::OK,

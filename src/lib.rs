@@ -62,6 +62,12 @@
 //! end. Before its claim was sent, dropping it leaves nothing behind; between
 //! claim and handler, the claim is given back.
 //!
+//! # Runtime
+//!
+//! tokio, with timers enabled (`enable_time` or `enable_all`): deadlines,
+//! renewals and what goes on without its client need them. Only an operation
+//! that ends in its first poll, on the memory store, needs neither.
+//!
 //! # Features
 //!
 //! - `memory` (default): [`MemoryStore`].
