@@ -146,8 +146,7 @@ impl Held {
 
     /// The operation is done and its answer could not be stored: a release
     /// would run it again, a lapse leaves that to the policy.
-    fn give_up(mut self) {
-        self.on_drop = None;
+    fn give_up(self) {
         error!(lease = ?self.operation.lease(),
             "the answer of a finished operation was not recorded");
     }

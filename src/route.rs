@@ -38,6 +38,7 @@ impl Routes {
             largest_body: default.max_request_body,
         };
         let mut any_method = Vec::new();
+        let mut exact = Vec::new();
         for (pattern, change) in rules {
             let policy = change(default.clone());
             policy.check().map_err(|error| error.on_route(&pattern))?;
@@ -63,6 +64,7 @@ impl Routes {
                         ));
                     }
                     routes.insert(&method, path.trim(), &policy, &pattern)?;
+                    exact.push((method, path.trim().to_owned()));
                 }
                 None if policy.methods.is_empty() => {
                     return Err(wrong(&pattern, "names no method, and `methods` neither"));
@@ -71,14 +73,11 @@ impl Routes {
             }
         }
         // A pattern without a method covers what the ones with a method left.
-        let exact: Vec<_> = routes
-            .by_method
-            .iter()
-            .map(|(method, _)| method.clone())
-            .collect();
         for (pattern, policy) in any_method {
             for method in &policy.methods {
-                let taken = exact.contains(method) && routes.has(method, &pattern);
+                let taken = exact
+                    .iter()
+                    .any(|(own, path)| own == method && *path == pattern);
                 if !taken {
                     routes.insert(method, &pattern, &policy, &pattern)?;
                 }
@@ -117,16 +116,6 @@ impl Routes {
             self.by_method.len() - 1
         });
         &mut self.by_method[at].1
-    }
-
-    fn has(&mut self, method: &Method, path: &str) -> bool {
-        let patterns = self.of_method(method).patterns.get_or_insert_default();
-        // matchit compares patterns only by inserting them, and has no copy
-        // that is cheaper than this; it happens once, while building.
-        match patterns.clone().insert(path, Arc::new(Policy::default())) {
-            Err(matchit::InsertError::Conflict { with }) => with == path,
-            _ => false,
-        }
     }
 
     fn insert(
@@ -278,6 +267,8 @@ mod tests {
         assert_eq!(routes(&twice).unwrap_err().option(), "route");
         let twice = [("/a", Require::Required), ("/a", Require::Ignored)];
         assert_eq!(routes(&twice).unwrap_err().option(), "route");
+        let beside_another = [("POST /b", Require::Required), twice[0], twice[1]];
+        assert_eq!(routes(&beside_another).unwrap_err().option(), "route");
     }
 
     #[test]

@@ -169,9 +169,7 @@ impl Shared {
                 now = self.clock.now();
                 match &slot.state {
                     State::InFlight { nonce, guard, .. } if *nonce == lease.claim.nonce => {
-                        if let Some(guard) = guard.upgrade() {
-                            guard.settled.store(true, Ordering::Relaxed);
-                        }
+                        Guard::settle(guard);
                     }
                     _ if slot.is_over(now) && slot.token <= token => {}
                     State::Released { .. } if slot.token <= token => {}
@@ -263,9 +261,7 @@ impl Shared {
             if owner != nonce {
                 return Tenure::Lost;
             }
-            if let Some(guard) = guard.upgrade() {
-                guard.settled.store(true, Ordering::Relaxed);
-            }
+            Guard::settle(guard);
             kept = *retention;
             if how == Release::Unknown {
                 *lapses_at = now;
@@ -457,6 +453,13 @@ pub(super) struct Guard {
 }
 
 impl Guard {
+    /// Its operation has ended: nothing is left for it to see to.
+    fn settle(guard: &Weak<Self>) {
+        if let Some(guard) = guard.upgrade() {
+            guard.settled.store(true, Ordering::Relaxed);
+        }
+    }
+
     fn new(shared: &Arc<Shared>, claim: &Claim) -> Arc<Self> {
         Arc::new(Guard {
             store: Arc::downgrade(shared),
