@@ -11,7 +11,10 @@ use crate::record::{Nonce, RecordId};
 
 #[cfg(feature = "memory")]
 use super::memory;
-use super::{Claim, Claimed, Lease, Outcome, Record, Release, Store, StoreError, Tenure};
+use super::{
+    Claim, Claimed, Forgotten, Lease, Outcome, Record, Release, Store, StoreError, Subscription,
+    Tenure,
+};
 
 /// [`Store`] without its type, so that neither the layer nor its services
 /// have a parameter for it.
@@ -26,6 +29,10 @@ pub(crate) trait DynStore: Send + Sync {
         how: Release,
     ) -> StoreFuture<'a, Tenure>;
     fn look_up<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Option<Record>>;
+    #[allow(dead_code, reason = "nothing in the layer resolves by hand yet")]
+    fn forget<'a>(&'a self, id: &'a RecordId, force: bool) -> StoreFuture<'a, Forgotten>;
+    #[allow(dead_code, reason = "nothing in the layer waits yet")]
+    fn subscribe<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Subscription>;
 }
 
 /// An answer that is there, or one to wait for.
@@ -84,5 +91,13 @@ impl<S: Store> DynStore for Erased<S> {
 
     fn look_up<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Option<Record>> {
         StoreFuture::Later(Box::pin(self.0.look_up(id)))
+    }
+
+    fn forget<'a>(&'a self, id: &'a RecordId, force: bool) -> StoreFuture<'a, Forgotten> {
+        StoreFuture::Later(Box::pin(self.0.forget(id, force)))
+    }
+
+    fn subscribe<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Subscription> {
+        StoreFuture::Later(Box::pin(self.0.subscribe(id)))
     }
 }

@@ -7,7 +7,7 @@ use crate::error::ConfigError;
 use crate::record::{Nonce, RecordId};
 use crate::store::{
     Claim, Claimed, DynStore, Forgotten, Lease, Outcome, Record, Release, Store, StoreError,
-    StoreFuture, Tenure,
+    StoreFuture, Subscription, Tenure,
 };
 
 use self::records::{Clock, Shared};
@@ -21,6 +21,7 @@ mod id_hasher;
 mod queues;
 mod records;
 mod slot;
+mod waiters;
 
 /// What synchronises.
 #[cfg(not(shuttle))]
@@ -273,6 +274,10 @@ impl Store for MemoryStore {
     async fn forget(&self, id: &RecordId, force: bool) -> Result<Forgotten, StoreError> {
         Ok(self.shared.forget(id, force))
     }
+
+    async fn subscribe(&self, id: &RecordId) -> Result<Subscription, StoreError> {
+        Ok(Shared::subscribe(&self.shared, id))
+    }
 }
 
 /// The same operations, without a future around each.
@@ -302,6 +307,14 @@ impl DynStore for AtOnce {
 
     fn look_up<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Option<Record>> {
         StoreFuture::Now(Some(self.0.shared.look_up(id)))
+    }
+
+    fn forget<'a>(&'a self, id: &'a RecordId, force: bool) -> StoreFuture<'a, Forgotten> {
+        StoreFuture::Now(Some(self.0.shared.forget(id, force)))
+    }
+
+    fn subscribe<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Subscription> {
+        StoreFuture::Now(Some(Shared::subscribe(&self.0.shared, id)))
     }
 }
 

@@ -13,11 +13,16 @@ mod erased;
 mod error;
 #[cfg(feature = "memory")]
 pub(crate) mod memory;
+mod subscription;
 
 #[cfg(feature = "memory")]
 pub(crate) use erased::StoreFuture;
 pub(crate) use erased::{DynStore, erased};
 pub use error::{StoreError, StoreErrorKind};
+pub use subscription::Subscription;
+
+/// How often a record is looked at whose store does not say when it changes.
+const POLL: Duration = Duration::from_millis(250);
 
 /// Keeps one record per id, each of whose changes is one atomic step.
 ///
@@ -49,6 +54,14 @@ pub use error::{StoreError, StoreErrorKind};
 /// - **A lapsed record does not vanish with its lease.** Under
 ///   [`OnLapsedLease::Rerun`] it is forgotten a retention later; under
 ///   [`OnLapsedLease::Refuse`] it stays until someone resolves it.
+/// - **Subscribe** answers a future that resolves after the next change of
+///   the record: completed, sealed, released, forgotten, evicted, or its owner
+///   vanished. The layer subscribes, *then* claims, and only the claim
+///   decides; so a subscription may resolve early, and must not miss what
+///   changes once it was answered. A completion and whatever else every
+///   waiter has to see resolves all of them. A release may resolve just one;
+///   dropped while the record can still be claimed, that one passes its
+///   wake-up on.
 ///
 /// A future of a store may be dropped at any await. The layer gives each call
 /// a deadline, and asks again by the same nonce.
@@ -122,6 +135,17 @@ pub trait Store: Send + Sync + 'static {
         let _ = (id, force);
         async { Err(StoreError::unsupported("forget")) }
     }
+
+    /// The next change of a record, whether it is there yet or not. Needs no
+    /// overriding for correctness: unless a store knows better, its records
+    /// are claimed again every 250 ms.
+    fn subscribe(
+        &self,
+        id: &RecordId,
+    ) -> impl Future<Output = Result<Subscription, StoreError>> + Send {
+        let _ = id;
+        async { Ok(Subscription::after(POLL)) }
+    }
 }
 
 impl<T: Store> Store for Arc<T> {
@@ -152,6 +176,10 @@ impl<T: Store> Store for Arc<T> {
 
     async fn forget(&self, id: &RecordId, force: bool) -> Result<Forgotten, StoreError> {
         (**self).forget(id, force).await
+    }
+
+    async fn subscribe(&self, id: &RecordId) -> Result<Subscription, StoreError> {
+        (**self).subscribe(id).await
     }
 }
 
@@ -311,6 +339,9 @@ pub enum RecordState {
         /// What was asked.
         fingerprint: Fingerprint,
         /// When its lease lapses unless renewed, from now.
+        ///
+        /// [`Duration::MAX`]: not by time. Its owner lives in this process,
+        /// and if it vanishes, that is a change for [`Store::subscribe`].
         lapses_in: Duration,
     },
     /// Somebody ran the operation and let the lease lapse, or said that the

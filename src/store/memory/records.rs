@@ -12,6 +12,7 @@ use super::counts::Counts;
 use super::queues::{Due, Line, Queues, Taken};
 use super::slot::{Kind, Slot, State};
 use super::sync::{AtomicBool, AtomicU64, Entry, Map, Mutex, Ordering, map};
+use super::waiters::Waiters;
 use super::{MemoryStoreBuilder, RECORD_BYTES, WhenFull};
 
 /// About what one header takes beside its name and value, in bytes.
@@ -48,6 +49,9 @@ pub(super) struct Shared {
     /// Never locked while a guard of the map is held, nor the other way round.
     queues: Mutex<Queues>,
     pub(super) counts: Counts,
+    /// Told of a change once neither a guard of the map nor the lock of the
+    /// queues is held.
+    pub(super) waiters: Waiters,
     /// One counter for all ids, so that a token outgrows those of records
     /// long forgotten; seeded with the clock in µs, so that it outgrows those
     /// of a process before this one.
@@ -67,6 +71,7 @@ impl Shared {
             records: map(),
             queues: Mutex::default(),
             counts: Counts::default(),
+            waiters: Waiters::new(),
             last_token: AtomicU64::new(micros),
             limits,
             clock,
@@ -202,6 +207,7 @@ impl Shared {
         }
         let due = Due { id, at: done.at };
         self.enqueue(enters.then_some((Line::DONE, done.retention, due)), now);
+        self.waiters.wake_all(&id);
         Tenure::Held
     }
 
@@ -267,10 +273,9 @@ impl Shared {
                 *lapses_at = now;
                 *guarded = false;
                 *guard = Weak::new();
-                if *on_lapsed_lease == OnLapsedLease::Refuse {
-                    return Tenure::Held;
-                }
                 line = Line::ABANDONED;
+                // Under `refuse` it stays until someone resolves it.
+                enters = *on_lapsed_lease == OnLapsedLease::Rerun && slot.enters(line);
             } else {
                 let tombstone = Slot {
                     token: slot.token,
@@ -283,12 +288,17 @@ impl Shared {
                 };
                 self.counts.replace(&mut slot, tombstone);
                 line = Line::RELEASED;
+                enters = slot.enters(line);
             }
-            enters = slot.enters(line);
         }
         let at = now.saturating_add(kept);
         let due = Due { id: *id, at };
         self.enqueue(enters.then_some((line, kept, due)), now);
+        match how {
+            // Only one of them can have it.
+            Release::Tombstone => self.waiters.wake_one(id),
+            Release::Unknown => self.waiters.wake_all(id),
+        }
         Tenure::Held
     }
 
@@ -315,7 +325,16 @@ impl Shared {
             }
             goes
         });
+        if answer == Forgotten::Gone {
+            self.waiters.wake_all(id);
+        }
         answer
+    }
+
+    /// Whether a claim can acquire it at this moment.
+    pub(super) fn is_claimable(&self, id: &RecordId) -> bool {
+        let slot = self.records.get(id);
+        slot.is_none_or(|slot| slot.is_claimable(self.clock.now()))
     }
 
     fn next_token(&self) -> u64 {
@@ -414,6 +433,9 @@ impl Shared {
             self.lock_queues()
                 .push(line, retention, Due { id: due.id, at });
         }
+        if removed.is_some() {
+            self.waiters.wake_all(&due.id);
+        }
         removed.is_some()
     }
 
@@ -503,13 +525,11 @@ impl Drop for Guard {
             }
             enters = self.stays.is_some() && slot.enters(Line::ABANDONED);
         }
-        let Some(stays) = self.stays else {
-            return;
-        };
-        let due = Due {
-            id: self.id,
-            at: now.saturating_add(stays),
-        };
-        store.enqueue(enters.then_some((Line::ABANDONED, stays, due)), now);
+        if let Some(stays) = self.stays {
+            let at = now.saturating_add(stays);
+            let due = Due { id: self.id, at };
+            store.enqueue(enters.then_some((Line::ABANDONED, stays, due)), now);
+        }
+        store.waiters.wake_all(&self.id);
     }
 }

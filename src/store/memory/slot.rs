@@ -83,6 +83,11 @@ impl Slot {
         }
     }
 
+    /// Whether a claim can acquire it, if its lapse policy and fingerprint allow.
+    pub(super) fn is_claimable(&self, now: Moment) -> bool {
+        self.kind() == Kind::Released || self.is_over(now) || self.is_lapsed(now)
+    }
+
     pub(super) fn record_state(&self, now: Moment) -> RecordState {
         match &self.state {
             State::InFlight { fingerprint, .. } if self.is_lapsed(now) => RecordState::Lapsed {
@@ -91,10 +96,15 @@ impl Slot {
             State::InFlight {
                 fingerprint,
                 lapses_at,
+                guarded,
                 ..
             } => RecordState::InFlight {
                 fingerprint: *fingerprint,
-                lapses_in: lapses_at.saturating_sub(now),
+                lapses_in: if *guarded {
+                    Duration::MAX
+                } else {
+                    lapses_at.saturating_sub(now)
+                },
             },
             State::Done {
                 fingerprint,

@@ -12,6 +12,7 @@ use crate::store::{OnLapsedLease, RecordState};
 #[cfg(shuttle)]
 mod interleavings;
 mod model;
+mod waiting;
 
 const HOUR: Duration = Duration::from_secs(3600);
 

@@ -1,10 +1,16 @@
 //! The store's operations against each other, in every order that a scheduler
 //! comes up with: `RUSTFLAGS="--cfg shuttle" cargo test --lib interleavings`.
 
+use std::pin::Pin;
+use std::task::{Context, Waker};
+
+use shuttle::future::block_on;
+use shuttle::rand::{Rng, thread_rng};
 use shuttle::sync::atomic::{AtomicUsize, Ordering};
 use shuttle::thread;
 
 use super::*;
+use crate::store::Subscription;
 
 /// How many schedules each scenario is run under.
 const RANDOM: usize = 3000;
@@ -202,5 +208,101 @@ fn a_claim_that_is_sent_again_is_guarded_again() {
             RecordState::InFlight { .. }
         ));
         assert_eq!(bench.complete(&again), Tenure::Held);
+    });
+}
+
+/// One of the ways in which an operation ends, each of which leaves a record
+/// that is done or can be claimed.
+fn end_somehow(bench: &Bench, lease: Lease) {
+    let Claim { id, nonce, .. } = lease.claim;
+    match thread_rng().gen_range(0..6) {
+        0 => drop(bench.complete(&lease)),
+        1 => drop(bench.shared.release(&id, &nonce, Release::Unknown)),
+        2 => drop(bench.shared.forget(&id, true)),
+        3 => drop(lease),
+        // The one that wakes only one.
+        _ => drop(bench.shared.release(&id, &nonce, Release::Tombstone)),
+    }
+}
+
+/// What a request does that waits: subscribe, claim, wait, again, and give up
+/// at any point if `patient` does not say otherwise.
+fn wait_for_a_turn(bench: &Bench, patient: bool) -> Option<Lease> {
+    let gives_up = || !patient && thread_rng().gen_bool(0.3);
+    let mut turn = None;
+    loop {
+        let mut changed = Shared::subscribe(&bench.shared, &claim(1).id);
+        if gives_up() {
+            return None;
+        }
+        match bench.claim(&brief(1)) {
+            Claimed::Acquired(lease) => return Some(lease),
+            Claimed::Found(RecordState::InFlight { lapses_in, .. }) => {
+                assert_eq!(lapses_in, Duration::MAX, "nobody sets a timer here");
+            }
+            _ => return None,
+        }
+        drop(turn.take());
+        if gives_up() {
+            // After it was polled, so that its waker may be called meanwhile.
+            let mut cx = Context::from_waker(Waker::noop());
+            let _ = Pin::new(&mut changed).poll(&mut cx);
+            return None;
+        }
+        block_on(&mut changed);
+        if gives_up() {
+            return None;
+        }
+        // Some keep it until their claim is answered, some don't.
+        turn = patient.then_some(changed);
+    }
+}
+
+fn wait_in_turns(patience: [bool; 3]) {
+    let bench = bench(100);
+    let first = bench.acquire(&brief(1));
+    let mut threads: Vec<Box<dyn FnOnce() + Send>> = Vec::new();
+    for patient in patience {
+        let bench = Arc::clone(&bench);
+        threads.push(Box::new(move || {
+            if let Some(lease) = wait_for_a_turn(&bench, patient) {
+                end_somehow(&bench, lease);
+            }
+        }));
+    }
+    let owner = Arc::clone(&bench);
+    threads.push(Box::new(move || end_somehow(&owner, first)));
+    at_once(threads);
+    assert_eq!(bench.shared.waiters.counted(), (0, 0, 0));
+}
+
+/// If somebody waited for ever, the scheduler would find that nobody can go on.
+#[test]
+fn nobody_waits_for_ever() {
+    explore(|| wait_in_turns([true, true, true]));
+}
+
+#[test]
+fn nobody_waits_for_ever_for_one_that_was_woken_and_gave_up() {
+    explore(|| wait_in_turns([false, false, true]));
+}
+
+/// A release wakes one, who is being dropped at that moment, before or after.
+#[test]
+fn a_wake_up_is_never_lost_with_the_one_it_was_for() {
+    explore(|| {
+        let bench = bench(100);
+        let lease = bench.acquire(&claim(1));
+        let subscribe = || Shared::subscribe(&bench.shared, &lease.claim.id);
+        let (leaves, stays): (_, Subscription) = (subscribe(), subscribe());
+        let owner = Arc::clone(&bench);
+        at_once(vec![
+            Box::new(move || drop(leaves)),
+            Box::new(move || block_on(stays)),
+            Box::new(move || {
+                owner.release(&lease.claim);
+            }),
+        ]);
+        assert_eq!(bench.shared.waiters.counted(), (0, 0, 0));
     });
 }

@@ -1,0 +1,165 @@
+//! Waiting for a change of one record.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+/// Resolves after the next change of one record: what
+/// [`Store::subscribe`](super::Store::subscribe) answers.
+///
+/// It may resolve early, so it decides nothing: only a claim does. Who waits
+/// subscribes, *then* claims. A change before the claim is seen by the claim,
+/// and one after it resolves the subscription, so none is missed. A lease that
+/// lapses by itself is no change: a timer is for that.
+///
+/// A release may resolve just one of a record's subscriptions. It is then the
+/// turn of whoever holds that one, who keeps it until the next claim is
+/// answered: dropped while the record can still be claimed, it lets the next
+/// one resolve in its stead.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), tower_idempotency::store::StoreError> {
+/// use tokio::time::timeout;
+/// use tower_idempotency::store::{Claim, Claimed, RecordState, Release, Store};
+/// use tower_idempotency::{Fingerprint, MemoryStore, RecordId, ScopeDigest};
+///
+/// let store = MemoryStore::new();
+/// let id = RecordId::from_bytes([1; 32]);
+/// let claim = || Claim::new(id, ScopeDigest::from_bytes([2; 32]), Fingerprint::from_bytes([3; 32]));
+/// let Claimed::Acquired(first) = store.claim(&claim()).await? else { panic!() };
+/// # let owner = store.clone();
+/// tokio::spawn(async move { owner.release(&id, &first.claim.nonce, Release::Tombstone).await });
+///
+/// let mut turn = None;
+/// let second = loop {
+///     let mut changed = store.subscribe(&id).await?;
+///     let claimed = store.claim(&claim()).await?;
+///     drop(turn.take());
+///     match claimed {
+///         Claimed::Acquired(lease) => break lease,
+///         Claimed::Found(RecordState::InFlight { lapses_in, .. }) => {
+///             // Changed or lapsed: the next claim says which.
+///             let _ = timeout(lapses_in, &mut changed).await;
+///             turn = Some(changed);
+///         }
+///         done => panic!("to be replayed: {done:?}"),
+///     }
+/// };
+/// assert_eq!(second.attempt, 2);
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "dropping it ends it"]
+pub struct Subscription {
+    change: Pin<Box<dyn Future<Output = ()> + Send>>,
+    resolved: bool,
+}
+
+impl Subscription {
+    /// One that resolves when `change` does. `change` is dropped with it, not
+    /// before: its `Drop` is the place to pass a wake-up on.
+    pub fn new(change: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self {
+            change: Box::pin(change),
+            resolved: false,
+        }
+    }
+
+    /// One that resolves `time` from now, for stores that have to be asked
+    /// again and again. Awaiting it needs a tokio runtime with timers.
+    pub fn after(time: Duration) -> Self {
+        let start = Instant::now();
+        Self::new(async move { sleep(time.saturating_sub(start.elapsed())).await })
+    }
+}
+
+impl Future for Subscription {
+    type Output = ();
+
+    /// Once ready it stays so.
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.resolved {
+            ready!(self.change.as_mut().poll(cx));
+            self.resolved = true;
+        }
+        Poll::Ready(())
+    }
+}
+
+impl fmt::Debug for Subscription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subscription")
+            .field("resolved", &self.resolved)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::*;
+
+    struct Unwatched;
+
+    impl Store for Unwatched {
+        async fn claim(&self, _: &Claim) -> Result<Claimed, StoreError> {
+            Ok(Claimed::OverCapacity)
+        }
+        async fn renew(&self, _: &Lease) -> Result<Tenure, StoreError> {
+            Ok(Tenure::Lost)
+        }
+        async fn complete(&self, _: &Lease, _: &Outcome) -> Result<Tenure, StoreError> {
+            Ok(Tenure::Lost)
+        }
+        async fn release(&self, _: &RecordId, _: &Nonce, _: Release) -> Result<Tenure, StoreError> {
+            Ok(Tenure::Lost)
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_without_wake_ups_is_asked_again_every_quarter_of_a_second() {
+        let start = tokio::time::Instant::now();
+        let id = RecordId::from_bytes([1; 32]);
+        let mut changed = Arc::new(Unwatched).subscribe(&id).await.unwrap();
+        (&mut changed).await;
+        assert_eq!(start.elapsed().as_millis(), 250);
+        // Once ready it stays so.
+        changed.await;
+        assert_eq!(start.elapsed().as_millis(), 250);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_counts_from_when_it_was_made() {
+        let start = tokio::time::Instant::now();
+        let changed = Subscription::after(Duration::from_millis(250));
+        tokio::time::advance(Duration::from_millis(200)).await;
+        changed.await;
+        assert_eq!(start.elapsed().as_millis(), 250);
+    }
+
+    #[test]
+    fn what_a_subscription_waits_for_lives_as_long_as_it_does() {
+        let held = Arc::new(());
+        let seen = Arc::downgrade(&held);
+        struct Change(#[expect(dead_code, reason = "held")] Arc<()>);
+        impl Future for Change {
+            type Output = ();
+            fn poll(
+                self: std::pin::Pin<&mut Self>,
+                _: &mut std::task::Context<'_>,
+            ) -> std::task::Poll<()> {
+                std::task::Poll::Ready(())
+            }
+        }
+        let mut changed = Subscription::new(Change(held));
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(std::pin::Pin::new(&mut changed).poll(&mut cx).is_ready());
+        assert!(seen.upgrade().is_some());
+        drop(changed);
+        assert!(seen.upgrade().is_none());
+    }
+}
