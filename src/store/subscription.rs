@@ -101,7 +101,12 @@ impl fmt::Debug for Subscription {
 
 #[cfg(test)]
 mod tests {
-    use super::super::*;
+    use std::sync::Arc;
+    use std::task::Waker;
+
+    use super::*;
+    use crate::record::{Nonce, RecordId};
+    use crate::store::{Claim, Claimed, Lease, Outcome, Release, Store, StoreError, Tenure};
 
     struct Unwatched;
 
@@ -122,7 +127,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_store_without_wake_ups_is_asked_again_every_quarter_of_a_second() {
-        let start = tokio::time::Instant::now();
+        let start = Instant::now();
         let id = RecordId::from_bytes([1; 32]);
         let mut changed = Arc::new(Unwatched).subscribe(&id).await.unwrap();
         (&mut changed).await;
@@ -134,7 +139,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_wait_counts_from_when_it_was_made() {
-        let start = tokio::time::Instant::now();
+        let start = Instant::now();
         let changed = Subscription::after(Duration::from_millis(250));
         tokio::time::advance(Duration::from_millis(200)).await;
         changed.await;
@@ -145,21 +150,21 @@ mod tests {
     fn what_a_subscription_waits_for_lives_as_long_as_it_does() {
         let held = Arc::new(());
         let seen = Arc::downgrade(&held);
-        struct Change(#[expect(dead_code, reason = "held")] Arc<()>);
-        impl Future for Change {
-            type Output = ();
-            fn poll(
-                self: std::pin::Pin<&mut Self>,
-                _: &mut std::task::Context<'_>,
-            ) -> std::task::Poll<()> {
-                std::task::Poll::Ready(())
-            }
-        }
-        let mut changed = Subscription::new(Change(held));
-        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
-        assert!(std::pin::Pin::new(&mut changed).poll(&mut cx).is_ready());
+        let mut changed = Subscription::new(Holding(held));
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(Pin::new(&mut changed).poll(&mut cx).is_ready());
         assert!(seen.upgrade().is_some());
         drop(changed);
         assert!(seen.upgrade().is_none());
+    }
+
+    struct Holding(#[expect(dead_code, reason = "held")] Arc<()>);
+
+    impl Future for Holding {
+        type Output = ();
+
+        fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
+            Poll::Ready(())
+        }
     }
 }

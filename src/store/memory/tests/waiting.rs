@@ -201,10 +201,32 @@ fn one_that_was_never_woken_passes_nothing_on() {
     let bench = Bench::new();
     let lease = bench.acquire(&claim(1));
     let [first, mut second] = [bench.wait(1), bench.wait(1)];
+    let [third, mut fourth] = [bench.wait(1), bench.wait(1)];
     drop(first);
     assert!(!second.is_woken());
     bench.release(&lease.claim);
     assert!(second.is_woken());
+    // The record can be claimed by now, but it is the turn of the second.
+    drop(third);
+    assert!(!fourth.is_woken());
+}
+
+#[test]
+fn a_wake_up_is_passed_on_for_a_lapsed_record_and_an_absent_one() {
+    for forgotten in [false, true] {
+        let bench = Bench::new();
+        let lease = bench.acquire(&claim(1));
+        let first = bench.wait(1);
+        let id = lease.claim.id;
+        drop(lease);
+        bench.advance(HOUR / 2);
+        if forgotten {
+            bench.shared.forget(&id, false);
+        }
+        let mut second = bench.wait(1);
+        drop(first);
+        assert!(second.is_woken(), "{forgotten}");
+    }
 }
 
 #[test]
@@ -384,7 +406,7 @@ fn a_waker_that_drops_another_waiter_does_not_lock_itself_out() {
     bench.assert_nobody_is_left();
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_store_behind_handles_and_without_its_type_wakes_too() {
     let store = MemoryStore::new();
     let id = claim(1).id;
@@ -406,6 +428,7 @@ async fn a_store_behind_handles_and_without_its_type_wakes_too() {
     );
     assert_eq!(behind.forget(&id, true).await.unwrap(), Forgotten::Gone);
     for woken in waiting {
-        woken.await;
+        let limit = Duration::from_millis(1);
+        tokio::time::timeout(limit, woken).await.unwrap();
     }
 }
