@@ -136,9 +136,9 @@ pub trait Store: Send + Sync + 'static {
         async { Err(StoreError::unsupported("forget")) }
     }
 
-    /// The next change of a record, whether it is there yet or not. Needs no
-    /// overriding for correctness: unless a store knows better, its records
-    /// are claimed again every 250 ms.
+    /// The next change of a record, whether it is there yet or not: see
+    /// [`Subscription`] for how it is used. The default resolves after 250 ms,
+    /// so that waiting works on a store that can't tell, by claiming again.
     fn subscribe(
         &self,
         id: &RecordId,

@@ -432,3 +432,42 @@ async fn a_store_behind_handles_and_without_its_type_wakes_too() {
         tokio::time::timeout(limit, woken).await.unwrap();
     }
 }
+
+/// Each waits for its turn, takes it, and releases it to whoever is next. Some
+/// give up once they were woken.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn of_a_hundred_who_wait_nobody_is_left_out() {
+    let store = MemoryStore::new();
+    let turns = Arc::new(AtomicUsize::new(0));
+    let waiting: Vec<_> = (0..100)
+        .map(|number| {
+            let (store, turns) = (store.clone(), Arc::clone(&turns));
+            tokio::spawn(async move {
+                let own = claim(1);
+                let mut turn = None;
+                loop {
+                    let mut changed = store.subscribe(&own.id).await.unwrap();
+                    if let Claimed::Acquired(_lease) = store.claim(&own).await.unwrap() {
+                        tokio::task::yield_now().await;
+                        turns.fetch_add(1, Ordering::Relaxed);
+                        let ended = store.release(&own.id, &own.nonce, Release::Tombstone).await;
+                        assert_eq!(ended.unwrap(), Tenure::Held);
+                        return;
+                    }
+                    drop(turn.take());
+                    (&mut changed).await;
+                    if number % 4 == 0 {
+                        return;
+                    }
+                    turn = Some(changed);
+                }
+            })
+        })
+        .collect();
+    for task in waiting {
+        let limit = Duration::from_secs(20);
+        tokio::time::timeout(limit, task).await.unwrap().unwrap();
+    }
+    assert!(turns.load(Ordering::Relaxed) >= 75);
+    assert_eq!(store.shared.waiters.counted(), (0, 0, 0));
+}
