@@ -8,6 +8,7 @@
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::CONTENT_LENGTH;
 use http::request::Parts;
@@ -21,13 +22,14 @@ use crate::context::{IdempotencyContext, Operation, Stage};
 use crate::digest::Digests;
 use crate::fingerprint::record_id;
 use crate::lease::{Fate, Held, release_later};
-use crate::policy::{KeysPer, OnMismatch, OnStoreError};
+use crate::policy::{KeysPer, OnDisconnect, OnInFlight, OnMismatch, OnStoreError};
 use crate::record::{Completion, Fingerprint, ScopeDigest};
 use crate::rejection::{Rejection, RejectionCode};
 use crate::route::target;
 use crate::scope::Caller;
 use crate::store::{
-    Claim, Claimed, Lease, OnLapsedLease, RecordState, Release, StoreError, StoreErrorKind,
+    Claim, Claimed, Lease, OnLapsedLease, POLL, RecordState, Release, StoreError, StoreErrorKind,
+    Subscription,
 };
 use crate::within::Within;
 
@@ -52,6 +54,15 @@ pub(crate) enum Under {
     Nothing,
 }
 
+/// A claim that was sent, and its answer.
+struct Asked {
+    sent: Instant,
+    claimed: Result<Claimed, StoreError>,
+}
+
+/// Before a claim is sent again for a lease that may be about to lapse.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
+
 /// 3. to 5. Everything that can keep a request from its handler.
 pub(crate) fn admit<'a, B>(
     operation: &'a Arc<Operation>,
@@ -72,6 +83,7 @@ where
         let under = if outer.is_some_and(|outer| outer.is_under(&claim.id)) {
             Under::Outer
         } else {
+            operation.has_room_to_go_on_alone()?;
             operation.claim(claim, parts, &whole.data).await?
         };
         Ok(Admitted { under, whole })
@@ -133,17 +145,17 @@ impl Operation {
     fn read_whole(&self, collected: Option<Collected>, room: bool) -> Result<Whole, Stop> {
         match collected {
             Some(Collected::Whole(whole)) => Ok(whole),
-            Some(Collected::Stopped(_)) if !room => Err(reject(
+            Some(Collected::Stopped) if !room => Err(reject(
                 RejectionCode::OverCapacity,
                 "Too many request bodies are being received at once. Nothing was executed; send \
                  the same request again in a moment.",
             )),
-            Some(Collected::Stopped(_)) => Err(self.too_large()),
-            Some(Collected::Broken(_, error)) if is_length_limit(&*error) => Err(reject(
+            Some(Collected::Stopped) => Err(self.too_large()),
+            Some(Collected::Broken(error)) if is_length_limit(&*error) => Err(reject(
                 RejectionCode::BodyTooLarge,
                 "The request's body is larger than this API accepts. Nothing was executed.",
             )),
-            Some(Collected::Broken(_, error)) => {
+            Some(Collected::Broken(error)) => {
                 debug!(
                     error = &*error as &dyn std::error::Error,
                     "a request's body broke off"
@@ -168,6 +180,18 @@ impl Operation {
                 "A request with an idempotency key may have a body of at most {limit} bytes here."
             ),
         ))
+    }
+
+    /// An operation that has begun can't be stopped when its client leaves.
+    fn has_room_to_go_on_alone(&self) -> Result<(), Stop> {
+        if self.policy.on_disconnect == OnDisconnect::Finish && !self.layer.detached.has_room() {
+            return Err(reject(
+                RejectionCode::OverCapacity,
+                "Too many operations are still running for clients that have left. Nothing was \
+                 executed; send the same request again in a moment.",
+            ));
+        }
+        Ok(())
     }
 
     fn claim_under(
@@ -201,11 +225,15 @@ impl Operation {
         parts: &'a Parts,
         body: &'a [u8],
     ) -> impl Future<Output = Result<Under, Stop>> + 'a {
-        self.enter(Stage::Claiming);
-        let sent = Instant::now();
         async move {
-            let claimed = self.layer.within(self.layer.store.claim(&claim)).await;
-            let Some(lease) = self.claimed(&claim, claimed)? else {
+            let mut asked = self.ask(&claim).await;
+            if let OnInFlight::Wait(bound) = self.policy.on_in_flight
+                && self.would_wait(&claim, &asked).is_some()
+                && let Some(_place) = self.layer.waiters.try_enter()
+            {
+                asked = Box::pin(self.wait(&claim, bound)).await;
+            }
+            let Some(lease) = self.claimed(&claim, asked.claimed)? else {
                 return Ok(Under::Nothing);
             };
             let guarded = lease.is_guarded();
@@ -214,12 +242,69 @@ impl Operation {
             if !self.layer.old_digests.is_empty() {
                 Box::pin(self.look_under_old_secrets(parts, body)).await?;
             }
-            let alive = guarded || sent.elapsed() < claim.lease;
+            let alive = guarded || asked.sent.elapsed() < claim.lease;
             if !alive || self.is_in(Stage::Left) {
                 debug!(id = ?claim.id, alive, "claim given back before the handler began");
                 return Err(store_unavailable());
             }
             Ok(Under::Own(held.release_on_drop(self.outcome_unknown())))
+        }
+    }
+
+    fn ask<'a>(&'a self, claim: &'a Claim) -> impl Future<Output = Asked> + 'a {
+        self.enter(Stage::Claiming);
+        let sent = Instant::now();
+        async move {
+            let claimed = self.layer.within(self.layer.store.claim(claim)).await;
+            Asked { sent, claimed }
+        }
+    }
+
+    /// When to ask again at the latest, if what was found is worth waiting for
+    /// and there is somebody to wait.
+    fn would_wait(&self, claim: &Claim, asked: &Asked) -> Option<Duration> {
+        match &asked.claimed {
+            Ok(Claimed::Found(RecordState::InFlight {
+                fingerprint,
+                lapses_in,
+            })) if !self.is_other(claim, fingerprint) && !self.is_in(Stage::Left) => {
+                Some(*lapses_in)
+            }
+            _ => None,
+        }
+    }
+
+    /// Waits for the outcome of the operation in flight: subscribes, then asks.
+    /// Only a claim decides; a change, or the lapse of the lease, says when it
+    /// is worth another.
+    async fn wait(&self, claim: &Claim, bound: Duration) -> Asked {
+        let layer = &self.layer;
+        let end = Instant::now() + bound;
+        let mut woken = None;
+        loop {
+            // Nothing is claimed: a client that leaves leaves nothing behind.
+            self.enter(Stage::Reading);
+            let subscribed = layer.within(layer.store.subscribe(&claim.id)).await;
+            let changed = subscribed.unwrap_or_else(|error| {
+                let error: &dyn std::error::Error = &error;
+                warn!(id = ?claim.id, error, "no word of changes, asking again instead");
+                Subscription::after(POLL)
+            });
+            let asked = self.ask(claim).await;
+            // Kept until here, since it passes its wake-up on if nothing came of it.
+            drop(woken.take());
+            let Some(lapses_in) = self.would_wait(claim, &asked) else {
+                return asked;
+            };
+            self.enter(Stage::Reading);
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return asked;
+            }
+            let pause = lapses_in.max(SHORTEST_PAUSE).min(left);
+            let mut changed = changed;
+            Within::new(pause, &mut changed).await;
+            woken = Some(changed);
         }
     }
 
@@ -280,18 +365,19 @@ impl Operation {
         Ok(())
     }
 
+    fn is_other(&self, claim: &Claim, fingerprint: &Fingerprint) -> bool {
+        self.policy.on_mismatch == OnMismatch::Reject && *fingerprint != claim.fingerprint
+    }
+
     /// The fingerprint is compared before the state: another request is
     /// refused even while the first one runs.
     fn found(&self, claim: &Claim, state: RecordState) -> Stop {
-        let other = |fingerprint: &Fingerprint| {
-            self.policy.on_mismatch == OnMismatch::Reject && *fingerprint != claim.fingerprint
-        };
         match state {
             RecordState::InFlight { fingerprint, .. }
             | RecordState::Lapsed { fingerprint }
             | RecordState::Completed { fingerprint, .. }
             | RecordState::Sealed { fingerprint }
-                if other(&fingerprint) =>
+                if self.is_other(claim, &fingerprint) =>
             {
                 reject(
                     RejectionCode::KeyReused,

@@ -25,6 +25,11 @@ pub enum Recording {
     Keep,
     /// Don't: a retry executes again.
     Skip,
+    /// Nobody knows yet whether the operation has happened: what the handler
+    /// started elsewhere may still be running, as with an upstream that stopped
+    /// answering. The record stays in flight until its lease lapses, and then
+    /// goes as [`OnLapsedLease`](crate::OnLapsedLease) says.
+    InDoubt,
 }
 
 /// A finished answer, as a [`RecordPolicy`] sees it.

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::HeaderMap;
@@ -24,14 +25,13 @@ pub(crate) struct Whole {
     pub(crate) trailers: Option<Box<HeaderMap>>,
 }
 
-/// What came of reading a body. `Stopped` and `Broken` have what was read
-/// until then.
+/// What came of reading a body.
 #[derive(Debug)]
 pub(crate) enum Collected {
     Whole(Whole),
-    /// `admit` refused a frame; its data is the end of this.
-    Stopped(Bytes),
-    Broken(Bytes, BoxError),
+    /// `admit` refused a frame.
+    Stopped,
+    Broken(BoxError),
 }
 
 /// Reads to the end, or until `admit`, told how many bytes a frame adds,
@@ -44,46 +44,60 @@ where
     B: Body,
     B::Error: Into<BoxError>,
 {
-    let mut read = Pieces::default();
-    let mut trailers = None;
-    loop {
-        let frame = match poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
-            Some(Ok(frame)) => frame,
-            Some(Err(error)) => return Collected::Broken(read.join(), error.into()),
-            None => break,
-        };
-        match frame.into_data() {
-            Ok(data) => {
-                let admitted = admit(data.remaining());
-                read.push(data);
-                if !admitted {
-                    return Collected::Stopped(read.join());
+    let mut read = Partial::default();
+    match poll_fn(|cx| read.poll_from(body.as_mut(), &mut admit, cx)).await {
+        Ok(true) => Collected::Whole(read.whole()),
+        Ok(false) => Collected::Stopped,
+        Err(error) => Collected::Broken(error),
+    }
+}
+
+/// What was read of a body so far.
+#[derive(Default)]
+pub(crate) struct Partial {
+    first: Bytes,
+    all: BytesMut,
+    trailers: Option<Box<HeaderMap>>,
+}
+
+impl Partial {
+    /// Reads on to the end, or until `admit` refuses a frame; its data is then
+    /// the last that was read. Whether it came to the end.
+    pub(crate) fn poll_from<B>(
+        &mut self,
+        mut body: Pin<&mut B>,
+        mut admit: impl FnMut(usize) -> bool,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<bool, BoxError>>
+    where
+        B: Body,
+        B::Error: Into<BoxError>,
+    {
+        loop {
+            let frame = match ready!(body.as_mut().poll_frame(cx)) {
+                Some(Ok(frame)) => frame,
+                Some(Err(error)) => return Poll::Ready(Err(error.into())),
+                None => return Poll::Ready(Ok(true)),
+            };
+            match frame.into_data() {
+                Ok(data) => {
+                    let admitted = admit(data.remaining());
+                    self.push(data);
+                    if !admitted {
+                        return Poll::Ready(Ok(false));
+                    }
                 }
-            }
-            Err(frame) => {
-                // Anything but data and trailers is of a future HTTP: not ours to keep.
-                if let Ok(fields) = frame.into_trailers() {
-                    trailers
-                        .get_or_insert_with(Box::<HeaderMap>::default)
-                        .extend(fields);
+                Err(frame) => {
+                    // Anything but data and trailers is of a future HTTP: not ours to keep.
+                    if let Ok(fields) = frame.into_trailers() {
+                        self.add_trailers(fields);
+                    }
                 }
             }
         }
     }
-    Collected::Whole(Whole {
-        data: read.join(),
-        trailers,
-    })
-}
 
-#[derive(Default)]
-struct Pieces {
-    first: Bytes,
-    all: BytesMut,
-}
-
-impl Pieces {
-    fn push(&mut self, mut data: impl Buf) {
+    pub(crate) fn push(&mut self, mut data: impl Buf) {
         if self.first.is_empty() && self.all.is_empty() {
             self.first = data.copy_to_bytes(data.remaining());
             return;
@@ -100,11 +114,20 @@ impl Pieces {
         }
     }
 
-    fn join(self) -> Bytes {
-        if self.all.is_empty() {
-            self.first
-        } else {
-            self.all.freeze()
+    pub(crate) fn add_trailers(&mut self, fields: HeaderMap) {
+        self.trailers
+            .get_or_insert_with(Box::default)
+            .extend(fields);
+    }
+
+    pub(crate) fn whole(self) -> Whole {
+        Whole {
+            data: if self.all.is_empty() {
+                self.first
+            } else {
+                self.all.freeze()
+            },
+            trailers: self.trailers,
         }
     }
 }

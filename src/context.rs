@@ -69,6 +69,13 @@ impl IdempotencyContext {
         self.0.is_lost()
     }
 
+    /// Which record: what to [resolve](crate::IdempotencyLayer::resolve) by
+    /// hand, should its outcome become unknown.
+    #[must_use]
+    pub fn record_id(&self) -> RecordId {
+        self.0.lease().claim.id
+    }
+
     pub(crate) fn is_under(&self, id: &RecordId) -> bool {
         self.0.lease().claim.id == *id
     }
@@ -120,6 +127,8 @@ pub(crate) enum Stage {
     Left,
     /// The handler has begun.
     Running,
+    /// The handler has answered: its answer is being read and recorded.
+    Answered,
 }
 
 impl Operation {
@@ -212,6 +221,10 @@ impl Operation {
 
     pub(crate) fn enter(&self, stage: Stage) {
         self.stage.store(stage as u8, Ordering::Relaxed);
+    }
+
+    pub(crate) fn has_begun(&self) -> bool {
+        self.is_in(Stage::Running) || self.is_in(Stage::Answered)
     }
 
     pub(crate) fn is_in(&self, stage: Stage) -> bool {

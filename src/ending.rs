@@ -1,7 +1,6 @@
 //! Sections 4.7 and 4.8: what an answer means for its record, and what a
 //! client gets of it, the first time and later.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -10,96 +9,91 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, response};
 
-use crate::admission::Stop;
+use crate::admission::{Stop, in_flight};
 use crate::answer::{Answer, Recording, is_media_type};
-use crate::body::{Collected, Whole};
+use crate::body::Whole;
 use crate::context::Operation;
 use crate::policy::{Oversize, rfc3339};
 use crate::record::Completion;
 use crate::response_body::ResponseBody;
 use crate::store::{Outcome, Release};
 
+/// What was read of an answer's body.
+pub(crate) enum Read<'a> {
+    Whole(&'a Whole),
+    /// Its end, if that, since it is too large to record or has no end.
+    TooLarge(Option<&'a HeaderMap>),
+    /// Not all of it: it broke off.
+    Broken,
+}
+
 /// What becomes of the record.
 pub(crate) enum Ending {
     Complete(Outcome),
     Release(Release),
-    /// Released at the end of the answer's body: until then the operation runs.
-    ReleaseAtEnd,
+    /// In flight until its lease lapses.
+    Lapse,
 }
 
 impl Operation {
-    /// 7. What the answer means for the record, and what the client gets of it.
-    pub(crate) fn judge<R>(
+    /// 7. What the answer means for the record.
+    pub(crate) fn judge(
         &self,
-        head: &mut response::Parts,
-        collected: Collected,
-        rest: Pin<Box<R>>,
+        head: &response::Parts,
+        read: Read<'_>,
         began_at: SystemTime,
-    ) -> (Ending, ResponseBody<R>) {
-        let keep = self.records(head, &collected);
+    ) -> Ending {
+        let word = head.extensions.get::<Recording>();
+        if word == Some(&Recording::InDoubt) {
+            return Ending::Lapse;
+        }
+        let keep = word.map_or_else(
+            || self.records(head, &read),
+            |word| *word == Recording::Keep,
+        );
         let retention = self.policy.retention;
-        let completed_at = SystemTime::now();
-        let ended = match collected {
-            Collected::Whole(Whole { data, trailers }) => {
-                let ending = if keep {
-                    Ending::Complete(Outcome::Completed(Arc::new(Completion {
-                        status: head.status,
-                        headers: self.policy.record_headers.of(&head.headers),
-                        body: recorded_body(&data),
-                        trailers: trailers.as_deref().cloned(),
-                        began_at,
-                        completed_at,
-                        retention,
-                    })))
-                } else {
-                    Ending::Release(Release::Tombstone)
-                };
-                (ending, ResponseBody::known(data, trailers))
+        let sealed = Ending::Complete(Outcome::Sealed { retention });
+        match read {
+            Read::Whole(whole) if keep => {
+                Ending::Complete(Outcome::Completed(Arc::new(Completion {
+                    status: head.status,
+                    headers: self.policy.record_headers.of(&head.headers),
+                    body: recorded_body(&whole.data),
+                    trailers: whole.trailers.as_deref().cloned(),
+                    began_at,
+                    completed_at: SystemTime::now(),
+                    retention,
+                })))
             }
-            Collected::Stopped(read) => {
-                let ending = if keep && self.policy.oversize == Oversize::Seal {
-                    Ending::Complete(Outcome::Sealed { retention })
-                } else {
-                    Ending::ReleaseAtEnd
-                };
-                (ending, ResponseBody::rest(read, rest))
-            }
-            Collected::Broken(read, error) => {
-                // An answer worth keeping broke off: its effect has happened.
-                let ending = if keep {
-                    Ending::Complete(Outcome::Sealed { retention })
-                } else {
-                    Ending::Release(self.outcome_unknown())
-                };
-                (ending, ResponseBody::broken(read, error))
-            }
-        };
-        let kept = matches!(ended.0, Ending::Complete(_));
-        let kept_until = || completed_at.checked_add(retention).filter(|_| kept);
-        self.mark(&mut head.headers, began_at, kept_until);
-        ended
+            Read::TooLarge(_) if keep && self.policy.oversize == Oversize::Seal => sealed,
+            // An answer worth keeping broke off: its effect has happened.
+            Read::Broken if keep => sealed,
+            Read::Broken => Ending::Release(self.outcome_unknown()),
+            Read::Whole(_) | Read::TooLarge(_) => Ending::Release(Release::Tombstone),
+        }
     }
 
-    fn records(&self, head: &response::Parts, collected: &Collected) -> bool {
+    fn records(&self, head: &response::Parts, read: &Read<'_>) -> bool {
         let answer = Answer {
             status: head.status,
             headers: &head.headers,
-            trailers: match collected {
-                Collected::Whole(whole) => whole.trailers.as_deref(),
-                Collected::Stopped(_) | Collected::Broken(..) => None,
+            trailers: match read {
+                Read::Whole(whole) => whole.trailers.as_deref(),
+                Read::TooLarge(trailers) => *trailers,
+                Read::Broken => None,
             },
         };
-        match head.extensions.get::<Recording>() {
-            Some(Recording::Keep) => true,
-            Some(Recording::Skip) => false,
-            None if self.policy.skips_type(&head.headers) => false,
-            // Its status is in trailers that were not reached: being large
-            // is no reason to run it again.
-            None if matches!(collected, Collected::Stopped(_)) && answer.awaits_grpc_status() => {
-                true
-            }
-            None => self.policy.record.records(&answer),
+        if self.policy.skips_type(&head.headers) {
+            return false;
         }
+        // Its status is in trailers that were not reached: being large is no
+        // reason to run it again.
+        let unread = matches!(read, Read::TooLarge(None));
+        unread && answer.awaits_grpc_status() || self.policy.record.records(&answer)
+    }
+
+    pub(crate) fn overtaken<R>(&self, parts: Option<&Parts>) -> Response<ResponseBody<R>> {
+        self.layer.reject(in_flight(), &self.policy, parts)
     }
 
     pub(crate) fn stop<R>(&self, stop: Stop, parts: &Parts) -> Response<ResponseBody<R>> {
@@ -110,8 +104,10 @@ impl Operation {
     }
 
     fn replay<R>(&self, completion: &Completion) -> Response<ResponseBody<R>> {
-        let trailers = completion.trailers.clone().map(Box::new);
-        let body = ResponseBody::known(completion.body.clone(), trailers);
+        let body = ResponseBody::known(Whole {
+            data: completion.body.clone(),
+            trailers: completion.trailers.clone().map(Box::new),
+        });
         let mut response = Response::new(body);
         *response.status_mut() = self.policy.replayed_status(completion.status);
         let mut headers = completion.headers.clone();
@@ -121,19 +117,17 @@ impl Operation {
         if let Some(name) = &self.policy.replayed_header {
             headers.insert(name, HeaderValue::from_static("true"));
         }
-        self.mark(&mut headers, completion.began_at, || {
-            completion.kept_until()
-        });
+        self.mark(&mut headers, completion.began_at, Some(completion));
         *response.headers_mut() = headers;
         response
     }
 
     /// The headers that first answers and replays have in common.
-    fn mark(
+    pub(crate) fn mark(
         &self,
         headers: &mut HeaderMap,
         began_at: SystemTime,
-        kept_until: impl FnOnce() -> Option<SystemTime>,
+        recorded: Option<&Completion>,
     ) {
         if let Some(name) = &self.policy.created_at_header
             && let Some(time) = rfc3339(began_at)
@@ -141,7 +135,8 @@ impl Operation {
             headers.insert(name, time);
         }
         if let Some(name) = &self.policy.expires_at_header
-            && let Some(time) = kept_until().and_then(rfc3339)
+            && let Some(time) = recorded.and_then(Completion::kept_until)
+            && let Some(time) = rfc3339(time)
         {
             headers.insert(name, time);
         }
@@ -149,6 +144,27 @@ impl Operation {
             headers.insert(&self.key_header, key.clone());
         }
     }
+}
+
+impl Ending {
+    /// What is recorded, if it is an answer.
+    pub(crate) fn recorded(&self) -> Option<&Completion> {
+        match self {
+            Ending::Complete(Outcome::Completed(completion)) => Some(completion),
+            _ => None,
+        }
+    }
+}
+
+/// What an answer is judged by, where its head leaves before that.
+pub(crate) fn judged_by(head: &response::Parts) -> response::Parts {
+    let (mut parts, ()) = Response::new(()).into_parts();
+    parts.status = head.status;
+    parts.headers = head.headers.clone();
+    if let Some(word) = head.extensions.get::<Recording>() {
+        parts.extensions.insert(*word);
+    }
+    parts
 }
 
 /// What of a body is kept: a copy of its own, unless it is large. A body can

@@ -7,15 +7,17 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Request, Response};
+use http::{HeaderName, HeaderValue, Request, Response, Version};
 use http_body::Body;
+use tokio::runtime::Handle;
 use tower_service::Service;
 
-use crate::admission::{Admitted, Under, admit, in_flight};
-use crate::body::{BoxError, Collected, RequestTrailers, Whole, collect, up_to};
+use crate::admission::{Admitted, Under, admit};
+use crate::body::{BoxError, RequestTrailers, Whole};
 use crate::context::{IdempotencyContext, Operation, Stage};
-use crate::ending::{Ending, never_ends};
+use crate::ending::{Ending, Read, never_ends};
 use crate::lease::{Held, Recorded};
+use crate::read_ahead::{Length, Reached, ReadAhead, read};
 use crate::response_body::ResponseBody;
 use crate::within::Caught;
 
@@ -34,7 +36,8 @@ where
     S: Service<Request<B>, Response = Response<R>>,
     B: Body + From<Bytes>,
     B::Error: Into<BoxError>,
-    R: Body,
+    R: Body + Send + 'static,
+    R::Data: Send,
     R::Error: Into<BoxError>,
 {
     let (parts, body) = request.into_parts();
@@ -66,7 +69,7 @@ fn request_of<B: From<Bytes>>(mut parts: Box<Parts>, whole: Whole) -> Request<B>
     Request::from_parts(*parts, B::from(whole.data))
 }
 
-/// 6. to 8. The handler, its answer, and the record of it.
+/// The handler, step 6.
 fn execute<S, B, R>(
     operation: Arc<Operation>,
     service: &mut S,
@@ -77,21 +80,24 @@ fn execute<S, B, R>(
 where
     S: Service<Request<B>, Response = Response<R>>,
     B: From<Bytes>,
-    R: Body,
+    R: Body + Send + 'static,
+    R::Data: Send,
     R::Error: Into<BoxError>,
 {
     operation.enter(Stage::Running);
     // Only a renderer of the application's own looks at the request again.
     let custom = operation.layer.rejections.renderer.is_some();
     let asked = custom.then(|| parts.clone());
+    let version = parts.version;
     parts
         .extensions
         .insert(IdempotencyContext(Arc::clone(&operation)));
     let began_at = SystemTime::now();
     async move {
         let answered = Caught::call(|| service.call(request_of(parts, whole))).await;
-        let (mut head, body) = match answered {
-            Ok(Ok(response)) => response.into_parts(),
+        operation.enter(Stage::Answered);
+        let response = match answered {
+            Ok(Ok(response)) => response,
             Ok(Err(error)) => {
                 held.release(operation.outcome_unknown()).await;
                 return Err(error);
@@ -101,48 +107,75 @@ where
                 resume_unwind(panic)
             }
         };
+        let answer = answer(&operation, response, held, began_at, version).await;
+        // Another owner's answer is the one that stands.
+        let overtaken = || operation.overtaken(asked.as_deref());
+        Ok(answer.unwrap_or_else(overtaken))
+    }
+}
 
-        // 7. Judge, at the end of the body.
-        let mut body = Box::pin(body);
-        let limit = operation.policy.max_recorded_body;
-        let collected = if never_ends(&head) || body.size_hint().lower() > limit as u64 {
-            Collected::Stopped(Bytes::new())
+/// What can be read of the answer at once is judged and recorded
+/// before its head leaves, the rest while it is sent. `None` if another owner
+/// has taken over.
+fn answer<R>(
+    operation: &Arc<Operation>,
+    response: Response<R>,
+    held: Held,
+    began_at: SystemTime,
+    version: Version,
+) -> impl Future<Output = Option<Response<ResponseBody<R>>>>
+where
+    R: Body + Send + 'static,
+    R::Data: Send,
+    R::Error: Into<BoxError>,
+{
+    let (mut head, body) = response.into_parts();
+    async move {
+        let (ending, body) = if never_ends(&head) {
+            let ending = operation.judge(&head, Read::TooLarge(None), began_at);
+            match (ending, Handle::try_current()) {
+                // Until it has ended the operation runs.
+                (Ending::Release(_), Ok(runtime)) => {
+                    let reading = ReadAhead::endless(operation, Box::pin(body));
+                    return reading.send(&runtime, held, head, began_at);
+                }
+                (ending, _) => (ending, ResponseBody::passed(body)),
+            }
         } else {
-            match Caught::call(|| collect(body.as_mut(), up_to(limit))).await {
-                Ok(collected) => collected,
-                Err(panic) => {
-                    held.release(operation.outcome_unknown()).await;
+            let length = Length::of(&head, &body);
+            let mut body = Box::pin(body);
+            let at_once = !length.is_small() && version > Version::HTTP_10;
+            let limit = operation.policy.max_recorded_body;
+            match read(body.as_mut(), limit, at_once).await {
+                Reached::Whole(whole) => {
+                    let ending = operation.judge(&head, Read::Whole(&whole), began_at);
+                    (ending, ResponseBody::known(whole))
+                }
+                Reached::Broken(read, error) => {
+                    let ending = operation.judge(&head, Read::Broken, began_at);
+                    (ending, ResponseBody::broken(read, error))
+                }
+                Reached::Panicked(panic) => {
+                    let ending = operation.judge(&head, Read::Broken, began_at);
+                    held.end(ending).await;
                     resume_unwind(panic)
+                }
+                Reached::Part(read, runtime) => {
+                    let reading = ReadAhead::new(operation, body, read, length);
+                    return reading.send(&runtime, held, head, began_at);
                 }
             }
         };
-        let (ending, mut body) = operation.judge(&mut head, collected, body, began_at);
-
-        // 8. Complete, then let the answer go.
-        let recorded = match ending {
-            Ending::Complete(outcome) => held.complete(outcome).await,
-            Ending::Release(how) => held.release(how).await,
-            Ending::ReleaseAtEnd => {
-                body.hold(held);
-                Recorded::Released
-            }
-        };
-        match recorded {
+        operation.mark(&mut head.headers, began_at, ending.recorded());
+        match held.end(ending).await {
             Recorded::Stored => {}
             Recorded::Released if !operation.is_lost() => {}
             Recorded::NotYet if !operation.is_lost() => {
-                head.headers
-                    .insert(STATUS_HEADER, HeaderValue::from_static("unrecorded"));
+                let status = HeaderValue::from_static("unrecorded");
+                head.headers.insert(STATUS_HEADER, status);
             }
-            // Another owner's answer is the one that stands.
-            Recorded::Lost | Recorded::Released | Recorded::NotYet => {
-                return Ok(operation.layer.reject(
-                    in_flight(),
-                    &operation.policy,
-                    asked.as_deref(),
-                ));
-            }
+            Recorded::Lost | Recorded::Released | Recorded::NotYet => return None,
         }
-        Ok(Response::from_parts(head, body))
+        Some(Response::from_parts(head, body))
     }
 }

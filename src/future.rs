@@ -12,14 +12,16 @@ use tokio::runtime::Handle;
 use tracing::Instrument;
 
 use crate::context::{Operation, Stage};
+use crate::policy::OnDisconnect;
 use crate::response_body::ResponseBody;
 
 pin_project! {
     /// What [`Idempotency`](crate::Idempotency) returns.
     ///
     /// Dropping it does not cancel an operation that began (G4): it goes on in
-    /// the tokio runtime that dropped it. A claim whose handler has not begun
-    /// is given back.
+    /// the tokio runtime that dropped it, unless its route says
+    /// [`OnDisconnect::Cancel`]. A claim whose handler has not begun is given
+    /// back.
     pub struct ResponseFuture<F, R, E>
     where
         R: 'static,
@@ -107,7 +109,7 @@ where
                 let polled = flow.as_mut().poll(cx);
                 if polled.is_pending() {
                     protected.flow = Some(flow);
-                    if protected.operation.is_in(Stage::Running) {
+                    if protected.operation.has_begun() {
                         protected.operation.watch();
                     }
                 }
@@ -123,7 +125,9 @@ impl<R: 'static, E: 'static> Drop for Protected<R, E> {
             return;
         };
         let operation = &self.operation;
-        if operation.is_in(Stage::Reading) {
+        let cancelled = operation.is_in(Stage::Running)
+            && operation.policy.on_disconnect == OnDisconnect::Cancel;
+        if operation.is_in(Stage::Reading) || cancelled {
             return;
         }
         // Outside a runtime nothing can go on: what the flow holds sees to
@@ -133,7 +137,8 @@ impl<R: 'static, E: 'static> Drop for Protected<R, E> {
                 operation.enter(Stage::Left);
             }
             let rest = async move { drop(flow.await) };
-            runtime.spawn(rest.instrument(operation.span.clone()));
+            let rest = rest.instrument(operation.span.clone());
+            operation.layer.detached.spawn(&runtime, rest);
         }
     }
 }

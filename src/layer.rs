@@ -9,7 +9,8 @@ use http::{Response, StatusCode};
 use tower_layer::Layer;
 
 use crate::answer::Recording;
-use crate::body::Budget;
+use crate::body::{Budget, Whole};
+use crate::detached::Counter;
 use crate::digest::Digests;
 use crate::error::ConfigError;
 use crate::policy::{Policy, can_have_body};
@@ -67,11 +68,39 @@ impl IdempotencyLayer {
             namespace: String::new(),
             secrets: Vec::new(),
             max_buffered: 256 << 20,
+            max_detached: 10_000,
+            max_waiters: 1_000,
             store_timeout: Duration::from_secs(2),
             rejections: RejectionRules::default(),
             defaults: Policy::default(),
             routes: Vec::new(),
         }
+    }
+
+    /// Waits for the operations that run on without a client, and for what the
+    /// layer still has to tell the store; for `limit` at most. Returns how many
+    /// are left: their leases lapse when the process ends.
+    ///
+    /// For shutdown, once the server has stopped: a client that is still there
+    /// is waited for by the server.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tower_idempotency::{scope, IdempotencyLayer, MemoryStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let idempotency = IdempotencyLayer::new(MemoryStore::new(), scope::shared());
+    /// // axum::serve(…, app.layer(idempotency.clone())).with_graceful_shutdown(…).await;
+    /// let left = idempotency.drain(Duration::from_secs(20)).await;
+    /// assert_eq!(left, 0);
+    /// # }
+    /// ```
+    pub async fn drain(&self, limit: Duration) -> usize {
+        self.shared.detached.drain(limit).await
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
     }
 }
 
@@ -121,6 +150,8 @@ pub struct IdempotencyLayerBuilder {
     namespace: String,
     secrets: Vec<Vec<u8>>,
     max_buffered: usize,
+    max_detached: usize,
+    max_waiters: usize,
     store_timeout: Duration,
     rejections: RejectionRules,
     defaults: Policy,
@@ -157,6 +188,26 @@ impl IdempotencyLayerBuilder {
     /// being read; beyond it: `over-capacity`. Default: 256 MiB.
     pub fn max_buffered(mut self, bytes: usize) -> Self {
         self.max_buffered = bytes;
+        self
+    }
+
+    /// While this many operations run on without a client, others are not
+    /// begun: `over-capacity`. Asked before the claim, since one that has begun
+    /// can't be stopped when its client leaves (G4). Default: 10 000.
+    ///
+    /// What the layer still has to tell the store counts too: completions and
+    /// releases that are being tried again. Routes with
+    /// [`OnDisconnect::Cancel`](crate::OnDisconnect::Cancel) begin all the same.
+    pub fn max_detached(mut self, operations: usize) -> Self {
+        self.max_detached = operations;
+        self
+    }
+
+    /// How many requests wait for the outcome of another at once
+    /// ([`OnInFlight::Wait`](crate::OnInFlight::Wait)); beyond it: `in-flight`.
+    /// Default: 1 000.
+    pub fn max_waiters(mut self, requests: usize) -> Self {
+        self.max_waiters = requests;
         self
     }
 
@@ -268,6 +319,12 @@ impl IdempotencyLayerBuilder {
             );
             return Err(ConfigError::new("max_buffered", message));
         }
+        if self.max_detached == 0 {
+            return Err(ConfigError::new(
+                "max_detached",
+                "must be at least 1, or nothing is ever begun",
+            ));
+        }
         let renew_every = (routes.shortest_lease() / 6).max(Duration::from_millis(1));
         Ok(IdempotencyLayer {
             shared: Arc::new(Shared {
@@ -278,6 +335,8 @@ impl IdempotencyLayerBuilder {
                 old_digests,
                 routes,
                 buffered: Budget::new(self.max_buffered),
+                detached: Counter::up_to(self.max_detached),
+                waiters: Counter::up_to(self.max_waiters),
                 store_timeout: self.store_timeout,
                 rejections: self.rejections,
                 renewals: Renewals::default(),
@@ -306,6 +365,10 @@ pub(crate) struct Shared {
     pub(crate) old_digests: Vec<Digests>,
     pub(crate) routes: Routes,
     pub(crate) buffered: Budget,
+    /// What goes on without a client.
+    pub(crate) detached: Arc<Counter>,
+    /// Requests that wait for the outcome of another.
+    pub(crate) waiters: Arc<Counter>,
     pub(crate) store_timeout: Duration,
     pub(crate) rejections: RejectionRules,
     pub(crate) renewals: Renewals,
@@ -325,6 +388,11 @@ impl Shared {
         // Another layer of this kind further out must not take it for an
         // answer of the operation.
         response.extensions_mut().insert(Recording::Skip);
-        response.map(|body| ResponseBody::known(body, None))
+        response.map(|data| {
+            ResponseBody::known(Whole {
+                data,
+                trailers: None,
+            })
+        })
     }
 }

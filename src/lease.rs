@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep};
 use tracing::{debug, error, warn};
 
 use crate::context::Operation;
+use crate::ending::Ending;
 use crate::layer::Shared;
 use crate::store::{Claim, Lease, Outcome, Release, StoreError, Tenure};
 use crate::within::Within;
@@ -48,12 +49,22 @@ impl Held {
         }
     }
 
+    /// 8. What was judged, done.
+    pub(crate) async fn end(self, ending: Ending) -> Recorded {
+        match ending {
+            Ending::Complete(outcome) => self.complete(outcome).await,
+            Ending::Release(how) => self.release(how).await,
+            Ending::Lapse => self.lapse().await,
+        }
+    }
+
     /// Ends the operation with `outcome`. Unless the store answers within
     /// `store_timeout`, that goes on in the background.
-    pub(crate) async fn complete(mut self, outcome: Outcome) -> Recorded {
+    async fn complete(mut self, outcome: Outcome) -> Recorded {
         // The operation has run: whatever goes wrong from here on, it is not
         // released to run again.
         self.on_drop = None;
+        let asked = Instant::now();
         let error = match self.try_complete(&outcome).await {
             Ok(tenure) => return self.settle(tenure),
             Err(error) => error,
@@ -63,12 +74,12 @@ impl Held {
             self.give_up();
             return Recorded::NotYet;
         };
-        let timeout = self.operation.layer.store_timeout;
-        let background = runtime.spawn(self.keep_completing(outcome));
-        if error.is_timeout() {
-            return Recorded::NotYet;
-        }
-        match Within::new(timeout, background).await {
+        let layer = Arc::clone(&self.operation.layer);
+        let background = layer
+            .detached
+            .spawn(&runtime, self.keep_completing(outcome));
+        let left = layer.store_timeout.saturating_sub(asked.elapsed());
+        match Within::new(left, background).await {
             Some(Ok(recorded)) => recorded,
             _ => Recorded::NotYet,
         }
@@ -96,9 +107,23 @@ impl Held {
         }
     }
 
-    /// For an operation that outlives the future of its request.
-    pub(crate) fn watch(&self) {
-        self.operation.watch();
+    /// Leaves the operation in flight until its lease lapses: it may still be
+    /// running somewhere.
+    async fn lapse(mut self) -> Recorded {
+        self.on_drop = None;
+        let layer = &self.operation.layer;
+        let renewed = layer
+            .within(layer.store.renew(self.operation.lease()))
+            .await;
+        match renewed {
+            Ok(Tenure::Lost) => self.settle(Tenure::Lost),
+            Ok(Tenure::Held) => Recorded::Released,
+            // It lapses a little sooner.
+            Err(error) => {
+                self.warn("a last renewal failed", &error);
+                Recorded::Released
+            }
+        }
     }
 
     /// What becomes of the record if this is dropped.
@@ -192,8 +217,9 @@ pub(crate) fn release_later(layer: &Arc<Shared>, claim: &Claim, how: Release, fa
         debug!(?id, "no runtime to release a claim on");
         return;
     };
-    let layer = Arc::clone(layer);
-    runtime.spawn(async move {
+    let releasing = Arc::clone(layer);
+    let release = async move {
+        let layer = releasing;
         let end = Instant::now().checked_add(lease);
         let mut pause = FIRST_PAUSE;
         loop {
@@ -210,7 +236,8 @@ pub(crate) fn release_later(layer: &Arc<Shared>, claim: &Claim, how: Release, fa
             }
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
-    });
+    };
+    layer.detached.spawn(&runtime, release);
 }
 
 /// `None` is a time that never comes.

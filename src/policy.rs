@@ -51,7 +51,8 @@ pub enum OnMismatch {
     Replay,
 }
 
-/// What becomes of an operation whose answer is too large to record.
+/// What becomes of an operation whose answer can't be recorded: it is larger
+/// than `max_recorded_body`, a stream of events, or an upgrade.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Oversize {
@@ -76,6 +77,34 @@ pub enum OnStoreError {
     Open,
 }
 
+/// What a duplicate gets while the first request runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OnInFlight {
+    /// `in-flight`, at once.
+    #[default]
+    Reject,
+    /// The outcome, as soon as it is there: the answer is replayed, and if the
+    /// first request was released, one of those that wait executes. After this
+    /// long: `in-flight`.
+    Wait(Duration),
+}
+
+/// What becomes of an operation whose client leaves: its connection closes, or
+/// a timeout outside the layer drops its request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OnDisconnect {
+    /// It runs to its end, and its answer is recorded (G4).
+    #[default]
+    Finish,
+    /// A handler that has not answered is dropped, its outcome unknown
+    /// ([`OnLapsedLease`]). For handlers whose effects end with them. An answer
+    /// that the handler gave is recorded all the same, or sealed if the rest
+    /// of its body is not to be had without a client.
+    Cancel,
+}
+
 /// The options of one route, with the defaults of the contract.
 ///
 /// [`IdempotencyLayerBuilder::defaults`](crate::IdempotencyLayerBuilder::defaults) sets them for every
@@ -98,6 +127,8 @@ pub struct Policy {
     pub(crate) record: Arc<dyn RecordPolicy>,
     pub(crate) skip_types: Vec<String>,
     pub(crate) on_lapsed_lease: OnLapsedLease,
+    pub(crate) on_in_flight: OnInFlight,
+    pub(crate) on_disconnect: OnDisconnect,
     pub(crate) on_store_error: OnStoreError,
     pub(crate) lease: Duration,
     pub(crate) max_operation: Duration,
@@ -139,6 +170,8 @@ impl Default for Policy {
             record: Arc::new(Statuses::default()),
             skip_types: Vec::new(),
             on_lapsed_lease: OnLapsedLease::default(),
+            on_in_flight: OnInFlight::default(),
+            on_disconnect: OnDisconnect::default(),
             on_store_error: OnStoreError::default(),
             lease: Duration::from_secs(30),
             max_operation: Duration::from_secs(10 * 60),
@@ -287,8 +320,8 @@ impl Policy {
         self
     }
 
-    /// What becomes of an operation with a larger answer. Default:
-    /// [`Oversize::Seal`].
+    /// What becomes of an operation whose answer is larger, a stream of events
+    /// (`text/event-stream`) or an upgrade. Default: [`Oversize::Seal`].
     #[must_use]
     pub fn oversize(mut self, oversize: Oversize) -> Self {
         self.oversize = oversize;
@@ -324,6 +357,25 @@ impl Policy {
     #[must_use]
     pub fn on_lapsed_lease(mut self, on_lapsed_lease: OnLapsedLease) -> Self {
         self.on_lapsed_lease = on_lapsed_lease;
+        self
+    }
+
+    /// What a duplicate gets while the first request runs. Default:
+    /// [`OnInFlight::Reject`].
+    #[must_use]
+    pub fn on_in_flight(mut self, on_in_flight: OnInFlight) -> Self {
+        if let OnInFlight::Wait(bound) = on_in_flight {
+            self.positive("on_in_flight", bound);
+        }
+        self.on_in_flight = on_in_flight;
+        self
+    }
+
+    /// What becomes of an operation whose client leaves. Default:
+    /// [`OnDisconnect::Finish`].
+    #[must_use]
+    pub fn on_disconnect(mut self, on_disconnect: OnDisconnect) -> Self {
+        self.on_disconnect = on_disconnect;
         self
     }
 

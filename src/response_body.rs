@@ -1,7 +1,6 @@
-//! The body of an answer, passed on or given back.
+//! The body of an answer: passed on, given back, or sent while it is read.
 
 use std::fmt;
-use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -9,16 +8,17 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
-use tokio::runtime::Handle;
-use tokio::task::JoinHandle;
 
-use crate::body::{BoxError, as_bytes};
-use crate::lease::Held;
-use crate::store::Release;
+use crate::body::{BoxError, Whole, as_bytes};
+use crate::stream::{End, Sender, Stream};
 
 pin_project! {
     /// The body of an answer that went through the layer: the service's own
     /// where the request was passed on, else what was read of it or recorded.
+    ///
+    /// Of an answer that is recorded the last byte leaves when its record is
+    /// stored (G3). If it can't be stored once the head has left, the body ends
+    /// with an error.
     pub struct ResponseBody<B> {
         #[pin]
         kind: ResponseKind<B>,
@@ -30,52 +30,8 @@ pin_project! {
     enum ResponseKind<B> {
         Passed { #[pin] body: B },
         Known { data: Bytes, trailers: Option<Box<HeaderMap>> },
-        Rest { rest: Box<Rest<B>> },
+        Streamed { sender: Sender },
     }
-}
-
-/// An answer that is not known whole: what was read of it, then what follows.
-struct Rest<B> {
-    read: Bytes,
-    then: Then<B>,
-    lease: LeaseOfRest,
-}
-
-/// The lease of an operation that runs until its answer has been sent.
-enum LeaseOfRest {
-    /// It has ended already.
-    Ended,
-    /// Released in the background if the body is dropped before its end.
-    Held(Held),
-    /// The end of the body waits for it. A task, since a body that holds a
-    /// future of any kind could not be shared between threads.
-    Releasing(JoinHandle<()>),
-}
-
-impl LeaseOfRest {
-    fn poll_release(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if let Self::Held(_) = self
-            && let Self::Held(held) = std::mem::replace(self, Self::Ended)
-            // Without a runtime nothing can be waited for: the lease lapses.
-            && let Ok(runtime) = Handle::try_current()
-        {
-            *self = Self::Releasing(runtime.spawn(async move {
-                held.release(Release::Tombstone).await;
-            }));
-        }
-        if let Self::Releasing(release) = self {
-            // That it panicked is said where it did.
-            let _ = ready!(Pin::new(release).poll(cx));
-            *self = Self::Ended;
-        }
-        Poll::Ready(())
-    }
-}
-
-enum Then<B> {
-    Body(Pin<Box<B>>),
-    Error(Option<BoxError>),
-    End,
 }
 
 impl<B> ResponseBody<B> {
@@ -85,42 +41,21 @@ impl<B> ResponseBody<B> {
         }
     }
 
-    pub(crate) fn known(data: Bytes, trailers: Option<Box<HeaderMap>>) -> Self {
+    pub(crate) fn known(Whole { data, trailers }: Whole) -> Self {
         Self {
             kind: ResponseKind::Known { data, trailers },
         }
     }
 
-    pub(crate) fn rest(read: Bytes, body: Pin<Box<B>>) -> Self {
-        Self {
-            kind: ResponseKind::Rest {
-                rest: Box::new(Rest {
-                    read,
-                    then: Then::Body(body),
-                    lease: LeaseOfRest::Ended,
-                }),
-            },
-        }
-    }
-
-    /// Keeps a lease until the body ends or is dropped, and releases it then.
-    /// Only what follows what was read can have one.
-    pub(crate) fn hold(&mut self, held: Held) {
-        if let ResponseKind::Rest { rest } = &mut self.kind {
-            held.watch();
-            rest.lease = LeaseOfRest::Held(held.release_on_drop(Release::Tombstone));
-        }
-    }
-
     pub(crate) fn broken(read: Bytes, error: BoxError) -> Self {
+        let stream = Stream::default();
+        stream.end(vec![read], End::Broken(error));
+        Self::streamed(Sender::of_ended(stream))
+    }
+
+    pub(crate) fn streamed(sender: Sender) -> Self {
         Self {
-            kind: ResponseKind::Rest {
-                rest: Box::new(Rest {
-                    read,
-                    then: Then::Error(Some(error)),
-                    lease: LeaseOfRest::Ended,
-                }),
-            },
+            kind: ResponseKind::Streamed { sender },
         }
     }
 }
@@ -128,7 +63,7 @@ impl<B> ResponseBody<B> {
 /// Empty.
 impl<B> Default for ResponseBody<B> {
     fn default() -> Self {
-        Self::known(Bytes::new(), None)
+        Self::known(Whole::default())
     }
 }
 
@@ -162,24 +97,7 @@ where
             } else {
                 Some(Ok(Frame::data(std::mem::take(data))))
             }),
-            ResponseKindProjection::Rest { rest } => {
-                if !rest.read.is_empty() {
-                    return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut rest.read)))));
-                }
-                let frame = match &mut rest.then {
-                    Then::Error(error) => error.take().map(Err),
-                    Then::Body(body) => {
-                        let frame = ready!(body.as_mut().poll_frame(cx));
-                        frame.map(|frame| frame.map(as_bytes).map_err(Into::into))
-                    }
-                    Then::End => None,
-                };
-                if frame.is_none() {
-                    rest.then = Then::End;
-                    ready!(rest.lease.poll_release(cx));
-                }
-                Poll::Ready(frame)
-            }
+            ResponseKindProjection::Streamed { sender } => sender.poll_frame(cx),
         }
     }
 
@@ -187,15 +105,7 @@ where
         match &self.kind {
             ResponseKind::Passed { body } => body.is_end_stream(),
             ResponseKind::Known { data, trailers } => data.is_empty() && trailers.is_none(),
-            ResponseKind::Rest { rest } => {
-                rest.read.is_empty()
-                    && matches!(rest.lease, LeaseOfRest::Ended)
-                    && match &rest.then {
-                        Then::Body(body) => body.is_end_stream(),
-                        Then::Error(error) => error.is_none(),
-                        Then::End => true,
-                    }
-            }
+            ResponseKind::Streamed { sender } => sender.is_end(),
         }
     }
 
@@ -212,19 +122,10 @@ where
                 hint.set_lower(length);
                 hint
             }
-            ResponseKind::Rest { rest } => match &rest.then {
-                Then::Error(_) | Then::End => SizeHint::default(),
-                Then::Body(body) => {
-                    let read = rest.read.len() as u64;
-                    let rest = body.size_hint();
-                    let mut hint = SizeHint::new();
-                    hint.set_lower(rest.lower().saturating_add(read));
-                    if let Some(upper) = rest.upper().and_then(|upper| upper.checked_add(read)) {
-                        hint.set_upper(upper);
-                    }
-                    hint
-                }
-            },
+            ResponseKind::Streamed { sender } => sender
+                .to_come()
+                .map(SizeHint::with_exact)
+                .unwrap_or_default(),
         }
     }
 }

@@ -29,9 +29,7 @@ pub(crate) trait DynStore: Send + Sync {
         how: Release,
     ) -> StoreFuture<'a, Tenure>;
     fn look_up<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Option<Record>>;
-    #[allow(dead_code, reason = "nothing in the layer resolves by hand yet")]
     fn forget<'a>(&'a self, id: &'a RecordId, force: bool) -> StoreFuture<'a, Forgotten>;
-    #[allow(dead_code, reason = "nothing in the layer waits yet")]
     fn subscribe<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Subscription>;
 }
 

@@ -55,12 +55,6 @@ impl StoreError {
         Self::new(StoreErrorKind::Unknown, TimedOut(()))
     }
 
-    pub(crate) fn is_timeout(&self) -> bool {
-        self.source
-            .as_ref()
-            .is_some_and(|source| source.is::<TimedOut>())
-    }
-
     /// What is known of the request.
     #[must_use]
     pub fn kind(&self) -> StoreErrorKind {

@@ -22,7 +22,7 @@ pub use error::{StoreError, StoreErrorKind};
 pub use subscription::Subscription;
 
 /// How often a record is looked at whose store does not say when it changes.
-const POLL: Duration = Duration::from_millis(250);
+pub(crate) const POLL: Duration = Duration::from_millis(250);
 
 /// Keeps one record per id, each of whose changes is one atomic step.
 ///

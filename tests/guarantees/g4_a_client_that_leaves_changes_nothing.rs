@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
+use http_body_util::BodyExt;
 use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 use tower::{Layer, Service, ServiceExt, service_fn};
@@ -105,16 +106,30 @@ where
     }
 }
 
-/// Sends a request and drops its future after so many polls: whether it was
-/// over by then.
-async fn leave_after<A>(polls: usize, app: &A, seams: &Seams, store: &Steered) -> bool
+/// Asks once, and reads the answer to its end, or to where it breaks off.
+fn ask_once<A>(app: &A) -> impl Future<Output = ()> + Send + 'static
 where
-    A: Service<Request<Script>> + Clone + Send + 'static,
-    A::Response: Send,
+    A: Service<Request<Script>, Response = Response<ResponseBody<Script>>> + Clone + Send + 'static,
     A::Error: Send,
     A::Future: Send,
 {
     let call = app.clone().oneshot(ask());
+    async move {
+        if let Ok(response) = call.await {
+            let _ = response.into_body().collect().await;
+        }
+    }
+}
+
+/// Sends a request, and is gone after so many polls of it and of its answer:
+/// whether it was over by then.
+async fn leave_after<A>(polls: usize, app: &A, seams: &Seams, store: &Steered) -> bool
+where
+    A: Service<Request<Script>, Response = Response<ResponseBody<Script>>> + Clone + Send + 'static,
+    A::Error: Send,
+    A::Future: Send,
+{
+    let call = ask_once(app);
     // In a task of its own, since it may panic; what is left when it is
     // dropped goes on in another.
     let (over, begun) = {
@@ -199,7 +214,7 @@ async fn at_whichever_poll_a_client_leaves_no_outcome_is_unknown_but_that_of_a_f
                 policy.on_lapsed_lease(OnLapsedLease::Refuse)
             });
             let app = layer.layer(with_many_seams(&seams, end));
-            let first = tokio::spawn(poll_times(polls, app.clone().oneshot(ask()))).await;
+            let first = tokio::spawn(poll_times(polls, ask_once(&app))).await;
             quiet().await;
             let ran = seams.effects.count();
             let retry = retry(&app).await;
@@ -234,7 +249,7 @@ async fn at_whichever_poll_a_client_leaves_a_transient_answer_is_released() {
 
 #[tokio::test(start_paused = true)]
 async fn at_whichever_poll_a_client_leaves_an_error_or_a_panic_frees_the_key() {
-    for end in [End::Error, End::Panic, End::BodyPanics] {
+    for end in [End::Error, End::Panic] {
         for polls in 0.. {
             let (store, seams) = (store(false), Seams::default());
             let app = protected(&store).layer(with_many_seams(&seams, end));
@@ -251,17 +266,19 @@ async fn at_whichever_poll_a_client_leaves_an_error_or_a_panic_frees_the_key() {
 
 #[tokio::test(start_paused = true)]
 async fn at_whichever_poll_a_client_leaves_an_answer_that_breaks_off_is_not_run_again() {
-    for polls in 0.. {
-        let (store, seams) = (store(true), Seams::default());
-        let app = protected(&store).layer(with_many_seams(&seams, End::BodyBreaks));
-        let over = leave_after(polls, &app, &seams, &store).await;
-        if seams.effects.count() == 1 {
-            let retry = retry(&app).await.unwrap();
-            assert_eq!(retry.refusal(), "409 response-unavailable");
-            assert_eq!(seams.effects.count(), 1);
-        }
-        if over {
-            break;
+    for end in [End::BodyBreaks, End::BodyPanics] {
+        for polls in 0.. {
+            let (store, seams) = (store(true), Seams::default());
+            let app = protected(&store).layer(with_many_seams(&seams, end));
+            let over = leave_after(polls, &app, &seams, &store).await;
+            if seams.effects.count() == 1 {
+                let retry = retry(&app).await.unwrap();
+                assert_eq!(retry.refusal(), "409 response-unavailable");
+                assert_eq!(seams.effects.count(), 1);
+            }
+            if over {
+                break;
+            }
         }
     }
 }
