@@ -37,6 +37,8 @@ use crate::within::Within;
 pub(crate) enum Stop {
     Reject(Rejection),
     Replay(Arc<Completion>),
+    /// The same request is in flight, under a lease that lapses then.
+    InFlight(Duration),
 }
 
 /// A request that the handler runs for.
@@ -52,12 +54,6 @@ pub(crate) enum Under {
     Outer,
     /// Nothing: the store is down, and its route prefers to go on.
     Nothing,
-}
-
-/// A claim that was sent, and its answer.
-struct Asked {
-    sent: Instant,
-    claimed: Result<Claimed, StoreError>,
 }
 
 /// Before a claim is sent again for a lease that may be about to lapse.
@@ -84,7 +80,13 @@ where
             Under::Outer
         } else {
             operation.has_room_to_go_on_alone()?;
-            operation.claim(claim, parts, &whole.data).await?
+            match operation.claim(&claim, parts, &whole.data).await {
+                Err(Stop::InFlight(lapses_in)) => {
+                    let waited = operation.wait(&claim, parts, &whole.data, lapses_in);
+                    Box::pin(waited).await?
+                }
+                claimed => claimed?,
+            }
         };
         Ok(Admitted { under, whole })
     }
@@ -221,19 +223,15 @@ impl Operation {
     /// 5. The claim, and what its answer means.
     fn claim<'a>(
         self: &'a Arc<Self>,
-        claim: Claim,
+        claim: &'a Claim,
         parts: &'a Parts,
         body: &'a [u8],
     ) -> impl Future<Output = Result<Under, Stop>> + 'a {
+        self.enter(Stage::Claiming);
+        let sent = Instant::now();
         async move {
-            let mut asked = self.ask(&claim).await;
-            if let OnInFlight::Wait(bound) = self.policy.on_in_flight
-                && self.would_wait(&claim, &asked).is_some()
-                && let Some(_place) = self.layer.waiters.try_enter()
-            {
-                asked = Box::pin(self.wait(&claim, bound)).await;
-            }
-            let Some(lease) = self.claimed(&claim, asked.claimed)? else {
+            let claimed = self.layer.within(self.layer.store.claim(claim)).await;
+            let Some(lease) = self.claimed(claim, claimed)? else {
                 return Ok(Under::Nothing);
             };
             let guarded = lease.is_guarded();
@@ -242,7 +240,7 @@ impl Operation {
             if !self.layer.old_digests.is_empty() {
                 Box::pin(self.look_under_old_secrets(parts, body)).await?;
             }
-            let alive = guarded || asked.sent.elapsed() < claim.lease;
+            let alive = guarded || sent.elapsed() < claim.lease;
             if !alive || self.is_in(Stage::Left) {
                 debug!(id = ?claim.id, alive, "claim given back before the handler began");
                 return Err(store_unavailable());
@@ -251,58 +249,47 @@ impl Operation {
         }
     }
 
-    fn ask<'a>(&'a self, claim: &'a Claim) -> impl Future<Output = Asked> + 'a {
-        self.enter(Stage::Claiming);
-        let sent = Instant::now();
-        async move {
-            let claimed = self.layer.within(self.layer.store.claim(claim)).await;
-            Asked { sent, claimed }
-        }
-    }
-
-    /// When to ask again at the latest, if what was found is worth waiting for
-    /// and there is somebody to wait.
-    fn would_wait(&self, claim: &Claim, asked: &Asked) -> Option<Duration> {
-        match &asked.claimed {
-            Ok(Claimed::Found(RecordState::InFlight {
-                fingerprint,
-                lapses_in,
-            })) if !self.is_other(claim, fingerprint) && !self.is_in(Stage::Left) => {
-                Some(*lapses_in)
-            }
-            _ => None,
-        }
-    }
-
-    /// Waits for the outcome of the operation in flight: subscribes, then asks.
-    /// Only a claim decides; a change, or the lapse of the lease, says when it
-    /// is worth another.
-    async fn wait(&self, claim: &Claim, bound: Duration) -> Asked {
+    /// 5. Where the route says so, waits for the outcome of the operation in
+    /// flight: subscribes, then claims. Only a claim decides; a change, or the
+    /// lapse of the lease, says when it is worth another.
+    async fn wait(
+        self: &Arc<Self>,
+        claim: &Claim,
+        parts: &Parts,
+        body: &[u8],
+        lapses_in: Duration,
+    ) -> Result<Under, Stop> {
         let layer = &self.layer;
-        let end = Instant::now() + bound;
+        let OnInFlight::Wait(bound) = self.policy.on_in_flight else {
+            return Err(Stop::InFlight(lapses_in));
+        };
+        let Some(_place) = layer.waiters.try_enter() else {
+            return Err(Stop::InFlight(lapses_in));
+        };
+        let asked = Instant::now();
         let mut woken = None;
         loop {
             // Nothing is claimed: a client that leaves leaves nothing behind.
             self.enter(Stage::Reading);
             let subscribed = layer.within(layer.store.subscribe(&claim.id)).await;
-            let changed = subscribed.unwrap_or_else(|error| {
+            let mut changed = subscribed.unwrap_or_else(|error| {
                 let error: &dyn std::error::Error = &error;
                 warn!(id = ?claim.id, error, "no word of changes, asking again instead");
                 Subscription::after(POLL)
             });
-            let asked = self.ask(claim).await;
+            let claimed = self.claim(claim, parts, body).await;
             // Kept until here, since it passes its wake-up on if nothing came of it.
             drop(woken.take());
-            let Some(lapses_in) = self.would_wait(claim, &asked) else {
-                return asked;
+            let lapses_in = match claimed {
+                Err(Stop::InFlight(lapses_in)) => lapses_in,
+                decided => return decided,
             };
-            self.enter(Stage::Reading);
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return asked;
+            let left = bound.saturating_sub(asked.elapsed());
+            if left.is_zero() || self.is_in(Stage::Left) {
+                return Err(Stop::InFlight(lapses_in));
             }
+            self.enter(Stage::Reading);
             let pause = lapses_in.max(SHORTEST_PAUSE).min(left);
-            let mut changed = changed;
             Within::new(pause, &mut changed).await;
             woken = Some(changed);
         }
@@ -353,7 +340,14 @@ impl Operation {
                 Ok(Some(record)) => match record.state {
                     RecordState::Released => {}
                     RecordState::Lapsed { fingerprint } if old.takes_over(&fingerprint) => {}
-                    state => return Err(self.found(&old, state)),
+                    state => {
+                        return Err(match self.found(&old, state) {
+                            // It can't be waited for: the claim that was made
+                            // first is given back, and would wake its own waiters.
+                            Stop::InFlight(_) => Stop::Reject(in_flight()),
+                            stop => stop,
+                        });
+                    }
                 },
                 Err(error) => {
                     let error: &dyn std::error::Error = &error;
@@ -365,19 +359,18 @@ impl Operation {
         Ok(())
     }
 
-    fn is_other(&self, claim: &Claim, fingerprint: &Fingerprint) -> bool {
-        self.policy.on_mismatch == OnMismatch::Reject && *fingerprint != claim.fingerprint
-    }
-
     /// The fingerprint is compared before the state: another request is
     /// refused even while the first one runs.
     fn found(&self, claim: &Claim, state: RecordState) -> Stop {
+        let other = |fingerprint: &Fingerprint| {
+            self.policy.on_mismatch == OnMismatch::Reject && *fingerprint != claim.fingerprint
+        };
         match state {
             RecordState::InFlight { fingerprint, .. }
             | RecordState::Lapsed { fingerprint }
             | RecordState::Completed { fingerprint, .. }
             | RecordState::Sealed { fingerprint }
-                if self.is_other(claim, &fingerprint) =>
+                if other(&fingerprint) =>
             {
                 reject(
                     RejectionCode::KeyReused,
@@ -395,8 +388,9 @@ impl Operation {
                 "The first request with this key ended without a known outcome. It was not \
                  executed again; it will be once someone has resolved it.",
             ),
+            RecordState::InFlight { lapses_in, .. } => Stop::InFlight(lapses_in),
             // A tombstone would have been acquired.
-            RecordState::InFlight { .. } | RecordState::Released => Stop::Reject(in_flight()),
+            RecordState::Released => Stop::Reject(in_flight()),
         }
     }
 

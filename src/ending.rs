@@ -99,6 +99,7 @@ impl Operation {
     pub(crate) fn stop<R>(&self, stop: Stop, parts: &Parts) -> Response<ResponseBody<R>> {
         match stop {
             Stop::Reject(rejection) => self.layer.reject(rejection, &self.policy, Some(parts)),
+            Stop::InFlight(_) => self.layer.reject(in_flight(), &self.policy, Some(parts)),
             Stop::Replay(completion) => self.replay(&completion),
         }
     }
