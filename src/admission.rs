@@ -249,7 +249,7 @@ impl Operation {
         }
     }
 
-    /// 5. Where the route says so, waits for the outcome of the operation in
+    /// Where the route says so, waits for the outcome of the operation in
     /// flight: subscribes, then claims. Only a claim decides; a change, or the
     /// lapse of the lease, says when it is worth another.
     async fn wait(

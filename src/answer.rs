@@ -4,9 +4,11 @@ use std::fmt;
 use std::ops::RangeBounds;
 
 use http::header::{
-    CONNECTION, CONTENT_TYPE, DATE, SET_COOKIE, TE, TRANSFER_ENCODING, UPGRADE, WWW_AUTHENTICATE,
+    CONNECTION, DATE, SET_COOKIE, TE, TRANSFER_ENCODING, UPGRADE, WWW_AUTHENTICATE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+
+use crate::grpc::is_grpc;
 
 /// The handler's own word on whether its answer is recorded. Put it into the
 /// response's extensions: it beats `record` and `skip_types`.
@@ -77,22 +79,12 @@ impl<'a> Answer<'a> {
     /// 2 (unknown) if it has none. `None` for anything but gRPC.
     #[must_use]
     pub fn grpc_status(&self) -> Option<u32> {
-        self.is_grpc().then(|| self.sent_grpc_status().unwrap_or(2))
+        is_grpc(self.headers).then(|| self.sent_grpc_status().unwrap_or(2))
     }
 
     /// Whether its gRPC status is still to come.
     pub(crate) fn awaits_grpc_status(&self) -> bool {
-        self.is_grpc() && self.sent_grpc_status().is_none()
-    }
-
-    fn is_grpc(&self) -> bool {
-        // `application/grpc+proto` is; `application/grpc-web` has its status in
-        // the body.
-        media_type(self.headers.get(CONTENT_TYPE)).is_some_and(|own| {
-            own.get(..GRPC.len())
-                .is_some_and(|own| own.eq_ignore_ascii_case(GRPC))
-                && own.get(GRPC.len()).is_none_or(|next| *next == b'+')
-        })
+        is_grpc(self.headers) && self.sent_grpc_status().is_none()
     }
 
     fn sent_grpc_status(&self) -> Option<u32> {
@@ -100,8 +92,6 @@ impl<'a> Answer<'a> {
         of(self.headers).or_else(|| self.trailers.and_then(of))
     }
 }
-
-const GRPC: &[u8] = b"application/grpc";
 
 /// Decides which answers are recorded. What is not recorded is released: a
 /// retry executes again.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::grpc::is_grpc;
 use crate::key::Key;
 use crate::layer::Shared;
 use crate::policy::Policy;
@@ -102,6 +103,8 @@ pub(crate) struct Operation {
     pub(crate) key_header: HeaderName,
     /// What came in it, where answers carry it back.
     pub(crate) echo: Option<HeaderValue>,
+    /// Whether it was asked for over gRPC, as its rejections must be told.
+    pub(crate) grpc: bool,
     /// Set when its claim has acquired one, without the guard.
     lease: OnceLock<Lease>,
     /// What keeps the lease, if it is not renewed; gone once the operation has
@@ -144,6 +147,7 @@ impl Operation {
                 .echo_key
                 .then(|| headers.get(key_header).cloned())
                 .flatten(),
+            grpc: is_grpc(headers),
             layer: Arc::clone(layer),
             policy: Arc::clone(policy),
             key,

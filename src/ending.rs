@@ -15,6 +15,7 @@ use crate::body::Whole;
 use crate::context::Operation;
 use crate::policy::{Oversize, rfc3339};
 use crate::record::Completion;
+use crate::rejection::Rejection;
 use crate::response_body::ResponseBody;
 use crate::store::{Outcome, Release};
 
@@ -92,16 +93,21 @@ impl Operation {
         unread && answer.awaits_grpc_status() || self.policy.record.records(&answer)
     }
 
-    pub(crate) fn overtaken<R>(&self, parts: Option<&Parts>) -> Response<ResponseBody<R>> {
-        self.layer.reject(in_flight(), &self.policy, parts)
-    }
-
     pub(crate) fn stop<R>(&self, stop: Stop, parts: &Parts) -> Response<ResponseBody<R>> {
         match stop {
-            Stop::Reject(rejection) => self.layer.reject(rejection, &self.policy, Some(parts)),
-            Stop::InFlight(_) => self.layer.reject(in_flight(), &self.policy, Some(parts)),
+            Stop::Reject(rejection) => self.reject(rejection, Some(parts)),
+            Stop::InFlight(_) => self.reject(in_flight(), Some(parts)),
             Stop::Replay(completion) => self.replay(&completion),
         }
+    }
+
+    /// `parts` are there whenever a renderer of the application's own is.
+    pub(crate) fn reject<R>(
+        &self,
+        rejection: Rejection,
+        parts: Option<&Parts>,
+    ) -> Response<ResponseBody<R>> {
+        self.layer.reject(rejection, &self.policy, parts, self.grpc)
     }
 
     fn replay<R>(&self, completion: &Completion) -> Response<ResponseBody<R>> {

@@ -12,7 +12,7 @@ use http_body::Body;
 use tokio::runtime::Handle;
 use tower_service::Service;
 
-use crate::admission::{Admitted, Under, admit};
+use crate::admission::{Admitted, Under, admit, in_flight};
 use crate::body::{BoxError, RequestTrailers, Whole};
 use crate::context::{IdempotencyContext, Operation, Stage};
 use crate::ending::{Ending, Read, never_ends};
@@ -109,7 +109,7 @@ where
         };
         let answer = answer(&operation, response, held, began_at, version).await;
         // Another owner's answer is the one that stands.
-        let overtaken = || operation.overtaken(asked.as_deref());
+        let overtaken = || operation.reject(in_flight(), asked.as_deref());
         Ok(answer.unwrap_or_else(overtaken))
     }
 }

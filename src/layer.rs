@@ -224,7 +224,8 @@ impl IdempotencyLayerBuilder {
         self
     }
 
-    /// Another status for one rejection.
+    /// Another HTTP status for one rejection. gRPC clients are told the
+    /// [status of gRPC](RejectionCode::grpc_status) all the same.
     pub fn rejection_status(mut self, code: RejectionCode, status: StatusCode) -> Self {
         self.rejections.statuses.retain(|(own, _)| *own != code);
         self.rejections.statuses.push((code, status));
@@ -232,7 +233,8 @@ impl IdempotencyLayerBuilder {
     }
 
     /// Another body and headers for all rejections. Default:
-    /// [`Rejection::problem`].
+    /// [`Rejection::problem`], and [`Rejection::grpc`] where the request is of
+    /// gRPC.
     pub fn render_rejections(mut self, renderer: impl RenderRejection) -> Self {
         self.rejections.renderer = Some(Arc::new(renderer));
         self
@@ -381,10 +383,11 @@ impl Shared {
         rejection: Rejection,
         policy: &Policy,
         parts: Option<&Parts>,
+        grpc: bool,
     ) -> Response<ResponseBody<R>> {
         tracing::debug!(code = rejection.code().as_str(), "refused");
         let rejection = rejection.settle(&self.rejections, policy.retry_after);
-        let mut response = self.rejections.render(&rejection, parts);
+        let mut response = self.rejections.render(&rejection, parts, grpc);
         // Another layer of this kind further out must not take it for an
         // answer of the operation.
         response.extensions_mut().insert(Recording::Skip);

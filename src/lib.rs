@@ -96,6 +96,7 @@ mod error;
 mod fingerprint;
 mod flow;
 mod future;
+mod grpc;
 mod key;
 mod layer;
 mod lease;

@@ -275,7 +275,8 @@ impl Rejection {
 
     /// The answer as RFC 9457 has it: `application/problem+json` with the
     /// members `type`, `title`, `status`, `detail`, `code`, `retry` and
-    /// `source`. What a layer sends that was told nothing else.
+    /// `source`. What a layer sends that was told nothing else, except to gRPC
+    /// requests: they get [`grpc`](Self::grpc).
     #[must_use]
     pub fn problem(&self) -> Response<Bytes> {
         let problem = serde_json::json!({
@@ -394,10 +395,17 @@ pub(crate) struct RejectionRules {
 }
 
 impl RejectionRules {
-    /// `request` is there whenever a renderer of the application's own is.
-    pub(crate) fn render(&self, rejection: &Rejection, request: Option<&Parts>) -> Response<Bytes> {
+    /// `request` is there whenever a renderer of the application's own is;
+    /// `grpc` says whether it was a gRPC request.
+    pub(crate) fn render(
+        &self,
+        rejection: &Rejection,
+        request: Option<&Parts>,
+        grpc: bool,
+    ) -> Response<Bytes> {
         match (&self.renderer, request) {
             (Some(renderer), Some(request)) => renderer.render(rejection, request),
+            _ if grpc => rejection.grpc(),
             _ => rejection.problem(),
         }
     }

@@ -14,6 +14,7 @@ use crate::body::BoxError;
 use crate::context::Operation;
 use crate::flow;
 use crate::future::ResponseFuture;
+use crate::grpc::is_grpc;
 use crate::layer::Shared;
 use crate::policy::Require;
 use crate::route::target;
@@ -98,7 +99,9 @@ where
                     _ => policy.keys.required(),
                 };
                 let (parts, _) = request.into_parts();
-                let response = self.layer.reject(rejection, policy, Some(&parts));
+                let response =
+                    self.layer
+                        .reject(rejection, policy, Some(&parts), is_grpc(&parts.headers));
                 return ResponseFuture::refused(response);
             }
         };
