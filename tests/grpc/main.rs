@@ -1,0 +1,13 @@
+//! A tonic server behind the layer on TCP, and tonic's client.
+
+#![cfg(feature = "memory")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod client;
+mod leaving;
+mod refusals;
+mod replays;
+mod shop;
+mod uploads;
