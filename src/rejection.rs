@@ -342,7 +342,8 @@ impl Rejection {
 /// # Ok::<(), tower_idempotency::ConfigError>(())
 /// ```
 ///
-/// A type does the same, and may replace the whole answer:
+/// A type does the same, and may replace the whole answer. It is asked about
+/// gRPC requests too: [`Rejection::grpc`] is what they get without it.
 ///
 /// ```
 /// use bytes::Bytes;

@@ -244,7 +244,7 @@ async fn a_status_that_was_changed_is_changed_for_http_only() {
 async fn a_renderer_of_the_applications_own_can_build_on_the_grpc_answer() {
     let layer = builder(&MemoryStore::new())
         .render_rejections(|rejection: &Rejection, request: &Parts| {
-            let mut answer = Rejection::new(rejection.code(), "Schlüssel: 100 %\n日本").grpc();
+            let mut answer = Rejection::new(rejection.code(), "Schlüssel %41\n日本").grpc();
             let path = request.uri.path().parse().unwrap();
             answer.headers_mut().insert("x-method", path);
             answer
@@ -255,7 +255,7 @@ async fn a_renderer_of_the_applications_own_can_build_on_the_grpc_answer() {
     let mut asked = order("k");
     asked.metadata_mut().remove(API_KEY);
     let refused = client.pay(asked).await.unwrap_err();
-    assert_eq!(refused.message(), "Schlüssel: 100 %\n日本");
+    assert_eq!(refused.message(), "Schlüssel %41\n日本");
     assert_eq!(
         refused.metadata().get("x-method").unwrap(),
         "/shop.Shop/Pay"

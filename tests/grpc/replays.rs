@@ -1,12 +1,16 @@
 //! What gRPC calls it a retry gets.
 
 use tonic::metadata::{MetadataMap, MetadataValue};
+use tonic::service::{InterceptorLayer, Routes};
 use tonic::{Code, Status};
-use tower_idempotency::{IdempotencyLayer, MemoryStore};
+use tower_idempotency::{IdempotencyLayer, MemoryStore, scope};
 
 use crate::client::{Client, Listed, ask, is_replay, order};
-use crate::shop::{Answer, Note, Shop, Stack, serve};
+use crate::shop::{Answer, Note, Shop, Stack, serve, serve_router};
 use crate::support::{Runs, protected};
+
+#[derive(Clone)]
+struct Account(String);
 
 fn layer() -> IdempotencyLayer {
     protected(&MemoryStore::new())
@@ -196,6 +200,42 @@ async fn after_a_transient_status_behind_messages_a_retry_executes() {
     assert!(!is_replay(&second.metadata.unwrap()));
     let third = client.list(order("k")).await;
     assert!(is_replay(&third.metadata.unwrap()));
+    assert_eq!(runs.count(), 2);
+}
+
+/// Not one for a service (`with_interceptor`): that would be further in.
+#[tokio::test]
+async fn an_interceptor_further_out_says_whose_a_key_is() {
+    let authenticate = |mut call: tonic::Request<()>| {
+        let Some(token) = call.metadata().get("authorization") else {
+            return Err(Status::unauthenticated("who is it?"));
+        };
+        let account = Account(token.to_str().unwrap().to_owned());
+        call.extensions_mut().insert(account);
+        Ok(call)
+    };
+    let caller = scope::extension("account", |account: &Account| account.0.clone());
+    let runs = Runs::default();
+    let app = Routes::new(Shop::new(&runs))
+        .into_axum_router()
+        .layer(IdempotencyLayer::new(MemoryStore::new(), caller))
+        .layer(InterceptorLayer::new(authenticate));
+    let client = serve_router(app).await;
+    let refused = client.pay(order("k")).await.unwrap_err();
+    assert_eq!(refused.message(), "who is it?");
+    for (token, run, replay) in [
+        ("alice", "run 1", false),
+        ("bob", "run 2", false),
+        ("alice", "run 1", true),
+        ("bob", "run 2", true),
+    ] {
+        let mut asked = order("k");
+        let token = MetadataValue::from_static(token);
+        asked.metadata_mut().insert("authorization", token);
+        let paid = client.pay(asked).await.unwrap();
+        assert_eq!(paid.get_ref(), &Note::new(run));
+        assert_eq!(is_replay(paid.metadata()), replay);
+    }
     assert_eq!(runs.count(), 2);
 }
 
