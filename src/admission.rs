@@ -79,7 +79,6 @@ where
         let under = if outer.is_some_and(|outer| outer.is_under(&claim.id)) {
             Under::Outer
         } else {
-            operation.has_room_to_go_on_alone()?;
             match operation.claim(&claim, parts, &whole.data).await {
                 Err(Stop::InFlight(lapses_in)) => {
                     let waited = operation.wait(&claim, parts, &whole.data, lapses_in);
@@ -227,9 +226,10 @@ impl Operation {
         parts: &'a Parts,
         body: &'a [u8],
     ) -> impl Future<Output = Result<Under, Stop>> + 'a {
-        self.enter(Stage::Claiming);
-        let sent = Instant::now();
         async move {
+            self.has_room_to_go_on_alone()?;
+            self.enter(Stage::Claiming);
+            let sent = Instant::now();
             let claimed = self.layer.within(self.layer.store.claim(claim)).await;
             let Some(lease) = self.claimed(claim, claimed)? else {
                 return Ok(Under::Nothing);
@@ -257,7 +257,7 @@ impl Operation {
         claim: &Claim,
         parts: &Parts,
         body: &[u8],
-        lapses_in: Duration,
+        mut lapses_in: Duration,
     ) -> Result<Under, Stop> {
         let layer = &self.layer;
         let OnInFlight::Wait(bound) = self.policy.on_in_flight else {
@@ -271,17 +271,25 @@ impl Operation {
         loop {
             // Nothing is claimed: a client that leaves leaves nothing behind.
             self.enter(Stage::Reading);
-            let subscribed = layer.within(layer.store.subscribe(&claim.id)).await;
-            let mut changed = subscribed.unwrap_or_else(|error| {
-                let error: &dyn std::error::Error = &error;
-                warn!(id = ?claim.id, error, "no word of changes, asking again instead");
-                Subscription::after(POLL)
-            });
+            let left = bound.saturating_sub(asked.elapsed());
+            let subscribed = layer.within(layer.store.subscribe(&claim.id));
+            let mut changed = match Within::new(left, subscribed).await {
+                Some(Ok(changed)) => changed,
+                Some(Err(error)) => {
+                    let error: &dyn std::error::Error = &error;
+                    warn!(id = ?claim.id, error, "no word of changes, asking again instead");
+                    Subscription::after(POLL)
+                }
+                None => return Err(Stop::InFlight(lapses_in)),
+            };
             let claimed = self.claim(claim, parts, body).await;
             // Kept until here, since it passes its wake-up on if nothing came of it.
             drop(woken.take());
-            let lapses_in = match claimed {
+            lapses_in = match claimed {
                 Err(Stop::InFlight(lapses_in)) => lapses_in,
+                // It was seen in flight: that the store has failed since is no
+                // reason to run it beside that.
+                Ok(Under::Nothing) => return Err(store_unavailable()),
                 decided => return decided,
             };
             let left = bound.saturating_sub(asked.elapsed());

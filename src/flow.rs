@@ -153,7 +153,7 @@ where
                 }
                 Reached::Broken(read, error) => {
                     let ending = operation.judge(&head, Read::Broken, began_at);
-                    (ending, ResponseBody::broken(read, error))
+                    (ending, ResponseBody::broken(length.unfinished(read), error))
                 }
                 Reached::Panicked(panic) => {
                     let ending = operation.judge(&head, Read::Broken, began_at);

@@ -55,6 +55,16 @@ impl Length {
         }
     }
 
+    /// What of a broken body may leave: a server that knows the length stops at
+    /// the last byte, and would take all bytes for a whole answer.
+    pub(crate) fn unfinished(self, mut read: Bytes) -> Bytes {
+        let whole = self.known.is_some_and(|length| length <= read.len() as u64);
+        if whole {
+            read.truncate(read.len().saturating_sub(1));
+        }
+        read
+    }
+
     pub(crate) fn is_small(self) -> bool {
         self.known.is_some_and(|length| length <= Self::SMALL)
     }
@@ -207,18 +217,25 @@ where
         let ending = self.operation.judge(&head, read, began_at);
         let recorded = held.end(ending).await;
         let lost = self.operation.is_lost();
-        let (last, end) = match (finished, recorded) {
-            (Finished::Panicked(panic), _) => (Vec::new(), End::Panicked(panic)),
-            (Finished::Broken(error), _) => (Vec::new(), End::Broken(error)),
-            (_, Recorded::Stored) => (self.last, End::Whole(self.trailers)),
-            (_, Recorded::Released) if !lost => (self.last, End::Whole(self.trailers)),
-            (_, Recorded::NotYet) if !lost => (Vec::new(), End::Broken(Box::new(Cut::Unrecorded))),
-            (_, _) => (Vec::new(), End::Broken(Box::new(Cut::Overtaken))),
+        let end = match (finished, recorded) {
+            (Finished::Panicked(panic), _) => End::Panicked(panic),
+            (Finished::Broken(error), _) => End::Broken(error),
+            (_, Recorded::Stored) => End::Whole(self.trailers.take()),
+            (_, Recorded::Released) if !lost => End::Whole(self.trailers.take()),
+            (_, Recorded::NotYet) if !lost => End::Broken(Box::new(Cut::Unrecorded)),
+            (_, _) => End::Broken(Box::new(Cut::Overtaken)),
         };
+        self.end(end);
+    }
+
+    /// The end for the client, which has all but the last of a known length.
+    fn end(&mut self, end: End) {
+        let last = std::mem::take(&mut self.last);
+        let whole = matches!(end, End::Whole(_));
         if let End::Broken(error) = &end {
             debug!(error = &**error as &dyn Error, "an answer was cut off");
         }
-        self.stream.end(last, end);
+        self.stream.end(if whole { last } else { Vec::new() }, end);
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Finished> {
@@ -277,11 +294,20 @@ where
     }
 }
 
+impl<R> Drop for ReadAhead<R> {
+    /// A panic of the store or of a policy, or the end of the runtime: the
+    /// client must not wait for what does not come.
+    fn drop(&mut self) {
+        self.stream.cut(|| Box::new(Cut::Unread));
+    }
+}
+
 /// Why a client does not get the end of an answer.
 #[derive(Clone, Copy, Debug)]
 enum Cut {
     Unrecorded,
     Overtaken,
+    Unread,
 }
 
 impl fmt::Display for Cut {
@@ -291,6 +317,7 @@ impl fmt::Display for Cut {
             Cut::Overtaken => {
                 "another execution has taken over, so the end of this answer was not sent"
             }
+            Cut::Unread => "what read the answer has ended before it, so its end was not sent",
         })
     }
 }

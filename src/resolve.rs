@@ -9,7 +9,8 @@ use crate::policy::{KeysPer, Require};
 use crate::record::{RecordId, ScopeDigest};
 use crate::route::target;
 use crate::store::{
-    Claim, Claimed, Forgotten, Outcome, Record, RecordState, Release, StoreError, Tenure,
+    Claim, Claimed, Forgotten, OnLapsedLease, Outcome, Record, RecordState, Release, StoreError,
+    Tenure,
 };
 
 /// What came of [resolving](IdempotencyLayer::resolve) a record.
@@ -120,7 +121,11 @@ impl IdempotencyLayer {
             state => return Ok(unresolved(state)),
         };
         // Whoever asked is in no lapsed record; the claim ends in this call.
-        let claim = Claim::new(*id, ScopeDigest::from_bytes([0; 32]), fingerprint);
+        let claim = Claim {
+            on_lapsed_lease: OnLapsedLease::Refuse,
+            by_hand: true,
+            ..Claim::new(*id, ScopeDigest::from_bytes([0; 32]), fingerprint)
+        };
         let lease = match layer.within(layer.store.claim(&claim)).await? {
             Claimed::Acquired(lease) => lease,
             Claimed::Found(state) => return Ok(unresolved(Some(state))),

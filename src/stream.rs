@@ -87,6 +87,13 @@ impl Stream {
         wake(sender);
     }
 
+    /// Unless it has an end, this is it.
+    pub(crate) fn cut(&self, error: impl FnOnce() -> BoxError) {
+        if self.lock().end.is_none() {
+            self.end(Vec::new(), End::Broken(error()));
+        }
+    }
+
     /// What the client does. The task is woken when that changes.
     pub(crate) fn client(&self, bounded: bool, cx: &mut Context<'_>) -> Client {
         let mut state = self.lock();

@@ -215,6 +215,9 @@ pub struct Claim {
     pub on_lapsed_lease: OnLapsedLease,
     /// Whether a lapsed record of another fingerprint may be taken over.
     pub on_mismatch: OnMismatch,
+    /// Somebody knows how the operation ended: this takes over a lapsed record
+    /// whatever `on_lapsed_lease` says. Should it lapse itself, that counts again.
+    pub by_hand: bool,
 }
 
 impl Claim {
@@ -231,13 +234,14 @@ impl Claim {
             retention: Duration::from_secs(24 * 60 * 60),
             on_lapsed_lease: OnLapsedLease::Rerun,
             on_mismatch: OnMismatch::Reject,
+            by_hand: false,
         }
     }
 
     /// Whether this claim takes over a lapsed record with that fingerprint.
     #[must_use]
     pub fn takes_over(&self, lapsed: &Fingerprint) -> bool {
-        self.on_lapsed_lease == OnLapsedLease::Rerun
+        (self.by_hand || self.on_lapsed_lease == OnLapsedLease::Rerun)
             && (self.on_mismatch == OnMismatch::Replay || self.fingerprint == *lapsed)
     }
 }
