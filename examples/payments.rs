@@ -5,7 +5,11 @@
 //! cargo run --example payments
 //! cargo run --example payments -- --exit                     only the story
 //! cargo run --example payments -- --listen 127.0.0.1:3000    where to serve
+//! cargo run --example payments -- --card-ms 5000             a slow card processor
 //! ```
+//!
+//! On SIGTERM or Ctrl-C it takes no more requests, finishes those that it has,
+//! and then those whose clients have left.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU64;
@@ -35,20 +39,23 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A key belongs to the holder of an `x-api-key`. A real service checks that
 /// credential in a layer around this one.
-fn app(shop: Arc<Shop>) -> Result<Router, ConfigError> {
-    let idempotency = IdempotencyLayer::builder(MemoryStore::new(), scope::header("x-api-key")?)
+fn idempotency() -> Result<IdempotencyLayer, ConfigError> {
+    IdempotencyLayer::builder(MemoryStore::new(), scope::header("x-api-key")?)
         .route("POST /payments", |policy| policy.require(Require::Required))
         .route("POST /fares", |policy| {
             policy.require(Require::Required).retention(FARE_RETENTION)
         })
-        .build()?;
-    Ok(Router::new()
+        .build()
+}
+
+fn app(shop: Arc<Shop>, idempotency: IdempotencyLayer) -> Router {
+    Router::new()
         .route("/payments", post(pay))
         .route("/fares", post(pay))
         .route("/refunds", post(refund))
         .route("/ledger", get(ledger))
         .layer(idempotency)
-        .with_state(shop))
+        .with_state(shop)
 }
 
 /// Who taps a card at a gate twice within a moment means one ride; later it is
@@ -148,18 +155,20 @@ async fn ledger(State(shop): State<Arc<Shop>>) -> Json<Value> {
 }
 
 const USAGE: &str = "\
-Usage: payments [--exit] [--listen ADDR]
+Usage: payments [--exit] [--listen ADDR] [--card-ms MS]
 
 Tells the story of a payments API that is safe to retry, then serves that API.
 
   --exit         end after the story: status 0 if every line came out as promised, else 1
   --listen ADDR  where to serve, such as 127.0.0.1:3000; default: a free port of 127.0.0.1
+  --card-ms MS   how long the card processor of that server takes; default: 0
   --help         print this";
 
 struct Options {
     help: bool,
     exit: bool,
     listen: String,
+    card_takes: Duration,
 }
 
 impl Options {
@@ -168,6 +177,7 @@ impl Options {
             help: false,
             exit: false,
             listen: "127.0.0.1:0".to_owned(),
+            card_takes: Duration::ZERO,
         };
         while let Some(argument) = arguments.next() {
             match argument.as_str() {
@@ -180,6 +190,13 @@ impl Options {
                         return Err(format!("--listen takes HOST:PORT, not `{address}`"));
                     }
                     options.listen = address;
+                }
+                "--card-ms" => {
+                    let millis = arguments.next().unwrap_or_default();
+                    options.card_takes = match millis.parse() {
+                        Ok(millis) => Duration::from_millis(millis),
+                        Err(_) => return Err(format!("--card-ms takes a number, not `{millis}`")),
+                    };
                 }
                 _ => return Err(format!("unknown argument `{argument}`")),
             }
@@ -227,11 +244,45 @@ async fn run(options: &Options) -> Result<bool, BoxError> {
         return Ok(kept);
     }
     invite(listener.local_addr()?);
-    let interrupted = async { tokio::signal::ctrl_c().await.unwrap_or_default() };
-    axum::serve(listener, app(Arc::default())?)
-        .with_graceful_shutdown(interrupted)
+    let shop = Arc::new(Shop {
+        processor: CardProcessor::that_takes(options.card_takes),
+        ..Shop::default()
+    });
+    let idempotency = idempotency()?;
+    axum::serve(listener, app(Arc::clone(&shop), idempotency.clone()))
+        .with_graceful_shutdown(told_to_stop())
         .await?;
-    Ok(kept)
+    // Everybody who stayed has an answer. What is left runs for clients that
+    // have gone, and will ask again.
+    let left = idempotency.drain(Duration::ZERO).await;
+    println!("\nStopping. Payments that run on without their client: {left}.");
+    let undone = idempotency.drain(SHUTDOWN).await;
+    let charges = shop.charges.load(Ordering::Relaxed);
+    println!("Stopped. Charges: {charges}. Given up: {undone}.");
+    Ok(kept && undone == 0)
+}
+
+/// How long those that run on without a client may take to finish at shutdown.
+/// Less than what the supervisor waits between SIGTERM and SIGKILL.
+const SHUTDOWN: Duration = Duration::from_secs(20);
+
+/// SIGTERM, as supervisors and containers send it, or Ctrl-C.
+async fn told_to_stop() {
+    let interrupted = async { tokio::signal::ctrl_c().await.unwrap_or_default() };
+    #[cfg(unix)]
+    let terminated = async {
+        use tokio::signal::unix::{SignalKind, signal};
+        match signal(SignalKind::terminate()) {
+            Ok(mut terminate) => terminate.recv().await,
+            Err(_) => std::future::pending().await,
+        };
+    };
+    #[cfg(not(unix))]
+    let terminated = std::future::pending();
+    tokio::select! {
+        () = interrupted => {}
+        () = terminated => {}
+    }
 }
 
 fn invite(mut address: SocketAddr) {

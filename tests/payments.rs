@@ -99,11 +99,14 @@ fn wrong_arguments_end_in_status_2_and_the_usage() {
         &["--listen"],
         &["--listen", "127.0.0.1"],
         &["--listen", "127.0.0.1:http"],
+        &["--card-ms", "soon"],
     ] {
         let output = run(arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
         assert!(output.stdout.is_empty());
-        assert!(text(output.stderr).contains("Usage: payments [--exit] [--listen ADDR]"));
+        assert!(
+            text(output.stderr).contains("Usage: payments [--exit] [--listen ADDR] [--card-ms MS]")
+        );
     }
     let help = run(&["--help"]);
     assert!(help.status.success());
@@ -124,12 +127,19 @@ fn an_address_that_is_taken_ends_in_status_1_before_the_story() {
 struct Server {
     program: Child,
     address: String,
+    /// What it says after the invitation.
+    says: Box<dyn Iterator<Item = String>>,
 }
 
 impl Server {
     fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    fn start_with(arguments: &[&str]) -> Self {
         let mut program = Command::new(&*PROGRAM)
             .args(["--listen", "127.0.0.1:0"])
+            .args(arguments)
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -138,6 +148,7 @@ impl Server {
         let mut server = Self {
             program,
             address: String::new(),
+            says: Box::new(std::iter::empty()),
         };
         let mut lines = BufReader::new(stdout).lines().map(Result::unwrap);
         server.address = lines
@@ -148,6 +159,7 @@ impl Server {
             .expect("the program says where it serves");
         let ledger = format!("curl -i http://{}/ledger", server.address);
         assert!(lines.any(|line| line == ledger));
+        server.says = Box::new(lines);
         server
     }
 
@@ -286,4 +298,40 @@ async fn wrong_requests_are_refused_and_charge_nothing() {
         assert!(answer.text.contains(reason), "{}", answer.text);
     }
     assert_eq!(server.ledger().await, (0, 0));
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_payment_whose_client_has_left_is_finished_before_the_server_stops() {
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpStream;
+
+    let mut server = Server::start_with(&["--card-ms", "1500"]);
+    let order = json!({ "amount": 4200, "currency": "EUR" });
+    let mut charges = 0;
+    let client = loop {
+        charges += 1;
+        let key = format!("k{charges}");
+        let body = order.to_string();
+        let request = format!(
+            "POST /payments HTTP/1.1\r\nhost: shop\r\nx-api-key: me\r\nidempotency-key: {key}\r\n\
+             content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let mut client = TcpStream::connect(&server.address).await.unwrap();
+        client.write_all(request.as_bytes()).await.unwrap();
+        let headers = [ME, ("idempotency-key", &*key)];
+        let second = server.send("POST /payments", &headers, order.clone());
+        if second.await.status == 409 {
+            // The first is in flight. Otherwise the second came before it.
+            break client;
+        }
+    };
+    drop(client);
+    let pid = server.program.id().to_string();
+    let killed = Command::new("kill").args(["-TERM", &pid]).status().unwrap();
+    assert!(killed.success());
+    let last = server.says.by_ref().last().unwrap();
+    assert_eq!(last, format!("Stopped. Charges: {charges}. Given up: 0."));
+    assert!(server.program.wait().unwrap().success());
 }

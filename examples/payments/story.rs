@@ -14,13 +14,13 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
-use super::{BoxError, FARE_RETENTION, Shop, app};
+use super::{BoxError, FARE_RETENTION, Shop, app, idempotency};
 
 /// Whether every line came out as promised. The server is one of its own, on
 /// a free port, so that nobody else adds to its ledger.
 pub(crate) async fn tell() -> Result<bool, BoxError> {
     let shop = Arc::<Shop>::default();
-    let router = app(Arc::clone(&shop))?;
+    let router = app(Arc::clone(&shop), idempotency()?);
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let client = Client::new(listener.local_addr()?);
     let server = tokio::spawn(async { axum::serve(listener, router).await });
@@ -108,6 +108,7 @@ pub(crate) async fn tell() -> Result<bool, BoxError> {
 #[derive(Default)]
 pub(crate) struct CardProcessor {
     next: Mutex<Option<Mishap>>,
+    takes: Duration,
 }
 
 enum Mishap {
@@ -117,8 +118,16 @@ enum Mishap {
 }
 
 impl CardProcessor {
+    pub(crate) fn that_takes(time: Duration) -> Self {
+        Self {
+            takes: time,
+            ..Self::default()
+        }
+    }
+
     /// Whether the card was charged.
     pub(crate) async fn charge(&self) -> bool {
+        tokio::time::sleep(self.takes).await;
         let mishap = self.next.lock().expect("no holder panics").take();
         match mishap {
             None => true,
