@@ -40,7 +40,11 @@ struct Row {
 }
 
 enum State {
-    InFlight { lapses_at: Instant },
+    InFlight {
+        lapses_at: Instant,
+    },
+    /// Released as that: as good as lapsed, and no longer to be renewed.
+    Unknown,
     Completed(Arc<Completion>),
     Sealed,
     Released,
@@ -48,7 +52,11 @@ enum State {
 
 impl Row {
     fn is_lapsed(&self, now: Instant) -> bool {
-        matches!(self.state, State::InFlight { lapses_at } if lapses_at <= now)
+        match self.state {
+            State::InFlight { lapses_at } => lapses_at <= now,
+            State::Unknown => true,
+            _ => false,
+        }
     }
 
     fn is_owned_by(&self, nonce: &Nonce) -> bool {
@@ -69,6 +77,7 @@ impl Row {
             },
             State::Sealed => RecordState::Sealed { fingerprint },
             State::Released => RecordState::Released,
+            State::Unknown => RecordState::Lapsed { fingerprint },
         }
     }
 }
@@ -136,7 +145,7 @@ impl Store for MapStore {
         let Some(row) = rows.get_mut(&lease.claim.id) else {
             return Ok(Tenure::Lost);
         };
-        if !row.is_owned_by(&lease.claim.nonce) {
+        if !row.is_owned_by(&lease.claim.nonce) || matches!(row.state, State::Unknown) {
             return Ok(Tenure::Lost);
         }
         if let State::InFlight { lapses_at } = &mut row.state {
@@ -152,7 +161,7 @@ impl Store for MapStore {
             // Completed by the same nonce before: held, unchanged.
             Some(row)
                 if row.is_owned_by(&lease.claim.nonce)
-                    && !matches!(row.state, State::InFlight { .. }) =>
+                    && matches!(row.state, State::Completed(_) | State::Sealed) =>
             {
                 return Ok(Tenure::Held);
             }
@@ -202,7 +211,7 @@ impl Store for MapStore {
                 row.until = Some(now + row.claim.retention);
             }
             Release::Unknown => {
-                row.state = State::InFlight { lapses_at: now };
+                row.state = State::Unknown;
                 row.until = end_of_lapse(&row.claim, now);
             }
             _ => return Err(StoreError::new(StoreErrorKind::Unsupported, "release")),

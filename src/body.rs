@@ -25,6 +25,9 @@ pub(crate) struct Whole {
     pub(crate) trailers: Option<Box<HeaderMap>>,
 }
 
+/// After so many frames at once, others get a turn.
+pub(crate) const TURN: usize = 256;
+
 /// What came of reading a body.
 #[derive(Debug)]
 pub(crate) enum Collected {
@@ -73,7 +76,7 @@ impl Partial {
         B: Body,
         B::Error: Into<BoxError>,
     {
-        loop {
+        for _ in 0..TURN {
             let frame = match ready!(body.as_mut().poll_frame(cx)) {
                 Some(Ok(frame)) => frame,
                 Some(Err(error)) => return Poll::Ready(Err(error.into())),
@@ -95,6 +98,8 @@ impl Partial {
                 }
             }
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     pub(crate) fn push(&mut self, mut data: impl Buf) {
@@ -114,7 +119,12 @@ impl Partial {
         }
     }
 
-    pub(crate) fn add_trailers(&mut self, fields: HeaderMap) {
+    /// Of data, in bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.first.len() + self.all.len()
+    }
+
+    fn add_trailers(&mut self, fields: HeaderMap) {
         self.trailers
             .get_or_insert_with(Box::default)
             .extend(fields);

@@ -128,6 +128,9 @@ pub(crate) enum Stage {
     Claiming,
     /// A claim was sent, and its client has left.
     Left,
+    /// The handler has begun, and nothing is stored: the store is down, and
+    /// its route prefers to go on.
+    Unprotected,
     /// The handler has begun.
     Running,
     /// The handler has answered: its answer is being read and recorded.

@@ -3,7 +3,6 @@
 use std::future::Future;
 use std::panic::resume_unwind;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -17,7 +16,7 @@ use crate::body::{BoxError, RequestTrailers, Whole};
 use crate::context::{IdempotencyContext, Operation, Stage};
 use crate::ending::{Ending, Read, never_ends};
 use crate::lease::{Held, Recorded};
-use crate::read_ahead::{Length, Reached, ReadAhead, read};
+use crate::read_ahead::{Began, Length, Reached, ReadAhead, read};
 use crate::response_body::ResponseBody;
 use crate::within::Caught;
 
@@ -49,6 +48,9 @@ where
                 whole,
             }) => execute(operation, &mut service, parts, whole, held).await,
             Ok(Admitted { under, whole }) => {
+                if let Under::Nothing = under {
+                    operation.enter(Stage::Unprotected);
+                }
                 let mut response = service.call(request_of(parts, whole)).await?;
                 if let Under::Nothing = under {
                     let status = HeaderValue::from_static("unprotected");
@@ -92,7 +94,7 @@ where
     parts
         .extensions
         .insert(IdempotencyContext(Arc::clone(&operation)));
-    let began_at = SystemTime::now();
+    let began = Began::now();
     async move {
         let answered = Caught::call(|| service.call(request_of(parts, whole))).await;
         operation.enter(Stage::Answered);
@@ -107,7 +109,7 @@ where
                 resume_unwind(panic)
             }
         };
-        let answer = answer(&operation, response, held, began_at, version).await;
+        let answer = answer(&operation, response, held, began, version).await;
         // Another owner's answer is the one that stands.
         let overtaken = || operation.reject(in_flight(), asked.as_deref());
         Ok(answer.unwrap_or_else(overtaken))
@@ -121,7 +123,7 @@ fn answer<R>(
     operation: &Arc<Operation>,
     response: Response<R>,
     held: Held,
-    began_at: SystemTime,
+    began: Began,
     version: Version,
 ) -> impl Future<Output = Option<Response<ResponseBody<R>>>>
 where
@@ -132,12 +134,12 @@ where
     let (mut head, body) = response.into_parts();
     async move {
         let (ending, body) = if never_ends(&head) {
-            let ending = operation.judge(&head, Read::TooLarge(None), began_at);
+            let ending = operation.judge(&head, Read::TooLarge(None), began.at);
             match (ending, Handle::try_current()) {
                 // Until it has ended the operation runs.
                 (Ending::Release(_), Ok(runtime)) => {
                     let reading = ReadAhead::endless(operation, Box::pin(body));
-                    return reading.send(&runtime, held, head, began_at);
+                    return reading.send(&runtime, held, head, began);
                 }
                 (ending, _) => (ending, ResponseBody::passed(body)),
             }
@@ -146,27 +148,27 @@ where
             let mut body = Box::pin(body);
             let at_once = !length.is_small() && version > Version::HTTP_10;
             let limit = operation.policy.max_recorded_body;
-            match read(body.as_mut(), limit, at_once).await {
+            match read(body.as_mut(), length, limit, at_once).await {
                 Reached::Whole(whole) => {
-                    let ending = operation.judge(&head, Read::Whole(&whole), began_at);
+                    let ending = operation.judge(&head, Read::Whole(&whole), began.at);
                     (ending, ResponseBody::known(whole))
                 }
                 Reached::Broken(read, error) => {
-                    let ending = operation.judge(&head, Read::Broken, began_at);
-                    (ending, ResponseBody::broken(length.unfinished(read), error))
+                    let ending = operation.judge(&head, Read::Broken, began.at);
+                    (ending, ResponseBody::broken(read, error))
                 }
                 Reached::Panicked(panic) => {
-                    let ending = operation.judge(&head, Read::Broken, began_at);
+                    let ending = operation.judge(&head, Read::Broken, began.at);
                     held.end(ending).await;
                     resume_unwind(panic)
                 }
                 Reached::Part(read, runtime) => {
                     let reading = ReadAhead::new(operation, body, read, length);
-                    return reading.send(&runtime, held, head, began_at);
+                    return reading.send(&runtime, held, head, began);
                 }
             }
         };
-        operation.mark(&mut head.headers, began_at, ending.recorded());
+        operation.mark(&mut head.headers, began.at, ending.recorded());
         match held.end(ending).await {
             Recorded::Stored => {}
             Recorded::Released if !operation.is_lost() => {}

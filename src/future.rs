@@ -125,8 +125,8 @@ impl<R: 'static, E: 'static> Drop for Protected<R, E> {
             return;
         };
         let operation = &self.operation;
-        let cancelled = operation.is_in(Stage::Running)
-            && operation.policy.on_disconnect == OnDisconnect::Cancel;
+        let runs = operation.is_in(Stage::Running) || operation.is_in(Stage::Unprotected);
+        let cancelled = runs && operation.policy.on_disconnect == OnDisconnect::Cancel;
         if operation.is_in(Stage::Reading) || cancelled {
             return;
         }

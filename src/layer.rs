@@ -193,7 +193,8 @@ impl IdempotencyLayerBuilder {
 
     /// While this many operations run on without a client, others are not
     /// begun: `over-capacity`. Asked before the claim, since one that has begun
-    /// can't be stopped when its client leaves (G4). Default: 10 000.
+    /// can't be stopped when its client leaves (G4); so whether it would have
+    /// been a replay is not known either. Default: 10 000.
     ///
     /// What the layer still has to tell the store counts too: completions and
     /// releases that are being tried again. Routes with

@@ -75,13 +75,16 @@ impl Held {
             return Recorded::NotYet;
         };
         let layer = Arc::clone(&self.operation.layer);
-        let background = layer
-            .detached
-            .spawn(&runtime, self.keep_completing(outcome));
+        let mut background = runtime.spawn(self.keep_completing(outcome));
         let left = layer.store_timeout.saturating_sub(asked.elapsed());
-        match Within::new(left, background).await {
+        match Within::new(left, &mut background).await {
             Some(Ok(recorded)) => recorded,
-            _ => Recorded::NotYet,
+            Some(Err(_)) => Recorded::NotYet,
+            None => {
+                // From here on nobody waits for it.
+                layer.detached.spawn(&runtime, background);
+                Recorded::NotYet
+            }
         }
     }
 

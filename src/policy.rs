@@ -86,7 +86,8 @@ pub enum OnInFlight {
     Reject,
     /// The outcome, as soon as it is there: the answer is replayed, and if the
     /// first request was released, one of those that wait executes. After this
-    /// long: `in-flight`.
+    /// long: `in-flight`. Not for an operation in flight under a secret that is
+    /// on its way out: `in-flight`, at once.
     Wait(Duration),
 }
 

@@ -15,20 +15,35 @@ use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, Response, response};
 use http_body::Body;
 use tokio::runtime::Handle;
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep_until};
 use tracing::{Instrument, debug};
 
-use crate::body::{BoxError, Partial, Whole, up_to};
+use crate::body::{BoxError, Partial, TURN, Whole, up_to};
 use crate::context::Operation;
 use crate::ending::{Read, judged_by};
 use crate::lease::{Held, Recorded};
-use crate::policy::OnDisconnect;
+use crate::policy::{OnDisconnect, can_have_body};
 use crate::response_body::ResponseBody;
 use crate::stream::{Client, End, Sender, Stream};
 use crate::within::{Caught, Panic};
 
-/// After so many frames at once, others get a turn.
-const TURN: usize = 64;
+/// When an execution began.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Began {
+    /// For its record.
+    pub(crate) at: SystemTime,
+    /// For its limit.
+    clock: Instant,
+}
+
+impl Began {
+    pub(crate) fn now() -> Self {
+        Self {
+            at: SystemTime::now(),
+            clock: Instant::now(),
+        }
+    }
+}
 
 /// How long an answer says that it is, in bytes.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +61,9 @@ impl Length {
     pub(crate) fn of(head: &response::Parts, body: &impl Body) -> Self {
         let exact = body.size_hint().exact();
         let announced = || {
+            if !can_have_body(head.status) {
+                return None;
+            }
             let length = head.headers.get(CONTENT_LENGTH)?;
             length.to_str().ok()?.parse().ok()
         };
@@ -65,6 +83,11 @@ impl Length {
         read
     }
 
+    /// Whether this many bytes are not what was announced.
+    pub(crate) fn is_off(self, bytes: usize) -> bool {
+        self.known.is_some_and(|length| length != bytes as u64)
+    }
+
     pub(crate) fn is_small(self) -> bool {
         self.known.is_some_and(|length| length <= Self::SMALL)
     }
@@ -80,7 +103,12 @@ pub(crate) enum Reached {
 }
 
 /// Reads up to `limit` and one frame; what is there `at_once`, or until the end.
-pub(crate) async fn read<R>(mut body: Pin<&mut R>, limit: usize, at_once: bool) -> Reached
+pub(crate) async fn read<R>(
+    mut body: Pin<&mut R>,
+    length: Length,
+    limit: usize,
+    at_once: bool,
+) -> Reached
 where
     R: Body,
     R::Error: Into<BoxError>,
@@ -91,13 +119,18 @@ where
         Poll::Pending if at_once => Poll::Ready(Ok(false)),
         other => other,
     });
+    let broken = |read: Partial, error| {
+        let read = length.unfinished(read.whole().data);
+        Reached::Broken(read, error)
+    };
     match Caught::call(|| reading).await {
+        Ok(Ok(true)) if length.is_off(read.len()) => broken(read, Box::new(Misannounced)),
         Ok(Ok(true)) => Reached::Whole(read.whole()),
         Ok(Ok(false)) => match Handle::try_current() {
             Ok(runtime) => Reached::Part(read, runtime),
-            Err(error) => Reached::Broken(read.whole().data, error.into()),
+            Err(error) => broken(read, error.into()),
         },
-        Ok(Err(error)) => Reached::Broken(read.whole().data, error),
+        Ok(Err(error)) => broken(read, error),
         Err(panic) => Reached::Panicked(panic),
     }
 }
@@ -115,7 +148,9 @@ pub(crate) struct ReadAhead<R> {
     /// What is left of a length that is known, in bytes.
     to_come: Option<u64>,
     /// The end of a known length. It leaves when the record is in (G3).
-    last: Vec<Bytes>,
+    last: Option<Bytes>,
+    /// There was more than was announced.
+    is_off: bool,
     trailers: Option<HeaderMap>,
     ends_with_client: bool,
     overdue: Option<Pin<Box<Sleep>>>,
@@ -152,7 +187,8 @@ where
             record: (!too_large).then(Partial::default),
             room,
             to_come: length.known,
-            last: Vec::new(),
+            last: None,
+            is_off: false,
             trailers: None,
             ends_with_client: operation.policy.on_disconnect == OnDisconnect::Cancel,
             overdue: None,
@@ -182,7 +218,7 @@ where
         runtime: &Handle,
         held: Held,
         mut head: response::Parts,
-        began_at: SystemTime,
+        began: Began,
     ) -> Option<Response<ResponseBody<R>>> {
         let operation = Arc::clone(&self.operation);
         if operation.is_lost() {
@@ -190,16 +226,17 @@ where
         }
         operation.watch();
         let judged_by = judged_by(&head);
-        operation.mark(&mut head.headers, began_at, None);
+        operation.mark(&mut head.headers, began.at, None);
         let stream = Arc::clone(&self.stream);
         let sender = Sender::new(stream, &operation.layer.detached, self.length.exact);
-        let run = self.run(held, judged_by, began_at);
+        let run = self.run(held, judged_by, began);
         runtime.spawn(run.instrument(operation.span.clone()));
         Some(Response::from_parts(head, ResponseBody::streamed(sender)))
     }
 
-    async fn run(mut self, held: Held, head: response::Parts, began_at: SystemTime) {
-        let read = Caught::call(|| poll_fn(|cx| self.poll(cx))).await;
+    async fn run(mut self, held: Held, head: response::Parts, began: Began) {
+        let until = began.clock.checked_add(self.operation.policy.max_operation);
+        let read = Caught::call(|| poll_fn(|cx| self.poll(until, cx))).await;
         let finished = read.unwrap_or_else(Finished::Panicked);
         let too_large = || Read::TooLarge(self.trailers.as_ref());
         let whole;
@@ -214,7 +251,7 @@ where
             (Finished::Whole | Finished::Ended, None) => too_large(),
             (Finished::Broken(_) | Finished::Panicked(_) | Finished::Ended, _) => Read::Broken,
         };
-        let ending = self.operation.judge(&head, read, began_at);
+        let ending = self.operation.judge(&head, read, began.at);
         let recorded = held.end(ending).await;
         let lost = self.operation.is_lost();
         let end = match (finished, recorded) {
@@ -230,31 +267,42 @@ where
 
     /// The end for the client, which has all but the last of a known length.
     fn end(&mut self, end: End) {
-        let last = std::mem::take(&mut self.last);
-        let whole = matches!(end, End::Whole(_));
-        if let End::Broken(error) = &end {
-            debug!(error = &**error as &dyn Error, "an answer was cut off");
-        }
-        self.stream.end(if whole { last } else { Vec::new() }, end);
+        let last = match &end {
+            End::Whole(_) => self.last.take(),
+            End::Broken(error) => {
+                debug!(error = &**error as &dyn Error, "an answer was cut off");
+                None
+            }
+            End::Panicked(_) | End::Said => None,
+        };
+        self.stream.end(last, end);
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Finished> {
+    fn poll(&mut self, until: Option<Instant>, cx: &mut Context<'_>) -> Poll<Finished> {
         for _ in 0..TURN {
+            if self.is_off {
+                return Poll::Ready(Finished::Broken(Box::new(Misannounced)));
+            }
             match self.stream.client(self.record.is_none(), cx) {
                 Client::Reads => {}
                 Client::IsSlow => return Poll::Pending,
                 Client::Left if self.ends_with_client => return Poll::Ready(Finished::Ended),
                 // What has no end must not run for ever without a client.
                 Client::Left => {
-                    let limit = self.operation.policy.max_operation;
-                    let overdue = self.overdue.get_or_insert_with(|| Box::pin(sleep(limit)));
-                    if overdue.as_mut().poll(cx).is_ready() {
-                        return Poll::Ready(Finished::Ended);
+                    if let Some(until) = until {
+                        let overdue = || Box::pin(sleep_until(until));
+                        let overdue = self.overdue.get_or_insert_with(overdue);
+                        if overdue.as_mut().poll(cx).is_ready() {
+                            return Poll::Ready(Finished::Ended);
+                        }
                     }
                 }
             }
             match ready!(self.body.as_mut().poll_frame(cx)) {
-                None => return Poll::Ready(Finished::Whole),
+                None if self.to_come.is_none_or(|left| left == 0) => {
+                    return Poll::Ready(Finished::Whole);
+                }
+                None => return Poll::Ready(Finished::Broken(Box::new(Misannounced))),
                 Some(Err(error)) => return Poll::Ready(Finished::Broken(error.into())),
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(mut data) => self.data(data.copy_to_bytes(data.remaining())),
@@ -281,15 +329,19 @@ where
         if let Some(record) = &mut self.record {
             record.push(data.clone());
         }
-        let length = data.len() as u64;
-        self.to_come = self.to_come.and_then(|left| left.checked_sub(length));
-        if self.to_come == Some(0) {
-            self.last.push(data);
-            return;
-        }
-        // Where there was more than announced, no frame can be told to be the last.
-        for data in self.last.drain(..).chain([data]) {
-            self.stream.push(data);
+        match &mut self.to_come {
+            None => self.stream.push(data),
+            Some(to_come) => match to_come.checked_sub(data.len() as u64) {
+                None => self.is_off = true,
+                Some(0) => {
+                    *to_come = 0;
+                    self.last = Some(data);
+                }
+                Some(left) => {
+                    *to_come = left;
+                    self.stream.push(data);
+                }
+            },
         }
     }
 }
@@ -301,6 +353,19 @@ impl<R> Drop for ReadAhead<R> {
         self.stream.cut(|| Box::new(Cut::Unread));
     }
 }
+
+/// An answer whose body is not as long as it said: no client can take it for
+/// whole, and no retry is to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Misannounced;
+
+impl fmt::Display for Misannounced {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the answer's body is not as long as it announced")
+    }
+}
+
+impl Error for Misannounced {}
 
 /// Why a client does not get the end of an answer.
 #[derive(Clone, Copy, Debug)]

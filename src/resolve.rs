@@ -10,7 +10,7 @@ use crate::record::{RecordId, ScopeDigest};
 use crate::route::target;
 use crate::store::{
     Claim, Claimed, Forgotten, OnLapsedLease, Outcome, Record, RecordState, Release, StoreError,
-    Tenure,
+    StoreErrorKind, Tenure,
 };
 
 /// What came of [resolving](IdempotencyLayer::resolve) a record.
@@ -129,7 +129,10 @@ impl IdempotencyLayer {
         let lease = match layer.within(layer.store.claim(&claim)).await? {
             Claimed::Acquired(lease) => lease,
             Claimed::Found(state) => return Ok(unresolved(Some(state))),
-            Claimed::OverCapacity => return Ok(Resolved::Absent),
+            Claimed::OverCapacity => {
+                let why = "it has no room for the record any more";
+                return Err(StoreError::new(StoreErrorKind::Contention, why));
+            }
         };
         match layer.within(layer.store.complete(&lease, outcome)).await {
             Ok(Tenure::Held) => Ok(Resolved::Recorded),

@@ -49,7 +49,7 @@ impl<B> ResponseBody<B> {
 
     pub(crate) fn broken(read: Bytes, error: BoxError) -> Self {
         let stream = Stream::default();
-        stream.end(vec![read], End::Broken(error));
+        stream.end(Some(read), End::Broken(error));
         Self::streamed(Sender::of_ended(stream))
     }
 

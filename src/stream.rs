@@ -76,9 +76,9 @@ impl Stream {
 
     /// The rest for the client, in one step: it never has the whole of a body
     /// without its end.
-    pub(crate) fn end(&self, last: Vec<Bytes>, end: End) {
+    pub(crate) fn end(&self, last: Option<Bytes>, end: End) {
         let mut state = self.lock();
-        for data in last {
+        if let Some(data) = last {
             state.push(data);
         }
         state.end = Some(end);
@@ -90,7 +90,7 @@ impl Stream {
     /// Unless it has an end, this is it.
     pub(crate) fn cut(&self, error: impl FnOnce() -> BoxError) {
         if self.lock().end.is_none() {
-            self.end(Vec::new(), End::Broken(error()));
+            self.end(None, End::Broken(error()));
         }
     }
 

@@ -48,7 +48,8 @@ pub(crate) const POLL: Duration = Duration::from_millis(250);
 /// - **Release** leaves a tombstone (token and attempt), or marks the outcome
 ///   unknown, if the record is in flight under this nonce. It never deletes a
 ///   completion and never makes a record: anything else is
-///   [`Tenure::Lost`].
+///   [`Tenure::Lost`]. What was released is not renewed any more, by a renewal
+///   that was on its way, nor claimed again by its nonce.
 /// - **Renew and complete by the nonce that completed** change nothing and
 ///   are [`Tenure::Held`].
 /// - **A lapsed record does not vanish with its lease.** Under

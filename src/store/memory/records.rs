@@ -112,6 +112,7 @@ impl Shared {
                     lapses_at,
                     guarded,
                     guard,
+                    unknown: false,
                     ..
                 } if *nonce == claim.nonce => {
                     *lapses_at = now.saturating_add(claim.lease);
@@ -152,7 +153,10 @@ impl Shared {
         }
         match &mut slot.state {
             State::InFlight {
-                nonce, lapses_at, ..
+                nonce,
+                lapses_at,
+                unknown: false,
+                ..
             } if *nonce == lease.claim.nonce => {
                 *lapses_at = now.saturating_add(lease.claim.lease);
                 Tenure::Held
@@ -256,6 +260,7 @@ impl Shared {
                 nonce: owner,
                 lapses_at,
                 guarded,
+                unknown,
                 guard,
                 retention,
                 on_lapsed_lease,
@@ -272,6 +277,7 @@ impl Shared {
             if how == Release::Unknown {
                 *lapses_at = now;
                 *guarded = false;
+                *unknown = true;
                 *guard = Weak::new();
                 line = Line::ABANDONED;
                 // Under `refuse` it stays until someone resolves it.

@@ -28,6 +28,8 @@ pub(super) enum State {
         lapses_at: Moment,
         /// While its guard lives, the lease does not lapse.
         guarded: bool,
+        /// Released as that: lapsed, and no longer to be renewed.
+        unknown: bool,
         guard: Weak<Guard>,
         on_lapsed_lease: OnLapsedLease,
         retention: Duration,
@@ -62,6 +64,7 @@ impl Slot {
                 nonce: claim.nonce,
                 lapses_at: now.saturating_add(claim.lease),
                 guarded: true,
+                unknown: false,
                 guard: Arc::downgrade(guard),
                 on_lapsed_lease: claim.on_lapsed_lease,
                 retention: claim.retention,

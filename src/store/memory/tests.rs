@@ -247,9 +247,12 @@ fn an_unknown_outcome_is_a_lapse_at_once() {
     let mut next = claim(1);
     next.on_lapsed_lease = OnLapsedLease::Refuse;
     assert!(matches!(bench.found(&next), RecordState::Lapsed { .. }));
+    // A renewal that was on its way, or the claim once more, does not revive it.
+    assert_eq!(bench.shared.renew(&lease), Tenure::Lost);
+    assert!(matches!(bench.found(&refuse), RecordState::Lapsed { .. }));
     assert_eq!(bench.stats().in_flight, 1);
     // Somebody resolves it by hand, under a nonce of their own.
-    next.on_lapsed_lease = OnLapsedLease::Rerun;
+    next.by_hand = true;
     let by_hand = bench.acquire(&next);
     assert_eq!(bench.complete(&by_hand), Tenure::Held);
     assert_eq!(bench.complete(&lease), Tenure::Lost);

@@ -89,6 +89,8 @@ enum What {
         lapses: u64,
         refuse: bool,
         retention: u64,
+        /// Released as that.
+        unknown: bool,
     },
     Completed {
         until: u64,
@@ -126,6 +128,7 @@ impl Model {
                 lapses,
                 refuse,
                 retention,
+                ..
             } => !refuse && self.lapsed(record) && lapses + retention <= self.now,
         };
         (!over).then_some(record)
@@ -222,6 +225,7 @@ fn check(steps: &[Step]) -> Result<(), TestCaseError> {
                                     lapses,
                                     refuse,
                                     retention,
+                                    unknown: false,
                                 },
                             },
                         );
@@ -295,6 +299,7 @@ fn by_lease(
     let owns = current.as_ref().is_some_and(|record| record.nonce == nonce);
     let what = current.as_ref().map(|record| record.what.clone());
     let in_flight = owns && matches!(what, Some(What::InFlight { .. }));
+    let renewable = owns && matches!(what, Some(What::InFlight { unknown: false, .. }));
     let done = owns && matches!(what, Some(What::Completed { .. } | What::Sealed { .. }));
     match *step {
         Step::DropGuard { .. } => {
@@ -312,7 +317,7 @@ fn by_lease(
         }
         Step::ClaimAgain { .. } => {
             // Only what a resent claim can meet: its own record.
-            if in_flight {
+            if renewable {
                 let Claimed::Acquired(again) = bench.claim(&given.bare.claim) else {
                     return Err(TestCaseError::fail("its own record was not given back"));
                 };
@@ -333,13 +338,13 @@ fn by_lease(
             }
         }
         Step::Renew { .. } => {
-            let expected = if in_flight || done {
+            let expected = if renewable || done {
                 Tenure::Held
             } else {
                 Tenure::Lost
             };
             prop_assert_eq!(bench.shared.renew(&given.bare), expected);
-            if in_flight {
+            if renewable {
                 renewed(model, id, &given.bare);
             }
         }
@@ -401,8 +406,13 @@ fn by_lease(
             prop_assert_eq!(answered, expected);
             if in_flight && let Some(record) = model.records.get_mut(&id) {
                 match &mut record.what {
-                    What::InFlight { lapses, .. } if unknown => {
+                    What::InFlight {
+                        lapses,
+                        unknown: released,
+                        ..
+                    } if unknown => {
                         *lapses = now;
+                        *released = true;
                         model.guarded.retain(|own| *own != nonce);
                     }
                     What::InFlight { retention, .. } => {
