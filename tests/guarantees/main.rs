@@ -9,9 +9,11 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod by_hand;
 mod g10_nothing_readable_at_rest;
 mod g1_a_lease_is_kept;
 mod g1_one_at_a_time;
+mod g1_waiters;
 mod g2_once_recorded_never_again;
 mod g3_recorded_before_delivered;
 mod g4_a_client_that_leaves_changes_nothing;

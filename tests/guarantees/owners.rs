@@ -59,7 +59,7 @@ impl Owners {
         Future: Send + 'static,
     > + Clone
     + Send
-    + 'static {
+    + use<> {
         let owners = self.clone();
         service_fn(move |request: Request<Full<Bytes>>| {
             let owners = owners.clone();

@@ -11,7 +11,9 @@ mod support;
 
 mod bodies;
 mod config_errors;
+mod disconnect;
 mod fingerprint;
+mod in_doubt;
 mod keys;
 mod lifetimes;
 mod namespace_and_secrets;
@@ -20,3 +22,4 @@ mod rejections;
 mod replays;
 mod routes;
 mod store_errors;
+mod waiting;

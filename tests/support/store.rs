@@ -9,7 +9,8 @@ use std::time::Duration;
 use tokio::task::yield_now;
 use tokio::time::sleep;
 use tower_idempotency::store::{
-    Claim, Claimed, Lease, Outcome, Record, Release, Store, StoreError, StoreErrorKind, Tenure,
+    Claim, Claimed, Forgotten, Lease, Outcome, Record, Release, Store, StoreError, StoreErrorKind,
+    Subscription, Tenure,
 };
 use tower_idempotency::{MemoryStats, MemoryStore, Nonce, RecordId};
 
@@ -20,6 +21,8 @@ pub(crate) enum Op {
     Complete,
     Release,
     LookUp,
+    Forget,
+    Subscribe,
 }
 
 /// What goes wrong with every call of one operation.
@@ -27,6 +30,8 @@ pub(crate) enum Op {
 pub(crate) enum Fault {
     /// It fails, a turn of the others later, and was not carried out.
     Fails(StoreErrorKind),
+    /// It fails so much later, and was not carried out.
+    FailsLate(Duration),
     /// It is carried out, and its answer gets lost.
     AnswerLost(StoreErrorKind),
     /// It is not carried out, and never answered.
@@ -74,7 +79,15 @@ impl Steered {
     }
 
     pub(crate) fn let_all(&self, fault: Fault) {
-        for op in [Op::Claim, Op::Renew, Op::Complete, Op::Release, Op::LookUp] {
+        for op in [
+            Op::Claim,
+            Op::Renew,
+            Op::Complete,
+            Op::Release,
+            Op::LookUp,
+            Op::Forget,
+            Op::Subscribe,
+        ] {
             self.make(op, fault);
         }
     }
@@ -136,6 +149,10 @@ impl Steered {
             Some(Fault::Fails(kind)) => {
                 yield_now().await;
                 failed(kind)
+            }
+            Some(Fault::FailsLate(after)) => {
+                sleep(after).await;
+                failed(StoreErrorKind::NotSent)
             }
             Some(Fault::AnswerLost(kind)) => {
                 call.await?;
@@ -213,5 +230,14 @@ impl Store for Steered {
 
     async fn look_up(&self, id: &RecordId) -> Result<Option<Record>, StoreError> {
         self.through(Op::LookUp, self.memory.look_up(id)).await
+    }
+
+    async fn forget(&self, id: &RecordId, force: bool) -> Result<Forgotten, StoreError> {
+        self.through(Op::Forget, self.memory.forget(id, force))
+            .await
+    }
+
+    async fn subscribe(&self, id: &RecordId) -> Result<Subscription, StoreError> {
+        self.through(Op::Subscribe, self.memory.subscribe(id)).await
     }
 }
