@@ -6,6 +6,7 @@
 mod axum;
 mod common;
 mod hyper;
+mod record_ids;
 mod service_fn;
 mod tower;
 mod tower_http;
