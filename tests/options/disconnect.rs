@@ -13,7 +13,7 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, timeout};
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_idempotency::store::StoreErrorKind;
-use tower_idempotency::{IdempotencyLayer, OnDisconnect, OnLapsedLease, Oversize};
+use tower_idempotency::{IdempotencyLayer, OnDisconnect, OnLapsedLease, OnStoreError, Oversize};
 
 use crate::support::body::{Script, Step};
 use crate::support::store::{Fault, Op, Steered};
@@ -530,4 +530,48 @@ async fn an_answer_recorded_at_the_second_attempt_lacks_nothing() {
     assert_eq!(first.lacks(), None);
     assert!(start.elapsed() < SECOND * 2);
     send(&app, post("k", "{}")).await.assert_replays(&first);
+}
+
+/// It began without a record, and ends with its client all the same.
+#[tokio::test(start_paused = true)]
+#[ignore = "it goes on, as if a claim were under way"]
+async fn a_handler_that_runs_unprotected_is_dropped_with_its_request_too() {
+    let store = Steered::new();
+    store.make(Op::Claim, Fault::Fails(StoreErrorKind::NotSent));
+    let layer = with_policy(&store, |policy| {
+        policy
+            .on_disconnect(OnDisconnect::Cancel)
+            .on_store_error(OnStoreError::Open)
+    });
+    let (gate, ended) = (Gate::closed(), Runs::default());
+    let service = {
+        let (gate, ended) = (gate.clone(), ended.clone());
+        service_fn(move |_: Request<Full<Bytes>>| {
+            let (gate, ended) = (gate.clone(), ended.clone());
+            async move {
+                gate.pass().await;
+                ended.begin();
+                Ok::<_, Infallible>(created("done"))
+            }
+        })
+    };
+    let app = layer.layer(service);
+    leave_alone(&app, "k").await;
+    gate.open();
+    quiet().await;
+    assert_eq!(ended.count(), 0);
+}
+
+/// Its flow waits for the task that tries again: that is one operation.
+#[tokio::test(start_paused = true)]
+#[ignore = "counted twice until the first store_timeout is over"]
+async fn an_operation_whose_completion_is_tried_again_is_counted_once() {
+    let store = Steered::unguarded();
+    let layer = builder(&store).build().unwrap();
+    let (runs, gate) = (Runs::default(), Gate::closed());
+    let app = layer.layer(held_back(&runs, &gate));
+    leave_alone(&app, "k").await;
+    store.make(Op::Complete, Fault::Fails(StoreErrorKind::NotSent));
+    gate.open();
+    assert_eq!(layer.drain(SECOND).await, 1);
 }

@@ -473,3 +473,25 @@ async fn one_that_waited_does_not_begin_beyond_max_detached() {
     assert_eq!(runs.count(), 2, "nothing begins");
     assert_eq!(waiter.await.unwrap().refusal(), "503 over-capacity");
 }
+
+/// While a secret is on its way out, the first request may run under it.
+#[tokio::test(start_paused = true)]
+#[ignore = "refused at once"]
+async fn a_duplicate_waits_for_an_operation_under_an_old_secret_too() {
+    const OLD: &str = "the old secret, 16 bytes at least";
+    const NEW: &str = "the new secret, 16 bytes at least";
+    let store = Steered::new();
+    let (runs, gate) = (Runs::default(), Gate::closed());
+    let under = |secrets: &[&str]| {
+        let layer = builder(&store).defaults(wait(BOUND));
+        let layer = layer.secrets(secrets.iter().copied()).build().unwrap();
+        layer.layer(held_back(&runs, &gate))
+    };
+    let first = ask(&under(&[OLD]), "{}");
+    gate.begun().await;
+    let duplicate = ask(&under(&[NEW, OLD]), "{}");
+    sleep(SECOND).await;
+    gate.open();
+    let first = first.await.unwrap();
+    duplicate.await.unwrap().assert_replays(&first);
+}
