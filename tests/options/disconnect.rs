@@ -468,17 +468,17 @@ async fn drain_waits_for_an_answer_whose_client_left_in_the_middle() {
 async fn what_panics_without_a_client_is_not_waited_for_for_ever() {
     let store = Steered::new();
     let layer = builder(&store).build().unwrap();
-    let gate = Gate::closed();
+    let (runs, gate) = (Runs::default(), Gate::closed());
     let service = {
         let gate = gate.clone();
         service_fn(move |_: Request<Full<Bytes>>| {
-            let gate = gate.clone();
+            let (runs, gate) = (runs.clone(), gate.clone());
             async move {
                 gate.pass().await;
-                if true {
-                    panic!("as the test wants it");
+                match runs.begin() {
+                    1 => panic!("as the test wants it"),
+                    run => Ok::<_, Infallible>(created(format!("run {run}"))),
                 }
-                Ok::<_, Infallible>(created("never"))
             }
         })
     };
