@@ -23,3 +23,4 @@ mod replays;
 mod routes;
 mod store_errors;
 mod waiting;
+mod streams;

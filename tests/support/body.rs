@@ -27,23 +27,32 @@ pub(crate) enum Step {
     Panic,
 }
 
-/// A body of these steps, that does not say how long it is.
+/// A body of these steps, that does not say how long it is unless it is told to.
 pub(crate) struct Script {
     steps: VecDeque<Step>,
-    /// Goes on with this for ever, if anything.
-    forever: Option<Bytes>,
+    /// Goes on with this, so often, if anything.
+    more: Option<(Bytes, usize)>,
     waiting: Option<Pin<Box<Sleep>>>,
+    /// What is left of the length that it says, in bytes.
+    announced: Option<u64>,
     /// How often it was polled, for whoever asks.
     polls: Arc<AtomicUsize>,
+    /// How many bytes it gave out, for whoever asks.
+    given: Arc<AtomicUsize>,
+    /// For who waits until it is dropped.
+    alive: Arc<()>,
 }
 
 impl Script {
     pub(crate) fn new(steps: impl IntoIterator<Item = Step>) -> Self {
         Self {
             steps: steps.into_iter().collect(),
-            forever: None,
+            more: None,
             waiting: None,
+            announced: None,
             polls: Arc::default(),
+            given: Arc::default(),
+            alive: Arc::default(),
         }
     }
 
@@ -54,10 +63,21 @@ impl Script {
 
     /// This frame, again and again.
     pub(crate) fn endless(frame: impl Into<Bytes>) -> Self {
+        Self::repeated(frame, usize::MAX)
+    }
+
+    /// This frame, so often.
+    pub(crate) fn repeated(frame: impl Into<Bytes>, times: usize) -> Self {
         Self {
-            forever: Some(frame.into()),
+            more: Some((frame.into(), times)),
             ..Self::new([])
         }
+    }
+
+    /// Says that it is so long, in bytes, whether it is or not.
+    pub(crate) fn announcing(mut self, length: u64) -> Self {
+        self.announced = Some(length);
+        self
     }
 
     pub(crate) fn then(mut self, step: Step) -> Self {
@@ -75,6 +95,18 @@ impl Script {
     pub(crate) fn polls(&self) -> impl Fn() -> usize + use<> {
         let polls = Arc::clone(&self.polls);
         move || polls.load(Ordering::SeqCst)
+    }
+
+    /// Counts the bytes that it gave out.
+    pub(crate) fn given(&self) -> impl Fn() -> usize + use<> {
+        let given = Arc::clone(&self.given);
+        move || given.load(Ordering::SeqCst)
+    }
+
+    /// Whether it was dropped.
+    pub(crate) fn is_gone(&self) -> impl Fn() -> bool + use<> {
+        let alive = Arc::downgrade(&self.alive);
+        move || alive.upgrade().is_none()
     }
 }
 
@@ -117,16 +149,27 @@ impl Body for Script {
                 }
                 Some(Step::Fail(message)) => Err(std::io::Error::other(message)),
                 Some(Step::Panic) => panic!("as the test wants it"),
-                None => match &self.forever {
-                    Some(frame) => Ok(Frame::data(frame.clone())),
-                    None => return Poll::Ready(None),
+                None => match &mut self.more {
+                    Some((frame, times)) if *times > 0 => {
+                        *times -= 1;
+                        Ok(Frame::data(frame.clone()))
+                    }
+                    _ => return Poll::Ready(None),
                 },
             };
+            if let Some(data) = frame.as_ref().ok().and_then(Frame::data_ref) {
+                let length = data.len();
+                self.given.fetch_add(length, Ordering::SeqCst);
+                self.announced = self
+                    .announced
+                    .map(|left| left.saturating_sub(length as u64));
+            }
             return Poll::Ready(Some(frame));
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::default()
+        self.announced
+            .map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }

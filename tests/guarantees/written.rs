@@ -1,0 +1,235 @@
+//! Answers as handlers write them, and what clients get of them.
+
+use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http_body::Body;
+use tokio::runtime::{Builder, Handle};
+
+use crate::support::body::{Script, Step};
+use crate::support::in_time;
+
+/// What a handler answers.
+#[derive(Clone, Debug)]
+pub(crate) struct Written {
+    pub(crate) status: StatusCode,
+    pub(crate) parts: Vec<Part>,
+    pub(crate) trailers: bool,
+    pub(crate) end: End,
+    pub(crate) announced: Announced,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Part {
+    /// So many bytes.
+    Data(usize),
+    Yield,
+    /// So many milliseconds.
+    Wait(u64),
+}
+
+/// How a body ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    Whole,
+    Broken,
+    Panicked,
+}
+
+/// How a length becomes known; it is so much longer than the truth.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Announced {
+    Nothing,
+    ByHint(i64),
+    ByHeader(i64),
+}
+
+impl Written {
+    /// Created, whole, of this length and these parts.
+    pub(crate) fn new(announced: Announced, parts: impl Into<Vec<Part>>) -> Self {
+        Self {
+            status: StatusCode::CREATED,
+            parts: parts.into(),
+            trailers: false,
+            end: End::Whole,
+            announced,
+        }
+    }
+
+    pub(crate) fn ending(self, end: End) -> Self {
+        Self { end, ..self }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        let lengths = self.parts.iter().map(|part| match part {
+            Part::Data(length) => *length,
+            Part::Yield | Part::Wait(_) => 0,
+        });
+        lengths.sum()
+    }
+
+    /// No two stretches of it are alike.
+    pub(crate) fn data(&self) -> Bytes {
+        (0..=250).cycle().take(self.len()).collect()
+    }
+
+    /// What the answer says that its length is.
+    pub(crate) fn announced(&self) -> Option<u64> {
+        let (Announced::ByHint(more) | Announced::ByHeader(more)) = self.announced else {
+            return None;
+        };
+        Some(self.len().saturating_add_signed(more.try_into().unwrap()) as u64)
+    }
+
+    /// Whether the answer says how long it is, and that is true.
+    pub(crate) fn is_known(&self) -> bool {
+        self.announced() == Some(self.len() as u64)
+    }
+
+    pub(crate) fn response(&self) -> Response<Script> {
+        let mut data = self.data();
+        let mut body = Script::new(self.parts.iter().map(|part| match *part {
+            Part::Data(length) => Step::Data(data.split_to(length)),
+            Part::Yield => Step::Yield,
+            Part::Wait(millis) => Step::Wait(Duration::from_millis(millis)),
+        }));
+        if self.trailers {
+            body = body.and_trailer("sum", "42");
+        }
+        body = match self.end {
+            End::Whole => body,
+            End::Broken => body.then(Step::Fail("as the test wants it")),
+            End::Panicked => body.then(Step::Panic),
+        };
+        let length = self.announced();
+        if let (Announced::ByHint(_), Some(length)) = (self.announced, length) {
+            body = body.announcing(length);
+        }
+        let mut response = Response::new(body);
+        *response.status_mut() = self.status;
+        if let (Announced::ByHeader(_), Some(length)) = (self.announced, length) {
+            let length = HeaderValue::from(length);
+            response.headers_mut().insert(CONTENT_LENGTH, length);
+        }
+        response
+    }
+}
+
+/// What a client got of an answer.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Got {
+    /// `None` if there was a panic in its place.
+    pub(crate) head: Option<(StatusCode, HeaderMap)>,
+    pub(crate) data: Vec<u8>,
+    pub(crate) trailers: Option<HeaderMap>,
+    /// `None` while there may be more.
+    pub(crate) end: Option<End>,
+    /// What the error said.
+    pub(crate) error: String,
+    /// The body said that it was at its end.
+    pub(crate) said_end: bool,
+}
+
+impl Got {
+    /// Reads to the end, and lets `look` see what there is after each step.
+    pub(crate) async fn all<B, E>(
+        call: impl Future<Output = Result<Response<B>, E>>,
+        mut look: impl FnMut(&Self),
+    ) -> Self
+    where
+        B: Body<Data = Bytes, Error: ToString>,
+    {
+        let mut got = Self::default();
+        let mut call = pin!(call);
+        let body = match in_time(poll_fn(|cx| caught(|| call.as_mut().poll(cx)))).await {
+            None => {
+                got.end = Some(End::Panicked);
+                None
+            }
+            Some(Err(_)) => panic!("the service does not fail"),
+            Some(Ok(response)) => {
+                let (head, body) = response.into_parts();
+                got.head = Some((head.status, head.headers));
+                Some(body)
+            }
+        };
+        look(&got);
+        if let Some(body) = body {
+            let mut body = pin!(body);
+            while in_time(poll_fn(|cx| got.poll_more(body.as_mut(), cx))).await {
+                look(&got);
+            }
+            look(&got);
+        }
+        got
+    }
+
+    /// One frame more: whether there may be another.
+    pub(crate) fn poll_more<B>(&mut self, mut body: Pin<&mut B>, cx: &mut Context<'_>) -> Poll<bool>
+    where
+        B: Body<Data = Bytes, Error: ToString>,
+    {
+        let frame = match caught(|| body.as_mut().poll_frame(cx)) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(frame) => frame,
+        };
+        self.said_end |= body.is_end_stream();
+        match frame {
+            None => self.end = Some(End::Panicked),
+            Some(None) => self.end = Some(End::Whole),
+            Some(Some(Err(error))) => {
+                self.end = Some(End::Broken);
+                self.error = error.to_string();
+            }
+            Some(Some(Ok(frame))) => match frame.into_data() {
+                Ok(data) => self.data.extend(data),
+                Err(frame) => self.trailers = frame.into_trailers().ok(),
+            },
+        }
+        Poll::Ready(self.end.is_none())
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let (_, headers) = self.head.as_ref()?;
+        headers.get(name)?.to_str().ok()
+    }
+
+    /// In a few words: what a retry is to a client.
+    pub(crate) fn kind(&self) -> &'static str {
+        let refused = self.header("content-type") == Some("application/problem+json");
+        let text = String::from_utf8_lossy(&self.data);
+        match (refused, self.header("idempotency-replayed")) {
+            (true, _) if text.contains("\"response-unavailable\"") => "response-unavailable",
+            (true, _) if text.contains("\"in-flight\"") => "in-flight",
+            (true, _) => panic!("an unexpected refusal: {text}"),
+            (false, Some("true")) => "replay",
+            (false, _) => "fresh",
+        }
+    }
+}
+
+/// `None` in the place of a panic.
+fn caught<T>(poll: impl FnOnce() -> Poll<T>) -> Poll<Option<T>> {
+    match catch_unwind(AssertUnwindSafe(poll)) {
+        Ok(poll) => poll.map(Some),
+        Err(_) => Poll::Ready(None),
+    }
+}
+
+/// Runs a test in a runtime of its own, whose clock is paused.
+pub(crate) fn paused<F: Future>(test: F) -> F::Output {
+    let mut runtime = Builder::new_current_thread();
+    let runtime = runtime.enable_time().start_paused(true).build().unwrap();
+    runtime.block_on(test)
+}
+
+/// How many tasks there are.
+pub(crate) fn tasks() -> usize {
+    Handle::current().metrics().num_alive_tasks()
+}
