@@ -18,6 +18,7 @@ mod g2_once_recorded_never_again;
 mod g2_streamed_answers;
 mod g3_recorded_before_delivered;
 mod g3_streamed_answers;
+mod g3_streams_that_lose_their_reader;
 mod g4_a_client_that_leaves_changes_nothing;
 mod g4_streamed_answers;
 mod g5_stale_owners_are_powerless;
