@@ -17,6 +17,7 @@ mod g1_waiters;
 mod g2_once_recorded_never_again;
 mod g2_streamed_answers;
 mod g3_broken_after_the_last_byte;
+mod g3_lengths_that_lie;
 mod g3_recorded_before_delivered;
 mod g3_streamed_answers;
 mod g3_streams_that_lose_their_reader;

@@ -1,0 +1,39 @@
+//! G3 where an answer is not as long as its `Content-Length` says: its client
+//! goes by the header, and so must the record.
+
+use tower::{Layer, ServiceExt};
+
+use crate::support::store::{Fault, Steered};
+use crate::support::{Runs, handler, post, protected};
+use crate::written::{Announced, End, Got, Part, Written};
+
+const LARGE: usize = 100_000;
+
+/// A server sends no more than the header says: all of that is the last byte.
+#[tokio::test(start_paused = true)]
+async fn of_an_answer_longer_than_it_says_the_last_byte_announced_waits_for_the_record() {
+    let store = Steered::new();
+    store.let_all(Fault::Yields);
+    let parts = [Part::Data(LARGE), Part::Wait(1000), Part::Data(5)];
+    let written = Written::new(Announced::ByHeader(-5), parts);
+    let app = protected(&store).layer(handler(&Runs::default(), move |_, _| written.response()));
+    let first = Got::all(app.oneshot(post("k", "{}")), |got| {
+        let whole = got.data.len() >= LARGE;
+        assert!(!whole || store.stats().in_flight == 0, "not recorded yet");
+    });
+    assert_eq!(first.await.end, Some(End::Whole));
+}
+
+/// A server breaks the connection off, so the client saw no whole answer. A
+/// replay with a length of its own would pass a part off as one.
+#[tokio::test(start_paused = true)]
+async fn an_answer_shorter_than_it_says_is_not_replayed_as_a_whole_one() {
+    for length in [5, LARGE] {
+        let written = Written::new(Announced::ByHeader(1), [Part::Data(length), Part::Yield]);
+        let app = protected(&Steered::new())
+            .layer(handler(&Runs::default(), move |_, _| written.response()));
+        Got::all(app.clone().oneshot(post("k", "{}")), |_| {}).await;
+        let retry = Got::all(app.oneshot(post("k", "{}")), |_| {}).await;
+        assert_eq!(retry.kind(), "response-unavailable");
+    }
+}
