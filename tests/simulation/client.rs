@@ -69,7 +69,13 @@ impl Client {
     /// One try, which the client gives up after a while.
     async fn ask(&mut self, key: &str) -> Option<Answer> {
         let app = app(self.chance.random_range(0..APPS));
-        let patience = Duration::from_millis(self.chance.random_range(200..5000));
+        // Some wait for long enough to see an owner that was overtaken end.
+        let most = if self.chance.random_ratio(1, 3) {
+            15_000
+        } else {
+            4000
+        };
+        let patience = Duration::from_millis(self.chance.random_range(200..most));
         let request = self.log.number();
         self.log.add(
             &self.name,

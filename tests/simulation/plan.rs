@@ -105,7 +105,7 @@ impl Plan {
         let lease = millis(&mut chance, 1000, 3000);
         // A claim that is answered after its lease has lapsed is given back by
         // the app's clock, so the store's must not be faster then.
-        let patient = chance.random_ratio(1, 5);
+        let patient = chance.random_ratio(1, 3);
         let (store_timeout, store_clock) = if patient {
             (
                 lease * chance.random_range(8..=20) / 10,
