@@ -253,13 +253,18 @@ impl<'a> Seen<'a> {
     }
 
     /// Nobody does who was overtaken, or whose record is completed.
-    fn acts_as_owner(&mut self, record: &str, token: u64, does: &str) {
+    fn acts_as_owner(&mut self, record: &'a str, token: u64, does: &str) {
         let last = self.last_token.get(record).copied().unwrap_or(token);
         if last > token {
             self.found(
                 Rule::G5,
                 format!("[{record}] {token} {does}, though {last} has taken over"),
             );
+        }
+        let until = self.leases.get(&(record, token));
+        if self.plan().calm && until.is_some_and(|until| *until < self.now) {
+            let says = format!("[{record}] {token} {does}, though its lease has lapsed");
+            self.found(Rule::Calm, says);
         }
         if let Some((by, _)) = self.completed.get(record) {
             let says = format!("[{record}] {token} {does}, though {by} completed it");
