@@ -75,16 +75,14 @@ impl Length {
 
     /// What of a broken body may leave: a server that knows the length stops at
     /// the last byte, and would take all bytes for a whole answer.
-    pub(crate) fn unfinished(self, mut read: Bytes) -> Bytes {
-        let whole = self.known.is_some_and(|length| length <= read.len() as u64);
-        if whole {
-            read.truncate(read.len().saturating_sub(1));
-        }
+    fn unfinished(self, mut read: Bytes) -> Bytes {
+        let all = self.known.and_then(|length| usize::try_from(length).ok());
+        read.truncate(all.map_or(usize::MAX, |length| length.saturating_sub(1)));
         read
     }
 
     /// Whether this many bytes are not what was announced.
-    pub(crate) fn is_off(self, bytes: usize) -> bool {
+    fn is_off(self, bytes: usize) -> bool {
         self.known.is_some_and(|length| length != bytes as u64)
     }
 

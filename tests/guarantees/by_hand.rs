@@ -395,7 +395,6 @@ async fn an_outcome_whose_acknowledgement_was_lost_is_recorded() {
 
 /// Whoever resolved it has gone, or its store: nobody ran it meanwhile.
 #[tokio::test(start_paused = true)]
-#[ignore = "its claim makes the record one that is forgotten"]
 async fn under_refuse_a_resolution_that_failed_is_no_reason_to_run_it_days_later() {
     let mut runs = Vec::new();
     for (op, fault) in [

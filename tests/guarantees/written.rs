@@ -87,6 +87,11 @@ impl Written {
         Some(self.len().saturating_add_signed(more.try_into().unwrap()) as u64)
     }
 
+    /// Whether the answer says how long it is, and that is wrong.
+    pub(crate) fn lies(&self) -> bool {
+        self.announced().is_some() && !self.is_known()
+    }
+
     /// Whether the answer says how long it is, and that is true.
     pub(crate) fn is_known(&self) -> bool {
         self.announced() == Some(self.len() as u64)

@@ -534,7 +534,6 @@ async fn an_answer_recorded_at_the_second_attempt_lacks_nothing() {
 
 /// It began without a record, and ends with its client all the same.
 #[tokio::test(start_paused = true)]
-#[ignore = "it goes on, as if a claim were under way"]
 async fn a_handler_that_runs_unprotected_is_dropped_with_its_request_too() {
     let store = Steered::new();
     store.make(Op::Claim, Fault::Fails(StoreErrorKind::NotSent));
@@ -564,7 +563,6 @@ async fn a_handler_that_runs_unprotected_is_dropped_with_its_request_too() {
 
 /// Its flow waits for the task that tries again: that is one operation.
 #[tokio::test(start_paused = true)]
-#[ignore = "counted twice until the first store_timeout is over"]
 async fn an_operation_whose_completion_is_tried_again_is_counted_once() {
     let store = Steered::unguarded();
     let layer = builder(&store).build().unwrap();

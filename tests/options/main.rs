@@ -22,5 +22,5 @@ mod rejections;
 mod replays;
 mod routes;
 mod store_errors;
-mod waiting;
 mod streams;
+mod waiting;

@@ -97,7 +97,6 @@ async fn a_duplicate_that_waited_for_its_bound_is_told_that_the_first_is_in_flig
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "a subscription may take a store_timeout beyond the bound"]
 async fn the_bound_holds_on_a_store_that_does_not_answer_subscriptions() {
     let store = Steered::new();
     let (runs, gate) = (Runs::default(), Gate::closed());
@@ -112,7 +111,6 @@ async fn the_bound_holds_on_a_store_that_does_not_answer_subscriptions() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "panics where the bound is added to the clock"]
 async fn a_bound_beyond_what_a_clock_can_say_is_as_good_as_none() {
     let (runs, gate) = (Runs::default(), Gate::closed());
     let app = waiting(&Steered::new(), Duration::MAX).layer(held_back(&runs, &gate));
@@ -340,7 +338,6 @@ async fn a_store_that_panics_fails_the_request_that_waits_and_nothing_else() {
 /// It knows that the operation runs: that the store failed since is no reason
 /// to run it a second time.
 #[tokio::test(start_paused = true)]
-#[ignore = "fails open after it was seen in flight"]
 async fn who_has_seen_the_operation_in_flight_does_not_run_it_unprotected() {
     let store = Steered::new();
     let (runs, gate) = (Runs::default(), Gate::closed());
@@ -451,7 +448,6 @@ async fn waiting_takes_no_place_of_an_operation_without_a_client() {
 
 /// Its turn came while there was no room for another that can't be stopped.
 #[tokio::test(start_paused = true)]
-#[ignore = "the cap is asked before the wait, not after it"]
 async fn one_that_waited_does_not_begin_beyond_max_detached() {
     let store = Steered::new();
     let layer = builder(&store)
@@ -476,7 +472,6 @@ async fn one_that_waited_does_not_begin_beyond_max_detached() {
 
 /// While a secret is on its way out, the first request may run under it.
 #[tokio::test(start_paused = true)]
-#[ignore = "refused at once"]
 async fn a_duplicate_waits_for_an_operation_under_an_old_secret_too() {
     const OLD: &str = "the old secret, 16 bytes at least";
     const NEW: &str = "the new secret, 16 bytes at least";
