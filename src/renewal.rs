@@ -63,6 +63,9 @@ impl Renewals {
                 layer: Some(Arc::clone(&operation.layer)),
                 tried: vec![runtime.id()],
             }));
+            // What a worker spawned last only that worker takes up, and it may
+            // be about to block in a handler: this one takes that place.
+            runtime.spawn(async {});
         }
         place
     }

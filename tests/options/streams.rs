@@ -102,22 +102,20 @@ async fn an_answer_over_http_1_0_is_collected() {
 
 #[tokio::test(start_paused = true)]
 async fn a_replay_has_its_own_length_and_announces_the_trailers_that_it_has() {
-    for announced in [SMALL * 2, SMALL * 2 + 7] {
-        let app = protected(&Steered::new()).layer(handler(&Runs::default(), move |_, _| {
-            let mut response = Response::new(in_halves(SMALL * 2).and_trailer("sum", "42"));
-            let headers = response.headers_mut();
-            headers.insert(CONTENT_LENGTH, announced.into());
-            headers.insert(TRAILER, "sum".parse().unwrap());
-            response
-        }));
-        let first = send(&app, post("k", "{}")).await;
-        assert_eq!(first.headers[CONTENT_LENGTH], announced.to_string());
-        assert_eq!(first.headers[TRAILER], "sum");
-        let retry = send(&app, post("k", "{}")).await;
-        retry.assert_replays(&first);
-        assert_eq!(retry.headers[CONTENT_LENGTH], (SMALL * 2).to_string());
-        assert_eq!(retry.headers[TRAILER], "sum");
-        assert_eq!(retry.trailers.unwrap()["sum"], "42");
+    let app = protected(&Steered::new()).layer(handler(&Runs::default(), |_, _| {
+        let mut response = Response::new(in_halves(SMALL * 2).and_trailer("sum", "42"));
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_LENGTH, (SMALL * 2).into());
+        headers.insert(TRAILER, "sum".parse().unwrap());
+        response
+    }));
+    let first = send(&app, post("k", "{}")).await;
+    let retry = send(&app, post("k", "{}")).await;
+    retry.assert_replays(&first);
+    for answer in [first, retry] {
+        assert_eq!(answer.headers[CONTENT_LENGTH], (SMALL * 2).to_string());
+        assert_eq!(answer.headers[TRAILER], "sum");
+        assert_eq!(answer.trailers.unwrap()["sum"], "42");
     }
 }
 
