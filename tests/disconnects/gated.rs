@@ -1,0 +1,81 @@
+//! A store that keeps the first call of one operation waiting.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tower_idempotency::store::{
+    Claim, Claimed, Lease, Outcome, Record, Release, Store, StoreError, Tenure,
+};
+use tower_idempotency::{Nonce, RecordId};
+
+use crate::support::Gate;
+use crate::support::store::{Op, Steered};
+use crate::within;
+
+/// A clone is another handle on the same.
+#[derive(Clone)]
+pub(crate) struct Gated {
+    pub(crate) store: Steered,
+    op: Op,
+    gate: Gate,
+    met: Arc<AtomicBool>,
+}
+
+impl Gated {
+    /// The first call of `op` waits, and is carried out then.
+    pub(crate) fn at(op: Op) -> Self {
+        Self {
+            store: Steered::new(),
+            op,
+            gate: Gate::closed(),
+            met: Arc::default(),
+        }
+    }
+
+    /// Until that call waits.
+    pub(crate) async fn met(&self) {
+        within(self.gate.begun()).await;
+    }
+
+    pub(crate) fn open(&self) {
+        self.gate.open();
+    }
+
+    async fn through(&self, op: Op) {
+        if op == self.op && !self.met.swap(true, Ordering::SeqCst) {
+            self.gate.pass().await;
+        }
+    }
+}
+
+impl Store for Gated {
+    async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
+        self.through(Op::Claim).await;
+        self.store.claim(claim).await
+    }
+
+    async fn renew(&self, lease: &Lease) -> Result<Tenure, StoreError> {
+        self.through(Op::Renew).await;
+        self.store.renew(lease).await
+    }
+
+    async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Tenure, StoreError> {
+        self.through(Op::Complete).await;
+        self.store.complete(lease, outcome).await
+    }
+
+    async fn release(
+        &self,
+        id: &RecordId,
+        nonce: &Nonce,
+        how: Release,
+    ) -> Result<Tenure, StoreError> {
+        self.through(Op::Release).await;
+        self.store.release(id, nonce, how).await
+    }
+
+    async fn look_up(&self, id: &RecordId) -> Result<Option<Record>, StoreError> {
+        self.through(Op::LookUp).await;
+        self.store.look_up(id).await
+    }
+}

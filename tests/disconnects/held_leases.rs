@@ -1,0 +1,126 @@
+//! Leases that nothing but renewals keeps, in real time: while a client does
+//! not read, and while a handler blocks its thread.
+
+use std::thread;
+use std::time::Duration;
+
+use tokio::task::yield_now;
+use tokio::time::sleep;
+
+use crate::app::{app, created, handler, layer, settled, text};
+use crate::client::{Client, Leaves, retry};
+use crate::server::Server;
+use crate::support::body::Script;
+use crate::support::store::{Op, Steered};
+use crate::support::{Gate, Runs};
+use crate::within;
+
+const LEASE: Duration = Duration::from_millis(500);
+
+async fn reads_nothing_for_two_leases(way: Leaves) {
+    let (store, runs) = (Steered::unguarded(), Runs::default());
+    let layer = layer(&store, |policy| policy.lease(LEASE).max_recorded_body(1000));
+    // More than sockets hold.
+    let service = handler(&runs, async |_| {
+        created(Script::frames(vec![vec![b'x'; 1 << 20]; 20]))
+    });
+    let server = Server::start(app(&layer, service)).await;
+    let mut client = Client::connect(server.address, way).await;
+    client.ask("k").await;
+    assert_eq!(client.head().await.unwrap().0, 201);
+    for _ in 0..6 {
+        sleep(LEASE / 3).await;
+        let early = retry(server.address, "k").await;
+        assert_eq!(early.refusal(), "409 in-flight", "{way:?}");
+    }
+    assert!(store.calls(Op::Renew) >= 2, "{way:?}");
+    let (body, _) = client.rest().await.unwrap();
+    assert_eq!(body.len(), 20 << 20);
+    let late = retry(server.address, "k").await;
+    assert_eq!(late.refusal(), "409 response-unavailable");
+    assert_eq!(runs.count(), 1);
+}
+
+/// hyper polls nothing while its client does not read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_client_does_not_lose_the_lease_of_a_large_answer() {
+    tokio::join!(
+        reads_nothing_for_two_leases(Leaves::Closing),
+        reads_nothing_for_two_leases(Leaves::Http2Closing),
+    );
+}
+
+/// Its handler blocks its thread for three leases.
+async fn blocks_its_thread(with_others: bool, leaves: bool) {
+    let (store, runs, gate) = (Steered::unguarded(), Runs::default(), Gate::closed());
+    let layer = layer(&store, |policy| policy.lease(LEASE));
+    let service = {
+        let gate = gate.clone();
+        handler(&runs, move |run| {
+            let gate = gate.clone();
+            async move {
+                if with_others && run == 1 {
+                    gate.pass().await;
+                } else {
+                    thread::sleep(LEASE * 3);
+                }
+                text(format!("run {run}"))
+            }
+        })
+    };
+    let server = Server::start(app(&layer, service)).await;
+    // A server at work: of one at rest, the thread that is about to block may be
+    // the one that has timers and sockets to look after.
+    tokio::spawn(async {
+        loop {
+            yield_now().await;
+        }
+    });
+    let mut other = Client::connect(server.address, Leaves::Closing).await;
+    if with_others {
+        other.ask("other").await;
+        within(gate.begun()).await;
+    }
+    let mut client = Client::connect(server.address, Leaves::Closing).await;
+    let run = runs.count() + 1;
+    client.ask("k").await;
+    within(async {
+        while runs.count() < run {
+            yield_now().await;
+        }
+    })
+    .await;
+    let client = if leaves {
+        drop(client.leave().await);
+        None
+    } else {
+        Some(client)
+    };
+    sleep(LEASE * 2).await;
+    let early = retry(server.address, "k").await;
+    assert_eq!(early.refusal(), "409 in-flight");
+    if let Some(mut client) = client {
+        let first = client.answer().await.unwrap();
+        first.assert_fresh(&format!("run {run}"));
+    } else {
+        // That of the retry, and this one.
+        server.over().await;
+        server.over().await;
+    }
+    if with_others {
+        gate.open();
+        other.answer().await.unwrap().assert_fresh("run 1");
+    }
+    settled(&layer).await;
+    let late = retry(server.address, "k").await;
+    assert!(late.is_replay());
+    assert_eq!((late.text(), runs.count()), (&*format!("run {run}"), run));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_handler_that_blocks_its_thread_while_others_run_does_not_lose_its_lease() {
+    tokio::join!(
+        blocks_its_thread(true, false),
+        blocks_its_thread(true, true),
+    );
+}

@@ -1,0 +1,35 @@
+//! Servers on real sockets, and clients that leave them at every stage.
+
+#![cfg(feature = "memory")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod app;
+mod client;
+mod gated;
+mod server;
+mod wire;
+
+mod before_it_is_claimed;
+mod cancelled;
+mod held_leases;
+mod http_1_0;
+mod in_mid_answer;
+mod last_byte;
+mod limits;
+mod panics;
+mod timeouts;
+mod trailers;
+mod while_it_runs;
+
+use std::future::Future;
+use std::time::Duration;
+
+/// Real sockets have a real clock: what takes this long hangs.
+const LIMIT: Duration = Duration::from_secs(10);
+
+async fn within<F: Future>(future: F) -> F::Output {
+    let output = tokio::time::timeout(LIMIT, future).await;
+    output.expect("it hangs")
+}

@@ -1,0 +1,242 @@
+//! A server on a socket, and how it tells that it is done with a request.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use http::{Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use pin_project_lite::pin_project;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, oneshot};
+use tokio::task::JoinHandle;
+use tower::{BoxError, Layer, Service, ServiceExt, service_fn};
+use tower_idempotency::IdempotencyLayer;
+
+use crate::app::Sent;
+use crate::within;
+
+/// What a server had to do with requests.
+#[derive(Clone, Debug)]
+pub(crate) struct Exchanges {
+    begun: Arc<Semaphore>,
+    over: Arc<Semaphore>,
+    whole: Arc<AtomicUsize>,
+    sent: Arc<AtomicUsize>,
+}
+
+impl Exchanges {
+    fn none() -> Self {
+        Self {
+            begun: Arc::new(Semaphore::new(0)),
+            over: Arc::new(Semaphore::new(0)),
+            whole: Arc::default(),
+            sent: Arc::default(),
+        }
+    }
+
+    /// To lie outside of everything that is to be watched.
+    pub(crate) fn watch<S, B, R>(
+        &self,
+        service: S,
+    ) -> impl Service<
+        Request<B>,
+        Response = Response<Watched<R>>,
+        Error = S::Error,
+        Future: Send + 'static,
+    > + Clone
+    + Send
+    + 'static
+    where
+        S: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
+        S::Future: Send + 'static,
+        B: Send + 'static,
+    {
+        let exchanges = self.clone();
+        service_fn(move |asked| {
+            let exchange = Exchange(exchanges.clone());
+            exchanges.begun.add_permits(1);
+            let answer = service.clone().oneshot(asked);
+            async move {
+                let answer = answer.await?;
+                Ok(answer.map(|body| Watched {
+                    body,
+                    ended: false,
+                    exchange,
+                }))
+            }
+        })
+    }
+}
+
+struct Exchange(Exchanges);
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.0.over.add_permits(1);
+    }
+}
+
+pin_project! {
+    /// The body of an answer. The exchange is over when it is dropped.
+    pub(crate) struct Watched<R> {
+        #[pin]
+        body: R,
+        ended: bool,
+        exchange: Exchange,
+    }
+}
+
+impl<R: Body> Body for Watched<R> {
+    type Data = R::Data;
+    type Error = R::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<R::Data>, R::Error>>> {
+        let mut this = self.project();
+        let frame = ready!(this.body.as_mut().poll_frame(cx));
+        if let Some(Ok(frame)) = &frame {
+            let bytes = frame.data_ref().map_or(0, Buf::remaining);
+            this.exchange.0.sent.fetch_add(bytes, Ordering::SeqCst);
+        }
+        // Servers do not ask for more than there is said to be.
+        if !*this.ended && (frame.is_none() || this.body.is_end_stream()) {
+            *this.ended = true;
+            this.exchange.0.whole.fetch_add(1, Ordering::SeqCst);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Serves until it is stopped, or the test's runtime ends.
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    exchanges: Exchanges,
+    accepting: JoinHandle<()>,
+}
+
+impl Server {
+    pub(crate) async fn start<S, R>(service: S) -> Self
+    where
+        S: Service<Request<Incoming>, Response = Response<R>> + Clone + Send + 'static,
+        S::Future: Send + 'static,
+        S::Error: Into<BoxError> + 'static,
+        R: Body<Data = Bytes> + Send + 'static,
+        R::Error: Into<BoxError>,
+    {
+        Self::start_with(service, auto::Builder::new(TokioExecutor::new())).await
+    }
+
+    pub(crate) async fn start_with<S, R>(service: S, http: auto::Builder<TokioExecutor>) -> Self
+    where
+        S: Service<Request<Incoming>, Response = Response<R>> + Clone + Send + 'static,
+        S::Future: Send + 'static,
+        S::Error: Into<BoxError> + 'static,
+        R: Body<Data = Bytes> + Send + 'static,
+        R::Error: Into<BoxError>,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let exchanges = Exchanges::none();
+        let service = exchanges.watch(service);
+        let accepting = tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let (http, service) = (http.clone(), service.clone());
+                tokio::spawn(async move {
+                    let service = TowerToHyperService::new(service);
+                    // How a connection ends is the client's business.
+                    http.serve_connection(TokioIo::new(stream), service)
+                        .await
+                        .ok();
+                });
+            }
+        });
+        Self {
+            address,
+            exchanges,
+            accepting,
+        }
+    }
+
+    /// The same with axum; whoever drops what it gives stops it gracefully.
+    pub(crate) async fn axum<S>(layer: &IdempotencyLayer, service: S) -> (Self, oneshot::Sender<()>)
+    where
+        S: Service<axum::extract::Request, Response = Response<Sent>, Error = Infallible>
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        S::Future: Send + 'static,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let exchanges = Exchanges::none();
+        let inner = layer.layer(service.map_response(|answer| answer.map(axum::body::Body::new)));
+        let service = exchanges.watch(inner);
+        let service = service.map_response(|answer| answer.map(axum::body::Body::new));
+        let (stop, stopped) = oneshot::channel();
+        let accepting = tokio::spawn(async move {
+            let make = tower::make::Shared::new(service);
+            axum::serve(listener, make)
+                .with_graceful_shutdown(async { drop(stopped.await) })
+                .await
+                .unwrap();
+        });
+        let server = Self {
+            address,
+            exchanges,
+            accepting,
+        };
+        (server, stop)
+    }
+
+    /// Until one more request has arrived.
+    pub(crate) async fn begun(&self) {
+        within(self.exchanges.begun.acquire())
+            .await
+            .unwrap()
+            .forget();
+    }
+
+    /// Until one more request and its answer have been let go of.
+    pub(crate) async fn over(&self) {
+        within(self.exchanges.over.acquire())
+            .await
+            .unwrap()
+            .forget();
+    }
+
+    /// How many answers have come to their end.
+    pub(crate) fn whole(&self) -> usize {
+        self.exchanges.whole.load(Ordering::SeqCst)
+    }
+
+    /// How many bytes of answers have left.
+    pub(crate) fn sent(&self) -> usize {
+        self.exchanges.sent.load(Ordering::SeqCst)
+    }
+
+    /// Until it has been shut down.
+    pub(crate) async fn stopped(self) {
+        within(self.accepting).await.unwrap();
+    }
+}
