@@ -124,3 +124,11 @@ async fn a_handler_that_blocks_its_thread_while_others_run_does_not_lose_its_lea
         blocks_its_thread(true, true),
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_first_handler_of_all_can_block_its_thread_and_not_lose_its_lease() {
+    tokio::join!(
+        blocks_its_thread(false, false),
+        blocks_its_thread(false, true),
+    );
+}
