@@ -11,6 +11,7 @@ use tracing::{debug, error, warn};
 use crate::context::Operation;
 use crate::ending::Ending;
 use crate::layer::Shared;
+use crate::renewal::wake_another_worker;
 use crate::store::{Claim, Lease, Outcome, Release, StoreError, Tenure};
 use crate::within::Within;
 
@@ -42,6 +43,7 @@ impl Held {
         // thread from the start.
         if operation.acquired(lease) {
             operation.watch();
+            wake_another_worker();
         }
         Self {
             operation: Arc::clone(operation),

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use slab::Slab;
-use tokio::runtime::{self, Handle};
+use tokio::runtime::{self, Handle, RuntimeFlavor};
 use tokio::time::{Instant, sleep};
 use tracing::warn;
 
@@ -63,9 +63,6 @@ impl Renewals {
                 layer: Some(Arc::clone(&operation.layer)),
                 tried: vec![runtime.id()],
             }));
-            // What a worker spawned last only that worker takes up, and it may
-            // be about to block in a handler: this one takes that place.
-            runtime.spawn(async {});
         }
         place
     }
@@ -80,6 +77,20 @@ impl Renewals {
 
     pub(crate) fn remove(&self, place: usize) {
         self.lock().operations.try_remove(place);
+    }
+}
+
+/// For a thread that may be about to block in a handler. What a worker spawned
+/// last waits for that worker, and of workers at rest one looks after timers
+/// and sockets for all, until it has something to do. Of two tasks that do
+/// nothing, the second makes the other one free to be taken, and that wakes
+/// another worker, which looks after the timers from there on.
+pub(crate) fn wake_another_worker() {
+    if let Ok(runtime) = Handle::try_current()
+        && runtime.runtime_flavor() == RuntimeFlavor::MultiThread
+    {
+        runtime.spawn(async {});
+        runtime.spawn(async {});
     }
 }
 

@@ -1,18 +1,24 @@
 //! Leases that nothing but renewals keeps, in real time: while a client does
 //! not read, and while a handler blocks its thread.
 
+use std::convert::Infallible;
 use std::thread;
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use tokio::runtime::Builder;
 use tokio::task::yield_now;
 use tokio::time::sleep;
+use tower::{Layer, ServiceExt, service_fn};
 
 use crate::app::{app, created, handler, layer, settled, text};
 use crate::client::{Client, Leaves, retry};
 use crate::server::Server;
 use crate::support::body::Script;
 use crate::support::store::{Op, Steered};
-use crate::support::{Gate, Runs};
+use crate::support::{Gate, Runs, post, to};
 use crate::within;
 
 const LEASE: Duration = Duration::from_millis(500);
@@ -131,4 +137,46 @@ async fn the_first_handler_of_all_can_block_its_thread_and_not_lose_its_lease() 
         blocks_its_thread(false, false),
         blocks_its_thread(false, true),
     );
+}
+
+/// Of workers at rest one looks after the timers of all. Here it is likely the
+/// one that is woken, and then blocks.
+#[test]
+fn a_handler_that_blocks_a_runtime_at_rest_is_renewed_all_the_same() {
+    let store = Steered::unguarded();
+    let layer = layer(&store, |policy| policy.lease(LEASE));
+    let service = layer.layer(service_fn(move |request: Request<Full<Bytes>>| {
+        let store = store.clone();
+        async move {
+            if request.uri().path() == "/pending" {
+                std::future::pending::<()>().await;
+            }
+            let before = store.calls(Op::Renew);
+            thread::sleep(LEASE * 2);
+            let renewals = store.calls(Op::Renew) - before;
+            Ok::<_, Infallible>(Response::new(Full::<Bytes>::from(renewals.to_string())))
+        }
+    }));
+    for others in [0, 1, 5] {
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(3)
+            .enable_all()
+            .build()
+            .unwrap();
+        for other in 0..others {
+            let request = to("/pending", post(&format!("other {other}"), "{}"));
+            runtime.spawn(service.clone().oneshot(request));
+        }
+        // Until everybody rests.
+        thread::sleep(LEASE / 10);
+        let request = post(&format!("with {others}"), "{}");
+        let answer = runtime.spawn(service.clone().oneshot(request));
+        let answer = runtime.block_on(answer).unwrap().unwrap();
+        let body = runtime.block_on(answer.into_body().collect()).unwrap();
+        let renewals = String::from_utf8(body.to_bytes().to_vec()).unwrap();
+        // Each is sent once a third of a lease is over.
+        let least = 2 * (1 + others);
+        assert!(renewals.parse::<usize>().unwrap() >= least, "{renewals}");
+        runtime.shutdown_background();
+    }
 }
