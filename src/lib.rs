@@ -32,9 +32,9 @@
 //!    operation, or is told what is there: an answer to replay, an operation
 //!    in flight, or another request under the same key.
 //! 6. **Execute**, with an [`IdempotencyContext`] in the request's extensions.
-//! 7. **Judge** the answer ([`RecordPolicy`]): recorded, or released so that a
-//!    retry executes again.
-//! 8. **Complete**: the record is stored, then the answer leaves.
+//! 7. **Judge** the answer ([`RecordPolicy`]) at the end of its body: recorded,
+//!    or released so that a retry executes again.
+//! 8. **Complete**: the record is stored, then the last byte leaves.
 //!
 //! # What it promises
 //!
@@ -42,8 +42,10 @@
 //!   second execution of that caller's key begins.
 //! - **G2** Once recorded, never again, until its retention ends.
 //! - **G3** Recorded before delivered: an answer that could not be recorded in
-//!   time says so (`Idempotency-Status: unrecorded`).
-//! - **G4** A client that leaves changes nothing: the operation goes on.
+//!   time says so (`Idempotency-Status: unrecorded`), or is cut off if its head
+//!   has left.
+//! - **G4** A client that leaves changes nothing: the operation goes on, and a
+//!   shutdown can wait for it ([`IdempotencyLayer::drain`]).
 //! - **G5** Stale owners are powerless: who was overtaken can neither
 //!   complete, renew nor release.
 //! - **G6** No answer crosses callers.
@@ -60,7 +62,9 @@
 //! Dropping the [`ResponseFuture`] of a request whose operation has begun hands
 //! the operation to the tokio runtime it was dropped in, where it runs to its
 //! end. Before its claim was sent, dropping it leaves nothing behind; between
-//! claim and handler, the claim is given back.
+//! claim and handler, the claim is given back. Dropping the [`ResponseBody`] of
+//! an answer that is sent while it is read leaves the rest of it to a task. A
+//! route can say [`OnDisconnect::Cancel`] instead.
 //!
 //! # Runtime
 //!
