@@ -391,11 +391,16 @@ impl Operation {
                 RejectionCode::ResponseUnavailable,
                 "The operation is done and was not executed again, but its answer was not kept.",
             ),
-            RecordState::Lapsed { .. } => reject(
-                RejectionCode::OutcomeUnknown,
-                "The first request with this key ended without a known outcome. It was not \
-                 executed again; it will be once someone has resolved it.",
-            ),
+            RecordState::Lapsed { .. } => {
+                warn!(record = %claim.id,
+                    "nobody knows how an operation ended, and its client asks: its record waits \
+                     to be resolved");
+                reject(
+                    RejectionCode::OutcomeUnknown,
+                    "The first request with this key ended without a known outcome. It was not \
+                     executed again; it will be once someone has resolved it.",
+                )
+            }
             RecordState::InFlight { lapses_in, .. } => Stop::InFlight(lapses_in),
             // A tombstone would have been acquired.
             RecordState::Released => Stop::Reject(in_flight()),

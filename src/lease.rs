@@ -99,10 +99,20 @@ impl Held {
             .within(layer.store.release(&claim.id, &claim.nonce, how))
             .await
         {
-            Ok(tenure) => match self.settle(tenure) {
-                Recorded::Stored => Recorded::Released,
-                other => other,
-            },
+            Ok(tenure) => {
+                let id = claim.id;
+                match self.settle(tenure) {
+                    Recorded::Stored => {
+                        if how == Release::Unknown {
+                            error!(record = %id,
+                                "nobody knows how an operation ended: its record waits to be \
+                                 resolved");
+                        }
+                        Recorded::Released
+                    }
+                    other => other,
+                }
+            }
             // Dropping it tries again.
             Err(error) => {
                 self.warn("release failed, trying again", &error);

@@ -44,6 +44,40 @@ digest! {
     RecordId
 }
 
+impl RecordId {
+    /// From 64 hexadecimal digits, as [`Display`](fmt::Display) writes them
+    /// into logs. `None` if it is anything else.
+    ///
+    /// ```
+    /// use tower_idempotency::RecordId;
+    ///
+    /// let id = RecordId::from_bytes([0xab; 32]);
+    /// assert_eq!(RecordId::from_hex(&id.to_string()), Some(id));
+    /// ```
+    #[must_use]
+    pub fn from_hex(hex: &str) -> Option<Self> {
+        let digits: Option<Vec<u8>> = hex
+            .chars()
+            .map(|digit| {
+                digit
+                    .to_digit(16)
+                    .and_then(|digit| u8::try_from(digit).ok())
+            })
+            .collect();
+        let digits: [u8; 64] = digits?.try_into().ok()?;
+        Some(Self(std::array::from_fn(|at| {
+            digits[2 * at] << 4 | digits[2 * at + 1]
+        })))
+    }
+}
+
+/// All 64 hexadecimal digits.
+impl fmt::Display for RecordId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Hex(&self.0).fmt(f)
+    }
+}
+
 /// Feeds only the first eight bytes: an id is a digest, its own bits are as
 /// good as any hash of them. A map on ids still wants a seed, since clients
 /// choose keys.
@@ -219,6 +253,17 @@ mod tests {
             "RecordId(abababab..)"
         );
         assert_eq!(format!("{:?}", Nonce::random()), "Nonce(..)");
+    }
+
+    #[test]
+    fn an_id_is_read_from_all_its_digits_or_not_at_all() {
+        let id = RecordId::from_bytes(std::array::from_fn(|at| u8::try_from(at * 7).unwrap()));
+        let hex = id.to_string();
+        assert!(hex.starts_with("00070e15"), "{hex}");
+        assert_eq!(RecordId::from_hex(&hex.to_uppercase()), Some(id));
+        for wrong in ["", &hex[1..], &format!("{hex}0"), &hex.replace('7', "x")] {
+            assert_eq!(RecordId::from_hex(wrong), None);
+        }
     }
 
     #[test]
