@@ -14,7 +14,6 @@ use http::header::CONTENT_LENGTH;
 use http::request::Parts;
 use http_body::Body;
 use http_body_util::LengthLimitError;
-use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use crate::body::{BoxError, Collected, Whole, collect, up_to};
@@ -26,6 +25,7 @@ use crate::policy::{KeysPer, OnDisconnect, OnInFlight, OnMismatch, OnStoreError}
 use crate::record::{Completion, Fingerprint, ScopeDigest};
 use crate::rejection::{Rejection, RejectionCode};
 use crate::route::target;
+use crate::rt::Instant;
 use crate::scope::Caller;
 use crate::store::{
     Claim, Claimed, Lease, OnLapsedLease, POLL, RecordState, Release, StoreError, StoreErrorKind,

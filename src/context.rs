@@ -1,8 +1,7 @@
 //! What a handler may ask about its operation.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -11,6 +10,8 @@ use crate::key::Key;
 use crate::layer::Shared;
 use crate::policy::Policy;
 use crate::record::{FencingToken, RecordId};
+use crate::rt::atomic::{AtomicBool, AtomicU8, Ordering};
+use crate::rt::{Mutex, OnceLock};
 use crate::store::{Lease, LeaseGuard};
 
 /// The operation that a handler runs in, as a request extension; under the

@@ -3,13 +3,10 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::runtime::Handle;
-use tokio::sync::Notify;
-use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use crate::rt::atomic::{AtomicUsize, Ordering};
+use crate::rt::{Handle, JoinHandle, Notify, timeout};
 
 /// A number of things that there may be only so many of.
 #[derive(Debug)]
@@ -73,6 +70,13 @@ impl Counter {
             Ok(()) => 0,
             Err(_) => self.count.load(Ordering::Acquire),
         }
+    }
+}
+
+#[cfg(all(test, shuttle))]
+impl Counter {
+    pub(crate) fn count(&self) -> usize {
+        self.count.load(Ordering::Acquire)
     }
 }
 

@@ -8,7 +8,6 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Request, Response, Version};
 use http_body::Body;
-use tokio::runtime::Handle;
 use tower_service::Service;
 
 use crate::admission::{Admitted, Under, admit, in_flight};
@@ -18,6 +17,7 @@ use crate::ending::{Ending, Read, never_ends};
 use crate::lease::{Held, Recorded};
 use crate::read_ahead::{Began, Length, Reached, ReadAhead, read};
 use crate::response_body::ResponseBody;
+use crate::rt::Handle;
 use crate::within::Caught;
 
 /// Says what protection an answer lacks.

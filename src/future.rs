@@ -8,12 +8,12 @@ use std::task::{Context, Poll, ready};
 
 use http::Response;
 use pin_project_lite::pin_project;
-use tokio::runtime::Handle;
 use tracing::Instrument;
 
 use crate::context::{Operation, Stage};
 use crate::policy::OnDisconnect;
 use crate::response_body::ResponseBody;
+use crate::rt::Handle;
 
 pin_project! {
     /// What [`Idempotency`](crate::Idempotency) returns.

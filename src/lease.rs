@@ -4,14 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::runtime::Handle;
-use tokio::time::{Instant, sleep};
 use tracing::{debug, error, warn};
 
 use crate::context::Operation;
 use crate::ending::Ending;
 use crate::layer::Shared;
 use crate::renewal::wake_another_worker;
+use crate::rt::{Handle, Instant, sleep};
 use crate::store::{Claim, Lease, Outcome, Release, StoreError, Tenure};
 use crate::within::Within;
 

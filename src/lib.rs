@@ -113,6 +113,7 @@ mod request_body;
 mod resolve;
 mod response_body;
 mod route;
+mod rt;
 pub mod scope;
 mod service;
 pub mod store;

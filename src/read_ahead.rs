@@ -14,8 +14,6 @@ use bytes::{Buf, Bytes};
 use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, Response, response};
 use http_body::Body;
-use tokio::runtime::Handle;
-use tokio::time::{Instant, Sleep, sleep_until};
 use tracing::{Instrument, debug};
 
 use crate::body::{BoxError, Partial, TURN, Whole, up_to};
@@ -24,6 +22,7 @@ use crate::ending::{Read, judged_by};
 use crate::lease::{Held, Recorded};
 use crate::policy::{OnDisconnect, can_have_body};
 use crate::response_body::ResponseBody;
+use crate::rt::{Handle, Instant, Sleep, sleep_until};
 use crate::stream::{Client, End, Sender, Stream};
 use crate::within::{Caught, Panic};
 

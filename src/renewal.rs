@@ -1,14 +1,13 @@
 //! The leases of operations that take a while, kept by one task per layer.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use slab::Slab;
-use tokio::runtime::{self, Handle, RuntimeFlavor};
-use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use crate::context::Operation;
 use crate::layer::Shared;
+use crate::rt::{Handle, Id, Instant, Mutex, MutexGuard, sleep, spawn};
 use crate::store::Tenure;
 
 /// The operations that are watched, and the one task that renews their
@@ -86,11 +85,21 @@ impl Renewals {
 /// nothing, the second makes the other one free to be taken, and that wakes
 /// another worker, which looks after the timers from there on.
 pub(crate) fn wake_another_worker() {
+    #[cfg(not(shuttle))]
     if let Ok(runtime) = Handle::try_current()
-        && runtime.runtime_flavor() == RuntimeFlavor::MultiThread
+        && runtime.runtime_flavor() == tokio::runtime::RuntimeFlavor::MultiThread
     {
         runtime.spawn(async {});
         runtime.spawn(async {});
+    }
+}
+
+#[cfg(all(test, shuttle))]
+impl Renewals {
+    /// How many operations, and whether there is a task for them.
+    pub(crate) fn watched(&self) -> (usize, bool) {
+        let running = self.lock();
+        (running.operations.len(), running.task)
     }
 }
 
@@ -99,7 +108,7 @@ pub(crate) fn wake_another_worker() {
 struct TaskRuns {
     layer: Option<Arc<Shared>>,
     /// The runtimes that it has been on, this one last.
-    tried: Vec<runtime::Id>,
+    tried: Vec<Id>,
 }
 
 impl Drop for TaskRuns {
@@ -167,7 +176,7 @@ async fn renew_all(mut task: TaskRuns) {
         // None waits for another: a store that answers some of them late must
         // not cost the others their leases.
         for (place, operation) in due {
-            tokio::spawn(renew(UnderWay { place, operation }));
+            spawn(renew(UnderWay { place, operation }));
         }
     }
 }

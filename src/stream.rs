@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::panic::resume_unwind;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
@@ -12,6 +12,7 @@ use http_body::Frame;
 
 use crate::body::BoxError;
 use crate::detached::{Counted, Counter};
+use crate::rt::{Mutex, MutexGuard};
 use crate::within::Panic;
 
 /// What may wait for the client once the answer is too large to record, in

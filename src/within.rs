@@ -8,9 +8,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use pin_project_lite::pin_project;
-use tokio::time::{Sleep, sleep};
 
 use crate::layer::Shared;
+use crate::rt::{Sleep, sleep};
 use crate::store::StoreError;
 
 impl Shared {

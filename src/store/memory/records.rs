@@ -4,6 +4,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::record::{FencingToken, Nonce, RecordId};
+use crate::rt::Instant;
 use crate::store::{
     Claim, Claimed, Forgotten, Lease, OnLapsedLease, Outcome, Record, Release, Tenure,
 };
@@ -23,14 +24,14 @@ pub(super) const PACE: usize = 2;
 pub(super) type Moment = Duration;
 
 pub(super) enum Clock {
-    Tokio(tokio::time::Instant),
+    Tokio(Instant),
     #[cfg(test)]
     ByHand(Arc<std::sync::atomic::AtomicU64>),
 }
 
 impl Clock {
     pub(super) fn tokio() -> Self {
-        Clock::Tokio(tokio::time::Instant::now())
+        Clock::Tokio(Instant::now())
     }
 
     pub(super) fn now(&self) -> Moment {
