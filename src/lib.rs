@@ -101,6 +101,8 @@ mod fingerprint;
 mod flow;
 mod future;
 mod grpc;
+#[cfg(all(test, shuttle, feature = "memory"))]
+mod interleavings;
 mod key;
 mod layer;
 mod lease;

@@ -1,0 +1,106 @@
+//! Clients that retry, wait and leave, on a store that keeps leases alive.
+
+use super::*;
+
+fn wait(policy: Policy) -> Policy {
+    policy.on_in_flight(OnInFlight::Wait(LONG))
+}
+
+#[test]
+fn of_clients_at_once_one_executes() {
+    explore(|| {
+        let bench = Bench::new(created, |policy| policy);
+        let clients = [(); 3].map(|()| bench.insist("K"));
+        for client in clients {
+            block_on(client).unwrap();
+        }
+        bench.settled("K");
+        assert_eq!(bench.runs(), 1);
+    });
+}
+
+/// No time passes: it takes the wake-ups.
+#[test]
+fn those_who_wait_get_the_one_answer() {
+    explore(|| {
+        let bench = Bench::new(created, wait);
+        let clients = [(); 3].map(|()| spawn(bench.ask("K")));
+        for client in clients {
+            assert_eq!(block_on(client).unwrap().0, StatusCode::CREATED);
+        }
+        bench.settled("K");
+        assert_eq!(bench.runs(), 1);
+    });
+}
+
+/// G4, and a claim is given back whose handler had not begun.
+#[test]
+fn a_client_that_leaves_changes_nothing_for_its_retry() {
+    explore(|| {
+        let bench = Bench::new(created, |policy| policy);
+        let leaves = bench.ask_and_leave("K");
+        let retries = bench.insist("K");
+        block_on(leaves).unwrap();
+        block_on(retries).unwrap();
+        bench.settled("K");
+        assert_eq!(bench.runs(), 1);
+    });
+}
+
+#[test]
+fn a_client_that_leaves_changes_nothing_for_those_who_wait() {
+    explore(|| {
+        let bench = Bench::new(created, wait);
+        let leaves = bench.ask_and_leave("K");
+        let waits = [(); 2].map(|()| spawn(bench.ask("K")));
+        block_on(leaves).unwrap();
+        for client in waits {
+            // Given back to whoever comes next, which need not be they.
+            let (status, _) = block_on(client).unwrap();
+            assert_eq!(status, StatusCode::CREATED);
+        }
+        bench.settled("K");
+        assert_eq!(bench.runs(), 1);
+    });
+}
+
+/// The first run is released. Whoever is woken for it may be the one who
+/// leaves: another has to take its place.
+#[test]
+fn a_release_lets_one_go_on_though_another_leaves() {
+    explore(|| {
+        let first_fails = |run| match run {
+            0 => Script {
+                status: StatusCode::SERVICE_UNAVAILABLE,
+                ..created(run)
+            },
+            _ => created(run),
+        };
+        let bench = Bench::new(first_fails, wait);
+        let leaves = bench.ask_and_leave("K");
+        let waits = [(); 2].map(|()| spawn(bench.ask("K")));
+        block_on(leaves).unwrap();
+        let waited = waits.map(|client| block_on(client).unwrap().0);
+        assert!(waited.contains(&StatusCode::CREATED), "{waited:?}");
+        bench.settled("K");
+        assert_eq!(bench.runs(), 2);
+    });
+}
+
+/// Nobody leaves unseen: what runs on alone has ended when `drain` says so.
+#[test]
+fn drain_waits_for_whoever_leaves_meanwhile() {
+    explore(|| {
+        let bench = Bench::new(created, |policy| policy);
+        let leaves = ["K", "L"].map(|key| bench.ask_and_leave(key));
+        let draining = Arc::clone(&bench);
+        let drains = spawn(async move { draining.layer.drain(LONG).await });
+        for client in leaves {
+            block_on(client).unwrap();
+        }
+        assert_eq!(block_on(bench.layer.drain(LONG)), 0);
+        assert_eq!(bench.store.stats().in_flight, 0);
+        assert_eq!(block_on(drains).unwrap(), 0);
+        bench.come_to_rest();
+    });
+}
