@@ -79,7 +79,7 @@ fn the_two_sides_of_an_answer_never_miss_each_other() {
                 .await;
                 stream.push(frame.clone());
             }
-            stream.end(vec![frame], End::Whole(None));
+            stream.end(Some(frame), End::Whole(None));
         });
         block_on(reader).unwrap();
         assert_eq!(block_on(client).unwrap(), 120 << 10);
