@@ -25,7 +25,7 @@ use crate::policy::{KeysPer, OnDisconnect, OnInFlight, OnMismatch, OnStoreError}
 use crate::record::{Completion, Fingerprint, ScopeDigest};
 use crate::rejection::{Rejection, RejectionCode};
 use crate::route::target;
-use crate::rt::Instant;
+use crate::rt::{Instant, sleep};
 use crate::scope::Caller;
 use crate::store::{
     Claim, Claimed, Lease, OnLapsedLease, POLL, RecordState, Release, StoreError, StoreErrorKind,
@@ -236,7 +236,7 @@ impl Operation {
             };
             let guarded = lease.is_guarded();
             // From here on, dropping it gives the claim back.
-            let held = Held::new(self, lease).release_on_drop(Release::Tombstone);
+            let held = Held::new(self, lease, sent).release_on_drop(Release::Tombstone);
             if !self.layer.old_digests.is_empty() {
                 Box::pin(self.look_under_old_secrets(parts, body)).await?;
             }
@@ -263,11 +263,16 @@ impl Operation {
         let OnInFlight::Wait(bound) = self.policy.on_in_flight else {
             return Err(Stop::InFlight(lapses_in));
         };
+        // Whose client left during the first claim waits for nobody.
+        if self.is_in(Stage::Left) {
+            return Err(Stop::InFlight(lapses_in));
+        }
         let Some(_place) = layer.waiters.try_enter() else {
             return Err(Stop::InFlight(lapses_in));
         };
         let asked = Instant::now();
         let mut woken = None;
+        let mut claimed_at;
         loop {
             // Nothing is claimed: a client that leaves leaves nothing behind.
             self.enter(Stage::Reading);
@@ -282,7 +287,11 @@ impl Operation {
                 }
                 None => return Err(Stop::InFlight(lapses_in)),
             };
+            claimed_at = Instant::now();
             let claimed = self.claim(claim, parts, body).await;
+            // A store that wakes its subscribers for nothing is not asked again
+            // and again without a pause.
+            let in_vain = woken.is_some();
             // Kept until here, since it passes its wake-up on if nothing came of it.
             drop(woken.take());
             lapses_in = match claimed {
@@ -299,6 +308,9 @@ impl Operation {
             self.enter(Stage::Reading);
             let pause = lapses_in.max(SHORTEST_PAUSE).min(left);
             Within::new(pause, &mut changed).await;
+            if in_vain && claimed_at.elapsed() < SHORTEST_PAUSE {
+                sleep(SHORTEST_PAUSE.min(left)).await;
+            }
             woken = Some(changed);
         }
     }

@@ -11,7 +11,7 @@ use crate::layer::Shared;
 use crate::policy::Policy;
 use crate::record::{FencingToken, RecordId};
 use crate::rt::atomic::{AtomicBool, AtomicU8, Ordering};
-use crate::rt::{Mutex, OnceLock};
+use crate::rt::{Instant, Mutex, OnceLock};
 use crate::store::{Lease, LeaseGuard};
 
 /// The operation that a handler runs in, as a request extension; under the
@@ -201,7 +201,13 @@ impl Operation {
     /// Has the operation watched, if it is not: its lease renewed, its length
     /// bounded. One that ends in its first poll needs neither.
     pub(crate) fn watch(self: &Arc<Self>) {
-        self.place.get_or_init(|| self.layer.renewals.add(self));
+        self.watch_since(Instant::now());
+    }
+
+    /// The same for a lease that counts from then.
+    pub(crate) fn watch_since(self: &Arc<Self>, sent: Instant) {
+        self.place
+            .get_or_init(|| self.layer.renewals.add(self, sent));
     }
 
     /// Has it watched for another `max_operation`, while its completion is
@@ -209,13 +215,21 @@ impl Operation {
     pub(crate) fn watch_anew(self: &Arc<Self>) {
         self.watch();
         if let Some(place) = self.place.get() {
-            self.layer.renewals.restart(*place);
+            self.layer.renewals.restart(*place, self);
         }
     }
 
-    pub(crate) fn unwatch(&self) {
+    /// It is about to be released: a renewal that comes too late for that is
+    /// not told of another owner.
+    pub(crate) fn stop_renewing(self: &Arc<Self>) {
         if let Some(place) = self.place.get() {
-            self.layer.renewals.remove(*place);
+            self.layer.renewals.stop(*place, self);
+        }
+    }
+
+    pub(crate) fn unwatch(self: &Arc<Self>) {
+        if let Some(place) = self.place.get() {
+            self.layer.renewals.remove(*place, self);
         }
     }
 

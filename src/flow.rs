@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::panic::resume_unwind;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -15,7 +16,8 @@ use crate::body::{BoxError, RequestTrailers, Whole};
 use crate::context::{IdempotencyContext, Operation, Stage};
 use crate::ending::{Ending, Read, never_ends};
 use crate::lease::{Held, Recorded};
-use crate::read_ahead::{Began, Length, Reached, ReadAhead, read};
+use crate::policy::can_have_body;
+use crate::read_ahead::{Length, Reached, ReadAhead, read};
 use crate::response_body::ResponseBody;
 use crate::rt::Handle;
 use crate::within::Caught;
@@ -94,7 +96,7 @@ where
     parts
         .extensions
         .insert(IdempotencyContext(Arc::clone(&operation)));
-    let began = Began::now();
+    let began_at = SystemTime::now();
     async move {
         let answered = Caught::call(|| service.call(request_of(parts, whole))).await;
         operation.enter(Stage::Answered);
@@ -109,7 +111,7 @@ where
                 resume_unwind(panic)
             }
         };
-        let answer = answer(&operation, response, held, began, version).await;
+        let answer = answer(&operation, response, held, began_at, version).await;
         // Another owner's answer is the one that stands.
         let overtaken = || operation.reject(in_flight(), asked.as_deref());
         Ok(answer.unwrap_or_else(overtaken))
@@ -123,7 +125,7 @@ fn answer<R>(
     operation: &Arc<Operation>,
     response: Response<R>,
     held: Held,
-    began: Began,
+    began_at: SystemTime,
     version: Version,
 ) -> impl Future<Output = Option<Response<ResponseBody<R>>>>
 where
@@ -134,49 +136,51 @@ where
     let (mut head, body) = response.into_parts();
     async move {
         let (ending, body) = if never_ends(&head) {
-            let ending = operation.judge(&head, Read::TooLarge(None), began.at);
+            let ending = operation.judge(&head, Read::TooLarge(None), began_at);
             match (ending, Handle::try_current()) {
                 // Until it has ended the operation runs.
                 (Ending::Release(_), Ok(runtime)) => {
                     let reading = ReadAhead::endless(operation, Box::pin(body));
-                    return reading.send(&runtime, held, head, began);
+                    return reading.send(&runtime, held, head, began_at);
                 }
                 (ending, _) => (ending, ResponseBody::passed(body)),
             }
         } else {
             let length = Length::of(&head, &body);
             let mut body = Box::pin(body);
-            let at_once = !length.is_small() && version > Version::HTTP_10;
+            // An answer without a body is whole with its head; one in HTTP/1.0
+            // should have a length, since its end can't be told from a cut.
+            let head_first = can_have_body(head.status) && version > Version::HTTP_10;
+            let at_once = !length.is_small() && head_first;
             let limit = operation.policy.max_recorded_body;
             match read(body.as_mut(), length, limit, at_once).await {
                 Reached::Whole(whole) => {
-                    let ending = operation.judge(&head, Read::Whole(&whole), began.at);
+                    let ending = operation.judge(&head, Read::Whole(&whole), began_at);
                     (ending, ResponseBody::known(whole))
                 }
                 Reached::Broken(read, error) => {
-                    let ending = operation.judge(&head, Read::Broken, began.at);
+                    let ending = operation.judge(&head, Read::Broken, began_at);
                     (ending, ResponseBody::broken(read, error))
                 }
                 Reached::Panicked(panic) => {
-                    let ending = operation.judge(&head, Read::Broken, began.at);
+                    let ending = operation.judge(&head, Read::Broken, began_at);
                     held.end(ending).await;
                     resume_unwind(panic)
                 }
                 Reached::Part(read, runtime) => {
-                    let reading = ReadAhead::new(operation, body, read, length);
-                    return reading.send(&runtime, held, head, began);
+                    let reading = ReadAhead::new(operation, body, read, length, version);
+                    return reading.send(&runtime, held, head, began_at);
                 }
             }
         };
-        operation.mark(&mut head.headers, began.at, ending.recorded());
+        operation.mark(&mut head.headers, began_at, ending.recorded());
         match held.end(ending).await {
-            Recorded::Stored => {}
-            Recorded::Released if !operation.is_lost() => {}
-            Recorded::NotYet if !operation.is_lost() => {
+            Recorded::Stored | Recorded::Released => {}
+            Recorded::NotYet => {
                 let status = HeaderValue::from_static("unrecorded");
                 head.headers.insert(STATUS_HEADER, status);
             }
-            Recorded::Lost | Recorded::Released | Recorded::NotYet => return None,
+            Recorded::Lost => return None,
         }
         Some(Response::from_parts(head, body))
     }

@@ -191,7 +191,7 @@ impl IdempotencyLayerBuilder {
         self
     }
 
-    /// While this many operations run on without a client, others are not
+    /// While this many operations or more run on without a client, others are not
     /// begun: `over-capacity`. Asked before the claim, since one that has begun
     /// can't be stopped when its client leaves (G4); so whether it would have
     /// been a replay is not known either. Default: 10 000.
@@ -199,6 +199,8 @@ impl IdempotencyLayerBuilder {
     /// What the layer still has to tell the store counts too: completions and
     /// releases that are being tried again. Routes with
     /// [`OnDisconnect::Cancel`](crate::OnDisconnect::Cancel) begin all the same.
+    /// How many clients leave at one moment this does not bound; a limit of
+    /// concurrent requests outside the layer does.
     pub fn max_detached(mut self, operations: usize) -> Self {
         self.max_detached = operations;
         self

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tracing::{debug, error, warn};
+use tracing::{Instrument, debug, error, warn};
 
 use crate::context::Operation;
 use crate::ending::Ending;
@@ -16,6 +16,8 @@ use crate::within::Within;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// For leases that practically never lapse.
+const LONGEST_RELEASE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The lease of an operation that has not ended.
 pub(crate) struct Held {
@@ -37,11 +39,12 @@ pub(crate) enum Recorded {
 }
 
 impl Held {
-    pub(crate) fn new(operation: &Arc<Operation>, lease: Lease) -> Self {
+    /// Of a claim that was sent then.
+    pub(crate) fn new(operation: &Arc<Operation>, lease: Lease, sent: Instant) -> Self {
         // A store elsewhere has to hear of it even if the handler blocks its
         // thread from the start.
         if operation.acquired(lease) {
-            operation.watch();
+            operation.watch_since(sent);
             wake_another_worker();
         }
         Self {
@@ -52,10 +55,15 @@ impl Held {
 
     /// 8. What was judged, done.
     pub(crate) async fn end(self, ending: Ending) -> Recorded {
-        match ending {
+        let operation = Arc::clone(&self.operation);
+        let recorded = match ending {
             Ending::Complete(outcome) => self.complete(outcome).await,
             Ending::Release(how) => self.release(how).await,
             Ending::Lapse => self.lapse().await,
+        };
+        match recorded {
+            Recorded::Released | Recorded::NotYet if operation.is_lost() => Recorded::Lost,
+            recorded => recorded,
         }
     }
 
@@ -76,7 +84,8 @@ impl Held {
             return Recorded::NotYet;
         };
         let layer = Arc::clone(&self.operation.layer);
-        let mut background = runtime.spawn(self.keep_completing(outcome));
+        let span = self.operation.span.clone();
+        let mut background = runtime.spawn(self.keep_completing(outcome).instrument(span));
         let left = layer.store_timeout.saturating_sub(asked.elapsed());
         match Within::new(left, &mut background).await {
             Some(Ok(recorded)) => recorded,
@@ -92,6 +101,7 @@ impl Held {
     /// Ends the operation without an outcome. Unless the store answers within
     /// `store_timeout`, that goes on in the background.
     pub(crate) async fn release(mut self, how: Release) -> Recorded {
+        self.operation.stop_renewing();
         let Lease { claim, .. } = self.operation.lease();
         let layer = &self.operation.layer;
         match layer
@@ -234,14 +244,14 @@ pub(crate) fn release_later(layer: &Arc<Shared>, claim: &Claim, how: Release, fa
     let releasing = Arc::clone(layer);
     let release = async move {
         let layer = releasing;
-        let end = Instant::now().checked_add(lease);
+        let end = Instant::now() + lease.min(LONGEST_RELEASE);
         let mut pause = FIRST_PAUSE;
         loop {
             match layer.within(layer.store.release(&id, &nonce, how)).await {
                 Ok(Tenure::Held) => return,
                 // A claim that is not there yet may still arrive.
-                Ok(Tenure::Lost) if fate == Fate::Acquired || is_past(end) => return,
-                Err(error) if is_past(end) => {
+                Ok(Tenure::Lost) if fate == Fate::Acquired || end <= Instant::now() => return,
+                Err(error) if end <= Instant::now() => {
                     let error: &dyn std::error::Error = &error;
                     warn!(?id, error, "a claim was not released, its lease lapses");
                     return;
@@ -251,7 +261,7 @@ pub(crate) fn release_later(layer: &Arc<Shared>, claim: &Claim, how: Release, fa
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     };
-    layer.detached.spawn(&runtime, release);
+    layer.detached.spawn(&runtime, release.in_current_span());
 }
 
 /// `None` is a time that never comes.

@@ -60,7 +60,8 @@ pub enum Oversize {
     /// `response-unavailable`.
     #[default]
     Seal,
-    /// A retry executes again.
+    /// A retry executes again. (Of an answer that is only too large and breaks
+    /// off, the operation does not: its effect has happened.)
     Rerun,
 }
 
@@ -86,7 +87,7 @@ pub enum OnInFlight {
     Reject,
     /// The outcome, as soon as it is there: the answer is replayed, and if the
     /// first request was released, one of those that wait executes. After this
-    /// long: `in-flight`. Not for an operation in flight under a secret that is
+    /// long, and what a last claim takes: `in-flight`. Not for an operation in flight under a secret that is
     /// on its way out: `in-flight`, at once.
     Wait(Duration),
 }
@@ -314,7 +315,8 @@ impl Policy {
         self
     }
 
-    /// The largest answer body that is recorded, in bytes. Default: 1 MiB.
+    /// The largest answer body that is recorded, in bytes; a larger one is sent
+    /// all the same, see [`oversize`](Self::oversize). Default: 1 MiB.
     #[must_use]
     pub fn max_recorded_body(mut self, bytes: usize) -> Self {
         self.max_recorded_body = bytes;
@@ -396,7 +398,11 @@ impl Policy {
         self
     }
 
-    /// For how long the lease of one operation is renewed. Default: 10 min.
+    /// For how long the lease of one operation is renewed, and for how long an
+    /// answer is read on once its client has left. Default: 10 min.
+    ///
+    /// A handler that never comes back from its first poll, since it blocks its
+    /// thread for ever, keeps a lease of the memory store beyond that.
     #[must_use]
     pub fn max_operation(mut self, max_operation: Duration) -> Self {
         self.max_operation = self.positive("max_operation", max_operation);
@@ -436,8 +442,9 @@ impl Policy {
         self
     }
 
-    /// The header that says until when the answer is kept (RFC 3339), on first
-    /// answers and on replays. Default: none.
+    /// The header that says until when the answer is kept (RFC 3339), on replays
+    /// and on first answers, unless these are sent while they are read. Default:
+    /// none.
     #[must_use]
     pub fn expires_at_header<'a>(mut self, name: impl Into<Option<&'a str>>) -> Self {
         self.expires_at_header = self.name("expires_at_header", name.into());

@@ -12,7 +12,7 @@ use std::time::SystemTime;
 
 use bytes::{Buf, Bytes};
 use http::header::CONTENT_LENGTH;
-use http::{HeaderMap, Response, response};
+use http::{HeaderMap, Response, Version, response};
 use http_body::Body;
 use tracing::{Instrument, debug};
 
@@ -22,34 +22,16 @@ use crate::ending::{Read, judged_by};
 use crate::lease::{Held, Recorded};
 use crate::policy::{OnDisconnect, can_have_body};
 use crate::response_body::ResponseBody;
-use crate::rt::{Handle, Instant, Sleep, sleep_until};
+use crate::rt::{Handle, Sleep, sleep};
 use crate::stream::{Client, End, Sender, Stream};
 use crate::within::{Caught, Panic};
-
-/// When an execution began.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Began {
-    /// For its record.
-    pub(crate) at: SystemTime,
-    /// For its limit.
-    clock: Instant,
-}
-
-impl Began {
-    pub(crate) fn now() -> Self {
-        Self {
-            at: SystemTime::now(),
-            clock: Instant::now(),
-        }
-    }
-}
 
 /// How long an answer says that it is, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Length {
-    /// By its size hint: the server announces it.
+    /// By its size hint.
     exact: Option<u64>,
-    /// By that, or its header.
+    /// By its header, or that.
     known: Option<u64>,
 }
 
@@ -68,7 +50,8 @@ impl Length {
         };
         Self {
             exact,
-            known: exact.or_else(announced),
+            // What a server goes by, if there are both.
+            known: announced().or(exact),
         }
     }
 
@@ -148,8 +131,11 @@ pub(crate) struct ReadAhead<R> {
     last: Option<Bytes>,
     /// There was more than was announced.
     is_off: bool,
+    /// Whether any frame may be the last: HTTP/1.0 knows no other end.
+    withholds: bool,
+    /// Whether it has no end to wait for.
+    endless: bool,
     trailers: Option<HeaderMap>,
-    ends_with_client: bool,
     overdue: Option<Pin<Box<Sleep>>>,
 }
 
@@ -173,6 +159,7 @@ where
         body: Pin<Box<R>>,
         read: Partial,
         length: Length,
+        version: Version,
     ) -> Self {
         let room = operation.policy.max_recorded_body;
         let too_large = length.known.is_some_and(|length| length > room as u64);
@@ -186,8 +173,9 @@ where
             to_come: length.known,
             last: None,
             is_off: false,
+            withholds: version <= Version::HTTP_10,
+            endless: false,
             trailers: None,
-            ends_with_client: operation.policy.on_disconnect == OnDisconnect::Cancel,
             overdue: None,
         };
         let Whole { data, trailers } = read.whole();
@@ -202,9 +190,10 @@ where
             exact: None,
             known: None,
         };
-        let mut reading = Self::new(operation, body, Partial::default(), length);
+        let read = Partial::default();
+        let mut reading = Self::new(operation, body, read, length, Version::HTTP_11);
         reading.record = None;
-        reading.ends_with_client = true;
+        reading.endless = true;
         reading
     }
 
@@ -215,7 +204,7 @@ where
         runtime: &Handle,
         held: Held,
         mut head: response::Parts,
-        began: Began,
+        began_at: SystemTime,
     ) -> Option<Response<ResponseBody<R>>> {
         let operation = Arc::clone(&self.operation);
         if operation.is_lost() {
@@ -223,17 +212,16 @@ where
         }
         operation.watch();
         let judged_by = judged_by(&head);
-        operation.mark(&mut head.headers, began.at, None);
+        operation.mark(&mut head.headers, began_at, None);
         let stream = Arc::clone(&self.stream);
         let sender = Sender::new(stream, &operation.layer.detached, self.length.exact);
-        let run = self.run(held, judged_by, began);
+        let run = self.run(held, judged_by, began_at);
         runtime.spawn(run.instrument(operation.span.clone()));
         Some(Response::from_parts(head, ResponseBody::streamed(sender)))
     }
 
-    async fn run(mut self, held: Held, head: response::Parts, began: Began) {
-        let until = began.clock.checked_add(self.operation.policy.max_operation);
-        let read = Caught::call(|| poll_fn(|cx| self.poll(until, cx))).await;
+    async fn run(mut self, held: Held, head: response::Parts, began_at: SystemTime) {
+        let read = Caught::call(|| poll_fn(|cx| self.poll(cx))).await;
         let finished = read.unwrap_or_else(Finished::Panicked);
         let too_large = || Read::TooLarge(self.trailers.as_ref());
         let whole;
@@ -246,18 +234,18 @@ where
                 Read::Whole(&whole)
             }
             (Finished::Whole | Finished::Ended, None) => too_large(),
+            // It had no end to come to.
+            (Finished::Broken(_) | Finished::Panicked(_), None) if self.endless => too_large(),
             (Finished::Broken(_) | Finished::Panicked(_) | Finished::Ended, _) => Read::Broken,
         };
-        let ending = self.operation.judge(&head, read, began.at);
+        let ending = self.operation.judge(&head, read, began_at);
         let recorded = held.end(ending).await;
-        let lost = self.operation.is_lost();
         let end = match (finished, recorded) {
             (Finished::Panicked(panic), _) => End::Panicked(panic),
             (Finished::Broken(error), _) => End::Broken(error),
-            (_, Recorded::Stored) => End::Whole(self.trailers.take()),
-            (_, Recorded::Released) if !lost => End::Whole(self.trailers.take()),
-            (_, Recorded::NotYet) if !lost => End::Broken(Box::new(Cut::Unrecorded)),
-            (_, _) => End::Broken(Box::new(Cut::Overtaken)),
+            (_, Recorded::Stored | Recorded::Released) => End::Whole(self.trailers.take()),
+            (_, Recorded::NotYet) => End::Broken(Box::new(Cut::Unrecorded)),
+            (_, Recorded::Lost) => End::Broken(Box::new(Cut::Overtaken)),
         };
         self.end(end);
     }
@@ -275,7 +263,7 @@ where
         self.stream.end(last, end);
     }
 
-    fn poll(&mut self, until: Option<Instant>, cx: &mut Context<'_>) -> Poll<Finished> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Finished> {
         for _ in 0..TURN {
             if self.is_off {
                 return Poll::Ready(Finished::Broken(Box::new(Misannounced)));
@@ -283,15 +271,13 @@ where
             match self.stream.client(self.record.is_none(), cx) {
                 Client::Reads => {}
                 Client::IsSlow => return Poll::Pending,
-                Client::Left if self.ends_with_client => return Poll::Ready(Finished::Ended),
+                Client::Left if self.ends_with_client() => return Poll::Ready(Finished::Ended),
                 // What has no end must not run for ever without a client.
                 Client::Left => {
-                    if let Some(until) = until {
-                        let overdue = || Box::pin(sleep_until(until));
-                        let overdue = self.overdue.get_or_insert_with(overdue);
-                        if overdue.as_mut().poll(cx).is_ready() {
-                            return Poll::Ready(Finished::Ended);
-                        }
+                    let limit = self.operation.policy.max_operation;
+                    let overdue = self.overdue.get_or_insert_with(|| Box::pin(sleep(limit)));
+                    if overdue.as_mut().poll(cx).is_ready() {
+                        return Poll::Ready(Finished::Ended);
                     }
                 }
             }
@@ -315,6 +301,10 @@ where
         Poll::Pending
     }
 
+    fn ends_with_client(&self) -> bool {
+        self.endless || self.operation.policy.on_disconnect == OnDisconnect::Cancel
+    }
+
     fn data(&mut self, data: Bytes) {
         if data.is_empty() {
             return;
@@ -327,6 +317,11 @@ where
             record.push(data.clone());
         }
         match &mut self.to_come {
+            None if self.withholds => {
+                if let Some(data) = self.last.replace(data) {
+                    self.stream.push(data);
+                }
+            }
             None => self.stream.push(data),
             Some(to_come) => match to_come.checked_sub(data.len() as u64) {
                 None => self.is_off = true,

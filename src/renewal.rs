@@ -8,7 +8,8 @@ use tracing::warn;
 use crate::context::Operation;
 use crate::layer::Shared;
 use crate::rt::{Handle, Id, Instant, Mutex, MutexGuard, sleep, spawn};
-use crate::store::Tenure;
+use crate::store::{StoreError, Tenure};
+use crate::within::Within;
 
 /// The operations that are watched, and the one task that renews their
 /// leases. It is started by the first, and ends when it finds none.
@@ -19,6 +20,14 @@ pub(crate) struct Renewals(Mutex<Running>);
 struct Running {
     operations: Slab<Renewal>,
     task: bool,
+}
+
+impl Running {
+    /// `None` once the operation has ended: its place may have another by now.
+    fn of(&mut self, place: usize, operation: &Arc<Operation>) -> Option<&mut Renewal> {
+        let renewal = self.operations.get_mut(place)?;
+        Arc::ptr_eq(&renewal.operation, operation).then_some(renewal)
+    }
 }
 
 struct Renewal {
@@ -39,13 +48,13 @@ impl Renewals {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn add(&self, operation: &Arc<Operation>) -> usize {
-        let now = Instant::now();
+    /// Of an operation whose claim was sent then.
+    pub(crate) fn add(&self, operation: &Arc<Operation>, sent: Instant) -> usize {
         let renewal = Renewal {
             operation: Arc::clone(operation),
             runtime: Handle::try_current().ok(),
-            began: now,
-            renewed: now,
+            began: sent,
+            renewed: sent,
             under_way: false,
             ended: false,
         };
@@ -67,15 +76,25 @@ impl Renewals {
     }
 
     /// Counts `max_operation` from now.
-    pub(crate) fn restart(&self, place: usize) {
-        if let Some(renewal) = self.lock().operations.get_mut(place) {
+    pub(crate) fn restart(&self, place: usize, operation: &Arc<Operation>) {
+        if let Some(renewal) = self.lock().of(place, operation) {
             renewal.began = Instant::now();
             renewal.ended = renewal.operation.is_lost();
         }
     }
 
-    pub(crate) fn remove(&self, place: usize) {
-        self.lock().operations.try_remove(place);
+    /// What a renewal under way is told does not count any more.
+    pub(crate) fn stop(&self, place: usize, operation: &Arc<Operation>) {
+        if let Some(renewal) = self.lock().of(place, operation) {
+            renewal.ended = true;
+        }
+    }
+
+    pub(crate) fn remove(&self, place: usize, operation: &Arc<Operation>) {
+        let mut running = self.lock();
+        if running.of(place, operation).is_some() {
+            running.operations.remove(place);
+        }
     }
 }
 
@@ -188,41 +207,47 @@ struct UnderWay {
     operation: Arc<Operation>,
 }
 
-impl UnderWay {
-    /// `None` once the operation has ended: its place may have another by now.
-    fn renewal<'a>(&self, running: &'a mut Running) -> Option<&'a mut Renewal> {
-        let renewal = running.operations.get_mut(self.place)?;
-        Arc::ptr_eq(&renewal.operation, &self.operation).then_some(renewal)
-    }
-}
-
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        if let Some(renewal) = self.renewal(&mut self.operation.layer.renewals.lock()) {
+        let mut running = self.operation.layer.renewals.lock();
+        if let Some(renewal) = running.of(self.place, &self.operation) {
             renewal.under_way = false;
         }
     }
 }
 
 async fn renew(under_way: UnderWay) {
-    let operation = &under_way.operation;
+    let UnderWay { place, operation } = &under_way;
     let layer = &operation.layer;
     let sent = Instant::now();
-    let answer = layer.within(layer.store.renew(operation.lease())).await;
-    let mut running = layer.renewals.lock();
-    let Some(renewal) = under_way.renewal(&mut running) else {
-        return;
+    // One that stalls must leave time for the next.
+    let limit = layer.store_timeout.min(operation.policy.lease / 3);
+    let answer = Within::new(limit, layer.store.renew(operation.lease())).await;
+    let answer = answer.unwrap_or_else(|| Err(StoreError::timed_out()));
+    let counts = {
+        let mut running = layer.renewals.lock();
+        let renewal = running.of(*place, operation);
+        let renewal = renewal.filter(|renewal| !renewal.ended);
+        match (renewal, &answer) {
+            (None, _) => false,
+            (Some(renewal), Ok(tenure)) => {
+                renewal.renewed = sent;
+                renewal.ended = *tenure == Tenure::Lost;
+                true
+            }
+            (Some(_), Err(_)) => true,
+        }
     };
+    // Not under the lock, since a log may be slow.
     match answer {
-        Ok(Tenure::Held) => renewal.renewed = sent,
-        Ok(Tenure::Lost) => {
-            renewal.ended = true;
+        Ok(Tenure::Lost) if counts => {
             operation.lose();
             warn!(lease = ?operation.lease(), "another owner has taken over a running operation");
         }
-        Err(error) => {
+        Err(error) if counts => {
             let error: &dyn std::error::Error = &error;
             warn!(lease = ?operation.lease(), error, "a lease was not renewed, trying again");
         }
+        _ => {}
     }
 }

@@ -21,14 +21,15 @@ pub enum Resolved {
     Recorded,
     /// There is no record of an operation that began: a retry executes.
     Absent,
-    /// The operation is in flight, and its owner alive. Nothing was changed.
+    /// The operation is in flight: its owner is alive, or another has taken
+    /// over meanwhile. Nothing was changed.
     InFlight,
     /// The operation had an outcome already. Nothing was changed.
     Done,
 }
 
 /// Records by hand, for an operator's own tools. A record whose owner died
-/// under [`OnLapsedLease::Refuse`](crate::OnLapsedLease::Refuse) is
+/// under [`OnLapsedLease::Refuse`] is
 /// `outcome-unknown` to its client until somebody has found out what happened:
 ///
 /// - it happened: [`resolve`](Self::resolve) the record with the answer that

@@ -10,7 +10,7 @@ pub(crate) use tokio::{
     spawn,
     sync::Notify,
     task::JoinHandle,
-    time::{Instant, Sleep, sleep, sleep_until, timeout},
+    time::{Instant, Sleep, sleep, timeout},
 };
 
 #[cfg(shuttle)]
@@ -20,7 +20,7 @@ mod timers;
 #[cfg(shuttle)]
 pub(crate) use self::{
     explored::{Handle, Id, JoinHandle, Notify, OnceLock, spawn},
-    timers::{Instant, Sleep, sleep, sleep_until, timeout},
+    timers::{Instant, Sleep, sleep, timeout},
 };
 #[cfg(shuttle)]
 pub(crate) use shuttle::sync::{Mutex, MutexGuard, atomic};

@@ -61,7 +61,7 @@ pub(crate) enum Client {
 }
 
 impl Stream {
-    /// No code but ours runs under the lock.
+    /// Nothing is woken under the lock.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

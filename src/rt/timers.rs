@@ -96,14 +96,10 @@ pub(crate) struct Sleep {
 }
 
 pub(crate) fn sleep(time: Duration) -> Sleep {
-    sleep_until(Instant::now() + time)
-}
-
-pub(crate) fn sleep_until(Instant(until): Instant) -> Sleep {
     with(|clock| {
         clock.last_timer += 1;
         Sleep {
-            until,
+            until: clock.now.saturating_add(time),
             timer: clock.last_timer,
         }
     })

@@ -117,8 +117,9 @@ pub trait Store: Send + Sync + 'static {
         how: Release,
     ) -> impl Future<Output = Result<Tenure, StoreError>> + Send;
 
-    /// What is there, without claiming. Needed only while
-    /// [`IdempotencyLayerBuilder::secrets`](crate::IdempotencyLayerBuilder::secrets) lists more than one.
+    /// What is there, without claiming. Needed while
+    /// [`IdempotencyLayerBuilder::secrets`](crate::IdempotencyLayerBuilder::secrets) lists more than one,
+    /// and to [resolve](crate::IdempotencyLayer::resolve) records by hand.
     fn look_up(
         &self,
         id: &RecordId,
@@ -127,7 +128,8 @@ pub trait Store: Send + Sync + 'static {
         async { Err(StoreError::unsupported("look_up")) }
     }
 
-    /// Removes a record by hand; a live one in flight only if `force` says so.
+    /// Removes a record, for [`IdempotencyLayer::forget`](crate::IdempotencyLayer::forget); a
+    /// live one in flight only if `force` says so.
     fn forget(
         &self,
         id: &RecordId,

@@ -42,8 +42,10 @@ impl Counts {
         }
     }
 
-    /// Puts another record in the place of one.
-    pub(super) fn replace(&self, slot: &mut Slot, mut new: Slot) {
+    /// Puts another record in the place of one, and gives that back: what it
+    /// holds may be foreign, and is not to be dropped under the lock of a map.
+    #[must_use]
+    pub(super) fn replace(&self, slot: &mut Slot, mut new: Slot) -> Slot {
         new.queued = slot.queued;
         // Modulo 2⁶⁴, so that it may be less.
         let more = new.bytes.wrapping_sub(slot.bytes);
@@ -54,7 +56,7 @@ impl Counts {
         if let Some(count) = self.of(slot.kind()) {
             count.fetch_sub(1, Ordering::Relaxed);
         }
-        *slot = new;
+        std::mem::replace(slot, new)
     }
 
     /// In flight are the records that are nothing else.

@@ -83,7 +83,10 @@ impl Shared {
         loop {
             match shared.records.entry(claim.id) {
                 Entry::Occupied(mut found) => {
-                    return Self::claim_found(shared, found.get_mut(), claim);
+                    let (claimed, gone) = Self::claim_found(shared, found.get_mut(), claim);
+                    drop(found);
+                    drop(gone);
+                    return claimed;
                 }
                 Entry::Vacant(place) => {
                     if shared.counts.reserve(&shared.limits) {
@@ -102,7 +105,8 @@ impl Shared {
         }
     }
 
-    fn claim_found(shared: &Arc<Self>, slot: &mut Slot, claim: &Claim) -> Claimed {
+    /// The answer, and what was in the place of the record before.
+    fn claim_found(shared: &Arc<Self>, slot: &mut Slot, claim: &Claim) -> (Claimed, Option<Slot>) {
         let now = shared.clock.now();
         let attempt = if slot.is_over(now) {
             1
@@ -123,25 +127,24 @@ impl Shared {
                         *guard = Arc::downgrade(&another);
                         another
                     });
-                    return acquired(claim, slot.token, slot.attempt, held);
+                    return (acquired(claim, slot.token, slot.attempt, held), None);
                 }
                 State::Released { .. } => slot.attempt + 1,
                 State::InFlight { fingerprint, .. } => {
                     let takes_over = claim.takes_over(fingerprint);
                     if !(takes_over && slot.is_lapsed(now)) {
-                        return Claimed::Found(slot.record_state(now));
+                        return (Claimed::Found(slot.record_state(now)), None);
                     }
                     slot.attempt + 1
                 }
-                State::Done { .. } => return Claimed::Found(slot.record_state(now)),
+                State::Done { .. } => return (Claimed::Found(slot.record_state(now)), None),
             }
         };
         let guard = Guard::new(shared, claim);
         let token = shared.next_token();
-        shared
-            .counts
-            .replace(slot, Slot::in_flight(claim, token, attempt, now, &guard));
-        acquired(claim, token, attempt, guard)
+        let new = Slot::in_flight(claim, token, attempt, now, &guard);
+        let gone = shared.counts.replace(slot, new);
+        (acquired(claim, token, attempt, guard), Some(gone))
     }
 
     pub(super) fn renew(&self, lease: &Lease) -> Tenure {
@@ -173,6 +176,7 @@ impl Shared {
         let now;
         let done;
         let enters;
+        let mut gone = None;
         match self.records.entry(id) {
             Entry::Occupied(mut found) => {
                 let slot = found.get_mut();
@@ -189,7 +193,7 @@ impl Shared {
                     _ => return Tenure::Lost,
                 }
                 done = self.done(lease, outcome, now);
-                self.counts.replace(slot, done.slot);
+                gone = Some(self.counts.replace(slot, done.slot));
                 enters = slot.enters(Line::DONE);
             }
             Entry::Vacant(place) => {
@@ -201,6 +205,7 @@ impl Shared {
                 place.insert(slot);
             }
         }
+        drop(gone);
         // Before it stands in a queue itself, so that it makes room only at
         // the cost of others.
         let full = || self.counts.bytes.load(Ordering::Relaxed) > self.limits.max_bytes;
@@ -219,6 +224,7 @@ impl Shared {
     /// Lets go of an answer that there is no room for, and keeps that its
     /// operation is done (G2).
     fn seal(&self, id: &RecordId, token: u64) {
+        let mut gone = None;
         if let Some(mut slot) = self.records.get_mut(id)
             && slot.token == token
             && let State::Done {
@@ -240,8 +246,9 @@ impl Shared {
                     expires_at,
                 },
             };
-            self.counts.replace(&mut slot, sealed);
+            gone = Some(self.counts.replace(&mut slot, sealed));
         }
+        drop(gone);
     }
 
     pub(super) fn release(&self, id: &RecordId, nonce: &Nonce, how: Release) -> Tenure {
@@ -293,7 +300,8 @@ impl Shared {
                         expires_at: now.saturating_add(kept),
                     },
                 };
-                self.counts.replace(&mut slot, tombstone);
+                // It was in flight, and held nothing foreign.
+                drop(self.counts.replace(&mut slot, tombstone));
                 line = Line::RELEASED;
                 enters = slot.enters(line);
             }
