@@ -11,6 +11,7 @@
 //! On SIGTERM or Ctrl-C it takes no more requests, finishes those that it has,
 //! and then those whose clients have left.
 
+use std::future::IntoFuture;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU64;
 use std::process::ExitCode;
@@ -249,9 +250,24 @@ async fn run(options: &Options) -> Result<bool, BoxError> {
         ..Shop::default()
     });
     let idempotency = idempotency()?;
-    axum::serve(listener, app(Arc::clone(&shop), idempotency.clone()))
-        .with_graceful_shutdown(told_to_stop())
-        .await?;
+    let (stopping, stop) = tokio::sync::oneshot::channel();
+    let told = async {
+        told_to_stop().await;
+        stopping.send(()).ok();
+    };
+    let server = axum::serve(listener, app(Arc::clone(&shop), idempotency.clone()))
+        .with_graceful_shutdown(told)
+        .into_future();
+    // Who stays gets an answer; but a client that never reads it must not keep
+    // the server from finishing what is left.
+    let too_long = async {
+        stop.await.ok();
+        tokio::time::sleep(GRACE).await;
+    };
+    tokio::select! {
+        served = server => served?,
+        () = too_long => println!("\nSome clients did not take their answers in time."),
+    }
     // Everybody who stayed has an answer. What is left runs for clients that
     // have gone, and will ask again.
     let left = idempotency.drain(Duration::ZERO).await;
@@ -262,9 +278,11 @@ async fn run(options: &Options) -> Result<bool, BoxError> {
     Ok(kept && undone == 0)
 }
 
-/// How long those that run on without a client may take to finish at shutdown.
-/// Less than what the supervisor waits between SIGTERM and SIGKILL.
-const SHUTDOWN: Duration = Duration::from_secs(20);
+/// How long clients that are still there may take at shutdown, and then those
+/// operations that run on without one. Together less than what the supervisor
+/// waits between SIGTERM and SIGKILL.
+const GRACE: Duration = Duration::from_secs(10);
+const SHUTDOWN: Duration = Duration::from_secs(15);
 
 /// SIGTERM, as supervisors and containers send it, or Ctrl-C.
 async fn told_to_stop() {
