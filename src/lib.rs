@@ -92,6 +92,7 @@
 mod admission;
 mod answer;
 mod body;
+mod claiming;
 mod context;
 mod detached;
 mod digest;
