@@ -5,16 +5,18 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Request;
+use http::{Request, Response, Version};
 use http_body_util::{BodyExt, Full};
 use tokio::time::{Instant, sleep};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_idempotency::store::StoreErrorKind;
 
+use crate::support::body::Script;
 use crate::support::store::{Fault, Op, Steered};
 use crate::support::{
     Runs, builder, counting, created, handler, post, protected, quiet, send, with_policy,
 };
+use crate::written::{End, Got};
 
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longer than the longest pause between two attempts, and one more attempt.
@@ -220,4 +222,35 @@ async fn an_answer_is_not_delivered_before_it_is_recorded() {
     sleep(Duration::from_millis(1)).await;
     quiet().await;
     assert_eq!(first.await.unwrap().lacks(), Some("unrecorded"));
+}
+
+/// Its last frame left before the record, and the cut that followed is to a
+/// client of HTTP/1.0 an end like any other.
+#[tokio::test(start_paused = true)]
+async fn the_last_frame_of_a_large_answer_over_http_1_0_waits_for_the_record() {
+    for (fault, expected) in [
+        (Fault::Stalls, (4500, Some(End::Broken))),
+        (Fault::Late(STORE_TIMEOUT / 2), (5000, Some(End::Whole))),
+    ] {
+        for version in [Version::HTTP_09, Version::HTTP_10] {
+            let store = Steered::new();
+            store.make(Op::Complete, fault);
+            let layer = with_policy(&store, |policy| policy.max_recorded_body(1000));
+            let app = layer.layer(handler(&Runs::default(), |_, _| {
+                Response::new(Script::repeated(vec![b'x'; 500], 10))
+            }));
+            let mut request = post("k", "{}");
+            *request.version_mut() = version;
+            let asked = Instant::now();
+            let mut before_the_record = 0;
+            let got = Got::all(app.oneshot(request), |got| {
+                if asked.elapsed().is_zero() {
+                    before_the_record = got.data.len();
+                }
+            });
+            let got = got.await;
+            assert_eq!(before_the_record, 4500, "{fault:?}, {version:?}");
+            assert_eq!((got.data.len(), got.end), expected, "{version:?}");
+        }
+    }
 }

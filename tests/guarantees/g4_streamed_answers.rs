@@ -1,12 +1,14 @@
 //! G4 where the head has left already: the rest of an answer is read without
 //! its client, up to a limit, and is waited for at shutdown.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
-use http::{Response, StatusCode};
-use http_body_util::BodyExt;
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
 use tokio::time::{Instant, sleep};
-use tower::{Layer, ServiceExt};
+use tower::{Layer, ServiceExt, service_fn};
 use tower_idempotency::{OnDisconnect, Oversize};
 
 use crate::support::body::{Script, Step};
@@ -142,6 +144,34 @@ async fn an_answer_without_end_is_given_up_max_operation_after_its_client_left()
         sleep(SECOND * 60).await;
         assert_eq!(tasks(), 0);
     }
+}
+
+/// The time that its handler took was counted as its own, so that there was
+/// none left to read it in, and it was sealed.
+#[tokio::test(start_paused = true)]
+async fn a_short_answer_that_came_after_max_operation_is_recorded_though_its_client_left() {
+    let (store, runs) = (Steered::new(), Runs::default());
+    let layer = with_policy(&store, |policy| {
+        policy.lease(SECOND).max_operation(SECOND * 10)
+    });
+    let app = layer.layer(service_fn({
+        let runs = runs.clone();
+        move |_: Request<Full<Bytes>>| {
+            runs.begin();
+            async {
+                sleep(SECOND * 11).await;
+                let steps = [Step::Data("x".into()), Step::Yield, Step::Data("y".into())];
+                Ok::<_, Infallible>(Response::new(Script::new(steps)))
+            }
+        }
+    }));
+    let leaves = tokio::spawn(app.clone().oneshot(post("k", "{}")));
+    sleep(SECOND).await;
+    leaves.abort();
+    sleep(SECOND * 12).await;
+    let retry = send(&app, post("k", "{}")).await;
+    assert_eq!((retry.is_replay(), retry.text()), (true, "xy"));
+    assert_eq!(runs.count(), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -10,6 +10,7 @@ use crate::support::store::{Fault, Op, Steered};
 use crate::support::{Gate, Runs, builder, counting, held_back, post, send, to};
 
 const MINUTE: Duration = Duration::from_secs(60);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const SECOND: Duration = Duration::from_secs(1);
 
 #[tokio::test(start_paused = true)]
@@ -100,4 +101,21 @@ async fn leases_of_every_length_are_renewed_until_max_operation() {
     sleep(SECOND * 40).await;
     let seen = send(&app, ask("/long")).await;
     assert_eq!(seen.refusal(), "409 outcome-unknown");
+}
+
+/// A claim of which nobody knows whether it arrived was released again and
+/// again until its lease would have lapsed, which never came.
+#[tokio::test(start_paused = true)]
+async fn a_lease_without_end_keeps_a_claim_of_unknown_fate_busy_for_a_day() {
+    let store = Steered::new();
+    store.make(Op::Claim, Fault::Stalls);
+    let layer = builder(&store)
+        .defaults(|policy| policy.lease(Duration::MAX).max_operation(Duration::MAX))
+        .build()
+        .unwrap();
+    let app = layer.clone().layer(counting(&Runs::default()));
+    let seen = send(&app, post("k", "{}")).await;
+    assert_eq!(seen.refusal(), "503 store-unavailable");
+    assert_eq!(layer.drain(DAY - MINUTE).await, 1);
+    assert_eq!(layer.drain(MINUTE * 2).await, 0);
 }

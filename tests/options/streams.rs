@@ -267,3 +267,27 @@ async fn events_are_not_read_ahead_without_limit() {
     quiet().await;
     assert!(given() <= AHEAD + 9);
 }
+
+/// They were taken for an answer that is only too large, whose effect has
+/// happened, and sealed.
+#[tokio::test(start_paused = true)]
+async fn events_that_break_off_run_again_if_the_route_says_so() {
+    for end in [|| Step::Fail("as the test wants it"), || Step::Panic] {
+        let (store, runs) = (Steered::new(), Runs::default());
+        let layer = with_policy(&store, |policy| policy.oversize(Oversize::Rerun));
+        let app = layer.layer(handler(&runs, move |_, _| {
+            events().map(|_| Script::frames(["data: 1\n\n"]).then(end()))
+        }));
+        for run in 1..=2 {
+            let app = app.clone();
+            let read = tokio::spawn(async move {
+                let answer = app.oneshot(post("k", "{}")).await.unwrap();
+                answer.into_body().collect().await.map(|_| ())
+            });
+            assert!(!matches!(read.await, Ok(Ok(()))), "it breaks off");
+            assert_eq!(runs.count(), run);
+        }
+        let stats = store.stats();
+        assert_eq!((stats.released, stats.sealed), (1, 0));
+    }
+}

@@ -420,6 +420,29 @@ async fn at_whichever_poll_one_that_waits_leaves_it_leaves_nothing_behind() {
     }
 }
 
+/// It waited on for nobody, and ran the operation once its turn came.
+#[tokio::test(start_paused = true)]
+async fn who_left_during_its_first_claim_does_not_wait() {
+    let store = Steered::new();
+    let layer = waiting(&store, BOUND);
+    let (runs, gate) = (Runs::default(), Gate::closed());
+    let app = layer.clone().layer(held_back(&runs, &gate));
+    let _first = ask(&app, "{}");
+    gate.begun().await;
+    store.make(Op::Claim, Fault::Late(SECOND));
+    let leaves = ask(&app, "{}");
+    quiet().await;
+    store.heal(Op::Claim);
+    assert_eq!(store.calls(Op::Claim), 2);
+    leaves.abort();
+    sleep(SECOND * 2).await;
+    assert_eq!(layer.drain(Duration::ZERO).await, 0);
+    let id = layer.record_id(&post("k", "{}").into_parts().0).unwrap();
+    layer.forget(&id, true).await.unwrap();
+    sleep(SECOND * 2).await;
+    assert_eq!(runs.count(), 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn waiting_takes_no_place_of_an_operation_without_a_client() {
     let store = Steered::new();

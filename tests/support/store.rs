@@ -40,6 +40,8 @@ pub(crate) enum Fault {
     AnswerStalls,
     /// It is carried out, and answered so much later.
     Late(Duration),
+    /// It is carried out, and answered, so much later.
+    ArrivesLate(Duration),
     /// It panics.
     Panics,
     /// Nothing, but others get a turn before and after.
@@ -167,6 +169,10 @@ impl Steered {
                 let answer = call.await;
                 sleep(after).await;
                 answer
+            }
+            Some(Fault::ArrivesLate(after)) => {
+                sleep(after).await;
+                call.await
             }
             Some(Fault::Panics) => panic!("as the test wants it"),
             Some(Fault::Yields) => {
