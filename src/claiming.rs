@@ -40,6 +40,7 @@ impl Operation {
         }
         Ok(())
     }
+
     /// 5. The claim, and what its answer means.
     pub(crate) fn claim<'a>(
         self: &'a Arc<Self>,
