@@ -131,6 +131,7 @@ impl Operation {
             let pause = lapses_in.max(SHORTEST_PAUSE).min(left);
             Within::new(pause, &mut changed).await;
             if in_vain && claimed_at.elapsed() < SHORTEST_PAUSE {
+                let left = bound.saturating_sub(asked.elapsed());
                 sleep(SHORTEST_PAUSE.min(left)).await;
             }
             woken = Some(changed);

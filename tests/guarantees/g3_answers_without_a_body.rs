@@ -59,7 +59,7 @@ const ASK: &[u8] = b"POST /payments HTTP/1.1\r\nhost: a\r\nidempotency-key: k\r\
 /// hyper drops the body of a 204 unread, which was taken for a client that left:
 /// the retry was refused.
 #[tokio::test(start_paused = true)]
-async fn a_server_that_drops_the_body_of_a_204_has_not_left() {
+async fn a_server_that_drops_the_body_of_a_204_is_no_client_that_left() {
     for on_disconnect in [OnDisconnect::Finish, OnDisconnect::Cancel] {
         let (store, runs) = (Steered::new(), Runs::default());
         let layer = with_policy(&store, |policy| policy.on_disconnect(on_disconnect));

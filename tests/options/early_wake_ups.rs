@@ -21,14 +21,17 @@ const FAR_TOO_OFTEN: usize = 1000;
 #[derive(Clone)]
 struct Early {
     store: Steered,
-    subscription: fn() -> Subscription,
+    subscriptions: Runs,
+    /// By its number, from 1. `None`: the one that resolves when it should.
+    gives: fn(usize) -> Option<Subscription>,
 }
 
 impl Early {
-    fn new(subscription: fn() -> Subscription) -> Self {
+    fn new(gives: fn(usize) -> Option<Subscription>) -> Self {
         Self {
             store: Steered::new(),
-            subscription,
+            subscriptions: Runs::default(),
+            gives,
         }
     }
 }
@@ -52,15 +55,18 @@ impl Store for Early {
     ) -> Result<Tenure, StoreError> {
         self.store.release(id, nonce, how).await
     }
-    async fn subscribe(&self, _: &RecordId) -> Result<Subscription, StoreError> {
-        Ok((self.subscription)())
+    async fn subscribe(&self, id: &RecordId) -> Result<Subscription, StoreError> {
+        match (self.gives)(self.subscriptions.begin()) {
+            Some(early) => Ok(early),
+            None => self.store.subscribe(id).await,
+        }
     }
 }
 
 /// It was asked as fast as it answered, for as long as the wait.
 #[tokio::test(start_paused = true)]
 async fn a_store_whose_subscriptions_resolve_at_once_is_not_asked_without_pause() {
-    let early = Early::new(|| Subscription::new(ready(())));
+    let early = Early::new(|_| Some(Subscription::new(ready(()))));
     let (runs, gate) = (Runs::default(), Gate::closed());
     let layer = with_policy(&early, |policy| {
         policy.on_in_flight(OnInFlight::Wait(SECOND))
@@ -81,15 +87,16 @@ async fn a_store_whose_subscriptions_resolve_at_once_is_not_asked_without_pause(
     first.await.unwrap().assert_fresh("run 1");
 }
 
-/// One that was woken for nothing took that for the outcome, or slept on.
+/// Where nothing slowed it down it never came to it.
 #[tokio::test(start_paused = true)]
 async fn a_waiter_that_is_woken_for_nothing_is_given_the_answer_all_the_same() {
-    let subscriptions: [fn() -> Subscription; 2] = [
-        || Subscription::new(ready(())),
-        || Subscription::after(Duration::from_millis(1)),
-    ];
-    for subscription in subscriptions {
-        let early = Early::new(subscription);
+    let always: fn(usize) -> Option<Subscription> = |_| Some(Subscription::new(ready(())));
+    for early in [
+        always,
+        |_| Some(Subscription::after(Duration::from_millis(1))),
+        |nth| (nth == 1).then(|| Subscription::new(ready(()))),
+    ] {
+        let early = Early::new(early);
         let (runs, gate) = (Runs::default(), Gate::closed());
         let layer = with_policy(&early, |policy| {
             policy.on_in_flight(OnInFlight::Wait(SECOND * 60))

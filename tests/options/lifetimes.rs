@@ -103,10 +103,10 @@ async fn leases_of_every_length_are_renewed_until_max_operation() {
     assert_eq!(seen.refusal(), "409 outcome-unknown");
 }
 
-/// A claim of which nobody knows whether it arrived was released again and
-/// again until its lease would have lapsed, which never came.
+/// Under a lease without end it was released again and again until that would
+/// have lapsed, which never came.
 #[tokio::test(start_paused = true)]
-async fn a_lease_without_end_keeps_a_claim_of_unknown_fate_busy_for_a_day() {
+async fn a_claim_of_unknown_fate_keeps_a_drain_busy_for_no_longer_than_a_day() {
     let store = Steered::new();
     store.make(Op::Claim, Fault::Stalls);
     let layer = builder(&store)
