@@ -27,6 +27,8 @@ use crate::within::Within;
 
 /// Before a claim is sent again for a lease that may be about to lapse.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
+/// So many early wake-ups in a row may have been for others.
+const FEW: u32 = 10;
 
 impl Operation {
     /// An operation that has begun can't be stopped when its client leaves.
@@ -94,7 +96,7 @@ impl Operation {
         };
         let asked = Instant::now();
         let mut woken = None;
-        let mut claimed_at;
+        let mut in_vain = 0;
         loop {
             // Nothing is claimed: a client that leaves leaves nothing behind.
             self.enter(Stage::Reading);
@@ -109,11 +111,8 @@ impl Operation {
                 }
                 None => return Err(Stop::InFlight(lapses_in)),
             };
-            claimed_at = Instant::now();
+            let claimed_at = Instant::now();
             let claimed = self.claim(claim, parts, body).await;
-            // A store that wakes its subscribers for nothing is not asked again
-            // and again without a pause.
-            let in_vain = woken.is_some();
             // Kept until here, since it passes its wake-up on if nothing came of it.
             drop(woken.take());
             lapses_in = match claimed {
@@ -130,7 +129,11 @@ impl Operation {
             self.enter(Stage::Reading);
             let pause = lapses_in.max(SHORTEST_PAUSE).min(left);
             Within::new(pause, &mut changed).await;
-            if in_vain && claimed_at.elapsed() < SHORTEST_PAUSE {
+            // A store that wakes its subscribers for nothing is not asked again
+            // and again without a pause.
+            let early = claimed_at.elapsed() < SHORTEST_PAUSE;
+            in_vain = if early { in_vain + 1 } else { 0 };
+            if in_vain > FEW {
                 let left = bound.saturating_sub(asked.elapsed());
                 sleep(SHORTEST_PAUSE.min(left)).await;
             }
