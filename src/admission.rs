@@ -11,19 +11,20 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::CONTENT_LENGTH;
 use http::request::Parts;
 use http_body::Body;
 use http_body_util::LengthLimitError;
 use tracing::debug;
 
-use crate::body::{BoxError, Collected, Whole, collect, up_to};
+use crate::body::{BoxError, Collected, Whole, announced_length, collect, up_to};
 use crate::context::{IdempotencyContext, Operation};
 use crate::digest::Digests;
 use crate::fingerprint::record_id;
+use crate::key::Key;
+use crate::layer::Shared;
 use crate::lease::Held;
-use crate::policy::KeysPer;
-use crate::record::{Completion, ScopeDigest};
+use crate::policy::{KeysPer, Policy};
+use crate::record::{Completion, RecordId, ScopeDigest};
 use crate::rejection::{Rejection, RejectionCode};
 use crate::route::target;
 use crate::scope::Caller;
@@ -85,11 +86,34 @@ where
     }
 }
 
+impl Shared {
+    /// 3. Who asks.
+    pub(crate) fn caller(&self, policy: &Policy, parts: &Parts) -> Option<Caller> {
+        policy.scope.as_ref().unwrap_or(&self.scope).caller(parts)
+    }
+}
+
+impl Policy {
+    /// Which record this key of a scope means.
+    pub(crate) fn record_id(
+        &self,
+        digests: &Digests,
+        scope: &ScopeDigest,
+        key: &Key,
+        parts: &Parts,
+    ) -> RecordId {
+        let route = match self.keys_per {
+            KeysPer::Scope => None,
+            KeysPer::Route => Some((&parts.method, target(&parts.uri, &parts.extensions).path())),
+        };
+        record_id(digests, scope, key, route)
+    }
+}
+
 impl Operation {
     /// 3. Who asks.
     pub(crate) fn caller(&self, parts: &Parts) -> Result<Caller, Stop> {
-        let scope = self.policy.scope.as_ref().unwrap_or(&self.layer.scope);
-        scope.caller(parts).ok_or_else(|| {
+        self.layer.caller(&self.policy, parts).ok_or_else(|| {
             reject(
                 RejectionCode::ScopeMissing,
                 "An idempotency key belongs to a caller, and this request does not say who its \
@@ -106,10 +130,7 @@ impl Operation {
     /// 4. A body that announces too much is not asked for.
     fn check_declared_length<B: Body>(&self, parts: &Parts, body: &B) -> Result<(), Stop> {
         let hint = body.size_hint();
-        let declared = hint.exact().or_else(|| {
-            let header = parts.headers.get(CONTENT_LENGTH)?;
-            header.to_str().ok()?.parse().ok()
-        });
+        let declared = hint.exact().or_else(|| announced_length(&parts.headers));
         if declared.unwrap_or(0).max(hint.lower()) > self.policy.max_request_body as u64 {
             return Err(self.too_large());
         }
@@ -176,6 +197,7 @@ impl Operation {
             ),
         ))
     }
+
     pub(crate) fn claim_under(
         &self,
         digests: &Digests,
@@ -185,11 +207,7 @@ impl Operation {
     ) -> Claim {
         let policy = &self.policy;
         let target = target(&parts.uri, &parts.extensions);
-        let route = match policy.keys_per {
-            KeysPer::Scope => None,
-            KeysPer::Route => Some((&parts.method, target.path())),
-        };
-        let id = record_id(digests, &scope, &self.key, route);
+        let id = policy.record_id(digests, &scope, &self.key, parts);
         let fingerprint = policy.fingerprint.fingerprint(digests, parts, target, body);
         Claim {
             lease: policy.lease,

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::HeaderMap;
+use http::header::CONTENT_LENGTH;
 use http_body::{Body, Frame};
 
 pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
@@ -140,6 +141,11 @@ impl Partial {
             trailers: self.trailers,
         }
     }
+}
+
+/// What `Content-Length` says, in bytes.
+pub(crate) fn announced_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// How many bytes all requests that are being read hold together.

@@ -11,12 +11,11 @@ use std::task::{Context, Poll, ready};
 use std::time::SystemTime;
 
 use bytes::{Buf, Bytes};
-use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, Response, Version, response};
 use http_body::Body;
 use tracing::{Instrument, debug};
 
-use crate::body::{BoxError, Partial, TURN, Whole, up_to};
+use crate::body::{BoxError, Partial, TURN, Whole, announced_length, up_to};
 use crate::context::Operation;
 use crate::ending::{Read, judged_by};
 use crate::lease::{Held, Recorded};
@@ -41,17 +40,13 @@ impl Length {
 
     pub(crate) fn of(head: &response::Parts, body: &impl Body) -> Self {
         let exact = body.size_hint().exact();
-        let announced = || {
-            if !can_have_body(head.status) {
-                return None;
-            }
-            let length = head.headers.get(CONTENT_LENGTH)?;
-            length.to_str().ok()?.parse().ok()
-        };
+        let announced = can_have_body(head.status)
+            .then(|| announced_length(&head.headers))
+            .flatten();
         Self {
             exact,
             // What a server goes by, if there are both.
-            known: announced().or(exact),
+            known: announced.or(exact),
         }
     }
 

@@ -3,9 +3,8 @@
 use http::request::Parts;
 use tracing::warn;
 
-use crate::fingerprint::record_id;
 use crate::layer::IdempotencyLayer;
-use crate::policy::{KeysPer, Require};
+use crate::policy::Require;
 use crate::record::{RecordId, ScopeDigest};
 use crate::route::target;
 use crate::store::{
@@ -78,14 +77,9 @@ impl IdempotencyLayer {
             return None;
         }
         let (key, _) = policy.keys.read(&request.headers)?.ok()?;
-        let scope = policy.scope.as_ref().unwrap_or(&layer.scope);
-        let caller = scope.caller(request)?;
+        let caller = layer.caller(policy, request)?;
         let scope = caller.digest(&layer.digests, &layer.namespace);
-        let route = match policy.keys_per {
-            KeysPer::Scope => None,
-            KeysPer::Route => Some((&request.method, path)),
-        };
-        Some(record_id(&layer.digests, &scope, &key, route))
+        Some(policy.record_id(&layer.digests, &scope, &key, request))
     }
 
     /// What is there.

@@ -15,7 +15,9 @@ use tower_idempotency::{IdempotencyLayer, OnInFlight, OnLapsedLease, Policy, Res
 
 use crate::owners::{First, LEASE, Owners, SECOND, begin};
 use crate::support::store::{Fault, Op, Steered};
-use crate::support::{Gate, Runs, Seen, answer, poll_times, post, quiet, send, with_policy};
+use crate::support::{
+    Gate, Runs, Seen, held_back_with, poll_times, post, quiet, send, with_policy,
+};
 
 /// Less than what a test waits for.
 const BOUND: Duration = Duration::from_secs(20 * 60);
@@ -39,18 +41,11 @@ fn transient_until(
 > + Clone
 + Send
 + 'static {
-    let (runs, gate) = (runs.clone(), gate.clone());
-    service_fn(move |_: Request<Full<Bytes>>| {
-        let (runs, gate) = (runs.clone(), gate.clone());
-        async move {
-            let run = runs.begin();
-            gate.pass().await;
-            let status = if run <= last {
-                StatusCode::SERVICE_UNAVAILABLE
-            } else {
-                StatusCode::CREATED
-            };
-            Ok(answer(status, format!("run {run}")))
+    held_back_with(runs, gate, move |run| {
+        if run <= last {
+            StatusCode::SERVICE_UNAVAILABLE
+        } else {
+            StatusCode::CREATED
         }
     })
 }

@@ -299,13 +299,29 @@ pub(crate) fn held_back(
 > + Clone
 + Send
 + 'static {
+    held_back_with(runs, gate, |_| StatusCode::CREATED)
+}
+
+/// The same with the status that `status` says for each.
+pub(crate) fn held_back_with(
+    runs: &Runs,
+    gate: &Gate,
+    status: impl Fn(usize) -> StatusCode + Clone + Send + 'static,
+) -> impl Service<
+    Request<Full<Bytes>>,
+    Response = Response<Full<Bytes>>,
+    Error = Infallible,
+    Future: Send + 'static,
+> + Clone
++ Send
++ 'static {
     let (runs, gate) = (runs.clone(), gate.clone());
     service_fn(move |_: Request<Full<Bytes>>| {
-        let (runs, gate) = (runs.clone(), gate.clone());
+        let (runs, gate, status) = (runs.clone(), gate.clone(), status.clone());
         async move {
             let run = runs.begin();
             gate.pass().await;
-            Ok(created(format!("run {run}")))
+            Ok(answer(status(run), format!("run {run}")))
         }
     })
 }
