@@ -63,7 +63,12 @@ impl Row {
         self.claim.nonce == *nonce && !matches!(self.state, State::Released)
     }
 
-    fn record_state(&self, now: Instant) -> RecordState {
+    fn record(&self, now: Instant) -> Record {
+        let token = FencingToken::new(self.token).expect("it was a token before");
+        Record::new(token, self.attempt, self.state(now))
+    }
+
+    fn state(&self, now: Instant) -> RecordState {
         let fingerprint = self.claim.fingerprint;
         match &self.state {
             State::InFlight { .. } if self.is_lapsed(now) => RecordState::Lapsed { fingerprint },
@@ -118,7 +123,7 @@ impl Store for MapStore {
                 let released = matches!(row.state, State::Released);
                 let lapsed = row.is_lapsed(now) && claim.takes_over(&row.claim.fingerprint);
                 if !released && !lapsed {
-                    return Ok(Claimed::Found(row.record_state(now)));
+                    return Ok(Claimed::Found(row.record(now)));
                 }
                 (row.token, row.attempt + 1)
             }
@@ -221,10 +226,7 @@ impl Store for MapStore {
 
     async fn look_up(&self, id: &RecordId) -> Result<Option<Record>, StoreError> {
         let (rows, now) = self.rows();
-        Ok(rows.get(id).map(|row| {
-            let token = FencingToken::new(row.token).expect("it was a token before");
-            Record::new(token, row.attempt, row.record_state(now))
-        }))
+        Ok(rows.get(id).map(|row| row.record(now)))
     }
 
     async fn forget(&self, id: &RecordId, force: bool) -> Result<Forgotten, StoreError> {

@@ -150,7 +150,7 @@ impl Operation {
     ) -> Result<Option<Lease>, Stop> {
         let error = match claimed {
             Ok(Claimed::Acquired(lease)) => return Ok(Some(lease)),
-            Ok(Claimed::Found(state)) => return Err(self.found(claim, state)),
+            Ok(Claimed::Found(record)) => return Err(self.found(claim, record.state)),
             Ok(Claimed::OverCapacity) => {
                 return Err(reject(
                     RejectionCode::OverCapacity,

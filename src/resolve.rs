@@ -123,7 +123,7 @@ impl IdempotencyLayer {
         };
         let lease = match layer.within(layer.store.claim(&claim)).await? {
             Claimed::Acquired(lease) => lease,
-            Claimed::Found(state) => return Ok(unresolved(Some(state))),
+            Claimed::Found(record) => return Ok(unresolved(Some(record.state))),
             Claimed::OverCapacity => {
                 let why = "it has no room for the record any more";
                 return Err(StoreError::new(StoreErrorKind::Contention, why));

@@ -15,6 +15,10 @@ pub enum StoreErrorKind {
     Unknown,
     /// The store was too busy to carry it out, and changed nothing.
     Contention,
+    /// The store does not do it as it is set up, and changed nothing: a right,
+    /// a table, a setting or room is missing. The source says what, and what
+    /// to do about it.
+    Refused,
     /// There is a record, and it can't be read.
     Unreadable,
     /// The store has no such operation.
@@ -68,6 +72,7 @@ impl fmt::Display for StoreError {
             StoreErrorKind::NotSent => "the request did not reach the store",
             StoreErrorKind::Unknown => "the store did not say what became of the request",
             StoreErrorKind::Contention => "the store was too busy for the request",
+            StoreErrorKind::Refused => "the store refused the request",
             StoreErrorKind::Unreadable => "the store has a record that can't be read",
             StoreErrorKind::Unsupported => "the store has no such operation",
         })

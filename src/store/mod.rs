@@ -9,12 +9,24 @@ use std::time::Duration;
 use crate::policy::OnMismatch;
 use crate::record::{Completion, FencingToken, Fingerprint, Nonce, RecordId, ScopeDigest};
 
+#[cfg(feature = "at-rest")]
+pub(crate) mod at_rest;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod erased;
 mod error;
 #[cfg(feature = "memory")]
 pub(crate) mod memory;
+#[cfg(feature = "redis")]
+pub(crate) mod redis;
+#[cfg(feature = "_sql")]
+pub(crate) mod sql;
+#[cfg(any(feature = "redis", feature = "_sql"))]
+pub(crate) mod stored;
 mod subscription;
 
+#[cfg(feature = "at-rest")]
+pub use at_rest::AtRest;
 #[cfg(feature = "memory")]
 pub(crate) use erased::StoreFuture;
 pub(crate) use erased::{DynStore, erased};
@@ -256,7 +268,7 @@ pub enum Claimed {
     /// The record is in flight, and this claim owns it.
     Acquired(Lease),
     /// Something is there already.
-    Found(RecordState),
+    Found(Record),
     /// There is no room for another record.
     OverCapacity,
 }
@@ -373,7 +385,7 @@ pub enum RecordState {
     Released,
 }
 
-/// A record that was looked up.
+/// A record that a claim or a look-up found.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Record {

@@ -42,12 +42,15 @@ use crate::rt::{Instant, sleep};
 ///     drop(turn.take());
 ///     match claimed {
 ///         Claimed::Acquired(lease) => break lease,
-///         Claimed::Found(RecordState::InFlight { lapses_in, .. }) => {
-///             // Changed or lapsed: the next claim says which.
-///             let _ = timeout(lapses_in, &mut changed).await;
-///             turn = Some(changed);
-///         }
-///         done => panic!("to be replayed: {done:?}"),
+///         Claimed::Found(record) => match record.state {
+///             RecordState::InFlight { lapses_in, .. } => {
+///                 // Changed or lapsed: the next claim says which.
+///                 let _ = timeout(lapses_in, &mut changed).await;
+///                 turn = Some(changed);
+///             }
+///             done => panic!("to be replayed: {done:?}"),
+///         },
+///         full => panic!("{full:?}"),
 ///     }
 /// };
 /// assert_eq!(second.attempt, 2);

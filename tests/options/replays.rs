@@ -9,10 +9,10 @@ use http::header::CONTENT_TYPE;
 use jiff::Timestamp;
 use tower::Layer;
 use tower_idempotency::store::{
-    Claim, Claimed, Lease, Outcome, RecordState, Release, Store, StoreError, Tenure,
+    Claim, Claimed, Lease, Outcome, Record, RecordState, Release, Store, StoreError, Tenure,
 };
 use tower_idempotency::{
-    Completion, KeySyntax, MemoryStore, Nonce, Oversize, Policy, RecordId, Recording,
+    Completion, FencingToken, KeySyntax, MemoryStore, Nonce, Oversize, Policy, RecordId, Recording,
 };
 
 use crate::support::{
@@ -102,10 +102,12 @@ struct LongAgo(Completion);
 
 impl Store for LongAgo {
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
-        Ok(Claimed::Found(RecordState::Completed {
+        let state = RecordState::Completed {
             fingerprint: claim.fingerprint,
             completion: Arc::new(self.0.clone()),
-        }))
+        };
+        let token = FencingToken::new(1).unwrap();
+        Ok(Claimed::Found(Record::new(token, 1, state)))
     }
     async fn renew(&self, _: &Lease) -> Result<Tenure, StoreError> {
         Ok(Tenure::Lost)

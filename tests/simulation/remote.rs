@@ -7,7 +7,7 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 use tower_idempotency::store::{
-    Claim, Claimed, Lease, OnLapsedLease, Outcome, RecordState, Release, Store, StoreError,
+    Claim, Claimed, Lease, OnLapsedLease, Outcome, Record, RecordState, Release, Store, StoreError,
     StoreErrorKind, Tenure,
 };
 use tower_idempotency::{Completion, FencingToken, Fingerprint, Nonce, RecordId};
@@ -15,7 +15,7 @@ use turmoil::net::TcpStream;
 
 use crate::plan::{Plan, STORE, Sabotage};
 use crate::store::PORT;
-use crate::wire::{Ask, Kept, Told, frame, hex, read, unhex};
+use crate::wire::{Ask, Found, Kept, Told, frame, hex, read, unhex};
 
 /// As a driver does it: a pool of connections, one call at a time on each, and
 /// perhaps a second try of its own.
@@ -121,34 +121,34 @@ impl Store for Remote {
             lease_ms: millis(claim.lease),
             refuse: claim.on_lapsed_lease == OnLapsedLease::Refuse,
         });
-        let of = |fingerprint: String| Fingerprint::from_bytes(unhex(&fingerprint));
-        Ok(Claimed::Found(match told.await? {
+        let (token, attempt, fingerprint, state) = match told.await? {
             Told::Acquired { token, attempt } => {
                 let token = FencingToken::new(token).unwrap();
                 return Ok(Claimed::Acquired(Lease::new(claim, token, attempt)));
             }
-            Told::InFlight {
+            Told::Found {
+                token,
+                attempt,
                 fingerprint,
-                lapses_in_ms,
-            } => RecordState::InFlight {
-                fingerprint: of(fingerprint),
+                state,
+            } => (token, attempt, fingerprint, state),
+            Told::Held | Told::Lost => unreachable!("no answer to a claim"),
+        };
+        let fingerprint = Fingerprint::from_bytes(unhex(&fingerprint));
+        let state = match state {
+            Found::InFlight { lapses_in_ms } => RecordState::InFlight {
+                fingerprint,
                 lapses_in: Duration::from_millis(lapses_in_ms),
             },
-            Told::Lapsed { fingerprint } => RecordState::Lapsed {
-                fingerprint: of(fingerprint),
-            },
-            Told::Done {
+            Found::Lapsed => RecordState::Lapsed { fingerprint },
+            Found::Done(Some(answer)) => RecordState::Completed {
                 fingerprint,
-                answer: Some(answer),
-            } => RecordState::Completed {
-                fingerprint: of(fingerprint),
                 completion: Arc::new(completion(answer)),
             },
-            Told::Done { fingerprint, .. } => RecordState::Sealed {
-                fingerprint: of(fingerprint),
-            },
-            Told::Held | Told::Lost => unreachable!("no answer to a claim"),
-        }))
+            Found::Done(None) => RecordState::Sealed { fingerprint },
+        };
+        let token = FencingToken::new(token).unwrap();
+        Ok(Claimed::Found(Record::new(token, attempt, state)))
     }
 
     async fn renew(&self, lease: &Lease) -> Result<Tenure, StoreError> {

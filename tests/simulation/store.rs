@@ -11,7 +11,7 @@ use turmoil::net::TcpListener;
 
 use crate::log::{Log, What};
 use crate::plan::{Plan, STORE, Sabotage};
-use crate::wire::{Ask, Kept, Told, frame, read};
+use crate::wire::{Ask, Found, Kept, Told, frame, read};
 
 pub(crate) const PORT: u16 = 7000;
 
@@ -157,13 +157,19 @@ impl Records {
         let mut takes_over = false;
         if let Some(record) = self.by_id.get_mut(id) {
             attempt = record.attempt + 1;
+            let (token, attempt) = (record.token, record.attempt);
+            let found = |fingerprint: &String, state| Told::Found {
+                token,
+                attempt,
+                fingerprint: fingerprint.clone(),
+                state,
+            };
             match &mut record.state {
                 State::Released => {}
                 State::InFlight {
                     nonce, lapses_at, ..
                 } if *nonce == by => {
                     *lapses_at = until;
-                    let (token, attempt) = (record.token, record.attempt);
                     self.log(What::Renewed {
                         record: short(id),
                         token,
@@ -179,19 +185,12 @@ impl Records {
                     let lives =
                         *lapses_at > now && self.sabotage != Some(Sabotage::TakesLiveLeases);
                     if lives {
-                        return Told::InFlight {
-                            fingerprint: fingerprint.clone(),
-                            lapses_in_ms: lapses_at
-                                .saturating_sub(now)
-                                .as_millis()
-                                .try_into()
-                                .unwrap(),
-                        };
+                        let left = lapses_at.saturating_sub(now).as_millis();
+                        let lapses_in_ms = left.try_into().unwrap();
+                        return found(fingerprint, Found::InFlight { lapses_in_ms });
                     }
                     if refuse || *fingerprint != asked {
-                        return Told::Lapsed {
-                            fingerprint: fingerprint.clone(),
-                        };
+                        return found(fingerprint, Found::Lapsed);
                     }
                     takes_over = true;
                 }
@@ -201,10 +200,7 @@ impl Records {
                     answer,
                     ..
                 } => {
-                    return Told::Done {
-                        fingerprint: fingerprint.clone(),
-                        answer: answer.clone(),
-                    };
+                    return found(fingerprint, Found::Done(answer.clone()));
                 }
             }
         }

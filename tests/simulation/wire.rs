@@ -42,20 +42,24 @@ pub(crate) enum Told {
         token: u64,
         attempt: u64,
     },
-    InFlight {
+    Found {
+        token: u64,
+        attempt: u64,
         fingerprint: String,
-        lapses_in_ms: u64,
-    },
-    Lapsed {
-        fingerprint: String,
-    },
-    /// `None`: sealed.
-    Done {
-        fingerprint: String,
-        answer: Option<Kept>,
+        state: Found,
     },
     Held,
     Lost,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) enum Found {
+    InFlight {
+        lapses_in_ms: u64,
+    },
+    Lapsed,
+    /// `None`: sealed.
+    Done(Option<Kept>),
 }
 
 /// A recorded answer.

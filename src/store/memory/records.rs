@@ -3,7 +3,7 @@
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::record::{FencingToken, Nonce, RecordId};
+use crate::record::{Nonce, RecordId};
 use crate::rt::Instant;
 use crate::store::{
     Claim, Claimed, Forgotten, Lease, OnLapsedLease, Outcome, Record, Release, Tenure,
@@ -11,7 +11,7 @@ use crate::store::{
 
 use super::counts::Counts;
 use super::queues::{Due, Line, Queues, Taken};
-use super::slot::{Kind, Slot, State};
+use super::slot::{Kind, Slot, State, token};
 use super::sync::{AtomicBool, AtomicU64, Entry, Map, Mutex, Ordering, map};
 use super::waiters::Waiters;
 use super::{MemoryStoreBuilder, RECORD_BYTES, WhenFull};
@@ -133,11 +133,11 @@ impl Shared {
                 State::InFlight { fingerprint, .. } => {
                     let takes_over = claim.takes_over(fingerprint);
                     if !(takes_over && slot.is_lapsed(now)) {
-                        return (Claimed::Found(slot.record_state(now)), None);
+                        return (Claimed::Found(slot.record(now)), None);
                     }
                     slot.attempt + 1
                 }
-                State::Done { .. } => return (Claimed::Found(slot.record_state(now)), None),
+                State::Done { .. } => return (Claimed::Found(slot.record(now)), None),
             }
         };
         let guard = Guard::new(shared, claim);
@@ -320,8 +320,7 @@ impl Shared {
     pub(super) fn look_up(&self, id: &RecordId) -> Option<Record> {
         let slot = self.records.get(id)?;
         let now = self.clock.now();
-        (!slot.is_over(now))
-            .then(|| Record::new(token(slot.token), slot.attempt, slot.record_state(now)))
+        (!slot.is_over(now)).then(|| slot.record(now))
     }
 
     pub(super) fn forget(&self, id: &RecordId, force: bool) -> Forgotten {
@@ -470,10 +469,6 @@ struct Done {
     slot: Slot,
     at: Moment,
     retention: Duration,
-}
-
-fn token(token: u64) -> FencingToken {
-    FencingToken::new(token).expect("a counter of microseconds stays below 2^53")
 }
 
 fn acquired(claim: &Claim, number: u64, attempt: u64, guard: Arc<Guard>) -> Claimed {

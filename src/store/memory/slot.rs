@@ -3,8 +3,8 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use crate::record::{Completion, Fingerprint, Nonce};
-use crate::store::{Claim, OnLapsedLease, RecordState};
+use crate::record::{Completion, FencingToken, Fingerprint, Nonce};
+use crate::store::{Claim, OnLapsedLease, Record, RecordState};
 
 use super::RECORD_BYTES;
 use super::queues::Line;
@@ -91,7 +91,11 @@ impl Slot {
         self.kind() == Kind::Released || self.is_over(now) || self.is_lapsed(now)
     }
 
-    pub(super) fn record_state(&self, now: Moment) -> RecordState {
+    pub(super) fn record(&self, now: Moment) -> Record {
+        Record::new(token(self.token), self.attempt, self.state_at(now))
+    }
+
+    fn state_at(&self, now: Moment) -> RecordState {
         match &self.state {
             State::InFlight { fingerprint, .. } if self.is_lapsed(now) => RecordState::Lapsed {
                 fingerprint: *fingerprint,
@@ -157,6 +161,10 @@ impl Slot {
             State::Released { .. } => Kind::Released,
         }
     }
+}
+
+pub(super) fn token(token: u64) -> FencingToken {
+    FencingToken::new(token).expect("a counter of microseconds stays below 2^53")
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

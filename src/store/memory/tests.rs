@@ -51,7 +51,7 @@ impl Bench {
 
     fn found(&self, claim: &Claim) -> RecordState {
         match self.claim(claim) {
-            Claimed::Found(state) => state,
+            Claimed::Found(record) => record.state,
             other => panic!("not found: {other:?}"),
         }
     }

@@ -237,10 +237,13 @@ fn wait_for_a_turn(bench: &Bench, patient: bool) -> Option<Lease> {
         }
         match bench.claim(&brief(1)) {
             Claimed::Acquired(lease) => return Some(lease),
-            Claimed::Found(RecordState::InFlight { lapses_in, .. }) => {
-                assert_eq!(lapses_in, Duration::MAX, "nobody sets a timer here");
-            }
-            _ => return None,
+            Claimed::Found(record) => match record.state {
+                RecordState::InFlight { lapses_in, .. } => {
+                    assert_eq!(lapses_in, Duration::MAX, "nobody sets a timer here");
+                }
+                _ => return None,
+            },
+            Claimed::OverCapacity => return None,
         }
         drop(turn.take());
         if gives_up() {

@@ -235,9 +235,9 @@ fn check(steps: &[Step]) -> Result<(), TestCaseError> {
                             guard: Some(given),
                         });
                     }
-                    Claimed::Found(state) => {
+                    Claimed::Found(record) => {
                         prop_assert_eq!(None, expected);
-                        prop_assert_eq!(said(&state), model.state(id));
+                        prop_assert_eq!(said(&record.state), model.state(id));
                     }
                     Claimed::OverCapacity => prop_assert!(false, "there is room"),
                 }
@@ -331,10 +331,10 @@ fn by_lease(
                 }
                 renewed(model, id, &given.bare);
             } else if done {
-                let Claimed::Found(state) = bench.claim(&given.bare.claim) else {
+                let Claimed::Found(record) = bench.claim(&given.bare.claim) else {
                     return Err(TestCaseError::fail("a completion was claimed"));
                 };
-                prop_assert_eq!(said(&state), model.state(id));
+                prop_assert_eq!(said(&record.state), model.state(id));
             }
         }
         Step::Renew { .. } => {

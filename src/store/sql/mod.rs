@@ -1,0 +1,212 @@
+//! What the SQL engines share: names of tables, errors, and the purge.
+
+use std::error::Error;
+use std::fmt;
+use std::future::Future;
+use std::time::Duration;
+
+use sqlx::error::DatabaseError;
+use tracing::warn;
+
+use super::{StoreError, StoreErrorKind};
+
+#[cfg(feature = "mysql")]
+pub(crate) mod mysql;
+#[cfg(feature = "postgres")]
+pub(crate) mod postgres;
+#[cfg(feature = "sqlite")]
+pub(crate) mod sqlite;
+
+/// The table of records, unless told otherwise.
+pub(super) const DEFAULT_TABLE: &str = "idempotency_records";
+/// What names derived from a table's may add.
+const LONGEST_NAME: usize = 40;
+/// How many records one statement removes: few enough to be done in a moment.
+pub(super) const PURGE_BATCH: u32 = 500;
+/// How often a store looks for records past their end, unless told otherwise.
+pub(super) const PURGE_INTERVAL: Duration = Duration::from_secs(60);
+
+/// A table's name, with its schema if it has one, that needs no quotes
+/// anywhere.
+#[derive(Clone, Debug)]
+pub(super) struct Table(String);
+
+impl Table {
+    /// # Errors
+    /// If it is anything but one or two words of letters, digits and
+    /// underscores, 40 characters at most: it becomes part of statements.
+    pub(super) fn new(name: &str) -> Result<Self, StoreError> {
+        let is_word = |word: &str| {
+            let mut chars = word.chars();
+            chars
+                .next()
+                .is_some_and(|first| first.is_ascii_alphabetic() || first == '_')
+                && chars.all(|char| char.is_ascii_alphanumeric() || char == '_')
+                && word.len() <= LONGEST_NAME
+        };
+        let words: Vec<&str> = name.split('.').collect();
+        if words.len() <= 2 && words.iter().all(|word| is_word(word)) {
+            return Ok(Self(name.to_owned()));
+        }
+        let message = format!(
+            "`{}` is no name for a table: use letters, digits and underscores, {LONGEST_NAME} \
+             characters at most, after `schema.` if need be",
+            name.escape_debug()
+        );
+        Err(StoreError::new(StoreErrorKind::Refused, message))
+    }
+
+    /// A statement, with `{table}` in it replaced by the name, `{schema}` by
+    /// its schema with a dot (or nothing), and `{name}` by the rest.
+    pub(super) fn in_statement(&self, statement: &str) -> String {
+        let (schema, name) = match self.0.split_once('.') {
+            Some((schema, name)) => (format!("{schema}."), name),
+            None => (String::new(), &*self.0),
+        };
+        statement
+            .replace("{table}", &self.0)
+            .replace("{schema}", &schema)
+            .replace("{name}", name)
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What an engine's error means: what became of the request, and what to do.
+pub(super) struct Meaning(pub(super) StoreErrorKind, pub(super) &'static str);
+
+/// No connection was to be had: nothing was sent.
+pub(super) fn not_sent(
+    error: sqlx::Error,
+    meaning: fn(&dyn DatabaseError) -> Meaning,
+) -> StoreError {
+    let remedy = match &error {
+        sqlx::Error::Database(refused) => meaning(&**refused).1,
+        sqlx::Error::PoolTimedOut => {
+            "every connection of the pool is in use: give it more, or find who keeps them"
+        }
+        sqlx::Error::Configuration(_) => "mend the address of the database",
+        _ => "see whether the database runs and can be reached",
+    };
+    StoreError::new(StoreErrorKind::NotSent, Failed { error, remedy })
+}
+
+/// A statement was sent, and did not succeed.
+pub(super) fn failed(error: sqlx::Error, meaning: fn(&dyn DatabaseError) -> Meaning) -> StoreError {
+    let Meaning(kind, remedy) = match &error {
+        sqlx::Error::Database(refused) => meaning(&**refused),
+        sqlx::Error::ColumnNotFound(_)
+        | sqlx::Error::ColumnDecode { .. }
+        | sqlx::Error::Decode(_) => Meaning(
+            StoreErrorKind::Unreadable,
+            "the table is of another version: see docs/stores.md",
+        ),
+        _ => Meaning(StoreErrorKind::Unknown, ""),
+    };
+    StoreError::new(kind, Failed { error, remedy })
+}
+
+#[derive(Debug)]
+struct Failed {
+    error: sqlx::Error,
+    remedy: &'static str,
+}
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)?;
+        if self.remedy.is_empty() {
+            return Ok(());
+        }
+        write!(f, ": {}", self.remedy)
+    }
+}
+
+impl Error for Failed {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.error.source()
+    }
+}
+
+/// The task that removes records past their end. It ends with its owner.
+#[derive(Debug)]
+pub(super) struct Purging(tokio::task::AbortHandle);
+
+impl Purging {
+    /// Removes batches every so often. Any number of processes can do this on
+    /// one table: each waits for a time of its own.
+    pub(super) fn every<F>(
+        interval: Duration,
+        batch: impl Fn() -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = Result<u64, StoreError>> + Send,
+    {
+        let task = tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(interval.mul_f64(rand::random_range(0.5..1.5))).await;
+                loop {
+                    match batch().await {
+                        Ok(removed) if removed >= u64::from(PURGE_BATCH) => {}
+                        Ok(_) => break,
+                        Err(error) => {
+                            let error: &dyn Error = &error;
+                            warn!(
+                                error,
+                                "records past their end could not be removed, trying again later"
+                            );
+                            break;
+                        }
+                    }
+                }
+            }
+        });
+        Self(task.abort_handle())
+    }
+}
+
+impl Drop for Purging {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_would_need_quotes_is_refused() {
+        for name in ["records", "_r1", "app.idempotency_records"] {
+            assert_eq!(Table::new(name).unwrap().to_string(), name);
+        }
+        let long = "a".repeat(41);
+        for name in [
+            "",
+            "1a",
+            "a b",
+            "a;drop table b",
+            "a.b.c",
+            "a.",
+            ".a",
+            "\"a\"",
+            "\u{e9}",
+            &long,
+        ] {
+            let error = Table::new(name).unwrap_err();
+            assert_eq!(error.kind(), StoreErrorKind::Refused, "{name}");
+        }
+    }
+
+    #[test]
+    fn names_derived_from_a_table_are_in_its_schema() {
+        let statement = "SELECT {schema}{name}_claim(), '{table}'";
+        let of = |name| Table::new(name).unwrap().in_statement(statement);
+        assert_eq!(of("app.t"), "SELECT app.t_claim(), 'app.t'");
+        assert_eq!(of("t"), "SELECT t_claim(), 't'");
+    }
+}

@@ -1,0 +1,102 @@
+//! A record as an engine keeps it, in the words of the contract.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::at_rest::{AtRest, unreadable};
+use super::{Record, RecordState, StoreError};
+use crate::record::{FencingToken, Fingerprint};
+
+/// The format that this version writes and reads.
+pub(crate) const FORMAT: i64 = 1;
+
+/// What a record is, as every engine writes it: docs/stores.md has the list.
+pub(crate) mod state {
+    pub(crate) const IN_FLIGHT: i64 = 1;
+    /// Released as unknown: as good as lapsed, and no longer to be renewed.
+    pub(crate) const UNKNOWN: i64 = 2;
+    pub(crate) const COMPLETED: i64 = 3;
+    pub(crate) const SEALED: i64 = 4;
+    pub(crate) const RELEASED: i64 = 5;
+}
+
+/// No length that reaches an engine is longer: about 100 years, so that no
+/// clock overflows by adding it.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
+/// A length for an engine, in whole microseconds. What is longer than nothing
+/// stays so.
+pub(crate) fn micros(length: Duration) -> i64 {
+    let micros = length.min(LONGEST).as_nanos().div_ceil(1000);
+    i64::try_from(micros).expect("a hundred years of microseconds fit")
+}
+
+/// The columns or fields of one record, unchecked.
+#[derive(Debug)]
+pub(crate) struct Stored {
+    pub(crate) format: i64,
+    pub(crate) state: i64,
+    pub(crate) token: i64,
+    pub(crate) attempt: i64,
+    /// 32 bytes, but for a tombstone, which need not have one.
+    pub(crate) fingerprint: Vec<u8>,
+    /// Microseconds until the lease lapses; none are left of a lapsed one.
+    pub(crate) lapses_in: i64,
+    /// Of a completed record.
+    pub(crate) answer: Option<AtRest>,
+}
+
+impl Stored {
+    /// The record.
+    ///
+    /// # Errors
+    /// [`StoreErrorKind::Unreadable`](super::StoreErrorKind::Unreadable) if
+    /// another program, or another version of this one, wrote something else.
+    pub(crate) fn record(self) -> Result<Record, StoreError> {
+        if self.format != FORMAT {
+            return Err(unreadable(format!(
+                "it is of format {}, this version reads format {FORMAT}",
+                self.format
+            )));
+        }
+        let (token, attempt) = (self.token()?, self.attempt()?);
+        let state = if self.state == state::RELEASED {
+            RecordState::Released
+        } else {
+            let fingerprint = self.fingerprint.try_into();
+            let fingerprint =
+                fingerprint.map_err(|_| unreadable("its fingerprint is not 32 bytes"))?;
+            let fingerprint = Fingerprint::from_bytes(fingerprint);
+            match (self.state, self.answer) {
+                (state::IN_FLIGHT, _) => match u64::try_from(self.lapses_in) {
+                    Ok(left) if left > 0 => RecordState::InFlight {
+                        fingerprint,
+                        lapses_in: Duration::from_micros(left),
+                    },
+                    _ => RecordState::Lapsed { fingerprint },
+                },
+                (state::UNKNOWN, _) => RecordState::Lapsed { fingerprint },
+                (state::SEALED, _) => RecordState::Sealed { fingerprint },
+                (state::COMPLETED, Some(answer)) => RecordState::Completed {
+                    fingerprint,
+                    completion: Arc::new(answer.completion()?),
+                },
+                (state::COMPLETED, None) => return Err(unreadable("its answer is missing")),
+                (other, _) => return Err(unreadable(format!("it is in no known state ({other})"))),
+            }
+        };
+        Ok(Record::new(token, attempt, state))
+    }
+
+    pub(crate) fn token(&self) -> Result<FencingToken, StoreError> {
+        u64::try_from(self.token)
+            .ok()
+            .and_then(FencingToken::new)
+            .ok_or_else(|| unreadable(format!("its token is {}", self.token)))
+    }
+
+    pub(crate) fn attempt(&self) -> Result<u64, StoreError> {
+        u64::try_from(self.attempt)
+            .map_err(|_| unreadable(format!("its attempt is {}", self.attempt)))
+    }
+}
