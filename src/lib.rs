@@ -145,7 +145,7 @@ pub use scope::Scope;
 pub use service::Idempotency;
 #[cfg(feature = "memory")]
 pub use store::memory::{MemoryStats, MemoryStore, MemoryStoreBuilder, WhenFull};
-pub use store::{OnLapsedLease, Store};
+pub use store::{AnyStore, OnLapsedLease, Store};
 
 /// The code in the README and in `docs/` is run with the documentation tests.
 #[cfg(all(doctest, feature = "memory"))]

@@ -1,6 +1,5 @@
 //! Stores without their types.
 
-#[cfg(feature = "memory")]
 use std::any::Any;
 use std::future::Future;
 use std::pin::Pin;
@@ -12,8 +11,8 @@ use crate::record::{Nonce, RecordId};
 #[cfg(feature = "memory")]
 use super::memory;
 use super::{
-    Claim, Claimed, Forgotten, Lease, Outcome, Record, Release, Store, StoreError, Subscription,
-    Tenure,
+    AnyStore, Claim, Claimed, Forgotten, Lease, Outcome, Record, Release, Store, StoreError,
+    Subscription, Tenure,
 };
 
 /// [`Store`] without its type, so that neither the layer nor its services
@@ -54,8 +53,12 @@ impl<T: Unpin> Future for StoreFuture<'_, T> {
     }
 }
 
-/// The memory store answers at once: its calls need no box.
+/// The memory store answers at once: its calls need no box. A store that was
+/// chosen by its URL is erased already.
 pub(crate) fn erased(store: impl Store) -> Arc<dyn DynStore> {
+    if let Some(any) = (&store as &dyn Any).downcast_ref::<AnyStore>() {
+        return Arc::clone(&any.store);
+    }
     #[cfg(feature = "memory")]
     if let Some(memory) = (&store as &dyn Any).downcast_ref::<memory::MemoryStore>() {
         return Arc::new(memory::AtOnce(memory.clone()));

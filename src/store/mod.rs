@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::policy::OnMismatch;
 use crate::record::{Completion, FencingToken, Fingerprint, Nonce, RecordId, ScopeDigest};
 
+mod any;
 #[cfg(feature = "at-rest")]
 pub(crate) mod at_rest;
 #[cfg(feature = "conformance")]
@@ -25,6 +26,7 @@ pub(crate) mod sql;
 pub(crate) mod stored;
 mod subscription;
 
+pub use any::AnyStore;
 #[cfg(feature = "at-rest")]
 pub use at_rest::AtRest;
 #[cfg(feature = "memory")]

@@ -1,0 +1,126 @@
+//! A store by its URL.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::{
+    Claim, Claimed, DynStore, Forgotten, Lease, Outcome, Record, Release, Store, StoreError,
+    Subscription, Tenure, erased,
+};
+use crate::record::{Nonce, RecordId};
+
+mod address;
+mod engines;
+
+use address::Address;
+
+/// A store of any kind, chosen by a URL when the application starts.
+///
+/// | URL | store | parameters of this crate |
+/// | --- | --- | --- |
+/// | `memory:` | `MemoryStore` | `max_records`, `max_bytes` (`1000`, `256MiB`), `when_full` (`evict`, `refuse`) |
+/// | `sqlite:FILE` | `SqliteStore` | `table`, `max_connections` |
+/// | `postgres://…` | `PostgresStore` | `table`, `max_connections` |
+/// | `mysql://…` | `MySqlStore` | `table`, `max_connections` |
+/// | `redis://…`, or several with commas between for a cluster | `RedisStore` | `prefix` |
+///
+/// The rest of a URL is for the driver to read. Each kind needs the feature of
+/// its name. An SQL store also needs its table: [`migrate`](Self::migrate)
+/// creates it.
+///
+/// No part of a URL is shown in an error or a log, since it may hold a
+/// password.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use tower_idempotency::{scope, AnyStore, IdempotencyLayer};
+///
+/// let url = "memory:?max_records=100000&max_bytes=64MiB&when_full=refuse";
+/// AnyStore::migrate(url).await?;
+/// let store = AnyStore::connect(url).await?;
+/// let layer = IdempotencyLayer::new(store, scope::header("x-api-key")?);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct AnyStore {
+    kind: &'static str,
+    pub(super) store: Arc<dyn DynStore>,
+}
+
+impl AnyStore {
+    /// The store behind a URL, reached and found in order.
+    ///
+    /// # Errors
+    /// [`Refused`](super::StoreErrorKind::Refused) if the URL can't work, its
+    /// feature is off, or what is there lacks something;
+    /// [`NotSent`](super::StoreErrorKind::NotSent) if the store can't be
+    /// reached. The source of the error says what to do.
+    pub async fn connect(url: &str) -> Result<Self, StoreError> {
+        engines::connect(Address::parse(url)?).await
+    }
+
+    /// Creates what the store behind a URL needs before it can be used: the
+    /// table of an SQL store. Changes nothing where it is there already, and
+    /// where none is needed. Any number of processes may do this at once.
+    ///
+    /// # Errors
+    /// As of [`connect`](Self::connect).
+    pub async fn migrate(url: &str) -> Result<(), StoreError> {
+        engines::migrate(Address::parse(url)?).await
+    }
+
+    fn new(kind: &'static str, store: impl Store) -> Self {
+        Self {
+            kind,
+            store: erased(store),
+        }
+    }
+}
+
+impl fmt::Debug for AnyStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AnyStore")
+            .field("kind", &self.kind)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Store for AnyStore {
+    async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
+        self.store.claim(claim).await
+    }
+
+    async fn renew(&self, lease: &Lease) -> Result<Tenure, StoreError> {
+        self.store.renew(lease).await
+    }
+
+    async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Tenure, StoreError> {
+        self.store.complete(lease, outcome).await
+    }
+
+    async fn release(
+        &self,
+        id: &RecordId,
+        nonce: &Nonce,
+        how: Release,
+    ) -> Result<Tenure, StoreError> {
+        self.store.release(id, nonce, how).await
+    }
+
+    async fn look_up(&self, id: &RecordId) -> Result<Option<Record>, StoreError> {
+        self.store.look_up(id).await
+    }
+
+    async fn forget(&self, id: &RecordId, force: bool) -> Result<Forgotten, StoreError> {
+        self.store.forget(id, force).await
+    }
+
+    async fn subscribe(&self, id: &RecordId) -> Result<Subscription, StoreError> {
+        self.store.subscribe(id).await
+    }
+}
+
+#[cfg(test)]
+mod tests;
