@@ -6,6 +6,9 @@
 //! cargo run --example payments -- --exit                     only the story
 //! cargo run --example payments -- --listen 127.0.0.1:3000    where to serve
 //! cargo run --example payments -- --card-ms 5000             a slow card processor
+//!
+//! # Records in a file: run it twice, and the second process replays the first.
+//! cargo run --example payments --features sqlite -- --store sqlite:payments.db
 //! ```
 //!
 //! On SIGTERM or Ctrl-C it takes no more requests, finishes those that it has,
@@ -28,9 +31,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tower_idempotency::{
-    ConfigError, IdempotencyContext, IdempotencyLayer, MemoryStore, Require, scope,
+    AnyStore, ConfigError, IdempotencyContext, IdempotencyLayer, Require, scope,
 };
 
+#[path = "payments/again.rs"]
+mod again;
 #[path = "payments/story.rs"]
 mod story;
 
@@ -40,8 +45,8 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A key belongs to the holder of an `x-api-key`. A real service checks that
 /// credential in a layer around this one.
-fn idempotency() -> Result<IdempotencyLayer, ConfigError> {
-    IdempotencyLayer::builder(MemoryStore::new(), scope::header("x-api-key")?)
+fn idempotency(store: AnyStore) -> Result<IdempotencyLayer, ConfigError> {
+    IdempotencyLayer::builder(store, scope::header("x-api-key")?)
         .route("POST /payments", |policy| policy.require(Require::Required))
         .route("POST /fares", |policy| {
             policy.require(Require::Required).retention(FARE_RETENTION)
@@ -66,6 +71,8 @@ const FARE_RETENTION: Duration = Duration::from_millis(300);
 /// The ledger, and who moves the money.
 #[derive(Default)]
 struct Shop {
+    /// In every id, before the number.
+    series: String,
     charges: AtomicU64,
     refunds: AtomicU64,
     processor: CardProcessor,
@@ -109,7 +116,7 @@ async fn pay(
     }
     let number = 1 + shop.charges.fetch_add(1, Ordering::Relaxed);
     let payment = Payment {
-        id: format!("pay_{number}"),
+        id: format!("pay_{}{number}", shop.series),
         order,
         attempt: operation.attempt(),
     };
@@ -156,13 +163,15 @@ async fn ledger(State(shop): State<Arc<Shop>>) -> Json<Value> {
 }
 
 const USAGE: &str = "\
-Usage: payments [--exit] [--listen ADDR] [--card-ms MS]
+Usage: payments [--exit] [--listen ADDR] [--card-ms MS] [--store URL]
 
 Tells the story of a payments API that is safe to retry, then serves that API.
 
   --exit         end after the story: status 0 if every line came out as promised, else 1
   --listen ADDR  where to serve, such as 127.0.0.1:3000; default: a free port of 127.0.0.1
   --card-ms MS   how long the card processor of that server takes; default: 0
+  --store URL    where records are kept: sqlite:FILE, postgres://…, mysql://…, redis://…, each
+                 with the feature of its name; then the story is one of two processes
   --help         print this";
 
 struct Options {
@@ -170,6 +179,7 @@ struct Options {
     exit: bool,
     listen: String,
     card_takes: Duration,
+    store: Option<String>,
 }
 
 impl Options {
@@ -179,6 +189,7 @@ impl Options {
             exit: false,
             listen: "127.0.0.1:0".to_owned(),
             card_takes: Duration::ZERO,
+            store: None,
         };
         while let Some(argument) = arguments.next() {
             match argument.as_str() {
@@ -198,6 +209,12 @@ impl Options {
                         Ok(millis) => Duration::from_millis(millis),
                         Err(_) => return Err(format!("--card-ms takes a number, not `{millis}`")),
                     };
+                }
+                "--store" => {
+                    let Some(url) = arguments.next() else {
+                        return Err("--store takes a URL, such as sqlite:payments.db".to_owned());
+                    };
+                    options.store = Some(url);
                 }
                 _ => return Err(format!("unknown argument `{argument}`")),
             }
@@ -224,7 +241,7 @@ async fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("payments: {error}");
+            eprintln!("payments: {}", with_causes(&*error));
             ExitCode::FAILURE
         }
     }
@@ -238,18 +255,26 @@ async fn run(options: &Options) -> Result<bool, BoxError> {
     let listener = TcpListener::bind(listen)
         .await
         .map_err(|error| format!("can't listen on {listen}: {error}"))?;
-    let kept = story::tell()
-        .await
-        .map_err(|error| format!("the story broke off: {error}"))?;
+    let url = options.store.as_deref().unwrap_or("memory:");
+    AnyStore::migrate(url).await?;
+    let store = AnyStore::connect(url).await?;
+    let told = match options.store {
+        Some(_) => again::tell(store.clone()).await,
+        None => story::tell().await,
+    };
+    let kept = told.map_err(|error| format!("the story broke off: {}", with_causes(&*error)))?;
     if options.exit {
         return Ok(kept);
     }
     invite(listener.local_addr()?);
     let shop = Arc::new(Shop {
         processor: CardProcessor::that_takes(options.card_takes),
-        ..Shop::default()
+        ..match options.store {
+            Some(_) => Shop::of_this_process(),
+            None => Shop::default(),
+        }
     });
-    let idempotency = idempotency()?;
+    let idempotency = idempotency(store)?;
     let (stopping, stop) = tokio::sync::oneshot::channel();
     let told = async {
         told_to_stop().await;
@@ -276,6 +301,17 @@ async fn run(options: &Options) -> Result<bool, BoxError> {
     let charges = shop.charges.load(Ordering::Relaxed);
     println!("Stopped. Charges: {charges}. Given up: {undone}.");
     Ok(kept && undone == 0)
+}
+
+/// Each error says its own level: what came of it is in its causes.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut said = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        said = format!("{said}: {cause}");
+        next = cause.source();
+    }
+    said
 }
 
 /// How long clients that are still there may take at shutdown, and then those

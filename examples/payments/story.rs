@@ -14,13 +14,16 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
+use tower_idempotency::AnyStore;
+
 use super::{BoxError, FARE_RETENTION, Shop, app, idempotency};
 
 /// Whether every line came out as promised. The server is one of its own, on
 /// a free port, so that nobody else adds to its ledger.
 pub(crate) async fn tell() -> Result<bool, BoxError> {
     let shop = Arc::<Shop>::default();
-    let router = app(Arc::clone(&shop), idempotency()?);
+    let store = AnyStore::connect("memory:").await?;
+    let router = app(Arc::clone(&shop), idempotency(store)?);
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let client = Client::new(listener.local_addr()?);
     let server = tokio::spawn(async { axum::serve(listener, router).await });
@@ -147,7 +150,7 @@ impl CardProcessor {
 
 /// A POST of an amount in euro cents.
 #[derive(Clone, Copy)]
-struct Call {
+pub(crate) struct Call {
     caller: &'static str,
     path: &'static str,
     key: Option<&'static str>,
@@ -155,7 +158,12 @@ struct Call {
 }
 
 impl Call {
-    fn new(caller: &'static str, path: &'static str, key: &'static str, amount: u64) -> Self {
+    pub(crate) fn new(
+        caller: &'static str,
+        path: &'static str,
+        key: &'static str,
+        amount: u64,
+    ) -> Self {
         Self {
             caller,
             path,
@@ -166,30 +174,30 @@ impl Call {
 }
 
 /// What a client can see of an answer.
-struct Answer {
-    status: u16,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
     /// The payment's id.
-    payment: String,
+    pub(crate) payment: String,
     /// What is said about the operation, in headers and in members of the body.
-    markers: String,
+    pub(crate) markers: String,
 }
 
 /// Status, payment, markers; and then, the charges in the ledger.
 type Promise = (u16, &'static str, &'static str, u64);
 
 #[derive(Clone)]
-struct Client {
+pub(crate) struct Client {
     http: HttpClient<HttpConnector, Body>,
     server: SocketAddr,
 }
 
 impl Client {
-    fn new(server: SocketAddr) -> Self {
+    pub(crate) fn new(server: SocketAddr) -> Self {
         let http = HttpClient::builder(TokioExecutor::new()).build_http();
         Self { http, server }
     }
 
-    async fn post(&self, call: Call) -> Result<Answer, BoxError> {
+    pub(crate) async fn post(&self, call: Call) -> Result<Answer, BoxError> {
         let order = json!({ "amount": call.amount, "currency": "EUR" });
         let mut request = Request::post(format!("http://{}{}", self.server, call.path))
             .header("content-type", "application/json")
@@ -218,7 +226,7 @@ impl Client {
         })
     }
 
-    async fn charges(&self) -> Result<u64, BoxError> {
+    pub(crate) async fn charges(&self) -> Result<u64, BoxError> {
         let request = Request::get(format!("http://{}/ledger", self.server));
         let (_, ledger) = self.send(request.body(Body::empty())?).await?;
         let charges = ledger["charges"].as_u64();
