@@ -126,11 +126,8 @@ impl fmt::Display for Failed {
     }
 }
 
-impl Error for Failed {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.error.source()
-    }
-}
+/// Without a source: the driver's errors say theirs themselves.
+impl Error for Failed {}
 
 /// The task that removes records past their end. It ends with its owner.
 #[derive(Debug)]
