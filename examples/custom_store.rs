@@ -25,7 +25,7 @@ use tower_idempotency::{
 };
 
 #[derive(Default)]
-struct MapStore {
+pub(crate) struct MapStore {
     rows: Mutex<HashMap<RecordId, Row>>,
 }
 
@@ -89,7 +89,13 @@ impl Row {
 
 /// A lapsed row is forgotten a retention after its lapse, or never.
 fn end_of_lapse(claim: &Claim, lapses_at: Instant) -> Option<Instant> {
-    (claim.on_lapsed_lease == OnLapsedLease::Rerun).then(|| lapses_at + claim.retention)
+    (claim.on_lapsed_lease == OnLapsedLease::Rerun).then(|| after(lapses_at, claim.retention))
+}
+
+/// A length can be as long as `Duration::MAX`, which no clock can add.
+fn after(start: Instant, length: Duration) -> Instant {
+    const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+    start + length.min(CENTURY)
 }
 
 impl MapStore {
@@ -113,7 +119,7 @@ impl Store for MapStore {
             Some(row)
                 if row.is_owned_by(&claim.nonce) && matches!(row.state, State::InFlight { .. }) =>
             {
-                let lapses_at = now + claim.lease;
+                let lapses_at = after(now, claim.lease);
                 row.state = State::InFlight { lapses_at };
                 row.until = end_of_lapse(claim, lapses_at);
                 let token = FencingToken::new(row.token).expect("it was a token before");
@@ -132,7 +138,7 @@ impl Store for MapStore {
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         let token = (last_token + 1).max(u64::try_from(clock.as_micros()).unwrap_or(0));
-        let lapses_at = now + claim.lease;
+        let lapses_at = after(now, claim.lease);
         let row = Row {
             token,
             attempt,
@@ -154,7 +160,7 @@ impl Store for MapStore {
             return Ok(Tenure::Lost);
         }
         if let State::InFlight { lapses_at } = &mut row.state {
-            *lapses_at = now + lease.claim.lease;
+            *lapses_at = after(now, lease.claim.lease);
             row.until = end_of_lapse(&lease.claim, *lapses_at);
         }
         Ok(Tenure::Held)
@@ -191,7 +197,7 @@ impl Store for MapStore {
             attempt: lease.attempt,
             claim: lease.claim,
             state,
-            until: Some(now + retention),
+            until: Some(after(now, retention)),
         };
         rows.insert(lease.claim.id, row);
         Ok(Tenure::Held)
@@ -207,13 +213,14 @@ impl Store for MapStore {
         let Some(row) = rows.get_mut(id) else {
             return Ok(Tenure::Lost);
         };
-        if !row.is_owned_by(nonce) || !matches!(row.state, State::InFlight { .. }) {
+        let is_open = matches!(row.state, State::InFlight { .. } | State::Unknown);
+        if !row.is_owned_by(nonce) || !is_open {
             return Ok(Tenure::Lost);
         }
         match how {
             Release::Tombstone => {
                 row.state = State::Released;
-                row.until = Some(now + row.claim.retention);
+                row.until = Some(after(now, row.claim.retention));
             }
             Release::Unknown => {
                 row.state = State::Unknown;
