@@ -5,10 +5,18 @@
 #[allow(dead_code, reason = "its main is for who runs it")]
 mod custom_store;
 
+mod broken;
+mod fault;
+mod row;
+
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tower_idempotency::MemoryStore;
-use tower_idempotency::store::conformance::check;
+use tower_idempotency::store::conformance::{Report, check};
+
+use crate::broken::BrokenStore;
+use crate::fault::{CAUGHT, Fault};
 
 #[tokio::test(start_paused = true)]
 async fn the_memory_store_keeps_every_rule() {
@@ -26,4 +34,45 @@ async fn the_memory_store_keeps_every_rule_on_threads() {
 async fn the_store_of_the_example_keeps_every_rule() {
     let store = Arc::new(custom_store::MapStore::default());
     check(async || Arc::clone(&store)).await.assert_passed();
+}
+
+async fn broken_by(fault: Option<Fault>) -> Report {
+    let store = BrokenStore::with(fault);
+    check(async || store.clone()).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_keeps_every_rule_as_long_as_nothing_is_broken() {
+    broken_by(None).await.assert_passed();
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_way_to_break_the_contract_is_caught_by_its_rule() {
+    let mut missed = Vec::new();
+    for (fault, rules) in CAUGHT {
+        let report = broken_by(Some(*fault)).await;
+        let failed: BTreeSet<_> = report.failed().collect();
+        println!("{fault:?}: {failed:?}");
+        for rule in *rules {
+            if !failed.contains(rule) {
+                missed.push(format!("{fault:?} passed {rule}"));
+            }
+        }
+    }
+    assert!(missed.is_empty(), "{missed:#?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_rule_catches_something() {
+    let report = broken_by(None).await;
+    let catches: BTreeSet<_> = CAUGHT
+        .iter()
+        .flat_map(|(_, rules)| *rules)
+        .copied()
+        .collect();
+    let idle: Vec<_> = report
+        .passed()
+        .filter(|rule| !catches.contains(rule))
+        .collect();
+    assert!(idle.is_empty(), "{idle:#?}");
 }

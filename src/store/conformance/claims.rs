@@ -2,9 +2,9 @@
 
 use crate::policy::OnMismatch;
 use crate::record::{FencingToken, RecordId};
-use crate::store::{Claim, Claimed, Lease, Release, Tenure};
+use crate::store::{Claim, Claimed, Lease, RecordState, Release, Tenure};
 
-use super::expect::{Checked, broken, ensure, in_flight, lapsed, told};
+use super::expect::{Checked, broken, ensure, in_flight, lapsed, state, told};
 use super::stage::{Stores, at_once, other_request, random, request, rival};
 use super::{Rule, rule};
 
@@ -120,6 +120,15 @@ async fn race(stores: &Stores, claim: &Claim) -> Checked<Lease> {
     let Some(winner) = winner else {
         broken!("expected one of {RIVALS} claims at once to acquire, none did");
     };
+    for found in losers {
+        // Who finds a record that is just being taken over may be told of it
+        // as it was.
+        ensure!(
+            matches!(found.state, RecordState::InFlight { .. }),
+            "expected the other claims to find the record in flight, one found it {}",
+            state(&found.state)
+        );
+    }
     Ok(winner)
 }
 

@@ -25,12 +25,12 @@ macro_rules! broken {
 pub(super) use broken;
 
 macro_rules! ensure {
-    ($holds:expr, $($message:tt)+) => {
+    ($holds:expr, $($message:tt)+) => {{
         let holds: bool = $holds;
         if !holds {
             $crate::store::conformance::expect::broken!($($message)+);
         }
-    };
+    }};
 }
 pub(super) use ensure;
 

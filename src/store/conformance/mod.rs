@@ -15,11 +15,16 @@ use crate::store::{Store, erased};
 
 mod claims;
 mod completing;
+mod dropping;
 mod expect;
+mod forgetting;
 mod leases;
+mod payloads;
 mod releasing;
 mod report;
+mod retention;
 mod stage;
+mod waiting;
 
 use self::expect::{Checked, Failure};
 use self::stage::{CALLS, Handle, Stores};
@@ -92,6 +97,11 @@ fn rules() -> Vec<Rule> {
         leases::rules(),
         completing::rules(),
         releasing::rules(),
+        retention::rules(),
+        payloads::rules(),
+        waiting::rules(),
+        forgetting::rules(),
+        dropping::rules(),
     ]
     .into_iter()
     .flatten()

@@ -16,7 +16,7 @@ use crate::store::{
     StoreErrorKind, Subscription, Tenure,
 };
 
-use super::expect::{Checked, Failure, broken, told};
+use super::expect::{Checked, Failure, broken, ensure, told};
 
 /// How many calls are under way at once: fewer than the connections that a
 /// pool commonly has.
@@ -147,6 +147,28 @@ impl Handle {
                 Claimed::Acquired(lease) => return Ok(lease),
                 other if end <= Instant::now() => broken!(
                     "expected {what} to acquire, after {PATIENCE:?} it still gets {}",
+                    told(&other)
+                ),
+                _ => sleep(PAUSE).await,
+            }
+        }
+    }
+
+    /// Claims until it acquires, which must not be before `earliest`.
+    pub(super) async fn acquire_from_on(&self, claim: &Claim, earliest: Instant) -> Checked<Lease> {
+        let end = earliest + PATIENCE;
+        loop {
+            match self.claim(claim).await? {
+                Claimed::Acquired(lease) => {
+                    let early = earliest.saturating_duration_since(Instant::now());
+                    ensure!(
+                        early <= SLACK,
+                        "expected no other claim to acquire yet, one did, {early:?} early"
+                    );
+                    return Ok(lease);
+                }
+                other if end <= Instant::now() => broken!(
+                    "expected another claim to acquire by now, {PATIENCE:?} late it gets {}",
                     told(&other)
                 ),
                 _ => sleep(PAUSE).await,

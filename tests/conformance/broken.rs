@@ -1,0 +1,489 @@
+//! A store that keeps the contract, or all of it but one thing.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tokio::sync::Notify;
+use tokio::task::yield_now;
+use tokio::time::Instant;
+use tower_idempotency::store::{
+    Claim, Claimed, Forgotten, Lease, OnLapsedLease, Outcome, Record, Release, Store, StoreError,
+    StoreErrorKind, Subscription, Tenure,
+};
+use tower_idempotency::{Nonce, RecordId};
+
+use crate::fault::Fault;
+use crate::row::{Row, State, after, done, end_of_lapse, token};
+
+#[derive(Clone, Default)]
+pub(crate) struct BrokenStore {
+    fault: Option<Fault>,
+    shared: Arc<Mutex<Shared>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    rows: HashMap<RecordId, Row>,
+    /// What is past its end, for those who can't let go.
+    over: HashMap<RecordId, Row>,
+    changes: HashMap<RecordId, Arc<Notify>>,
+    locked: HashSet<RecordId>,
+    last_token: u64,
+}
+
+/// What a claim is going to do.
+enum Step {
+    Again,
+    Acquire { last: u64, attempt: u64 },
+    Find(Record),
+}
+
+impl BrokenStore {
+    pub(crate) fn with(fault: Option<Fault>) -> Self {
+        Self {
+            fault,
+            ..Self::default()
+        }
+    }
+
+    fn is(&self, fault: Fault) -> bool {
+        self.fault == Some(fault)
+    }
+
+    fn shared(&self) -> (MutexGuard<'_, Shared>, Instant) {
+        let mut shared = self
+            .shared
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let now = Instant::now();
+        let over: Vec<_> = shared
+            .rows
+            .extract_if(|_, row| row.until.is_some_and(|until| until <= now))
+            .collect();
+        shared.over.extend(over);
+        (shared, now)
+    }
+
+    fn id(&self, id: &RecordId) -> RecordId {
+        let mut bytes = *id.as_bytes();
+        if self.is(Fault::CutsIds) {
+            bytes[31] = 0;
+        }
+        RecordId::from_bytes(bytes)
+    }
+
+    fn owns(&self, shared: &Shared, row: &Row, nonce: &Nonce) -> bool {
+        row.claim.nonce == *nonce
+            || self.is(Fault::OwnsByNonceAlone)
+                && shared.rows.values().any(|row| row.claim.nonce == *nonce)
+    }
+
+    /// Holds a lock over an await, as a transaction does.
+    async fn lock(&self, id: &RecordId) -> Result<(), StoreError> {
+        if self.is(Fault::RefusesZeroBytes) && id.as_bytes().starts_with(&[0; 8]) {
+            return Err(StoreError::new(StoreErrorKind::Refused, "no text"));
+        }
+        if self.is(Fault::StaysLockedByDroppedCalls) {
+            if !self.shared().0.locked.insert(*id) {
+                return Err(StoreError::new(StoreErrorKind::Contention, "locked"));
+            }
+            yield_now().await;
+            self.shared().0.locked.remove(id);
+        }
+        Ok(())
+    }
+
+    fn wake(shared: &Shared, id: &RecordId) {
+        if let Some(change) = shared.changes.get(id) {
+            change.notify_waiters();
+        }
+    }
+
+    fn wake_one(shared: &Shared, id: &RecordId) {
+        if let Some(change) = shared.changes.get(id) {
+            change.notify_one();
+        }
+    }
+
+    fn step(&self, shared: &Shared, claim: &Claim, now: Instant) -> Step {
+        let Some(row) = shared.rows.get(&claim.id) else {
+            return Step::Acquire {
+                last: 0,
+                attempt: 1,
+            };
+        };
+        let own = self.owns(shared, row, &claim.nonce)
+            || self.is(Fault::ClaimsAgainForFormerOwners) && row.formers.contains(&claim.nonce);
+        let again = match row.state {
+            State::InFlight { .. } => !self.is(Fault::ForgetsTheNonce),
+            State::Released | State::Unknown => self.is(Fault::ReclaimsWhatIsReleased),
+            _ => self.is(Fault::ReclaimsWhatIsCompleted),
+        };
+        if own && again {
+            return Step::Again;
+        }
+        let mut asks = *claim;
+        if self.is(Fault::RerunsWhatRefuses) {
+            asks.on_lapsed_lease = OnLapsedLease::Rerun;
+        }
+        if self.is(Fault::IgnoresByHand) {
+            asks.by_hand = false;
+        }
+        if self.is(Fault::TakesOverForOtherRequests) {
+            asks.fingerprint = row.claim.fingerprint;
+        }
+        let lapsed = row.is_lapsed(now)
+            && asks.takes_over(&row.claim.fingerprint)
+            && !self.is(Fault::TakesOverNothing);
+        if lapsed || matches!(row.state, State::Released) {
+            return Step::Acquire {
+                last: row.token,
+                attempt: row.attempt + 1,
+            };
+        }
+        Step::Find(row.record(now, self.fault, Some(claim)))
+    }
+
+    fn acquire(
+        &self,
+        shared: &mut Shared,
+        claim: &Claim,
+        now: Instant,
+        last: u64,
+        attempt: u64,
+    ) -> Lease {
+        let clock = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let clock = u64::try_from(clock.as_micros()).unwrap_or(0);
+        shared.last_token = clock.max(last + 1).max(shared.last_token + 1);
+        let number = match last {
+            0 if self.is(Fault::StartsTokensOver) => 1,
+            0 => shared.last_token,
+            last if self.is(Fault::RepeatsTokens) => last,
+            _ => shared.last_token,
+        };
+        let attempt = if self.is(Fault::CountsNoAttempts) {
+            1
+        } else {
+            attempt
+        };
+        let mut length = claim.lease;
+        if self.is(Fault::HalvesLeases) {
+            length /= 2;
+        }
+        let lapses_at = after(now, length, self.fault);
+        let mut kept = *claim;
+        let mut formers = Vec::new();
+        if let Some(row) = shared.rows.get(&claim.id) {
+            formers.extend(row.formers.iter().copied().chain([row.claim.nonce]));
+            if self.is(Fault::KeepsThePolicyAtTakeovers) {
+                kept.on_lapsed_lease = row.claim.on_lapsed_lease;
+                kept.retention = row.claim.retention;
+            }
+        }
+        let row = Row {
+            token: number,
+            attempt,
+            claim: kept,
+            formers,
+            state: State::InFlight { lapses_at },
+            until: end_of_lapse(&kept, lapses_at, self.fault),
+        };
+        shared.rows.insert(claim.id, row);
+        Lease::new(claim, token(number), attempt)
+    }
+
+    fn take(&self, shared: &mut Shared, claim: &Claim, step: Step, now: Instant) -> Claimed {
+        match step {
+            Step::Find(record) => Claimed::Found(record),
+            Step::Acquire { last, attempt } => {
+                Claimed::Acquired(self.acquire(shared, claim, now, last, attempt))
+            }
+            Step::Again => {
+                let row = shared.rows.get_mut(&claim.id).expect("it was found");
+                if !self.is(Fault::ClaimsAgainWithoutTheLength) {
+                    let lapses_at = after(now, claim.lease, self.fault);
+                    row.state = State::InFlight { lapses_at };
+                    row.until = end_of_lapse(claim, lapses_at, self.fault);
+                }
+                Claimed::Acquired(Lease::new(claim, token(row.token), row.attempt))
+            }
+        }
+    }
+
+    /// What a nonce is told that has completed already.
+    fn completed_before(
+        &self,
+        shared: &mut Shared,
+        lease: &Lease,
+        outcome: &Outcome,
+        now: Instant,
+    ) -> Option<Tenure> {
+        let id = self.id(&lease.claim.id);
+        let row = shared.rows.get(&id)?;
+        let again = row.is_done() && self.owns(shared, row, &lease.claim.nonce);
+        if !again || self.is(Fault::KeepsTheLastCompletion) {
+            return None;
+        }
+        if self.is(Fault::PutsOffTheEndOfCompletions) {
+            let (_, until) = done(&lease.claim, outcome, now, self.fault);
+            shared.rows.get_mut(&id)?.until = until;
+        }
+        let lost = self.is(Fault::LosesCompletionsSentAgain);
+        Some(if lost { Tenure::Lost } else { Tenure::Held })
+    }
+
+    fn completes(&self, shared: &Shared, lease: &Lease, now: Instant) -> bool {
+        let Some(row) = shared.rows.get(&self.id(&lease.claim.id)) else {
+            return !self.is(Fault::LosesCompletionsOfNothing);
+        };
+        let owned =
+            self.owns(shared, row, &lease.claim.nonce) || self.is(Fault::CompletesForAnyone);
+        match row.state {
+            State::Released => {
+                row.token <= lease.token.get() || self.is(Fault::CompletesOverHigherTokens)
+            }
+            State::Unknown => owned && !self.is(Fault::LosesCompletionsOfUnknown),
+            State::InFlight { .. } => {
+                owned && !(self.is(Fault::LosesLateCompletions) && row.is_lapsed(now))
+            }
+            _ => owned,
+        }
+    }
+
+    fn finish(&self, shared: &mut Shared, lease: &Lease, outcome: &Outcome, now: Instant) {
+        let id = self.id(&lease.claim.id);
+        let (state, until) = done(&lease.claim, outcome, now, self.fault);
+        let row = Row {
+            token: lease.token.get(),
+            attempt: lease.attempt,
+            claim: lease.claim,
+            formers: Vec::new(),
+            state,
+            until,
+        };
+        shared.rows.insert(id, row);
+        if self.is(Fault::WakesOneAfterACompletion) {
+            Self::wake_one(shared, &id);
+        } else {
+            Self::wake(shared, &id);
+        }
+    }
+}
+
+impl Store for BrokenStore {
+    async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
+        self.lock(&claim.id).await?;
+        let mut claim = *claim;
+        claim.id = self.id(&claim.id);
+        let step = {
+            let (mut shared, now) = self.shared();
+            let step = self.step(&shared, &claim, now);
+            if !self.is(Fault::LooksThenClaims) {
+                return Ok(self.take(&mut shared, &claim, step, now));
+            }
+            step
+        };
+        yield_now().await;
+        let (mut shared, now) = self.shared();
+        Ok(self.take(&mut shared, &claim, step, now))
+    }
+
+    async fn renew(&self, lease: &Lease) -> Result<Tenure, StoreError> {
+        self.lock(&lease.claim.id).await?;
+        let id = self.id(&lease.claim.id);
+        let (mut shared, now) = self.shared();
+        let Some(row) = shared.rows.get(&id) else {
+            if self.is(Fault::RenewsNothingIntoSomething) {
+                self.acquire(&mut shared, &lease.claim, now, 0, lease.attempt);
+                return Ok(Tenure::Held);
+            }
+            let over = self.is(Fault::RenewsWhatIsOver) && shared.over.contains_key(&id);
+            return Ok(if over { Tenure::Held } else { Tenure::Lost });
+        };
+        let owned = self.owns(&shared, row, &lease.claim.nonce) || self.is(Fault::RenewsForAnyone);
+        let late = self.is(Fault::RenewsNothingLapsed) && row.is_lapsed(now);
+        let renewed = match row.state {
+            State::InFlight { .. } => !late,
+            State::Completed(_) | State::Sealed => {
+                return Ok(if owned && !self.is(Fault::LosesRenewalsOfCompletions) {
+                    Tenure::Held
+                } else {
+                    Tenure::Lost
+                });
+            }
+            State::Unknown | State::Released => self.is(Fault::RenewsWhatIsReleased),
+        };
+        if !owned || !renewed {
+            return Ok(Tenure::Lost);
+        }
+        if !self.is(Fault::RenewsInWord) {
+            let ends = !self.is(Fault::RenewsOnlyTheLease);
+            let row = shared.rows.get_mut(&id).expect("it was found");
+            let lapses_at = after(now, lease.claim.lease, self.fault);
+            row.state = State::InFlight { lapses_at };
+            if ends {
+                row.until = end_of_lapse(&lease.claim, lapses_at, self.fault);
+            }
+        }
+        Ok(Tenure::Held)
+    }
+
+    async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Tenure, StoreError> {
+        self.lock(&lease.claim.id).await?;
+        let held = {
+            let (mut shared, now) = self.shared();
+            if let Some(tenure) = self.completed_before(&mut shared, lease, outcome, now) {
+                return Ok(tenure);
+            }
+            let held = self.completes(&shared, lease, now);
+            if held && !self.is(Fault::LooksThenCompletes) {
+                self.finish(&mut shared, lease, outcome, now);
+                return Ok(Tenure::Held);
+            }
+            held
+        };
+        if !held {
+            return Ok(Tenure::Lost);
+        }
+        yield_now().await;
+        let (mut shared, now) = self.shared();
+        self.finish(&mut shared, lease, outcome, now);
+        Ok(Tenure::Held)
+    }
+
+    async fn release(
+        &self,
+        id: &RecordId,
+        nonce: &Nonce,
+        how: Release,
+    ) -> Result<Tenure, StoreError> {
+        self.lock(id).await?;
+        let id = self.id(id);
+        let (mut shared, now) = self.shared();
+        let Some(row) = shared.rows.get(&id) else {
+            if self.is(Fault::MakesTombstonesOfNothing) {
+                let scope = tower_idempotency::ScopeDigest::from_bytes([0; 32]);
+                let print = tower_idempotency::Fingerprint::from_bytes([0; 32]);
+                let claim = Claim::new(id, scope, print);
+                self.acquire(&mut shared, &claim, now, 0, 1);
+                shared.rows.get_mut(&id).expect("it was made").state = State::Released;
+            }
+            return Ok(Tenure::Lost);
+        };
+        let owned = self.owns(&shared, row, nonce) || self.is(Fault::ReleasesForAnyone);
+        let open = match row.state {
+            State::InFlight { .. } => !(self.is(Fault::LosesLateReleases) && row.is_lapsed(now)),
+            State::Unknown => !self.is(Fault::LosesReleasesOfUnknown),
+            State::Completed(_) | State::Sealed => self.is(Fault::ReleasesCompletions),
+            State::Released => self.is(Fault::HoldsReleasesSentAgain),
+        };
+        if !owned || !open {
+            return Ok(Tenure::Lost);
+        }
+        let row = shared.rows.get_mut(&id).expect("it was found");
+        match how {
+            Release::Tombstone => {
+                row.state = State::Released;
+                let stays = self.is(Fault::KeepsTombstonesForGood);
+                row.until = (!stays).then(|| after(now, row.claim.retention, self.fault));
+                if self.is(Fault::DeletesWhatIsReleased) {
+                    shared.rows.remove(&id);
+                }
+                if self.is(Fault::WakesOneAfterARelease) {
+                    Self::wake_one(&shared, &id);
+                } else if !self.is(Fault::WakesNobodyAfterARelease) {
+                    Self::wake(&shared, &id);
+                }
+            }
+            _ => {
+                if !self.is(Fault::KeepsTheLeaseOfUnknown) {
+                    row.state = State::Unknown;
+                    row.until = end_of_lapse(&row.claim, now, self.fault);
+                }
+                if self.is(Fault::ForgetsUnknownAtOnce)
+                    && row.claim.on_lapsed_lease == OnLapsedLease::Rerun
+                {
+                    row.until = Some(now);
+                }
+                if !self.is(Fault::WakesNobodyAfterUnknown) {
+                    Self::wake(&shared, &id);
+                }
+            }
+        }
+        Ok(Tenure::Held)
+    }
+
+    async fn look_up(&self, id: &RecordId) -> Result<Option<Record>, StoreError> {
+        self.lock(id).await?;
+        let (mut shared, now) = self.shared();
+        let Some(row) = shared.rows.get_mut(&self.id(id)) else {
+            return Ok(None);
+        };
+        if let (State::InFlight { lapses_at }, true) =
+            (&mut row.state, self.is(Fault::RenewsAtALookUp))
+        {
+            *lapses_at = after(now, row.claim.lease, self.fault);
+        }
+        let hidden = self.is(Fault::LooksPastTombstones) && matches!(row.state, State::Released);
+        Ok((!hidden).then(|| row.record(now, self.fault, None)))
+    }
+
+    async fn forget(&self, id: &RecordId, force: bool) -> Result<Forgotten, StoreError> {
+        self.lock(id).await?;
+        let id = self.id(id);
+        let (mut shared, now) = self.shared();
+        let Some(row) = shared.rows.get(&id) else {
+            let wrong = self.is(Fault::ForgetsNothingAsSomething);
+            return Ok(if wrong {
+                Forgotten::Gone
+            } else {
+                Forgotten::Absent
+            });
+        };
+        let force = force || self.is(Fault::ForgetsWhoRuns);
+        if row.is_open() && !row.is_lapsed(now) && !force {
+            return Ok(Forgotten::InFlight);
+        }
+        if matches!(row.state, State::Released) && self.is(Fault::ForgetsNoTombstones) {
+            return Ok(Forgotten::Absent);
+        }
+        shared.rows.remove(&id);
+        if !self.is(Fault::WakesNobodyAfterForgetting) {
+            Self::wake(&shared, &id);
+        }
+        Ok(Forgotten::Gone)
+    }
+
+    async fn subscribe(&self, id: &RecordId) -> Result<Subscription, StoreError> {
+        let id = self.id(id);
+        let (mut shared, _) = self.shared();
+        if self.is(Fault::SubscribesOnlyToRecords) && !shared.rows.contains_key(&id) {
+            return Ok(Subscription::new(std::future::pending()));
+        }
+        let change = Arc::clone(shared.changes.entry(id).or_default());
+        if self.is(Fault::SubscribesAtTheFirstPoll) {
+            return Ok(Subscription::new(async move { change.notified().await }));
+        }
+        let ends = self
+            .is(Fault::EndsEverySubscriptionAtADrop)
+            .then(|| Ends(self.clone(), id));
+        // Sees what changes from now on, polled or not.
+        let changed = change.notified_owned();
+        Ok(Subscription::new(async move {
+            let _ends = ends;
+            changed.await;
+        }))
+    }
+}
+
+/// Takes the way to wake anybody with it.
+struct Ends(BrokenStore, RecordId);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.0.shared().0.changes.remove(&self.1);
+    }
+}
