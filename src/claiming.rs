@@ -20,8 +20,8 @@ use crate::record::Fingerprint;
 use crate::rejection::RejectionCode;
 use crate::rt::{Instant, sleep};
 use crate::store::{
-    Claim, Claimed, Lease, OnLapsedLease, POLL, RecordState, Release, StoreError, StoreErrorKind,
-    Subscription,
+    Claim, Claimed, Lease, OnLapsedLease, POLL, Record, RecordState, Release, StoreError,
+    StoreErrorKind, Subscription,
 };
 use crate::within::Within;
 
@@ -150,7 +150,10 @@ impl Operation {
     ) -> Result<Option<Lease>, Stop> {
         let error = match claimed {
             Ok(Claimed::Acquired(lease)) => return Ok(Some(lease)),
-            Ok(Claimed::Found(record)) => return Err(self.found(claim, record.state)),
+            Ok(Claimed::Found(record)) => match record.readable() {
+                Ok(record) => return Err(self.found(claim, record.state)),
+                Err(error) => error,
+            },
             Ok(Claimed::OverCapacity) => {
                 return Err(reject(
                     RejectionCode::OverCapacity,
@@ -181,7 +184,8 @@ impl Operation {
         for digests in &self.layer.old_digests {
             let scope = caller.digest(digests, &self.layer.namespace);
             let old = self.claim_under(digests, scope, parts, body);
-            match self.layer.within(self.layer.store.look_up(&old.id)).await {
+            let found = self.layer.within(self.layer.store.look_up(&old.id)).await;
+            match found.and_then(|record| record.map(Record::readable).transpose()) {
                 Ok(None) => {}
                 Ok(Some(record)) => match record.state {
                     RecordState::Released => {}

@@ -54,8 +54,7 @@ impl Digests {
     /// Each label gets a key of its own, derived from the secret.
     pub(crate) fn keyed(secret: &[u8]) -> Self {
         Self::with(|label| {
-            let derived = hmac(secret).chain_update(label.text()).finalize();
-            let mut hasher = hmac(&derived.into_bytes());
+            let mut hasher = hmac(&derived(secret, label.text()));
             hasher.update(&label.block());
             State::Keyed(Box::new(hasher))
         })
@@ -85,6 +84,16 @@ impl std::fmt::Debug for Digests {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Digests(..)")
     }
+}
+
+/// A key for one purpose. Whoever knows it knows neither the secret nor the
+/// key for another.
+pub(crate) fn derived(secret: &[u8], label: &[u8]) -> [u8; 32] {
+    hmac(secret)
+        .chain_update(label)
+        .finalize()
+        .into_bytes()
+        .into()
 }
 
 fn hmac(key: &[u8]) -> Hmac<Sha256> {

@@ -12,6 +12,8 @@ use crate::answer::Recording;
 use crate::body::{Budget, Whole};
 use crate::detached::Counter;
 use crate::digest::Digests;
+#[cfg(feature = "encryption")]
+use crate::encryption::Encryption;
 use crate::error::ConfigError;
 use crate::policy::{Policy, can_have_body};
 use crate::rejection::{Rejection, RejectionCode, RejectionRules, RenderRejection};
@@ -67,6 +69,8 @@ impl IdempotencyLayer {
             scope: Arc::new(scope),
             namespace: String::new(),
             secrets: Vec::new(),
+            #[cfg(feature = "encryption")]
+            encryption: None,
             max_buffered: 256 << 20,
             max_detached: 10_000,
             max_waiters: 1_000,
@@ -149,6 +153,8 @@ pub struct IdempotencyLayerBuilder {
     scope: Arc<dyn Scope>,
     namespace: String,
     secrets: Vec<Vec<u8>>,
+    #[cfg(feature = "encryption")]
+    encryption: Option<Encryption>,
     max_buffered: usize,
     max_detached: usize,
     max_waiters: usize,
@@ -181,6 +187,14 @@ impl IdempotencyLayerBuilder {
     /// that outlives the process forgets the records that were made without.
     pub fn secrets<K: Into<Vec<u8>>>(mut self, secrets: impl IntoIterator<Item = K>) -> Self {
         self.secrets = secrets.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Encrypts recorded answers before the store gets them, under keys made of
+    /// the [`secrets`](Self::secrets) (G10). See [`Encryption`]. Default: none.
+    #[cfg(feature = "encryption")]
+    pub fn encryption(mut self, encryption: Encryption) -> Self {
+        self.encryption = Some(encryption);
         self
     }
 
@@ -330,10 +344,17 @@ impl IdempotencyLayerBuilder {
                 "must be at least 1, or nothing is ever begun",
             ));
         }
+        #[cfg(feature = "encryption")]
+        let store = match self.encryption {
+            Some(encryption) => encryption.before(self.store, &self.secrets)?,
+            None => self.store,
+        };
+        #[cfg(not(feature = "encryption"))]
+        let store = self.store;
         let renew_every = (routes.shortest_lease() / 6).max(Duration::from_millis(1));
         Ok(IdempotencyLayer {
             shared: Arc::new(Shared {
-                store: self.store,
+                store,
                 scope: self.scope,
                 namespace: self.namespace,
                 digests: current,

@@ -78,6 +78,8 @@
 //! - `axum`: the client's own path inside nested routers,
 //!   `IdempotencyContext` as an extractor, `ConnectInfo` for
 //!   [`scope::peer_ip`]. Turn it on if you use axum.
+//! - `encryption`: recorded answers are encrypted before a store gets them
+//!   (`IdempotencyLayerBuilder::encryption`).
 //!
 //! A feature adds, and changes nothing that was there without it.
 //!
@@ -96,6 +98,8 @@ mod claiming;
 mod context;
 mod detached;
 mod digest;
+#[cfg(feature = "encryption")]
+mod encryption;
 mod ending;
 mod error;
 mod fingerprint;
@@ -128,6 +132,8 @@ pub use body::RequestTrailers;
 pub use context::IdempotencyContext;
 #[cfg(feature = "axum")]
 pub use context::NotProtected;
+#[cfg(feature = "encryption")]
+pub use encryption::Encryption;
 pub use error::ConfigError;
 pub use fingerprint::{FingerprintBody, JsonFingerprint};
 pub use future::ResponseFuture;

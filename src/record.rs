@@ -5,6 +5,7 @@ use std::hash::{Hash, Hasher};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use http::header::CONTENT_TYPE;
 use http::{HeaderMap, StatusCode};
 
 macro_rules! digest {
@@ -169,6 +170,9 @@ impl fmt::Display for FencingToken {
     }
 }
 
+/// The content type of what a store keeps in the place of an encrypted answer.
+pub(crate) const ENCRYPTED: &str = "application/vnd.tower-idempotency.encrypted";
+
 /// A recorded answer: what every retry is given.
 ///
 /// ```
@@ -230,6 +234,12 @@ impl Completion {
                 .sum()
         };
         self.body.len() + fields(&self.headers) + self.trailers.as_ref().map_or(0, fields)
+    }
+
+    /// Whether this is what a store was given in the place of an answer.
+    pub(crate) fn is_encrypted(&self) -> bool {
+        let content_type = self.headers.get(CONTENT_TYPE);
+        content_type.is_some_and(|content_type| content_type == ENCRYPTED)
     }
 }
 

@@ -85,10 +85,12 @@ impl IdempotencyLayer {
     /// What is there.
     ///
     /// # Errors
-    /// If the store gives no answer, or can't look up.
+    /// If the store gives no answer, can't look up, or has a record that can't
+    /// be read.
     pub async fn look_up(&self, id: &RecordId) -> Result<Option<Record>, StoreError> {
         let layer = self.shared();
-        layer.within(layer.store.look_up(id)).await
+        let found = layer.within(layer.store.look_up(id)).await?;
+        found.map(Record::readable).transpose()
     }
 
     /// Removes a record: a retry executes, whatever happened before. A live one

@@ -16,7 +16,8 @@ use crate::record::Completion;
 /// known length), which any language can read, and beside it what tells a
 /// whole message from a part of one.
 ///
-/// Times are cut to whole microseconds.
+/// Times are cut to whole microseconds, and no retention is longer than a
+/// hundred years.
 ///
 /// ```
 /// use http::StatusCode;
@@ -61,7 +62,7 @@ impl AtRest {
             status: completion.status.as_u16(),
             began_at: micros_since_epoch(completion.began_at),
             completed_at: micros_since_epoch(completion.completed_at),
-            retention: completion.retention,
+            retention: Duration::from_micros(micros(completion.retention).unsigned_abs()),
             length: answer.len() as u64,
             checksum: Sha256::digest(&answer).into(),
             answer,
@@ -103,6 +104,17 @@ impl fmt::Debug for AtRest {
             .field("length", &self.length)
             .finish_non_exhaustive()
     }
+}
+
+/// No length that reaches an engine is longer: about 100 years, so that no
+/// clock overflows by adding it.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
+/// A length for an engine, in whole microseconds. What is longer than nothing
+/// stays so.
+pub(crate) fn micros(length: Duration) -> i64 {
+    let micros = length.min(LONGEST).as_nanos().div_ceil(1000);
+    i64::try_from(micros).expect("a hundred years of microseconds fit")
 }
 
 /// Status, headers, body and trailers as a Binary HTTP message.
@@ -167,7 +179,7 @@ pub(crate) fn micros_since_epoch(time: SystemTime) -> i64 {
     }
 }
 
-fn system_time(micros: i64) -> Result<SystemTime, StoreError> {
+pub(crate) fn system_time(micros: i64) -> Result<SystemTime, StoreError> {
     let length = Duration::from_micros(micros.unsigned_abs());
     if micros < 0 {
         UNIX_EPOCH.checked_sub(length)

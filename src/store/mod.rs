@@ -29,7 +29,7 @@ mod subscription;
 pub use any::AnyStore;
 #[cfg(feature = "at-rest")]
 pub use at_rest::AtRest;
-#[cfg(feature = "memory")]
+#[cfg(any(feature = "memory", feature = "encryption"))]
 pub(crate) use erased::StoreFuture;
 pub(crate) use erased::{DynStore, erased};
 pub use error::{StoreError, StoreErrorKind};
@@ -407,6 +407,19 @@ impl Record {
             token,
             attempt,
             state,
+        }
+    }
+
+    /// The record, unless its answer is encrypted still: nobody is given that
+    /// in the place of an answer.
+    pub(crate) fn readable(self) -> Result<Self, StoreError> {
+        match &self.state {
+            RecordState::Completed { completion, .. } if completion.is_encrypted() => {
+                let why = "its answer is encrypted: turn on `encryption`, with the secret it was \
+                           written under";
+                Err(StoreError::new(StoreErrorKind::Unreadable, why))
+            }
+            _ => Ok(self),
         }
     }
 }

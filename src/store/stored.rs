@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(crate) use super::at_rest::micros;
 use super::at_rest::{AtRest, unreadable};
 use super::{Record, RecordState, StoreError};
 use crate::record::{FencingToken, Fingerprint};
@@ -18,17 +19,6 @@ pub(crate) mod state {
     pub(crate) const COMPLETED: i64 = 3;
     pub(crate) const SEALED: i64 = 4;
     pub(crate) const RELEASED: i64 = 5;
-}
-
-/// No length that reaches an engine is longer: about 100 years, so that no
-/// clock overflows by adding it.
-const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
-
-/// A length for an engine, in whole microseconds. What is longer than nothing
-/// stays so.
-pub(crate) fn micros(length: Duration) -> i64 {
-    let micros = length.min(LONGEST).as_nanos().div_ceil(1000);
-    i64::try_from(micros).expect("a hundred years of microseconds fit")
 }
 
 /// The columns or fields of one record, unchecked.

@@ -1,0 +1,215 @@
+//! Answers encrypted before a store gets them (G10).
+
+mod envelope;
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use http::HeaderValue;
+use http::header::CONTENT_TYPE;
+
+use self::envelope::{Binding, Key, open};
+use crate::error::ConfigError;
+use crate::record::{Completion, ENCRYPTED, Nonce, RecordId};
+use crate::store::at_rest::{micros_since_epoch, system_time, unreadable};
+use crate::store::{
+    Claim, Claimed, DynStore, Forgotten, Lease, Outcome, Record, RecordState, Release, StoreError,
+    StoreFuture, Subscription, Tenure,
+};
+
+/// How recorded answers are encrypted at rest, in front of any store: headers,
+/// body and trailers, with XChaCha20-Poly1305.
+///
+/// The keys are made of the layer's
+/// [`secrets`](crate::IdempotencyLayerBuilder::secrets): the first one encrypts,
+/// each one listed opens what was encrypted under it. So keys rotate as secrets
+/// do.
+///
+/// An encrypted answer belongs to its record. What was moved from another
+/// record or another attempt, has other times or another status, is cut short,
+/// or was changed in any bit, is not opened: its retries are told
+/// `store-unavailable`, a line in the log says why, and nothing is executed. The
+/// same goes for an answer that is not encrypted, since whoever can write to
+/// the store could have put it there.
+///
+/// Not hidden are an answer's status, its length, its times, and that there is
+/// one. Nor does encryption keep anybody who can write to the store from
+/// removing records.
+///
+/// ```
+/// use tower_idempotency::{Encryption, IdempotencyLayer, MemoryStore, scope};
+///
+/// let layer = IdempotencyLayer::builder(MemoryStore::new(), scope::header("x-api-key")?)
+///     .secrets(["32 random bytes from a safe place"])
+///     .encryption(Encryption::xchacha20_poly1305())
+///     .build()?;
+///
+/// let error = IdempotencyLayer::builder(MemoryStore::new(), scope::header("x-api-key")?)
+///     .encryption(Encryption::xchacha20_poly1305())
+///     .build()
+///     .unwrap_err();
+/// assert_eq!(error.option(), "encryption");
+/// # Ok::<(), tower_idempotency::ConfigError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Encryption {
+    also_plain: bool,
+}
+
+impl Encryption {
+    /// With XChaCha20-Poly1305, whose nonces are long enough to be random.
+    #[must_use]
+    pub fn xchacha20_poly1305() -> Self {
+        Self { also_plain: false }
+    }
+
+    /// Replays answers that are not encrypted, too: for as long as records live
+    /// that were made before encryption was turned on, a retention. Whoever can
+    /// write to the store can put answers of their own there meanwhile.
+    #[must_use]
+    pub fn also_plain(mut self) -> Self {
+        self.also_plain = true;
+        self
+    }
+
+    /// The store behind the encryption.
+    pub(crate) fn before(
+        &self,
+        store: Arc<dyn DynStore>,
+        secrets: &[Vec<u8>],
+    ) -> Result<Arc<dyn DynStore>, ConfigError> {
+        if secrets.is_empty() {
+            return Err(ConfigError::new(
+                "encryption",
+                "has nothing to make a key of: list `secrets`",
+            ));
+        }
+        Ok(Arc::new(Encrypted {
+            store,
+            keys: secrets.iter().map(|secret| Key::of(secret)).collect(),
+            also_plain: self.also_plain,
+        }))
+    }
+}
+
+/// A store that gets encrypted answers only.
+struct Encrypted {
+    store: Arc<dyn DynStore>,
+    /// The current one first: there is at least one.
+    keys: Vec<Key>,
+    also_plain: bool,
+}
+
+impl DynStore for Encrypted {
+    fn claim<'a>(&'a self, claim: &'a Claim) -> StoreFuture<'a, Claimed> {
+        StoreFuture::Later(Box::pin(async move {
+            match self.store.claim(claim).await? {
+                Claimed::Found(record) => Ok(Claimed::Found(self.opened(&claim.id, record)?)),
+                claimed => Ok(claimed),
+            }
+        }))
+    }
+
+    fn renew<'a>(&'a self, lease: &'a Lease) -> StoreFuture<'a, Tenure> {
+        self.store.renew(lease)
+    }
+
+    fn complete<'a>(&'a self, lease: &'a Lease, outcome: &'a Outcome) -> StoreFuture<'a, Tenure> {
+        let Outcome::Completed(completion) = outcome else {
+            return self.store.complete(lease, outcome);
+        };
+        StoreFuture::Later(Box::pin(async move {
+            let outcome = self.encrypt(lease, completion);
+            self.store.complete(lease, &outcome).await
+        }))
+    }
+
+    fn release<'a>(
+        &'a self,
+        id: &'a RecordId,
+        nonce: &'a Nonce,
+        how: Release,
+    ) -> StoreFuture<'a, Tenure> {
+        self.store.release(id, nonce, how)
+    }
+
+    fn look_up<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Option<Record>> {
+        StoreFuture::Later(Box::pin(async move {
+            let found = self.store.look_up(id).await?;
+            found.map(|record| self.opened(id, record)).transpose()
+        }))
+    }
+
+    fn forget<'a>(&'a self, id: &'a RecordId, force: bool) -> StoreFuture<'a, Forgotten> {
+        self.store.forget(id, force)
+    }
+
+    fn subscribe<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Subscription> {
+        self.store.subscribe(id)
+    }
+}
+
+impl Encrypted {
+    /// What the store is given in the place of an answer.
+    fn encrypt(&self, lease: &Lease, answer: &Completion) -> Outcome {
+        let binding = Binding::new(
+            &lease.claim.id,
+            lease.token,
+            &lease.claim.fingerprint,
+            answer,
+        );
+        let current = &self.keys[0];
+        match current.encrypt(&rand::random(), &binding, answer) {
+            Some(envelope) => Outcome::Completed(Arc::new(kept(envelope, answer))),
+            None => Outcome::Sealed {
+                retention: answer.retention,
+            },
+        }
+    }
+
+    /// The record with its answer in the place of what the store kept.
+    fn opened(&self, id: &RecordId, mut record: Record) -> Result<Record, StoreError> {
+        let RecordState::Completed {
+            fingerprint,
+            completion: kept,
+        } = &mut record.state
+        else {
+            return Ok(record);
+        };
+        if !kept.is_encrypted() {
+            return if self.also_plain {
+                Ok(record)
+            } else {
+                Err(unreadable(
+                    "its answer is not encrypted: if it was recorded before `encryption` was \
+                     turned on, allow for that by `also_plain`",
+                ))
+            };
+        }
+        if kept.headers.len() > 1 || kept.trailers.is_some() {
+            return Err(unreadable("there is more beside its encrypted answer"));
+        }
+        let binding = Binding::new(id, record.token, fingerprint, kept);
+        let mut answer = open(&self.keys, &kept.body, &binding)?;
+        answer.began_at = kept.began_at;
+        answer.completed_at = kept.completed_at;
+        answer.retention = kept.retention;
+        *kept = Arc::new(answer);
+        Ok(record)
+    }
+}
+
+/// The envelope, with what of its answer a store has to know.
+fn kept(envelope: Vec<u8>, answer: &Completion) -> Completion {
+    let mut kept = Completion::new(answer.status, envelope, whole_micros(answer.completed_at));
+    let content_type = HeaderValue::from_static(ENCRYPTED);
+    kept.headers.insert(CONTENT_TYPE, content_type);
+    kept.began_at = whole_micros(answer.began_at);
+    kept.retention = answer.retention;
+    kept
+}
+
+/// As any store gives it back, whichever way it rounds.
+fn whole_micros(time: SystemTime) -> SystemTime {
+    system_time(micros_since_epoch(time)).unwrap_or(time)
+}
