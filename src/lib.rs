@@ -52,7 +52,7 @@
 //! - **G8** Other traffic is untouched: unread, unbuffered.
 //! - **G9** Bad input is refused, clearly ([`Rejection`]).
 //! - **G10** Nothing readable at rest: keys and callers reach stores and logs
-//!   only as digests.
+//!   only as digests; recorded answers are encrypted where that is turned on.
 //!
 //! G7, an effect and its answer in one database transaction, comes with the
 //! SQL stores. The README says what else is not there yet.

@@ -13,6 +13,8 @@ mod bodies;
 mod config_errors;
 mod disconnect;
 mod early_wake_ups;
+#[cfg(feature = "encryption")]
+mod encryption;
 mod fingerprint;
 mod foreign_bodies;
 mod in_doubt;

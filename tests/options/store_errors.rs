@@ -9,6 +9,7 @@ use tower_idempotency::store::StoreErrorKind;
 use tower_idempotency::{IdempotencyContext, OnStoreError};
 
 use crate::support::body::Script;
+use crate::support::log::Log;
 use crate::support::store::{Fault, Op, Steered};
 use crate::support::{
     Runs, Seen, builder, by, counting, created, handler, post, post_with, quiet, send, with_policy,
@@ -212,4 +213,23 @@ async fn a_claim_that_never_reached_the_store_is_not_asked_for_for_ever() {
     assert!(releases > 1);
     sleep(Duration::from_secs(600)).await;
     assert_eq!(store.calls(Op::Release), releases);
+}
+
+/// Its content type is for that alone.
+#[tokio::test]
+async fn an_answer_that_another_layer_encrypted_is_not_replayed_as_it_is() {
+    let (store, runs, log) = (Steered::new(), Runs::default(), Log::default());
+    let app = with_policy(&store, |policy| policy).layer(handler(&runs, |_, _| {
+        let encrypted = "application/vnd.tower-idempotency.encrypted";
+        let mut response = created("unreadable");
+        let headers = response.headers_mut();
+        headers.insert("content-type", encrypted.parse().unwrap());
+        response
+    }));
+    let _listening = log.listen();
+    send(&app, post("k", "{}")).await.assert_fresh("unreadable");
+    let retry = send(&app, post("k", "{}")).await;
+    assert_eq!(retry.refusal(), "503 store-unavailable");
+    assert!(log.text().contains("turn on `encryption`"));
+    assert_eq!(runs.count(), 1);
 }
