@@ -152,6 +152,9 @@ pub use service::Idempotency;
 #[cfg(feature = "memory")]
 pub use store::memory::{MemoryStats, MemoryStore, MemoryStoreBuilder, WhenFull};
 pub use store::{AnyStore, OnLapsedLease, Store};
+#[cfg(feature = "sqlite")]
+pub use store::sql::sqlite::{SqliteStore, SqliteStoreBuilder};
+pub use store::{OnLapsedLease, Store};
 
 /// The code in the README and in `docs/` is run with the documentation tests.
 #[cfg(all(doctest, feature = "memory"))]

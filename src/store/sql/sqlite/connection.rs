@@ -1,0 +1,124 @@
+//! Sending a statement: to which connection, and for how long again.
+
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use sqlx::pool::PoolConnection;
+use sqlx::query::Query;
+use sqlx::sqlite::{
+    SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
+    SqliteRow, SqliteSynchronous,
+};
+use sqlx::{SqlStr, Sqlite};
+use tokio::time::Instant;
+
+use super::super::{failed, not_sent};
+use super::meaning::{is_busy, meaning};
+use super::records::Records;
+use crate::store::StoreError;
+use crate::store::at_rest::micros_since_epoch;
+
+/// For how long a statement is tried again while other processes write.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// A connection has a thread. One of them writes, the others read.
+const CONNECTIONS: u32 = 8;
+/// SQLite looks for the lock ever more seldom, up to ten times a second, and
+/// rarely finds it free of a process that writes all the time. So it gives up
+/// soon, and is asked again.
+const BUSY_TIMEOUT: Duration = Duration::from_millis(5);
+
+/// Connections to a file for records alone. It is opened by the first use.
+pub(super) fn pool_of(file: &Path) -> SqlitePool {
+    let options = SqliteConnectOptions::new()
+        .filename(file)
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .busy_timeout(BUSY_TIMEOUT);
+    SqlitePoolOptions::new()
+        .max_connections(CONNECTIONS)
+        // Nothing cuts a connection to a file.
+        .test_before_acquire(false)
+        .connect_lazy_with(options)
+}
+
+pub(super) type Statement<'q> = Query<'q, Sqlite, SqliteArguments>;
+
+impl Records {
+    /// The rows of a statement that only reads: in WAL mode it waits for nobody.
+    pub(super) async fn look(
+        &self,
+        statement: &SqlStr,
+        bind: impl for<'q> Fn(Statement<'q>) -> Statement<'q> + Send + Sync,
+    ) -> Result<Vec<SqliteRow>, StoreError> {
+        let patience = Patience::new();
+        loop {
+            let mut connection = self.acquire(&patience).await?;
+            let statement = bind(sqlx::query(statement.clone()).bind(clock()));
+            // All rows, up to the end of the statement: that is its commit,
+            // and only there it may turn out that the disk is full.
+            let error = match statement.fetch_all(&mut *connection).await {
+                Ok(rows) => return Ok(rows),
+                Err(error) => error,
+            };
+            drop(connection);
+            if !patience.has_waited_for(&error).await {
+                return Err(failed(error, meaning));
+            }
+        }
+    }
+
+    /// The same for a statement that writes. Those of one process queue up
+    /// here, in their order, instead of each looking for SQLite's lock.
+    pub(super) async fn write(
+        &self,
+        statement: &SqlStr,
+        bind: impl for<'q> Fn(Statement<'q>) -> Statement<'q> + Send + Sync,
+    ) -> Result<Vec<SqliteRow>, StoreError> {
+        let _turn = self.writing.lock().await;
+        self.look(statement, bind).await
+    }
+
+    pub(super) async fn acquire(
+        &self,
+        patience: &Patience,
+    ) -> Result<PoolConnection<Sqlite>, StoreError> {
+        loop {
+            let error = match self.pool.acquire().await {
+                Ok(connection) => return Ok(connection),
+                Err(error) => error,
+            };
+            if !patience.has_waited_for(&error).await {
+                return Err(not_sent(error, meaning));
+            }
+        }
+    }
+}
+
+/// What is left of the time for one operation.
+pub(super) struct Patience {
+    until: Instant,
+}
+
+impl Patience {
+    pub(super) fn new() -> Self {
+        Self {
+            until: Instant::now() + PATIENCE,
+        }
+    }
+
+    /// A moment, if this error may be gone after it.
+    pub(super) async fn has_waited_for(&self, error: &sqlx::Error) -> bool {
+        let waits = is_busy(error) && Instant::now() < self.until;
+        if waits {
+            let moment = Duration::from_millis(1).mul_f64(rand::random_range(0.5..1.5));
+            tokio::time::sleep(moment).await;
+        }
+        waits
+    }
+}
+
+/// The clock of this machine, in microseconds since 1970.
+fn clock() -> i64 {
+    micros_since_epoch(SystemTime::now())
+}

@@ -1,0 +1,138 @@
+//! One row, as it was read.
+
+use std::time::Duration;
+
+use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
+
+use super::super::failed;
+use super::meaning::meaning;
+use crate::store::at_rest::{AtRest, unreadable};
+use crate::store::stored::{FORMAT, Stored, state};
+use crate::store::{Record, StoreError};
+
+/// What was found under an id.
+pub(super) struct Found {
+    /// The nonce that was asked with is the record's.
+    owned: bool,
+    is_over: bool,
+    stored: Stored,
+}
+
+impl Found {
+    /// # Errors
+    /// If a column holds what it can't: SQLite itself would let it.
+    pub(super) fn read(row: &SqliteRow) -> Result<Self, StoreError> {
+        let columns = Columns::read(row).map_err(|error| failed(error, meaning))?;
+        columns.found()
+    }
+
+    /// Past its end: as good as absent. What is of another format is not, since
+    /// nobody knows when that ends.
+    pub(super) fn is_over(&self) -> bool {
+        self.is_over && self.stored.format == FORMAT
+    }
+
+    /// In flight under the nonce that was asked with, and so to be had again.
+    pub(super) fn is_held(&self) -> bool {
+        self.owned && self.stored.state == state::IN_FLIGHT
+    }
+
+    /// Ended by the nonce that was asked with.
+    pub(super) fn is_done(&self) -> bool {
+        self.owned && matches!(self.stored.state, state::COMPLETED | state::SEALED)
+    }
+
+    pub(super) fn record(self) -> Result<Record, StoreError> {
+        self.stored.record()
+    }
+}
+
+struct Columns {
+    now: i64,
+    owned: bool,
+    format: i64,
+    state: i64,
+    token: i64,
+    attempt: i64,
+    fingerprint: Vec<u8>,
+    lapses_at: Option<i64>,
+    expires_at: Option<i64>,
+    answer: Option<Answer>,
+}
+
+struct Answer {
+    status: i64,
+    began_at: i64,
+    completed_at: i64,
+    kept_for: i64,
+    length: i64,
+    checksum: Vec<u8>,
+    message: Vec<u8>,
+}
+
+impl Columns {
+    fn read(row: &SqliteRow) -> Result<Self, sqlx::Error> {
+        let state = row.try_get("state")?;
+        let message: Option<Vec<u8>> = match state {
+            state::COMPLETED => row.try_get("answer")?,
+            _ => None,
+        };
+        let answer = match message {
+            Some(message) => Some(Answer {
+                status: row.try_get("status")?,
+                began_at: row.try_get("began_at")?,
+                completed_at: row.try_get("completed_at")?,
+                kept_for: row.try_get("kept_for")?,
+                length: row.try_get("answer_length")?,
+                checksum: row.try_get("answer_sha256")?,
+                message,
+            }),
+            None => None,
+        };
+        Ok(Self {
+            now: row.try_get("now")?,
+            owned: row.try_get("owned")?,
+            format: row.try_get("format")?,
+            state,
+            token: row.try_get("token")?,
+            attempt: row.try_get("attempt")?,
+            fingerprint: row.try_get("fingerprint")?,
+            lapses_at: row.try_get("lapses_at")?,
+            expires_at: row.try_get("expires_at")?,
+            answer,
+        })
+    }
+
+    fn found(self) -> Result<Found, StoreError> {
+        Ok(Found {
+            owned: self.owned,
+            is_over: self.expires_at.is_some_and(|end| end <= self.now),
+            stored: Stored {
+                format: self.format,
+                state: self.state,
+                token: self.token,
+                attempt: self.attempt,
+                fingerprint: self.fingerprint,
+                lapses_in: self.lapses_at.map_or(0, |at| at.saturating_sub(self.now)),
+                answer: self.answer.map(Answer::at_rest).transpose()?,
+            },
+        })
+    }
+}
+
+impl Answer {
+    fn at_rest(self) -> Result<AtRest, StoreError> {
+        let beyond = |_| unreadable("a number of its answer is beyond what it can be");
+        let checksum = self.checksum.try_into();
+        Ok(AtRest {
+            status: self.status.try_into().map_err(beyond)?,
+            began_at: self.began_at,
+            completed_at: self.completed_at,
+            retention: Duration::from_micros(self.kept_for.try_into().map_err(beyond)?),
+            length: self.length.try_into().map_err(beyond)?,
+            checksum: checksum.map_err(|_| unreadable("its checksum is not 32 bytes"))?,
+            answer: self.message,
+        })
+    }
+}

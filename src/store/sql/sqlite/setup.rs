@@ -1,0 +1,174 @@
+//! Making the tables, and seeing whether the database is fit for records.
+
+use std::error::Error;
+
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Decode, Row, SqlStr, Sqlite, Type};
+use tracing::warn;
+
+use super::super::failed;
+use super::connection::Patience;
+use super::meaning::meaning;
+use super::records::Records;
+use super::statements::{in_table, tables};
+use crate::record::{Nonce, RecordId};
+use crate::store::{StoreError, StoreErrorKind};
+
+/// The version of the tables that this version of the crate makes and uses.
+const VERSION: i64 = 1;
+
+pub(super) async fn migrate(records: &Records) -> Result<(), StoreError> {
+    let made = make_tables(records).await;
+    made.map_err(|error| at_table(records, &error))
+}
+
+/// All or none, so that nobody sees a part of them.
+async fn make_tables(records: &Records) -> Result<(), StoreError> {
+    is_in_memory(records).await?;
+    let patience = Patience::new();
+    loop {
+        let made = async {
+            let mut transaction = records.pool.begin_with("BEGIN IMMEDIATE").await?;
+            sqlx::raw_sql(tables(&records.table))
+                .execute(&mut *transaction)
+                .await?;
+            transaction.commit().await
+        };
+        let Err(error) = made.await else {
+            return Ok(());
+        };
+        if !patience.has_waited_for(&error).await {
+            return Err(failed(error, meaning));
+        }
+    }
+}
+
+pub(super) async fn check(records: &Records) -> Result<(), StoreError> {
+    let checked = async {
+        let is_in_memory = is_in_memory(records).await?;
+        check_version(records).await?;
+        // That every column is there, and that a record can be written.
+        let nothing = Nonce::from_bytes([0; 16]);
+        records
+            .find(&RecordId::from_bytes([0; 32]), &nothing)
+            .await?;
+        match records
+            .write(&records.statements.touch, |statement| statement)
+            .await
+        {
+            // Somebody can write.
+            Err(error) if error.kind() == StoreErrorKind::Contention => {}
+            written => drop(written?),
+        }
+        if is_in_memory {
+            return Ok(());
+        }
+        warn_of_settings(records).await
+    };
+    checked.await.map_err(|error| at_table(records, &error))
+}
+
+async fn check_version(records: &Records) -> Result<(), StoreError> {
+    let rows = records.look(&records.statements.version, |statement| statement);
+    let version: i64 = first(&rows.await?)?.unwrap_or(0);
+    if version == VERSION {
+        return Ok(());
+    }
+    let why = format!(
+        "it is of version {version}, and this version of tower-idempotency needs \
+         {VERSION}: see docs/stores.md, or name another table"
+    );
+    Err(StoreError::new(StoreErrorKind::Refused, why))
+}
+
+/// Whether the records are in memory. Such a database belongs to one
+/// connection, and ends with it.
+async fn is_in_memory(records: &Records) -> Result<bool, StoreError> {
+    let schema = records.table.in_statement("{schema}");
+    let schema = match schema.trim_end_matches('.') {
+        "" => "main",
+        schema => schema,
+    };
+    let statement = SqlStr::from_static("SELECT file FROM pragma_database_list WHERE name = ?2");
+    let rows = records.look(&statement, |statement| statement.bind(schema.to_owned()));
+    let file: Option<String> = first(&rows.await?)?.flatten();
+    if file.is_none_or(|file| !file.is_empty()) {
+        return Ok(false);
+    }
+    let options = records.pool.options();
+    if options.get_max_connections() > 1 {
+        let why = "a database in memory is one for each connection, and this pool has more than \
+                   one: name a file, use MemoryStore, or set max_connections(1)";
+        return Err(StoreError::new(StoreErrorKind::Refused, why));
+    }
+    if options.get_idle_timeout().is_some() || options.get_max_lifetime().is_some() {
+        warn!(
+            table = %records.table,
+            "a database in memory ends with its connection, and every record with it: name a \
+             file, use MemoryStore, or set idle_timeout(None) and max_lifetime(None)"
+        );
+    }
+    Ok(true)
+}
+
+async fn warn_of_settings(records: &Records) -> Result<(), StoreError> {
+    let table = &records.table;
+    let journal_mode: Option<String> = setting(records, "PRAGMA {schema}journal_mode").await?;
+    match journal_mode.as_deref() {
+        Some("wal") | None => {}
+        Some(journal_mode @ ("off" | "memory")) => warn!(
+            %table,
+            journal_mode,
+            "a crash can damage this database and lose every record: set journal_mode to WAL"
+        ),
+        Some(journal_mode) => warn!(
+            %table,
+            journal_mode,
+            "readers and writers of this database wait for each other: set journal_mode to WAL"
+        ),
+    }
+    match setting(records, "PRAGMA {schema}synchronous").await? {
+        Some(0) => warn!(
+            %table,
+            synchronous = "OFF",
+            "a loss of power can damage this database and lose every record: set synchronous to \
+             FULL"
+        ),
+        Some(1) => warn!(
+            %table,
+            synchronous = "NORMAL",
+            "a loss of power takes back the last records, and operations that were answered run \
+             again: set synchronous to FULL"
+        ),
+        _ => {}
+    }
+    Ok(())
+}
+
+async fn setting<T>(records: &Records, pragma: &str) -> Result<Option<T>, StoreError>
+where
+    T: for<'r> Decode<'r, Sqlite> + Type<Sqlite>,
+{
+    let statement = in_table(&records.table, pragma);
+    first(&records.look(&statement, |statement| statement).await?)
+}
+
+fn first<T>(rows: &[SqliteRow]) -> Result<Option<T>, StoreError>
+where
+    T: for<'r> Decode<'r, Sqlite> + Type<Sqlite>,
+{
+    let value = rows.first().map(|row| row.try_get(0)).transpose();
+    value.map_err(|error| failed(error, meaning))
+}
+
+/// The error, and which table of which file it is about.
+fn at_table(records: &Records, error: &StoreError) -> StoreError {
+    let file = records.pool.connect_options();
+    let file = file.get_filename().display();
+    let why = match error.source() {
+        Some(why) => why.to_string(),
+        None => error.to_string(),
+    };
+    let why = format!("table `{}` in `{file}`: {why}", records.table);
+    StoreError::new(error.kind(), why)
+}

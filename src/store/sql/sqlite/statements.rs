@@ -1,0 +1,168 @@
+//! What is said to SQLite. Every statement is a transaction of its own.
+//!
+//! `{now}` is the clock, and `?1` this process's reading of it, taken before
+//! the statement was sent. SQLite reads its own once it has the lock that the
+//! statement waits for, but in whole milliseconds. The machine has one clock,
+//! so the later of the two is never ahead of it, is exact where nothing was
+//! waited for, and is less than a millisecond behind where something was.
+
+use std::sync::Arc;
+
+use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
+
+use super::super::{DEFAULT_TABLE, PURGE_BATCH, Table};
+
+const NOW: &str = "max(?1, CAST(unixepoch('now', 'subsec') * 1000000 AS INTEGER))";
+
+/// The very text that is published.
+const TABLES: &str = include_str!("../../../../docs/sql/sqlite.sql");
+
+const FIND: &str = "
+    SELECT {now} AS now, nonce = ?3 AS owned, format, state, token, attempt, fingerprint, lapses_at,
+        expires_at, status, began_at, completed_at, kept_for, answer_length, answer_sha256, answer
+    FROM {table} WHERE id = ?2";
+
+/// ?3 nonce, ?4 fingerprint, ?5 lease, ?6 retention, ?7 whether it stays after
+/// a lapse, ?8 whether it takes over a lapsed record, ?9 of any fingerprint.
+///
+/// What the record is by now decides, whatever a look before has found.
+const CLAIM: &str = "
+    INSERT INTO {table} (id, format, state, nonce, token, attempt, fingerprint, retention,
+        lapses_at, expires_at)
+    VALUES (?2, 1, 1, ?3, {now}, 1, ?4, ?6, {now} + ?5, iif(?7, NULL, {now} + ?5 + ?6))
+    ON CONFLICT (id) DO UPDATE SET
+        state = 1,
+        nonce = excluded.nonce,
+        token = CASE
+            WHEN expires_at <= {now} THEN max(token + 1, excluded.token)
+            WHEN state = 1 AND nonce = excluded.nonce THEN token
+            ELSE max(token + 1, excluded.token)
+        END,
+        attempt = CASE
+            WHEN expires_at <= {now} THEN 1
+            WHEN state = 1 AND nonce = excluded.nonce THEN attempt
+            ELSE attempt + 1
+        END,
+        fingerprint = excluded.fingerprint,
+        retention = excluded.retention,
+        lapses_at = excluded.lapses_at,
+        expires_at = excluded.expires_at,
+        status = NULL, began_at = NULL, completed_at = NULL, kept_for = NULL,
+        answer_length = NULL, answer_sha256 = NULL, answer = NULL
+    WHERE format = 1 AND (
+        expires_at <= {now}
+        OR state = 5
+        OR (state = 1 AND nonce = excluded.nonce)
+        OR ((state = 2 OR (state = 1 AND lapses_at <= {now}))
+            AND ?8 AND (?9 OR fingerprint = excluded.fingerprint)))
+    RETURNING token, attempt";
+
+/// ?3 nonce, ?4 lease, ?5 retention.
+const RENEW: &str = "
+    UPDATE {table} SET
+        lapses_at = {now} + ?4,
+        expires_at = iif(expires_at IS NULL, NULL, {now} + ?4 + ?5)
+    WHERE id = ?2 AND format = 1 AND state = 1 AND nonce = ?3
+        AND (expires_at IS NULL OR expires_at > {now})
+    RETURNING 1";
+
+/// ?3 nonce, ?4 token, ?5 attempt, ?6 fingerprint, ?7 the claim's retention,
+/// ?8 state, ?9 for how long it is kept, ?10 to ?15 the answer.
+const COMPLETE: &str = "
+    INSERT INTO {table} (id, format, state, nonce, token, attempt, fingerprint, retention,
+        expires_at, kept_for, status, began_at, completed_at, answer_length, answer_sha256, answer)
+    VALUES (?2, 1, ?8, ?3, ?4, ?5, ?6, ?7, {now} + ?9, ?9, ?10, ?11, ?12, ?13, ?14, ?15)
+    ON CONFLICT (id) DO UPDATE SET
+        state = excluded.state,
+        nonce = excluded.nonce,
+        token = excluded.token,
+        attempt = excluded.attempt,
+        fingerprint = excluded.fingerprint,
+        retention = excluded.retention,
+        lapses_at = NULL,
+        expires_at = excluded.expires_at,
+        kept_for = excluded.kept_for,
+        status = excluded.status,
+        began_at = excluded.began_at,
+        completed_at = excluded.completed_at,
+        answer_length = excluded.answer_length,
+        answer_sha256 = excluded.answer_sha256,
+        answer = excluded.answer
+    WHERE format = 1 AND (
+        (state IN (1, 2) AND nonce = excluded.nonce)
+        OR ((state = 5 OR expires_at <= {now}) AND token <= excluded.token))
+    RETURNING 1";
+
+/// ?3 nonce, ?4 the state that it leaves.
+const RELEASE: &str = "
+    UPDATE {table} SET
+        state = ?4,
+        lapses_at = {now},
+        expires_at = iif(?4 = 2 AND expires_at IS NULL, NULL, {now} + retention)
+    WHERE id = ?2 AND format = 1 AND state IN (1, 2) AND nonce = ?3
+        AND (expires_at IS NULL OR expires_at > {now})
+    RETURNING 1";
+
+/// ?3 force.
+const FORGET: &str = "
+    DELETE FROM {table}
+    WHERE id = ?2 AND (?3 OR state <> 1 OR lapses_at <= {now} OR expires_at <= {now})
+    RETURNING coalesce(expires_at <= {now}, 0) AS over";
+
+const PURGE: &str = "
+    DELETE FROM {table} WHERE rowid IN (
+        SELECT rowid FROM {table} WHERE expires_at <= {now} ORDER BY expires_at LIMIT {batch})
+    RETURNING 1";
+
+const VERSION: &str = "SELECT version FROM {table}_schema";
+
+/// Changes nothing, and needs all that a change needs.
+const TOUCH: &str = "UPDATE {table} SET state = state WHERE id = x''";
+
+#[derive(Debug)]
+pub(super) struct Statements {
+    pub(super) find: SqlStr,
+    pub(super) claim: SqlStr,
+    pub(super) renew: SqlStr,
+    pub(super) complete: SqlStr,
+    pub(super) release: SqlStr,
+    pub(super) forget: SqlStr,
+    pub(super) purge: SqlStr,
+    pub(super) version: SqlStr,
+    pub(super) touch: SqlStr,
+}
+
+impl Statements {
+    pub(super) fn of(table: &Table) -> Self {
+        let statement = |text: &str| {
+            let text = text.replace("{now}", NOW);
+            in_table(table, &text.replace("{batch}", &PURGE_BATCH.to_string()))
+        };
+        Self {
+            find: statement(FIND),
+            claim: statement(CLAIM),
+            renew: statement(RENEW),
+            complete: statement(COMPLETE),
+            release: statement(RELEASE),
+            forget: statement(FORGET),
+            purge: statement(PURGE),
+            version: statement(VERSION),
+            touch: statement(TOUCH),
+        }
+    }
+}
+
+/// What makes the tables.
+pub(super) fn tables(table: &Table) -> SqlStr {
+    // The table of an index is in the schema of the index.
+    let text = TABLES
+        .replace(&format!(" ON {DEFAULT_TABLE}"), " ON {name}")
+        .replace(DEFAULT_TABLE, "{table}");
+    in_table(table, &text)
+}
+
+/// A name that is a `Table` needs no quotes.
+pub(super) fn in_table(table: &Table, statement: &str) -> SqlStr {
+    let text: Arc<str> = table.in_statement(statement).into();
+    AssertSqlSafe(text).into_sql_str()
+}
