@@ -1,0 +1,3 @@
+//! The stores for more than one process, against the real thing.
+
+mod sqlite;
