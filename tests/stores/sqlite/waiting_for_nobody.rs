@@ -1,1 +1,174 @@
+//! Who waits for whose lock, and who does not.
 
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use sqlx::SqlitePool;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode};
+use tower_idempotency::SqliteStore;
+use tower_idempotency::store::{Claimed, RecordState, Store, StoreErrorKind, Tenure};
+
+use super::{Directory, acquire, answer, claim, connect, id, pool_of};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn of_many_first_claims_at_once_one_acquires() {
+    let directory = Directory::new();
+    let mut stores = Vec::new();
+    for _ in 0..4 {
+        stores.push(connect(&directory.file()).await);
+    }
+    let mut claims = tokio::task::JoinSet::new();
+    for number in 0..40 {
+        for attempt in 0..12 {
+            let store = stores[attempt % 4].clone();
+            claims.spawn(async move { (number, store.claim(&claim(number)).await.unwrap()) });
+        }
+    }
+    let mut acquired = [0; 40];
+    while let Some(claimed) = claims.join_next().await {
+        match claimed.unwrap() {
+            (number, Claimed::Acquired(_)) => acquired[number as usize] += 1,
+            (_, Claimed::Found(record)) => {
+                assert!(matches!(record.state, RecordState::InFlight { .. }));
+            }
+            (_, other) => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(acquired, [1; 40]);
+}
+
+/// Changes whenever another connection has written.
+async fn data_version(pool: &SqlitePool) -> i64 {
+    sqlx::query_scalar("PRAGMA data_version")
+        .fetch_one(pool)
+        .await
+        .unwrap()
+}
+
+async fn one_connection(file: &Path) -> SqlitePool {
+    let options = SqliteConnectOptions::new().filename(file);
+    sqlx::sqlite::SqlitePoolOptions::new()
+        .max_connections(1)
+        .connect_with(options)
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn a_claim_that_finds_something_writes_nothing() {
+    let directory = Directory::new();
+    let store = connect(&directory.file()).await;
+    let watching = one_connection(&directory.file()).await;
+    let written = data_version(&watching).await;
+    let lease = acquire(&store, &claim(1)).await;
+    store.complete(&lease, &answer("paid")).await.unwrap();
+    let in_flight = acquire(&store, &claim(2)).await;
+    let before = data_version(&watching).await;
+    assert_ne!(before, written, "a claim writes");
+    let log = directory.0.join("records.db-wal");
+    let log_before = std::fs::metadata(&log).unwrap();
+    for _ in 0..50 {
+        for number in [1, 2] {
+            let claimed = store.claim(&claim(number)).await.unwrap();
+            assert!(matches!(claimed, Claimed::Found(_)));
+        }
+        store.look_up(&id(1)).await.unwrap().unwrap();
+    }
+    // Nor does what is said again, or too late.
+    assert_eq!(store.renew(&lease).await.unwrap(), Tenure::Held);
+    let again = store.complete(&lease, &answer("other")).await.unwrap();
+    assert_eq!(again, Tenure::Held);
+    let mut stale = in_flight.clone();
+    stale.claim.nonce = tower_idempotency::Nonce::random();
+    assert_eq!(store.renew(&stale).await.unwrap(), Tenure::Lost);
+    assert_eq!(
+        store.complete(&stale, &answer("")).await.unwrap(),
+        Tenure::Lost
+    );
+    assert_eq!(data_version(&watching).await, before);
+    let log_after = std::fs::metadata(&log).unwrap();
+    assert_eq!(log_after.len(), log_before.len());
+    assert_eq!(
+        log_after.modified().unwrap(),
+        log_before.modified().unwrap()
+    );
+}
+
+#[tokio::test]
+async fn a_replay_does_not_wait_while_the_application_writes() {
+    let directory = Directory::new();
+    let store = connect(&directory.file()).await;
+    let lease = acquire(&store, &claim(1)).await;
+    store.complete(&lease, &answer("paid")).await.unwrap();
+    acquire(&store, &claim(2)).await;
+
+    let app = pool_of(&directory.file()).await;
+    let mut transaction = app.begin_with("BEGIN IMMEDIATE").await.unwrap();
+    sqlx::query("CREATE TABLE orders (id INTEGER)")
+        .execute(&mut *transaction)
+        .await
+        .unwrap();
+    // As long as this is open, whoever waits for it waits in vain.
+    for number in [1, 2] {
+        let claimed = store.claim(&claim(number)).await.unwrap();
+        assert!(matches!(claimed, Claimed::Found(_)));
+    }
+    store.look_up(&id(1)).await.unwrap().unwrap();
+    // And what has to write is told that it changed nothing.
+    let error = store.claim(&claim(3)).await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Contention);
+    transaction.commit().await.unwrap();
+    assert!(store.look_up(&id(3)).await.unwrap().is_none());
+    assert_eq!(acquire(&store, &claim(3)).await.attempt, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_counts_from_after_the_wait_for_the_lock() {
+    let directory = Directory::new();
+    let options = SqliteConnectOptions::new()
+        .filename(directory.file())
+        .create_if_missing(true)
+        .busy_timeout(Duration::from_secs(60))
+        .journal_mode(SqliteJournalMode::Wal);
+    let app = SqlitePool::connect_with(options).await.unwrap();
+    let records = SqliteStore::builder(app.clone());
+    records.migrate().await.unwrap();
+    let store = records.open().await.unwrap();
+
+    let transaction = app.begin_with("BEGIN IMMEDIATE").await.unwrap();
+    let claiming = {
+        let store = store.clone();
+        tokio::spawn(async move { acquire(&store, &claim(1)).await })
+    };
+    // Were it not waiting by then, the test would only say less.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let released = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    transaction.commit().await.unwrap();
+    let lease = claiming.await.unwrap();
+    assert!(u128::from(lease.token.get()) >= released.as_millis() * 1000);
+    let lapses_at: i64 = sqlx::query_scalar("SELECT lapses_at FROM idempotency_records")
+        .fetch_one(&app)
+        .await
+        .unwrap();
+    let ends = released + lease.claim.lease;
+    assert!(u128::try_from(lapses_at).unwrap() >= ends.as_millis() * 1000);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_is_given_up_leaves_no_lock_behind() {
+    let directory = Directory::new();
+    let store = connect(&directory.file()).await;
+    for number in 0..100 {
+        // Given up at any await, and while SQLite is at it.
+        let claimed = claim(number);
+        let called = store.claim(&claimed);
+        let _ = tokio::time::timeout(Duration::from_micros(u64::from(number) * 20), called).await;
+    }
+    for number in 0..100 {
+        let claimed = store.claim(&claim(number)).await.unwrap();
+        assert!(!matches!(claimed, Claimed::OverCapacity));
+    }
+    let app = pool_of(&directory.file()).await;
+    let transaction = app.begin_with("BEGIN IMMEDIATE").await.unwrap();
+    transaction.commit().await.unwrap();
+}

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use sqlx::Row;
+use sqlx::error::UnexpectedNullError;
 use sqlx::sqlite::SqliteRow;
+use sqlx::{Decode, Error, Row, Sqlite, Type};
 
 use super::super::failed;
 use super::meaning::meaning;
@@ -48,6 +49,18 @@ impl Found {
     }
 }
 
+/// Not a number that is not there: the driver reads that as 0.
+fn required<T>(row: &SqliteRow, column: &'static str) -> Result<T, Error>
+where
+    T: for<'r> Decode<'r, Sqlite> + Type<Sqlite>,
+{
+    let value: Option<T> = row.try_get(column)?;
+    value.ok_or_else(|| Error::ColumnDecode {
+        index: column.to_owned(),
+        source: Box::new(UnexpectedNullError),
+    })
+}
+
 struct Columns {
     now: i64,
     owned: bool,
@@ -72,32 +85,32 @@ struct Answer {
 }
 
 impl Columns {
-    fn read(row: &SqliteRow) -> Result<Self, sqlx::Error> {
-        let state = row.try_get("state")?;
+    fn read(row: &SqliteRow) -> Result<Self, Error> {
+        let state = required(row, "state")?;
         let message: Option<Vec<u8>> = match state {
             state::COMPLETED => row.try_get("answer")?,
             _ => None,
         };
         let answer = match message {
             Some(message) => Some(Answer {
-                status: row.try_get("status")?,
-                began_at: row.try_get("began_at")?,
-                completed_at: row.try_get("completed_at")?,
-                kept_for: row.try_get("kept_for")?,
-                length: row.try_get("answer_length")?,
-                checksum: row.try_get("answer_sha256")?,
+                status: required(row, "status")?,
+                began_at: required(row, "began_at")?,
+                completed_at: required(row, "completed_at")?,
+                kept_for: required(row, "kept_for")?,
+                length: required(row, "answer_length")?,
+                checksum: required(row, "answer_sha256")?,
                 message,
             }),
             None => None,
         };
         Ok(Self {
-            now: row.try_get("now")?,
-            owned: row.try_get("owned")?,
-            format: row.try_get("format")?,
+            now: required(row, "now")?,
+            owned: required(row, "owned")?,
+            format: required(row, "format")?,
             state,
-            token: row.try_get("token")?,
-            attempt: row.try_get("attempt")?,
-            fingerprint: row.try_get("fingerprint")?,
+            token: required(row, "token")?,
+            attempt: required(row, "attempt")?,
+            fingerprint: required(row, "fingerprint")?,
             lapses_at: row.try_get("lapses_at")?,
             expires_at: row.try_get("expires_at")?,
             answer,
