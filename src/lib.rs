@@ -154,6 +154,8 @@ pub use store::memory::{MemoryStats, MemoryStore, MemoryStoreBuilder, WhenFull};
 pub use store::{AnyStore, OnLapsedLease, Store};
 #[cfg(feature = "sqlite")]
 pub use store::sql::sqlite::{SqliteStore, SqliteStoreBuilder};
+#[cfg(feature = "redis")]
+pub use store::redis::{RedisConnection, RedisStore, RedisStoreBuilder};
 pub use store::{OnLapsedLease, Store};
 
 /// The code in the README and in `docs/` is run with the documentation tests.

@@ -25,6 +25,8 @@ pub(crate) mod sql;
 #[cfg(any(feature = "redis", feature = "_sql"))]
 pub(crate) mod stored;
 mod subscription;
+#[cfg(feature = "redis")]
+pub(crate) mod wake_ups;
 
 pub use any::AnyStore;
 #[cfg(feature = "at-rest")]

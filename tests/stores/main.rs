@@ -1,3 +1,6 @@
 //! The stores for more than one process, against the real thing.
 
 mod sqlite;
+//! Every store against its real server.
+
+mod redis;

@@ -1,0 +1,335 @@
+//! How the server is reached.
+
+use std::fmt;
+use std::time::Duration;
+
+use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use redis::cluster::{ClusterClient, ClusterClientBuilder};
+use redis::cluster_async::ClusterConnection;
+use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
+use redis::{Client, Cmd, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, RedisResult, Value};
+
+use super::errors::{failed, refused};
+use crate::store::StoreError;
+
+/// For one attempt to connect.
+const CONNECT: Duration = Duration::from_secs(1);
+/// For an answer. Longer than any sensible `store_timeout`, which decides; this
+/// one sees to what nobody waits for any more.
+const RESPOND: Duration = Duration::from_secs(5);
+/// After how long without a sign of life a connection is given up.
+const SILENCE: Duration = Duration::from_secs(5);
+
+/// How a [`RedisStore`](super::RedisStore) reaches its server: from a URL
+/// ([`from_url`](Self::from_url)), or from what the application has already.
+///
+/// | from | is |
+/// | --- | --- |
+/// | a URL | one server or a cluster; waiters are woken |
+/// | [`redis::Client`] | one server; waiters are woken |
+/// | [`redis::aio::ConnectionManager`] | one server; waiters look every 250 ms |
+/// | [`redis::cluster_async::ClusterConnection`] | a cluster; waiters look every 250 ms |
+///
+/// Neither of the last two says how to make another connection, which waking
+/// takes: [`waking_by`](Self::waking_by) does.
+///
+/// A connection given here decides itself how long it waits for an answer and
+/// how it connects again. Its response timeout should not be below the layer's
+/// `store_timeout`.
+#[derive(Clone)]
+pub struct RedisConnection {
+    source: Source,
+    wakers: Vec<Client>,
+}
+
+#[derive(Clone)]
+enum Source {
+    Client(Client),
+    Nodes(ClusterClient),
+    Manager(ConnectionManager),
+    Cluster(ClusterConnection),
+}
+
+impl RedisConnection {
+    /// One server, or a cluster:
+    ///
+    /// | URL | |
+    /// | --- | --- |
+    /// | `redis://[[user]:password@]host[:port][/db]` | one server, by TCP |
+    /// | `redis+unix:///path/to.sock[?db=1&user=…&pass=…]` | one server, by its socket |
+    /// | `redis://host1,redis://host2` | a cluster, some of its nodes |
+    /// | `redis+cluster://[[user]:password@]host1[:port][,host2[:port]…]` | the same |
+    ///
+    /// `valkey` may stand for `redis`, `unix` for `redis+unix`, and with TLS
+    /// `rediss` for `redis`: turn on a TLS feature of the `redis` crate.
+    /// Connections speak RESP3, unless the URL ends in `?protocol=resp2`.
+    ///
+    /// Connecting takes at most 1 s, an answer 5 s; a connection that is silent
+    /// for 5 s is given up, and made again for the next request.
+    ///
+    /// # Errors
+    /// If it is no such URL. The error does not repeat it.
+    pub fn from_url(url: &str) -> Result<Self, StoreError> {
+        let nodes = nodes(url);
+        let (main, wakers): (Vec<_>, Vec<_>) = nodes
+            .urls
+            .iter()
+            .map(|url| infos(url))
+            .collect::<Result<Vec<_>, _>>()?
+            .into_iter()
+            .unzip();
+        let wakers = wakers.into_iter().map(Client::open);
+        let wakers = wakers.collect::<RedisResult<_>>().map_err(bad_url)?;
+        let source = if nodes.cluster {
+            let protocol = main[0].redis_settings().protocol();
+            ClusterClientBuilder::new(main)
+                .use_protocol(protocol)
+                .tcp_settings(tcp_settings())
+                .connection_timeout(CONNECT)
+                .response_timeout(RESPOND)
+                .retries(8)
+                .min_retry_wait(20)
+                .max_retry_wait(300)
+                .build()
+                .map(Source::Nodes)
+        } else {
+            Client::open(main.into_iter().next().expect("at least one")).map(Source::Client)
+        };
+        Ok(Self {
+            source: source.map_err(bad_url)?,
+            wakers,
+        })
+    }
+
+    /// Wakes waiters by connections of this client: to the same server, or to
+    /// any node of the same cluster. Called again, it adds another.
+    #[must_use]
+    pub fn waking_by(mut self, client: Client) -> Self {
+        self.wakers.push(client);
+        self
+    }
+
+    pub(super) async fn establish(self) -> Result<(Link, Vec<Client>), StoreError> {
+        let link = match self.source {
+            Source::Manager(manager) => Link::Server(manager),
+            Source::Cluster(cluster) => Link::Cluster(cluster),
+            Source::Client(client) => {
+                // What waits for a connection is told soon that there is none,
+                // and the next one tries again.
+                let config = ConnectionManagerConfig::new()
+                    .set_number_of_retries(0)
+                    .set_connection_timeout(Some(CONNECT))
+                    .set_response_timeout(Some(RESPOND));
+                let manager = ConnectionManager::new_with_config(client, config).await;
+                Link::Server(manager.map_err(|error| failed(error, false))?)
+            }
+            Source::Nodes(client) => {
+                let cluster = client.get_async_connection().await;
+                Link::Cluster(cluster.map_err(|error| failed(error, true))?)
+            }
+        };
+        Ok((link, self.wakers))
+    }
+}
+
+/// No address and no credential.
+impl fmt::Debug for RedisConnection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisConnection").finish_non_exhaustive()
+    }
+}
+
+impl From<Client> for RedisConnection {
+    fn from(client: Client) -> Self {
+        Self {
+            source: Source::Client(client.clone()),
+            wakers: vec![client],
+        }
+    }
+}
+
+impl From<ConnectionManager> for RedisConnection {
+    fn from(manager: ConnectionManager) -> Self {
+        Self {
+            source: Source::Manager(manager),
+            wakers: Vec::new(),
+        }
+    }
+}
+
+impl From<ClusterConnection> for RedisConnection {
+    fn from(cluster: ClusterConnection) -> Self {
+        Self {
+            source: Source::Cluster(cluster),
+            wakers: Vec::new(),
+        }
+    }
+}
+
+struct Nodes {
+    urls: Vec<String>,
+    cluster: bool,
+}
+
+/// A list of nodes is one of URLs, or one of hosts that share a scheme and
+/// credentials. A comma in a password is neither.
+fn nodes(url: &str) -> Nodes {
+    let listed = |urls: &str, scheme: &str| {
+        let mut split: Vec<String> = Vec::new();
+        for part in urls.split(',') {
+            match split.last_mut() {
+                Some(last) if scheme.is_empty() && !part.contains("://") => {
+                    last.push(',');
+                    last.push_str(part);
+                }
+                _ if part.contains("://") => split.push(part.to_owned()),
+                _ => split.push(format!("{scheme}{part}")),
+            }
+        }
+        split
+    };
+    for (scheme, node) in [
+        ("redis+cluster://", "redis://"),
+        ("rediss+cluster://", "rediss://"),
+        ("valkey+cluster://", "redis://"),
+        ("valkeys+cluster://", "rediss://"),
+    ] {
+        if let Some(rest) = url.strip_prefix(scheme) {
+            let (credentials, hosts) = match rest.rsplit_once('@') {
+                Some((credentials, hosts)) => (format!("{node}{credentials}@"), hosts),
+                None => (node.to_owned(), rest),
+            };
+            return Nodes {
+                urls: listed(hosts, &credentials),
+                cluster: true,
+            };
+        }
+    }
+    let urls = listed(url, "");
+    let cluster = urls.len() > 1;
+    Nodes { urls, cluster }
+}
+
+/// Of the connection for requests, and of the one for wake-ups.
+fn infos(url: &str) -> Result<(ConnectionInfo, ConnectionInfo), StoreError> {
+    let info = url.into_connection_info().map_err(bad_url)?;
+    let info = info.set_tcp_settings(tcp_settings());
+    let settings = info.redis_settings().clone();
+    // Under RESP3 the driver sees that a connection is gone at once, and not
+    // by the next request that fails.
+    let protocol = if url.contains("protocol=") {
+        settings.protocol()
+    } else {
+        ProtocolVersion::RESP3
+    };
+    let of = |protocol| {
+        let settings = settings.clone().set_protocol(protocol);
+        info.clone().set_redis_settings(settings)
+    };
+    Ok((of(protocol), of(ProtocolVersion::RESP2)))
+}
+
+fn tcp_settings() -> TcpSettings {
+    let keepalive = TcpKeepalive::new()
+        .with_time(SILENCE)
+        .with_interval(Duration::from_secs(1));
+    let settings = TcpSettings::default()
+        .set_nodelay(true)
+        .set_keepalive(keepalive);
+    // What is sent and never acknowledged does not count as silence.
+    #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
+    let settings = settings.set_user_timeout(SILENCE);
+    settings
+}
+
+fn bad_url(error: redis::RedisError) -> StoreError {
+    refused(
+        error,
+        "mend the URL: it is redis://[[user]:password@]host[:port][/db] or one of the forms that \
+         RedisConnection::from_url lists, with reserved characters of a password percent-encoded",
+    )
+}
+
+/// A connection that is there, and comes back by itself.
+#[derive(Clone)]
+pub(super) enum Link {
+    Server(ConnectionManager),
+    Cluster(ClusterConnection),
+}
+
+impl Link {
+    pub(super) fn is_cluster(&self) -> bool {
+        matches!(self, Link::Cluster(_))
+    }
+
+    pub(super) async fn send(&self, command: &Cmd) -> Result<Value, redis::RedisError> {
+        match self {
+            Link::Cluster(cluster) => command.query_async(&mut cluster.clone()).await,
+            Link::Server(manager) => {
+                let mut manager = manager.clone();
+                match command.query_async(&mut manager).await {
+                    // What its last attempt to connect met, which may be long
+                    // ago. That makes it try again, and nothing was sent.
+                    Err(error) if error.is_connection_refusal() => {
+                        command.query_async(&mut manager).await
+                    }
+                    answer => answer,
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_of_nodes_is_a_cluster() {
+        let of = |url| {
+            let nodes = nodes(url);
+            (nodes.cluster, nodes.urls)
+        };
+        let strings = |urls: &[&str]| urls.iter().map(|url| (*url).to_owned()).collect();
+        assert_eq!(of("redis://a"), (false, strings(&["redis://a"])));
+        assert_eq!(
+            of("redis://a:1,redis://b:2"),
+            (true, strings(&["redis://a:1", "redis://b:2"]))
+        );
+        assert_eq!(of("redis+cluster://a:1"), (true, strings(&["redis://a:1"])));
+        assert_eq!(
+            of("rediss+cluster://u:p,w@a,b:2"),
+            (true, strings(&["rediss://u:p,w@a", "rediss://u:p,w@b:2"]))
+        );
+        assert_eq!(
+            of("redis://:p,w@a/1"),
+            (false, strings(&["redis://:p,w@a/1"]))
+        );
+    }
+
+    #[test]
+    fn neither_errors_nor_debug_repeat_a_credential() {
+        for url in [
+            "postgres://me:s3cret@host/db",
+            "redis://me:s3cret@",
+            "redis://me:s3cret@host/notanumber",
+            "redis://me:s3cret@host:port",
+            "s3cret",
+            "",
+            "redis+cluster://me:s3cret@a,b/x",
+        ] {
+            let error = RedisConnection::from_url(url).unwrap_err();
+            let mut text = format!("{error} {error:?}");
+            let mut source = std::error::Error::source(&error);
+            while let Some(error) = source {
+                text += &format!(" {error} {error:?}");
+                source = error.source();
+            }
+            assert!(!text.contains("s3cret"), "{text}");
+            assert!(text.contains("mend the URL"), "{text}");
+        }
+        let url = "redis://me:s3cret@host,redis://me:s3cret@other";
+        let connection = RedisConnection::from_url(url).unwrap();
+        assert!(!format!("{connection:?}").contains("s3cret"));
+    }
+}

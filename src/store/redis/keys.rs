@@ -1,0 +1,23 @@
+//! How records are called.
+
+use std::sync::Arc;
+
+use crate::record::RecordId;
+
+/// The prefix of every key, and of every channel.
+#[derive(Clone, Debug)]
+pub(super) struct Keys(Arc<str>);
+
+impl Keys {
+    pub(super) fn new(prefix: &str) -> Self {
+        Self(prefix.into())
+    }
+
+    pub(super) fn of(&self, id: &RecordId) -> String {
+        format!("{}{id}", self.0)
+    }
+
+    pub(super) fn id(&self, key: &str) -> Option<RecordId> {
+        RecordId::from_hex(key.strip_prefix(&*self.0)?)
+    }
+}

@@ -1,0 +1,311 @@
+//! The protocol: a script for each operation, what it is given and what it
+//! answers.
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use redis::{Cmd, ErrorKind, ServerErrorKind, Value};
+
+use super::connection::Link;
+use super::errors::failed;
+use crate::policy::OnMismatch;
+use crate::record::Nonce;
+use crate::store::at_rest::{AtRest, unreadable};
+use crate::store::stored::{Stored, micros, state};
+use crate::store::{
+    Claim, Claimed, Forgotten, Lease, OnLapsedLease, Outcome, Record, Release, StoreError,
+    StoreErrorKind, Tenure,
+};
+
+macro_rules! script {
+    ($name:ident, $file:literal) => {
+        pub(super) static $name: LazyLock<Script> = LazyLock::new(|| {
+            Script::new(concat!(
+                include_str!("record.lua"),
+                "\n",
+                include_str!($file)
+            ))
+        });
+    };
+}
+
+script!(CLAIM, "claim.lua");
+script!(RENEW, "renew.lua");
+script!(COMPLETE, "complete.lua");
+script!(RELEASE, "release.lua");
+script!(LOOK_UP, "look_up.lua");
+script!(FORGET, "forget.lua");
+
+pub(super) struct Script {
+    text: &'static str,
+    /// What the server knows it by once it has seen it.
+    sha1: String,
+}
+
+impl Script {
+    fn new(text: &'static str) -> Self {
+        let sha1 = redis::Script::new(text).get_hash().to_owned();
+        Self { text, sha1 }
+    }
+
+    /// In one round trip; in two if the server does not know the script. The
+    /// whole text then goes to the key's own server, so that this needs no
+    /// other of a cluster.
+    pub(super) async fn run(
+        &self,
+        link: &Link,
+        key: &str,
+        args: &[&[u8]],
+    ) -> Result<Answer, StoreError> {
+        let called = link.send(&command("EVALSHA", &self.sha1, key, args)).await;
+        let answered = match called {
+            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                link.send(&command("EVAL", self.text, key, args)).await
+            }
+            answered => answered,
+        };
+        Answer::read(answered.map_err(|error| failed(error, link.is_cluster()))?)
+    }
+}
+
+fn command(name: &str, script: &str, key: &str, args: &[&[u8]]) -> Cmd {
+    let bytes = key.len() + script.len() + args.iter().map(|arg| arg.len()).sum::<usize>();
+    let mut command = Cmd::with_capacity(4 + args.len(), bytes + 16);
+    command.arg(name).arg(script).arg(1).arg(key);
+    for arg in args {
+        command.arg(*arg);
+    }
+    command
+}
+
+pub(super) struct ClaimArgs(String, String);
+
+impl ClaimArgs {
+    pub(super) fn of(claim: &Claim) -> Self {
+        Self(
+            micros(claim.lease).to_string(),
+            micros(claim.retention).to_string(),
+        )
+    }
+
+    /// The script decides as [`Claim::takes_over`] does.
+    pub(super) fn list<'a>(&'a self, claim: &'a Claim) -> [&'a [u8]; 7] {
+        let refuses = claim.on_lapsed_lease == OnLapsedLease::Refuse;
+        [
+            claim.nonce.as_bytes(),
+            claim.fingerprint.as_bytes(),
+            self.0.as_bytes(),
+            self.1.as_bytes(),
+            flag(refuses),
+            flag(claim.by_hand || !refuses),
+            flag(claim.on_mismatch == OnMismatch::Replay),
+        ]
+    }
+}
+
+pub(super) struct CompleteArgs {
+    numbers: [String; 3],
+    state: String,
+    answer: Option<(AtRest, [String; 4])>,
+}
+
+impl CompleteArgs {
+    pub(super) fn of(lease: &Lease, outcome: &Outcome) -> Self {
+        let (answer, retention) = match outcome {
+            Outcome::Completed(completion) => (AtRest::of(completion), completion.retention),
+            Outcome::Sealed { retention } => (None, *retention),
+        };
+        let state = match answer {
+            Some(_) => state::COMPLETED,
+            None => state::SEALED,
+        };
+        Self {
+            numbers: [
+                lease.token.to_string(),
+                lease.attempt.to_string(),
+                micros(retention).to_string(),
+            ],
+            state: state.to_string(),
+            answer: answer.map(|answer| {
+                let numbers = [
+                    answer.status.to_string(),
+                    answer.began_at.to_string(),
+                    answer.completed_at.to_string(),
+                    answer.length.to_string(),
+                ];
+                (answer, numbers)
+            }),
+        }
+    }
+
+    pub(super) fn list<'a>(&'a self, lease: &'a Lease) -> Vec<&'a [u8]> {
+        let [token, attempt, kept_for] = &self.numbers;
+        let mut args: Vec<&[u8]> = vec![
+            lease.claim.nonce.as_bytes(),
+            token.as_bytes(),
+            attempt.as_bytes(),
+            lease.claim.fingerprint.as_bytes(),
+            self.state.as_bytes(),
+            kept_for.as_bytes(),
+        ];
+        if let Some((answer, [status, began_at, completed_at, length])) = &self.answer {
+            args.extend([
+                status.as_bytes(),
+                began_at.as_bytes(),
+                completed_at.as_bytes(),
+                &answer.answer,
+                length.as_bytes(),
+                &answer.checksum,
+            ]);
+        }
+        args
+    }
+}
+
+pub(super) fn release_args(nonce: &Nonce, how: Release) -> [&[u8]; 2] {
+    let state: &[u8] = match how {
+        Release::Tombstone => b"5",
+        Release::Unknown => b"2",
+    };
+    [nonce.as_bytes(), state]
+}
+
+pub(super) fn flag(set: bool) -> &'static [u8] {
+    if set { b"1" } else { b"0" }
+}
+
+/// What a script answered: a word, and what belongs to it.
+pub(super) struct Answer {
+    word: Vec<u8>,
+    rest: std::vec::IntoIter<Value>,
+}
+
+impl Answer {
+    fn read(value: Value) -> Result<Self, StoreError> {
+        let Value::Array(values) = value else {
+            return Err(no_answer());
+        };
+        let mut rest = values.into_iter();
+        let Some(Value::BulkString(word)) = rest.next() else {
+            return Err(no_answer());
+        };
+        let mut answer = Self { word, rest };
+        if answer.word == b"unreadable" {
+            let why = answer.bytes().unwrap_or_default();
+            let why = String::from_utf8_lossy(&why);
+            let why: String = why.chars().take(200).collect();
+            return Err(unreadable(why.escape_debug().to_string()));
+        }
+        Ok(answer)
+    }
+
+    pub(super) fn claimed(mut self, claim: &Claim) -> Result<Claimed, StoreError> {
+        match &*self.word {
+            b"acquired" => {
+                let (token, attempt) = (self.number("token")?, self.number("attempt")?);
+                let lease = Stored {
+                    format: 0,
+                    state: 0,
+                    token,
+                    attempt,
+                    fingerprint: Vec::new(),
+                    lapses_in: 0,
+                    answer: None,
+                };
+                let lease = Lease::new(claim, lease.token()?, lease.attempt()?);
+                Ok(Claimed::Acquired(lease))
+            }
+            b"found" => Ok(Claimed::Found(self.record()?)),
+            _ => Err(no_answer()),
+        }
+    }
+
+    pub(super) fn tenure(&self) -> Result<Tenure, StoreError> {
+        match &*self.word {
+            b"held" => Ok(Tenure::Held),
+            b"lost" => Ok(Tenure::Lost),
+            _ => Err(no_answer()),
+        }
+    }
+
+    pub(super) fn looked_up(self) -> Result<Option<Record>, StoreError> {
+        match &*self.word {
+            b"absent" => Ok(None),
+            b"found" => Ok(Some(self.record()?)),
+            _ => Err(no_answer()),
+        }
+    }
+
+    pub(super) fn forgotten(&self) -> Result<Forgotten, StoreError> {
+        match &*self.word {
+            b"gone" => Ok(Forgotten::Gone),
+            b"absent" => Ok(Forgotten::Absent),
+            b"in-flight" => Ok(Forgotten::InFlight),
+            _ => Err(no_answer()),
+        }
+    }
+
+    fn record(mut self) -> Result<Record, StoreError> {
+        let mut stored = Stored {
+            format: self.number("format")?,
+            state: self.number("state")?,
+            token: self.number("token")?,
+            attempt: self.number("attempt")?,
+            fingerprint: self.bytes().unwrap_or_default(),
+            lapses_in: self.number("lapses_at")?,
+            answer: None,
+        };
+        if stored.state == state::COMPLETED {
+            stored.answer = Some(self.answer()?);
+        }
+        stored.record()
+    }
+
+    fn answer(&mut self) -> Result<AtRest, StoreError> {
+        let missing = |field: &str| unreadable(format!("its {field} is missing"));
+        let status = self.number("status")?;
+        let began_at = self.number("began_at")?;
+        let completed_at = self.number("completed_at")?;
+        let kept_for = u64::try_from(self.number("kept_for")?)
+            .map_err(|_| unreadable("its kept_for is below zero"))?;
+        let answer = self.bytes().ok_or_else(|| missing("answer"))?;
+        let length = u64::try_from(self.number("answer_length")?)
+            .map_err(|_| unreadable("its answer_length is below zero"))?;
+        let checksum = self.bytes().ok_or_else(|| missing("answer_sha256"))?;
+        Ok(AtRest {
+            status: u16::try_from(status).map_err(|_| unreadable("its status is none"))?,
+            began_at,
+            completed_at,
+            retention: Duration::from_micros(kept_for),
+            answer,
+            length,
+            checksum: checksum
+                .try_into()
+                .map_err(|_| unreadable("its answer_sha256 is not 32 bytes"))?,
+        })
+    }
+
+    fn bytes(&mut self) -> Option<Vec<u8>> {
+        match self.rest.next() {
+            Some(Value::BulkString(bytes)) => Some(bytes),
+            _ => None,
+        }
+    }
+
+    fn number(&mut self, field: &'static str) -> Result<i64, StoreError> {
+        let text = self.bytes().and_then(|bytes| String::from_utf8(bytes).ok());
+        let number = text.and_then(|text| {
+            let digits = text.strip_prefix('-').unwrap_or(&text);
+            let is_number = digits.bytes().all(|byte| byte.is_ascii_digit());
+            is_number.then(|| text.parse().ok())?
+        });
+        number.ok_or_else(|| unreadable(format!("its {field} is no number")))
+    }
+}
+
+fn no_answer() -> StoreError {
+    StoreError::new(
+        StoreErrorKind::Unknown,
+        "a script answered what it cannot: something between here and the server changes answers",
+    )
+}
