@@ -53,8 +53,8 @@ pub(super) fn unsuitable(why: impl Into<String>) -> StoreError {
 
 const CREDENTIALS: &str = "give the user and password of the server's ACL";
 
-/// The code of a server's error. Before Redis 7 an error of a command that a
-/// script called stands in the text of another one.
+/// The code of a server's error. Of a command that a script called it can be
+/// missing (a right), or stand in the text of another error (before Redis 7).
 fn code(error: &RedisError) -> &str {
     let code = error.code().unwrap_or_default();
     let detail = error.detail().unwrap_or_default();
@@ -67,6 +67,9 @@ fn code(error: &RedisError) -> &str {
     let inner = inner.unwrap_or(detail).trim_start();
     let word = inner.split_whitespace().next().unwrap_or_default();
     let word = word.trim_start_matches('-');
+    if inner.starts_with("The user executing the script can't") {
+        return "NOPERM";
+    }
     let is_code = word.len() > 1 && word.chars().all(|char| char.is_ascii_uppercase());
     if is_code { word } else { code }
 }
@@ -102,7 +105,7 @@ fn meaning(code: &str, detail: &str) -> (StoreErrorKind, &'static str) {
         "NOPERM" => (
             Refused,
             "give the server's user ~PREFIX* &PREFIX* +evalsha +eval +time +hmget +hset +del \
-             +exists +pexpireat +persist +publish +subscribe +unsubscribe +info",
+             +exists +pexpireat +persist +publish +subscribe +unsubscribe +info +config|get",
         ),
         "NOAUTH" | "WRONGPASS" => (Refused, CREDENTIALS),
         "WRONGTYPE" => (
@@ -145,5 +148,114 @@ impl fmt::Display for Failed {
 impl Error for Failed {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         self.error.source()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use redis::make_extension_error;
+
+    use super::*;
+
+    /// What these servers answer, as the driver hands it on.
+    fn kind(line: &str) -> StoreErrorKind {
+        let error = redis::parse_redis_value(line.as_bytes())
+            .unwrap()
+            .extract_error()
+            .unwrap_err();
+        failed(error, false).kind()
+    }
+
+    #[test]
+    fn every_refusal_of_a_server_is_known() {
+        use StoreErrorKind::{Contention, Refused, Unknown, Unreadable};
+        for (line, expected) in [
+            (
+                "-LOADING Redis is loading the dataset in memory",
+                Contention,
+            ),
+            ("-BUSY Redis is busy running a script.", Contention),
+            (
+                "-TRYAGAIN Multiple keys request during rehashing of slot",
+                Contention,
+            ),
+            ("-CLUSTERDOWN The cluster is down", Contention),
+            ("-MASTERDOWN Link with MASTER is down", Contention),
+            ("-ERR max number of clients reached", Contention),
+            ("-MOVED 3999 127.0.0.1:6381", Refused),
+            (
+                "-OOM command not allowed when used memory > 'maxmemory'.",
+                Refused,
+            ),
+            (
+                "-READONLY You can't write against a read only replica.",
+                Refused,
+            ),
+            (
+                "-MISCONF Redis is configured to save RDB snapshots, but",
+                Refused,
+            ),
+            ("-NOREPLICAS Not enough good replicas to write.", Refused),
+            (
+                "-NOPERM User x has no permissions to run the 'evalsha' command",
+                Refused,
+            ),
+            ("-NOAUTH Authentication required.", Refused),
+            ("-WRONGPASS invalid username-password pair", Refused),
+            (
+                "-ERR unknown command 'EVALSHA', with args beginning with: ",
+                Refused,
+            ),
+            (
+                "-WRONGTYPE Operation against a key holding the wrong kind of value",
+                Unreadable,
+            ),
+            // Of commands in scripts, Redis 7 and before.
+            (
+                "-ERR The user executing the script can't run this command or subcommand script: \
+                 f30f, on @user_script:181.",
+                Refused,
+            ),
+            (
+                "-ERR Error running script (call to f_1b2c): @user_script:31: WRONGTYPE \
+                 Operation against a key holding the wrong kind of value",
+                Unreadable,
+            ),
+            (
+                "-ERR Error running script (call to f_1b2c): @user_script:31: @user_script: 31: \
+                 -OOM command not allowed when used memory > 'maxmemory'.",
+                Refused,
+            ),
+            ("-ERR something new", Unknown),
+            ("-NEWCODE something new", Unknown),
+        ] {
+            assert_eq!(kind(&format!("{line}\r\n")), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_request_did_not_reach_a_server_only_if_nobody_took_the_connection() {
+        use std::io::{Error, ErrorKind};
+
+        let kind = |io, in_cluster| failed(RedisError::from(Error::from(io)), in_cluster).kind();
+        assert_eq!(
+            kind(ErrorKind::ConnectionRefused, false),
+            StoreErrorKind::NotSent
+        );
+        for io in [
+            ErrorKind::TimedOut,
+            ErrorKind::ConnectionReset,
+            ErrorKind::BrokenPipe,
+            ErrorKind::UnexpectedEof,
+        ] {
+            assert_eq!(kind(io, false), StoreErrorKind::Unknown);
+        }
+        // An attempt before it may have.
+        assert_eq!(
+            kind(ErrorKind::ConnectionRefused, true),
+            StoreErrorKind::Unknown
+        );
+        let error = make_extension_error("OOM".to_owned(), None);
+        assert_eq!(failed(error, true).kind(), StoreErrorKind::Refused);
     }
 }

@@ -1,0 +1,94 @@
+//! What a server refuses while the application runs.
+
+use std::error::Error;
+use std::time::Duration;
+
+use tower_idempotency::store::{Claimed, Store, StoreErrorKind, Tenure};
+
+use super::own_server::OwnServer;
+use super::{acquire, claim, paid};
+
+fn remedy(error: &dyn Error) -> String {
+    error.source().unwrap().to_string()
+}
+
+#[tokio::test]
+async fn a_full_server_refuses_claims_and_still_records_and_replays() {
+    let server = OwnServer::start(&[]);
+    let store = server.open().await;
+    let (done, running) = (claim(), claim());
+    store
+        .complete(&acquire(&store, &done).await, &paid())
+        .await
+        .unwrap();
+    let lease = acquire(&store, &running).await;
+    server.run("CONFIG SET maxmemory 1");
+
+    let error = store.claim(&claim()).await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Refused, "{error:?}");
+    assert!(remedy(&error).contains("raise maxmemory"), "{error:?}");
+    assert!(matches!(
+        store.claim(&done).await.unwrap(),
+        Claimed::Found(_)
+    ));
+    assert_eq!(store.complete(&lease, &paid()).await.unwrap(), Tenure::Held);
+    assert!(matches!(
+        store.claim(&running).await.unwrap(),
+        Claimed::Found(_)
+    ));
+}
+
+#[tokio::test]
+async fn a_primary_that_became_a_replica_refuses() {
+    let server = OwnServer::start(&[]);
+    let store = server.open().await;
+    server.run("REPLICAOF 127.0.0.1 1");
+    let error = store.claim(&claim()).await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Refused, "{error:?}");
+    assert!(
+        remedy(&error).contains("connect to the primary"),
+        "{error:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_right_that_is_taken_away_is_named() {
+    let server = OwnServer::start(&[]);
+    server.run("ACL SETUSER app on >pw ~* &* +@all");
+    let url = format!("{}?user=app&pass=pw", server.url());
+    let store = tower_idempotency::RedisStore::connect(&url).await.unwrap();
+    server.run("ACL SETUSER app -hset");
+    let error = store.claim(&claim()).await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Refused, "{error:?}");
+    assert!(remedy(&error).contains("+hset"), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_server_that_wants_more_replicas_refuses() {
+    let server = OwnServer::start(&["--min-replicas-to-write", "1"]);
+    let store = server.open().await;
+    let error = store.claim(&claim()).await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Refused, "{error:?}");
+    assert!(remedy(&error).contains("min-replicas"), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_kept_by_a_script_is_busy() {
+    let server = OwnServer::start(&["--busy-reply-threshold", "1"]);
+    let store = server.open().await;
+    std::thread::scope(|threads| {
+        threads.spawn(|| server.run_raw(&[b"EVAL", b"while true do end", b"0"]));
+        while !server.run("PING").starts_with("BUSY") {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let claim = claim();
+        let runtime = tokio::runtime::Handle::current();
+        let error = threads
+            .spawn(move || runtime.block_on(async { store.claim(&claim).await }))
+            .join()
+            .unwrap();
+        server.run("SCRIPT KILL");
+        let error = error.unwrap_err();
+        assert_eq!(error.kind(), StoreErrorKind::Contention, "{error:?}");
+    });
+}

@@ -1,0 +1,162 @@
+//! What an operation costs.
+
+use std::collections::BTreeMap;
+
+use tower_idempotency::store::{Claimed, RecordState, Release, Store, Tenure};
+
+use super::own_server::OwnServer;
+use super::{acquire, claim, paid};
+
+/// How often each command was called since the last look, by clients or by
+/// their scripts.
+fn calls(server: &OwnServer) -> BTreeMap<String, u64> {
+    let stats = server.run("INFO commandstats");
+    let calls = stats.lines().filter_map(|line| {
+        let (name, rest) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
+        let number = rest.split(',').next()?.parse().ok()?;
+        Some((name.to_owned(), number))
+    });
+    let mut calls: BTreeMap<_, _> = calls.collect();
+    calls.remove("info");
+    calls.remove("config|resetstat");
+    server.run("CONFIG RESETSTAT");
+    calls
+}
+
+/// What only a client calls, in any of these stores' scripts.
+fn requests(server: &OwnServer) -> Vec<(String, u64)> {
+    let of_scripts = [
+        "time",
+        "hmget",
+        "exists",
+        "hset",
+        "pexpireat",
+        "persist",
+        "del",
+        "publish",
+    ];
+    let calls = calls(server).into_iter();
+    calls
+        .filter(|(name, _)| !of_scripts.contains(&name.as_str()))
+        .collect()
+}
+
+#[tokio::test]
+async fn every_operation_is_one_request() {
+    let server = OwnServer::start(&[]);
+    let store = server.open().await;
+    // Every script is known to the server from here on.
+    let warm = claim();
+    let lease = acquire(&store, &warm).await;
+    store.renew(&lease).await.unwrap();
+    store
+        .release(&warm.id, &warm.nonce, Release::Tombstone)
+        .await
+        .unwrap();
+    store
+        .complete(&acquire(&store, &warm).await, &paid())
+        .await
+        .unwrap();
+    store.look_up(&warm.id).await.unwrap();
+    store.forget(&warm.id, false).await.unwrap();
+
+    let one = vec![("evalsha".to_owned(), 1)];
+    requests(&server);
+    let claimed = claim();
+    let lease = acquire(&store, &claimed).await;
+    assert_eq!(requests(&server), one, "claim");
+    acquire(&store, &claimed).await;
+    assert_eq!(requests(&server), one, "claim again");
+    store.renew(&lease).await.unwrap();
+    assert_eq!(requests(&server), one, "renew");
+    store
+        .release(&claimed.id, &claimed.nonce, Release::Unknown)
+        .await
+        .unwrap();
+    assert_eq!(requests(&server), one, "unknown");
+    store
+        .release(&claimed.id, &claimed.nonce, Release::Tombstone)
+        .await
+        .unwrap();
+    assert_eq!(requests(&server), one, "release");
+    let lease = acquire(&store, &claimed).await;
+    assert_eq!(requests(&server), one, "claim of what was released");
+    assert_eq!(store.complete(&lease, &paid()).await.unwrap(), Tenure::Held);
+    assert_eq!(requests(&server), one, "complete");
+    store.claim(&claim_of(&lease)).await.unwrap();
+    assert_eq!(requests(&server), one, "replay");
+    store.look_up(&claimed.id).await.unwrap();
+    assert_eq!(requests(&server), one, "look-up");
+    store.forget(&claimed.id, false).await.unwrap();
+    assert_eq!(requests(&server), one, "forget");
+}
+
+/// Another request for the same record.
+fn claim_of(lease: &tower_idempotency::store::Lease) -> tower_idempotency::store::Claim {
+    let mut another = claim();
+    another.id = lease.claim.id;
+    another
+}
+
+#[tokio::test]
+async fn a_claim_that_finds_something_writes_nothing() {
+    let server = OwnServer::start(&["--appendonly", "yes"]);
+    let store = server.open().await;
+    let lease = acquire(&store, &claim()).await;
+    let changes = || {
+        let info = server.run("INFO persistence");
+        let line = |name: &str| {
+            let found = info.lines().find(|line| line.starts_with(name));
+            found.unwrap().to_owned()
+        };
+        [
+            line("rdb_changes_since_last_save"),
+            line("aof_current_size"),
+        ]
+    };
+    let reads = |calls: BTreeMap<String, u64>| {
+        let names: Vec<_> = calls.into_keys().collect();
+        assert_eq!(names, ["evalsha", "hmget", "time"]);
+    };
+
+    let before = changes();
+    calls(&server);
+    for _ in 0..10 {
+        assert!(matches!(
+            store.claim(&claim_of(&lease)).await,
+            Ok(Claimed::Found(_))
+        ));
+    }
+    reads(calls(&server));
+    assert_eq!(changes(), before, "in flight");
+
+    store.complete(&lease, &paid()).await.unwrap();
+    assert_ne!(changes(), before);
+    let before = changes();
+    calls(&server);
+    for _ in 0..10 {
+        let Ok(Claimed::Found(found)) = store.claim(&claim_of(&lease)).await else {
+            panic!("it ran again");
+        };
+        assert!(matches!(found.state, RecordState::Completed { .. }));
+    }
+    reads(calls(&server));
+    assert_eq!(changes(), before, "completed");
+}
+
+#[tokio::test]
+async fn scripts_that_the_server_forgot_are_sent_again() {
+    let server = OwnServer::start(&[]);
+    let store = server.open().await;
+    let lease = acquire(&store, &claim()).await;
+    server.run("SCRIPT FLUSH");
+    assert_eq!(store.renew(&lease).await.unwrap(), Tenure::Held);
+    server.run("SCRIPT FLUSH");
+    assert_eq!(store.complete(&lease, &paid()).await.unwrap(), Tenure::Held);
+    server.run("SCRIPT FLUSH");
+    calls(&server);
+    let found = store.claim(&claim_of(&lease)).await.unwrap();
+    assert!(matches!(found, Claimed::Found(_)));
+    let calls = calls(&server);
+    assert_eq!((calls["evalsha"], calls["eval"]), (1, 1));
+}
