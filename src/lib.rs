@@ -156,6 +156,8 @@ pub use store::{AnyStore, OnLapsedLease, Store};
 pub use store::sql::sqlite::{SqliteStore, SqliteStoreBuilder};
 #[cfg(feature = "redis")]
 pub use store::redis::{RedisConnection, RedisStore, RedisStoreBuilder};
+#[cfg(feature = "postgres")]
+pub use store::sql::postgres::{PostgresStore, PostgresStoreBuilder};
 pub use store::{OnLapsedLease, Store};
 
 /// The code in the README and in `docs/` is run with the documentation tests.

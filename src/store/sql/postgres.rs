@@ -1,1 +1,453 @@
 //! Records in PostgreSQL.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgArguments, PgPool, PgRow};
+use sqlx::query::Query;
+use sqlx::{AssertSqlSafe, Postgres, Row};
+
+use self::listening::Listening;
+use self::meaning::meaning;
+use super::{DEFAULT_TABLE, PURGE_BATCH, PURGE_INTERVAL, Purging, Table, failed, not_sent};
+use crate::record::{Nonce, RecordId};
+use crate::store::at_rest::{AtRest, unreadable};
+use crate::store::stored::{Stored, micros, state};
+use crate::store::{
+    Claim, Claimed, Forgotten, Lease, OnLapsedLease, OnMismatch, Outcome, Record, Release, Store,
+    StoreError, Subscription, Tenure,
+};
+
+mod listening;
+mod meaning;
+mod schema;
+
+/// How often a call is made that lost against another, above READ COMMITTED:
+/// each time one of them has won.
+const TRIES: u32 = 10;
+/// Purges are rarer than this only if there are none.
+const LONGEST_INTERVAL: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// A [`Store`] in a PostgreSQL database, by the application's own pool.
+///
+/// Each operation is one call of a function in the database, one round trip.
+/// A replay writes nothing. A claim never waits behind a transaction that is
+/// at work on its record. Who waits for a record is told by `NOTIFY`, and asks
+/// now and then in case that was lost; the store opens one connection of its
+/// own for that when somebody first waits.
+///
+/// [`migrate`](PostgresStoreBuilder::migrate) makes the tables and functions,
+/// or `docs/sql/postgres.sql` does, the same text. `docs/stores.md` says what
+/// survives what, what it costs, and which settings and rights it needs.
+///
+/// ```no_run
+/// use sqlx::postgres::PgPoolOptions;
+/// use tower_idempotency::{IdempotencyLayer, PostgresStore, scope};
+///
+/// # async fn start() -> Result<(), Box<dyn std::error::Error>> {
+/// let pool = PgPoolOptions::new().connect("postgres://app@localhost/shop").await?;
+/// let records = PostgresStore::builder(pool).table("shop.idempotency_records");
+/// records.migrate().await?;
+/// let idempotency = IdempotencyLayer::new(records.open().await?, scope::header("x-api-key")?);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// A clone is another handle on the same store. Its tasks (the purge, and the
+/// one that listens) end with the last of them.
+#[derive(Clone)]
+pub struct PostgresStore {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    database: Database,
+    listening: Listening,
+    _purging: Purging,
+}
+
+/// Options of a [`PostgresStore`].
+#[derive(Clone)]
+#[must_use]
+pub struct PostgresStoreBuilder {
+    pool: PgPool,
+    table: String,
+    purge_every: Duration,
+}
+
+impl PostgresStoreBuilder {
+    /// The table's name, after `schema.` if need be: letters, digits and
+    /// underscores. What else the store makes has it as prefix. Default:
+    /// `idempotency_records`.
+    pub fn table(mut self, name: impl Into<String>) -> Self {
+        self.table = name.into();
+        self
+    }
+
+    /// How often this process looks for records past their end. Default: once
+    /// a minute.
+    pub fn purge_every(mut self, interval: Duration) -> Self {
+        self.purge_every = interval.clamp(Duration::from_millis(1), LONGEST_INTERVAL);
+        self
+    }
+
+    /// Makes the tables and functions, as `docs/sql/postgres.sql` has them,
+    /// unless they are there. Any number of processes can do so at once.
+    ///
+    /// # Errors
+    /// [`Refused`](crate::store::StoreErrorKind::Refused) if the role may not,
+    /// the schema is missing, the table is not of this crate or of a newer
+    /// version. The source says which.
+    pub async fn migrate(&self) -> Result<(), StoreError> {
+        schema::migrate(&self.pool, &Table::new(&self.table)?).await
+    }
+
+    /// The store. Starts the task that removes records past their end, so it
+    /// has to be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// [`NotSent`](crate::store::StoreErrorKind::NotSent) if the database
+    /// can't be reached, [`Refused`](crate::store::StoreErrorKind::Refused) if
+    /// tables, functions or rights are missing, are of another version, or the
+    /// database is read-only. The source says what to do about it.
+    pub async fn open(self) -> Result<PostgresStore, StoreError> {
+        let table = Table::new(&self.table)?;
+        schema::check(&self.pool, &table).await?;
+        let listening = Listening::new(self.pool.clone(), &table);
+        let database = Database {
+            pool: self.pool,
+            statements: Arc::new(Statements::of(&table)),
+        };
+        let purged = database.clone();
+        let purging = Purging::every(self.purge_every, move || {
+            let purged = purged.clone();
+            async move { purged.purge().await }
+        });
+        Ok(PostgresStore {
+            shared: Arc::new(Shared {
+                database,
+                listening,
+                _purging: purging,
+            }),
+        })
+    }
+}
+
+impl fmt::Debug for PostgresStoreBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresStoreBuilder")
+            .field("table", &self.table)
+            .field("purge_every", &self.purge_every)
+            .finish_non_exhaustive()
+    }
+}
+
+impl PostgresStore {
+    /// On the table `idempotency_records`, which has to be there.
+    ///
+    /// # Errors
+    /// As [`PostgresStoreBuilder::open`].
+    pub async fn open(pool: PgPool) -> Result<Self, StoreError> {
+        Self::builder(pool).open().await
+    }
+
+    /// With another table, or to [`migrate`](PostgresStoreBuilder::migrate)
+    /// first.
+    pub fn builder(pool: PgPool) -> PostgresStoreBuilder {
+        PostgresStoreBuilder {
+            pool,
+            table: DEFAULT_TABLE.to_owned(),
+            purge_every: PURGE_INTERVAL,
+        }
+    }
+
+    /// Removes at most 500 records past their end, and says how many. The
+    /// store does so by itself now and then.
+    ///
+    /// # Errors
+    /// If the database can't be reached, or does not do it.
+    pub async fn purge(&self) -> Result<u64, StoreError> {
+        self.shared.database.purge().await
+    }
+}
+
+/// Neither the pool nor its address: that may hold a password.
+impl fmt::Debug for PostgresStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresStore").finish_non_exhaustive()
+    }
+}
+
+impl Store for PostgresStore {
+    async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
+        let database = &self.shared.database;
+        let row = database
+            .call(&database.statements.claim, |call| {
+                call.bind(&claim.id.as_bytes()[..])
+                    .bind(&claim.nonce.as_bytes()[..])
+                    .bind(&claim.fingerprint.as_bytes()[..])
+                    .bind(micros(claim.lease))
+                    .bind(micros(claim.retention))
+                    .bind(claim.on_lapsed_lease == OnLapsedLease::Refuse)
+                    .bind(claim.by_hand)
+                    .bind(claim.on_mismatch == OnMismatch::Replay)
+            })
+            .await?;
+        let stored = stored(&row)?;
+        if column(&row, "acquired")? {
+            let lease = Lease::new(claim, stored.token()?, stored.attempt()?);
+            return Ok(Claimed::Acquired(lease));
+        }
+        stored.record().map(Claimed::Found)
+    }
+
+    async fn renew(&self, lease: &Lease) -> Result<Tenure, StoreError> {
+        let database = &self.shared.database;
+        let row = database
+            .call(&database.statements.renew, |call| {
+                call.bind(&lease.claim.id.as_bytes()[..])
+                    .bind(&lease.claim.nonce.as_bytes()[..])
+                    .bind(micros(lease.claim.lease))
+            })
+            .await?;
+        tenure(&row)
+    }
+
+    async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Tenure, StoreError> {
+        let (answer, retention) = match outcome {
+            Outcome::Completed(completion) => (AtRest::of(completion), completion.retention),
+            Outcome::Sealed { retention } => (None, *retention),
+        };
+        let answer = answer.as_ref();
+        let database = &self.shared.database;
+        let row = database
+            .call(&database.statements.complete, |call| {
+                call.bind(&lease.claim.id.as_bytes()[..])
+                    .bind(&lease.claim.nonce.as_bytes()[..])
+                    .bind(lease.token.get().cast_signed())
+                    .bind(lease.attempt.cast_signed())
+                    .bind(&lease.claim.fingerprint.as_bytes()[..])
+                    .bind(micros(lease.claim.retention))
+                    .bind(micros(retention))
+                    .bind(answer.map(|answer| answer.status.cast_signed()))
+                    .bind(answer.map(|answer| within_reach(answer.began_at)))
+                    .bind(answer.map(|answer| within_reach(answer.completed_at)))
+                    .bind(answer.map(|answer| &answer.answer[..]))
+                    .bind(answer.map(|answer| answer.length.cast_signed()))
+                    .bind(answer.map(|answer| &answer.checksum[..]))
+            })
+            .await?;
+        tenure(&row)
+    }
+
+    async fn release(
+        &self,
+        id: &RecordId,
+        nonce: &Nonce,
+        how: Release,
+    ) -> Result<Tenure, StoreError> {
+        let database = &self.shared.database;
+        let row = database
+            .call(&database.statements.release, |call| {
+                call.bind(&id.as_bytes()[..])
+                    .bind(&nonce.as_bytes()[..])
+                    .bind(how == Release::Unknown)
+            })
+            .await?;
+        tenure(&row)
+    }
+
+    async fn look_up(&self, id: &RecordId) -> Result<Option<Record>, StoreError> {
+        let database = &self.shared.database;
+        let row = database
+            .call_for_any(&database.statements.look_up, |call| {
+                call.bind(&id.as_bytes()[..])
+            })
+            .await?;
+        row.map(|row| stored(&row)?.record()).transpose()
+    }
+
+    async fn forget(&self, id: &RecordId, force: bool) -> Result<Forgotten, StoreError> {
+        let database = &self.shared.database;
+        let row = database
+            .call(&database.statements.forget, |call| {
+                call.bind(&id.as_bytes()[..]).bind(force)
+            })
+            .await?;
+        match column::<Option<i16>>(&row, 0)? {
+            Some(0) => Ok(Forgotten::Absent),
+            Some(1) => Ok(Forgotten::Gone),
+            Some(2) => Ok(Forgotten::InFlight),
+            _ => Err(not_of_this_version()),
+        }
+    }
+
+    async fn subscribe(&self, id: &RecordId) -> Result<Subscription, StoreError> {
+        let Shared {
+            database,
+            listening,
+            ..
+        } = &*self.shared;
+        Ok(listening.subscribe(id, database).await)
+    }
+}
+
+/// A pool, and what to say to it.
+#[derive(Clone)]
+struct Database {
+    pool: PgPool,
+    statements: Arc<Statements>,
+}
+
+struct Statements {
+    claim: Arc<str>,
+    renew: Arc<str>,
+    complete: Arc<str>,
+    release: Arc<str>,
+    look_up: Arc<str>,
+    forget: Arc<str>,
+    wait: Arc<str>,
+    purge: Arc<str>,
+}
+
+type Call<'q> = Query<'q, Postgres, PgArguments>;
+
+impl Statements {
+    fn of(table: &Table) -> Self {
+        let statement = |text| table.in_statement(text).into();
+        Self {
+            claim: statement("SELECT * FROM {table}_claim($1, $2, $3, $4, $5, $6, $7, $8)"),
+            renew: statement("SELECT {table}_renew($1, $2, $3)"),
+            complete: statement(
+                "SELECT {table}_complete($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+            ),
+            release: statement("SELECT {table}_release($1, $2, $3)"),
+            look_up: statement("SELECT * FROM {table}_look_up($1)"),
+            forget: statement("SELECT {table}_forget($1, $2)"),
+            wait: statement("SELECT {table}_wait($1, $2, $3)"),
+            purge: statement("SELECT {table}_purge($1)"),
+        }
+    }
+}
+
+impl Database {
+    /// Calls a function that answers one row.
+    async fn call<'q>(
+        &self,
+        statement: &Arc<str>,
+        bind: impl Fn(Call<'q>) -> Call<'q> + Send,
+    ) -> Result<PgRow, StoreError> {
+        let row = self.call_for_any(statement, bind).await?;
+        row.ok_or_else(|| unreadable("a function of its table gave no answer"))
+    }
+
+    /// Calls a function, once more if it lost a race that a role's or a
+    /// database's isolation level does not let it see the end of.
+    async fn call_for_any<'q>(
+        &self,
+        statement: &Arc<str>,
+        bind: impl Fn(Call<'q>) -> Call<'q> + Send,
+    ) -> Result<Option<PgRow>, StoreError> {
+        let mut connection = connection(&self.pool).await?;
+        let mut tries = 1;
+        loop {
+            let call = bind(sqlx::query(AssertSqlSafe(Arc::clone(statement))));
+            match call.fetch_optional(&mut *connection).await {
+                Err(error) if meaning::lost_a_race(&error) && tries < TRIES => tries += 1,
+                answer => return answer.map_err(|error| failed(error, meaning)),
+            }
+        }
+    }
+
+    /// Asks to be told of the record's next change; whether that is going to be.
+    async fn wait(
+        &self,
+        id: &RecordId,
+        listener: &[u8; 16],
+        lasts: Duration,
+    ) -> Result<bool, StoreError> {
+        let row = self
+            .call(&self.statements.wait, |call| {
+                call.bind(&id.as_bytes()[..])
+                    .bind(&listener[..])
+                    .bind(micros(lasts))
+            })
+            .await?;
+        column(&row, 0)
+    }
+
+    async fn purge(&self) -> Result<u64, StoreError> {
+        let failed = |error| failed(error, meaning);
+        let begun = self.pool.begin_with(schema::BEGIN).await;
+        let mut transaction = begun.map_err(|error| not_sent(error, meaning))?;
+        let row = sqlx::query(AssertSqlSafe(Arc::clone(&self.statements.purge)))
+            .bind(PURGE_BATCH.cast_signed())
+            .fetch_one(&mut *transaction)
+            .await
+            .map_err(failed)?;
+        transaction.commit().await.map_err(failed)?;
+        column(&row, 0).map(i64::cast_unsigned)
+    }
+}
+
+async fn connection(pool: &PgPool) -> Result<PoolConnection<Postgres>, StoreError> {
+    pool.acquire()
+        .await
+        .map_err(|error| not_sent(error, meaning))
+}
+
+fn column<'r, T>(row: &'r PgRow, index: impl sqlx::ColumnIndex<PgRow>) -> Result<T, StoreError>
+where
+    T: sqlx::Decode<'r, Postgres> + sqlx::Type<Postgres>,
+{
+    row.try_get(index).map_err(|error| failed(error, meaning))
+}
+
+fn stored(row: &PgRow) -> Result<Stored, StoreError> {
+    let state = column::<Option<i16>>(row, "state")?.map_or(0, i64::from);
+    let format = column::<Option<i16>>(row, "format")?.map_or(0, i64::from);
+    let has_answer = state == state::COMPLETED && format == crate::store::stored::FORMAT;
+    Ok(Stored {
+        format,
+        state,
+        token: column(row, "token")?,
+        attempt: column(row, "attempt")?,
+        fingerprint: column::<Option<_>>(row, "fingerprint")?.unwrap_or_default(),
+        lapses_in: column::<Option<_>>(row, "lapses_in")?.unwrap_or_default(),
+        answer: has_answer.then(|| answer(row)).transpose()?,
+    })
+}
+
+fn answer(row: &PgRow) -> Result<AtRest, StoreError> {
+    let checksum: Vec<u8> = column(row, "answer_sha256")?;
+    let kept_for: i64 = column(row, "kept_for")?;
+    Ok(AtRest {
+        status: column::<i16>(row, "status")?.cast_unsigned(),
+        began_at: column(row, "began_at")?,
+        completed_at: column(row, "completed_at")?,
+        retention: Duration::from_micros(kept_for.max(0).cast_unsigned()),
+        answer: column(row, "answer")?,
+        length: column::<i64>(row, "answer_length")?.cast_unsigned(),
+        checksum: (checksum.try_into()).map_err(|_| unreadable("its checksum is not 32 bytes"))?,
+    })
+}
+
+fn tenure(row: &PgRow) -> Result<Tenure, StoreError> {
+    match column::<Option<bool>>(row, 0)? {
+        Some(true) => Ok(Tenure::Held),
+        Some(false) => Ok(Tenure::Lost),
+        None => Err(not_of_this_version()),
+    }
+}
+
+fn not_of_this_version() -> StoreError {
+    unreadable("it is of a format or in a state that this version does not know")
+}
+
+/// What is before 1684 or after 2255 is as good as then: floating point numbers
+/// of the server tell microseconds apart within that.
+fn within_reach(micros: i64) -> i64 {
+    micros.clamp(-(1 << 53), 1 << 53)
+}

@@ -1,0 +1,56 @@
+//! What PostgreSQL's errors mean.
+
+use sqlx::error::DatabaseError;
+
+use super::super::Meaning;
+use crate::store::StoreErrorKind::{Contention, Refused, Unknown, Unreadable};
+
+/// By SQLSTATE. An error that the server reports has rolled the statement
+/// back; what is unknown is so because the server itself is in trouble.
+pub(super) fn meaning(error: &dyn DatabaseError) -> Meaning {
+    let code = error.code().unwrap_or_default();
+    match &*code {
+        "40001" | "40P01" | "55P03" => Meaning(Contention, ""),
+        "57014" => Meaning(
+            Contention,
+            "see statement_timeout, and what the database is busy with",
+        ),
+        "53100" => Meaning(Refused, "make room on the database's disk"),
+        "25006" => Meaning(
+            Refused,
+            "connect to the primary, and see default_transaction_read_only",
+        ),
+        "42P01" | "42883" | "42703" | "3F000" => Meaning(
+            Refused,
+            "call `migrate()` or run docs/sql/postgres.sql, and see the role's search_path",
+        ),
+        "42501" => Meaning(
+            Refused,
+            "grant the role the rights that docs/stores.md names",
+        ),
+        "28P01" | "28000" => Meaning(Refused, "mend the role or its password"),
+        "3D000" => Meaning(Refused, "create the database, or name another"),
+        "26000" | "42P05" => Meaning(
+            Refused,
+            "a pooler between does not know prepared statements: connect with \
+             statement_cache_capacity(0)",
+        ),
+        "25001" => Meaning(Refused, ""),
+        _ => match code.get(..2) {
+            Some("53") => Meaning(Contention, "see what the server has too little of"),
+            Some("22" | "23") => Meaning(
+                Unreadable,
+                "another program wrote the record, or this one would be beyond its bounds",
+            ),
+            _ => Meaning(Unknown, ""),
+        },
+    }
+}
+
+/// Above READ COMMITTED a statement fails that meets what was committed since
+/// it began; and any two can deadlock. The statement was rolled back, and the
+/// next one sees the end of the race.
+pub(super) fn lost_a_race(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(DatabaseError::code);
+    matches!(code.as_deref(), Some("40001" | "40P01"))
+}
