@@ -4,3 +4,6 @@ mod sqlite;
 //! Every store against its real server.
 
 mod redis;
+//! Every store against its real server.
+
+mod postgres;

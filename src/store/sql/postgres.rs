@@ -23,6 +23,7 @@ use crate::store::{
 mod listening;
 mod meaning;
 mod schema;
+mod waiting;
 
 /// How often a call is made that lost against another, above READ COMMITTED:
 /// each time one of them has won.

@@ -14,8 +14,8 @@ use tracing::debug;
 
 use super::super::Table;
 use super::Database;
+use super::waiting::{Waiter, WakeUps};
 use crate::record::RecordId;
-use crate::store::wake_ups::{Waiter, WakeUps};
 use crate::store::{POLL, Subscription};
 
 /// Notifications arrive: asking again is for one that was lost.

@@ -345,7 +345,7 @@ use crate::record::RecordId;
 /// Those that wait, by record. What a record's waiters wait for is that its
 /// sender is dropped.
 #[derive(Default)]
-pub(crate) struct WakeUps {
+pub(super) struct WakeUps {
     waiting: Mutex<HashMap<RecordId, Awaited>>,
 }
 
@@ -356,11 +356,11 @@ struct Awaited {
 
 /// When the store was asked to tell of a record's changes. Whoever asks holds
 /// it, so that one asks for all who wait.
-pub(crate) type Asked = tokio::sync::Mutex<Option<Instant>>;
+pub(super) type Asked = tokio::sync::Mutex<Option<Instant>>;
 
 impl WakeUps {
     /// Waits from now on.
-    pub(crate) fn enter(self: &Arc<Self>, id: RecordId) -> Waiter {
+    pub(super) fn enter(self: &Arc<Self>, id: RecordId) -> Waiter {
         let mut waiting = self.lock();
         let awaited = waiting.entry(id).or_insert_with(|| Awaited {
             sender: watch::Sender::new(()),
@@ -375,7 +375,7 @@ impl WakeUps {
     }
 
     /// Wakes all who wait for this record.
-    pub(crate) fn wake(&self, id: &RecordId) {
+    pub(super) fn wake(&self, id: &RecordId) {
         // Dropped once the lock is not held any more: a waker is somebody
         // else's code.
         let woken = self.lock().remove(id);
@@ -383,7 +383,7 @@ impl WakeUps {
     }
 
     /// Wakes all, since changes may have gone by unheard.
-    pub(crate) fn wake_everyone(&self) {
+    pub(super) fn wake_everyone(&self) {
         let woken = std::mem::take(&mut *self.lock());
         drop(woken);
     }
@@ -394,7 +394,7 @@ impl WakeUps {
 }
 
 /// One that waits.
-pub(crate) struct Waiter {
+pub(super) struct Waiter {
     changed: Option<watch::Receiver<()>>,
     asked: Arc<Asked>,
     wake_ups: Arc<WakeUps>,
@@ -402,12 +402,12 @@ pub(crate) struct Waiter {
 }
 
 impl Waiter {
-    pub(crate) fn asked(&self) -> &Asked {
+    pub(super) fn asked(&self) -> &Asked {
         &self.asked
     }
 
     /// Resolves once it was woken.
-    pub(crate) fn woken(&mut self) -> impl Future<Output = ()> {
+    pub(super) fn woken(&mut self) -> impl Future<Output = ()> {
         let changed = self.changed.as_mut().expect("taken out only by its drop");
         async { while changed.changed().await.is_ok() {} }
     }

@@ -1,0 +1,137 @@
+//! PostgreSQL.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use tower_idempotency::store::{Claim, Claimed, Lease, Store, conformance};
+use tower_idempotency::{Fingerprint, PostgresStore, RecordId, ScopeDigest};
+
+mod isolation;
+mod replays;
+mod schema;
+mod unreadable;
+mod waiting;
+
+fn url() -> String {
+    std::env::var("TEST_POSTGRES_URL").expect(
+        "TEST_POSTGRES_URL is not set: run `scripts/test`, or `eval \"$(scripts/servers start)\"`, or \
+         set it to the URL of a server",
+    )
+}
+
+fn options() -> PgConnectOptions {
+    url().parse().expect("TEST_POSTGRES_URL is a URL")
+}
+
+fn pool_with(options: PgConnectOptions) -> PgPool {
+    PgPoolOptions::new()
+        .max_connections(8)
+        .connect_lazy_with(options)
+}
+
+fn pool() -> PgPool {
+    pool_with(options())
+}
+
+/// A name that no other test uses.
+fn fresh(prefix: &str) -> String {
+    static LAST: AtomicU32 = AtomicU32::new(0);
+    let number = LAST.fetch_add(1, Ordering::Relaxed);
+    format!(
+        "{prefix}_{}_{number}_{:x}",
+        std::process::id(),
+        rand::random::<u32>()
+    )
+}
+
+/// A table of this test's own.
+struct Fresh {
+    table: String,
+}
+
+impl Fresh {
+    async fn new() -> Self {
+        let fresh = Self { table: fresh("t") };
+        PostgresStore::builder(pool())
+            .table(&fresh.table)
+            .migrate()
+            .await
+            .unwrap();
+        fresh
+    }
+
+    async fn store(&self) -> PostgresStore {
+        self.store_on(pool()).await
+    }
+
+    async fn store_on(&self, pool: PgPool) -> PostgresStore {
+        PostgresStore::builder(pool)
+            .table(&self.table)
+            .purge_every(Duration::MAX)
+            .open()
+            .await
+            .unwrap()
+    }
+
+    /// A statement with the table's name for `{t}`.
+    fn sql(&self, statement: &str) -> AssertSqlSafe<String> {
+        AssertSqlSafe(statement.replace("{t}", &self.table))
+    }
+
+    async fn run(&self, statement: &str) -> u64 {
+        let mut connection = connection().await;
+        sqlx::raw_sql(self.sql(statement))
+            .execute(&mut connection)
+            .await
+            .unwrap()
+            .rows_affected()
+    }
+
+    async fn count(&self, statement: &str) -> i64 {
+        sqlx::query_scalar(self.sql(statement))
+            .fetch_one(&mut connection().await)
+            .await
+            .unwrap()
+    }
+}
+
+async fn connection() -> PgConnection {
+    PgConnection::connect(&url()).await.unwrap()
+}
+
+fn id() -> RecordId {
+    RecordId::from_bytes(rand::random())
+}
+
+fn claim_of(id: RecordId) -> Claim {
+    let scope = ScopeDigest::from_bytes([2; 32]);
+    Claim::new(id, scope, Fingerprint::from_bytes([3; 32]))
+}
+
+async fn acquire(store: &PostgresStore, claim: &Claim) -> Lease {
+    match store.claim(claim).await.unwrap() {
+        Claimed::Acquired(lease) => lease,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_contract_is_kept() {
+    let fresh = Fresh::new().await;
+    conformance::check(|| fresh.store()).await.assert_passed();
+}
+
+/// Where a database or a role has another default, one snapshot serves a
+/// whole call.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_contract_is_kept_whatever_the_default_isolation() {
+    for level in ["repeatable read", "serializable"] {
+        let fresh = Fresh::new().await;
+        let options = options().options([("default_transaction_isolation", level)]);
+        let report = conformance::check(|| fresh.store_on(pool_with(options.clone()))).await;
+        println!("{level}");
+        report.assert_passed();
+    }
+}
