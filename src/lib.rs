@@ -158,6 +158,8 @@ pub use store::sql::sqlite::{SqliteStore, SqliteStoreBuilder};
 pub use store::redis::{RedisConnection, RedisStore, RedisStoreBuilder};
 #[cfg(feature = "postgres")]
 pub use store::sql::postgres::{PostgresStore, PostgresStoreBuilder};
+#[cfg(feature = "mysql")]
+pub use store::sql::mysql::{MySqlStore, MySqlStoreBuilder};
 pub use store::{OnLapsedLease, Store};
 
 /// The code in the README and in `docs/` is run with the documentation tests.

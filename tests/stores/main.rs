@@ -7,3 +7,6 @@ mod redis;
 //! Every store against its real server.
 
 mod postgres;
+//! Stores on real servers: `scripts/test` starts them.
+
+mod mysql;

@@ -1,0 +1,206 @@
+//! One procedure, one round trip, on a connection that is left as it was.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::mysql::{MySql, MySqlArguments, MySqlRow};
+use sqlx::pool::PoolConnection;
+use sqlx::query::Query;
+use sqlx::{AssertSqlSafe, MySqlPool, Row};
+
+use super::errors::{is_retried, meaning};
+use crate::record::FencingToken;
+use crate::store::at_rest::{AtRest, unreadable};
+use crate::store::sql::{Table, failed, not_sent};
+use crate::store::stored::{FORMAT, Stored};
+use crate::store::{Record, StoreError, Tenure};
+
+/// How often a call is made that loses to others every time.
+const TRIES: u32 = 5;
+
+#[derive(Clone)]
+pub(super) struct Calls {
+    pool: MySqlPool,
+    pub(super) statements: Arc<Statements>,
+}
+
+pub(super) struct Statements {
+    pub(super) claim: Arc<str>,
+    pub(super) renew: Arc<str>,
+    pub(super) complete: Arc<str>,
+    pub(super) release: Arc<str>,
+    pub(super) look_up: Arc<str>,
+    pub(super) forget: Arc<str>,
+    pub(super) purge: Arc<str>,
+}
+
+impl Calls {
+    pub(super) fn new(pool: MySqlPool, table: &Table) -> Self {
+        let call = |operation: &str, arguments: usize| -> Arc<str> {
+            let places = vec!["?"; arguments].join(", ");
+            format!("CALL {table}_{operation}({places})").into()
+        };
+        let statements = Statements {
+            claim: call("claim", 8),
+            renew: call("renew", 3),
+            complete: call("complete", 13),
+            release: call("release", 3),
+            look_up: call("look_up", 1),
+            forget: call("forget", 2),
+            purge: call("purge", 1),
+        };
+        Self {
+            pool,
+            statements: Arc::new(statements),
+        }
+    }
+
+    /// Calls a procedure, and again if it had to give way to others: it was
+    /// rolled back then.
+    pub(super) async fn run<'q>(
+        &self,
+        statement: &Arc<str>,
+        bind: impl Fn(Query<'q, MySql, MySqlArguments>) -> Query<'q, MySql, MySqlArguments>,
+    ) -> Result<Vec<MySqlRow>, StoreError> {
+        let mut connection = Lent::from(&self.pool).await?;
+        let mut tries = 1;
+        loop {
+            let call = bind(sqlx::query(AssertSqlSafe(Arc::clone(statement))));
+            // To the end of the answer, not to its row: the procedure's own end
+            // comes after, and so does what went wrong there.
+            match call.fetch_all(connection.get()).await {
+                Ok(rows) => {
+                    connection.give_back();
+                    return Ok(rows);
+                }
+                Err(error) if tries < TRIES && is_retried(&error) => {
+                    tries += 1;
+                    // Two that met once don't meet again in step.
+                    let pause = rand::random_range(0..1_000 << tries);
+                    tokio::time::sleep(Duration::from_micros(pause)).await;
+                }
+                Err(error) => {
+                    if is_retried(&error) {
+                        connection.give_back();
+                    }
+                    return Err(failed(error, meaning));
+                }
+            }
+        }
+    }
+}
+
+/// A connection of the pool that goes back only by [`Self::give_back`].
+/// Dropped before, it is closed: the driver may have read half a packet, and a
+/// procedure that was killed has left its transaction open.
+pub(super) struct Lent(Option<PoolConnection<MySql>>);
+
+impl Lent {
+    pub(super) async fn from(pool: &MySqlPool) -> Result<Self, StoreError> {
+        match pool.acquire().await {
+            Ok(connection) => Ok(Self(Some(connection))),
+            Err(error) => Err(not_sent(error, meaning)),
+        }
+    }
+
+    pub(super) fn get(&mut self) -> &mut sqlx::MySqlConnection {
+        self.0.as_mut().expect("it is taken out at the end only")
+    }
+
+    pub(super) fn give_back(mut self) {
+        self.0.take();
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if let Some(connection) = self.0.take() {
+            drop(connection.detach());
+        }
+    }
+}
+
+pub(super) fn column<'r, T>(row: &'r MySqlRow, name: &str) -> Result<T, StoreError>
+where
+    T: sqlx::Decode<'r, MySql> + sqlx::Type<MySql>,
+{
+    row.try_get(name).map_err(|error| failed(error, meaning))
+}
+
+pub(super) fn outcome(row: &MySqlRow) -> Result<i64, StoreError> {
+    column(row, "outcome")
+}
+
+pub(super) fn removed(rows: &[MySqlRow]) -> Result<u64, StoreError> {
+    let row = rows.first().ok_or_else(|| unreadable("no answer"))?;
+    let removed: i64 = column(row, "removed")?;
+    u64::try_from(removed).map_err(unreadable)
+}
+
+pub(super) fn tenure(rows: &[MySqlRow]) -> Result<Tenure, StoreError> {
+    let row = rows.first().ok_or_else(|| unreadable("no answer"))?;
+    match outcome(row)? {
+        0 => Ok(Tenure::Lost),
+        1 => Ok(Tenure::Held),
+        _ => Err(unreadable_format(row)?),
+    }
+}
+
+/// Why the record of which the row tells could not be touched.
+pub(super) fn unreadable_format(row: &MySqlRow) -> Result<StoreError, StoreError> {
+    let format: i64 = column(row, "format")?;
+    let state: i64 = column(row, "state")?;
+    Ok(unreadable(format!(
+        "it is of format {format} and in state {state}, this version reads format {FORMAT} \
+         and states 1 to 5"
+    )))
+}
+
+pub(super) fn token_and_attempt(row: &MySqlRow) -> Result<(FencingToken, u64), StoreError> {
+    let stored = Stored {
+        format: FORMAT,
+        state: 0,
+        token: column(row, "token")?,
+        attempt: column(row, "attempt")?,
+        fingerprint: Vec::new(),
+        lapses_in: 0,
+        answer: None,
+    };
+    Ok((stored.token()?, stored.attempt()?))
+}
+
+pub(super) fn record(row: &MySqlRow) -> Result<Record, StoreError> {
+    Stored {
+        format: column(row, "format")?,
+        state: column(row, "state")?,
+        token: column(row, "token")?,
+        attempt: column(row, "attempt")?,
+        fingerprint: column(row, "fingerprint")?,
+        lapses_in: column(row, "lapses_in")?,
+        answer: answer(row)?,
+    }
+    .record()
+}
+
+/// `None` unless all its columns are there.
+fn answer(row: &MySqlRow) -> Result<Option<AtRest>, StoreError> {
+    let Some(answer) = column::<Option<Vec<u8>>>(row, "answer")? else {
+        return Ok(None);
+    };
+    let number = |name| column::<Option<i64>>(row, name);
+    let (status, length) = (number("status")?, number("answer_length")?);
+    let (began_at, completed_at) = (number("began_at")?, number("completed_at")?);
+    let kept_for = number("kept_for")?;
+    let checksum = column::<Option<Vec<u8>>>(row, "answer_sha256")?;
+    Ok((|| {
+        Some(AtRest {
+            status: status?.try_into().ok()?,
+            began_at: began_at?,
+            completed_at: completed_at?,
+            retention: Duration::from_micros(kept_for?.try_into().ok()?),
+            answer,
+            length: length?.try_into().ok()?,
+            checksum: checksum?.try_into().ok()?,
+        })
+    })())
+}

@@ -1,0 +1,130 @@
+//! Whether what the store needs is there.
+
+use sqlx::{AssertSqlSafe, MySqlPool, Row};
+
+use super::calls::Lent;
+use super::errors::meaning;
+use crate::store::sql::{Table, failed};
+use crate::store::{StoreError, StoreErrorKind};
+
+/// The comment of tables and procedures of this version.
+const COMMENT: &str = "tower-idempotency 1";
+const PROCEDURES: [&str; 9] = [
+    "hold", "extend", "claim", "look_up", "renew", "complete", "release", "forget", "purge",
+];
+
+pub(super) async fn check(pool: &MySqlPool, table: &Table) -> Result<(), StoreError> {
+    let mut lent = Lent::from(pool).await?;
+    let found = version(&mut lent, table).await?;
+    let tables = [table.to_string(), format!("{table}_renewals")];
+    let tables = tables.map(|name| ("table", name));
+    let procedures = PROCEDURES.map(|name| ("procedure", format!("{table}_{name}")));
+    for (kind, name) in tables.into_iter().chain(procedures) {
+        // Some servers keep names in lower case.
+        if !found.iter().any(|found| found.eq_ignore_ascii_case(&name)) {
+            return Err(missing(&format!("the {kind} `{name}`")));
+        }
+    }
+    rehearse(&mut lent, table)
+        .await
+        .map_err(|error| failed(error, meaning))?;
+    lent.give_back();
+    Ok(())
+}
+
+fn missing(what: &str) -> StoreError {
+    StoreError::new(
+        StoreErrorKind::Refused,
+        format!(
+            "{what} is not there, or its user may not see it: call `MySqlStoreBuilder::migrate()` \
+             or run docs/sql/mysql.sql, and grant the rights that docs/stores.md lists"
+        ),
+    )
+}
+
+/// Which tables and procedures with the table's name are there.
+///
+/// # Errors
+/// If one is of another version, or of another program.
+pub(super) async fn version(lent: &mut Lent, table: &Table) -> Result<Vec<String>, StoreError> {
+    let full = table.to_string();
+    let (schema, name) = match full.split_once('.') {
+        Some((schema, name)) => (Some(schema), name),
+        None => (None, &*full),
+    };
+    // As bytes: the catalogue's own texts have a collation for each version.
+    let sql = "SELECT CAST(table_name AS BINARY), CAST(table_comment AS BINARY) \
+               FROM information_schema.tables \
+               WHERE table_schema = COALESCE(?, DATABASE()) AND table_name IN (?, CONCAT(?, '_renewals')) \
+               UNION ALL \
+               SELECT CAST(routine_name AS BINARY), CAST(routine_comment AS BINARY) \
+               FROM information_schema.routines \
+               WHERE routine_schema = COALESCE(?, DATABASE()) AND routine_type = 'PROCEDURE' \
+                 AND LEFT(routine_name, CHAR_LENGTH(?) + 1) = CONCAT(?, '_')";
+    let rows = sqlx::query(sql)
+        .bind(schema)
+        .bind(name)
+        .bind(name)
+        .bind(schema)
+        .bind(name)
+        .bind(name)
+        .fetch_all(lent.get())
+        .await
+        .map_err(|error| failed(error, meaning))?;
+    let prefix = schema.map_or(String::new(), |schema| format!("{schema}."));
+    let mut found = Vec::new();
+    for row in rows {
+        let text = |at: usize| -> Result<String, StoreError> {
+            let bytes: Vec<u8> = row.try_get(at).map_err(|error| failed(error, meaning))?;
+            Ok(String::from_utf8_lossy(&bytes).into_owned())
+        };
+        let (found_name, comment) = (format!("{prefix}{}", text(0)?), text(1)?);
+        let derived = found_name.get(full.len() + 1..);
+        if derived.is_some_and(|name| name != "renewals" && !PROCEDURES.contains(&name)) {
+            continue;
+        }
+        if comment != COMMENT {
+            return Err(StoreError::new(
+                StoreErrorKind::Refused,
+                format!(
+                    "`{found_name}` is not what this version of the store made: its comment is \
+                     `{comment}`, not `{COMMENT}`; choose another table, or the crate's version \
+                     that it is of"
+                ),
+            ));
+        }
+        found.push(found_name);
+    }
+    Ok(found)
+}
+
+/// Writes what the procedures write, and takes it back: rights, a read-only
+/// server and a full disk show themselves now rather than at the first request.
+async fn rehearse(lent: &mut Lent, table: &Table) -> Result<(), sqlx::Error> {
+    let id = rand::random::<[u8; 32]>();
+    let statements = [
+        "INSERT INTO {table}_renewals (id, nonce, lapses_at) VALUES (?, '', 0)",
+        "UPDATE {table}_renewals SET lapses_at = 1 WHERE id = ?",
+        "DELETE FROM {table}_renewals WHERE id = ?",
+        "INSERT INTO {table} \
+         (id, format, state, nonce, token, attempt, fingerprint, lapses_at, retention, expires_at) \
+         VALUES (?, 1, 5, '', 0, 0, '', 0, 0, 0)",
+        "UPDATE {table} SET token = 1 WHERE id = ?",
+        "DELETE FROM {table} WHERE id = ?",
+    ];
+    sqlx::raw_sql("START TRANSACTION").execute(lent.get()).await?;
+    for statement in statements {
+        sqlx::query(AssertSqlSafe(table.in_statement(statement)))
+            .bind(&id[..])
+            .persistent(false)
+            .execute(lent.get())
+            .await?;
+    }
+    sqlx::raw_sql("ROLLBACK").execute(lent.get()).await?;
+    let look_up = table.in_statement("CALL {table}_look_up(?)");
+    sqlx::query(AssertSqlSafe(look_up))
+        .bind(&id[..])
+        .fetch_all(lent.get())
+        .await?;
+    Ok(())
+}

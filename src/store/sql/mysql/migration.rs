@@ -1,0 +1,75 @@
+//! Making tables and procedures.
+
+use std::time::Duration;
+
+use sqlx::{AssertSqlSafe, MySqlPool, Row};
+
+use super::calls::Lent;
+use super::checks::version;
+use super::errors::meaning;
+use crate::store::sql::{DEFAULT_TABLE, Table, failed};
+use crate::store::{StoreError, StoreErrorKind};
+
+/// What is published is what is run.
+const SQL: &str = include_str!("../../../../docs/sql/mysql.sql");
+/// For one migration at a time, on the whole server.
+const LOCK: &str = "tower-idempotency migration";
+/// How long one waits for the other.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The lock, and the `sql_mode` that the statements set, are the session's:
+/// whatever happens, they end with the connection, which is not given back.
+pub(super) async fn migrate(pool: &MySqlPool, table: &Table) -> Result<(), StoreError> {
+    let mut lent = Lent::from(pool).await?;
+    let locked = sqlx::query("SELECT GET_LOCK(?, ?)")
+        .bind(LOCK)
+        .bind(PATIENCE.as_secs())
+        .fetch_one(lent.get())
+        .await
+        .map_err(|error| failed(error, meaning))?;
+    if locked.try_get::<Option<i64>, _>(0).ok().flatten() != Some(1) {
+        return Err(StoreError::new(
+            StoreErrorKind::Contention,
+            format!("the lock `{LOCK}` was not to be had: another process holds it"),
+        ));
+    }
+    version(&mut lent, table).await?;
+    for statement in statements(table) {
+        sqlx::raw_sql(AssertSqlSafe(statement))
+            .execute(lent.get())
+            .await
+            .map_err(|error| failed(error, meaning))?;
+    }
+    Ok(())
+}
+
+/// The statements between the two lines that are for the client program.
+fn statements(table: &Table) -> impl Iterator<Item = String> {
+    let (_, text) = SQL.split_once("\nDELIMITER //\n").expect("it begins so");
+    let (text, _) = text.split_once("\nDELIMITER ;\n").expect("it ends so");
+    let text = text.replace(DEFAULT_TABLE, "{table}");
+    let statements: Vec<_> = text
+        .split("\n//\n")
+        .filter(|statement| !statement.trim().is_empty())
+        .map(|statement| table.in_statement(statement))
+        .collect();
+    statements.into_iter()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_published_text_is_a_statement_for_each_thing_and_names_one_table() {
+        let table = Table::new("shop.keys").unwrap();
+        let statements: Vec<_> = statements(&table).collect();
+        assert_eq!(statements.len(), 12, "{statements:#?}");
+        for statement in &statements {
+            assert!(!statement.contains(DEFAULT_TABLE), "{statement}");
+        }
+        assert!(statements[2].contains("IF NOT EXISTS shop.keys ("));
+        assert!(statements[3].contains("PROCEDURE IF NOT EXISTS shop.keys_hold"));
+        assert!(statements[11].contains("PROCEDURE IF NOT EXISTS shop.keys_purge"));
+    }
+}

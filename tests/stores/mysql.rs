@@ -1,0 +1,175 @@
+//! MySQL and MariaDB.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use sqlx::mysql::{MySqlConnectOptions, MySqlPoolOptions};
+use sqlx::{AssertSqlSafe, MySqlPool};
+use tower_idempotency::store::{Claim, Claimed, Lease, Record, RecordState};
+use tower_idempotency::{
+    Completion, Fingerprint, MySqlStore, Nonce, RecordId, ScopeDigest, store::Store,
+};
+
+mod cancelled;
+mod faults;
+mod migrating;
+mod operations;
+mod purging;
+mod racing;
+mod refusals;
+mod round_trips;
+mod transactions;
+mod unreadable;
+
+fn url() -> MySqlConnectOptions {
+    let url = std::env::var("TEST_MYSQL_URL").expect(
+        "TEST_MYSQL_URL is not set: run `scripts/test`, or `eval \"$(scripts/servers start)\"`, \
+         or set it to the URL of a MySQL or MariaDB server whose user may create databases' \
+         tables, procedures and users",
+    );
+    url.parse().expect("TEST_MYSQL_URL is a mysql:// URL")
+}
+
+/// A table that no other test has.
+fn table() -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    format!("t{}_{count}", now.as_micros())
+}
+
+struct Place {
+    pool: MySqlPool,
+    table: String,
+    store: MySqlStore,
+}
+
+impl Place {
+    /// A store in a table of its own, on a pool of this many connections.
+    async fn new(connections: u32) -> Self {
+        let pool = MySqlPoolOptions::new().max_connections(connections);
+        Self::on(pool.connect_with(url()).await.unwrap()).await
+    }
+
+    async fn on(pool: MySqlPool) -> Self {
+        let table = table();
+        let builder = MySqlStore::builder(pool.clone())
+            .table(&table)
+            .purge_every(Duration::from_secs(86_400));
+        builder.migrate().await.unwrap();
+        let store = builder.open().await.unwrap();
+        Self { pool, table, store }
+    }
+
+    /// Runs a statement with the table's name for `{t}`.
+    async fn run(&self, statement: &str) {
+        run(&self.pool, &self.sql(statement)).await;
+    }
+
+    fn sql(&self, statement: &str) -> String {
+        statement.replace("{t}", &self.table)
+    }
+
+    /// The one number that a query answers.
+    async fn number(&self, query: &str) -> i64 {
+        sqlx::query_scalar(AssertSqlSafe(self.sql(query)))
+            .fetch_one(&self.pool)
+            .await
+            .unwrap()
+    }
+
+    async fn acquire(&self, claim: &Claim) -> Lease {
+        acquired(self.store.claim(claim).await.unwrap())
+    }
+
+    /// Calls done on the way do not say whether a transaction is left open.
+    async fn has_open_transaction(&self) -> bool {
+        let ids: i64 = sqlx::query_scalar(
+            "SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_mysql_thread_id = CONNECTION_ID()",
+        )
+        .fetch_one(&self.pool)
+        .await
+        .unwrap();
+        ids != 0
+    }
+}
+
+async fn run(pool: &MySqlPool, statement: &str) {
+    sqlx::raw_sql(AssertSqlSafe(statement))
+        .execute(pool)
+        .await
+        .unwrap();
+}
+
+fn claim(id: u8) -> Claim {
+    let scope = ScopeDigest::from_bytes([7; 32]);
+    Claim::new(
+        RecordId::from_bytes([id; 32]),
+        scope,
+        Fingerprint::from_bytes([9; 32]),
+    )
+}
+
+/// The same request, by another process.
+fn another(claim: &Claim) -> Claim {
+    let mut another = *claim;
+    another.nonce = Nonce::random();
+    another
+}
+
+fn paid(body: impl Into<bytes::Bytes>) -> tower_idempotency::store::Outcome {
+    let completion = Completion::new(http::StatusCode::CREATED, body, SystemTime::now());
+    tower_idempotency::store::Outcome::Completed(completion.into())
+}
+
+#[track_caller]
+fn acquired(claimed: Claimed) -> Lease {
+    match claimed {
+        Claimed::Acquired(lease) => lease,
+        other => panic!("not acquired: {other:?}"),
+    }
+}
+
+#[track_caller]
+fn found(claimed: Claimed) -> Record {
+    match claimed {
+        Claimed::Found(record) => record,
+        other => panic!("not found: {other:?}"),
+    }
+}
+
+#[track_caller]
+fn is_in_flight(claimed: Claimed) {
+    let record = found(claimed);
+    assert!(
+        matches!(record.state, RecordState::InFlight { .. }),
+        "{record:?}"
+    );
+}
+
+#[track_caller]
+fn body(claimed: Claimed) -> bytes::Bytes {
+    match found(claimed).state {
+        RecordState::Completed { completion, .. } => completion.body.clone(),
+        other => panic!("not completed: {other:?}"),
+    }
+}
+
+/// Waits until somebody waits for a lock on a table of this name.
+async fn until_one_waits(place: &Place) {
+    let query = "SELECT COUNT(*) FROM information_schema.innodb_trx \
+                 WHERE trx_state = 'LOCK WAIT' AND trx_query LIKE '%{t}%'";
+    let looks = MySqlPoolOptions::new().connect_with(url()).await.unwrap();
+    for _ in 0..1000 {
+        let waiting: i64 = sqlx::query_scalar(AssertSqlSafe(place.sql(query)))
+            .fetch_one(&looks)
+            .await
+            .unwrap();
+        if waiting > 0 {
+            return;
+        }
+        // The catalogue is refreshed every tenth of a second.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("nobody waits for a lock");
+}

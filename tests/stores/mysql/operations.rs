@@ -1,0 +1,289 @@
+use std::time::Duration;
+
+use sqlx::mysql::MySqlPoolOptions;
+use tower_idempotency::OnLapsedLease;
+use tower_idempotency::store::{
+    Claimed, Forgotten, Outcome, RecordState, Release, Store, StoreErrorKind, Tenure,
+};
+
+use super::{Place, acquired, another, body, claim, found, is_in_flight, paid, run, url};
+
+/// One life of a record after another, as any session has to live it.
+async fn lives(place: &Place) {
+    let store = &place.store;
+
+    let first = claim(1);
+    assert!(store.look_up(&first.id).await.unwrap().is_none());
+    let lease = place.acquire(&first).await;
+    assert_eq!(lease.attempt, 1);
+    let again = place.acquire(&first).await;
+    assert_eq!((again.token, again.attempt), (lease.token, 1));
+    match found(store.claim(&another(&first)).await.unwrap()).state {
+        RecordState::InFlight { lapses_in, .. } => {
+            assert!(lapses_in <= first.lease, "{lapses_in:?}");
+            assert!(lapses_in > first.lease / 2, "{lapses_in:?}");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(store.renew(&lease).await.unwrap(), Tenure::Held);
+    let stale = tower_idempotency::store::Lease::new(&another(&first), lease.token, 1);
+    assert_eq!(store.renew(&stale).await.unwrap(), Tenure::Lost);
+    assert_eq!(
+        store.complete(&stale, &paid("x")).await.unwrap(),
+        Tenure::Lost
+    );
+    assert_eq!(
+        store.complete(&lease, &paid("one")).await.unwrap(),
+        Tenure::Held
+    );
+    for _ in 0..2 {
+        assert_eq!(
+            body(store.claim(&another(&first)).await.unwrap()),
+            "one",
+            "a replay"
+        );
+        assert_eq!(
+            store.complete(&lease, &paid("two")).await.unwrap(),
+            Tenure::Held
+        );
+        assert_eq!(store.renew(&lease).await.unwrap(), Tenure::Held);
+        let release = store.release(&first.id, &first.nonce, Release::Tombstone);
+        assert_eq!(release.await.unwrap(), Tenure::Lost);
+    }
+    assert_eq!(
+        store.forget(&first.id, false).await.unwrap(),
+        Forgotten::Gone
+    );
+    assert_eq!(
+        store.forget(&first.id, false).await.unwrap(),
+        Forgotten::Absent
+    );
+
+    let second = claim(2);
+    let lease = place.acquire(&second).await;
+    let release = store.release(&second.id, &second.nonce, Release::Tombstone);
+    assert_eq!(release.await.unwrap(), Tenure::Held);
+    assert_eq!(store.renew(&lease).await.unwrap(), Tenure::Lost);
+    let record = store.look_up(&second.id).await.unwrap().unwrap();
+    assert!(matches!(record.state, RecordState::Released));
+    let next = place.acquire(&another(&second)).await;
+    assert_eq!(next.attempt, 2);
+    assert!(next.token > lease.token);
+    assert_eq!(
+        store.complete(&lease, &paid("late")).await.unwrap(),
+        Tenure::Lost
+    );
+    assert_eq!(
+        store.forget(&second.id, false).await.unwrap(),
+        Forgotten::InFlight
+    );
+    let outcome = Outcome::Sealed {
+        retention: Duration::from_secs(60),
+    };
+    assert_eq!(store.complete(&next, &outcome).await.unwrap(), Tenure::Held);
+    let sealed = found(store.claim(&another(&second)).await.unwrap());
+    assert!(matches!(sealed.state, RecordState::Sealed { .. }));
+
+    let mut third = claim(3);
+    third.on_lapsed_lease = OnLapsedLease::Refuse;
+    let lease = place.acquire(&third).await;
+    let release = store.release(&third.id, &third.nonce, Release::Unknown);
+    assert_eq!(release.await.unwrap(), Tenure::Held);
+    assert_eq!(store.renew(&lease).await.unwrap(), Tenure::Lost);
+    let record = found(store.claim(&another(&third)).await.unwrap());
+    assert!(matches!(record.state, RecordState::Lapsed { .. }));
+    let mut by_hand = another(&third);
+    by_hand.by_hand = true;
+    let resolved = place.acquire(&by_hand).await;
+    assert_eq!(resolved.attempt, 2);
+    is_in_flight(store.claim(&another(&third)).await.unwrap());
+    assert_eq!(
+        store.complete(&lease, &paid("late")).await.unwrap(),
+        Tenure::Lost
+    );
+
+    // The record is gone, the answer is not.
+    let fourth = claim(4);
+    let lease = place.acquire(&fourth).await;
+    assert_eq!(
+        store.forget(&fourth.id, true).await.unwrap(),
+        Forgotten::Gone
+    );
+    assert_eq!(store.renew(&lease).await.unwrap(), Tenure::Lost);
+    assert_eq!(
+        store.complete(&lease, &paid("kept")).await.unwrap(),
+        Tenure::Held
+    );
+    assert_eq!(body(store.claim(&another(&fourth)).await.unwrap()), "kept");
+    assert!(!place.has_open_transaction().await);
+}
+
+#[tokio::test]
+async fn a_record_lives_as_the_contract_says() {
+    lives(&Place::new(1).await).await;
+}
+
+#[tokio::test]
+async fn what_a_session_is_set_to_changes_nothing() {
+    for settings in [
+        "SET autocommit = 0",
+        "SET SESSION TRANSACTION ISOLATION LEVEL SERIALIZABLE",
+        "SET SESSION TRANSACTION ISOLATION LEVEL READ UNCOMMITTED",
+        "SET time_zone = '+09:00'",
+        "SET sql_mode = ''",
+        "SET sql_mode = 'ANSI'",
+        "SET sql_mode = 'TRADITIONAL,NO_BACKSLASH_ESCAPES'",
+        "SET NAMES latin1, sql_safe_updates = 1, sql_select_limit = 1",
+        "SET innodb_lock_wait_timeout = 1, completion_type = 'CHAIN'",
+    ] {
+        let pool = MySqlPoolOptions::new()
+            .max_connections(1)
+            .after_connect(move |connection, _| {
+                Box::pin(async move {
+                    sqlx::raw_sql(settings).execute(connection).await?;
+                    Ok(())
+                })
+            });
+        println!("{settings}");
+        lives(&Place::on(pool.connect_with(url()).await.unwrap()).await).await;
+    }
+}
+
+#[tokio::test]
+async fn a_session_that_never_commits_sees_what_others_did_since() {
+    let pool = MySqlPoolOptions::new().max_connections(1);
+    let pool = pool.connect_with(url()).await.unwrap();
+    let one = Place::on(pool).await;
+    let lease = one.acquire(&claim(1)).await;
+    one.run("SET autocommit = 0").await;
+    // Its snapshot is from here, unless the store ends the transaction.
+    one.number("SELECT COUNT(*) FROM {t}").await;
+    let other = MySqlPoolOptions::new().connect_with(url()).await.unwrap();
+    let other = tower_idempotency::MySqlStore::builder(other)
+        .table(&one.table)
+        .open()
+        .await
+        .unwrap();
+    other.complete(&lease, &paid("done")).await.unwrap();
+    assert_eq!(
+        body(one.store.claim(&another(&claim(1))).await.unwrap()),
+        "done"
+    );
+}
+
+#[tokio::test]
+async fn every_byte_and_a_mebibyte_come_back() {
+    let place = Place::new(1).await;
+    let bytes: Vec<u8> = (0..1 << 20u32).map(|at| (at % 256) as u8).collect();
+    for (id, bytes) in [(1, Vec::new()), (2, (0..=255).collect()), (3, bytes)] {
+        let lease = place.acquire(&claim(id)).await;
+        place
+            .store
+            .complete(&lease, &paid(bytes.clone()))
+            .await
+            .unwrap();
+        assert_eq!(
+            body(place.store.claim(&another(&claim(id))).await.unwrap()),
+            bytes
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_renewed_lease_lapses_when_it_was_renewed_to() {
+    let place = Place::new(1).await;
+    let mut short = claim(1);
+    short.lease = Duration::from_millis(1);
+    short.retention = Duration::from_secs(60);
+    let mut lease = place.acquire(&short).await;
+    let long = another(&short);
+    lease.claim.lease = Duration::from_secs(60);
+    // It has lapsed by now, and nobody took it.
+    assert_eq!(place.store.renew(&lease).await.unwrap(), Tenure::Held);
+    is_in_flight(place.store.claim(&long).await.unwrap());
+    // A claim by its own nonce finds it too.
+    assert_eq!(place.acquire(&short).await.attempt, 1);
+    place.run("UPDATE {t}_renewals SET lapses_at = 1").await;
+    assert_eq!(acquired(place.store.claim(&long).await.unwrap()).attempt, 2);
+    assert_eq!(place.store.renew(&lease).await.unwrap(), Tenure::Lost);
+}
+
+#[tokio::test]
+async fn past_its_end_a_record_is_as_good_as_absent() {
+    let place = Place::new(1).await;
+    for state in 1..=5 {
+        let claim = claim(state);
+        let lease = place.acquire(&claim).await;
+        match state {
+            1 => {}
+            2 => drop(
+                place
+                    .store
+                    .release(&claim.id, &claim.nonce, Release::Unknown)
+                    .await,
+            ),
+            3 => drop(place.store.complete(&lease, &paid("x")).await),
+            4 => {
+                let retention = Duration::from_secs(9);
+                drop(
+                    place
+                        .store
+                        .complete(&lease, &Outcome::Sealed { retention })
+                        .await,
+                );
+            }
+            _ => drop(
+                place
+                    .store
+                    .release(&claim.id, &claim.nonce, Release::Tombstone)
+                    .await,
+            ),
+        }
+        place
+            .run("UPDATE {t} SET expires_at = 1, lapses_at = 1, retention = 1")
+            .await;
+        assert!(place.store.look_up(&claim.id).await.unwrap().is_none());
+        assert_eq!(place.store.renew(&lease).await.unwrap(), Tenure::Lost);
+        let release = place
+            .store
+            .release(&claim.id, &claim.nonce, Release::Tombstone);
+        assert_eq!(release.await.unwrap(), Tenure::Lost);
+        let mut other = another(&claim);
+        other.fingerprint = tower_idempotency::Fingerprint::from_bytes([1; 32]);
+        let next = place.acquire(&other).await;
+        assert_eq!(next.attempt, 1, "state {state}");
+        assert!(next.token > lease.token);
+    }
+    assert_eq!(place.number("SELECT COUNT(*) FROM {t}").await, 5);
+}
+
+#[tokio::test]
+async fn tokens_grow_though_the_clock_goes_back() {
+    let place = Place::new(1).await;
+    let first = claim(1);
+    place.acquire(&first).await;
+    place
+        .run("UPDATE {t} SET token = 9007199254740000, state = 5")
+        .await;
+    let next = place.acquire(&another(&first)).await;
+    assert_eq!(next.token.get(), 9_007_199_254_740_001);
+    place
+        .run("UPDATE {t} SET token = 9007199254740991, state = 5")
+        .await;
+    let beyond = place.store.claim(&another(&first)).await.unwrap_err();
+    assert_eq!(beyond.kind(), StoreErrorKind::Unreadable);
+}
+
+#[tokio::test]
+async fn a_table_can_be_in_another_database() {
+    let place = Place::new(1).await;
+    run(&place.pool, "CREATE DATABASE IF NOT EXISTS elsewhere").await;
+    let table = format!("elsewhere.{}", place.table);
+    let builder = tower_idempotency::MySqlStore::builder(place.pool.clone()).table(&table);
+    builder.migrate().await.unwrap();
+    let store = builder.open().await.unwrap();
+    let claimed = store.claim(&claim(1)).await.unwrap();
+    assert!(matches!(claimed, Claimed::Acquired(_)));
+    assert_eq!(place.number("SELECT COUNT(*) FROM {t}").await, 0);
+    run(&place.pool, "DROP DATABASE elsewhere").await;
+}
