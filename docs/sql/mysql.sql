@@ -98,7 +98,7 @@ BEGIN
   DECLARE v_token, v_attempt, v_lapses_at, v_retention, v_expires_at, v_renewed, v_now BIGINT;
   DECLARE v_nonce BINARY(16);
   DECLARE v_fingerprint BINARY(32);
-  DECLARE v_locks, v_over, v_free, v_lost TINYINT DEFAULT FALSE;
+  DECLARE v_locks, v_over, v_free, v_there TINYINT DEFAULT FALSE;
   DECLARE EXIT HANDLER FOR SQLEXCEPTION BEGIN ROLLBACK; RESIGNAL; END;
 
   again: LOOP
@@ -132,9 +132,10 @@ BEGIN
     SET v_now = TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6));
 
     IF v_state IS NULL AND v_locks THEN
-      ROLLBACK;
-      IF EXISTS (SELECT 1 FROM idempotency_records WHERE id = p_id) THEN
-        COMMIT;
+      -- Not IF EXISTS: what is no statement of its own reads under a lock.
+      SELECT COUNT(*) INTO v_there FROM idempotency_records WHERE id = p_id;
+      COMMIT;
+      IF v_there THEN
         SELECT 2 AS outcome;
         LEAVE again;
       END IF;
@@ -143,18 +144,18 @@ BEGIN
     END IF;
 
     IF v_state IS NULL THEN
-      SET v_lost = FALSE;
+      SET v_there = FALSE;
       COMMIT;
       SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
       START TRANSACTION;
       BEGIN
-        DECLARE CONTINUE HANDLER FOR 1062 SET v_lost = TRUE;
+        DECLARE CONTINUE HANDLER FOR 1062 SET v_there = TRUE;
         INSERT INTO idempotency_records
             (id, format, state, nonce, token, attempt, fingerprint, lapses_at, retention, expires_at)
           VALUES (p_id, 1, 1, p_nonce, v_now, 1, p_fingerprint, v_now + p_lease, p_retention,
                   IF(p_stays, NULL, v_now + p_lease + p_retention));
       END;
-      IF v_lost THEN
+      IF v_there THEN
         ROLLBACK;
         ITERATE again;
       END IF;

@@ -1,0 +1,109 @@
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use tower_idempotency::store::{Release, Store};
+
+use super::{Place, acquired, another, body, claim, paid};
+
+/// Polls a future so many times, then drops it; whether it ended before.
+async fn cut_off<F: Future>(future: F, polls: usize) -> bool {
+    let mut future = pin!(future);
+    let mut left = polls;
+    poll_fn(|context| {
+        if left == 0 {
+            return Poll::Ready(false);
+        }
+        left -= 1;
+        match future.as_mut().poll(context) {
+            Poll::Ready(_) => Poll::Ready(true),
+            // Its own wake-up comes at once if it is the last poll.
+            Poll::Pending if left == 0 => Poll::Ready(false),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_call_dropped_at_any_await_leaves_nothing_on_the_pools_connection() {
+    let place = Place::new(1).await;
+    let store = &place.store;
+    let big: Vec<u8> = (0..1 << 20u32).map(|at| (at % 251) as u8).collect();
+    let lease = place.acquire(&claim(200)).await;
+    store.complete(&lease, &paid(big.clone())).await.unwrap();
+
+    let mut whole = [false; 5];
+    for polls in 1..400 {
+        let first = another(&claim(1));
+        let lease = match store.claim(&first).await.unwrap() {
+            tower_idempotency::store::Claimed::Acquired(lease) => lease,
+            other => panic!("{other:?}"),
+        };
+        let by_hand = claim(2);
+        let answer = paid(big.clone());
+        whole[0] |= cut_off(store.claim(&by_hand), polls).await;
+        check(&place).await;
+        whole[1] |= cut_off(store.renew(&lease), polls).await;
+        check(&place).await;
+        whole[2] |= cut_off(store.complete(&lease, &answer), polls).await;
+        check(&place).await;
+        whole[3] |= cut_off(store.claim(&another(&claim(200))), polls).await;
+        check(&place).await;
+        assert_eq!(body(store.claim(&another(&claim(200))).await.unwrap()), big);
+        let release = store.release(&first.id, &first.nonce, Release::Tombstone);
+        whole[4] |= cut_off(release, polls).await;
+        check(&place).await;
+        store.forget(&first.id, true).await.unwrap();
+        if whole == [true; 5] {
+            return;
+        }
+    }
+    panic!("not every call ended: {whole:?}");
+}
+
+/// The next one that gets the connection finds it clean, and its own answer.
+async fn check(place: &Place) {
+    assert_eq!(place.number("SELECT 42").await, 42);
+    assert!(!place.has_open_transaction().await);
+}
+
+/// Neither does a call that the server itself ends in the middle.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_is_killed_leaves_no_transaction_open() {
+    let place = Place::new(3).await;
+    place.acquire(&claim(1)).await;
+    place
+        .run(
+            "UPDATE {t} SET lapses_at = 1; \
+             INSERT INTO {t}_renewals SELECT id, nonce, 1 FROM {t}",
+        )
+        .await;
+    let mut renewal = place.pool.begin().await.unwrap();
+    let lock = place.sql("SELECT 1 FROM {t}_renewals FOR UPDATE");
+    sqlx::query(sqlx::AssertSqlSafe(lock))
+        .fetch_all(&mut *renewal)
+        .await
+        .unwrap();
+    let store = place.store.clone();
+    let taker = tokio::spawn(async move { store.claim(&another(&claim(1))).await });
+    super::until_one_waits(&place).await;
+    let waiting = "SELECT CAST(trx_mysql_thread_id AS SIGNED) FROM information_schema.innodb_trx \
+                   WHERE trx_state = 'LOCK WAIT' AND trx_query LIKE '%{t}%'";
+    let id = place.number(waiting).await;
+    place.run(&format!("KILL QUERY {id}")).await;
+    taker.await.unwrap().unwrap_err();
+    renewal.rollback().await.unwrap();
+    // It had the record's row locked.
+    for _ in 0..100 {
+        let claimed = place.store.claim(&another(&claim(1))).await.unwrap();
+        if matches!(claimed, tower_idempotency::store::Claimed::Acquired(_)) {
+            acquired(claimed);
+            return;
+        }
+        // The server notices a closed connection when it gets to it.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("the row stays locked");
+}

@@ -134,16 +134,17 @@ async fn what_a_session_is_set_to_changes_nothing() {
         "SET sql_mode = 'ANSI'",
         "SET sql_mode = 'TRADITIONAL,NO_BACKSLASH_ESCAPES'",
         "SET NAMES latin1, sql_safe_updates = 1, sql_select_limit = 1",
-        "SET innodb_lock_wait_timeout = 1, completion_type = 'CHAIN'",
+        "SET innodb_lock_wait_timeout = 1",
     ] {
-        let pool = MySqlPoolOptions::new()
-            .max_connections(1)
-            .after_connect(move |connection, _| {
-                Box::pin(async move {
-                    sqlx::raw_sql(settings).execute(connection).await?;
-                    Ok(())
-                })
-            });
+        let pool =
+            MySqlPoolOptions::new()
+                .max_connections(1)
+                .after_connect(move |connection, _| {
+                    Box::pin(async move {
+                        sqlx::raw_sql(settings).execute(connection).await?;
+                        Ok(())
+                    })
+                });
         println!("{settings}");
         lives(&Place::on(pool.connect_with(url()).await.unwrap()).await).await;
     }

@@ -1,0 +1,144 @@
+use std::time::Duration;
+
+use tower_idempotency::store::{Release, Store, Tenure};
+use tower_idempotency::{MySqlStore, OnLapsedLease};
+
+use super::{Place, another, claim, paid};
+
+/// As many records past their end.
+async fn fill(place: &Place, count: usize) {
+    let rows: Vec<_> = (0..count)
+        .map(|at| format!("(RPAD('over{at}', 32, '.'), 1, 3, '', 1, 1, '', 1, 1, 1)"))
+        .collect();
+    let insert = "INSERT INTO {t} (id, format, state, nonce, token, attempt, fingerprint, \
+                  lapses_at, retention, expires_at) VALUES ";
+    place.run(&format!("{insert}{}", rows.join(","))).await;
+}
+
+#[tokio::test]
+async fn a_batch_is_five_hundred_and_passes_over_what_is_locked() {
+    let place = Place::new(2).await;
+    fill(&place, 1100).await;
+    let mut connection = place.pool.acquire().await.unwrap();
+    // Which locks the rows that it answers, and no neighbour.
+    let exactly = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED";
+    sqlx::raw_sql(exactly)
+        .execute(&mut *connection)
+        .await
+        .unwrap();
+    let mut handler = sqlx::Connection::begin(&mut *connection).await.unwrap();
+    let lock = place.sql("SELECT 1 FROM {t} WHERE id LIKE 'over1%' FOR UPDATE");
+    let locked = sqlx::query(sqlx::AssertSqlSafe(lock))
+        .fetch_all(&mut *handler)
+        .await
+        .unwrap();
+    let locked = i64::try_from(locked.len()).unwrap();
+    assert_eq!(place.store.purge().await.unwrap(), 500);
+    assert_eq!(
+        place.store.purge().await.unwrap(),
+        u64::try_from(600 - locked).unwrap()
+    );
+    assert_eq!(place.store.purge().await.unwrap(), 0);
+    assert_eq!(place.number("SELECT COUNT(*) FROM {t}").await, locked);
+    handler.rollback().await.unwrap();
+    assert_eq!(
+        place.store.purge().await.unwrap(),
+        u64::try_from(locked).unwrap()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn purges_at_once_remove_each_record_once() {
+    let place = Place::new(4).await;
+    fill(&place, 1500).await;
+    let tasks: Vec<_> = (0..4)
+        .map(|_| {
+            let store = place.store.clone();
+            tokio::spawn(async move {
+                let mut removed = 0;
+                for _ in 0..4 {
+                    removed += store.purge().await.unwrap();
+                }
+                removed
+            })
+        })
+        .collect();
+    let mut removed = 0;
+    for task in tasks {
+        removed += task.await.unwrap();
+    }
+    assert_eq!(removed, 1500);
+}
+
+#[tokio::test]
+async fn what_is_not_over_stays() {
+    let place = Place::new(1).await;
+    let store = &place.store;
+    // Its end by the record's row has come, but it was renewed since.
+    let renewed = claim(1);
+    let lease = place.acquire(&renewed).await;
+    store.renew(&lease).await.unwrap();
+    let mut refuses = claim(2);
+    refuses.on_lapsed_lease = OnLapsedLease::Refuse;
+    place.acquire(&refuses).await;
+    let kept = place.acquire(&claim(3)).await;
+    store.complete(&kept, &paid("kept")).await.unwrap();
+    let over = claim(4);
+    place.acquire(&over).await;
+    place
+        .run(
+            "UPDATE {t} SET lapses_at = 1, retention = 1; \
+             UPDATE {t} SET expires_at = 1 WHERE state = 1 AND expires_at IS NOT NULL",
+        )
+        .await;
+    assert_eq!(store.purge().await.unwrap(), 1);
+    assert_eq!(place.number("SELECT COUNT(*) FROM {t}").await, 3);
+    assert_eq!(store.renew(&lease).await.unwrap(), Tenure::Held);
+    assert_eq!(place.acquire(&another(&over)).await.attempt, 1);
+    // A later version's records are not ours to remove.
+    place.run("UPDATE {t} SET format = 2, expires_at = 1").await;
+    assert_eq!(store.purge().await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn renewals_go_when_what_they_were_of_has_ended() {
+    let place = Place::new(1).await;
+    let store = &place.store;
+    for id in 1..=4 {
+        let lease = place.acquire(&claim(id)).await;
+        store.renew(&lease).await.unwrap();
+        match id {
+            1 => drop(store.complete(&lease, &paid("x")).await.unwrap()),
+            2 => {
+                let release =
+                    store.release(&lease.claim.id, &lease.claim.nonce, Release::Tombstone);
+                release.await.unwrap();
+            }
+            3 => place.run("DELETE FROM {t} WHERE state = 1").await,
+            _ => {}
+        }
+    }
+    store.purge().await.unwrap();
+    let count = "SELECT COUNT(*) FROM {t}_renewals";
+    assert_eq!(place.number(count).await, 4, "none has lapsed");
+    place.run("UPDATE {t}_renewals SET lapses_at = 1").await;
+    store.purge().await.unwrap();
+    assert_eq!(place.number(count).await, 1, "of the one still in flight");
+}
+
+#[tokio::test]
+async fn an_open_store_purges_by_itself_until_it_is_dropped() {
+    let place = Place::new(2).await;
+    let purging = MySqlStore::builder(place.pool.clone())
+        .table(&place.table)
+        .purge_every(Duration::from_millis(5))
+        .open()
+        .await
+        .unwrap();
+    fill(&place, 700).await;
+    let count = "SELECT COUNT(*) FROM {t}";
+    while place.number(count).await > 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    drop(purging);
+}

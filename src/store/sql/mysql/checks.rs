@@ -52,7 +52,8 @@ pub(super) async fn version(lent: &mut Lent, table: &Table) -> Result<Vec<String
         Some((schema, name)) => (Some(schema), name),
         None => (None, &*full),
     };
-    // As bytes: the catalogue's own texts have a collation for each version.
+    // As bytes: the catalogue's own texts have a collation for each version. With
+    // a limit: a session may have a smaller one for queries that have none.
     let sql = "SELECT CAST(table_name AS BINARY), CAST(table_comment AS BINARY) \
                FROM information_schema.tables \
                WHERE table_schema = COALESCE(?, DATABASE()) AND table_name IN (?, CONCAT(?, '_renewals')) \
@@ -60,7 +61,8 @@ pub(super) async fn version(lent: &mut Lent, table: &Table) -> Result<Vec<String
                SELECT CAST(routine_name AS BINARY), CAST(routine_comment AS BINARY) \
                FROM information_schema.routines \
                WHERE routine_schema = COALESCE(?, DATABASE()) AND routine_type = 'PROCEDURE' \
-                 AND LEFT(routine_name, CHAR_LENGTH(?) + 1) = CONCAT(?, '_')";
+                 AND LEFT(routine_name, CHAR_LENGTH(?) + 1) = CONCAT(?, '_') \
+               LIMIT 1000";
     let rows = sqlx::query(sql)
         .bind(schema)
         .bind(name)
@@ -112,7 +114,9 @@ async fn rehearse(lent: &mut Lent, table: &Table) -> Result<(), sqlx::Error> {
         "UPDATE {table} SET token = 1 WHERE id = ?",
         "DELETE FROM {table} WHERE id = ?",
     ];
-    sqlx::raw_sql("START TRANSACTION").execute(lent.get()).await?;
+    sqlx::raw_sql("START TRANSACTION")
+        .execute(lent.get())
+        .await?;
     for statement in statements {
         sqlx::query(AssertSqlSafe(table.in_statement(statement)))
             .bind(&id[..])
