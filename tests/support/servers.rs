@@ -1,0 +1,105 @@
+//! Real servers: those that the environment names, and ones of a test's own,
+//! for tests that are hard on them.
+
+#![allow(dead_code, reason = "each program uses a part of it")]
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::{self, Command};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// The address of a server that all tests share.
+pub(crate) fn url(name: &str) -> String {
+    match env::var(name) {
+        Ok(url) if !url.is_empty() => url,
+        _ => panic!(
+            "{name} is not set: run `scripts/test`, or `eval \"$(scripts/servers start)\"`, or set {name} \
+             to the URL of a server"
+        ),
+    }
+}
+
+/// A directory that nothing else has, below that of the servers if there is
+/// one: who stops them removes it as well.
+pub(crate) fn fresh_directory(name: &str) -> PathBuf {
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    env::var_os("TEST_SERVERS_DIR")
+        .map_or_else(env::temp_dir, PathBuf::from)
+        .join(format!("{name}-{}-{count}", process::id()))
+}
+
+/// A server of a test's own. Stopped when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Server {
+    kind: &'static str,
+    directory: PathBuf,
+    url: String,
+}
+
+impl Server {
+    /// Each of `settings` is a line of the server's configuration.
+    pub(crate) fn start(kind: &'static str, settings: &[&str]) -> Self {
+        let directory = fresh_directory(kind);
+        let url = start_one(kind, &directory, settings);
+        Self {
+            kind,
+            directory,
+            url,
+        }
+    }
+
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Ends it as a crash does: SIGKILL, to all of its processes.
+    pub(crate) fn kill(&self) {
+        self.script("kill");
+    }
+
+    /// Brings it up again on the data that it has, on the same port.
+    pub(crate) fn restart(&self) {
+        assert_eq!(start_one(self.kind, &self.directory, &[]), self.url);
+    }
+
+    /// It keeps its connections and answers nothing.
+    pub(crate) fn freeze(&self) {
+        self.script("freeze");
+    }
+
+    pub(crate) fn thaw(&self) {
+        self.script("thaw");
+    }
+
+    fn script(&self, command: &str) {
+        run(script().arg(command).arg(&self.directory));
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Its directory says what it is if it cannot be stopped.
+        let _ = script().arg("stop").arg(&self.directory).status();
+    }
+}
+
+fn start_one(kind: &str, directory: &Path, settings: &[&str]) -> String {
+    run(script()
+        .args(["start-one", kind])
+        .arg(directory)
+        .args(settings))
+}
+
+fn script() -> Command {
+    Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/servers"))
+}
+
+/// What the script says on its standard output; what goes wrong it says on
+/// that for errors.
+fn run(script: &mut Command) -> String {
+    let output = script.stderr(process::Stdio::inherit()).output();
+    let output = output.expect("scripts/servers runs");
+    assert!(output.status.success(), "{script:?} failed");
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
