@@ -81,6 +81,14 @@
 //! - `encryption`: recorded answers are encrypted before a store gets them
 //!   (`IdempotencyLayerBuilder::encryption`).
 //!
+//! - `sqlite`, `postgres`, `mysql`: [`SqliteStore`], [`PostgresStore`],
+//!   [`MySqlStore`], on the application's own sqlx pool. They need Rust 1.94.
+//! - `redis`: [`RedisStore`], for Redis and Valkey, standalone or Cluster.
+//! - `encryption`: [`Encryption`], recorded answers encrypted at rest.
+//! - `conformance`: [`store::conformance`], the contract of a store as tests
+//!   that any store can run.
+//! - `at-rest`: [`store::AtRest`], answers as bytes, for stores of one's own.
+//!
 //! A feature adds, and changes nothing that was there without it.
 //!
 //! # More
@@ -151,16 +159,15 @@ pub use scope::Scope;
 pub use service::Idempotency;
 #[cfg(feature = "memory")]
 pub use store::memory::{MemoryStats, MemoryStore, MemoryStoreBuilder, WhenFull};
-pub use store::{AnyStore, OnLapsedLease, Store};
-#[cfg(feature = "sqlite")]
-pub use store::sql::sqlite::{SqliteStore, SqliteStoreBuilder};
 #[cfg(feature = "redis")]
 pub use store::redis::{RedisConnection, RedisStore, RedisStoreBuilder};
-#[cfg(feature = "postgres")]
-pub use store::sql::postgres::{PostgresStore, PostgresStoreBuilder};
 #[cfg(feature = "mysql")]
 pub use store::sql::mysql::{MySqlStore, MySqlStoreBuilder};
-pub use store::{OnLapsedLease, Store};
+#[cfg(feature = "postgres")]
+pub use store::sql::postgres::{PostgresStore, PostgresStoreBuilder};
+#[cfg(feature = "sqlite")]
+pub use store::sql::sqlite::{SqliteStore, SqliteStoreBuilder};
+pub use store::{AnyStore, OnLapsedLease, Store};
 
 /// The code in the README and in `docs/` is run with the documentation tests.
 #[cfg(all(doctest, feature = "memory"))]

@@ -26,7 +26,6 @@ pub(crate) mod sql;
 pub(crate) mod stored;
 mod subscription;
 #[cfg(feature = "redis")]
-#[cfg(feature = "postgres")]
 pub(crate) mod wake_ups;
 
 pub use any::AnyStore;

@@ -58,7 +58,9 @@ pub(crate) fn violations(found: &Found, keys: usize, attempts: usize) -> Vec<Str
         if answers.len() != attempts {
             violations.push(format!("{key} was answered {} times", answers.len()));
         }
-        let foreign = answers.iter().filter(|answer| answer.id != executions[0].id);
+        let foreign = answers
+            .iter()
+            .filter(|answer| answer.id != executions[0].id);
         if foreign.count() > 0 {
             violations.push(format!("{key} has more than one answer: {answers:?}"));
         }

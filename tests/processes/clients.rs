@@ -39,7 +39,11 @@ pub(crate) async fn attempt(ports: &[u16], keys: usize, attempts: usize) -> (Vec
             let port = ports[(number + attempt) % ports.len()];
             let key = format!("key-{run}-{number}");
             // Every other key is waited for by the servers, not by its clients.
-            let path = if number % 2 == 0 { "payments" } else { "waiting" };
+            let path = if number % 2 == 0 {
+                "payments"
+            } else {
+                "waiting"
+            };
             let uri = format!("http://127.0.0.1:{port}/{path}");
             let (http, requests) = (http.clone(), Arc::clone(&requests));
             let permit = Arc::clone(&permit);

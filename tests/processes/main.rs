@@ -44,7 +44,11 @@ async fn three_processes_on_one_mysql_execute_each_key_once() {
 async fn three_processes_on_one_sqlite_file_execute_each_key_once() {
     let directory = fresh_directory("sqlite");
     std::fs::create_dir_all(&directory).unwrap();
-    once_each(&format!("sqlite:{}", directory.join("records.db").display())).await;
+    once_each(&format!(
+        "sqlite:{}",
+        directory.join("records.db").display()
+    ))
+    .await;
     std::fs::remove_dir_all(&directory).unwrap();
 }
 

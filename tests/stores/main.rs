@@ -1,12 +1,7 @@
-//! The stores for more than one process, against the real thing.
-
-mod sqlite;
-//! Every store against its real server.
-
-mod redis;
-//! Every store against its real server.
-
-mod postgres;
-//! Stores on real servers: `scripts/test` starts them.
+//! The stores for more than one process, each on the real thing: servers come from
+//! `scripts/servers`, which `scripts/test` starts.
 
 mod mysql;
+mod postgres;
+mod redis;
+mod sqlite;

@@ -61,6 +61,116 @@ fn memory(mut address: Address<'_>) -> Result<AnyStore, StoreError> {
     Ok(AnyStore::new("memory", store))
 }
 
+#[cfg(feature = "redis")]
+mod redis {
+    use super::{Address, AnyStore, StoreError};
+    use crate::store::redis::{RedisConnection, RedisStore};
+
+    pub(super) async fn connect(mut address: Address<'_>) -> Result<AnyStore, StoreError> {
+        let prefix = address.take("prefix");
+        let url = address.rest(&["prefix"], &["protocol", "db", "user", "pass"])?;
+        let mut builder = RedisStore::builder(RedisConnection::from_url(&url)?);
+        if let Some(prefix) = prefix {
+            builder = builder.prefix(prefix);
+        }
+        Ok(AnyStore::new("redis", builder.open().await?))
+    }
+
+    pub(super) async fn migrate(address: Address<'_>) -> Result<(), StoreError> {
+        connect(address).await.map(drop)
+    }
+}
+
+/// An SQL engine: its pool, and what a driver reads from a URL.
+#[cfg(feature = "_sql")]
+macro_rules! sql {
+    ($engine:ident, $feature:literal, $Store:ident, $Builder:ident, $PoolOptions:ident,
+     $Options:ident, $prepared:expr, $drivers:expr) => {
+        #[cfg(feature = $feature)]
+        mod $engine {
+            use std::time::Duration;
+
+            use sqlx::Connection;
+            use sqlx::$engine::{$Options, $PoolOptions};
+
+            use super::{Address, AnyStore, StoreError, refused};
+            use crate::store::sql::$engine::{$Builder, $Store};
+
+            pub(super) async fn connect(address: Address<'_>) -> Result<AnyStore, StoreError> {
+                let store = builder(address)?.open().await?;
+                Ok(AnyStore::new($feature, store))
+            }
+
+            pub(super) async fn migrate(address: Address<'_>) -> Result<(), StoreError> {
+                builder(address)?.migrate().await
+            }
+
+            fn builder(mut address: Address<'_>) -> Result<$Builder, StoreError> {
+                let table = address.take("table");
+                let most = address.take_number("max_connections")?.unwrap_or(10);
+                let most = u32::try_from(most).ok().filter(|most| *most > 0);
+                let Some(most) = most else {
+                    let message = "`max_connections` in the URL of the store must be at least 1";
+                    return Err(refused(message.to_owned()));
+                };
+                let url = address.rest(&["table", "max_connections"], &$drivers)?;
+                let options: $Options = url.parse().map_err(|_| {
+                    let message = concat!("the URL of the store is no `", $feature, ":` URL: see \
+                        the documentation of AnyStore; reserved characters of a password are \
+                        percent-encoded");
+                    refused(message.to_owned())
+                })?;
+                let prepared: fn($Options) -> $Options = $prepared;
+                let pool = $PoolOptions::new()
+                    .max_connections(most)
+                    .acquire_timeout(Duration::from_secs(5))
+                    // A connection in use is not asked each time whether it lives.
+                    .test_before_acquire(false)
+                    .before_acquire(|connection, meta| {
+                        Box::pin(async move {
+                            if meta.idle_for > Duration::from_secs(1) {
+                                connection.ping().await?;
+                            }
+                            Ok(true)
+                        })
+                    })
+                    .connect_lazy_with(prepared(options));
+                let builder = $Store::builder(pool);
+                Ok(match table {
+                    Some(table) => builder.table(table),
+                    None => builder,
+                })
+            }
+        }
+    };
+}
+
+#[cfg(feature = "_sql")]
+sql!(
+    postgres, "postgres", PostgresStore, PostgresStoreBuilder, PgPoolOptions, PgConnectOptions,
+    |options| options,
+    [
+        "sslmode", "ssl-mode", "sslrootcert", "ssl-root-cert", "ssl-ca", "sslcert", "ssl-cert",
+        "sslkey", "ssl-key", "statement-cache-capacity", "host", "hostaddr", "port", "dbname",
+        "user", "password", "application_name", "options",
+    ]
+);
+#[cfg(feature = "_sql")]
+sql!(
+    mysql, "mysql", MySqlStore, MySqlStoreBuilder, MySqlPoolOptions, MySqlConnectOptions,
+    |options| options,
+    [
+        "sslmode", "ssl-mode", "sslca", "ssl-ca", "sslcert", "ssl-cert", "sslkey", "ssl-key",
+        "charset", "collation", "statement-cache-capacity", "socket", "timezone", "time-zone",
+    ]
+);
+#[cfg(feature = "_sql")]
+sql!(
+    sqlite, "sqlite", SqliteStore, SqliteStoreBuilder, SqlitePoolOptions, SqliteConnectOptions,
+    crate::store::sql::sqlite::durable,
+    ["mode", "cache", "immutable", "vfs"]
+);
+
 macro_rules! off {
     ($($engine:ident: $feature:literal),*) => {$(
         #[cfg(not(feature = $feature))]

@@ -1,0 +1,194 @@
+//! The engines under measurement.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use http::StatusCode;
+use sqlx::mysql::MySqlPoolOptions;
+use sqlx::postgres::PgPoolOptions;
+use tower_idempotency::store::{Claim, Claimed, Lease, Outcome, Release, Store, Tenure};
+use tower_idempotency::{
+    Completion, Fingerprint, MySqlStore, PostgresStore, RecordId, RedisStore, ScopeDigest,
+    SqliteStore,
+};
+
+use crate::{Round, timed};
+
+type Call = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+pub(crate) struct Engine {
+    pub(crate) name: &'static str,
+    store: Arc<dyn Under>,
+    no_op: Box<dyn Fn() -> Call>,
+}
+
+/// `Store` without its type.
+trait Under: Send + Sync {
+    fn claim(self: Arc<Self>, claim: Claim) -> Pin<Box<dyn Future<Output = Claimed> + Send>>;
+    fn complete(self: Arc<Self>, lease: Lease, outcome: Outcome) -> Call;
+    fn release(self: Arc<Self>, lease: Lease) -> Call;
+}
+
+impl<S: Store> Under for S {
+    fn claim(self: Arc<Self>, claim: Claim) -> Pin<Box<dyn Future<Output = Claimed> + Send>> {
+        Box::pin(async move { Store::claim(&*self, &claim).await.unwrap() })
+    }
+
+    fn complete(self: Arc<Self>, lease: Lease, outcome: Outcome) -> Call {
+        Box::pin(async move {
+            let tenure = Store::complete(&*self, &lease, &outcome).await;
+            assert_eq!(tenure.unwrap(), Tenure::Held);
+        })
+    }
+
+    fn release(self: Arc<Self>, lease: Lease) -> Call {
+        Box::pin(async move {
+            let claim = &lease.claim;
+            let tenure = Store::release(&*self, &claim.id, &claim.nonce, Release::Tombstone).await;
+            assert_eq!(tenure.unwrap(), Tenure::Held);
+        })
+    }
+}
+
+impl Engine {
+    fn new(name: &'static str, store: impl Store, no_op: impl Fn() -> Call + 'static) -> Self {
+        Self {
+            name,
+            store: Arc::new(store),
+            no_op: Box::new(no_op),
+        }
+    }
+
+    /// One batch of each.
+    pub(crate) async fn round(&self, at_once: usize, calls: usize) -> Round {
+        let no_op = timed(at_once, calls, |_| (self.no_op)()).await;
+        let claims: Vec<Claim> = (0..calls).map(|_| claim()).collect();
+        let claimed = self.claim(at_once, &claims).await;
+        let mut completion =
+            Completion::new(StatusCode::CREATED, vec![b'x'; 256], SystemTime::now());
+        let json = http::HeaderValue::from_static("application/json");
+        completion.headers.insert(http::header::CONTENT_TYPE, json);
+        completion.retention = Duration::from_secs(600);
+        let outcome = Outcome::Completed(Arc::new(completion));
+        let leases = claimed.1;
+        let complete = timed(at_once, calls, |at| {
+            Arc::clone(&self.store).complete(leases[at].clone(), outcome.clone())
+        });
+        let complete = complete.await;
+        let replay = timed(at_once, calls, |at| {
+            let again = Arc::clone(&self.store).claim(Claim {
+                nonce: claim().nonce,
+                ..claims[at]
+            });
+            Box::pin(async move { assert!(matches!(again.await, Claimed::Found(_))) }) as Call
+        });
+        let replay = replay.await;
+        let others: Vec<Claim> = (0..calls).map(|_| claim()).collect();
+        let leases = self.claim(at_once, &others).await.1;
+        let release = timed(at_once, calls, |at| {
+            Arc::clone(&self.store).release(leases[at].clone())
+        });
+        let release = release.await;
+        Round {
+            no_op,
+            operations: [claimed.0, complete, replay, release],
+        }
+    }
+
+    async fn claim(&self, at_once: usize, claims: &[Claim]) -> (Duration, Vec<Lease>) {
+        let (given, mut leases) = tokio::sync::mpsc::unbounded_channel();
+        let time = timed(at_once, claims.len(), |at| {
+            let claimed = Arc::clone(&self.store).claim(claims[at]);
+            let given = given.clone();
+            Box::pin(async move {
+                let Claimed::Acquired(lease) = claimed.await else {
+                    panic!("a new record is there already");
+                };
+                given.send((at, lease)).unwrap();
+            }) as Call
+        });
+        let time = time.await;
+        drop(given);
+        let mut sorted = Vec::new();
+        while let Some(lease) = leases.recv().await {
+            sorted.push(lease);
+        }
+        sorted.sort_by_key(|(at, _)| *at);
+        (time, sorted.into_iter().map(|(_, lease)| lease).collect())
+    }
+}
+
+fn claim() -> Claim {
+    let id = RecordId::from_bytes(rand::random());
+    let mut claim = Claim::new(
+        id,
+        ScopeDigest::from_bytes([1; 32]),
+        Fingerprint::from_bytes([2; 32]),
+    );
+    claim.lease = Duration::from_secs(600);
+    claim.retention = Duration::from_secs(600);
+    claim
+}
+
+macro_rules! select_1 {
+    ($pool:expr) => {{
+        let pool = $pool.clone();
+        move || {
+            let pool = pool.clone();
+            Box::pin(async move {
+                sqlx::query("SELECT 1").execute(&pool).await.unwrap();
+            }) as Call
+        }
+    }};
+}
+
+/// Those whose address is known. The pool's own ping is left out.
+pub(crate) async fn all() -> Vec<Engine> {
+    let mut engines = Vec::new();
+    let given = |name: &str| {
+        let url = std::env::var(name).ok();
+        if url.is_none() {
+            eprintln!("{name} is not set: left out");
+        }
+        url
+    };
+    if let Some(url) = given("TEST_REDIS_URL") {
+        let connection = redis::Client::open(url).unwrap().get_connection_manager();
+        let connection = connection.await.unwrap();
+        let ping = connection.clone();
+        let store = RedisStore::open(connection).await.unwrap();
+        engines.push(Engine::new("Redis", store, move || {
+            let mut ping = ping.clone();
+            Box::pin(async move { redis::cmd("PING").exec_async(&mut ping).await.unwrap() })
+        }));
+    }
+    if let Some(url) = given("TEST_POSTGRES_URL") {
+        let pool = PgPoolOptions::new()
+            .max_connections(64)
+            .test_before_acquire(false);
+        let pool = pool.connect(&url).await.unwrap();
+        let builder = PostgresStore::builder(pool.clone()).table("bench_records");
+        builder.migrate().await.unwrap();
+        engines.push(Engine::new(
+            "PostgreSQL",
+            builder.open().await.unwrap(),
+            select_1!(pool),
+        ));
+    }
+    if let Some(url) = given("TEST_MYSQL_URL") {
+        let pool = MySqlPoolOptions::new()
+            .max_connections(64)
+            .test_before_acquire(false);
+        let pool = pool.connect(&url).await.unwrap();
+        let builder = MySqlStore::builder(pool.clone()).table("bench_records");
+        builder.migrate().await.unwrap();
+        engines.push(Engine::new(
+            "MariaDB",
+            builder.open().await.unwrap(),
+            select_1!(pool),
+        ));
+    }
+    engines
+}
