@@ -1,18 +1,14 @@
 //! How an operation ends with an outcome.
 
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use tokio::task::yield_now;
 
-use http::StatusCode;
+use crate::record::FencingToken;
+use crate::store::{Claim, Claimed, Lease, Outcome, Release, Tenure};
 
-use crate::record::{Completion, FencingToken};
-use crate::store::{Claim, Claimed, Lease, Outcome, Record, Release, Tenure};
-
-use super::expect::{Checked, broken, completed, ensure, held, in_flight, lost, sealed, told};
-use super::stage::{Stores, at_once, both, random, request, rival};
+use super::answer::{Answer, DAY, answer};
+use super::expect::{Checked, broken, ensure, held, in_flight, lost, sealed, told};
+use super::stage::{Stores, at_once, both, request, rival};
 use super::{Rule, rule};
-
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 pub(super) fn rules() -> Vec<Rule> {
     vec![
@@ -67,34 +63,7 @@ pub(super) fn rules() -> Vec<Rule> {
             "A sealed record is found sealed by every claim, and stays so.",
             a_sealed_record_has_no_answer,
         ),
-        rule(
-            "renewing-what-is-completed-is-held",
-            "A renewal by the nonce that completed is Held and changes nothing.",
-            renewing_what_is_completed_is_held,
-        ),
     ]
-}
-
-/// An answer unlike all others, to be told from them.
-pub(super) struct Answer(pub(super) Arc<Completion>);
-
-pub(super) fn answer() -> Answer {
-    let mut completion = Completion::new(StatusCode::CREATED, random().to_vec(), SystemTime::now());
-    completion
-        .headers
-        .insert("x-answer", "1".parse().expect("a header"));
-    completion.retention = DAY;
-    Answer(Arc::new(completion))
-}
-
-impl Answer {
-    pub(super) fn outcome(&self) -> Outcome {
-        Outcome::Completed(Arc::clone(&self.0))
-    }
-
-    pub(super) fn is_found(&self, what: &str, record: &Record, lease: &Lease) -> Checked {
-        completed(what, record, lease, &self.0)
-    }
 }
 
 async fn a_completion_is_found(stores: Stores) -> Checked {
@@ -196,10 +165,10 @@ async fn a_stale_completion_is_lost(stores: Stores) -> Checked {
         let found = c.find("another claim", &rival(&claim)).await?;
         in_flight("the record after a stale completion", &found, &owner)?;
     }
+    let late = answer().outcome();
     let answer = answer();
     let tenure = b.complete(&owner, &answer.outcome()).await?;
     held("the new owner's completion", tenure)?;
-    let late = self::answer().outcome();
     lost(
         "a stale completion of what is completed",
         a.complete(&stale, &late).await?,
@@ -209,7 +178,7 @@ async fn a_stale_completion_is_lost(stores: Stores) -> Checked {
 }
 
 async fn a_completion_or_a_takeover(stores: Stores) -> Checked {
-    for _ in 0..10 {
+    for turn in 0..16 {
         let Stores { a, b, c } = stores.clone();
         let claim = request();
         let owner = a.acquire("the first claim", &claim).await?;
@@ -217,11 +186,20 @@ async fn a_completion_or_a_takeover(stores: Stores) -> Checked {
         a.release(&claim, Release::Unknown).await?;
         let answer = answer();
         let taking = rival(&claim);
+        // In every order that a few turns of a scheduler make.
+        let (early, late) = (turn % 4, turn / 4);
         let completing = {
             let (owner, outcome) = (owner.clone(), answer.outcome());
-            async move { a.complete(&owner, &outcome).await }
+            async move {
+                give_turns(early).await;
+                a.complete(&owner, &outcome).await
+            }
         };
-        let (completed, taken) = both(completing, async move { b.claim(&taking).await }).await?;
+        let taking_over = async move {
+            give_turns(late).await;
+            b.claim(&taking).await
+        };
+        let (completed, taken) = both(completing, taking_over).await?;
         match (completed, taken) {
             (Tenure::Held, Claimed::Found(record)) => {
                 answer.is_found("what the claim found", &record, &owner)?;
@@ -238,6 +216,12 @@ async fn a_completion_or_a_takeover(stores: Stores) -> Checked {
         }
     }
     Ok(())
+}
+
+async fn give_turns(turns: usize) {
+    for _ in 0..turns {
+        yield_now().await;
+    }
 }
 
 async fn a_completion_of_nothing_is_kept(stores: Stores) -> Checked {
@@ -312,20 +296,6 @@ async fn a_sealed_record_has_no_answer(stores: Stores) -> Checked {
             "releasing it",
             store.release(&claim, Release::Tombstone).await?,
         )?;
-    }
-    Ok(())
-}
-
-async fn renewing_what_is_completed_is_held(stores: Stores) -> Checked {
-    let Stores { a, b, c } = stores;
-    let claim = request();
-    let owner = a.acquire("the first claim", &claim).await?;
-    let answer = answer();
-    a.complete(&owner, &answer.outcome()).await?;
-    for store in [&a, &b] {
-        held("a renewal after the completion", store.renew(&owner).await?)?;
-        let found = c.find("a claim after it", &rival(&claim)).await?;
-        answer.is_found("what a claim after it found", &found, &owner)?;
     }
     Ok(())
 }

@@ -6,9 +6,9 @@ use std::task::Poll;
 
 use tokio::time::timeout;
 
-use crate::store::{Claim, Forgotten, Release, Tenure};
+use crate::store::{Claim, Forgotten, Lease, Release, Tenure};
 
-use super::completing::answer;
+use super::answer::answer;
 use super::expect::{Checked, Failure, ensure, held, in_flight, lost};
 use super::stage::{Handle, PATIENCE, Stores, request, rival};
 use super::{Rule, rule};
@@ -184,7 +184,7 @@ async fn a_claim_can_be_dropped(stores: Stores) -> Checked {
 }
 
 /// The operation ends like any other.
-async fn completes(store: &Handle, other: &Handle, owner: &crate::store::Lease) -> Checked {
+async fn completes(store: &Handle, other: &Handle, owner: &Lease) -> Checked {
     let answer = answer();
     held(
         "the completion",

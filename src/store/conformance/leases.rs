@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
-use crate::store::{Claim, Claimed, Lease, OnLapsedLease, Outcome, Tenure};
+use crate::store::{Claim, OnLapsedLease, Outcome, Tenure};
 
-use super::completing::answer;
+use super::answer::{answer, answer_with};
 use super::expect::{Checked, ensure, held, in_flight, lapsed, lost};
-use super::stage::{LONG, SHORT, SLACK, Stores, request, rival};
+use super::stage::{LONG, SECOND, SHORT, Stores, request, rival};
 use super::{Rule, rule};
 
 pub(super) fn rules() -> Vec<Rule> {
@@ -34,26 +34,6 @@ pub(super) fn rules() -> Vec<Rule> {
             by_hand_takes_over_what_refuse_leaves,
         ),
         rule(
-            "a-renewal-puts-the-end-ahead",
-            "After a renewal no claim acquires for the length of a lease.",
-            a_renewal_puts_the_end_ahead,
-        ),
-        rule(
-            "a-late-renewal-counts",
-            "A renewal after the lapse of a lease that nobody took over is Held, and the lease lives again.",
-            a_late_renewal_counts,
-        ),
-        rule(
-            "a-stale-renewal-is-lost",
-            "A renewal by an owner that was taken over is Lost, and does not put off the end of the new lease.",
-            a_stale_renewal_is_lost,
-        ),
-        rule(
-            "a-renewal-makes-no-record",
-            "A renewal where there is no record is Lost and makes none.",
-            a_renewal_makes_no_record,
-        ),
-        rule(
             "claiming-again-puts-the-end-ahead",
             "A claim by the nonce that holds the record, lapsed or not, gives the same lease with its whole length.",
             claiming_again_puts_the_end_ahead,
@@ -71,6 +51,8 @@ pub(super) fn rules() -> Vec<Rule> {
     ]
 }
 
+const SHORTEST: Duration = Duration::from_nanos(1);
+
 fn brief() -> Claim {
     Claim {
         lease: SHORT,
@@ -80,7 +62,7 @@ fn brief() -> Claim {
 
 async fn a_live_lease_is_not_taken_over(stores: Stores) -> Checked {
     let claim = Claim {
-        lease: Duration::from_secs(1),
+        lease: SECOND,
         ..request()
     };
     let sent = Instant::now();
@@ -162,86 +144,6 @@ async fn by_hand_takes_over_what_refuse_leaves(stores: Stores) -> Checked {
     in_flight("what another claim found", &found, &owner)
 }
 
-async fn a_renewal_puts_the_end_ahead(stores: Stores) -> Checked {
-    let length = Duration::from_secs(1);
-    let claim = Claim {
-        lease: length,
-        // Renewals put off when the record is forgotten, too.
-        retention: length / 2,
-        ..request()
-    };
-    let mut sent = Instant::now();
-    let owner = stores.a.acquire("the first claim", &claim).await?;
-    let next = Claim {
-        lease: LONG,
-        ..rival(&claim)
-    };
-    for _ in 0..5 {
-        sleep(length / 2).await;
-        let before = sent;
-        sent = Instant::now();
-        let renewed = stores.b.renew(&owner).await?;
-        if Instant::now() < before + length {
-            held("a renewal", renewed)?;
-        }
-        if let Claimed::Acquired(_) = stores.c.claim(&next).await? {
-            let early = (sent + length).saturating_duration_since(Instant::now());
-            ensure!(
-                early <= SLACK,
-                "expected no takeover after a renewal, it came {early:?} early"
-            );
-            // The machine is so slow that the lease has lapsed.
-            return Ok(());
-        }
-    }
-    stores.c.acquire_from_on(&next, sent + length).await?;
-    Ok(())
-}
-
-async fn a_late_renewal_counts(stores: Stores) -> Checked {
-    let Stores { a, b, c } = stores;
-    let owner = a.lapsed(&request()).await?;
-    held("a renewal after the lapse", b.renew(&owner).await?)?;
-    let found = c.find("a claim after it", &rival(&owner.claim)).await?;
-    in_flight("what a claim after it found", &found, &owner)
-}
-
-async fn a_stale_renewal_is_lost(stores: Stores) -> Checked {
-    let Stores { a, b, c } = stores;
-    // Were it to renew anything, then for long.
-    let stale = a.lapsed(&request()).await?;
-    let second = Claim {
-        lease: SHORT,
-        ..rival(&stale.claim)
-    };
-    let sent = Instant::now();
-    b.acquire("a claim after the lapse", &second).await?;
-    lost("a stale renewal", a.renew(&stale).await?)?;
-    let owner = c
-        .acquire_from_on(&rival(&stale.claim), sent + SHORT)
-        .await?;
-    lost("a stale renewal", a.renew(&stale).await?)?;
-    let found = b.find("another claim", &rival(&stale.claim)).await?;
-    in_flight("what another claim found", &found, &owner)
-}
-
-async fn a_renewal_makes_no_record(stores: Stores) -> Checked {
-    let Stores { a, b, .. } = stores;
-    let claim = request();
-    let token = a.acquire("a claim elsewhere", &request()).await?.token;
-    lost(
-        "a renewal of nothing",
-        a.renew(&Lease::new(&claim, token, 1)).await?,
-    )?;
-    let first = b.acquire("the first claim", &rival(&claim)).await?;
-    ensure!(
-        first.attempt == 1,
-        "expected attempt 1, it was {}",
-        first.attempt
-    );
-    Ok(())
-}
-
 async fn claiming_again_puts_the_end_ahead(stores: Stores) -> Checked {
     let Stores { a, b, c } = stores;
     // In flight, and lapsed.
@@ -249,7 +151,7 @@ async fn claiming_again_puts_the_end_ahead(stores: Stores) -> Checked {
     let lapsed = a.lapsed(&request()).await?;
     for owner in [alive, lapsed] {
         let claim = Claim {
-            lease: Duration::from_secs(1),
+            lease: SECOND,
             ..owner.claim
         };
         let sent = Instant::now();
@@ -280,7 +182,6 @@ async fn a_claim_by_a_stale_owner_is_a_rival(stores: Stores) -> Checked {
 
 async fn lengths_can_be_extreme(stores: Stores) -> Checked {
     let Stores { a, b, c } = stores;
-    const SHORTEST: Duration = Duration::from_nanos(1);
     let endless = Claim {
         lease: Duration::MAX,
         retention: Duration::MAX,
@@ -291,9 +192,7 @@ async fn lengths_can_be_extreme(stores: Stores) -> Checked {
     a.acquire("the same claim again", &endless).await?;
     let found = b.find("another claim", &rival(&endless)).await?;
     in_flight("what another claim found", &found, &owner)?;
-    let mut completion = (*answer().0).clone();
-    completion.retention = Duration::MAX;
-    let kept = super::completing::Answer(completion.into());
+    let kept = answer_with(|kept| kept.retention = Duration::MAX);
     held(
         "a completion kept for good",
         a.complete(&owner, &kept.outcome()).await?,

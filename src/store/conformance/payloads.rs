@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use crate::record::Completion;
 use crate::store::RecordState;
 
-use super::completing::{Answer, answer};
+use super::answer::answer_with;
 use super::expect::{Checked, broken, ensure, held, sealed, state};
 use super::stage::{Stores, request, rival};
 use super::{Rule, rule};
@@ -50,9 +50,7 @@ pub(super) fn rules() -> Vec<Rule> {
 }
 
 async fn is_kept(stores: &Stores, what: &str, change: impl FnOnce(&mut Completion)) -> Checked {
-    let mut completion = (*answer().0).clone();
-    change(&mut completion);
-    let answer = Answer(completion.into());
+    let answer = answer_with(change);
     let claim = request();
     let owner = stores.a.acquire("the first claim", &claim).await?;
     let tenure = stores.a.complete(&owner, &answer.outcome()).await?;
@@ -68,7 +66,7 @@ async fn every_byte_of_a_body_is_kept(stores: Stores) -> Checked {
         .flat_map(|one| each.iter().flat_map(|other| [*one, *other]))
         .collect();
     is_kept(&stores, "a body of every pair of bytes", |kept| {
-        kept.body = every_pair.into()
+        kept.body = every_pair.into();
     })
     .await?;
     for byte in [0, b'\n', b'\\', b'\'', 0x80, 0xff] {
@@ -115,18 +113,18 @@ fn many_fields(prefix: &str) -> HeaderMap {
 
 async fn headers_are_kept(stores: Stores) -> Checked {
     is_kept(&stores, "many headers", |kept| {
-        kept.headers = many_fields("x-head")
+        kept.headers = many_fields("x-head");
     })
     .await?;
     is_kept(&stores, "no headers", |kept| {
-        kept.headers = HeaderMap::new()
+        kept.headers = HeaderMap::new();
     })
     .await
 }
 
 async fn trailers_are_kept(stores: Stores) -> Checked {
     is_kept(&stores, "many trailers", |kept| {
-        kept.trailers = Some(many_fields("x-trail"))
+        kept.trailers = Some(many_fields("x-trail"));
     })
     .await?;
     is_kept(&stores, "trailers named as the headers are", |kept| {
@@ -146,14 +144,13 @@ async fn a_status_is_kept_or_the_record_sealed(stores: Stores) -> Checked {
     ] {
         let status = StatusCode::from_u16(status).expect("a status");
         is_kept(&stores, &format!("the status {status}"), |kept| {
-            kept.status = status
+            kept.status = status;
         })
         .await?;
     }
     for status in [100, 101, 199, 600, 999] {
-        let mut completion = (*answer().0).clone();
-        completion.status = StatusCode::from_u16(status).expect("a status");
-        let answer = Answer(completion.into());
+        let status = StatusCode::from_u16(status).expect("a status");
+        let answer = answer_with(|kept| kept.status = status);
         let claim = request();
         let owner = a.acquire("the first claim", &claim).await?;
         let what = format!("the completion with status {status}");

@@ -25,6 +25,8 @@ pub(super) const CALLS: usize = 8;
 pub(super) const LONG: Duration = Duration::from_secs(600);
 /// A lease or a retention whose end a rule waits for.
 pub(super) const SHORT: Duration = Duration::from_millis(300);
+/// Such an end that is looked at before it comes, too.
+pub(super) const SECOND: Duration = Duration::from_secs(1);
 /// How long what has to happen may take.
 pub(super) const PATIENCE: Duration = Duration::from_secs(15);
 /// How far past an end something is certain to be over.

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::record::RecordId;
-use crate::store::{Claimed, Forgotten, Outcome, RecordState, Release, Subscription};
+use crate::store::{Claim, Claimed, Forgotten, Outcome, RecordState, Release, Subscription};
 
-use super::completing::answer;
+use super::answer::answer;
 use super::expect::{Checked, broken, ensure, held, state, told};
-use super::stage::{Handle, LONG, PATIENCE, Stores, at_once, request, rival};
+use super::stage::{Handle, LONG, PATIENCE, SHORT, Stores, at_once, both, request, rival};
 use super::{Rule, rule};
 
 pub(super) fn rules() -> Vec<Rule> {
@@ -109,7 +109,7 @@ async fn a_release_wakes_a_waiter(stores: Stores) -> Checked {
     for mut waiter in waiters(&stores, &claim.id).await? {
         waiting.spawn(async move {
             (&mut waiter).await;
-            waiter
+            Some(waiter)
         });
     }
     held(
@@ -183,23 +183,22 @@ async fn waiters_get_their_turn(stores: Stores) -> Checked {
         let claim = rival(&claim);
         async move { turn(&store, &claim).await }
     });
-    let releasing = {
-        let (store, claim) = (stores.b.clone(), claim);
-        async move { store.release(&claim, Release::Tombstone).await }
+    let releasing = async {
+        // They wait by then.
+        sleep(SHORT).await;
+        held(
+            "the release",
+            stores.b.release(&claim, Release::Tombstone).await?,
+        )
     };
-    let mut running = JoinSet::new();
-    running.spawn(at_once(turns.collect::<Vec<_>>()));
-    held("the release", releasing.await?)?;
-    let Ok(Some(ended)) = timeout(2 * PATIENCE, running.join_next()).await else {
-        broken!(
+    let all = at_once(turns.collect::<Vec<_>>());
+    match timeout(2 * PATIENCE, both(all, releasing)).await {
+        Ok(ended) => ended?,
+        Err(_) => broken!(
             "expected each of {WAITERS} waiters to acquire, after {:?} not all had",
             2 * PATIENCE
-        );
+        ),
     };
-    match ended {
-        Ok(turns) => drop(turns?),
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
     let last = stores
         .c
         .acquire("a claim after all", &rival(&claim))
@@ -214,7 +213,7 @@ async fn waiters_get_their_turn(stores: Stores) -> Checked {
 }
 
 /// Waits as the layer does, and releases what it acquires.
-async fn turn(store: &Handle, claim: &crate::store::Claim) -> Checked {
+async fn turn(store: &Handle, claim: &Claim) -> Checked {
     let mut own_turn = None;
     loop {
         let mut changed = store.subscribe(&claim.id).await?;
@@ -222,6 +221,8 @@ async fn turn(store: &Handle, claim: &crate::store::Claim) -> Checked {
         drop(own_turn.take());
         match claimed {
             Claimed::Acquired(_) => {
+                // So long that the others have to wait.
+                sleep(SHORT / 10).await;
                 return held("a release", store.release(claim, Release::Tombstone).await?);
             }
             Claimed::Found(record) => match record.state {

@@ -1,0 +1,220 @@
+//! What can be asked of a [`BrokenStore`].
+
+use std::sync::Arc;
+
+use tokio::task::yield_now;
+use tower_idempotency::store::{
+    Claim, Claimed, Forgotten, Lease, OnLapsedLease, Outcome, Record, Release, Store, StoreError,
+    Subscription, Tenure,
+};
+use tower_idempotency::{Fingerprint, Nonce, RecordId, ScopeDigest};
+
+use super::{BrokenStore, Ends};
+use crate::fault::Fault;
+use crate::row::{State, after, end_of_lapse};
+
+impl Store for BrokenStore {
+    async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
+        self.lock(&claim.id).await?;
+        let mut claim = *claim;
+        claim.id = self.id(&claim.id);
+        let step = {
+            let (mut shared, now) = self.shared();
+            let step = self.step(&shared, &claim, now);
+            if !self.is(Fault::LooksThenClaims) {
+                return Ok(self.take(&mut shared, &claim, step, now));
+            }
+            step
+        };
+        yield_now().await;
+        let (mut shared, now) = self.shared();
+        Ok(self.take(&mut shared, &claim, step, now))
+    }
+
+    async fn renew(&self, lease: &Lease) -> Result<Tenure, StoreError> {
+        self.lock(&lease.claim.id).await?;
+        let id = self.id(&lease.claim.id);
+        let (mut shared, now) = self.shared();
+        let Some(row) = shared.rows.get(&id) else {
+            if self.is(Fault::RenewsNothingIntoSomething) {
+                self.acquire(&mut shared, &lease.claim, now, 0, lease.attempt);
+                return Ok(Tenure::Held);
+            }
+            let over = self.is(Fault::RenewsWhatIsOver) && shared.over.contains_key(&id);
+            return Ok(if over { Tenure::Held } else { Tenure::Lost });
+        };
+        let owned = self.owns(&shared, row, &lease.claim.nonce) || self.is(Fault::RenewsForAnyone);
+        let late = self.is(Fault::RenewsNothingLapsed) && row.is_lapsed(now);
+        let renewed = match row.state {
+            State::InFlight { .. } => !late,
+            State::Completed(_) | State::Sealed => {
+                return Ok(if owned && !self.is(Fault::LosesRenewalsOfCompletions) {
+                    Tenure::Held
+                } else {
+                    Tenure::Lost
+                });
+            }
+            State::Unknown | State::Released => self.is(Fault::RenewsWhatIsReleased),
+        };
+        if !owned || !renewed {
+            return Ok(Tenure::Lost);
+        }
+        if !self.is(Fault::RenewsInWord) {
+            let ends = !self.is(Fault::RenewsOnlyTheLease);
+            let row = shared.rows.get_mut(&id).expect("it was found");
+            let lapses_at = after(now, lease.claim.lease, self.fault);
+            row.state = State::InFlight { lapses_at };
+            if ends {
+                row.until = end_of_lapse(&lease.claim, lapses_at, self.fault);
+            }
+        }
+        Ok(Tenure::Held)
+    }
+
+    async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Tenure, StoreError> {
+        self.lock(&lease.claim.id).await?;
+        let held = {
+            let (mut shared, now) = self.shared();
+            if let Some(tenure) = self.completed_before(&mut shared, lease, outcome, now) {
+                return Ok(tenure);
+            }
+            let held = self.completes(&shared, lease, now);
+            if held && !self.is(Fault::LooksThenCompletes) {
+                self.finish(&mut shared, lease, outcome, now);
+                return Ok(Tenure::Held);
+            }
+            held
+        };
+        if !held {
+            return Ok(Tenure::Lost);
+        }
+        yield_now().await;
+        let (mut shared, now) = self.shared();
+        self.finish(&mut shared, lease, outcome, now);
+        Ok(Tenure::Held)
+    }
+
+    async fn release(
+        &self,
+        id: &RecordId,
+        nonce: &Nonce,
+        how: Release,
+    ) -> Result<Tenure, StoreError> {
+        self.lock(id).await?;
+        let id = self.id(id);
+        let (mut shared, now) = self.shared();
+        let Some(row) = shared.rows.get(&id) else {
+            if self.is(Fault::MakesTombstonesOfNothing) {
+                let scope = ScopeDigest::from_bytes([0; 32]);
+                let print = Fingerprint::from_bytes([0; 32]);
+                let claim = Claim::new(id, scope, print);
+                self.acquire(&mut shared, &claim, now, 0, 1);
+                shared.rows.get_mut(&id).expect("it was made").state = State::Released;
+            }
+            return Ok(Tenure::Lost);
+        };
+        let owned = self.owns(&shared, row, nonce) || self.is(Fault::ReleasesForAnyone);
+        let open = match row.state {
+            State::InFlight { .. } => !(self.is(Fault::LosesLateReleases) && row.is_lapsed(now)),
+            State::Unknown => !self.is(Fault::LosesReleasesOfUnknown),
+            State::Completed(_) | State::Sealed => self.is(Fault::ReleasesCompletions),
+            State::Released => self.is(Fault::HoldsReleasesSentAgain),
+        };
+        if !owned || !open {
+            return Ok(Tenure::Lost);
+        }
+        let row = shared.rows.get_mut(&id).expect("it was found");
+        match how {
+            Release::Tombstone => {
+                row.state = State::Released;
+                let stays = self.is(Fault::KeepsTombstonesForGood);
+                row.until = (!stays).then(|| after(now, row.claim.retention, self.fault));
+                if self.is(Fault::DeletesWhatIsReleased) {
+                    shared.rows.remove(&id);
+                }
+                if self.is(Fault::WakesOneAfterARelease) {
+                    Self::wake_one(&shared, &id);
+                } else if !self.is(Fault::WakesNobodyAfterARelease) {
+                    Self::wake(&shared, &id);
+                }
+            }
+            _ => {
+                if !self.is(Fault::KeepsTheLeaseOfUnknown) {
+                    row.state = State::Unknown;
+                    row.until = end_of_lapse(&row.claim, now, self.fault);
+                }
+                if self.is(Fault::ForgetsUnknownAtOnce)
+                    && row.claim.on_lapsed_lease == OnLapsedLease::Rerun
+                {
+                    row.until = Some(now);
+                }
+                if !self.is(Fault::WakesNobodyAfterUnknown) {
+                    Self::wake(&shared, &id);
+                }
+            }
+        }
+        Ok(Tenure::Held)
+    }
+
+    async fn look_up(&self, id: &RecordId) -> Result<Option<Record>, StoreError> {
+        self.lock(id).await?;
+        let (mut shared, now) = self.shared();
+        let Some(row) = shared.rows.get_mut(&self.id(id)) else {
+            return Ok(None);
+        };
+        if let (State::InFlight { lapses_at }, true) =
+            (&mut row.state, self.is(Fault::RenewsAtALookUp))
+        {
+            *lapses_at = after(now, row.claim.lease, self.fault);
+        }
+        let hidden = self.is(Fault::LooksPastTombstones) && matches!(row.state, State::Released);
+        Ok((!hidden).then(|| row.record(now, self.fault, None)))
+    }
+
+    async fn forget(&self, id: &RecordId, force: bool) -> Result<Forgotten, StoreError> {
+        self.lock(id).await?;
+        let id = self.id(id);
+        let (mut shared, now) = self.shared();
+        let Some(row) = shared.rows.get(&id) else {
+            let wrong = self.is(Fault::ForgetsNothingAsSomething);
+            return Ok(if wrong {
+                Forgotten::Gone
+            } else {
+                Forgotten::Absent
+            });
+        };
+        let force = force || self.is(Fault::ForgetsWhoRuns);
+        if row.is_open() && !row.is_lapsed(now) && !force {
+            return Ok(Forgotten::InFlight);
+        }
+        if matches!(row.state, State::Released) && self.is(Fault::ForgetsNoTombstones) {
+            return Ok(Forgotten::Absent);
+        }
+        shared.rows.remove(&id);
+        if !self.is(Fault::WakesNobodyAfterForgetting) {
+            Self::wake(&shared, &id);
+        }
+        Ok(Forgotten::Gone)
+    }
+
+    async fn subscribe(&self, id: &RecordId) -> Result<Subscription, StoreError> {
+        let id = self.id(id);
+        let (mut shared, _) = self.shared();
+        if self.is(Fault::SubscribesOnlyToRecords) && !shared.rows.contains_key(&id) {
+            return Ok(Subscription::new(std::future::pending()));
+        }
+        let change = Arc::clone(shared.changes.entry(id).or_default());
+        if self.is(Fault::SubscribesAtTheFirstPoll) {
+            return Ok(Subscription::new(async move { change.notified().await }));
+        }
+        let ends = self
+            .is(Fault::EndsEverySubscriptionAtADrop)
+            .then(|| Ends(self.clone(), id));
+        // Sees what changes from now on, polled or not.
+        let changed = change.notified_owned();
+        Ok(Subscription::new(async move {
+            let _ends = ends;
+            changed.await;
+        }))
+    }
+}
