@@ -20,24 +20,24 @@ pub(super) fn rules() -> Vec<Rule> {
         ),
         rule(
             "completing-again-changes-nothing",
-            "A completion by the nonce that completed is Held, from any handle, and the first \
+            "A completion by the nonce that completed is `Held`, from any handle, and the first \
              answer stays.",
             completing_again_changes_nothing,
         ),
         rule(
             "completions-at-once-keep-one-answer",
-            "Of completions by one nonce at once, all are Held, and one of their answers is found \
+            "Of completions by one nonce at once, all are `Held`, and one of their answers is found \
              ever after.",
             completions_at_once_keep_one_answer,
         ),
         rule(
             "a-late-completion-counts",
-            "A completion after the lapse of a lease that nobody took over is Held.",
+            "A completion after the lapse of a lease that nobody took over is `Held`.",
             a_late_completion_counts,
         ),
         rule(
             "a-stale-completion-is-lost",
-            "A completion by an owner that was taken over is Lost, while the new owner runs and \
+            "A completion by an owner that was taken over is `Lost`, while the new owner runs and \
              after it has completed.",
             a_stale_completion_is_lost,
         ),
@@ -48,14 +48,14 @@ pub(super) fn rules() -> Vec<Rule> {
         ),
         rule(
             "a-completion-of-nothing-is-kept",
-            "Where there is no record, a completion is Held, and makes one with the token, attempt \
+            "Where there is no record, a completion is `Held`, and makes one with the token, attempt \
              and fingerprint of its lease.",
             a_completion_of_nothing_is_kept,
         ),
         rule(
             "a-completion-yields-to-a-higher-token",
-            "Over a tombstone, a completion is Held if the tombstone's token is not above its own, \
-             else Lost.",
+            "Over a tombstone, a completion is `Held` if the tombstone's token is not above its own, \
+             else `Lost`.",
             a_completion_yields_to_a_higher_token,
         ),
         rule(

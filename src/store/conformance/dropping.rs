@@ -37,13 +37,13 @@ pub(super) fn rules() -> Vec<Rule> {
         ),
         rule(
             "a-completion-can-be-dropped",
-            "Wherever the future of a completion is dropped, the next one by its nonce is Held, and \
+            "Wherever the future of a completion is dropped, the next one by its nonce is `Held`, and \
              its answer is found.",
             a_completion_can_be_dropped,
         ),
         rule(
             "a-renewal-can-be-dropped",
-            "Wherever the future of a renewal is dropped, the next one is Held and the record stays \
+            "Wherever the future of a renewal is dropped, the next one is `Held` and the record stays \
              in flight.",
             a_renewal_can_be_dropped,
         ),

@@ -13,7 +13,7 @@ pub(super) fn rules() -> Vec<Rule> {
     vec![
         rule(
             "forgetting-spares-who-runs",
-            "Forgetting a live record in flight answers InFlight and changes nothing, unless forced.",
+            "Forgetting a live record in flight answers `InFlight` and changes nothing, unless forced.",
             forgetting_spares_who_runs,
         ),
         rule(
@@ -30,7 +30,7 @@ pub(super) fn rules() -> Vec<Rule> {
         ),
         rule(
             "forgetting-nothing-is-absent",
-            "Forgetting where there is no record, or one that is over, answers Absent.",
+            "Forgetting where there is no record, or one that is over, answers `Absent`.",
             forgetting_nothing_is_absent,
         ),
     ]

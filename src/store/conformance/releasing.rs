@@ -19,27 +19,27 @@ pub(super) fn rules() -> Vec<Rule> {
         ),
         rule(
             "a-release-by-a-stranger-is-lost",
-            "A release by a nonce that does not hold the record is Lost and changes nothing.",
+            "A release by a nonce that does not hold the record is `Lost` and changes nothing.",
             a_release_by_a_stranger_is_lost,
         ),
         rule(
             "a-stale-release-is-lost",
-            "A release by an owner that was taken over is Lost and changes nothing.",
+            "A release by an owner that was taken over is `Lost` and changes nothing.",
             a_stale_release_is_lost,
         ),
         rule(
             "a-late-release-counts",
-            "A release after the lapse of a lease that nobody took over is Held.",
+            "A release after the lapse of a lease that nobody took over is `Held`.",
             a_late_release_counts,
         ),
         rule(
             "a-release-makes-no-record",
-            "A release where there is no record is Lost and makes none.",
+            "A release where there is no record is `Lost` and makes none.",
             a_release_makes_no_record,
         ),
         rule(
             "a-release-never-touches-a-completion",
-            "A release after the completion, by its own nonce, is Lost, and the answer stays.",
+            "A release after the completion, by its own nonce, is `Lost`, and the answer stays.",
             a_release_never_touches_a_completion,
         ),
         rule(

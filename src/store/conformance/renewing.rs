@@ -18,27 +18,27 @@ pub(super) fn rules() -> Vec<Rule> {
         ),
         rule(
             "a-late-renewal-counts",
-            "A renewal after the lapse of a lease that nobody took over is Held, and the lease lives again.",
+            "A renewal after the lapse of a lease that nobody took over is `Held`, and the lease lives again.",
             a_late_renewal_counts,
         ),
         rule(
             "a-stale-renewal-is-lost",
-            "A renewal by an owner that was taken over is Lost, and does not put off the end of the new lease.",
+            "A renewal by an owner that was taken over is `Lost`, and does not put off the end of the new lease.",
             a_stale_renewal_is_lost,
         ),
         rule(
             "a-renewal-makes-no-record",
-            "A renewal where there is no record is Lost and makes none.",
+            "A renewal where there is no record is `Lost` and makes none.",
             a_renewal_makes_no_record,
         ),
         rule(
             "renewing-what-is-completed-is-held",
-            "A renewal by the nonce that completed is Held and changes nothing.",
+            "A renewal by the nonce that completed is `Held` and changes nothing.",
             renewing_what_is_completed_is_held,
         ),
         rule(
             "what-is-released-is-not-renewed",
-            "A renewal by the nonce that released is Lost and brings nothing back.",
+            "A renewal by the nonce that released is `Lost` and brings nothing back.",
             what_is_released_is_not_renewed,
         ),
     ]

@@ -41,7 +41,7 @@ pub(super) fn rules() -> Vec<Rule> {
         ),
         rule(
             "what-is-over-is-absent",
-            "Past its end a record is as good as absent: renewals and releases are Lost, a \
+            "Past its end a record is as good as absent: renewals and releases are `Lost`, a \
              completion is stored.",
             what_is_over_is_absent,
         ),

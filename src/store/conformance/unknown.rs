@@ -17,12 +17,12 @@ pub(super) fn rules() -> Vec<Rule> {
         ),
         rule(
             "unknown-can-be-completed",
-            "A completion by the nonce that released as unknown is Held, unless somebody took over.",
+            "A completion by the nonce that released as unknown is `Held`, unless somebody took over.",
             unknown_can_be_completed,
         ),
         rule(
             "unknown-can-be-released",
-            "A release by the nonce that released as unknown is Held, unless somebody took over.",
+            "A release by the nonce that released as unknown is `Held`, unless somebody took over.",
             unknown_can_be_released,
         ),
     ]

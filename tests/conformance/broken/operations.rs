@@ -124,33 +124,30 @@ impl Store for BrokenStore {
             return Ok(Tenure::Lost);
         }
         let row = shared.rows.get_mut(&id).expect("it was found");
-        match how {
-            Release::Tombstone => {
-                row.state = State::Released;
-                let stays = self.is(Fault::KeepsTombstonesForGood);
-                row.until = (!stays).then(|| after(now, row.claim.retention, self.fault));
-                if self.is(Fault::DeletesWhatIsReleased) {
-                    shared.rows.remove(&id);
-                }
-                if self.is(Fault::WakesOneAfterARelease) {
-                    Self::wake_one(&shared, &id);
-                } else if !self.is(Fault::WakesNobodyAfterARelease) {
-                    Self::wake(&shared, &id);
-                }
+        if how == Release::Tombstone {
+            row.state = State::Released;
+            let stays = self.is(Fault::KeepsTombstonesForGood);
+            row.until = (!stays).then(|| after(now, row.claim.retention, self.fault));
+            if self.is(Fault::DeletesWhatIsReleased) {
+                shared.rows.remove(&id);
             }
-            _ => {
-                if !self.is(Fault::KeepsTheLeaseOfUnknown) {
-                    row.state = State::Unknown;
-                    row.until = end_of_lapse(&row.claim, now, self.fault);
-                }
-                if self.is(Fault::ForgetsUnknownAtOnce)
-                    && row.claim.on_lapsed_lease == OnLapsedLease::Rerun
-                {
-                    row.until = Some(now);
-                }
-                if !self.is(Fault::WakesNobodyAfterUnknown) {
-                    Self::wake(&shared, &id);
-                }
+            if self.is(Fault::WakesOneAfterARelease) {
+                Self::wake_one(&shared, &id);
+            } else if !self.is(Fault::WakesNobodyAfterARelease) {
+                Self::wake(&shared, &id);
+            }
+        } else {
+            if !self.is(Fault::KeepsTheLeaseOfUnknown) {
+                row.state = State::Unknown;
+                row.until = end_of_lapse(&row.claim, now, self.fault);
+            }
+            if self.is(Fault::ForgetsUnknownAtOnce)
+                && row.claim.on_lapsed_lease == OnLapsedLease::Rerun
+            {
+                row.until = Some(now);
+            }
+            if !self.is(Fault::WakesNobodyAfterUnknown) {
+                Self::wake(&shared, &id);
             }
         }
         Ok(Tenure::Held)
