@@ -148,7 +148,7 @@ async fn what_cannot_be_opened_is_store_unavailable_with_a_log_line_and_not_exec
         (
             "not encrypted",
             Box::new(|r| {
-                *kept(r) = Completion::new(StatusCode::CREATED, "forged", std::time::UNIX_EPOCH)
+                *kept(r) = Completion::new(StatusCode::CREATED, "forged", std::time::UNIX_EPOCH);
             }),
         ),
     ];
