@@ -6,6 +6,7 @@ mod records;
 mod row;
 mod setup;
 mod statements;
+mod wake_ups;
 
 use std::fmt;
 use std::path::Path;
@@ -221,8 +222,8 @@ impl Store for SqliteStore {
         self.records.forget(id, force).await
     }
 
-    async fn subscribe(&self, _: &RecordId) -> Result<Subscription, StoreError> {
-        Ok(Subscription::after(crate::store::POLL))
+    async fn subscribe(&self, id: &RecordId) -> Result<Subscription, StoreError> {
+        Ok(self.records.wake_ups.subscribe(id))
     }
 }
 

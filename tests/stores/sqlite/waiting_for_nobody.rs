@@ -1,7 +1,9 @@
 //! Who waits for whose lock, and who does not.
 
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::pin::Pin;
+use std::task::{Context, Waker};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use sqlx::SqlitePool;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode};
@@ -171,4 +173,25 @@ async fn a_call_that_is_given_up_leaves_no_lock_behind() {
     let app = pool_of(&directory.file()).await;
     let transaction = app.begin_with("BEGIN IMMEDIATE").await.unwrap();
     transaction.commit().await.unwrap();
+}
+
+#[tokio::test]
+async fn who_waits_in_the_same_process_is_woken_at_once() {
+    let directory = Directory::new();
+    let store = connect(&directory.file()).await;
+    for number in 0..100 {
+        let start = Instant::now();
+        let lease = acquire(&store, &claim(number)).await;
+        let mut changed = store.subscribe(&id(number)).await.unwrap();
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(Pin::new(&mut changed).poll(&mut cx).is_pending());
+        store.complete(&lease, &answer("paid")).await.unwrap();
+        let is_woken = Pin::new(&mut changed).poll(&mut cx).is_ready();
+        // On a busy machine it may have been time to look again anyway.
+        if start.elapsed() < Duration::from_millis(250) {
+            assert!(is_woken);
+            return;
+        }
+    }
+    panic!("no completion was fast enough to tell");
 }

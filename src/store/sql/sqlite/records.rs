@@ -8,6 +8,7 @@ use super::super::{Table, failed};
 use super::meaning::meaning;
 use super::row::Found;
 use super::statements::Statements;
+use super::wake_ups::WakeUps;
 use crate::policy::OnMismatch;
 use crate::record::{FencingToken, Nonce, RecordId};
 use crate::store::at_rest::{AtRest, unreadable};
@@ -27,6 +28,7 @@ pub(super) struct Records {
     pub(super) statements: Statements,
     /// Whose turn it is to write, of this process.
     pub(super) writing: Mutex<()>,
+    pub(super) wake_ups: WakeUps,
 }
 
 impl Records {
@@ -36,6 +38,7 @@ impl Records {
             statements: Statements::of(&table),
             table,
             writing: Mutex::default(),
+            wake_ups: WakeUps::new(),
         }
     }
 
@@ -148,6 +151,9 @@ impl Records {
                     .bind(answer.map(|answer| answer.answer.clone()))
             })
             .await?;
+        if !rows.is_empty() {
+            self.wake_ups.wake(&claim.id);
+        }
         self.held_or(!rows.is_empty(), &claim.id, &claim.nonce)
             .await
     }
@@ -170,10 +176,11 @@ impl Records {
                     .bind(state)
             })
             .await?;
-        Ok(match rows.is_empty() {
-            true => Tenure::Lost,
-            false => Tenure::Held,
-        })
+        if rows.is_empty() {
+            return Ok(Tenure::Lost);
+        }
+        self.wake_ups.wake(id);
+        Ok(Tenure::Held)
     }
 
     /// What became of a renewal or completion that changed nothing, too.
@@ -213,11 +220,11 @@ impl Records {
             let was_over: bool = row
                 .try_get("over")
                 .map_err(|error| failed(error, meaning))?;
-            return Ok(if was_over {
-                Forgotten::Absent
-            } else {
-                Forgotten::Gone
-            });
+            if was_over {
+                return Ok(Forgotten::Absent);
+            }
+            self.wake_ups.wake(id);
+            return Ok(Forgotten::Gone);
         }
         // In flight and alive, or not there. It is one of the two at this
         // moment too, unless it was claimed since, and then it was in flight.
