@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::env;
 use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use tower_idempotency::store::{Claimed, Record, RecordState, Release, Store};
@@ -82,58 +83,97 @@ fn say(line: &str) {
     out.flush().unwrap();
 }
 
-#[tokio::test]
-async fn a_killed_process_has_said_nothing_that_is_not_there() {
-    let directory = Directory::new();
-    let mut claimed = BTreeSet::new();
-    let mut completed = BTreeSet::new();
-    for round in 0..5 {
-        let mut child = Command::new(env::current_exe().unwrap())
-            .args([
-                "--exact",
-                "sqlite::crashes::the_one_to_be_killed",
-                "--nocapture",
-            ])
-            .env(FILE, directory.file())
-            .env(FIRST, (round * 1_000_000).to_string())
+/// What such a process was answered.
+#[derive(Default)]
+struct Said {
+    claimed: BTreeSet<u32>,
+    completed: BTreeSet<u32>,
+}
+
+impl Said {
+    /// Kills it once it has said so many lines, if it still runs then.
+    fn hear(&mut self, mut command: Command, file: &Path, first: u32, lines: usize) {
+        let mut child = command
+            .env(FILE, file)
+            .env(FIRST, first.to_string())
             .stdout(Stdio::piped())
+            .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut said = 0;
-        // What is said before the signal reaches it counts too.
-        while let Some(Ok(line)) = lines.next() {
-            match line.split_once(' ') {
-                Some(("claimed", number)) => claimed.insert(number.parse::<u32>().unwrap()),
-                Some(("completed", number)) => completed.insert(number.parse().unwrap()),
+        // What it says before the signal reaches it counts too.
+        for line in BufReader::new(child.stdout.take().unwrap()).lines() {
+            match line.unwrap().split_once(' ') {
+                Some(("claimed", number)) => self.claimed.insert(number.parse().unwrap()),
+                Some(("completed", number)) => self.completed.insert(number.parse().unwrap()),
                 _ => continue,
             };
             said += 1;
-            if said == 100 + 37 * round {
+            if said == lines {
                 child.kill().unwrap();
             }
         }
         child.wait().unwrap();
-        assert!(said >= 100, "it ended by itself after {said}");
+        assert!(said >= 50, "it ended by itself after {said}");
     }
 
-    let store = connect(&directory.file()).await;
-    for number in &completed {
-        let record = store.look_up(&id(*number)).await.unwrap();
-        let record = record.unwrap_or_else(|| panic!("{number} would run again"));
-        assert_eq!(
-            body(&record),
-            format!("answer {number} ").repeat(200).as_bytes()
-        );
+    async fn is_there(&self, file: &Path) {
+        let store = connect(file).await;
+        for number in &self.completed {
+            let record = store.look_up(&id(*number)).await.unwrap();
+            let record = record.unwrap_or_else(|| panic!("{number} would run again"));
+            let expected = format!("answer {number} ").repeat(200);
+            assert_eq!(body(&record), expected.as_bytes());
+        }
+        for number in self.claimed.difference(&self.completed) {
+            let found = store.claim(&claim(*number)).await.unwrap();
+            assert!(matches!(found, Claimed::Found(_)), "{number}: {found:?}");
+        }
+        let check: String = sqlx::query_scalar("PRAGMA integrity_check")
+            .fetch_one(&pool_of(file).await)
+            .await
+            .unwrap();
+        assert_eq!(check, "ok");
     }
-    for number in claimed.difference(&completed) {
-        let found = store.claim(&claim(*number)).await.unwrap();
-        assert!(matches!(found, Claimed::Found(_)), "{number}: {found:?}");
+}
+
+fn the_one_to_be_killed_alone(command: &mut Command) {
+    command.args([
+        "--exact",
+        "sqlite::crashes::the_one_to_be_killed",
+        "--nocapture",
+    ]);
+}
+
+#[tokio::test]
+async fn a_killed_process_has_said_nothing_that_is_not_there() {
+    let directory = Directory::new();
+    let mut said = Said::default();
+    for round in 0..5 {
+        let mut command = Command::new(env::current_exe().unwrap());
+        the_one_to_be_killed_alone(&mut command);
+        let lines = 100 + 37 * round as usize;
+        said.hear(command, &directory.file(), round * 1_000_000, lines);
     }
-    let pool = pool_of(&directory.file()).await;
-    let check: String = sqlx::query_scalar("PRAGMA integrity_check")
-        .fetch_one(&pool)
-        .await
-        .unwrap();
-    assert_eq!(check, "ok");
+    said.is_there(&directory.file()).await;
+}
+
+/// A write fails only when it is committed, after the statement has told what
+/// it is going to have done.
+#[cfg(unix)]
+#[tokio::test]
+async fn what_could_not_be_committed_was_not_said_either() {
+    let directory = Directory::new();
+    let mut said = Said::default();
+    let mut command = Command::new("sh");
+    // No file may grow beyond one or two megabytes, before which SQLite does
+    // not move anything out of its log.
+    let limited = "trap '' XFSZ; ulimit -f 2000; exec \"$0\" \"$@\"";
+    command
+        .args(["-c", limited])
+        .arg(env::current_exe().unwrap());
+    the_one_to_be_killed_alone(&mut command);
+    said.hear(command, &directory.file(), 0, 10_000);
+    assert!(said.claimed.len() < 5_000, "it never failed");
+    said.is_there(&directory.file()).await;
 }
