@@ -333,3 +333,217 @@ impl<L: Listen> Listening<L> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+    use tokio::time::Instant;
+
+    use super::*;
+
+    /// A server in this process.
+    #[derive(Clone, Default)]
+    struct Hub(Arc<HubState>);
+
+    #[derive(Default)]
+    struct HubState {
+        down: AtomicBool,
+        silent: AtomicBool,
+        connections: AtomicUsize,
+        listened: Mutex<Vec<RecordId>>,
+        told: Mutex<Option<mpsc::UnboundedSender<RecordId>>>,
+    }
+
+    impl Hub {
+        fn tell(&self, id: RecordId) {
+            let told = self.0.told.lock().unwrap();
+            if self.0.listened.lock().unwrap().contains(&id) {
+                told.as_ref().unwrap().send(id).unwrap();
+            }
+        }
+
+        fn cut(&self) {
+            self.0.listened.lock().unwrap().clear();
+            self.0.told.lock().unwrap().take();
+        }
+
+        fn listened(&self) -> Vec<RecordId> {
+            self.0.listened.lock().unwrap().clone()
+        }
+
+        fn connections(&self) -> usize {
+            self.0.connections.load(Ordering::Relaxed)
+        }
+    }
+
+    struct Line(Hub, mpsc::UnboundedReceiver<RecordId>);
+
+    impl Listen for Hub {
+        type Channels = Line;
+
+        async fn connect(&self) -> Result<Line, BoxError> {
+            self.0.connections.fetch_add(1, Ordering::Relaxed);
+            if self.0.down.load(Ordering::Relaxed) {
+                return Err("down".into());
+            }
+            let (sender, receiver) = mpsc::unbounded_channel();
+            *self.0.told.lock().unwrap() = Some(sender);
+            Ok(Line(self.clone(), receiver))
+        }
+    }
+
+    impl Channels for Line {
+        async fn listen(&mut self, ids: &[RecordId]) -> Result<(), BoxError> {
+            if self.0.0.silent.load(Ordering::Relaxed) {
+                std::future::pending::<()>().await;
+            }
+            self.0.0.listened.lock().unwrap().extend(ids);
+            Ok(())
+        }
+
+        async fn leave(&mut self, ids: &[RecordId]) -> Result<(), BoxError> {
+            self.0
+                .0
+                .listened
+                .lock()
+                .unwrap()
+                .retain(|id| !ids.contains(id));
+            Ok(())
+        }
+
+        fn poll_change(&mut self, cx: &mut Context<'_>) -> Poll<Option<RecordId>> {
+            self.1.poll_recv(cx)
+        }
+    }
+
+    fn id(byte: u8) -> RecordId {
+        RecordId::from_bytes([byte; 32])
+    }
+
+    /// After how many milliseconds it resolves.
+    async fn resolves(changed: Subscription) -> u128 {
+        let start = Instant::now();
+        changed.await;
+        start.elapsed().as_millis()
+    }
+
+    async fn settle() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_wakes_all_who_wait_for_its_record_and_nobody_else() {
+        let hub = Hub::default();
+        let wake_ups = WakeUps::new(hub.clone());
+        let one = wake_ups.subscribe(&id(1)).await;
+        let another = wake_ups.subscribe(&id(1)).await;
+        let other = wake_ups.subscribe(&id(2)).await;
+        assert_eq!((hub.listened(), hub.connections()), (vec![id(1), id(2)], 1));
+        hub.tell(id(1));
+        assert_eq!(resolves(one).await, 0);
+        assert_eq!(resolves(another).await, 0);
+        assert_eq!(resolves(other).await, LISTENING_POLL.as_millis());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_channel_is_left_with_its_last_waiter_even_one_that_was_woken() {
+        let hub = Hub::default();
+        let wake_ups = WakeUps::new(hub.clone());
+        let mut one = wake_ups.subscribe(&id(1)).await;
+        let another = wake_ups.subscribe(&id(1)).await;
+        hub.tell(id(1));
+        (&mut one).await;
+        drop(another);
+        settle().await;
+        assert_eq!(hub.listened(), [id(1)]);
+        drop(one);
+        settle().await;
+        assert_eq!(hub.listened(), []);
+        let again = wake_ups.subscribe(&id(1)).await;
+        hub.tell(id(1));
+        assert_eq!(resolves(again).await, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lost_connection_resolves_all_since_any_may_have_missed_something() {
+        let hub = Hub::default();
+        let wake_ups = WakeUps::new(hub.clone());
+        let one = wake_ups.subscribe(&id(1)).await;
+        let other = wake_ups.subscribe(&id(2)).await;
+        hub.cut();
+        assert_eq!((resolves(one).await, resolves(other).await), (0, 0));
+        // Left alone for a moment, those who come meanwhile look themselves.
+        let meanwhile = wake_ups.subscribe(&id(1)).await;
+        assert_eq!(resolves(meanwhile).await, POLL.as_millis());
+        let again = wake_ups.subscribe(&id(1)).await;
+        hub.tell(id(1));
+        assert_eq!(resolves(again).await, 0);
+        assert_eq!(hub.connections(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_is_down_is_asked_less_and_less() {
+        let hub = Hub::default();
+        hub.0.down.store(true, Ordering::Relaxed);
+        let wake_ups = WakeUps::new(hub.clone());
+        for _ in 0..240 {
+            let changed = wake_ups.subscribe(&id(1)).await;
+            assert_eq!(resolves(changed).await, POLL.as_millis());
+        }
+        // In a minute.
+        assert!(
+            (10..=20).contains(&hub.connections()),
+            "{}",
+            hub.connections()
+        );
+        hub.0.down.store(false, Ordering::Relaxed);
+        tokio::time::sleep(PAUSE.1).await;
+        let changed = wake_ups.subscribe(&id(1)).await;
+        hub.tell(id(1));
+        assert_eq!(resolves(changed).await, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_a_silent_server_soon_looks_by_itself() {
+        let hub = Hub::default();
+        hub.0.silent.store(true, Ordering::Relaxed);
+        let wake_ups = WakeUps::new(hub);
+        let start = Instant::now();
+        let changed = wake_ups.subscribe(&id(1)).await;
+        assert_eq!(start.elapsed(), ACKNOWLEDGED);
+        assert_eq!(resolves(changed).await, POLL.as_millis());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_connection_ends_with_the_last_handle() {
+        let hub = Hub::default();
+        let wake_ups = WakeUps::new(hub.clone());
+        let changed = wake_ups.subscribe(&id(1)).await;
+        drop(wake_ups);
+        settle().await;
+        let ended = || hub.0.told.lock().unwrap().as_ref().unwrap().is_closed();
+        assert!(!ended());
+        drop(changed);
+        settle().await;
+        assert!(ended());
+    }
+
+    #[test]
+    fn a_runtime_that_ended_takes_no_wake_ups_with_it() {
+        let hub = Hub::default();
+        let wake_ups = WakeUps::new(hub.clone());
+        for _ in 0..2 {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_time()
+                .build();
+            runtime.unwrap().block_on(async {
+                let changed = wake_ups.subscribe(&id(1)).await;
+                hub.tell(id(1));
+                let woken = timeout(Duration::from_millis(500), changed).await;
+                assert!(woken.is_ok());
+            });
+        }
+        assert_eq!(hub.connections(), 2);
+    }
+}

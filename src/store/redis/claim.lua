@@ -8,18 +8,17 @@
 local nonce, fingerprint, lease, retention, refuse = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local takes_lapsed, takes_any = ARGV[6] == '1', ARGV[7] == '1'
 
-local record, why = read()
+local record, why = read(true)
 if why then
   return unreadable(why)
 end
 
-local lapses_at = now + tonumber(lease)
-local token, attempt = now, 1
+local token, attempt = 0, 1
 if record then
   if record.state == IN_FLIGHT and record.nonce == nonce then
     -- Sent again, since its acknowledgement was lost.
-    record.lapses_at = lapses_at
-    redis.call('HSET', key, 'lapses_at', exact(lapses_at))
+    record.lapses_at = now() + tonumber(lease)
+    redis.call('HSET', key, 'lapses_at', exact(record.lapses_at))
     lapses(record)
     return { 'acquired', exact(record.token), exact(record.attempt) }
   end
@@ -28,12 +27,14 @@ if record then
   if record.state ~= RELEASED and not takes then
     return found(record)
   end
-  token = math.max(record.token + 1, now)
+  token = record.token + 1
   attempt = record.attempt + 1
   if token >= LIMIT or attempt >= LIMIT then
     return unreadable('no number is left after its token or its attempt')
   end
 end
+token = math.max(token, now())
+local lapses_at = now() + tonumber(lease)
 
 -- Every field that any state but a completion has, so that nothing is left of
 -- the claim before.

@@ -36,6 +36,6 @@ if state == COMPLETED then
     'kept_for', kept_for, 'answer', ARGV[10], 'answer_length', ARGV[11],
     'answer_sha256', ARGV[12])
 end
-ends_at(now + tonumber(kept_for))
+ends_at(now() + tonumber(kept_for))
 tell(state)
 return { 'held' }

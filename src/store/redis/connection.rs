@@ -44,8 +44,8 @@ pub struct RedisConnection {
 
 #[derive(Clone)]
 enum Source {
-    Client(Client),
-    Nodes(ClusterClient),
+    Client(Box<Client>),
+    Nodes(Box<ClusterClient>),
     Manager(ConnectionManager),
     Cluster(ClusterConnection),
 }
@@ -91,9 +91,10 @@ impl RedisConnection {
                 .min_retry_wait(20)
                 .max_retry_wait(300)
                 .build()
-                .map(Source::Nodes)
+                .map(|client| Source::Nodes(Box::new(client)))
         } else {
-            Client::open(main.into_iter().next().expect("at least one")).map(Source::Client)
+            Client::open(main.into_iter().next().expect("at least one"))
+                .map(|client| Source::Client(Box::new(client)))
         };
         Ok(Self {
             source: source.map_err(bad_url)?,
@@ -120,7 +121,7 @@ impl RedisConnection {
                     .set_number_of_retries(0)
                     .set_connection_timeout(Some(CONNECT))
                     .set_response_timeout(Some(RESPOND));
-                let manager = ConnectionManager::new_with_config(client, config).await;
+                let manager = ConnectionManager::new_with_config(*client, config).await;
                 Link::Server(manager.map_err(|error| failed(error, false))?)
             }
             Source::Nodes(client) => {
@@ -142,7 +143,7 @@ impl fmt::Debug for RedisConnection {
 impl From<Client> for RedisConnection {
     fn from(client: Client) -> Self {
         Self {
-            source: Source::Client(client.clone()),
+            source: Source::Client(Box::new(client.clone())),
             wakers: vec![client],
         }
     }
@@ -282,6 +283,8 @@ impl Link {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write as _;
+
     use super::*;
 
     #[test]
@@ -322,7 +325,7 @@ mod tests {
             let mut text = format!("{error} {error:?}");
             let mut source = std::error::Error::source(&error);
             while let Some(error) = source {
-                text += &format!(" {error} {error:?}");
+                write!(text, " {error} {error:?}").unwrap();
                 source = error.source();
             }
             assert!(!text.contains("s3cret"), "{text}");

@@ -3,16 +3,21 @@
 use std::error::Error;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_core::Stream;
 use redis::Client;
 use redis::aio::{PubSubSink, PubSubStream};
+use tokio::time::timeout;
 
 use super::keys::Keys;
 use crate::record::RecordId;
 use crate::store::wake_ups::{Channels, Listen};
 
 type BoxError = Box<dyn Error + Send + Sync>;
+
+/// For one server to take a connection.
+const CONNECT: Duration = Duration::from_millis(700);
 
 /// Any one of these servers: in a cluster a message reaches every node.
 pub(super) struct Servers {
@@ -25,9 +30,18 @@ impl Listen for Servers {
 
     async fn connect(&self) -> Result<PubSub, BoxError> {
         let mut failed: BoxError = "no server is known".into();
-        for client in &self.clients {
-            match client.get_async_pubsub().await {
-                Ok(connection) => {
+        // Not always the same one first, and none for so long that the next
+        // would have no time left.
+        let first = rand::random_range(0..self.clients.len().max(1));
+        for client in self
+            .clients
+            .iter()
+            .cycle()
+            .skip(first)
+            .take(self.clients.len())
+        {
+            match timeout(CONNECT, client.get_async_pubsub()).await {
+                Ok(Ok(connection)) => {
                     let (sink, stream) = connection.split();
                     return Ok(PubSub {
                         sink,
@@ -35,7 +49,8 @@ impl Listen for Servers {
                         keys: self.keys.clone(),
                     });
                 }
-                Err(error) => failed = error.into(),
+                Ok(Err(error)) => failed = error.into(),
+                Err(late) => failed = late.into(),
             }
         }
         Err(failed)

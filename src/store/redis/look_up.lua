@@ -3,7 +3,7 @@
 --
 -- Answers: found, … | absent | unreadable, why.
 
-local record, why = read()
+local record, why = read(true)
 if why then
   return unreadable(why)
 end

@@ -12,9 +12,15 @@ local LIMIT = 9007199254740992
 
 local key = KEYS[1]
 
--- Microseconds since 1970, by the clock of this server.
-local time = redis.call('TIME')
-local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
+-- Microseconds since 1970, by the clock of this server. A replay needs none.
+local clock
+local function now()
+  if not clock then
+    local time = redis.call('TIME')
+    clock = tonumber(time[1]) * 1000000 + tonumber(time[2])
+  end
+  return clock
+end
 
 local function exact(number)
   return string.format('%.0f', number)
@@ -30,10 +36,18 @@ local function number(text)
 end
 
 -- The record, or nil if there is none, or nil and why it can't be read. What
--- can't be read is never taken for absent.
-local function read()
-  local fields = redis.call('HMGET', key, 'format', 'state', 'nonce', 'token', 'attempt',
-    'fingerprint', 'lapses_at', 'retention', 'refuse')
+-- can't be read is never taken for absent. With an answer, if a claim or a
+-- look-up might have to hand it out: most of a script's time goes into calls.
+local function read(with_answer)
+  local fields
+  if with_answer then
+    fields = redis.call('HMGET', key, 'format', 'state', 'nonce', 'token', 'attempt',
+      'fingerprint', 'lapses_at', 'retention', 'refuse', 'status', 'began_at',
+      'completed_at', 'kept_for', 'answer', 'answer_length', 'answer_sha256')
+  else
+    fields = redis.call('HMGET', key, 'format', 'state', 'nonce', 'token', 'attempt',
+      'fingerprint', 'lapses_at', 'retention', 'refuse')
+  end
   local format, state = fields[1], fields[2]
   if not format then
     if redis.call('EXISTS', key) == 0 then
@@ -45,6 +59,7 @@ local function read()
     return nil, 'it is of format ' .. format .. ', this version reads format ' .. FORMAT
   end
   local record = {
+    fields = fields,
     state = state,
     nonce = fields[3],
     token = number(fields[4]),
@@ -94,21 +109,19 @@ local function is_undone(record)
 end
 
 local function is_lapsed(record)
-  return record.state == UNKNOWN or record.state == IN_FLIGHT and record.lapses_at <= now
+  return record.state == UNKNOWN or record.state == IN_FLIGHT and record.lapses_at <= now()
 end
 
--- What a claim or a look-up found. An answer is fetched only with a
--- completion.
+-- What a claim or a look-up found, which has read the answer as well.
 local function found(record)
-  local answer = { 'found', FORMAT, record.state, exact(record.token), exact(record.attempt),
+  local fields = record.fields
+  local answer = { 'found', FORMAT, record.state, fields[4], fields[5],
     record.fingerprint or '', '0' }
   if record.state == IN_FLIGHT then
-    answer[7] = exact(record.lapses_at - now)
+    answer[7] = exact(record.lapses_at - now())
   elseif record.state == COMPLETED then
-    local fields = redis.call('HMGET', key, 'status', 'began_at', 'completed_at', 'kept_for',
-      'answer', 'answer_length', 'answer_sha256')
-    for at = 1, 7 do
-      answer[7 + at] = fields[at]
+    for at = 10, 16 do
+      answer[at - 2] = fields[at]
     end
   end
   return answer

@@ -17,10 +17,10 @@ if state == RELEASED then
   redis.call('DEL', key)
   redis.call('HSET', key, 'format', FORMAT, 'state', RELEASED, 'token', exact(record.token),
     'attempt', exact(record.attempt))
-  ends_at(now + record.retention)
+  ends_at(now() + record.retention)
 else
-  record.lapses_at = now
-  redis.call('HSET', key, 'state', UNKNOWN, 'lapses_at', exact(now))
+  record.lapses_at = now()
+  redis.call('HSET', key, 'state', UNKNOWN, 'lapses_at', exact(record.lapses_at))
   lapses(record)
 end
 tell(state)

@@ -13,7 +13,7 @@ if not record or record.nonce ~= nonce then
   return { 'lost' }
 end
 if record.state == IN_FLIGHT then
-  record.lapses_at = now + tonumber(lease)
+  record.lapses_at = now() + tonumber(lease)
   redis.call('HSET', key, 'lapses_at', exact(record.lapses_at))
   lapses(record)
   return { 'held' }

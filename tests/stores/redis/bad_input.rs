@@ -1,6 +1,7 @@
 //! Errors when the application starts: cause, remedy, no credential.
 
 use std::error::Error;
+use std::fmt::Write as _;
 use std::net::TcpListener;
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ fn text(error: &StoreError) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        text += &format!(": {error}");
+        write!(text, ": {error}").unwrap();
         cause = error.source();
     }
     assert!(
