@@ -224,6 +224,13 @@ struct Listening<L> {
     asked: mpsc::UnboundedReceiver<RecordId>,
 }
 
+impl<L> Drop for Listening<L> {
+    /// However it ends, and be it with its runtime.
+    fn drop(&mut self) {
+        self.waiting.deaf();
+    }
+}
+
 /// No handle is left.
 struct Ended;
 

@@ -62,7 +62,7 @@ fn code(error: &RedisError) -> &str {
         return code;
     }
     let inner = detail
-        .split_once("@user_script")
+        .rsplit_once("@user_script")
         .and_then(|(_, rest)| rest.splitn(3, ':').nth(2));
     let inner = inner.unwrap_or(detail).trim_start();
     let word = inner.split_whitespace().next().unwrap_or_default();
