@@ -365,7 +365,7 @@ BEGIN
     IF NOT FOUND THEN
         RETURN;
     END IF;
-    IF r.format = 1 THEN
+    IF r.format = 1 AND r.state BETWEEN 1 AND 5 THEN
         IF r.state = 1 AND r.expires_at IS NOT NULL THEN
             r.expires_at := r.lapses + r.retention * interval '1 microsecond';
         END IF;

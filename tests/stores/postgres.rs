@@ -5,20 +5,24 @@ use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use tokio::sync::{RwLock, RwLockReadGuard};
 use tower_idempotency::store::{Claim, Claimed, Lease, Store, conformance};
 use tower_idempotency::{Fingerprint, PostgresStore, RecordId, ScopeDigest};
 
 mod isolation;
+mod purge;
 mod replays;
 mod schema;
 mod unreadable;
 mod waiting;
 
 fn url() -> String {
-    std::env::var("TEST_POSTGRES_URL").expect(
-        "TEST_POSTGRES_URL is not set: run `scripts/test`, or `eval \"$(scripts/servers start)\"`, or \
-         set it to the URL of a server",
-    )
+    std::env::var("TEST_POSTGRES_URL").unwrap_or_else(|_| {
+        panic!(
+            "TEST_POSTGRES_URL is not set: run `scripts/test`, or `eval \"$(scripts/servers start)\"`, \
+             or set TEST_POSTGRES_URL to the URL of a server"
+        )
+    })
 }
 
 fn options() -> PgConnectOptions {
@@ -46,14 +50,30 @@ fn fresh(prefix: &str) -> String {
     )
 }
 
+/// Held by every test, and by one that measures what the server does in all
+/// alone.
+static SERVER: RwLock<()> = RwLock::const_new(());
+
 /// A table of this test's own.
 struct Fresh {
     table: String,
+    _server: Option<RwLockReadGuard<'static, ()>>,
 }
 
 impl Fresh {
     async fn new() -> Self {
-        let fresh = Self { table: fresh("t") };
+        let server = SERVER.read().await;
+        let mut fresh = Self::alone().await;
+        fresh._server = Some(server);
+        fresh
+    }
+
+    /// For one that has the server to itself.
+    async fn alone() -> Self {
+        let fresh = Self {
+            table: fresh("t"),
+            _server: None,
+        };
         PostgresStore::builder(pool())
             .table(&fresh.table)
             .migrate()

@@ -201,8 +201,10 @@ async fn a_completion_or_a_takeover(stores: Stores) -> Checked {
         };
         let (completed, taken) = both(completing, taking_over).await?;
         match (completed, taken) {
-            (Tenure::Held, Claimed::Found(record)) => {
-                answer.is_found("what the claim found", &record, &owner)?;
+            // What the claim met may have been in flight still.
+            (Tenure::Held, Claimed::Found(_)) => {
+                let found = c.find("a third claim", &rival(&claim)).await?;
+                answer.is_found("what a third claim found", &found, &owner)?;
             }
             (Tenure::Lost, Claimed::Acquired(new)) => {
                 let found = c.find("a third claim", &rival(&claim)).await?;

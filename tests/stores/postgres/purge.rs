@@ -1,0 +1,139 @@
+//! Removing what is past its end.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+use tower_idempotency::store::{Claimed, Outcome, RecordState, Release, Store, Tenure};
+use tower_idempotency::{OnLapsedLease, PostgresStore};
+
+use super::{Fresh, acquire, claim_of, connection, id, pool};
+
+#[tokio::test]
+async fn records_past_their_end_go_and_no_others() {
+    let fresh = Fresh::new().await;
+    let store = fresh.store().await;
+    let brief = Duration::from_micros(1);
+    for (retention, count) in [(brief, 3), (Duration::from_secs(600), 2)] {
+        for _ in 0..count {
+            let mut claim = claim_of(id());
+            (claim.lease, claim.retention) = (brief, retention);
+            acquire(&store, &claim).await;
+            claim.id = id();
+            acquire(&store, &claim).await;
+            store
+                .release(&claim.id, &claim.nonce, Release::Tombstone)
+                .await
+                .unwrap();
+            claim.id = id();
+            let lease = acquire(&store, &claim).await;
+            store
+                .complete(&lease, &Outcome::Sealed { retention })
+                .await
+                .unwrap();
+        }
+    }
+    // Stays until someone resolves it.
+    let mut claim = claim_of(id());
+    (claim.lease, claim.retention) = (brief, brief);
+    claim.on_lapsed_lease = OnLapsedLease::Refuse;
+    acquire(&store, &claim).await;
+    assert_eq!(store.purge().await.unwrap(), 9);
+    assert_eq!(store.purge().await.unwrap(), 0);
+    assert_eq!(fresh.count("SELECT count(*) FROM {t}").await, 7);
+    claim.nonce = claim_of(claim.id).nonce;
+    let Claimed::Found(record) = store.claim(&claim).await.unwrap() else {
+        panic!()
+    };
+    assert!(matches!(record.state, RecordState::Lapsed { .. }));
+}
+
+#[tokio::test]
+async fn a_renewed_record_is_not_purged() {
+    let fresh = Fresh::new().await;
+    let store = fresh.store().await;
+    let mut claim = claim_of(id());
+    (claim.lease, claim.retention) = (Duration::from_secs(5), Duration::from_micros(1));
+    let lease = acquire(&store, &claim).await;
+    // As if it had been renewed all the time since.
+    fresh
+        .run(
+            "UPDATE {t} SET lapses_at = lapses_at - interval '1 h',
+             expires_at = expires_at - interval '1 h'",
+        )
+        .await;
+    fresh
+        .run(
+            "INSERT INTO {t}_renewals
+             SELECT id, nonce, clock_timestamp() + interval '5 s' FROM {t}",
+        )
+        .await;
+    assert_eq!(store.purge().await.unwrap(), 0);
+    assert_eq!(store.renew(&lease).await.unwrap(), Tenure::Held);
+    fresh
+        .run("UPDATE {t}_renewals SET lapses_at = 'epoch'")
+        .await;
+    assert_eq!(store.renew(&lease).await.unwrap(), Tenure::Lost);
+    assert_eq!(store.purge().await.unwrap(), 1);
+    assert_eq!(fresh.count("SELECT count(*) FROM {t}_renewals").await, 0);
+}
+
+#[tokio::test]
+async fn a_batch_is_500_and_what_is_locked_is_left_for_the_next() {
+    let fresh = Fresh::new().await;
+    let store = fresh.store().await;
+    fresh
+        .run(
+            "INSERT INTO {t} (id, format, state, nonce, token, attempt, lapses_at, retention, expires_at)
+             SELECT sha256(n::text::bytea), 1, 5, '\\x00000000000000000000000000000000', 1, 1,
+                 'epoch', 0, 'epoch'
+             FROM generate_series(1, 700) n",
+        )
+        .await;
+    fresh
+        .run(
+            "INSERT INTO {t}_renewals VALUES ('gone', '', 'epoch');
+             INSERT INTO {t}_waiters VALUES ('gone', '', 'epoch')",
+        )
+        .await;
+    let mut reader = connection().await;
+    sqlx::raw_sql(fresh.sql("BEGIN; SELECT * FROM {t} LIMIT 50 FOR KEY SHARE"))
+        .execute(&mut reader)
+        .await
+        .unwrap();
+    let mut removed = Vec::new();
+    for _ in 0..3 {
+        let purged = timeout(Duration::from_secs(2), store.purge());
+        removed.push(purged.await.expect("it waits for somebody").unwrap());
+    }
+    assert_eq!(removed, [500, 150, 0]);
+    for table in ["{t}_renewals", "{t}_waiters"] {
+        assert_eq!(
+            fresh.count(&format!("SELECT count(*) FROM {table}")).await,
+            0
+        );
+    }
+    sqlx::raw_sql("COMMIT").execute(&mut reader).await.unwrap();
+    assert_eq!(store.purge().await.unwrap(), 50);
+}
+
+#[tokio::test]
+async fn a_task_purges_until_the_store_is_dropped() {
+    let fresh = Fresh::new().await;
+    let store = PostgresStore::builder(pool())
+        .table(&fresh.table)
+        .purge_every(Duration::from_millis(20))
+        .open()
+        .await
+        .unwrap();
+    let mut claim = claim_of(id());
+    (claim.lease, claim.retention) = (Duration::from_micros(1), Duration::from_micros(1));
+    acquire(&store, &claim).await;
+    let emptied = async {
+        while fresh.count("SELECT count(*) FROM {t}").await != 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(Duration::from_secs(10), emptied)
+        .await
+        .expect("nothing purges");
+}
