@@ -25,8 +25,9 @@ CREATE TABLE IF NOT EXISTS idempotency_records_renewals (
 //
 
 -- state: 1 in flight, 2 unknown, 3 completed, 4 sealed, 5 released.
--- expires_at: of one in flight, a retention after lapses_at (in this table or
--- that of renewals, whichever is later); none while it stays until resolved.
+-- lapses_at, expires_at: as the claim left them. A row of renewals with the same
+-- nonce says anew when a lease lapses, and its end is a retention after that.
+-- expires_at is null while a record stays until someone resolves it.
 CREATE TABLE IF NOT EXISTS idempotency_records (
   id            BINARY(32) NOT NULL PRIMARY KEY,
   format        TINYINT    NOT NULL,
@@ -51,7 +52,7 @@ CREATE TABLE IF NOT EXISTS idempotency_records (
 //
 
 -- Inside a transaction: locks the renewals of a record, whether there are any
--- or not. Whoever renews a lease or takes it away does this first, so that one
+-- or not (p_renewed is 0 then). Whoever renews a lease or takes it away does this first, so that one
 -- of them sees what the other did.
 CREATE PROCEDURE IF NOT EXISTS idempotency_records_hold (
   IN p_id BINARY(32), IN p_nonce BINARY(16), OUT p_renewed BIGINT
@@ -76,7 +77,7 @@ BEGIN
   SET v_now = TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6));
   SELECT COUNT(*) INTO p_held FROM idempotency_records
     WHERE id = p_id AND format = 1 AND state = 1 AND nonce = p_nonce
-      AND (expires_at IS NULL OR GREATEST(lapses_at, v_renewed) + retention > v_now);
+      AND (expires_at IS NULL OR IF(v_renewed, v_renewed, lapses_at) + retention > v_now);
   IF p_held THEN
     UPDATE idempotency_records_renewals
       SET nonce = p_nonce, lapses_at = v_now + p_lease WHERE id = p_id;
@@ -115,13 +116,13 @@ BEGIN
         FROM idempotency_records WHERE id = p_id FOR UPDATE SKIP LOCKED;
       IF v_state = 1 THEN
         CALL idempotency_records_hold(p_id, v_nonce, v_renewed);
-        SET v_lapses_at = GREATEST(v_lapses_at, v_renewed);
+        SET v_lapses_at = IF(v_renewed, v_renewed, v_lapses_at);
       END IF;
     ELSE
       SET TRANSACTION ISOLATION LEVEL REPEATABLE READ;
       START TRANSACTION;
       SELECT r.format, r.state, r.nonce, r.token, r.attempt, r.fingerprint,
-             GREATEST(r.lapses_at, COALESCE(n.lapses_at, 0)), r.retention, r.expires_at
+             COALESCE(n.lapses_at, r.lapses_at), r.retention, r.expires_at
         INTO v_format, v_state, v_nonce, v_token, v_attempt, v_fingerprint, v_lapses_at,
              v_retention, v_expires_at
         FROM idempotency_records r
@@ -228,14 +229,14 @@ BEGIN
   START TRANSACTION;
   SET v_now = TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6));
   SELECT 0 AS outcome, r.format, r.state, r.token, r.attempt, r.fingerprint,
-         GREATEST(r.lapses_at, COALESCE(n.lapses_at, 0)) - v_now AS lapses_in,
+         COALESCE(n.lapses_at, r.lapses_at) - v_now AS lapses_in,
          r.status, r.began_at, r.completed_at, r.kept_for, r.answer_length, r.answer_sha256,
          r.answer
     FROM idempotency_records r
     LEFT JOIN idempotency_records_renewals n ON n.id = r.id AND n.nonce = r.nonce
     WHERE r.id = p_id
       AND (r.format <> 1 OR r.expires_at IS NULL
-           OR IF(r.state = 1, GREATEST(r.lapses_at, COALESCE(n.lapses_at, 0)) + r.retention,
+           OR IF(r.state = 1, COALESCE(n.lapses_at, r.lapses_at) + r.retention,
                  r.expires_at) > v_now);
   COMMIT;
 END
@@ -248,6 +249,7 @@ CREATE PROCEDURE IF NOT EXISTS idempotency_records_renew (
 BEGIN
   DECLARE v_format, v_state, v_held, v_outcome TINYINT;
   DECLARE v_expires_at, v_now BIGINT;
+  DECLARE v_again TINYINT DEFAULT FALSE;
   DECLARE v_nonce BINARY(16);
   DECLARE EXIT HANDLER FOR SQLEXCEPTION BEGIN ROLLBACK; RESIGNAL; END;
 
@@ -267,11 +269,12 @@ BEGIN
         LEAVE again;
       END IF;
       ROLLBACK;
-      -- Over, or ended in between.
-      IF v_expires_at <= v_now THEN
+      -- Ended in between, or, if it looks the same again, past its end.
+      IF v_again THEN
         SET v_outcome = 0;
         LEAVE again;
       END IF;
+      SET v_again = TRUE;
       ITERATE again;
     END IF;
     COMMIT;
@@ -334,10 +337,10 @@ BEGIN
       SET v_outcome = 3;
       LEAVE again;
     END IF;
-    IF v_state = 1 AND v_nonce <> p_nonce AND v_expires_at <= v_now THEN
+    IF v_state = 1 AND v_nonce <> p_nonce AND v_token <= p_token AND v_expires_at IS NOT NULL THEN
       CALL idempotency_records_hold(p_id, v_nonce, v_renewed);
       SET v_now = TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)),
-          v_expires_at = GREATEST(v_lapses_at, v_renewed) + v_retention;
+          v_expires_at = IF(v_renewed, v_renewed, v_lapses_at) + v_retention;
     END IF;
     IF v_state IN (1, 2) AND v_nonce = p_nonce
         OR v_token <= p_token AND (v_state = 5 OR v_expires_at <= v_now) THEN
@@ -382,7 +385,7 @@ BEGIN
     IF v_state = 1 AND v_expires_at IS NOT NULL THEN
       SELECT lapses_at INTO v_renewed FROM idempotency_records_renewals
         WHERE id = p_id AND nonce = p_nonce;
-      SET v_expires_at = GREATEST(v_lapses_at, COALESCE(v_renewed, 0)) + v_retention;
+      SET v_expires_at = COALESCE(v_renewed, v_lapses_at) + v_retention;
     END IF;
     SET v_now = TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6));
     IF v_expires_at IS NULL OR v_expires_at > v_now THEN
@@ -417,7 +420,7 @@ BEGIN
     FROM idempotency_records WHERE id = p_id FOR UPDATE;
   IF v_state = 1 THEN
     CALL idempotency_records_hold(p_id, v_nonce, v_renewed);
-    SET v_lapses_at = GREATEST(v_lapses_at, v_renewed);
+    SET v_lapses_at = IF(v_renewed, v_renewed, v_lapses_at);
     IF v_expires_at IS NOT NULL THEN
       SET v_expires_at = v_lapses_at + v_retention;
     END IF;

@@ -61,13 +61,14 @@ impl Place {
         Self { pool, table, store }
     }
 
-    /// Runs a statement with the table's name for `{t}`.
+    /// Runs a statement with the table's name for `{t}`, and the clock for `{now}`.
     async fn run(&self, statement: &str) {
         run(&self.pool, &self.sql(statement)).await;
     }
 
     fn sql(&self, statement: &str) -> String {
-        statement.replace("{t}", &self.table)
+        let now = "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))";
+        statement.replace("{t}", &self.table).replace("{now}", now)
     }
 
     /// The one number that a query answers.
@@ -82,15 +83,11 @@ impl Place {
         acquired(self.store.claim(claim).await.unwrap())
     }
 
-    /// Calls done on the way do not say whether a transaction is left open.
+    /// Whether the pool's next connection comes with one: the server refuses
+    /// this in the middle of a transaction.
     async fn has_open_transaction(&self) -> bool {
-        let ids: i64 = sqlx::query_scalar(
-            "SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_mysql_thread_id = CONNECTION_ID()",
-        )
-        .fetch_one(&self.pool)
-        .await
-        .unwrap();
-        ids != 0
+        let set = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED";
+        sqlx::raw_sql(set).execute(&self.pool).await.is_err()
     }
 }
 
@@ -155,20 +152,21 @@ fn body(claimed: Claimed) -> bytes::Bytes {
     }
 }
 
-/// Waits until somebody waits for a lock on a table of this name.
-async fn until_one_waits(place: &Place) {
-    let query = "SELECT COUNT(*) FROM information_schema.innodb_trx \
-                 WHERE trx_state = 'LOCK WAIT' AND trx_query LIKE '%{t}%'";
+/// Waits until somebody has waited a while, for a lock on a table of this
+/// name as nothing else takes as long, and says which connection it is.
+async fn until_one_waits(place: &Place) -> i64 {
+    // Not `innodb_trx`: it is not refreshed while anybody looks often.
+    let query = "SELECT CAST(id AS SIGNED) FROM information_schema.processlist \
+                 WHERE command = 'Execute' AND time >= 1 AND info LIKE '%{t}%'";
     let looks = MySqlPoolOptions::new().connect_with(url()).await.unwrap();
     for _ in 0..1000 {
-        let waiting: i64 = sqlx::query_scalar(AssertSqlSafe(place.sql(query)))
-            .fetch_one(&looks)
+        let waiting = sqlx::query_scalar(AssertSqlSafe(place.sql(query)))
+            .fetch_optional(&looks)
             .await
             .unwrap();
-        if waiting > 0 {
-            return;
+        if let Some(id) = waiting {
+            return id;
         }
-        // The catalogue is refreshed every tenth of a second.
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     panic!("nobody waits for a lock");

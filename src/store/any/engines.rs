@@ -85,7 +85,7 @@ mod redis {
 #[cfg(feature = "_sql")]
 macro_rules! sql {
     ($engine:ident, $feature:literal, $Store:ident, $Builder:ident, $PoolOptions:ident,
-     $Options:ident, $prepared:expr, $drivers:expr) => {
+     $Options:ident, $drivers:expr) => {
         #[cfg(feature = $feature)]
         mod $engine {
             use std::time::Duration;
@@ -93,7 +93,7 @@ macro_rules! sql {
             use sqlx::Connection;
             use sqlx::$engine::{$Options, $PoolOptions};
 
-            use super::{Address, AnyStore, StoreError, refused};
+            use super::{Address, AnyStore, StoreError, most_connections, refused};
             use crate::store::sql::$engine::{$Builder, $Store};
 
             pub(super) async fn connect(address: Address<'_>) -> Result<AnyStore, StoreError> {
@@ -107,12 +107,7 @@ macro_rules! sql {
 
             fn builder(mut address: Address<'_>) -> Result<$Builder, StoreError> {
                 let table = address.take("table");
-                let most = address.take_number("max_connections")?.unwrap_or(10);
-                let most = u32::try_from(most).ok().filter(|most| *most > 0);
-                let Some(most) = most else {
-                    let message = "`max_connections` in the URL of the store must be at least 1";
-                    return Err(refused(message.to_owned()));
-                };
+                let most = most_connections(&mut address)?;
                 let url = address.rest(&["table", "max_connections"], &$drivers)?;
                 let options: $Options = url.parse().map_err(|_| {
                     let message = concat!("the URL of the store is no `", $feature, ":` URL: see \
@@ -120,9 +115,8 @@ macro_rules! sql {
                         percent-encoded");
                     refused(message.to_owned())
                 })?;
-                let prepared: fn($Options) -> $Options = $prepared;
                 let pool = $PoolOptions::new()
-                    .max_connections(most)
+                    .max_connections(most.unwrap_or(10))
                     .acquire_timeout(Duration::from_secs(5))
                     // A connection in use is not asked each time whether it lives.
                     .test_before_acquire(false)
@@ -134,7 +128,7 @@ macro_rules! sql {
                             Ok(true)
                         })
                     })
-                    .connect_lazy_with(prepared(options));
+                    .connect_lazy_with(options);
                 let builder = $Store::builder(pool);
                 Ok(match table {
                     Some(table) => builder.table(table),
@@ -147,29 +141,102 @@ macro_rules! sql {
 
 #[cfg(feature = "_sql")]
 sql!(
-    postgres, "postgres", PostgresStore, PostgresStoreBuilder, PgPoolOptions, PgConnectOptions,
-    |options| options,
+    postgres,
+    "postgres",
+    PostgresStore,
+    PostgresStoreBuilder,
+    PgPoolOptions,
+    PgConnectOptions,
     [
-        "sslmode", "ssl-mode", "sslrootcert", "ssl-root-cert", "ssl-ca", "sslcert", "ssl-cert",
-        "sslkey", "ssl-key", "statement-cache-capacity", "host", "hostaddr", "port", "dbname",
-        "user", "password", "application_name", "options",
+        "sslmode",
+        "ssl-mode",
+        "sslrootcert",
+        "ssl-root-cert",
+        "ssl-ca",
+        "sslcert",
+        "ssl-cert",
+        "sslkey",
+        "ssl-key",
+        "statement-cache-capacity",
+        "host",
+        "hostaddr",
+        "port",
+        "dbname",
+        "user",
+        "password",
+        "application_name",
+        "options",
     ]
 );
 #[cfg(feature = "_sql")]
 sql!(
-    mysql, "mysql", MySqlStore, MySqlStoreBuilder, MySqlPoolOptions, MySqlConnectOptions,
-    |options| options,
+    mysql,
+    "mysql",
+    MySqlStore,
+    MySqlStoreBuilder,
+    MySqlPoolOptions,
+    MySqlConnectOptions,
     [
-        "sslmode", "ssl-mode", "sslca", "ssl-ca", "sslcert", "ssl-cert", "sslkey", "ssl-key",
-        "charset", "collation", "statement-cache-capacity", "socket", "timezone", "time-zone",
+        "sslmode",
+        "ssl-mode",
+        "sslca",
+        "ssl-ca",
+        "sslcert",
+        "ssl-cert",
+        "sslkey",
+        "ssl-key",
+        "charset",
+        "collation",
+        "statement-cache-capacity",
+        "socket",
+        "timezone",
+        "time-zone",
     ]
 );
+/// A file is for this store alone, and the table in it is made like the file.
+#[cfg(feature = "sqlite")]
+mod sqlite {
+    use sqlx::sqlite::SqliteConnectOptions;
+
+    use super::{Address, AnyStore, StoreError, most_connections, refused};
+    use crate::store::sql::sqlite::{SqliteStore, SqliteStoreBuilder};
+
+    pub(super) async fn connect(address: Address<'_>) -> Result<AnyStore, StoreError> {
+        let builder = builder(address)?;
+        builder.migrate().await?;
+        Ok(AnyStore::new("sqlite", builder.open().await?))
+    }
+
+    pub(super) async fn migrate(address: Address<'_>) -> Result<(), StoreError> {
+        builder(address)?.migrate().await
+    }
+
+    fn builder(mut address: Address<'_>) -> Result<SqliteStoreBuilder, StoreError> {
+        let table = address.take("table");
+        let most = most_connections(&mut address)?;
+        let drivers = ["mode", "cache", "immutable", "vfs"];
+        let url = address.rest(&["table", "max_connections"], &drivers)?;
+        let options: SqliteConnectOptions = url.parse().map_err(|_| {
+            refused("the URL of the store is no `sqlite:FILE` URL: see AnyStore".to_owned())
+        })?;
+        let builder = SqliteStore::for_records_alone(options.create_if_missing(true), most);
+        Ok(match table {
+            Some(table) => builder.table(table),
+            None => builder,
+        })
+    }
+}
+
 #[cfg(feature = "_sql")]
-sql!(
-    sqlite, "sqlite", SqliteStore, SqliteStoreBuilder, SqlitePoolOptions, SqliteConnectOptions,
-    crate::store::sql::sqlite::durable,
-    ["mode", "cache", "immutable", "vfs"]
-);
+fn most_connections(address: &mut Address<'_>) -> Result<Option<u32>, StoreError> {
+    let Some(most) = address.take_number("max_connections")? else {
+        return Ok(None);
+    };
+    let most = u32::try_from(most).ok().filter(|most| *most > 0);
+    most.map(Some).ok_or_else(|| {
+        refused("`max_connections` in the URL of the store must be at least 1".to_owned())
+    })
+}
 
 macro_rules! off {
     ($($engine:ident: $feature:literal),*) => {$(

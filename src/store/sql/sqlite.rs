@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::SqlitePool;
+use sqlx::sqlite::SqliteConnectOptions;
 
 use super::{DEFAULT_TABLE, PURGE_INTERVAL, Purging, Table};
 use crate::record::{Nonce, RecordId};
@@ -98,7 +99,10 @@ impl SqliteStore {
     /// no database, or if its tables are of another version. The source names
     /// the file and what to do.
     pub async fn connect(file: impl AsRef<Path>) -> Result<Self, StoreError> {
-        let builder = Self::builder(connection::pool_of(file.as_ref()));
+        let options = SqliteConnectOptions::new()
+            .filename(file)
+            .create_if_missing(true);
+        let builder = Self::for_records_alone(options, None);
         builder.migrate().await?;
         builder.open().await
     }
@@ -118,6 +122,13 @@ impl SqliteStore {
             table: DEFAULT_TABLE.to_owned(),
             purge_every: PURGE_INTERVAL,
         }
+    }
+
+    pub(crate) fn for_records_alone(
+        options: SqliteConnectOptions,
+        connections: Option<u32>,
+    ) -> SqliteStoreBuilder {
+        Self::builder(connection::pool_of(options, connections))
     }
 
     /// Removes up to 500 records past their end, the longest past it first,

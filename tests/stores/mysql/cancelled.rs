@@ -76,8 +76,8 @@ async fn a_call_that_is_killed_leaves_no_transaction_open() {
     place.acquire(&claim(1)).await;
     place
         .run(
-            "UPDATE {t} SET lapses_at = 1; \
-             INSERT INTO {t}_renewals SELECT id, nonce, 1 FROM {t}",
+            "UPDATE {t} SET lapses_at = {now} - 1000; \
+             INSERT INTO {t}_renewals SELECT id, nonce, {now} - 1000 FROM {t}",
         )
         .await;
     let mut renewal = place.pool.begin().await.unwrap();
@@ -88,10 +88,7 @@ async fn a_call_that_is_killed_leaves_no_transaction_open() {
         .unwrap();
     let store = place.store.clone();
     let taker = tokio::spawn(async move { store.claim(&another(&claim(1))).await });
-    super::until_one_waits(&place).await;
-    let waiting = "SELECT CAST(trx_mysql_thread_id AS SIGNED) FROM information_schema.innodb_trx \
-                   WHERE trx_state = 'LOCK WAIT' AND trx_query LIKE '%{t}%'";
-    let id = place.number(waiting).await;
+    let id = super::until_one_waits(&place).await;
     place.run(&format!("KILL QUERY {id}")).await;
     taker.await.unwrap().unwrap_err();
     renewal.rollback().await.unwrap();

@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use sqlx::ConnectOptions;
 use sqlx::mysql::MySqlPoolOptions;
 use tower_idempotency::MySqlStore;
 use tower_idempotency::store::{Store, StoreErrorKind};
@@ -81,8 +82,10 @@ async fn the_published_text_runs_in_the_client_program() {
     let options = url();
     let table = table();
     let sql = include_str!("../../../docs/sql/mysql.sql").replace("idempotency_records", &table);
+    let url = options.to_url_lossy();
     let mut program = tokio::process::Command::new("mariadb");
     program
+        .env("MYSQL_PWD", url.password().unwrap_or_default())
         .arg("--no-defaults")
         .arg(format!("--host={}", options.get_host()))
         .arg(format!("--port={}", options.get_port()))

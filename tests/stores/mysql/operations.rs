@@ -1,10 +1,10 @@
 use std::time::Duration;
 
 use sqlx::mysql::MySqlPoolOptions;
-use tower_idempotency::OnLapsedLease;
 use tower_idempotency::store::{
-    Claimed, Forgotten, Outcome, RecordState, Release, Store, StoreErrorKind, Tenure,
+    Claimed, Forgotten, Outcome, RecordState, Release, Store, StoreErrorKind, Tenure, conformance,
 };
+use tower_idempotency::{MySqlStore, OnLapsedLease};
 
 use super::{Place, acquired, another, body, claim, found, is_in_flight, paid, run, url};
 
@@ -118,6 +118,20 @@ async fn lives(place: &Place) {
     assert!(!place.has_open_transaction().await);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_store_keeps_every_rule_of_the_contract() {
+    let place = Place::new(2).await;
+    let open = || async {
+        let pool = MySqlPoolOptions::new().max_connections(16);
+        MySqlStore::builder(pool.connect_with(url()).await.unwrap())
+            .table(&place.table)
+            .open()
+            .await
+            .unwrap()
+    };
+    conformance::check(open).await.assert_passed();
+}
+
 #[tokio::test]
 async fn a_record_lives_as_the_contract_says() {
     lives(&Place::new(1).await).await;
@@ -160,7 +174,7 @@ async fn a_session_that_never_commits_sees_what_others_did_since() {
     // Its snapshot is from here, unless the store ends the transaction.
     one.number("SELECT COUNT(*) FROM {t}").await;
     let other = MySqlPoolOptions::new().connect_with(url()).await.unwrap();
-    let other = tower_idempotency::MySqlStore::builder(other)
+    let other = MySqlStore::builder(other)
         .table(&one.table)
         .open()
         .await
@@ -204,7 +218,9 @@ async fn a_renewed_lease_lapses_when_it_was_renewed_to() {
     is_in_flight(place.store.claim(&long).await.unwrap());
     // A claim by its own nonce finds it too.
     assert_eq!(place.acquire(&short).await.attempt, 1);
-    place.run("UPDATE {t}_renewals SET lapses_at = 1").await;
+    place
+        .run("UPDATE {t}_renewals SET lapses_at = {now} - 1000")
+        .await;
     assert_eq!(acquired(place.store.claim(&long).await.unwrap()).attempt, 2);
     assert_eq!(place.store.renew(&lease).await.unwrap(), Tenure::Lost);
 }
@@ -278,13 +294,14 @@ async fn tokens_grow_though_the_clock_goes_back() {
 #[tokio::test]
 async fn a_table_can_be_in_another_database() {
     let place = Place::new(1).await;
-    run(&place.pool, "CREATE DATABASE IF NOT EXISTS elsewhere").await;
-    let table = format!("elsewhere.{}", place.table);
-    let builder = tower_idempotency::MySqlStore::builder(place.pool.clone()).table(&table);
+    let elsewhere = format!("d{}", place.table);
+    run(&place.pool, &format!("CREATE DATABASE {elsewhere}")).await;
+    let table = format!("{elsewhere}.{}", place.table);
+    let builder = MySqlStore::builder(place.pool.clone()).table(&table);
     builder.migrate().await.unwrap();
     let store = builder.open().await.unwrap();
     let claimed = store.claim(&claim(1)).await.unwrap();
     assert!(matches!(claimed, Claimed::Acquired(_)));
     assert_eq!(place.number("SELECT COUNT(*) FROM {t}").await, 0);
-    run(&place.pool, "DROP DATABASE elsewhere").await;
+    run(&place.pool, &format!("DROP DATABASE {elsewhere}")).await;
 }

@@ -74,8 +74,8 @@ async fn of_claims_at_once_one_acquires_and_none_fails() {
     // And of lapsed leases that were renewed once.
     place
         .run(
-            "UPDATE {t} SET lapses_at = 1; \
-             INSERT INTO {t}_renewals SELECT id, nonce, 1 FROM {t}",
+            "UPDATE {t} SET lapses_at = {now} - 1000; \
+             INSERT INTO {t}_renewals SELECT id, nonce, {now} - 1000 FROM {t}",
         )
         .await;
     let winners = storm(&place, &ids, 12).await;
@@ -127,8 +127,8 @@ async fn a_takeover_that_meets_a_renewal_leaves_the_lease_to_its_owner() {
     let lease = place.acquire(&claim(1)).await;
     place
         .run(
-            "UPDATE {t} SET lapses_at = 1; \
-             INSERT INTO {t}_renewals SELECT id, nonce, 1 FROM {t}",
+            "UPDATE {t} SET lapses_at = {now} - 1000; \
+             INSERT INTO {t}_renewals SELECT id, nonce, {now} - 1000 FROM {t}",
         )
         .await;
     let mut renewal = place.pool.begin().await.unwrap();
@@ -197,8 +197,7 @@ async fn the_clock_is_read_after_a_wait() {
     let complete = tokio::spawn(async move { store.complete(&lease, &paid("x")).await });
     until_one_waits(&place).await;
     tokio::time::sleep(Duration::from_millis(50)).await;
-    let micros = "SELECT TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))";
-    let unlocked_at = place.number(micros).await;
+    let unlocked_at = place.number("SELECT {now}").await;
     locker.commit().await.unwrap();
     assert_eq!(complete.await.unwrap().unwrap(), Tenure::Held);
     let ended_at = place.number("SELECT expires_at - kept_for FROM {t}").await;

@@ -1,6 +1,5 @@
 //! Sending a statement: to which connection, and for how long again.
 
-use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use sqlx::pool::PoolConnection;
@@ -27,16 +26,14 @@ const CONNECTIONS: u32 = 8;
 /// soon, and is asked again.
 const BUSY_TIMEOUT: Duration = Duration::from_millis(5);
 
-/// Connections to a file for records alone. It is opened by the first use.
-pub(super) fn pool_of(file: &Path) -> SqlitePool {
-    let options = SqliteConnectOptions::new()
-        .filename(file)
-        .create_if_missing(true)
+/// Connections for records alone. The file is opened by the first use.
+pub(super) fn pool_of(options: SqliteConnectOptions, connections: Option<u32>) -> SqlitePool {
+    let options = options
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
         .busy_timeout(BUSY_TIMEOUT);
     SqlitePoolOptions::new()
-        .max_connections(CONNECTIONS)
+        .max_connections(connections.unwrap_or(CONNECTIONS))
         // Nothing cuts a connection to a file.
         .test_before_acquire(false)
         .connect_lazy_with(options)
