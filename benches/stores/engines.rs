@@ -8,9 +8,10 @@ use std::time::{Duration, SystemTime};
 use http::StatusCode;
 use sqlx::mysql::MySqlPoolOptions;
 use sqlx::postgres::PgPoolOptions;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use tower_idempotency::store::{Claim, Claimed, Lease, Outcome, Release, Store, Tenure};
 use tower_idempotency::{
-    Completion, Fingerprint, MySqlStore, PostgresStore, RecordId, RedisStore, ScopeDigest,
+    Completion, Fingerprint, MySqlStore, Nonce, PostgresStore, RecordId, RedisStore, ScopeDigest,
     SqliteStore,
 };
 
@@ -78,10 +79,9 @@ impl Engine {
         });
         let complete = complete.await;
         let replay = timed(at_once, calls, |at| {
-            let again = Arc::clone(&self.store).claim(Claim {
-                nonce: claim().nonce,
-                ..claims[at]
-            });
+            let mut again = claims[at];
+            again.nonce = Nonce::random();
+            let again = Arc::clone(&self.store).claim(again);
             Box::pin(async move { assert!(matches!(again.await, Claimed::Found(_))) }) as Call
         });
         let replay = replay.await;
@@ -155,8 +155,8 @@ pub(crate) async fn all() -> Vec<Engine> {
         url
     };
     if let Some(url) = given("TEST_REDIS_URL") {
-        let connection = redis::Client::open(url).unwrap().get_connection_manager();
-        let connection = connection.await.unwrap();
+        let client = redis::Client::open(url).unwrap();
+        let connection = client.get_connection_manager().await.unwrap();
         let ping = connection.clone();
         let store = RedisStore::open(connection).await.unwrap();
         engines.push(Engine::new("Redis", store, move || {
@@ -190,5 +190,22 @@ pub(crate) async fn all() -> Vec<Engine> {
             select_1!(pool),
         ));
     }
+    let file = std::env::temp_dir().join(format!("bench-records-{}.db", std::process::id()));
+    let options = SqliteConnectOptions::new()
+        .filename(&file)
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full);
+    let pool = SqlitePoolOptions::new()
+        .max_connections(8)
+        .test_before_acquire(false);
+    let pool = pool.connect_with(options).await.unwrap();
+    let builder = SqliteStore::builder(pool.clone());
+    builder.migrate().await.unwrap();
+    engines.push(Engine::new(
+        "SQLite",
+        builder.open().await.unwrap(),
+        select_1!(pool),
+    ));
     engines
 }
