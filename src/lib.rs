@@ -88,6 +88,8 @@
 //! - `conformance`: [`store::conformance`], the contract of a store as tests
 //!   that any store can run.
 //! - `at-rest`: [`store::AtRest`], answers as bytes, for stores of one's own.
+//! - `conformance`: [`store::conformance`](store), rules that any store can be
+//!   checked against. For tests.
 //!
 //! A feature adds, and changes nothing that was there without it.
 //!
@@ -180,4 +182,7 @@ mod prose {
     pub struct Contract;
     #[doc = include_str!("../docs/design.md")]
     pub struct Design;
+    #[cfg(feature = "conformance")]
+    #[doc = include_str!("../docs/stores.md")]
+    pub struct Stores;
 }
