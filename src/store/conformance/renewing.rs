@@ -2,7 +2,7 @@
 
 use tokio::time::{Instant, sleep};
 
-use crate::store::{Claim, Claimed, Lease, Release};
+use crate::store::{Claim, Claimed, Lease, Release, Tenure};
 
 use super::answer::answer;
 use super::expect::{Checked, ensure, held, in_flight, lost};
@@ -64,6 +64,9 @@ async fn a_renewal_puts_the_end_ahead(stores: Stores) -> Checked {
         let renewed = stores.b.renew(&owner).await?;
         if Instant::now() < before + SECOND {
             held("a renewal", renewed)?;
+        } else if renewed == Tenure::Lost {
+            // The machine is so slow that the record is over.
+            return Ok(());
         }
         if let Claimed::Acquired(_) = stores.c.claim(&next).await? {
             let early = (sent + SECOND).saturating_duration_since(Instant::now());
