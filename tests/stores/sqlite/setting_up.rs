@@ -276,35 +276,30 @@ async fn a_database_in_memory_has_to_have_one_connection() {
 
 #[tokio::test]
 async fn settings_that_lose_records_or_make_readers_wait_are_told() {
-    let says = async |options: SqliteConnectOptions| {
+    let logged = async |with: fn(SqliteConnectOptions) -> SqliteConnectOptions| {
         let log = Log::default();
         let _listening = log.listen();
-        let pool = SqlitePool::connect_with(options.create_if_missing(true))
-            .await
-            .unwrap();
-        let records = SqliteStore::builder(pool);
+        let directory = Directory::new();
+        let options = with(options(&directory.file()).create_if_missing(true));
+        let records = SqliteStore::builder(SqlitePool::connect_with(options).await.unwrap());
         records.migrate().await.unwrap();
         records.open().await.unwrap();
         log.text()
     };
-    let (a, b, c, d, e) = (
-        Directory::new(),
-        Directory::new(),
-        Directory::new(),
-        Directory::new(),
-        Directory::new(),
-    );
-    let wal =
-        |directory: &Directory| options(&directory.file()).journal_mode(SqliteJournalMode::Wal);
-    let text = says(wal(&a)).await;
+    let wal = |options: SqliteConnectOptions| options.journal_mode(SqliteJournalMode::Wal);
+    let text = logged(wal).await;
     assert!(!text.contains("WARN"), "{text}");
-    let text = says(options(&b.file())).await;
+    let text = logged(|options| options).await;
     assert!(text.contains("wait for each other"), "{text}");
-    let text = says(options(&c.file()).journal_mode(SqliteJournalMode::Off)).await;
+    let text = logged(|options| options.journal_mode(SqliteJournalMode::Off)).await;
     assert!(text.contains("lose every record"), "{text}");
-    let text = says(wal(&d).synchronous(SqliteSynchronous::Normal)).await;
+    let text = logged(|options| {
+        let options = options.journal_mode(SqliteJournalMode::Wal);
+        options.synchronous(SqliteSynchronous::Normal)
+    });
+    let text = text.await;
     assert!(text.contains("takes back the last records"), "{text}");
-    let text = says(wal(&e).synchronous(SqliteSynchronous::Off)).await;
+    let text = logged(|options| options.synchronous(SqliteSynchronous::Off)).await;
     assert!(text.contains("loss of power can damage"), "{text}");
 }
 
