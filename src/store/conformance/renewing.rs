@@ -68,6 +68,10 @@ async fn a_renewal_puts_the_end_ahead(stores: Stores) -> Checked {
             // The machine is so slow that the record is over.
             return Ok(());
         }
+        if renewed == Tenure::Lost {
+            // The machine is so slow that the record was forgotten.
+            return Ok(());
+        }
         if let Claimed::Acquired(_) = stores.c.claim(&next).await? {
             let early = (sent + SECOND).saturating_duration_since(Instant::now());
             ensure!(
