@@ -57,6 +57,8 @@ static SERVER: RwLock<()> = RwLock::const_new(());
 /// A table of this test's own.
 struct Fresh {
     table: String,
+    /// To look at it, and to do to it what a store would not.
+    pool: PgPool,
     _server: Option<RwLockReadGuard<'static, ()>>,
 }
 
@@ -72,9 +74,10 @@ impl Fresh {
     async fn alone() -> Self {
         let fresh = Self {
             table: fresh("t"),
+            pool: pool(),
             _server: None,
         };
-        PostgresStore::builder(pool())
+        PostgresStore::builder(fresh.pool.clone())
             .table(&fresh.table)
             .migrate()
             .await
@@ -101,9 +104,8 @@ impl Fresh {
     }
 
     async fn run(&self, statement: &str) -> u64 {
-        let mut connection = connection().await;
         sqlx::raw_sql(self.sql(statement))
-            .execute(&mut connection)
+            .execute(&self.pool)
             .await
             .unwrap()
             .rows_affected()
@@ -111,7 +113,7 @@ impl Fresh {
 
     async fn count(&self, statement: &str) -> i64 {
         sqlx::query_scalar(self.sql(statement))
-            .fetch_one(&mut connection().await)
+            .fetch_one(&self.pool)
             .await
             .unwrap()
     }

@@ -3,8 +3,8 @@
 use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
-use tower_idempotency::Completion;
 use tower_idempotency::store::{Claim, Forgotten, Lease, Outcome, Release, Store, StoreErrorKind};
+use tower_idempotency::{Completion, PostgresStore};
 
 use super::{Fresh, acquire, claim_of, id};
 
@@ -16,9 +16,8 @@ const WITHOUT_CHECKS: &str = "
         LOOP EXECUTE 'ALTER TABLE {t} DROP CONSTRAINT ' || c.conname; END LOOP;
     END $$";
 
-async fn completed(fresh: &Fresh) -> Lease {
-    let store = fresh.store().await;
-    let lease = acquire(&store, &claim_of(id())).await;
+async fn completed(store: &PostgresStore) -> Lease {
+    let lease = acquire(store, &claim_of(id())).await;
     let mut completion = Completion::new(StatusCode::CREATED, "paid", SystemTime::now());
     completion.headers.insert("x-id", "1".parse().unwrap());
     let outcome = Outcome::Completed(completion.into());
@@ -59,7 +58,7 @@ async fn a_record_that_cannot_be_read_is_an_error_and_stays_as_it_is() {
         "token = 9007199254740992",
     ];
     for change in changes {
-        let lease = completed(&fresh).await;
+        let lease = completed(&store).await;
         let where_it_is = format!("WHERE id = '\\x{}'", lease.claim.id);
         let change_it = format!("UPDATE {{t}} SET {change} {where_it_is}");
         assert_eq!(fresh.run(&change_it).await, 1);

@@ -36,6 +36,8 @@ pub(super) fn meaning(error: &dyn DatabaseError) -> Meaning {
              statement_cache_capacity(0)",
         ),
         "25001" => Meaning(Refused, ""),
+        // As an infinite time cannot be a number.
+        "0A000" => Meaning(Unreadable, "another program wrote the record"),
         _ => match code.get(..2) {
             Some("53") => Meaning(Contention, "see what the server has too little of"),
             Some("22" | "23") => Meaning(
