@@ -1,1 +1,117 @@
-//! What happens to the store's server, and what must not come of it.
+//! Servers of stores that crash, lose their connections, freeze or refuse to
+//! write, while requests go on. Each test has a server of its own.
+//!
+//! What must not come of it: a request that hangs, an operation that was
+//! recorded and runs again (G2), two answers to one key (G3), a layer that has
+//! to be restarted, tasks or connections that pile up.
+
+#[path = "../support/servers.rs"]
+mod servers;
+
+mod admin;
+mod full_or_read_only;
+mod redis_without_aof;
+mod traffic;
+
+use std::ops::AsyncFn;
+use std::time::{Duration, Instant};
+
+use servers::Server;
+use tokio::time::sleep;
+use traffic::{STORE_TIMEOUT, Traffic, connect};
+
+/// Redis that has written what it answered.
+const DURABLE: &[&str] = &["appendfsync always"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_crashes_comes_back_with_every_record() {
+    weather("redis", DURABLE, crash).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_postgres_that_crashes_comes_back_with_every_record() {
+    weather("postgres", &[], crash).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_to_redis_that_are_cut_are_made_again() {
+    weather("redis", DURABLE, cut).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_to_postgres_that_are_cut_are_made_again() {
+    weather("postgres", &[], cut).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_freezes_holds_no_request_longer_than_its_deadlines() {
+    weather("redis", DURABLE, freeze).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_postgres_that_freezes_holds_no_request_longer_than_its_deadlines() {
+    weather("postgres", &[], freeze).await;
+}
+
+/// Down for a second, twice.
+async fn crash(server: &Server) {
+    for _ in 0..2 {
+        server.kill();
+        sleep(Duration::from_secs(1)).await;
+        server.restart();
+        sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// At any moment of a request.
+async fn cut(server: &Server) {
+    for _ in 0..15 {
+        admin::cut_connections(server).await;
+        sleep(Duration::from_millis(130)).await;
+    }
+}
+
+/// For longer than the layer waits for the store, twice.
+async fn freeze(server: &Server) {
+    for _ in 0..2 {
+        server.freeze();
+        sleep(3 * STORE_TIMEOUT).await;
+        server.thaw();
+        sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// Traffic before, during and after a fault, which ends with the server as
+/// it was.
+async fn weather(kind: &'static str, settings: &[&str], fault: impl AsyncFn(&Server)) {
+    let server = tokio::task::block_in_place(|| Server::start(kind, settings));
+    let (first, second) = (connect(server.url()).await, connect(server.url()).await);
+    let traffic = Traffic::start(first, second);
+    traffic.is_calm(Duration::from_secs(20)).await;
+    let connections = admin::connections(&server).await;
+    let tasks = tasks();
+
+    fault(&server).await;
+    let back = Instant::now();
+    traffic.is_calm(Duration::from_secs(15)).await;
+    let recovered = back.elapsed();
+    let (connections_after, tasks_after) = (admin::connections(&server).await, self::tasks());
+
+    let seen = traffic.stop().await;
+    println!(
+        "{kind}: {seen}, calm again after {:.1} s; connections {connections} -> {connections_after}, \
+         tasks {tasks} -> {tasks_after}",
+        recovered.as_secs_f64(),
+    );
+    assert!(seen.turned_away > 0, "nothing happened to the traffic");
+    assert_eq!(seen.violations, Vec::<String>::new());
+    // A pool may open what it may have, and a little is always under way.
+    assert!(connections_after <= connections + 10);
+    assert!(tasks_after <= tasks + 20);
+}
+
+fn tasks() -> usize {
+    tokio::runtime::Handle::current()
+        .metrics()
+        .num_alive_tasks()
+}

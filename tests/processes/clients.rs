@@ -29,8 +29,13 @@ pub(crate) async fn attempt(ports: &[u16], keys: usize, attempts: usize) -> (Vec
     // No run meets the records of another.
     let run = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let run = run.unwrap().as_nanos();
+    let mut answers = Vec::new();
     let mut clients = JoinSet::new();
     for number in 0..keys {
+        // What goes wrong ends the test at once.
+        while let Some(answer) = clients.try_join_next() {
+            answers.push(answer.unwrap());
+        }
         // Taken for all of a key's attempts together, so that they meet.
         let some = u32::try_from(attempts).unwrap();
         let permit = Arc::clone(&room).acquire_many_owned(some).await.unwrap();
@@ -54,7 +59,7 @@ pub(crate) async fn attempt(ports: &[u16], keys: usize, attempts: usize) -> (Vec
             });
         }
     }
-    let answers = clients.join_all().await;
+    answers.extend(clients.join_all().await);
     (answers, requests.load(Ordering::Relaxed))
 }
 

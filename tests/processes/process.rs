@@ -87,6 +87,8 @@ pub(crate) async fn serve() {
     AnyStore::migrate(&url).await.unwrap();
     let store = AnyStore::connect(&url).await.unwrap();
     let layer = IdempotencyLayer::builder(store, scope::header("x-api-key").unwrap())
+        // That the machine is busy is no reason to fail.
+        .store_timeout(Duration::from_secs(30))
         .defaults(|policy| policy.retention(Duration::from_secs(600)))
         .route("POST /waiting", |policy| {
             policy.on_in_flight(OnInFlight::Wait(Duration::from_secs(5)))

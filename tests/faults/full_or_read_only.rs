@@ -1,0 +1,91 @@
+//! Servers that answer and do not write. Nothing executes, nothing hangs, and
+//! it is over when that is over.
+
+use std::sync::Arc;
+
+use crate::admin;
+use crate::servers::Server;
+use crate::traffic::{Book, Seen, connect, service};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_without_room_executes_nothing_new() {
+    let server = tokio::task::block_in_place(|| Server::start("redis", &[]));
+    let full = admin::redis(&server, &["CONFIG", "SET", "maxmemory", "1mb"]);
+    let room = admin::redis(&server, &["CONFIG", "SET", "maxmemory", "0"]);
+    nothing_new(&server, full, room).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_became_a_replica_executes_nothing_new() {
+    let server = tokio::task::block_in_place(|| Server::start("redis", &[]));
+    let demote = async {
+        admin::redis(
+            &server,
+            &["CONFIG", "SET", "replica-serve-stale-data", "yes"],
+        )
+        .await;
+        admin::redis(&server, &["REPLICAOF", "127.0.0.1", "1"]).await
+    };
+    let promote = admin::redis(&server, &["REPLICAOF", "NO", "ONE"]);
+    nothing_new(&server, demote, promote).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_without_the_replicas_that_it_wants_executes_nothing_new() {
+    let server = tokio::task::block_in_place(|| Server::start("redis", &[]));
+    let missing = admin::redis(&server, &["CONFIG", "SET", "min-replicas-to-write", "1"]);
+    let enough = admin::redis(&server, &["CONFIG", "SET", "min-replicas-to-write", "0"]);
+    nothing_new(&server, missing, enough).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_only_postgres_executes_nothing_new() {
+    let server = tokio::task::block_in_place(|| Server::start("postgres", &[]));
+    let read_only = admin::postgres(
+        &server,
+        &[
+            "ALTER SYSTEM SET default_transaction_read_only = on",
+            "SELECT pg_reload_conf()",
+        ],
+    );
+    let writable = admin::postgres(
+        &server,
+        &[
+            "SET default_transaction_read_only = off",
+            "ALTER SYSTEM RESET default_transaction_read_only",
+            "SELECT pg_reload_conf()",
+        ],
+    );
+    nothing_new(&server, read_only, writable).await;
+}
+
+async fn nothing_new<T, U>(
+    server: &Server,
+    worse: impl Future<Output = T>,
+    better: impl Future<Output = U>,
+) {
+    let book = Arc::new(Book::default());
+    let service = service(connect(server.url()).await, &book);
+    book.insist(&service, "old").await;
+    worse.await;
+    // A server takes on a setting in its own time.
+    let mut new = (0..).map(|number| format!("new-{number}"));
+    while let Seen::Answer(_) = book.ask(&service, &new.next().unwrap()).await {}
+    for key in new.by_ref().take(5) {
+        let Seen::NotNow(code) = book.ask(&service, &key).await else {
+            panic!("{key} was executed");
+        };
+        assert_eq!(code, "store-unavailable");
+        assert_eq!(book.executions_of(&key), 0);
+    }
+    // Whether it is replayed is up to the server; it is not executed.
+    let replayed = matches!(book.ask(&service, "old").await, Seen::Answer(_));
+    println!("replays meanwhile: {replayed}");
+    better.await;
+    for key in new.take(5) {
+        book.insist(&service, &key).await;
+        assert_eq!(book.executions_of(&key), 1);
+    }
+    book.insist(&service, "old").await;
+    assert_eq!(book.executions_of("old"), 1);
+}

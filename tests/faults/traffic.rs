@@ -1,0 +1,281 @@
+//! Clients that never rest, in front of two services on one store, and a book
+//! of all that they see.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{HeaderMap, Request, StatusCode};
+use axum::routing::post;
+use http_body_util::BodyExt;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tower::ServiceExt;
+use tower_idempotency::{AnyStore, IdempotencyLayer, scope};
+
+pub(crate) const STORE_TIMEOUT: Duration = Duration::from_millis(500);
+/// A claim and a completion may take their time each; the rest is for a busy
+/// machine.
+const BOUND: Duration = Duration::from_secs(4);
+/// From the fault to the end of the last attempt.
+const PATIENCE: Duration = Duration::from_secs(20);
+const CLIENTS: usize = 8;
+
+pub(crate) async fn connect(url: &str) -> AnyStore {
+    AnyStore::migrate(url).await.unwrap();
+    AnyStore::connect(url).await.unwrap()
+}
+
+/// A service with the layer in front of a handler that writes in the book.
+pub(crate) fn service(store: AnyStore, book: &Arc<Book>) -> Router {
+    let layer = IdempotencyLayer::builder(store, scope::header("x-api-key").unwrap())
+        .store_timeout(STORE_TIMEOUT)
+        // No lease lapses in here, so no operation has an excuse to run twice.
+        .defaults(|policy| policy.lease(Duration::from_secs(120)))
+        .build()
+        .unwrap();
+    let book = Arc::clone(book);
+    let pay = async move |headers: HeaderMap| {
+        let key = headers["idempotency-key"].to_str().unwrap().to_owned();
+        let id = book.execution(key);
+        sleep(Duration::from_millis(2)).await;
+        (StatusCode::CREATED, id)
+    };
+    Router::new().route("/payments", post(pay)).layer(layer)
+}
+
+/// What happened, by key.
+#[derive(Default)]
+pub(crate) struct Book(Mutex<Pages>);
+
+#[derive(Default)]
+struct Pages {
+    executions: HashMap<String, Vec<String>>,
+    answers: HashMap<String, Vec<String>>,
+    requests: usize,
+    turned_away: BTreeMap<String, usize>,
+    unrecorded: usize,
+    slowest: Duration,
+    violations: Vec<String>,
+}
+
+impl Pages {
+    fn unavailable(&self) -> usize {
+        let unavailable = self.turned_away.get("store-unavailable");
+        unavailable.copied().unwrap_or(0)
+    }
+
+    /// Of requests turned away for the store's sake, and of answers.
+    fn counts(&mut self) -> (usize, usize) {
+        (
+            self.unavailable(),
+            self.answers.values().map(Vec::len).sum(),
+        )
+    }
+
+    /// Of each key one execution and one answer, told to all who asked.
+    fn judge(&mut self) {
+        for (key, executions) in &self.executions {
+            let answers = self.answers.get(key).map_or(&[][..], Vec::as_slice);
+            let all_alike = answers.iter().all(|answer| *answer == executions[0]);
+            if executions.len() > 1 || !all_alike {
+                let violation = format!("{key}: executed {executions:?}, answered {answers:?}");
+                self.violations.push(violation);
+            }
+        }
+    }
+}
+
+pub(crate) enum Seen {
+    Answer(String),
+    NotNow(String),
+}
+
+impl Book {
+    fn pages<T>(&self, change: impl FnOnce(&mut Pages) -> T) -> T {
+        change(&mut self.0.lock().unwrap())
+    }
+
+    fn execution(&self, key: String) -> String {
+        self.pages(|pages| {
+            let id = format!("run {} of all", pages.executions.len() + 1);
+            let of_key = pages.executions.entry(key).or_default();
+            let id = format!("{id}, {} of this key", of_key.len() + 1);
+            of_key.push(id.clone());
+            id
+        })
+    }
+
+    pub(crate) fn executions_of(&self, key: &str) -> usize {
+        self.pages(|pages| pages.executions.get(key).map_or(0, Vec::len))
+    }
+
+    /// Asks once, and writes down what comes of it.
+    pub(crate) async fn ask(&self, service: &Router, key: &str) -> Seen {
+        let request = Request::post("/payments")
+            .header("x-api-key", "alice")
+            .header("idempotency-key", key)
+            .body(Body::from("4200"))
+            .unwrap();
+        let asked = Instant::now();
+        let answer = timeout(BOUND, async {
+            let (head, body) = service.clone().oneshot(request).await.unwrap().into_parts();
+            (head, body.collect().await.unwrap().to_bytes())
+        });
+        let answer = answer.await;
+        self.pages(|pages| {
+            pages.requests += 1;
+            pages.slowest = pages.slowest.max(asked.elapsed());
+            let Ok((head, body)) = answer else {
+                pages.violations.push(format!("{key}: no answer"));
+                return Seen::NotNow("no answer".to_owned());
+            };
+            let body = String::from_utf8_lossy(&body).into_owned();
+            if head.status == StatusCode::CREATED {
+                pages.unrecorded += usize::from(head.headers.contains_key("idempotency-status"));
+                let answers = pages.answers.entry(key.to_owned()).or_default();
+                answers.push(body.clone());
+                return Seen::Answer(body);
+            }
+            let code = body.split(r#""code":""#).nth(1).unwrap_or(&body);
+            let code = code.split('"').next().unwrap_or(code).to_owned();
+            *pages.turned_away.entry(code.clone()).or_default() += 1;
+            if !["in-flight", "store-unavailable"].contains(&code.as_str()) {
+                let violation = format!("{key}: {} {body}", head.status);
+                pages.violations.push(violation);
+            }
+            Seen::NotNow(code)
+        })
+    }
+
+    /// Asks until there is an answer.
+    pub(crate) async fn insist(&self, service: &Router, key: &str) {
+        let begun = Instant::now();
+        while let Seen::NotNow(_) = self.ask(service, key).await {
+            if begun.elapsed() > PATIENCE {
+                let violation = format!("{key}: turned away for {PATIENCE:?}");
+                return self.pages(|pages| pages.violations.push(violation));
+            }
+            sleep(Duration::from_millis(25)).await;
+        }
+    }
+}
+
+pub(crate) struct Traffic {
+    book: Arc<Book>,
+    services: [Router; 2],
+    clients: JoinSet<()>,
+    stopping: Arc<AtomicBool>,
+}
+
+/// What came of it all.
+pub(crate) struct Found {
+    keys: usize,
+    requests: usize,
+    codes: BTreeMap<String, usize>,
+    pub(crate) turned_away: usize,
+    unrecorded: usize,
+    slowest: Duration,
+    pub(crate) violations: Vec<String>,
+}
+
+impl fmt::Display for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            keys,
+            requests,
+            codes,
+            unrecorded,
+            slowest,
+            ..
+        } = self;
+        write!(
+            f,
+            "{keys} keys, {requests} requests, turned away {codes:?}, {unrecorded} unrecorded in time, \
+             slowest {slowest:.1?}"
+        )
+    }
+}
+
+impl Traffic {
+    pub(crate) fn start(first: AnyStore, second: AnyStore) -> Self {
+        let book = Arc::new(Book::default());
+        let services = [first, second].map(|store| service(store, &book));
+        let stopping = Arc::new(AtomicBool::new(false));
+        let mut clients = JoinSet::new();
+        for client in 0..CLIENTS {
+            let (book, services) = (Arc::clone(&book), services.clone());
+            let stopping = Arc::clone(&stopping);
+            clients.spawn(async move {
+                let key = |number: usize| format!("client-{client}-payment-{number}");
+                for number in 0.. {
+                    if stopping.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let (new, old) = (key(number), key(number / 2));
+                    // One payment asked for by both services at once, and a
+                    // retry of one that was answered long ago.
+                    tokio::join!(
+                        book.insist(&services[0], &new),
+                        book.insist(&services[1], &new),
+                    );
+                    book.insist(&services[number % 2], &old).await;
+                }
+            });
+        }
+        Self {
+            book,
+            services,
+            clients,
+            stopping,
+        }
+    }
+
+    /// Waits until a second went by with answers in each tenth of it, and no
+    /// request that was turned away for the store's sake.
+    pub(crate) async fn is_calm(&self, within: Duration) {
+        let begun = Instant::now();
+        let mut since = Instant::now();
+        loop {
+            let before = self.book.pages(Pages::counts);
+            sleep(Duration::from_millis(100)).await;
+            let after = self.book.pages(Pages::counts);
+            if after.0 != before.0 || after.1 == before.1 {
+                since = Instant::now();
+            }
+            if since.elapsed() > Duration::from_secs(1) {
+                return;
+            }
+            assert!(begun.elapsed() < within, "still no calm after {within:?}");
+        }
+    }
+
+    /// Asks for everything once more, and judges.
+    pub(crate) async fn stop(mut self) -> Found {
+        self.stopping.store(true, Ordering::Relaxed);
+        while let Some(client) = self.clients.join_next().await {
+            client.unwrap();
+        }
+        let book = &self.book;
+        let keys: Vec<String> = book.pages(|pages| pages.answers.keys().cloned().collect());
+        for key in &keys {
+            book.insist(&self.services[0], key).await;
+        }
+        book.pages(|pages| {
+            pages.judge();
+            Found {
+                keys: keys.len(),
+                requests: pages.requests,
+                codes: pages.turned_away.clone(),
+                turned_away: pages.unavailable(),
+                unrecorded: pages.unrecorded,
+                slowest: pages.slowest,
+                violations: std::mem::take(&mut pages.violations),
+            }
+        })
+    }
+}
