@@ -87,8 +87,8 @@ pub(super) fn not_sent(
     let remedy = match &error {
         sqlx::Error::Database(refused) => meaning(&**refused).1,
         sqlx::Error::PoolTimedOut => {
-            "see whether the database can be reached, and whether others keep every connection of \
-             the pool in use"
+            "the database can't be reached, or every connection of the pool is in use: give it \
+             more, or find who keeps them"
         }
         sqlx::Error::Configuration(_) => "mend the address of the database",
         _ => "see whether the database runs and can be reached",
