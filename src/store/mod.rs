@@ -55,8 +55,9 @@ pub(crate) const POLL: Duration = Duration::from_millis(250);
 ///   acquisition has a token above all that the id ever had, and the attempt
 ///   after the last. Claiming again with the nonce that holds the record
 ///   gives the same lease: the first acknowledgement may have been lost.
-/// - **Renew** puts the end of the lease one length ahead; it never recreates
-///   a record.
+/// - **Renew** puts the end of the lease one length ahead, that of the lease
+///   it is given, lapsed or not, if nobody took over; it never recreates a
+///   record.
 /// - **Complete** stores the outcome if the record is in flight under this
 ///   nonce, lapsed or not. If there is no record, or a tombstone with no
 ///   higher token, it stores it all the same: the finished answer is worth
@@ -65,11 +66,14 @@ pub(crate) const POLL: Duration = Duration::from_millis(250);
 ///   retention to the microsecond, and the token and fingerprint of its claim.
 ///   An [encrypted](crate::IdempotencyLayerBuilder) answer can't be opened
 ///   otherwise.
+///   An outcome that was said to be unknown is in flight here.
 /// - **Release** leaves a tombstone (token and attempt), or marks the outcome
-///   unknown, if the record is in flight under this nonce. It never deletes a
-///   completion and never makes a record: anything else is
-///   [`Tenure::Lost`]. What was released is not renewed any more, by a renewal
-///   that was on its way, nor claimed again by its nonce.
+///   unknown, if the record is in flight under this nonce, lapsed or not, or
+///   was released as unknown by it. It never deletes a completion and never
+///   makes a record: anything else is [`Tenure::Lost`], a release to a
+///   tombstone that is sent again, too. What was released is not renewed any
+///   more, by a renewal that was on its way, and a claim by its nonce does not
+///   get the old lease back: it is a claim like any other.
 /// - **Renew and complete by the nonce that completed** change nothing and
 ///   are [`Tenure::Held`].
 /// - **A lapsed record does not vanish with its lease.** Under
@@ -90,7 +94,9 @@ pub(crate) const POLL: Duration = Duration::from_millis(250);
 /// # Implementing it
 ///
 /// With plain `async fn`. `examples/custom_store.rs` is a whole store in one
-/// file; this one has no memory and refuses everything:
+/// file, and `store::conformance` (feature `conformance`) checks any store
+/// against this contract, rule by rule. This one has no memory and refuses
+/// everything:
 ///
 /// ```
 /// use tower_idempotency::store::{

@@ -31,10 +31,10 @@
 //! - **A slow machine fails no rule.** Where a rule needs a lease that lives
 //!   it takes a long one; where it needs one that has lapsed, it waits well
 //!   beyond; and what must not happen yet is judged by when it was asked.
-//! - **Records.** Ids are random, so one table serves any number of runs. What
-//!   is left in it is gone a day later, but for a few records under
-//!   [`OnLapsedLease::Refuse`](crate::OnLapsedLease::Refuse), which stay as the
-//!   contract has it: give the suite a table of its own.
+//! - **Records.** Ids are random, so one table serves any number of runs. Most
+//!   of what is left in it is gone a day later. A few records stay, for they
+//!   are under [`OnLapsedLease::Refuse`](crate::OnLapsedLease::Refuse) or kept
+//!   for `Duration::MAX`: give the suite a table of its own.
 //! - **Load.** There are never more than eight calls under way, so a pool of
 //!   ten connections will do. A store that says
 //!   [`Contention`](crate::store::StoreErrorKind::Contention) is asked again,
