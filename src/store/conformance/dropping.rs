@@ -67,7 +67,8 @@ pub(super) fn rules() -> Vec<Rule> {
 }
 
 /// Polls a call so often, then drops it. Whether it had ended.
-async fn cut(call: impl Future, polls: usize) -> bool {
+async fn cut(store: &Handle, call: impl Future, polls: usize) -> bool {
+    let _permit = store.calls.acquire().await.expect("it is never closed");
     let mut call = pin!(call);
     let mut left = polls;
     poll_fn(|cx| match call.as_mut().poll(cx) {
@@ -165,7 +166,7 @@ async fn a_claim_can_be_dropped(stores: Stores) -> Checked {
     let mut cuts = Cuts::default();
     while let Some(polls) = cuts.next() {
         let claim = request();
-        cuts.ended |= cut(a.store.claim(&claim), polls).await;
+        cuts.ended |= cut(&a, a.store.claim(&claim), polls).await;
         let owner = b
             .acquire("a claim by the nonce of a dropped one", &claim)
             .await?;
@@ -202,7 +203,7 @@ async fn a_completion_can_be_dropped(stores: Stores) -> Checked {
         let owner = a.acquire("the first claim", &claim).await?;
         let answer = answer();
         let outcome = answer.outcome();
-        cuts.ended |= cut(a.store.complete(&owner, &outcome), polls).await;
+        cuts.ended |= cut(&a, a.store.complete(&owner, &outcome), polls).await;
         held(
             "the completion, sent again,",
             b.complete(&owner, &outcome).await?,
@@ -221,7 +222,7 @@ async fn a_renewal_can_be_dropped(stores: Stores) -> Checked {
     let owner = a.acquire("the first claim", &claim).await?;
     let mut cuts = Cuts::default();
     while let Some(polls) = cuts.next() {
-        cuts.ended |= cut(a.store.renew(&owner), polls).await;
+        cuts.ended |= cut(&a, a.store.renew(&owner), polls).await;
         held("the renewal, sent again,", a.renew(&owner).await?)?;
         let found = b.find("another claim", &rival(&claim)).await?;
         in_flight("what another claim found", &found, &owner)?;
@@ -236,7 +237,7 @@ async fn a_release_can_be_dropped(stores: Stores) -> Checked {
         let claim = request();
         a.acquire("the first claim", &claim).await?;
         let Claim { id, nonce, .. } = &claim;
-        cuts.ended |= cut(a.store.release(id, nonce, Release::Tombstone), polls).await;
+        cuts.ended |= cut(&a, a.store.release(id, nonce, Release::Tombstone), polls).await;
         // Held, or Lost because the first one was carried out.
         let _: Tenure = a.release(&claim, Release::Tombstone).await?;
         let owner = b.acquire("a claim after it", &rival(&claim)).await?;
@@ -257,10 +258,10 @@ async fn a_subscription_can_be_dropped(stores: Stores) -> Checked {
     while let Some(polls) = cuts.next() {
         let claim = request();
         let owner = a.acquire("the first claim", &claim).await?;
-        cuts.ended |= cut(b.store.subscribe(&claim.id), polls).await;
+        cuts.ended |= cut(&b, b.store.subscribe(&claim.id), polls).await;
         let stays = b.subscribe(&claim.id).await?;
         let mut leaves = b.subscribe(&claim.id).await?;
-        cut(&mut leaves, 1).await;
+        cut(&b, &mut leaves, 1).await;
         drop(leaves);
         let tenure = a.complete(&owner, &answer().outcome()).await?;
         held("the completion", tenure)?;
@@ -289,8 +290,8 @@ async fn looking_up_and_forgetting_can_be_dropped(stores: Stores) -> Checked {
                 "expected a look-up to find the record".into(),
             ));
         };
-        let looked = cut(a.store.look_up(&claim.id), polls).await;
-        let forgot = cut(a.store.forget(&claim.id, false), polls).await;
+        let looked = cut(&a, a.store.look_up(&claim.id), polls).await;
+        let forgot = cut(&a, a.store.forget(&claim.id, false), polls).await;
         cuts.ended |= looked && forgot;
         let came = b.forget(&claim.id, false).await?;
         ensure!(
