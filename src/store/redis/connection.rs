@@ -1,6 +1,7 @@
 //! How the server is reached.
 
 use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
@@ -9,7 +10,7 @@ use redis::cluster_async::ClusterConnection;
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
 use redis::{Client, Cmd, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, RedisResult, Value};
 
-use super::errors::{failed, refused};
+use super::errors::{failed, is_of_connecting, refused};
 use crate::store::StoreError;
 
 /// For one attempt to connect.
@@ -35,7 +36,9 @@ const SILENCE: Duration = Duration::from_secs(5);
 ///
 /// A connection given here decides itself how long it waits for an answer and
 /// how it connects again. Its response timeout should not be below the layer's
-/// `store_timeout`.
+/// `store_timeout`. A `ConnectionManager` that was refused while it connected
+/// again, for its credentials or the server's limit of clients, stays so for
+/// good; those made here are then made anew.
 #[derive(Clone)]
 pub struct RedisConnection {
     source: Source,
@@ -112,7 +115,7 @@ impl RedisConnection {
 
     pub(super) async fn establish(self) -> Result<(Link, Vec<Client>), StoreError> {
         let link = match self.source {
-            Source::Manager(manager) => Link::Server(manager),
+            Source::Manager(manager) => Link::Server(Server::new(manager, None)),
             Source::Cluster(cluster) => Link::Cluster(cluster),
             Source::Client(client) => {
                 // What waits for a connection is told soon that there is none,
@@ -121,8 +124,10 @@ impl RedisConnection {
                     .set_number_of_retries(0)
                     .set_connection_timeout(Some(CONNECT))
                     .set_response_timeout(Some(RESPOND));
-                let manager = ConnectionManager::new_with_config(*client, config).await;
-                Link::Server(manager.map_err(|error| failed(error, false))?)
+                let manager =
+                    ConnectionManager::new_with_config((*client).clone(), config.clone()).await;
+                let manager = manager.map_err(|error| failed(error, false))?;
+                Link::Server(Server::new(manager, Some((*client, config))))
             }
             Source::Nodes(client) => {
                 let cluster = client.get_async_connection().await;
@@ -254,7 +259,7 @@ fn bad_url(error: redis::RedisError) -> StoreError {
 /// A connection that is there, and comes back by itself.
 #[derive(Clone)]
 pub(super) enum Link {
-    Server(ConnectionManager),
+    Server(Arc<Server>),
     Cluster(ClusterConnection),
 }
 
@@ -263,21 +268,70 @@ impl Link {
         matches!(self, Link::Cluster(_))
     }
 
-    pub(super) async fn send(&self, command: &Cmd) -> Result<Value, redis::RedisError> {
+    pub(super) async fn send(&self, command: &Cmd) -> RedisResult<Value> {
         match self {
             Link::Cluster(cluster) => command.query_async(&mut cluster.clone()).await,
-            Link::Server(manager) => {
-                let mut manager = manager.clone();
-                match command.query_async(&mut manager).await {
-                    // What its last attempt to connect met, which may be long
-                    // ago. That makes it try again, and nothing was sent.
-                    Err(error) if error.is_connection_refusal() => {
-                        command.query_async(&mut manager).await
-                    }
-                    answer => answer,
-                }
-            }
+            Link::Server(server) => server.send(command).await,
         }
+    }
+}
+
+/// One server.
+pub(super) struct Server {
+    manager: Mutex<Numbered>,
+    /// How to make another, unless the application made this one.
+    made_of: Option<(Client, ConnectionManagerConfig)>,
+}
+
+#[derive(Clone)]
+struct Numbered {
+    number: u64,
+    manager: ConnectionManager,
+}
+
+impl Server {
+    fn new(
+        manager: ConnectionManager,
+        made_of: Option<(Client, ConnectionManagerConfig)>,
+    ) -> Arc<Self> {
+        let manager = Mutex::new(Numbered { number: 0, manager });
+        Arc::new(Self { manager, made_of })
+    }
+
+    /// A manager answers with what its last attempt to connect met, which may
+    /// be long ago. Nothing was sent then, so that a second try is safe. A
+    /// refused connection makes the manager try anew; any other cause, such as
+    /// credentials or the server's limit of clients, it keeps for good, so
+    /// that it has to be replaced.
+    async fn send(&self, command: &Cmd) -> RedisResult<Value> {
+        let mut used = self.lock().clone();
+        match command.query_async(&mut used.manager).await {
+            Err(error) if error.is_connection_refusal() => {
+                command.query_async(&mut used.manager).await
+            }
+            Err(error) if is_of_connecting(&error) => match self.replace(used.number) {
+                Some(mut manager) => command.query_async(&mut manager).await,
+                None => Err(error),
+            },
+            answer => answer,
+        }
+    }
+
+    fn replace(&self, number: u64) -> Option<ConnectionManager> {
+        let (client, config) = self.made_of.as_ref()?;
+        let mut current = self.lock();
+        if current.number == number {
+            let another = ConnectionManager::new_lazy_with_config(client.clone(), config.clone());
+            *current = Numbered {
+                number: number + 1,
+                manager: another.ok()?,
+            };
+        }
+        Some(current.manager.clone())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Numbered> {
+        self.manager.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

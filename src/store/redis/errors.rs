@@ -123,6 +123,19 @@ fn meaning(code: &str, detail: &str) -> (StoreErrorKind, &'static str) {
     }
 }
 
+/// Whether a server that was reached did not let a connection be made.
+pub(super) fn is_of_connecting(error: &RedisError) -> bool {
+    let detail = error.detail().unwrap_or_default();
+    match error.kind() {
+        ErrorKind::AuthenticationFailed | ErrorKind::RESP3NotSupported | ErrorKind::Parse => true,
+        ErrorKind::Server(_) | ErrorKind::Extension => {
+            matches!(code(error), "NOAUTH" | "WRONGPASS" | "NOPROTO")
+                || detail.starts_with("max number of clients")
+        }
+        _ => false,
+    }
+}
+
 /// Whether the server does not let its settings be read.
 pub(super) fn is_forbidden(error: &RedisError) -> bool {
     let unknown = error.kind() == ErrorKind::Server(ServerErrorKind::ResponseError);

@@ -64,6 +64,29 @@ async fn a_right_that_is_taken_away_is_named() {
 }
 
 #[tokio::test]
+async fn a_server_that_refused_connections_for_a_while_is_used_again() {
+    let server = OwnServer::start(&[]);
+    server.run("ACL SETUSER app on >pw ~* &* +@all");
+    let url = format!("{}?user=app&pass=pw", server.url());
+    let store = tower_idempotency::RedisStore::connect(&url).await.unwrap();
+    let answered = async |kind: Option<StoreErrorKind>| {
+        let until = async {
+            while store.claim(&claim()).await.err().map(|error| error.kind()) != kind {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let in_time = tokio::time::timeout(Duration::from_secs(10), until).await;
+        assert!(in_time.is_ok(), "never {kind:?}");
+    };
+    answered(None).await;
+    server.run("ACL SETUSER app resetpass >another");
+    server.run("CLIENT KILL USER app");
+    answered(Some(StoreErrorKind::Refused)).await;
+    server.run("ACL SETUSER app resetpass >pw");
+    answered(None).await;
+}
+
+#[tokio::test]
 async fn a_server_that_wants_more_replicas_refuses() {
     let server = OwnServer::start(&["--min-replicas-to-write", "1"]);
     let store = server.open().await;
