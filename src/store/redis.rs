@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use tracing::debug;
 
-use self::connection::Link;
 use self::errors::unsuitable;
 use self::keys::Keys;
+use self::link::Link;
 use self::listening::Servers;
 use self::scripts::{
     CLAIM, COMPLETE, ClaimArgs, CompleteArgs, FORGET, LOOK_UP, RELEASE, RENEW, flag, release_args,
@@ -23,6 +23,7 @@ use crate::store::stored::micros;
 mod connection;
 mod errors;
 mod keys;
+mod link;
 mod listening;
 mod scripts;
 mod settings;

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use redis::{Cmd, ErrorKind, ServerErrorKind, Value};
 
-use super::connection::Link;
 use super::errors::failed;
+use super::link::Link;
 use crate::policy::OnMismatch;
 use crate::record::Nonce;
 use crate::store::at_rest::{AtRest, unreadable};

@@ -6,8 +6,8 @@ use redis::cluster_routing::{MultipleNodeRoutingInfo, RoutingInfo};
 use redis::{Cmd, RedisError, Value};
 use tracing::{info, warn};
 
-use super::connection::Link;
 use super::errors::{failed, is_forbidden, unsuitable};
+use super::link::Link;
 use crate::store::StoreError;
 
 /// The oldest version whose scripts may read the clock and then write.
