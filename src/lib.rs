@@ -90,6 +90,7 @@
 //! - `at-rest`: [`store::AtRest`], answers as bytes, for stores of one's own.
 //! - `conformance`: [`store::conformance`](store), rules that any store can be
 //!   checked against. For tests.
+//! - `redis`: `RedisStore`, records in Redis or Valkey.
 //!
 //! A feature adds, and changes nothing that was there without it.
 //!
