@@ -4,30 +4,27 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgArguments, PgPool, PgRow};
-use sqlx::query::Query;
-use sqlx::{AssertSqlSafe, Postgres, Row};
+use sqlx::postgres::PgPool;
 
+use self::database::Database;
 use self::listening::Listening;
-use self::meaning::meaning;
-use super::{DEFAULT_TABLE, PURGE_BATCH, PURGE_INTERVAL, Purging, Table, failed, not_sent};
+use self::row::{column, not_of_this_version, stored, tenure};
+use super::{DEFAULT_TABLE, PURGE_INTERVAL, Purging, Table};
 use crate::record::{Nonce, RecordId};
-use crate::store::at_rest::{AtRest, unreadable};
-use crate::store::stored::{Stored, micros, state};
+use crate::store::at_rest::AtRest;
+use crate::store::stored::micros;
 use crate::store::{
     Claim, Claimed, Forgotten, Lease, OnLapsedLease, OnMismatch, Outcome, Record, Release, Store,
     StoreError, Subscription, Tenure,
 };
 
+mod database;
 mod listening;
 mod meaning;
+mod row;
 mod schema;
 mod waiting;
 
-/// How often a call is made that lost against another, above READ COMMITTED:
-/// each time one of them has won.
-const TRIES: u32 = 10;
 /// Purges are rarer than this only if there are none.
 const LONGEST_INTERVAL: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
@@ -117,10 +114,7 @@ impl PostgresStoreBuilder {
         let table = Table::new(&self.table)?;
         schema::check(&self.pool, &table).await?;
         let listening = Listening::new(self.pool.clone(), &table);
-        let database = Database {
-            pool: self.pool,
-            statements: Arc::new(Statements::of(&table)),
-        };
+        let database = Database::new(self.pool, &table);
         let purged = database.clone();
         let purging = Purging::every(self.purge_every, move || {
             let purged = purged.clone();
@@ -293,158 +287,6 @@ impl Store for PostgresStore {
         } = &*self.shared;
         Ok(listening.subscribe(id, database).await)
     }
-}
-
-/// A pool, and what to say to it.
-#[derive(Clone)]
-struct Database {
-    pool: PgPool,
-    statements: Arc<Statements>,
-}
-
-struct Statements {
-    claim: Arc<str>,
-    renew: Arc<str>,
-    complete: Arc<str>,
-    release: Arc<str>,
-    look_up: Arc<str>,
-    forget: Arc<str>,
-    wait: Arc<str>,
-    purge: Arc<str>,
-}
-
-type Call<'q> = Query<'q, Postgres, PgArguments>;
-
-impl Statements {
-    fn of(table: &Table) -> Self {
-        let statement = |text| table.in_statement(text).into();
-        Self {
-            claim: statement("SELECT * FROM {table}_claim($1, $2, $3, $4, $5, $6, $7, $8)"),
-            renew: statement("SELECT {table}_renew($1, $2, $3)"),
-            complete: statement(
-                "SELECT {table}_complete($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
-            ),
-            release: statement("SELECT {table}_release($1, $2, $3)"),
-            look_up: statement("SELECT * FROM {table}_look_up($1)"),
-            forget: statement("SELECT {table}_forget($1, $2)"),
-            wait: statement("SELECT {table}_wait($1, $2, $3)"),
-            purge: statement("SELECT {table}_purge($1)"),
-        }
-    }
-}
-
-impl Database {
-    /// Calls a function that answers one row.
-    async fn call<'q>(
-        &self,
-        statement: &Arc<str>,
-        bind: impl Fn(Call<'q>) -> Call<'q> + Send,
-    ) -> Result<PgRow, StoreError> {
-        let row = self.call_for_any(statement, bind).await?;
-        row.ok_or_else(|| unreadable("a function of its table gave no answer"))
-    }
-
-    /// Calls a function, once more if it lost a race that a role's or a
-    /// database's isolation level does not let it see the end of.
-    async fn call_for_any<'q>(
-        &self,
-        statement: &Arc<str>,
-        bind: impl Fn(Call<'q>) -> Call<'q> + Send,
-    ) -> Result<Option<PgRow>, StoreError> {
-        let mut connection = connection(&self.pool).await?;
-        let mut tries = 1;
-        loop {
-            let call = bind(sqlx::query(AssertSqlSafe(Arc::clone(statement))));
-            match call.fetch_optional(&mut *connection).await {
-                Err(error) if meaning::lost_a_race(&error) && tries < TRIES => tries += 1,
-                answer => return answer.map_err(|error| failed(error, meaning)),
-            }
-        }
-    }
-
-    /// Asks to be told of the record's next change; whether that is going to be.
-    async fn wait(
-        &self,
-        id: &RecordId,
-        listener: &[u8; 16],
-        lasts: Duration,
-    ) -> Result<bool, StoreError> {
-        let row = self
-            .call(&self.statements.wait, |call| {
-                call.bind(&id.as_bytes()[..])
-                    .bind(&listener[..])
-                    .bind(micros(lasts))
-            })
-            .await?;
-        column(&row, 0)
-    }
-
-    async fn purge(&self) -> Result<u64, StoreError> {
-        let failed = |error| failed(error, meaning);
-        let begun = self.pool.begin_with(schema::BEGIN).await;
-        let mut transaction = begun.map_err(|error| not_sent(error, meaning))?;
-        let row = sqlx::query(AssertSqlSafe(Arc::clone(&self.statements.purge)))
-            .bind(PURGE_BATCH.cast_signed())
-            .fetch_one(&mut *transaction)
-            .await
-            .map_err(failed)?;
-        transaction.commit().await.map_err(failed)?;
-        column(&row, 0).map(i64::cast_unsigned)
-    }
-}
-
-async fn connection(pool: &PgPool) -> Result<PoolConnection<Postgres>, StoreError> {
-    pool.acquire()
-        .await
-        .map_err(|error| not_sent(error, meaning))
-}
-
-fn column<'r, T>(row: &'r PgRow, index: impl sqlx::ColumnIndex<PgRow>) -> Result<T, StoreError>
-where
-    T: sqlx::Decode<'r, Postgres> + sqlx::Type<Postgres>,
-{
-    row.try_get(index).map_err(|error| failed(error, meaning))
-}
-
-fn stored(row: &PgRow) -> Result<Stored, StoreError> {
-    let state = column::<Option<i16>>(row, "state")?.map_or(0, i64::from);
-    let format = column::<Option<i16>>(row, "format")?.map_or(0, i64::from);
-    let has_answer = state == state::COMPLETED && format == crate::store::stored::FORMAT;
-    Ok(Stored {
-        format,
-        state,
-        token: column(row, "token")?,
-        attempt: column(row, "attempt")?,
-        fingerprint: column::<Option<_>>(row, "fingerprint")?.unwrap_or_default(),
-        lapses_in: column::<Option<_>>(row, "lapses_in")?.unwrap_or_default(),
-        answer: has_answer.then(|| answer(row)).transpose()?,
-    })
-}
-
-fn answer(row: &PgRow) -> Result<AtRest, StoreError> {
-    let checksum: Vec<u8> = column(row, "answer_sha256")?;
-    let kept_for: i64 = column(row, "kept_for")?;
-    Ok(AtRest {
-        status: column::<i16>(row, "status")?.cast_unsigned(),
-        began_at: column(row, "began_at")?,
-        completed_at: column(row, "completed_at")?,
-        retention: Duration::from_micros(kept_for.max(0).cast_unsigned()),
-        answer: column(row, "answer")?,
-        length: column::<i64>(row, "answer_length")?.cast_unsigned(),
-        checksum: (checksum.try_into()).map_err(|_| unreadable("its checksum is not 32 bytes"))?,
-    })
-}
-
-fn tenure(row: &PgRow) -> Result<Tenure, StoreError> {
-    match column::<Option<bool>>(row, 0)? {
-        Some(true) => Ok(Tenure::Held),
-        Some(false) => Ok(Tenure::Lost),
-        None => Err(not_of_this_version()),
-    }
-}
-
-fn not_of_this_version() -> StoreError {
-    unreadable("it is of a format or in a state that this version does not know")
 }
 
 /// What is before 1684 or after 2255 is as good as then: floating point numbers

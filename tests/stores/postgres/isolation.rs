@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use sqlx::{Connection, PgConnection};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use tower_idempotency::PostgresStore;
 use tower_idempotency::store::{
     Claim, Claimed, Outcome, RecordState, Release, Store, StoreErrorKind, Tenure,
 };
+use tower_idempotency::{PostgresStore, RecordId};
 
 use super::{Fresh, acquire, claim_of, connection, id, options, pool_with};
 
@@ -172,28 +172,35 @@ async fn renew_until_taken_over(store: &PostgresStore, round: u64) {
 /// collided with was not committed when it began.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_claim_of_a_race_gets_an_answer() {
-    let fresh = Fresh::new().await;
-    let store = fresh.store().await;
-    for _ in 0..100 {
-        let id = id();
-        let racing: Vec<_> = (0..8)
-            .map(|_| {
-                let store = store.clone();
-                tokio::spawn(async move { store.claim(&claim_of(id)).await })
-            })
-            .collect();
-        let mut acquired = 0;
-        for claimed in racing {
-            match claimed.await.unwrap().unwrap() {
-                Claimed::Acquired(_) => acquired += 1,
-                Claimed::Found(record) => {
-                    assert!(matches!(record.state, RecordState::InFlight { .. }));
-                }
-                other => panic!("{other:?}"),
-            }
+    for level in ["read committed", "repeatable read", "serializable"] {
+        let fresh = Fresh::new().await;
+        let options = options().options([("default_transaction_isolation", level)]);
+        let store = fresh.store_on(pool_with(options)).await;
+        for _ in 0..60 {
+            assert_eq!(race(&store, id()).await, 1);
         }
-        assert_eq!(acquired, 1);
     }
+}
+
+/// How many of eight acquire it.
+async fn race(store: &PostgresStore, id: RecordId) -> u32 {
+    let racing: Vec<_> = (0..8)
+        .map(|_| {
+            let store = store.clone();
+            tokio::spawn(async move { store.claim(&claim_of(id)).await })
+        })
+        .collect();
+    let mut acquired = 0;
+    for claimed in racing {
+        match claimed.await.unwrap().unwrap() {
+            Claimed::Acquired(_) => acquired += 1,
+            Claimed::Found(record) => {
+                assert!(matches!(record.state, RecordState::InFlight { .. }));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    acquired
 }
 
 /// The server answers a call before it commits it.

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::debug;
 
 use super::super::Table;
-use super::Database;
+use super::database::Database;
 use super::waiting::{Waiter, WakeUps};
 use crate::record::RecordId;
 use crate::store::{POLL, Subscription};

@@ -4,7 +4,8 @@ use sqlx::postgres::{PgConnection, PgPool};
 use sqlx::{AssertSqlSafe, Row, raw_sql};
 
 use super::super::{DEFAULT_TABLE, Table, failed, not_sent};
-use super::{connection, meaning};
+use super::database::connection;
+use super::meaning;
 use crate::store::{StoreError, StoreErrorKind};
 
 const SCRIPT: &str = include_str!("../../../../docs/sql/postgres.sql");

@@ -1,0 +1,133 @@
+//! The functions in the database, and calling them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgArguments, PgPool, PgRow};
+use sqlx::query::Query;
+use sqlx::{AssertSqlSafe, Postgres};
+
+use super::super::{PURGE_BATCH, Table, failed, not_sent};
+use super::meaning::{self, meaning};
+use super::row::column;
+use super::schema;
+use crate::record::RecordId;
+use crate::store::StoreError;
+use crate::store::at_rest::unreadable;
+use crate::store::stored::micros;
+
+/// How often a call is made that lost against another, above READ COMMITTED:
+/// each time one of them has won.
+const TRIES: u32 = 10;
+
+/// A pool, and what to say to it.
+#[derive(Clone)]
+pub(super) struct Database {
+    pool: PgPool,
+    pub(super) statements: Arc<Statements>,
+}
+
+pub(super) struct Statements {
+    pub(super) claim: Arc<str>,
+    pub(super) renew: Arc<str>,
+    pub(super) complete: Arc<str>,
+    pub(super) release: Arc<str>,
+    pub(super) look_up: Arc<str>,
+    pub(super) forget: Arc<str>,
+    wait: Arc<str>,
+    purge: Arc<str>,
+}
+
+type Call<'q> = Query<'q, Postgres, PgArguments>;
+
+impl Statements {
+    fn of(table: &Table) -> Self {
+        let statement = |text| table.in_statement(text).into();
+        Self {
+            claim: statement("SELECT * FROM {table}_claim($1, $2, $3, $4, $5, $6, $7, $8)"),
+            renew: statement("SELECT {table}_renew($1, $2, $3)"),
+            complete: statement(
+                "SELECT {table}_complete($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+            ),
+            release: statement("SELECT {table}_release($1, $2, $3)"),
+            look_up: statement("SELECT * FROM {table}_look_up($1)"),
+            forget: statement("SELECT {table}_forget($1, $2)"),
+            wait: statement("SELECT {table}_wait($1, $2, $3)"),
+            purge: statement("SELECT {table}_purge($1)"),
+        }
+    }
+}
+
+impl Database {
+    pub(super) fn new(pool: PgPool, table: &Table) -> Self {
+        Self {
+            pool,
+            statements: Arc::new(Statements::of(table)),
+        }
+    }
+
+    /// Calls a function that answers one row.
+    pub(super) async fn call<'q>(
+        &self,
+        statement: &Arc<str>,
+        bind: impl Fn(Call<'q>) -> Call<'q> + Send,
+    ) -> Result<PgRow, StoreError> {
+        let row = self.call_for_any(statement, bind).await?;
+        row.ok_or_else(|| unreadable("a function of its table gave no answer"))
+    }
+
+    /// Calls a function, once more if it lost a race that a role's or a
+    /// database's isolation level does not let it see the end of.
+    pub(super) async fn call_for_any<'q>(
+        &self,
+        statement: &Arc<str>,
+        bind: impl Fn(Call<'q>) -> Call<'q> + Send,
+    ) -> Result<Option<PgRow>, StoreError> {
+        let mut connection = connection(&self.pool).await?;
+        let mut tries = 1;
+        loop {
+            let call = bind(sqlx::query(AssertSqlSafe(Arc::clone(statement))));
+            match call.fetch_optional(&mut *connection).await {
+                Err(error) if meaning::lost_a_race(&error) && tries < TRIES => tries += 1,
+                answer => return answer.map_err(|error| failed(error, meaning)),
+            }
+        }
+    }
+
+    /// Asks to be told of the record's next change; whether that is going to be.
+    pub(super) async fn wait(
+        &self,
+        id: &RecordId,
+        listener: &[u8; 16],
+        lasts: Duration,
+    ) -> Result<bool, StoreError> {
+        let row = self
+            .call(&self.statements.wait, |call| {
+                call.bind(&id.as_bytes()[..])
+                    .bind(&listener[..])
+                    .bind(micros(lasts))
+            })
+            .await?;
+        column(&row, 0)
+    }
+
+    pub(super) async fn purge(&self) -> Result<u64, StoreError> {
+        let failed = |error| failed(error, meaning);
+        let begun = self.pool.begin_with(schema::BEGIN).await;
+        let mut transaction = begun.map_err(|error| not_sent(error, meaning))?;
+        let row = sqlx::query(AssertSqlSafe(Arc::clone(&self.statements.purge)))
+            .bind(PURGE_BATCH.cast_signed())
+            .fetch_one(&mut *transaction)
+            .await
+            .map_err(failed)?;
+        transaction.commit().await.map_err(failed)?;
+        column(&row, 0).map(i64::cast_unsigned)
+    }
+}
+
+pub(super) async fn connection(pool: &PgPool) -> Result<PoolConnection<Postgres>, StoreError> {
+    pool.acquire()
+        .await
+        .map_err(|error| not_sent(error, meaning))
+}

@@ -1,0 +1,63 @@
+//! What the functions answer.
+
+use std::time::Duration;
+
+use sqlx::postgres::PgRow;
+use sqlx::{Postgres, Row};
+
+use super::super::failed;
+use super::meaning::meaning;
+use crate::store::at_rest::{AtRest, unreadable};
+use crate::store::stored::{FORMAT, Stored, state};
+use crate::store::{StoreError, Tenure};
+
+pub(super) fn column<'r, T>(
+    row: &'r PgRow,
+    index: impl sqlx::ColumnIndex<PgRow>,
+) -> Result<T, StoreError>
+where
+    T: sqlx::Decode<'r, Postgres> + sqlx::Type<Postgres>,
+{
+    row.try_get(index).map_err(|error| failed(error, meaning))
+}
+
+pub(super) fn stored(row: &PgRow) -> Result<Stored, StoreError> {
+    let state = column::<Option<i16>>(row, "state")?.map_or(0, i64::from);
+    let format = column::<Option<i16>>(row, "format")?.map_or(0, i64::from);
+    let has_answer = state == state::COMPLETED && format == FORMAT;
+    Ok(Stored {
+        format,
+        state,
+        token: column(row, "token")?,
+        attempt: column(row, "attempt")?,
+        fingerprint: column::<Option<_>>(row, "fingerprint")?.unwrap_or_default(),
+        lapses_in: column::<Option<_>>(row, "lapses_in")?.unwrap_or_default(),
+        answer: has_answer.then(|| answer(row)).transpose()?,
+    })
+}
+
+fn answer(row: &PgRow) -> Result<AtRest, StoreError> {
+    let checksum: Vec<u8> = column(row, "answer_sha256")?;
+    let kept_for: i64 = column(row, "kept_for")?;
+    Ok(AtRest {
+        status: column::<i16>(row, "status")?.cast_unsigned(),
+        began_at: column(row, "began_at")?,
+        completed_at: column(row, "completed_at")?,
+        retention: Duration::from_micros(kept_for.max(0).cast_unsigned()),
+        answer: column(row, "answer")?,
+        length: column::<i64>(row, "answer_length")?.cast_unsigned(),
+        checksum: (checksum.try_into()).map_err(|_| unreadable("its checksum is not 32 bytes"))?,
+    })
+}
+
+pub(super) fn tenure(row: &PgRow) -> Result<Tenure, StoreError> {
+    match column::<Option<bool>>(row, 0)? {
+        Some(true) => Ok(Tenure::Held),
+        Some(false) => Ok(Tenure::Lost),
+        None => Err(not_of_this_version()),
+    }
+}
+
+pub(super) fn not_of_this_version() -> StoreError {
+    unreadable("it is of a format or in a state that this version does not know")
+}
