@@ -91,6 +91,7 @@
 //! - `conformance`: [`store::conformance`](store), rules that any store can be
 //!   checked against. For tests.
 //! - `redis`: `RedisStore`, records in Redis or Valkey.
+//! - `mysql`: `MySqlStore`, records in MySQL or MariaDB.
 //!
 //! A feature adds, and changes nothing that was there without it.
 //!

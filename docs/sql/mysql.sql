@@ -116,18 +116,21 @@ BEGIN
         FROM idempotency_records WHERE id = p_id FOR UPDATE SKIP LOCKED;
       IF v_state = 1 THEN
         CALL idempotency_records_hold(p_id, v_nonce, v_renewed);
-        SET v_lapses_at = IF(v_renewed, v_renewed, v_lapses_at);
       END IF;
     ELSE
       SET TRANSACTION ISOLATION LEVEL REPEATABLE READ;
       START TRANSACTION;
-      SELECT r.format, r.state, r.nonce, r.token, r.attempt, r.fingerprint,
-             COALESCE(n.lapses_at, r.lapses_at), r.retention, r.expires_at
+      SELECT format, state, nonce, token, attempt, fingerprint, lapses_at, retention, expires_at
         INTO v_format, v_state, v_nonce, v_token, v_attempt, v_fingerprint, v_lapses_at,
              v_retention, v_expires_at
-        FROM idempotency_records r
-        LEFT JOIN idempotency_records_renewals n ON n.id = r.id AND n.nonce = r.nonce
-        WHERE r.id = p_id;
+        FROM idempotency_records WHERE id = p_id;
+      IF v_state = 1 THEN
+        SELECT MAX(lapses_at) INTO v_renewed FROM idempotency_records_renewals
+          WHERE id = p_id AND nonce = v_nonce;
+      END IF;
+    END IF;
+    IF v_state = 1 AND v_renewed THEN
+      SET v_lapses_at = v_renewed;
     END IF;
     -- Each statement of a procedure has a clock of its own: this is after any wait.
     SET v_now = TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6));

@@ -69,7 +69,32 @@ async fn check(place: &Place) {
     assert!(!place.has_open_transaction().await);
 }
 
-/// Neither does a call that the server itself ends in the middle.
+/// The server goes on with it: the connection must not wait for that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_call_that_hangs_does_not_keep_its_place_in_the_pool() {
+    let place = Place::new(2).await;
+    place.acquire(&claim(1)).await;
+    place
+        .run(
+            "UPDATE {t} SET lapses_at = {now} - 1000; \
+             INSERT INTO {t}_renewals SELECT id, nonce, {now} - 1000 FROM {t}",
+        )
+        .await;
+    let mut renewal = place.pool.begin().await.unwrap();
+    let lock = place.sql("SELECT 1 FROM {t}_renewals FOR UPDATE");
+    sqlx::query(sqlx::AssertSqlSafe(lock))
+        .fetch_all(&mut *renewal)
+        .await
+        .unwrap();
+    let store = place.store.clone();
+    let taker = tokio::spawn(async move { store.claim(&another(&claim(1))).await });
+    super::until_one_waits(&place).await;
+    taker.abort();
+    taker.await.unwrap_err();
+    let next = tokio::time::timeout(Duration::from_secs(10), place.number("SELECT 42"));
+    assert_eq!(next.await.expect("a connection"), 42);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_is_killed_leaves_no_transaction_open() {
     let place = Place::new(3).await;
@@ -92,6 +117,16 @@ async fn a_call_that_is_killed_leaves_no_transaction_open() {
     place.run(&format!("KILL QUERY {id}")).await;
     taker.await.unwrap().unwrap_err();
     renewal.rollback().await.unwrap();
+    let mut connections = Vec::new();
+    for _ in 0..3 {
+        let mut connection = place.pool.acquire().await.unwrap();
+        // Which the server refuses in the middle of a transaction.
+        let set = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED";
+        let set = sqlx::raw_sql(set).execute(&mut *connection);
+        set.await.expect("no open transaction");
+        connections.push(connection);
+    }
+    drop(connections);
     // It had the record's row locked.
     for _ in 0..100 {
         let claimed = place.store.claim(&another(&claim(1))).await.unwrap();

@@ -91,8 +91,9 @@ impl Calls {
 }
 
 /// A connection of the pool that goes back only by [`Self::give_back`].
-/// Dropped before, it is closed: the driver may have read half a packet, and a
-/// procedure that was killed has left its transaction open.
+/// Dropped before, it is closed: the driver may have read half a packet, the
+/// server may be at the call still, and of one that was killed in the middle
+/// nobody rolled back what it did.
 pub(super) struct Lent(Option<PoolConnection<MySql>>);
 
 impl Lent {
