@@ -78,20 +78,14 @@
 //! - `axum`: the client's own path inside nested routers,
 //!   `IdempotencyContext` as an extractor, `ConnectInfo` for
 //!   [`scope::peer_ip`]. Turn it on if you use axum.
+//! - `sqlite`, `postgres`, `mysql`: `SqliteStore`, `PostgresStore`,
+//!   `MySqlStore`, on the application's own sqlx pool. They need Rust 1.94.
+//! - `redis`: `RedisStore`, for Redis and Valkey, one server or a Cluster.
 //! - `encryption`: recorded answers are encrypted before a store gets them
 //!   (`IdempotencyLayerBuilder::encryption`).
-//!
-//! - `sqlite`, `postgres`, `mysql`: [`SqliteStore`], [`PostgresStore`],
-//!   [`MySqlStore`], on the application's own sqlx pool. They need Rust 1.94.
-//! - `redis`: [`RedisStore`], for Redis and Valkey, standalone or Cluster.
-//! - `encryption`: [`Encryption`], recorded answers encrypted at rest.
-//! - `conformance`: [`store::conformance`], the contract of a store as tests
-//!   that any store can run.
-//! - `at-rest`: [`store::AtRest`], answers as bytes, for stores of one's own.
-//! - `conformance`: [`store::conformance`](store), rules that any store can be
-//!   checked against. For tests.
-//! - `redis`: `RedisStore`, records in Redis or Valkey.
-//! - `mysql`: `MySqlStore`, records in MySQL or MariaDB.
+//! - `at-rest`: `store::AtRest`, answers as bytes, for stores of one's own.
+//! - `conformance`: `store::conformance`, rules that any store can be checked
+//!   against. For tests.
 //!
 //! A feature adds, and changes nothing that was there without it.
 //!

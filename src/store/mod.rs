@@ -62,11 +62,11 @@ pub(crate) const POLL: Duration = Duration::from_millis(250);
 ///   nonce, lapsed or not. If there is no record, or a tombstone with no
 ///   higher token, it stores it all the same: the finished answer is worth
 ///   more than the gap. Otherwise another owner took over: [`Tenure::Lost`].
+///   An outcome that was said to be unknown is in flight here.
 /// - **What was completed comes back as it was**: the answer, its times and
 ///   retention to the microsecond, and the token and fingerprint of its claim.
 ///   An [encrypted](crate::IdempotencyLayerBuilder) answer can't be opened
 ///   otherwise.
-///   An outcome that was said to be unknown is in flight here.
 /// - **Release** leaves a tombstone (token and attempt), or marks the outcome
 ///   unknown, if the record is in flight under this nonce, lapsed or not, or
 ///   was released as unknown by it. It never deletes a completion and never
