@@ -1,7 +1,10 @@
 //! The stores for more than one process, each on the real thing: servers come from
 //! `scripts/servers`, which `scripts/test` starts.
 
+mod any;
 mod mysql;
 mod postgres;
 mod redis;
+#[path = "../support/servers.rs"]
+mod servers;
 mod sqlite;
