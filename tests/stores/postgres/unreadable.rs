@@ -120,6 +120,8 @@ async fn an_acquisition_beyond_the_last_token_changes_nothing() {
     fresh.run("UPDATE {t} SET token = 9007199254740991").await;
     let error = store.claim(&claim_of(claim.id)).await.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::Unreadable);
+    // The server's detail quotes the row.
+    assert!(!format!("{error:?}").contains("Failing row"), "{error:?}");
     assert_eq!(
         fresh
             .count("SELECT count(*) FROM {t} WHERE state = 5")
