@@ -86,7 +86,8 @@ END
 //
 
 -- One row: outcome 1 (acquired: token, attempt), 0 (found: the record) or
--- 2 (in flight: another transaction has the record's row locked).
+-- 2 (in flight: another transaction has the row locked; the token and attempt
+-- that it had before).
 CREATE PROCEDURE IF NOT EXISTS idempotency_records_claim (
   IN p_id BINARY(32), IN p_nonce BINARY(16), IN p_fingerprint BINARY(32),
   IN p_lease BIGINT, IN p_retention BIGINT,
@@ -143,7 +144,7 @@ BEGIN
       SELECT COUNT(*) INTO v_there FROM idempotency_records WHERE id = p_id;
       COMMIT;
       IF v_there THEN
-        SELECT 2 AS outcome;
+        SELECT 2 AS outcome, v_token AS token, v_attempt AS attempt;
         LEAVE again;
       END IF;
       SET v_locks = FALSE;

@@ -8,7 +8,8 @@ use sqlx::MySqlPool;
 
 use self::calls::{Calls, outcome, record, removed, unreadable_format};
 use super::{DEFAULT_TABLE, PURGE_BATCH, PURGE_INTERVAL, Purging, Table};
-use crate::record::{FencingToken, Nonce, RecordId};
+use crate::policy::OnMismatch;
+use crate::record::{Nonce, RecordId};
 use crate::store::at_rest::{AtRest, unreadable};
 use crate::store::stored::{micros, state};
 use crate::store::{
@@ -20,8 +21,6 @@ mod calls;
 mod checks;
 mod errors;
 mod migration;
-
-use crate::policy::OnMismatch;
 
 /// What a claim says of a record whose row another transaction has locked: it
 /// is in flight, and nobody knows for how long. A waiter looks again before.
@@ -196,16 +195,16 @@ impl Store for MySqlStore {
                 let (token, attempt) = calls::token_and_attempt(row)?;
                 Ok(Claimed::Acquired(Lease::new(claim, token, attempt)))
             }
-            // Of the row's next fingerprint nothing is known yet: a mismatch
-            // would tell the client never to retry.
-            2 => Ok(Claimed::Found(Record::new(
-                FencingToken::new(0).expect("0 is below the limit"),
-                0,
-                RecordState::InFlight {
+            // Its next fingerprint is not known yet, and a mismatch would tell
+            // the client never to retry.
+            2 => {
+                let (token, attempt) = calls::token_and_attempt(row)?;
+                let state = RecordState::InFlight {
                     fingerprint: claim.fingerprint,
                     lapses_in: LOCKED_FOR,
-                },
-            ))),
+                };
+                Ok(Claimed::Found(Record::new(token, attempt, state)))
+            }
             other => Err(unreadable(format!("the procedure answered {other}"))),
         }
     }
