@@ -9,7 +9,7 @@ use crate::traffic::{Book, Seen, connect, service};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_without_room_executes_nothing_new() {
-    let server = tokio::task::block_in_place(|| Server::start("redis", &[]));
+    let server = Server::start("redis", &[]);
     let full = admin::redis(&server, &["CONFIG", "SET", "maxmemory", "1mb"]);
     let room = admin::redis(&server, &["CONFIG", "SET", "maxmemory", "0"]);
     nothing_new(&server, full, room).await;
@@ -17,7 +17,7 @@ async fn a_redis_without_room_executes_nothing_new() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_became_a_replica_executes_nothing_new() {
-    let server = tokio::task::block_in_place(|| Server::start("redis", &[]));
+    let server = Server::start("redis", &[]);
     let demote = async {
         admin::redis(
             &server,
@@ -32,7 +32,7 @@ async fn a_redis_that_became_a_replica_executes_nothing_new() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_without_the_replicas_that_it_wants_executes_nothing_new() {
-    let server = tokio::task::block_in_place(|| Server::start("redis", &[]));
+    let server = Server::start("redis", &[]);
     let missing = admin::redis(&server, &["CONFIG", "SET", "min-replicas-to-write", "1"]);
     let enough = admin::redis(&server, &["CONFIG", "SET", "min-replicas-to-write", "0"]);
     nothing_new(&server, missing, enough).await;
@@ -40,7 +40,7 @@ async fn a_redis_without_the_replicas_that_it_wants_executes_nothing_new() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_read_only_postgres_executes_nothing_new() {
-    let server = tokio::task::block_in_place(|| Server::start("postgres", &[]));
+    let server = Server::start("postgres", &[]);
     let read_only = admin::postgres(
         &server,
         &[

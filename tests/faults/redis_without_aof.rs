@@ -7,7 +7,7 @@ use crate::traffic::{Book, connect, service};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_without_an_append_only_file_forgets_at_a_crash_what_it_answered() {
-    let server = tokio::task::block_in_place(|| Server::start("redis", &["appendonly no"]));
+    let server = Server::start("redis", &["appendonly no"]);
     let book = Arc::new(Book::default());
     let service = service(connect(server.url()).await, &book);
     let keys: Vec<String> = (0..20).map(|number| format!("key-{number}")).collect();
@@ -16,10 +16,8 @@ async fn a_redis_without_an_append_only_file_forgets_at_a_crash_what_it_answered
         book.insist(&service, key).await;
         assert_eq!(book.executions_of(key), 1);
     }
-    tokio::task::block_in_place(|| {
-        server.kill();
-        server.restart();
-    });
+    server.kill();
+    server.restart();
     for key in &keys {
         book.insist(&service, key).await;
         // Each operation ran again: this is why `open` warns of the setting.
@@ -29,17 +27,15 @@ async fn a_redis_without_an_append_only_file_forgets_at_a_crash_what_it_answered
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_with_an_append_only_file_forgets_nothing_at_a_crash() {
-    let server = tokio::task::block_in_place(|| Server::start("redis", crate::DURABLE));
+    let server = Server::start("redis", crate::DURABLE);
     let book = Arc::new(Book::default());
     let service = service(connect(server.url()).await, &book);
     let keys: Vec<String> = (0..20).map(|number| format!("key-{number}")).collect();
     for key in &keys {
         book.insist(&service, key).await;
     }
-    tokio::task::block_in_place(|| {
-        server.kill();
-        server.restart();
-    });
+    server.kill();
+    server.restart();
     for key in &keys {
         book.insist(&service, key).await;
         assert_eq!(book.executions_of(key), 1, "{key}");
