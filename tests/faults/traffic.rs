@@ -55,6 +55,7 @@ pub(crate) struct Book(Mutex<Pages>);
 
 #[derive(Default)]
 struct Pages {
+    runs: usize,
     executions: HashMap<String, Vec<String>>,
     answers: HashMap<String, Vec<String>>,
     requests: usize,
@@ -103,9 +104,9 @@ impl Book {
 
     fn execution(&self, key: String) -> String {
         self.pages(|pages| {
-            let id = format!("run {} of all", pages.executions.len() + 1);
+            pages.runs += 1;
             let of_key = pages.executions.entry(key).or_default();
-            let id = format!("{id}, {} of this key", of_key.len() + 1);
+            let id = format!("run {}, of this key {}", pages.runs, of_key.len() + 1);
             of_key.push(id.clone());
             id
         })
