@@ -117,14 +117,11 @@ BEGIN
         FROM idempotency_records WHERE id = p_id FOR UPDATE SKIP LOCKED;
       IF v_state = 1 THEN
         CALL idempotency_records_hold(p_id, v_nonce, v_renewed);
-        SET v_lapses_at = IF(v_renewed, v_renewed, v_lapses_at);
       END IF;
     ELSE
       SET TRANSACTION ISOLATION LEVEL REPEATABLE READ;
       START TRANSACTION;
       SELECT format, state, nonce, token, attempt, fingerprint, lapses_at, retention, expires_at
-      SELECT r.format, r.state, r.nonce, r.token, r.attempt, r.fingerprint,
-             COALESCE(n.lapses_at, r.lapses_at), r.retention, r.expires_at
         INTO v_format, v_state, v_nonce, v_token, v_attempt, v_fingerprint, v_lapses_at,
              v_retention, v_expires_at
         FROM idempotency_records WHERE id = p_id;

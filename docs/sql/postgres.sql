@@ -291,7 +291,8 @@ BEGIN
             status = p_status, began_at = began, completed_at = ended, kept_for = p_kept_for,
             answer = p_answer, answer_length = p_answer_length, answer_sha256 = p_answer_sha256
          WHERE t.id = p_id;
-        DELETE FROM idempotency_records_renewals n WHERE n.id = p_id;
+        -- Its renewals are left to the purge: in a transaction of the handler's
+        -- own this would fail over one that came meanwhile.
         EXIT;
     END LOOP;
     PERFORM idempotency_records_changed(p_id);

@@ -65,24 +65,22 @@ struct Fresh {
 impl Fresh {
     async fn new() -> Self {
         let server = SERVER.read().await;
-        let mut fresh = Self::alone().await;
-        fresh._server = Some(server);
-        fresh
+        Self {
+            _server: Some(server),
+            ..Self::alone().await
+        }
     }
 
     /// For one that has the server to itself.
     async fn alone() -> Self {
-        let fresh = Self {
-            table: fresh("t"),
-            pool: pool(),
+        let (table, pool) = (fresh("t"), pool());
+        let builder = PostgresStore::builder(pool.clone()).table(&table);
+        builder.migrate().await.unwrap();
+        Self {
+            table,
+            pool,
             _server: None,
-        };
-        PostgresStore::builder(fresh.pool.clone())
-            .table(&fresh.table)
-            .migrate()
-            .await
-            .unwrap();
-        fresh
+        }
     }
 
     async fn store(&self) -> PostgresStore {

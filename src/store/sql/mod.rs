@@ -5,6 +5,7 @@ use std::fmt;
 use std::future::Future;
 use std::time::Duration;
 
+use sqlx::Connection;
 use sqlx::error::DatabaseError;
 use tracing::warn;
 
@@ -25,6 +26,9 @@ const LONGEST_NAME: usize = 40;
 pub(super) const PURGE_BATCH: u32 = 500;
 /// How often a store looks for records past their end, unless told otherwise.
 pub(super) const PURGE_INTERVAL: Duration = Duration::from_secs(60);
+
+/// What is longer is a mistake, or means never.
+const LONGEST_INTERVAL: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// A table's name, with its schema if it has one, that needs no quotes
 /// anywhere.
@@ -96,6 +100,25 @@ pub(super) fn not_sent(
     StoreError::new(StoreErrorKind::NotSent, Failed { error, remedy })
 }
 
+/// A pool tries again until its time is over, and then says no more than that.
+/// Whoever starts is told what is in the way.
+pub(super) async fn reach<DB: sqlx::Database>(
+    pool: &sqlx::Pool<DB>,
+    meaning: fn(&dyn DatabaseError) -> Meaning,
+) -> Result<(), StoreError> {
+    let Err(error) = pool.acquire().await else {
+        return Ok(());
+    };
+    if matches!(error, sqlx::Error::PoolTimedOut) {
+        let options = pool.connect_options();
+        let alone = <DB::Connection as Connection>::connect_with(&options);
+        if let Ok(Err(cause)) = tokio::time::timeout(Duration::from_secs(2), alone).await {
+            return Err(not_sent(cause, meaning));
+        }
+    }
+    Err(not_sent(error, meaning))
+}
+
 /// A statement was sent, and did not succeed.
 pub(super) fn failed(error: sqlx::Error, meaning: fn(&dyn DatabaseError) -> Meaning) -> StoreError {
     let Meaning(kind, remedy) = match &error {
@@ -150,6 +173,7 @@ impl Purging {
     where
         F: Future<Output = Result<u64, StoreError>> + Send,
     {
+        let interval = interval.clamp(Duration::from_millis(1), LONGEST_INTERVAL);
         let task = tokio::spawn(async move {
             loop {
                 tokio::time::sleep(interval.mul_f64(rand::random_range(0.5..1.5))).await;

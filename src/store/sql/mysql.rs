@@ -7,7 +7,8 @@ use std::time::Duration;
 use sqlx::MySqlPool;
 
 use self::calls::{Calls, outcome, record, removed, unreadable_format};
-use super::{DEFAULT_TABLE, PURGE_BATCH, PURGE_INTERVAL, Purging, Table};
+use self::errors::meaning;
+use super::{DEFAULT_TABLE, PURGE_BATCH, PURGE_INTERVAL, Purging, Table, reach};
 use crate::policy::OnMismatch;
 use crate::record::{Nonce, RecordId};
 use crate::store::at_rest::{AtRest, unreadable};
@@ -130,7 +131,9 @@ impl MySqlStoreBuilder {
     /// # Errors
     /// If a right is missing, or another program's table has the name.
     pub async fn migrate(&self) -> Result<(), StoreError> {
-        migration::migrate(&self.pool, &Table::new(&self.table)?).await
+        let table = Table::new(&self.table)?;
+        reach(&self.pool, meaning).await?;
+        migration::migrate(&self.pool, &table).await
     }
 
     /// Looks whether tables and procedures are there, of this version, and can
@@ -141,14 +144,12 @@ impl MySqlStoreBuilder {
     /// With the cause and what to do about it, and never with a credential.
     pub async fn open(self) -> Result<MySqlStore, StoreError> {
         let table = Table::new(&self.table)?;
+        reach(&self.pool, meaning).await?;
         checks::check(&self.pool, &table).await?;
         let calls = Calls::new(self.pool, &table);
         let purging = {
             let calls = calls.clone();
-            let interval = self
-                .purge_every
-                .clamp(Duration::from_millis(1), Duration::from_secs(30 * 86_400));
-            Purging::every(interval, move || {
+            Purging::every(self.purge_every, move || {
                 let calls = calls.clone();
                 async move { purge(&calls).await }
             })

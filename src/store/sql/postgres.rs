@@ -8,8 +8,9 @@ use sqlx::postgres::PgPool;
 
 use self::database::Database;
 use self::listening::Listening;
+use self::meaning::meaning;
 use self::row::{column, not_of_this_version, stored, tenure};
-use super::{DEFAULT_TABLE, PURGE_INTERVAL, Purging, Table};
+use super::{DEFAULT_TABLE, PURGE_INTERVAL, Purging, Table, reach};
 use crate::record::{Nonce, RecordId};
 use crate::store::at_rest::AtRest;
 use crate::store::stored::micros;
@@ -24,9 +25,6 @@ mod meaning;
 mod row;
 mod schema;
 mod waiting;
-
-/// Purges are rarer than this only if there are none.
-const LONGEST_INTERVAL: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// A [`Store`] in a PostgreSQL database, by the application's own pool.
 ///
@@ -87,7 +85,7 @@ impl PostgresStoreBuilder {
     /// How often this process looks for records past their end. Default: once
     /// a minute.
     pub fn purge_every(mut self, interval: Duration) -> Self {
-        self.purge_every = interval.clamp(Duration::from_millis(1), LONGEST_INTERVAL);
+        self.purge_every = interval;
         self
     }
 
@@ -99,7 +97,9 @@ impl PostgresStoreBuilder {
     /// the schema is missing, the table is not of this crate or of a newer
     /// version. The source says which.
     pub async fn migrate(&self) -> Result<(), StoreError> {
-        schema::migrate(&self.pool, &Table::new(&self.table)?).await
+        let table = Table::new(&self.table)?;
+        reach(&self.pool, meaning).await?;
+        schema::migrate(&self.pool, &table).await
     }
 
     /// The store. Starts the task that removes records past their end, so it
@@ -112,6 +112,7 @@ impl PostgresStoreBuilder {
     /// database is read-only. The source says what to do about it.
     pub async fn open(self) -> Result<PostgresStore, StoreError> {
         let table = Table::new(&self.table)?;
+        reach(&self.pool, meaning).await?;
         schema::check(&self.pool, &table).await?;
         let listening = Listening::new(self.pool.clone(), &table);
         let database = Database::new(self.pool, &table);

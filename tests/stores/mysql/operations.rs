@@ -10,8 +10,15 @@ use super::{Place, acquired, another, body, claim, found, is_in_flight, paid, ru
 
 /// One life of a record after another, as any session has to live it.
 async fn lives(place: &Place) {
-    let store = &place.store;
+    is_completed(place).await;
+    is_released_and_sealed(place).await;
+    is_resolved_by_hand(place).await;
+    is_completed_though_forgotten(place).await;
+    assert!(!place.has_open_transaction().await);
+}
 
+async fn is_completed(place: &Place) {
+    let store = &place.store;
     let first = claim(1);
     assert!(store.look_up(&first.id).await.unwrap().is_none());
     let lease = place.acquire(&first).await;
@@ -58,7 +65,10 @@ async fn lives(place: &Place) {
         store.forget(&first.id, false).await.unwrap(),
         Forgotten::Absent
     );
+}
 
+async fn is_released_and_sealed(place: &Place) {
+    let store = &place.store;
     let second = claim(2);
     let lease = place.acquire(&second).await;
     let release = store.release(&second.id, &second.nonce, Release::Tombstone);
@@ -83,7 +93,10 @@ async fn lives(place: &Place) {
     assert_eq!(store.complete(&next, &outcome).await.unwrap(), Tenure::Held);
     let sealed = found(store.claim(&another(&second)).await.unwrap());
     assert!(matches!(sealed.state, RecordState::Sealed { .. }));
+}
 
+async fn is_resolved_by_hand(place: &Place) {
+    let store = &place.store;
     let mut third = claim(3);
     third.on_lapsed_lease = OnLapsedLease::Refuse;
     let lease = place.acquire(&third).await;
@@ -101,7 +114,10 @@ async fn lives(place: &Place) {
         store.complete(&lease, &paid("late")).await.unwrap(),
         Tenure::Lost
     );
+}
 
+async fn is_completed_though_forgotten(place: &Place) {
+    let store = &place.store;
     // The record is gone, the answer is not.
     let fourth = claim(4);
     let lease = place.acquire(&fourth).await;
@@ -115,7 +131,6 @@ async fn lives(place: &Place) {
         Tenure::Held
     );
     assert_eq!(body(store.claim(&another(&fourth)).await.unwrap()), "kept");
-    assert!(!place.has_open_transaction().await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -189,7 +204,7 @@ async fn a_session_that_never_commits_sees_what_others_did_since() {
 #[tokio::test]
 async fn every_byte_and_a_mebibyte_come_back() {
     let place = Place::new(1).await;
-    let bytes: Vec<u8> = (0..1 << 20u32).map(|at| (at % 256) as u8).collect();
+    let bytes: Vec<u8> = (0..=255).cycle().take(1 << 20).collect();
     for (id, bytes) in [(1, Vec::new()), (2, (0..=255).collect()), (3, bytes)] {
         let lease = place.acquire(&claim(id)).await;
         place
