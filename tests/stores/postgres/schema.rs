@@ -228,7 +228,7 @@ async fn who_can_not_be_reached_is_said_without_a_credential() {
     let refusals = [
         (options(), "password"),
         (options().username("nobody_knows"), "nobody_knows"),
-        (options().port(1), "can't be reached"),
+        (options().port(1), "refused"),
         (options().host("host.invalid"), ""),
     ];
     for (options, because) in refusals {
