@@ -93,7 +93,7 @@ impl Pages {
 }
 
 pub(crate) enum Seen {
-    Answer(String),
+    Answer,
     NotNow(String),
 }
 
@@ -114,6 +114,10 @@ impl Book {
 
     pub(crate) fn executions_of(&self, key: &str) -> usize {
         self.pages(|pages| pages.executions.get(key).map_or(0, Vec::len))
+    }
+
+    pub(crate) fn violations(&self) -> Vec<String> {
+        self.pages(|pages| pages.violations.clone())
     }
 
     /// Asks once, and writes down what comes of it.
@@ -140,8 +144,8 @@ impl Book {
             if head.status == StatusCode::CREATED {
                 pages.unrecorded += usize::from(head.headers.contains_key("idempotency-status"));
                 let answers = pages.answers.entry(key.to_owned()).or_default();
-                answers.push(body.clone());
-                return Seen::Answer(body);
+                answers.push(body);
+                return Seen::Answer;
             }
             let code = body.split(r#""code":""#).nth(1).unwrap_or(&body);
             let code = code.split('"').next().unwrap_or(code).to_owned();
