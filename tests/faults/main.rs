@@ -11,6 +11,7 @@ mod servers;
 mod admin;
 mod full_or_read_only;
 mod redis_without_aof;
+mod slow_to_connect;
 mod traffic;
 
 use std::ops::AsyncFn;

@@ -1,6 +1,7 @@
 //! The functions in the database, and calling them.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
@@ -25,6 +26,8 @@ const TRIES: u32 = 10;
 #[derive(Clone)]
 pub(super) struct Database {
     pool: PgPool,
+    /// Whether a task of its own makes a connection.
+    connecting: Arc<AtomicBool>,
     pub(super) statements: Arc<Statements>,
 }
 
@@ -63,6 +66,7 @@ impl Database {
     pub(super) fn new(pool: PgPool, table: &Table) -> Self {
         Self {
             pool,
+            connecting: Arc::default(),
             statements: Arc::new(Statements::of(table)),
         }
     }
@@ -84,6 +88,7 @@ impl Database {
         statement: &Arc<str>,
         bind: impl Fn(Call<'q>) -> Call<'q> + Send,
     ) -> Result<Option<PgRow>, StoreError> {
+        self.connect_regardless();
         let mut connection = connection(&self.pool).await?;
         let mut tries = 1;
         loop {
@@ -93,6 +98,20 @@ impl Database {
                 answer => return answer.map_err(|error| failed(error, meaning)),
             }
         }
+    }
+
+    /// A caller that waits no longer takes the connection with it that it was
+    /// making, and the next one begins anew. Where connecting takes longer than
+    /// callers wait, none would ever be done: so one task makes one for the pool.
+    fn connect_regardless(&self) {
+        if self.pool.num_idle() > 0 || self.connecting.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let (pool, connecting) = (self.pool.clone(), Arc::clone(&self.connecting));
+        tokio::spawn(async move {
+            drop(pool.acquire().await);
+            connecting.store(false, Ordering::Relaxed);
+        });
     }
 
     /// Asks to be told of the record's next change; whether that is going to be.
