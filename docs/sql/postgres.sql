@@ -11,17 +11,17 @@
 -- in microseconds since 1970.
 
 CREATE TABLE IF NOT EXISTS idempotency_records (
-    id            bytea       NOT NULL PRIMARY KEY CHECK (octet_length(id) = 32),
+    id            bytea       NOT NULL PRIMARY KEY,
     format        smallint    NOT NULL,
     -- 1 in flight, 2 unknown, 3 completed, 4 sealed, 5 released
     state         smallint    NOT NULL,
-    nonce         bytea       NOT NULL CHECK (octet_length(nonce) = 16),
-    token         bigint      NOT NULL CHECK (token >= 0 AND token < 9007199254740992),
-    attempt       bigint      NOT NULL CHECK (attempt >= 1),
+    nonce         bytea       NOT NULL,
+    token         bigint      NOT NULL,
+    attempt       bigint      NOT NULL,
     fingerprint   bytea,
     lapses_at     timestamptz NOT NULL,
     -- of the claim, in microseconds
-    retention     bigint      NOT NULL CHECK (retention >= 0),
+    retention     bigint      NOT NULL,
     -- none: in flight or unknown, and stays until someone resolves it
     expires_at    timestamptz,
     status        smallint,
@@ -32,12 +32,7 @@ CREATE TABLE IF NOT EXISTS idempotency_records (
     -- a Binary HTTP message (RFC 9292)
     answer        bytea,
     answer_length bigint,
-    answer_sha256 bytea,
-    CHECK (format <> 1 OR state BETWEEN 1 AND 5),
-    CHECK (format <> 1 OR state = 5 OR fingerprint IS NOT NULL AND octet_length(fingerprint) = 32),
-    CHECK (format <> 1 OR state IN (1, 2) OR expires_at IS NOT NULL),
-    CHECK (format <> 1 OR state <> 3
-        OR num_nulls(status, began_at, completed_at, kept_for, answer, answer_length, answer_sha256) = 0)
+    answer_sha256 bytea
 );
 
 CREATE INDEX IF NOT EXISTS "idempotency_records_expires_at"
@@ -45,9 +40,10 @@ CREATE INDEX IF NOT EXISTS "idempotency_records_expires_at"
 
 -- Until when a lease was renewed, apart from its record: a transaction that is
 -- going to complete the record, at whatever isolation, does not fail over it.
+-- One that is not of the record's token means nothing any more.
 CREATE TABLE IF NOT EXISTS idempotency_records_renewals (
     id        bytea       NOT NULL PRIMARY KEY,
-    nonce     bytea       NOT NULL,
+    token     bigint      NOT NULL,
     lapses_at timestamptz NOT NULL
 );
 
@@ -84,7 +80,7 @@ BEGIN
     LOOP
         SELECT t.*, n.lapses_at AS renewed INTO r
           FROM idempotency_records t
-          LEFT JOIN idempotency_records_renewals n ON n.id = t.id AND n.nonce = t.nonce
+          LEFT JOIN idempotency_records_renewals n ON n.id = t.id AND n.token = t.token
          WHERE t.id = p_id;
         moment := clock_timestamp();
         clock := (extract(epoch FROM moment) * 1000000)::bigint;
@@ -159,6 +155,9 @@ BEGIN
         IF takes THEN
             acquired := true;
             clock := greatest(r.token + 1, clock);
+            IF clock >= 9007199254740992 THEN
+                RAISE EXCEPTION 'no token is left' USING ERRCODE = 'numeric_value_out_of_range';
+            END IF;
             number := CASE WHEN over THEN 1 ELSE r.attempt + 1 END;
             UPDATE idempotency_records t SET
                 format = 1, state = 1, nonce = p_nonce, token = clock, attempt = number,
@@ -170,10 +169,10 @@ BEGIN
             IF r.state = 1 THEN
                 -- Above read committed the renewal of a moment ago may not be
                 -- visible, and then this fails.
-                INSERT INTO idempotency_records_renewals (id, nonce, lapses_at)
-                VALUES (p_id, p_nonce, lapses)
+                INSERT INTO idempotency_records_renewals (id, token, lapses_at)
+                VALUES (p_id, clock, lapses)
                 ON CONFLICT (id) DO UPDATE
-                    SET nonce = excluded.nonce, lapses_at = excluded.lapses_at;
+                    SET token = excluded.token, lapses_at = excluded.lapses_at;
             END IF;
             token := clock;
             attempt := number;
@@ -209,7 +208,7 @@ DECLARE
     renewed timestamptz;
 BEGIN
     -- In the way of a takeover, and of nothing else.
-    SELECT t.format, t.state, t.nonce, t.lapses_at, t.retention, t.expires_at INTO r
+    SELECT t.format, t.state, t.nonce, t.token, t.lapses_at, t.retention, t.expires_at INTO r
       FROM idempotency_records t WHERE t.id = p_id FOR KEY SHARE;
     IF NOT FOUND THEN
         RETURN false;
@@ -222,7 +221,7 @@ BEGIN
     END IF;
     IF r.state = 1 AND r.expires_at IS NOT NULL THEN
         SELECT n.lapses_at INTO renewed FROM idempotency_records_renewals n
-         WHERE n.id = p_id AND n.nonce = p_nonce;
+         WHERE n.id = p_id AND n.token = r.token;
         r.expires_at := coalesce(renewed, r.lapses_at) + r.retention * interval '1 microsecond';
     END IF;
     moment := clock_timestamp();
@@ -230,9 +229,9 @@ BEGIN
         RETURN false;
     END IF;
     IF r.state = 1 THEN
-        INSERT INTO idempotency_records_renewals (id, nonce, lapses_at)
-        VALUES (p_id, p_nonce, moment + p_lease * interval '1 microsecond')
-        ON CONFLICT (id) DO UPDATE SET nonce = excluded.nonce, lapses_at = excluded.lapses_at;
+        INSERT INTO idempotency_records_renewals (id, token, lapses_at)
+        VALUES (p_id, r.token, moment + p_lease * interval '1 microsecond')
+        ON CONFLICT (id) DO UPDATE SET token = excluded.token, lapses_at = excluded.lapses_at;
     END IF;
     RETURN true;
 END
@@ -254,6 +253,16 @@ DECLARE
     renewed timestamptz;
 BEGIN
     LOOP
+        -- As good as always. Its clock is read once the row is its own.
+        UPDATE idempotency_records t SET
+            state = done, token = p_token, attempt = p_attempt, fingerprint = p_fingerprint,
+            expires_at = clock_timestamp() + p_kept_for * interval '1 microsecond',
+            status = p_status, began_at = began, completed_at = ended, kept_for = p_kept_for,
+            answer = p_answer, answer_length = p_answer_length, answer_sha256 = p_answer_sha256
+         WHERE t.id = p_id AND t.nonce = p_nonce AND t.state IN (1, 2) AND t.format = 1;
+        -- Its renewals are left to the purge: in a transaction of the handler's
+        -- own this would fail over one that came meanwhile.
+        EXIT WHEN FOUND;
         SELECT t.format, t.state, t.nonce, t.token, t.lapses_at, t.retention, t.expires_at INTO r
           FROM idempotency_records t WHERE t.id = p_id FOR NO KEY UPDATE;
         IF NOT FOUND THEN
@@ -272,18 +281,16 @@ BEGIN
         IF r.format <> 1 OR r.state NOT BETWEEN 1 AND 5 THEN
             RETURN NULL;
         END IF;
-        IF NOT (r.state IN (1, 2) AND r.nonce = p_nonce) THEN
-            IF r.state = 1 AND r.expires_at IS NOT NULL THEN
-                SELECT n.lapses_at INTO renewed FROM idempotency_records_renewals n
-                 WHERE n.id = p_id AND n.nonce = r.nonce;
-                r.expires_at := coalesce(renewed, r.lapses_at) + r.retention * interval '1 microsecond';
-            END IF;
-            moment := clock_timestamp();
-            IF r.token > p_token OR NOT (r.state = 5 OR coalesce(r.expires_at <= moment, false)) THEN
-                RETURN r.state IN (3, 4) AND r.nonce = p_nonce;
-            END IF;
+        CONTINUE WHEN r.state IN (1, 2) AND r.nonce = p_nonce;
+        IF r.state = 1 AND r.expires_at IS NOT NULL THEN
+            SELECT n.lapses_at INTO renewed FROM idempotency_records_renewals n
+             WHERE n.id = p_id AND n.token = r.token;
+            r.expires_at := coalesce(renewed, r.lapses_at) + r.retention * interval '1 microsecond';
         END IF;
         moment := clock_timestamp();
+        IF r.token > p_token OR NOT (r.state = 5 OR coalesce(r.expires_at <= moment, false)) THEN
+            RETURN r.state IN (3, 4) AND r.nonce = p_nonce;
+        END IF;
         UPDATE idempotency_records t SET
             state = done, nonce = p_nonce, token = p_token, attempt = p_attempt,
             fingerprint = p_fingerprint, lapses_at = moment, retention = p_retention,
@@ -291,8 +298,6 @@ BEGIN
             status = p_status, began_at = began, completed_at = ended, kept_for = p_kept_for,
             answer = p_answer, answer_length = p_answer_length, answer_sha256 = p_answer_sha256
          WHERE t.id = p_id;
-        -- Its renewals are left to the purge: in a transaction of the handler's
-        -- own this would fail over one that came meanwhile.
         EXIT;
     END LOOP;
     PERFORM idempotency_records_changed(p_id);
@@ -308,7 +313,7 @@ DECLARE
     moment  timestamptz;
     renewed timestamptz;
 BEGIN
-    SELECT t.format, t.state, t.nonce, t.lapses_at, t.retention, t.expires_at INTO r
+    SELECT t.format, t.state, t.nonce, t.token, t.lapses_at, t.retention, t.expires_at INTO r
       FROM idempotency_records t WHERE t.id = p_id FOR NO KEY UPDATE;
     IF NOT FOUND THEN
         RETURN false;
@@ -321,7 +326,7 @@ BEGIN
     END IF;
     IF r.state = 1 AND r.expires_at IS NOT NULL THEN
         SELECT n.lapses_at INTO renewed FROM idempotency_records_renewals n
-         WHERE n.id = p_id AND n.nonce = p_nonce;
+         WHERE n.id = p_id AND n.token = r.token;
         r.expires_at := coalesce(renewed, r.lapses_at) + r.retention * interval '1 microsecond';
     END IF;
     moment := clock_timestamp();
@@ -360,7 +365,7 @@ DECLARE
 BEGIN
     SELECT t.*, coalesce(n.lapses_at, t.lapses_at) AS lapses INTO r
       FROM idempotency_records t
-      LEFT JOIN idempotency_records_renewals n ON n.id = t.id AND n.nonce = t.nonce
+      LEFT JOIN idempotency_records_renewals n ON n.id = t.id AND n.token = t.token
      WHERE t.id = p_id;
     moment := clock_timestamp();
     IF NOT FOUND THEN
@@ -397,7 +402,7 @@ BEGIN
     LOOP
         SELECT t.*, coalesce(n.lapses_at, t.lapses_at) AS lapses INTO r
           FROM idempotency_records t
-          LEFT JOIN idempotency_records_renewals n ON n.id = t.id AND n.nonce = t.nonce
+          LEFT JOIN idempotency_records_renewals n ON n.id = t.id AND n.token = t.token
          WHERE t.id = p_id;
         IF NOT FOUND THEN
             RETURN 0;
@@ -422,6 +427,13 @@ BEGIN
         PERFORM FROM idempotency_records t WHERE t.id = p_id FOR UPDATE;
         locked := FOUND;
     END LOOP;
+    IF r.state = 1 AND NOT p_force THEN
+        -- Above read committed the renewal of a moment ago may not be visible,
+        -- and then this fails.
+        INSERT INTO idempotency_records_renewals (id, token, lapses_at)
+        VALUES (p_id, r.token, r.lapses)
+        ON CONFLICT (id) DO UPDATE SET lapses_at = excluded.lapses_at;
+    END IF;
     DELETE FROM idempotency_records t WHERE t.id = p_id;
     DELETE FROM idempotency_records_renewals n WHERE n.id = p_id;
     PERFORM idempotency_records_changed(p_id);
@@ -476,10 +488,10 @@ BEGIN
     END IF;
     SELECT array_agg(d.id) INTO due FROM (
         SELECT t.id FROM idempotency_records t
-         WHERE t.expires_at <= moment
+         WHERE t.expires_at <= moment AND t.format = 1 AND t.state BETWEEN 1 AND 5
            AND NOT (t.state = 1 AND EXISTS (
                SELECT FROM idempotency_records_renewals n
-                WHERE n.id = t.id AND n.nonce = t.nonce
+                WHERE n.id = t.id AND n.token = t.token
                   AND n.lapses_at + t.retention * interval '1 microsecond' > moment))
          ORDER BY t.expires_at LIMIT p_batch
          FOR UPDATE OF t SKIP LOCKED
@@ -488,20 +500,22 @@ BEGIN
     WITH gone AS (
         DELETE FROM idempotency_records t
          WHERE t.id = ANY (due) AND t.expires_at <= moment
+           AND t.format = 1 AND t.state BETWEEN 1 AND 5
            AND NOT (t.state = 1 AND EXISTS (
                SELECT FROM idempotency_records_renewals n
-                WHERE n.id = t.id AND n.nonce = t.nonce
+                WHERE n.id = t.id AND n.token = t.token
                   AND n.lapses_at + t.retention * interval '1 microsecond' > moment))
         RETURNING t.id
     ), renewals AS (
         DELETE FROM idempotency_records_renewals n USING gone WHERE n.id = gone.id
     )
     SELECT count(*) INTO removed FROM gone;
-    -- What a record that was removed by other means left behind.
+    -- What operations that have ended left behind.
     DELETE FROM idempotency_records_renewals n WHERE n.id IN (
         SELECT o.id FROM idempotency_records_renewals o
-         WHERE o.lapses_at < moment - interval '1 hour'
-           AND NOT EXISTS (SELECT FROM idempotency_records t WHERE t.id = o.id)
+         WHERE o.lapses_at < moment
+           AND NOT EXISTS (SELECT FROM idempotency_records t
+                            WHERE t.id = o.id AND t.token = o.token AND t.state = 1)
          LIMIT p_batch FOR UPDATE SKIP LOCKED);
     DELETE FROM idempotency_records_waiters w WHERE (w.id, w.listener) IN (
         SELECT s.id, s.listener FROM idempotency_records_waiters s
@@ -510,4 +524,4 @@ BEGIN
 END
 $$;
 
-COMMENT ON TABLE idempotency_records IS 'tower-idempotency schema 1';
+COMMENT ON TABLE idempotency_records IS 'tower-idempotency schema 1, revision 1';

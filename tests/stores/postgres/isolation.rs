@@ -6,7 +6,7 @@ use sqlx::{Connection, PgConnection};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tower_idempotency::store::{
-    Claim, Claimed, Outcome, RecordState, Release, Store, StoreErrorKind, Tenure,
+    Claim, Claimed, Forgotten, Outcome, RecordState, Release, Store, StoreErrorKind, Tenure,
 };
 use tower_idempotency::{PostgresStore, RecordId};
 
@@ -224,4 +224,72 @@ async fn what_fails_at_its_commit_was_not_stored() {
     assert_eq!(error.kind(), StoreErrorKind::Refused);
     fresh.run("DROP TRIGGER no ON {t}").await;
     assert_eq!(store.complete(&lease, &sealed).await.unwrap(), Tenure::Held);
+}
+
+/// A renewal that commits while somebody waits to remove the record is seen, at
+/// whatever isolation.
+#[tokio::test]
+async fn a_record_that_is_renewed_just_now_is_not_forgotten() {
+    let fresh = Fresh::new().await;
+    for level in ["read committed", "repeatable read", "serializable"] {
+        let options = options().options([("default_transaction_isolation", level)]);
+        let store = fresh.store_on(pool_with(options)).await;
+        let claim = claim_of(id());
+        let lease = acquire(&store, &claim).await;
+        fresh
+            .run(&format!(
+                "UPDATE {{t}} SET lapses_at = clock_timestamp() - interval '1 s'
+                  WHERE token = {}",
+                lease.token.get()
+            ))
+            .await;
+        let mut owner = connection().await;
+        sqlx::raw_sql("BEGIN").execute(&mut owner).await.unwrap();
+        sqlx::query(fresh.sql("SELECT {t}_renew($1, $2, 30000000)"))
+            .bind(&claim.id.as_bytes()[..])
+            .bind(&claim.nonce.as_bytes()[..])
+            .execute(&mut owner)
+            .await
+            .unwrap();
+        let forgetting = store.clone();
+        let forgetting = tokio::spawn(async move { forgetting.forget(&claim.id, false).await });
+        // Until it waits for the row.
+        while fresh
+            .count(
+                "SELECT count(*) FROM pg_stat_activity
+                  WHERE wait_event_type = 'Lock' AND query LIKE '%{t}_forget%'",
+            )
+            .await
+            == 0
+        {
+            assert!(!forgetting.is_finished(), "{:?}", forgetting.await);
+        }
+        sqlx::raw_sql("COMMIT").execute(&mut owner).await.unwrap();
+        let forgotten = promptly(forgetting).await.unwrap().unwrap();
+        assert_eq!(forgotten, Forgotten::InFlight, "{level}");
+        assert_eq!(store.renew(&lease).await.unwrap(), Tenure::Held, "{level}");
+    }
+}
+
+/// A renewal is one of an acquisition, not of a nonce.
+#[tokio::test]
+async fn what_is_left_of_renewals_shortens_no_later_lease() {
+    let fresh = Fresh::new().await;
+    let store = fresh.store().await;
+    let claim = claim_of(id());
+    let lease = acquire(&store, &claim).await;
+    assert_eq!(store.renew(&lease).await.unwrap(), Tenure::Held);
+    let brief = Outcome::Sealed {
+        retention: Duration::from_micros(1),
+    };
+    store.complete(&lease, &brief).await.unwrap();
+    fresh
+        .run("UPDATE {t}_renewals SET lapses_at = 'epoch'")
+        .await;
+    assert_eq!(acquire(&store, &claim).await.attempt, 1);
+    let rival = store.claim(&claim_of(claim.id)).await.unwrap();
+    let Claimed::Found(record) = rival else {
+        panic!("two owners: {rival:?}")
+    };
+    assert!(matches!(record.state, RecordState::InFlight { .. }));
 }

@@ -64,7 +64,7 @@ async fn a_renewed_record_is_not_purged() {
     fresh
         .run(
             "INSERT INTO {t}_renewals
-             SELECT id, nonce, clock_timestamp() + interval '5 s' FROM {t}",
+             SELECT id, token, clock_timestamp() + interval '5 s' FROM {t}",
         )
         .await;
     assert_eq!(store.purge().await.unwrap(), 0);
@@ -91,7 +91,7 @@ async fn a_batch_is_500_and_what_is_locked_is_left_for_the_next() {
         .await;
     fresh
         .run(
-            "INSERT INTO {t}_renewals VALUES ('gone', '', 'epoch');
+            "INSERT INTO {t}_renewals VALUES ('gone', 1, 'epoch');
              INSERT INTO {t}_waiters VALUES ('gone', '', 'epoch')",
         )
         .await;
@@ -136,4 +136,23 @@ async fn a_task_purges_until_the_store_is_dropped() {
     timeout(Duration::from_secs(10), emptied)
         .await
         .expect("nothing purges");
+}
+
+/// It may be in flight for all that this version knows.
+#[tokio::test]
+async fn a_record_of_a_foreign_format_or_state_is_left_alone() {
+    let fresh = Fresh::new().await;
+    let store = fresh.store().await;
+    for (format, state) in [(2, 1), (2, 3), (1, 9)] {
+        let lease = acquire(&store, &claim_of(id())).await;
+        fresh
+            .run(&format!(
+                "UPDATE {{t}} SET format = {format}, state = {state}, expires_at = 'epoch'
+                  WHERE token = {}",
+                lease.token.get()
+            ))
+            .await;
+    }
+    assert_eq!(store.purge().await.unwrap(), 0);
+    assert_eq!(fresh.count("SELECT count(*) FROM {t}").await, 3);
 }

@@ -22,6 +22,23 @@ use crate::store::stored::micros;
 /// each time one of them has won.
 const TRIES: u32 = 10;
 
+/// A replay is a plain look at one row. Whatever else there is to find or to
+/// do, the function decides, in a snapshot after this one.
+const CLAIM: &str = "
+    WITH done AS MATERIALIZED (
+        SELECT false AS acquired, format, state, token, attempt, fingerprint,
+               0::bigint AS lapses_in, status,
+               (extract(epoch FROM began_at) * 1000000)::bigint AS began_at,
+               (extract(epoch FROM completed_at) * 1000000)::bigint AS completed_at,
+               kept_for, answer, answer_length, answer_sha256
+          FROM {table}
+         WHERE id = $1 AND format = 1 AND state IN (3, 4) AND expires_at > clock_timestamp()
+    )
+    SELECT * FROM done
+    UNION ALL
+    SELECT c.* FROM {table}_claim($1, $2, $3, $4, $5, $6, $7, $8) c
+     WHERE NOT EXISTS (SELECT FROM done)";
+
 /// A pool, and what to say to it.
 #[derive(Clone)]
 pub(super) struct Database {
@@ -48,7 +65,7 @@ impl Statements {
     fn of(table: &Table) -> Self {
         let statement = |text| table.in_statement(text).into();
         Self {
-            claim: statement("SELECT * FROM {table}_claim($1, $2, $3, $4, $5, $6, $7, $8)"),
+            claim: statement(CLAIM),
             renew: statement("SELECT {table}_renew($1, $2, $3)"),
             complete: statement(
                 "SELECT {table}_complete($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
@@ -59,6 +76,15 @@ impl Statements {
             wait: statement("SELECT {table}_wait($1, $2, $3)"),
             purge: statement("SELECT {table}_purge($1)"),
         }
+    }
+}
+
+/// Over however its task ends, and be it with its runtime.
+struct Connecting(Arc<AtomicBool>);
+
+impl Drop for Connecting {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
     }
 }
 
@@ -104,13 +130,15 @@ impl Database {
     /// making, and the next one begins anew. Where connecting takes longer than
     /// callers wait, none would ever be done: so one task makes one for the pool.
     fn connect_regardless(&self) {
-        if self.pool.num_idle() > 0 || self.connecting.swap(true, Ordering::Relaxed) {
+        let full = self.pool.size() >= self.pool.options().get_max_connections();
+        if full || self.pool.num_idle() > 0 || self.connecting.swap(true, Ordering::Relaxed) {
             return;
         }
-        let (pool, connecting) = (self.pool.clone(), Arc::clone(&self.connecting));
+        let pool = self.pool.clone();
+        let connecting = Connecting(Arc::clone(&self.connecting));
         tokio::spawn(async move {
             drop(pool.acquire().await);
-            connecting.store(false, Ordering::Relaxed);
+            drop(connecting);
         });
     }
 

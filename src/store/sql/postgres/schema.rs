@@ -2,6 +2,7 @@
 
 use sqlx::postgres::{PgConnection, PgPool};
 use sqlx::{AssertSqlSafe, Row, raw_sql};
+use tracing::warn;
 
 use super::super::{DEFAULT_TABLE, Table, failed, not_sent};
 use super::database::connection;
@@ -9,26 +10,29 @@ use super::meaning;
 use crate::store::{StoreError, StoreErrorKind};
 
 const SCRIPT: &str = include_str!("../../../../docs/sql/postgres.sql");
-/// What the script makes, as the comment on the table says.
+/// What the script makes, as the comment on the table says. Another version has
+/// other tables; a later revision has better functions for the same.
 const VERSION: u32 = 1;
+const REVISION: u32 = 1;
 const COMMENT: &str = "tower-idempotency schema ";
 /// Whatever a role's or a database's default is.
 pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 
 /// In quotes the script has bare names, elsewhere names with their schema.
 fn script(table: &Table) -> String {
-    let bare = table.in_statement("{name}");
-    SCRIPT
-        .replace(&format!("'{DEFAULT_TABLE}"), &format!("'{bare}"))
-        .replace(&format!("\"{DEFAULT_TABLE}"), &format!("\"{bare}"))
-        .replace(DEFAULT_TABLE, &table.to_string())
+    // By way of placeholders: the other name may contain this one.
+    let script = SCRIPT
+        .replace(&format!("'{DEFAULT_TABLE}"), "'{name}")
+        .replace(&format!("\"{DEFAULT_TABLE}"), "\"{name}")
+        .replace(DEFAULT_TABLE, "{table}");
+    table.in_statement(&script)
 }
 
 pub(super) async fn migrate(pool: &PgPool, table: &Table) -> Result<(), StoreError> {
     // Whoever may only use them can call this too, once they are there.
-    match check(pool, table).await {
-        Err(error) if error.kind() == StoreErrorKind::Refused => {}
-        other => return other,
+    match found(pool, table).await? {
+        found if found.check(table).is_ok() && found.revision() >= REVISION => return Ok(()),
+        _ => {}
     }
     let failed = |error| failed(error, meaning::meaning);
     let begun = pool.begin_with(BEGIN).await;
@@ -55,11 +59,22 @@ pub(super) async fn migrate(pool: &PgPool, table: &Table) -> Result<(), StoreErr
 
 /// Whether all is there that the store needs.
 pub(super) async fn check(pool: &PgPool, table: &Table) -> Result<(), StoreError> {
+    let found = found(pool, table).await?;
+    found.check(table)?;
+    if found.revision() < REVISION {
+        warn!(
+            %table,
+            "the functions of the table are those of an earlier version: call `migrate()` or run \
+             docs/sql/postgres.sql"
+        );
+    }
+    Ok(())
+}
+
+async fn found(pool: &PgPool, table: &Table) -> Result<Found, StoreError> {
     let mut connection = connection(pool).await?;
-    let found = Found::by(&mut connection, table)
-        .await
-        .map_err(|error| failed(error, meaning::meaning))?;
-    found.check(table)
+    let found = Found::by(&mut connection, table).await;
+    found.map_err(|error| failed(error, meaning::meaning))
 }
 
 struct Found {
@@ -139,12 +154,22 @@ impl Found {
         Ok(())
     }
 
-    fn version(&self, table: &Table) -> Result<(), StoreError> {
+    fn revision(&self) -> u32 {
+        self.said().1.unwrap_or_default()
+    }
+
+    /// Version and revision, by the comment on the table.
+    fn said(&self) -> (Option<u32>, Option<u32>) {
         let comment = self.comment.as_deref().unwrap_or_default();
-        let version = comment.strip_prefix(COMMENT).map(str::parse);
-        match version {
-            Some(Ok(VERSION)) => Ok(()),
-            Some(Ok(other)) => Err(refused(format!(
+        let numbers = comment.strip_prefix(COMMENT).unwrap_or_default();
+        let (version, revision) = numbers.split_once(", revision ").unwrap_or((numbers, ""));
+        (version.parse().ok(), revision.parse().ok())
+    }
+
+    fn version(&self, table: &Table) -> Result<(), StoreError> {
+        match self.said().0 {
+            Some(VERSION) => Ok(()),
+            Some(other) => Err(refused(format!(
                 "the table `{table}` is of schema {other}, and this version of tower-idempotency \
                  knows schema {VERSION}: use the version that made it, or a newer one"
             ))),
@@ -171,6 +196,36 @@ mod tests {
         assert!(script.contains("INDEX IF NOT EXISTS \"t_expires_at\"\n    ON app.t ("));
         assert!(script.contains("FUNCTION app.t_claim("));
         assert!(script.contains("pg_notify('t', "));
-        assert!(script.contains(&format!("COMMENT ON TABLE app.t IS '{COMMENT}{VERSION}';")));
+        assert!(script.contains(&format!(
+            "COMMENT ON TABLE app.t IS '{COMMENT}{VERSION}, revision {REVISION}';"
+        )));
+    }
+
+    /// Both parties listen and tell on the bare name.
+    #[test]
+    fn the_other_name_may_contain_the_usual_one() {
+        for name in [
+            "shop.idempotency_records",
+            "payments_idempotency_records",
+            "idempotency_records_v2",
+        ] {
+            let table = Table::new(name).unwrap();
+            let bare = table.in_statement("{name}");
+            let script = script(&table);
+            assert!(script.contains(&format!("pg_notify('{bare}', ")), "{name}");
+            assert!(
+                script.contains(&format!("FUNCTION {name}_claim(")),
+                "{name}"
+            );
+            assert!(script.contains(&format!("\"{bare}_expires_at\"")), "{name}");
+        }
+    }
+
+    /// Databases that have the functions get others only with a higher number.
+    #[test]
+    fn a_change_of_the_script_raises_the_revision() {
+        use sha2::{Digest, Sha256};
+        let digest = crate::record::Hex(&Sha256::digest(SCRIPT)[..4]).to_string();
+        assert_eq!((REVISION, &*digest), (1, "e40c3d96"));
     }
 }
