@@ -71,6 +71,7 @@ impl AnyStore {
         engines::migrate(Address::parse(url)?).await
     }
 
+    #[allow(dead_code, reason = "each engine that is on needs it")]
     fn new(kind: &'static str, store: impl Store) -> Self {
         Self {
             kind,

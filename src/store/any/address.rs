@@ -2,6 +2,8 @@
 //! but its scheme is ever shown, since a `?` or an `@` that was not encoded
 //! puts half of a password anywhere.
 
+#![allow(dead_code, reason = "each engine needs a part of it")]
+
 use crate::store::{StoreError, StoreErrorKind};
 
 const KINDS: &str = "memory:, sqlite:, postgres:, mysql: or redis:";
@@ -109,7 +111,6 @@ impl<'a> Address<'a> {
         ))
     }
 
-    #[allow(dead_code, reason = "not with every feature on")]
     pub(super) fn feature_is_off(&self, feature: &str) -> StoreError {
         refused(format!(
             "a `{}:` store needs the feature `{feature}` of tower-idempotency: \

@@ -1,7 +1,9 @@
 //! Which engine a URL means.
 
 use super::AnyStore;
-use super::address::{Address, refused};
+use super::address::Address;
+#[allow(unused_imports, reason = "some engines need it")]
+use super::address::refused;
 use crate::store::StoreError;
 
 pub(super) async fn connect(address: Address<'_>) -> Result<AnyStore, StoreError> {

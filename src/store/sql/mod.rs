@@ -5,6 +5,7 @@ use std::fmt;
 use std::future::Future;
 use std::time::Duration;
 
+#[cfg(any(feature = "postgres", feature = "mysql"))]
 use sqlx::Connection;
 use sqlx::error::DatabaseError;
 use tracing::warn;
@@ -102,6 +103,7 @@ pub(super) fn not_sent(
 
 /// A pool tries again until its time is over, and then says no more than that.
 /// Whoever starts is told what is in the way.
+#[cfg(any(feature = "postgres", feature = "mysql"))]
 pub(super) async fn reach<DB: sqlx::Database>(
     pool: &sqlx::Pool<DB>,
     meaning: fn(&dyn DatabaseError) -> Meaning,
