@@ -124,6 +124,7 @@ impl RedisStoreBuilder {
         }
         let (link, clients) = self.connection.establish().await?;
         settings::check(&link).await?;
+        settings::rehearse(&link, &format!("{}rehearsal", self.prefix)).await?;
         let keys = Keys::new(&self.prefix);
         let wake_ups = (!clients.is_empty()).then(|| {
             WakeUps::new(Servers {
@@ -139,10 +140,7 @@ impl RedisStoreBuilder {
             keys,
             wake_ups,
         });
-        let store = RedisStore { shared };
-        // That scripts run at all is better known now than at the first claim.
-        store.look_up(&RecordId::from_bytes([0; 32])).await?;
-        Ok(store)
+        Ok(RedisStore { shared })
     }
 }
 

@@ -9,7 +9,7 @@ use redis::cluster_async::ClusterConnection;
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
 use redis::{Client, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, RedisResult};
 
-use super::errors::{failed, refused};
+use super::errors::{not_opened, refused};
 use super::link::{Link, Server};
 use crate::store::StoreError;
 
@@ -126,12 +126,12 @@ impl RedisConnection {
                     .set_response_timeout(Some(RESPOND));
                 let manager =
                     ConnectionManager::new_with_config((*client).clone(), config.clone()).await;
-                let manager = manager.map_err(|error| failed(error, false))?;
+                let manager = manager.map_err(not_opened)?;
                 Link::Server(Server::new(manager, Some((*client, config))))
             }
             Source::Nodes(client) => {
                 let cluster = client.get_async_connection().await;
-                Link::Cluster(cluster.map_err(|error| failed(error, true))?)
+                Link::Cluster(cluster.map_err(not_opened)?)
             }
         };
         Ok((link, self.wakers))

@@ -9,13 +9,30 @@ use crate::store::{StoreError, StoreErrorKind};
 
 /// What became of a request that failed, and what to do.
 ///
-/// A cluster's driver sends a request again by itself. So whatever its last
-/// attempt met, an earlier one may have been carried out, unless the server
-/// itself said no.
+/// A cluster's driver sends a request again by itself: whatever its last
+/// attempt met, an earlier one may have been carried out. And a right that a
+/// script misses may be that of its second command.
 pub(super) fn failed(error: RedisError, in_cluster: bool) -> StoreError {
-    let (kind, remedy) = match error.kind() {
+    use StoreErrorKind::{Contention, NotSent, Refused, Unknown};
+    let (kind, remedy) = judged(&error);
+    let may_have_written = in_cluster || is_of_a_command_in_a_script(&error);
+    let kind = match kind {
+        NotSent | Contention | Refused if may_have_written => Unknown,
+        kind => kind,
+    };
+    StoreError::new(kind, Failed { error, remedy })
+}
+
+/// The same before there are requests, when nothing can have been carried out.
+pub(super) fn not_opened(error: RedisError) -> StoreError {
+    let (kind, remedy) = judged(&error);
+    StoreError::new(kind, Failed { error, remedy })
+}
+
+fn judged(error: &RedisError) -> (StoreErrorKind, &'static str) {
+    match error.kind() {
         ErrorKind::Server(_) | ErrorKind::Extension => {
-            meaning(code(&error), error.detail().unwrap_or_default())
+            meaning(code(error), error.detail().unwrap_or_default())
         }
         ErrorKind::AuthenticationFailed => (StoreErrorKind::Refused, CREDENTIALS),
         ErrorKind::InvalidClientConfig | ErrorKind::Client => {
@@ -29,7 +46,7 @@ pub(super) fn failed(error: RedisError, in_cluster: bool) -> StoreError {
             StoreErrorKind::Unknown,
             "see whether what answers at this address is Redis",
         ),
-        ErrorKind::Io if error.is_connection_refusal() && !in_cluster => (
+        ErrorKind::Io if error.is_connection_refusal() => (
             StoreErrorKind::NotSent,
             "see whether the server runs and can be reached",
         ),
@@ -38,8 +55,22 @@ pub(super) fn failed(error: RedisError, in_cluster: bool) -> StoreError {
             "see whether the server runs and can be reached",
         ),
         _ => (StoreErrorKind::Unknown, ""),
-    };
-    StoreError::new(kind, Failed { error, remedy })
+    }
+}
+
+/// What the server's state forbids (OOM, MISCONF, READONLY, NOREPLICAS), it
+/// forbids to a script's first write, and lets those after it be.
+fn is_of_a_command_in_a_script(error: &RedisError) -> bool {
+    let detail = error.detail().unwrap_or_default();
+    detail.contains("@user_script") && code(error) == "NOPERM"
+}
+
+/// Whether a command failed for what the server is, and not for the state that
+/// it is in.
+pub(super) fn is_never_allowed(why: &str) -> bool {
+    ["NOPERM", NO_RIGHT, "nknown command", "nknown Redis command"]
+        .iter()
+        .any(|sign| why.contains(sign))
 }
 
 pub(super) fn refused(error: RedisError, remedy: &'static str) -> StoreError {
@@ -50,6 +81,13 @@ pub(super) fn refused(error: RedisError, remedy: &'static str) -> StoreError {
 pub(super) fn unsuitable(why: impl Into<String>) -> StoreError {
     StoreError::new(StoreErrorKind::Refused, why.into())
 }
+
+/// Of a command in a script, as Redis 7.0 says it.
+const NO_RIGHT: &str = "The user executing the script can't";
+
+pub(super) const RIGHTS: &str = "give the server's user ~PREFIX* &PREFIX* +evalsha +eval +time \
+    +hmget +hset +del +exists +pexpireat +persist +publish +subscribe +unsubscribe +info \
+    +config|get";
 
 const CREDENTIALS: &str = "give the user and password of the server's ACL";
 
@@ -67,7 +105,7 @@ fn code(error: &RedisError) -> &str {
     let inner = inner.unwrap_or(detail).trim_start();
     let word = inner.split_whitespace().next().unwrap_or_default();
     let word = word.trim_start_matches('-');
-    if inner.starts_with("The user executing the script can't") {
+    if inner.starts_with(NO_RIGHT) {
         return "NOPERM";
     }
     let is_code = word.len() > 1 && word.chars().all(|char| char.is_ascii_uppercase());
@@ -102,11 +140,7 @@ fn meaning(code: &str, detail: &str) -> (StoreErrorKind, &'static str) {
             Refused,
             "the server wants more replicas than it has: see min-replicas-to-write",
         ),
-        "NOPERM" => (
-            Refused,
-            "give the server's user ~PREFIX* &PREFIX* +evalsha +eval +time +hmget +hset +del \
-             +exists +pexpireat +persist +publish +subscribe +unsubscribe +info +config|get",
-        ),
+        "NOPERM" => (Refused, RIGHTS),
         "NOAUTH" | "WRONGPASS" => (Refused, CREDENTIALS),
         "WRONGTYPE" => (
             Unreadable,
@@ -227,6 +261,16 @@ mod tests {
             (
                 "-ERR The user executing the script can't run this command or subcommand script: \
                  f30f, on @user_script:181.",
+                Unknown,
+            ),
+            (
+                "-NOPERM ACL failure in script: User x has no permissions to run the 'hset' \
+                 command script: f30f, on @user_script:181.",
+                Unknown,
+            ),
+            (
+                "-OOM command not allowed when used memory > 'maxmemory'. script: f30f, on \
+                 @user_script:181.",
                 Refused,
             ),
             (
@@ -268,7 +312,26 @@ mod tests {
             kind(ErrorKind::ConnectionRefused, true),
             StoreErrorKind::Unknown
         );
-        let error = make_extension_error("OOM".to_owned(), None);
-        assert_eq!(failed(error, true).kind(), StoreErrorKind::Refused);
+    }
+
+    #[test]
+    fn no_error_of_a_cluster_says_that_nothing_was_carried_out() {
+        for code in [
+            "OOM", "MISCONF", "NOPERM", "NOAUTH", "LOADING", "MOVED", "TRYAGAIN", "READONLY",
+        ] {
+            let error = || make_extension_error(code.to_owned(), None);
+            let failed = failed(error(), true);
+            assert_eq!(failed.kind(), StoreErrorKind::Unknown, "{code}");
+            assert_ne!(not_opened(error()).kind(), StoreErrorKind::Unknown);
+            let source = Error::source(&failed).unwrap().to_string();
+            assert!(source.contains(judged(&error()).1), "{source}");
+        }
+        for kind in [ErrorKind::InvalidClientConfig, ErrorKind::Client] {
+            let error = || RedisError::from((kind, "a driver's reason"));
+            assert_eq!(failed(error(), true).kind(), StoreErrorKind::Unknown);
+            assert_eq!(failed(error(), false).kind(), StoreErrorKind::NotSent);
+        }
+        let error = make_extension_error("WRONGTYPE".to_owned(), None);
+        assert_eq!(failed(error, true).kind(), StoreErrorKind::Unreadable);
     }
 }

@@ -4,7 +4,7 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use redis::{Cmd, ErrorKind, ServerErrorKind, Value};
+use redis::{Cmd, ErrorKind, RedisResult, ServerErrorKind, Value};
 
 use super::errors::failed;
 use super::link::Link;
@@ -36,6 +36,10 @@ script!(RELEASE, "release.lua");
 script!(LOOK_UP, "look_up.lua");
 script!(FORGET, "forget.lua");
 
+/// Before there are records, so without what they are read by.
+pub(super) static REHEARSE: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("rehearse.lua")));
+
 pub(super) struct Script {
     text: &'static str,
     /// What the server knows it by once it has seen it.
@@ -51,19 +55,22 @@ impl Script {
     /// In one round trip; in two if the server does not know the script. The
     /// whole text then goes to the key's own server, so that this needs no
     /// other of a cluster.
+    pub(super) async fn call(&self, link: &Link, key: &str, args: &[&[u8]]) -> RedisResult<Value> {
+        match link.send(&command("EVALSHA", &self.sha1, key, args)).await {
+            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                link.send(&command("EVAL", self.text, key, args)).await
+            }
+            answered => answered,
+        }
+    }
+
     pub(super) async fn run(
         &self,
         link: &Link,
         key: &str,
         args: &[&[u8]],
     ) -> Result<Answer, StoreError> {
-        let called = link.send(&command("EVALSHA", &self.sha1, key, args)).await;
-        let answered = match called {
-            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                link.send(&command("EVAL", self.text, key, args)).await
-            }
-            answered => answered,
-        };
+        let answered = self.call(link, key, args).await;
         Answer::read(answered.map_err(|error| failed(error, link.is_cluster()))?)
     }
 }

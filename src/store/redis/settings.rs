@@ -6,8 +6,9 @@ use redis::cluster_routing::{MultipleNodeRoutingInfo, RoutingInfo};
 use redis::{Cmd, RedisError, Value};
 use tracing::{info, warn};
 
-use super::errors::{failed, is_forbidden, unsuitable};
+use super::errors::{RIGHTS, is_forbidden, is_never_allowed, not_opened, unsuitable};
 use super::link::Link;
+use super::scripts::REHEARSE;
 use crate::store::StoreError;
 
 /// The oldest version whose scripts may read the clock and then write.
@@ -18,14 +19,13 @@ const OLDEST: u32 = 5;
 /// # Errors
 /// If the server can't be reached, or can't serve.
 pub(super) async fn check(link: &Link) -> Result<(), StoreError> {
-    let fail = |error| failed(error, link.is_cluster());
     let servers = match ask(link, &["INFO"]).await {
         Ok(servers) => servers,
         Err(error) if is_forbidden(&error) => {
             unchecked("INFO");
             return Ok(());
         }
-        Err(error) => return Err(fail(error)),
+        Err(error) => return Err(not_opened(error)),
     };
     for (address, answer) in &servers {
         judge(address, &lines(answer), link.is_cluster())?;
@@ -43,9 +43,31 @@ pub(super) async fn check(link: &Link) -> Result<(), StoreError> {
             }
         }
         Err(error) if is_forbidden(&error) => unchecked("CONFIG GET"),
-        Err(error) => return Err(fail(error)),
+        Err(error) => return Err(not_opened(error)),
     }
     Ok(())
+}
+
+/// Sees that scripts run, and every command in them.
+///
+/// # Errors
+/// If one may not. What the server takes no writes for at the moment is no
+/// cause: it can still replay.
+pub(super) async fn rehearse(link: &Link, key: &str) -> Result<(), StoreError> {
+    let answer = REHEARSE.call(link, key, &[]).await.map_err(not_opened)?;
+    let [command, why] = &texts(&answer)[..] else {
+        return Ok(());
+    };
+    if !is_never_allowed(why) {
+        return Ok(());
+    }
+    if command == "PUBLISH" {
+        info!("the server does not let scripts call PUBLISH: waiters look every second ({why})");
+        return Ok(());
+    }
+    Err(unsuitable(format!(
+        "scripts may not call {command} ({why}): {RIGHTS}"
+    )))
 }
 
 fn unchecked(command: &str) {

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::time::Duration;
 
+use tower_idempotency::RedisStore;
 use tower_idempotency::store::{Claimed, Store, StoreErrorKind, Tenure};
 
 use super::own_server::OwnServer;
@@ -39,6 +40,13 @@ async fn a_full_server_refuses_claims_and_still_records_and_replays() {
 }
 
 #[tokio::test]
+async fn a_full_server_can_be_opened() {
+    let server = OwnServer::start(&["--maxmemory", "1"]);
+    server.open().await;
+    assert_eq!(server.run("DBSIZE"), "0");
+}
+
+#[tokio::test]
 async fn a_primary_that_became_a_replica_refuses() {
     let server = OwnServer::start(&[]);
     let store = server.open().await;
@@ -52,15 +60,52 @@ async fn a_primary_that_became_a_replica_refuses() {
 }
 
 #[tokio::test]
-async fn a_right_that_is_taken_away_is_named() {
+async fn a_right_that_scripts_miss_is_named_before_there_are_records() {
+    let server = OwnServer::start(&[]);
+    let url = format!("{}?user=app&pass=pw", server.url());
+    for right in [
+        "time",
+        "hmget",
+        "exists",
+        "hset",
+        "pexpireat",
+        "persist",
+        "del",
+    ] {
+        server.run("ACL SETUSER app reset on >pw ~* &* +@all");
+        server.run(&format!("ACL SETUSER app -{right}"));
+        let error = RedisStore::connect(&url).await.unwrap_err();
+        assert_eq!(error.kind(), StoreErrorKind::Refused, "{error:?}");
+        let remedy = remedy(&error);
+        assert!(remedy.contains(&right.to_uppercase()), "{remedy}");
+        assert!(remedy.contains(&format!("+{right}")), "{remedy}");
+        assert_eq!(server.run("DBSIZE"), "0", "without {right}");
+    }
+    server.run("ACL SETUSER app reset on >pw ~* &* +@all -publish");
+    RedisStore::connect(&url).await.unwrap();
+    assert_eq!(server.run("DBSIZE"), "0");
+}
+
+/// It may be that of a script's second command, of which the first was done.
+#[tokio::test]
+async fn without_a_right_that_was_taken_away_nobody_knows_what_a_script_did() {
     let server = OwnServer::start(&[]);
     server.run("ACL SETUSER app on >pw ~* &* +@all");
     let url = format!("{}?user=app&pass=pw", server.url());
-    let store = tower_idempotency::RedisStore::connect(&url).await.unwrap();
-    server.run("ACL SETUSER app -hset");
+    let store = RedisStore::connect(&url).await.unwrap();
+    let lease = acquire(&store, &claim()).await;
+    let another = acquire(&store, &claim()).await;
+
+    server.run("ACL SETUSER app -pexpireat");
     let error = store.claim(&claim()).await.unwrap_err();
-    assert_eq!(error.kind(), StoreErrorKind::Refused, "{error:?}");
-    assert!(remedy(&error).contains("+hset"), "{error:?}");
+    assert_eq!(error.kind(), StoreErrorKind::Unknown, "{error:?}");
+    assert!(remedy(&error).contains("+pexpireat"), "{error:?}");
+    let error = store.complete(&lease, &paid()).await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Unknown, "{error:?}");
+
+    server.run("ACL SETUSER app +pexpireat -hset");
+    let error = store.complete(&another, &paid()).await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Unknown, "{error:?}");
 }
 
 #[tokio::test]
@@ -68,7 +113,7 @@ async fn a_server_that_refused_connections_for_a_while_is_used_again() {
     let server = OwnServer::start(&[]);
     server.run("ACL SETUSER app on >pw ~* &* +@all");
     let url = format!("{}?user=app&pass=pw", server.url());
-    let store = tower_idempotency::RedisStore::connect(&url).await.unwrap();
+    let store = RedisStore::connect(&url).await.unwrap();
     let answered = async |kind: Option<StoreErrorKind>| {
         let until = async {
             while store.claim(&claim()).await.err().map(|error| error.kind()) != kind {
