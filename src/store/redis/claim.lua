@@ -13,33 +13,41 @@ if why then
   return unreadable(why)
 end
 
-local token, attempt = 0, 1
+local clock, token, attempt
 if record then
-  if record.state == IN_FLIGHT and record.nonce == nonce then
+  if is_done(record) then
+    return found(record, 0)
+  end
+  if record[STATE] == IN_FLIGHT and record[NONCE] == nonce then
     -- Sent again, since its acknowledgement was lost.
-    record.lapses_at = now() + tonumber(lease)
-    redis.call('HSET', key, 'lapses_at', exact(record.lapses_at))
-    lapses(record)
-    return { 'acquired', exact(record.token), exact(record.attempt) }
+    local lapses_at = now() + lease
+    call('HSET', key, 'lapses_at', lapses_at)
+    lapses(lapses_at, record[RETENTION], record[REFUSE])
+    return { 'acquired', record[TOKEN], record[ATTEMPT] }
   end
-  local takes = is_lapsed(record) and takes_lapsed
-    and (takes_any or record.fingerprint == fingerprint)
-  if record.state ~= RELEASED and not takes then
-    return found(record)
+  if record[STATE] ~= RELEASED then
+    local lapses_in = left(record)
+    local takes = takes_lapsed and (takes_any or record[FINGERPRINT] == fingerprint)
+    if lapses_in > 0 or not takes then
+      return found(record, lapses_in)
+    end
   end
-  token = record.token + 1
-  attempt = record.attempt + 1
+  clock = now()
+  token = math.max(record[TOKEN] + 1, clock)
+  attempt = record[ATTEMPT] + 1
   if token >= LIMIT or attempt >= LIMIT then
     return unreadable('no number is left after its token or its attempt')
   end
+else
+  clock = now()
+  token, attempt = clock, 1
 end
-token = math.max(token, now())
-local lapses_at = now() + tonumber(lease)
 
 -- Every field that any state but a completion has, so that nothing is left of
 -- the claim before.
-redis.call('HSET', key, 'format', FORMAT, 'state', IN_FLIGHT, 'nonce', nonce,
-  'token', exact(token), 'attempt', exact(attempt), 'fingerprint', fingerprint,
-  'lapses_at', exact(lapses_at), 'retention', retention, 'refuse', refuse)
-lapses({ lapses_at = lapses_at, retention = tonumber(retention), refuse = refuse })
-return { 'acquired', exact(token), exact(attempt) }
+local lapses_at = clock + lease
+call('HSET', key, 'format', FORMAT, 'state', IN_FLIGHT, 'nonce', nonce, 'token', token,
+  'attempt', attempt, 'fingerprint', fingerprint, 'lapses_at', lapses_at,
+  'retention', retention, 'refuse', refuse)
+lapses(lapses_at, retention, refuse)
+return { 'acquired', token, attempt }

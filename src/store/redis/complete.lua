@@ -14,28 +14,40 @@ local record, why = read()
 if why then
   return unreadable(why)
 end
+local owned = record and record[NONCE] == nonce
 if record then
-  local owned = record.nonce == nonce
   if owned and is_done(record) then
     return { 'held' }
   end
-  local vacant = record.state == RELEASED and record.token <= tonumber(token)
+  local vacant = record[STATE] == RELEASED and record[TOKEN] <= tonumber(token)
   if not vacant and not (owned and is_undone(record)) then
     return { 'lost' }
   end
+end
+
+-- No end is now or before: the record would go, and come back without one.
+local done_with = now() + math.max(tonumber(kept_for), 1000)
+if record then
   -- First, so that a server at its memory limit takes what comes next: it
   -- refuses a script's first write if that takes room, and no later one. A
   -- finished operation is recorded; a claim is what a full server refuses.
-  redis.call('DEL', key)
+  ends_at(done_with)
 end
-
-redis.call('HSET', key, 'format', FORMAT, 'state', state, 'nonce', nonce, 'token', token,
-  'attempt', attempt, 'fingerprint', fingerprint)
+if not owned then
+  call('HSET', key, 'format', FORMAT, 'nonce', nonce, 'token', token, 'attempt', attempt,
+    'fingerprint', fingerprint)
+end
 if state == COMPLETED then
-  redis.call('HSET', key, 'status', ARGV[7], 'began_at', ARGV[8], 'completed_at', ARGV[9],
-    'kept_for', kept_for, 'answer', ARGV[10], 'answer_length', ARGV[11],
-    'answer_sha256', ARGV[12])
+  call('HSET', key, 'state', state, 'status', ARGV[7], 'began_at', ARGV[8],
+    'completed_at', ARGV[9], 'kept_for', kept_for, 'answer', ARGV[10],
+    'answer_length', ARGV[11], 'answer_sha256', ARGV[12])
+else
+  call('HSET', key, 'state', state)
 end
-ends_at(now() + tonumber(kept_for))
+if not record then
+  ends_at(done_with)
+elseif owned then
+  call('HDEL', key, 'lapses_at', 'retention', 'refuse')
+end
 tell(state)
 return { 'held' }

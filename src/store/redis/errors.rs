@@ -86,8 +86,8 @@ pub(super) fn unsuitable(why: impl Into<String>) -> StoreError {
 const NO_RIGHT: &str = "The user executing the script can't";
 
 pub(super) const RIGHTS: &str = "give the server's user ~PREFIX* &PREFIX* +evalsha +eval +time \
-    +hmget +hset +del +exists +pexpireat +persist +publish +subscribe +unsubscribe +info \
-    +config|get";
+    +exists +hmget +hset +hdel +del +pexpireat +persist +publish +subscribe +unsubscribe \
+    +info +config|get";
 
 const CREDENTIALS: &str = "give the user and password of the server's ACL";
 

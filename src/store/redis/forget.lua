@@ -13,9 +13,9 @@ end
 if not record and not why then
   return { 'absent' }
 end
-if record and record.state == IN_FLIGHT and not is_lapsed(record) and not forced then
+if record and not forced and left(record) > 0 then
   return { 'in-flight' }
 end
-redis.call('DEL', key)
+call('DEL', key)
 tell('0')
 return { 'gone' }

@@ -10,4 +10,4 @@ end
 if not record then
   return { 'absent' }
 end
-return found(record)
+return found(record, left(record))

@@ -1,99 +1,88 @@
 -- One record, read and checked. Every script begins with this text, and with
 -- KEYS[1]: the record's key, which is the name of its channel as well.
 --
--- docs/stores.md lists the fields. Numbers are decimal digits and stay below
--- 2^53, which a double carries exactly: Lua's own way to write one keeps 14
--- digits, so exact() writes them. Every answer is an array of strings, the
--- first of which says what follows.
+-- docs/stores.md lists the fields. Numbers stay below 2^53, which a double
+-- carries exactly. As one they go to commands and into answers, where the
+-- server writes all of their digits: Lua's own way to write one keeps 14. Every
+-- answer is an array, the first element of which says what follows.
 
 local FORMAT = '1'
 local IN_FLIGHT, UNKNOWN, COMPLETED, SEALED, RELEASED = '1', '2', '3', '4', '5'
 local LIMIT = 9007199254740992
 
+-- Where read() has each field.
+local STATE, TOKEN, ATTEMPT, FINGERPRINT, LAPSES_AT = 2, 3, 4, 5, 6
+local NONCE, RETENTION, REFUSE, STATUS = 7, 8, 9, 10
+
 local key = KEYS[1]
+local call = redis.call
 
--- Microseconds since 1970, by the clock of this server. A replay needs none.
-local clock
+-- Microseconds since 1970, by the clock of this server.
 local function now()
-  if not clock then
-    local time = redis.call('TIME')
-    clock = tonumber(time[1]) * 1000000 + tonumber(time[2])
-  end
-  return clock
-end
-
-local function exact(number)
-  return string.format('%.0f', number)
+  local time = call('TIME')
+  return time[1] * 1000000 + time[2]
 end
 
 local function number(text)
   if text and #text <= 16 and string.find(text, '^%d+$') then
     local value = tonumber(text)
-    if value < LIMIT then
-      return value
-    end
+    return value < LIMIT and value
   end
 end
 
--- The record, or nil if there is none, or nil and why it can't be read. What
--- can't be read is never taken for absent. With an answer, if a claim or a
--- look-up might have to hand it out: most of a script's time goes into calls.
+-- The record, its numbers made such; or nil if there is none, or nil and why
+-- it can't be read. What can't be read is never taken for absent. With an
+-- answer, if a claim or a look-up might have to hand it out.
 local function read(with_answer)
-  local fields
-  if with_answer then
-    fields = redis.call('HMGET', key, 'format', 'state', 'nonce', 'token', 'attempt',
-      'fingerprint', 'lapses_at', 'retention', 'refuse', 'status', 'began_at',
-      'completed_at', 'kept_for', 'answer', 'answer_length', 'answer_sha256')
-  else
-    fields = redis.call('HMGET', key, 'format', 'state', 'nonce', 'token', 'attempt',
-      'fingerprint', 'lapses_at', 'retention', 'refuse')
+  if call('EXISTS', key) == 0 then
+    return nil
   end
-  local format, state = fields[1], fields[2]
+  local record
+  if with_answer then
+    record = call('HMGET', key, 'format', 'state', 'token', 'attempt', 'fingerprint',
+      'lapses_at', 'nonce', 'retention', 'refuse', 'status', 'began_at', 'completed_at',
+      'kept_for', 'answer', 'answer_length', 'answer_sha256')
+  else
+    record = call('HMGET', key, 'format', 'state', 'token', 'attempt', 'fingerprint',
+      'lapses_at', 'nonce', 'retention', 'refuse')
+  end
+  local format, state = record[1], record[STATE]
   if not format then
-    if redis.call('EXISTS', key) == 0 then
-      return nil
-    end
     return nil, 'it has no format'
   end
   if format ~= FORMAT then
     return nil, 'it is of format ' .. format .. ', this version reads format ' .. FORMAT
   end
-  local record = {
-    fields = fields,
-    state = state,
-    nonce = fields[3],
-    token = number(fields[4]),
-    attempt = number(fields[5]),
-    fingerprint = fields[6],
-    lapses_at = number(fields[7]),
-    retention = number(fields[8]),
-    refuse = fields[9],
-  }
-  if not record.token then
+  local token, attempt = number(record[TOKEN]), number(record[ATTEMPT])
+  if not token then
     return nil, 'its token is no number below 2^53'
   end
-  if not record.attempt then
+  if not attempt then
     return nil, 'its attempt is no number below 2^53'
   end
+  record[TOKEN], record[ATTEMPT] = token, attempt
   if state == RELEASED then
     return record
   end
-  if not record.nonce or #record.nonce ~= 16 then
+  local nonce, fingerprint = record[NONCE], record[FINGERPRINT]
+  if not nonce or #nonce ~= 16 then
     return nil, 'its nonce is not 16 bytes'
   end
-  if not record.fingerprint or #record.fingerprint ~= 32 then
+  if not fingerprint or #fingerprint ~= 32 then
     return nil, 'its fingerprint is not 32 bytes'
   end
   if state == IN_FLIGHT or state == UNKNOWN then
-    if not record.lapses_at then
+    local lapses_at, retention = number(record[LAPSES_AT]), number(record[RETENTION])
+    if not lapses_at then
       return nil, 'its lapses_at is no number below 2^53'
     end
-    if not record.retention then
+    if not retention then
       return nil, 'its retention is no number below 2^53'
     end
-    if record.refuse ~= '0' and record.refuse ~= '1' then
+    if record[REFUSE] ~= '0' and record[REFUSE] ~= '1' then
       return nil, 'its refuse is neither 0 nor 1'
     end
+    record[LAPSES_AT], record[RETENTION] = lapses_at, retention
   elseif state ~= COMPLETED and state ~= SEALED then
     return nil, 'it is in no known state (' .. (state or 'none') .. ')'
   end
@@ -101,44 +90,43 @@ local function read(with_answer)
 end
 
 local function is_done(record)
-  return record.state == COMPLETED or record.state == SEALED
+  return record[STATE] == COMPLETED or record[STATE] == SEALED
 end
 
 local function is_undone(record)
-  return record.state == IN_FLIGHT or record.state == UNKNOWN
+  return record[STATE] == IN_FLIGHT or record[STATE] == UNKNOWN
 end
 
-local function is_lapsed(record)
-  return record.state == UNKNOWN or record.state == IN_FLIGHT and record.lapses_at <= now()
+-- How long a lease still lasts; that of an unknown one has ended.
+local function left(record)
+  return record[STATE] == IN_FLIGHT and math.max(record[LAPSES_AT] - now(), 0) or 0
 end
 
--- What a claim or a look-up found, which has read the answer as well.
-local function found(record)
-  local fields = record.fields
-  local answer = { 'found', FORMAT, record.state, fields[4], fields[5],
-    record.fingerprint or '', '0' }
-  if record.state == IN_FLIGHT then
-    answer[7] = exact(record.lapses_at - now())
-  elseif record.state == COMPLETED then
-    for at = 10, 16 do
-      answer[at - 2] = fields[at]
-    end
+-- What a claim or a look-up found, which has read the answer as well. Array and
+-- record are one, since most of a script's time goes into what it makes; an
+-- array ends at its first nil.
+local function found(record, lapses_in)
+  record[1], record[LAPSES_AT] = 'found', lapses_in
+  if record[STATE] == COMPLETED then
+    record[NONCE], record[RETENTION], record[REFUSE] = false, false, false
+  else
+    record[NONCE] = nil
   end
-  return answer
+  return record
 end
 
 -- The server removes the record at this time, rounded up to its milliseconds.
 local function ends_at(micros)
-  redis.call('PEXPIREAT', key, exact(math.ceil(micros / 1000)))
+  call('PEXPIREAT', key, math.ceil(micros / 1000))
 end
 
 -- A lapsed record does not vanish with its lease: it is forgotten a retention
 -- later, or under `refuse` stays until someone resolves it.
-local function lapses(record)
-  if record.refuse == '1' then
-    redis.call('PERSIST', key)
+local function lapses(at, retention, refuse)
+  if refuse == '1' then
+    call('PERSIST', key)
   else
-    ends_at(record.lapses_at + record.retention)
+    ends_at(at + retention)
   end
 end
 

@@ -13,6 +13,7 @@ for _, command in ipairs({
   { 'HMGET', key, 'format' },
   { 'EXISTS', key },
   { 'DEL', key },
+  { 'HDEL', key, 'format' },
   { 'PEXPIREAT', key, '1' },
   { 'PERSIST', key },
   { 'HSET', key, 'format', '0' },

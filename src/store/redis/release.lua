@@ -10,18 +10,18 @@ local record, why = read()
 if why then
   return unreadable(why)
 end
-if not record or record.nonce ~= nonce or not is_undone(record) then
+if not record or record[NONCE] ~= nonce or not is_undone(record) then
   return { 'lost' }
 end
+local clock = now()
 if state == RELEASED then
-  redis.call('DEL', key)
-  redis.call('HSET', key, 'format', FORMAT, 'state', RELEASED, 'token', exact(record.token),
-    'attempt', exact(record.attempt))
-  ends_at(now() + record.retention)
+  -- First, since no memory limit refuses it, nor what follows it then.
+  ends_at(clock + math.max(record[RETENTION], 1000))
+  call('HSET', key, 'state', RELEASED)
+  call('HDEL', key, 'nonce', 'fingerprint', 'lapses_at', 'retention', 'refuse')
 else
-  record.lapses_at = now()
-  redis.call('HSET', key, 'state', UNKNOWN, 'lapses_at', exact(record.lapses_at))
-  lapses(record)
+  call('HSET', key, 'state', UNKNOWN, 'lapses_at', clock)
+  lapses(clock, record[RETENTION], record[REFUSE])
 end
 tell(state)
 return { 'held' }

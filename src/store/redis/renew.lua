@@ -9,13 +9,13 @@ local record, why = read()
 if why then
   return unreadable(why)
 end
-if not record or record.nonce ~= nonce then
+if not record or record[NONCE] ~= nonce then
   return { 'lost' }
 end
-if record.state == IN_FLIGHT then
-  record.lapses_at = now() + tonumber(lease)
-  redis.call('HSET', key, 'lapses_at', exact(record.lapses_at))
-  lapses(record)
+if record[STATE] == IN_FLIGHT then
+  local lapses_at = now() + lease
+  call('HSET', key, 'lapses_at', lapses_at)
+  lapses(lapses_at, record[RETENTION], record[REFUSE])
   return { 'held' }
 end
 return { is_done(record) and 'held' or 'lost' }

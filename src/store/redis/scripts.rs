@@ -11,7 +11,7 @@ use super::link::Link;
 use crate::policy::OnMismatch;
 use crate::record::Nonce;
 use crate::store::at_rest::{AtRest, unreadable};
-use crate::store::stored::{Stored, micros, state};
+use crate::store::stored::{FORMAT, Stored, micros, state};
 use crate::store::{
     Claim, Claimed, Forgotten, Lease, OnLapsedLease, Outcome, Record, Release, StoreError,
     StoreErrorKind, Tenure,
@@ -254,7 +254,7 @@ impl Answer {
 
     fn record(mut self) -> Result<Record, StoreError> {
         let mut stored = Stored {
-            format: self.number("format")?,
+            format: FORMAT,
             state: self.number("state")?,
             token: self.number("token")?,
             attempt: self.number("attempt")?,
@@ -263,6 +263,8 @@ impl Answer {
             answer: None,
         };
         if stored.state == state::COMPLETED {
+            // After three that are nobody else's business.
+            self.rest.nth(2);
             stored.answer = Some(self.answer()?);
         }
         stored.record()
@@ -300,14 +302,19 @@ impl Answer {
     }
 
     fn number(&mut self, field: &'static str) -> Result<i64, StoreError> {
-        let text = self.bytes().and_then(|bytes| String::from_utf8(bytes).ok());
-        let number = text.and_then(|text| {
-            let digits = text.strip_prefix('-').unwrap_or(&text);
-            let is_number = digits.bytes().all(|byte| byte.is_ascii_digit());
-            is_number.then(|| text.parse().ok())?
-        });
+        let number = match self.rest.next() {
+            Some(Value::Int(number)) => Some(number),
+            Some(Value::BulkString(text)) => digits(&text),
+            _ => None,
+        };
         number.ok_or_else(|| unreadable(format!("its {field} is no number")))
     }
+}
+
+fn digits(text: &[u8]) -> Option<i64> {
+    let unsigned = text.strip_prefix(b"-").unwrap_or(text);
+    let is_number = unsigned.iter().all(u8::is_ascii_digit);
+    is_number.then(|| std::str::from_utf8(text).ok()?.parse().ok())?
 }
 
 fn no_answer() -> StoreError {

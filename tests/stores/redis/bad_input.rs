@@ -69,7 +69,7 @@ async fn the_rights_that_an_error_lists_are_enough() {
     use super::{Store, acquire, claim, paid};
 
     let server = OwnServer::start(&[]);
-    let rights = "+evalsha +eval +time +hmget +hset +del +exists +pexpireat +persist +publish \
+    let rights = "+evalsha +eval +time +exists +hmget +hset +hdel +del +pexpireat +persist +publish \
                   +subscribe +unsubscribe +info +config|get";
     server.run(&format!(
         "ACL SETUSER just on >{SECRET} ~idempotency:* &idempotency:* {rights}"

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use tower_idempotency::RedisStore;
-use tower_idempotency::store::{Claimed, Store, StoreErrorKind, Tenure};
+use tower_idempotency::store::{Claimed, RecordState, Store, StoreErrorKind, Tenure};
 
 use super::own_server::OwnServer;
 use super::{acquire, claim, paid};
@@ -68,6 +68,7 @@ async fn a_right_that_scripts_miss_is_named_before_there_are_records() {
         "hmget",
         "exists",
         "hset",
+        "hdel",
         "pexpireat",
         "persist",
         "del",
@@ -106,6 +107,20 @@ async fn without_a_right_that_was_taken_away_nobody_knows_what_a_script_did() {
     server.run("ACL SETUSER app +pexpireat -hset");
     let error = store.complete(&another, &paid()).await.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::Unknown, "{error:?}");
+    // Neither is lost or kept for ever by what was done of it.
+    server.run("ACL SETUSER app +hset");
+    for lease in [lease, another] {
+        assert_ne!(
+            server.run(&format!("PTTL idempotency:{}", lease.claim.id)),
+            "-1"
+        );
+        assert_eq!(store.complete(&lease, &paid()).await.unwrap(), Tenure::Held);
+        let found = store.claim(&lease.claim).await.unwrap();
+        assert!(
+            matches!(&found, Claimed::Found(found) if matches!(found.state, RecordState::Completed { .. })),
+            "{found:?}"
+        );
+    }
 }
 
 #[tokio::test]

@@ -30,6 +30,7 @@ fn requests(server: &OwnServer) -> Vec<(String, u64)> {
         "hmget",
         "exists",
         "hset",
+        "hdel",
         "pexpireat",
         "persist",
         "del",
@@ -124,7 +125,10 @@ async fn a_claim_that_finds_something_writes_nothing() {
             Ok(Claimed::Found(_))
         ));
     }
-    assert_eq!(names(calls(&server)), ["evalsha", "hmget", "time"]);
+    assert_eq!(
+        names(calls(&server)),
+        ["evalsha", "exists", "hmget", "time"]
+    );
     assert_eq!(changes(), before, "in flight");
 
     store.complete(&lease, &paid()).await.unwrap();
@@ -137,7 +141,7 @@ async fn a_claim_that_finds_something_writes_nothing() {
         };
         assert!(matches!(found.state, RecordState::Completed { .. }));
     }
-    assert_eq!(names(calls(&server)), ["evalsha", "hmget"]);
+    assert_eq!(names(calls(&server)), ["evalsha", "exists", "hmget"]);
     assert_eq!(changes(), before, "completed");
 }
 
