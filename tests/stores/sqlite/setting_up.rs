@@ -158,6 +158,52 @@ async fn a_table_of_another_version_is_refused() {
     }
 }
 
+/// All that a database has: its tables and indexes, and the version in it.
+async fn all_of(pool: &SqlitePool) -> Vec<String> {
+    let names = "SELECT concat(name, sql) FROM sqlite_schema ORDER BY name";
+    sqlx::query_scalar(names).fetch_all(pool).await.unwrap()
+}
+
+#[tokio::test]
+async fn making_the_tables_changes_nothing_of_a_newer_version() {
+    let directory = Directory::new();
+    drop(connect(&directory.file()).await);
+    let pool = pool_of(&directory.file()).await;
+    let newer = "UPDATE idempotency_records_schema SET version = 2;
+        DROP INDEX idempotency_records_expires_at";
+    sqlx::raw_sql(newer).execute(&pool).await.unwrap();
+    let before = all_of(&pool).await;
+    let error = SqliteStore::builder(pool.clone()).migrate().await;
+    let words = ["version 2", "records.db", "docs/stores.md"];
+    says(error.unwrap_err(), StoreErrorKind::Refused, &words);
+    assert_eq!(all_of(&pool).await, before);
+}
+
+#[tokio::test]
+async fn making_the_tables_changes_nothing_of_another_programs() {
+    for (foreign, missing) in [
+        (
+            "CREATE TABLE app_keys (id BLOB PRIMARY KEY, expires_at INTEGER)",
+            "format",
+        ),
+        (
+            "CREATE TABLE APP_KEYS (id BLOB PRIMARY KEY, expires_at INTEGER)",
+            "format",
+        ),
+        ("CREATE TABLE app_keys_schema (name TEXT)", "version"),
+    ] {
+        let directory = Directory::new();
+        let pool = pool_of(&directory.file()).await;
+        sqlx::raw_sql(foreign).execute(&pool).await.unwrap();
+        let before = all_of(&pool).await;
+        let records = SqliteStore::builder(pool.clone()).table("app_keys");
+        let error = records.migrate().await.unwrap_err();
+        let words = ["app_keys", "records.db", missing, "another version"];
+        says(error, StoreErrorKind::Refused, &words);
+        assert_eq!(all_of(&pool).await, before);
+    }
+}
+
 #[tokio::test]
 async fn a_path_that_is_no_database_is_named() {
     let directory = Directory::new();

@@ -2,7 +2,7 @@
 
 use sqlx::{AssertSqlSafe, SqlitePool};
 use tower_idempotency::SqliteStore;
-use tower_idempotency::store::{Release, Store, StoreErrorKind};
+use tower_idempotency::store::{Forgotten, Release, Store, StoreErrorKind};
 
 use super::{Directory, acquire, answer, claim, id, pool_of};
 
@@ -68,6 +68,7 @@ async fn what_is_not_as_it_should_be_is_never_taken_for_anything() {
         "format = NULL",
         "format = 'one'",
         "state = 9",
+        "state = 9, expires_at = 1",
         "state = 0",
         "state = 'done'",
         "state = NULL",
@@ -94,6 +95,67 @@ async fn what_is_not_as_it_should_be_is_never_taken_for_anything() {
             is_unreadable(&store, number, what).await;
         }
     }
+}
+
+#[tokio::test]
+async fn what_is_in_flight_for_nobody_knows_how_long_is_unreadable() {
+    let directory = Directory::new();
+    let store = super::connect(&directory.file()).await;
+    let pool = pool_of(&directory.file()).await;
+    let lease = acquire(&store, &claim(1)).await;
+    change(&pool, "lapses_at = NULL").await;
+    is_unreadable(&store, 1, "lapses_at = NULL").await;
+    let error = store.forget(&lease.claim.id, false).await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Unreadable);
+}
+
+#[tokio::test]
+async fn a_foreign_record_is_changed_by_nobody_but_by_force() {
+    let directory = Directory::new();
+    let store = super::connect(&directory.file()).await;
+    let pool = pool_of(&directory.file()).await;
+    for foreign in [
+        "format = 2",
+        "format = 2, expires_at = 1, lapses_at = 1",
+        "format = 2, state = 3, nonce = zeroblob(16)",
+        "format = 2, state = 5, expires_at = 1, token = 1",
+        "state = 9",
+        "state = 9, expires_at = 1, lapses_at = 1, token = 1",
+        "state = 0, expires_at = 1",
+    ] {
+        let lease = acquire(&store, &claim(1)).await;
+        change(&pool, foreign).await;
+        let before = row(&pool).await;
+        is_unreadable(&store, 1, foreign).await;
+        let (id, nonce) = (&lease.claim.id, &lease.claim.nonce);
+        let errors = [
+            store.renew(&lease).await.expect_err(foreign),
+            store
+                .complete(&lease, &answer("paid"))
+                .await
+                .expect_err(foreign),
+            store
+                .release(id, nonce, Release::Tombstone)
+                .await
+                .expect_err(foreign),
+            store.forget(id, false).await.expect_err(foreign),
+        ];
+        for error in errors {
+            assert_eq!(error.kind(), StoreErrorKind::Unreadable, "{foreign}");
+        }
+        assert_eq!(store.purge().await.unwrap(), 0, "{foreign}");
+        assert_eq!(row(&pool).await, before, "{foreign}");
+        let forgotten = store.forget(id, true).await.unwrap();
+        assert_eq!(forgotten, Forgotten::Gone, "{foreign}");
+    }
+}
+
+/// All of the one record, as text.
+async fn row(pool: &SqlitePool) -> String {
+    let query = "SELECT concat_ws(' ', format, state, hex(nonce), token, attempt, \
+                 hex(fingerprint), retention, lapses_at, expires_at, status, kept_for, hex(answer)) \
+                 FROM idempotency_records";
+    sqlx::query_scalar(query).fetch_one(pool).await.unwrap()
 }
 
 #[tokio::test]

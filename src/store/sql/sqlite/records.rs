@@ -177,6 +177,7 @@ impl Records {
             })
             .await?;
         if rows.is_empty() {
+            self.is_readable(id).await?;
             return Ok(Tenure::Lost);
         }
         self.wake_ups.wake(id);
@@ -226,16 +227,22 @@ impl Records {
             self.wake_ups.wake(id);
             return Ok(Forgotten::Gone);
         }
-        // In flight and alive, or not there. It is one of the two at this
-        // moment too, unless it was claimed since, and then it was in flight.
-        let found = self.look(&self.statements.find, |statement| {
-            statement.bind(id.as_bytes().to_vec()).bind(Vec::new())
-        });
-        Ok(if found.await?.is_empty() {
-            Forgotten::Absent
-        } else {
+        // In flight and alive, or not there, or not to be read. It is one of them
+        // at this moment too, unless it was claimed since, and then it was in flight.
+        Ok(if self.is_readable(id).await? {
             Forgotten::InFlight
+        } else {
+            Forgotten::Absent
         })
+    }
+
+    /// Whether there is a record, over or not.
+    ///
+    /// # Errors
+    /// If there is one that this version can't read.
+    async fn is_readable(&self, id: &RecordId) -> Result<bool, StoreError> {
+        let found = self.find(id, &Nonce::from_bytes([0; 16])).await?;
+        Ok(found.map(Found::record).transpose()?.is_some())
     }
 
     pub(super) async fn purge(&self) -> Result<u64, StoreError> {

@@ -28,10 +28,11 @@ impl Found {
         columns.found()
     }
 
-    /// Past its end: as good as absent. What is of another format is not, since
-    /// nobody knows when that ends.
+    /// Past its end: as good as absent. What is of another format or in no known
+    /// state is not, since nobody knows when that ends.
     pub(super) fn is_over(&self) -> bool {
-        self.is_over && self.stored.format == FORMAT
+        let is_known = (state::IN_FLIGHT..=state::RELEASED).contains(&self.stored.state);
+        self.is_over && is_known && self.stored.format == FORMAT
     }
 
     /// In flight under the nonce that was asked with, and so to be had again.
@@ -111,7 +112,10 @@ impl Columns {
             token: required(row, "token")?,
             attempt: required(row, "attempt")?,
             fingerprint: required(row, "fingerprint")?,
-            lapses_at: row.try_get("lapses_at")?,
+            lapses_at: match state {
+                state::IN_FLIGHT => Some(required(row, "lapses_at")?),
+                _ => row.try_get("lapses_at")?,
+            },
             expires_at: row.try_get("expires_at")?,
             answer,
         })

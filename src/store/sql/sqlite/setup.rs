@@ -3,7 +3,7 @@
 use std::error::Error;
 
 use sqlx::sqlite::SqliteRow;
-use sqlx::{Decode, Row, SqlStr, Sqlite, Type};
+use sqlx::{Decode, Row, SqlStr, Sqlite, SqliteConnection, Type};
 use tracing::warn;
 
 use super::super::failed;
@@ -11,7 +11,6 @@ use super::connection::Patience;
 use super::meaning::meaning;
 use super::records::Records;
 use super::statements::{in_table, tables};
-use crate::record::{Nonce, RecordId};
 use crate::store::{StoreError, StoreErrorKind};
 
 /// The version of the tables that this version of the crate makes and uses.
@@ -22,20 +21,26 @@ pub(super) async fn migrate(records: &Records) -> Result<(), StoreError> {
     made.map_err(|error| at_table(records, &error))
 }
 
-/// All or none, so that nobody sees a part of them.
+/// All or none, so that nobody sees a part of them; and none where a table of
+/// another version, or of another program, has the name.
 async fn make_tables(records: &Records) -> Result<(), StoreError> {
     is_in_memory(records).await?;
     let patience = Patience::new();
     loop {
         let made = async {
             let mut transaction = records.pool.begin_with("BEGIN IMMEDIATE").await?;
-            sqlx::raw_sql(tables(&records.table))
-                .execute(&mut *transaction)
-                .await?;
-            transaction.commit().await
+            let version = version_there(records, &mut transaction).await?;
+            if version == VERSION {
+                sqlx::raw_sql(tables(&records.table))
+                    .execute(&mut *transaction)
+                    .await?;
+                transaction.commit().await?;
+            }
+            Ok(version)
         };
-        let Err(error) = made.await else {
-            return Ok(());
+        let error = match made.await {
+            Ok(version) => return is_known(version),
+            Err(error) => error,
         };
         if !patience.has_waited_for(&error).await {
             return Err(failed(error, meaning));
@@ -43,15 +48,42 @@ async fn make_tables(records: &Records) -> Result<(), StoreError> {
     }
 }
 
+/// The version of the tables that are there: this one, if none are.
+///
+/// # Errors
+/// Also if a table lacks a column.
+async fn version_there(
+    records: &Records,
+    connection: &mut SqliteConnection,
+) -> Result<i64, sqlx::Error> {
+    let statements = &records.statements;
+    let (has_records, has_version): (bool, bool) = sqlx::query_as(statements.there.clone())
+        .fetch_one(&mut *connection)
+        .await?;
+    let version = if has_version {
+        sqlx::query_scalar(statements.version.clone())
+            .fetch_optional(&mut *connection)
+            .await?
+            .unwrap_or(VERSION)
+    } else {
+        VERSION
+    };
+    // A newer version's may be others.
+    if has_records && version == VERSION {
+        sqlx::query(statements.columns.clone())
+            .execute(connection)
+            .await?;
+    }
+    Ok(version)
+}
+
 pub(super) async fn check(records: &Records) -> Result<(), StoreError> {
     let checked = async {
         let is_in_memory = is_in_memory(records).await?;
         check_version(records).await?;
         // That every column is there, and that a record can be written.
-        let nothing = Nonce::from_bytes([0; 16]);
-        records
-            .find(&RecordId::from_bytes([0; 32]), &nothing)
-            .await?;
+        let columns = &records.statements.columns;
+        records.look(columns, |statement| statement).await?;
         match records
             .write(&records.statements.touch, |statement| statement)
             .await
@@ -70,7 +102,10 @@ pub(super) async fn check(records: &Records) -> Result<(), StoreError> {
 
 async fn check_version(records: &Records) -> Result<(), StoreError> {
     let rows = records.look(&records.statements.version, |statement| statement);
-    let version: i64 = first(&rows.await?)?.unwrap_or(0);
+    is_known(first(&rows.await?)?.unwrap_or(0))
+}
+
+fn is_known(version: i64) -> Result<(), StoreError> {
     if version == VERSION {
         return Ok(());
     }

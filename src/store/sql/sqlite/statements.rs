@@ -49,7 +49,7 @@ const CLAIM: &str = "
         expires_at = excluded.expires_at,
         status = NULL, began_at = NULL, completed_at = NULL, kept_for = NULL,
         answer_length = NULL, answer_sha256 = NULL, answer = NULL
-    WHERE format = 1 AND (
+    WHERE format = 1 AND state BETWEEN 1 AND 5 AND (
         expires_at <= {now}
         OR state = 5
         OR (state = 1 AND nonce = excluded.nonce)
@@ -88,7 +88,7 @@ const COMPLETE: &str = "
         answer_length = excluded.answer_length,
         answer_sha256 = excluded.answer_sha256,
         answer = excluded.answer
-    WHERE format = 1 AND (
+    WHERE format = 1 AND state BETWEEN 1 AND 5 AND (
         (state IN (1, 2) AND nonce = excluded.nonce)
         OR ((state = 5 OR expires_at <= {now}) AND token <= excluded.token))
     RETURNING 1";
@@ -106,13 +106,28 @@ const RELEASE: &str = "
 /// ?3 force.
 const FORGET: &str = "
     DELETE FROM {table}
-    WHERE id = ?2 AND (?3 OR state <> 1 OR lapses_at <= {now} OR expires_at <= {now})
-    RETURNING coalesce(expires_at <= {now}, 0) AS over";
+    WHERE id = ?2 AND (?3 OR format = 1 AND state BETWEEN 1 AND 5
+        AND (state <> 1 OR lapses_at <= {now} OR expires_at <= {now}))
+    RETURNING coalesce(format = 1 AND state BETWEEN 1 AND 5 AND expires_at <= {now}, 0) AS over";
 
 const PURGE: &str = "
     DELETE FROM {table} WHERE rowid IN (
-        SELECT rowid FROM {table} WHERE expires_at <= {now} ORDER BY expires_at LIMIT {batch})
+        SELECT rowid FROM {table}
+        WHERE expires_at <= {now} AND format = 1 AND state BETWEEN 1 AND 5
+        ORDER BY expires_at LIMIT {batch})
     RETURNING 1";
+
+/// Whether there is anything by the name of either table.
+const THERE: &str = "
+    SELECT count(*) FILTER (WHERE name = '{name}' COLLATE NOCASE),
+        count(*) FILTER (WHERE name = '{name}_schema' COLLATE NOCASE)
+    FROM {schema}sqlite_schema";
+
+/// No row: only that every column is there.
+const COLUMNS: &str = "
+    SELECT id, format, state, nonce, token, attempt, fingerprint, retention, lapses_at, expires_at,
+        status, began_at, completed_at, kept_for, answer_length, answer_sha256, answer
+    FROM {table} LIMIT 0";
 
 const VERSION: &str = "SELECT version FROM {table}_schema";
 
@@ -128,6 +143,8 @@ pub(super) struct Statements {
     pub(super) release: SqlStr,
     pub(super) forget: SqlStr,
     pub(super) purge: SqlStr,
+    pub(super) there: SqlStr,
+    pub(super) columns: SqlStr,
     pub(super) version: SqlStr,
     pub(super) touch: SqlStr,
 }
@@ -146,6 +163,8 @@ impl Statements {
             release: statement(RELEASE),
             forget: statement(FORGET),
             purge: statement(PURGE),
+            there: statement(THERE),
+            columns: statement(COLUMNS),
             version: statement(VERSION),
             touch: statement(TOUCH),
         }
