@@ -6,6 +6,9 @@
 -- Times are microseconds since 1970, UTC, and lengths of time microseconds: no
 -- session's time zone touches an integer. docs/stores.md describes columns,
 -- procedures and answers.
+--
+-- Each procedure begins by taking back what its session left uncommitted, and
+-- says at each end of a transaction what `completion_type` would say otherwise.
 
 DELIMITER //
 
@@ -101,12 +104,13 @@ BEGIN
   DECLARE v_nonce BINARY(16);
   DECLARE v_fingerprint BINARY(32);
   DECLARE v_locks, v_over, v_free, v_there TINYINT DEFAULT FALSE;
-  DECLARE EXIT HANDLER FOR SQLEXCEPTION BEGIN ROLLBACK; RESIGNAL; END;
+  DECLARE EXIT HANDLER FOR SQLEXCEPTION
+    BEGIN ROLLBACK AND NO CHAIN NO RELEASE; RESIGNAL; END;
 
   again: LOOP
     -- Whatever the session is set to: one snapshot of now for the look, and
     -- under the lock every read is of what is committed.
-    COMMIT;
+    ROLLBACK AND NO CHAIN NO RELEASE;
     SET v_state = NULL;
     IF v_locks THEN
       SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
@@ -139,7 +143,7 @@ BEGIN
     IF v_state IS NULL AND v_locks THEN
       -- Not IF EXISTS: what is no statement of its own reads under a lock.
       SELECT COUNT(*) INTO v_there FROM idempotency_records WHERE id = p_id;
-      COMMIT;
+      COMMIT AND NO CHAIN NO RELEASE;
       IF v_there THEN
         SELECT 2 AS outcome, v_token AS token, v_attempt AS attempt;
         LEAVE again;
@@ -150,7 +154,7 @@ BEGIN
 
     IF v_state IS NULL THEN
       SET v_there = FALSE;
-      COMMIT;
+      COMMIT AND NO CHAIN NO RELEASE;
       SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
       START TRANSACTION;
       BEGIN
@@ -161,10 +165,12 @@ BEGIN
                   IF(p_stays, NULL, v_now + p_lease + p_retention));
       END;
       IF v_there THEN
-        ROLLBACK;
+        ROLLBACK AND NO CHAIN NO RELEASE;
         ITERATE again;
       END IF;
-      COMMIT;
+      -- The nonce may have claimed before: those renewals are not of this lease.
+      DELETE FROM idempotency_records_renewals WHERE id = p_id;
+      COMMIT AND NO CHAIN NO RELEASE;
       SELECT 1 AS outcome, v_now AS token, 1 AS attempt;
       LEAVE again;
     END IF;
@@ -173,16 +179,16 @@ BEGIN
       IF(v_state = 1 AND v_expires_at IS NOT NULL, v_lapses_at + v_retention, v_expires_at) <= v_now,
       FALSE);
     IF v_format = 1 AND v_state = 1 AND v_nonce = p_nonce AND NOT v_over THEN
-      ROLLBACK;
+      ROLLBACK AND NO CHAIN NO RELEASE;
       SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
       START TRANSACTION;
       CALL idempotency_records_extend(p_id, p_nonce, p_lease, v_free);
       IF v_free THEN
-        COMMIT;
+        COMMIT AND NO CHAIN NO RELEASE;
         SELECT 1 AS outcome, v_token AS token, v_attempt AS attempt;
         LEAVE again;
       END IF;
-      ROLLBACK;
+      ROLLBACK AND NO CHAIN NO RELEASE;
       SET v_locks = FALSE;
       ITERATE again;
     END IF;
@@ -202,20 +208,20 @@ BEGIN
             answer_length = NULL, answer_sha256 = NULL, answer = NULL
         WHERE id = p_id;
       DELETE FROM idempotency_records_renewals WHERE id = p_id;
-      COMMIT;
+      COMMIT AND NO CHAIN NO RELEASE;
       SELECT 1 AS outcome, v_token AS token, v_attempt AS attempt;
       LEAVE again;
     ELSEIF v_free THEN
       SET v_locks = TRUE;
     ELSEIF v_locks THEN
-      ROLLBACK;
+      ROLLBACK AND NO CHAIN NO RELEASE;
       SET v_locks = FALSE;
     ELSE
       SELECT 0 AS outcome, format, state, token, attempt, fingerprint,
              v_lapses_at - v_now AS lapses_in,
              status, began_at, completed_at, kept_for, answer_length, answer_sha256, answer
         FROM idempotency_records WHERE id = p_id;
-      COMMIT;
+      COMMIT AND NO CHAIN NO RELEASE;
       LEAVE again;
     END IF;
   END LOOP;
@@ -227,8 +233,9 @@ CREATE PROCEDURE IF NOT EXISTS idempotency_records_look_up (IN p_id BINARY(32))
   READS SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1'
 BEGIN
   DECLARE v_now BIGINT;
-  DECLARE EXIT HANDLER FOR SQLEXCEPTION BEGIN ROLLBACK; RESIGNAL; END;
-  COMMIT;
+  DECLARE EXIT HANDLER FOR SQLEXCEPTION
+    BEGIN ROLLBACK AND NO CHAIN NO RELEASE; RESIGNAL; END;
+  ROLLBACK AND NO CHAIN NO RELEASE;
   SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
   START TRANSACTION;
   SET v_now = TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6));
@@ -242,7 +249,7 @@ BEGIN
       AND (r.format <> 1 OR r.expires_at IS NULL
            OR IF(r.state = 1, COALESCE(n.lapses_at, r.lapses_at) + r.retention,
                  r.expires_at) > v_now);
-  COMMIT;
+  COMMIT AND NO CHAIN NO RELEASE;
 END
 //
 
@@ -255,10 +262,11 @@ BEGIN
   DECLARE v_expires_at, v_now BIGINT;
   DECLARE v_again TINYINT DEFAULT FALSE;
   DECLARE v_nonce BINARY(16);
-  DECLARE EXIT HANDLER FOR SQLEXCEPTION BEGIN ROLLBACK; RESIGNAL; END;
+  DECLARE EXIT HANDLER FOR SQLEXCEPTION
+    BEGIN ROLLBACK AND NO CHAIN NO RELEASE; RESIGNAL; END;
 
   again: LOOP
-    COMMIT;
+    ROLLBACK AND NO CHAIN NO RELEASE;
     SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
     START TRANSACTION;
     SET v_format = NULL, v_state = NULL, v_nonce = NULL;
@@ -268,11 +276,11 @@ BEGIN
     IF v_format = 1 AND v_state = 1 AND v_nonce = p_nonce THEN
       CALL idempotency_records_extend(p_id, p_nonce, p_lease, v_held);
       IF v_held THEN
-        COMMIT;
+        COMMIT AND NO CHAIN NO RELEASE;
         SET v_outcome = 1;
         LEAVE again;
       END IF;
-      ROLLBACK;
+      ROLLBACK AND NO CHAIN NO RELEASE;
       -- Ended in between, or, if it looks the same again, past its end.
       IF v_again THEN
         SET v_outcome = 0;
@@ -281,7 +289,7 @@ BEGIN
       SET v_again = TRUE;
       ITERATE again;
     END IF;
-    COMMIT;
+    COMMIT AND NO CHAIN NO RELEASE;
     SET v_outcome = CASE
       WHEN v_format <> 1 OR v_state NOT BETWEEN 1 AND 5 THEN 3
       WHEN v_state IN (3, 4) AND v_nonce = p_nonce AND v_expires_at > v_now THEN 1
@@ -305,10 +313,11 @@ BEGIN
   DECLARE v_token, v_lapses_at, v_retention, v_expires_at, v_renewed, v_now BIGINT;
   DECLARE v_nonce BINARY(16);
   DECLARE v_outcome, v_lost TINYINT DEFAULT FALSE;
-  DECLARE EXIT HANDLER FOR SQLEXCEPTION BEGIN ROLLBACK; RESIGNAL; END;
+  DECLARE EXIT HANDLER FOR SQLEXCEPTION
+    BEGIN ROLLBACK AND NO CHAIN NO RELEASE; RESIGNAL; END;
 
   again: LOOP
-    COMMIT;
+    ROLLBACK AND NO CHAIN NO RELEASE;
     SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
     START TRANSACTION;
     SET v_format = NULL, v_state = NULL;
@@ -328,16 +337,16 @@ BEGIN
                   p_answer_length, p_answer_sha256, p_answer);
       END;
       IF v_lost THEN
-        ROLLBACK;
+        ROLLBACK AND NO CHAIN NO RELEASE;
         ITERATE again;
       END IF;
-      COMMIT;
+      COMMIT AND NO CHAIN NO RELEASE;
       SET v_outcome = 1;
       LEAVE again;
     END IF;
 
     IF v_format <> 1 OR v_state NOT BETWEEN 1 AND 5 THEN
-      ROLLBACK;
+      ROLLBACK AND NO CHAIN NO RELEASE;
       SET v_outcome = 3;
       LEAVE again;
     END IF;
@@ -354,10 +363,10 @@ BEGIN
             began_at = p_began_at, completed_at = p_completed_at, kept_for = p_kept_for,
             answer_length = p_answer_length, answer_sha256 = p_answer_sha256, answer = p_answer
         WHERE id = p_id;
-      COMMIT;
+      COMMIT AND NO CHAIN NO RELEASE;
       SET v_outcome = 1;
     ELSE
-      ROLLBACK;
+      ROLLBACK AND NO CHAIN NO RELEASE;
       SET v_outcome = v_state IN (3, 4) AND v_nonce = p_nonce;
     END IF;
     LEAVE again;
@@ -375,9 +384,10 @@ BEGIN
   DECLARE v_lapses_at, v_renewed, v_retention, v_expires_at, v_now BIGINT;
   DECLARE v_nonce BINARY(16);
   DECLARE v_outcome TINYINT DEFAULT 0;
-  DECLARE EXIT HANDLER FOR SQLEXCEPTION BEGIN ROLLBACK; RESIGNAL; END;
+  DECLARE EXIT HANDLER FOR SQLEXCEPTION
+    BEGIN ROLLBACK AND NO CHAIN NO RELEASE; RESIGNAL; END;
 
-  COMMIT;
+  ROLLBACK AND NO CHAIN NO RELEASE;
   SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
   START TRANSACTION;
   SELECT format, state, nonce, lapses_at, retention, expires_at
@@ -400,7 +410,7 @@ BEGIN
       SET v_outcome = 1;
     END IF;
   END IF;
-  COMMIT;
+  COMMIT AND NO CHAIN NO RELEASE;
   SELECT v_outcome AS outcome, v_format AS format, v_state AS state;
 END
 //
@@ -414,9 +424,10 @@ BEGIN
   DECLARE v_lapses_at, v_renewed, v_retention, v_expires_at, v_now BIGINT;
   DECLARE v_nonce BINARY(16);
   DECLARE v_outcome TINYINT DEFAULT 0;
-  DECLARE EXIT HANDLER FOR SQLEXCEPTION BEGIN ROLLBACK; RESIGNAL; END;
+  DECLARE EXIT HANDLER FOR SQLEXCEPTION
+    BEGIN ROLLBACK AND NO CHAIN NO RELEASE; RESIGNAL; END;
 
-  COMMIT;
+  ROLLBACK AND NO CHAIN NO RELEASE;
   SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
   START TRANSACTION;
   SELECT format, state, nonce, lapses_at, retention, expires_at
@@ -437,11 +448,11 @@ BEGIN
     WHEN v_state = 1 AND v_lapses_at > v_now AND NOT p_force THEN 2
     ELSE 1 END;
   IF v_state IS NULL OR v_outcome IN (2, 3) THEN
-    ROLLBACK;
+    ROLLBACK AND NO CHAIN NO RELEASE;
   ELSE
     DELETE FROM idempotency_records_renewals WHERE id = p_id;
     DELETE FROM idempotency_records WHERE id = p_id;
-    COMMIT;
+    COMMIT AND NO CHAIN NO RELEASE;
   END IF;
   SELECT v_outcome AS outcome, v_format AS format, v_state AS state;
 END
@@ -460,7 +471,7 @@ BEGIN
   DECLARE v_done TINYINT DEFAULT FALSE;
   DECLARE c_over CURSOR FOR
     SELECT r.id, r.nonce, r.state, r.lapses_at, r.retention FROM idempotency_records r
-      WHERE r.expires_at <= v_now AND r.format = 1
+      WHERE r.expires_at <= v_now AND r.format = 1 AND r.state BETWEEN 1 AND 5
         AND NOT (r.state = 1 AND EXISTS (
           SELECT 1 FROM idempotency_records_renewals n
             WHERE n.id = r.id AND n.nonce = r.nonce AND n.lapses_at + r.retention > v_now))
@@ -471,9 +482,10 @@ BEGIN
       WHERE n.lapses_at <= v_now AND r.id IS NULL
       ORDER BY n.lapses_at LIMIT p_limit;
   DECLARE CONTINUE HANDLER FOR NOT FOUND SET v_done = TRUE;
-  DECLARE EXIT HANDLER FOR SQLEXCEPTION BEGIN ROLLBACK; RESIGNAL; END;
+  DECLARE EXIT HANDLER FOR SQLEXCEPTION
+    BEGIN ROLLBACK AND NO CHAIN NO RELEASE; RESIGNAL; END;
 
-  COMMIT;
+  ROLLBACK AND NO CHAIN NO RELEASE;
   SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
   START TRANSACTION;
   SET v_now = TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6));
@@ -494,7 +506,7 @@ BEGIN
     SET v_removed = v_removed + 1;
   END LOOP;
   CLOSE c_over;
-  COMMIT;
+  COMMIT AND NO CHAIN NO RELEASE;
 
   SET v_done = FALSE;
   SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
@@ -509,7 +521,7 @@ BEGIN
       WHERE id = v_id AND nonce = v_nonce AND lapses_at <= v_now;
   END LOOP;
   CLOSE c_ended;
-  COMMIT;
+  COMMIT AND NO CHAIN NO RELEASE;
   SELECT v_removed AS removed;
 END
 //

@@ -164,6 +164,8 @@ async fn what_a_session_is_set_to_changes_nothing() {
         "SET sql_mode = 'TRADITIONAL,NO_BACKSLASH_ESCAPES'",
         "SET NAMES latin1, sql_safe_updates = 1, sql_select_limit = 1",
         "SET innodb_lock_wait_timeout = 1",
+        "SET completion_type = 'CHAIN'",
+        "SET completion_type = 'RELEASE'",
     ] {
         let pool =
             MySqlPoolOptions::new()
@@ -199,6 +201,44 @@ async fn a_session_that_never_commits_sees_what_others_did_since() {
         body(one.store.claim(&another(&claim(1))).await.unwrap()),
         "done"
     );
+}
+
+#[tokio::test]
+async fn what_a_session_left_uncommitted_is_not_made_durable() {
+    let place = Place::new(1).await;
+    let store = &place.store;
+    place
+        .run("CREATE TABLE {t}_orders (number INT) ENGINE = InnoDB")
+        .await;
+    let lease = place.acquire(&claim(1)).await;
+    for operation in 0..7 {
+        place
+            .run("START TRANSACTION; INSERT INTO {t}_orders VALUES (1)")
+            .await;
+        match operation {
+            0 => drop(store.look_up(&claim(9).id).await.unwrap()),
+            1 => drop(store.claim(&claim(2)).await.unwrap()),
+            2 => drop(store.claim(&another(&claim(2))).await.unwrap()),
+            3 => assert_eq!(store.renew(&lease).await.unwrap(), Tenure::Held),
+            4 => assert_eq!(
+                store.complete(&lease, &paid("x")).await.unwrap(),
+                Tenure::Held
+            ),
+            5 => {
+                let nobodys = claim(9);
+                let release = store.release(&nobodys.id, &nobodys.nonce, Release::Tombstone);
+                assert_eq!(release.await.unwrap(), Tenure::Lost);
+            }
+            _ => assert_eq!(store.purge().await.unwrap(), 0),
+        }
+        let orders = place.number("SELECT COUNT(*) FROM {t}_orders").await;
+        assert_eq!(orders, 0, "operation {operation}");
+    }
+    place
+        .run("START TRANSACTION; INSERT INTO {t}_orders VALUES (1)")
+        .await;
+    store.forget(&claim(9).id, true).await.unwrap();
+    assert_eq!(place.number("SELECT COUNT(*) FROM {t}_orders").await, 0);
 }
 
 #[tokio::test]
@@ -238,6 +278,29 @@ async fn a_renewed_lease_lapses_when_it_was_renewed_to() {
         .await;
     assert_eq!(acquired(place.store.claim(&long).await.unwrap()).attempt, 2);
     assert_eq!(place.store.renew(&lease).await.unwrap(), Tenure::Lost);
+}
+
+/// The renewals of its life before made its lease lapsed from the start.
+#[tokio::test]
+async fn a_nonce_that_claims_again_has_its_whole_lease() {
+    for gone in [
+        "DELETE FROM {t}",
+        "UPDATE {t} SET expires_at = 1",
+        "UPDATE {t} SET state = 5",
+    ] {
+        let place = Place::new(1).await;
+        let first = claim(1);
+        let lease = place.acquire(&first).await;
+        place.store.renew(&lease).await.unwrap();
+        place.store.complete(&lease, &paid("one")).await.unwrap();
+        place
+            .run("UPDATE {t}_renewals SET lapses_at = {now} - 1000")
+            .await;
+        place.run(gone).await;
+        let again = place.acquire(&first).await;
+        is_in_flight(place.store.claim(&another(&first)).await.unwrap());
+        assert_eq!(place.store.renew(&again).await.unwrap(), Tenure::Held);
+    }
 }
 
 #[tokio::test]

@@ -47,7 +47,12 @@ async fn what_cannot_be_read_is_an_error_and_never_acquired() {
 
 #[tokio::test]
 async fn a_foreign_record_is_changed_by_nobody_but_by_force() {
-    for foreign in ["format = 2", "state = 9"] {
+    for foreign in [
+        "format = 2",
+        "format = 2, expires_at = 1",
+        "state = 9",
+        "state = 9, expires_at = 1",
+    ] {
         let place = Place::new(1).await;
         let lease = place.acquire(&claim(1)).await;
         place.run(&format!("UPDATE {{t}} SET {foreign}")).await;
@@ -63,6 +68,8 @@ async fn a_foreign_record_is_changed_by_nobody_but_by_force() {
         for error in errors {
             assert_eq!(error.kind(), StoreErrorKind::Unreadable);
         }
+        assert_eq!(store.purge().await.unwrap(), 0, "{foreign}");
+        let foreign = foreign.replace(',', " AND");
         let changed = format!("SELECT COUNT(*) FROM {{t}} WHERE {foreign} AND status IS NULL");
         assert_eq!(place.number(&changed).await, 1);
         store.forget(id, true).await.unwrap();

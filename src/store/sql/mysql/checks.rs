@@ -124,7 +124,10 @@ async fn rehearse(lent: &mut Lent, table: &Table) -> Result<(), sqlx::Error> {
             .execute(lent.get())
             .await?;
     }
-    sqlx::raw_sql("ROLLBACK").execute(lent.get()).await?;
+    // Whatever `completion_type` the session has.
+    sqlx::raw_sql("ROLLBACK AND NO CHAIN NO RELEASE")
+        .execute(lent.get())
+        .await?;
     let look_up = table.in_statement("CALL {table}_look_up(?)");
     sqlx::query(AssertSqlSafe(look_up))
         .bind(&id[..])
