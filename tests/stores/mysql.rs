@@ -11,6 +11,7 @@ use tower_idempotency::{
 };
 
 mod cancelled;
+mod connecting;
 mod faults;
 mod migrating;
 mod operations;

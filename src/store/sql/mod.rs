@@ -3,6 +3,10 @@
 use std::error::Error;
 use std::fmt;
 use std::future::Future;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+use std::sync::Arc;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 #[cfg(any(feature = "postgres", feature = "mysql"))]
@@ -119,6 +123,41 @@ pub(super) async fn reach<DB: sqlx::Database>(
         }
     }
     Err(not_sent(error, meaning))
+}
+
+/// Whether a task of its own makes a connection for a pool.
+///
+/// A caller that waits no longer takes the connection with it that it was
+/// making, and the next one begins anew. Where connecting takes longer than
+/// callers wait, none would ever be done.
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+#[derive(Clone, Debug, Default)]
+pub(super) struct Connecting(Arc<AtomicBool>);
+
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+impl Connecting {
+    /// Makes one, however long it takes, if none is idle and none is being made.
+    pub(super) fn regardless<DB: sqlx::Database>(&self, pool: &sqlx::Pool<DB>) {
+        if pool.num_idle() > 0 || self.0.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let (pool, ends) = (pool.clone(), Ends(Arc::clone(&self.0)));
+        tokio::spawn(async move {
+            let _ends = ends;
+            drop(pool.acquire().await);
+        });
+    }
+}
+
+/// Also if the task is dropped, with its runtime.
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+struct Ends(Arc<AtomicBool>);
+
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
 }
 
 /// A statement was sent, and did not succeed.

@@ -11,7 +11,7 @@ use sqlx::{AssertSqlSafe, MySqlPool, Row};
 use super::errors::{is_retried, meaning};
 use crate::record::FencingToken;
 use crate::store::at_rest::{AtRest, unreadable};
-use crate::store::sql::{Table, failed, not_sent};
+use crate::store::sql::{Connecting, Table, failed, not_sent};
 use crate::store::stored::{FORMAT, Stored};
 use crate::store::{Record, StoreError, Tenure};
 
@@ -21,6 +21,7 @@ const TRIES: u32 = 5;
 #[derive(Clone)]
 pub(super) struct Calls {
     pool: MySqlPool,
+    connecting: Connecting,
     pub(super) statements: Arc<Statements>,
 }
 
@@ -51,6 +52,7 @@ impl Calls {
         };
         Self {
             pool,
+            connecting: Connecting::default(),
             statements: Arc::new(statements),
         }
     }
@@ -62,6 +64,7 @@ impl Calls {
         statement: &Arc<str>,
         bind: impl Fn(Query<'q, MySql, MySqlArguments>) -> Query<'q, MySql, MySqlArguments>,
     ) -> Result<Vec<MySqlRow>, StoreError> {
+        self.connecting.regardless(&self.pool);
         let mut connection = Lent::from(&self.pool).await?;
         let mut tries = 1;
         loop {

@@ -1,7 +1,6 @@
 //! The functions in the database, and calling them.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
@@ -9,7 +8,7 @@ use sqlx::postgres::{PgArguments, PgPool, PgRow};
 use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, Postgres};
 
-use super::super::{PURGE_BATCH, Table, failed, not_sent};
+use super::super::{Connecting, PURGE_BATCH, Table, failed, not_sent};
 use super::meaning::{self, meaning};
 use super::row::column;
 use super::schema;
@@ -43,8 +42,7 @@ const CLAIM: &str = "
 #[derive(Clone)]
 pub(super) struct Database {
     pool: PgPool,
-    /// Whether a task of its own makes a connection.
-    connecting: Arc<AtomicBool>,
+    connecting: Connecting,
     pub(super) statements: Arc<Statements>,
 }
 
@@ -92,7 +90,7 @@ impl Database {
     pub(super) fn new(pool: PgPool, table: &Table) -> Self {
         Self {
             pool,
-            connecting: Arc::default(),
+            connecting: Connecting::default(),
             statements: Arc::new(Statements::of(table)),
         }
     }
@@ -114,7 +112,7 @@ impl Database {
         statement: &Arc<str>,
         bind: impl Fn(Call<'q>) -> Call<'q> + Send,
     ) -> Result<Option<PgRow>, StoreError> {
-        self.connect_regardless();
+        self.connecting.regardless(&self.pool);
         let mut connection = connection(&self.pool).await?;
         let mut tries = 1;
         loop {
