@@ -5,7 +5,9 @@
 --
 -- Times are microseconds since 1970, UTC, and lengths of time microseconds: no
 -- session's time zone touches an integer. docs/stores.md describes columns,
--- procedures and answers.
+-- procedures and answers. The comment of a procedure ends in the first 16 digits
+-- of the SHA-256 of this text, taken without them: so `open()` sees a procedure
+-- that another version of this text has made.
 --
 -- Each procedure begins by taking back what its session left uncommitted, and
 -- says at each end of a transaction what `completion_type` would say otherwise.
@@ -57,9 +59,11 @@ CREATE TABLE IF NOT EXISTS idempotency_records (
 -- Inside a transaction: locks the renewals of a record, whether there are any
 -- or not (p_renewed is 0 then). Whoever renews a lease or takes it away does this first, so that one
 -- of them sees what the other did.
-CREATE PROCEDURE IF NOT EXISTS idempotency_records_hold (
+DROP PROCEDURE IF EXISTS idempotency_records_hold
+//
+CREATE PROCEDURE idempotency_records_hold (
   IN p_id BINARY(32), IN p_nonce BINARY(16), OUT p_renewed BIGINT
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 f0b31725bf4be24b'
 BEGIN
   INSERT INTO idempotency_records_renewals (id, nonce, lapses_at) VALUES (p_id, p_nonce, 0)
     ON DUPLICATE KEY UPDATE lapses_at = lapses_at;
@@ -71,9 +75,11 @@ END
 -- Inside a transaction: puts the end of the lease one length ahead, if the
 -- record is in flight under the nonce. It reads the record without a lock: who
 -- takes the lease away has committed before the renewals could be locked.
-CREATE PROCEDURE IF NOT EXISTS idempotency_records_extend (
+DROP PROCEDURE IF EXISTS idempotency_records_extend
+//
+CREATE PROCEDURE idempotency_records_extend (
   IN p_id BINARY(32), IN p_nonce BINARY(16), IN p_lease BIGINT, OUT p_held TINYINT
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 f0b31725bf4be24b'
 BEGIN
   DECLARE v_renewed, v_now BIGINT;
   CALL idempotency_records_hold(p_id, p_nonce, v_renewed);
@@ -91,13 +97,15 @@ END
 -- One row: outcome 1 (acquired: token, attempt), 0 (found: the record) or
 -- 2 (in flight: another transaction has the row locked; the token and attempt
 -- that it had before).
-CREATE PROCEDURE IF NOT EXISTS idempotency_records_claim (
+DROP PROCEDURE IF EXISTS idempotency_records_claim
+//
+CREATE PROCEDURE idempotency_records_claim (
   IN p_id BINARY(32), IN p_nonce BINARY(16), IN p_fingerprint BINARY(32),
   IN p_lease BIGINT, IN p_retention BIGINT,
   -- A lapsed lease: whether this claim leaves its own for someone to resolve,
   -- whether it takes over another's, and whether of another fingerprint too.
   IN p_stays TINYINT, IN p_takes_over TINYINT, IN p_any_fingerprint TINYINT
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 f0b31725bf4be24b'
 BEGIN
   DECLARE v_format, v_state TINYINT;
   DECLARE v_token, v_attempt, v_lapses_at, v_retention, v_expires_at, v_renewed, v_now BIGINT;
@@ -229,8 +237,10 @@ END
 //
 
 -- The record, or no row.
-CREATE PROCEDURE IF NOT EXISTS idempotency_records_look_up (IN p_id BINARY(32))
-  READS SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1'
+DROP PROCEDURE IF EXISTS idempotency_records_look_up
+//
+CREATE PROCEDURE idempotency_records_look_up (IN p_id BINARY(32))
+  READS SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 f0b31725bf4be24b'
 BEGIN
   DECLARE v_now BIGINT;
   DECLARE EXIT HANDLER FOR SQLEXCEPTION
@@ -254,9 +264,11 @@ END
 //
 
 -- One row: outcome 1 (held), 0 (lost), or 3 (the record is of format `format`).
-CREATE PROCEDURE IF NOT EXISTS idempotency_records_renew (
+DROP PROCEDURE IF EXISTS idempotency_records_renew
+//
+CREATE PROCEDURE idempotency_records_renew (
   IN p_id BINARY(32), IN p_nonce BINARY(16), IN p_lease BIGINT
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 f0b31725bf4be24b'
 BEGIN
   DECLARE v_format, v_state, v_held, v_outcome TINYINT;
   DECLARE v_expires_at, v_now BIGINT;
@@ -302,12 +314,14 @@ END
 
 -- One row: outcome 1 (held), 0 (lost), or 3 (the record is of format `format`).
 -- p_state is 3 (completed) or 4 (sealed: the parameters after p_kept_for null).
-CREATE PROCEDURE IF NOT EXISTS idempotency_records_complete (
+DROP PROCEDURE IF EXISTS idempotency_records_complete
+//
+CREATE PROCEDURE idempotency_records_complete (
   IN p_id BINARY(32), IN p_nonce BINARY(16), IN p_fingerprint BINARY(32),
   IN p_token BIGINT, IN p_attempt BIGINT, IN p_state TINYINT, IN p_kept_for BIGINT,
   IN p_status SMALLINT, IN p_began_at BIGINT, IN p_completed_at BIGINT,
   IN p_answer_length BIGINT, IN p_answer_sha256 BINARY(32), IN p_answer LONGBLOB
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 f0b31725bf4be24b'
 BEGIN
   DECLARE v_format, v_state TINYINT;
   DECLARE v_token, v_lapses_at, v_retention, v_expires_at, v_renewed, v_now BIGINT;
@@ -376,9 +390,11 @@ END
 //
 
 -- One row: outcome 1 (held), 0 (lost), or 3 (the record is of format `format`).
-CREATE PROCEDURE IF NOT EXISTS idempotency_records_release (
+DROP PROCEDURE IF EXISTS idempotency_records_release
+//
+CREATE PROCEDURE idempotency_records_release (
   IN p_id BINARY(32), IN p_nonce BINARY(16), IN p_unknown TINYINT
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 f0b31725bf4be24b'
 BEGIN
   DECLARE v_format, v_state TINYINT;
   DECLARE v_lapses_at, v_renewed, v_retention, v_expires_at, v_now BIGINT;
@@ -417,8 +433,10 @@ END
 
 -- One row: outcome 1 (gone), 0 (there was none), 2 (in flight and alive), or
 -- 3 (the record is of format `format`, and p_force is 0).
-CREATE PROCEDURE IF NOT EXISTS idempotency_records_forget (IN p_id BINARY(32), IN p_force TINYINT)
-  MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1'
+DROP PROCEDURE IF EXISTS idempotency_records_forget
+//
+CREATE PROCEDURE idempotency_records_forget (IN p_id BINARY(32), IN p_force TINYINT)
+  MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 f0b31725bf4be24b'
 BEGIN
   DECLARE v_format, v_state TINYINT;
   DECLARE v_lapses_at, v_renewed, v_retention, v_expires_at, v_now BIGINT;
@@ -460,8 +478,10 @@ END
 
 -- One row: how many records past their end were removed. It passes over what
 -- others have locked; renewals of what has ended go too.
-CREATE PROCEDURE IF NOT EXISTS idempotency_records_purge (IN p_limit INT)
-  MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1'
+DROP PROCEDURE IF EXISTS idempotency_records_purge
+//
+CREATE PROCEDURE idempotency_records_purge (IN p_limit INT)
+  MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 f0b31725bf4be24b'
 BEGIN
   DECLARE v_id BINARY(32);
   DECLARE v_nonce BINARY(16);

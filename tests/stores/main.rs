@@ -2,6 +2,8 @@
 //! `scripts/servers`, which `scripts/test` starts.
 
 mod any;
+#[path = "../support/log.rs"]
+mod log;
 mod mysql;
 mod postgres;
 mod redis;

@@ -124,9 +124,11 @@ impl MySqlStoreBuilder {
         self
     }
 
-    /// Makes the tables and procedures that are not there: the text of
-    /// `docs/sql/mysql.sql`. Any number of processes can do it at once, at each
-    /// of their starts; the user needs the rights `CREATE`, `INDEX` and `CREATE ROUTINE`.
+    /// Makes the tables that are not there, and the procedures unless they are
+    /// this version's: the text of `docs/sql/mysql.sql`. Any number of processes
+    /// can do it at once, at each of their starts; the user needs the rights
+    /// `CREATE`, `INDEX` and `CREATE ROUTINE`, and `ALTER ROUTINE` for procedures
+    /// that another user made.
     ///
     /// # Errors
     /// If a right is missing, or another program's table has the name.
@@ -137,7 +139,8 @@ impl MySqlStoreBuilder {
     }
 
     /// Looks whether tables and procedures are there, of this version, and can
-    /// be written; starts the task that removes records past their end, on the
+    /// be written, and warns in the log if the procedures are of another text than
+    /// [`migrate`](Self::migrate) makes; starts the task that removes records past their end, on the
     /// runtime that it is called on. The task ends with the last clone of the store.
     ///
     /// # Errors

@@ -6,6 +6,7 @@ use tower_idempotency::MySqlStore;
 use tower_idempotency::store::{Store, StoreErrorKind};
 
 use super::{Place, claim, table, url};
+use crate::log::Log;
 use crate::mysql::refusals::text;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -46,6 +47,91 @@ async fn what_a_crash_left_half_done_is_mended() {
         builder().migrate().await.unwrap();
         builder().open().await.unwrap();
     }
+}
+
+/// In the place of the purge: one of this comment, whose answer can't be read.
+async fn stand_in(place: &Place, comment: &str) {
+    let procedure = "DROP PROCEDURE {t}_purge; \
+                     CREATE PROCEDURE {t}_purge (IN p INT) COMMENT 'COMMENT' SELECT -1 AS removed";
+    place.run(&procedure.replace("'COMMENT'", comment)).await;
+}
+
+#[tokio::test]
+async fn procedures_of_another_text_are_told_and_replaced() {
+    let place = Place::new(1).await;
+    let builder = || MySqlStore::builder(place.pool.clone()).table(&place.table);
+    let opened = async || {
+        let log = Log::default();
+        let _listening = log.listen();
+        builder().open().await.unwrap();
+        log.text()
+    };
+    assert!(!opened().await.contains("WARN"));
+    place.acquire(&claim(1)).await;
+
+    for comment in [
+        "'tower-idempotency 1'",
+        "'tower-idempotency 1 0123456789abcdef'",
+    ] {
+        stand_in(&place, comment).await;
+        let said = opened().await;
+        assert!(said.contains("WARN"), "{said}");
+        assert!(said.contains("migrate()"), "{said}");
+        place.store.purge().await.unwrap_err();
+
+        builder().migrate().await.unwrap();
+        assert!(!opened().await.contains("WARN"));
+        assert_eq!(place.store.purge().await.unwrap(), 0);
+        place.store.look_up(&claim(1).id).await.unwrap().unwrap();
+    }
+
+    for comment in ["'tower-idempotency 10'", "'tower-idempotency 2 0123'", "''"] {
+        stand_in(&place, comment).await;
+        for error in [
+            builder().migrate().await.unwrap_err(),
+            builder().open().await.unwrap_err(),
+        ] {
+            assert_eq!(error.kind(), StoreErrorKind::Refused);
+            assert!(text(&error).contains("_purge"), "{}", text(&error));
+        }
+    }
+}
+
+#[tokio::test]
+async fn procedures_of_this_text_are_left_alone() {
+    let place = Place::new(1).await;
+    let query = "SELECT CONCAT(\"'\", CAST(routine_comment AS CHAR), \"'\") \
+                 FROM information_schema.routines \
+                 WHERE routine_schema = DATABASE() AND routine_name = '{t}_claim'";
+    let comment: String = sqlx::query_scalar(sqlx::AssertSqlSafe(place.sql(query)))
+        .fetch_one(&place.pool)
+        .await
+        .unwrap();
+    stand_in(&place, &comment).await;
+    let builder = MySqlStore::builder(place.pool.clone()).table(&place.table);
+    builder.migrate().await.unwrap();
+    place.store.purge().await.unwrap_err();
+}
+
+/// A migration drops each procedure for a moment.
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_outlast_a_procedure_that_is_being_replaced() {
+    let place = Place::new(4).await;
+    let builder = || MySqlStore::builder(place.pool.clone()).table(&place.table);
+    let store = place.store.clone();
+    let (end, mut ended) = tokio::sync::oneshot::channel::<()>();
+    let calls = tokio::spawn(async move {
+        while ended.try_recv().is_err() {
+            store.look_up(&claim(1).id).await.unwrap();
+            store.claim(&claim(1)).await.unwrap();
+        }
+    });
+    for _ in 0..20 {
+        stand_in(&place, "'tower-idempotency 1'").await;
+        builder().migrate().await.unwrap();
+    }
+    end.send(()).unwrap();
+    calls.await.unwrap();
 }
 
 #[tokio::test]

@@ -1,8 +1,5 @@
 //! Opening a store: what is made, what is checked, and what is said.
 
-#[path = "../../support/log.rs"]
-mod log;
-
 use std::error::Error;
 use std::fs;
 use std::path::Path;
@@ -14,8 +11,8 @@ use sqlx::sqlite::{
 use tower_idempotency::SqliteStore;
 use tower_idempotency::store::{RecordState, Store, StoreError, StoreErrorKind};
 
-use self::log::Log;
 use super::{Directory, acquire, answer, claim, connect, id, pool_of};
+use crate::log::Log;
 
 /// The kind of an error, and everything that it says.
 fn told(error: StoreError) -> (StoreErrorKind, String) {

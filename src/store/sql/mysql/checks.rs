@@ -1,13 +1,15 @@
 //! Whether what the store needs is there.
 
 use sqlx::{AssertSqlSafe, MySqlPool, Row};
+use tracing::warn;
 
 use super::calls::Lent;
 use super::errors::meaning;
+use super::migration::procedure_comment;
 use crate::store::sql::{Table, failed};
 use crate::store::{StoreError, StoreErrorKind};
 
-/// The comment of tables and procedures of this version.
+/// The comment of tables of this version. That of a procedure goes on.
 const COMMENT: &str = "tower-idempotency 1";
 const PROCEDURES: [&str; 9] = [
     "hold", "extend", "claim", "look_up", "renew", "complete", "release", "forget", "purge",
@@ -15,15 +17,17 @@ const PROCEDURES: [&str; 9] = [
 
 pub(super) async fn check(pool: &MySqlPool, table: &Table) -> Result<(), StoreError> {
     let mut lent = Lent::from(pool).await?;
-    let found = version(&mut lent, table).await?;
-    let tables = [table.to_string(), format!("{table}_renewals")];
-    let tables = tables.map(|name| ("table", name));
-    let procedures = PROCEDURES.map(|name| ("procedure", format!("{table}_{name}")));
-    for (kind, name) in tables.into_iter().chain(procedures) {
-        // Some servers keep names in lower case.
-        if !found.iter().any(|found| found.eq_ignore_ascii_case(&name)) {
-            return Err(missing(&format!("the {kind} `{name}`")));
-        }
+    let found = find(&mut lent, table).await?;
+    if let Some(what) = found.lacks(table) {
+        return Err(missing(&what));
+    }
+    if !found.is_current {
+        warn!(
+            %table,
+            "its procedures are those of another version of tower-idempotency, older or newer, \
+             and may lack what was mended since: call `MySqlStoreBuilder::migrate()` or run \
+             docs/sql/mysql.sql"
+        );
     }
     rehearse(&mut lent, table)
         .await
@@ -43,10 +47,29 @@ fn missing(what: &str) -> StoreError {
 }
 
 /// Which tables and procedures with the table's name are there.
-///
+pub(super) struct Found {
+    names: Vec<String>,
+    /// The procedures are those of this version's text.
+    pub(super) is_current: bool,
+}
+
+impl Found {
+    /// What is not there, if anything.
+    pub(super) fn lacks(&self, table: &Table) -> Option<String> {
+        let tables = [table.to_string(), format!("{table}_renewals")];
+        let tables = tables.map(|name| ("table", name));
+        let procedures = PROCEDURES.map(|name| ("procedure", format!("{table}_{name}")));
+        let mut all = tables.into_iter().chain(procedures);
+        // Some servers keep names in lower case.
+        let is_there = |name: &str| self.names.iter().any(|it| it.eq_ignore_ascii_case(name));
+        let (kind, name) = all.find(|(_, name)| !is_there(name))?;
+        Some(format!("the {kind} `{name}`"))
+    }
+}
+
 /// # Errors
-/// If one is of another version, or of another program.
-pub(super) async fn version(lent: &mut Lent, table: &Table) -> Result<Vec<String>, StoreError> {
+/// If one is of another version of the tables, or of another program.
+pub(super) async fn find(lent: &mut Lent, table: &Table) -> Result<Found, StoreError> {
     let full = table.to_string();
     let (schema, name) = match full.split_once('.') {
         Some((schema, name)) => (Some(schema), name),
@@ -74,7 +97,10 @@ pub(super) async fn version(lent: &mut Lent, table: &Table) -> Result<Vec<String
         .await
         .map_err(|error| failed(error, meaning))?;
     let prefix = schema.map_or(String::new(), |schema| format!("{schema}."));
-    let mut found = Vec::new();
+    let mut found = Found {
+        names: Vec::new(),
+        is_current: true,
+    };
     for row in rows {
         let text = |at: usize| -> Result<String, StoreError> {
             let bytes: Vec<u8> = row.try_get(at).map_err(|error| failed(error, meaning))?;
@@ -82,10 +108,14 @@ pub(super) async fn version(lent: &mut Lent, table: &Table) -> Result<Vec<String
         };
         let (found_name, comment) = (format!("{prefix}{}", text(0)?), text(1)?);
         let derived = found_name.get(full.len() + 1..);
-        if derived.is_some_and(|name| name != "renewals" && !PROCEDURES.contains(&name)) {
+        let is_procedure = derived.is_some_and(|name| PROCEDURES.contains(&name));
+        if derived.is_some_and(|name| name != "renewals") && !is_procedure {
             continue;
         }
-        if comment != COMMENT {
+        let digest = comment.strip_prefix(COMMENT);
+        if !digest
+            .is_some_and(|digest| digest.is_empty() || is_procedure && digest.starts_with(' '))
+        {
             return Err(StoreError::new(
                 StoreErrorKind::Refused,
                 format!(
@@ -95,7 +125,8 @@ pub(super) async fn version(lent: &mut Lent, table: &Table) -> Result<Vec<String
                 ),
             ));
         }
-        found.push(found_name);
+        found.is_current &= !is_procedure || comment == procedure_comment();
+        found.names.push(found_name);
     }
     Ok(found)
 }

@@ -16,9 +16,10 @@ fn number(error: &dyn DatabaseError) -> u16 {
 /// if it is tried again at once.
 pub(super) fn is_retried(error: &sqlx::Error) -> bool {
     match error {
-        // Deadlock (or Galera's certification), and MariaDB's word for a row
-        // that changed since the snapshot.
-        sqlx::Error::Database(error) => matches!(number(&**error), 1213 | 1020),
+        // Deadlock (or Galera's certification), MariaDB's word for a row that
+        // changed since the snapshot, and no such procedure: a migration that
+        // replaces it drops it for a moment.
+        sqlx::Error::Database(error) => matches!(number(&**error), 1213 | 1020 | 1305),
         _ => false,
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use sqlx::{AssertSqlSafe, MySqlPool, Row};
 
 use super::calls::Lent;
-use super::checks::version;
+use super::checks::find;
 use super::errors::meaning;
 use crate::store::sql::{DEFAULT_TABLE, Table, failed};
 use crate::store::{StoreError, StoreErrorKind};
@@ -33,7 +33,10 @@ pub(super) async fn migrate(pool: &MySqlPool, table: &Table) -> Result<(), Store
             format!("the lock `{LOCK}` was not to be had: another process holds it"),
         ));
     }
-    version(&mut lent, table).await?;
+    let found = find(&mut lent, table).await?;
+    if found.is_current && found.lacks(table).is_none() {
+        return Ok(());
+    }
     for statement in statements(table) {
         sqlx::raw_sql(AssertSqlSafe(statement))
             .execute(lent.get())
@@ -41,6 +44,14 @@ pub(super) async fn migrate(pool: &MySqlPool, table: &Table) -> Result<(), Store
             .map_err(|error| failed(error, meaning))?;
     }
     Ok(())
+}
+
+/// What the published text says of its procedures: it ends in the text's digest.
+pub(super) fn procedure_comment() -> &'static str {
+    let (_, rest) = SQL
+        .split_once("SQL SECURITY INVOKER COMMENT '")
+        .expect("one is there");
+    rest.split_once('\'').expect("it ends").0
 }
 
 /// The statements between the two lines that are for the client program.
@@ -58,18 +69,37 @@ fn statements(table: &Table) -> impl Iterator<Item = String> {
 
 #[cfg(test)]
 mod tests {
+    use sha2::{Digest, Sha256};
+
     use super::*;
 
     #[test]
     fn the_published_text_is_a_statement_for_each_thing_and_names_one_table() {
         let table = Table::new("shop.keys").unwrap();
         let statements: Vec<_> = statements(&table).collect();
-        assert_eq!(statements.len(), 12, "{statements:#?}");
+        assert_eq!(statements.len(), 21, "{statements:#?}");
         for statement in &statements {
             assert!(!statement.contains(DEFAULT_TABLE), "{statement}");
         }
         assert!(statements[2].contains("IF NOT EXISTS shop.keys ("));
-        assert!(statements[3].contains("PROCEDURE IF NOT EXISTS shop.keys_hold"));
-        assert!(statements[11].contains("PROCEDURE IF NOT EXISTS shop.keys_purge"));
+        assert!(statements[3].contains("DROP PROCEDURE IF EXISTS shop.keys_hold"));
+        assert!(statements[4].contains("CREATE PROCEDURE shop.keys_hold"));
+        assert!(statements[20].contains("CREATE PROCEDURE shop.keys_purge"));
+    }
+
+    #[test]
+    fn each_procedure_carries_the_digest_of_the_published_text() {
+        let (_, digest) = procedure_comment().rsplit_once(' ').unwrap();
+        assert_eq!(SQL.matches(digest).count(), 9);
+        let without = SQL.replace(&format!(" {digest}'"), "'");
+        let bytes = Sha256::digest(without);
+        let actual: String = bytes[..8]
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        assert_eq!(
+            digest, actual,
+            "write the digest on the right into docs/sql/mysql.sql"
+        );
     }
 }
