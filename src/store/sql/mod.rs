@@ -138,7 +138,8 @@ pub(super) struct Connecting(Arc<AtomicBool>);
 impl Connecting {
     /// Makes one, however long it takes, if none is idle and none is being made.
     pub(super) fn regardless<DB: sqlx::Database>(&self, pool: &sqlx::Pool<DB>) {
-        if pool.num_idle() > 0 || self.0.swap(true, Ordering::Relaxed) {
+        let full = pool.size() >= pool.options().get_max_connections();
+        if full || pool.num_idle() > 0 || self.0.swap(true, Ordering::Relaxed) {
             return;
         }
         let (pool, ends) = (pool.clone(), Ends(Arc::clone(&self.0)));

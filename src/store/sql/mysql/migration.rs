@@ -93,10 +93,7 @@ mod tests {
         assert_eq!(SQL.matches(digest).count(), 9);
         let without = SQL.replace(&format!(" {digest}'"), "'");
         let bytes = Sha256::digest(without);
-        let actual: String = bytes[..8]
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let actual = crate::record::Hex(&bytes[..8]).to_string();
         assert_eq!(
             digest, actual,
             "write the digest on the right into docs/sql/mysql.sql"

@@ -77,15 +77,6 @@ impl Statements {
     }
 }
 
-/// Over however its task ends, and be it with its runtime.
-struct Connecting(Arc<AtomicBool>);
-
-impl Drop for Connecting {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::Relaxed);
-    }
-}
-
 impl Database {
     pub(super) fn new(pool: PgPool, table: &Table) -> Self {
         Self {
@@ -122,22 +113,6 @@ impl Database {
                 answer => return answer.map_err(|error| failed(error, meaning)),
             }
         }
-    }
-
-    /// A caller that waits no longer takes the connection with it that it was
-    /// making, and the next one begins anew. Where connecting takes longer than
-    /// callers wait, none would ever be done: so one task makes one for the pool.
-    fn connect_regardless(&self) {
-        let full = self.pool.size() >= self.pool.options().get_max_connections();
-        if full || self.pool.num_idle() > 0 || self.connecting.swap(true, Ordering::Relaxed) {
-            return;
-        }
-        let pool = self.pool.clone();
-        let connecting = Connecting(Arc::clone(&self.connecting));
-        tokio::spawn(async move {
-            drop(pool.acquire().await);
-            drop(connecting);
-        });
     }
 
     /// Asks to be told of the record's next change; whether that is going to be.
