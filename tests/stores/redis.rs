@@ -13,6 +13,7 @@ use tower_idempotency::{
 };
 
 use self::own_server::OwnServer;
+use super::servers;
 
 mod bad_input;
 mod own_server;
@@ -24,15 +25,6 @@ mod waiting;
 
 const LEASE: Duration = Duration::from_secs(30);
 const RETENTION: Duration = Duration::from_secs(3600);
-
-fn server(name: &str) -> String {
-    std::env::var(name).unwrap_or_else(|_| {
-        panic!(
-            "{name} is not set: run `scripts/test`, or `eval \"$(scripts/servers start)\"`, or set \
-             {name} to the URL of a server"
-        )
-    })
-}
 
 /// A prefix that no other test uses, nor one before it.
 fn prefix() -> String {
@@ -77,14 +69,14 @@ fn paid() -> Outcome {
 
 #[tokio::test]
 async fn a_server_keeps_the_contract() {
-    let (url, prefix) = (server("TEST_REDIS_URL"), prefix());
+    let (url, prefix) = (servers::url("TEST_REDIS_URL"), prefix());
     let report = conformance::check(|| open(&url, &prefix)).await;
     report.assert_passed();
 }
 
 #[tokio::test]
 async fn a_cluster_keeps_the_contract() {
-    let (url, prefix) = (server("TEST_REDIS_CLUSTER_URL"), prefix());
+    let (url, prefix) = (servers::url("TEST_REDIS_CLUSTER_URL"), prefix());
     let report = conformance::check(|| open(&url, &prefix)).await;
     report.assert_passed();
 }

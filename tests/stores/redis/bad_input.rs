@@ -135,7 +135,7 @@ async fn a_replica_is_refused() {
 
 #[tokio::test]
 async fn a_node_of_a_cluster_alone_is_refused() {
-    let cluster = super::server("TEST_REDIS_CLUSTER_URL");
+    let cluster = crate::servers::url("TEST_REDIS_CLUSTER_URL");
     let (kind, text) = refusal(cluster.split(',').next().unwrap()).await;
     assert_eq!(kind, StoreErrorKind::Refused, "{text}");
     assert!(text.contains("redis+cluster://"), "{text}");
@@ -143,7 +143,7 @@ async fn a_node_of_a_cluster_alone_is_refused() {
 
 #[tokio::test]
 async fn one_node_is_enough_to_find_the_others() {
-    let cluster = super::server("TEST_REDIS_CLUSTER_URL");
+    let cluster = crate::servers::url("TEST_REDIS_CLUSTER_URL");
     let first = cluster.split(',').next().unwrap();
     let url = first.replacen("redis://", "redis+cluster://", 1);
     RedisStore::connect(&url).await.unwrap();

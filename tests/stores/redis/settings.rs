@@ -99,7 +99,7 @@ async fn settings_that_may_not_be_read_are_said_to_be_unknown() {
 async fn every_primary_of_a_cluster_is_looked_at() {
     // How the cluster of the tests is set up is not known here: that each is
     // asked is seen in what each has counted.
-    let url = super::server("TEST_REDIS_CLUSTER_URL");
+    let url = crate::servers::url("TEST_REDIS_CLUSTER_URL");
     let asked = || async {
         let mut numbers = Vec::new();
         for node in url.split(',') {

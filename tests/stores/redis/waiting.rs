@@ -8,7 +8,7 @@ use tower_idempotency::store::{Release, Store, Subscription};
 use tower_idempotency::{RecordId, RedisConnection, RedisStore};
 
 use super::own_server::OwnServer;
-use super::{acquire, claim, open, paid, prefix, server};
+use super::{acquire, claim, open, paid, prefix};
 
 /// Well below the second after which a waiter looks by itself.
 const SOON: Duration = Duration::from_millis(700);
@@ -68,13 +68,13 @@ async fn every_change_wakes(owner: RedisStore, waiter: RedisStore) {
 
 #[tokio::test]
 async fn every_change_in_one_process_wakes_those_who_wait_in_another() {
-    let (url, prefix) = (server("TEST_REDIS_URL"), prefix());
+    let (url, prefix) = (crate::servers::url("TEST_REDIS_URL"), prefix());
     every_change_wakes(open(&url, &prefix).await, open(&url, &prefix).await).await;
 }
 
 #[tokio::test]
 async fn in_a_cluster_it_wakes_them_whatever_node_they_listen_to() {
-    let (url, prefix) = (server("TEST_REDIS_CLUSTER_URL"), prefix());
+    let (url, prefix) = (crate::servers::url("TEST_REDIS_CLUSTER_URL"), prefix());
     let owner = open(&url, &prefix).await;
     for node in url.split(',') {
         let client = ::redis::Client::open(node).unwrap();
