@@ -9,6 +9,8 @@ use tokio::sync::{RwLock, RwLockReadGuard};
 use tower_idempotency::store::{Claim, Claimed, Lease, Store, conformance};
 use tower_idempotency::{Fingerprint, PostgresStore, RecordId, ScopeDigest};
 
+use crate::servers;
+
 mod isolation;
 mod purge;
 mod replays;
@@ -17,12 +19,7 @@ mod unreadable;
 mod waiting;
 
 fn url() -> String {
-    std::env::var("TEST_POSTGRES_URL").unwrap_or_else(|_| {
-        panic!(
-            "TEST_POSTGRES_URL is not set: run `scripts/test`, or `eval \"$(scripts/servers start)\"`, \
-             or set TEST_POSTGRES_URL to the URL of a server"
-        )
-    })
+    servers::url("TEST_POSTGRES_URL")
 }
 
 fn options() -> PgConnectOptions {
