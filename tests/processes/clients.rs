@@ -64,7 +64,11 @@ pub(crate) async fn attempt(ports: &[u16], keys: usize, attempts: usize) -> (Vec
     (answers, requests.load(Ordering::Relaxed))
 }
 
+/// For how long a client takes `store-unavailable` for an answer.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 async fn until_answered(http: &Http, uri: &str, key: &str, requests: &AtomicUsize) -> Answer {
+    let begun = Instant::now();
     loop {
         requests.fetch_add(1, Ordering::Relaxed);
         let request = Request::post(uri)
@@ -85,6 +89,12 @@ async fn until_answered(http: &Http, uri: &str, key: &str, requests: &AtomicUsiz
             }
             StatusCode::CONFLICT if body.contains("in-flight") => {
                 tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            // While connections are made, on a machine that has other things to do.
+            StatusCode::SERVICE_UNAVAILABLE
+                if body.contains("store-unavailable") && begun.elapsed() < PATIENCE =>
+            {
+                tokio::time::sleep(Duration::from_millis(100)).await;
             }
             status => panic!("{key}: {status} {body}"),
         }
