@@ -7,14 +7,18 @@ use crate::{Figures, OPERATIONS};
 const LEFT: f64 = 190.0;
 const WIDTH: f64 = 520.0;
 const ROW: f64 = 14.0;
+const MOST: f64 = 9.0;
 const COLORS: [&str; 4] = ["#4269d0", "#efb118", "#3ca951", "#9c6b4e"];
 
 pub(crate) fn draw(figures: &[Figures]) -> String {
+    // One that is far out would leave no room for the others: it is cut, and its
+    // number says where it ends.
     let most = figures
         .iter()
         .flat_map(|one| one.ratios)
         .fold(4.0, f64::max)
-        .ceil();
+        .ceil()
+        .min(MOST);
     let scale = WIDTH / most;
     let group = ROW * 4.0 + 18.0;
     let count = f64::from(u32::try_from(figures.len()).unwrap());
@@ -62,7 +66,7 @@ pub(crate) fn draw(figures: &[Figures]) -> String {
         )
         .unwrap();
         for (ratio, color) in one.ratios.iter().zip(COLORS) {
-            let width = ratio * scale;
+            let width = ratio.min(most) * scale;
             writeln!(
                 svg,
                 "<rect x=\"{LEFT}\" y=\"{y}\" width=\"{width:.1}\" height=\"{}\" fill=\"{color}\"/>\
