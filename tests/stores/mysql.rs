@@ -10,6 +10,8 @@ use tower_idempotency::{
     Completion, Fingerprint, MySqlStore, Nonce, RecordId, ScopeDigest, store::Store,
 };
 
+use crate::servers;
+
 mod cancelled;
 mod connecting;
 mod faults;
@@ -23,11 +25,7 @@ mod transactions;
 mod unreadable;
 
 fn url() -> MySqlConnectOptions {
-    let url = std::env::var("TEST_MYSQL_URL").expect(
-        "TEST_MYSQL_URL is not set: run `scripts/test`, or `eval \"$(scripts/servers start)\"`, \
-         or set it to the URL of a MySQL or MariaDB server whose user may create databases' \
-         tables, procedures and users",
-    );
+    let url = servers::url("TEST_MYSQL_URL");
     url.parse().expect("TEST_MYSQL_URL is a mysql:// URL")
 }
 

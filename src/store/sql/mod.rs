@@ -3,25 +3,24 @@
 use std::error::Error;
 use std::fmt;
 use std::future::Future;
-#[cfg(any(feature = "mysql", feature = "postgres"))]
-use std::sync::Arc;
-#[cfg(any(feature = "mysql", feature = "postgres"))]
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-#[cfg(any(feature = "postgres", feature = "mysql"))]
-use sqlx::Connection;
 use sqlx::error::DatabaseError;
 use tracing::warn;
 
 use super::{StoreError, StoreErrorKind};
 
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+mod connecting;
 #[cfg(feature = "mysql")]
 pub(crate) mod mysql;
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;
 #[cfg(feature = "sqlite")]
 pub(crate) mod sqlite;
+
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+use connecting::{Connecting, reach};
 
 /// The table of records, unless told otherwise.
 pub(super) const DEFAULT_TABLE: &str = "idempotency_records";
@@ -31,7 +30,6 @@ const LONGEST_NAME: usize = 40;
 pub(super) const PURGE_BATCH: u32 = 500;
 /// How often a store looks for records past their end, unless told otherwise.
 pub(super) const PURGE_INTERVAL: Duration = Duration::from_secs(60);
-
 /// What is longer is a mistake, or means never.
 const LONGEST_INTERVAL: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
@@ -103,62 +101,6 @@ pub(super) fn not_sent(
         _ => "see whether the database runs and can be reached",
     };
     StoreError::new(StoreErrorKind::NotSent, Failed { error, remedy })
-}
-
-/// A pool tries again until its time is over, and then says no more than that.
-/// Whoever starts is told what is in the way.
-#[cfg(any(feature = "postgres", feature = "mysql"))]
-pub(super) async fn reach<DB: sqlx::Database>(
-    pool: &sqlx::Pool<DB>,
-    meaning: fn(&dyn DatabaseError) -> Meaning,
-) -> Result<(), StoreError> {
-    let Err(error) = pool.acquire().await else {
-        return Ok(());
-    };
-    if matches!(error, sqlx::Error::PoolTimedOut) {
-        let options = pool.connect_options();
-        let alone = <DB::Connection as Connection>::connect_with(&options);
-        if let Ok(Err(cause)) = tokio::time::timeout(Duration::from_secs(2), alone).await {
-            return Err(not_sent(cause, meaning));
-        }
-    }
-    Err(not_sent(error, meaning))
-}
-
-/// Whether a task of its own makes a connection for a pool.
-///
-/// A caller that waits no longer takes the connection with it that it was
-/// making, and the next one begins anew. Where connecting takes longer than
-/// callers wait, none would ever be done.
-#[cfg(any(feature = "mysql", feature = "postgres"))]
-#[derive(Clone, Debug, Default)]
-pub(super) struct Connecting(Arc<AtomicBool>);
-
-#[cfg(any(feature = "mysql", feature = "postgres"))]
-impl Connecting {
-    /// Makes one, however long it takes, if none is idle and none is being made.
-    pub(super) fn regardless<DB: sqlx::Database>(&self, pool: &sqlx::Pool<DB>) {
-        let full = pool.size() >= pool.options().get_max_connections();
-        if full || pool.num_idle() > 0 || self.0.swap(true, Ordering::Relaxed) {
-            return;
-        }
-        let (pool, ends) = (pool.clone(), Ends(Arc::clone(&self.0)));
-        tokio::spawn(async move {
-            let _ends = ends;
-            drop(pool.acquire().await);
-        });
-    }
-}
-
-/// Also if the task is dropped, with its runtime.
-#[cfg(any(feature = "mysql", feature = "postgres"))]
-struct Ends(Arc<AtomicBool>);
-
-#[cfg(any(feature = "mysql", feature = "postgres"))]
-impl Drop for Ends {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::Relaxed);
-    }
 }
 
 /// A statement was sent, and did not succeed.
