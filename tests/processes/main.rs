@@ -11,7 +11,7 @@ mod process;
 
 use std::time::Instant;
 
-use check::{Found, violations};
+use check::{Execution, Found, violations};
 use process::Process;
 use servers::{fresh_directory, url};
 
@@ -93,10 +93,13 @@ async fn once_each(url: &str) {
         violations.len(),
         &violations[..violations.len().min(20)]
     );
+    // How they share the work is the scheduler's business, that each takes part is not.
     for process in 0..PROCESSES {
-        let own = found.executions.iter();
-        let own = own.filter(|execution| execution.process == process).count();
-        assert!(own > KEYS / 10, "process {process} executed only {own}");
+        let took_part = |execution: &Execution| execution.process == process;
+        assert!(
+            found.executions.iter().any(took_part),
+            "process {process} executed nothing"
+        );
     }
 }
 
