@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use crate::grpc::is_grpc;
 
 /// The handler's own word on whether its answer is recorded. Put it into the
-/// response's extensions: it beats `record` and `skip_types`.
+/// response's extensions: it beats `record`, `skip_types` and `skip_headers`.
 ///
 /// ```
 /// use http::Response;
@@ -32,6 +32,10 @@ pub enum Recording {
     /// answering. The record stays in flight until its lease lapses, and then
     /// goes as [`OnLapsedLease`](crate::OnLapsedLease) says.
     InDoubt,
+    /// As the route says, if its body arrives whole. If it breaks off and is
+    /// none to keep, [in doubt](Self::InDoubt). For what is forwarded from
+    /// elsewhere: an upstream that breaks off may still be running.
+    IfWhole,
 }
 
 /// A finished answer, as a [`RecordPolicy`] sees it.

@@ -48,10 +48,11 @@ impl Operation {
         if word == Some(&Recording::InDoubt) {
             return Ending::Lapse;
         }
-        let keep = word.map_or_else(
-            || self.records(head, &read),
-            |word| *word == Recording::Keep,
-        );
+        let keep = match word {
+            Some(Recording::Keep) => true,
+            Some(Recording::Skip | Recording::InDoubt) => false,
+            Some(Recording::IfWhole) | None => self.records(head, &read),
+        };
         let retention = self.policy.retention;
         let sealed = Ending::Complete(Outcome::Sealed { retention });
         match read {
@@ -69,6 +70,7 @@ impl Operation {
             Read::TooLarge(_) if keep && self.policy.oversize == Oversize::Seal => sealed,
             // An answer worth keeping broke off: its effect has happened.
             Read::Broken if keep => sealed,
+            Read::Broken if word == Some(&Recording::IfWhole) => Ending::Lapse,
             Read::Broken => Ending::Release(self.outcome_unknown()),
             Read::Whole(_) | Read::TooLarge(_) => Ending::Release(Release::Tombstone),
         }
@@ -84,7 +86,7 @@ impl Operation {
                 Read::Broken => None,
             },
         };
-        if self.policy.skips_type(&head.headers) {
+        if self.policy.skips(&head.headers) {
             return false;
         }
         // Its status is in trailers that were not reached: being large is no
@@ -97,11 +99,15 @@ impl Operation {
         match stop {
             Stop::Reject(rejection) => self.reject(rejection, Some(parts)),
             Stop::InFlight(_) => self.reject(in_flight(), Some(parts)),
-            Stop::Replay(completion) => self.replay(&completion),
+            Stop::Replay(completion) => {
+                self.layer.counts.replayed.add();
+                self.replay(&completion)
+            }
         }
     }
 
-    /// `parts` are there whenever a renderer of the application's own is.
+    /// `parts` are there wherever rejections
+    /// [look at them](crate::rejection::RejectionRules::look_at_requests).
     pub(crate) fn reject<R>(
         &self,
         rejection: Rejection,

@@ -23,6 +23,7 @@ type BoxError = Box<dyn Error + Send + Sync>;
 pub struct ConfigError {
     option: &'static str,
     message: String,
+    route: Option<String>,
     source: Option<BoxError>,
 }
 
@@ -31,6 +32,7 @@ impl ConfigError {
         Self {
             option,
             message: message.into(),
+            route: None,
             source: None,
         }
     }
@@ -40,9 +42,8 @@ impl ConfigError {
         self
     }
 
-    /// Says for which route the option was set.
     pub(crate) fn on_route(mut self, pattern: &str) -> Self {
-        self.message = format!("{} (on route `{pattern}`)", self.message);
+        self.route = Some(pattern.to_owned());
         self
     }
 
@@ -51,11 +52,22 @@ impl ConfigError {
     pub fn option(&self) -> &'static str {
         self.option
     }
+
+    /// The pattern of the route that it was set for; `None` if for every
+    /// request.
+    #[must_use]
+    pub fn route(&self) -> Option<&str> {
+        self.route.as_deref()
+    }
 }
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "`{}` {}", self.option, self.message)
+        write!(f, "`{}` {}", self.option, self.message)?;
+        match &self.route {
+            Some(pattern) => write!(f, " (on route `{pattern}`)"),
+            None => Ok(()),
+        }
     }
 }
 

@@ -51,6 +51,7 @@ where
             }) => execute(operation, &mut service, parts, whole, held).await,
             Ok(Admitted { under, whole }) => {
                 if let Under::Nothing = under {
+                    operation.layer.counts.unprotected.add();
                     operation.enter(Stage::Unprotected);
                 }
                 let mut response = service.call(request_of(parts, whole)).await?;
@@ -89,9 +90,13 @@ where
     R::Error: Into<BoxError>,
 {
     operation.enter(Stage::Running);
-    // Only a renderer of the application's own looks at the request again.
-    let custom = operation.layer.rejections.renderer.is_some();
-    let asked = custom.then(|| parts.clone());
+    operation.layer.counts.executed.add();
+    if operation.lease().attempt > 1 {
+        operation.layer.counts.rerun.add();
+    }
+    // Only rejections of the application's own shape look at the request again.
+    let look = operation.layer.rejections.look_at_requests();
+    let asked = look.then(|| parts.clone());
     let version = parts.version;
     parts
         .extensions
@@ -103,11 +108,11 @@ where
         let response = match answered {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => {
-                held.release(operation.outcome_unknown()).await;
+                held.end(Ending::Release(operation.outcome_unknown())).await;
                 return Err(error);
             }
             Err(panic) => {
-                held.release(operation.outcome_unknown()).await;
+                held.end(Ending::Release(operation.outcome_unknown())).await;
                 resume_unwind(panic)
             }
         };

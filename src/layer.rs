@@ -10,16 +10,17 @@ use tower_layer::Layer;
 
 use crate::answer::Recording;
 use crate::body::{Budget, Whole};
+use crate::counts::{Counters, Counts};
 use crate::detached::Counter;
 use crate::digest::Digests;
 #[cfg(feature = "encryption")]
 use crate::encryption::Encryption;
 use crate::error::ConfigError;
-use crate::policy::{Policy, can_have_body};
-use crate::rejection::{Rejection, RejectionCode, RejectionRules, RenderRejection};
+use crate::policy::{Policy, Require, can_have_body};
+use crate::rejection::{Rejection, RejectionCode, RejectionRules, RenderRejection, Template};
 use crate::renewal::Renewals;
 use crate::response_body::ResponseBody;
-use crate::route::{Routes, Rule};
+use crate::route::{Routes, Rule, target};
 use crate::scope::Scope;
 use crate::service::Idempotency;
 use crate::store::{DynStore, Store, erased};
@@ -76,6 +77,7 @@ impl IdempotencyLayer {
             max_waiters: 1_000,
             store_timeout: Duration::from_secs(2),
             rejections: RejectionRules::default(),
+            bodies: Vec::new(),
             defaults: Policy::default(),
             routes: Vec::new(),
         }
@@ -101,6 +103,30 @@ impl IdempotencyLayer {
     /// ```
     pub async fn drain(&self, limit: Duration) -> usize {
         self.shared.detached.drain(limit).await
+    }
+
+    /// What became of the requests so far, for an application's metrics.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.shared.counts.read()
+    }
+
+    /// Whether the layer takes this request on: its route is protected, and it
+    /// has a key or needs one. Every other request passes through.
+    ///
+    /// For what has to be asked before an answer is replayed, such as whether
+    /// the caller may have it.
+    #[must_use]
+    pub fn protects(&self, request: &Parts) -> bool {
+        let path = target(&request.uri, &request.extensions).path();
+        match self.shared.routes.policy(&request.method, path) {
+            None => false,
+            Some(policy) => match policy.require {
+                Require::Required => true,
+                Require::Optional => policy.keys.read(&request.headers).is_some(),
+                Require::Ignored => false,
+            },
+        }
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -160,6 +186,8 @@ pub struct IdempotencyLayerBuilder {
     max_waiters: usize,
     store_timeout: Duration,
     rejections: RejectionRules,
+    /// Content type and body, not looked at yet.
+    bodies: Vec<(RejectionCode, String, String)>,
     defaults: Policy,
     routes: Vec<Rule>,
 }
@@ -249,7 +277,43 @@ impl IdempotencyLayerBuilder {
         self
     }
 
-    /// Another body and headers for all rejections. Default:
+    /// Another body for one rejection, and the type of its content, with
+    /// `{code}`, `{title}`, `{detail}`, `{status}`, `{retry}`, `{docs_url}` and
+    /// `{request_id}` filled in. gRPC clients are told in their own way all the
+    /// same.
+    ///
+    /// In JSON a value is escaped as the inside of a string, so it belongs
+    /// between quotation marks. In other types only the values of `{code}`,
+    /// `{status}`, `{retry}` and `{request_id}` can stand, and of these only
+    /// what consists of 1 to 128 letters, digits, `.`, `_` and `-`. The id of a
+    /// request is its `x-request-id`, or else a new UUID; it is sent back under
+    /// that name.
+    ///
+    /// ```
+    /// use tower_idempotency::{IdempotencyLayer, MemoryStore, RejectionCode, scope};
+    ///
+    /// let layer = IdempotencyLayer::builder(MemoryStore::new(), scope::shared())
+    ///     .rejection_body(
+    ///         RejectionCode::KeyReused,
+    ///         "application/json",
+    ///         r#"{"error":{"message":"{detail}","requestId":"{request_id}"}}"#,
+    ///     )
+    ///     .build()?;
+    /// # Ok::<(), tower_idempotency::ConfigError>(())
+    /// ```
+    pub fn rejection_body(
+        mut self,
+        code: RejectionCode,
+        content_type: impl Into<String>,
+        body: impl Into<String>,
+    ) -> Self {
+        self.bodies.retain(|(own, ..)| *own != code);
+        self.bodies.push((code, content_type.into(), body.into()));
+        self
+    }
+
+    /// Another body and headers for all rejections that have no
+    /// [body of their own](Self::rejection_body). Default:
     /// [`Rejection::problem`], and [`Rejection::grpc`] where the request is of
     /// gRPC.
     pub fn render_rejections(mut self, renderer: impl RenderRejection) -> Self {
@@ -289,7 +353,7 @@ impl IdempotencyLayerBuilder {
     ///
     /// # Errors
     /// If an option has a value that can't work; the error names it.
-    pub fn build(self) -> Result<IdempotencyLayer, ConfigError> {
+    pub fn build(mut self) -> Result<IdempotencyLayer, ConfigError> {
         if self.store_timeout.is_zero() {
             return Err(ConfigError::new(
                 "store_timeout",
@@ -315,6 +379,11 @@ impl IdempotencyLayerBuilder {
         {
             let message = format!("answers {code} with {status}, which has no body");
             return Err(ConfigError::new("rejection_status", message));
+        }
+        for (code, content_type, body) in &self.bodies {
+            let template = Template::new(content_type, body)
+                .map_err(|why| ConfigError::new("rejection_body", format!("of {code} {why}")))?;
+            self.rejections.bodies.push((*code, template));
         }
         if let Some(url) = &self.rejections.docs_url
             && (url.is_empty()
@@ -367,6 +436,7 @@ impl IdempotencyLayerBuilder {
                 rejections: self.rejections,
                 renewals: Renewals::default(),
                 renew_every,
+                counts: Counters::default(),
             }),
         })
     }
@@ -399,6 +469,7 @@ pub(crate) struct Shared {
     pub(crate) rejections: RejectionRules,
     pub(crate) renewals: Renewals,
     pub(crate) renew_every: Duration,
+    pub(crate) counts: Counters,
 }
 
 impl Shared {
@@ -410,6 +481,7 @@ impl Shared {
         grpc: bool,
     ) -> Response<ResponseBody<R>> {
         tracing::debug!(code = rejection.code().as_str(), "refused");
+        self.counts.rejected(rejection.code());
         let rejection = rejection.settle(&self.rejections, policy.retry_after);
         let mut response = self.rejections.render(&rejection, parts, grpc);
         // Another layer of this kind further out must not take it for an

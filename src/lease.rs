@@ -24,6 +24,8 @@ pub(crate) struct Held {
     operation: Arc<Operation>,
     /// What becomes of the record if this is dropped; `None` once it ended.
     on_drop: Option<Release>,
+    /// Whether its end has come, though the store may not know of it yet.
+    ends: bool,
 }
 
 /// What became of a completion or release.
@@ -50,21 +52,31 @@ impl Held {
         Self {
             operation: Arc::clone(operation),
             on_drop: Some(operation.outcome_unknown()),
+            ends: false,
         }
     }
 
     /// 8. What was judged, done.
-    pub(crate) async fn end(self, ending: Ending) -> Recorded {
+    pub(crate) async fn end(mut self, ending: Ending) -> Recorded {
+        self.ends = true;
         let operation = Arc::clone(&self.operation);
+        let counts = &operation.layer.counts;
+        let is_answer = ending.recorded().is_some();
+        let in_doubt = matches!(ending, Ending::Lapse);
         let recorded = match ending {
             Ending::Complete(outcome) => self.complete(outcome).await,
             Ending::Release(how) => self.release(how).await,
             Ending::Lapse => self.lapse().await,
         };
-        match recorded {
+        let recorded = match recorded {
             Recorded::Released | Recorded::NotYet if operation.is_lost() => Recorded::Lost,
             recorded => recorded,
+        };
+        match recorded {
+            Recorded::Released if in_doubt => counts.in_doubt.add(),
+            recorded => counts.ended(recorded, is_answer),
         }
+        recorded
     }
 
     /// Ends the operation with `outcome`. Unless the store answers within
@@ -100,7 +112,7 @@ impl Held {
 
     /// Ends the operation without an outcome. Unless the store answers within
     /// `store_timeout`, that goes on in the background.
-    pub(crate) async fn release(mut self, how: Release) -> Recorded {
+    async fn release(mut self, how: Release) -> Recorded {
         self.operation.stop_renewing();
         let Lease { claim, .. } = self.operation.lease();
         let layer = &self.operation.layer;
@@ -211,6 +223,9 @@ impl Drop for Held {
         self.operation.unwatch();
         drop(self.operation.take_guard());
         if let Some(how) = self.on_drop {
+            if self.operation.has_begun() && !self.ends {
+                self.operation.layer.counts.released.add();
+            }
             release_later(
                 &self.operation.layer,
                 &self.operation.lease().claim,

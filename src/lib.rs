@@ -102,6 +102,7 @@ mod answer;
 mod body;
 mod claiming;
 mod context;
+mod counts;
 mod detached;
 mod digest;
 #[cfg(feature = "encryption")]
@@ -138,6 +139,7 @@ pub use body::RequestTrailers;
 pub use context::IdempotencyContext;
 #[cfg(feature = "axum")]
 pub use context::NotProtected;
+pub use counts::Counts;
 #[cfg(feature = "encryption")]
 pub use encryption::Encryption;
 pub use error::ConfigError;

@@ -107,6 +107,24 @@ pub enum OnDisconnect {
     Cancel,
 }
 
+/// A header by which an answer says that it is not to be recorded.
+#[derive(Clone, Debug)]
+pub(crate) struct SkipHeader {
+    pub(crate) name: HeaderName,
+    /// Any where it is `None`.
+    pub(crate) value: Option<String>,
+}
+
+impl SkipHeader {
+    fn is_in(&self, headers: &HeaderMap) -> bool {
+        let mut values = headers.get_all(&self.name).iter();
+        match &self.value {
+            None => values.next().is_some(),
+            Some(value) => values.any(|own| own.as_bytes().eq_ignore_ascii_case(value.as_bytes())),
+        }
+    }
+}
+
 /// The options of one route, with the defaults of the contract.
 ///
 /// [`IdempotencyLayerBuilder::defaults`](crate::IdempotencyLayerBuilder::defaults) sets them for every
@@ -128,6 +146,7 @@ pub struct Policy {
     pub(crate) oversize: Oversize,
     pub(crate) record: Arc<dyn RecordPolicy>,
     pub(crate) skip_types: Vec<String>,
+    pub(crate) skip_headers: Vec<SkipHeader>,
     pub(crate) on_lapsed_lease: OnLapsedLease,
     pub(crate) on_in_flight: OnInFlight,
     pub(crate) on_disconnect: OnDisconnect,
@@ -171,6 +190,7 @@ impl Default for Policy {
             oversize: Oversize::default(),
             record: Arc::new(Statuses::default()),
             skip_types: Vec::new(),
+            skip_headers: Vec::new(),
             on_lapsed_lease: OnLapsedLease::default(),
             on_in_flight: OnInFlight::default(),
             on_disconnect: OnDisconnect::default(),
@@ -355,6 +375,31 @@ impl Policy {
         self
     }
 
+    /// Headers by which an answer says that it is not to be recorded: a name,
+    /// or a name and a value in any case, such as `Transient-Error: true`. A
+    /// retry executes again. Default: none.
+    #[must_use]
+    pub fn skip_headers<H: AsRef<str>>(mut self, headers: impl IntoIterator<Item = H>) -> Self {
+        self.skip_headers.clear();
+        for header in headers {
+            let (name, value) = match header.as_ref().split_once(':') {
+                Some((name, value)) => (name.trim_end(), Some(value.trim())),
+                None => (header.as_ref(), None),
+            };
+            if value.is_some_and(str::is_empty) {
+                let message = format!("names `{name}:` without a value");
+                self.fail("skip_headers", message);
+            }
+            if let Some(name) = self.name("skip_headers", Some(name)) {
+                self.skip_headers.push(SkipHeader {
+                    name,
+                    value: value.map(str::to_owned),
+                });
+            }
+        }
+        self
+    }
+
     /// What a claim does that meets a lapsed lease: its owner died, or was cut
     /// off. Default: [`OnLapsedLease::Rerun`].
     #[must_use]
@@ -494,8 +539,12 @@ impl Policy {
         self.fingerprint.check()
     }
 
-    /// Whether an answer of this type is never recorded.
-    pub(crate) fn skips_type(&self, headers: &HeaderMap) -> bool {
+    /// Whether an answer with these headers is never recorded.
+    pub(crate) fn skips(&self, headers: &HeaderMap) -> bool {
+        self.skip_headers.iter().any(|skip| skip.is_in(headers)) || self.skips_type(headers)
+    }
+
+    fn skips_type(&self, headers: &HeaderMap) -> bool {
         let skips = |own: &[u8]| {
             self.skip_types
                 .iter()
@@ -606,8 +655,25 @@ mod tests {
     }
 
     #[test]
+    fn answers_are_skipped_by_a_header_or_by_its_value() {
+        let policy = Policy::default().skip_headers(["Transient-Error: TRUE", "x-volatile"]);
+        for (name, value, skipped) in [
+            ("transient-error", "true", true),
+            ("transient-error", "false", false),
+            ("x-volatile", "", true),
+            ("x-other", "true", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.append(name, HeaderValue::from_static("no"));
+            headers.append(name, HeaderValue::from_static(value));
+            assert_eq!(policy.skips(&headers), skipped, "{name}: {value}");
+        }
+        assert!(!policy.skips(&HeaderMap::new()));
+    }
+
+    #[test]
     fn every_wrong_option_is_named() {
-        let wrong: [(&str, Policy); 15] = [
+        let wrong: [(&str, Policy); 17] = [
             ("header", Policy::default().header("no spaces")),
             ("header", Policy::default().headers(Vec::<String>::new())),
             ("key_length", Policy::default().key_length(0..=9)),
@@ -626,6 +692,8 @@ mod tests {
                 Policy::default().fingerprint_headers(["a b"]),
             ),
             ("skip_types", Policy::default().skip_types(["pdf"])),
+            ("skip_headers", Policy::default().skip_headers(["a b: c"])),
+            ("skip_headers", Policy::default().skip_headers(["a:"])),
             (
                 "body_timeout",
                 Policy::default().body_timeout(Duration::ZERO),

@@ -10,6 +10,10 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE, LINK, RETRY_AFTER};
 use http::request::Parts;
 use http::{HeaderValue, Response, StatusCode};
 
+mod template;
+
+pub(crate) use template::Template;
+
 /// Why a request was not executed and not replayed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
@@ -391,12 +395,18 @@ impl RenderRejection for Arc<dyn RenderRejection> {
 #[derive(Clone, Default)]
 pub(crate) struct RejectionRules {
     pub(crate) statuses: Vec<(RejectionCode, StatusCode)>,
+    pub(crate) bodies: Vec<(RejectionCode, Template)>,
     pub(crate) renderer: Option<Arc<dyn RenderRejection>>,
     pub(crate) docs_url: Option<Arc<str>>,
 }
 
 impl RejectionRules {
-    /// `request` is there whenever a renderer of the application's own is;
+    /// Whether a request's head is looked at once more when it is rejected.
+    pub(crate) fn look_at_requests(&self) -> bool {
+        self.renderer.is_some() || !self.bodies.is_empty()
+    }
+
+    /// `request` is there wherever [it is looked at](Self::look_at_requests);
     /// `grpc` says whether it was a gRPC request.
     pub(crate) fn render(
         &self,
@@ -404,8 +414,10 @@ impl RejectionRules {
         request: Option<&Parts>,
         grpc: bool,
     ) -> Response<Bytes> {
-        match (&self.renderer, request) {
-            (Some(renderer), Some(request)) => renderer.render(rejection, request),
+        let body = self.bodies.iter().find(|(code, _)| *code == rejection.code);
+        match (body, &self.renderer, request) {
+            (Some((_, body)), _, Some(request)) if !grpc => body.render(rejection, request),
+            (_, Some(renderer), Some(request)) => renderer.render(rejection, request),
             _ if grpc => rejection.grpc(),
             _ => rejection.problem(),
         }
@@ -490,6 +502,7 @@ mod tests {
     fn statuses_and_documentation_can_be_changed() {
         let rules = RejectionRules {
             statuses: vec![(RejectionCode::KeyReused, StatusCode::CONFLICT)],
+            bodies: Vec::new(),
             renderer: None,
             docs_url: Some("https://example.com/keys".into()),
         };

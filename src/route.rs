@@ -154,7 +154,7 @@ impl Routes {
 }
 
 fn wrong(pattern: &str, what: &str) -> ConfigError {
-    ConfigError::new("route", format!("pattern `{pattern}` {what}"))
+    ConfigError::new("route", what).on_route(pattern)
 }
 
 /// The target that the client asked for. Inside a nested axum router the

@@ -28,7 +28,7 @@ fn assert_names(error: &ConfigError, option: &str) {
 #[test]
 fn wrong_options_of_a_layer_are_named() {
     type Change = fn(IdempotencyLayerBuilder) -> IdempotencyLayerBuilder;
-    let rows: [(&str, Change); 14] = [
+    let rows: [(&str, Change); 16] = [
         ("store_timeout", |b| b.store_timeout(Duration::ZERO)),
         ("secrets", |b| b.secrets(["too short"])),
         ("secrets", |b| {
@@ -46,6 +46,16 @@ fn wrong_options_of_a_layer_are_named() {
         ("rejection_status", |b| {
             b.rejection_status(RejectionCode::KeyReused, StatusCode::CONTINUE)
         }),
+        ("rejection_body", |b| {
+            b.rejection_body(
+                RejectionCode::InFlight,
+                "application/json",
+                "{\"a\":\"{b}\"}",
+            )
+        }),
+        ("rejection_body", |b| {
+            b.rejection_body(RejectionCode::InFlight, "json", "{}")
+        }),
         ("docs_url", |b| b.docs_url("")),
         ("docs_url", |b| b.docs_url("https://example.com/a page")),
         ("docs_url", |b| b.docs_url("https://example.com/>")),
@@ -61,7 +71,7 @@ fn wrong_options_of_a_layer_are_named() {
 #[test]
 fn wrong_options_of_a_policy_are_named_and_so_is_their_route() {
     type Change = fn(Policy) -> Policy;
-    let rows: [(&str, Change); 26] = [
+    let rows: [(&str, Change); 27] = [
         ("header", |p| p.header("not a name")),
         ("header", |p| p.header("")),
         ("header", |p| p.headers(["x-key", "schlüssel"])),
@@ -83,6 +93,7 @@ fn wrong_options_of_a_policy_are_named_and_so_is_their_route() {
             ))
         }),
         ("body_timeout", |p| p.body_timeout(Duration::ZERO)),
+        ("skip_headers", |p| p.skip_headers(["a b: c"])),
         ("skip_types", |p| p.skip_types(["pdf"])),
         ("skip_types", |p| p.skip_types(["text/html; charset=utf-8"])),
         ("replay_status", |p| {

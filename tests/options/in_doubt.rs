@@ -148,3 +148,42 @@ async fn who_waits_for_an_operation_in_doubt_takes_over_when_its_lease_lapses() 
         );
     }
 }
+
+/// An upstream that breaks off may still be running, unless its answer says
+/// that it has happened.
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_counts_only_whole_is_in_doubt_when_it_breaks_off() {
+    for (status, ends, expected) in [
+        (502, true, None),
+        (502, false, Some("409 in-flight")),
+        (201, false, Some("409 response-unavailable")),
+    ] {
+        for store in stores() {
+            let runs = Runs::default();
+            let layer = with_policy(&store, |policy| policy);
+            let app = layer.layer(handler(&runs, move |_, _| {
+                let mut body = Script::frames(["half"]);
+                if !ends {
+                    body = body.then(Step::Fail("as the test wants it"));
+                }
+                let mut response = Response::new(body);
+                *response.status_mut() = http::StatusCode::from_u16(status).unwrap();
+                response.extensions_mut().insert(Recording::IfWhole);
+                response
+            }));
+            let first = app.clone().oneshot(post("k", "{}")).await.unwrap();
+            assert_eq!(first.into_body().collect().await.is_ok(), ends);
+            match expected {
+                None => {
+                    let retry = send(&app, post("k", "{}")).await;
+                    assert_eq!((retry.status, runs.count()), (status, 2));
+                }
+                Some(refusal) => {
+                    let retry = send(&app, post("k", "{}")).await;
+                    assert_eq!(retry.refusal(), refusal);
+                    assert_eq!(runs.count(), 1);
+                }
+            }
+        }
+    }
+}

@@ -11,6 +11,7 @@ mod support;
 
 mod bodies;
 mod config_errors;
+mod counts;
 mod disconnect;
 mod early_wake_ups;
 #[cfg(feature = "encryption")]

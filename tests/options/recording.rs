@@ -268,3 +268,26 @@ async fn recorded_headers_are_those_that_are_allowed_or_not_denied() {
     let (_, replay) = first_and_replay(|policy| policy.record_headers(nothing), &SENT).await;
     assert_eq!(names(&replay.headers), Vec::<&str>::new());
 }
+
+#[tokio::test]
+async fn an_answer_can_say_by_a_header_that_it_is_not_to_be_recorded() {
+    let skips = |policy: Policy| policy.skip_headers(["Transient-Error: true", "x-volatile"]);
+    let with = |name: &'static str, value: &'static str| {
+        move || {
+            let mut response = status(200);
+            response.headers_mut().insert(name, value.parse().unwrap());
+            response
+        }
+    };
+    assert!(!is_recorded(skips, with("transient-error", "true")).await);
+    assert!(is_recorded(skips, with("transient-error", "false")).await);
+    assert!(!is_recorded(skips, with("x-volatile", "")).await);
+    assert!(is_recorded(|policy| policy, with("transient-error", "true")).await);
+    // The handler's own word beats it.
+    let kept = move || {
+        let mut response = with("x-volatile", "1")();
+        response.extensions_mut().insert(Recording::Keep);
+        response
+    };
+    assert!(is_recorded(skips, kept).await);
+}

@@ -231,3 +231,62 @@ async fn a_renderer_sees_the_request_as_the_client_sent_it() {
     let seen = send(&app, request).await;
     assert_eq!(seen.text(), "POST /payments?x=1 Some(7)");
 }
+
+#[tokio::test]
+async fn a_code_can_have_a_body_of_its_own() {
+    let layer = builder(&MemoryStore::new())
+        .rejection_status(RejectionCode::KeyReused, StatusCode::CONFLICT)
+        .rejection_body(RejectionCode::KeyReused, "text/plain", "never sent")
+        .rejection_body(
+            RejectionCode::KeyReused,
+            "application/json",
+            r#"{"error":{"code":"conflict","status":{status},"requestId":"{request_id}"}}"#,
+        )
+        .render_rejections(|rejection: &Rejection, _: &Parts| rejection.answer("text/plain", "all"))
+        .build()
+        .unwrap();
+    let app = layer.layer(counting(&Runs::default()));
+    send(&app, post("k", "one")).await;
+    let reused = send(&app, with(post("k", "two"), "x-request-id", "r-1")).await;
+    assert_eq!((reused.status, reused.is_replay()), (409, false));
+    assert_eq!(reused.header("content-type"), Some("application/json"));
+    assert_eq!(reused.header("cache-control"), Some("no-store"));
+    assert_eq!(reused.header("x-request-id"), Some("r-1"));
+    assert_eq!(
+        reused.body,
+        r#"{"error":{"code":"conflict","status":409,"requestId":"r-1"}}"#
+    );
+    let other = send(&app, post("\"k", "one")).await;
+    assert_eq!((other.status, &other.body[..]), (400, &b"all"[..]));
+    assert_eq!(other.header("x-request-id"), None);
+    // Clients of gRPC read only their own.
+    let grpc = with(post("k", "three"), "content-type", "application/grpc");
+    assert_eq!(&send(&app, grpc).await.body[..], b"all");
+}
+
+/// The owner that was overtaken is rejected after its handler took the request.
+#[tokio::test(start_paused = true)]
+async fn an_overtaken_owner_gets_that_body_too() {
+    let store = Steered::unguarded();
+    store.make(Op::Renew, Fault::Stalls);
+    let layer = builder(&store)
+        .rejection_body(RejectionCode::InFlight, "text/plain", "{request_id} runs")
+        .build()
+        .unwrap();
+    let gate = Gate::closed();
+    let app = layer.layer(held_back(&Runs::default(), &gate));
+    let request = with(post("k", "{}"), "x-request-id", "r-1");
+    let first = tokio::spawn(app.clone().oneshot(request));
+    gate.begun().await;
+    sleep(Duration::from_secs(30)).await;
+    let second = tokio::spawn(app.clone().oneshot(post("k", "{}")));
+    gate.begun().await;
+    gate.open();
+    let first = Seen::whole(first.await.unwrap().unwrap()).await;
+    assert_eq!((first.status, &first.body[..]), (409, &b"r-1 runs"[..]));
+    gate.open();
+    assert_eq!(second.await.unwrap().unwrap().status(), 201);
+    let counts = layer.counts();
+    assert_eq!((counts.executed, counts.rerun), (2, 1));
+    assert_eq!((counts.overtaken, counts.recorded), (1, 1));
+}

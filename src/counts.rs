@@ -1,0 +1,143 @@
+//! What became of requests, in numbers.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::lease::Recorded;
+use crate::rejection::RejectionCode;
+
+/// What became of the requests of one layer since it was built. Requests that
+/// are not protected are not counted.
+///
+/// ```
+/// use tower_idempotency::{IdempotencyLayer, MemoryStore, RejectionCode, scope};
+///
+/// let layer = IdempotencyLayer::new(MemoryStore::new(), scope::shared());
+/// let counts = layer.counts();
+/// assert_eq!(counts.executed, 0);
+/// assert_eq!(counts.rejected(RejectionCode::KeyReused), 0);
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Counts {
+    /// Operations that began.
+    pub executed: u64,
+    /// Of these, those that were not their key's first attempt.
+    pub rerun: u64,
+    /// Answers that were given again.
+    pub replayed: u64,
+    /// Operations whose answer was recorded.
+    pub recorded: u64,
+    /// Operations that are done without their answer being kept.
+    pub sealed: u64,
+    /// Operations whose key was given back: a retry executes again.
+    pub released: u64,
+    /// Operations that nobody knows the end of, left to their lease.
+    pub in_doubt: u64,
+    /// Operations whose answer was discarded, since another owner had taken
+    /// over (G5).
+    pub overtaken: u64,
+    /// Operations whose answer was sent before it was recorded; that is tried
+    /// again in the background.
+    pub unrecorded: u64,
+    /// Operations that ran unprotected, since the store was down
+    /// (`on_store_error = open`).
+    pub unprotected: u64,
+    rejected: [u64; RejectionCode::ALL.len()],
+}
+
+impl Counts {
+    /// How many requests were refused for this reason.
+    #[must_use]
+    pub fn rejected(&self, code: RejectionCode) -> u64 {
+        self.rejected[place(code)]
+    }
+}
+
+/// [`Counts`], while they grow. Each stands for itself: nothing is decided by
+/// one, so they are in no order with anything.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) executed: Count,
+    pub(crate) rerun: Count,
+    pub(crate) replayed: Count,
+    pub(crate) in_doubt: Count,
+    pub(crate) unprotected: Count,
+    pub(crate) released: Count,
+    recorded: Count,
+    sealed: Count,
+    overtaken: Count,
+    unrecorded: Count,
+    rejected: [Count; RejectionCode::ALL.len()],
+}
+
+/// One of them.
+#[derive(Debug, Default)]
+pub(crate) struct Count(AtomicU64);
+
+impl Count {
+    pub(crate) fn add(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Counters {
+    pub(crate) fn rejected(&self, code: RejectionCode) {
+        self.rejected[place(code)].add();
+    }
+
+    /// An operation ended so; `answer` says whether with an answer to keep.
+    pub(crate) fn ended(&self, how: Recorded, answer: bool) {
+        match how {
+            Recorded::Stored if answer => self.recorded.add(),
+            Recorded::Stored => self.sealed.add(),
+            Recorded::Released => self.released.add(),
+            Recorded::Lost => self.overtaken.add(),
+            Recorded::NotYet => self.unrecorded.add(),
+        }
+    }
+
+    pub(crate) fn read(&self) -> Counts {
+        Counts {
+            executed: self.executed.get(),
+            rerun: self.rerun.get(),
+            replayed: self.replayed.get(),
+            recorded: self.recorded.get(),
+            sealed: self.sealed.get(),
+            released: self.released.get(),
+            in_doubt: self.in_doubt.get(),
+            overtaken: self.overtaken.get(),
+            unrecorded: self.unrecorded.get(),
+            unprotected: self.unprotected.get(),
+            rejected: self.rejected.each_ref().map(Count::get),
+        }
+    }
+}
+
+fn place(code: RejectionCode) -> usize {
+    let mut all = RejectionCode::ALL.iter();
+    all.position(|own| *own == code)
+        .expect("every code is listed")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_code_is_counted_for_itself() {
+        let counters = Counters::default();
+        for (times, code) in RejectionCode::ALL.iter().enumerate() {
+            for _ in 0..times {
+                counters.rejected(*code);
+            }
+        }
+        let counts = counters.read();
+        for (times, code) in RejectionCode::ALL.iter().enumerate() {
+            assert_eq!(counts.rejected(*code), times as u64, "{code}");
+        }
+    }
+}

@@ -1,0 +1,345 @@
+//! Bodies of rejections as an API has published them, with placeholders.
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::request::Parts;
+use http::{HeaderName, HeaderValue, Response};
+use serde::de::IgnoredAny;
+
+use super::Rejection;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Checked when it is made, so that it can't fail when it is used.
+#[derive(Clone, Debug)]
+pub(crate) struct Template {
+    content_type: HeaderValue,
+    is_json: bool,
+    pieces: Vec<Piece>,
+}
+
+#[derive(Clone, Debug)]
+enum Piece {
+    Text(String),
+    Value(Placeholder),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Placeholder {
+    Code,
+    Title,
+    Detail,
+    Status,
+    Retry,
+    DocsUrl,
+    RequestId,
+}
+
+impl Placeholder {
+    const ALL: [(&'static str, Self); 7] = [
+        ("code", Self::Code),
+        ("title", Self::Title),
+        ("detail", Self::Detail),
+        ("status", Self::Status),
+        ("retry", Self::Retry),
+        ("docs_url", Self::DocsUrl),
+        ("request_id", Self::RequestId),
+    ];
+
+    fn named(name: &str) -> Option<Self> {
+        let mut all = Self::ALL.into_iter();
+        all.find(|(own, _)| *own == name).map(|(_, own)| own)
+    }
+
+    /// Whether its values are safe in any type of content.
+    fn is_plain(self) -> bool {
+        !matches!(self, Self::Title | Self::Detail | Self::DocsUrl)
+    }
+}
+
+impl Template {
+    /// What is wrong with it is said as the rest of a sentence.
+    pub(crate) fn new(content_type: &str, body: &str) -> Result<Self, String> {
+        let is_type = |own: &str| {
+            let essence = own.split(';').next().unwrap_or_default().trim();
+            essence
+                .split_once('/')
+                .is_some_and(|(kind, sub)| !kind.is_empty() && !sub.is_empty())
+        };
+        let wrong = || format!("has `{content_type}`, which is not a content type");
+        let value = HeaderValue::from_str(content_type).map_err(|_| wrong())?;
+        if !is_type(content_type) {
+            return Err(wrong());
+        }
+        let essence = content_type.split(';').next().unwrap_or_default().trim();
+        let essence = essence.to_ascii_lowercase();
+        let template = Self {
+            content_type: value,
+            is_json: essence.ends_with("/json") || essence.ends_with("+json"),
+            pieces: pieces(body)?,
+        };
+        template.check()?;
+        Ok(template)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if self.is_json {
+            // A value that no escape and no number begins with: where this is
+            // right, any value is.
+            let sample = self.fill(|placeholder| match placeholder {
+                Placeholder::Status => "409".to_owned(),
+                _ => "sample".to_owned(),
+            });
+            return match serde_json::from_str::<IgnoredAny>(&sample) {
+                Ok(_) => Ok(()),
+                Err(error) => Err(format!(
+                    "has a body that is not JSON, with its placeholders filled in: {error}"
+                )),
+            };
+        }
+        let mut placeholders = self.pieces.iter().filter_map(|piece| match piece {
+            Piece::Value(placeholder) => Some(*placeholder),
+            Piece::Text(_) => None,
+        });
+        match placeholders.find(|placeholder| !placeholder.is_plain()) {
+            None => Ok(()),
+            Some(unsafe_here) => {
+                let mut all = Placeholder::ALL.iter();
+                let name = all.find(|(_, own)| *own == unsafe_here);
+                Err(format!(
+                    "has `{{{}}}` in a body that is not JSON, where only `{{code}}`, `{{status}}`, \
+                     `{{retry}}` and `{{request_id}}` can stand",
+                    name.map_or("", |(name, _)| name)
+                ))
+            }
+        }
+    }
+
+    fn fill(&self, value: impl Fn(Placeholder) -> String) -> String {
+        self.pieces
+            .iter()
+            .map(|piece| match piece {
+                Piece::Text(text) => text.clone(),
+                Piece::Value(placeholder) => value(*placeholder),
+            })
+            .collect()
+    }
+
+    /// The answer to the request with this head.
+    pub(crate) fn render(&self, rejection: &Rejection, request: &Parts) -> Response<Bytes> {
+        let id = self.names(Placeholder::RequestId).then(|| id_of(request));
+        let body = self.fill(|placeholder| {
+            let value = match placeholder {
+                Placeholder::Code => rejection.code().as_str(),
+                Placeholder::Title => rejection.code().title(),
+                Placeholder::Detail => rejection.detail(),
+                Placeholder::Status => rejection.status.as_str(),
+                Placeholder::Retry => rejection.code().retry().as_str(),
+                Placeholder::DocsUrl => rejection.docs_url.as_deref().unwrap_or_default(),
+                Placeholder::RequestId => id.as_ref().map_or("", |(text, _)| text),
+            };
+            if self.is_json {
+                escaped(value)
+            } else if is_safe(value) {
+                value.to_owned()
+            } else {
+                String::new()
+            }
+        });
+        let mut response = rejection.answer("", body);
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, self.content_type.clone());
+        if let Some((_, id)) = id {
+            headers.insert(REQUEST_ID, id);
+        }
+        response
+    }
+
+    fn names(&self, placeholder: Placeholder) -> bool {
+        let is_it = |piece: &Piece| matches!(piece, Piece::Value(own) if *own == placeholder);
+        self.pieces.iter().any(is_it)
+    }
+}
+
+/// `{name}` is a placeholder; every other brace is text, as JSON is full of them.
+fn pieces(body: &str) -> Result<Vec<Piece>, String> {
+    let mut pieces = Vec::new();
+    let mut text = String::new();
+    let mut rest = body;
+    while let Some(at) = rest.find('{') {
+        text.push_str(&rest[..at]);
+        let after = &rest[at + 1..];
+        let name = &after[..after
+            .find(|char: char| !(char.is_ascii_lowercase() || char == '_'))
+            .unwrap_or(after.len())];
+        if name.is_empty() || !after[name.len()..].starts_with('}') {
+            text.push('{');
+            rest = after;
+            continue;
+        }
+        let Some(placeholder) = Placeholder::named(name) else {
+            let known: Vec<_> = Placeholder::ALL
+                .iter()
+                .map(|(name, _)| format!("`{{{name}}}`"))
+                .collect();
+            return Err(format!(
+                "has the unknown placeholder `{{{name}}}`; there are {}",
+                known.join(", ")
+            ));
+        };
+        pieces.push(Piece::Text(std::mem::take(&mut text)));
+        pieces.push(Piece::Value(placeholder));
+        rest = &after[name.len() + 1..];
+    }
+    text.push_str(rest);
+    pieces.push(Piece::Text(text));
+    Ok(pieces)
+}
+
+/// The request's own id, or a new one.
+fn id_of(request: &Parts) -> (String, HeaderValue) {
+    let own = request.headers.get(REQUEST_ID);
+    let own = own.and_then(|value| Some((value.to_str().ok()?, value)));
+    if let Some((text, value)) = own.filter(|(text, _)| !text.is_empty()) {
+        return (text.to_owned(), value.clone());
+    }
+    let id = uuid::Builder::from_random_bytes(rand::random()).into_uuid();
+    let id = id.hyphenated().to_string();
+    let value = HeaderValue::from_str(&id).expect("a UUID is hex digits and hyphens");
+    (id, value)
+}
+
+/// As the inside of a JSON string.
+fn escaped(value: &str) -> String {
+    let quoted = serde_json::Value::from(value).to_string();
+    quoted[1..quoted.len() - 1].to_owned()
+}
+
+fn is_safe(value: &str) -> bool {
+    (1..=128).contains(&value.len())
+        && value
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use http::Request;
+
+    use super::*;
+    use crate::rejection::{RejectionCode, RejectionRules};
+
+    fn from(id: Option<&str>) -> Parts {
+        let mut request = Request::new(());
+        if let Some(id) = id {
+            let id = HeaderValue::from_str(id).unwrap();
+            request.headers_mut().insert(REQUEST_ID, id);
+        }
+        request.into_parts().0
+    }
+
+    fn rejection() -> Rejection {
+        let rules = RejectionRules {
+            docs_url: Some("https://a.example/?a=\"b\"".into()),
+            ..RejectionRules::default()
+        };
+        Rejection::new(RejectionCode::InFlight, "Say \"please\"\n\\ now.")
+            .settle(&rules, Duration::from_secs(1))
+    }
+
+    fn body(content_type: &str, body: &str, id: Option<&str>) -> String {
+        let template = Template::new(content_type, body).unwrap();
+        let response = template.render(&rejection(), &from(id));
+        String::from_utf8(response.into_body().to_vec()).unwrap()
+    }
+
+    #[test]
+    fn every_placeholder_is_filled_in_and_escaped_in_json() {
+        let filled = body(
+            "application/vnd.api+json; charset=utf-8",
+            r#"{"a":{},"c":"{code}","t":"{title}","d":"{detail}","s":{status},"r":"{retry}","u":"{docs_url}","i":"{request_id}","{":"}"}"#,
+            Some("a \"quoted\" id"),
+        );
+        let filled: serde_json::Value = serde_json::from_str(&filled).unwrap();
+        let expected = serde_json::json!({
+            "a": {}, "c": "in-flight", "t": "Request still in flight",
+            "d": "Say \"please\"\n\\ now.", "s": 409, "r": "same-key",
+            "u": "https://a.example/?a=\"b\"", "i": "a \"quoted\" id", "{": "}",
+        });
+        assert_eq!(filled, expected);
+    }
+
+    #[test]
+    fn a_request_id_is_sent_back_and_made_where_there_is_none() {
+        let template = Template::new("text/plain", "id={request_id}").unwrap();
+        let response = template.render(&rejection(), &from(Some("r-1")));
+        assert_eq!(response.headers()["x-request-id"], "r-1");
+        assert_eq!(response.headers()["content-type"], "text/plain");
+        assert_eq!(response.headers()["retry-after"], "1");
+        assert_eq!(response.body(), "id=r-1");
+        for none in [None, Some("")] {
+            let response = template.render(&rejection(), &from(none));
+            let id = response.headers()["x-request-id"].to_str().unwrap();
+            assert_eq!(*response.body(), format!("id={id}"));
+            let id = uuid::Uuid::parse_str(id).unwrap();
+            assert_eq!(id.get_version_num(), 4);
+            let other = template.render(&rejection(), &from(none));
+            assert_ne!(other.body(), response.body());
+        }
+        let without = Template::new("text/plain", "no").unwrap();
+        let response = without.render(&rejection(), &from(Some("r-1")));
+        assert!(!response.headers().contains_key("x-request-id"));
+    }
+
+    #[test]
+    fn only_safe_values_are_put_into_other_types() {
+        let long = "a".repeat(129);
+        for id in ["<script>", "a b", "a\"b", "a;b", &long] {
+            assert_eq!(
+                body("text/html", "<p>{request_id}</p>", Some(id)),
+                "<p></p>"
+            );
+        }
+        assert_eq!(
+            body(
+                "text/html",
+                "{code} {status} {retry} {request_id}",
+                Some("A-1._")
+            ),
+            "in-flight 409 same-key A-1._"
+        );
+    }
+
+    #[test]
+    fn what_could_not_be_rendered_is_refused_when_it_is_made() {
+        for (content_type, body, why) in [
+            ("json", "{}", "not a content type"),
+            ("a\nb/c", "{}", "not a content type"),
+            (
+                "application/json",
+                "{\"a\":\"{codes}\"}",
+                "unknown placeholder `{codes}`",
+            ),
+            ("text/plain", "{x}", "unknown placeholder `{x}`"),
+            ("application/json", "{\"a\":{detail}}", "not JSON"),
+            ("application/json", "{\"a\":\"\\{detail}\"}", "not JSON"),
+            ("application/problem+json", "", "not JSON"),
+            ("application/json", "{\"a\":1}}", "not JSON"),
+            (
+                "text/plain",
+                "{detail}",
+                "`{detail}` in a body that is not JSON",
+            ),
+            (
+                "text/html",
+                "<a href=\"{docs_url}\">",
+                "`{docs_url}` in a body",
+            ),
+        ] {
+            let error = Template::new(content_type, body).unwrap_err();
+            assert!(error.contains(why), "{content_type} {body}: {error}");
+        }
+    }
+}
