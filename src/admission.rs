@@ -113,13 +113,8 @@ impl Policy {
 impl Operation {
     /// 3. Who asks.
     pub(crate) fn caller(&self, parts: &Parts) -> Result<Caller, Stop> {
-        self.layer.caller(&self.policy, parts).ok_or_else(|| {
-            reject(
-                RejectionCode::ScopeMissing,
-                "An idempotency key belongs to a caller, and this request does not say who its \
-                 caller is. Authenticate it as this API documents.",
-            )
-        })
+        let caller = self.layer.caller(&self.policy, parts);
+        caller.ok_or_else(|| Stop::Reject(scope_missing()))
     }
 
     fn scope(&self, parts: &Parts) -> Result<ScopeDigest, Stop> {
@@ -176,26 +171,14 @@ impl Operation {
                     error = &*error as &dyn std::error::Error,
                     "a request's body broke off"
                 );
-                Err(reject(
-                    RejectionCode::BodyUnreadable,
-                    "The request's body broke off before its end. Nothing was executed.",
-                ))
+                Err(Stop::Reject(body_unreadable()))
             }
-            None => Err(reject(
-                RejectionCode::BodyTimeout,
-                "The request's body took too long to arrive. Nothing was executed.",
-            )),
+            None => Err(Stop::Reject(body_timeout())),
         }
     }
 
     fn too_large(&self) -> Stop {
-        let limit = self.policy.max_request_body;
-        Stop::Reject(Rejection::new(
-            RejectionCode::BodyTooLarge,
-            format!(
-                "A request with an idempotency key may have a body of at most {limit} bytes here."
-            ),
-        ))
+        Stop::Reject(body_too_large(self.policy.max_request_body))
     }
 
     pub(crate) fn claim_under(
@@ -221,6 +204,35 @@ impl Operation {
 
 pub(crate) fn reject(code: RejectionCode, detail: &'static str) -> Stop {
     Stop::Reject(Rejection::new(code, detail))
+}
+
+pub(crate) fn scope_missing() -> Rejection {
+    Rejection::new(
+        RejectionCode::ScopeMissing,
+        "An idempotency key belongs to a caller, and this request does not say who its caller \
+         is. Authenticate it as this API documents.",
+    )
+}
+
+pub(crate) fn body_too_large(limit: usize) -> Rejection {
+    Rejection::new(
+        RejectionCode::BodyTooLarge,
+        format!("A request with an idempotency key may have a body of at most {limit} bytes here."),
+    )
+}
+
+pub(crate) fn body_timeout() -> Rejection {
+    Rejection::new(
+        RejectionCode::BodyTimeout,
+        "The request's body took too long to arrive. Nothing was executed.",
+    )
+}
+
+pub(crate) fn body_unreadable() -> Rejection {
+    Rejection::new(
+        RejectionCode::BodyUnreadable,
+        "The request's body broke off before its end. Nothing was executed.",
+    )
 }
 
 pub(crate) fn in_flight() -> Rejection {

@@ -1,5 +1,6 @@
 //! Which answers are recorded, and what of them.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::RangeBounds;
 
@@ -9,6 +10,7 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use crate::grpc::is_grpc;
+use crate::wording::list;
 
 /// The handler's own word on whether its answer is recorded. Put it into the
 /// response's extensions: it beats `record`, `skip_types` and `skip_headers`.
@@ -117,6 +119,13 @@ impl<'a> Answer<'a> {
 pub trait RecordPolicy: Send + Sync + 'static {
     /// Whether this answer is recorded.
     fn records(&self, answer: &Answer<'_>) -> bool;
+
+    /// Which answers they are, for the clients that read the
+    /// [contract](crate::Contract): what completes the sentence "What is
+    /// recorded: …".
+    fn describe(&self) -> Cow<'static, str> {
+        Cow::Borrowed("the answers that the application chooses by a rule of its own")
+    }
 }
 
 impl<F> RecordPolicy for F
@@ -132,11 +141,19 @@ impl RecordPolicy for Box<dyn RecordPolicy> {
     fn records(&self, answer: &Answer<'_>) -> bool {
         (**self).records(answer)
     }
+
+    fn describe(&self) -> Cow<'static, str> {
+        (**self).describe()
+    }
 }
 
 impl RecordPolicy for std::sync::Arc<dyn RecordPolicy> {
     fn records(&self, answer: &Answer<'_>) -> bool {
         (**self).records(answer)
+    }
+
+    fn describe(&self) -> Cow<'static, str> {
+        (**self).describe()
     }
 }
 
@@ -233,6 +250,36 @@ fn set(flags: &mut [bool], first: u16, range: &impl RangeBounds<u16>, to: bool) 
     }
 }
 
+/// The numbers that are set, and those that are not, each as ranges.
+fn ranges(flags: &[bool], first: usize) -> [Vec<String>; 2] {
+    let mut of = [Vec::new(), Vec::new()];
+    let mut start = first;
+    for run in flags.chunk_by(|one, next| one == next) {
+        let end = start + run.len() - 1;
+        let ranges = &mut of[usize::from(!run[0])];
+        match end - start {
+            0 => ranges.push(start.to_string()),
+            _ => ranges.push(format!("{start}-{end}")),
+        }
+        start = end + 1;
+    }
+    of
+}
+
+/// What is said shorter: which are in, or which are not.
+fn listed(flags: &[bool], first: usize, noun: &str) -> String {
+    let [set, unset] = ranges(flags, first);
+    if set.is_empty() {
+        format!("no {noun}")
+    } else if unset.is_empty() {
+        format!("every {noun}")
+    } else if set.len() < unset.len() {
+        format!("{noun} {}", list(&set, "and"))
+    } else {
+        format!("every {noun} but {}", list(&unset, "and"))
+    }
+}
+
 impl Default for Statuses {
     fn default() -> Self {
         let http = Self::none()
@@ -267,6 +314,17 @@ impl RecordPolicy for Statuses {
             Some(code) => self.grpc[if code < 17 { code as usize } else { 2 }],
             None => self.http[usize::from(answer.status().as_u16() - 100)],
         }
+    }
+
+    fn describe(&self) -> Cow<'static, str> {
+        let http = format!("answers with {}", listed(&*self.http, 100, "status"));
+        // Most APIs speak no gRPC, and chose nothing for it.
+        let chosen = [Self::all(), Self::none(), Self::default()];
+        if chosen.iter().any(|own| own.grpc == self.grpc) {
+            return Cow::Owned(http);
+        }
+        let grpc = listed(&self.grpc, 0, "code");
+        Cow::Owned(format!("{http}; in gRPC, answers with {grpc}"))
     }
 }
 
@@ -307,8 +365,8 @@ impl RecordHeaders {
 /// [`RecordHeaders`], checked.
 #[derive(Clone, Debug)]
 pub(crate) struct RecordedHeaders {
-    allow: bool,
-    names: Vec<HeaderName>,
+    pub(crate) allow: bool,
+    pub(crate) names: Vec<HeaderName>,
 }
 
 /// Of one connection, not of the answer (RFC 9110, section 7.6.1).

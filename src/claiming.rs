@@ -17,7 +17,7 @@ use crate::context::{Operation, Stage};
 use crate::lease::{Fate, Held, release_later};
 use crate::policy::{OnDisconnect, OnInFlight, OnMismatch, OnStoreError};
 use crate::record::Fingerprint;
-use crate::rejection::RejectionCode;
+use crate::rejection::{Rejection, RejectionCode};
 use crate::rt::{Instant, sleep};
 use crate::store::{
     Claim, Claimed, Lease, OnLapsedLease, POLL, Record, RecordState, Release, StoreError,
@@ -67,7 +67,7 @@ impl Operation {
             let alive = guarded || sent.elapsed() < claim.lease;
             if !alive || self.is_in(Stage::Left) {
                 debug!(id = ?claim.id, alive, "claim given back before the handler began");
-                return Err(store_unavailable());
+                return Err(Stop::Reject(store_unavailable()));
             }
             Ok(Under::Own(held.release_on_drop(self.outcome_unknown())))
         }
@@ -119,7 +119,7 @@ impl Operation {
                 Err(Stop::InFlight(lapses_in)) => lapses_in,
                 // It was seen in flight: that the store has failed since is no
                 // reason to run it beside that.
-                Ok(Under::Nothing) => return Err(store_unavailable()),
+                Ok(Under::Nothing) => return Err(Stop::Reject(store_unavailable())),
                 decided => return decided,
             };
             let left = bound.saturating_sub(asked.elapsed());
@@ -155,11 +155,7 @@ impl Operation {
                 Err(error) => error,
             },
             Ok(Claimed::OverCapacity) => {
-                return Err(reject(
-                    RejectionCode::OverCapacity,
-                    "There is no room for another operation. Nothing was executed; send the same \
-                     request again in a moment.",
-                ));
+                return Err(Stop::Reject(over_capacity()));
             }
             Err(error) => error,
         };
@@ -170,9 +166,9 @@ impl Operation {
             StoreErrorKind::NotSent if open => Ok(None),
             StoreErrorKind::Unknown => {
                 release_later(&self.layer, claim, Release::Tombstone, Fate::Unknown);
-                Err(store_unavailable())
+                Err(Stop::Reject(store_unavailable()))
             }
-            _ => Err(store_unavailable()),
+            _ => Err(Stop::Reject(store_unavailable())),
         }
     }
 
@@ -202,7 +198,7 @@ impl Operation {
                 Err(error) => {
                     let error: &dyn std::error::Error = &error;
                     warn!(id = ?old.id, error, "look-up under an old secret failed");
-                    return Err(store_unavailable());
+                    return Err(Stop::Reject(store_unavailable()));
                 }
             }
         }
@@ -222,26 +218,15 @@ impl Operation {
             | RecordState::Sealed { fingerprint }
                 if other(&fingerprint) =>
             {
-                reject(
-                    RejectionCode::KeyReused,
-                    "This idempotency key was used for another request: its method, target, \
-                     headers or body differ. Use a new key for a new operation.",
-                )
+                Stop::Reject(key_reused())
             }
             RecordState::Completed { completion, .. } => Stop::Replay(completion),
-            RecordState::Sealed { .. } => reject(
-                RejectionCode::ResponseUnavailable,
-                "The operation is done and was not executed again, but its answer was not kept.",
-            ),
+            RecordState::Sealed { .. } => Stop::Reject(response_unavailable()),
             RecordState::Lapsed { .. } => {
                 warn!(record = %claim.id,
                     "nobody knows how an operation ended, and its client asks: its record waits \
                      to be resolved");
-                reject(
-                    RejectionCode::OutcomeUnknown,
-                    "The first request with this key ended without a known outcome. It was not \
-                     executed again; it will be once someone has resolved it.",
-                )
+                Stop::Reject(outcome_unknown())
             }
             RecordState::InFlight { lapses_in, .. } => Stop::InFlight(lapses_in),
             // A tombstone would have been acquired.
@@ -258,8 +243,39 @@ impl Operation {
     }
 }
 
-fn store_unavailable() -> Stop {
-    reject(
+pub(crate) fn over_capacity() -> Rejection {
+    Rejection::new(
+        RejectionCode::OverCapacity,
+        "There is no room for another operation. Nothing was executed; send the same request \
+         again in a moment.",
+    )
+}
+
+pub(crate) fn key_reused() -> Rejection {
+    Rejection::new(
+        RejectionCode::KeyReused,
+        "This idempotency key was used for another request: its method, target, headers or body \
+         differ. Use a new key for a new operation.",
+    )
+}
+
+pub(crate) fn response_unavailable() -> Rejection {
+    Rejection::new(
+        RejectionCode::ResponseUnavailable,
+        "The operation is done and was not executed again, but its answer was not kept.",
+    )
+}
+
+pub(crate) fn outcome_unknown() -> Rejection {
+    Rejection::new(
+        RejectionCode::OutcomeUnknown,
+        "The first request with this key ended without a known outcome. It was not executed \
+         again; it will be once someone has resolved it.",
+    )
+}
+
+pub(crate) fn store_unavailable() -> Rejection {
+    Rejection::new(
         RejectionCode::StoreUnavailable,
         "Whether this operation was executed before can't be told right now. Nothing was \
          executed; send the same request again in a moment.",

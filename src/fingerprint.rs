@@ -14,7 +14,7 @@ use crate::key::Key;
 use crate::record::{Fingerprint, RecordId, ScopeDigest};
 
 /// How the request's body enters the fingerprint.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FingerprintBody {
     /// Byte for byte.
@@ -41,10 +41,10 @@ pub enum FingerprintBody {
 /// // A retry may be sent later, but must ask for the same.
 /// FingerprintBody::Json(JsonFingerprint::new().exclude("/sent_at"));
 /// ```
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct JsonFingerprint {
-    include: Vec<String>,
-    exclude: Vec<String>,
+    pub(crate) include: Vec<String>,
+    pub(crate) exclude: Vec<String>,
 }
 
 impl JsonFingerprint {

@@ -21,6 +21,9 @@ pub enum KeySyntax {
     Raw,
 }
 
+/// What clients are told that send anything but a UUID.
+pub(crate) const UUID: &str = "a UUID such as 2fd4e1c6-7a2d-48fc-a1ed-99a0b5c3c2f1";
+
 /// What a key has to look like, besides its length.
 #[derive(Clone, Default)]
 pub struct KeyFormat(Option<Named>);
@@ -41,10 +44,7 @@ impl KeyFormat {
     /// A UUID of any version in its hyphenated form, in either case.
     #[must_use]
     pub fn uuid() -> Self {
-        Self::custom(
-            "a UUID such as 2fd4e1c6-7a2d-48fc-a1ed-99a0b5c3c2f1",
-            is_uuid,
-        )
+        Self::custom(UUID, is_uuid)
     }
 
     /// A format of the application's own. Clients that miss it are told that
@@ -66,11 +66,16 @@ impl KeyFormat {
             accepts: Arc::new(accepts),
         }))
     }
+
+    /// What clients are told; `None` if any key will do.
+    pub(crate) fn name(&self) -> Option<&str> {
+        self.0.as_ref().map(|named| &*named.name)
+    }
 }
 
 impl fmt::Debug for KeyFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = self.0.as_ref().map_or("any", |named| &*named.name);
+        let name = self.name().unwrap_or("any");
         f.debug_tuple("KeyFormat").field(&name).finish()
     }
 }
@@ -143,24 +148,13 @@ impl KeyRules {
             .map_err(|what| invalid(format!("{name} {what}.")))?;
         let length = key.range.1 - key.range.0;
         if length == 0 {
-            return Err(invalid(format!(
-                "{name} is empty; send a value that is unique to this operation."
-            )));
+            return Err(empty(name));
         }
         if length < *self.length.start() {
-            return Err(Rejection::new(
-                RejectionCode::KeyTooShort,
-                format!(
-                    "{name} must be at least {} characters.",
-                    self.length.start()
-                ),
-            ));
+            return Err(self.too_short(name));
         }
         if length > *self.length.end() {
-            return Err(Rejection::new(
-                RejectionCode::KeyTooLong,
-                format!("{name} must be at most {} characters.", self.length.end()),
-            ));
+            return Err(self.too_long(name));
         }
         match &self.format.0 {
             Some(format) if !(format.accepts)(key.as_str()) => {
@@ -168,6 +162,22 @@ impl KeyRules {
             }
             _ => Ok(key),
         }
+    }
+
+    pub(crate) fn too_short(&self, name: &HeaderName) -> Rejection {
+        let shortest = self.length.start();
+        Rejection::new(
+            RejectionCode::KeyTooShort,
+            format!("{name} must be at least {shortest} characters."),
+        )
+    }
+
+    pub(crate) fn too_long(&self, name: &HeaderName) -> Rejection {
+        let longest = self.length.end();
+        Rejection::new(
+            RejectionCode::KeyTooLong,
+            format!("{name} must be at most {longest} characters."),
+        )
     }
 
     /// The refusal of a request that has no key and needs one.
@@ -272,6 +282,12 @@ fn string_content(quoted: &[u8]) -> Result<&[u8], &'static str> {
             Some(_) => at += 1,
         }
     }
+}
+
+pub(crate) fn empty(name: &HeaderName) -> Rejection {
+    invalid(format!(
+        "{name} is empty; send a value that is unique to this operation."
+    ))
 }
 
 fn invalid(detail: String) -> Rejection {

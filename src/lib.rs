@@ -102,6 +102,7 @@ mod answer;
 mod body;
 mod claiming;
 mod context;
+pub mod contract;
 mod counts;
 mod detached;
 mod digest;
@@ -133,12 +134,14 @@ mod service;
 pub mod store;
 mod stream;
 mod within;
+mod wording;
 
 pub use answer::{Answer, RecordHeaders, RecordPolicy, Recording, Statuses};
 pub use body::RequestTrailers;
 pub use context::IdempotencyContext;
 #[cfg(feature = "axum")]
 pub use context::NotProtected;
+pub use contract::Contract;
 pub use counts::Counts;
 #[cfg(feature = "encryption")]
 pub use encryption::Encryption;

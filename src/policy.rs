@@ -14,6 +14,7 @@ use crate::fingerprint::{FingerprintBody, FingerprintRules};
 use crate::key::{KeyFormat, KeyRules, KeySyntax};
 use crate::scope::Scope;
 use crate::store::OnLapsedLease;
+use crate::wording::field;
 
 /// Whether a route needs a key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -113,6 +114,16 @@ pub(crate) struct SkipHeader {
     pub(crate) name: HeaderName,
     /// Any where it is `None`.
     pub(crate) value: Option<String>,
+}
+
+impl fmt::Display for SkipHeader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&field(&self.name))?;
+        match &self.value {
+            Some(value) => write!(f, ": {value}"),
+            None => Ok(()),
+        }
+    }
 }
 
 impl SkipHeader {

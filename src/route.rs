@@ -17,8 +17,18 @@ pub(crate) struct Routes {
     /// Only methods that some policy protects: any other passes through after
     /// one look.
     by_method: Vec<(Method, MethodRoutes)>,
+    listed: Vec<Listed>,
     shortest_lease: Duration,
     largest_body: usize,
+}
+
+/// A pattern as it was given, for whoever wants to read the policies.
+#[derive(Debug)]
+pub(crate) struct Listed {
+    pub(crate) methods: Vec<Method>,
+    /// `None` for every path that no pattern matches.
+    pub(crate) path: Option<String>,
+    pub(crate) policy: Arc<Policy>,
 }
 
 #[derive(Debug, Default)]
@@ -34,6 +44,7 @@ impl Routes {
         default.check()?;
         let mut routes = Routes {
             by_method: Vec::new(),
+            listed: Vec::new(),
             shortest_lease: default.lease,
             largest_body: default.max_request_body,
         };
@@ -63,27 +74,35 @@ impl Routes {
                             &format!("names {method}, which can't be protected"),
                         ));
                     }
-                    routes.insert(&method, path.trim(), &policy, &pattern)?;
-                    exact.push((method, path.trim().to_owned()));
+                    let path = path.trim();
+                    routes.insert(&method, path, &policy, &pattern)?;
+                    routes.list([method.clone()], Some(path), &policy);
+                    exact.push((method, path.to_owned()));
                 }
                 None if policy.methods.is_empty() => {
                     return Err(wrong(&pattern, "names no method, and `methods` neither"));
                 }
-                None => any_method.push((pattern, policy)),
+                None => {
+                    any_method.push((routes.listed.len(), pattern.clone(), Arc::clone(&policy)));
+                    routes.list([], Some(&pattern), &policy);
+                }
             }
         }
         // A pattern without a method covers what the ones with a method left.
-        for (pattern, policy) in any_method {
+        for (at, pattern, policy) in any_method {
             for method in &policy.methods {
                 let taken = exact
                     .iter()
                     .any(|(own, path)| own == method && *path == pattern);
                 if !taken {
                     routes.insert(method, &pattern, &policy, &pattern)?;
+                    routes.listed[at].methods.push(method.clone());
                 }
             }
         }
         let default = Arc::new(default);
+        routes.list(default.methods.iter().cloned(), None, &default);
+        routes.listed.retain(|listed| !listed.methods.is_empty());
         for method in &default.methods {
             routes.of_method(method).default = Some(Arc::clone(&default));
         }
@@ -100,12 +119,31 @@ impl Routes {
         matched.map(|found| found.value).or(routes.default.as_ref())
     }
 
+    /// All patterns in the order they were given, then the defaults, if they
+    /// protect anything.
+    pub(crate) fn listed(&self) -> &[Listed] {
+        &self.listed
+    }
+
     pub(crate) fn largest_body(&self) -> usize {
         self.largest_body
     }
 
     pub(crate) fn shortest_lease(&self) -> Duration {
         self.shortest_lease
+    }
+
+    fn list(
+        &mut self,
+        methods: impl IntoIterator<Item = Method>,
+        path: Option<&str>,
+        policy: &Arc<Policy>,
+    ) {
+        self.listed.push(Listed {
+            methods: methods.into_iter().collect(),
+            path: path.map(str::to_owned),
+            policy: Arc::clone(policy),
+        });
     }
 
     fn of_method(&mut self, method: &Method) -> &mut MethodRoutes {

@@ -29,6 +29,7 @@
 //!
 //! [`IdempotencyLayer::new`]: crate::IdempotencyLayer::new
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -41,6 +42,7 @@ use http::{HeaderName, HeaderValue};
 use crate::digest::{Digests, Label, sha256};
 use crate::error::ConfigError;
 use crate::record::ScopeDigest;
+use crate::wording::{field, list};
 
 mod forwarded;
 
@@ -71,6 +73,19 @@ pub trait Scope: Send + Sync + 'static {
     /// request is then refused with `scope-missing`.
     fn caller(&self, request: &Parts) -> Option<Caller>;
 
+    /// Who a caller is, for the clients that read the
+    /// [contract](crate::Contract): what completes the sentence "A key belongs
+    /// to …". Nothing secret.
+    fn describe(&self) -> Cow<'static, str> {
+        Cow::Borrowed("the caller, whom the application tells by a rule of its own")
+    }
+
+    /// Whether every request has a caller, so that none is refused with
+    /// `scope-missing`.
+    fn always_finds(&self) -> bool {
+        false
+    }
+
     /// Asks `other` where this scope finds no caller.
     fn or<S: Scope>(self, other: S) -> Or<Self, S>
     where
@@ -93,11 +108,27 @@ impl Scope for Box<dyn Scope> {
     fn caller(&self, request: &Parts) -> Option<Caller> {
         (**self).caller(request)
     }
+
+    fn describe(&self) -> Cow<'static, str> {
+        (**self).describe()
+    }
+
+    fn always_finds(&self) -> bool {
+        (**self).always_finds()
+    }
 }
 
 impl Scope for Arc<dyn Scope> {
     fn caller(&self, request: &Parts) -> Option<Caller> {
         (**self).caller(request)
+    }
+
+    fn describe(&self) -> Cow<'static, str> {
+        (**self).describe()
+    }
+
+    fn always_finds(&self) -> bool {
+        (**self).always_finds()
     }
 }
 
@@ -177,6 +208,14 @@ impl Scope for Shared {
             kind: Bytes::from_static(b"shared"),
             value: Value::All,
         })
+    }
+
+    fn describe(&self) -> Cow<'static, str> {
+        Cow::Borrowed("everybody: all callers share their keys")
+    }
+
+    fn always_finds(&self) -> bool {
+        true
     }
 }
 
@@ -312,6 +351,26 @@ impl Scope for Header {
             value,
         })
     }
+
+    fn describe(&self) -> Cow<'static, str> {
+        let names: Vec<_> = self
+            .names
+            .iter()
+            .map(|name| format!("`{}`", field(name)))
+            .collect();
+        let noun = if names.len() == 1 {
+            "header"
+        } else {
+            "headers"
+        };
+        let known = match (&self.known, names.len()) {
+            (None, _) => "",
+            (Some(_), 1) => ", if its value is known",
+            (Some(_), _) => ", if their values are known",
+        };
+        let names = list(&names, "and");
+        Cow::Owned(format!("whoever sends the same {noun} {names}{known}"))
+    }
 }
 
 /// What a middleware further out left in the request's extensions as a `T`:
@@ -334,9 +393,27 @@ where
     T: Send + Sync + 'static,
     V: ToString,
 {
-    move |request: &Parts| {
-        let found = request.extensions.get::<T>()?;
-        Some(Caller::new(kind, id(found)))
+    Extension {
+        kind,
+        caller: move |request: &Parts| {
+            let found = request.extensions.get::<T>()?;
+            Some(Caller::new(kind, id(found)))
+        },
+    }
+}
+
+struct Extension<F> {
+    kind: &'static str,
+    caller: F,
+}
+
+impl<F: Scope> Scope for Extension<F> {
+    fn caller(&self, request: &Parts) -> Option<Caller> {
+        self.caller.caller(request)
+    }
+
+    fn describe(&self) -> Cow<'static, str> {
+        Cow::Owned(format!("whoever has the same `{}`", self.kind))
     }
 }
 
@@ -360,6 +437,10 @@ pub struct PeerIp(());
 impl Scope for PeerIp {
     fn caller(&self, request: &Parts) -> Option<Caller> {
         peer(request).map(ip_caller)
+    }
+
+    fn describe(&self) -> Cow<'static, str> {
+        Cow::Borrowed("whoever calls from the same address")
     }
 }
 
@@ -389,6 +470,15 @@ pub struct Or<A, B>(A, B);
 impl<A: Scope, B: Scope> Scope for Or<A, B> {
     fn caller(&self, request: &Parts) -> Option<Caller> {
         self.0.caller(request).or_else(|| self.1.caller(request))
+    }
+
+    fn describe(&self) -> Cow<'static, str> {
+        let (first, second) = (self.0.describe(), self.1.describe());
+        Cow::Owned(format!("{first}, or else to {second}"))
+    }
+
+    fn always_finds(&self) -> bool {
+        self.0.always_finds() || self.1.always_finds()
     }
 }
 

@@ -1,5 +1,6 @@
 //! The address of a client behind proxies.
 
+use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
 use http::HeaderName;
@@ -8,6 +9,7 @@ use ipnet::{IpNet, Ipv4Net};
 
 use super::{Caller, Scope, ip_caller, peer};
 use crate::error::ConfigError;
+use crate::wording::field;
 
 /// The header in which proxies tell the address they were called from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +94,13 @@ impl ForwardedIp {
     fn trusts(&self, ip: IpAddr) -> bool {
         self.trusted.iter().any(|network| network.contains(&ip))
     }
+
+    fn name(&self) -> HeaderName {
+        match self.header {
+            ForwardedHeader::Forwarded => http::header::FORWARDED,
+            ForwardedHeader::XForwardedFor => HeaderName::from_static("x-forwarded-for"),
+        }
+    }
 }
 
 impl Scope for ForwardedIp {
@@ -100,11 +109,7 @@ impl Scope for ForwardedIp {
         if !self.trusts(peer) {
             return Some(ip_caller(peer));
         }
-        let name = match self.header {
-            ForwardedHeader::Forwarded => http::header::FORWARDED,
-            ForwardedHeader::XForwardedFor => HeaderName::from_static("x-forwarded-for"),
-        };
-        let lines: Vec<_> = request.headers.get_all(name).iter().collect();
+        let lines: Vec<_> = request.headers.get_all(self.name()).iter().collect();
         for line in lines.into_iter().rev() {
             let line = line.to_str().ok()?;
             let elements = match self.header {
@@ -123,6 +128,13 @@ impl Scope for ForwardedIp {
             }
         }
         None
+    }
+
+    fn describe(&self) -> Cow<'static, str> {
+        Cow::Owned(format!(
+            "whoever calls from the same address, as this API's proxies give it in `{}`",
+            field(&self.name())
+        ))
     }
 }
 

@@ -1,0 +1,171 @@
+//! The contract as JSON, in the words of a configuration file.
+
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName};
+use serde_json::{Map, Value, json};
+
+use crate::contract::{Contract, Endpoint, HeaderChoice, Refusal, Terms};
+use crate::fingerprint::FingerprintBody;
+use crate::key::KeySyntax;
+use crate::policy::{KeysPer, OnDisconnect, OnInFlight, OnMismatch, OnStoreError, Oversize};
+use crate::store::OnLapsedLease;
+
+impl Contract {
+    /// The contract as JSON. Members have the names of options and hold what a
+    /// configuration file would; times are numbers of seconds, sizes of bytes.
+    #[must_use]
+    pub fn json(&self) -> Value {
+        json!({
+            "docs_url": self.docs_url,
+            "endpoints": self.endpoints.iter().map(endpoint).collect::<Value>(),
+        })
+    }
+}
+
+fn endpoint(endpoint: &Endpoint) -> Value {
+    let methods: Vec<_> = endpoint.methods.iter().map(http::Method::as_str).collect();
+    let mut value = json!({ "methods": methods, "path": endpoint.path });
+    match &endpoint.terms {
+        None => value["require"] = json!("ignored"),
+        Some(own) => {
+            if let (Value::Object(all), Value::Object(own)) = (&mut value, terms(own)) {
+                all.extend(own);
+            }
+        }
+    }
+    value
+}
+
+fn terms(terms: &Terms) -> Value {
+    json!({
+        "require": if terms.key_required { "required" } else { "optional" },
+        "header": names(&terms.header),
+        "key_syntax": match terms.key_syntax {
+            KeySyntax::Lenient => "lenient",
+            KeySyntax::Strict => "strict",
+            KeySyntax::Raw => "raw",
+        },
+        "key_length": { "min": terms.key_length.start(), "max": terms.key_length.end() },
+        "key_format": terms.key_format.as_deref().unwrap_or("any"),
+        "scope": terms.scope,
+        "keys_per": match terms.keys_per {
+            KeysPer::Scope => "scope",
+            KeysPer::Route => "route",
+        },
+        "fingerprint_body": match &terms.fingerprint_body {
+            FingerprintBody::Bytes => json!("bytes"),
+            FingerprintBody::None => json!("none"),
+            FingerprintBody::Json(own) => json!({
+                "json": { "include": own.include, "exclude": own.exclude },
+            }),
+        },
+        "fingerprint_query": terms.fingerprint_query,
+        "fingerprint_headers": names(&terms.fingerprint_headers),
+        "on_mismatch": match terms.on_mismatch {
+            OnMismatch::Reject => "reject",
+            OnMismatch::Replay => "replay",
+        },
+        "max_request_body": terms.max_request_body,
+        "body_timeout": seconds(terms.body_timeout),
+        "max_recorded_body": terms.max_recorded_body,
+        "oversize": match terms.oversize {
+            Oversize::Seal => "seal",
+            Oversize::Rerun => "rerun",
+        },
+        "record": terms.record,
+        "skip_types": terms.skip_types,
+        "skip_headers": terms.skip_headers,
+        "record_headers": match &terms.record_headers {
+            HeaderChoice::Only(own) => json!({ "allow": names(own) }),
+            HeaderChoice::AllBut(own) => json!({ "deny": names(own) }),
+        },
+        "on_in_flight": match terms.on_in_flight {
+            OnInFlight::Reject => json!("reject"),
+            OnInFlight::Wait(bound) => json!({ "wait": seconds(bound) }),
+        },
+        "on_lapsed_lease": match terms.on_lapsed_lease {
+            OnLapsedLease::Rerun => "rerun",
+            OnLapsedLease::Refuse => "refuse",
+        },
+        "on_disconnect": match terms.on_disconnect {
+            OnDisconnect::Finish => "finish",
+            OnDisconnect::Cancel => "cancel",
+        },
+        "on_store_error": match terms.on_store_error {
+            OnStoreError::Closed => "closed",
+            OnStoreError::Open => "open",
+        },
+        "lease": seconds(terms.lease),
+        "max_operation": seconds(terms.max_operation),
+        "retention": seconds(terms.retention),
+        "replayed_header": name(terms.replayed_header.as_ref()),
+        "created_at_header": name(terms.created_at_header.as_ref()),
+        "expires_at_header": name(terms.expires_at_header.as_ref()),
+        "echo_key": terms.echo_key,
+        "replay_status": terms
+            .replay_status
+            .iter()
+            .map(|(from, to)| (from.as_str().to_owned(), json!(to.as_u16())))
+            .collect::<Map<_, _>>(),
+        "rejections": terms.refusals.iter().map(refusal).collect::<Value>(),
+    })
+}
+
+fn refusal(refusal: &Refusal) -> Value {
+    json!({
+        "code": refusal.code.as_str(),
+        "status": refusal.status.as_u16(),
+        "retry": refusal.code.retry().as_str(),
+        "headers": fields(&refusal.headers),
+        "body": refusal.body(),
+        "rendered": refusal.rendered,
+    })
+}
+
+impl Refusal {
+    /// The example as JSON if that is what it is, else as a string.
+    pub(super) fn body(&self) -> Option<Value> {
+        let body = self.body.as_ref()?;
+        let text = || String::from_utf8_lossy(body).into_owned();
+        let json = self.is_json().then(|| serde_json::from_slice(body).ok());
+        Some(json.flatten().unwrap_or_else(|| Value::String(text())))
+    }
+
+    pub(super) fn content_type(&self) -> Option<&str> {
+        let value = self.headers.get(http::header::CONTENT_TYPE)?;
+        value.to_str().ok()
+    }
+
+    /// Whether its type is JSON, by name or by suffix.
+    pub(super) fn is_json(&self) -> bool {
+        let own = self.content_type().unwrap_or_default();
+        let own = own.split(';').next().unwrap_or_default().trim();
+        let own = own.to_ascii_lowercase();
+        own.ends_with("/json") || own.ends_with("+json")
+    }
+}
+
+fn fields(headers: &HeaderMap) -> Map<String, Value> {
+    let text = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    headers
+        .iter()
+        .map(|(name, value)| (name.to_string(), text(value).into()))
+        .collect()
+}
+
+fn names(names: &[HeaderName]) -> Vec<&str> {
+    names.iter().map(HeaderName::as_str).collect()
+}
+
+fn name(name: Option<&HeaderName>) -> Option<&str> {
+    name.map(HeaderName::as_str)
+}
+
+/// A whole number where it is one.
+fn seconds(duration: Duration) -> Value {
+    match duration.subsec_nanos() {
+        0 => duration.as_secs().into(),
+        _ => duration.as_secs_f64().into(),
+    }
+}

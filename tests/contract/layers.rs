@@ -1,0 +1,80 @@
+//! Layers to describe.
+
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+use tower_idempotency::scope::{self, Scope};
+use tower_idempotency::store::OnLapsedLease;
+use tower_idempotency::{
+    FingerprintBody, IdempotencyLayer, IdempotencyLayerBuilder, JsonFingerprint, KeyFormat,
+    KeySyntax, KeysPer, MemoryStore, OnDisconnect, OnInFlight, OnMismatch, OnStoreError, Oversize,
+    RecordHeaders, RejectionCode, Require, Statuses,
+};
+
+pub(crate) fn api_key() -> IdempotencyLayerBuilder {
+    let scope = scope::header("x-api-key").unwrap();
+    IdempotencyLayer::builder(MemoryStore::new(), scope)
+}
+
+/// Every option that clients can notice, on one route or another.
+pub(crate) fn full() -> IdempotencyLayer {
+    let scope = scope::header("x-api-key").unwrap().or(scope::peer_ip());
+    IdempotencyLayer::builder(MemoryStore::new(), scope)
+        .namespace("a-namespace")
+        .secrets(["a secret of the service"])
+        .docs_url("https://developer.example.com/idempotency")
+        .rejection_status(RejectionCode::KeyReused, StatusCode::CONFLICT)
+        .rejection_body(
+            RejectionCode::KeyRequired,
+            "application/json",
+            r#"{"error":{"code":"KEY_REQUIRED","message":"{detail}","requestId":"{request_id}"}}"#,
+        )
+        .defaults(|policy| {
+            policy
+                .created_at_header("Idempotency-Created-At")
+                .expires_at_header("Idempotency-Expires-At")
+                .echo_key(true)
+                .skip_types(["application/pdf", "image/*"])
+                .skip_headers(["Transient-Error: true", "X-No-Store"])
+                .retention(Duration::from_secs(7 * 24 * 3600))
+        })
+        .route("POST /orders", |policy| {
+            policy
+                .require(Require::Required)
+                .key_length(8..=64)
+                .on_in_flight(OnInFlight::Wait(Duration::from_secs(10)))
+                .record(Statuses::none().and(200..300).and_each([404, 409]))
+                .replay_status(StatusCode::CREATED, StatusCode::OK)
+        })
+        .route("/orders/{id}/lines/{*rest}", |policy| {
+            policy
+                .methods([Method::PUT, Method::DELETE])
+                .headers(["Idempotency-Key", "X-Request-Key"])
+                .key_syntax(KeySyntax::Strict)
+                .key_format(KeyFormat::uuid())
+                .keys_per(KeysPer::Route)
+                .on_lapsed_lease(OnLapsedLease::Refuse)
+                .on_disconnect(OnDisconnect::Cancel)
+                .retry_after(Duration::from_millis(2500))
+        })
+        .route("POST /notes", |policy| {
+            policy
+                .scope(scope::shared())
+                .fingerprint_body(FingerprintBody::Json(
+                    JsonFingerprint::new().exclude("/sent_at"),
+                ))
+                .fingerprint_headers(["content-type", "x-tenant"])
+                .fingerprint_query(false)
+                .on_mismatch(OnMismatch::Replay)
+                .oversize(Oversize::Rerun)
+                .max_recorded_body(64 << 10)
+                .on_store_error(OnStoreError::Open)
+                .record_headers(RecordHeaders::allow(["content-type", "location"]))
+                .replayed_header(None)
+        })
+        .route("/webhooks/{name}", |policy| {
+            policy.require(Require::Ignored)
+        })
+        .build()
+        .unwrap()
+}

@@ -1,0 +1,381 @@
+//! The contract as OpenAPI: valid, complete in itself, and fit to be merged.
+
+use std::collections::HashSet;
+
+use http::Method;
+use serde_json::{Value, json};
+use tower_idempotency::{IdempotencyLayer, KeyFormat, KeySyntax, RejectionCode, Require};
+
+use crate::layers::{api_key, full};
+
+fn schema() -> jsonschema::Validator {
+    let schema = include_str!("openapi-3.1/schema.json");
+    jsonschema::validator_for(&serde_json::from_str(schema).unwrap()).unwrap()
+}
+
+/// Layers that differ in what becomes of them in OpenAPI.
+fn layers() -> Vec<(&'static str, IdempotencyLayer)> {
+    let ignored = |policy: tower_idempotency::Policy| policy.require(Require::Ignored);
+    let built = |builder: tower_idempotency::IdempotencyLayerBuilder| builder.build().unwrap();
+    vec![
+        ("defaults", built(api_key())),
+        ("full", full()),
+        ("nothing", built(api_key().defaults(ignored))),
+        (
+            "only routes",
+            built(
+                api_key()
+                    .defaults(|policy| policy.methods([]))
+                    .route("DELETE /a/{x}", |policy| policy)
+                    .route("POST /a/{y}", |policy| policy.require(Require::Required))
+                    .route("PUT /a/{y}/{{b}}/{*rest}", |policy| policy)
+                    .route("PURGE /cache", |policy| policy),
+            ),
+        ),
+        (
+            "bodies of many types",
+            built(
+                api_key()
+                    .rejection_body(RejectionCode::KeyInvalid, "text/plain", "{code}")
+                    .rejection_body(
+                        RejectionCode::ScopeMissing,
+                        "application/json",
+                        r#"{"errors":[{"status":{status}},"{title}",null,[]],"fatal":true}"#,
+                    )
+                    .rejection_body(
+                        RejectionCode::BodyUnreadable,
+                        "application/json",
+                        r#"{"error":"{code}"}"#,
+                    )
+                    .route("POST /a", |policy| policy.key_length(8..=usize::MAX)),
+            ),
+        ),
+        (
+            "rendered",
+            built(api_key().render_rejections(
+                |rejection: &tower_idempotency::Rejection, _: &http::request::Parts| {
+                    rejection.answer("application/json", r#"{"a":1}"#)
+                },
+            )),
+        ),
+    ]
+}
+
+#[test]
+fn every_document_is_valid_openapi_3_1() {
+    let schema = schema();
+    for (name, layer) in layers() {
+        let document = layer.contract().openapi();
+        let errors: Vec<_> = schema
+            .iter_errors(&document)
+            .map(|error| format!("{}: {error}", error.instance_path()))
+            .collect();
+        assert!(errors.is_empty(), "{name}: {errors:#?}");
+    }
+}
+
+/// Every member of this name, wherever it stands.
+fn all<'a>(value: &'a Value, name: &str, found: &mut Vec<&'a Value>) {
+    match value {
+        Value::Object(members) => {
+            for (own, value) in members {
+                if own == name {
+                    found.push(value);
+                }
+                all(value, name, found);
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| all(item, name, found)),
+        _ => {}
+    }
+}
+
+fn found<'a>(value: &'a Value, name: &str) -> Vec<&'a Value> {
+    let mut found = Vec::new();
+    all(value, name, &mut found);
+    found
+}
+
+/// A schema on its own, with the components that it refers to.
+fn validator(document: &Value, schema: &Value) -> jsonschema::Validator {
+    let mut schema = schema.clone();
+    schema["components"] = document["components"].clone();
+    jsonschema::draft202012::new(&schema).unwrap()
+}
+
+#[test]
+fn references_lead_to_schemas_and_schemas_take_their_examples() {
+    let mut references = 0;
+    for (name, layer) in layers() {
+        let document = layer.contract().openapi();
+        for reference in found(&document, "$ref") {
+            let pointer = reference.as_str().unwrap().strip_prefix('#').unwrap();
+            assert!(
+                pointer.starts_with("/components/schemas/"),
+                "{name}: {pointer}"
+            );
+            assert!(document.pointer(pointer).is_some(), "{name}: {pointer}");
+            references += 1;
+        }
+        for schema in found(&document, "schema") {
+            jsonschema::draft202012::meta::validate(schema).unwrap();
+        }
+        for schema in found(&document, "schemas")
+            .iter()
+            .flat_map(|all| all.as_object().unwrap().values())
+        {
+            jsonschema::draft202012::meta::validate(schema).unwrap();
+        }
+        for content in found(&document, "content") {
+            for (content_type, media) in content.as_object().unwrap() {
+                let Some(schema) = media.get("schema") else {
+                    assert_eq!(name, "rendered");
+                    continue;
+                };
+                let validator = validator(&document, schema);
+                for example in media["examples"].as_object().unwrap().values() {
+                    let value = &example["value"];
+                    assert!(validator.is_valid(value), "{name}: {content_type} {value}");
+                }
+            }
+        }
+        for parameter in found(&document, "parameters") {
+            for parameter in parameter.as_array().into_iter().flatten() {
+                if let Some(example) = parameter.get("example") {
+                    assert!(validator(&document, &parameter["schema"]).is_valid(example));
+                }
+            }
+        }
+    }
+    assert!(references > 10);
+}
+
+#[test]
+fn path_parameters_are_declared_once_and_paths_differ_in_more_than_names() {
+    for (_, layer) in layers() {
+        let document = layer.contract().openapi();
+        let mut shapes = HashSet::new();
+        for (path, item) in document["paths"].as_object().unwrap() {
+            let names: Vec<_> = path
+                .split('{')
+                .skip(1)
+                .map(|part| part.split_once('}').unwrap().0)
+                .collect();
+            let shape = names
+                .iter()
+                .fold(path.clone(), |path, name| path.replace(name, ""));
+            assert!(shapes.insert(shape), "{path}");
+            for operation in item.as_object().unwrap().values() {
+                let declared: Vec<_> = operation["parameters"]
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .filter(|parameter| parameter["in"] == "path")
+                    .map(|parameter| parameter["name"].as_str().unwrap())
+                    .collect();
+                assert_eq!(declared, names, "{path}");
+            }
+        }
+    }
+}
+
+#[test]
+fn patterns_become_paths_and_what_has_no_place_is_said() {
+    let (_, layer) = layers().swap_remove(3);
+    let document = layer.contract().openapi();
+    let paths = document["paths"].as_object().unwrap();
+    let keys = |item: &Value| {
+        item.as_object()
+            .unwrap()
+            .keys()
+            .cloned()
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    let paths: Vec<_> = paths
+        .iter()
+        .map(|(path, item)| (path.as_str(), keys(item)))
+        .collect();
+    assert_eq!(
+        paths,
+        [
+            ("/a/{x}", "delete post".to_owned()),
+            ("/a/{y}/%7Bb%7D/{rest}", "put".to_owned()),
+        ]
+    );
+    let description = document["info"]["description"].as_str().unwrap();
+    assert!(description.ends_with("OpenAPI has no operations for `PURGE /cache`.\n"));
+}
+
+#[test]
+fn what_holds_for_every_other_path_is_among_the_components() {
+    let document = full().contract().openapi();
+    let components = &document["components"];
+    let key = &components["parameters"]["IdempotencyKey"];
+    assert_eq!(key["name"], "Idempotency-Key");
+    assert_eq!(key["required"], false);
+    let responses = components["responses"].as_object().unwrap();
+    let names: Vec<_> = responses.keys().collect();
+    assert_eq!(
+        names,
+        [
+            "Idempotency400",
+            "Idempotency408",
+            "Idempotency409",
+            "Idempotency413",
+            "Idempotency503",
+            "IdempotencyAnswer",
+        ]
+    );
+    // The ignored route has no operation.
+    assert_eq!(document["paths"].as_object().unwrap().len(), 3);
+}
+
+#[test]
+fn an_operation_has_the_key_the_errors_and_the_marks() {
+    let document = full().contract().openapi();
+    let operation = &document["paths"]["/orders"]["post"];
+    let key = &operation["parameters"][0];
+    assert_eq!(key["name"], "Idempotency-Key");
+    assert_eq!(key["required"], true);
+    assert_eq!(
+        key["schema"],
+        json!({
+            "type": "string", "minLength": 8, "maxLength": 64,
+            "pattern": "^[!#-~]([ -~]*[!-~])?$",
+        })
+    );
+    let responses = &operation["responses"];
+    let statuses: Vec<_> = responses.as_object().unwrap().keys().collect();
+    assert_eq!(statuses, ["400", "408", "409", "413", "503", "default"]);
+    // Codes that share a status share the response.
+    let conflict = &responses["409"]["content"]["application/problem+json"];
+    let codes: Vec<_> = conflict["examples"].as_object().unwrap().keys().collect();
+    assert_eq!(codes, ["in-flight", "key-reused", "response-unavailable"]);
+    assert_eq!(responses["409"]["headers"]["Retry-After"]["example"], 1);
+    assert_eq!(responses["413"]["headers"].get("Retry-After"), None);
+    let bad = responses["400"]["content"].as_object().unwrap();
+    let types: Vec<_> = bad.keys().collect();
+    assert_eq!(types, ["application/json", "application/problem+json"]);
+    let marks: Vec<_> = responses["default"]["headers"]
+        .as_object()
+        .unwrap()
+        .keys()
+        .collect();
+    assert_eq!(
+        marks,
+        [
+            "Idempotency-Created-At",
+            "Idempotency-Expires-At",
+            "Idempotency-Key",
+            "Idempotency-Replayed",
+            "Idempotency-Status",
+        ]
+    );
+    let strict = &document["paths"]["/orders/{id}/lines/{rest}"]["put"]["parameters"];
+    assert_eq!(
+        strict[0]["example"],
+        "\"2fd4e1c6-7a2d-48fc-a1ed-99a0b5c3c2f1\""
+    );
+    assert_eq!(strict[1]["name"], "X-Request-Key");
+}
+
+/// What the schema takes is never refused by the layer.
+#[tokio::test]
+async fn a_key_that_fits_the_schema_is_accepted() {
+    let candidates = [
+        "a",
+        "abcd",
+        "abcde",
+        "abcdefgh",
+        "abcdefghi",
+        "abcdefghijk",
+        " abcdef",
+        "a b c",
+        "\"",
+        "\"a",
+        "\"a\"",
+        "\"abcd\"",
+        "\"abcdefgh\"",
+        "\"abcdefghi\"",
+        "\"a\\bc\"",
+        "\"a\\\\bc\"",
+        "a\"bcd",
+        "\"ab\"cd\"",
+        "käse",
+        "a\tbc",
+        "2fd4e1c6-7a2d-48fc-A1ED-99a0b5c3c2f1",
+        "\"2fd4e1c6-7a2d-48fc-a1ed-99a0b5c3c2f1\"",
+        "2fd4e1c67a2d48fca1ed99a0b5c3c2f1",
+        "\"2fd4e1c6-7a2d-48fc-a1ed-99a0b5c3c2fg\"",
+    ];
+    for syntax in [KeySyntax::Lenient, KeySyntax::Strict, KeySyntax::Raw] {
+        for (length, format) in [(4..=8, KeyFormat::any()), (1..=255, KeyFormat::uuid())] {
+            let layer = api_key()
+                .route("POST /a", move |policy| {
+                    policy
+                        .key_syntax(syntax)
+                        .key_length(length.clone())
+                        .key_format(format)
+                })
+                .build()
+                .unwrap();
+            let document = layer.contract().openapi();
+            let schema = &document["paths"]["/a"]["post"]["parameters"][0]["schema"];
+            let schema = validator(&document, schema);
+            let mut fitting = 0;
+            for key in candidates {
+                let accepted = accepts(&layer, key).await;
+                if schema.is_valid(&json!(key)) {
+                    assert!(accepted, "{syntax:?} {key}");
+                    fitting += 1;
+                }
+            }
+            assert!(fitting > 0, "{syntax:?}");
+        }
+    }
+}
+
+async fn accepts(layer: &IdempotencyLayer, key: &str) -> bool {
+    let request = http::Request::builder()
+        .method(Method::POST)
+        .uri("/a")
+        .header("x-api-key", "alice")
+        .header("idempotency-key", key)
+        .body(axum::body::Body::empty())
+        .unwrap();
+    let app = axum::Router::new().route("/a", axum::routing::post(|| async { "done" }));
+    let response = tower::ServiceExt::oneshot(app.layer(layer.clone()), request)
+        .await
+        .unwrap();
+    response.status() == 200
+}
+
+/// utoipa leaves out what it does not know: it has to know all of it.
+#[test]
+fn utoipa_reads_all_of_a_document() {
+    for (name, layer) in layers() {
+        let document = layer.contract().openapi();
+        let read: utoipa::openapi::OpenApi = serde_json::from_value(document.clone()).unwrap();
+        let written = serde_json::to_value(&read).unwrap();
+        assert_eq!(lost(&document, &written), None, "{name}");
+    }
+}
+
+/// Where the second has not what the first has, empty members aside.
+fn lost(all: &Value, some: &Value) -> Option<String> {
+    match (all, some) {
+        (Value::Object(all), Value::Object(some)) => all
+            .iter()
+            .filter(|(_, value)| !value.as_object().is_some_and(serde_json::Map::is_empty))
+            .find_map(|(name, value)| match some.get(name) {
+                Some(own) => lost(value, own).map(|at| format!("/{name}{at}")),
+                None => Some(format!("/{name}")),
+            }),
+        (Value::Array(all), Value::Array(some)) if all.len() == some.len() => {
+            let mut pairs = all.iter().zip(some).enumerate();
+            pairs.find_map(|(at, (all, some))| lost(all, some).map(|rest| format!("/{at}{rest}")))
+        }
+        (all, some) => (all != some).then(|| format!(": {all} is {some}")),
+    }
+}

@@ -1,0 +1,42 @@
+//! The contract as Markdown.
+
+use tower_idempotency::{IdempotencyLayer, MemoryStore, Require, scope};
+
+use crate::layers::{api_key, full};
+
+/// `UPDATE=1 cargo test --test contract` writes it anew; then read it.
+#[test]
+fn a_full_configuration_is_this_page() {
+    let page = full().contract().markdown();
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/contract/full.md");
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(path, &page).unwrap();
+    }
+    let golden = std::fs::read_to_string(path).unwrap();
+    assert!(page == golden, "the page is now:\n{page}");
+}
+
+#[test]
+fn a_layer_without_any_protected_route_says_so() {
+    let layer = IdempotencyLayer::builder(MemoryStore::new(), scope::shared())
+        .defaults(|policy| policy.require(Require::Ignored))
+        .build()
+        .unwrap();
+    assert_eq!(
+        layer.contract().markdown(),
+        "# Idempotency\n\nThis API takes no idempotency keys: every request is executed.\n"
+    );
+}
+
+#[test]
+fn what_holds_everywhere_is_said_once() {
+    let layer = api_key()
+        .route("POST /orders", |policy| policy.require(Require::Required))
+        .build()
+        .unwrap();
+    let page = layer.contract().markdown();
+    assert_eq!(page.matches("Answers are kept for 24 hours").count(), 1);
+    assert_eq!(page.matches("\n**On ").count(), 2, "{page}");
+    assert!(page.contains("\n**On `POST /orders`:** Every request needs a key: "));
+    assert!(page.contains("\n**On every other path:** A request without a key is executed "));
+}
