@@ -268,15 +268,18 @@ fn ranges(flags: &[bool], first: usize) -> [Vec<String>; 2] {
 
 /// What is said shorter: which are in, or which are not.
 fn listed(flags: &[bool], first: usize, noun: &str) -> String {
-    let [set, unset] = ranges(flags, first);
+    let [set, unset] = ranges(flags, first).map(|ranges| list(&ranges, "and"));
     if set.is_empty() {
-        format!("no {noun}")
-    } else if unset.is_empty() {
-        format!("every {noun}")
-    } else if set.len() < unset.len() {
-        format!("{noun} {}", list(&set, "and"))
+        return format!("no {noun}");
+    }
+    if unset.is_empty() {
+        return format!("every {noun}");
+    }
+    let (these, others) = (format!("{noun} {set}"), format!("every {noun} but {unset}"));
+    if these.len() < others.len() {
+        these
     } else {
-        format!("every {noun} but {}", list(&unset, "and"))
+        others
     }
 }
 

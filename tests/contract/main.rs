@@ -3,4 +3,6 @@
 
 mod layers;
 mod openapi;
+mod options;
 mod page;
+mod serving;

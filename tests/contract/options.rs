@@ -1,0 +1,336 @@
+//! Nothing that clients can notice is left out, and nothing that is none of
+//! their business is in.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+use tower_idempotency::scope::{self, Caller, ForwardedHeader, Scope};
+use tower_idempotency::store::OnLapsedLease;
+use tower_idempotency::{
+    Contract, FingerprintBody, IdempotencyLayer, IdempotencyLayerBuilder, JsonFingerprint,
+    KeyFormat, KeySyntax, KeysPer, MemoryStore, OnDisconnect, OnInFlight, OnMismatch, OnStoreError,
+    Oversize, Policy, RecordHeaders, RejectionCode, Require, Statuses,
+};
+
+use crate::layers::api_key;
+
+type Change = fn(Policy) -> Policy;
+
+/// One row for each value that is not the default.
+const OPTIONS: &[(&str, Change)] = &[
+    ("header", |policy| policy.header("X-Key")),
+    ("header", |policy| {
+        policy.headers(["X-Key", "Idempotency-Key"])
+    }),
+    ("key_syntax", |policy| policy.key_syntax(KeySyntax::Strict)),
+    ("key_syntax", |policy| policy.key_syntax(KeySyntax::Raw)),
+    ("key_length", |policy| policy.key_length(8..=255)),
+    ("key_length", |policy| policy.key_length(1..=64)),
+    ("key_format", |policy| policy.key_format(KeyFormat::uuid())),
+    ("key_format", |policy| {
+        policy.key_format(KeyFormat::custom("an order number", |_| true))
+    }),
+    ("methods", |policy| {
+        policy.methods([Method::POST, Method::PUT])
+    }),
+    ("require", |policy| policy.require(Require::Required)),
+    ("require", |policy| policy.require(Require::Ignored)),
+    ("scope", |policy| policy.scope(scope::shared())),
+    ("scope", |policy| policy.scope(scope::peer_ip())),
+    ("keys_per", |policy| policy.keys_per(KeysPer::Route)),
+    ("fingerprint_body", |policy| {
+        policy.fingerprint_body(FingerprintBody::None)
+    }),
+    ("fingerprint_body", |policy| {
+        policy.fingerprint_body(FingerprintBody::Json(JsonFingerprint::new()))
+    }),
+    ("fingerprint_body", |policy| {
+        policy.fingerprint_body(FingerprintBody::Json(JsonFingerprint::new().include("/a")))
+    }),
+    ("fingerprint_body", |policy| {
+        policy.fingerprint_body(FingerprintBody::Json(JsonFingerprint::new().exclude("/a")))
+    }),
+    ("fingerprint_query", |policy| {
+        policy.fingerprint_query(false)
+    }),
+    ("fingerprint_headers", |policy| {
+        policy.fingerprint_headers(["x-tenant"])
+    }),
+    ("on_mismatch", |policy| {
+        policy.on_mismatch(OnMismatch::Replay)
+    }),
+    ("max_request_body", |policy| policy.max_request_body(1000)),
+    ("body_timeout", |policy| {
+        policy.body_timeout(Duration::from_secs(5))
+    }),
+    ("max_recorded_body", |policy| policy.max_recorded_body(1000)),
+    ("oversize", |policy| policy.oversize(Oversize::Rerun)),
+    ("record", |policy| policy.record(Statuses::all())),
+    ("record", |policy| {
+        policy.record(Statuses::none().and(200..300))
+    }),
+    ("record", |policy| {
+        policy.record(Statuses::default().but_grpc(5..6))
+    }),
+    ("record", |policy| {
+        policy.record(|answer: &tower_idempotency::Answer<'_>| answer.status() == 201)
+    }),
+    ("skip_types", |policy| {
+        policy.skip_types(["application/pdf"])
+    }),
+    ("skip_headers", |policy| policy.skip_headers(["x-no-store"])),
+    ("skip_headers", |policy| {
+        policy.skip_headers(["transient-error: true"])
+    }),
+    ("on_in_flight", |policy| {
+        policy.on_in_flight(OnInFlight::Wait(Duration::from_secs(10)))
+    }),
+    ("on_in_flight", |policy| {
+        policy.on_in_flight(OnInFlight::Wait(Duration::from_secs(20)))
+    }),
+    ("on_lapsed_lease", |policy| {
+        policy.on_lapsed_lease(OnLapsedLease::Refuse)
+    }),
+    ("on_disconnect", |policy| {
+        policy.on_disconnect(OnDisconnect::Cancel)
+    }),
+    ("on_store_error", |policy| {
+        policy.on_store_error(OnStoreError::Open)
+    }),
+    ("lease", |policy| policy.lease(Duration::from_secs(31))),
+    ("max_operation", |policy| {
+        policy.max_operation(Duration::from_secs(60))
+    }),
+    ("retention", |policy| {
+        policy.retention(Duration::from_secs(60))
+    }),
+    ("record_headers", |policy| {
+        policy.record_headers(RecordHeaders::allow(["date"]))
+    }),
+    ("record_headers", |policy| {
+        policy.record_headers(RecordHeaders::deny(["date"]))
+    }),
+    ("record_headers", |policy| {
+        policy.record_headers(RecordHeaders::deny(Vec::<String>::new()))
+    }),
+    ("record_headers", |policy| {
+        policy.record_headers(RecordHeaders::allow(Vec::<String>::new()))
+    }),
+    ("replayed_header", |policy| {
+        policy.replayed_header("X-Replayed")
+    }),
+    ("replayed_header", |policy| policy.replayed_header(None)),
+    ("created_at_header", |policy| {
+        policy.created_at_header("X-Created")
+    }),
+    ("expires_at_header", |policy| {
+        policy.expires_at_header("X-Expires")
+    }),
+    ("echo_key", |policy| policy.echo_key(true)),
+    ("replay_status", |policy| {
+        policy.replay_status(StatusCode::CREATED, StatusCode::OK)
+    }),
+    ("retry_after", |policy| {
+        policy.retry_after(Duration::from_secs(7))
+    }),
+];
+
+fn with(change: Change) -> Contract {
+    api_key().defaults(change).build().unwrap().contract()
+}
+
+#[test]
+fn every_option_of_a_policy_changes_the_page_and_the_json() {
+    let plain = api_key().build().unwrap().contract();
+    let mut pages = HashSet::from([plain.markdown()]);
+    let mut documents = HashSet::from([plain.json().to_string()]);
+    for (at, (option, change)) in OPTIONS.iter().enumerate() {
+        let contract = with(*change);
+        assert_ne!(contract, plain, "{option}, row {at}");
+        assert!(pages.insert(contract.markdown()), "{option}, row {at}");
+        assert!(
+            documents.insert(contract.json().to_string()),
+            "{option}, row {at}"
+        );
+    }
+}
+
+#[test]
+fn an_option_of_the_defaults_has_its_name_in_the_json() {
+    let plain = api_key().build().unwrap().contract().json();
+    let endpoint = plain["endpoints"][0].as_object().unwrap();
+    for (option, _) in OPTIONS {
+        // What `Retry-After` says stands with the rejections that have one.
+        assert!(
+            endpoint.contains_key(*option) || *option == "retry_after",
+            "{option}"
+        );
+    }
+}
+
+type LayerChange = fn(IdempotencyLayerBuilder) -> IdempotencyLayerBuilder;
+
+#[test]
+fn what_the_layer_says_to_clients_is_in() {
+    let changes: &[(&str, LayerChange)] = &[
+        ("docs_url", |layer| layer.docs_url("https://a.example/")),
+        ("rejection_status", |layer| {
+            layer.rejection_status(RejectionCode::KeyInvalid, StatusCode::IM_A_TEAPOT)
+        }),
+        ("rejection_body", |layer| {
+            layer.rejection_body(RejectionCode::KeyInvalid, "application/json", "{}")
+        }),
+        ("render_rejections", |layer| {
+            layer.render_rejections(
+                |own: &tower_idempotency::Rejection, _: &http::request::Parts| own.problem(),
+            )
+        }),
+        ("route", |layer| layer.route("POST /a", |policy| policy)),
+    ];
+    let plain = api_key().build().unwrap().contract();
+    for (option, change) in changes {
+        let contract = change(api_key()).build().unwrap().contract();
+        assert_ne!(contract.markdown(), plain.markdown(), "{option}");
+        assert_ne!(contract.json(), plain.json(), "{option}");
+    }
+}
+
+#[test]
+fn nothing_of_the_inside_gets_out() {
+    let known = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+    let build = |inside: bool| {
+        let scope = scope::header("x-api-key")
+            .unwrap()
+            .known_sha256([known])
+            .unwrap();
+        let proxy = if inside {
+            "10.99.0.0/16"
+        } else {
+            "10.98.0.0/16"
+        };
+        let proxies = scope::forwarded_ip(ForwardedHeader::Forwarded, [proxy]).unwrap();
+        let layer = IdempotencyLayer::builder(MemoryStore::new(), scope.or(proxies));
+        let layer = if inside {
+            layer
+                .namespace("a-namespace")
+                .secrets(["a secret of the service"])
+                .max_buffered(10 << 20)
+                .max_detached(7)
+                .max_waiters(7)
+                .store_timeout(Duration::from_millis(123))
+        } else {
+            layer
+        };
+        layer.build().unwrap().contract()
+    };
+    assert_eq!(build(true), build(false));
+    for text in [
+        build(true).markdown(),
+        build(true).json().to_string(),
+        format!("{:?}", build(true)),
+    ] {
+        assert!(!text.contains(known) && !text.contains("10.99"), "{text}");
+    }
+}
+
+/// What completes "A key belongs to …".
+#[test]
+fn every_scope_says_whose_a_key_is() {
+    struct Account(u64);
+    let header = |name| scope::header(name).unwrap();
+    let scopes: [(Box<dyn Scope>, &str, bool); 9] = [
+        (
+            Box::new(header("x-api-key")),
+            "whoever sends the same header `X-Api-Key`",
+            false,
+        ),
+        (
+            Box::new(scope::headers(["x-key", "x-tenant"]).unwrap()),
+            "whoever sends the same headers `X-Key` and `X-Tenant`",
+            false,
+        ),
+        (
+            Box::new(
+                header("x-api-key")
+                    .known_sha256(Vec::<String>::new())
+                    .unwrap(),
+            ),
+            "whoever sends the same header `X-Api-Key`, if its value is known",
+            false,
+        ),
+        (
+            Box::new(scope::peer_ip()),
+            "whoever calls from the same address",
+            false,
+        ),
+        (
+            Box::new(scope::forwarded_ip(ForwardedHeader::XForwardedFor, ["10.0.0.0/8"]).unwrap()),
+            "whoever calls from the same address, as this API's proxies give it in `X-Forwarded-For`",
+            false,
+        ),
+        (
+            Box::new(scope::extension("account", |account: &Account| account.0)),
+            "whoever has the same `account`",
+            false,
+        ),
+        (
+            Box::new(scope::shared()),
+            "everybody: all callers share their keys",
+            true,
+        ),
+        (
+            Box::new(header("x-api-key").or(scope::shared())),
+            "whoever sends the same header `X-Api-Key`, or else to everybody: all callers share their keys",
+            true,
+        ),
+        (
+            Box::new(|_: &http::request::Parts| Some(Caller::new("one", 1))),
+            "the caller, whom the application tells by a rule of its own",
+            false,
+        ),
+    ];
+    for (scope, words, always) in scopes {
+        assert_eq!((&*scope.describe(), scope.always_finds()), (words, always));
+        let layer = IdempotencyLayer::new(MemoryStore::new(), scope);
+        let contract = layer.contract();
+        assert!(
+            contract
+                .markdown()
+                .contains(&format!("A key belongs to {words}."))
+        );
+        assert_eq!(contract.markdown().contains("`scope-missing`"), !always);
+    }
+}
+
+/// What completes "What is recorded: …".
+#[test]
+fn statuses_are_said_as_ranges_the_shorter_way() {
+    use tower_idempotency::RecordPolicy;
+    for (statuses, words) in [
+        (Statuses::all(), "answers with every status"),
+        (Statuses::none(), "answers with no status"),
+        (
+            Statuses::none().and(200..300),
+            "answers with status 200-299",
+        ),
+        (
+            Statuses::none().and_each([201, 409]),
+            "answers with status 201 and 409",
+        ),
+        (
+            Statuses::all().but_each([429]),
+            "answers with every status but 429",
+        ),
+        (
+            Statuses::default(),
+            "answers with every status but 401, 403, 407-408, 425, 429 and 500-999",
+        ),
+        (
+            Statuses::none().and(200..300).and_grpc(0..1),
+            "answers with status 200-299; in gRPC, answers with code 0",
+        ),
+    ] {
+        assert_eq!(statuses.describe(), words);
+    }
+}
