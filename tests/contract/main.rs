@@ -1,8 +1,16 @@
 //! What a layer publishes of itself: that it says everything, that it is
 //! valid where it has to be, and that it is true.
 
+#![cfg(feature = "memory")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod answers;
+mod client;
 mod layers;
 mod openapi;
 mod options;
 mod page;
 mod serving;
+mod truth;

@@ -1,0 +1,246 @@
+//! What the contract says of answers is so: their marks, what is recorded of
+//! them and which are, and what a changed request gets.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use http::header::CONTENT_TYPE;
+use http::{HeaderName, Request, StatusCode};
+use tower_idempotency::contract::{HeaderChoice, Terms};
+use tower_idempotency::{
+    FingerprintBody, JsonFingerprint, KeysPer, OnMismatch, Policy, RecordHeaders, RejectionCode,
+    Statuses,
+};
+
+use crate::client::{ANSWERED, Client, STATUS, TYPE};
+use crate::layers::api_key;
+
+/// Policies for `POST /a`.
+const POLICIES: &[fn(Policy) -> Policy] = &[
+    |policy| policy,
+    |policy| {
+        policy
+            .created_at_header("x-created")
+            .expires_at_header("x-expires")
+            .echo_key(true)
+            .replayed_header("x-again")
+            .replay_status(StatusCode::CREATED, StatusCode::OK)
+            .record(Statuses::none().and(200..300).and_each([404]))
+            .record_headers(RecordHeaders::allow(["location", "connection"]))
+            .fingerprint_body(FingerprintBody::None)
+    },
+    |policy| {
+        policy
+            .replayed_header(None)
+            .record(Statuses::all())
+            .record_headers(RecordHeaders::deny(["location"]))
+            .skip_types(["application/pdf", "image/*"])
+            .skip_headers(["location: /a/2", "x-no-store"])
+            .fingerprint_body(FingerprintBody::Json(JsonFingerprint::new()))
+            .fingerprint_query(false)
+            .keys_per(KeysPer::Route)
+    },
+    |policy| {
+        policy
+            .on_mismatch(OnMismatch::Replay)
+            .fingerprint_headers(["accept"])
+            .record(Statuses::none())
+    },
+    |policy| {
+        policy
+            .on_mismatch(OnMismatch::Replay)
+            .retention(Duration::from_secs(60))
+    },
+];
+
+fn client(change: fn(Policy) -> Policy) -> Client {
+    let layer = api_key().route("POST /a", change).build().unwrap();
+    Client { layer, at: 0 }
+}
+
+/// Whether this status is recorded, as the contract says it in words.
+fn says(record: &str, status: u16) -> bool {
+    let words = record.strip_prefix("answers with ").unwrap();
+    let in_list = |list: &str| {
+        list.replace(" and ", ", ").split(", ").any(|range| {
+            let (first, last) = range.split_once('-').unwrap_or((range, range));
+            (first.parse().unwrap()..=last.parse().unwrap()).contains(&status)
+        })
+    };
+    match words {
+        "every status" => true,
+        "no status" => false,
+        words => match words.strip_prefix("every status but ") {
+            Some(others) => !in_list(others),
+            None => in_list(words.strip_prefix("status ").unwrap()),
+        },
+    }
+}
+
+/// Whether the header is replayed, if the answer is.
+fn replays(terms: &Terms, name: &str) -> bool {
+    let listed = |own: &[HeaderName]| own.iter().any(|own| own == name);
+    name != "connection"
+        && match &terms.record_headers {
+            HeaderChoice::Only(own) => listed(own),
+            HeaderChoice::AllBut(own) => !listed(own),
+            other => panic!("{other:?}"),
+        }
+}
+
+fn told(client: &Client, name: &HeaderName, value: &str) -> Request<Body> {
+    let mut request = client.request("");
+    request.headers_mut().insert(name, value.parse().unwrap());
+    request
+}
+
+#[tokio::test]
+async fn answers_are_recorded_by_the_statuses_and_types_that_it_names() {
+    for (at, policy) in POLICIES.iter().enumerate() {
+        for status in [
+            200, 201, 302, 400, 401, 404, 407, 409, 425, 429, 499, 500, 503, 999,
+        ] {
+            let client = client(*policy);
+            let request = || told(&client, &STATUS, &status.to_string());
+            client.send(request()).await;
+            client.send(request()).await;
+            let recorded = client.layer.counts().executed == 1;
+            assert_eq!(
+                recorded,
+                says(&client.terms().record, status),
+                "{at}: {status}"
+            );
+        }
+        for content_type in ["text/plain", "application/pdf", "image/png"] {
+            let client = client(*policy);
+            let request = || told(&client, &TYPE, content_type);
+            client.send(request()).await;
+            client.send(request()).await;
+            let family = format!("{}/*", content_type.split_once('/').unwrap().0);
+            let terms = client.terms();
+            let skipped = terms
+                .skip_types
+                .iter()
+                .any(|own| *own == content_type || *own == family);
+            let recorded = client.layer.counts().executed == 1;
+            assert_eq!(
+                recorded,
+                says(&terms.record, 201) && !skipped,
+                "{at}: {content_type}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn answers_are_marked_and_repeated_as_it_says() {
+    for (at, policy) in POLICIES.iter().enumerate() {
+        let client = client(*policy);
+        let terms = client.terms();
+        let first = client.send(client.request("")).await;
+        let again = client.send(client.request("")).await;
+        assert_eq!(first.status, 201);
+        if !says(&terms.record, 201) {
+            continue;
+        }
+        let map = |status: u16| {
+            let mut map = terms.replay_status.iter();
+            map.find(|(from, _)| *from == status)
+                .map_or(status, |(_, to)| to.as_u16())
+        };
+        assert_eq!(again.status, map(201), "{at}");
+        let mut expected = Vec::new();
+        for (name, value) in ANSWERED {
+            assert_eq!(first.header(name), Some(*value));
+            if replays(&terms, name) {
+                assert_eq!(again.header(name), Some(*value), "{at}: {name}");
+                expected.push((*name).to_owned());
+            }
+        }
+        if let Some(name) = &terms.replayed_header {
+            assert_eq!(again.header(name.as_str()), Some("true"));
+            assert_eq!(first.header(name.as_str()), None);
+            expected.push(name.to_string());
+        }
+        for name in [&terms.created_at_header, &terms.expires_at_header]
+            .into_iter()
+            .flatten()
+        {
+            assert_eq!(first.header(name.as_str()), again.header(name.as_str()));
+            expected.push(name.to_string());
+        }
+        if terms.echo_key {
+            let key = client.key(1);
+            assert_eq!(first.header("idempotency-key"), Some(&*key));
+            expected.push("idempotency-key".to_owned());
+        }
+        let mut names: Vec<_> = again.headers.keys().map(HeaderName::to_string).collect();
+        names.sort();
+        expected.sort();
+        assert_eq!(names, expected, "{at}");
+    }
+}
+
+#[tokio::test]
+async fn a_changed_request_gets_what_it_says() {
+    type Change = (&'static str, fn(&mut Request<Body>), fn(&Terms) -> bool);
+    let changes: [Change; 6] = [
+        (
+            "query",
+            |request| *request.uri_mut() = "/a?b=c".parse().unwrap(),
+            |terms| terms.fingerprint_query,
+        ),
+        (
+            "content-type",
+            |request| {
+                request
+                    .headers_mut()
+                    .insert(CONTENT_TYPE, "text/csv".parse().unwrap());
+            },
+            |terms| terms.fingerprint_headers.contains(&CONTENT_TYPE),
+        ),
+        (
+            "accept",
+            |request| {
+                request
+                    .headers_mut()
+                    .insert("accept", "text/csv".parse().unwrap());
+            },
+            |terms| terms.fingerprint_headers.iter().any(|own| own == "accept"),
+        ),
+        (
+            "white space",
+            |request| *request.body_mut() = Body::from("{ }"),
+            |terms| matches!(terms.fingerprint_body, FingerprintBody::Bytes),
+        ),
+        (
+            "body",
+            |request| *request.body_mut() = Body::from("[]"),
+            |terms| !matches!(terms.fingerprint_body, FingerprintBody::None),
+        ),
+        ("nothing", |_| (), |_| false),
+    ];
+    for (at, policy) in POLICIES.iter().enumerate() {
+        for (what, change, is_compared) in changes {
+            let client = client(*policy);
+            let terms = client.terms();
+            let first = client.send(client.request("{}")).await;
+            let mut request = client.request("{}");
+            change(&mut request);
+            let seen = client.send(request).await;
+            let case = format!("{at}: {what}");
+            if !says(&terms.record, 201) {
+                assert_eq!(client.layer.counts().executed, 2, "{case}");
+            } else if is_compared(&terms) && terms.on_mismatch == OnMismatch::Reject {
+                let refused = terms
+                    .refusals
+                    .iter()
+                    .find(|own| own.code == RejectionCode::KeyReused);
+                assert_eq!(seen.status, refused.unwrap().status.as_u16(), "{case}");
+            } else {
+                assert_eq!(seen.body, first.body, "{case}");
+                assert_eq!(client.layer.counts().replayed, 1, "{case}");
+            }
+        }
+    }
+}
