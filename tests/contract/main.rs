@@ -8,6 +8,7 @@ mod support;
 
 mod answers;
 mod client;
+mod example;
 mod layers;
 mod openapi;
 mod options;

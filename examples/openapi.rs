@@ -1,0 +1,147 @@
+//! An API whose OpenAPI document says what its idempotency layer does.
+//!
+//! ```sh
+//! cargo run --example openapi
+//! curl http://127.0.0.1:3000/openapi.json       # utoipa's document with the layer's in it
+//! curl http://127.0.0.1:3000/idempotency        # the layer's contract, for people
+//! ```
+
+use axum::body::Body;
+use axum::extract::{Path, Request};
+use axum::http::StatusCode;
+use axum::response::Response;
+use axum::routing::{any, get, patch, post};
+use axum::{Json, Router};
+use tower_idempotency::{
+    ConfigError, Contract, IdempotencyLayer, KeyFormat, MemoryStore, Require, scope,
+};
+use utoipa::OpenApi;
+use utoipa::openapi::path::Operation;
+use utoipa::openapi::{self, Components, Ref, RefOr};
+
+/// What utoipa reads off the handlers. It knows nothing of keys.
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Orders", version = "1.0.0"),
+    paths(create_order, capture_order, change_profile)
+)]
+struct Api;
+
+/// Places an order.
+#[utoipa::path(post, path = "/orders", responses((status = 201, description = "Placed.")))]
+async fn create_order() -> (StatusCode, &'static str) {
+    (StatusCode::CREATED, "order 1\n")
+}
+
+/// Takes the money for an order.
+#[utoipa::path(
+    post,
+    path = "/orders/{id}/capture",
+    params(("id" = String, Path, description = "The order.")),
+    responses(
+        (status = 200, description = "Captured."),
+        (status = 409, description = "Captured before, or cancelled."),
+    )
+)]
+async fn capture_order(Path(id): Path<String>) -> String {
+    format!("captured {id}\n")
+}
+
+/// Changes the customer's profile.
+#[utoipa::path(patch, path = "/profile", responses((status = 204, description = "Changed.")))]
+async fn change_profile() -> StatusCode {
+    StatusCode::NO_CONTENT
+}
+
+fn idempotency() -> Result<IdempotencyLayer, ConfigError> {
+    IdempotencyLayer::builder(MemoryStore::new(), scope::header("x-api-key")?)
+        .docs_url("http://127.0.0.1:3000/idempotency")
+        .route("POST /orders", |policy| policy.require(Require::Required))
+        .route("POST /orders/{id}/capture", |policy| {
+            policy
+                .require(Require::Required)
+                .key_format(KeyFormat::uuid())
+        })
+        .build()
+}
+
+/// utoipa's document, with what the layer does in it.
+fn document(contract: &Contract) -> serde_json::Result<openapi::OpenApi> {
+    let mut document = Api::openapi();
+    let mut layer: openapi::OpenApi = serde_json::from_value(contract.openapi())?;
+    // utoipa's `merge` takes operations that it does not have, and leaves those
+    // that it has as they are: these are completed first.
+    for (path, item) in &mut document.paths.paths {
+        let of_layer = layer.paths.paths.get(path).cloned().unwrap_or_default();
+        for (own, of_layer) in [
+            (&mut item.post, of_layer.post),
+            (&mut item.put, of_layer.put),
+            (&mut item.patch, of_layer.patch),
+            (&mut item.delete, of_layer.delete),
+        ] {
+            if let (Some(own), Some(of_layer)) = (own, of_layer) {
+                complete(own, of_layer);
+            }
+        }
+        // What holds for every other path is among the components.
+        if let Some(own) = &mut item.patch {
+            let key = Ref::new("#/components/parameters/IdempotencyKey");
+            own.parameters.get_or_insert_default().push(RefOr::Ref(key));
+            for status in ["400", "408", "409", "413", "422", "503"] {
+                let response = format!("#/components/responses/Idempotency{status}");
+                let responses = &mut own.responses.responses;
+                let new = || RefOr::Ref(Ref::new(response));
+                responses.entry(status.to_owned()).or_insert_with(new);
+            }
+        }
+    }
+    // It does not merge parameters either.
+    if let Some(of_layer) = &mut layer.components {
+        let own = document.components.get_or_insert_with(Components::default);
+        own.parameters.append(&mut of_layer.parameters);
+    }
+    document.merge(layer);
+    Ok(document)
+}
+
+/// Adds parameters and answers that the operation does not have.
+fn complete(own: &mut Operation, of_layer: Operation) {
+    let name = |parameter: &RefOr<_>| match parameter {
+        RefOr::T(openapi::path::Parameter { name, .. }) => Some(name.clone()),
+        RefOr::Ref(_) => None,
+    };
+    let parameters = own.parameters.get_or_insert_default();
+    for parameter in of_layer.parameters.unwrap_or_default() {
+        if !parameters.iter().any(|own| name(own) == name(&parameter)) {
+            parameters.push(parameter);
+        }
+    }
+    for (status, response) in of_layer.responses.responses {
+        let responses = &mut own.responses.responses;
+        responses.entry(status).or_insert(response);
+    }
+}
+
+pub(crate) fn app() -> Result<Router, Box<dyn std::error::Error>> {
+    let idempotency = idempotency()?;
+    let contract = idempotency.contract();
+    let document = document(&contract)?;
+    let answer = move |request: Request| async move {
+        let (request, _) = request.into_parts();
+        contract.respond(&request).map(Body::from) as Response
+    };
+    Ok(Router::new()
+        .route("/orders", post(create_order))
+        .route("/orders/{id}/capture", post(capture_order))
+        .route("/profile", patch(change_profile))
+        .layer(idempotency)
+        .route("/openapi.json", get(move || async { Json(document) }))
+        .route("/idempotency", any(answer)))
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
+    println!("http://{}/openapi.json", listener.local_addr()?);
+    Ok(axum::serve(listener, app()?).await?)
+}
