@@ -83,7 +83,7 @@ fn document(contract: &Contract) -> serde_json::Result<openapi::OpenApi> {
                 complete(own, of_layer);
             }
         }
-        // What holds for every other path is among the components.
+        // What holds for every other endpoint is among the components.
         if let Some(own) = &mut item.patch {
             let key = Ref::new("#/components/parameters/IdempotencyKey");
             own.parameters.get_or_insert_default().push(RefOr::Ref(key));

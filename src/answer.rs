@@ -105,6 +105,7 @@ impl<'a> Answer<'a> {
 /// Closures are policies. [`Statuses`] is the default one.
 ///
 /// ```
+/// use std::borrow::Cow;
 /// use tower_idempotency::{Answer, RecordPolicy};
 ///
 /// /// Whatever the upstream did not call transient.
@@ -113,6 +114,10 @@ impl<'a> Answer<'a> {
 /// impl RecordPolicy for NotTransient {
 ///     fn records(&self, answer: &Answer<'_>) -> bool {
 ///         answer.headers().get("transient-error").is_none_or(|value| value != "true")
+///     }
+///
+///     fn describe(&self) -> Cow<'static, str> {
+///         "answers without `Transient-Error: true`".into()
 ///     }
 /// }
 /// ```

@@ -28,7 +28,9 @@ impl IdempotencyLayer {
     /// What this layer promises to clients. See [`Contract`].
     ///
     /// A [renderer](crate::RenderRejection) of the application's own is asked
-    /// for each rejection once, to have an example of it.
+    /// for each rejection of each endpoint, with a request's head that is made
+    /// up: method, path, key and `x-request-id`, no extensions. If it panics
+    /// there is no example.
     #[must_use]
     pub fn contract(&self) -> Contract {
         Contract::of(self.shared())
@@ -96,8 +98,8 @@ pub struct Contract {
 pub struct Endpoint {
     /// At least one.
     pub methods: Vec<Method>,
-    /// In axum's syntax, such as `/orders/{id}`. `None` for what no other
-    /// endpoint covers.
+    /// In axum's syntax, such as `/orders/{id}`. `None` for every method and
+    /// path that no other endpoint covers.
     pub path: Option<String>,
     /// `None` if keys are ignored here: every request is executed.
     pub terms: Option<Terms>,

@@ -264,6 +264,7 @@ impl IdempotencyLayerBuilder {
 
     /// Where this API's clients read about idempotency: the `type` of problem
     /// documents, and `Link: …; rel="describedby"`. Default: none.
+    /// [`Contract::respond`](crate::Contract::respond) has something to read.
     pub fn docs_url(mut self, url: impl Into<Arc<str>>) -> Self {
         self.rejections.docs_url = Some(url.into());
         self

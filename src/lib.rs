@@ -57,6 +57,12 @@
 //! G7, an effect and its answer in one database transaction, comes with the
 //! SQL stores. The README says what else is not there yet.
 //!
+//! # What clients are told
+//!
+//! [`IdempotencyLayer::contract`] is what the layer promises as it is
+//! configured, for a developer portal: as data, JSON, Markdown, and a fragment
+//! of an OpenAPI document.
+//!
 //! # Cancel safety
 //!
 //! Dropping the [`ResponseFuture`] of a request whose operation has begun hands

@@ -347,7 +347,8 @@ impl Rejection {
 /// ```
 ///
 /// A type does the same, and may replace the whole answer. It is asked about
-/// gRPC requests too: [`Rejection::grpc`] is what they get without it.
+/// gRPC requests too: [`Rejection::grpc`] is what they get without it. And it
+/// is asked for the examples of the [contract](crate::Contract).
 ///
 /// ```
 /// use bytes::Bytes;

@@ -54,6 +54,7 @@ pub use forwarded::{ForwardedHeader, ForwardedIp, forwarded_ip};
 /// implementation looks like this:
 ///
 /// ```
+/// use std::borrow::Cow;
 /// use http::request::Parts;
 /// use tower_idempotency::scope::{Caller, Scope};
 ///
@@ -65,6 +66,10 @@ pub use forwarded::{ForwardedHeader, ForwardedIp, forwarded_ip};
 ///         let host = request.headers.get("host")?.to_str().ok()?;
 ///         let (tenant, _) = host.split_once('.')?;
 ///         Some(Caller::new("subdomain", tenant))
+///     }
+///
+///     fn describe(&self) -> Cow<'static, str> {
+///         "the tenant whose host name is called".into()
 ///     }
 /// }
 /// ```

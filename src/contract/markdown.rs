@@ -149,7 +149,9 @@ impl Endpoint {
 
     fn place(&self) -> String {
         let path = self.path.as_ref();
-        path.map_or("every other path".to_owned(), |path| format!("`{path}`"))
+        path.map_or("every other endpoint".to_owned(), |path| {
+            format!("`{path}`")
+        })
     }
 
     fn methods(&self) -> String {
@@ -160,7 +162,7 @@ impl Endpoint {
     fn name(&self) -> String {
         match &self.path {
             Some(path) => format!("`{} {path}`", self.methods()),
-            None => "every other path".to_owned(),
+            None => "every other endpoint".to_owned(),
         }
     }
 }

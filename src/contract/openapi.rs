@@ -16,7 +16,7 @@ impl Contract {
     /// merged into an API's own: an operation for each route, with the header
     /// that carries the key, the errors, and the headers of other answers.
     ///
-    /// What holds for every other path has no operation. Its parameters and
+    /// What holds for every other endpoint has no operation. Its parameters and
     /// responses are among the components, for the API's own operations to
     /// refer to: `IdempotencyKey`, `IdempotencyAnswer`, `Idempotency409`.
     ///
@@ -123,7 +123,7 @@ fn reusable(terms: &Terms, responses: Map<String, Value>) -> Map<String, Value> 
 }
 
 fn parameters(terms: &Terms) -> Vec<Value> {
-    let description = paragraphs(words::sending(terms));
+    let description = words::paragraphs(words::sending(terms));
     let parameter = |name| key_parameter(terms, name, &description);
     terms.header.iter().map(parameter).collect()
 }
@@ -261,13 +261,8 @@ fn answer(terms: &Terms) -> Value {
     json!({
         "description": format!(
             "The operation's own answer, or the first one again.\n\n{}",
-            paragraphs(words::retrying(terms))
+            words::paragraphs(words::retrying(terms))
         ),
         "headers": headers,
     })
-}
-
-fn paragraphs(mut said: words::Said) -> String {
-    said.retain(|said| !said.is_empty());
-    said.join("\n\n")
 }

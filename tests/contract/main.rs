@@ -9,6 +9,7 @@ mod support;
 mod answers;
 mod client;
 mod example;
+mod keys;
 mod layers;
 mod openapi;
 mod options;

@@ -38,5 +38,5 @@ fn what_holds_everywhere_is_said_once() {
     assert_eq!(page.matches("Answers are kept for 24 hours").count(), 1);
     assert_eq!(page.matches("\n**On ").count(), 2, "{page}");
     assert!(page.contains("\n**On `POST /orders`:** Every request needs a key: "));
-    assert!(page.contains("\n**On every other path:** A request without a key is executed "));
+    assert!(page.contains("\n**On every other endpoint:** A request without a key is executed "));
 }

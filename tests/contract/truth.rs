@@ -11,11 +11,13 @@ use tower_idempotency::contract::Refusal;
 use tower_idempotency::scope::{self, Scope};
 use tower_idempotency::store::OnLapsedLease;
 use tower_idempotency::{
-    KeyFormat, KeySyntax, KeysPer, OnInFlight, OnMismatch, OnStoreError, Oversize, Rejection,
-    RejectionCode, Require,
+    FingerprintBody, KeyFormat, KeySyntax, KeysPer, OnInFlight, OnMismatch, OnStoreError, Oversize,
+    Rejection, RejectionCode, Require,
 };
 
 use crate::client::{Client, Configure};
+use crate::layers::api_key;
+use crate::openapi::assert_valid;
 use crate::support::Seen;
 
 /// All have a route, `POST /a`, beside the defaults.
@@ -72,6 +74,15 @@ const CONFIGURATIONS: &[(&str, Configure)] = &[
                 .oversize(Oversize::Rerun)
         })
     }),
+    ("nothing to compare", |layer| {
+        layer.route("POST /a", |policy| {
+            policy
+                .keys_per(KeysPer::Route)
+                .fingerprint_body(FingerprintBody::None)
+                .fingerprint_query(false)
+                .fingerprint_headers(Vec::<String>::new())
+        })
+    }),
     ("one caller", |layer| {
         layer
             .defaults(|policy| {
@@ -112,6 +123,31 @@ fn is_as_claimed(seen: &Seen, claimed: &Refusal, case: &str) {
     assert_eq!(seen.status, claimed.status.as_u16(), "{case}: {seen:?}");
     assert_eq!(seen.headers, claimed.headers, "{case}");
     assert_eq!(Some(&seen.body), claimed.body.as_ref(), "{case}");
+}
+
+/// What it is asked about is made up: it may count on more than there is.
+#[test]
+fn a_renderer_that_panics_leaves_the_contract_without_examples() {
+    let contract = api_key()
+        .rejection_body(RejectionCode::KeyInvalid, "text/plain", "no")
+        .render_rejections(|rejection: &Rejection, request: &Parts| {
+            let tenant = request.extensions.get::<String>().unwrap();
+            rejection.answer("text/plain", tenant.clone())
+        })
+        .build()
+        .unwrap()
+        .contract();
+    let terms = contract.endpoints[0].terms.clone().unwrap();
+    for refusal in &terms.refusals {
+        let has_body = refusal.code == RejectionCode::KeyInvalid;
+        assert_eq!(refusal.body.is_some(), has_body);
+        assert_eq!(refusal.rendered, !has_body);
+        assert_eq!(refusal.status, refusal.code.default_status());
+    }
+    let said = "The application makes this answer from the request, so it may differ.";
+    let times = contract.markdown().matches(said).count();
+    assert_eq!(times, terms.refusals.len() - 1);
+    assert_valid(&contract.openapi(), "without examples");
 }
 
 impl Client {
