@@ -4,12 +4,12 @@ use tower_idempotency::{IdempotencyLayer, MemoryStore, Require, scope};
 
 use crate::layers::{api_key, full};
 
-/// `UPDATE=1 cargo test --test contract` writes it anew; then read it.
+/// `UPDATE_CONTRACT=1 cargo test --test contract` writes it anew; then read it.
 #[test]
 fn a_full_configuration_is_this_page() {
     let page = full().contract().markdown();
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/contract/full.md");
-    if std::env::var_os("UPDATE").is_some() {
+    if std::env::var_os("UPDATE_CONTRACT").is_some() {
         std::fs::write(path, &page).unwrap();
     }
     let golden = std::fs::read_to_string(path).unwrap();
