@@ -137,6 +137,8 @@ mod route;
 mod rt;
 pub mod scope;
 mod service;
+#[cfg(feature = "sidecar")]
+mod sidecar;
 pub mod store;
 mod stream;
 mod within;
