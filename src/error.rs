@@ -53,6 +53,12 @@ impl ConfigError {
         self.option
     }
 
+    /// What is wrong with it, as the rest of a sentence.
+    #[cfg(feature = "config")]
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
     /// The pattern of the route that it was set for; `None` if for every
     /// request.
     #[must_use]

@@ -107,6 +107,8 @@ mod admission;
 mod answer;
 mod body;
 mod claiming;
+#[cfg(feature = "config")]
+pub mod config;
 mod context;
 pub mod contract;
 mod counts;

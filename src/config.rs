@@ -1,0 +1,290 @@
+//! All options from a file, TOML or JSON (feature `config`).
+//!
+//! 1. The names are those of the methods of [`Policy`](crate::Policy) and
+//!    [`IdempotencyLayerBuilder`], the defaults too. `docs/config.md` has them
+//!    all, [`Config::schema`] is the JSON Schema for editors.
+//! 2. What `[[route]]` tables say overrides `[idempotency]`, for the requests
+//!    that their `match` means.
+//! 3. Whatever is wrong is found when the file is read, not when the layer is
+//!    built or later: a [`FileError`] says the file, the line, the option, and
+//!    what is allowed there.
+//! 4. Entries of the sidecar (`listen`, `upstream`, …) may stand there: an
+//!    application passes over them.
+//!
+//! ```
+//! use tower_idempotency::MemoryStore;
+//! use tower_idempotency::config::Config;
+//!
+//! let config = Config::from_toml(r#"
+//!     [idempotency]
+//!     scope = ["header:x-api-key"]
+//!     retention = "7d"
+//!
+//!     [[route]]
+//!     match = "POST /orders"
+//!     require = "required"
+//! "#)?;
+//! let layer = config.builder(MemoryStore::new())?.build()?;
+//!
+//! let error = Config::from_toml("[idempotency]\nretentoin = '7d'").unwrap_err();
+//! assert_eq!(
+//!     error.to_string(),
+//!     "2:1: `idempotency.retentoin` is not an option: did you mean `retention`?"
+//! );
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use schemars::generate::SchemaSettings;
+use serde::Deserialize;
+
+use self::document::{Document, Step};
+use self::file::File;
+use crate::scope::Scope;
+use crate::store::Store;
+use crate::{IdempotencyLayer, IdempotencyLayerBuilder};
+
+mod check;
+mod choice;
+mod document;
+mod error;
+mod file;
+mod names;
+#[cfg_attr(
+    not(feature = "sidecar"),
+    allow(dead_code, reason = "they are checked in any file")
+)]
+mod process;
+mod read;
+mod record;
+mod schema;
+mod scopes;
+#[cfg(feature = "sidecar")]
+mod sidecar;
+mod value;
+
+pub use error::FileError;
+
+/// A file that was read and found in order.
+///
+/// A clone is cheap.
+#[derive(Clone)]
+pub struct Config {
+    said: Arc<Said>,
+}
+
+struct Said {
+    path: Option<PathBuf>,
+    document: Document,
+    file: File,
+}
+
+impl Config {
+    /// Reads a file: JSON if its name ends in `.json`, else TOML.
+    ///
+    /// # Errors
+    /// If it can't be read, or anything in it is wrong.
+    pub fn read(path: impl AsRef<Path>) -> Result<Self, FileError> {
+        let path = path.as_ref();
+        let text =
+            std::fs::read_to_string(path).map_err(|error| FileError::unreadable(path, error))?;
+        let is_json = path
+            .extension()
+            .is_some_and(|extension| extension.eq_ignore_ascii_case("json"));
+        let document = if is_json {
+            Document::from_json(&text)
+        } else {
+            Document::from_toml(&text)
+        };
+        document
+            .and_then(|document| Self::of(document, Some(path)))
+            .map_err(|error| error.in_file(Some(path)))
+    }
+
+    /// Reads TOML.
+    ///
+    /// # Errors
+    /// If anything in it is wrong.
+    pub fn from_toml(text: &str) -> Result<Self, FileError> {
+        Self::of(Document::from_toml(text)?, None)
+    }
+
+    /// Reads JSON: as strict as RFC 8259, and no name twice in an object.
+    ///
+    /// ```
+    /// use tower_idempotency::config::Config;
+    ///
+    /// Config::from_json(r#"{ "idempotency": { "scope": ["shared"], "lease": "10s" } }"#)?;
+    /// # Ok::<(), tower_idempotency::config::FileError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// If anything in it is wrong.
+    pub fn from_json(text: &str) -> Result<Self, FileError> {
+        Self::of(Document::from_json(text)?, None)
+    }
+
+    fn of(document: Document, path: Option<&Path>) -> Result<Self, FileError> {
+        let file = File::deserialize(&document.root).map_err(|fault| {
+            let place = document.place(fault.at.unwrap_or(0));
+            FileError::new(&fault.message).on(&fault.path()).at(place)
+        })?;
+        let config = Self {
+            said: Arc::new(Said {
+                path: path.map(Path::to_path_buf),
+                document,
+                file,
+            }),
+        };
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The JSON Schema (draft 2020-12) of a file, for editors and linters. It
+    /// is published as `docs/config.schema.json`.
+    ///
+    /// The text of values is described as far as a schema can; what depends on
+    /// two entries is only found by reading the file.
+    #[must_use]
+    pub fn schema() -> serde_json::Value {
+        let settings = SchemaSettings::draft2020_12().with_transform(schema::NoNull);
+        let schema = settings.into_generator().into_root_schema_for::<File>();
+        schema.to_value()
+    }
+
+    /// The entry `store`: a URL for [`AnyStore::connect`](crate::AnyStore::connect),
+    /// in which `env:NAME` was resolved. It may hold a password.
+    #[must_use]
+    pub fn store(&self) -> Option<&str> {
+        self.said.file.store.as_ref().map(|store| &*store.0)
+    }
+
+    /// All that the file says of the layer, in front of this store.
+    ///
+    /// # Errors
+    /// If the file does not say whose a key is (`scope`).
+    pub fn builder(&self, store: impl Store) -> Result<IdempotencyLayerBuilder, FileError> {
+        let Some(scopes) = &self.said.file.idempotency.scope else {
+            let path = [Step::from("idempotency"), Step::from("scope")];
+            let message = "is missing: it says whose a key is, such as [\"header:x-api-key\"], and \
+                 has no default";
+            return Err(self.error(&path, message));
+        };
+        Ok(self.builder_of(store, scopes.scope()))
+    }
+
+    /// The same with a scope of the application's own, such as
+    /// [`scope::extension`](crate::scope::extension): what a middleware for
+    /// authentication found.
+    ///
+    /// ```
+    /// use tower_idempotency::config::Config;
+    /// use tower_idempotency::{MemoryStore, scope};
+    ///
+    /// #[derive(Clone)]
+    /// struct Account(u64);
+    ///
+    /// let config = Config::from_toml("idempotency.lease = '10s'")?;
+    /// let scope = scope::extension("account", |account: &Account| account.0);
+    /// let layer = config.builder_with_scope(MemoryStore::new(), scope)?.build()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// If the file says whose a key is, too, for all requests or for a route.
+    pub fn builder_with_scope(
+        &self,
+        store: impl Store,
+        scope: impl Scope,
+    ) -> Result<IdempotencyLayerBuilder, FileError> {
+        let layers = ["idempotency".into(), "scope".into()].to_vec();
+        let routes = 0..self.said.file.route.len();
+        let routes = routes.map(|at| vec!["route".into(), at.into(), "scope".into()]);
+        let mut all = [layers].into_iter().chain(routes);
+        match all.find(|path| self.said.document.find(path).is_some()) {
+            None => Ok(self.builder_of(store, scope)),
+            Some(path) => Err(self.error(
+                &path,
+                "must not stand here: the application says whose a key is",
+            )),
+        }
+    }
+
+    fn builder_of(&self, store: impl Store, scope: impl Scope) -> IdempotencyLayerBuilder {
+        let File {
+            secrets,
+            idempotency: all,
+            route: routes,
+            ..
+        } = &self.said.file;
+        let mut builder =
+            IdempotencyLayer::builder(store, scope).defaults(|policy| all.set(policy));
+        if let Some(secrets) = secrets {
+            builder = builder.secrets(secrets.0.iter().map(|secret| secret.0.as_str()));
+        }
+        if let Some(namespace) = &all.namespace {
+            builder = builder.namespace(namespace);
+        }
+        if let Some(size) = all.max_buffered {
+            builder = builder.max_buffered(size.0);
+        }
+        if let Some(operations) = all.max_detached {
+            builder = builder.max_detached(operations);
+        }
+        if let Some(requests) = all.max_waiters {
+            builder = builder.max_waiters(requests);
+        }
+        if let Some(timeout) = all.store_timeout {
+            builder = builder.store_timeout(timeout.0);
+        }
+        if let Some(url) = &all.docs_url {
+            builder = builder.docs_url(url.as_str());
+        }
+        #[cfg(feature = "encryption")]
+        if let Some(encrypting) = all.encryption {
+            builder = builder.encryption(encrypting.encryption());
+        }
+        for (code, rejection) in all.rejections.listed() {
+            if let Some(status) = rejection.status {
+                builder = builder.rejection_status(code, status.0);
+            }
+            if let (Some(content_type), Some(body)) = (&rejection.content_type, &rejection.body) {
+                builder = builder.rejection_body(code, content_type, body);
+            }
+        }
+        for route in routes {
+            let own = route.clone();
+            builder = builder.route(&route.pattern, move |policy| own.set(policy));
+        }
+        builder
+    }
+
+    /// What is wrong with the entry at this path, or where it should be.
+    fn error(&self, path: &[Step], message: impl Into<String>) -> FileError {
+        let Said {
+            path: file,
+            document,
+            ..
+        } = &*self.said;
+        let there = (0..=path.len())
+            .rev()
+            .find_map(|length| document.find(&path[..length]));
+        let at = there.map_or(0, |node| node.at);
+        FileError::new(message)
+            .on(path)
+            .at(document.place(at))
+            .in_file(file.as_deref())
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("file", &self.said.path)
+            .field("routes", &self.said.file.route.len())
+            .finish_non_exhaustive()
+    }
+}

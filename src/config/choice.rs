@@ -1,0 +1,335 @@
+//! Values of single options.
+
+use std::fmt;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::Deserialize;
+use serde::de::MapAccess;
+use serde::de::value::MapAccessDeserializer;
+
+use super::value::{List, Name, Pointer, Time, Value, Word, Words, values};
+use crate::answer::RecordHeaders;
+use crate::fingerprint::{FingerprintBody, JsonFingerprint};
+use crate::key::{KeyFormat, KeySyntax};
+use crate::policy::{
+    KeysPer, OnDisconnect, OnInFlight, OnMismatch, OnStoreError, Oversize, Policy, Require,
+};
+use crate::store::OnLapsedLease;
+
+macro_rules! words {
+    ($($type:ident { $($word:literal => $variant:ident),+ })+) => {$(
+        impl Words for $type {
+            const WORDS: &'static [(&'static str, Self)] = &[$(($word, $type::$variant)),+];
+        }
+    )+};
+}
+
+words! {
+    KeySyntax { "lenient" => Lenient, "strict" => Strict, "raw" => Raw }
+    Format { "any" => Any, "uuid" => Uuid }
+    Require { "required" => Required, "optional" => Optional, "ignored" => Ignored }
+    KeysPer { "scope" => Scope, "route" => Route }
+    OnMismatch { "reject" => Reject, "replay" => Replay }
+    Oversize { "seal" => Seal, "rerun" => Rerun }
+    OnLapsedLease { "rerun" => Rerun, "refuse" => Refuse }
+    OnDisconnect { "finish" => Finish, "cancel" => Cancel }
+    OnStoreError { "closed" => Closed, "open" => Open }
+    Cipher { "xchacha20-poly1305" => XChaCha20Poly1305 }
+}
+
+values![Credential, Waiting, Body, Encrypting];
+
+/// What a key has to look like.
+#[derive(Clone, Copy)]
+pub(super) enum Format {
+    Any,
+    Uuid,
+}
+
+impl Format {
+    pub(super) fn format(self) -> KeyFormat {
+        match self {
+            Self::Any => KeyFormat::any(),
+            Self::Uuid => KeyFormat::uuid(),
+        }
+    }
+}
+
+/// Text that may be a secret, or the name of a variable that has it.
+#[derive(Clone)]
+pub(super) struct Credential(pub(super) String);
+
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Credential(..)")
+    }
+}
+
+impl Value for Credential {
+    const ALLOWED: &'static str = "a string, or \"env:NAME\" for the value of a variable";
+
+    fn text(text: &str) -> Result<Self, String> {
+        let Some(name) = text.strip_prefix("env:") else {
+            return Ok(Self(text.to_owned()));
+        };
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+        if name.is_empty() || !name.bytes().all(plain) {
+            return Err("must have a variable's name after `env:`".to_owned());
+        }
+        match std::env::var(name) {
+            Ok(value) if value.is_empty() => {
+                Err(format!("names the variable `{name}`, which is empty"))
+            }
+            Ok(value) => Ok(Self(value)),
+            Err(std::env::VarError::NotPresent) => {
+                Err(format!("names the variable `{name}`, which is not set"))
+            }
+            Err(std::env::VarError::NotUnicode(_)) => {
+                Err(format!("names the variable `{name}`, which is not UTF-8"))
+            }
+        }
+    }
+
+    fn schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string" })
+    }
+}
+
+/// The shortest and the longest.
+#[derive(Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(inline)]
+pub(super) struct Lengths {
+    /// The shortest, in characters.
+    #[schemars(range(min = 1))]
+    min: Option<usize>,
+    /// The longest, in characters.
+    #[schemars(range(min = 1))]
+    max: Option<usize>,
+}
+
+impl Lengths {
+    /// What is left out stays as it is.
+    pub(super) fn of(&self, policy: Policy) -> Policy {
+        let now = policy.keys.length.clone();
+        let min = self.min.unwrap_or(*now.start());
+        let max = self.max.unwrap_or(*now.end());
+        policy.key_length(min..=max)
+    }
+}
+
+/// What a duplicate gets while the first request runs.
+#[derive(Clone, Copy)]
+pub(super) struct Waiting(pub(super) OnInFlight);
+
+impl Value for Waiting {
+    const ALLOWED: &'static str = "`reject` or a table such as { wait = \"10s\" }";
+
+    fn text(text: &str) -> Result<Self, String> {
+        match text {
+            "reject" => Ok(Self(OnInFlight::Reject)),
+            _ => Err(Self::not_allowed()),
+        }
+    }
+
+    fn table<'de, A: MapAccess<'de>>(map: A) -> Result<Self, A::Error> {
+        let Wait { wait } = Wait::deserialize(MapAccessDeserializer::new(map))?;
+        Ok(Self(OnInFlight::Wait(wait.0)))
+    }
+
+    fn schema(generator: &mut SchemaGenerator) -> Schema {
+        let wait = generator.subschema_for::<Wait>();
+        json_schema!({ "anyOf": [{ "const": "reject" }, wait] })
+    }
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(inline)]
+struct Wait {
+    /// For how long at most.
+    wait: Time,
+}
+
+/// How the request's body is compared.
+#[derive(Clone)]
+pub(super) struct Body(pub(super) FingerprintBody);
+
+impl Value for Body {
+    const ALLOWED: &'static str =
+        "`bytes`, `json`, `none` or a table such as { json = { exclude = [\"/sent_at\"] } }";
+
+    fn text(text: &str) -> Result<Self, String> {
+        match text {
+            "bytes" => Ok(Self(FingerprintBody::Bytes)),
+            "json" => Ok(Self(FingerprintBody::Json(JsonFingerprint::new()))),
+            "none" => Ok(Self(FingerprintBody::None)),
+            _ => Err(Self::not_allowed()),
+        }
+    }
+
+    fn table<'de, A: MapAccess<'de>>(map: A) -> Result<Self, A::Error> {
+        let Json { json } = Json::deserialize(MapAccessDeserializer::new(map))?;
+        let mut fingerprint = JsonFingerprint::new();
+        for Pointer(pointer) in json.include.into_iter().flatten() {
+            fingerprint = fingerprint.include(pointer);
+        }
+        for Pointer(pointer) in json.exclude.into_iter().flatten() {
+            fingerprint = fingerprint.exclude(pointer);
+        }
+        Ok(Self(FingerprintBody::Json(fingerprint)))
+    }
+
+    fn schema(generator: &mut SchemaGenerator) -> Schema {
+        let table = generator.subschema_for::<Json>();
+        json_schema!({ "anyOf": [{ "enum": ["bytes", "json", "none"] }, table] })
+    }
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(inline)]
+struct Json {
+    json: Pointers,
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(inline)]
+struct Pointers {
+    /// JSON pointers: only what they name is compared.
+    include: Option<Vec<Pointer>>,
+    /// JSON pointers: what they name is not compared.
+    exclude: Option<Vec<Pointer>>,
+}
+
+/// Which headers of an answer are recorded.
+#[derive(Clone, Deserialize)]
+#[serde(try_from = "HeaderLists")]
+pub(super) enum Headers {
+    Deny(Vec<Name>),
+    Allow(Vec<Name>),
+}
+
+impl Headers {
+    pub(super) fn rule(&self) -> RecordHeaders {
+        let names = |names: &[Name]| -> Vec<String> {
+            names.iter().map(|name| name.0.to_string()).collect()
+        };
+        match self {
+            Self::Deny(own) => RecordHeaders::deny(names(own)),
+            Self::Allow(own) => RecordHeaders::allow(names(own)),
+        }
+    }
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct HeaderLists {
+    /// All headers but these are recorded.
+    deny: Option<Vec<Name>>,
+    /// Only these headers are recorded.
+    allow: Option<Vec<Name>>,
+}
+
+impl TryFrom<HeaderLists> for Headers {
+    type Error = &'static str;
+
+    fn try_from(lists: HeaderLists) -> Result<Self, &'static str> {
+        match (lists.deny, lists.allow) {
+            (Some(deny), None) => Ok(Self::Deny(deny)),
+            (None, Some(allow)) => Ok(Self::Allow(allow)),
+            _ => Err("must have either `deny` or `allow`"),
+        }
+    }
+}
+
+impl JsonSchema for Headers {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Headers".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let mut schema = HeaderLists::json_schema(generator);
+        schema.insert("minProperties".to_owned(), 1.into());
+        schema.insert("maxProperties".to_owned(), 1.into());
+        schema
+    }
+}
+
+/// With what recorded answers are encrypted.
+#[derive(Clone, Copy)]
+pub(super) enum Cipher {
+    XChaCha20Poly1305,
+}
+
+/// How recorded answers are encrypted.
+#[derive(Clone, Copy)]
+#[cfg_attr(
+    not(feature = "encryption"),
+    expect(dead_code, reason = "it is refused")
+)]
+pub(super) struct Encrypting {
+    pub(super) cipher: Cipher,
+    pub(super) also_plain: bool,
+}
+
+#[cfg(feature = "encryption")]
+impl Encrypting {
+    pub(super) fn encryption(self) -> crate::Encryption {
+        let encryption = match self.cipher {
+            Cipher::XChaCha20Poly1305 => crate::Encryption::xchacha20_poly1305(),
+        };
+        if self.also_plain {
+            encryption.also_plain()
+        } else {
+            encryption
+        }
+    }
+}
+
+impl Value for Encrypting {
+    const ALLOWED: &'static str = "`xchacha20-poly1305` or a table such as \
+        { cipher = \"xchacha20-poly1305\", also_plain = true }";
+
+    fn text(text: &str) -> Result<Self, String> {
+        let found = Cipher::WORDS.iter().find(|(word, _)| *word == text);
+        let (_, cipher) = *found.ok_or_else(Self::not_allowed)?;
+        Ok(Self {
+            cipher,
+            also_plain: false,
+        })
+    }
+
+    fn table<'de, A: MapAccess<'de>>(map: A) -> Result<Self, A::Error> {
+        let table = EncryptionTable::deserialize(MapAccessDeserializer::new(map))?;
+        Ok(Self {
+            cipher: table.cipher.0,
+            also_plain: table.also_plain.unwrap_or(false),
+        })
+    }
+
+    fn schema(generator: &mut SchemaGenerator) -> Schema {
+        let cipher = generator.subschema_for::<Word<Cipher>>();
+        let table = generator.subschema_for::<EncryptionTable>();
+        json_schema!({ "anyOf": [cipher, table] })
+    }
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(inline)]
+struct EncryptionTable {
+    /// With what.
+    cipher: Word<Cipher>,
+    /// Replays answers that are not encrypted, too: for as long as records live that were made
+    /// before encryption was turned on.
+    also_plain: Option<bool>,
+}
+
+/// Secrets, the current one first.
+pub(super) type Secrets = List<Credential>;

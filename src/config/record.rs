@@ -1,0 +1,127 @@
+//! Which statuses are recorded, as a list of words.
+
+use std::ops::RangeInclusive;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::Deserialize;
+
+use super::value::{List, Value, values};
+use crate::answer::Statuses;
+
+/// The option `record`.
+#[derive(Clone, Deserialize, JsonSchema)]
+#[serde(try_from = "List<Rule>")]
+#[schemars(with = "List<Rule>")]
+pub(super) struct Record(pub(super) Statuses);
+
+#[derive(Clone, PartialEq, Eq)]
+struct Rule {
+    /// Not these.
+    but: bool,
+    set: Set,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+enum Set {
+    All,
+    Default,
+    Http(RangeInclusive<u16>),
+    Grpc(RangeInclusive<u16>),
+}
+
+values![Rule];
+
+impl Value for Rule {
+    const ALLOWED: &'static str = "`all`, `default`, a class such as `2xx`, a status such as \
+        `201`, a range such as `200-299`, codes of gRPC such as `grpc:5` or `grpc:1-4`, or \
+        `!401` for what is not recorded";
+
+    fn text(text: &str) -> Result<Self, String> {
+        let (but, rest) = match text.strip_prefix('!') {
+            Some(rest) => (true, rest),
+            None => (false, text),
+        };
+        let set = match rest.strip_prefix("grpc:") {
+            Some(codes) => range(codes, 0..=16).map(Set::Grpc),
+            None if rest == "all" && !but => Some(Set::All),
+            None if rest == "default" && !but => Some(Set::Default),
+            None => class(rest)
+                .or_else(|| range(rest, 100..=999))
+                .map(Set::Http),
+        };
+        let set = set.ok_or_else(Self::not_allowed)?;
+        Ok(Self { but, set })
+    }
+
+    fn schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "string",
+            "pattern": "^(all|default|!?([1-9]xx|[1-9][0-9]{2}(-[1-9][0-9]{2})?|grpc:[0-9]{1,2}(-[0-9]{1,2})?))$",
+        })
+    }
+}
+
+/// `2xx`
+fn class(text: &str) -> Option<RangeInclusive<u16>> {
+    let first: u16 = text.strip_suffix("xx")?.parse().ok()?;
+    (1..=9)
+        .contains(&first)
+        .then_some(first * 100..=first * 100 + 99)
+}
+
+/// `201` or `200-299`
+fn range(text: &str, known: RangeInclusive<u16>) -> Option<RangeInclusive<u16>> {
+    let number = |text: &str| {
+        let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+        text.parse()
+            .ok()
+            .filter(|own| digits && known.contains(own))
+    };
+    let (from, to) = text.split_once('-').unwrap_or((text, text));
+    let (from, to) = (number(from)?, number(to)?);
+    (from <= to).then_some(from..=to)
+}
+
+/// What is listed, whatever the order, less what is listed with `!`.
+impl TryFrom<List<Rule>> for Record {
+    type Error = &'static str;
+
+    fn try_from(List(rules): List<Rule>) -> Result<Self, &'static str> {
+        let lists =
+            |is: fn(&Set) -> bool, but| rules.iter().any(|rule| rule.but == but && is(&rule.set));
+        let http = |set: &Set| matches!(set, Set::Http(_));
+        let grpc = |set: &Set| matches!(set, Set::Grpc(_));
+        let all = lists(|set| *set == Set::All, false);
+        let default = lists(|set| *set == Set::Default, false);
+        let mut statuses = if all {
+            Statuses::all()
+        } else {
+            Statuses::default()
+        };
+        if !all && !default {
+            match (lists(http, false), lists(http, true)) {
+                (true, _) => statuses = statuses.but(..),
+                (false, true) => {
+                    return Err("only says what is not recorded: begin with `default` or `all`");
+                }
+                (false, false) => {}
+            }
+            // HTTP and gRPC are two lists: who speaks of one leaves the other as it is.
+            if lists(grpc, false) {
+                statuses = statuses.but_grpc(..);
+            }
+        }
+        for but in [false, true] {
+            for rule in rules.iter().filter(|rule| rule.but == but) {
+                statuses = match (rule.set.clone(), but) {
+                    (Set::All | Set::Default, _) => statuses,
+                    (Set::Http(range), false) => statuses.and(range),
+                    (Set::Http(range), true) => statuses.but(range),
+                    (Set::Grpc(range), false) => statuses.and_grpc(range),
+                    (Set::Grpc(range), true) => statuses.but_grpc(range),
+                };
+            }
+        }
+        Ok(Self(statuses))
+    }
+}

@@ -1,0 +1,5 @@
+//! Options from files.
+
+#![cfg(all(feature = "config", feature = "memory"))]
+
+mod examples;
