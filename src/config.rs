@@ -150,7 +150,7 @@ impl Config {
     /// two entries is only found by reading the file.
     #[must_use]
     pub fn schema() -> serde_json::Value {
-        let settings = SchemaSettings::draft2020_12().with_transform(schema::NoNull);
+        let settings = SchemaSettings::draft2020_12().with_transform(schema::AsRead);
         let schema = settings.into_generator().into_root_schema_for::<File>();
         schema.to_value()
     }
@@ -288,3 +288,6 @@ impl fmt::Debug for Config {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

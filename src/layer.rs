@@ -447,6 +447,11 @@ impl fmt::Debug for IdempotencyLayerBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("IdempotencyLayerBuilder")
             .field("namespace", &self.namespace)
+            .field("max_buffered", &self.max_buffered)
+            .field("max_detached", &self.max_detached)
+            .field("max_waiters", &self.max_waiters)
+            .field("store_timeout", &self.store_timeout)
+            .field("rejections", &self.rejections)
             .field("defaults", &self.defaults)
             .finish_non_exhaustive()
     }

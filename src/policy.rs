@@ -173,7 +173,7 @@ pub struct Policy {
     pub(crate) replay_status: Vec<(StatusCode, StatusCode)>,
     pub(crate) retry_after: Duration,
     /// The first thing that was wrong, until the layer is built.
-    error: Option<Arc<(&'static str, String)>>,
+    pub(crate) error: Option<Arc<(&'static str, String)>>,
 }
 
 impl Default for Policy {

@@ -7,7 +7,7 @@ use crate::record::{Nonce, RecordId};
 use crate::rejection::Template;
 use crate::scope;
 use crate::store::{
-    Claim, Claimed, Lease, Outcome, Release, Store, StoreError, StoreErrorKind, Tenure,
+    AnyStore, Claim, Claimed, Lease, Outcome, Release, Store, StoreError, StoreErrorKind, Tenure,
 };
 
 /// Which other entry makes an option wrong, where the option itself is not
@@ -19,7 +19,10 @@ const OTHERS: &[(&str, &[&str])] = &[
 
 impl Config {
     pub(super) fn check(&self) -> Result<(), FileError> {
-        self.check_methods()?;
+        self.check_store()?;
+        self.check_secrets()?;
+        self.check_process()?;
+        self.check_routes()?;
         self.check_rejections()?;
         #[cfg(not(feature = "encryption"))]
         if self.said.file.idempotency.encryption.is_some() {
@@ -33,9 +36,72 @@ impl Config {
         }
     }
 
-    /// A method in `match` makes `methods` say nothing.
-    fn check_methods(&self) -> Result<(), FileError> {
-        for (at, route) in self.said.file.route.iter().enumerate() {
+    /// No more than the URL's form: the store may be down when a file is checked.
+    fn check_store(&self) -> Result<(), FileError> {
+        let Some(Err(error)) = self.store().map(AnyStore::check) else {
+            return Ok(());
+        };
+        let why = std::error::Error::source(&error).map_or(String::new(), ToString::to_string);
+        Err(self.error(&["store".into()], format!("can't work: {why}")))
+    }
+
+    /// As the layer does, but for each entry.
+    fn check_secrets(&self) -> Result<(), FileError> {
+        let secrets = self.said.file.secrets.iter();
+        let secrets: Vec<_> = secrets.flat_map(|list| &list.0).map(|own| &own.0).collect();
+        for (at, secret) in secrets.iter().enumerate() {
+            let wrong = |message| Err(self.error(&["secrets".into(), at.into()], message));
+            if secret.len() < 16 {
+                return wrong("must have at least 16 bytes");
+            }
+            if secrets[..at].contains(secret) {
+                return wrong("stands there twice");
+            }
+        }
+        Ok(())
+    }
+
+    /// What the sidecar can't do, whoever reads the file.
+    fn check_process(&self) -> Result<(), FileError> {
+        let file = &self.said.file;
+        let authorize = file.authorize.as_ref().and_then(|own| own.timeout);
+        for (path, time) in [
+            (&["connect_timeout"][..], file.connect_timeout),
+            (&["upstream_timeout"], file.upstream_timeout),
+            (&["authorize", "timeout"], authorize),
+        ] {
+            if time.is_some_and(|time| time.0.is_zero()) {
+                let path: Vec<Step> = path.iter().map(|name| Step::from(*name)).collect();
+                return Err(self.error(&path, "must be longer than zero"));
+            }
+        }
+        let contract = file.contract.as_ref().and_then(|own| own.0.as_deref());
+        let healthz = match &file.healthz {
+            Some(own) => own.0.as_deref(),
+            None => Some("/healthz"),
+        };
+        if contract.is_some() && contract == healthz {
+            let message = "must be another path than `healthz`";
+            return Err(self.error(&["contract".into()], message));
+        }
+        let metrics = file.metrics.map(|own| own.0);
+        if metrics.is_some() && metrics == file.listen.map(|own| own.0) {
+            let message = "must be another address than `listen`";
+            return Err(self.error(&["metrics".into()], message));
+        }
+        Ok(())
+    }
+
+    /// A pattern that stands twice; a method in `match`, which makes `methods` say
+    /// nothing.
+    fn check_routes(&self) -> Result<(), FileError> {
+        let routes = &self.said.file.route;
+        for (at, route) in routes.iter().enumerate() {
+            let mut before = routes[..at].iter();
+            if let Some(same) = before.position(|other| other.pattern == route.pattern) {
+                let path = ["route".into(), at.into(), "match".into()];
+                return Err(self.error(&path, format!("is that of `route[{same}]`, too")));
+            }
             let names_one = route.pattern.contains(' ');
             if names_one && route.methods.is_some() {
                 let path = ["route".into(), at.into(), "methods".into()];
@@ -89,15 +155,11 @@ impl Config {
         let all = Step::from("idempotency");
         let route = error.route().and_then(|pattern| {
             let routes = &self.said.file.route;
-            // Of two equal ones the second is in the way of the first.
-            routes.iter().rposition(|route| route.pattern == pattern)
+            routes.iter().position(|route| route.pattern == pattern)
         });
         if option == "route" {
             let at = route.unwrap_or(0);
             return vec!["route".into(), at.into(), "match".into()];
-        }
-        if option == "secrets" {
-            return self.wrong_secret();
         }
         if option == "max_buffered" && self.said.file.idempotency.max_buffered.is_none() {
             return self.largest_body();
@@ -113,16 +175,6 @@ impl Config {
             .chain(of_all)
             .find(|path| self.said.document.find(path).is_some())
             .unwrap_or_else(|| vec![all, option.into()])
-    }
-
-    /// The first that is too short or stands there again.
-    fn wrong_secret(&self) -> Vec<Step> {
-        let secrets = self.said.file.secrets.iter().flat_map(|secrets| &secrets.0);
-        let secrets: Vec<&str> = secrets.map(|secret| secret.0.as_str()).collect();
-        let at = (0..secrets.len())
-            .find(|at| secrets[*at].len() < 16 || secrets[..*at].contains(&secrets[*at]));
-        let at = at.map(Step::from);
-        ["secrets".into()].into_iter().chain(at).collect()
     }
 
     /// The entry that wants the most room.
@@ -145,7 +197,7 @@ impl Config {
 }
 
 /// A store for a layer that is only built.
-struct Unasked;
+pub(super) struct Unasked;
 
 impl Unasked {
     fn refused<T>() -> Result<T, StoreError> {

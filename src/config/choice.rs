@@ -171,10 +171,10 @@ impl Value for Body {
     fn table<'de, A: MapAccess<'de>>(map: A) -> Result<Self, A::Error> {
         let Json { json } = Json::deserialize(MapAccessDeserializer::new(map))?;
         let mut fingerprint = JsonFingerprint::new();
-        for Pointer(pointer) in json.include.into_iter().flatten() {
+        for Pointer(pointer) in json.include.unwrap_or_default().0 {
             fingerprint = fingerprint.include(pointer);
         }
-        for Pointer(pointer) in json.exclude.into_iter().flatten() {
+        for Pointer(pointer) in json.exclude.unwrap_or_default().0 {
             fingerprint = fingerprint.exclude(pointer);
         }
         Ok(Self(FingerprintBody::Json(fingerprint)))
@@ -198,22 +198,22 @@ struct Json {
 #[schemars(inline)]
 struct Pointers {
     /// JSON pointers: only what they name is compared.
-    include: Option<Vec<Pointer>>,
+    include: Option<List<Pointer, 0>>,
     /// JSON pointers: what they name is not compared.
-    exclude: Option<Vec<Pointer>>,
+    exclude: Option<List<Pointer, 0>>,
 }
 
 /// Which headers of an answer are recorded.
 #[derive(Clone, Deserialize)]
 #[serde(try_from = "HeaderLists")]
 pub(super) enum Headers {
-    Deny(Vec<Name>),
-    Allow(Vec<Name>),
+    Deny(List<Name, 0>),
+    Allow(List<Name, 0>),
 }
 
 impl Headers {
     pub(super) fn rule(&self) -> RecordHeaders {
-        let names = |names: &[Name]| -> Vec<String> {
+        let names = |List(names): &List<Name, 0>| -> Vec<String> {
             names.iter().map(|name| name.0.to_string()).collect()
         };
         match self {
@@ -227,9 +227,9 @@ impl Headers {
 #[serde(deny_unknown_fields)]
 struct HeaderLists {
     /// All headers but these are recorded.
-    deny: Option<Vec<Name>>,
+    deny: Option<List<Name, 0>>,
     /// Only these headers are recorded.
-    allow: Option<Vec<Name>>,
+    allow: Option<List<Name, 0>>,
 }
 
 impl TryFrom<HeaderLists> for Headers {

@@ -2,9 +2,11 @@
 //! `docs/config.md` say of them.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
+use serde::de::{Deserializer, SeqAccess, Visitor};
 
 use super::choice::{Body, Credential, Encrypting, Format, Headers, Lengths, Secrets, Waiting};
 use super::process::{Address, Authorize, ServedPath, Upstream};
@@ -53,7 +55,7 @@ pub(super) struct File {
     pub(super) authorize: Option<Authorize>,
     /// Sidecar: networks of proxies whose `X-Forwarded-*` is believed.
     #[schemars(extend("default" = []))]
-    pub(super) trusted_proxies: Option<Vec<Net>>,
+    pub(super) trusted_proxies: Option<List<Net, 0>>,
     /// Sidecar: the address on which `/metrics` (Prometheus) and `/healthz` are served.
     pub(super) metrics: Option<Address>,
     /// Sidecar: the path on `listen` that tells whether it lives; `false` for none.
@@ -81,8 +83,31 @@ pub(super) struct File {
     #[serde(default)]
     pub(super) idempotency: Idempotency,
     /// Routes with options of their own; what they leave out is as in `[idempotency]`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "tables")]
     pub(super) route: Vec<Route>,
+}
+
+/// Says what to write who writes `[route]`.
+fn tables<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Route>, D::Error> {
+    struct Tables;
+
+    impl<'de> Visitor<'de> for Tables {
+        type Value = Vec<Route>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list of tables, in TOML `[[route]]`")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<Route>, A::Error> {
+            let mut routes = Vec::new();
+            while let Some(route) = seq.next_element()? {
+                routes.push(route);
+            }
+            Ok(routes)
+        }
+    }
+
+    deserializer.deserialize_any(Tables)
 }
 
 /// The entries of the top of a file, `[idempotency]` and `[[route]]` aside.
@@ -211,8 +236,8 @@ tables! {
     /// What a key must look like.
     key_format: Word<Format> = "any", |policy, format| policy.key_format(format.0.format());
     /// The methods that are protected where a route's `match` names none.
-    methods: Vec<Verb> = ["POST", "PATCH"],
-        |policy, methods| policy.methods(methods.iter().map(|verb| verb.0.clone()));
+    methods: List<Verb, 0> = ["POST", "PATCH"],
+        |policy, methods| policy.methods(methods.0.iter().map(|verb| verb.0.clone()));
     /// Whether a key is needed: `required`, `optional`, or `ignored`, which passes every request
     /// through.
     require: Word<Require> = "optional", |policy, require| policy.require(require.0);
@@ -223,8 +248,8 @@ tables! {
     /// `none`.
     fingerprint_body: Body = "bytes", |policy, body| policy.fingerprint_body(body.0.clone());
     /// The request headers that are compared.
-    fingerprint_headers: Vec<Name> = ["Content-Type"],
-        |policy, names| policy.fingerprint_headers(names);
+    fingerprint_headers: List<Name, 0> = ["Content-Type"],
+        |policy, names| policy.fingerprint_headers(&names.0);
     /// Whether the query is compared.
     fingerprint_query: bool = true, |policy, query| policy.fingerprint_query(*query);
     /// What a key gets that comes with another request: `key-reused`, or the first answer.
@@ -244,12 +269,12 @@ tables! {
     /// `!401`; by code of gRPC: `grpc:0`, `grpc:1-4`, `!grpc:5`.
     record: Record = ["default"], |policy, record| policy.record(record.0.clone());
     /// Content types that are never recorded, such as `application/pdf` or `image/*`.
-    skip_types: Vec<MediaType> = [],
-        |policy, types| policy.skip_types(types.iter().map(|own| &own.0));
+    skip_types: List<MediaType, 0> = [],
+        |policy, types| policy.skip_types(types.0.iter().map(|own| &own.0));
     /// Headers by which an answer says that it is not to be recorded: a name, or a name and a
     /// value, such as `Transient-Error: true`.
-    skip_headers: Vec<SkipHeader> = [],
-        |policy, headers| policy.skip_headers(headers.iter().map(|own| &own.0));
+    skip_headers: List<SkipHeader, 0> = [],
+        |policy, headers| policy.skip_headers(headers.0.iter().map(|own| &own.0));
     /// What a duplicate gets while the first request runs: `in-flight` at once, or the outcome,
     /// waited for as long as this.
     on_in_flight: Waiting = "reject", |policy, waiting| policy.on_in_flight(waiting.0);

@@ -5,11 +5,11 @@ use std::net::SocketAddr;
 use http::{HeaderName, Uri};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
+use serde::de::MapAccess;
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{Error, MapAccess};
 
 use super::choice::Credential;
-use super::value::{Name, Time, Value, values};
+use super::value::{List, Name, Time, Value, values};
 
 values![Address, Upstream, AuthorizeUrl, Authorize, ServedPath];
 
@@ -73,7 +73,7 @@ impl Value for AuthorizeUrl {
     }
 
     fn schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "pattern": "^(env:|http://[^@/]+)" })
+        json_schema!({ "type": "string", "pattern": "^(env:[A-Za-z0-9_]+$|http://[^@/?#]+([/?#]|$))" })
     }
 }
 
@@ -100,16 +100,11 @@ impl Value for Authorize {
 
     fn table<'de, A: MapAccess<'de>>(map: A) -> Result<Self, A::Error> {
         let table = AuthorizeTable::deserialize(MapAccessDeserializer::new(map))?;
-        if table.timeout.is_some_and(|Time(timeout)| timeout.is_zero()) {
-            return Err(A::Error::custom(
-                "has a `timeout` that must be longer than zero",
-            ));
-        }
         let headers = table.headers.unwrap_or_default();
         Ok(Self {
             url: table.url.0,
             timeout: table.timeout,
-            headers: headers.into_iter().map(|Name(name)| name).collect(),
+            headers: headers.0.into_iter().map(|Name(name)| name).collect(),
         })
     }
 
@@ -129,7 +124,7 @@ struct AuthorizeTable {
     /// How long its answer may take.
     timeout: Option<Time>,
     /// Fields of its answer that are copied into the request.
-    headers: Option<Vec<Name>>,
+    headers: Option<List<Name, 0>>,
 }
 
 /// Something that the sidecar itself answers.

@@ -82,7 +82,7 @@ fn allowed(expected: &str) -> &str {
         "a sequence" => "a list",
         "a map" => "a table",
         "a boolean" => "`true` or `false`",
-        "usize" => "a whole number",
+        "usize" => "a whole number from 0",
         _ if expected.starts_with("struct ") => "a table",
         other => other,
     }
@@ -93,7 +93,7 @@ fn kind(found: Unexpected<'_>) -> &'static str {
         Unexpected::Bool(_) => "`true` or `false`",
         Unexpected::Unsigned(_) => "a number",
         Unexpected::Signed(_) => "a negative number",
-        Unexpected::Float(_) => "a number with a fraction",
+        Unexpected::Float(_) => "a fraction or a number too large",
         Unexpected::Str(_) => "a string",
         Unexpected::Unit => "null",
         Unexpected::Seq => "a list",
@@ -151,9 +151,22 @@ impl<'de> Deserializer<'de> for &'de Node {
         visitor.visit_newtype_struct(self)
     }
 
+    /// serde would take a list for a table's values in their order.
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Fault> {
+        match &self.value {
+            Value::List(_) => Err(serde::de::Error::invalid_type(Unexpected::Seq, &visitor)),
+            _ => self.deserialize_any(visitor),
+        }
+    }
+
     forward_to_deserialize_any! {
         bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit
-        unit_struct seq tuple tuple_struct map struct enum identifier ignored_any
+        unit_struct seq tuple tuple_struct map enum identifier ignored_any
     }
 }
 

@@ -63,10 +63,11 @@ impl Value for Rule {
 
 /// `2xx`
 fn class(text: &str) -> Option<RangeInclusive<u16>> {
-    let first: u16 = text.strip_suffix("xx")?.parse().ok()?;
-    (1..=9)
-        .contains(&first)
-        .then_some(first * 100..=first * 100 + 99)
+    let [first @ b'1'..=b'9', b'x', b'x'] = text.as_bytes() else {
+        return None;
+    };
+    let first = u16::from(first - b'0') * 100;
+    Some(first..=first + 99)
 }
 
 /// `201` or `200-299`

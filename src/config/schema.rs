@@ -1,19 +1,26 @@
-//! The JSON Schema, as files are really read.
+//! The JSON Schema: what is derived, as files are really read.
 
 use schemars::Schema;
 use schemars::transform::{Transform, transform_subschemas};
 use serde_json::Value;
 
-/// What may be left out may not be `null` instead.
+/// What may be left out may not be `null` instead; a comment's lines are those
+/// of the code; and `uint` is a format of Rust alone.
 #[derive(Clone, Debug)]
-pub(super) struct NoNull;
+pub(super) struct AsRead;
 
-impl Transform for NoNull {
+impl Transform for AsRead {
     fn transform(&mut self, schema: &mut Schema) {
         transform_subschemas(self, schema);
         let Some(members) = schema.as_object_mut() else {
             return;
         };
+        if let Some(Value::String(description)) = members.get_mut("description") {
+            *description = description.replace('\n', " ");
+        }
+        if members.get("format").is_some_and(|format| format == "uint") {
+            members.remove("format");
+        }
         if let Some(Value::Array(types)) = members.get_mut("type") {
             types.retain(|own| own != "null");
             if let [only] = &**types {

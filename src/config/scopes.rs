@@ -135,7 +135,7 @@ impl Value for Entry {
         let token = Name::PATTERN.trim_matches(['^', '$']);
         json_schema!({ "anyOf": [
             { "enum": ["peer-ip", "shared"] },
-            { "type": "string", "pattern": format!("^(header:|headers:({token},)*){token}$") },
+            { "type": "string", "pattern": format!("^(header: *|headers: *({token} *, *)*){token} *$") },
             {
                 "type": "object",
                 "properties": { "header": header, "known_sha256": known },

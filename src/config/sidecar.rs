@@ -17,15 +17,8 @@ impl Config {
         let upstream = file.upstream.as_ref();
         let upstream = upstream.ok_or_else(|| missing("upstream", "http://127.0.0.1:9000"))?;
         let usual = Settings::default();
-        for (option, time) in [
-            ("connect_timeout", file.connect_timeout),
-            ("upstream_timeout", file.upstream_timeout),
-        ] {
-            if time.is_some_and(|time| time.0.is_zero()) {
-                return Err(self.error(&[Step::from(option)], "must be longer than zero"));
-            }
-        }
-        let settings = Settings {
+        let networks = file.trusted_proxies.iter().flat_map(|list| &list.0);
+        Ok(Settings {
             listen: listen.0,
             upstream: upstream.0.clone(),
             upstream_http2: file.upstream_http2.unwrap_or(usual.upstream_http2),
@@ -40,12 +33,7 @@ impl Config {
                 timeout: own.timeout.map_or(Authorize::TIMEOUT, |timeout| timeout.0),
                 headers: own.headers.clone(),
             }),
-            trusted_proxies: file
-                .trusted_proxies
-                .iter()
-                .flatten()
-                .map(|own| own.0)
-                .collect(),
+            trusted_proxies: networks.map(|own| own.0).collect(),
             metrics: file.metrics.map(|own| own.0),
             healthz: file
                 .healthz
@@ -57,13 +45,6 @@ impl Config {
                 .map_or(usual.contract, |own| own.0.clone()),
             drain_timeout: file.drain_timeout.map_or(usual.drain_timeout, |own| own.0),
             ignore_path_case: file.ignore_path_case.unwrap_or(usual.ignore_path_case),
-        };
-        if settings.contract.is_some() && settings.contract == settings.healthz {
-            return Err(self.error(&["contract".into()], "must be another path than `healthz`"));
-        }
-        if settings.metrics == Some(settings.listen) {
-            return Err(self.error(&["metrics".into()], "must be another address than `listen`"));
-        }
-        Ok(settings)
+        })
     }
 }

@@ -455,32 +455,39 @@ impl<T: Words> JsonSchema for Word<T> {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "enum": words::<T>() })
+        json_schema!({ "type": "string", "enum": words::<T>() })
     }
 }
 
-/// At least one.
+/// Entries of one kind, at least so many.
 #[derive(Clone)]
-pub(super) struct List<T>(pub(super) Vec<T>);
+pub(super) struct List<T, const LEAST: usize = 1>(pub(super) Vec<T>);
 
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
+impl<T, const LEAST: usize> Default for List<T, LEAST> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<'de, T: Value + Deserialize<'de>, const LEAST: usize> Deserialize<'de> for List<T, LEAST> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct ListVisitor<T>(PhantomData<T>);
+        struct ListVisitor<T, const LEAST: usize>(PhantomData<T>);
 
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for ListVisitor<T> {
-            type Value = List<T>;
+        impl<'de, T: Value + Deserialize<'de>, const LEAST: usize> Visitor<'de> for ListVisitor<T, LEAST> {
+            type Value = List<T, LEAST>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a list")
+                write!(f, "a list (an entry is {})", T::ALLOWED)
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<List<T>, A::Error> {
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
                 let mut entries = Vec::new();
                 while let Some(entry) = seq.next_element()? {
                     entries.push(entry);
                 }
-                if entries.is_empty() {
-                    return Err(A::Error::custom("must list at least one"));
+                if entries.len() < LEAST {
+                    let message = format!("must not be empty; an entry is {}", T::ALLOWED);
+                    return Err(A::Error::custom(message));
                 }
                 Ok(List(entries))
             }
@@ -490,7 +497,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
     }
 }
 
-impl<T: JsonSchema> JsonSchema for List<T> {
+impl<T: JsonSchema, const LEAST: usize> JsonSchema for List<T, LEAST> {
     fn inline_schema() -> bool {
         true
     }
@@ -501,6 +508,10 @@ impl<T: JsonSchema> JsonSchema for List<T> {
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let entry = generator.subschema_for::<T>();
-        json_schema!({ "type": "array", "items": entry, "minItems": 1 })
+        let mut schema = json_schema!({ "type": "array", "items": entry });
+        if LEAST > 0 {
+            schema.insert("minItems".to_owned(), LEAST.into());
+        }
+        schema
     }
 }

@@ -71,6 +71,12 @@ impl AnyStore {
         engines::migrate(Address::parse(url)?).await
     }
 
+    /// What can be said of a URL without asking what is behind it.
+    #[cfg(feature = "config")]
+    pub(crate) fn check(url: &str) -> Result<(), StoreError> {
+        engines::check(Address::parse(url)?)
+    }
+
     #[allow(dead_code, reason = "each engine that is on needs it")]
     fn new(kind: &'static str, store: impl Store) -> Self {
         Self {

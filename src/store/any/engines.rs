@@ -28,6 +28,17 @@ pub(super) async fn migrate(address: Address<'_>) -> Result<(), StoreError> {
     }
 }
 
+/// Features that are off don't count: the URL may be of another process.
+#[cfg(feature = "config")]
+pub(super) fn check(address: Address<'_>) -> Result<(), StoreError> {
+    match address.scheme {
+        "memory" if cfg!(feature = "memory") => memory(address).map(drop),
+        "memory" | "sqlite" | "postgres" | "postgresql" | "mysql" | "mariadb" | "redis"
+        | "rediss" | "valkey" | "valkeys" => Ok(()),
+        _ => Err(address.unknown_scheme()),
+    }
+}
+
 #[cfg(not(feature = "memory"))]
 fn memory(address: Address<'_>) -> Result<AnyStore, StoreError> {
     Err(address.feature_is_off("memory"))
