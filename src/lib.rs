@@ -89,6 +89,8 @@
 //! - `redis`: `RedisStore`, for Redis and Valkey, one server or a Cluster.
 //! - `encryption`: recorded answers are encrypted before a store gets them
 //!   (`IdempotencyLayerBuilder::encryption`).
+//! - `config`: every option from a TOML or JSON file (`config::Config`). What
+//!   is wrong in it is an error with its line.
 //! - `at-rest`: `store::AtRest`, answers as bytes, for stores of one's own.
 //! - `conformance`: `store::conformance`, rules that any store can be checked
 //!   against. For tests.
@@ -98,8 +100,8 @@
 //! # More
 //!
 //! `docs/layers.md` says where in a stack the layer belongs,
-//! `docs/contract.md` what it promises to an API's clients, and
-//! `docs/design.md` why it is built as it is.
+//! `docs/contract.md` what it promises to an API's clients, `docs/config.md`
+//! how a file says all this, and `docs/design.md` why it is built as it is.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -193,6 +195,9 @@ mod prose {
     pub struct Contract;
     #[doc = include_str!("../docs/design.md")]
     pub struct Design;
+    #[cfg(feature = "config")]
+    #[doc = include_str!("../docs/config.md")]
+    pub struct Config;
     #[cfg(feature = "conformance")]
     #[doc = include_str!("../docs/stores.md")]
     pub struct Stores;

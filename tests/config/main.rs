@@ -2,4 +2,7 @@
 
 #![cfg(all(feature = "config", feature = "memory"))]
 
+mod damaged;
 mod examples;
+mod schema;
+mod wrong;

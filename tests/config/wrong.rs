@@ -1,0 +1,152 @@
+//! Files that are wrong: where, what, and what is allowed.
+//!
+//! The cases stand in `wrong/toml.txt` and `wrong/json.txt`, with a line of
+//! `====` between them. The last line of a case is what is said of it, after
+//! `=> ` if the schema refuses it too, after `-> ` if only the reader does.
+
+use serde_json::Value;
+use tower_idempotency::config::{Config, FileError};
+
+use crate::schema::validator;
+
+struct Case {
+    text: &'static str,
+    schema_refuses: bool,
+    said: &'static str,
+}
+
+fn cases(file: &'static str) -> Vec<Case> {
+    let cases = file.trim_end().split("\n====\n");
+    cases
+        .map(|case| {
+            let (text, last) = case.rsplit_once('\n').unwrap();
+            let (arrow, said) = last.split_once(' ').unwrap();
+            assert!(["=>", "->"].contains(&arrow), "{case}");
+            Case {
+                text,
+                schema_refuses: arrow == "=>",
+                said,
+            }
+        })
+        .collect()
+}
+
+fn check(
+    file: &'static str,
+    at_least: usize,
+    read: fn(&str) -> Result<Config, FileError>,
+    parse: fn(&str) -> Option<Value>,
+) {
+    let cases = cases(file);
+    assert!(cases.len() >= at_least, "{} cases", cases.len());
+    let validator = validator();
+    for Case {
+        text,
+        schema_refuses,
+        said,
+    } in cases
+    {
+        match read(text) {
+            Ok(_) => panic!("{text}\nis read, and should not be: {said}"),
+            Err(error) => assert_eq!(error.to_string(), said, "of\n{text}"),
+        }
+        if let Some(value) = parse(text) {
+            let refuses = !validator.is_valid(&value);
+            assert_eq!(refuses, schema_refuses, "by the schema:\n{text}");
+        }
+    }
+}
+
+#[test]
+fn wrong_toml_is_refused_with_its_place_and_what_is_allowed() {
+    let file = include_str!("wrong/toml.txt");
+    check(file, 115, Config::from_toml, |text| {
+        toml::from_str(text).ok()
+    });
+}
+
+#[test]
+fn wrong_json_is_refused_with_its_place_and_what_is_allowed() {
+    let file = include_str!("wrong/json.txt");
+    check(file, 20, Config::from_json, |text| {
+        serde_json::from_str(text).ok()
+    });
+}
+
+#[test]
+fn an_error_has_its_parts() {
+    let directory = std::env::temp_dir().join(format!("config-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    for (name, text, place) in [
+        ("a.toml", "\n[idempotency]\n lease = 30", (3, 2)),
+        ("b.conf", "\n[idempotency]\n lease = 30", (3, 2)),
+        ("c.json", "{\n \"idempotency\": {\"lease\": 30}}", (2, 18)),
+        ("d.JSON", "{\n \"idempotency\": {\"lease\": 30}}", (2, 18)),
+    ] {
+        let file = directory.join(name);
+        std::fs::write(&file, text).unwrap();
+        let error = Config::read(&file).unwrap_err();
+        assert_eq!(error.file(), Some(&*file));
+        assert_eq!(
+            (error.line(), error.column()),
+            (Some(place.0), Some(place.1))
+        );
+        assert_eq!(error.option(), Some("idempotency.lease"));
+        let begin = format!(
+            "{}:{}:{}: `idempotency.lease` must be ",
+            file.display(),
+            place.0,
+            place.1
+        );
+        assert!(error.to_string().starts_with(&begin), "{error}");
+    }
+    let nothing = directory.join("nothing.toml");
+    let error = Config::read(&nothing).unwrap_err();
+    assert_eq!(error.line(), None);
+    assert_eq!(
+        error.to_string(),
+        format!("{}: can't be read", nothing.display())
+    );
+    assert!(std::error::Error::source(&error).is_some());
+
+    let later = directory.join("later.toml");
+    std::fs::write(&later, "\n\n[idempotency]\nlease = '10s'").unwrap();
+    let config = Config::read(&later).unwrap();
+    let error = config
+        .builder(tower_idempotency::MemoryStore::new())
+        .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "{}:3:2: `idempotency.scope` is missing: it says whose a key is, such as \
+             [\"header:x-api-key\"], and has no default",
+            later.display()
+        )
+    );
+    std::fs::remove_dir_all(&directory).unwrap();
+}
+
+#[test]
+fn who_says_whose_a_key_is_says_it_alone() {
+    use tower_idempotency::{MemoryStore, scope};
+
+    for (text, said) in [
+        (
+            "[idempotency]\nscope = ['shared']",
+            "2:1: `idempotency.scope`",
+        ),
+        (
+            "[[route]]\nmatch = '/a'\n[[route]]\nmatch = '/b'\nscope = ['shared']",
+            "5:1: `route[1].scope`",
+        ),
+    ] {
+        let config = Config::from_toml(text).unwrap();
+        let error = config
+            .builder_with_scope(MemoryStore::new(), scope::peer_ip())
+            .unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!("{said} must not stand here: the application says whose a key is")
+        );
+    }
+}
