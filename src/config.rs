@@ -47,10 +47,14 @@ use crate::scope::Scope;
 use crate::store::Store;
 use crate::{IdempotencyLayer, IdempotencyLayerBuilder};
 
+mod amount;
+mod body;
 mod check;
 mod choice;
+mod credential;
 mod document;
 mod error;
+mod field;
 mod file;
 mod names;
 #[cfg_attr(
@@ -60,6 +64,7 @@ mod names;
 mod process;
 mod read;
 mod record;
+mod rejections;
 mod schema;
 mod scopes;
 #[cfg(feature = "sidecar")]

@@ -1,15 +1,14 @@
 //! Values of single options.
 
-use std::fmt;
-
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::MapAccess;
 use serde::de::value::MapAccessDeserializer;
 
-use super::value::{List, Name, Pointer, Time, Value, Word, Words, values};
+use super::amount::Time;
+use super::field::Name;
+use super::value::{List, Value, Word, Words, values};
 use crate::answer::RecordHeaders;
-use crate::fingerprint::{FingerprintBody, JsonFingerprint};
 use crate::key::{KeyFormat, KeySyntax};
 use crate::policy::{
     KeysPer, OnDisconnect, OnInFlight, OnMismatch, OnStoreError, Oversize, Policy, Require,
@@ -37,7 +36,7 @@ words! {
     Cipher { "xchacha20-poly1305" => XChaCha20Poly1305 }
 }
 
-values![Credential, Waiting, Body, Encrypting];
+values![Waiting, Encrypting];
 
 /// What a key has to look like.
 #[derive(Clone, Copy)]
@@ -52,46 +51,6 @@ impl Format {
             Self::Any => KeyFormat::any(),
             Self::Uuid => KeyFormat::uuid(),
         }
-    }
-}
-
-/// Text that may be a secret, or the name of a variable that has it.
-#[derive(Clone)]
-pub(super) struct Credential(pub(super) String);
-
-impl fmt::Debug for Credential {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Credential(..)")
-    }
-}
-
-impl Value for Credential {
-    const ALLOWED: &'static str = "a string, or \"env:NAME\" for the value of a variable";
-
-    fn text(text: &str) -> Result<Self, String> {
-        let Some(name) = text.strip_prefix("env:") else {
-            return Ok(Self(text.to_owned()));
-        };
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
-        if name.is_empty() || !name.bytes().all(plain) {
-            return Err("must have a variable's name after `env:`".to_owned());
-        }
-        match std::env::var(name) {
-            Ok(value) if value.is_empty() => {
-                Err(format!("names the variable `{name}`, which is empty"))
-            }
-            Ok(value) => Ok(Self(value)),
-            Err(std::env::VarError::NotPresent) => {
-                Err(format!("names the variable `{name}`, which is not set"))
-            }
-            Err(std::env::VarError::NotUnicode(_)) => {
-                Err(format!("names the variable `{name}`, which is not UTF-8"))
-            }
-        }
-    }
-
-    fn schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string" })
     }
 }
 
@@ -149,58 +108,6 @@ impl Value for Waiting {
 struct Wait {
     /// For how long at most.
     wait: Time,
-}
-
-/// How the request's body is compared.
-#[derive(Clone)]
-pub(super) struct Body(pub(super) FingerprintBody);
-
-impl Value for Body {
-    const ALLOWED: &'static str =
-        "`bytes`, `json`, `none` or a table such as { json = { exclude = [\"/sent_at\"] } }";
-
-    fn text(text: &str) -> Result<Self, String> {
-        match text {
-            "bytes" => Ok(Self(FingerprintBody::Bytes)),
-            "json" => Ok(Self(FingerprintBody::Json(JsonFingerprint::new()))),
-            "none" => Ok(Self(FingerprintBody::None)),
-            _ => Err(Self::not_allowed()),
-        }
-    }
-
-    fn table<'de, A: MapAccess<'de>>(map: A) -> Result<Self, A::Error> {
-        let Json { json } = Json::deserialize(MapAccessDeserializer::new(map))?;
-        let mut fingerprint = JsonFingerprint::new();
-        for Pointer(pointer) in json.include.unwrap_or_default().0 {
-            fingerprint = fingerprint.include(pointer);
-        }
-        for Pointer(pointer) in json.exclude.unwrap_or_default().0 {
-            fingerprint = fingerprint.exclude(pointer);
-        }
-        Ok(Self(FingerprintBody::Json(fingerprint)))
-    }
-
-    fn schema(generator: &mut SchemaGenerator) -> Schema {
-        let table = generator.subschema_for::<Json>();
-        json_schema!({ "anyOf": [{ "enum": ["bytes", "json", "none"] }, table] })
-    }
-}
-
-#[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-#[schemars(inline)]
-struct Json {
-    json: Pointers,
-}
-
-#[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-#[schemars(inline)]
-struct Pointers {
-    /// JSON pointers: only what they name is compared.
-    include: Option<List<Pointer, 0>>,
-    /// JSON pointers: what they name is not compared.
-    exclude: Option<List<Pointer, 0>>,
 }
 
 /// Which headers of an answer are recorded.
@@ -330,6 +237,3 @@ struct EncryptionTable {
     /// before encryption was turned on.
     also_plain: Option<bool>,
 }
-
-/// Secrets, the current one first.
-pub(super) type Secrets = List<Credential>;

@@ -8,17 +8,18 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::{Deserializer, SeqAccess, Visitor};
 
-use super::choice::{Body, Credential, Encrypting, Format, Headers, Lengths, Secrets, Waiting};
+use super::amount::{Size, Time};
+use super::body::Body;
+use super::choice::{Encrypting, Format, Headers, Lengths, Waiting};
+use super::credential::Credential;
+use super::field::{AnswerStatus, HeaderSwitch, MediaType, Name, SkipHeader, StatusName, Verb};
 use super::process::{Address, Authorize, ServedPath, Upstream};
 use super::record::Record;
+use super::rejections::Rejections;
 use super::scopes::{Net, Scopes};
-use super::value::{
-    AnswerStatus, HeaderSwitch, List, MediaType, Name, Size, SkipHeader, StatusName, Time, Verb,
-    Word,
-};
+use super::value::{List, Word};
 use crate::key::KeySyntax;
 use crate::policy::{KeysPer, OnDisconnect, OnMismatch, OnStoreError, Oversize, Policy, Require};
-use crate::rejection::RejectionCode;
 use crate::store::OnLapsedLease;
 
 /// What makes HTTP operations safe to retry, as tower-idempotency reads it.
@@ -77,7 +78,7 @@ pub(super) struct File {
     pub(super) store: Option<Credential>,
     /// Turn every digest into an HMAC; the current one first, at least 16 bytes each. `env:NAME`
     /// reads a variable.
-    pub(super) secrets: Option<Secrets>,
+    pub(super) secrets: Option<List<Credential>>,
 
     /// The options of every request.
     #[serde(default)]
@@ -315,56 +316,4 @@ tables! {
     };
     /// What `Retry-After` says where waiting helps, in whole seconds.
     retry_after: Time = "1s", |policy, wait| policy.retry_after(wait.0);
-}
-
-/// One table for each code.
-macro_rules! rejections {
-    ($($field:ident => $code:ident),+ $(,)?) => {
-        /// By the rejection's code.
-        #[derive(Clone, Default, Deserialize, JsonSchema)]
-        #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-        #[schemars(inline)]
-        pub(super) struct Rejections {
-            $($field: Option<Rejection>,)+
-        }
-
-        impl Rejections {
-            pub(super) fn listed(&self) -> impl Iterator<Item = (RejectionCode, &Rejection)> {
-                [$((RejectionCode::$code, &self.$field)),+]
-                    .into_iter()
-                    .filter_map(|(code, entry)| Some((code, entry.as_ref()?)))
-            }
-        }
-    };
-}
-
-rejections! {
-    key_required => KeyRequired,
-    key_invalid => KeyInvalid,
-    key_too_short => KeyTooShort,
-    key_too_long => KeyTooLong,
-    scope_missing => ScopeMissing,
-    body_too_large => BodyTooLarge,
-    body_timeout => BodyTimeout,
-    body_unreadable => BodyUnreadable,
-    key_reused => KeyReused,
-    in_flight => InFlight,
-    outcome_unknown => OutcomeUnknown,
-    response_unavailable => ResponseUnavailable,
-    store_unavailable => StoreUnavailable,
-    over_capacity => OverCapacity,
-}
-
-/// What one rejection is answered with.
-#[derive(Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Rejection {
-    /// Another status.
-    pub(super) status: Option<AnswerStatus>,
-    /// The type of `body`.
-    pub(super) content_type: Option<String>,
-    /// The body, in which `{code}`, `{title}`, `{detail}`, `{status}`, `{retry}`, `{docs_url}` and
-    /// `{request_id}` are filled in; in anything but JSON only `{code}`, `{status}`, `{retry}` and
-    /// `{request_id}` can stand.
-    pub(super) body: Option<String>,
 }

@@ -8,8 +8,10 @@ use serde::Deserialize;
 use serde::de::MapAccess;
 use serde::de::value::MapAccessDeserializer;
 
-use super::choice::Credential;
-use super::value::{List, Name, Time, Value, values};
+use super::amount::Time;
+use super::credential::Credential;
+use super::field::Name;
+use super::value::{List, Value, values};
 
 values![Address, Upstream, AuthorizeUrl, Authorize, ServedPath];
 

@@ -9,7 +9,8 @@ use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, MapAccess};
 
-use super::value::{List, Name, Value, Word, Words, values};
+use super::field::Name;
+use super::value::{List, Value, Word, Words, values};
 use crate::scope::{self, ForwardedHeader, Scope};
 
 /// The option `scope`: the first that a request has.

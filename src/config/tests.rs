@@ -5,6 +5,7 @@ use std::sync::{Arc, LazyLock};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use serde_json::{Map, Value, json};
 
+use self::changes::CHANGES;
 use super::Config;
 use super::check::Unasked;
 use super::file::{OF_LAYER, OF_ROUTES, TOP};
@@ -12,6 +13,8 @@ use crate::answer::Answer;
 use crate::policy::{Policy, Require};
 use crate::rejection::RejectionCode;
 use crate::scope;
+
+mod changes;
 
 /// All of a policy, by the names of its options. One that is added is missing
 /// here until somebody says how it is read.
@@ -112,9 +115,12 @@ fn ranges(numbers: impl Iterator<Item = u16>) -> String {
     }
     let ranges: Vec<String> = ranges
         .iter()
-        .map(|(from, to)| match from == to {
-            true => from.to_string(),
-            false => format!("{from}-{to}"),
+        .map(|(from, to)| {
+            if from == to {
+                from.to_string()
+            } else {
+                format!("{from}-{to}")
+            }
         })
         .collect();
     ranges.join(",")
@@ -138,131 +144,6 @@ fn read(text: &str) -> Config {
     }
     config
 }
-
-/// An option, another value than its default, and what the policy then has.
-const CHANGES: &[(&str, &str, &str)] = &[
-    (
-        "header",
-        "['X-Key', 'Idempotency-Key']",
-        r#"["x-key", "idempotency-key"]"#,
-    ),
-    ("key_syntax", "'strict'", "Strict"),
-    ("key_syntax", "'raw'", "Raw"),
-    ("key_length", "{ min = 8, max = 64 }", "8..=64"),
-    ("key_length", "{ max = 64 }", "1..=64"),
-    ("key_length", "{ min = 8 }", "8..=255"),
-    (
-        "key_format",
-        "'uuid'",
-        r#"KeyFormat("a UUID such as 2fd4e1c6-7a2d-48fc-a1ed-99a0b5c3c2f1")"#,
-    ),
-    ("methods", "['POST', 'PUT']", "[POST, PUT]"),
-    ("require", "'required'", "Required"),
-    ("require", "'ignored'", "Ignored"),
-    ("scope", "['peer-ip']", "true"),
-    ("keys_per", "'route'", "Route"),
-    ("fingerprint_body", "'none'", "None"),
-    (
-        "fingerprint_body",
-        "'json'",
-        "Json(JsonFingerprint { include: [], exclude: [] })",
-    ),
-    (
-        "fingerprint_body",
-        "{ json = { include = ['/a', ''], exclude = ['/b'] } }",
-        r#"Json(JsonFingerprint { include: ["/a", ""], exclude: ["/b"] })"#,
-    ),
-    ("fingerprint_query", "false", "false"),
-    ("fingerprint_headers", "[]", "[]"),
-    ("fingerprint_headers", "['X-Version']", r#"["x-version"]"#),
-    ("on_mismatch", "'replay'", "Replay"),
-    ("max_request_body", "17", "17"),
-    ("max_request_body", "'64KiB'", "65536"),
-    ("body_timeout", "'1500ms'", "1.5s"),
-    ("max_recorded_body", "'2MiB'", "2097152"),
-    ("oversize", "'rerun'", "Rerun"),
-    ("record", "['all']", "200-999 grpc 0-16"),
-    (
-        "record",
-        "['all', '!429', '!grpc:14']",
-        "200-428,430-999 grpc 0-13,15-16",
-    ),
-    ("record", "['201']", "201 grpc 0,3,5-7,9,11-12,16"),
-    (
-        "record",
-        "['!204', '200-299']",
-        "200-203,205-299 grpc 0,3,5-7,9,11-12,16",
-    ),
-    (
-        "record",
-        "['2xx', '!2xx', '409']",
-        "409 grpc 0,3,5-7,9,11-12,16",
-    ),
-    (
-        "record",
-        "['default', '!404', '5xx']",
-        "200-400,402,405-406,409-424,426-428,430-599 grpc 0,3,5-7,9,11-12,16",
-    ),
-    (
-        "record",
-        "['grpc:0', 'grpc:9-10']",
-        "200-400,402,404-406,409-424,426-428,430-499 grpc 0,9-10",
-    ),
-    (
-        "record",
-        "['!grpc:5']",
-        "200-400,402,404-406,409-424,426-428,430-499 grpc 0,3,6-7,9,11-12,16",
-    ),
-    (
-        "skip_types",
-        "['Application/PDF', 'image/*']",
-        r#"["application/pdf", "image/*"]"#,
-    ),
-    (
-        "skip_headers",
-        "['transient-error: true', 'x-no-store']",
-        r#"[SkipHeader { name: "transient-error", value: Some("true") }, SkipHeader { name: "x-no-store", value: None }]"#,
-    ),
-    ("on_in_flight", "{ wait = '10s' }", "Wait(10s)"),
-    ("on_lapsed_lease", "'refuse'", "Refuse"),
-    ("on_disconnect", "'cancel'", "Cancel"),
-    ("on_store_error", "'open'", "Open"),
-    ("lease", "'90s'", "90s"),
-    ("max_operation", "'2h'", "7200s"),
-    ("retention", "'7d'", "604800s"),
-    (
-        "record_headers",
-        "{ allow = ['Content-Type'] }",
-        r#"RecordedHeaders { allow: true, names: ["content-type"] }"#,
-    ),
-    (
-        "record_headers",
-        "{ deny = [] }",
-        "RecordedHeaders { allow: false, names: [] }",
-    ),
-    ("replayed_header", "false", "None"),
-    (
-        "replayed_header",
-        "'Idempotent-Replayed'",
-        r#"Some("idempotent-replayed")"#,
-    ),
-    (
-        "created_at_header",
-        "true",
-        r#"Some("idempotency-created-at")"#,
-    ),
-    ("created_at_header", "'X-At'", r#"Some("x-at")"#),
-    (
-        "expires_at_header",
-        "true",
-        r#"Some("idempotency-expires-at")"#,
-    ),
-    ("expires_at_header", "'X-Until'", r#"Some("x-until")"#),
-    ("echo_key", "true", "true"),
-    ("replay_status", "{ 201 = 200 }", "[(201, 200)]"),
-    ("retry_after", "'5s'", "5s"),
-    ("retry_after", "'0s'", "0ns"),
-];
 
 #[test]
 fn an_empty_file_means_the_defaults() {
@@ -291,12 +172,12 @@ fn each_option_changes_itself_and_nothing_else() {
     for (option, value, expected) in CHANGES {
         let changed: Vec<_> = usual
             .iter()
-            .map(|(name, usual)| match name == option {
-                true => {
-                    assert_ne!(usual, expected, "{option} = {value} is the default");
-                    (*name, (*expected).to_owned())
+            .map(|(name, usual)| {
+                if name != option {
+                    return (*name, usual.clone());
                 }
-                false => (*name, usual.clone()),
+                assert_ne!(usual, expected, "{option} = {value} is the default");
+                (*name, (*expected).to_owned())
             })
             .collect();
         let everywhere = read(&format!("[idempotency]\n{option} = {value}"));
@@ -478,13 +359,23 @@ fn the_sidecar_is_told_what_the_file_says() {
     }
 }
 
+#[cfg(not(feature = "encryption"))]
+#[test]
+fn encryption_without_its_feature_is_an_error() {
+    let text = "secrets = ['long enough to be one']\nidempotency.encryption = 'xchacha20-poly1305'";
+    assert_eq!(
+        Config::from_toml(text).unwrap_err().to_string(),
+        "2:13: `idempotency.encryption` needs the feature `encryption` of tower-idempotency, which \
+         is off"
+    );
+}
+
 #[test]
 fn every_rejection_has_an_entry() {
-    let text: String = RejectionCode::ALL
+    let tables = RejectionCode::ALL
         .iter()
-        .map(|code| format!("[idempotency.rejections.{code}]\nstatus = 418\n"))
-        .collect();
-    let config = read(&text);
+        .map(|code| format!("[idempotency.rejections.{code}]\nstatus = 418"));
+    let config = read(&tables.collect::<Vec<_>>().join("\n"));
     let rejections = &config.said.file.idempotency.rejections;
     let codes: Vec<RejectionCode> = rejections.listed().map(|(code, _)| code).collect();
     assert_eq!(codes, RejectionCode::ALL);

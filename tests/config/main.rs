@@ -1,8 +1,26 @@
 //! Options from files.
 
-#![cfg(all(feature = "config", feature = "memory"))]
+#![cfg(all(feature = "config", feature = "memory", feature = "encryption"))]
+#![allow(
+    clippy::unchecked_time_subtraction,
+    reason = "of lengths that stand here"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
 
 mod damaged;
+mod effects;
+mod effects_together;
 mod examples;
 mod schema;
 mod wrong;
+
+use tower_idempotency::config::Config;
+use tower_idempotency::{IdempotencyLayer, Store};
+
+/// The layer of a file that is right.
+fn layer(store: impl Store, text: &str) -> IdempotencyLayer {
+    let config = Config::from_toml(text).unwrap_or_else(|error| panic!("{text}\n{error}"));
+    config.builder(store).unwrap().build().unwrap()
+}
