@@ -10,13 +10,6 @@ use crate::store::{
     AnyStore, Claim, Claimed, Lease, Outcome, Release, Store, StoreError, StoreErrorKind, Tenure,
 };
 
-/// Which other entry makes an option wrong, where the option itself is not
-/// there.
-const OTHERS: &[(&str, &[&str])] = &[
-    ("max_operation", &["lease"]),
-    ("max_buffered", &["max_request_body"]),
-];
-
 impl Config {
     pub(super) fn check(&self) -> Result<(), FileError> {
         self.check_store()?;
@@ -85,7 +78,8 @@ impl Config {
             return Err(self.error(&["contract".into()], message));
         }
         let metrics = file.metrics.map(|own| own.0);
-        if metrics.is_some() && metrics == file.listen.map(|own| own.0) {
+        // Port 0 is another one each time.
+        if metrics.is_some_and(|own| own.port() != 0) && metrics == file.listen.map(|own| own.0) {
             let message = "must be another address than `listen`";
             return Err(self.error(&["metrics".into()], message));
         }
@@ -134,8 +128,9 @@ impl Config {
         Ok(())
     }
 
-    /// What building the layer found, at its entry.
-    fn built(&self, error: &ConfigError) -> FileError {
+    /// What building the layer found, at its entry. Its route may be a pattern
+    /// or the path of one.
+    pub(crate) fn built(&self, error: &ConfigError) -> FileError {
         let mut message = error.message().to_owned();
         let mut source = std::error::Error::source(error);
         while let Some(cause) = source {
@@ -143,38 +138,45 @@ impl Config {
             source = cause.source();
         }
         let path = self.entry(error);
-        let is_other = !path.contains(&error.option().into());
-        if is_other && !["route", "rejection_status"].contains(&error.option()) {
-            message = format!("clashes with `{}`, which {message}", error.option());
+        let own = if error.option() == "route" {
+            "match"
+        } else {
+            error.option()
+        };
+        if path.last() != Some(&own.into()) {
+            message = format!("clashes with `{own}`, which {message}");
         }
         self.error(&path, message)
     }
 
+    /// The entry that makes an option wrong: its own, or another that does not
+    /// go with its default.
     fn entry(&self, error: &ConfigError) -> Vec<Step> {
-        let option = error.option();
-        let all = Step::from("idempotency");
-        let route = error.route().and_then(|pattern| {
-            let routes = &self.said.file.route;
-            routes.iter().position(|route| route.pattern == pattern)
+        let file = &self.said.file;
+        let options: &[&str] = match error.option() {
+            "route" => &["match"],
+            "max_buffered" if file.idempotency.max_buffered.is_none() => {
+                return self.largest_body();
+            }
+            "max_operation" => &["max_operation", "lease"],
+            option => &[option],
+        };
+        let of_routes = file.route.iter().enumerate().filter(|(_, route)| {
+            let path = route.pattern.split_once(' ').map(|(_, path)| path.trim());
+            error
+                .route()
+                .is_some_and(|own| own == route.pattern || Some(own) == path)
         });
-        if option == "route" {
-            let at = route.unwrap_or(0);
-            return vec!["route".into(), at.into(), "match".into()];
-        }
-        if option == "max_buffered" && self.said.file.idempotency.max_buffered.is_none() {
-            return self.largest_body();
-        }
-        let others = OTHERS.iter().find(|(own, _)| *own == option);
-        let others = others.map_or(&[][..], |(_, others)| *others);
-        let names = || [option].into_iter().chain(others.iter().copied());
-        let of_route = route.into_iter().flat_map(|at| {
-            names().map(move |name| vec!["route".into(), at.into(), Step::from(name)])
-        });
-        let of_all = names().map(|name| vec![all.clone(), Step::from(name)]);
-        of_route
-            .chain(of_all)
+        let tables = of_routes.map(|(at, _)| vec!["route".into(), at.into()]);
+        let all = vec![Step::from("idempotency")];
+        tables
+            .chain([all.clone()])
+            .flat_map(|table| {
+                let entry = move |option: &&str| [&*table, &[Step::from(*option)]].concat();
+                options.iter().map(entry)
+            })
             .find(|path| self.said.document.find(path).is_some())
-            .unwrap_or_else(|| vec![all, option.into()])
+            .unwrap_or_else(|| [&*all, &[error.option().into()]].concat())
     }
 
     /// The entry that wants the most room.

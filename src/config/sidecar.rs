@@ -4,13 +4,20 @@ use super::{Config, FileError, Step};
 use crate::sidecar::{Authorize, Settings};
 
 impl Config {
+    /// The store, which a sidecar can't be given otherwise.
+    pub(crate) fn required_store(&self) -> Result<&str, FileError> {
+        self.store().ok_or_else(|| self.missing("store", "memory:"))
+    }
+
+    fn missing(&self, option: &str, example: &str) -> FileError {
+        let message = format!("is missing: the sidecar needs it, such as \"{example}\"");
+        self.error(&[Step::from(option)], message)
+    }
+
     /// What the sidecar is told, with its defaults.
     pub(crate) fn sidecar(&self) -> Result<Settings, FileError> {
         let file = &self.said.file;
-        let missing = |option: &str, example: &str| {
-            let message = format!("is missing: the sidecar needs it, such as \"{example}\"");
-            self.error(&[Step::from(option)], message)
-        };
+        let missing = |option, example| self.missing(option, example);
         let listen = file
             .listen
             .ok_or_else(|| missing("listen", "127.0.0.1:8080"))?;

@@ -190,17 +190,12 @@ fn each_option_changes_itself_and_nothing_else() {
             );
         }
         let text = format!("[[route]]\nmatch = '/a'\n{option} = {value}");
-        let there = read(&text);
-        assert_eq!(
-            facts(&policy(&there, &Method::POST, "/a")),
-            changed,
-            "{option}"
-        );
-        assert_eq!(
-            facts(&policy(&there, &Method::POST, "/b")),
-            usual,
-            "{option}"
-        );
+        let json = toml::from_str::<Value>(&text).unwrap().to_string();
+        for there in [read(&text), Config::from_json(&json).unwrap()] {
+            let of = |path| facts(&policy(&there, &Method::POST, path));
+            assert_eq!(of("/a"), changed, "{option}");
+            assert_eq!(of("/b"), usual, "{option}");
+        }
     }
 }
 
@@ -357,6 +352,15 @@ fn the_sidecar_is_told_what_the_file_says() {
     ] {
         assert_eq!(read(text).sidecar().unwrap_err().to_string(), said);
     }
+    assert_eq!(
+        read("").required_store().unwrap_err().to_string(),
+        "1:1: `store` is missing: the sidecar needs it, such as \"memory:\""
+    );
+    assert_eq!(
+        read("store = 'memory:'").required_store().unwrap(),
+        "memory:"
+    );
+    read("listen = '127.0.0.1:0'\nmetrics = '127.0.0.1:0'");
 }
 
 #[cfg(not(feature = "encryption"))]
