@@ -142,7 +142,8 @@ mod rt;
 pub mod scope;
 mod service;
 #[cfg(feature = "sidecar")]
-mod sidecar;
+#[cfg_attr(docsrs, doc(cfg(feature = "sidecar")))]
+pub mod sidecar;
 pub mod store;
 mod stream;
 mod within;

@@ -1,0 +1,266 @@
+//! What a request meets, from the outside in.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, request};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use ipnet::IpNet;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use super::authorize::{Authorizer, Refused};
+use super::bodies::{Answered, Until};
+use super::checks::{methods, said_headers};
+use super::forwarded::{
+    OfTheLayer, Reserved, can_be_tunnelled, forward, join_cookies, settle_host, strip_hop_by_hop,
+};
+use super::metrics::{Counted, Numbers};
+use super::path::{SentTarget, matched};
+use super::problem::{BAD_HOST, BAD_METHOD, BAD_PATH, NO_TUNNEL};
+use super::settings::Settings;
+use super::upstream::{Protocol, Upstream};
+use crate::body::Whole;
+use crate::layer::IdempotencyLayer;
+use crate::request_body::RequestBody;
+use crate::response_body::ResponseBody;
+use crate::scope::PeerAddr;
+use crate::service::Idempotency;
+
+/// What leaves: counted until its last byte has.
+pub(super) type Leaving<G> = Until<ResponseBody<Answered>, (Counted, G)>;
+
+/// All that connections share.
+#[derive(Debug)]
+pub(super) struct Front {
+    layer: IdempotencyLayer,
+    proxy: Proxy,
+    reserved: Reserved,
+    authorizer: Option<Authorizer>,
+    trusted: Vec<IpNet>,
+    healthz: Option<String>,
+    contract: Option<String>,
+    /// Those that some policy protects.
+    methods: Vec<Method>,
+    ignore_path_case: bool,
+    numbers: Arc<Numbers>,
+    draining: AtomicBool,
+}
+
+#[derive(Debug)]
+enum Proxy {
+    Protected(Idempotency<Upstream>),
+    /// To compare with.
+    Bare(Upstream),
+}
+
+impl Front {
+    pub(super) fn new(layer: IdempotencyLayer, settings: &Settings, protected: bool) -> Self {
+        let numbers = Arc::<Numbers>::default();
+        let authorize = settings.authorize.as_ref();
+        let reserved = Reserved::new(authorize.map_or(&[], |authorize| &authorize.headers));
+        let of_the_layer = OfTheLayer::new(said_headers(&layer));
+        let upstream = Upstream::new(
+            settings,
+            reserved.clone(),
+            of_the_layer,
+            Arc::clone(&numbers),
+        );
+        let proxy = if protected {
+            Proxy::Protected(layer.layer(upstream))
+        } else {
+            Proxy::Bare(upstream)
+        };
+        Self {
+            methods: methods(&layer),
+            layer,
+            proxy,
+            reserved,
+            authorizer: authorize.map(Authorizer::new),
+            trusted: settings.trusted_proxies.clone(),
+            healthz: settings.healthz.clone(),
+            contract: settings.contract.clone(),
+            ignore_path_case: settings.ignore_path_case,
+            numbers,
+            draining: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn layer(&self) -> &IdempotencyLayer {
+        &self.layer
+    }
+
+    pub(super) fn numbers(&self) -> &Arc<Numbers> {
+        &self.numbers
+    }
+
+    pub(super) fn begin_draining(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// `guard` lives as long as the answer.
+    pub(super) async fn answer<G>(
+        &self,
+        request: Request<Incoming>,
+        peer: SocketAddr,
+        guard: G,
+    ) -> Response<Leaving<G>> {
+        let counted = self.numbers.request();
+        let response = match self.admit(request, peer).await {
+            Ok(request) => self.proxy.call(request).await,
+            Err(here) => here.map(|data| {
+                ResponseBody::known(Whole {
+                    data,
+                    trailers: None,
+                })
+            }),
+        };
+        response.map(|body| Until::new(body, (counted, guard)))
+    }
+
+    /// The request as the layer gets it, or what keeps it from there.
+    async fn admit(
+        &self,
+        request: Request<Incoming>,
+        peer: SocketAddr,
+    ) -> Result<Request<RequestBody<Incoming>>, Response<Bytes>> {
+        let (mut parts, body) = request.into_parts();
+        if parts.method == Method::CONNECT {
+            return Err(NO_TUNNEL.answer("This is no proxy for other addresses."));
+        }
+        if !settle_host(&mut parts) {
+            return Err(BAD_HOST.answer("A request is for one host."));
+        }
+        strip(&mut parts, &self.reserved);
+        if let Some(here) = self.served_here(&parts) {
+            return Err(here);
+        }
+        forward(&mut parts, peer, &self.trusted);
+        parts.extensions.insert(PeerAddr(peer));
+        if let Proxy::Protected(_) = self.proxy {
+            self.settle_path(&mut parts)?;
+            if let Some(authorizer) = &self.authorizer
+                && self.layer.protects(&parts)
+            {
+                self.authorize(authorizer, &mut parts).await?;
+            }
+        }
+        Ok(Request::from_parts(parts, RequestBody::new(body)))
+    }
+
+    fn served_here(&self, parts: &request::Parts) -> Option<Response<Bytes>> {
+        if !matches!(parts.method, Method::GET | Method::HEAD) {
+            return None;
+        }
+        let is = |path: &Option<String>| path.as_deref() == Some(parts.uri.path());
+        if is(&self.healthz) {
+            return Some(self.health());
+        }
+        if is(&self.contract) {
+            // TODO contract
+        }
+        None
+    }
+
+    pub(super) fn health(&self) -> Response<Bytes> {
+        let (status, text) = if self.draining.load(Ordering::Relaxed) {
+            (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
+        } else {
+            (StatusCode::OK, "ok\n")
+        };
+        let mut response = Response::new(Bytes::from_static(text.as_bytes()));
+        *response.status_mut() = status;
+        let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+        response.headers_mut().insert(CONTENT_TYPE, plain);
+        response
+    }
+
+    /// Has policies found by one spelling of the path, where the method has any.
+    fn settle_path(&self, parts: &mut request::Parts) -> Result<(), Response<Bytes>> {
+        if !self.methods.contains(&parts.method) {
+            let sent = parts.method.as_str();
+            let alike = |own: &Method| own.as_str().eq_ignore_ascii_case(sent);
+            // Some frameworks take `post` for POST.
+            if self.methods.iter().any(alike) {
+                return Err(BAD_METHOD.answer("Methods are written in upper case."));
+            }
+            return Ok(());
+        }
+        match matched(&parts.uri, self.ignore_path_case) {
+            Ok(None) => Ok(()),
+            Ok(Some(uri)) => {
+                let sent = std::mem::replace(&mut parts.uri, uri);
+                parts.extensions.insert(SentTarget(sent));
+                Ok(())
+            }
+            Err(why) => {
+                self.numbers.ambiguous.add();
+                let detail = format!(
+                    "The path {why}, so that servers may read it differently. Nothing was \
+                     executed; send the request to the path as it is documented."
+                );
+                Err(BAD_PATH.answer(&detail))
+            }
+        }
+    }
+
+    async fn authorize(
+        &self,
+        authorizer: &Authorizer,
+        parts: &mut request::Parts,
+    ) -> Result<(), Response<Bytes>> {
+        authorizer
+            .allow(parts)
+            .await
+            .map_err(|refused| match refused {
+                Refused::Denied(response) => {
+                    self.numbers.denied.add();
+                    response
+                }
+                Refused::Unknown(response) => {
+                    self.numbers.authorizer_failed.add();
+                    response
+                }
+            })
+    }
+}
+
+/// Removes what ends at this connection, and what a client can't say.
+fn strip(parts: &mut request::Parts, reserved: &Reserved) {
+    let upgrade = strip_hop_by_hop(&mut parts.headers);
+    match upgrade {
+        Some(protocol) if parts.version == Version::HTTP_11 && can_be_tunnelled(&protocol) => {
+            parts.extensions.insert(Protocol(protocol));
+        }
+        _ => {
+            parts.extensions.remove::<OnUpgrade>();
+        }
+    }
+    reserved.strip_from(&mut parts.headers);
+    if parts.version == Version::HTTP_2 {
+        join_cookies(&mut parts.headers);
+    }
+}
+
+impl Proxy {
+    async fn call(
+        &self,
+        request: Request<RequestBody<Incoming>>,
+    ) -> Response<ResponseBody<Answered>> {
+        let answered = match self {
+            Self::Protected(service) => service.clone().call(request).await,
+            Self::Bare(upstream) => {
+                let answered = upstream.clone().call(request).await;
+                answered.map(|response| response.map(ResponseBody::passed))
+            }
+        };
+        match answered {
+            Ok(response) => response,
+            Err(never) => match never {},
+        }
+    }
+}

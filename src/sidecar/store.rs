@@ -1,0 +1,118 @@
+//! A store that may come later than the process.
+
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use tokio::time::{sleep, timeout};
+use tracing::{info, warn};
+
+use crate::record::{Nonce, RecordId};
+use crate::store::{
+    AnyStore, Claim, Claimed, Forgotten, Lease, Outcome, Record, Release, Store, StoreError,
+    StoreErrorKind, Subscription, Tenure,
+};
+
+/// How long the start waits for a store before it goes on without.
+const PATIENCE: Duration = Duration::from_secs(5);
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// What connecting came to.
+pub(super) enum Connected {
+    Now(AnyStore),
+    Later(LateStore),
+}
+
+/// The store behind `url`, or one that becomes it once it can be reached.
+///
+/// # Errors
+/// If the store refuses, which waiting does not change.
+pub(super) async fn connect(url: &str) -> Result<Connected, StoreError> {
+    let error = match timeout(PATIENCE, AnyStore::connect(url)).await {
+        Ok(Ok(store)) => return Ok(Connected::Now(store)),
+        Ok(Err(error)) => error,
+        Err(_) => StoreError::timed_out(),
+    };
+    match error.kind() {
+        StoreErrorKind::NotSent | StoreErrorKind::Unknown | StoreErrorKind::Contention => {}
+        _ => return Err(error),
+    }
+    warn!(
+        error = &error as &dyn std::error::Error,
+        "the store can't be reached; it is tried again while the process runs"
+    );
+    let late = LateStore::default();
+    tokio::spawn(keep_trying(url.to_owned(), Arc::downgrade(&late.0)));
+    Ok(Connected::Later(late))
+}
+
+async fn keep_trying(url: String, store: Weak<OnceLock<AnyStore>>) {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        sleep(pause).await;
+        if store.strong_count() == 0 {
+            return;
+        }
+        match AnyStore::connect(&url).await {
+            Ok(connected) => {
+                if let Some(store) = store.upgrade() {
+                    let _ = store.set(connected);
+                    info!("the store is reached");
+                }
+                return;
+            }
+            Err(error) => warn!(
+                error = &error as &dyn std::error::Error,
+                "the store still can't be used"
+            ),
+        }
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Until the store is there, nothing reaches it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct LateStore(Arc<OnceLock<AnyStore>>);
+
+impl LateStore {
+    fn store(&self) -> Result<&AnyStore, StoreError> {
+        self.0
+            .get()
+            .ok_or_else(|| StoreError::new(StoreErrorKind::NotSent, "not connected yet"))
+    }
+}
+
+impl Store for LateStore {
+    async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
+        self.store()?.claim(claim).await
+    }
+
+    async fn renew(&self, lease: &Lease) -> Result<Tenure, StoreError> {
+        self.store()?.renew(lease).await
+    }
+
+    async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Tenure, StoreError> {
+        self.store()?.complete(lease, outcome).await
+    }
+
+    async fn release(
+        &self,
+        id: &RecordId,
+        nonce: &Nonce,
+        how: Release,
+    ) -> Result<Tenure, StoreError> {
+        self.store()?.release(id, nonce, how).await
+    }
+
+    async fn look_up(&self, id: &RecordId) -> Result<Option<Record>, StoreError> {
+        self.store()?.look_up(id).await
+    }
+
+    async fn forget(&self, id: &RecordId, force: bool) -> Result<Forgotten, StoreError> {
+        self.store()?.forget(id, force).await
+    }
+
+    async fn subscribe(&self, id: &RecordId) -> Result<Subscription, StoreError> {
+        self.store()?.subscribe(id).await
+    }
+}
