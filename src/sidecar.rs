@@ -14,9 +14,10 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 
+use crate::config::{Config, FileError};
 use crate::error::ConfigError;
 use crate::layer::IdempotencyLayer;
-use crate::store::StoreError;
+use crate::store::{Store, StoreError};
 
 mod authorize;
 mod bodies;
@@ -34,6 +35,7 @@ mod store;
 mod upstream;
 
 use front::Front;
+use store::{Connected, LateStore};
 pub(crate) use settings::{Authorize, Settings};
 
 /// A proxy with an [`IdempotencyLayer`], listening.
@@ -46,13 +48,38 @@ pub struct Sidecar {
 }
 
 impl Sidecar {
-    /// With a layer that is there already.
-    pub(crate) async fn listen(
+    /// As the file says: connected to its store, and listening. A store that
+    /// can't be reached right now is tried again in the background.
+    ///
+    /// # Errors
+    /// If the file lacks something or asks for what a proxy can't do, if the
+    /// store refuses, or if an address can't be listened on.
+    pub async fn new(config: &Config) -> Result<Self, SidecarError> {
+        Self::start(config, true).await
+    }
+
+    /// The same proxy without the layer, to compare with.
+    #[doc(hidden)]
+    pub async fn without_layer(config: &Config) -> Result<Self, SidecarError> {
+        Self::start(config, false).await
+    }
+
+    async fn start(config: &Config, protected: bool) -> Result<Self, SidecarError> {
+        let settings = config.sidecar()?;
+        // What is wrong in the file is said before a store is waited for.
+        layer(config, &settings, LateStore::default())?;
+        let layer = match store::connect(config.required_store()?).await? {
+            Connected::Now(store) => layer(config, &settings, store)?,
+            Connected::Later(store) => layer(config, &settings, store)?,
+        };
+        Self::listen(&settings, layer, protected).await
+    }
+
+    async fn listen(
         settings: &Settings,
         layer: IdempotencyLayer,
         protected: bool,
     ) -> Result<Self, SidecarError> {
-        checks::check(&layer, settings.ignore_path_case)?;
         let front = Arc::new(Front::new(layer, settings, protected));
         let metrics = match settings.metrics {
             Some(address) => Some(bind(address).await?),
@@ -100,55 +127,70 @@ impl Sidecar {
     }
 }
 
+fn layer(
+    config: &Config,
+    settings: &Settings,
+    store: impl Store,
+) -> Result<IdempotencyLayer, SidecarError> {
+    let layer = config.builder(store)?.build()?;
+    checks::check(&layer, settings.ignore_path_case).map_err(|error| config.built(&error))?;
+    Ok(layer)
+}
+
 async fn bind(address: SocketAddr) -> Result<TcpListener, SidecarError> {
-    TcpListener::bind(address).await.map_err(|error| {
-        SidecarError::caused_by(format!("can't listen on {address}"), error)
-    })
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| SidecarError(Reason::Listen(address, error)))
 }
 
 /// Why a [`Sidecar`] does not start.
 #[derive(Debug)]
-pub struct SidecarError {
-    message: String,
-    source: Option<Box<dyn Error + Send + Sync>>,
-}
+pub struct SidecarError(Reason);
 
-impl SidecarError {
-    fn option(option: &'static str, message: String) -> Self {
-        Self {
-            message: format!("`{option}` {message}"),
-            source: None,
-        }
-    }
-
-    fn caused_by(message: String, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self {
-            message,
-            source: Some(source.into()),
-        }
-    }
+#[derive(Debug)]
+enum Reason {
+    File(FileError),
+    Layer(ConfigError),
+    Store(StoreError),
+    Listen(SocketAddr, io::Error),
 }
 
 impl fmt::Display for SidecarError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
+        match &self.0 {
+            Reason::File(error) => error.fmt(f),
+            Reason::Layer(error) => error.fmt(f),
+            Reason::Store(_) => f.write_str("the store can't be used"),
+            Reason::Listen(address, _) => write!(f, "can't listen on {address}"),
+        }
     }
 }
 
 impl Error for SidecarError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.source.as_deref().map(|source| source as _)
+        match &self.0 {
+            Reason::File(error) => error.source(),
+            Reason::Layer(error) => error.source(),
+            Reason::Store(error) => Some(error),
+            Reason::Listen(_, error) => Some(error),
+        }
+    }
+}
+
+impl From<FileError> for SidecarError {
+    fn from(error: FileError) -> Self {
+        Self(Reason::File(error))
     }
 }
 
 impl From<ConfigError> for SidecarError {
     fn from(error: ConfigError) -> Self {
-        Self::caused_by("the layer can't be built".to_owned(), error)
+        Self(Reason::Layer(error))
     }
 }
 
 impl From<StoreError> for SidecarError {
     fn from(error: StoreError) -> Self {
-        Self::caused_by("the store can't be used".to_owned(), error)
+        Self(Reason::Store(error))
     }
 }

@@ -2,13 +2,13 @@
 
 use http::{HeaderName, Method};
 
-use super::SidecarError;
 use super::path::normal;
+use crate::error::ConfigError;
 use crate::layer::IdempotencyLayer;
 use crate::policy::OnDisconnect;
 
 /// Before anything is served.
-pub(super) fn check(layer: &IdempotencyLayer, ignore_case: bool) -> Result<(), SidecarError> {
+pub(super) fn check(layer: &IdempotencyLayer, ignore_case: bool) -> Result<(), ConfigError> {
     for listed in layer.shared().routes.listed() {
         let of = listed.path.as_deref();
         if listed.policy.on_disconnect == OnDisconnect::Cancel {
@@ -24,8 +24,8 @@ pub(super) fn check(layer: &IdempotencyLayer, ignore_case: bool) -> Result<(), S
 }
 
 /// A pattern that no path is matched as would protect nothing.
-fn check_pattern(pattern: &str, ignore_case: bool) -> Result<(), SidecarError> {
-    let fail = |message: &str| Err(wrong("match", Some(pattern), message));
+fn check_pattern(pattern: &str, ignore_case: bool) -> Result<(), ConfigError> {
+    let fail = |message: &str| Err(wrong("route", Some(pattern), message));
     let literal = without_names(pattern);
     if literal.len() > 1 && literal.ends_with('/') {
         return fail("ends in a slash: leave it out, both spellings are matched");
@@ -55,9 +55,12 @@ fn without_names(pattern: &str) -> String {
     literal
 }
 
-fn wrong(option: &'static str, pattern: Option<&str>, message: &str) -> SidecarError {
-    let route = pattern.map_or(String::new(), |pattern| format!(" (on route `{pattern}`)"));
-    SidecarError::option(option, format!("{message}{route}"))
+fn wrong(option: &'static str, pattern: Option<&str>, message: &str) -> ConfigError {
+    let error = ConfigError::new(option, message);
+    match pattern {
+        Some(pattern) => error.on_route(pattern),
+        None => error,
+    }
 }
 
 /// The methods that some policy protects.

@@ -1,0 +1,17 @@
+//! The sidecar, over TCP, between clients and upstreams that see every byte.
+
+mod authorizer;
+mod failures;
+mod forwarded;
+mod forwarding;
+mod http2;
+mod limits;
+mod own_paths;
+mod paths;
+mod program;
+mod said_by_the_layer;
+mod shutdown;
+mod store;
+mod streaming;
+mod support;
+mod tunnels;
