@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::support::{File, Upstream, answer, get, ok, post, until};
+use crate::support::{File, Step, Upstream, answer, get, ok, post};
 
 fn named(fields: &[(&str, &str)]) -> BTreeMap<String, String> {
     let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
@@ -129,11 +129,11 @@ async fn connections_to_the_upstream_are_kept() {
 async fn a_head_request_and_an_answer_without_a_body_are_left_alone() {
     let upstream = Upstream::start(|request| {
         if request.start.starts_with("HEAD") {
-            vec![crate::support::Step::Write(
+            vec![Step::Write(
                 "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n".to_owned(),
             )]
         } else {
-            vec![crate::support::Step::Write(
+            vec![Step::Write(
                 "HTTP/1.1 304 Not Modified\r\nETag: x\r\n\r\n".to_owned(),
             )]
         }
@@ -196,25 +196,4 @@ async fn a_field_that_connection_names_does_not_undo_what_the_sidecar_says() {
     assert_eq!(seen.field("idempotency-attempt"), Some("1"));
     assert_eq!(seen.field("host"), Some("a.example"));
     assert_eq!(seen.field("connection"), None);
-}
-
-#[tokio::test]
-async fn a_client_that_leaves_ends_an_unprotected_request_and_no_protected_one() {
-    let upstream = Upstream::start(|request| {
-        if request.field("idempotency-key").is_some() {
-            return ok("done");
-        }
-        vec![crate::support::Step::Hang]
-    })
-    .await;
-    let sidecar = File::new(upstream.address).start().await;
-    let mut client = sidecar.client().await;
-    client.send(&post("/orders", "k", "{}")).await;
-    drop(client);
-    until(async || {
-        let again = sidecar.exchange(&post("/orders", "k", "{}")).await;
-        again.field("idempotency-replayed") == Some("true") || upstream.seen().is_empty()
-    })
-    .await;
-    assert_eq!(upstream.seen().len(), 1);
 }
