@@ -15,6 +15,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 
 use crate::config::{Config, FileError};
+use crate::contract::Contract;
 use crate::error::ConfigError;
 use crate::layer::IdempotencyLayer;
 use crate::store::{Store, StoreError};
@@ -35,11 +36,10 @@ mod store;
 mod upstream;
 
 use front::Front;
-use store::{Connected, LateStore};
 pub(crate) use settings::{Authorize, Settings};
+use store::{Connected, LateStore};
 
 /// A proxy with an [`IdempotencyLayer`], listening.
-#[derive(Debug)]
 pub struct Sidecar {
     front: Arc<Front>,
     listener: TcpListener,
@@ -73,6 +73,17 @@ impl Sidecar {
             Connected::Later(store) => layer(config, &settings, store)?,
         };
         Self::listen(&settings, layer, protected).await
+    }
+
+    /// What a sidecar with this file would promise to clients. Neither the
+    /// store nor the upstream is asked.
+    ///
+    /// # Errors
+    /// As of [`new`](Self::new).
+    pub fn contract(config: &Config) -> Result<Contract, SidecarError> {
+        let settings = config.sidecar()?;
+        config.required_store()?;
+        Ok(layer(config, &settings, LateStore::default())?.contract())
     }
 
     async fn listen(
@@ -135,6 +146,14 @@ fn layer(
     let layer = config.builder(store)?.build()?;
     checks::check(&layer, settings.ignore_path_case).map_err(|error| config.built(&error))?;
     Ok(layer)
+}
+
+impl fmt::Debug for Sidecar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sidecar")
+            .field("listener", &self.listener)
+            .finish_non_exhaustive()
+    }
 }
 
 async fn bind(address: SocketAddr) -> Result<TcpListener, SidecarError> {

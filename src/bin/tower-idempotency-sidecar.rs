@@ -1,14 +1,12 @@
 //! The sidecar as a program: `docs/sidecar.md`.
 
 use std::error::Error;
-use std::ffi::OsString;
 use std::future::Future;
-use std::io::IsTerminal as _;
-use std::path::PathBuf;
+use std::io::{IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use lexopt::prelude::{Long, Short};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tower_idempotency::AnyStore;
 use tower_idempotency::config::Config;
 use tower_idempotency::sidecar::Sidecar;
@@ -32,24 +30,37 @@ Exit status: 0 done, or shut down by SIGTERM or SIGINT; 1 the file, the store
 or an address can't be used; 2 wrong arguments.
 ";
 
-/// What to do, and with which file.
-enum Task {
+/// What the arguments ask for.
+enum Asked {
     Help,
     Version,
-    Serve(PathBuf),
-    Check(PathBuf),
-    Migrate(PathBuf),
+    Do(Task, PathBuf),
+}
+
+#[derive(Clone, Copy)]
+enum Task {
+    Serve,
+    Check,
+    Migrate,
 }
 
 fn main() -> ExitCode {
-    let task = match task(std::env::args_os()) {
-        Ok(task) => task,
+    let asked = match asked(lexopt::Parser::from_env()) {
+        Ok(asked) => asked,
         Err(error) => {
             eprintln!("error: {error}\n\n{HELP}");
             return ExitCode::from(2);
         }
     };
-    match run(task) {
+    let done = match asked {
+        Asked::Help => print(HELP),
+        Asked::Version => print(&format!(
+            "tower-idempotency-sidecar {}\n",
+            env!("CARGO_PKG_VERSION")
+        )),
+        Asked::Do(task, file) => run(task, &file),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {}", chain(&*error));
@@ -58,51 +69,53 @@ fn main() -> ExitCode {
     }
 }
 
-fn task(arguments: impl IntoIterator<Item = OsString>) -> Result<Task, lexopt::Error> {
-    let mut parser = lexopt::Parser::from_iter(arguments);
+fn asked(mut arguments: lexopt::Parser) -> Result<Asked, lexopt::Error> {
     let mut config = None;
-    let mut task: Option<(&str, fn(PathBuf) -> Task)> = None;
-    while let Some(argument) = parser.next()? {
-        let chosen: (&str, fn(PathBuf) -> Task) = match argument {
+    let mut task = Task::Serve;
+    while let Some(argument) = arguments.next()? {
+        let chosen = match argument {
             Long("config") | Short('c') => {
-                config = Some(PathBuf::from(parser.value()?));
+                config = Some(PathBuf::from(arguments.value()?));
                 continue;
             }
-            Long("check") => ("--check", Task::Check),
-            Long("migrate") => ("--migrate", Task::Migrate),
-            Long("help") | Short('h') => return Ok(Task::Help),
-            Long("version") | Short('V') => return Ok(Task::Version),
+            Long("check") => Task::Check,
+            Long("migrate") => Task::Migrate,
+            Long("help") | Short('h') => return Ok(Asked::Help),
+            Long("version") | Short('V') => return Ok(Asked::Version),
             other => return Err(other.unexpected()),
         };
-        if let Some((earlier, _)) = task.replace(chosen) {
-            return Err(format!("{earlier} and {} are two tasks", chosen.0).into());
+        match task {
+            Task::Serve => task = chosen,
+            Task::Check | Task::Migrate => {
+                return Err("--check and --migrate are one task each".into());
+            }
         }
     }
     let config = config.ok_or("--config FILE is missing")?;
-    Ok(task.map_or(Task::Serve as fn(PathBuf) -> Task, |(_, task)| task)(
-        config,
-    ))
+    Ok(Asked::Do(task, config))
 }
 
-fn run(task: Task) -> Result<(), Box<dyn Error>> {
+fn run(task: Task, file: &Path) -> Result<(), Box<dyn Error>> {
+    let config = Config::read(file)?;
     match task {
-        Task::Help => print!("{HELP}"),
-        Task::Version => println!("tower-idempotency-sidecar {}", env!("CARGO_PKG_VERSION")),
-        Task::Check(file) => {
-            let _ = Config::read(file)?; // TODO contract
-        }
-        Task::Migrate(file) => {
-            let config = Config::read(file)?;
+        Task::Check => print(&Sidecar::contract(&config)?.markdown()),
+        Task::Migrate => {
             let store = config.store().ok_or("the file names no `store`")?;
-            runtime()?.block_on(AnyStore::migrate(store))?;
+            Ok(runtime()?.block_on(AnyStore::migrate(store))?)
         }
-        Task::Serve(file) => {
-            let config = Config::read(file)?;
+        Task::Serve => {
             log();
-            runtime()?.block_on(serve(&config))?;
+            runtime()?.block_on(serve(&config))
         }
     }
-    Ok(())
+}
+
+/// Unlike `print!` no panic where nobody reads.
+fn print(text: &str) -> Result<(), Box<dyn Error>> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
 }
 
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
@@ -138,22 +151,56 @@ async fn serve(config: &Config) -> Result<(), Box<dyn Error>> {
 
 /// The first SIGTERM or SIGINT; a second one ends the process.
 fn signals() -> std::io::Result<impl Future<Output = ()>> {
-    async fn either(terminate: &mut Signal, interrupt: &mut Signal) {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    }
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut signals = Signals::new()?;
     Ok(async move {
-        either(&mut terminate, &mut interrupt).await;
+        signals.next().await;
         tokio::spawn(async move {
-            either(&mut terminate, &mut interrupt).await;
+            signals.next().await;
             error!("ended by a second signal");
             std::process::exit(1);
         });
     })
+}
+
+#[cfg(unix)]
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+#[cfg(unix)]
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Elsewhere Ctrl-C is all there is.
+#[cfg(not(unix))]
+struct Signals;
+
+#[cfg(not(unix))]
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self)
+    }
+
+    async fn next(&mut self) {
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending().await
+        }
+    }
 }
 
 /// An error with all its causes.

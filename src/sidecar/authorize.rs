@@ -29,7 +29,6 @@ const ORIGINAL_URI: HeaderName = HeaderName::from_static("x-original-uri");
 /// the connection.
 const READ: usize = 64 << 10;
 
-#[derive(Debug)]
 pub(super) struct Authorizer {
     client: Client<Connector, Empty<Bytes>>,
     url: Uri,
@@ -68,7 +67,10 @@ impl Authorizer {
         let answer = match asked {
             Ok(Ok(answer)) => answer,
             Ok(Err(error)) => {
-                warn!(error = &*error as &dyn Error, "the authorizer gave no answer");
+                warn!(
+                    error = &*error as &dyn Error,
+                    "the authorizer gave no answer"
+                );
                 return Err(unknown());
             }
             Err(_) => {
@@ -99,38 +101,40 @@ impl Authorizer {
     async fn ask(&self, parts: &Parts) -> Result<Response<()>, BoxError> {
         let mut request = Request::new(Empty::new());
         *request.uri_mut() = self.url.clone();
-        *request.headers_mut() = self.question(parts)?;
+        *request.headers_mut() = question(parts)?;
         let (head, body) = self.client.request(request).await?.into_parts();
         // What comes after the head changes nothing.
         let _ = Limited::new(body, READ).collect().await;
         Ok(Response::from_parts(head, ()))
     }
+}
 
-    /// What the client said, but nothing of a body, and no condition that the
-    /// authorizer would take for its own answer's.
-    fn question(&self, parts: &Parts) -> Result<HeaderMap, BoxError> {
-        let mut headers = parts.headers.clone();
-        let left_out: Vec<_> = headers
-            .keys()
-            .filter(|name| {
-                let name = name.as_str();
-                name.starts_with("content-") || name.starts_with("if-")
-            })
-            .cloned()
-            .chain([HOST, RANGE, EXPECT, TE])
-            .collect();
-        for name in left_out {
-            headers.remove(name);
-        }
-        remove_spellings(&mut headers, &[ORIGINAL_METHOD, ORIGINAL_URI]);
-        let sent = parts.extensions.get::<SentTarget>();
-        let target = sent.map_or(&parts.uri, |SentTarget(uri)| uri);
-        let target = target.path_and_query().map_or("/", |target| target.as_str());
-        headers.insert(ORIGINAL_METHOD, parts.method.as_str().parse()?);
-        headers.insert(ORIGINAL_URI, HeaderValue::from_bytes(target.as_bytes())?);
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        Ok(headers)
+/// What the client said, but nothing of a body, and no condition that the
+/// authorizer would take for its own answer's.
+fn question(parts: &Parts) -> Result<HeaderMap, BoxError> {
+    let mut headers = parts.headers.clone();
+    let left_out: Vec<_> = headers
+        .keys()
+        .filter(|name| {
+            let name = name.as_str();
+            name.starts_with("content-") || name.starts_with("if-")
+        })
+        .cloned()
+        .chain([HOST, RANGE, EXPECT, TE])
+        .collect();
+    for name in left_out {
+        headers.remove(name);
     }
+    remove_spellings(&mut headers, &[ORIGINAL_METHOD, ORIGINAL_URI]);
+    let sent = parts.extensions.get::<SentTarget>();
+    let target = sent.map_or(&parts.uri, |SentTarget(uri)| uri);
+    let target = target
+        .path_and_query()
+        .map_or("/", |target| target.as_str());
+    headers.insert(ORIGINAL_METHOD, parts.method.as_str().parse()?);
+    headers.insert(ORIGINAL_URI, HeaderValue::from_bytes(target.as_bytes())?);
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(headers)
 }
 
 fn denied(status: StatusCode, headers: &HeaderMap) -> Refused {

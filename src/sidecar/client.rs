@@ -154,7 +154,10 @@ impl Http2 {
             .await?;
         tokio::spawn(async move {
             if let Err(error) = connection.await {
-                debug!(error = &error as &dyn Error, "connection to the upstream ended");
+                debug!(
+                    error = &error as &dyn Error,
+                    "connection to the upstream ended"
+                );
             }
         });
         *shared = Some(sender.clone());

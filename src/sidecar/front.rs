@@ -21,10 +21,11 @@ use super::forwarded::{
 };
 use super::metrics::{Counted, Numbers};
 use super::path::{SentTarget, matched};
-use super::problem::{BAD_HOST, BAD_METHOD, BAD_PATH, NO_TUNNEL};
+use super::problem::{BAD_HOST, BAD_METHOD, BAD_PATH, NO_TUNNEL, Problem};
 use super::settings::Settings;
 use super::upstream::{Protocol, Upstream};
 use crate::body::Whole;
+use crate::contract::Contract;
 use crate::layer::IdempotencyLayer;
 use crate::request_body::RequestBody;
 use crate::response_body::ResponseBody;
@@ -35,7 +36,6 @@ use crate::service::Idempotency;
 pub(super) type Leaving<G> = Until<ResponseBody<Answered>, (Counted, G)>;
 
 /// All that connections share.
-#[derive(Debug)]
 pub(super) struct Front {
     layer: IdempotencyLayer,
     proxy: Proxy,
@@ -43,7 +43,7 @@ pub(super) struct Front {
     authorizer: Option<Authorizer>,
     trusted: Vec<IpNet>,
     healthz: Option<String>,
-    contract: Option<String>,
+    contract: Option<(String, Contract)>,
     /// Those that some policy protects.
     methods: Vec<Method>,
     ignore_path_case: bool,
@@ -51,7 +51,6 @@ pub(super) struct Front {
     draining: AtomicBool,
 }
 
-#[derive(Debug)]
 enum Proxy {
     Protected(Idempotency<Upstream>),
     /// To compare with.
@@ -75,6 +74,8 @@ impl Front {
         } else {
             Proxy::Bare(upstream)
         };
+        let contract = settings.contract.clone();
+        let contract = contract.map(|path| (path, layer.contract()));
         Self {
             methods: methods(&layer),
             layer,
@@ -83,7 +84,7 @@ impl Front {
             authorizer: authorize.map(Authorizer::new),
             trusted: settings.trusted_proxies.clone(),
             healthz: settings.healthz.clone(),
-            contract: settings.contract.clone(),
+            contract,
             ignore_path_case: settings.ignore_path_case,
             numbers,
             draining: AtomicBool::new(false),
@@ -142,7 +143,8 @@ impl Front {
         forward(&mut parts, peer, &self.trusted);
         parts.extensions.insert(PeerAddr(peer));
         if let Proxy::Protected(_) = self.proxy {
-            self.settle_path(&mut parts)?;
+            self.settle_path(&mut parts)
+                .map_err(|(problem, detail)| problem.answer(&detail))?;
             if let Some(authorizer) = &self.authorizer
                 && self.layer.protects(&parts)
             {
@@ -156,14 +158,14 @@ impl Front {
         if !matches!(parts.method, Method::GET | Method::HEAD) {
             return None;
         }
-        let is = |path: &Option<String>| path.as_deref() == Some(parts.uri.path());
-        if is(&self.healthz) {
+        let path = parts.uri.path();
+        if self.healthz.as_deref() == Some(path) {
             return Some(self.health());
         }
-        if is(&self.contract) {
-            // TODO contract
+        match &self.contract {
+            Some((own, contract)) if own == path => Some(contract.respond(parts)),
+            _ => None,
         }
-        None
     }
 
     pub(super) fn health(&self) -> Response<Bytes> {
@@ -180,13 +182,13 @@ impl Front {
     }
 
     /// Has policies found by one spelling of the path, where the method has any.
-    fn settle_path(&self, parts: &mut request::Parts) -> Result<(), Response<Bytes>> {
+    fn settle_path(&self, parts: &mut request::Parts) -> Result<(), (&'static Problem, String)> {
         if !self.methods.contains(&parts.method) {
             let sent = parts.method.as_str();
             let alike = |own: &Method| own.as_str().eq_ignore_ascii_case(sent);
             // Some frameworks take `post` for POST.
             if self.methods.iter().any(alike) {
-                return Err(BAD_METHOD.answer("Methods are written in upper case."));
+                return Err((&BAD_METHOD, "Methods are written in upper case.".to_owned()));
             }
             return Ok(());
         }
@@ -203,7 +205,7 @@ impl Front {
                     "The path {why}, so that servers may read it differently. Nothing was \
                      executed; send the request to the path as it is documented."
                 );
-                Err(BAD_PATH.answer(&detail))
+                Err((&BAD_PATH, detail))
             }
         }
     }

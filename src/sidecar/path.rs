@@ -69,8 +69,7 @@ pub(super) fn matched(uri: &Uri, ignore_case: bool) -> Result<Option<Uri>, Ambig
 /// it is stays an escape, in upper case.
 pub(super) fn normal(path: &str, ignore_case: bool) -> Result<Cow<'_, str>, Ambiguous> {
     let kept = |byte| {
-        byte == b'/'
-            || stands_for_itself(byte) && !(ignore_case && byte.is_ascii_uppercase())
+        byte == b'/' || stands_for_itself(byte) && !(ignore_case && byte.is_ascii_uppercase())
     };
     if path.bytes().all(kept) {
         return trimmed(path).map(Cow::Borrowed);
@@ -132,9 +131,7 @@ fn decoded(path: &[u8]) -> Result<Vec<u8>, Ambiguous> {
             _ => decoded.push(byte),
         }
     }
-    let is_escape = |bytes: &[u8]| {
-        bytes[0] == b'%' && bytes[1..].iter().all(u8::is_ascii_hexdigit)
-    };
+    let is_escape = |bytes: &[u8]| bytes[0] == b'%' && bytes[1..].iter().all(u8::is_ascii_hexdigit);
     if decoded.windows(3).any(is_escape) {
         return Err(Ambiguous::EscapedTwice);
     }

@@ -33,9 +33,13 @@ pub(super) async fn connect(url: &str) -> Result<Connected, StoreError> {
         Ok(Err(error)) => error,
         Err(_) => StoreError::timed_out(),
     };
-    match error.kind() {
-        StoreErrorKind::NotSent | StoreErrorKind::Unknown | StoreErrorKind::Contention => {}
-        _ => return Err(error),
+    let may_pass = match error.kind() {
+        // A file that can't be opened is no server that is about to come.
+        StoreErrorKind::NotSent | StoreErrorKind::Unknown => !url.starts_with("sqlite:"),
+        kind => kind == StoreErrorKind::Contention,
+    };
+    if !may_pass {
+        return Err(error);
     }
     warn!(
         error = &error as &dyn std::error::Error,
@@ -114,5 +118,29 @@ impl Store for LateStore {
 
     async fn subscribe(&self, id: &RecordId) -> Result<Subscription, StoreError> {
         self.store()?.subscribe(id).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_store_that_comes_late_is_used_from_then_on() {
+        let late = LateStore::default();
+        let other = late.clone();
+        let id = RecordId::from_bytes([7; 32]);
+        let error = late.look_up(&id).await.unwrap_err();
+        assert_eq!(error.kind(), StoreErrorKind::NotSent);
+        keep_trying("memory:".to_owned(), Arc::downgrade(&late.0)).await;
+        assert!(other.look_up(&id).await.unwrap().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_a_store_that_nobody_wants() {
+        let late = LateStore::default();
+        let store = Arc::downgrade(&late.0);
+        drop(late);
+        keep_trying("other:".to_owned(), store).await;
     }
 }

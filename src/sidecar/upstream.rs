@@ -171,7 +171,10 @@ impl Shared {
         match failure {
             Failure::Unreached(error) => {
                 self.numbers.unreached.add();
-                warn!(error = &*error as &dyn Error, "the upstream was not reached");
+                warn!(
+                    error = &*error as &dyn Error,
+                    "the upstream was not reached"
+                );
                 let detail = "The service behind this address can't be reached. Nothing was \
                               executed; send the same request again in a moment.";
                 here(&UNREACHED, detail, Recording::Skip)
@@ -211,7 +214,8 @@ fn in_doubt(problem: Problem, protected: bool) -> Response<Answered> {
         retry: None,
         ..problem
     };
-    let detail = "Nobody knows whether the request was executed. Find out before you send it again.";
+    let detail =
+        "Nobody knows whether the request was executed. Find out before you send it again.";
     here(&problem, detail, Recording::InDoubt)
 }
 

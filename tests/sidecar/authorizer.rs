@@ -16,7 +16,11 @@ struct Both {
 impl Both {
     async fn start(change: impl FnOnce(File) -> File) -> Self {
         let upstream = Upstream::start(|_| ok("done")).await;
-        let says = Arc::new(Mutex::new(answer("204 No Content", "X-Account: alice\r\n", "")));
+        let says = Arc::new(Mutex::new(answer(
+            "204 No Content",
+            "X-Account: alice\r\n",
+            "",
+        )));
         let authorizer = {
             let says = Arc::clone(&says);
             Upstream::start(move |_| says.lock().unwrap().clone()).await
@@ -51,14 +55,20 @@ fn with_authorizer(upstream: SocketAddr, authorizer: SocketAddr) -> File {
 async fn who_is_denied_gets_no_replay() {
     let both = Both::start(|file| file).await;
     assert_eq!(both.charge().await.status(), 200);
-    assert_eq!(both.charge().await.field("idempotency-replayed"), Some("true"));
+    assert_eq!(
+        both.charge().await.field("idempotency-replayed"),
+        Some("true")
+    );
     both.says(answer(
         "401 Unauthorized",
         "WWW-Authenticate: Bearer realm=\"a\"\r\nWWW-Authenticate: Basic\r\nX-Secret: 1\r\n",
         "who are you?",
     ));
     let denied = both.charge().await;
-    assert_eq!((denied.status(), denied.code().as_str()), (401, "not-authorized"));
+    assert_eq!(
+        (denied.status(), denied.code().as_str()),
+        (401, "not-authorized")
+    );
     let challenges = &denied.named()["www-authenticate"];
     assert_eq!(challenges, "Bearer realm=\"a\", Basic");
     assert_eq!(denied.field("x-secret"), None);
@@ -66,7 +76,11 @@ async fn who_is_denied_gets_no_replay() {
     both.says(answer("403 Forbidden", "", ""));
     assert_eq!(both.charge().await.status(), 403);
     assert_eq!(both.upstream.seen().len(), 1);
-    assert_eq!(both.authorizer.seen().len(), 4, "nothing is remembered of its answers");
+    assert_eq!(
+        both.authorizer.seen().len(),
+        4,
+        "nothing is remembered of its answers"
+    );
 }
 
 #[tokio::test]
@@ -108,7 +122,10 @@ async fn without_a_clear_word_nothing_is_executed() {
     ] {
         both.says(word);
         let answer = both.charge().await;
-        assert_eq!((answer.status(), answer.code().as_str()), (502, "authorizer-unavailable"));
+        assert_eq!(
+            (answer.status(), answer.code().as_str()),
+            (502, "authorizer-unavailable")
+        );
     }
     assert!(both.upstream.seen().is_empty());
     both.says(answer("200 OK", "", ""));
@@ -117,7 +134,10 @@ async fn without_a_clear_word_nothing_is_executed() {
     let file = with_authorizer(both.upstream.address, nobody().await);
     let sidecar = file.start().await;
     let answer = sidecar.exchange(&post("/charges", "other", "{}")).await;
-    assert_eq!((answer.status(), answer.code().as_str()), (502, "authorizer-unavailable"));
+    assert_eq!(
+        (answer.status(), answer.code().as_str()),
+        (502, "authorizer-unavailable")
+    );
     assert_eq!(both.upstream.seen().len(), 1);
 }
 
@@ -185,7 +205,10 @@ async fn an_unprotected_request_is_not_asked_about_and_can_claim_nothing() {
         let request = format!("GET / HTTP/1.1\r\nHost: a\r\n{sent}\r\n");
         assert_eq!(both.sidecar.exchange(&request).await.status(), 200);
         let seen = both.upstream.last();
-        assert_eq!((seen.field("x-account"), seen.field("x_account")), (None, None));
+        assert_eq!(
+            (seen.field("x-account"), seen.field("x_account")),
+            (None, None)
+        );
     }
     assert_eq!(both.sidecar.exchange(&get("/")).await.status(), 200);
     assert!(both.authorizer.seen().is_empty());

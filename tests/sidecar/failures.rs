@@ -33,7 +33,10 @@ async fn an_upstream_that_is_not_reached_gives_the_key_back() {
     let sidecar = File::new(address).start().await;
     for _ in 0..2 {
         let refused = charge(&sidecar).await;
-        assert_eq!((refused.status(), refused.code().as_str()), (502, "upstream-unreachable"));
+        assert_eq!(
+            (refused.status(), refused.code().as_str()),
+            (502, "upstream-unreachable")
+        );
     }
     let upstream = Upstream::listen(TcpListener::bind(address).await.unwrap(), |_| ok("done"));
     let answer = charge(&sidecar).await;
@@ -60,7 +63,10 @@ async fn an_upstream_that_does_not_accept_in_time_gives_the_key_back() {
     let file = File::new(address).top("connect_timeout = '100ms'");
     let sidecar = file.start().await;
     let refused = charge(&sidecar).await;
-    assert_eq!((refused.status(), refused.code().as_str()), (502, "upstream-unreachable"));
+    assert_eq!(
+        (refused.status(), refused.code().as_str()),
+        (502, "upstream-unreachable")
+    );
     let upstream = Upstream::listen(listener, |_| ok("done"));
     queue.clear();
     until(async || charge(&sidecar).await.status() == 200).await;
@@ -70,7 +76,10 @@ async fn an_upstream_that_does_not_accept_in_time_gives_the_key_back() {
 /// What a second attempt gets while the first may still be running, and after.
 async fn is_in_doubt_until_its_lease_lapses(upstream: &Upstream, sidecar: &Running) {
     let second = charge(sidecar).await;
-    assert_eq!((second.status(), second.code().as_str()), (409, "in-flight"));
+    assert_eq!(
+        (second.status(), second.code().as_str()),
+        (409, "in-flight")
+    );
     assert!(second.field("retry-after").is_some());
     assert_eq!(upstream.seen().len(), 1);
     let mut after = second;
@@ -90,7 +99,10 @@ async fn an_upstream_that_breaks_off_keeps_the_record_in_flight_until_its_lease_
     let file = File::new(upstream.address).idempotency("lease = '1s'");
     let sidecar = file.start().await;
     let broken = charge(&sidecar).await;
-    assert_eq!((broken.status(), broken.code().as_str()), (502, "upstream-broken"));
+    assert_eq!(
+        (broken.status(), broken.code().as_str()),
+        (502, "upstream-broken")
+    );
     is_in_doubt_until_its_lease_lapses(&upstream, &sidecar).await;
 }
 
@@ -112,7 +124,10 @@ async fn an_upstream_that_does_not_answer_in_time_is_in_doubt_too() {
         .idempotency("lease = '2s'");
     let sidecar = file.start().await;
     let late = charge(&sidecar).await;
-    assert_eq!((late.status(), late.code().as_str()), (504, "upstream-timeout"));
+    assert_eq!(
+        (late.status(), late.code().as_str()),
+        (504, "upstream-timeout")
+    );
     is_in_doubt_until_its_lease_lapses(&upstream, &sidecar).await;
 }
 
@@ -147,7 +162,11 @@ async fn an_answer_whose_body_breaks_off_is_never_taken_for_whole() {
         client.send(&post("/charges", "k", "{}")).await;
         assert!(client.try_answer().await.is_none(), "{status}");
         let second = charge(&sidecar).await;
-        assert_eq!((second.status(), second.code().as_str()), (409, code), "{status}");
+        assert_eq!(
+            (second.status(), second.code().as_str()),
+            (409, code),
+            "{status}"
+        );
         assert_eq!(upstream.seen().len(), 1);
     }
 }
@@ -173,7 +192,10 @@ async fn without_a_key_nobody_is_told_to_send_it_again() {
     let upstream = Upstream::start(|_| vec![Step::Close]).await;
     let sidecar = File::new(upstream.address).start().await;
     let broken = sidecar.exchange(&get("/")).await;
-    assert_eq!((broken.status(), broken.code().as_str()), (502, "upstream-broken"));
+    assert_eq!(
+        (broken.status(), broken.code().as_str()),
+        (502, "upstream-broken")
+    );
     let problem: serde_json::Value = serde_json::from_slice(&broken.body).unwrap();
     assert_eq!(problem["retry"], serde_json::Value::Null);
     assert_eq!(upstream.seen().len(), 1);

@@ -38,10 +38,7 @@ async fn a_request_arrives_as_it_was_sent_but_for_hop_by_hop_fields() {
         )
         .await;
     let seen = upstream.last();
-    assert_eq!(
-        seen.start,
-        "PUT /a%2fb//c/../d;x=1?q=%6f&&r=//%zz HTTP/1.1"
-    );
+    assert_eq!(seen.start, "PUT /a%2fb//c/../d;x=1?q=%6f&&r=//%zz HTTP/1.1");
     assert_eq!(seen.text(), "hello");
     assert_eq!(
         seen.named(),
@@ -143,7 +140,10 @@ async fn a_head_request_and_an_answer_without_a_body_are_left_alone() {
     let mut client = sidecar.client().await;
     client.send("HEAD / HTTP/1.1\r\nHost: a\r\n\r\n").await;
     let head = client.head().await;
-    assert_eq!((head.status(), head.field("content-length")), (200, Some("1000")));
+    assert_eq!(
+        (head.status(), head.field("content-length")),
+        (200, Some("1000"))
+    );
     client.send(&get("/")).await;
     assert_eq!(client.head().await.status(), 304);
 }
@@ -158,7 +158,10 @@ async fn http_1_0_is_answered_too() {
     assert_eq!((answer.status(), answer.text()), (200, "done"));
     assert!(client.is_closed().await);
     assert_eq!(upstream.last().start, "GET / HTTP/1.1");
-    assert_eq!(upstream.last().field("host"), Some(&*upstream.address.to_string()));
+    assert_eq!(
+        upstream.last().field("host"),
+        Some(&*upstream.address.to_string())
+    );
 }
 
 #[tokio::test]

@@ -97,12 +97,20 @@ async fn a_client_may_speak_http_2_to_an_upstream_that_does_not() {
     for replayed in [false, true] {
         let mut request = request("http://shop.example/%6frders?q=1", Some("k"));
         for crumb in ["a=1", "b=2"] {
-            request.headers_mut().append("cookie", crumb.parse().unwrap());
+            request
+                .headers_mut()
+                .append("cookie", crumb.parse().unwrap());
         }
         let answer = within(client.send_request(request)).await.unwrap();
         assert_eq!(answer.status(), StatusCode::OK);
-        assert_eq!(answer.headers().contains_key("idempotency-replayed"), replayed);
-        assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "done");
+        assert_eq!(
+            answer.headers().contains_key("idempotency-replayed"),
+            replayed
+        );
+        assert_eq!(
+            answer.into_body().collect().await.unwrap().to_bytes(),
+            "done"
+        );
     }
     let seen = upstream.last();
     assert_eq!(seen.start, "POST /%6frders?q=1 HTTP/1.1");
@@ -135,7 +143,10 @@ async fn many_requests_share_one_connection_to_an_upstream_with_http_2() {
     let seen = upstream.seen();
     for host in 0..7 {
         let authority = format!("shop{host}.example");
-        assert!(seen.iter().any(|parts| parts.uri.authority().unwrap() == &*authority));
+        assert!(
+            seen.iter()
+                .any(|parts| parts.uri.authority().unwrap() == &*authority)
+        );
     }
     assert!(seen.iter().all(|parts| !parts.headers.contains_key("host")));
     assert!(seen.iter().all(|parts| parts.version == Version::HTTP_2));
@@ -191,6 +202,9 @@ async fn an_upstream_with_http_2_that_is_not_reached_gives_the_key_back() {
     let sidecar = file.start().await;
     for _ in 0..2 {
         let answer = sidecar.exchange(&post("/a", "k", "{}")).await;
-        assert_eq!((answer.status(), answer.code().as_str()), (502, "upstream-unreachable"));
+        assert_eq!(
+            (answer.status(), answer.code().as_str()),
+            (502, "upstream-unreachable")
+        );
     }
 }

@@ -1,1 +1,144 @@
+//! What the sidecar serves itself.
 
+use crate::support::{Client, File, Step, Upstream, get, nobody, ok, post};
+
+#[tokio::test]
+async fn it_says_that_it_is_well() {
+    let upstream = Upstream::start(|_| ok("upstream")).await;
+    let sidecar = File::new(upstream.address).start().await;
+    let answer = sidecar.exchange(&get("/healthz")).await;
+    assert_eq!((answer.status(), answer.text()), (200, "ok\n"));
+    let mut client = sidecar.client().await;
+    client
+        .send("HEAD /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+        .await;
+    assert_eq!(client.head().await.status(), 200);
+    assert!(upstream.seen().is_empty());
+    for request in [
+        get("/healthz/"),
+        get("/health"),
+        post("/healthz", "k", "{}"),
+    ] {
+        assert_eq!(sidecar.exchange(&request).await.text(), "upstream");
+    }
+}
+
+#[tokio::test]
+async fn its_paths_can_be_others_or_none() {
+    let upstream = Upstream::start(|_| ok("upstream")).await;
+    let file = || File::new(upstream.address);
+    let sidecar = file().top("healthz = '/up'").start().await;
+    assert_eq!(sidecar.exchange(&get("/up")).await.text(), "ok\n");
+    assert_eq!(sidecar.exchange(&get("/healthz")).await.text(), "upstream");
+    let sidecar = file().top("healthz = false").start().await;
+    assert_eq!(sidecar.exchange(&get("/healthz")).await.text(), "upstream");
+}
+
+#[tokio::test]
+async fn it_serves_its_contract_where_it_is_told_to() {
+    let upstream = Upstream::start(|_| ok("upstream")).await;
+    let file = || File::new(upstream.address).route("POST /orders", "require = 'required'");
+    let sidecar = file().top("contract = '/idempotency'").start().await;
+    let answer = sidecar.exchange(&get("/idempotency")).await;
+    assert_eq!(
+        answer.field("content-type"),
+        Some("text/markdown; charset=utf-8")
+    );
+    assert!(answer.text().contains("/orders"), "{}", answer.text());
+    let json = sidecar.exchange(&get("/idempotency?format=json")).await;
+    assert!(serde_json::from_slice::<serde_json::Value>(&json.body).is_ok());
+    assert!(upstream.seen().is_empty());
+    let sidecar = file().start().await;
+    assert_eq!(
+        sidecar.exchange(&get("/idempotency")).await.text(),
+        "upstream"
+    );
+}
+
+/// The value of a sample.
+fn value(text: &str, sample: &str) -> u64 {
+    let mut lines = text.lines();
+    let found = lines.find_map(|line| line.strip_prefix(&format!("{sample} ")));
+    let found = found.unwrap_or_else(|| panic!("no {sample} in {text}"));
+    found.parse().unwrap()
+}
+
+#[tokio::test]
+async fn it_tells_its_numbers() {
+    let upstream = Upstream::start(|request| {
+        if request.target() == "/broken" {
+            vec![Step::Close]
+        } else {
+            ok("done")
+        }
+    })
+    .await;
+    let file = File::new(upstream.address).top("metrics = '127.0.0.1:0'");
+    let sidecar = file.start().await;
+    for (path, key) in [
+        ("/a", "1"),
+        ("/a", "1"),
+        ("/b", "1"),
+        ("/broken", "2"),
+        ("//", "3"),
+    ] {
+        sidecar.exchange(&post(path, key, "{}")).await;
+    }
+    let mut waits = sidecar.client().await;
+    waits
+        .send("POST /c HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n")
+        .await;
+    let metrics = sidecar.metrics.unwrap();
+    let mut client = Client::connect(metrics).await;
+    client.send(&get("/healthz")).await;
+    assert_eq!(client.answer().await.text(), "ok\n");
+    client.send(&get("/other")).await;
+    assert_eq!(client.answer().await.status(), 404);
+    crate::support::until(async || {
+        client.send(&get("/metrics")).await;
+        let answer = client.answer().await;
+        value(answer.text(), "idempotency_sidecar_requests_in_flight") == 1
+            && value(answer.text(), "idempotency_sidecar_connections") == 1
+    })
+    .await;
+    client.send(&get("/metrics")).await;
+    let answer = client.answer().await;
+    let content_type = "text/plain; version=0.0.4; charset=utf-8";
+    assert_eq!(answer.field("content-type"), Some(content_type));
+    for (sample, expected) in [
+        ("idempotency_executed_total", 2),
+        ("idempotency_replayed_total", 1),
+        ("idempotency_recorded_total", 1),
+        ("idempotency_in_doubt_total", 1),
+        (r#"idempotency_rejected_total{code="key-reused"}"#, 1),
+        (r#"idempotency_rejected_total{code="in-flight"}"#, 0),
+        ("idempotency_sidecar_requests_total", 6),
+        (
+            r#"idempotency_sidecar_upstream_failures_total{kind="broken"}"#,
+            1,
+        ),
+        (
+            r#"idempotency_sidecar_upstream_failures_total{kind="unreachable"}"#,
+            0,
+        ),
+        ("idempotency_sidecar_ambiguous_paths_total", 1),
+    ] {
+        assert_eq!(value(answer.text(), sample), expected, "{sample}");
+    }
+    // Each sample stands under its type, as Prometheus wants it.
+    let mut family = "";
+    for line in answer.text().lines() {
+        if let Some(of) = line.strip_prefix("# TYPE ") {
+            family = of.split(' ').next().unwrap();
+        } else if !line.starts_with('#') {
+            assert_eq!(line.split([' ', '{']).next(), Some(family), "{line}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn its_numbers_are_not_for_clients() {
+    let sidecar = File::new(nobody().await).start().await;
+    assert_eq!(sidecar.exchange(&get("/metrics")).await.status(), 502);
+    assert!(sidecar.metrics.is_none());
+}

@@ -28,7 +28,11 @@ async fn no_spelling_of_a_path_evades_its_policy() {
         "http://a/%6frders",
     ] {
         let answer = sidecar.exchange(&post(path)).await;
-        assert_eq!((answer.status(), answer.code().as_str()), (400, "key-required"), "{path}");
+        assert_eq!(
+            (answer.status(), answer.code().as_str()),
+            (400, "key-required"),
+            "{path}"
+        );
     }
     for path in [
         "//orders",
@@ -55,7 +59,11 @@ async fn no_spelling_of_a_path_evades_its_policy() {
         "/%u006frders",
     ] {
         let answer = sidecar.exchange(&post(path)).await;
-        assert_eq!((answer.status(), answer.code().as_str()), (400, "path-ambiguous"), "{path}");
+        assert_eq!(
+            (answer.status(), answer.code().as_str()),
+            (400, "path-ambiguous"),
+            "{path}"
+        );
         assert_eq!(answer.field("cache-control"), Some("no-store"));
     }
     assert!(upstream.seen().is_empty());
@@ -68,7 +76,10 @@ async fn a_method_in_small_letters_evades_no_policy() {
     for method in ["post", "Post", "pATCH"] {
         let request = format!("{method} /a HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
         let answer = sidecar.exchange(&request).await;
-        assert_eq!((answer.status(), answer.code().as_str()), (400, "method-invalid"));
+        assert_eq!(
+            (answer.status(), answer.code().as_str()),
+            (400, "method-invalid")
+        );
     }
     assert!(upstream.seen().is_empty());
     let purge = "PURGE //a/..%2f HTTP/1.1\r\nHost: a\r\n\r\n";

@@ -1,1 +1,288 @@
+//! The program itself: its arguments, its exit status, its signals.
 
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Output, Stdio};
+use std::sync::Arc;
+
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::Notify;
+
+use crate::support::{Client, File, Step, Upstream, nobody, ok, post, until, within};
+
+fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tower-idempotency-sidecar"));
+    command.kill_on_drop(true).env_remove("RUST_LOG");
+    command
+}
+
+async fn run(arguments: &[&str]) -> Output {
+    within(program().args(arguments).output()).await.unwrap()
+}
+
+/// A file that is gone with the test.
+struct Written(PathBuf);
+
+impl Written {
+    fn new(name: &str, text: &str) -> Self {
+        let name = format!("sidecar-{}-{name}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::write(&path, text).unwrap();
+        Self(path)
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+}
+
+impl Drop for Written {
+    fn drop(&mut self) {
+        // SQLite has two more.
+        for suffix in ["", "-wal", "-shm"] {
+            let _ = std::fs::remove_file(format!("{}{suffix}", self.path()));
+        }
+    }
+}
+
+fn said(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+#[tokio::test]
+async fn it_says_what_it_takes_and_which_version_it_is() {
+    for (argument, says) in [
+        ("--help", "Usage: tower-idempotency-sidecar --config FILE"),
+        ("-h", "Exit status:"),
+        ("--version", env!("CARGO_PKG_VERSION")),
+    ] {
+        let output = run(&[argument]).await;
+        assert_eq!(output.status.code(), Some(0));
+        assert!(said(&output.stdout).contains(says), "{argument}");
+    }
+}
+
+#[tokio::test]
+async fn wrong_arguments_are_2() {
+    for arguments in [
+        &[][..],
+        &["--check"],
+        &["--config"],
+        &["--confg", "a"],
+        &["--config", "a", "more"],
+        &["--config", "a", "--check", "--migrate"],
+    ] {
+        let output = run(arguments).await;
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(said(&output.stderr).contains("Usage:"), "{arguments:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_is_wrong_is_1_and_says_where() {
+    let upstream = nobody().await;
+    let right = || File::new(upstream);
+    for (name, text, place, says) in [
+        (
+            "typo.toml",
+            right().idempotency("lese = '3s'").text(),
+            ":7:1:",
+            "lese",
+        ),
+        (
+            "no-upstream.toml",
+            "listen = '127.0.0.1:0'".to_owned(),
+            "",
+            "`upstream` is missing",
+        ),
+        (
+            "no-store.toml",
+            right().text().replace("store = 'memory:'\n", ""),
+            "",
+            "`store` is missing",
+        ),
+        (
+            "cancel.toml",
+            right().idempotency("on_disconnect = 'cancel'").text(),
+            ":7:1:",
+            "`idempotency.on_disconnect` can't be `cancel` here",
+        ),
+        (
+            "cancel-route.toml",
+            right().route("POST /a", "on_disconnect = 'cancel'").text(),
+            ":10:1:",
+            "`route[0].on_disconnect` can't be `cancel` here",
+        ),
+        (
+            "slash.toml",
+            right().route("/b", "").route("POST /a/", "").text(),
+            ":12:1:",
+            "ends in a slash",
+        ),
+    ] {
+        let file = Written::new(name, &text);
+        for arguments in [
+            &["--config", file.path(), "--check"][..],
+            &["--config", file.path()],
+        ] {
+            let output = run(arguments).await;
+            let error = said(&output.stderr);
+            assert_eq!(output.status.code(), Some(1), "{name}: {error}");
+            let at = format!("{}{place}", file.path());
+            assert!(
+                error.contains(&at) && error.contains(says),
+                "{name}: {error}"
+            );
+        }
+    }
+    let output = run(&["--config", "/no/such/file.toml"]).await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said(&output.stderr).contains("/no/such/file.toml"));
+}
+
+#[tokio::test]
+async fn check_prints_the_contract_and_asks_nobody() {
+    let file = File::new(nobody().await)
+        // Taken, and there is no such server.
+        .top(&format!("listen = '{}'", nobody().await))
+        .top(&format!("store = 'redis://{}'", nobody().await))
+        .route("POST /orders", "require = 'required'");
+    let file = Written::new("check.toml", &file.text());
+    let output = run(&["--check", "--config", file.path()]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output.stderr));
+    assert!(said(&output.stdout).contains("| `/orders` | POST | required |"));
+}
+
+#[tokio::test]
+async fn a_store_or_an_address_that_can_t_be_used_is_1() {
+    let upstream = Upstream::start(|_| ok("done")).await;
+    let taken = format!("listen = '{}'", upstream.address);
+    let file = Written::new(
+        "taken.toml",
+        &File::new(upstream.address).top(&taken).text(),
+    );
+    let output = run(&["--config", file.path()]).await;
+    assert_eq!(output.status.code(), Some(1));
+    let error = said(&output.stderr);
+    assert!(
+        error.contains(&format!("can't listen on {}: ", upstream.address)),
+        "{error}"
+    );
+    let file = File::new(upstream.address).top("store = 'other:'");
+    let file = Written::new("store.toml", &file.text());
+    let output = run(&["--config", file.path()]).await;
+    assert_eq!(output.status.code(), Some(1));
+    let error = said(&output.stderr);
+    assert!(
+        error.contains("the store can't be used") && error.contains("sqlite:"),
+        "{error}"
+    );
+}
+
+#[cfg(feature = "sqlite")]
+#[tokio::test]
+async fn migrate_makes_the_table_and_ends() {
+    let database = Written::new("migrate.db", "");
+    let store = format!("store = 'sqlite:{}'", database.path());
+    let file = Written::new(
+        "migrate.toml",
+        &File::new(nobody().await).top(&store).text(),
+    );
+    let output = run(&["--config", file.path(), "--migrate"]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output.stderr));
+    let has_table = |suffix: &str| {
+        let file = format!("{}{suffix}", database.path());
+        let table = b"CREATE TABLE idempotency_records";
+        std::fs::read(file).is_ok_and(|written| written.windows(table.len()).any(|at| at == table))
+    };
+    assert!(has_table("") || has_table("-wal"));
+}
+
+/// The program, serving.
+struct Serving {
+    child: Child,
+    address: SocketAddr,
+    log: tokio::io::Lines<BufReader<tokio::process::ChildStderr>>,
+    _file: Written,
+}
+
+impl Serving {
+    async fn start(name: &str, file: &File) -> Self {
+        let file = Written::new(name, &file.text());
+        let mut child = program()
+            .args(["--config", file.path()])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+        let line = within(log.next_line()).await.unwrap().unwrap();
+        let (_, address) = line.split_once("listening address=").expect(&line);
+        Self {
+            child,
+            address: address.parse().unwrap(),
+            log,
+            _file: file,
+        }
+    }
+
+    async fn signal(&self, signal: &str) {
+        let id = self.child.id().unwrap().to_string();
+        let sent = Command::new("kill").args([signal, &id]).status().await;
+        assert!(sent.unwrap().success());
+    }
+
+    async fn says(&mut self, what: &str) {
+        loop {
+            let line = within(self.log.next_line()).await.unwrap();
+            if line.expect("more of the log").contains(what) {
+                return;
+            }
+        }
+    }
+}
+
+async fn waiting(go_on: &Arc<Notify>) -> Upstream {
+    let go_on = Arc::clone(go_on);
+    Upstream::start(move |_| {
+        let mut steps = vec![Step::Wait(Arc::clone(&go_on))];
+        steps.extend(ok("done"));
+        steps
+    })
+    .await
+}
+
+#[tokio::test]
+async fn sigterm_and_sigint_finish_what_runs() {
+    for signal in ["-TERM", "-INT"] {
+        let go_on = Arc::new(Notify::new());
+        let upstream = waiting(&go_on).await;
+        let name = format!("signal{signal}.toml");
+        let mut serving = Serving::start(&name, &File::new(upstream.address)).await;
+        let mut client = Client::connect(serving.address).await;
+        client.send(&post("/a", "k", "{}")).await;
+        until(async || upstream.seen().len() == 1).await;
+        serving.signal(signal).await;
+        serving.says("draining").await;
+        go_on.notify_one();
+        assert_eq!(client.answer().await.text(), "done");
+        let status = within(serving.child.wait()).await.unwrap();
+        assert_eq!(status.code(), Some(0));
+    }
+}
+
+#[tokio::test]
+async fn a_second_signal_waits_for_nothing() {
+    let go_on = Arc::new(Notify::new());
+    let upstream = waiting(&go_on).await;
+    let mut serving = Serving::start("twice.toml", &File::new(upstream.address)).await;
+    let mut client = Client::connect(serving.address).await;
+    client.send(&post("/a", "k", "{}")).await;
+    until(async || upstream.seen().len() == 1).await;
+    serving.signal("-TERM").await;
+    serving.says("draining").await;
+    serving.signal("-TERM").await;
+    let status = within(serving.child.wait()).await.unwrap();
+    assert_eq!(status.code(), Some(1));
+    assert!(client.is_closed().await);
+}

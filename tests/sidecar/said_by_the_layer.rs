@@ -17,7 +17,10 @@ async fn the_upstream_is_told_attempt_and_token_by_nobody_else() {
     assert_eq!(seen.field("idempotency_attempt"), None);
     assert_eq!(seen.field("idempotency_fencing_token"), None);
     let without_key = protected.replace("Idempotency-Key: k\r\n", "");
-    for request in [without_key, get("/").replacen("\r\n", &format!("\r\n{lies}"), 1)] {
+    for request in [
+        without_key,
+        get("/").replacen("\r\n", &format!("\r\n{lies}"), 1),
+    ] {
         sidecar.exchange(&request).await;
         let told = |name: &str| name.contains("attempt") || name.contains("token");
         assert!(!upstream.last().named().keys().any(|name| told(name)));
@@ -36,7 +39,10 @@ async fn an_upstream_says_nothing_of_replays() {
     .await;
     let sidecar = File::new(upstream.address)
         .route("POST /a", "replayed_header = 'Idempotent-Replayed'")
-        .route("POST /b", "created_at_header = 'X-Created'\nexpires_at_header = 'X-Expires'")
+        .route(
+            "POST /b",
+            "created_at_header = 'X-Created'\nexpires_at_header = 'X-Expires'",
+        )
         .start()
         .await;
     for request in [get("/a"), post("/c", "k", "{}"), post("/a", "a", "{}")] {

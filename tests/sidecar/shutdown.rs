@@ -1,1 +1,84 @@
+//! What runs is finished, and nothing else begins.
 
+use std::sync::Arc;
+
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+
+use crate::support::{Client, File, Step, Upstream, get, ok, post, until, within};
+
+/// Answers when it is told to.
+async fn waiting(go_on: &Arc<Notify>) -> Upstream {
+    let go_on = Arc::clone(go_on);
+    Upstream::start(move |_| {
+        let mut steps = vec![Step::Wait(Arc::clone(&go_on))];
+        steps.extend(ok("done"));
+        steps
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_running_request_is_finished() {
+    let go_on = Arc::new(Notify::new());
+    let upstream = waiting(&go_on).await;
+    let file = File::new(upstream.address).top("metrics = '127.0.0.1:0'");
+    let sidecar = file.start().await;
+    let (address, metrics) = (sidecar.address, sidecar.metrics.unwrap());
+    let mut idle = sidecar.client().await;
+    idle.send(&get("/healthz")).await;
+    assert_eq!(idle.answer().await.status(), 200);
+    let mut running = Vec::new();
+    for request in [get("/"), post("/a", "k", "{}")] {
+        let mut client = sidecar.client().await;
+        client.send(&request).await;
+        running.push(client);
+    }
+    until(async || upstream.seen().len() == 2).await;
+    let mut ended = sidecar.stop();
+    assert!(idle.is_closed().await, "an idle connection is closed");
+    assert!(
+        TcpStream::connect(address).await.is_err(),
+        "no other is accepted"
+    );
+    let mut health = Client::connect(metrics).await;
+    health.send(&get("/healthz")).await;
+    let answer = health.answer().await;
+    assert_eq!((answer.status(), answer.text()), (503, "draining\n"));
+    assert!(!ended.is_finished());
+    for client in &mut running {
+        go_on.notify_one();
+        assert_eq!(client.answer().await.text(), "done");
+        assert!(client.is_closed().await);
+    }
+    within(&mut ended).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_operation_whose_client_has_left_is_finished() {
+    let go_on = Arc::new(Notify::new());
+    let upstream = waiting(&go_on).await;
+    let sidecar = File::new(upstream.address).start().await;
+    let mut client = sidecar.client().await;
+    client.send(&post("/a", "k", "{}")).await;
+    until(async || upstream.seen().len() == 1).await;
+    drop(client);
+    let mut ended = sidecar.stop();
+    let early = tokio::time::timeout(std::time::Duration::from_millis(200), &mut ended);
+    assert!(early.await.is_err());
+    go_on.notify_one();
+    within(&mut ended).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_does_not_end_in_time_is_cut_off() {
+    let go_on = Arc::new(Notify::new());
+    let upstream = waiting(&go_on).await;
+    let file = File::new(upstream.address).top("drain_timeout = '200ms'");
+    let sidecar = file.start().await;
+    let mut client = sidecar.client().await;
+    client.send(&get("/")).await;
+    until(async || upstream.seen().len() == 1).await;
+    within(sidecar.stop()).await.unwrap();
+    assert!(client.is_closed().await);
+}

@@ -84,7 +84,11 @@ async fn trailers_of_a_request_arrive_but_those_that_only_the_sidecar_says() {
         assert_eq!(sidecar.exchange(&request).await.status(), 200);
         let seen = upstream.last();
         assert_eq!(seen.text(), "hello");
-        assert_eq!(seen.trailers, [("x-sum".to_owned(), "7".to_owned())], "{key}");
+        assert_eq!(
+            seen.trailers,
+            [("x-sum".to_owned(), "7".to_owned())],
+            "{key}"
+        );
     }
 }
 

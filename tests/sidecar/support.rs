@@ -17,6 +17,7 @@ use tower_idempotency::sidecar::Sidecar;
 pub(crate) const LONG: Duration = Duration::from_secs(20);
 
 /// The text of a file, with entries added in their places.
+#[derive(Clone)]
 pub(crate) struct File {
     top: String,
     idempotency: String,
@@ -51,7 +52,8 @@ impl File {
     }
 
     pub(crate) fn route(mut self, pattern: &str, line: &str) -> Self {
-        self.routes += &format!("[[route]]\nmatch = '{pattern}'\n{line}\n");
+        let Self { routes, .. } = &self;
+        self.routes = format!("{routes}[[route]]\nmatch = '{pattern}'\n{line}\n");
         self
     }
 
@@ -288,7 +290,6 @@ pub(crate) struct Upstream {
     pub(crate) address: SocketAddr,
     seen: Arc<Mutex<Vec<Message>>>,
     connections: Arc<AtomicUsize>,
-    serving: JoinHandle<()>,
 }
 
 impl Upstream {
@@ -305,7 +306,7 @@ impl Upstream {
         let address = listener.local_addr().unwrap();
         let seen = Arc::<Mutex<Vec<Message>>>::default();
         let connections = Arc::<AtomicUsize>::default();
-        let serving = {
+        {
             let (seen, connections) = (Arc::clone(&seen), Arc::clone(&connections));
             tokio::spawn(async move {
                 while let Ok((stream, _)) = listener.accept().await {
@@ -333,13 +334,12 @@ impl Upstream {
                         }
                     });
                 }
-            })
-        };
+            });
+        }
         Self {
             address,
             seen,
             connections,
-            serving,
         }
     }
 
@@ -354,11 +354,6 @@ impl Upstream {
 
     pub(crate) fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
-    }
-
-    /// Accepts nothing more.
-    pub(crate) fn stop(&self) {
-        self.serving.abort();
     }
 }
 

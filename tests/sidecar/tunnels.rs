@@ -76,7 +76,14 @@ async fn an_upstream_that_does_not_change_the_protocol_just_answers() {
 async fn no_other_http_is_tunnelled() {
     let upstream = Upstream::start(|_| ok("done")).await;
     let sidecar = File::new(upstream.address).start().await;
-    for protocol in ["h2c", "H2C", "h2c, websocket", "HTTP/2.0", "TLS/1.0", "websocket, h2c"] {
+    for protocol in [
+        "h2c",
+        "H2C",
+        "h2c, websocket",
+        "HTTP/2.0",
+        "TLS/1.0",
+        "websocket, h2c",
+    ] {
         let request = format!(
             "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\n\
              Upgrade: {protocol}\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n\r\n"
@@ -109,7 +116,10 @@ async fn a_protocol_that_nobody_asked_for_is_no_answer() {
     .await;
     let sidecar = File::new(upstream.address).start().await;
     let answer = sidecar.exchange(&get("/")).await;
-    assert_eq!((answer.status(), answer.code().as_str()), (502, "upstream-broken"));
+    assert_eq!(
+        (answer.status(), answer.code().as_str()),
+        (502, "upstream-broken")
+    );
 }
 
 #[tokio::test]
