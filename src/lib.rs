@@ -92,6 +92,8 @@
 //! - `config`: every option from a TOML or JSON file (`config::Config`). What
 //!   is wrong in it is an error with its line.
 //! - `at-rest`: `store::AtRest`, answers as bytes, for stores of one's own.
+//! - `sidecar`: `sidecar::Sidecar`, this layer as a proxy, and the program
+//!   `tower-idempotency-sidecar`.
 //! - `conformance`: `store::conformance`, rules that any store can be checked
 //!   against. For tests.
 //!
@@ -142,7 +144,6 @@ mod rt;
 pub mod scope;
 mod service;
 #[cfg(feature = "sidecar")]
-#[cfg_attr(docsrs, doc(cfg(feature = "sidecar")))]
 pub mod sidecar;
 pub mod store;
 mod stream;

@@ -40,6 +40,30 @@ pub(crate) use settings::{Authorize, Settings};
 use store::{Connected, LateStore};
 
 /// A proxy with an [`IdempotencyLayer`], listening.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use tower_idempotency::config::Config;
+/// use tower_idempotency::sidecar::Sidecar;
+///
+/// let config = Config::from_toml(
+///     r#"
+///     listen = "127.0.0.1:0"
+///     upstream = "http://127.0.0.1:9000"
+///     store = "memory:"
+///
+///     [idempotency]
+///     scope = ["header:x-api-key"]
+///     "#,
+/// )?;
+/// let sidecar = Sidecar::new(&config).await?;
+/// println!("listening on {}", sidecar.local_addr()?);
+/// let shutdown = async { /* until it is time to end */ };
+/// sidecar.serve(shutdown).await;
+/// # Ok(())
+/// # }
+/// ```
 pub struct Sidecar {
     front: Arc<Front>,
     listener: TcpListener,

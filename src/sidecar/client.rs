@@ -10,6 +10,7 @@ use hyper::client::conn::http2;
 use hyper_util::client::legacy;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::sync::Mutex;
+use tokio::time::timeout;
 use tracing::debug;
 
 use super::bodies::Outgoing;
@@ -138,7 +139,10 @@ impl Http2 {
     }
 
     async fn connection(&self) -> Result<http2::SendRequest<Outgoing>, BoxError> {
-        let mut shared = self.connection.lock().await;
+        // Who waits for another's attempt to connect waits no longer than for one
+        // of its own.
+        let shared = timeout(self.connector.timeout, self.connection.lock());
+        let mut shared = shared.await?;
         if let Some(connection) = &*shared
             && !connection.is_closed()
         {
