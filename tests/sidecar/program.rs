@@ -175,7 +175,7 @@ async fn a_store_or_an_address_that_can_t_be_used_is_1() {
     assert_eq!(output.status.code(), Some(1));
     let error = said(&output.stderr);
     assert!(
-        error.contains("the store can't be used") && error.contains("sqlite:"),
+        error.contains(":3:1: `store` can't work") && error.contains("sqlite:"),
         "{error}"
     );
 }
