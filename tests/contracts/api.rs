@@ -1,0 +1,99 @@
+//! An API as its clients see it: the upstream behind the sidecar.
+
+use http::Method;
+
+pub(crate) use crate::request::{Answer, NO_MARK, REPLAYED, Request, is_sentence};
+use crate::sidecar::Sidecar;
+use crate::upstream::{Reply, Upstream};
+
+/// A store that nobody can reach.
+const NOWHERE: &str = "redis://127.0.0.1:1/";
+
+pub(crate) struct Api {
+    file: String,
+    upstream: Upstream,
+    sidecar: Sidecar,
+}
+
+impl Api {
+    /// With a contract's file, but addresses of this test's own, and in memory
+    /// what the file keeps in Redis.
+    pub(crate) async fn start(file: &str) -> Self {
+        Self::with_store(file, "store = \"redis:", "memory:").await
+    }
+
+    /// With a store that is out of reach.
+    pub(crate) async fn start_without_store(file: &str) -> Self {
+        Self::with_store(file, "store", NOWHERE).await
+    }
+
+    /// `store` in the place of a line that begins with `instead_of`.
+    async fn with_store(file: &str, instead_of: &str, store: &str) -> Self {
+        let upstream = Upstream::start().await;
+        let address = upstream.address().to_string();
+        let line = |line: &str| {
+            if line.starts_with("listen") {
+                "listen = \"127.0.0.1:0\"".to_owned()
+            } else if line.starts_with("upstream") {
+                format!("upstream = \"http://{address}\"")
+            } else if line.starts_with(instead_of) {
+                format!("store = \"{store}\"")
+            } else {
+                line.replace("127.0.0.1:9001", &address)
+            }
+        };
+        let lines: Vec<_> = file.lines().map(line).collect();
+        Self {
+            file: file.to_owned(),
+            sidecar: Sidecar::start(&lines.join("\n")),
+            upstream,
+        }
+    }
+
+    /// The contract's file, to start a variant of it.
+    pub(crate) fn file(&self) -> &str {
+        &self.file
+    }
+
+    pub(crate) fn log(&self) -> String {
+        self.sidecar.log()
+    }
+
+    pub(crate) fn executions(&self) -> usize {
+        self.upstream.executions()
+    }
+
+    /// The upstream's answer to the next request.
+    pub(crate) fn answers_next(&self, reply: Reply) {
+        self.upstream.answers_next(reply);
+    }
+
+    /// Every endpoint that takes keys keeps answers for so long, as the
+    /// published contract says.
+    pub(crate) async fn keeps_answers_for(&self, hours: u64) {
+        let api = Self::start(&format!("contract = \"/contract\"\n{}", self.file)).await;
+        let published = api
+            .request(Method::GET, "/contract?format=json")
+            .send()
+            .await
+            .json();
+        let endpoints = published["endpoints"].as_array().unwrap().iter();
+        let kept: Vec<_> = endpoints
+            .filter(|endpoint| endpoint["require"] != "ignored")
+            .map(|endpoint| endpoint["retention"].as_u64())
+            .collect();
+        assert!(!kept.is_empty(), "{published:#}");
+        assert!(
+            kept.iter().all(|own| *own == Some(hours * 3600)),
+            "{published:#}"
+        );
+    }
+
+    pub(crate) fn post(&self, path: &str) -> Request {
+        self.request(Method::POST, path)
+    }
+
+    pub(crate) fn request(&self, method: Method, path: &str) -> Request {
+        Request::new(&self.upstream, self.sidecar.address(), method, path)
+    }
+}
