@@ -17,11 +17,16 @@ use crate::scope::{self, ForwardedHeader, Scope};
 #[derive(Clone, Deserialize, JsonSchema)]
 #[serde(try_from = "List<Entry>")]
 #[schemars(with = "List<Entry>")]
-pub(super) struct Scopes(Arc<dyn Scope>);
+pub(super) struct Scopes {
+    scope: Arc<dyn Scope>,
+    /// Networks that are believed about where a request comes from.
+    #[cfg_attr(not(feature = "sidecar"), allow(dead_code, reason = "asked by it"))]
+    pub(super) trusted: Vec<IpNet>,
+}
 
 impl Scopes {
     pub(super) fn scope(&self) -> Arc<dyn Scope> {
-        Arc::clone(&self.0)
+        Arc::clone(&self.scope)
     }
 }
 
@@ -37,17 +42,28 @@ impl TryFrom<List<Entry>> for Scopes {
     fn try_from(List(entries): List<Entry>) -> Result<Self, &'static str> {
         let mut scopes: Option<Arc<dyn Scope>> = None;
         let mut all = false;
-        for Entry { scope, shared } in entries {
+        let mut believed = Vec::new();
+        for entry in entries {
+            let Entry {
+                scope,
+                shared,
+                trusted,
+            } = entry;
             if all {
                 return Err("lists another scope after `shared`, which every request has");
             }
             all = shared;
+            believed.extend(trusted);
             scopes = Some(match scopes {
                 Some(before) => Arc::new(before.or(scope)),
                 None => scope,
             });
         }
-        scopes.map(Self).ok_or("must list at least one")
+        let scope = scopes.ok_or("must list at least one")?;
+        Ok(Self {
+            scope,
+            trusted: believed,
+        })
     }
 }
 
@@ -57,6 +73,7 @@ struct Entry {
     scope: Arc<dyn Scope>,
     /// Every request has it.
     shared: bool,
+    trusted: Vec<IpNet>,
 }
 
 impl Entry {
@@ -64,6 +81,7 @@ impl Entry {
         Self {
             scope: Arc::new(scope),
             shared: false,
+            trusted: Vec::new(),
         }
     }
 }
@@ -116,9 +134,12 @@ impl Value for Entry {
                 forwarded_ip: Some(Word(header)),
                 trusted: Some(List(trusted)),
             } => {
-                let trusted = trusted.iter().map(|Net(network)| network.to_string());
-                let scope = scope::forwarded_ip(header, trusted).map_err(A::Error::custom)?;
-                Ok(Self::of(scope))
+                let named = trusted.iter().map(|Net(network)| network.to_string());
+                let scope = scope::forwarded_ip(header, named).map_err(A::Error::custom)?;
+                Ok(Self {
+                    trusted: trusted.into_iter().map(|Net(network)| network).collect(),
+                    ..Self::of(scope)
+                })
             }
             _ => Err(A::Error::custom(format!(
                 "does not go together: it must be {}",

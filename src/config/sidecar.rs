@@ -1,5 +1,7 @@
 //! What a file says about the process.
 
+use ipnet::IpNet;
+
 use super::{Config, FileError, Step};
 use crate::sidecar::{Authorize, Settings};
 
@@ -14,6 +16,30 @@ impl Config {
         self.error(&[Step::from(option)], message)
     }
 
+    /// A scope that believes a proxy needs the sidecar to believe it too: from
+    /// any other peer it removes what says where a request comes from.
+    fn check_scopes(&self, believed: &[IpNet]) -> Result<(), FileError> {
+        let file = &self.said.file;
+        let of_all = file.idempotency.scope.iter();
+        let of_all = of_all.map(|scope| (vec![Step::from("idempotency")], scope));
+        let of_routes = file.route.iter().enumerate().filter_map(|(at, route)| {
+            let table = vec![Step::from("route"), at.into()];
+            Some((table, route.scope.as_ref()?))
+        });
+        for (mut path, scope) in of_all.chain(of_routes) {
+            let is_not_believed = |own: &&IpNet| !believed.iter().any(|net| net.contains(*own));
+            if let Some(network) = scope.trusted.iter().find(is_not_believed) {
+                path.push("scope".into());
+                let message = format!(
+                    "trusts {network} to say where a request comes from: list it in \
+                     `trusted_proxies` too, or the sidecar removes what it says"
+                );
+                return Err(self.error(&path, message));
+            }
+        }
+        Ok(())
+    }
+
     /// What the sidecar is told, with its defaults.
     pub(crate) fn sidecar(&self) -> Result<Settings, FileError> {
         let file = &self.said.file;
@@ -25,6 +51,8 @@ impl Config {
         let upstream = upstream.ok_or_else(|| missing("upstream", "http://127.0.0.1:9000"))?;
         let usual = Settings::default();
         let networks = file.trusted_proxies.iter().flat_map(|list| &list.0);
+        let trusted_proxies: Vec<IpNet> = networks.map(|own| own.0).collect();
+        self.check_scopes(&trusted_proxies)?;
         Ok(Settings {
             listen: listen.0,
             upstream: upstream.0.clone(),
@@ -40,7 +68,7 @@ impl Config {
                 timeout: own.timeout.map_or(Authorize::TIMEOUT, |timeout| timeout.0),
                 headers: own.headers.clone(),
             }),
-            trusted_proxies: networks.map(|own| own.0).collect(),
+            trusted_proxies,
             metrics: file.metrics.map(|own| own.0),
             healthz: file
                 .healthz

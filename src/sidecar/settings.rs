@@ -1,6 +1,7 @@
 //! What a file says about the process; what it says about idempotency is the
 //! layer's.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -34,7 +35,7 @@ pub(crate) struct Settings {
 }
 
 /// Who is asked before anything is claimed or replayed.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Authorize {
     /// `http://`, asked with GET.
     pub(crate) url: Uri,
@@ -66,4 +67,14 @@ impl Default for Settings {
 
 impl Authorize {
     pub(crate) const TIMEOUT: Duration = Duration::from_secs(5);
+}
+
+/// Its address may hold a credential.
+impl fmt::Debug for Authorize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authorize")
+            .field("timeout", &self.timeout)
+            .field("headers", &self.headers)
+            .finish_non_exhaustive()
+    }
 }

@@ -45,6 +45,28 @@ fn the_example_validates() {
     }
 }
 
+/// The files of docs/contracts.md, which are there to be copied.
+#[test]
+fn the_contracts_in_the_field_validate() {
+    let validator = validator();
+    let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/contracts");
+    let mut files = 0;
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "toml")
+        {
+            let text = std::fs::read_to_string(&path).unwrap();
+            let value: Value = serde_json::from_str(&toml_as_json(&text)).unwrap();
+            let valid = validator.validate(&value);
+            assert!(valid.is_ok(), "{}: {valid:?}", path.display());
+            files += 1;
+        }
+    }
+    assert_eq!(files, 13);
+}
+
 pub(crate) fn toml_as_json(text: &str) -> String {
     let value: Value = toml::from_str(text).unwrap();
     value.to_string()

@@ -80,10 +80,10 @@ async fn a_scope_of_forwarded_addresses_sees_what_is_believed() {
     let upstream = Upstream::start(|_| ok("done")).await;
     let file = |trusted: &str| {
         File::new(upstream.address)
-            .top(&format!("trusted_proxies = {trusted}"))
-            .idempotency(
-                "scope = [{ forwarded_ip = 'x-forwarded-for', trusted = ['127.0.0.0/8'] }, 'peer-ip']",
-            )
+            .top(&format!("trusted_proxies = ['{trusted}']"))
+            .idempotency(&format!(
+                "scope = [{{ forwarded_ip = 'x-forwarded-for', trusted = ['{trusted}'] }}]"
+            ))
     };
     let post = |from: &str| {
         format!(
@@ -91,7 +91,7 @@ async fn a_scope_of_forwarded_addresses_sees_what_is_believed() {
              Content-Length: 0\r\n\r\n"
         )
     };
-    let sidecar = file("['127.0.0.1']").start().await;
+    let sidecar = file("127.0.0.0/8").start().await;
     for (from, replayed) in [
         ("198.51.100.1", None),
         ("198.51.100.2", None),
@@ -100,7 +100,7 @@ async fn a_scope_of_forwarded_addresses_sees_what_is_believed() {
         let answer = sidecar.exchange(&post(from)).await;
         assert_eq!(answer.field("idempotency-replayed"), replayed, "{from}");
     }
-    let sidecar = file("[]").start().await;
+    let sidecar = file("10.0.0.0/8").start().await;
     for (from, replayed) in [("198.51.100.1", None), ("198.51.100.2", Some("true"))] {
         let answer = sidecar.exchange(&post(from)).await;
         assert_eq!(answer.field("idempotency-replayed"), replayed, "{from}");

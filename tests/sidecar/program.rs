@@ -115,6 +115,19 @@ async fn a_file_that_is_wrong_is_1_and_says_where() {
             "`route[0].on_disconnect` can't be `cancel` here",
         ),
         (
+            "forwarded.toml",
+            right()
+                .top("trusted_proxies = ['10.0.0.0/16']")
+                .route(
+                    "POST /a",
+                    "scope = [{ forwarded_ip = 'x-forwarded-for', trusted = ['10.0.0.0/16', '10.1.0.0/16'] }]",
+                )
+                .text(),
+            ":11:1:",
+            "`route[0].scope` trusts 10.1.0.0/16 to say where a request comes from: list it in \
+             `trusted_proxies` too",
+        ),
+        (
             "slash.toml",
             right().route("/b", "").route("POST /a/", "").text(),
             ":12:1:",
