@@ -288,6 +288,13 @@ fn listed(flags: &[bool], first: usize, noun: &str) -> String {
     }
 }
 
+#[cfg(feature = "client")]
+impl Statuses {
+    pub(crate) fn has(&self, status: StatusCode) -> bool {
+        self.http[usize::from(status.as_u16() - 100)]
+    }
+}
+
 impl Default for Statuses {
     fn default() -> Self {
         let http = Self::none()

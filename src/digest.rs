@@ -25,13 +25,17 @@ impl Label {
         }
     }
 
-    /// The label padded to one block: the state after it is computed once,
-    /// and costs a request nothing.
+    /// The state after it is computed once, and costs a request nothing.
     fn block(self) -> [u8; BLOCK] {
-        let mut block = [0; BLOCK];
-        block[..self.text().len()].copy_from_slice(self.text());
-        block
+        block(self.text())
     }
+}
+
+/// A label padded to one block.
+fn block(label: &[u8]) -> [u8; BLOCK] {
+    let mut block = [0; BLOCK];
+    block[..label.len()].copy_from_slice(label);
+    block
 }
 
 /// The states from which every digest of one secret (or of none) starts.
@@ -112,6 +116,16 @@ enum State {
 }
 
 impl Hasher {
+    /// Without a secret, under the label of a client's keys.
+    #[cfg(feature = "client")]
+    pub(crate) fn of_operation() -> Self {
+        let mut hasher = Sha256::new();
+        hasher.update(block(b"tower-idempotency/1 operation"));
+        Self {
+            state: State::Plain(hasher),
+        }
+    }
+
     /// Adds one part, after its length.
     pub(crate) fn part(&mut self, bytes: &[u8]) -> &mut Self {
         self.number(bytes.len()).raw(bytes)

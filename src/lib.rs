@@ -87,6 +87,8 @@
 //! - `sqlite`, `postgres`, `mysql`: `SqliteStore`, `PostgresStore`,
 //!   `MySqlStore`, on the application's own sqlx pool. They need Rust 1.94.
 //! - `redis`: `RedisStore`, for Redis and Valkey, one server or a Cluster.
+//! - `client`: [`client`], for those who call such an API: keys, and retries
+//!   that keep them.
 //! - `encryption`: recorded answers are encrypted before a store gets them
 //!   (`IdempotencyLayerBuilder::encryption`).
 //! - `config`: every option from a TOML or JSON file (`config::Config`). What
@@ -113,6 +115,8 @@ mod body;
 mod claiming;
 #[cfg(feature = "config")]
 pub mod config;
+#[cfg(feature = "client")]
+pub mod client;
 mod context;
 pub mod contract;
 mod counts;
