@@ -2,6 +2,9 @@
 //! network first, in paused time; then over sockets, with a server that drops
 //! connections and with processes that are killed.
 
+#[path = "../support/mod.rs"]
+mod support;
+
 mod answers;
 mod errors;
 mod keys;
