@@ -5,10 +5,19 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[path = "../../examples/client_hyper.rs"]
+#[allow(dead_code, reason = "an example has a `main`")]
+mod client_hyper;
+#[path = "../../examples/client_reqwest.rs"]
+#[allow(dead_code, reason = "an example has a `main`")]
+mod client_reqwest;
+
 mod answers;
 mod errors;
 mod keys;
+mod killed;
 mod pauses;
 mod received;
 mod scripted;
+mod shop;
 mod table;
