@@ -104,8 +104,9 @@
 //! # More
 //!
 //! `docs/layers.md` says where in a stack the layer belongs,
-//! `docs/contract.md` what it promises to an API's clients, `docs/config.md`
-//! how a file says all this, and `docs/design.md` why it is built as it is.
+//! `docs/contract.md` what it promises to an API's clients, `docs/client.md`
+//! how these retry, `docs/config.md` how a file says all this, and
+//! `docs/design.md` why it is built as it is.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -204,6 +205,9 @@ mod prose {
     #[cfg(feature = "config")]
     #[doc = include_str!("../docs/config.md")]
     pub struct Config;
+    #[cfg(feature = "client")]
+    #[doc = include_str!("../docs/client.md")]
+    pub struct Client;
     #[cfg(feature = "conformance")]
     #[doc = include_str!("../docs/stores.md")]
     pub struct Stores;

@@ -25,9 +25,10 @@ const MIB: usize = 1 << 20;
 fn endless(status: u16, content_type: &str) -> (Response<AnyBody>, Arc<AtomicUsize>) {
     let taken = Arc::<AtomicUsize>::default();
     let counted = Arc::clone(&taken);
+    let page = Bytes::from(vec![b' '; MIB]);
     let frames = std::iter::repeat_with(move || {
         counted.fetch_add(1, Ordering::Relaxed);
-        Ok(Frame::data(Bytes::from_static(&[b' '; MIB])))
+        Ok(Frame::data(page.clone()))
     });
     let body = StreamBody::new(tokio_stream::iter(frames));
     let response = with_body(status, "").map(|_| BodyExt::boxed(body));

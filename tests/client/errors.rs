@@ -5,7 +5,7 @@ use std::io;
 use std::time::{Duration, SystemTime};
 
 use http::Method;
-use tower_idempotency::client::{Error, ErrorKind, IdempotencyKey, Outcome};
+use tower_idempotency::client::{Attempt, Error, ErrorKind, IdempotencyKey, Outcome};
 
 use crate::scripted::{
     Server, Step, at_once, cut_off, header, post, refusal, refused, request, status,
@@ -58,7 +58,7 @@ async fn it_carries_the_key_and_every_attempt() {
         outcomes,
         ["timed out", "409 in-flight", "201 cut off", "503"]
     );
-    let at: Vec<_> = error.attempts().iter().map(|one| one.began_at()).collect();
+    let at: Vec<_> = error.attempts().iter().map(Attempt::began_at).collect();
     assert!(before <= at[0] && at.is_sorted() && at[3] <= SystemTime::now());
     assert!(error.attempts()[0].took() >= Duration::from_millis(1500));
     let last = error.last_answer().unwrap();

@@ -2,6 +2,8 @@
 //! network first, in paused time; then over sockets, with a server that drops
 //! connections and with processes that are killed.
 
+#![allow(clippy::duplicate_mod, reason = "each example has a shop of its own")]
+
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -16,6 +18,7 @@ mod answers;
 mod errors;
 mod keys;
 mod killed;
+mod languages;
 mod pauses;
 mod received;
 mod scripted;

@@ -261,7 +261,7 @@ async fn which_errors_are_transient_can_be_said_otherwise() {
     struct Expired;
 
     let policy = at_once()
-        .retry_errors(|error| error.is::<Expired>())
+        .retry_errors(<dyn std::error::Error>::is::<Expired>)
         .build()
         .unwrap();
     for (error, count) in [(Expired.into(), 2), (refused(), 1)] {
