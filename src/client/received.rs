@@ -148,7 +148,7 @@ impl Refusal {
         }
         let document: Value = serde_json::from_slice(body).ok()?;
         let text = |name: &str| document.get(name).and_then(Value::as_str);
-        let code = text("code")?;
+        let code = text("code").unwrap_or_default();
         let known = RejectionCode::ALL
             .iter()
             .find(|known| known.as_str() == code);
@@ -157,7 +157,8 @@ impl Refusal {
             all.into_iter().find(|known| known.as_str() == retry)
         });
         // An operation may have codes of its own, which are no refusals.
-        let is_refusal = text("source") == Some("idempotency") || retry.is_some();
+        let is_ours = text("source") == Some("idempotency") && !code.is_empty();
+        let is_refusal = is_ours || retry.is_some();
         is_refusal.then(|| Self {
             code: code.into(),
             detail: text("detail").unwrap_or_default().into(),
@@ -165,7 +166,8 @@ impl Refusal {
         })
     }
 
-    /// The member `code`, such as `key-reused`.
+    /// The member `code`, such as `key-reused`. Empty if there is none, in a
+    /// shape of the API's own.
     #[must_use]
     pub fn code(&self) -> &str {
         &self.code

@@ -164,6 +164,9 @@ async fn asked_again(answer: Response<AnyBody>) -> bool {
 async fn a_body_that_is_no_refusal_says_nothing() {
     let same = || json!({ "code": "in-flight", "retry": "same-key", "source": "idempotency" });
     assert!(asked_again(problem(409, same())).await);
+    // An advice is one, whatever stands beside it.
+    let beside = json!({ "code": ["in-flight"], "retry": "same-key", "source": 1 });
+    assert!(asked_again(problem(409, beside)).await);
     let nested = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
     let padded = format!("{}{}", same(), " ".repeat(64 << 10));
     for hostile in [
@@ -175,8 +178,6 @@ async fn a_body_that_is_no_refusal_says_nothing() {
         nested,
         padded,
         format!("{} trailing", same()),
-        json!({ "code": ["in-flight"], "retry": "same-key", "source": "idempotency" }).to_string(),
-        json!({ "code": { "in-flight": 1 }, "retry": "same-key" }).to_string(),
         json!({ "code": null, "retry": null, "source": "idempotency" }).to_string(),
         json!({ "code": 409, "retry": true, "source": "idempotency" }).to_string(),
         json!([same()]).to_string(),

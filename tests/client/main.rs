@@ -23,4 +23,5 @@ mod pauses;
 mod received;
 mod scripted;
 mod shop;
+mod sockets;
 mod table;

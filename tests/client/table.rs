@@ -99,6 +99,9 @@ const DONE: &[(&str, Outcome)] = &[
         let document = r#"{"code":"E1042","retry":"never"}"#;
         Step::Answer(problem(503, document))
     }),
+    ("an advice and nothing else", || {
+        Step::Answer(problem(503, r#"{"retry":"new-key"}"#))
+    }),
 ];
 
 async fn attempts(policy: RetryPolicy, method: &Method, key: Option<&str>, first: Step) -> usize {

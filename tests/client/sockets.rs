@@ -1,0 +1,93 @@
+//! The errors of real clients, by what they say of themselves.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tower::{Layer, ServiceExt, service_fn};
+use tower_idempotency::client::{ClientLayer, Error, ErrorKind, RetryPolicy};
+
+use crate::scripted::at_once;
+
+fn policy() -> RetryPolicy {
+    let policy = at_once()
+        .attempts(3)
+        .attempt_timeout(Duration::from_secs(20));
+    policy.build().unwrap()
+}
+
+async fn with_hyper(url: &str) -> Error {
+    let http = Client::builder(TokioExecutor::new()).build_http();
+    let client = ClientLayer::new(policy()).layer(http);
+    let request = Request::post(url).body(Full::new(Bytes::from("an order")));
+    client.oneshot(request.unwrap()).await.unwrap_err()
+}
+
+async fn with_reqwest(url: &str) -> Error {
+    let http = service_fn(async |request: Request<Bytes>| {
+        let answered = reqwest::Client::new().execute(request.try_into()?).await?;
+        Ok::<Response<reqwest::Body>, reqwest::Error>(answered.into())
+    });
+    let client = ClientLayer::new(policy()).layer(http);
+    let request = Request::post(url).body(Bytes::from("an order"));
+    client.oneshot(request.unwrap()).await.unwrap_err()
+}
+
+/// How often each of both tries.
+async fn tries(url: &str, kind: ErrorKind) -> [usize; 2] {
+    let errors = [with_hyper(url).await, with_reqwest(url).await];
+    errors.map(|error| {
+        assert_eq!(error.kind(), kind, "{error}");
+        error.attempts().len()
+    })
+}
+
+/// A server that reads a little and writes this.
+async fn that_says(answer: &'static [u8]) -> String {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let url = format!("http://{}/orders", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            let mut some = [0; 1024];
+            socket.read(&mut some).await.ok();
+            socket.write_all(answer).await.ok();
+        }
+    });
+    url
+}
+
+#[tokio::test]
+async fn what_another_attempt_may_mend_is_tried_again() {
+    let closed = {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        format!("http://{}/", listener.local_addr().unwrap())
+    };
+    for url in [
+        closed,
+        that_says(b"").await,
+        that_says(b"HTTP/1.1 200 O").await,
+        that_says(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf").await,
+        that_says(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n").await,
+    ] {
+        assert_eq!(tries(&url, ErrorKind::OutOfAttempts).await, [3, 3], "{url}");
+    }
+}
+
+#[tokio::test]
+async fn what_no_attempt_can_mend_is_tried_once() {
+    let garbage = that_says(b"SSH-2.0-OpenSSH_9.6\r\n\r\n\r\n").await;
+    assert_eq!(tries(&garbage, ErrorKind::Failed).await, [1, 1]);
+    // A URL without a host.
+    assert_eq!(tries("/orders", ErrorKind::Failed).await, [1, 1]);
+    // A scheme that neither can speak here.
+    assert_eq!(
+        tries("gopher://127.0.0.1/", ErrorKind::Failed).await,
+        [1, 1]
+    );
+}
