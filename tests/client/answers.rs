@@ -232,7 +232,10 @@ async fn a_refusal_comes_back_typed() {
         (None, Some(Retry::Never))
     );
 
-    // A success that looks like one is none.
+    // The operation's own answer of then, and a success, are none.
+    let replay = refusal(422, "key-reused", "new-key");
+    let replay = received(header(replay, "idempotency-replayed", "true")).await;
+    assert!(replay.is_replay() && replay.refusal().is_none());
     let success = received(refusal(200, "key-reused", "new-key")).await;
     assert!(success.refusal().is_none());
 }
