@@ -82,6 +82,10 @@ pub use received::{Protection, Received, Refusal};
 pub use transient::is_transient;
 
 /// Makes [`Client`]: keys, retries, time limits and whole answers, in one line.
+///
+/// **For APIs that honour the key**, on the requests that go through it. A POST
+/// gets one and is repeated, whatever the server makes of that: one which takes
+/// no notice of keys executes it again.
 #[derive(Clone, Debug, Default)]
 pub struct ClientLayer {
     policy: RetryPolicy,

@@ -278,3 +278,24 @@ async fn which_errors_are_transient_can_be_said_otherwise() {
         assert_eq!(attempts, 2);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn attempts_are_counted_even_if_a_layer_between_loses_what_was_read() {
+    use tower::ServiceBuilder;
+    use tower::retry::RetryLayer;
+
+    let policy = at_once().attempts(5).build().unwrap();
+    let server = Server::that((0..100).map(|_| Step::Answer(status(503))));
+    let client = ServiceBuilder::new()
+        .layer(RetryLayer::new(policy.clone()))
+        .map_response(|mut response: http::Response<_>| {
+            response.extensions_mut().clear();
+            response
+        })
+        .layer(policy.read_answers())
+        .service(server.clone());
+    let request = request(Method::POST, Some("k"));
+    let error = tower::ServiceExt::oneshot(client, request).await;
+    assert_eq!(error.unwrap_err().attempts().len(), 5);
+    assert_eq!(server.count(), 5);
+}
