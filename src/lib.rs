@@ -87,8 +87,8 @@
 //! - `sqlite`, `postgres`, `mysql`: `SqliteStore`, `PostgresStore`,
 //!   `MySqlStore`, on the application's own sqlx pool. They need Rust 1.94.
 //! - `redis`: `RedisStore`, for Redis and Valkey, one server or a Cluster.
-//! - `client`: [`client`], for those who call such an API: keys, and retries
-//!   that keep them.
+//! - `client`: the module of that name, for those who call such an API: keys,
+//!   and retries that keep them.
 //! - `encryption`: recorded answers are encrypted before a store gets them
 //!   (`IdempotencyLayerBuilder::encryption`).
 //! - `config`: every option from a TOML or JSON file (`config::Config`). What
