@@ -22,8 +22,10 @@ fn policy() -> RetryPolicy {
     policy.build().unwrap()
 }
 
-async fn with_hyper(url: &str) -> Error {
-    let http = Client::builder(TokioExecutor::new()).build_http();
+async fn with_hyper(url: &str, http2: bool) -> Error {
+    let http = Client::builder(TokioExecutor::new())
+        .http2_only(http2)
+        .build_http();
     let client = ClientLayer::new(policy()).layer(http);
     let request = Request::post(url).body(Full::new(Bytes::from("an order")));
     client.oneshot(request.unwrap()).await.unwrap_err()
@@ -41,7 +43,7 @@ async fn with_reqwest(url: &str) -> Error {
 
 /// How often each of both tries.
 async fn tries(url: &str, kind: ErrorKind) -> [usize; 2] {
-    let errors = [with_hyper(url).await, with_reqwest(url).await];
+    let errors = [with_hyper(url, false).await, with_reqwest(url).await];
     errors.map(|error| {
         assert_eq!(error.kind(), kind, "{error}");
         error.attempts().len()
@@ -94,4 +96,14 @@ async fn what_no_attempt_can_mend_is_tried_once() {
         tries("gopher://127.0.0.1/", ErrorKind::Failed).await,
         [1, 1]
     );
+}
+
+#[tokio::test]
+async fn so_it_is_in_http_2() {
+    let goaway = b"\0\0\0\x04\0\0\0\0\0\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\x0b";
+    for answer in [&b""[..], goaway] {
+        let error = with_hyper(&that_says(answer).await, true).await;
+        assert_eq!(error.kind(), ErrorKind::OutOfAttempts, "{error}");
+        assert_eq!(error.attempts().len(), 3);
+    }
 }
