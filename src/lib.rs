@@ -114,10 +114,10 @@ mod admission;
 mod answer;
 mod body;
 mod claiming;
-#[cfg(feature = "config")]
-pub mod config;
 #[cfg(feature = "client")]
 pub mod client;
+#[cfg(feature = "config")]
+pub mod config;
 mod context;
 pub mod contract;
 mod counts;
