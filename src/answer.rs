@@ -386,7 +386,7 @@ pub(crate) struct RecordedHeaders {
 
 /// Of one connection, not of the answer (RFC 9110, section 7.6.1).
 /// `Content-Length` is recomputed; `Trailer` belongs to the answer.
-const HOP_BY_HOP: [HeaderName; 6] = [
+pub(crate) const HOP_BY_HOP: [HeaderName; 6] = [
     CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),

@@ -14,6 +14,8 @@ use crate::policy::{KeysPer, OnDisconnect, OnInFlight, OnMismatch, OnStoreError,
 use crate::rejection::RejectionCode;
 use crate::store::OnLapsedLease;
 
+#[cfg(feature = "sidecar")]
+mod gateway;
 mod gather;
 mod json;
 mod markdown;
@@ -90,6 +92,23 @@ pub struct Contract {
     pub endpoints: Vec<Endpoint>,
     /// Where rejections send their reader, if they do.
     pub docs_url: Option<String>,
+    /// What a proxy answers by itself that the layer runs in, such as the
+    /// sidecar. Empty where the layer runs in the service.
+    pub gateway: Vec<GatewayError>,
+}
+
+/// An answer of a proxy, beside the layer's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct GatewayError {
+    /// What it is called in its body.
+    pub code: String,
+    /// The status it is sent with.
+    pub status: StatusCode,
+    /// When: a sentence.
+    pub when: String,
+    /// What to do about it: a sentence.
+    pub advice: String,
 }
 
 /// Requests that are treated alike.
@@ -178,6 +197,9 @@ pub struct Terms {
     pub echo_key: bool,
     /// Recorded statuses that are replayed as others.
     pub replay_status: Vec<(StatusCode, StatusCode)>,
+    /// Whether a proxy forwards operations to a service, and may lose sight of
+    /// one.
+    pub forwarded: bool,
     /// What a request may be told instead of being executed.
     pub refusals: Vec<Refusal>,
 }

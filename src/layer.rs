@@ -75,6 +75,8 @@ impl IdempotencyLayer {
             max_buffered: 256 << 20,
             max_detached: 10_000,
             max_waiters: 1_000,
+            #[cfg(feature = "sidecar")]
+            ignore_path_case: false,
             store_timeout: Duration::from_secs(2),
             rejections: RejectionRules::default(),
             bodies: Vec::new(),
@@ -184,6 +186,8 @@ pub struct IdempotencyLayerBuilder {
     max_buffered: usize,
     max_detached: usize,
     max_waiters: usize,
+    #[cfg(feature = "sidecar")]
+    ignore_path_case: bool,
     store_timeout: Duration,
     rejections: RejectionRules,
     /// Content type and body, not looked at yet.
@@ -350,6 +354,14 @@ impl IdempotencyLayerBuilder {
         self
     }
 
+    /// For services that don't tell `/Orders` from `/orders`. What is compared is
+    /// the path as it was sent all the same.
+    #[cfg(feature = "sidecar")]
+    pub(crate) fn ignore_path_case(mut self, ignore: bool) -> Self {
+        self.ignore_path_case = ignore;
+        self
+    }
+
     /// The layer.
     ///
     /// # Errors
@@ -401,6 +413,8 @@ impl IdempotencyLayerBuilder {
         let current = digests.next().unwrap_or_else(Digests::plain);
         let old_digests = digests.collect();
         let routes = Routes::new(self.defaults, self.routes)?;
+        #[cfg(feature = "sidecar")]
+        let routes = routes.ignoring_case(self.ignore_path_case);
         if self.max_buffered < routes.largest_body() {
             let message = format!(
                 "must hold the largest body, `max_request_body` of {} bytes",

@@ -5,10 +5,15 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::CONTENT_TYPE;
+use http::header::{
+    CACHE_CONTROL, CONTENT_TYPE, DATE, ETAG, EXPECT, HOST, LINK, LOCATION, RETRY_AFTER, SET_COOKIE,
+    TRAILER, VARY,
+};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
-use crate::answer::{RecordHeaders, RecordPolicy, RecordedHeaders, Statuses, media_type};
+use crate::answer::{
+    HOP_BY_HOP, RecordHeaders, RecordPolicy, RecordedHeaders, Statuses, media_type,
+};
 use crate::error::ConfigError;
 use crate::fingerprint::{FingerprintBody, FingerprintRules};
 use crate::key::{KeyFormat, KeyRules, KeySyntax};
@@ -234,6 +239,11 @@ impl Policy {
         self.keys.headers = self.names("header", names);
         if self.keys.headers.is_empty() {
             self.fail("header", "names no header");
+        }
+        for name in self.keys.headers.clone() {
+            if has_a_meaning_of_its_own(&name) {
+                self.fail("header", taken(&name));
+            }
         }
         self
     }
@@ -486,7 +496,7 @@ impl Policy {
     /// Default: `Idempotency-Replayed`.
     #[must_use]
     pub fn replayed_header<'a>(mut self, name: impl Into<Option<&'a str>>) -> Self {
-        self.replayed_header = self.name("replayed_header", name.into());
+        self.replayed_header = self.mark("replayed_header", name.into());
         self
     }
 
@@ -494,7 +504,7 @@ impl Policy {
     /// answers and on replays. Default: none.
     #[must_use]
     pub fn created_at_header<'a>(mut self, name: impl Into<Option<&'a str>>) -> Self {
-        self.created_at_header = self.name("created_at_header", name.into());
+        self.created_at_header = self.mark("created_at_header", name.into());
         self
     }
 
@@ -503,7 +513,7 @@ impl Policy {
     /// none.
     #[must_use]
     pub fn expires_at_header<'a>(mut self, name: impl Into<Option<&'a str>>) -> Self {
-        self.expires_at_header = self.name("expires_at_header", name.into());
+        self.expires_at_header = self.mark("expires_at_header", name.into());
         self
     }
 
@@ -546,6 +556,23 @@ impl Policy {
                 "max_operation",
                 "must not be shorter than `lease`",
             ));
+        }
+        let marks = [
+            ("replayed_header", &self.replayed_header),
+            ("created_at_header", &self.created_at_header),
+            ("expires_at_header", &self.expires_at_header),
+        ];
+        for (at, (option, name)) in marks.iter().enumerate() {
+            let Some(name) = name else { continue };
+            let echoed = self.echo_key && self.keys.headers.contains(name);
+            if echoed
+                || marks[..at]
+                    .iter()
+                    .any(|(_, other)| other.as_ref() == Some(name))
+            {
+                let message = format!("names `{name}`, which says something else already");
+                return Err(ConfigError::new(option, message));
+            }
         }
         self.fingerprint.check()
     }
@@ -590,6 +617,28 @@ impl Policy {
         duration
     }
 
+    /// A header that the layer says something by.
+    fn mark(&mut self, option: &'static str, name: Option<&str>) -> Option<HeaderName> {
+        let name = self.name(option, name)?;
+        let of_answers = [
+            CACHE_CONTROL,
+            DATE,
+            ETAG,
+            LINK,
+            LOCATION,
+            RETRY_AFTER,
+            SET_COOKIE,
+            VARY,
+        ];
+        if has_a_meaning_of_its_own(&name)
+            || of_answers.contains(&name)
+            || name == "idempotency-status"
+        {
+            self.fail(option, taken(&name));
+        }
+        Some(name)
+    }
+
     fn name(&mut self, option: &'static str, name: Option<&str>) -> Option<HeaderName> {
         self.names(option, name).pop()
     }
@@ -628,6 +677,18 @@ impl fmt::Debug for Policy {
 pub(crate) fn can_have_body(status: StatusCode) -> bool {
     !status.is_informational()
         && !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+}
+
+/// Of one connection, or of the message's body: a key or a mark under such a name
+/// would change what the message is.
+fn has_a_meaning_of_its_own(name: &HeaderName) -> bool {
+    HOP_BY_HOP.contains(name)
+        || [HOST, TRAILER, EXPECT].contains(name)
+        || name.as_str().starts_with("content-")
+}
+
+fn taken(name: &HeaderName) -> String {
+    format!("names `{name}`, which has a meaning of its own in HTTP")
 }
 
 /// Whether requests of this method can be protected: safe ones have nothing
@@ -684,8 +745,29 @@ mod tests {
 
     #[test]
     fn every_wrong_option_is_named() {
-        let wrong: [(&str, Policy); 17] = [
+        let wrong: [(&str, Policy); 22] = [
             ("header", Policy::default().header("no spaces")),
+            ("header", Policy::default().headers(["x-key", "Connection"])),
+            (
+                "created_at_header",
+                Policy::default().created_at_header("content-length"),
+            ),
+            (
+                "replayed_header",
+                Policy::default().replayed_header("Idempotency-Status"),
+            ),
+            (
+                "expires_at_header",
+                Policy::default()
+                    .created_at_header("x-time")
+                    .expires_at_header("X-Time"),
+            ),
+            (
+                "replayed_header",
+                Policy::default()
+                    .replayed_header("Idempotency-Key")
+                    .echo_key(true),
+            ),
             ("header", Policy::default().headers(Vec::<String>::new())),
             ("key_length", Policy::default().key_length(0..=9)),
             #[expect(clippy::reversed_empty_ranges)]

@@ -1,5 +1,6 @@
 //! Which policy a request gets.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,8 @@ pub(crate) struct Routes {
     /// one look.
     by_method: Vec<(Method, MethodRoutes)>,
     listed: Vec<Listed>,
+    /// Paths are matched in lower case, but for the digits of escapes.
+    ignore_case: bool,
     shortest_lease: Duration,
     largest_body: usize,
 }
@@ -45,6 +48,7 @@ impl Routes {
         let mut routes = Routes {
             by_method: Vec::new(),
             listed: Vec::new(),
+            ignore_case: false,
             shortest_lease: default.lease,
             largest_body: default.max_request_body,
         };
@@ -112,11 +116,22 @@ impl Routes {
     /// The policy of a request, or `None` if it passes through.
     pub(crate) fn policy(&self, method: &Method, path: &str) -> Option<&Arc<Policy>> {
         let (_, routes) = self.by_method.iter().find(|(own, _)| own == method)?;
+        let path = if self.ignore_case {
+            Cow::Owned(lower_case(path))
+        } else {
+            Cow::Borrowed(path)
+        };
         let matched = routes
             .patterns
             .as_ref()
-            .and_then(|patterns| patterns.at(path).ok());
+            .and_then(|patterns| patterns.at(&path).ok());
         matched.map(|found| found.value).or(routes.default.as_ref())
+    }
+
+    #[cfg(feature = "sidecar")]
+    pub(crate) fn ignoring_case(mut self, ignore: bool) -> Self {
+        self.ignore_case = ignore;
+        self
     }
 
     /// All patterns in the order they were given, then the defaults, if they
@@ -189,6 +204,19 @@ impl Routes {
             .insert(path, Arc::clone(policy))
             .map_err(|error| wrong(pattern, "can't be matched").caused_by(error))
     }
+}
+
+/// A path, but for the digits of its escapes.
+pub(crate) fn lower_case(path: &str) -> String {
+    let mut pieces = path.split('%');
+    let mut lower = pieces.next().unwrap_or_default().to_ascii_lowercase();
+    for piece in pieces {
+        let (digits, rest) = piece.split_at_checked(2).unwrap_or((piece, ""));
+        lower.push('%');
+        lower.push_str(digits);
+        lower.push_str(&rest.to_ascii_lowercase());
+    }
+    lower
 }
 
 fn wrong(pattern: &str, what: &str) -> ConfigError {
@@ -307,6 +335,25 @@ mod tests {
         assert_eq!(routes(&twice).unwrap_err().option(), "route");
         let beside_another = [("POST /b", Require::Required), twice[0], twice[1]];
         assert_eq!(routes(&beside_another).unwrap_err().option(), "route");
+    }
+
+    #[cfg(feature = "sidecar")]
+    #[test]
+    fn only_where_it_is_wanted_case_does_not_matter() {
+        let rules = [("POST /caf%C3%A9/{id}", Require::Required)];
+        let routes = routes(&rules).unwrap();
+        let sent = "/CAF%C3%A9/aB";
+        assert_eq!(
+            require(&routes, Method::POST, sent),
+            Some(Require::Optional)
+        );
+        let routes = routes.ignoring_case(true);
+        assert_eq!(
+            require(&routes, Method::POST, sent),
+            Some(Require::Required)
+        );
+        assert_eq!(lower_case("/A%"), "/a%");
+        assert_eq!(lower_case("/A%4"), "/a%4");
     }
 
     #[test]

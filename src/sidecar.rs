@@ -25,6 +25,7 @@ mod bodies;
 mod checks;
 mod client;
 mod connect;
+mod contract;
 mod forwarded;
 mod front;
 mod metrics;
@@ -107,7 +108,8 @@ impl Sidecar {
     pub fn contract(config: &Config) -> Result<Contract, SidecarError> {
         let settings = config.sidecar()?;
         config.required_store()?;
-        Ok(layer(config, &settings, LateStore::default())?.contract())
+        let layer = layer(config, &settings, LateStore::default())?;
+        Ok(contract::of(&layer, &settings))
     }
 
     async fn listen(
@@ -167,8 +169,15 @@ fn layer(
     settings: &Settings,
     store: impl Store,
 ) -> Result<IdempotencyLayer, SidecarError> {
-    let layer = config.builder(store)?.build()?;
-    checks::check(&layer, settings.ignore_path_case).map_err(|error| config.built(&error))?;
+    let mut builder = config
+        .builder(store)?
+        .ignore_path_case(settings.ignore_path_case);
+    // Where rejections lead to, unless the file says otherwise.
+    if let (None, Some(path)) = (config.docs_url(), &settings.contract) {
+        builder = builder.docs_url(path.as_str());
+    }
+    let layer = builder.build()?;
+    checks::check(&layer, settings).map_err(|error| config.built(&error))?;
     Ok(layer)
 }
 

@@ -22,6 +22,9 @@ pub(super) struct Scopes {
     /// Networks that are believed about where a request comes from.
     #[cfg_attr(not(feature = "sidecar"), allow(dead_code, reason = "asked by it"))]
     pub(super) trusted: Vec<IpNet>,
+    /// Whether the connection's address is one of them.
+    #[cfg_attr(not(feature = "sidecar"), allow(dead_code, reason = "asked by it"))]
+    pub(super) peer_ip: bool,
 }
 
 impl Scopes {
@@ -43,12 +46,15 @@ impl TryFrom<List<Entry>> for Scopes {
         let mut scopes: Option<Arc<dyn Scope>> = None;
         let mut all = false;
         let mut believed = Vec::new();
+        let mut peer_ip = false;
         for entry in entries {
             let Entry {
                 scope,
                 shared,
+                is_peer,
                 trusted,
             } = entry;
+            peer_ip |= is_peer;
             if all {
                 return Err("lists another scope after `shared`, which every request has");
             }
@@ -63,6 +69,7 @@ impl TryFrom<List<Entry>> for Scopes {
         Ok(Self {
             scope,
             trusted: believed,
+            peer_ip,
         })
     }
 }
@@ -73,6 +80,8 @@ struct Entry {
     scope: Arc<dyn Scope>,
     /// Every request has it.
     shared: bool,
+    /// It is the connection's address.
+    is_peer: bool,
     trusted: Vec<IpNet>,
 }
 
@@ -81,6 +90,7 @@ impl Entry {
         Self {
             scope: Arc::new(scope),
             shared: false,
+            is_peer: false,
             trusted: Vec::new(),
         }
     }
@@ -99,7 +109,10 @@ impl Value for Entry {
             found.map_err(|_| Self::not_allowed())
         };
         match text.split_once(':') {
-            None if text == "peer-ip" => Ok(Self::of(scope::peer_ip())),
+            None if text == "peer-ip" => Ok(Self {
+                is_peer: true,
+                ..Self::of(scope::peer_ip())
+            }),
             None if text == "shared" => Ok(Self {
                 shared: true,
                 ..Self::of(scope::shared())

@@ -11,13 +11,18 @@ impl Config {
         self.store().ok_or_else(|| self.missing("store", "memory:"))
     }
 
+    pub(crate) fn docs_url(&self) -> Option<&str> {
+        self.said.file.idempotency.docs_url.as_deref()
+    }
+
     fn missing(&self, option: &str, example: &str) -> FileError {
         let message = format!("is missing: the sidecar needs it, such as \"{example}\"");
         self.error(&[Step::from(option)], message)
     }
 
     /// A scope that believes a proxy needs the sidecar to believe it too: from
-    /// any other peer it removes what says where a request comes from.
+    /// any other peer it removes what says where a request comes from. And
+    /// behind a proxy all callers have one address (G6).
     fn check_scopes(&self, believed: &[IpNet]) -> Result<(), FileError> {
         let file = &self.said.file;
         let of_all = file.idempotency.scope.iter();
@@ -27,6 +32,13 @@ impl Config {
             Some((table, route.scope.as_ref()?))
         });
         for (mut path, scope) in of_all.chain(of_routes) {
+            if scope.peer_ip && !believed.is_empty() {
+                path.push("scope".into());
+                let message = "lists `peer-ip`, which is a proxy's own address for all that it \
+                               forwards: behind the `trusted_proxies` a caller is told by \
+                               { forwarded_ip = \"x-forwarded-for\", trusted = [\"…\"] }";
+                return Err(self.error(&path, message));
+            }
             let is_not_believed = |own: &&IpNet| !believed.iter().any(|net| net.contains(*own));
             if let Some(network) = scope.trusted.iter().find(is_not_believed) {
                 path.push("scope".into());

@@ -17,6 +17,7 @@ impl Contract {
                 .map(|listed| Endpoint::of(layer, listed))
                 .collect(),
             docs_url,
+            gateway: Vec::new(),
         }
     }
 }
@@ -78,6 +79,7 @@ impl Terms {
             expires_at_header: policy.expires_at_header.clone(),
             echo_key: policy.echo_key,
             replay_status: policy.replay_status.clone(),
+            forwarded: false,
             refusals: Vec::new(),
         };
         let codes = RejectionCode::ALL.iter().copied();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName};
 use serde_json::{Map, Value, json};
 
-use crate::contract::{Contract, Endpoint, HeaderChoice, Refusal, Terms};
+use crate::contract::{Contract, Endpoint, GatewayError, HeaderChoice, Refusal, Terms};
 use crate::fingerprint::FingerprintBody;
 use crate::key::KeySyntax;
 use crate::policy::{KeysPer, OnDisconnect, OnInFlight, OnMismatch, OnStoreError, Oversize};
@@ -19,8 +19,18 @@ impl Contract {
         json!({
             "docs_url": self.docs_url,
             "endpoints": self.endpoints.iter().map(endpoint).collect::<Value>(),
+            "gateway": self.gateway.iter().map(gateway_error).collect::<Value>(),
         })
     }
+}
+
+fn gateway_error(error: &GatewayError) -> Value {
+    json!({
+        "code": error.code,
+        "status": error.status.as_u16(),
+        "when": error.when,
+        "advice": error.advice,
+    })
 }
 
 fn endpoint(endpoint: &Endpoint) -> Value {

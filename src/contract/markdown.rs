@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::contract::words::Said;
-use crate::contract::{Contract, Endpoint, Refusal, Terms, refusals, words};
+use crate::contract::{Contract, Endpoint, GatewayError, Refusal, Terms, refusals, words};
 use crate::rejection::RejectionCode;
 use crate::wording::{field, list, span};
 
@@ -33,6 +33,7 @@ impl Contract {
             self.section(&mut page, say);
         }
         self.errors(&mut page);
+        self.gateway_errors(&mut page);
         if let Some(url) = &self.docs_url {
             write!(page, "\nEvery error links to <{url}>.\n").expect(INFALLIBLE);
         }
@@ -127,6 +128,23 @@ impl Contract {
             }
         }
         page.push_str(&examples);
+    }
+
+    fn gateway_errors(&self, page: &mut String) {
+        if self.gateway.is_empty() {
+            return;
+        }
+        page.push_str(
+            "\n## Errors on the way to the service\n\n| code | status | when | what to do |\n\
+             | --- | --- | --- | --- |\n",
+        );
+        for error in &self.gateway {
+            let status = error.status.as_u16();
+            let GatewayError {
+                code, when, advice, ..
+            } = error;
+            writeln!(page, "| `{code}` | {status} | {when} | {advice} |").expect(INFALLIBLE);
+        }
     }
 }
 

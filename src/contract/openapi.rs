@@ -32,7 +32,8 @@ impl Contract {
             let Some(terms) = &endpoint.terms else {
                 continue;
             };
-            let responses = responses(terms, &mut schemas);
+            let mut responses = responses(terms, &mut schemas);
+            self.add_gateway_errors(&mut responses);
             match &endpoint.path {
                 Some(path) => {
                     let operation =
@@ -63,6 +64,19 @@ impl Contract {
             document["externalDocs"] = json!({ "url": url });
         }
         document
+    }
+
+    fn add_gateway_errors(&self, responses: &mut Map<String, Value>) {
+        for error in &self.gateway {
+            let said = format!("- `{}`: {}", error.code, error.when);
+            let own = responses
+                .entry(error.status.as_str())
+                .or_insert_with(|| json!({ "content": { "application/problem+json": {} } }));
+            own["description"] = match own["description"].as_str() {
+                Some(before) => json!(format!("{before}\n{said}")),
+                None => json!(said),
+            };
+        }
     }
 }
 

@@ -2,15 +2,37 @@
 
 use http::{HeaderName, Method};
 
+use super::forwarded::Reserved;
 use super::path::normal;
+use super::settings::Settings;
 use crate::error::ConfigError;
 use crate::layer::IdempotencyLayer;
 use crate::policy::OnDisconnect;
+use crate::route::lower_case;
 
 /// Before anything is served.
-pub(super) fn check(layer: &IdempotencyLayer, ignore_case: bool) -> Result<(), ConfigError> {
+pub(super) fn check(layer: &IdempotencyLayer, settings: &Settings) -> Result<(), ConfigError> {
+    let ignore_case = settings.ignore_path_case;
+    let authorize = settings.authorize.as_ref();
+    let reserved = Reserved::new(authorize.map_or(&[], |authorize| &authorize.headers));
     for listed in layer.shared().routes.listed() {
         let of = listed.path.as_deref();
+        if let Some(name) = listed
+            .policy
+            .keys
+            .headers
+            .iter()
+            .find(|name| reserved.has(name))
+        {
+            let message =
+                format!("names `{name}`, which the sidecar removes from what a client sends");
+            return Err(wrong("header", of, &message));
+        }
+        if listed.policy.max_operation < settings.upstream_timeout {
+            let message = "must not be shorter than `upstream_timeout`: an operation that the \
+                           upstream may still answer would be executed again";
+            return Err(wrong("max_operation", of, message));
+        }
         if listed.policy.on_disconnect == OnDisconnect::Cancel {
             let message = "can't be `cancel` here: an upstream that has got a request can't be \
                            stopped. Leave it at `finish`";
@@ -30,11 +52,11 @@ fn check_pattern(pattern: &str, ignore_case: bool) -> Result<(), ConfigError> {
     if literal.len() > 1 && literal.ends_with('/') {
         return fail("ends in a slash: leave it out, both spellings are matched");
     }
-    match normal(&literal, ignore_case) {
-        Ok(normal) if normal == literal => Ok(()),
-        Ok(_) if ignore_case && literal.bytes().any(|byte| byte.is_ascii_uppercase()) => {
+    match normal(&literal) {
+        Ok(_) if ignore_case && lower_case(&literal) != literal => {
             fail("has capital letters: with `ignore_path_case` it is written in small ones")
         }
+        Ok(normal) if normal == literal => Ok(()),
         Ok(normal) => fail(&format!(
             "is never matched: paths are matched decoded, and this one is `{normal}`"
         )),
@@ -105,7 +127,11 @@ mod tests {
             .route(pattern, |policy| policy)
             .build()
             .unwrap();
-        check(&layer, ignore_case).map_err(|error| error.to_string())
+        let settings = Settings {
+            ignore_path_case: ignore_case,
+            ..Settings::default()
+        };
+        check(&layer, &settings).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -150,7 +176,7 @@ mod tests {
             .route("POST /orders", cancel)
             .build()
             .unwrap();
-        let error = check(&layer, false).unwrap_err().to_string();
+        let error = check(&layer, &Settings::default()).unwrap_err().to_string();
         assert!(error.starts_with("`on_disconnect` can't be"), "{error}");
         assert!(error.ends_with("(on route `/orders`)"), "{error}");
     }

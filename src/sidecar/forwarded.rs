@@ -84,6 +84,12 @@ impl Reserved {
     pub(super) fn strip_from(&self, headers: &mut HeaderMap) {
         remove_spellings(headers, &self.0);
     }
+
+    pub(super) fn has(&self, name: &HeaderName) -> bool {
+        self.0
+            .iter()
+            .any(|own| reads_as(name.as_str(), own.as_str()))
+    }
 }
 
 /// Removes these in any spelling that a CGI-like interface takes for the same.

@@ -46,7 +46,6 @@ pub(super) struct Front {
     contract: Option<(String, Contract)>,
     /// Those that some policy protects.
     methods: Vec<Method>,
-    ignore_path_case: bool,
     numbers: Arc<Numbers>,
     draining: AtomicBool,
 }
@@ -75,7 +74,7 @@ impl Front {
             Proxy::Bare(upstream)
         };
         let contract = settings.contract.clone();
-        let contract = contract.map(|path| (path, layer.contract()));
+        let contract = contract.map(|path| (path, super::contract::of(&layer, settings)));
         Self {
             methods: methods(&layer),
             layer,
@@ -85,7 +84,6 @@ impl Front {
             trusted: settings.trusted_proxies.clone(),
             healthz: settings.healthz.clone(),
             contract,
-            ignore_path_case: settings.ignore_path_case,
             numbers,
             draining: AtomicBool::new(false),
         }
@@ -192,7 +190,7 @@ impl Front {
             }
             return Ok(());
         }
-        match matched(&parts.uri, self.ignore_path_case) {
+        match matched(&parts.uri) {
             Ok(None) => Ok(()),
             Ok(Some(uri)) => {
                 let sent = std::mem::replace(&mut parts.uri, uri);

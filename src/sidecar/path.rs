@@ -47,9 +47,9 @@ impl fmt::Display for Ambiguous {
 
 /// `uri` with the path that policies are found by; as it is where that is its
 /// own.
-pub(super) fn matched(uri: &Uri, ignore_case: bool) -> Result<Option<Uri>, Ambiguous> {
+pub(super) fn matched(uri: &Uri) -> Result<Option<Uri>, Ambiguous> {
     let own = uri.path();
-    let path = normal(own, ignore_case)?;
+    let path = normal(own)?;
     if path == own {
         return Ok(None);
     }
@@ -67,10 +67,8 @@ pub(super) fn matched(uri: &Uri, ignore_case: bool) -> Result<Option<Uri>, Ambig
 
 /// A path decoded, without the slash at its end. What can't stand in a path as
 /// it is stays an escape, in upper case.
-pub(super) fn normal(path: &str, ignore_case: bool) -> Result<Cow<'_, str>, Ambiguous> {
-    let kept = |byte| {
-        byte == b'/' || stands_for_itself(byte) && !(ignore_case && byte.is_ascii_uppercase())
-    };
+pub(super) fn normal(path: &str) -> Result<Cow<'_, str>, Ambiguous> {
+    let kept = |byte| byte == b'/' || stands_for_itself(byte);
     if path.bytes().all(kept) {
         return trimmed(path).map(Cow::Borrowed);
     }
@@ -81,8 +79,6 @@ pub(super) fn normal(path: &str, ignore_case: bool) -> Result<Cow<'_, str>, Ambi
     for byte in text.bytes() {
         if kept(byte) {
             normal.push(char::from(byte));
-        } else if stands_for_itself(byte) {
-            normal.push(char::from(byte.to_ascii_lowercase()));
         } else {
             const HEX: &[u8; 16] = b"0123456789ABCDEF";
             normal.push('%');
@@ -157,7 +153,7 @@ mod tests {
     use super::*;
 
     fn read(path: &str) -> Result<String, Ambiguous> {
-        normal(path, false).map(Cow::into_owned)
+        normal(path).map(Cow::into_owned)
     }
 
     #[test]
@@ -230,19 +226,11 @@ mod tests {
     }
 
     #[test]
-    fn only_where_it_is_wanted_case_does_not_matter() {
-        assert_eq!(normal("/Orders", true).unwrap(), "/orders");
-        assert_eq!(normal("/%4Frders", true).unwrap(), "/orders");
-        assert_eq!(normal("/Caf%C3%A9", true).unwrap(), "/caf%C3%A9");
-        assert_eq!(normal("/Orders", false).unwrap(), "/Orders");
-    }
-
-    #[test]
     fn the_query_is_kept_as_it_was_sent() {
         let uri = Uri::from_static("http://a.example/%6frders/?q=%6f&r=//");
-        let uri = matched(&uri, false).unwrap().unwrap();
+        let uri = matched(&uri).unwrap().unwrap();
         assert_eq!(uri, "http://a.example/orders?q=%6f&r=//");
         let plain = Uri::from_static("/orders?q=%6f");
-        assert!(matched(&plain, false).unwrap().is_none());
+        assert!(matched(&plain).unwrap().is_none());
     }
 }

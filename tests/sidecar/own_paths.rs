@@ -46,8 +46,47 @@ async fn it_serves_its_contract_where_it_is_told_to() {
     );
     assert!(answer.text().contains("/orders"), "{}", answer.text());
     let json = sidecar.exchange(&get("/idempotency?format=json")).await;
-    assert!(serde_json::from_slice::<serde_json::Value>(&json.body).is_ok());
+    let json: serde_json::Value = serde_json::from_slice(&json.body).unwrap();
+    // What a proxy adds: its own errors, and operations that it loses sight of.
+    let codes = json["gateway"].as_array().unwrap().iter();
+    let codes: Vec<_> = codes.map(|error| error["code"].as_str().unwrap()).collect();
+    assert_eq!(
+        codes,
+        [
+            "upstream-unreachable",
+            "upstream-broken",
+            "upstream-timeout",
+            "path-ambiguous",
+            "method-invalid",
+        ]
+    );
+    let page = answer.text();
+    assert!(page.contains("| `upstream-timeout` | 504 |"), "{page}");
+    assert!(
+        page.contains("it counts as running for up to"),
+        "the service can break off: {page}"
+    );
+    let openapi = sidecar.exchange(&get("/idempotency?format=openapi")).await;
+    let openapi: serde_json::Value = serde_json::from_slice(&openapi.body).unwrap();
+    let responses = &openapi["paths"]["/orders"]["post"]["responses"];
+    assert!(responses["504"]["description"].is_string(), "{responses}");
+    let bad = responses["400"]["description"].as_str().unwrap();
+    assert!(bad.contains("key-required") && bad.contains("path-ambiguous"));
     assert!(upstream.seen().is_empty());
+    // And rejections lead there, unless the file says otherwise.
+    let refused = sidecar.exchange(&post("/orders", "\"", "{}")).await;
+    let link = "</idempotency>; rel=\"describedby\"";
+    assert_eq!(refused.field("link"), Some(link));
+    let elsewhere = file()
+        .top("contract = '/idempotency'")
+        .idempotency("docs_url = 'https://a.example/'");
+    let refused = elsewhere
+        .start()
+        .await
+        .exchange(&post("/orders", "\"", "{}"))
+        .await;
+    let link = "<https://a.example/>; rel=\"describedby\"";
+    assert_eq!(refused.field("link"), Some(link));
     let sidecar = file().start().await;
     assert_eq!(
         sidecar.exchange(&get("/idempotency")).await.text(),

@@ -138,4 +138,12 @@ async fn case_matters_unless_the_file_says_it_does_not() {
     }
     assert_eq!(sidecar.exchange(&post("/Other")).await.status(), 200);
     assert_eq!(upstream.last().target(), "/Other");
+    // What is named in a path may differ by its case alone.
+    let capture = |path| crate::support::post(path, "k", "{}");
+    assert_eq!(
+        sidecar.exchange(&capture("/orders/aB3")).await.status(),
+        200
+    );
+    let other = sidecar.exchange(&capture("/orders/Ab3")).await;
+    assert_eq!(other.status(), 422);
 }

@@ -128,6 +128,33 @@ async fn a_file_that_is_wrong_is_1_and_says_where() {
              `trusted_proxies` too",
         ),
         (
+            "behind.toml",
+            right()
+                .top("trusted_proxies = ['10.0.0.0/16']")
+                .idempotency("scope = ['header:x-api-key', 'peer-ip']")
+                .text(),
+            ":8:1:",
+            "`idempotency.scope` lists `peer-ip`, which is a proxy's own address",
+        ),
+        (
+            "overlong.toml",
+            right()
+                .top("upstream_timeout = '20m'")
+                .route("POST /a", "max_operation = '1h'")
+                .text(),
+            ":",
+            "`idempotency.max_operation` must not be shorter than `upstream_timeout`",
+        ),
+        (
+            "stripped.toml",
+            right()
+                .top("authorize = { url = 'http://127.0.0.1:1/', headers = ['x-account', 'x-key'] }")
+                .idempotency("header = ['idempotency-key', 'X-Key']")
+                .text(),
+            ":8:1:",
+            "`idempotency.header` names `x-key`, which the sidecar removes",
+        ),
+        (
             "slash.toml",
             right().route("/b", "").route("POST /a/", "").text(),
             ":12:1:",

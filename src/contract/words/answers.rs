@@ -100,6 +100,17 @@ pub(in crate::contract) fn running(terms: &Terms) -> Said {
     };
     let lease = span(terms.lease);
     let broken = match terms.on_lapsed_lease {
+        OnLapsedLease::Rerun if terms.forwarded => format!(
+            "If the service breaks off or takes too long to answer, nobody knows whether the operation was \
+             executed: it counts as running for up to {lease} more. The next attempt after that executes it \
+             again, as it does if a server has died."
+        ),
+        OnLapsedLease::Refuse if terms.forwarded => format!(
+            "If the service breaks off or takes too long to answer, or a server has died, nobody knows \
+             whether the operation was executed: it counts as running for up to {lease} more. It is not \
+             executed again: a retry then {}, until someone at this API has found out.",
+            refused(terms, RejectionCode::OutcomeUnknown)
+        ),
         OnLapsedLease::Rerun => format!(
             "An operation that fails without an answer is executed again by the next attempt; if its server \
              has died, by the next attempt after {lease}."
@@ -163,11 +174,20 @@ pub(in crate::contract) fn not_kept(terms: &Terms) -> Said {
         ),
     };
     vec![
-        format!(
-            "What is recorded: {}. After any other answer the key is free again, and the same request with \
-             it is executed anew. The application may say otherwise of a single answer.",
-            terms.record
-        ),
+        if terms.forwarded {
+            format!(
+                "What is recorded: {}, if the service gives it, and no 409 with `Retry-After`. After any \
+                 other answer of the service the key is free again, and the same request with it is \
+                 executed anew.",
+                terms.record
+            )
+        } else {
+            format!(
+                "What is recorded: {}. After any other answer the key is free again, and the same request \
+                 with it is executed anew. The application may say otherwise of a single answer.",
+                terms.record
+            )
+        },
         types,
         headers,
         large,

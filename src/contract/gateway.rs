@@ -1,0 +1,27 @@
+//! The contract of a layer that runs in a proxy.
+
+use http::HeaderName;
+
+use crate::contract::{Contract, GatewayError};
+use crate::wording::field;
+
+impl Contract {
+    /// With what a proxy adds: its own errors, and the request headers that it
+    /// has from an authoriser, whatever a client says in them.
+    pub(crate) fn of_gateway(mut self, errors: Vec<GatewayError>, known: &[HeaderName]) -> Self {
+        self.gateway = errors;
+        let endpoints = self.endpoints.iter_mut();
+        for terms in endpoints.filter_map(|endpoint| endpoint.terms.as_mut()) {
+            terms.forwarded = true;
+            for name in known {
+                let sent = format!("whoever sends the same header `{}`", field(name));
+                let verified = format!(
+                    "whoever this API's authorisation knows by the same `{}`",
+                    field(name)
+                );
+                terms.scope = terms.scope.replace(&sent, &verified);
+            }
+        }
+        self
+    }
+}
