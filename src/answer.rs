@@ -93,6 +93,12 @@ impl<'a> Answer<'a> {
         is_grpc(self.headers) && self.sent_grpc_status().is_none()
     }
 
+    /// Whether it says in its head that a call over gRPC has failed.
+    #[cfg(feature = "_sql")]
+    pub(crate) fn is_failed_grpc(&self) -> bool {
+        is_grpc(self.headers) && self.sent_grpc_status().is_some_and(|code| code != 0)
+    }
+
     fn sent_grpc_status(&self) -> Option<u32> {
         let of = |map: &HeaderMap| map.get("grpc-status")?.to_str().ok()?.parse().ok();
         of(self.headers).or_else(|| self.trailers.and_then(of))

@@ -19,7 +19,7 @@ pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
 pub struct RequestTrailers(pub HeaderMap);
 
 /// A body that was read.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Whole {
     pub(crate) data: Bytes,
     /// Boxed, since there are hardly ever any.

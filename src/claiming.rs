@@ -177,15 +177,17 @@ impl Operation {
     /// each sees what the other claimed.
     async fn look_under_old_secrets(&self, parts: &Parts, body: &[u8]) -> Result<(), Stop> {
         let caller = self.caller(parts)?;
-        for digests in &self.layer.old_digests {
+        for (at, digests) in self.layer.old_digests.iter().enumerate() {
             let scope = caller.digest(digests, &self.layer.namespace);
             let old = self.claim_under(digests, scope, parts, body);
             let found = self.layer.within(self.layer.store.look_up(&old.id)).await;
             match found.and_then(|record| record.map(Record::readable).transpose()) {
                 Ok(None) => {}
                 Ok(Some(record)) => match record.state {
-                    RecordState::Released => {}
-                    RecordState::Lapsed { fingerprint } if old.takes_over(&fingerprint) => {}
+                    RecordState::Released => self.began_under(at, &old),
+                    RecordState::Lapsed { fingerprint } if old.takes_over(&fingerprint) => {
+                        self.began_under(at, &old);
+                    }
                     state => {
                         return Err(match self.found(&old, state) {
                             // It can't be waited for: the claim that was made
@@ -203,6 +205,12 @@ impl Operation {
             }
         }
         Ok(())
+    }
+
+    /// An earlier attempt was made under this secret. The first one that is found
+    /// counts: the most recent of them.
+    fn began_under(&self, at: usize, old: &Claim) {
+        self.first.get_or_init(|| (at, old.id));
     }
 
     /// The fingerprint is compared before the state: another request is

@@ -5,6 +5,9 @@ use std::sync::{Arc, PoisonError};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+#[cfg(feature = "_sql")]
+use crate::commit::Commit;
+use crate::digest::Label;
 use crate::grpc::is_grpc;
 use crate::key::Key;
 use crate::layer::Shared;
@@ -71,6 +74,39 @@ impl IdempotencyContext {
         self.0.is_lost()
     }
 
+    /// A key for a call to another service, such as a card processor that takes
+    /// idempotency keys itself: the same on every attempt of this operation,
+    /// another for every label and for every operation. Written as a UUID, which
+    /// any service takes.
+    ///
+    /// It is a digest, so nobody can tell the client's key by it, nor try keys
+    /// out if the layer has [`secrets`](crate::IdempotencyLayerBuilder::secrets).
+    /// While these are being changed it stays what it was, for as long as the
+    /// record of the first attempt is kept.
+    ///
+    /// ```
+    /// # use tower_idempotency::IdempotencyContext;
+    /// async fn charge(context: &IdempotencyContext) {
+    ///     let key = context.derive_key("charge-card");
+    ///     // processor.charge(card, amount).header("idempotency-key", key).await
+    /// }
+    /// ```
+    #[must_use]
+    pub fn derive_key(&self, label: &str) -> String {
+        let operation = &self.0;
+        let (digests, id) = match operation.first.get() {
+            Some((at, id)) => (&operation.layer.old_digests[*at], id),
+            None => (&operation.layer.digests, &operation.lease().claim.id),
+        };
+        let mut digest = digests.start(Label::DerivedKey);
+        digest.digest(id.as_bytes()).part(label.as_bytes());
+        let digest = digest.finish();
+        let half = digest.first_chunk().expect("a digest has 32 bytes");
+        uuid::Builder::from_custom_bytes(*half)
+            .into_uuid()
+            .to_string()
+    }
+
     /// Which record: what to [resolve](crate::IdempotencyLayer::resolve) by
     /// hand, should its outcome become unknown.
     #[must_use]
@@ -108,6 +144,9 @@ pub(crate) struct Operation {
     pub(crate) grpc: bool,
     /// Set when its claim has acquired one, without the guard.
     lease: OnceLock<Lease>,
+    /// The record of an earlier attempt under a secret that is on its way out, and
+    /// which of these that is.
+    pub(crate) first: OnceLock<(usize, RecordId)>,
     /// What keeps the lease, if it is not renewed; gone once the operation has
     /// ended or has run for too long.
     guard: Mutex<Option<LeaseGuard>>,
@@ -115,6 +154,9 @@ pub(crate) struct Operation {
     place: OnceLock<usize>,
     lost: AtomicBool,
     stage: AtomicU8,
+    /// Whether its handler commits it in a transaction of its own.
+    #[cfg(feature = "_sql")]
+    pub(crate) commit: Commit,
     /// Where it came from, for when it goes on alone.
     pub(crate) span: tracing::Span,
 }
@@ -157,10 +199,13 @@ impl Operation {
             key,
             key_header: key_header.clone(),
             lease: OnceLock::new(),
+            first: OnceLock::new(),
             guard: Mutex::new(None),
             place: OnceLock::new(),
             lost: AtomicBool::new(false),
             stage: AtomicU8::new(Stage::Reading as u8),
+            #[cfg(feature = "_sql")]
+            commit: Commit::default(),
             span: tracing::Span::current(),
         }
     }

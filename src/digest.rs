@@ -14,6 +14,7 @@ pub(crate) enum Label {
     Scope,
     RecordId,
     Fingerprint,
+    DerivedKey,
 }
 
 impl Label {
@@ -22,6 +23,7 @@ impl Label {
             Label::Scope => b"tower-idempotency/1 scope",
             Label::RecordId => b"tower-idempotency/1 record id",
             Label::Fingerprint => b"tower-idempotency/1 fingerprint",
+            Label::DerivedKey => b"tower-idempotency/1 derived key",
         }
     }
 
@@ -44,6 +46,7 @@ pub(crate) struct Digests {
     scope: State,
     record_id: State,
     fingerprint: State,
+    derived_key: State,
 }
 
 impl Digests {
@@ -69,6 +72,7 @@ impl Digests {
             scope: start(Label::Scope),
             record_id: start(Label::RecordId),
             fingerprint: start(Label::Fingerprint),
+            derived_key: start(Label::DerivedKey),
         }
     }
 
@@ -77,6 +81,7 @@ impl Digests {
             Label::Scope => &self.scope,
             Label::RecordId => &self.record_id,
             Label::Fingerprint => &self.fingerprint,
+            Label::DerivedKey => &self.derived_key,
         };
         Hasher {
             state: state.clone(),

@@ -12,6 +12,8 @@ use self::envelope::{Binding, Key, open};
 use crate::error::ConfigError;
 use crate::record::{Completion, ENCRYPTED, Nonce, RecordId};
 use crate::store::at_rest::{micros_since_epoch, system_time, unreadable};
+#[cfg(feature = "_sql")]
+use crate::store::sql::transaction::InDatabase;
 use crate::store::{
     Claim, Claimed, DynStore, Forgotten, Lease, Outcome, Record, RecordState, Release, StoreError,
     StoreFuture, Subscription, Tenure,
@@ -146,6 +148,19 @@ impl DynStore for Encrypted {
 
     fn subscribe<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Subscription> {
         self.store.subscribe(id)
+    }
+
+    #[cfg(feature = "_sql")]
+    fn in_database(&self) -> Option<&dyn InDatabase> {
+        self.store.in_database()
+    }
+
+    #[cfg(feature = "_sql")]
+    fn kept(&self, lease: &Lease, outcome: Outcome) -> Outcome {
+        match outcome {
+            Outcome::Completed(answer) => self.encrypt(lease, &answer),
+            sealed => sealed,
+        }
     }
 }
 

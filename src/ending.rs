@@ -56,17 +56,7 @@ impl Operation {
         let retention = self.policy.retention;
         let sealed = Ending::Complete(Outcome::Sealed { retention });
         match read {
-            Read::Whole(whole) if keep => {
-                Ending::Complete(Outcome::Completed(Arc::new(Completion {
-                    status: head.status,
-                    headers: self.policy.record_headers.of(&head.headers),
-                    body: recorded_body(&whole.data),
-                    trailers: whole.trailers.as_deref().cloned(),
-                    began_at,
-                    completed_at: SystemTime::now(),
-                    retention,
-                })))
-            }
+            Read::Whole(whole) if keep => Ending::Complete(self.completed(head, whole, began_at)),
             Read::TooLarge(_) if keep && self.policy.oversize == Oversize::Seal => sealed,
             // An answer worth keeping broke off: its effect has happened.
             Read::Broken if keep => sealed,
@@ -74,6 +64,35 @@ impl Operation {
             Read::Broken => Ending::Release(self.outcome_unknown()),
             Read::Whole(_) | Read::TooLarge(_) => Ending::Release(Release::Tombstone),
         }
+    }
+
+    /// A whole answer, as it is recorded.
+    fn completed(&self, head: &response::Parts, whole: &Whole, began_at: SystemTime) -> Outcome {
+        Outcome::Completed(Arc::new(Completion {
+            status: head.status,
+            headers: self.policy.record_headers.of(&head.headers),
+            body: recorded_body(&whole.data),
+            trailers: whole.trailers.as_deref().cloned(),
+            began_at,
+            completed_at: SystemTime::now(),
+            retention: self.policy.retention,
+        }))
+    }
+
+    /// What is recorded of an answer that a handler commits, whatever it is:
+    /// its effects have happened.
+    #[cfg(feature = "_sql")]
+    pub(crate) fn outcome(
+        &self,
+        head: &response::Parts,
+        whole: &Whole,
+        began_at: SystemTime,
+    ) -> Outcome {
+        if whole.data.len() > self.policy.max_recorded_body {
+            let retention = self.policy.retention;
+            return Outcome::Sealed { retention };
+        }
+        self.completed(head, whole, began_at)
     }
 
     fn records(&self, head: &response::Parts, read: &Read<'_>) -> bool {

@@ -13,6 +13,8 @@ use tower_service::Service;
 
 use crate::admission::{Admitted, Under, admit, in_flight};
 use crate::body::{BoxError, RequestTrailers, Whole};
+#[cfg(feature = "_sql")]
+use crate::commit::Settled;
 use crate::context::{IdempotencyContext, Operation, Stage};
 use crate::ending::{Ending, Read, never_ends};
 use crate::lease::{Held, Recorded};
@@ -102,9 +104,22 @@ where
         .extensions
         .insert(IdempotencyContext(Arc::clone(&operation)));
     let began_at = SystemTime::now();
+    #[cfg(feature = "_sql")]
+    operation.commit.begins(began_at);
     async move {
         let answered = Caught::call(|| service.call(request_of(parts, whole))).await;
         operation.enter(Stage::Answered);
+        // What was committed stands, whatever the handler came to.
+        #[cfg(feature = "_sql")]
+        let held = if operation.commit.has_begun() {
+            match Box::pin(operation.settle_commit(held)).await {
+                Settled::Committed(response) => return Ok(response),
+                Settled::InFlight => return Ok(operation.reject(in_flight(), asked.as_deref())),
+                Settled::Not(held) => held,
+            }
+        } else {
+            held
+        };
         let response = match answered {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => {
@@ -116,6 +131,11 @@ where
                 resume_unwind(panic)
             }
         };
+        #[cfg(feature = "_sql")]
+        if operation.is_uncommitted(&response) {
+            let rejection = Box::pin(operation.never_committed(held)).await;
+            return Ok(operation.reject(rejection, asked.as_deref()));
+        }
         let answer = answer(&operation, response, held, began_at, version).await;
         // Another owner's answer is the one that stands.
         let overtaken = || operation.reject(in_flight(), asked.as_deref());

@@ -435,6 +435,9 @@ impl IdempotencyLayerBuilder {
         };
         #[cfg(not(feature = "encryption"))]
         let store = self.store;
+        if !in_database(&*store) {
+            routes.need_no_database()?;
+        }
         let renew_every = (routes.shortest_lease() / 6).max(Duration::from_millis(1));
         Ok(IdempotencyLayer {
             shared: Arc::new(Shared {
@@ -454,6 +457,17 @@ impl IdempotencyLayerBuilder {
                 counts: Counters::default(),
             }),
         })
+    }
+}
+
+/// Whether handlers can commit their claims in it.
+fn in_database(store: &dyn DynStore) -> bool {
+    #[cfg(feature = "_sql")]
+    return store.in_database().is_some();
+    #[cfg(not(feature = "_sql"))]
+    {
+        let _ = store;
+        false
     }
 }
 

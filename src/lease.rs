@@ -162,6 +162,13 @@ impl Held {
         }
     }
 
+    /// The record stays as it is: its handler has completed it, or it is
+    /// another owner's, or nobody knows.
+    #[cfg(feature = "_sql")]
+    pub(crate) fn let_go(mut self) {
+        self.on_drop = None;
+    }
+
     /// What becomes of the record if this is dropped.
     pub(crate) fn release_on_drop(mut self, how: Release) -> Self {
         self.on_drop = Some(how);
@@ -222,6 +229,10 @@ impl Drop for Held {
     fn drop(&mut self) {
         self.operation.unwatch();
         drop(self.operation.take_guard());
+        #[cfg(feature = "_sql")]
+        if self.operation.commit.is_committed() {
+            return;
+        }
         if let Some(how) = self.on_drop {
             if self.operation.has_begun() && !self.ends {
                 self.operation.layer.counts.released.add();

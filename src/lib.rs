@@ -118,6 +118,8 @@ mod claiming;
 pub mod client;
 #[cfg(feature = "config")]
 pub mod config;
+#[cfg(feature = "_sql")]
+mod commit;
 mod context;
 pub mod contract;
 mod counts;
@@ -157,6 +159,8 @@ mod wording;
 
 pub use answer::{Answer, RecordHeaders, RecordPolicy, Recording, Statuses};
 pub use body::RequestTrailers;
+#[cfg(feature = "_sql")]
+pub use commit::{CommitError, CommitErrorKind, NoClaim, SqlClaim};
 pub use context::IdempotencyContext;
 #[cfg(feature = "axum")]
 pub use context::NotProtected;
@@ -189,6 +193,8 @@ pub use store::sql::mysql::{MySqlStore, MySqlStoreBuilder};
 pub use store::sql::postgres::{PostgresStore, PostgresStoreBuilder};
 #[cfg(feature = "sqlite")]
 pub use store::sql::sqlite::{SqliteStore, SqliteStoreBuilder};
+#[cfg(feature = "_sql")]
+pub use store::sql::transaction::SqlDatabase;
 pub use store::{AnyStore, OnLapsedLease, Store};
 
 /// The code in the README and in `docs/` is run with the documentation tests.

@@ -167,6 +167,7 @@ pub struct Policy {
     pub(crate) on_in_flight: OnInFlight,
     pub(crate) on_disconnect: OnDisconnect,
     pub(crate) on_store_error: OnStoreError,
+    pub(crate) exactly_once: bool,
     pub(crate) lease: Duration,
     pub(crate) max_operation: Duration,
     pub(crate) retention: Duration,
@@ -211,6 +212,7 @@ impl Default for Policy {
             on_in_flight: OnInFlight::default(),
             on_disconnect: OnDisconnect::default(),
             on_store_error: OnStoreError::default(),
+            exactly_once: false,
             lease: Duration::from_secs(30),
             max_operation: Duration::from_secs(10 * 60),
             retention: Duration::from_secs(24 * 60 * 60),
@@ -456,6 +458,20 @@ impl Policy {
         self
     }
 
+    /// Whether handlers have to commit their claims in transactions of their own
+    /// ([`SqlClaim`](crate::SqlClaim), G7). Then an answer of 2xx or 3xx without
+    /// that is an error that can't be overlooked: the client gets a 500
+    /// (`outcome-unknown`), the log says so, and the record is left as unknown
+    /// ([`OnLapsedLease`]). Answers of 4xx and 5xx are judged as ever.
+    ///
+    /// Needs a store in an SQL database, and [`OnStoreError::Closed`]. Default:
+    /// they don't.
+    #[must_use]
+    pub fn exactly_once(mut self, exactly_once: bool) -> Self {
+        self.exactly_once = exactly_once;
+        self
+    }
+
     /// How long a claim holds without being renewed; it is renewed after a
     /// third of it. Default: 30 s.
     #[must_use]
@@ -573,6 +589,13 @@ impl Policy {
                 let message = format!("names `{name}`, which says something else already");
                 return Err(ConfigError::new(option, message));
             }
+        }
+        if self.exactly_once && self.on_store_error == OnStoreError::Open {
+            return Err(ConfigError::new(
+                "exactly_once",
+                "can't go with `on_store_error` open: what runs unprotected runs as often as it \
+                 is sent",
+            ));
         }
         self.fingerprint.check()
     }

@@ -244,6 +244,13 @@ impl Rejection {
         }
     }
 
+    /// With another status than the default of its code.
+    #[cfg(feature = "_sql")]
+    pub(crate) fn with_status(mut self, status: StatusCode) -> Self {
+        self.status = status;
+        self
+    }
+
     /// With the layer's word on statuses, waiting and documentation.
     pub(crate) fn settle(mut self, rules: &RejectionRules, retry_after: Duration) -> Self {
         let own = rules.statuses.iter().find(|(code, _)| *code == self.code);

@@ -23,6 +23,8 @@ pub(crate) struct Routes {
     ignore_case: bool,
     shortest_lease: Duration,
     largest_body: usize,
+    /// Where `exactly_once` is set first: the pattern, or none for the defaults.
+    exactly_once: Option<Option<String>>,
 }
 
 /// A pattern as it was given, for whoever wants to read the policies.
@@ -51,6 +53,7 @@ impl Routes {
             ignore_case: false,
             shortest_lease: default.lease,
             largest_body: default.max_request_body,
+            exactly_once: default.exactly_once.then_some(None),
         };
         let mut any_method = Vec::new();
         let mut exact = Vec::new();
@@ -59,6 +62,9 @@ impl Routes {
             policy.check().map_err(|error| error.on_route(&pattern))?;
             routes.shortest_lease = routes.shortest_lease.min(policy.lease);
             routes.largest_body = routes.largest_body.max(policy.max_request_body);
+            if policy.exactly_once && routes.exactly_once.is_none() {
+                routes.exactly_once = Some(Some(pattern.clone()));
+            }
             let policy = Arc::new(policy);
             match pattern.split_once(' ') {
                 Some((method, path)) => {
@@ -142,6 +148,24 @@ impl Routes {
 
     pub(crate) fn largest_body(&self) -> usize {
         self.largest_body
+    }
+
+    /// For a store that no handler can commit its claim in.
+    ///
+    /// # Errors
+    /// If a route is to be `exactly_once`.
+    pub(crate) fn need_no_database(&self) -> Result<(), ConfigError> {
+        let Some(pattern) = &self.exactly_once else {
+            return Ok(());
+        };
+        let error = ConfigError::new(
+            "exactly_once",
+            "needs a store in an SQL database: PostgresStore, MySqlStore or SqliteStore",
+        );
+        Err(match pattern {
+            Some(pattern) => error.on_route(pattern),
+            None => error,
+        })
     }
 
     pub(crate) fn shortest_lease(&self) -> Duration {

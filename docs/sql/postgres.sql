@@ -305,6 +305,41 @@ BEGIN
 END
 $$;
 
+-- Stores the outcome as part of a transaction of the caller's own, together with
+-- the operation's effects. 0: the record is not in flight under this nonce, and the
+-- transaction is to be rolled back. 1: done, once the transaction is committed. 2: so
+-- it is, and then somebody is to be told, by idempotency_records_changed. It works at
+-- any isolation: nothing that it writes is written by others meanwhile, and above
+-- read committed it does not even look at who waits.
+CREATE OR REPLACE FUNCTION idempotency_records_complete_within(
+    p_id bytea, p_nonce bytea, p_kept_for bigint, p_status smallint, p_began_at bigint,
+    p_completed_at bigint, p_answer bytea, p_answer_length bigint, p_answer_sha256 bytea
+) RETURNS smallint LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    -- From here on the row is locked: nobody takes over before the end.
+    UPDATE idempotency_records t SET
+        state = CASE WHEN p_status IS NULL THEN 4 ELSE 3 END,
+        expires_at = clock_timestamp() + p_kept_for * interval '1 microsecond',
+        status = p_status,
+        began_at = to_timestamp(0) + p_began_at * interval '1 microsecond',
+        completed_at = to_timestamp(0) + p_completed_at * interval '1 microsecond',
+        kept_for = p_kept_for,
+        answer = p_answer, answer_length = p_answer_length, answer_sha256 = p_answer_sha256
+     WHERE t.id = p_id AND t.nonce = p_nonce AND t.state IN (1, 2) AND t.format = 1;
+    IF NOT FOUND THEN
+        RETURN 0;
+    END IF;
+    -- Until the commit: who is about to wait can see that something changes.
+    PERFORM pg_advisory_xact_lock(hashtextextended('idempotency_records' || encode(p_id, 'hex'), 0));
+    IF current_setting('transaction_isolation') = 'read committed'
+        AND NOT EXISTS (SELECT FROM idempotency_records_waiters w WHERE w.id = p_id)
+    THEN
+        RETURN 1;
+    END IF;
+    RETURN 2;
+END
+$$;
+
 -- Leaves a tombstone, or marks the outcome unknown. Answers as completing does.
 CREATE OR REPLACE FUNCTION idempotency_records_release(p_id bytea, p_nonce bytea, p_unknown boolean)
 RETURNS boolean LANGUAGE plpgsql VOLATILE AS $$
@@ -524,4 +559,4 @@ BEGIN
 END
 $$;
 
-COMMENT ON TABLE idempotency_records IS 'tower-idempotency schema 1, revision 1';
+COMMENT ON TABLE idempotency_records IS 'tower-idempotency schema 1, revision 2';

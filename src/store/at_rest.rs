@@ -8,6 +8,8 @@ use bhttp::{FieldSection, Message, Mode};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use sha2::{Digest, Sha256};
 
+#[cfg(feature = "_sql")]
+use super::Outcome;
 use super::{StoreError, StoreErrorKind};
 use crate::record::Completion;
 
@@ -67,6 +69,15 @@ impl AtRest {
             checksum: Sha256::digest(&answer).into(),
             answer,
         })
+    }
+
+    /// What to keep of an outcome, if anything, and for how long.
+    #[cfg(feature = "_sql")]
+    pub(crate) fn of_outcome(outcome: &Outcome) -> (Option<Self>, Duration) {
+        match outcome {
+            Outcome::Completed(completion) => (Self::of(completion), completion.retention),
+            Outcome::Sealed { retention } => (None, *retention),
+        }
     }
 
     /// The completion that was kept.

@@ -10,6 +10,8 @@ use crate::record::{Nonce, RecordId};
 
 #[cfg(feature = "memory")]
 use super::memory;
+#[cfg(feature = "_sql")]
+use super::sql::transaction::{InDatabase, in_database};
 use super::{
     AnyStore, Claim, Claimed, Forgotten, Lease, Outcome, Record, Release, Store, StoreError,
     Subscription, Tenure,
@@ -30,6 +32,18 @@ pub(crate) trait DynStore: Send + Sync {
     fn look_up<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Option<Record>>;
     fn forget<'a>(&'a self, id: &'a RecordId, force: bool) -> StoreFuture<'a, Forgotten>;
     fn subscribe<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Subscription>;
+
+    /// The SQL store that it is, or is in front of.
+    #[cfg(feature = "_sql")]
+    fn in_database(&self) -> Option<&dyn InDatabase> {
+        None
+    }
+
+    /// An outcome as the store gets it.
+    #[cfg(feature = "_sql")]
+    fn kept(&self, _: &Lease, outcome: Outcome) -> Outcome {
+        outcome
+    }
 }
 
 /// An answer that is there, or one to wait for.
@@ -100,5 +114,10 @@ impl<S: Store> DynStore for Erased<S> {
 
     fn subscribe<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Subscription> {
         StoreFuture::Later(Box::pin(self.0.subscribe(id)))
+    }
+
+    #[cfg(feature = "_sql")]
+    fn in_database(&self) -> Option<&dyn InDatabase> {
+        in_database(&self.0)
     }
 }

@@ -5,6 +5,7 @@ mod any;
 #[path = "../support/log.rs"]
 mod log;
 mod mysql;
+mod once;
 mod postgres;
 mod redis;
 #[path = "../support/servers.rs"]

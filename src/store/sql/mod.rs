@@ -18,6 +18,7 @@ pub(crate) mod mysql;
 pub(crate) mod postgres;
 #[cfg(feature = "sqlite")]
 pub(crate) mod sqlite;
+pub(crate) mod transaction;
 
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 use connecting::{Connecting, reach};

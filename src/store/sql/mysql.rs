@@ -226,10 +226,7 @@ impl Store for MySqlStore {
     }
 
     async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Tenure, StoreError> {
-        let (answer, retention) = match outcome {
-            Outcome::Completed(completion) => (AtRest::of(completion), completion.retention),
-            Outcome::Sealed { retention } => (None, *retention),
-        };
+        let (answer, retention) = AtRest::of_outcome(outcome);
         let (answer, kept_for) = (answer.as_ref(), micros(retention));
         let rows = self
             .calls

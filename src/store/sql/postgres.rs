@@ -24,6 +24,7 @@ mod listening;
 mod meaning;
 mod row;
 mod schema;
+mod transaction;
 mod waiting;
 
 /// A [`Store`] in a PostgreSQL database, by the application's own pool.
@@ -212,10 +213,7 @@ impl Store for PostgresStore {
     }
 
     async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Tenure, StoreError> {
-        let (answer, retention) = match outcome {
-            Outcome::Completed(completion) => (AtRest::of(completion), completion.retention),
-            Outcome::Sealed { retention } => (None, *retention),
-        };
+        let (answer, retention) = AtRest::of_outcome(outcome);
         let answer = answer.as_ref();
         let database = &self.shared.database;
         let row = database

@@ -38,6 +38,15 @@ const CLAIM: &str = "
     SELECT c.* FROM {table}_claim($1, $2, $3, $4, $5, $6, $7, $8) c
      WHERE NOT EXISTS (SELECT FROM done)";
 
+/// Whoever completed the record in a transaction has it locked until the end.
+const FATE: &str = "
+    WITH free AS MATERIALIZED (
+        SELECT state, nonce = $2 AS own FROM {table}
+         WHERE id = $1 FOR NO KEY UPDATE SKIP LOCKED
+    )
+    SELECT (SELECT state FROM free), (SELECT own FROM free),
+           EXISTS (SELECT FROM {table} WHERE id = $1)";
+
 /// A pool, and what to say to it.
 #[derive(Clone)]
 pub(super) struct Database {
@@ -50,6 +59,9 @@ pub(super) struct Statements {
     pub(super) claim: Arc<str>,
     pub(super) renew: Arc<str>,
     pub(super) complete: Arc<str>,
+    pub(super) complete_within: Arc<str>,
+    pub(super) fate: Arc<str>,
+    pub(super) changed: Arc<str>,
     pub(super) release: Arc<str>,
     pub(super) look_up: Arc<str>,
     pub(super) forget: Arc<str>,
@@ -68,6 +80,11 @@ impl Statements {
             complete: statement(
                 "SELECT {table}_complete($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
             ),
+            complete_within: statement(
+                "SELECT {table}_complete_within($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+            ),
+            fate: statement(FATE),
+            changed: statement("SELECT {table}_changed($1)"),
             release: statement("SELECT {table}_release($1, $2, $3)"),
             look_up: statement("SELECT * FROM {table}_look_up($1)"),
             forget: statement("SELECT {table}_forget($1, $2)"),

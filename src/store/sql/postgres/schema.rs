@@ -13,7 +13,7 @@ const SCRIPT: &str = include_str!("../../../../docs/sql/postgres.sql");
 /// What the script makes, as the comment on the table says. Another version has
 /// other tables; a later revision has better functions for the same.
 const VERSION: u32 = 1;
-const REVISION: u32 = 1;
+const REVISION: u32 = 2;
 const COMMENT: &str = "tower-idempotency schema ";
 /// Whatever a role's or a database's default is.
 pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
@@ -93,8 +93,8 @@ impl Found {
                 FROM unnest(ARRAY['', '_renewals', '_waiters']) suffix
             ), functions AS (
                 SELECT '{table}_' || suffix AS name
-                FROM unnest(ARRAY['claim', 'renew', 'complete', 'release', 'look_up', 'forget',
-                    'changed', 'wait', 'purge']) suffix
+                FROM unnest(ARRAY['claim', 'renew', 'complete', 'complete_within', 'release',
+                    'look_up', 'forget', 'changed', 'wait', 'purge']) suffix
             )
             SELECT
                 to_regclass('{table}') IS NOT NULL,
@@ -226,6 +226,6 @@ mod tests {
     fn a_change_of_the_script_raises_the_revision() {
         use sha2::{Digest, Sha256};
         let digest = crate::record::Hex(&Sha256::digest(SCRIPT)[..4]).to_string();
-        assert_eq!((REVISION, &*digest), (1, "e40c3d96"));
+        assert_eq!((REVISION, &*digest), (2, "9178067e"));
     }
 }

@@ -122,10 +122,7 @@ impl Records {
         lease: &Lease,
         outcome: &Outcome,
     ) -> Result<Tenure, StoreError> {
-        let (answer, retention) = match outcome {
-            Outcome::Completed(completion) => (AtRest::of(completion), completion.retention),
-            Outcome::Sealed { retention } => (None, *retention),
-        };
+        let (answer, retention) = AtRest::of_outcome(outcome);
         let state = match answer {
             Some(_) => state::COMPLETED,
             None => state::SEALED,

@@ -1,0 +1,116 @@
+//! A record that is completed inside a transaction of the handler's own.
+
+use std::any::Any;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use sqlx::Database;
+
+use crate::record::RecordId;
+use crate::store::{Lease, Outcome, StoreError};
+
+/// A database whose store can [complete a record inside a
+/// transaction](crate::SqlClaim): `sqlx::Postgres`, `sqlx::MySql` and
+/// `sqlx::Sqlite`, each with the feature of its name.
+///
+/// This trait is sealed.
+pub trait SqlDatabase: Engine {}
+
+impl<DB: Engine> SqlDatabase for DB {}
+
+/// What each of them does in its own way. The trait can't be named outside, so
+/// nobody else implements it.
+#[expect(unnameable_types, reason = "it seals `SqlDatabase`")]
+pub trait Engine: Database {
+    /// The store whose records are in it.
+    type Store: 'static;
+
+    /// What begins a transaction that will write.
+    const BEGIN: &'static str;
+
+    /// Completes the record in a transaction that its caller commits, if the
+    /// record is in flight under the lease's nonce. It never makes a record, and
+    /// from here on nobody takes over before the transaction has ended.
+    fn complete_within<'a>(
+        store: &'a Self::Store,
+        transaction: &'a mut Self::Connection,
+        lease: &'a Lease,
+        outcome: &'a Outcome,
+    ) -> impl Future<Output = Result<Inside, sqlx::Error>> + Send + 'a;
+
+    /// Whether the transaction was rolled back in favour of another, and may
+    /// succeed if it is run again.
+    fn is_retried(error: &sqlx::Error) -> bool;
+
+    /// The error, with what to do about it.
+    fn explained(error: sqlx::Error) -> StoreError;
+}
+
+/// What became of a completion inside a transaction.
+#[expect(unnameable_types, reason = "of a trait that is sealed")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inside {
+    /// It stands once the transaction is committed.
+    Held,
+    /// So it does, and somebody may wait for it, who is to be told then.
+    HeldAndAwaited,
+    /// The transaction sees no record in flight under this nonce.
+    Lost,
+}
+
+/// What became of a transaction whose end nobody heard of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    Committed,
+    /// The record is in flight under the same nonce, and no transaction has it.
+    RolledBack,
+    /// The record is another owner's.
+    Overtaken,
+    /// The transaction, or another, still has the record.
+    UnderWay,
+    /// There is no record.
+    Absent,
+}
+
+/// An SQL store, whatever its database.
+pub(crate) trait InDatabase: Any + Send + Sync {
+    /// What became of a transaction that completed the record, without waiting
+    /// for its end.
+    fn fate<'a>(&'a self, lease: &'a Lease) -> Later<'a, Result<Fate, StoreError>>;
+
+    /// Tells those who wait that the record has changed.
+    fn wake<'a>(&'a self, id: &'a RecordId) -> Later<'a, Result<(), StoreError>>;
+}
+
+pub(crate) type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// The SQL store that this is, if it is one.
+pub(crate) fn in_database(store: &dyn Any) -> Option<&dyn InDatabase> {
+    #[cfg(feature = "postgres")]
+    if let Some(store) = as_one::<super::postgres::PostgresStore>(store) {
+        return Some(store);
+    }
+    let _ = store;
+    None
+}
+
+/// By itself, or shared.
+fn as_one<S: InDatabase>(store: &dyn Any) -> Option<&S> {
+    let shared = || store.downcast_ref::<Arc<S>>().map(|shared| &**shared);
+    store.downcast_ref::<S>().or_else(shared)
+}
+
+impl Fate {
+    /// By a record that could be locked: its state, and whether it has the
+    /// lease's nonce.
+    pub(super) fn of(state: i64, is_own: bool) -> Self {
+        use crate::store::stored::state::{COMPLETED, IN_FLIGHT, SEALED, UNKNOWN};
+        match state {
+            _ if !is_own => Self::Overtaken,
+            COMPLETED | SEALED => Self::Committed,
+            IN_FLIGHT | UNKNOWN => Self::RolledBack,
+            _ => Self::Overtaken,
+        }
+    }
+}

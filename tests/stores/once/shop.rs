@@ -1,0 +1,173 @@
+//! A shop whose ledger is in the database of the records, without a unique
+//! constraint: what is written twice shows.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use sqlx::{AssertSqlSafe, Transaction};
+use tower::util::BoxCloneSyncService;
+use tower::{BoxError, Layer, ServiceExt, service_fn};
+use tower_idempotency::{
+    CommitError, IdempotencyLayer, IdempotencyLayerBuilder, ResponseBody, SqlClaim, scope,
+};
+
+use super::{Db, LEDGER, Pool, Store, pool, store};
+
+pub(super) type Answer = Response<Full<Bytes>>;
+pub(super) type Asked = Request<Full<Bytes>>;
+
+/// Records and a ledger of one test's own.
+pub(super) struct Shop {
+    pub(super) pool: Pool<Db>,
+    pub(super) store: Store,
+    pub(super) table: String,
+    ran: AtomicU32,
+}
+
+impl Shop {
+    pub(super) async fn open() -> Arc<Self> {
+        Self::on(pool().await).await
+    }
+
+    pub(super) async fn on(pool: Pool<Db>) -> Arc<Self> {
+        static LAST: AtomicU32 = AtomicU32::new(0);
+        let number = LAST.fetch_add(1, Ordering::Relaxed);
+        let table = format!("o{number}_{:x}", rand::random::<u64>());
+        let store = store(&pool, &table).await;
+        let shop = Self {
+            pool,
+            store,
+            table,
+            ran: AtomicU32::new(0),
+        };
+        shop.run(LEDGER).await;
+        Arc::new(shop)
+    }
+
+    /// A statement with the names of the tables for `{t}` and `{ledger}`.
+    pub(super) fn sql(&self, statement: &str) -> AssertSqlSafe<String> {
+        let ledger = format!("{}_ledger", self.table);
+        AssertSqlSafe(
+            statement
+                .replace("{t}", &self.table)
+                .replace("{ledger}", &ledger),
+        )
+    }
+
+    pub(super) async fn run(&self, statement: &str) {
+        let run = sqlx::raw_sql(self.sql(statement)).execute(&self.pool);
+        run.await.unwrap();
+    }
+
+    pub(super) async fn number(&self, query: &str) -> i64 {
+        let number = sqlx::query_scalar(self.sql(query)).fetch_one(&self.pool);
+        number.await.unwrap()
+    }
+
+    pub(super) async fn entries(&self) -> i64 {
+        self.number("SELECT count(*) FROM {ledger}").await
+    }
+
+    /// What a handler writes.
+    pub(super) async fn write(
+        &self,
+        transaction: &mut Transaction<'_, Db>,
+    ) -> Result<(), sqlx::Error> {
+        let insert = self.sql("INSERT INTO {ledger} (entry) VALUES ('paid')");
+        sqlx::query(insert).execute(&mut **transaction).await?;
+        Ok(())
+    }
+
+    pub(super) async fn begin(&self) -> Transaction<'static, Db> {
+        self.pool.begin().await.unwrap()
+    }
+
+    /// A handler that does all of it.
+    pub(super) async fn pay(&self, claim: &SqlClaim<Db>) -> Result<Answer, CommitError> {
+        let mut transaction = self.begin().await;
+        self.write(&mut transaction).await.unwrap();
+        claim.commit(transaction, self.paid()).await
+    }
+
+    /// Another answer each time.
+    pub(super) fn paid(&self) -> Answer {
+        let number = self.ran.fetch_add(1, Ordering::SeqCst) + 1;
+        answer(StatusCode::CREATED, format!("paid {number}"))
+    }
+
+    pub(super) fn builder(&self) -> IdempotencyLayerBuilder {
+        IdempotencyLayer::builder(self.store.clone(), scope::shared())
+    }
+
+    /// The record stays, its owner seems dead.
+    pub(super) async fn lapse(&self) {
+        self.run(super::LAPSE).await;
+    }
+}
+
+/// Whoever asks for payments.
+pub(super) type Till = BoxCloneSyncService<Asked, Response<ResponseBody<Full<Bytes>>>, BoxError>;
+
+/// A handler behind a layer.
+pub(super) fn till<F, E>(
+    layer: &IdempotencyLayer,
+    handler: impl Fn(Asked) -> F + Clone + Send + Sync + 'static,
+) -> Till
+where
+    F: Future<Output = Result<Answer, E>> + Send + 'static,
+    E: Into<BoxError> + Send + 'static,
+{
+    let service = layer.layer(service_fn(handler)).map_err(Into::into);
+    BoxCloneSyncService::new(service)
+}
+
+pub(super) async fn ask(till: &Till, key: &str) -> Got {
+    whole(send(till, key).await).await
+}
+
+pub(super) async fn send(till: &Till, key: &str) -> Response<ResponseBody<Full<Bytes>>> {
+    till.clone().oneshot(post(key)).await.unwrap()
+}
+
+pub(super) fn answer(status: StatusCode, body: impl Into<Bytes>) -> Answer {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    response
+}
+
+pub(super) fn claim(request: &Asked) -> SqlClaim<Db> {
+    SqlClaim::of(request.extensions()).expect("a protected request")
+}
+
+pub(super) fn post(key: &str) -> Asked {
+    let mut request = Request::post("/payments").body(Full::default()).unwrap();
+    let key = HeaderValue::from_str(key).unwrap();
+    request.headers_mut().insert("idempotency-key", key);
+    request
+}
+
+/// A status, and a body.
+pub(super) type Got = (u16, String);
+
+pub(super) fn got(status: u16, body: &str) -> Got {
+    (status, body.to_owned())
+}
+
+pub(super) async fn whole<B>(response: Response<B>) -> Got
+where
+    B: http_body::Body<Data = Bytes>,
+    B::Error: std::fmt::Debug,
+{
+    let status = response.status().as_u16();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    (status, String::from_utf8(body.to_vec()).unwrap())
+}
+
+/// The code of a refusal.
+pub(super) fn code((_, body): &Got) -> String {
+    let problem: serde_json::Value = serde_json::from_str(body).unwrap_or_default();
+    problem["code"].as_str().unwrap_or(body).to_owned()
+}
