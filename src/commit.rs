@@ -17,7 +17,7 @@ use tracing::warn;
 use crate::body::{BoxError, Collected, Whole, announced_length, collect};
 use crate::context::{IdempotencyContext, Operation};
 use crate::ending::never_ends;
-use crate::store::sql::transaction::{Fate, InDatabase, Inside, SqlDatabase};
+use crate::store::sql::transaction::{Fate, InDatabase, Inside, SqlDatabase, is_retried};
 use crate::within;
 
 mod error;
@@ -158,7 +158,7 @@ impl<DB: SqlDatabase> SqlClaim<DB> {
         let Err(error) = transaction.commit().await else {
             return Ok(attempt.committed(operation));
         };
-        if DB::is_retried(&error) {
+        if is_retried(&error) {
             attempt.rolled_back();
             return Err(CommitError::rolled_back::<DB>(error));
         }

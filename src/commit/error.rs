@@ -5,7 +5,7 @@ use std::fmt;
 
 use crate::body::BoxError;
 use crate::store::StoreErrorKind;
-use crate::store::sql::transaction::SqlDatabase;
+use crate::store::sql::transaction::{SqlDatabase, is_retried};
 
 /// What became of a transaction whose claim was not committed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,31 +77,41 @@ impl CommitError {
 
     /// Of an error that certainly left nothing behind.
     pub(super) fn rolled_back<DB: SqlDatabase>(error: sqlx::Error) -> Self {
-        let again = may_succeed::<DB>(&error);
+        let again = may_succeed(&error);
         let explained = DB::explained(error);
         let again = again || explained.kind() == StoreErrorKind::Contention;
+        Self::of(again, explained)
+    }
+
+    fn of(again: bool, source: impl Into<BoxError>) -> Self {
         Self {
             kind: if again {
                 CommitErrorKind::Retry
             } else {
                 CommitErrorKind::Failed
             },
-            source: Some(explained.into()),
+            source: Some(source.into()),
         }
+    }
+}
+
+/// Of a statement in a transaction that is not committed: what `work` of
+/// [`transact`](crate::SqlClaim::transact) may end with.
+impl From<sqlx::Error> for CommitError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::of(may_succeed(&error), error)
     }
 }
 
 /// Whether what was rolled back may succeed if it is run again: it gave way to
 /// another transaction, or its connection broke.
-pub(super) fn may_succeed<DB: SqlDatabase>(error: &sqlx::Error) -> bool {
+pub(super) fn may_succeed(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Database(refused) => {
-            // Classes of connections that end, in the words of each database.
+            // Connections that were ended, in the words of each database.
             let code = refused.code().unwrap_or_default();
-            DB::is_retried(error)
-                || ["08", "57P", "70100"]
-                    .iter()
-                    .any(|own| code.starts_with(own))
+            let ended = ["08", "57P", "70100"];
+            is_retried(error) || ended.iter().any(|class| code.starts_with(class))
         }
         sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::Tls(_) => true,
         sqlx::Error::WorkerCrashed => true,

@@ -1,6 +1,7 @@
 //! A transaction that is run again if it has to give way.
 
 use std::error::Error;
+use std::future::Future;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,23 +20,50 @@ use crate::store::sql::transaction::SqlDatabase;
 const TRIES: u32 = 8;
 
 impl<DB: SqlDatabase> SqlClaim<DB> {
-    /// Begins a transaction, runs `work` in it, and [commits](Self::commit) it
-    /// with the answer. All of it is run again, up to eight times in all, if
-    /// the transaction was rolled back in favour of another one or its
-    /// connection broke. What `work` does elsewhere it then does again.
+    /// Begins a transaction, has `work` done in it, and [commits](Self::commit)
+    /// it with the answer that `work` gives back together with it. All of it is
+    /// run again, up to eight times, while it has to give way to other
+    /// transactions or its connection breaks: so `work` had better do nothing
+    /// but write to this database.
     ///
-    /// If `work` fails, its transaction is rolled back. Whether to run it again
-    /// is told by an `sqlx::Error` or a [`CommitError`] among the sources of its
-    /// error.
+    /// The transaction begins with `BEGIN`, at the isolation that its connection
+    /// has by default; on SQLite with `BEGIN IMMEDIATE`.
     ///
     /// # Errors
-    /// That of `work`, or the [`CommitError`] made into it.
-    pub async fn transact<B, E>(
+    /// That of `work`, or a [`CommitError`] made into it. By an `sqlx::Error` or
+    /// a [`CommitError`] among its sources it is told whether to run `work` again.
+    ///
+    /// ```
+    /// # #[cfg(feature = "postgres")] mod example {
+    /// use bytes::Bytes;
+    /// use http::Response;
+    /// use http_body_util::Full;
+    /// use sqlx::{PgPool, Postgres};
+    /// use tower_idempotency::{CommitError, SqlClaim};
+    ///
+    /// async fn pay(
+    ///     claim: &SqlClaim<Postgres>,
+    ///     pool: &PgPool,
+    ///     amount: i64,
+    /// ) -> Result<Response<Full<Bytes>>, CommitError> {
+    ///     let work = |mut tx| async move {
+    ///         sqlx::query("INSERT INTO payments (amount) VALUES ($1)")
+    ///             .bind(amount)
+    ///             .execute(&mut *tx)
+    ///             .await?;
+    ///         Ok((tx, Response::new(Full::from("paid"))))
+    ///     };
+    ///     claim.transact(pool, work).await
+    /// }
+    /// # }
+    /// ```
+    pub async fn transact<F, B, E>(
         &self,
         pool: &Pool<DB>,
-        mut work: impl AsyncFnMut(&mut Transaction<'static, DB>) -> Result<Response<B>, E>,
+        mut work: impl FnMut(Transaction<'static, DB>) -> F,
     ) -> Result<Response<Full<Bytes>>, E>
     where
+        F: Future<Output = Result<(Transaction<'static, DB>, Response<B>), E>>,
         B: Body,
         B::Error: Into<BoxError>,
         E: Error + From<CommitError> + 'static,
@@ -46,7 +74,7 @@ impl<DB: SqlDatabase> SqlClaim<DB> {
                 Ok(response) => return Ok(response),
                 Err(error) => error,
             };
-            if tries == TRIES || !is_retried::<DB>(&error) {
+            if tries == TRIES || !runs_again(&error) {
                 return Err(error);
             }
             // Two that met once don't meet again in step.
@@ -56,35 +84,30 @@ impl<DB: SqlDatabase> SqlClaim<DB> {
         }
     }
 
-    async fn run<B, E>(
+    async fn run<F, B, E>(
         &self,
         pool: &Pool<DB>,
-        work: &mut impl AsyncFnMut(&mut Transaction<'static, DB>) -> Result<Response<B>, E>,
+        work: &mut impl FnMut(Transaction<'static, DB>) -> F,
     ) -> Result<Response<Full<Bytes>>, E>
     where
+        F: Future<Output = Result<(Transaction<'static, DB>, Response<B>), E>>,
         B: Body,
         B::Error: Into<BoxError>,
         E: Error + From<CommitError> + 'static,
     {
         let begun = pool.begin_with(DB::BEGIN).await;
-        let mut transaction = begun.map_err(CommitError::rolled_back::<DB>)?;
-        match work(&mut transaction).await {
-            Ok(response) => Ok(self.commit(transaction, response).await?),
-            Err(error) => {
-                self.roll_back(transaction).await;
-                Err(error)
-            }
-        }
+        let transaction = begun.map_err(CommitError::rolled_back::<DB>)?;
+        let (transaction, response) = work(transaction).await?;
+        Ok(self.commit(transaction, response).await?)
     }
 }
 
-fn is_retried<DB: SqlDatabase>(error: &(dyn Error + 'static)) -> bool {
+fn runs_again(error: &(dyn Error + 'static)) -> bool {
     let mut sources = std::iter::successors(Some(error), |error| (*error).source());
     sources.any(|error| {
-        if let Some(error) = error.downcast_ref::<CommitError>() {
-            return error.kind() == CommitErrorKind::Retry;
-        }
-        let error = error.downcast_ref::<sqlx::Error>();
-        error.is_some_and(may_succeed::<DB>)
+        let commit = error.downcast_ref::<CommitError>();
+        let sql = error.downcast_ref::<sqlx::Error>();
+        commit.is_some_and(|error| error.kind() == CommitErrorKind::Retry)
+            || sql.is_some_and(may_succeed)
     })
 }

@@ -27,6 +27,8 @@ mod schema;
 mod transaction;
 mod waiting;
 
+pub(super) use transaction::gave_way;
+
 /// A [`Store`] in a PostgreSQL database, by the application's own pool.
 ///
 /// Each operation is one call of a function in the database, one round trip.

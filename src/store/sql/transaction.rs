@@ -39,10 +39,6 @@ pub trait Engine: Database {
         outcome: &'a Outcome,
     ) -> impl Future<Output = Result<Inside, sqlx::Error>> + Send + 'a;
 
-    /// Whether the transaction was rolled back in favour of another, and may
-    /// succeed if it is run again.
-    fn is_retried(error: &sqlx::Error) -> bool;
-
     /// The error, with what to do about it.
     fn explained(error: sqlx::Error) -> StoreError;
 }
@@ -84,6 +80,17 @@ pub(crate) trait InDatabase: Any + Send + Sync {
 }
 
 pub(crate) type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Whether a transaction was rolled back in favour of another, and may succeed
+/// if it is run again.
+pub(crate) fn is_retried(error: &sqlx::Error) -> bool {
+    #[cfg(feature = "postgres")]
+    if super::postgres::gave_way(error) {
+        return true;
+    }
+    let _ = error;
+    false
+}
 
 /// The SQL store that this is, if it is one.
 pub(crate) fn in_database(store: &dyn Any) -> Option<&dyn InDatabase> {

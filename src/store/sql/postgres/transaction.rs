@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use sqlx::error::DatabaseError;
 use sqlx::{AssertSqlSafe, PgConnection, Postgres, Row};
 
 use super::super::failed;
 use super::super::transaction::{Engine, Fate, InDatabase, Inside, Later};
-use super::meaning::{self, meaning};
+use super::meaning::meaning;
 use super::row::column;
 use super::{PostgresStore, within_reach};
 use crate::record::RecordId;
@@ -47,13 +48,16 @@ impl Engine for Postgres {
         })
     }
 
-    fn is_retried(error: &sqlx::Error) -> bool {
-        meaning::lost_a_race(error)
-    }
-
     fn explained(error: sqlx::Error) -> StoreError {
         failed(error, meaning)
     }
+}
+
+/// Whether a transaction failed for others that were at the same.
+pub(in crate::store::sql) fn gave_way(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(DatabaseError::code);
+    // Not serializable, deadlock, and a lock that was waited for too long.
+    matches!(code.as_deref(), Some("40001" | "40P01" | "55P03"))
 }
 
 impl InDatabase for PostgresStore {
