@@ -9,8 +9,9 @@
 -- of the SHA-256 of this text, taken without them: so `open()` sees a procedure
 -- that another version of this text has made.
 --
--- Each procedure begins by taking back what its session left uncommitted, and
--- says at each end of a transaction what `completion_type` would say otherwise.
+-- Each procedure but those for the inside of a transaction begins by taking back
+-- what its session left uncommitted, and says at each end of a transaction what
+-- `completion_type` would say otherwise.
 
 DELIMITER //
 
@@ -63,7 +64,7 @@ DROP PROCEDURE IF EXISTS idempotency_records_hold
 //
 CREATE PROCEDURE idempotency_records_hold (
   IN p_id BINARY(32), IN p_nonce BINARY(16), OUT p_renewed BIGINT
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 f0b31725bf4be24b'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 9e782479397b05cf'
 BEGIN
   INSERT INTO idempotency_records_renewals (id, nonce, lapses_at) VALUES (p_id, p_nonce, 0)
     ON DUPLICATE KEY UPDATE lapses_at = lapses_at;
@@ -79,7 +80,7 @@ DROP PROCEDURE IF EXISTS idempotency_records_extend
 //
 CREATE PROCEDURE idempotency_records_extend (
   IN p_id BINARY(32), IN p_nonce BINARY(16), IN p_lease BIGINT, OUT p_held TINYINT
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 f0b31725bf4be24b'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 9e782479397b05cf'
 BEGIN
   DECLARE v_renewed, v_now BIGINT;
   CALL idempotency_records_hold(p_id, p_nonce, v_renewed);
@@ -105,7 +106,7 @@ CREATE PROCEDURE idempotency_records_claim (
   -- A lapsed lease: whether this claim leaves its own for someone to resolve,
   -- whether it takes over another's, and whether of another fingerprint too.
   IN p_stays TINYINT, IN p_takes_over TINYINT, IN p_any_fingerprint TINYINT
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 f0b31725bf4be24b'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 9e782479397b05cf'
 BEGIN
   DECLARE v_format, v_state TINYINT;
   DECLARE v_token, v_attempt, v_lapses_at, v_retention, v_expires_at, v_renewed, v_now BIGINT;
@@ -240,7 +241,7 @@ END
 DROP PROCEDURE IF EXISTS idempotency_records_look_up
 //
 CREATE PROCEDURE idempotency_records_look_up (IN p_id BINARY(32))
-  READS SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 f0b31725bf4be24b'
+  READS SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 9e782479397b05cf'
 BEGIN
   DECLARE v_now BIGINT;
   DECLARE EXIT HANDLER FOR SQLEXCEPTION
@@ -268,7 +269,7 @@ DROP PROCEDURE IF EXISTS idempotency_records_renew
 //
 CREATE PROCEDURE idempotency_records_renew (
   IN p_id BINARY(32), IN p_nonce BINARY(16), IN p_lease BIGINT
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 f0b31725bf4be24b'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 9e782479397b05cf'
 BEGIN
   DECLARE v_format, v_state, v_held, v_outcome TINYINT;
   DECLARE v_expires_at, v_now BIGINT;
@@ -321,7 +322,7 @@ CREATE PROCEDURE idempotency_records_complete (
   IN p_token BIGINT, IN p_attempt BIGINT, IN p_state TINYINT, IN p_kept_for BIGINT,
   IN p_status SMALLINT, IN p_began_at BIGINT, IN p_completed_at BIGINT,
   IN p_answer_length BIGINT, IN p_answer_sha256 BINARY(32), IN p_answer LONGBLOB
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 f0b31725bf4be24b'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 9e782479397b05cf'
 BEGIN
   DECLARE v_format, v_state TINYINT;
   DECLARE v_token, v_lapses_at, v_retention, v_expires_at, v_renewed, v_now BIGINT;
@@ -389,12 +390,60 @@ BEGIN
 END
 //
 
+-- Inside the caller's own transaction, which it commits together with the
+-- operation's effects: one row, outcome 1 (done, once that is committed) or 0 (the
+-- record is not in flight under this nonce: roll it back). The parameters are those
+-- of completing. The row stays locked, so that nobody takes over before the end.
+DROP PROCEDURE IF EXISTS idempotency_records_complete_within
+//
+CREATE PROCEDURE idempotency_records_complete_within (
+  IN p_id BINARY(32), IN p_nonce BINARY(16), IN p_state TINYINT, IN p_kept_for BIGINT,
+  IN p_status SMALLINT, IN p_began_at BIGINT, IN p_completed_at BIGINT,
+  IN p_answer_length BIGINT, IN p_answer_sha256 BINARY(32), IN p_answer LONGBLOB
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 9e782479397b05cf'
+BEGIN
+  UPDATE idempotency_records
+    SET state = p_state,
+        expires_at = TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) + p_kept_for,
+        status = p_status, began_at = p_began_at, completed_at = p_completed_at,
+        kept_for = p_kept_for, answer_length = p_answer_length,
+        answer_sha256 = p_answer_sha256, answer = p_answer
+    WHERE id = p_id AND nonce = p_nonce AND state IN (1, 2) AND format = 1;
+  SELECT ROW_COUNT() AS outcome;
+END
+//
+
+-- What became of a transaction with that in it, without waiting for its end: one
+-- row, with the record's state and whether it has this nonce, both null while a
+-- transaction has it locked; and whether there is a record.
+DROP PROCEDURE IF EXISTS idempotency_records_fate
+//
+CREATE PROCEDURE idempotency_records_fate (
+  IN p_id BINARY(32), IN p_nonce BINARY(16)
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 9e782479397b05cf'
+BEGIN
+  DECLARE v_state, v_own TINYINT;
+  DECLARE v_there TINYINT DEFAULT FALSE;
+  DECLARE EXIT HANDLER FOR SQLEXCEPTION
+    BEGIN ROLLBACK AND NO CHAIN NO RELEASE; RESIGNAL; END;
+
+  ROLLBACK AND NO CHAIN NO RELEASE;
+  SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
+  START TRANSACTION;
+  SELECT state, nonce = p_nonce INTO v_state, v_own
+    FROM idempotency_records WHERE id = p_id FOR UPDATE SKIP LOCKED;
+  SELECT TRUE INTO v_there FROM idempotency_records WHERE id = p_id;
+  ROLLBACK AND NO CHAIN NO RELEASE;
+  SELECT v_state AS state, v_own AS own, v_there AS there;
+END
+//
+
 -- One row: outcome 1 (held), 0 (lost), or 3 (the record is of format `format`).
 DROP PROCEDURE IF EXISTS idempotency_records_release
 //
 CREATE PROCEDURE idempotency_records_release (
   IN p_id BINARY(32), IN p_nonce BINARY(16), IN p_unknown TINYINT
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 f0b31725bf4be24b'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 9e782479397b05cf'
 BEGIN
   DECLARE v_format, v_state TINYINT;
   DECLARE v_lapses_at, v_renewed, v_retention, v_expires_at, v_now BIGINT;
@@ -436,7 +485,7 @@ END
 DROP PROCEDURE IF EXISTS idempotency_records_forget
 //
 CREATE PROCEDURE idempotency_records_forget (IN p_id BINARY(32), IN p_force TINYINT)
-  MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 f0b31725bf4be24b'
+  MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 9e782479397b05cf'
 BEGIN
   DECLARE v_format, v_state TINYINT;
   DECLARE v_lapses_at, v_renewed, v_retention, v_expires_at, v_now BIGINT;
@@ -481,7 +530,7 @@ END
 DROP PROCEDURE IF EXISTS idempotency_records_purge
 //
 CREATE PROCEDURE idempotency_records_purge (IN p_limit INT)
-  MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 f0b31725bf4be24b'
+  MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 9e782479397b05cf'
 BEGIN
   DECLARE v_id BINARY(32);
   DECLARE v_nonce BINARY(16);

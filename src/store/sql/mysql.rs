@@ -22,6 +22,9 @@ mod calls;
 mod checks;
 mod errors;
 mod migration;
+mod transaction;
+
+pub(super) use errors::gave_way;
 
 /// What a claim says of a record whose row another transaction has locked: it
 /// is in flight, and nobody knows for how long. A waiter looks again before.

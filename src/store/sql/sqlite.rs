@@ -6,7 +6,10 @@ mod records;
 mod row;
 mod setup;
 mod statements;
+mod transaction;
 mod wake_ups;
+
+pub(super) use meaning::is_busy as gave_way;
 
 use std::fmt;
 use std::path::Path;

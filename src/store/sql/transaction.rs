@@ -88,6 +88,14 @@ pub(crate) fn is_retried(error: &sqlx::Error) -> bool {
     if super::postgres::gave_way(error) {
         return true;
     }
+    #[cfg(feature = "mysql")]
+    if super::mysql::gave_way(error) {
+        return true;
+    }
+    #[cfg(feature = "sqlite")]
+    if super::sqlite::gave_way(error) {
+        return true;
+    }
     let _ = error;
     false
 }
@@ -96,6 +104,14 @@ pub(crate) fn is_retried(error: &sqlx::Error) -> bool {
 pub(crate) fn in_database(store: &dyn Any) -> Option<&dyn InDatabase> {
     #[cfg(feature = "postgres")]
     if let Some(store) = as_one::<super::postgres::PostgresStore>(store) {
+        return Some(store);
+    }
+    #[cfg(feature = "mysql")]
+    if let Some(store) = as_one::<super::mysql::MySqlStore>(store) {
+        return Some(store);
+    }
+    #[cfg(feature = "sqlite")]
+    if let Some(store) = as_one::<super::sqlite::SqliteStore>(store) {
         return Some(store);
     }
     let _ = store;

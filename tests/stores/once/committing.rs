@@ -1,10 +1,12 @@
 //! What holds of every handler.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::StatusCode;
-use tower::BoxError;
-use tower_idempotency::CommitErrorKind;
+use tokio::sync::Notify;
+use tower::{BoxError, Layer, ServiceBuilder, ServiceExt, service_fn};
+use tower_idempotency::{CommitErrorKind, OnDisconnect, OnInFlight};
 
 use super::shop::*;
 
@@ -58,13 +60,7 @@ async fn an_overtaken_owner_can_not_commit() {
     let shop = Shop::open().await;
     let layer = || shop.builder().build().unwrap();
     let (first, second) = (layer(), layer());
-    let other = {
-        let shop = Arc::clone(&shop);
-        till(&second, move |request| {
-            let shop = Arc::clone(&shop);
-            async move { shop.pay(&claim(&request)).await }
-        })
-    };
+    let other = shop.till(&second);
     let late = {
         let (shop, other) = (Arc::clone(&shop), other.clone());
         till(&first, move |request| {
@@ -82,7 +78,156 @@ async fn an_overtaken_owner_can_not_commit() {
         })
     };
     let refused = ask(&late, "k").await;
-    assert_eq!((refused.0, &*code(&refused)), (409, "in-flight"));
+    assert_refused(&refused, 409, "in-flight");
     assert_eq!(shop.entries().await, 1);
     assert_eq!(ask(&late, "k").await, got(201, "paid 1"));
+}
+
+/// Who asks again gets the answer, while the handler that gave it goes on.
+#[tokio::test]
+async fn a_handler_that_never_returns_after_its_commit_keeps_nobody_waiting() {
+    let shop = Shop::open().await;
+    let till = then(&shop, |_| std::future::pending());
+    let first = till.clone();
+    let hangs = tokio::spawn(async move { ask(&first, "k").await });
+    until(async || shop.entries().await == 1).await;
+    assert_eq!(ask(&till, "k").await, got(201, "paid 1"));
+    hangs.abort();
+    let _ = hangs.await;
+    assert_eq!(ask(&till, "k").await, got(201, "paid 1"));
+    assert_eq!(shop.entries().await, 1);
+}
+
+#[tokio::test]
+async fn a_timeout_inside_the_layer_does_not_change_what_was_committed() {
+    let shop = Shop::open().await;
+    let layer = shop.builder().build().unwrap();
+    let pays = {
+        let shop = Arc::clone(&shop);
+        service_fn(move |request: Asked| {
+            let shop = Arc::clone(&shop);
+            async move {
+                shop.pay(&claim(&request)).await?;
+                std::future::pending::<Result<Answer, BoxError>>().await
+            }
+        })
+    };
+    let inner = ServiceBuilder::new()
+        .timeout(Duration::from_millis(500))
+        .service(pays);
+    let till = Till::new(layer.layer(inner).map_err(Into::into));
+    assert_eq!(ask(&till, "k").await, got(201, "paid 1"));
+    assert_eq!(ask(&till, "k").await, got(201, "paid 1"));
+    assert_eq!(shop.entries().await, 1);
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_during_the_transaction_changes_nothing() {
+    let shop = Shop::open().await;
+    for (at, disconnect) in [OnDisconnect::Finish, OnDisconnect::Cancel]
+        .into_iter()
+        .enumerate()
+    {
+        let layer = shop
+            .builder()
+            .defaults(|policy| policy.on_disconnect(disconnect));
+        let layer = layer.build().unwrap();
+        let key = format!("k{at}");
+        let (reached, goes_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let till = {
+            let (shop, reached, goes_on) = (shop.clone(), reached.clone(), goes_on.clone());
+            till(&layer, move |request| {
+                let (shop, reached, goes_on) = (shop.clone(), reached.clone(), goes_on.clone());
+                async move {
+                    let mut transaction = shop.begin().await;
+                    shop.write(&mut transaction).await.unwrap();
+                    reached.notify_one();
+                    goes_on.notified().await;
+                    claim(&request).commit(transaction, shop.paid()).await
+                }
+            })
+        };
+        let leaves = tokio::spawn({
+            let (till, key) = (till.clone(), key.clone());
+            async move { ask(&till, &key).await }
+        });
+        reached.notified().await;
+        leaves.abort();
+        let _ = leaves.await;
+        goes_on.notify_one();
+        layer.drain(Duration::from_secs(20)).await;
+        // Finished without its client, or taken back with it: once each time.
+        let again = ask(&till, &key);
+        goes_on.notify_one();
+        assert_eq!(again.await.0, 201, "{disconnect:?}");
+        assert_eq!(
+            shop.entries().await,
+            i64::try_from(at).unwrap() + 1,
+            "{disconnect:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_claim_that_is_not_committed_is_an_ordinary_request() {
+    let shop = Shop::open().await;
+    let layer = shop.builder().build().unwrap();
+    let till = {
+        let shop = Arc::clone(&shop);
+        till(&layer, move |request| {
+            let shop = Arc::clone(&shop);
+            async move {
+                drop(claim(&request));
+                // What was not committed is taken back.
+                let mut transaction = shop.begin().await;
+                shop.write(&mut transaction).await.unwrap();
+                drop(transaction);
+                Ok::<_, BoxError>(answer(StatusCode::OK, "no payment"))
+            }
+        })
+    };
+    assert_eq!(ask(&till, "k").await, got(200, "no payment"));
+    assert_eq!(ask(&till, "k").await, got(200, "no payment"));
+    assert_eq!(shop.entries().await, 0);
+    assert_eq!(layer.counts().executed, 1);
+    assert_eq!(layer.counts().recorded, 1);
+}
+
+#[tokio::test]
+async fn commits_are_counted() {
+    let shop = Shop::open().await;
+    let layer = shop.builder().build().unwrap();
+    let till = shop.till(&layer);
+    ask(&till, "a").await;
+    ask(&till, "a").await;
+    ask(&till, "b").await;
+    let counts = layer.counts();
+    assert_eq!(
+        (counts.executed, counts.recorded, counts.replayed),
+        (2, 2, 1)
+    );
+    assert_eq!(
+        (counts.released, counts.in_doubt, counts.overtaken),
+        (0, 0, 0)
+    );
+}
+
+/// Those who wait are woken, and not only by their own looks.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_the_outcome_gets_it() {
+    let shop = Shop::open().await;
+    let wait = OnInFlight::Wait(Duration::from_secs(30));
+    let layer = shop.builder().defaults(|policy| policy.on_in_flight(wait));
+    let layer = layer.build().unwrap();
+    let till = shop.till(&layer);
+    let asking: Vec<_> = (0..6)
+        .map(|_| {
+            let till = till.clone();
+            tokio::spawn(async move { ask(&till, "k").await })
+        })
+        .collect();
+    for one in asking {
+        assert_eq!(one.await.unwrap(), got(201, "paid 1"));
+    }
+    assert_eq!(shop.entries().await, 1);
 }

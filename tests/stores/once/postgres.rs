@@ -11,22 +11,56 @@ mod shop;
 
 #[path = "committing.rs"]
 mod committing;
+#[path = "isolation.rs"]
+mod isolation;
+#[path = "lost_commits.rs"]
+mod lost_commits;
+#[path = "refusals.rs"]
+mod refusals;
+#[path = "routes.rs"]
+mod routes;
 
 type Db = Postgres;
 type Store = PostgresStore;
 
 const LEDGER: &str = "CREATE TABLE {ledger} (entry text NOT NULL)";
 const LAPSE: &str = "UPDATE {t} SET lapses_at = 'epoch'; DELETE FROM {t}_renewals";
+/// When the last renewal was, in a number.
+const RENEWED: &str =
+    "SELECT coalesce(max(extract(epoch FROM lapses_at) * 1000000), 0)::bigint FROM {t}_renewals";
+/// For the session, before it begins a transaction.
+const ISOLATIONS: [&str; 3] = [
+    "SET default_transaction_isolation = 'read committed'",
+    "SET default_transaction_isolation = 'repeatable read'",
+    "SET default_transaction_isolation = 'serializable'",
+];
+const KILL: &str = "SELECT pg_terminate_backend({id})";
+const WHO: &str = "SELECT pg_backend_pid()::bigint";
+/// Ends a message that asks to commit.
+const COMMIT: &[u8] = b"COMMIT\0";
 
 fn options() -> PgConnectOptions {
     let url = servers::url("TEST_POSTGRES_URL");
     url.parse().expect("TEST_POSTGRES_URL is a URL")
 }
 
+fn address() -> String {
+    format!("{}:{}", options().get_host(), options().get_port())
+}
+
+fn options_at(port: u16) -> PgConnectOptions {
+    let options = options().host("127.0.0.1").port(port);
+    options.ssl_mode(sqlx::postgres::PgSslMode::Disable)
+}
+
 async fn pool() -> Pool<Db> {
+    pool_with(options())
+}
+
+fn pool_with(options: PgConnectOptions) -> Pool<Db> {
     PgPoolOptions::new()
         .max_connections(8)
-        .connect_lazy_with(options())
+        .connect_lazy_with(options)
 }
 
 async fn store(pool: &Pool<Db>, table: &str) -> Store {

@@ -1,8 +1,11 @@
 //! A shop whose ledger is in the database of the records, without a unique
 //! constraint: what is written twice shows.
 
+#![allow(dead_code, reason = "each database uses a part of it")]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode};
@@ -21,6 +24,7 @@ pub(super) type Asked = Request<Full<Bytes>>;
 
 /// Records and a ledger of one test's own.
 pub(super) struct Shop {
+    pub(super) handlers: Pool<Db>,
     pub(super) pool: Pool<Db>,
     pub(super) store: Store,
     pub(super) table: String,
@@ -32,12 +36,23 @@ impl Shop {
         Self::on(pool().await).await
     }
 
+    /// Its handlers and its store have a pool in common.
     pub(super) async fn on(pool: Pool<Db>) -> Arc<Self> {
+        Self::with(pool.clone(), pool).await
+    }
+
+    /// Its handlers have a pool, and everybody else another one.
+    pub(super) async fn with(handlers: Pool<Db>, pool: Pool<Db>) -> Arc<Self> {
         static LAST: AtomicU32 = AtomicU32::new(0);
         let number = LAST.fetch_add(1, Ordering::Relaxed);
         let table = format!("o{number}_{:x}", rand::random::<u64>());
+        Self::named(table, handlers, pool).await
+    }
+
+    pub(super) async fn named(table: String, handlers: Pool<Db>, pool: Pool<Db>) -> Arc<Self> {
         let store = store(&pool, &table).await;
         let shop = Self {
+            handlers,
             pool,
             store,
             table,
@@ -82,7 +97,7 @@ impl Shop {
     }
 
     pub(super) async fn begin(&self) -> Transaction<'static, Db> {
-        self.pool.begin().await.unwrap()
+        self.handlers.begin().await.unwrap()
     }
 
     /// A handler that does all of it.
@@ -98,6 +113,15 @@ impl Shop {
         answer(StatusCode::CREATED, format!("paid {number}"))
     }
 
+    /// Every request pays.
+    pub(super) fn till(self: &Arc<Self>, layer: &IdempotencyLayer) -> Till {
+        let shop = Arc::clone(self);
+        till(layer, move |request| {
+            let shop = Arc::clone(&shop);
+            async move { shop.pay(&claim(&request)).await }
+        })
+    }
+
     pub(super) fn builder(&self) -> IdempotencyLayerBuilder {
         IdempotencyLayer::builder(self.store.clone(), scope::shared())
     }
@@ -109,7 +133,7 @@ impl Shop {
 }
 
 /// Whoever asks for payments.
-pub(super) type Till = BoxCloneSyncService<Asked, Response<ResponseBody<Full<Bytes>>>, BoxError>;
+pub(super) type Till = BoxCloneSyncService<Asked, Sent, BoxError>;
 
 /// A handler behind a layer.
 pub(super) fn till<F, E>(
@@ -128,7 +152,9 @@ pub(super) async fn ask(till: &Till, key: &str) -> Got {
     whole(send(till, key).await).await
 }
 
-pub(super) async fn send(till: &Till, key: &str) -> Response<ResponseBody<Full<Bytes>>> {
+pub(super) type Sent = Response<ResponseBody<Full<Bytes>>>;
+
+pub(super) async fn send(till: &Till, key: &str) -> Sent {
     till.clone().oneshot(post(key)).await.unwrap()
 }
 
@@ -166,8 +192,22 @@ where
     (status, String::from_utf8(body.to_vec()).unwrap())
 }
 
+pub(super) fn assert_refused(got: &Got, status: u16, reason: &str) {
+    assert_eq!((got.0, &*code(got)), (status, reason), "{got:?}");
+}
+
 /// The code of a refusal.
 pub(super) fn code((_, body): &Got) -> String {
     let problem: serde_json::Value = serde_json::from_str(body).unwrap_or_default();
     problem["code"].as_str().unwrap_or(body).to_owned()
+}
+
+/// Waits until it is so.
+pub(super) async fn until(mut is_so: impl AsyncFnMut() -> bool) {
+    let waited = tokio::time::timeout(Duration::from_secs(20), async {
+        while !is_so().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    waited.await.expect("it never is");
 }

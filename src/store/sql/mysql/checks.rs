@@ -11,8 +11,18 @@ use crate::store::{StoreError, StoreErrorKind};
 
 /// The comment of tables of this version. That of a procedure goes on.
 const COMMENT: &str = "tower-idempotency 1";
-const PROCEDURES: [&str; 9] = [
-    "hold", "extend", "claim", "look_up", "renew", "complete", "release", "forget", "purge",
+const PROCEDURES: [&str; 11] = [
+    "hold",
+    "extend",
+    "claim",
+    "look_up",
+    "renew",
+    "complete",
+    "complete_within",
+    "fate",
+    "release",
+    "forget",
+    "purge",
 ];
 
 pub(super) async fn check(pool: &MySqlPool, table: &Table) -> Result<(), StoreError> {

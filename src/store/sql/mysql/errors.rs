@@ -24,6 +24,15 @@ pub(super) fn is_retried(error: &sqlx::Error) -> bool {
     }
 }
 
+/// Whether a transaction failed for others that were at the same: beside those,
+/// one that has waited too long for a lock.
+pub(in crate::store::sql) fn gave_way(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Database(error) => matches!(number(&**error), 1213 | 1020 | 1205 | 3572),
+        _ => false,
+    }
+}
+
 pub(super) fn meaning(error: &dyn DatabaseError) -> Meaning {
     match number(error) {
         1213 | 1020 | 1205 | 3572 => Meaning(Contention, ""),

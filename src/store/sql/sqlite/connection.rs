@@ -116,6 +116,6 @@ impl Patience {
 }
 
 /// The clock of this machine, in microseconds since 1970.
-fn clock() -> i64 {
+pub(super) fn clock() -> i64 {
     micros_since_epoch(SystemTime::now())
 }

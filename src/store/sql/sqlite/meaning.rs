@@ -1,6 +1,7 @@
 //! What SQLite's result codes mean: <https://sqlite.org/rescode.html>.
 
 use sqlx::error::DatabaseError;
+use sqlx::sqlite::SqliteError;
 
 use super::super::Meaning;
 use crate::store::StoreErrorKind;
@@ -66,9 +67,10 @@ pub(super) fn meaning(error: &dyn DatabaseError) -> Meaning {
 }
 
 /// Whether waiting a moment may help.
-pub(super) fn is_busy(error: &sqlx::Error) -> bool {
+pub(in crate::store::sql) fn is_busy(error: &sqlx::Error) -> bool {
     error
         .as_database_error()
+        .filter(|error| error.try_downcast_ref::<SqliteError>().is_some())
         .is_some_and(|error| matches!(primary(error), BUSY | LOCKED | PROTOCOL))
 }
 

@@ -262,6 +262,6 @@ impl Records {
 }
 
 /// Tokens, attempts and lengths are far below 2⁶³.
-fn signed(number: u64) -> i64 {
+pub(super) fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }

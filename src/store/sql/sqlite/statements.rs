@@ -93,6 +93,21 @@ const COMPLETE: &str = "
         OR ((state = 5 OR expires_at <= {now}) AND token <= excluded.token))
     RETURNING 1";
 
+/// In a transaction of its caller's own. ?3 nonce, ?4 state, ?5 for how long it is
+/// kept, ?6 to ?11 the answer.
+const COMPLETE_WITHIN: &str = "
+    UPDATE {table} SET
+        state = ?4, lapses_at = NULL, expires_at = {now} + ?5, kept_for = ?5,
+        status = ?6, began_at = ?7, completed_at = ?8, answer_length = ?9, answer_sha256 = ?10,
+        answer = ?11
+    WHERE id = ?2 AND nonce = ?3 AND state IN (1, 2) AND format = 1
+    RETURNING 1";
+
+/// Changes nothing, but is a write: it succeeds once no other transaction that
+/// has written is left. ?3 nonce.
+const FATE: &str = "
+    UPDATE {table} SET state = state WHERE id = ?2 AND ?1 RETURNING state, nonce = ?3";
+
 /// ?3 nonce, ?4 the state that it leaves.
 const RELEASE: &str = "
     UPDATE {table} SET
@@ -140,6 +155,8 @@ pub(super) struct Statements {
     pub(super) claim: SqlStr,
     pub(super) renew: SqlStr,
     pub(super) complete: SqlStr,
+    pub(super) complete_within: SqlStr,
+    pub(super) fate: SqlStr,
     pub(super) release: SqlStr,
     pub(super) forget: SqlStr,
     pub(super) purge: SqlStr,
@@ -160,6 +177,8 @@ impl Statements {
             claim: statement(CLAIM),
             renew: statement(RENEW),
             complete: statement(COMPLETE),
+            complete_within: statement(COMPLETE_WITHIN),
+            fate: statement(FATE),
             release: statement(RELEASE),
             forget: statement(FORGET),
             purge: statement(PURGE),

@@ -1,0 +1,122 @@
+//! At every isolation level, beside the layer's own work on the record.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::Transaction;
+use tower_idempotency::CommitError;
+
+use super::shop::*;
+use super::{Db, ISOLATIONS};
+
+/// A pool whose transactions have this isolation.
+async fn at(level: &'static str) -> Arc<Shop> {
+    let pool = super::pool().await;
+    let options = pool.options().clone();
+    let options = options.after_connect(move |connection, _| {
+        Box::pin(async move {
+            sqlx::raw_sql(level).execute(connection).await?;
+            Ok(())
+        })
+    });
+    let handlers = options.connect_lazy_with((*pool.connect_options()).clone());
+    Shop::with(handlers, pool).await
+}
+
+async fn count(shop: &Shop, transaction: &mut Transaction<'_, Db>) -> i64 {
+    let count = sqlx::query_scalar(shop.sql("SELECT count(*) FROM {ledger}"));
+    count.fetch_one(&mut **transaction).await.unwrap()
+}
+
+#[tokio::test]
+async fn renewals_go_on_beside_a_transaction_and_do_not_break_it() {
+    for level in ISOLATIONS {
+        let shop = at(level).await;
+        let lease = Duration::from_millis(300);
+        let layer = shop.builder().defaults(move |policy| policy.lease(lease));
+        let layer = layer.build().unwrap();
+        let till = {
+            let shop = Arc::clone(&shop);
+            till(&layer, move |request| {
+                let shop = Arc::clone(&shop);
+                async move {
+                    let mut transaction = shop.begin().await;
+                    // Its snapshot is older than every renewal.
+                    assert_eq!(count(&shop, &mut transaction).await, 0);
+                    let mut seen = Vec::new();
+                    while seen.len() < 3 {
+                        seen.push(shop.number(super::RENEWED).await);
+                        seen.dedup();
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                    }
+                    shop.write(&mut transaction).await.unwrap();
+                    claim(&request).commit(transaction, shop.paid()).await
+                }
+            })
+        };
+        assert_eq!(ask(&till, "k").await, got(201, "paid 1"), "{level}");
+        assert_eq!(ask(&till, "k").await, got(201, "paid 1"), "{level}");
+        assert_eq!(shop.entries().await, 1);
+    }
+}
+
+/// Each writes how many there were: at REPEATABLE READ and above two that run at
+/// once would write the same number, and one of them has to give way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn transact_runs_again_what_had_to_give_way() {
+    let shop = at(ISOLATIONS[2]).await;
+    shop.run("CREATE TABLE {ledger}_sum (total INT NOT NULL)")
+        .await;
+    shop.run("INSERT INTO {ledger}_sum VALUES (0)").await;
+    let layer = shop.builder().build().unwrap();
+    let till = {
+        let shop = Arc::clone(&shop);
+        till(&layer, move |request| {
+            let shop = Arc::clone(&shop);
+            async move {
+                let work = |mut transaction: Transaction<'static, Db>| {
+                    let shop = Arc::clone(&shop);
+                    async move {
+                        let total = shop.sql("SELECT total FROM {ledger}_sum");
+                        let total = sqlx::query_scalar::<_, i32>(total);
+                        let total = total.fetch_one(&mut *transaction).await?;
+                        let sum = format!("UPDATE {{ledger}}_sum SET total = {}", total + 1);
+                        let sum = sqlx::query(shop.sql(&sum));
+                        sum.execute(&mut *transaction).await?;
+                        shop.write(&mut transaction).await?;
+                        Ok((transaction, shop.paid()))
+                    }
+                };
+                let claim = claim(&request);
+                claim
+                    .transact::<_, _, CommitError>(&shop.handlers, work)
+                    .await
+            }
+        })
+    };
+    let asking: Vec<_> = (0..8)
+        .map(|number| {
+            let till = till.clone();
+            let key = number.to_string();
+            // Whoever gave way too often asks again, as any client would.
+            tokio::spawn(async move { while ask_or_again(&till, &key).await != 201 {} })
+        })
+        .collect();
+    for one in asking {
+        one.await.unwrap();
+    }
+    assert_eq!(shop.entries().await, 8);
+    assert_eq!(
+        shop.number("SELECT count(*) FROM {ledger}_sum WHERE total = 8")
+            .await,
+        1
+    );
+}
+
+async fn ask_or_again(till: &Till, key: &str) -> u16 {
+    use tower::ServiceExt;
+    match till.clone().oneshot(post(key)).await {
+        Ok(response) => whole(response).await.0,
+        Err(_) => 503,
+    }
+}

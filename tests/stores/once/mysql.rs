@@ -1,0 +1,69 @@
+//! MySQL and MariaDB.
+
+use sqlx::mysql::{MySqlConnectOptions, MySqlPoolOptions};
+use sqlx::{MySql, Pool};
+use tower_idempotency::MySqlStore;
+
+use crate::servers;
+
+#[path = "shop.rs"]
+mod shop;
+
+#[path = "committing.rs"]
+mod committing;
+#[path = "isolation.rs"]
+mod isolation;
+#[path = "lost_commits.rs"]
+mod lost_commits;
+#[path = "refusals.rs"]
+mod refusals;
+#[path = "routes.rs"]
+mod routes;
+
+type Db = MySql;
+type Store = MySqlStore;
+
+const LEDGER: &str = "CREATE TABLE {ledger} (entry VARCHAR(20) NOT NULL)";
+const LAPSE: &str = "UPDATE {t} SET lapses_at = 0; DELETE FROM {t}_renewals";
+/// When the last renewal was, in a number.
+const RENEWED: &str = "SELECT COALESCE(MAX(lapses_at), 0) FROM {t}_renewals";
+/// For the session, before it begins a transaction.
+const ISOLATIONS: [&str; 3] = [
+    "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
+    "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ",
+    "SET SESSION TRANSACTION ISOLATION LEVEL SERIALIZABLE",
+];
+const KILL: &str = "KILL CONNECTION {id}";
+const WHO: &str = "SELECT CAST(CONNECTION_ID() AS SIGNED)";
+/// Ends a message that asks to commit.
+const COMMIT: &[u8] = b"COMMIT";
+
+fn options() -> MySqlConnectOptions {
+    let url = servers::url("TEST_MYSQL_URL");
+    url.parse().expect("TEST_MYSQL_URL is a URL")
+}
+
+fn address() -> String {
+    format!("{}:{}", options().get_host(), options().get_port())
+}
+
+fn options_at(port: u16) -> MySqlConnectOptions {
+    let options = options().host("127.0.0.1").port(port);
+    options.ssl_mode(sqlx::mysql::MySqlSslMode::Disabled)
+}
+
+async fn pool() -> Pool<Db> {
+    pool_with(options())
+}
+
+fn pool_with(options: MySqlConnectOptions) -> Pool<Db> {
+    MySqlPoolOptions::new()
+        .max_connections(8)
+        .connect_lazy_with(options)
+}
+
+async fn store(pool: &Pool<Db>, table: &str) -> Store {
+    let builder = MySqlStore::builder(pool.clone()).table(table);
+    builder.migrate().await.unwrap();
+    builder.open().await.unwrap()
+}

@@ -1,0 +1,162 @@
+//! SQLite.
+
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions};
+use sqlx::{Pool, Sqlite};
+use tower::BoxError;
+use tower_idempotency::{CommitError, CommitErrorKind, SqliteStore};
+
+use crate::servers;
+
+#[path = "shop.rs"]
+mod shop;
+
+#[path = "committing.rs"]
+mod committing;
+#[path = "refusals.rs"]
+mod refusals;
+#[path = "routes.rs"]
+mod routes;
+
+use shop::*;
+
+type Db = Sqlite;
+type Store = SqliteStore;
+
+const LEDGER: &str = "CREATE TABLE {ledger} (entry TEXT NOT NULL)";
+const LAPSE: &str = "UPDATE {t} SET lapses_at = 0";
+
+/// A database of the test's own.
+async fn pool() -> Pool<Db> {
+    pool_of(8).await
+}
+
+async fn pool_of(connections: u32) -> Pool<Db> {
+    let directory = servers::fresh_directory("once");
+    std::fs::create_dir_all(&directory).unwrap();
+    let options = SqliteConnectOptions::new()
+        .filename(directory.join("app.db"))
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal);
+    let pool = SqlitePoolOptions::new().max_connections(connections);
+    pool.connect_lazy_with(options)
+}
+
+async fn store(pool: &Pool<Db>, table: &str) -> Store {
+    let builder = SqliteStore::builder(pool.clone()).table(table);
+    builder.migrate().await.unwrap();
+    builder.open().await.unwrap()
+}
+
+async fn named_records() -> Arc<Shop> {
+    let pool = pool().await;
+    Shop::named("records".to_owned(), pool.clone(), pool).await
+}
+
+/// Writes in one file, records in another.
+async fn told_of(other: Arc<Shop>) -> String {
+    let shop = named_records().await;
+    let layer = shop.builder().build().unwrap();
+    let till = {
+        let (shop, other) = (Arc::clone(&shop), Arc::clone(&other));
+        till(&layer, move |request| {
+            let (shop, other) = (Arc::clone(&shop), Arc::clone(&other));
+            async move {
+                let mut elsewhere = other.begin().await;
+                other.write(&mut elsewhere).await.unwrap();
+                let claim = claim(&request);
+                let error = claim.commit(elsewhere, shop.paid()).await.unwrap_err();
+                assert_eq!(error.kind(), CommitErrorKind::Failed, "{error:?}");
+                let why = error.source().unwrap();
+                let why = why.source().unwrap_or(why).to_string();
+                Ok::<_, BoxError>(answer(StatusCode::INTERNAL_SERVER_ERROR, why))
+            }
+        })
+    };
+    let (status, why) = ask(&till, "k").await;
+    assert_eq!(status, 500, "{why}");
+    assert_eq!(other.entries().await, 0);
+    why
+}
+
+#[tokio::test]
+async fn a_transaction_in_another_database_is_told_so() {
+    let without_records = Shop::open().await;
+    let why = told_of(without_records).await;
+    assert!(
+        why.contains("no such table: records") && why.contains("migrate"),
+        "{why}"
+    );
+    let with_others = named_records().await;
+    let why = told_of(with_others).await;
+    assert!(why.contains("not in the database of the records"), "{why}");
+}
+
+/// The store is asked for nothing in between.
+#[tokio::test]
+async fn one_connection_is_enough() {
+    let shop = Shop::on(pool_of(1).await).await;
+    let lease = Duration::from_millis(60);
+    let layer = shop
+        .builder()
+        .defaults(|policy| policy.lease(lease).max_operation(lease));
+    let till = shop.till(&layer.build().unwrap());
+    assert_eq!(ask(&till, "k").await, got(201, "paid 1"));
+    assert_eq!(ask(&till, "k").await, got(201, "paid 1"));
+    assert_eq!(shop.entries().await, 1);
+}
+
+/// One that begins as a reader can't become a writer if anybody, such as the
+/// layer with a renewal, has written since.
+#[tokio::test]
+async fn a_deferred_transaction_that_others_overtook_is_to_be_run_again() {
+    let shop = Shop::open().await;
+    let layer = shop.builder().build().unwrap();
+    let till = {
+        let shop = Arc::clone(&shop);
+        till(&layer, move |request| {
+            let shop = Arc::clone(&shop);
+            async move {
+                let claim = claim(&request);
+                let mut reader = shop.begin().await;
+                let count = shop.sql("SELECT count(*) FROM {ledger}");
+                sqlx::query(count).execute(&mut *reader).await.unwrap();
+                shop.run("UPDATE {t} SET lapses_at = lapses_at + 1").await;
+                let error = claim.commit(reader, shop.paid()).await.unwrap_err();
+                assert_eq!(error.kind(), CommitErrorKind::Retry, "{error:?}");
+                // The helper begins as a writer.
+                let work = |mut transaction| {
+                    let shop = Arc::clone(&shop);
+                    async move {
+                        shop.write(&mut transaction).await?;
+                        Ok((transaction, shop.paid()))
+                    }
+                };
+                claim.transact::<_, _, CommitError>(&shop.pool, work).await
+            }
+        })
+    };
+    assert_eq!(ask(&till, "k").await, got(201, "paid 2"));
+    assert_eq!(shop.entries().await, 1);
+}
+
+/// Many handlers at once, each of which reads before it writes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writers_take_turns() {
+    let shop = Shop::open().await;
+    let till = shop.till(&shop.builder().build().unwrap());
+    let asking: Vec<_> = (0..20)
+        .map(|number| {
+            let till = till.clone();
+            tokio::spawn(async move { ask(&till, &number.to_string()).await.0 })
+        })
+        .collect();
+    for one in asking {
+        assert_eq!(one.await.unwrap(), 201);
+    }
+    assert_eq!(shop.entries().await, 20);
+}
