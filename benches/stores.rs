@@ -6,12 +6,16 @@
 //! and releases. The answer has 256 B. What a table shows is the median over the
 //! rounds of a batch's time to that of the round's no-op.
 //!
+//! After these, for the databases: [a handler with one INSERT](handlers), bare,
+//! behind the layer, and with its claim committed in its own transaction; with
+//! `handlers` as an argument these alone.
+//!
 //! Engines are those whose address is in the environment (`TEST_REDIS_URL`,
 //! `TEST_POSTGRES_URL`, `TEST_MYSQL_URL`), and SQLite in a temporary file:
 //!
 //! ```text
 //! eval "$(scripts/servers start redis postgres mysql)"
-//! cargo bench --bench stores --all-features -- [ROUNDS] [--svg FILE]
+//! cargo bench --bench stores --all-features -- [ROUNDS] [handlers] [--svg FILE]
 //! scripts/servers stop
 //! ```
 
@@ -19,6 +23,8 @@ use std::time::{Duration, Instant};
 
 #[path = "stores/engines.rs"]
 mod engines;
+#[path = "stores/handlers.rs"]
+mod handlers;
 #[path = "stores/picture.rs"]
 mod picture;
 
@@ -58,6 +64,9 @@ fn main() {
         .enable_all()
         .build()
         .unwrap();
+    if arguments.iter().any(|own| own == "handlers") {
+        return runtime.block_on(handlers::measure(rounds));
+    }
     let figures = runtime.block_on(async {
         let mut figures = Vec::new();
         for engine in engines::all().await {
@@ -68,6 +77,7 @@ fn main() {
         figures
     });
     print(&figures, rounds);
+    runtime.block_on(handlers::measure(rounds));
     if let Some(file) = svg {
         std::fs::write(file, picture::draw(&figures)).unwrap();
     }

@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 #[cfg(feature = "_sql")]
 use crate::commit::Commit;
-use crate::digest::Label;
+use crate::digest::{Digests, Label};
 use crate::grpc::is_grpc;
 use crate::key::Key;
 use crate::layer::Shared;
@@ -98,13 +98,7 @@ impl IdempotencyContext {
             Some((at, id)) => (&operation.layer.old_digests[*at], id),
             None => (&operation.layer.digests, &operation.lease().claim.id),
         };
-        let mut digest = digests.start(Label::DerivedKey);
-        digest.digest(id.as_bytes()).part(label.as_bytes());
-        let digest = digest.finish();
-        let half = digest.first_chunk().expect("a digest has 32 bytes");
-        uuid::Builder::from_custom_bytes(*half)
-            .into_uuid()
-            .to_string()
+        derived_key(digests, id, label)
     }
 
     /// Which record: what to [resolve](crate::IdempotencyLayer::resolve) by
@@ -117,6 +111,15 @@ impl IdempotencyContext {
     pub(crate) fn is_under(&self, id: &RecordId) -> bool {
         self.0.lease().claim.id == *id
     }
+}
+
+fn derived_key(digests: &Digests, id: &RecordId, label: &str) -> String {
+    let mut digest = digests.start(Label::DerivedKey);
+    digest.digest(id.as_bytes()).part(label.as_bytes());
+    let digest = digest.finish();
+    let half = digest.first_chunk().expect("a digest has 32 bytes");
+    let uuid = uuid::Builder::from_custom_bytes(*half).into_uuid();
+    uuid.to_string()
 }
 
 /// The key and whoever asks for it are redacted.
@@ -358,3 +361,22 @@ mod extract {
 
 #[cfg(feature = "axum")]
 pub use extract::NotProtected;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Other services know operations by these: they must never change.
+    #[test]
+    fn derived_keys_are_the_published_ones() {
+        let id = RecordId::from_bytes([0xab; 32]);
+        let keyed = Digests::keyed(b"a secret of more than 16 bytes");
+        for (digests, key) in [
+            (Digests::plain(), "9f84eb65-fdea-8733-a185-2e49fd75e362"),
+            (keyed, "feba8af0-8561-8538-83fa-126c5ee01971"),
+        ] {
+            assert_eq!(derived_key(&digests, &id, "charge-card"), key);
+            assert_ne!(derived_key(&digests, &id, "charge-car"), key);
+        }
+    }
+}

@@ -209,6 +209,7 @@ mod tests {
             of(&Digests::plain(), Label::Scope, &[b"a"]),
             of(&Digests::plain(), Label::RecordId, &[b"a"]),
             of(&Digests::plain(), Label::Fingerprint, &[b"a"]),
+            of(&Digests::plain(), Label::DerivedKey, &[b"a"]),
             of(&Digests::keyed(b"one"), Label::Scope, &[b"a"]),
             of(&Digests::keyed(b"one"), Label::RecordId, &[b"a"]),
             of(&Digests::keyed(b"two"), Label::Scope, &[b"a"]),

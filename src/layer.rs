@@ -412,7 +412,7 @@ impl IdempotencyLayerBuilder {
         let mut digests = self.secrets.iter().map(|secret| Digests::keyed(secret));
         let current = digests.next().unwrap_or_else(Digests::plain);
         let old_digests = digests.collect();
-        let routes = Routes::new(self.defaults, self.routes)?;
+        let routes = Routes::new(self.defaults, self.routes, in_database(&*self.store))?;
         #[cfg(feature = "sidecar")]
         let routes = routes.ignoring_case(self.ignore_path_case);
         if self.max_buffered < routes.largest_body() {
@@ -435,9 +435,6 @@ impl IdempotencyLayerBuilder {
         };
         #[cfg(not(feature = "encryption"))]
         let store = self.store;
-        if !in_database(&*store) {
-            routes.need_no_database()?;
-        }
         let renew_every = (routes.shortest_lease() / 6).max(Duration::from_millis(1));
         Ok(IdempotencyLayer {
             shared: Arc::new(Shared {

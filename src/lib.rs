@@ -49,13 +49,12 @@
 //! - **G5** Stale owners are powerless: who was overtaken can neither
 //!   complete, renew nor release.
 //! - **G6** No answer crosses callers.
+//! - **G7** Exactly once, with a database: a handler commits its own writes and
+//!   its answer in one transaction (`SqlClaim`, with the SQL stores).
 //! - **G8** Other traffic is untouched: unread, unbuffered.
 //! - **G9** Bad input is refused, clearly ([`Rejection`]).
 //! - **G10** Nothing readable at rest: keys and callers reach stores and logs
 //!   only as digests; recorded answers are encrypted where that is turned on.
-//!
-//! G7, an effect and its answer in one database transaction, comes with the
-//! SQL stores. The README says what else is not there yet.
 //!
 //! # What clients are told
 //!
@@ -105,8 +104,9 @@
 //!
 //! `docs/layers.md` says where in a stack the layer belongs,
 //! `docs/contract.md` what it promises to an API's clients, `docs/client.md`
-//! how these retry, `docs/config.md` how a file says all this, and
-//! `docs/design.md` why it is built as it is.
+//! how these retry, `docs/config.md` how a file says all this,
+//! `docs/exactly-once.md` what to do about crashes, and `docs/design.md` why it
+//! is built as it is.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -116,10 +116,10 @@ mod body;
 mod claiming;
 #[cfg(feature = "client")]
 pub mod client;
-#[cfg(feature = "config")]
-pub mod config;
 #[cfg(feature = "_sql")]
 mod commit;
+#[cfg(feature = "config")]
+pub mod config;
 mod context;
 pub mod contract;
 mod counts;
@@ -214,6 +214,9 @@ mod prose {
     #[cfg(feature = "client")]
     #[doc = include_str!("../docs/client.md")]
     pub struct Client;
+    #[cfg(all(feature = "postgres", feature = "axum"))]
+    #[doc = include_str!("../docs/exactly-once.md")]
+    pub struct ExactlyOnce;
     #[cfg(feature = "conformance")]
     #[doc = include_str!("../docs/stores.md")]
     pub struct Stores;

@@ -23,8 +23,6 @@ pub(crate) struct Routes {
     ignore_case: bool,
     shortest_lease: Duration,
     largest_body: usize,
-    /// Where `exactly_once` is set first: the pattern, or none for the defaults.
-    exactly_once: Option<Option<String>>,
 }
 
 /// A pattern as it was given, for whoever wants to read the policies.
@@ -45,26 +43,36 @@ struct MethodRoutes {
 }
 
 impl Routes {
-    pub(crate) fn new(default: Policy, rules: Vec<Rule>) -> Result<Self, ConfigError> {
-        default.check()?;
+    /// `commits` says whether handlers can commit their claims in the store.
+    pub(crate) fn new(
+        default: Policy,
+        rules: Vec<Rule>,
+        commits: bool,
+    ) -> Result<Self, ConfigError> {
+        let check = |policy: &Policy| {
+            if policy.exactly_once && !commits {
+                return Err(ConfigError::new(
+                    "exactly_once",
+                    "needs a store in an SQL database: PostgresStore, MySqlStore or SqliteStore",
+                ));
+            }
+            policy.check()
+        };
+        check(&default)?;
         let mut routes = Routes {
             by_method: Vec::new(),
             listed: Vec::new(),
             ignore_case: false,
             shortest_lease: default.lease,
             largest_body: default.max_request_body,
-            exactly_once: default.exactly_once.then_some(None),
         };
         let mut any_method = Vec::new();
         let mut exact = Vec::new();
         for (pattern, change) in rules {
             let policy = change(default.clone());
-            policy.check().map_err(|error| error.on_route(&pattern))?;
+            check(&policy).map_err(|error| error.on_route(&pattern))?;
             routes.shortest_lease = routes.shortest_lease.min(policy.lease);
             routes.largest_body = routes.largest_body.max(policy.max_request_body);
-            if policy.exactly_once && routes.exactly_once.is_none() {
-                routes.exactly_once = Some(Some(pattern.clone()));
-            }
             let policy = Arc::new(policy);
             match pattern.split_once(' ') {
                 Some((method, path)) => {
@@ -148,24 +156,6 @@ impl Routes {
 
     pub(crate) fn largest_body(&self) -> usize {
         self.largest_body
-    }
-
-    /// For a store that no handler can commit its claim in.
-    ///
-    /// # Errors
-    /// If a route is to be `exactly_once`.
-    pub(crate) fn need_no_database(&self) -> Result<(), ConfigError> {
-        let Some(pattern) = &self.exactly_once else {
-            return Ok(());
-        };
-        let error = ConfigError::new(
-            "exactly_once",
-            "needs a store in an SQL database: PostgresStore, MySqlStore or SqliteStore",
-        );
-        Err(match pattern {
-            Some(pattern) => error.on_route(pattern),
-            None => error,
-        })
     }
 
     pub(crate) fn shortest_lease(&self) -> Duration {
@@ -273,7 +263,7 @@ mod tests {
                 Box::new(move |policy| policy.require(require));
             ((*pattern).to_owned(), change)
         });
-        Routes::new(Policy::default(), rules.collect())
+        Routes::new(Policy::default(), rules.collect(), false)
     }
 
     fn require(routes: &Routes, method: Method, path: &str) -> Option<Require> {
@@ -386,7 +376,7 @@ mod tests {
             "POST /a".to_owned(),
             Box::new(|policy| policy.lease(Duration::ZERO)),
         );
-        let error = Routes::new(Policy::default(), vec![rule]).unwrap_err();
+        let error = Routes::new(Policy::default(), vec![rule], false).unwrap_err();
         assert_eq!(
             error.to_string(),
             "`lease` must be longer than zero (on route `POST /a`)"

@@ -113,9 +113,13 @@ pub(super) fn may_succeed(error: &sqlx::Error) -> bool {
             let ended = ["08", "57P", "70100"];
             is_retried(error) || ended.iter().any(|class| code.starts_with(class))
         }
-        sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::Tls(_) => true,
-        sqlx::Error::WorkerCrashed => true,
-        _ => false,
+        error => matches!(
+            error,
+            sqlx::Error::Io(_)
+                | sqlx::Error::Protocol(_)
+                | sqlx::Error::Tls(_)
+                | sqlx::Error::WorkerCrashed
+        ),
     }
 }
 

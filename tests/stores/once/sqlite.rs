@@ -32,10 +32,10 @@ const LAPSE: &str = "UPDATE {t} SET lapses_at = 0";
 
 /// A database of the test's own.
 async fn pool() -> Pool<Db> {
-    pool_of(8).await
+    pool_of(8)
 }
 
-async fn pool_of(connections: u32) -> Pool<Db> {
+fn pool_of(connections: u32) -> Pool<Db> {
     let directory = servers::fresh_directory("once");
     std::fs::create_dir_all(&directory).unwrap();
     let options = SqliteConnectOptions::new()
@@ -99,7 +99,7 @@ async fn a_transaction_in_another_database_is_told_so() {
 /// The store is asked for nothing in between.
 #[tokio::test]
 async fn one_connection_is_enough() {
-    let shop = Shop::on(pool_of(1).await).await;
+    let shop = Shop::on(pool_of(1)).await;
     let lease = Duration::from_millis(60);
     let layer = shop
         .builder()

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
+use sqlx::AssertSqlSafe;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgSslMode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -73,6 +74,58 @@ async fn each_operation_is_one_round_trip() {
         if warm {
             assert!(counted.iter().all(|(_, trips)| *trips == 1), "{counted:?}");
         }
+    }
+}
+
+/// One more than its handler alone has, for the claim, and one for the completion.
+#[tokio::test]
+async fn a_committed_claim_costs_two_round_trips_more_than_the_bare_handler() {
+    use bytes::Bytes;
+    use http::{Request, Response};
+    use http_body_util::Full;
+    use tower::{Layer, ServiceExt, service_fn};
+    use tower_idempotency::{IdempotencyLayer, SqlClaim, scope};
+
+    let fresh = Fresh::new().await;
+    let round_trips = Arc::new(AtomicU32::new(0));
+    let port = counting_proxy(Arc::clone(&round_trips)).await;
+    let options = options().host("127.0.0.1").port(port);
+    let pool = single(options.ssl_mode(PgSslMode::Disable));
+    let store = fresh.store_on(pool.clone()).await;
+    fresh.run("CREATE TABLE {t}_ledger (entry text)").await;
+    let insert: Arc<str> = format!("INSERT INTO {}_ledger VALUES ('paid')", fresh.table).into();
+    let work = move |pool: PgPool| {
+        let insert = AssertSqlSafe(Arc::clone(&insert));
+        async move {
+            let mut transaction = pool.begin().await?;
+            sqlx::query(insert).execute(&mut *transaction).await?;
+            Ok::<_, sqlx::Error>(transaction)
+        }
+    };
+    for warm in [false, true] {
+        work(pool.clone()).await.unwrap().commit().await.unwrap();
+        let bare = round_trips.swap(0, Ordering::SeqCst);
+        assert!(!warm || bare == 3, "{bare}");
+    }
+    let layer = IdempotencyLayer::new(store, scope::shared());
+    let handler = service_fn(move |request: Request<Full<Bytes>>| {
+        let worked = work(pool.clone());
+        async move {
+            let claim = SqlClaim::of(request.extensions()).unwrap();
+            let paid = Response::new(Full::<Bytes>::from("paid"));
+            claim.commit(worked.await?, paid).await
+        }
+    });
+    let service = layer.layer(handler);
+    for key in ["cold", "warm"] {
+        round_trips.store(0, Ordering::SeqCst);
+        let request = Request::post("/").header("idempotency-key", key);
+        let request = request.body(Full::<Bytes>::default()).unwrap();
+        service.clone().oneshot(request).await.unwrap();
+        // What is told later would be heard by now.
+        layer.drain(Duration::from_secs(10)).await;
+        let counted = round_trips.load(Ordering::SeqCst);
+        assert!(key == "cold" || counted == 5, "{counted}");
     }
 }
 

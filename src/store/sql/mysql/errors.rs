@@ -25,10 +25,13 @@ pub(super) fn is_retried(error: &sqlx::Error) -> bool {
 }
 
 /// Whether a transaction failed for others that were at the same: beside those,
-/// one that has waited too long for a lock.
+/// one that has waited too long for a lock, and once more a procedure that a
+/// migration replaces.
 pub(in crate::store::sql) fn gave_way(error: &sqlx::Error) -> bool {
     match error {
-        sqlx::Error::Database(error) => matches!(number(&**error), 1213 | 1020 | 1205 | 3572),
+        sqlx::Error::Database(error) => {
+            matches!(number(&**error), 1213 | 1020 | 1205 | 3572 | 1305)
+        }
         _ => false,
     }
 }

@@ -1,0 +1,212 @@
+//! What a handler with one INSERT in a transaction takes: bare, behind the layer
+//! that completes the record afterwards, and with its claim committed in that
+//! transaction.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, StatusCode};
+use http_body_util::Full;
+use sqlx::mysql::MySqlPoolOptions;
+use sqlx::postgres::PgPoolOptions;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use tower::{Layer, ServiceExt, service_fn};
+use tower_idempotency::{
+    CommitError, IdempotencyLayer, MySqlStore, PostgresStore, SqlClaim, SqliteStore, scope,
+};
+
+use crate::{BATCH, median, timed};
+
+const AT_ONCE: [usize; 2] = [1, 16];
+
+type Call = Pin<Box<dyn Future<Output = ()> + Send>>;
+type Answer = Response<Full<Bytes>>;
+
+struct Handlers {
+    engine: &'static str,
+    /// Bare, behind the layer, and with the claim committed.
+    calls: [Arc<dyn Fn() -> Call>; 3],
+}
+
+fn paid() -> Answer {
+    let mut response = Response::new(Full::new(Bytes::from(vec![b'x'; 256])));
+    *response.status_mut() = StatusCode::CREATED;
+    let json = HeaderValue::from_static("application/json");
+    response.headers_mut().insert("content-type", json);
+    response
+}
+
+fn request() -> Request<Full<Bytes>> {
+    let key = format!("{:032x}", rand::random::<u128>());
+    let body = Full::new(Bytes::from_static(&[b'x'; 1024]));
+    let request = Request::post("/payments").header("idempotency-key", key);
+    request.body(body).unwrap()
+}
+
+/// Service and request are made before the clock starts to count; the call is
+/// the whole of it.
+macro_rules! handlers {
+    ($engine:literal, $Db:ty, $pool:expr, $store:expr, $begin:literal) => {{
+        let pool = $pool;
+        let layer = IdempotencyLayer::new($store, scope::shared());
+        let begins = {
+            let pool = pool.clone();
+            move || {
+                let pool = pool.clone();
+                async move {
+                    let mut transaction = pool.begin_with($begin).await?;
+                    sqlx::query("INSERT INTO bench_ledger (entry) VALUES ('paid')")
+                        .execute(&mut *transaction)
+                        .await?;
+                    Ok::<_, sqlx::Error>(transaction)
+                }
+            }
+        };
+        let ends = begins.clone();
+        let separate = move |_: Request<Full<Bytes>>| {
+            let begun = ends();
+            async move {
+                begun.await?.commit().await?;
+                Ok::<_, CommitError>(paid())
+            }
+        };
+        let committed = move |request: Request<Full<Bytes>>| {
+            let begun = begins();
+            async move {
+                let claim = SqlClaim::<$Db>::of(request.extensions()).unwrap();
+                claim.commit(begun.await?, paid()).await
+            }
+        };
+        let bare = service_fn(separate.clone());
+        let behind = layer.layer(service_fn(separate));
+        let committed = layer.layer(service_fn(committed));
+        Handlers {
+            engine: $engine,
+            calls: [
+                calls(move || bare.clone().oneshot(request())),
+                calls(move || behind.clone().oneshot(request())),
+                calls(move || committed.clone().oneshot(request())),
+            ],
+        }
+    }};
+}
+
+fn calls<F, B, E>(call: impl Fn() -> F + 'static) -> Arc<dyn Fn() -> Call>
+where
+    F: Future<Output = Result<Response<B>, E>> + Send + 'static,
+    E: std::fmt::Debug,
+{
+    Arc::new(move || {
+        let call = call();
+        Box::pin(async move { assert_eq!(call.await.unwrap().status(), StatusCode::CREATED) })
+    })
+}
+
+macro_rules! tables {
+    ($pool:expr) => {
+        for statement in [
+            "DROP TABLE IF EXISTS bench_ledger",
+            "CREATE TABLE bench_ledger (entry VARCHAR(20) NOT NULL)",
+        ] {
+            sqlx::raw_sql(statement).execute(&$pool).await.unwrap();
+        }
+    };
+}
+
+async fn all() -> Vec<Handlers> {
+    let mut handlers = Vec::new();
+    if let Ok(url) = std::env::var("TEST_POSTGRES_URL") {
+        let pool = PgPoolOptions::new()
+            .max_connections(64)
+            .test_before_acquire(false);
+        let pool = pool.connect(&url).await.unwrap();
+        tables!(pool);
+        let store = PostgresStore::builder(pool.clone()).table("bench_records");
+        store.migrate().await.unwrap();
+        let store = store.open().await.unwrap();
+        handlers.push(handlers!(
+            "PostgreSQL",
+            sqlx::Postgres,
+            pool,
+            store,
+            "BEGIN"
+        ));
+    }
+    if let Ok(url) = std::env::var("TEST_MYSQL_URL") {
+        let pool = MySqlPoolOptions::new()
+            .max_connections(64)
+            .test_before_acquire(false);
+        let pool = pool.connect(&url).await.unwrap();
+        tables!(pool);
+        let store = MySqlStore::builder(pool.clone()).table("bench_records");
+        store.migrate().await.unwrap();
+        let store = store.open().await.unwrap();
+        handlers.push(handlers!("MariaDB", sqlx::MySql, pool, store, "BEGIN"));
+    }
+    let file = std::env::temp_dir().join(format!("bench-handlers-{}.db", std::process::id()));
+    let options = SqliteConnectOptions::new()
+        .filename(&file)
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full);
+    let pool = SqlitePoolOptions::new()
+        .max_connections(8)
+        .test_before_acquire(false);
+    let pool = pool.connect_with(options).await.unwrap();
+    tables!(pool);
+    let store = SqliteStore::builder(pool.clone());
+    store.migrate().await.unwrap();
+    let store = store.open().await.unwrap();
+    handlers.push(handlers!(
+        "SQLite",
+        sqlx::Sqlite,
+        pool,
+        store,
+        "BEGIN IMMEDIATE"
+    ));
+    handlers
+}
+
+pub(crate) async fn measure(rounds: usize) {
+    println!("a handler with one INSERT, {rounds} rounds of {BATCH} calls each, medians:");
+    println!(
+        "{:<22} {:>8} {:>9} {:>10} {:>10}",
+        "", "at once", "bare us", "separate", "committed"
+    );
+    for handlers in all().await {
+        for at_once in AT_ONCE {
+            let mut taken: Vec<[Duration; 3]> = Vec::new();
+            // The first round wakes what slept.
+            for _ in 0..=rounds {
+                let mut round = [Duration::ZERO; 3];
+                for (call, time) in handlers.calls.iter().zip(&mut round) {
+                    *time = timed(at_once, BATCH, |_| call()).await;
+                }
+                taken.push(round);
+            }
+            let taken = &taken[1..];
+            let batch = f64::from(u32::try_from(BATCH).unwrap());
+            let bare = median(
+                taken
+                    .iter()
+                    .map(|round| round[0].as_secs_f64() * 1e6 / batch),
+            );
+            let ratio = |of: usize| {
+                median(
+                    taken
+                        .iter()
+                        .map(|round| round[of].as_secs_f64() / round[0].as_secs_f64()),
+                )
+            };
+            println!(
+                "{:<22} {at_once:>8} {bare:>9.1} {:>10.2} {:>10.2}",
+                handlers.engine,
+                ratio(1),
+                ratio(2)
+            );
+        }
+    }
+}
