@@ -46,14 +46,12 @@ impl<DB: SqlDatabase> SqlClaim<DB> {
     ///     pool: &PgPool,
     ///     amount: i64,
     /// ) -> Result<Response<Full<Bytes>>, CommitError> {
-    ///     let work = |mut tx| async move {
-    ///         sqlx::query("INSERT INTO payments (amount) VALUES ($1)")
-    ///             .bind(amount)
-    ///             .execute(&mut *tx)
-    ///             .await?;
-    ///         Ok((tx, Response::new(Full::from("paid"))))
-    ///     };
-    ///     claim.transact(pool, work).await
+    ///     let insert = "INSERT INTO payments (amount) VALUES ($1)";
+    ///     let paid = claim.transact(pool, |mut tx| async move {
+    ///         sqlx::query(insert).bind(amount).execute(&mut *tx).await?;
+    ///         Ok((tx, Response::new(Full::<Bytes>::from("paid"))))
+    ///     });
+    ///     paid.await
     /// }
     /// # }
     /// ```
