@@ -459,7 +459,7 @@ impl Policy {
     }
 
     /// Whether handlers have to commit their claims in transactions of their own
-    /// ([`SqlClaim`](crate::SqlClaim), G7). Then an answer of 2xx or 3xx without
+    /// (`SqlClaim`, G7). Then an answer of 2xx or 3xx without
     /// that is an error that can't be overlooked: the client gets a 500
     /// (`outcome-unknown`), the log says so, and the record is left as unknown
     /// ([`OnLapsedLease`]). Answers of 4xx and 5xx are judged as ever.

@@ -8,8 +8,6 @@ use bhttp::{FieldSection, Message, Mode};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use sha2::{Digest, Sha256};
 
-#[cfg(feature = "_sql")]
-use super::Outcome;
 use super::{StoreError, StoreErrorKind};
 use crate::record::Completion;
 
@@ -73,10 +71,10 @@ impl AtRest {
 
     /// What to keep of an outcome, if anything, and for how long.
     #[cfg(feature = "_sql")]
-    pub(crate) fn of_outcome(outcome: &Outcome) -> (Option<Self>, Duration) {
+    pub(crate) fn of_outcome(outcome: &super::Outcome) -> (Option<Self>, Duration) {
         match outcome {
-            Outcome::Completed(completion) => (Self::of(completion), completion.retention),
-            Outcome::Sealed { retention } => (None, *retention),
+            super::Outcome::Completed(completion) => (Self::of(completion), completion.retention),
+            super::Outcome::Sealed { retention } => (None, *retention),
         }
     }
 
