@@ -10,7 +10,7 @@ use super::shop::*;
 use super::{Db, ISOLATIONS};
 
 /// A pool whose transactions have this isolation.
-async fn at(level: &'static str) -> Arc<Shop> {
+pub(super) async fn at(level: &'static str) -> Arc<Shop> {
     let pool = super::pool().await;
     let options = pool.options().clone();
     let options = options.after_connect(move |connection, _| {

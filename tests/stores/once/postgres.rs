@@ -1,5 +1,8 @@
 //! PostgreSQL.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Pool, Postgres};
 use tower_idempotency::PostgresStore;
@@ -19,6 +22,8 @@ mod lost_commits;
 mod refusals;
 #[path = "routes.rs"]
 mod routes;
+
+use shop::*;
 
 type Db = Postgres;
 type Store = PostgresStore;
@@ -67,4 +72,36 @@ async fn store(pool: &Pool<Db>, table: &str) -> Store {
     let builder = PostgresStore::builder(pool.clone()).table(table);
     builder.migrate().await.unwrap();
     builder.open().await.unwrap()
+}
+
+/// Who waits is registered in a table. The transaction leaves that alone, at any
+/// isolation, and those in it are told once it is committed.
+#[tokio::test]
+async fn who_waits_is_told_after_the_commit() {
+    for level in ISOLATIONS {
+        let shop = isolation::at(level).await;
+        let layer = shop.builder().build().unwrap();
+        let till = {
+            let shop = Arc::clone(&shop);
+            till(&layer, move |request| {
+                let shop = Arc::clone(&shop);
+                async move {
+                    let claim = claim(&request);
+                    let mut transaction = shop.begin().await;
+                    shop.write(&mut transaction).await.unwrap();
+                    let waits = "INSERT INTO {t}_waiters VALUES ($1, 'x', now() + interval '1 h')";
+                    sqlx::query(shop.sql(waits))
+                        .bind(&claim.context().record_id().as_bytes()[..])
+                        .execute(&shop.pool)
+                        .await
+                        .unwrap();
+                    claim.commit(transaction, shop.paid()).await
+                }
+            })
+        };
+        assert_eq!(ask(&till, "k").await, got(201, "paid 1"), "{level}");
+        assert_eq!(layer.drain(Duration::from_secs(10)).await, 0);
+        let waiting = shop.number("SELECT count(*) FROM {t}_waiters").await;
+        assert_eq!(waiting, 0, "{level}");
+    }
 }
