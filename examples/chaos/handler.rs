@@ -1,0 +1,106 @@
+//! What is protected: a handler with one effect, an entry in the ledger.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use axum::body::{Body as RequestBody, to_bytes};
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use http::{Extensions, Request, StatusCode, header};
+use serde_json::json;
+use tokio::time::sleep;
+use tower_idempotency::{FencingToken, IdempotencyContext, RecordId};
+
+use super::history::Entry;
+use super::journal::Journal;
+use super::ledger::Ledger;
+use super::plan::{Body, works_for};
+
+#[derive(Debug)]
+pub(crate) struct Shop {
+    pub(crate) run: String,
+    pub(crate) seed: u64,
+    pub(crate) ledger: Ledger,
+    pub(crate) journal: Arc<Journal>,
+    /// The entry and the answer in one transaction.
+    pub(crate) commits: bool,
+    /// Whoever is told that another has taken over gives up.
+    pub(crate) fenced: bool,
+    /// Of executions without the layer, which have no token.
+    pub(crate) unprotected: AtomicU64,
+}
+
+/// The same for all that happens under one claim.
+pub(crate) fn execution(id: &RecordId, token: FencingToken) -> String {
+    format!("{}-{token}", &id.to_string()[..12])
+}
+
+pub(crate) async fn pay(State(shop): State<Arc<Shop>>, request: Request<RequestBody>) -> Response {
+    let (parts, body) = request.into_parts();
+    let asked = to_bytes(body, 1024).await.ok();
+    let Some((operation, body)) = asked.and_then(|asked| read(&asked)) else {
+        return StatusCode::BAD_REQUEST.into_response();
+    };
+    let (execution, token, attempt) = shop.name(&parts.extensions);
+    shop.journal.began(&execution, operation, token, attempt);
+    sleep(works_for(shop.seed, operation, attempt)).await;
+    let entry = Entry {
+        operation,
+        body,
+        execution,
+    };
+    if shop.commits {
+        shop.commit(&parts.extensions, &entry).await
+    } else {
+        shop.write(&parts.extensions, &entry).await
+    }
+}
+
+/// What is asked: the number of an operation, and which body this is.
+fn read(asked: &[u8]) -> Option<(u32, Body)> {
+    let asked = std::str::from_utf8(asked).ok()?;
+    let (operation, body) = asked.split_once(' ')?;
+    Some((operation.parse().ok()?, Body::named(body)?))
+}
+
+impl Shop {
+    fn name(&self, extensions: &Extensions) -> (String, u64, u64) {
+        if let Some(context) = extensions.get::<IdempotencyContext>() {
+            let token = context.fencing_token();
+            let name = execution(&context.record_id(), token);
+            return (name, token.get(), context.attempt());
+        }
+        let number = self.unprotected.fetch_add(1, Ordering::Relaxed);
+        (
+            format!("unprotected-{}-{number}", std::process::id()),
+            number,
+            number,
+        )
+    }
+
+    /// The ledger first; what the layer makes of the answer comes later, and a
+    /// crash in between is the gap.
+    async fn write(&self, extensions: &Extensions, entry: &Entry) -> Response {
+        let layered = extensions.get::<IdempotencyContext>().is_some();
+        if let Err(error) = self.ledger.write(&self.run, entry).await {
+            self.journal.failed(&entry.execution, &error.to_string());
+            return StatusCode::SERVICE_UNAVAILABLE.into_response();
+        }
+        if !layered {
+            self.journal.completed(&entry.execution);
+        }
+        answer(entry)
+    }
+}
+
+/// Its bytes are those of one execution.
+pub(crate) fn answer(entry: &Entry) -> Response {
+    let body = json!({
+        "operation": entry.operation,
+        "body": entry.body.name(),
+        "entry": entry.execution,
+        "says": "thanks ".repeat(entry.operation as usize % 40 + 1),
+    });
+    let json = [(header::CONTENT_TYPE, "application/json")];
+    (StatusCode::CREATED, json, body.to_string()).into_response()
+}

@@ -1,0 +1,51 @@
+//! What a server writes down of its executions. Each line is one write to the
+//! end of a file: what was written before a kill -9 is there.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::Path;
+
+use super::history::now;
+
+#[derive(Debug)]
+pub(crate) struct Journal(File);
+
+impl Journal {
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        let file = OpenOptions::new().create(true).append(true).open(path)?;
+        Ok(Self(file))
+    }
+
+    pub(crate) fn began(&self, execution: &str, operation: u32, token: u64, attempt: u64) {
+        self.write(
+            "began",
+            &format!("{execution} {operation} {token} {attempt}"),
+        );
+    }
+
+    /// It sets out to complete; how that ends is another line, if it gets there.
+    pub(crate) fn completing(&self, execution: &str) {
+        self.write("completing", execution);
+    }
+
+    pub(crate) fn completed(&self, execution: &str) {
+        self.write("completed", execution);
+    }
+
+    /// Another execution has taken over, and this one was told so.
+    pub(crate) fn refused(&self, execution: &str) {
+        self.write("refused", execution);
+    }
+
+    pub(crate) fn failed(&self, execution: &str, why: &str) {
+        let why = why.replace('\n', " ");
+        self.write("failed", &format!("{execution} {why}"));
+    }
+
+    fn write(&self, what: &str, of: &str) {
+        let line = format!("{what} {} {of}\n", now());
+        (&self.0)
+            .write_all(line.as_bytes())
+            .expect("there is room for a line");
+    }
+}

@@ -1,0 +1,159 @@
+//! One of the servers, from inside: this program again, told by its
+//! environment what it is.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::routing::post;
+use serde::{Deserialize, Serialize};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tower_idempotency::{
+    AnyStore, ConfigError, IdempotencyLayer, OnInFlight, RecordId, Require, Store, scope,
+};
+
+use super::BoxError;
+use super::arguments::Protections;
+use super::handler::{Shop, pay};
+use super::journal::Journal;
+use super::ledger::{CONNECTIONS, Ledger};
+use super::planted::{Planted, Watched};
+
+/// Under this name a server finds what it is to be.
+pub(crate) const VARIABLE: &str = "CHAOS_SERVER";
+const STORE_TIMEOUT: Duration = Duration::from_secs(1);
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Setup {
+    pub(crate) run: String,
+    pub(crate) seed: u64,
+    pub(crate) store: String,
+    pub(crate) ledger: PathBuf,
+    pub(crate) journal: PathBuf,
+    pub(crate) lease: Duration,
+    pub(crate) protections: Protections,
+    pub(crate) planted: Option<Planted>,
+}
+
+/// Serves until the standard input ends: no server outlives its run.
+pub(crate) fn serve(setup: &str) -> Result<(), BoxError> {
+    let setup: Setup = serde_json::from_str(setup)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let app = setup.app().await?;
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        println!("port {}", listener.local_addr()?.port());
+        let (mut ended, mut rest) = (tokio::io::stdin(), Vec::new());
+        tokio::select! {
+            served = async { axum::serve(listener, app).await } => served?,
+            read = ended.read_to_end(&mut rest) => drop(read),
+        }
+        Ok(())
+    })
+}
+
+impl Setup {
+    async fn app(&self) -> Result<Router, BoxError> {
+        let journal = Arc::new(Journal::open(&self.journal)?);
+        let ledger = Ledger::open(&self.store, &self.ledger).await?;
+        let commits = self.protections.transaction && ledger.is_in_a_database();
+        let shop = Arc::new(Shop {
+            run: self.run.clone(),
+            seed: self.seed,
+            ledger: ledger.clone(),
+            journal: Arc::clone(&journal),
+            commits: commits && self.protections.claim,
+            fenced: self.protections.fence,
+            unprotected: AtomicU64::new(1),
+        });
+        let app = Router::new()
+            .route("/rejected", post(pay))
+            .route("/waited-for", post(pay))
+            .with_state(shop);
+        patiently(async || Ok(ledger.warm_up().await?)).await?;
+        if self.protections.claim {
+            return Ok(app.layer(self.layer(journal, commits).await?));
+        }
+        Ok(app)
+    }
+
+    async fn layer(
+        &self,
+        journal: Arc<Journal>,
+        commits: bool,
+    ) -> Result<IdempotencyLayer, BoxError> {
+        let url = match self.store.split_once(':') {
+            Some(("memory" | "redis", _)) | None => self.store.clone(),
+            Some(_) => {
+                let mark = if self.store.contains('?') { '&' } else { '?' };
+                format!("{}{mark}max_connections={CONNECTIONS}", self.store)
+            }
+        };
+        let store = patiently(async || Ok(AnyStore::connect(&url).await?)).await?;
+        patiently(async || warm_up(&store).await).await?;
+        // Behind a store of one's own there is no transaction to be had.
+        if commits {
+            return Ok(self.build(store, true)?);
+        }
+        let planted = self.planted;
+        let watched = Watched {
+            store,
+            journal,
+            planted,
+        };
+        Ok(self.build(watched, false)?)
+    }
+
+    fn build(&self, store: impl Store, commits: bool) -> Result<IdempotencyLayer, ConfigError> {
+        let lease = self.lease;
+        IdempotencyLayer::builder(store, scope::header("x-api-key")?)
+            .store_timeout(STORE_TIMEOUT)
+            .defaults(|policy| {
+                policy
+                    .require(Require::Required)
+                    .exactly_once(commits)
+                    .lease(lease)
+            })
+            .route("POST /waited-for", move |policy| {
+                policy.on_in_flight(OnInFlight::Wait(lease / 4))
+            })
+            .build()
+    }
+}
+
+/// The database may be down as well at this moment.
+async fn patiently<T>(what: impl AsyncFn() -> Result<T, BoxError>) -> Result<T, BoxError> {
+    const PATIENCE: Duration = Duration::from_secs(60);
+    let begun = Instant::now();
+    loop {
+        match what().await {
+            Ok(done) => return Ok(done),
+            Err(error) if begun.elapsed() > PATIENCE => return Err(error),
+            Err(_) => sleep(Duration::from_millis(50)).await,
+        }
+    }
+}
+
+/// Has the store make its connections.
+async fn warm_up(store: &AnyStore) -> Result<(), BoxError> {
+    let mut asked = JoinSet::new();
+    for _ in 0..CONNECTIONS {
+        let store = store.clone();
+        asked.spawn(async move {
+            let id = RecordId::from_bytes([0; 32]);
+            store.look_up(&id).await.map(drop)
+        });
+    }
+    while let Some(answered) = asked.join_next().await {
+        answered??;
+    }
+    Ok(())
+}

@@ -1,0 +1,239 @@
+//! The chaos run, short ones: all is well while everything goes wrong; without
+//! a protection, or with a store that breaks a rule, the checker sees what it
+//! should. What the checker itself rules out has its tests beside it, and they
+//! run here.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+#[expect(dead_code, reason = "it has a `main` of its own")]
+#[path = "../examples/chaos.rs"]
+mod chaos;
+
+use chaos::arguments::{Options, Protections};
+use chaos::checker::Rule;
+use chaos::planted::Planted;
+use chaos::server;
+use chaos::table::Table;
+
+/// One after the other, so that each has the machine to itself.
+static ALONE: Mutex<()> = Mutex::new(());
+
+const ALL: Protections = Protections {
+    claim: true,
+    fence: true,
+    transaction: true,
+};
+
+fn chaos(options: Options) -> Table {
+    let server = ["--ignored", "--exact", "serves", "--nocapture"];
+    let server: Vec<_> = server.iter().map(|own| (*own).to_owned()).collect();
+    let table = chaos::run(&options, &server, false).unwrap();
+    table.print(&mut std::io::stdout()).unwrap();
+    table
+}
+
+fn alone<T>(run: impl FnOnce() -> T) -> T {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    run()
+}
+
+/// The rules that were broken, each once.
+fn broken(table: &Table) -> Vec<Rule> {
+    let mut rules: Vec<_> = table.violations.iter().map(|own| own.rule).collect();
+    rules.sort();
+    rules.dedup();
+    rules
+}
+
+/// A server of the runs below, which run this program again for it.
+#[test]
+#[ignore = "is run by the other tests"]
+fn serves() {
+    let setup = std::env::var(server::VARIABLE).expect("this is run by the other tests");
+    server::serve(&setup).unwrap();
+}
+
+#[test]
+fn each_operation_takes_effect_once_while_servers_and_their_database_are_killed() {
+    let table = alone(|| {
+        chaos(Options {
+            store: "postgres".to_owned(),
+            operations: 2000,
+            kills: 10,
+            freezes: Some(6),
+            database_kills: Some(1),
+            servers: Some(3),
+            at_once: 24,
+            lease: Duration::from_millis(1500),
+            // A debug build on a busy machine needs seconds for a connection.
+            grace: Duration::from_secs(25),
+            seed: 7,
+            ..Options::default()
+        })
+    });
+    assert_eq!(table.violations, []);
+    let counts = table.counts;
+    assert_eq!(counts.struck.kills, 10);
+    assert_eq!(counts.struck.freezes, 6);
+    assert_eq!(counts.struck.database_kills, 1);
+    assert_eq!((counts.duplicates, counts.lost), (0, 0));
+    assert!(counts.takeovers > 0, "nobody was overtaken");
+    assert!(counts.fenced > 0, "nobody was refused");
+}
+
+/// On the database that all tests share: nobody kills that.
+fn without(protections: Protections, kills: u32, freezes: u32) -> Table {
+    alone(|| {
+        chaos(Options {
+            store: url("TEST_POSTGRES_URL"),
+            operations: 300,
+            kills,
+            freezes: Some(freezes),
+            servers: Some(3),
+            at_once: 24,
+            grace: Duration::from_secs(25),
+            seed: 3,
+            protections,
+            ..Options::default()
+        })
+    })
+}
+
+#[test]
+fn without_the_claim_duplicates_are_found() {
+    let protections = Protections {
+        claim: false,
+        ..ALL
+    };
+    let table = without(protections, 0, 0);
+    assert!(!table.is_content());
+    let broken = broken(&table);
+    for rule in [Rule::OneEntry, Rule::SameBytes, Rule::OverIsOver] {
+        assert!(broken.contains(&rule), "{rule} in {broken:?}");
+    }
+}
+
+#[test]
+fn without_the_fence_late_completions_are_found() {
+    let protections = Protections {
+        fence: false,
+        ..ALL
+    };
+    let table = without(protections, 0, 8);
+    assert!(!table.is_content());
+    assert_eq!(broken(&table), [Rule::OneEntry, Rule::LateIsRefused]);
+}
+
+#[test]
+fn without_the_transaction_what_crashes_in_the_gap_is_found() {
+    let protections = Protections {
+        transaction: false,
+        ..ALL
+    };
+    let table = without(protections, 10, 8);
+    assert!(!table.is_content());
+    // The record itself is as it should be.
+    assert_eq!(broken(&table), [Rule::OneEntry]);
+}
+
+#[test]
+fn a_store_that_breaks_a_rule_is_found_by_what_comes_of_it() {
+    let found = |planted| {
+        let (rule, operations, kills, freezes) = match planted {
+            Planted::SharesLiveLeases | Planted::ForgetsCompletions => (Rule::OneEntry, 120, 0, 0),
+            Planted::ReleasesCompletions | Planted::KeepsNothing => (Rule::OverIsOver, 120, 0, 0),
+            // Clients ask until they give up.
+            Planted::RunsAgain | Planted::HidesCompletions => (Rule::OverIsOver, 24, 0, 0),
+            Planted::ChangesAnswers => (Rule::SameBytes, 120, 0, 0),
+            Planted::LetsTheOvertakenComplete => (Rule::LateIsRefused, 200, 0, 6),
+            Planted::NeverLapses => (Rule::InTime, 120, 4, 0),
+            Planted::IgnoresFingerprints => (Rule::OtherBodies, 120, 0, 0),
+            Planted::RepeatsTokens | Planted::CountsNoAttempts => (Rule::TokensRise, 200, 0, 6),
+            Planted::MixesRecords => (Rule::NothingLost, 120, 0, 0),
+            Planted::SealsCompletions => (Rule::RefusalsAreTrue, 120, 0, 0),
+        };
+        let table = on_redis(Some(planted), operations, kills, freezes);
+        let broken = broken(&table);
+        (!broken.contains(&rule)).then(|| format!("{planted:?}: {rule} is not in {broken:?}"))
+    };
+    let missed = alone(|| {
+        std::thread::scope(|threads| {
+            let (some, others) = Planted::ALL.split_at(Planted::ALL.len() / 2);
+            let find = |planted: &[Planted]| -> Vec<String> {
+                planted.iter().filter_map(|own| found(*own)).collect()
+            };
+            let some = threads.spawn(move || find(some));
+            let mut missed = find(others);
+            missed.extend(some.join().unwrap());
+            missed
+        })
+    });
+    assert_eq!(missed, Vec::<String>::new());
+}
+
+#[test]
+fn a_store_that_breaks_none_is_content_where_nothing_crashes() {
+    let table = alone(|| on_redis(None, 120, 0, 0));
+    assert_eq!(table.violations, []);
+}
+
+fn on_redis(planted: Option<Planted>, operations: u32, kills: u32, freezes: u32) -> Table {
+    chaos(Options {
+        store: url("TEST_REDIS_URL"),
+        operations,
+        kills,
+        freezes: Some(freezes),
+        servers: Some(2),
+        at_once: 24,
+        // Of a store without a fault no lease lapses because a machine is busy.
+        lease: Duration::from_secs(match planted {
+            None => 20,
+            Some(_) if freezes > 0 => 1,
+            Some(_) => 2,
+        }),
+        grace: Duration::from_secs(if planted.is_none() { 25 } else { 2 }),
+        seed: 5,
+        planted,
+        ..Options::default()
+    })
+}
+
+fn url(name: &str) -> String {
+    match std::env::var(name) {
+        Ok(url) if !url.is_empty() => url,
+        _ => panic!("{name} is not set: run `scripts/test`, or see scripts/servers"),
+    }
+}
+
+/// Status, and what it printed on stdout and stderr.
+fn program(arguments: &[&str]) -> (u8, String, String) {
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let arguments = arguments.iter().map(|own| (*own).to_owned());
+    let status = chaos::chaos(arguments, false, &mut out, &mut err);
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (status, text(out), text(err))
+}
+
+#[test]
+fn wrong_arguments_end_in_status_2_and_the_usage() {
+    for arguments in [
+        &["--forever"][..],
+        &["--store"],
+        &["--store", "paper"],
+        &["--operations", "0"],
+        &["--kills", "many"],
+        &["--lease-ms", "5"],
+        &["--without", "luck"],
+        &["--break", "everything"],
+        &["3000"],
+    ] {
+        let (status, out, err) = program(arguments);
+        assert_eq!((status, out.as_str()), (2, ""), "{arguments:?}");
+        assert!(err.starts_with("chaos: "), "{err}");
+        assert!(err.contains("Usage: chaos [--store STORE]"), "{err}");
+    }
+    let (status, out, _) = program(&["--help"]);
+    assert_eq!(status, 0);
+    assert!(out.starts_with("Usage: chaos"));
+}
