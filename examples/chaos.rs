@@ -23,6 +23,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 #[path = "chaos/arguments.rs"]
 pub(crate) mod arguments;
+#[path = "chaos/calm.rs"]
+mod calm;
 #[path = "chaos/checker.rs"]
 pub(crate) mod checker;
 #[path = "chaos/clients.rs"]

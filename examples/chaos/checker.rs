@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::time::Duration;
 
-use super::history::{Answer, Attempt, Broken, End, Entry, Execution, Micros, Quest, Saw};
+use super::calm::Calm;
+use super::history::{Answer, Attempt, Broken, End, Entry, Execution, Quest, Saw};
 use super::linearizability::linearizable;
 
 /// All that happened.
@@ -267,45 +268,6 @@ pub(crate) fn is_late(own: &Execution, all: &[&Execution]) -> bool {
         other.token > own.token && own.completing.is_some_and(|at| at > other.began)
     };
     all.iter().any(|other| overtook(&other))
-}
-
-/// The times in which an answer has to come.
-struct Calm {
-    /// Disjoint, in order.
-    broken: Vec<Broken>,
-    patience: Micros,
-}
-
-impl Calm {
-    fn after(broken: &[Broken], patience: Duration) -> Self {
-        let mut sorted = broken.to_vec();
-        sorted.sort_by_key(|own| own.from);
-        let mut broken: Vec<Broken> = Vec::new();
-        for own in sorted {
-            match broken.last_mut() {
-                Some(last) if own.from <= last.to => last.to = last.to.max(own.to),
-                _ => broken.push(own),
-            }
-        }
-        let patience = u64::try_from(patience.as_micros()).unwrap_or(u64::MAX);
-        Self { broken, patience }
-    }
-
-    /// Whether nothing was wrong for so long, between these.
-    fn waited_for(&self, from: Micros, to: Micros) -> bool {
-        let mut calm_since = from;
-        let within = self.broken.partition_point(|own| own.to < from);
-        for own in &self.broken[within..] {
-            if own.from > to {
-                break;
-            }
-            if own.from.saturating_sub(calm_since) > self.patience {
-                return true;
-            }
-            calm_since = own.to;
-        }
-        to.saturating_sub(calm_since) > self.patience
-    }
 }
 
 #[cfg(test)]
