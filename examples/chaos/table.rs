@@ -69,11 +69,15 @@ pub(crate) struct Counts {
     pub(crate) late: usize,
     pub(crate) fenced: usize,
     pub(crate) duplicates: usize,
+    /// Of keys with a duplicate, the entries whose owner died before its answer
+    /// was recorded, and those of owners that were overtaken.
+    crashed: usize,
+    overtaken: usize,
     pub(crate) lost: usize,
 }
 
 impl Counts {
-    fn rows(&self) -> [(&'static str, String); 13] {
+    fn rows(&self) -> [(&'static str, String); 15] {
         let number = |number: usize| number.to_string();
         [
             ("operations", number(self.operations)),
@@ -88,6 +92,8 @@ impl Counts {
             ("late completions", number(self.late)),
             ("fenced writes", number(self.fenced)),
             ("duplicates", number(self.duplicates)),
+            ("  after a crash", number(self.crashed)),
+            ("  after a freeze", number(self.overtaken)),
             ("lost", number(self.lost)),
         ]
     }
@@ -195,6 +201,17 @@ fn count(run: &Run, struck: Blows, cuts: u64, violations: &[Violation]) -> Count
         .map(|own| own.operation)
         .chain((0..run.operations).filter(|operation| !entries.contains_key(operation)))
         .collect();
+    let ends: HashMap<&str, End> = run
+        .executions
+        .iter()
+        .map(|own| (own.name.as_str(), own.end))
+        .collect();
+    let doubled = run.entries.iter().filter(|own| entries[&own.operation] > 1);
+    let ended = |end| {
+        let by = doubled.clone();
+        by.filter(|own| ends.get(own.execution.as_str()) == Some(&end))
+            .count()
+    };
     let refused = run.executions.iter().filter(|own| own.end == End::Refused);
     Counts {
         operations: run.operations as usize,
@@ -207,6 +224,8 @@ fn count(run: &Run, struck: Blows, cuts: u64, violations: &[Violation]) -> Count
         late: executions.values().map(late).sum(),
         fenced: refused.count(),
         duplicates: entries.values().map(|entries| entries - 1).sum(),
+        crashed: ended(End::Unknown),
+        overtaken: ended(End::Refused),
         lost: lost.len(),
     }
 }
