@@ -1,8 +1,11 @@
 //! Bodies on their way through: nothing of them is kept.
 
 use std::convert::Infallible;
+use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -10,8 +13,12 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use pin_project_lite::pin_project;
 use tokio::sync::oneshot;
+use tokio::time::{Sleep, sleep};
+use tracing::warn;
 
 use super::forwarded::{OfTheLayer, Reserved};
+use super::metrics::Numbers;
+use crate::body::BoxError;
 use crate::request_body::RequestBody;
 
 pin_project! {
@@ -63,7 +70,9 @@ impl Body for Outgoing {
                 None => return Poll::Ready(None),
             },
         };
-        let frame = in_trailers(frame, |trailers| this.reserved.strip_from(trailers));
+        let frame = in_trailers(frame, |trailers| {
+            this.reserved.strip_from(trailers)
+        });
         Poll::Ready(Some(Ok(frame)))
     }
 
@@ -92,26 +101,45 @@ pin_project! {
     #[project = IncomingProjection]
     #[derive(Debug)]
     pub(super) enum Answered {
-        Upstream { #[pin] body: Incoming, of_the_layer: OfTheLayer },
+        Upstream {
+            #[pin]
+            body: Incoming,
+            of_the_layer: OfTheLayer,
+            patience: Option<Patience>,
+        },
         Here { data: Bytes },
     }
 }
 
 impl Body for Answered {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BoxError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self.project() {
-            IncomingProjection::Upstream { body, of_the_layer } => {
-                let frame = ready!(body.poll_frame(cx));
+            IncomingProjection::Upstream {
+                body,
+                of_the_layer,
+                patience,
+            } => {
+                let Poll::Ready(frame) = body.poll_frame(cx) else {
+                    let Some(patience) = patience else {
+                        return Poll::Pending;
+                    };
+                    let stalled = ready!(patience.poll_end(cx));
+                    return Poll::Ready(Some(Err(stalled.into())));
+                };
+                if let Some(patience) = patience {
+                    patience.begin_anew();
+                }
                 Poll::Ready(frame.map(|frame| {
-                    frame.map(|frame| {
-                        in_trailers(frame, |trailers| of_the_layer.strip_from(trailers))
-                    })
+                    let frame = frame?;
+                    Ok(in_trailers(frame, |trailers| {
+                        of_the_layer.strip_from(trailers);
+                    }))
                 }))
             }
             IncomingProjection::Here { data } if data.is_empty() => Poll::Ready(None),
@@ -133,6 +161,39 @@ impl Body for Answered {
             Self::Upstream { body, .. } => body.size_hint(),
             Self::Here { data } => SizeHint::with_exact(data.len() as u64),
         }
+    }
+}
+
+/// How long an answer's body may rest. An operation lasts as long as its
+/// answer, also without a client that could give up.
+#[derive(Debug)]
+pub(super) struct Patience {
+    timeout: Duration,
+    /// Only while there is nothing to read: a client may take its time.
+    ends: Option<Pin<Box<Sleep>>>,
+    numbers: Arc<Numbers>,
+}
+
+impl Patience {
+    pub(super) fn new(timeout: Duration, numbers: Arc<Numbers>) -> Self {
+        Self {
+            timeout,
+            ends: None,
+            numbers,
+        }
+    }
+
+    fn begin_anew(&mut self) {
+        self.ends = None;
+    }
+
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let timeout = self.timeout;
+        let ends = self.ends.get_or_insert_with(|| Box::pin(sleep(timeout)));
+        ready!(ends.as_mut().poll(cx));
+        self.numbers.timed_out.add();
+        warn!("the upstream's answer stalled");
+        Poll::Ready(io::ErrorKind::TimedOut.into())
     }
 }
 

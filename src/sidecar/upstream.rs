@@ -17,7 +17,7 @@ use tokio::time::sleep;
 use tower_service::Service;
 use tracing::{debug, warn};
 
-use super::bodies::{Answered, Outgoing};
+use super::bodies::{Answered, Outgoing, Patience};
 use super::client::{Client, Failure};
 use super::forwarded::{ATTEMPT, FENCING_TOKEN, OfTheLayer, Reserved, strip_hop_by_hop};
 use super::metrics::Numbers;
@@ -27,6 +27,7 @@ use super::settings::Settings;
 use crate::answer::Recording;
 use crate::body::RequestTrailers;
 use crate::context::IdempotencyContext;
+use crate::ending::never_ends;
 use crate::request_body::RequestBody;
 
 /// The protocol that a client wants to change to, as an extension.
@@ -160,9 +161,13 @@ impl Shared {
             tokio::spawn(tunnel(client, upstream));
         }
         head.extensions.insert(recording(&head));
+        // An event stream rests for as long as nothing happens.
+        let may_rest = !protected || never_ends(&head);
+        let patience = (!may_rest).then(|| Patience::new(self.timeout, Arc::clone(&self.numbers)));
         let body = Answered::Upstream {
             body,
             of_the_layer: self.of_the_layer.clone(),
+            patience,
         };
         Response::from_parts(head, body)
     }
