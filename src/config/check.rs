@@ -1,6 +1,7 @@
 //! What is only wrong in the whole, with the entry that makes it so.
 
 use super::document::Step;
+use super::process::{not_copied, spelling};
 use super::{Config, FileError};
 use crate::error::ConfigError;
 use crate::record::{Nonce, RecordId};
@@ -68,6 +69,7 @@ impl Config {
                 return Err(self.error(&path, "must be longer than zero"));
             }
         }
+        self.check_copied()?;
         let contract = file.contract.as_ref().and_then(|own| own.0.as_deref());
         let healthz = match &file.healthz {
             Some(own) => own.0.as_deref(),
@@ -82,6 +84,26 @@ impl Config {
         if metrics.is_some_and(|own| own.port() != 0) && metrics == file.listen.map(|own| own.0) {
             let message = "must be another address than `listen`";
             return Err(self.error(&["metrics".into()], message));
+        }
+        Ok(())
+    }
+
+    /// Fields that are not an authorizer's to say, or of which one would undo
+    /// another.
+    fn check_copied(&self) -> Result<(), FileError> {
+        let names = self.said.file.authorize.as_ref();
+        let names = names.map_or(&[][..], |own| &own.headers);
+        for (at, name) in names.iter().enumerate() {
+            let same = |other| spelling(other) == spelling(name);
+            let message = if let Some(why) = not_copied(name) {
+                format!("can't be `{name}`, which {why}")
+            } else if let Some(same) = names[..at].iter().find(|other| same(other)) {
+                format!("is read as the same as `{same}`, which stands before it")
+            } else {
+                continue;
+            };
+            let path = ["authorize".into(), "headers".into(), at.into()];
+            return Err(self.error(&path, message));
         }
         Ok(())
     }

@@ -87,6 +87,28 @@ pub(super) struct Authorize {
     pub(super) headers: Vec<HeaderName>,
 }
 
+/// Why a field of the authorizer's answer can't be the request's, if it can't.
+pub(super) fn not_copied(name: &HeaderName) -> Option<&'static str> {
+    // As WSGI, Rack and PHP read it.
+    let name = spelling(name);
+    match &*name {
+        "connection" | "http2-settings" | "keep-alive" | "proxy-connection" | "te" | "trailer"
+        | "transfer-encoding" | "upgrade" => Some("belongs to one connection"),
+        "expect" | "host" => Some("says how the request is read"),
+        name if name.starts_with("content-") => Some("says how the request is read"),
+        name if name.starts_with("idempotency-") => Some("is for the client and the sidecar"),
+        name if name == "forwarded" || name.starts_with("x-forwarded-") => {
+            Some("is for proxies and the sidecar")
+        }
+        _ => None,
+    }
+}
+
+/// One for all that a CGI-like interface takes for the same.
+pub(super) fn spelling(name: &HeaderName) -> String {
+    name.as_str().replace('_', "-")
+}
+
 impl Value for Authorize {
     const ALLOWED: &'static str = "a URL such as \"http://127.0.0.1:9001/authorize\", or a table: \
         { url = \"…\", timeout = \"5s\", headers = [\"x-account\"] }";
