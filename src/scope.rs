@@ -46,6 +46,8 @@ use crate::wording::{field, list};
 
 mod forwarded;
 
+#[cfg(feature = "sidecar")]
+pub(crate) use forwarded::canonical;
 pub use forwarded::{ForwardedHeader, ForwardedIp, forwarded_ip};
 
 /// Tells callers apart.

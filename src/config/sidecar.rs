@@ -3,6 +3,7 @@
 use ipnet::IpNet;
 
 use super::{Config, FileError, Step};
+use crate::scope::canonical;
 use crate::sidecar::{Authorize, Settings};
 
 impl Config {
@@ -40,6 +41,10 @@ impl Config {
                 return Err(self.error(&path, message));
             }
             let is_not_believed = |own: &&IpNet| !believed.iter().any(|net| net.contains(*own));
+            let is_not_believed = |own: &&IpNet| {
+                let own = canonical(**own);
+                !believed.iter().any(|net| net.contains(&own))
+            };
             if let Some(network) = scope.trusted.iter().find(is_not_believed) {
                 path.push("scope".into());
                 let message = format!(
@@ -63,7 +68,7 @@ impl Config {
         let upstream = upstream.ok_or_else(|| missing("upstream", "http://127.0.0.1:9000"))?;
         let usual = Settings::default();
         let networks = file.trusted_proxies.iter().flat_map(|list| &list.0);
-        let trusted_proxies: Vec<IpNet> = networks.map(|own| own.0).collect();
+        let trusted_proxies: Vec<IpNet> = networks.map(|own| canonical(own.0)).collect();
         self.check_scopes(&trusted_proxies)?;
         Ok(Settings {
             listen: listen.0,

@@ -73,7 +73,7 @@ pub fn forwarded_ip<N: AsRef<str>>(
 }
 
 /// IPv4 in IPv6 clothes is IPv4, as it is in the addresses of peers.
-fn canonical(network: IpNet) -> IpNet {
+pub(crate) fn canonical(network: IpNet) -> IpNet {
     match network.addr().to_canonical() {
         IpAddr::V4(address) if network.addr().is_ipv6() => {
             let length = network.prefix_len().saturating_sub(96);

@@ -73,16 +73,22 @@ async fn a_trusted_proxy_is_believed_and_added_to_the_list() {
     );
 }
 
+#[tokio::test]
+async fn a_trusted_network_in_ipv6_clothes_is_the_ipv4_one() {
+    let believed = arrives("['::ffff:127.0.0.0/104']", "X-Forwarded-Proto: https\r\n").await;
+    assert_eq!(believed.field("x-forwarded-proto"), Some("https"));
+}
+
 /// Two clients of one proxy are two callers; a client that is no proxy can't
 /// choose to be another.
 #[tokio::test]
 async fn a_scope_of_forwarded_addresses_sees_what_is_believed() {
     let upstream = Upstream::start(|_| ok("done")).await;
-    let file = |trusted: &str| {
+    let file = |trusted: &str, in_scope: &str| {
         File::new(upstream.address)
             .top(&format!("trusted_proxies = ['{trusted}']"))
             .idempotency(&format!(
-                "scope = [{{ forwarded_ip = 'x-forwarded-for', trusted = ['{trusted}'] }}]"
+                "scope = [{{ forwarded_ip = 'x-forwarded-for', trusted = ['{in_scope}'] }}]"
             ))
     };
     let post = |from: &str| {
@@ -91,16 +97,22 @@ async fn a_scope_of_forwarded_addresses_sees_what_is_believed() {
              Content-Length: 0\r\n\r\n"
         )
     };
-    let sidecar = file("127.0.0.0/8").start().await;
-    for (from, replayed) in [
-        ("198.51.100.1", None),
-        ("198.51.100.2", None),
-        ("198.51.100.1", Some("true")),
+    for (trusted, in_scope) in [
+        ("127.0.0.0/8", "127.0.0.0/8"),
+        ("::ffff:127.0.0.0/104", "127.0.0.0/8"),
+        ("127.0.0.0/8", "::ffff:127.0.0.0/104"),
     ] {
-        let answer = sidecar.exchange(&post(from)).await;
-        assert_eq!(answer.field("idempotency-replayed"), replayed, "{from}");
+        let sidecar = file(trusted, in_scope).start().await;
+        for (from, replayed) in [
+            ("198.51.100.1", None),
+            ("198.51.100.2", None),
+            ("198.51.100.1", Some("true")),
+        ] {
+            let answer = sidecar.exchange(&post(from)).await;
+            assert_eq!(answer.field("idempotency-replayed"), replayed, "{from}");
+        }
     }
-    let sidecar = file("10.0.0.0/8").start().await;
+    let sidecar = file("10.0.0.0/8", "10.0.0.0/8").start().await;
     for (from, replayed) in [("198.51.100.1", None), ("198.51.100.2", Some("true"))] {
         let answer = sidecar.exchange(&post(from)).await;
         assert_eq!(answer.field("idempotency-replayed"), replayed, "{from}");
