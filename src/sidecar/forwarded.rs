@@ -4,8 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use http::header::{
-    CONNECTION, COOKIE, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING,
-    UPGRADE,
+    CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, COOKIE, EXPECT,
+    FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use http::request;
 use ipnet::IpNet;
@@ -15,6 +15,17 @@ pub(super) const FENCING_TOKEN: HeaderName = HeaderName::from_static("idempotenc
 pub(super) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
+const FRAMING: [HeaderName; 8] = [
+    CONNECTION,
+    CONTENT_ENCODING,
+    CONTENT_LENGTH,
+    CONTENT_RANGE,
+    CONTENT_TYPE,
+    EXPECT,
+    HOST,
+    TRAILER,
+];
 
 /// RFC 9110 section 7.6.1, and what belongs to an offer of h2c.
 const HOP_BY_HOP: [HeaderName; 6] = [
@@ -90,6 +101,23 @@ impl Reserved {
             .iter()
             .any(|own| reads_as(name.as_str(), own.as_str()))
     }
+    /// What could change how the request is read goes too, whoever it is from:
+    /// servers merge trailers into the head (RFC 9110 section 6.5.1).
+    pub(super) fn strip_from_trailers(&self, trailers: &mut HeaderMap) {
+        self.strip_from(trailers);
+        remove_spellings(trailers, &HOP_BY_HOP);
+        remove_spellings(trailers, &FRAMING);
+        remove_where(trailers, says_who_asks);
+    }
+}
+
+/// `Forwarded`, or one of the family of `X-Forwarded-For`.
+fn says_who_asks(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    *name == FORWARDED
+        || name
+            .get(.."x-forwarded-".len())
+            .is_some_and(|start| reads_as(start, "x-forwarded-"))
 }
 
 /// Removes these in any spelling that a CGI-like interface takes for the same.
@@ -128,13 +156,7 @@ pub(super) fn forward(parts: &mut request::Parts, peer: SocketAddr, trusted: &[I
     let ip = peer.ip().to_canonical();
     let is_trusted = trusted.iter().any(|network| network.contains(&ip));
     if !is_trusted {
-        remove_where(headers, |name| {
-            let name = name.as_str();
-            *name == FORWARDED
-                || name
-                    .get(.."x-forwarded-".len())
-                    .is_some_and(|start| reads_as(start, "x-forwarded-"))
-        });
+        remove_where(headers, says_who_asks);
     }
     let from = from(headers, ip);
     headers.insert(FORWARDED_FOR, from);

@@ -93,6 +93,44 @@ async fn trailers_of_a_request_arrive_but_those_that_only_the_sidecar_says() {
 }
 
 #[tokio::test]
+async fn no_trailer_of_a_request_says_how_it_is_read_or_who_asks() {
+    let upstream = Upstream::start(|_| ok("done")).await;
+    let file = File::new(upstream.address).top("trusted_proxies = ['127.0.0.1']");
+    let sidecar = file.start().await;
+    let refused = [
+        "Forwarded",
+        "X-Forwarded-For",
+        "X_Forwarded_Proto",
+        "X-Forwarded-Prefix",
+        "Connection",
+        "Keep-Alive",
+        "TE",
+        "Upgrade",
+        "Transfer-Encoding",
+        "Content-Length",
+        "Content_Length",
+        "Content-Type",
+        "Content-Encoding",
+        "Content-Range",
+        "Host",
+        "Expect",
+        "Trailer",
+    ];
+    let declared = refused.join(", ");
+    let sent = refused.map(|name| format!("{name}: 9\r\n")).concat();
+    for key in ["", "Idempotency-Key: k\r\n"] {
+        let request = format!(
+            "POST /a HTTP/1.1\r\nHost: a\r\n{key}Transfer-Encoding: chunked\r\n\
+             Trailer: Content-Digest, {declared}\r\n\r\n\
+             5\r\nhello\r\n0\r\nContent-Digest: 7\r\n{sent}\r\n"
+        );
+        assert_eq!(sidecar.exchange(&request).await.status(), 200);
+        let expected = [("content-digest".to_owned(), "7".to_owned())];
+        assert_eq!(upstream.last().trailers, expected, "{key}");
+    }
+}
+
+#[tokio::test]
 async fn trailers_of_an_answer_arrive_but_those_that_only_the_layer_says() {
     let upstream = Upstream::start(|_| {
         vec![Step::Write(
