@@ -87,8 +87,13 @@ async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
         match listener.accept().await {
             Ok(accepted) => return accepted,
             Err(error) => {
-                debug!(error = &error as &dyn std::error::Error, "no connection");
-                if !is_of_one_connection(&error) {
+                if is_of_one_connection(&error) {
+                    debug!(error = &error as &dyn std::error::Error, "no connection");
+                } else {
+                    warn!(
+                        error = &error as &dyn std::error::Error,
+                        "no connection can be accepted"
+                    );
                     sleep(PAUSE).await;
                 }
             }

@@ -293,8 +293,12 @@ struct Serving {
 
 impl Serving {
     async fn start(name: &str, file: &File) -> Self {
+        Self::run(program(), name, file).await
+    }
+
+    async fn run(mut program: Command, name: &str, file: &File) -> Self {
         let file = Written::new(name, &file.text());
-        let mut child = program()
+        let mut child = program
             .args(["--config", file.path()])
             .stderr(Stdio::piped())
             .spawn()
@@ -324,6 +328,27 @@ impl Serving {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn running_out_of_file_descriptors_is_told() {
+    let upstream = Upstream::start(|_| ok("done")).await;
+    let mut limited = Command::new("sh");
+    limited
+        .args(["-c", "ulimit -n 30; exec \"$0\" \"$@\""])
+        .arg(env!("CARGO_BIN_EXE_tower-idempotency-sidecar"))
+        .kill_on_drop(true)
+        .env_remove("RUST_LOG");
+    let mut serving = Serving::run(limited, "descriptors.toml", &File::new(upstream.address)).await;
+    let mut clients = Vec::new();
+    for _ in 0..30 {
+        clients.push(Client::connect(serving.address).await);
+    }
+    serving.says("WARN").await;
+    drop(clients);
+    let mut client = Client::connect(serving.address).await;
+    client.send(&post("/a", "k", "{}")).await;
+    assert_eq!(client.answer().await.text(), "done");
 }
 
 async fn waiting(go_on: &Arc<Notify>) -> Upstream {
