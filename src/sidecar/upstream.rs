@@ -13,7 +13,7 @@ use http::{HeaderValue, Request, Response, StatusCode, Uri, Version, response};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tower_service::Service;
 use tracing::{debug, warn};
 
@@ -42,6 +42,7 @@ pub(super) struct Upstream(Arc<Shared>);
 struct Shared {
     client: Client,
     upstream: Uri,
+    connect_timeout: Duration,
     timeout: Duration,
     reserved: Reserved,
     of_the_layer: OfTheLayer,
@@ -58,6 +59,7 @@ impl Upstream {
         Self(Arc::new(Shared {
             client: Client::new(settings),
             upstream: settings.upstream.clone(),
+            connect_timeout: settings.connect_timeout,
             timeout: settings.upstream_timeout,
             reserved,
             of_the_layer,
@@ -111,7 +113,13 @@ impl Shared {
         let answered = self.client.send(forwarded);
         let too_late = async {
             // It only ever fails, when the request's last byte was taken.
-            let _ = (&mut taken).await;
+            if protected {
+                // It is in memory: only an upstream that does not read leaves it there
+                // for longer than connecting takes.
+                let _ = timeout(self.connect_timeout, &mut taken).await;
+            } else {
+                let _ = (&mut taken).await;
+            }
             sleep(self.timeout).await;
         };
         tokio::select! {

@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http2::{SendRequest, handshake};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::{File, Running, Upstream, nobody, ok, post, until, within};
@@ -207,4 +208,32 @@ async fn an_upstream_with_http_2_that_is_not_reached_gives_the_key_back() {
             (502, "upstream-unreachable")
         );
     }
+}
+
+/// It takes a head, and no byte of a body.
+#[tokio::test]
+async fn an_upstream_that_takes_no_body_is_not_waited_for_without_end() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let file = File::new(listener.local_addr().unwrap())
+        .top("upstream_http2 = true")
+        .top("connect_timeout = '200ms'")
+        .top("upstream_timeout = '200ms'");
+    let sidecar = file.start().await;
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        // SETTINGS_INITIAL_WINDOW_SIZE is 0; then those of the peer are acknowledged.
+        let settings = b"\0\0\x06\x04\0\0\0\0\0\0\x04\0\0\0\0";
+        let acknowledged = b"\0\0\0\x04\x01\0\0\0\0";
+        stream.write_all(settings).await.unwrap();
+        stream.write_all(acknowledged).await.unwrap();
+        let mut some = [0; 1024];
+        while stream.read(&mut some).await.is_ok_and(|read| read > 0) {}
+    });
+    let answer = sidecar.exchange(&post("/a", "k", "{}")).await;
+    assert_eq!(
+        (answer.status(), answer.code().as_str()),
+        (504, "upstream-timeout")
+    );
+    let again = sidecar.exchange(&post("/a", "k", "{}")).await;
+    assert_eq!(again.code(), "in-flight");
 }
