@@ -219,8 +219,8 @@ fn recording(head: &response::Parts) -> Recording {
 fn in_doubt(problem: Problem, protected: bool) -> Response<Answered> {
     if protected {
         let detail = "Nobody knows whether the operation was executed; it may still be running. \
-                      Send the same request again with the same key: it is not executed twice at \
-                      once.";
+                      Send the same request again with the same key, in a while: until the lease of \
+                      this attempt has lapsed it is not executed again.";
         return here(&problem, detail, Recording::InDoubt);
     }
     let problem = Problem {

@@ -128,6 +128,8 @@ async fn an_upstream_that_does_not_answer_in_time_is_in_doubt_too() {
         (late.status(), late.code().as_str()),
         (504, "upstream-timeout")
     );
+    let promised = "until the lease of this attempt has lapsed it is not executed again";
+    assert!(late.text().contains(promised), "{}", late.text());
     is_in_doubt_until_its_lease_lapses(&upstream, &sidecar).await;
 }
 
