@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
+use tower_idempotency::config::Config;
+
 use crate::support::{File, Message, Running, Step, Upstream, answer, get, nobody, ok, post};
 
 /// An upstream, and an authorizer whose answer can be changed.
@@ -212,4 +214,43 @@ async fn an_unprotected_request_is_not_asked_about_and_can_claim_nothing() {
     }
     assert_eq!(both.sidecar.exchange(&get("/")).await.status(), 200);
     assert!(both.authorizer.seen().is_empty());
+}
+
+#[test]
+fn what_an_authorizer_can_t_say_is_refused_at_its_line() {
+    let right = File::new(([127, 0, 0, 1], 9000).into());
+    for (names, place, says) in [
+        (
+            "'x-account', 'Transfer-Encoding'",
+            1,
+            "belongs to one connection",
+        ),
+        ("'connection'", 0, "belongs to one connection"),
+        ("'te'", 0, "belongs to one connection"),
+        ("'content-length'", 0, "says how the request is read"),
+        ("'Content_Type'", 0, "says how the request is read"),
+        ("'host'", 0, "says how the request is read"),
+        ("'expect'", 0, "says how the request is read"),
+        ("'idempotency-key'", 0, "is for the client and the sidecar"),
+        (
+            "'idempotency_attempt'",
+            0,
+            "is for the client and the sidecar",
+        ),
+        ("'x-forwarded-for'", 0, "is for proxies and the sidecar"),
+        ("'X_Forwarded-Proto'", 0, "is for proxies and the sidecar"),
+        ("'forwarded'", 0, "is for proxies and the sidecar"),
+        ("'x-a', 'X-A'", 1, "is read as the same as `x-a`"),
+        ("'x_a', 'x-b', 'x-a'", 2, "is read as the same as `x_a`"),
+    ] {
+        let authorize = format!("authorize = {{ url = 'http://auth', headers = [{names}] }}");
+        let text = right.clone().top(&authorize).text();
+        let error = Config::from_toml(&text).unwrap_err().to_string();
+        let entry = format!("`authorize.headers[{place}]`");
+        for part in ["4:", &entry, says] {
+            assert!(error.contains(part), "{names}: {error}");
+        }
+    }
+    let authorize = "authorize = { url = 'http://auth', headers = ['x-account', 'Cookie'] }";
+    assert!(Config::from_toml(&right.top(authorize).text()).is_ok());
 }

@@ -16,7 +16,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::{File, Running, Upstream, nobody, ok, post, until, within};
+use crate::support::{File, Running, Upstream, get, nobody, ok, post, until, within};
 
 async fn client(sidecar: &Running) -> SendRequest<Full<Bytes>> {
     let stream = TcpStream::connect(sidecar.address).await.unwrap();
@@ -221,14 +221,15 @@ async fn an_upstream_that_takes_no_body_is_not_waited_for_without_end() {
     let sidecar = file.start().await;
     tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
-        // SETTINGS_INITIAL_WINDOW_SIZE is 0; then those of the peer are acknowledged.
+        // SETTINGS_INITIAL_WINDOW_SIZE is 0, and stays so.
         let settings = b"\0\0\x06\x04\0\0\0\0\0\0\x04\0\0\0\0";
-        let acknowledged = b"\0\0\0\x04\x01\0\0\0\0";
         stream.write_all(settings).await.unwrap();
-        stream.write_all(acknowledged).await.unwrap();
         let mut some = [0; 1024];
         while stream.read(&mut some).await.is_ok_and(|read| read > 0) {}
     });
+    // By the end of this one, its settings have arrived.
+    let first = sidecar.exchange(&get("/")).await;
+    assert_eq!(first.code(), "upstream-timeout");
     let answer = sidecar.exchange(&post("/a", "k", "{}")).await;
     assert_eq!(
         (answer.status(), answer.code().as_str()),

@@ -11,6 +11,7 @@ mod paths;
 mod program;
 mod said_by_the_layer;
 mod shutdown;
+mod stalled;
 mod store;
 mod streaming;
 mod support;

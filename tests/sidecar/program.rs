@@ -182,50 +182,6 @@ async fn a_file_that_is_wrong_is_1_and_says_where() {
 }
 
 #[tokio::test]
-async fn what_an_authorizer_can_t_say_is_refused_at_its_line() {
-    let right = File::new(nobody().await);
-    for (names, place, says) in [
-        (
-            "'x-account', 'Transfer-Encoding'",
-            1,
-            "belongs to one connection",
-        ),
-        ("'connection'", 0, "belongs to one connection"),
-        ("'te'", 0, "belongs to one connection"),
-        ("'content-length'", 0, "says how the request is read"),
-        ("'Content_Type'", 0, "says how the request is read"),
-        ("'host'", 0, "says how the request is read"),
-        ("'expect'", 0, "says how the request is read"),
-        ("'idempotency-key'", 0, "is for the client and the sidecar"),
-        (
-            "'idempotency_attempt'",
-            0,
-            "is for the client and the sidecar",
-        ),
-        ("'x-forwarded-for'", 0, "is for proxies and the sidecar"),
-        ("'X_Forwarded-Proto'", 0, "is for proxies and the sidecar"),
-        ("'forwarded'", 0, "is for proxies and the sidecar"),
-        ("'x-a', 'X-A'", 1, "is read as the same as `x-a`"),
-        ("'x_a', 'x-b', 'x-a'", 2, "is read as the same as `x_a`"),
-    ] {
-        let authorize = format!("authorize = {{ url = 'http://auth', headers = [{names}] }}");
-        let file = Written::new("copied.toml", &right.clone().top(&authorize).text());
-        let output = run(&["--config", file.path(), "--check"]).await;
-        let error = said(&output.stderr);
-        assert_eq!(output.status.code(), Some(1), "{names}: {error}");
-        let at = format!("{}:4:", file.path());
-        let entry = format!("`authorize.headers[{place}]`");
-        for part in [&*at, &entry, says] {
-            assert!(error.contains(part), "{names}: {error}");
-        }
-    }
-    let authorize = "authorize = { url = 'http://auth', headers = ['x-account', 'Cookie'] }";
-    let file = Written::new("copied-right.toml", &right.top(authorize).text());
-    let output = run(&["--config", file.path(), "--check"]).await;
-    assert_eq!(output.status.code(), Some(0), "{}", said(&output.stderr));
-}
-
-#[tokio::test]
 async fn check_prints_the_contract_and_asks_nobody() {
     let file = File::new(nobody().await)
         // Taken, and there is no such server.
