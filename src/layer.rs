@@ -77,6 +77,8 @@ impl IdempotencyLayer {
             max_waiters: 1_000,
             #[cfg(feature = "sidecar")]
             ignore_path_case: false,
+            #[cfg(feature = "config")]
+            whatever_the_store_can: false,
             store_timeout: Duration::from_secs(2),
             rejections: RejectionRules::default(),
             bodies: Vec::new(),
@@ -188,6 +190,8 @@ pub struct IdempotencyLayerBuilder {
     max_waiters: usize,
     #[cfg(feature = "sidecar")]
     ignore_path_case: bool,
+    #[cfg(feature = "config")]
+    whatever_the_store_can: bool,
     store_timeout: Duration,
     rejections: RejectionRules,
     /// Content type and body, not looked at yet.
@@ -354,6 +358,13 @@ impl IdempotencyLayerBuilder {
         self
     }
 
+    /// For a layer that is only built, to see whether it can be.
+    #[cfg(feature = "config")]
+    pub(crate) fn whatever_the_store_can(mut self) -> Self {
+        self.whatever_the_store_can = true;
+        self
+    }
+
     /// For services that don't tell `/Orders` from `/orders`. What is compared is
     /// the path as it was sent all the same.
     #[cfg(feature = "sidecar")]
@@ -412,7 +423,10 @@ impl IdempotencyLayerBuilder {
         let mut digests = self.secrets.iter().map(|secret| Digests::keyed(secret));
         let current = digests.next().unwrap_or_else(Digests::plain);
         let old_digests = digests.collect();
-        let routes = Routes::new(self.defaults, self.routes, in_database(&*self.store))?;
+        let commits = in_database(&*self.store);
+        #[cfg(feature = "config")]
+        let commits = commits || self.whatever_the_store_can;
+        let routes = Routes::new(self.defaults, self.routes, commits)?;
         #[cfg(feature = "sidecar")]
         let routes = routes.ignoring_case(self.ignore_path_case);
         if self.max_buffered < routes.largest_body() {

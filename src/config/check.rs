@@ -24,7 +24,8 @@ impl Config {
             let message = "needs the feature `encryption` of tower-idempotency, which is off";
             return Err(self.error(&path, message));
         }
-        match self.builder_of(Unasked, scope::shared()).build() {
+        let builder = self.builder_of(Unasked, scope::shared());
+        match builder.whatever_the_store_can().build() {
             Ok(_) => Ok(()),
             Err(error) => Err(self.built(&error)),
         }

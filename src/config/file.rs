@@ -296,6 +296,9 @@ tables! {
     max_operation: Time = "10m", |policy, longest| policy.max_operation(longest.0);
     /// How long a recorded answer is kept.
     retention: Time = "24h", |policy, retention| policy.retention(retention.0);
+    /// Whether handlers have to commit their claims in transactions of their own, which needs a
+    /// store in an SQL database. Not for the sidecar.
+    exactly_once: bool = false, |policy, exactly| policy.exactly_once(*exactly);
     /// Which headers of an answer are recorded: all but some, or only some.
     record_headers: Headers = { "deny": ["Set-Cookie", "WWW-Authenticate", "Date"] },
         |policy, headers| policy.record_headers(headers.rule());

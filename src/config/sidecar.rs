@@ -40,7 +40,6 @@ impl Config {
                                { forwarded_ip = \"x-forwarded-for\", trusted = [\"…\"] }";
                 return Err(self.error(&path, message));
             }
-            let is_not_believed = |own: &&IpNet| !believed.iter().any(|net| net.contains(*own));
             let is_not_believed = |own: &&IpNet| {
                 let own = canonical(**own);
                 !believed.iter().any(|net| net.contains(&own))
@@ -51,6 +50,29 @@ impl Config {
                     "trusts {network} to say where a request comes from: list it in \
                      `trusted_proxies` too, or the sidecar removes what it says"
                 );
+                return Err(self.error(&path, message));
+            }
+        }
+        Ok(())
+    }
+
+    /// A service behind a proxy has no claim to commit.
+    fn check_exactly_once(&self) -> Result<(), FileError> {
+        let file = &self.said.file;
+        let of_routes = file.route.iter().enumerate();
+        let of_routes = of_routes.map(|(at, route)| {
+            let table = vec![Step::from("route"), at.into()];
+            (table, route.exactly_once)
+        });
+        let of_all = (
+            vec![Step::from("idempotency")],
+            file.idempotency.exactly_once,
+        );
+        for (mut path, exactly_once) in std::iter::once(of_all).chain(of_routes) {
+            if exactly_once == Some(true) {
+                path.push("exactly_once".into());
+                let message = "can't be promised here: it is for handlers in Rust that commit \
+                               their claims";
                 return Err(self.error(&path, message));
             }
         }
@@ -70,6 +92,7 @@ impl Config {
         let networks = file.trusted_proxies.iter().flat_map(|list| &list.0);
         let trusted_proxies: Vec<IpNet> = networks.map(|own| canonical(own.0)).collect();
         self.check_scopes(&trusted_proxies)?;
+        self.check_exactly_once()?;
         Ok(Settings {
             listen: listen.0,
             upstream: upstream.0.clone(),

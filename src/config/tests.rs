@@ -46,6 +46,7 @@ fn facts(policy: &Policy) -> Vec<(&'static str, String)> {
         created_at_header,
         expires_at_header,
         echo_key,
+        exactly_once,
         replay_status,
         retry_after,
         error: _,
@@ -82,6 +83,7 @@ fn facts(policy: &Policy) -> Vec<(&'static str, String)> {
         ("created_at_header", format!("{created_at_header:?}")),
         ("expires_at_header", format!("{expires_at_header:?}")),
         ("echo_key", format!("{echo_key:?}")),
+        ("exactly_once", format!("{exactly_once:?}")),
         ("replay_status", format!("{replay_status:?}")),
         ("retry_after", format!("{retry_after:?}")),
     ]
@@ -128,7 +130,7 @@ fn ranges(numbers: impl Iterator<Item = u16>) -> String {
 
 fn policy(config: &Config, method: &Method, path: &str) -> Arc<Policy> {
     let builder = config.builder_of(Unasked, scope::shared());
-    let layer = builder.build().unwrap();
+    let layer = builder.whatever_the_store_can().build().unwrap();
     let policy = layer.shared().routes.policy(method, path);
     Arc::clone(policy.unwrap())
 }

@@ -139,3 +139,17 @@ async fn the_application_can_say_whose_a_key_is() {
     send(&app, put()).await.assert_replays(&first);
     send(&app, by("bob", put())).await.assert_fresh("run 2");
 }
+
+/// What the store can do is not known while the file is read.
+#[test]
+fn claims_are_committed_only_where_the_store_can() {
+    let config = Config::from_toml("idempotency = { scope = ['shared'], exactly_once = true }");
+    let error = config.unwrap().builder(MemoryStore::new()).unwrap().build();
+    assert_eq!(error.unwrap_err().option(), "exactly_once");
+    let open = "[idempotency]\nexactly_once = true\non_store_error = 'open'";
+    let error = Config::from_toml(open).unwrap_err().to_string();
+    assert!(
+        error.starts_with("2:1: `idempotency.exactly_once` can't go with"),
+        "{error}"
+    );
+}

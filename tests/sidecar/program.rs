@@ -146,6 +146,12 @@ async fn a_file_that_is_wrong_is_1_and_says_where() {
             "`idempotency.max_operation` must not be shorter than `upstream_timeout`",
         ),
         (
+            "exactly.toml",
+            right().route("POST /a", "exactly_once = true").text(),
+            ":10:1:",
+            "`route[0].exactly_once` can't be promised here",
+        ),
+        (
             "stripped.toml",
             right()
                 .top("authorize = { url = 'http://127.0.0.1:1/', headers = ['x-account', 'x-key'] }")

@@ -123,6 +123,7 @@ pub(super) const CHANGES: &[(&str, &str, &str)] = &[
     ),
     ("expires_at_header", "'X-Until'", r#"Some("x-until")"#),
     ("echo_key", "true", "true"),
+    ("exactly_once", "true", "true"),
     ("replay_status", "{ 201 = 200 }", "[(201, 200)]"),
     ("retry_after", "'5s'", "5s"),
     ("retry_after", "'0s'", "0ns"),
