@@ -71,7 +71,7 @@ impl Body for Outgoing {
             },
         };
         let frame = in_trailers(frame, |trailers| {
-            this.reserved.strip_from_trailers(trailers)
+            this.reserved.strip_from_trailers(trailers);
         });
         Poll::Ready(Some(Ok(frame)))
     }
