@@ -115,6 +115,25 @@ async fn a_file_that_is_wrong_is_1_and_says_where() {
             "`route[0].on_disconnect` can't be `cancel` here",
         ),
         (
+            "slash.toml",
+            right().route("/b", "").route("POST /a/", "").text(),
+            ":12:1:",
+            "ends in a slash",
+        ),
+    ] {
+        refuses(name, &text, place, says).await;
+    }
+    let output = run(&["--config", "/no/such/file.toml"]).await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said(&output.stderr).contains("/no/such/file.toml"));
+}
+
+#[tokio::test]
+async fn what_a_proxy_can_t_keep_is_refused() {
+    let upstream = nobody().await;
+    let right = || File::new(upstream);
+    for (name, text, place, says) in [
+        (
             "forwarded.toml",
             right()
                 .top("trusted_proxies = ['10.0.0.0/16']")
@@ -160,31 +179,27 @@ async fn a_file_that_is_wrong_is_1_and_says_where() {
             ":8:1:",
             "`idempotency.header` names `x-key`, which the sidecar removes",
         ),
-        (
-            "slash.toml",
-            right().route("/b", "").route("POST /a/", "").text(),
-            ":12:1:",
-            "ends in a slash",
-        ),
     ] {
-        let file = Written::new(name, &text);
-        for arguments in [
-            &["--config", file.path(), "--check"][..],
-            &["--config", file.path()],
-        ] {
-            let output = run(arguments).await;
-            let error = said(&output.stderr);
-            assert_eq!(output.status.code(), Some(1), "{name}: {error}");
-            let at = format!("{}{place}", file.path());
-            assert!(
-                error.contains(&at) && error.contains(says),
-                "{name}: {error}"
-            );
-        }
+        refuses(name, &text, place, says).await;
     }
-    let output = run(&["--config", "/no/such/file.toml"]).await;
-    assert_eq!(output.status.code(), Some(1));
-    assert!(said(&output.stderr).contains("/no/such/file.toml"));
+}
+
+/// With the file's place, and these words.
+async fn refuses(name: &str, text: &str, place: &str, says: &str) {
+    let file = Written::new(name, text);
+    for arguments in [
+        &["--config", file.path(), "--check"][..],
+        &["--config", file.path()],
+    ] {
+        let output = run(arguments).await;
+        let error = said(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{name}: {error}");
+        let at = format!("{}{place}", file.path());
+        assert!(
+            error.contains(&at) && error.contains(says),
+            "{name}: {error}"
+        );
+    }
 }
 
 #[tokio::test]
