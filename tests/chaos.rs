@@ -122,7 +122,10 @@ fn without_the_fence_late_completions_are_found() {
     };
     let table = without(protections, 0, 8);
     assert!(!table.is_content());
-    assert_eq!(broken(&table), [Rule::OneEntry, Rule::LateIsRefused]);
+    let broken = broken(&table);
+    for rule in [Rule::OneEntry, Rule::LateIsRefused] {
+        assert!(broken.contains(&rule), "{rule} in {broken:?}");
+    }
 }
 
 #[test]
@@ -133,8 +136,10 @@ fn without_the_transaction_what_crashes_in_the_gap_is_found() {
     };
     let table = without(protections, 10, 8);
     assert!(!table.is_content());
+    let broken = broken(&table);
+    assert!(broken.contains(&Rule::OneEntry), "{broken:?}");
     // The record itself is as it should be.
-    assert_eq!(broken(&table), [Rule::OneEntry]);
+    assert!(!broken.contains(&Rule::LateIsRefused), "{broken:?}");
 }
 
 #[test]

@@ -197,7 +197,19 @@ impl<'a> Key<'a> {
         let in_flight = self.attempts.iter().filter(|own| {
             own.sent > seen && matches!(&own.saw, Saw::Refused(code) if code == "in-flight")
         });
-        let again = self.executions.iter().filter(|own| own.began > seen);
+        let answered: Vec<_> = self.answers().map(|(_, answer)| &answer.entry).collect();
+        let stood = self
+            .executions
+            .iter()
+            .filter(|own| answered.contains(&&own.name));
+        let token = stood.map(|own| own.token).min();
+        // One that was claimed before, and whose server was frozen before it could
+        // begin, is no new one: what it does is refused.
+        let is_older = |own: &Execution| own.is_layered() && Some(own.token) < token;
+        let again = self
+            .executions
+            .iter()
+            .filter(|own| own.began > seen && !is_older(own));
         in_flight
             .map(|own| format!("client {} was told in-flight after an answer", own.client))
             .chain(again.map(|own| format!("execution {} began after an answer", own.name)))

@@ -179,6 +179,12 @@ fn an_execution_that_begins_after_an_answer_is_found() {
         run.executions.push(late);
     });
     assert_eq!(rules, [Rule::OverIsOver]);
+    // Its claim is older than that of the answer: it was frozen in between.
+    let rules = broken(|run| {
+        let late = execution("c", 0, 5000, 5010, End::Refused);
+        run.executions.push(late);
+    });
+    assert_eq!(rules, []);
 }
 
 #[test]

@@ -97,6 +97,13 @@ pub(crate) struct Execution {
     pub(crate) end: End,
 }
 
+impl Execution {
+    /// Whether it ran under a claim, so that its token says something.
+    pub(crate) fn is_layered(&self) -> bool {
+        !self.name.starts_with("unprotected-")
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
     /// Its server was killed, or does not know.
