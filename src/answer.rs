@@ -437,6 +437,13 @@ impl RecordedHeaders {
     }
 }
 
+/// Whether this type of content is JSON, by its name or its suffix.
+pub(crate) fn is_json(content_type: &str) -> bool {
+    let own = content_type.split(';').next().unwrap_or_default().trim();
+    let own = own.to_ascii_lowercase();
+    own.ends_with("/json") || own.ends_with("+json")
+}
+
 /// The media type of a `Content-Type`, without its parameters.
 pub(crate) fn media_type(content_type: Option<&HeaderValue>) -> Option<&[u8]> {
     let own = content_type?

@@ -57,19 +57,24 @@ impl RecordId {
     /// ```
     #[must_use]
     pub fn from_hex(hex: &str) -> Option<Self> {
-        let digits: Option<Vec<u8>> = hex
-            .chars()
-            .map(|digit| {
-                digit
-                    .to_digit(16)
-                    .and_then(|digit| u8::try_from(digit).ok())
-            })
-            .collect();
-        let digits: [u8; 64] = digits?.try_into().ok()?;
-        Some(Self(std::array::from_fn(|at| {
-            digits[2 * at] << 4 | digits[2 * at + 1]
-        })))
+        unhex(hex).map(Self)
     }
+}
+
+/// 32 bytes from 64 hexadecimal digits. `None` if it is anything else.
+pub(crate) fn unhex(hex: &str) -> Option<[u8; 32]> {
+    let digits: Option<Vec<u8>> = hex
+        .chars()
+        .map(|digit| {
+            digit
+                .to_digit(16)
+                .and_then(|digit| u8::try_from(digit).ok())
+        })
+        .collect();
+    let digits: [u8; 64] = digits?.try_into().ok()?;
+    Some(std::array::from_fn(|at| {
+        digits[2 * at] << 4 | digits[2 * at + 1]
+    }))
 }
 
 /// All 64 hexadecimal digits.

@@ -41,7 +41,7 @@ use http::{HeaderName, HeaderValue};
 
 use crate::digest::{Digests, Label, sha256};
 use crate::error::ConfigError;
-use crate::record::ScopeDigest;
+use crate::record::{ScopeDigest, unhex};
 use crate::wording::{field, list};
 
 mod forwarded;
@@ -289,7 +289,7 @@ impl Header {
         let known = digests
             .into_iter()
             .map(|digest| {
-                from_hex(digest.as_ref()).ok_or_else(|| {
+                unhex(digest.as_ref()).ok_or_else(|| {
                     ConfigError::new("scope", "lists a known value that is not a SHA-256 in hex")
                 })
             })
@@ -303,23 +303,6 @@ impl fmt::Debug for Header {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Header").field(&self.names).finish()
     }
-}
-
-fn from_hex(text: &str) -> Option<[u8; 32]> {
-    let bytes = text.as_bytes();
-    if bytes.len() != 64 {
-        return None;
-    }
-    let digit = |byte: u8| {
-        char::from(byte)
-            .to_digit(16)
-            .and_then(|d| u8::try_from(d).ok())
-    };
-    let mut digest = [0; 32];
-    for (out, pair) in digest.iter_mut().zip(bytes.chunks_exact(2)) {
-        *out = digit(pair[0])? << 4 | digit(pair[1])?;
-    }
-    Some(digest)
 }
 
 impl Scope for Header {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName};
 use serde_json::{Map, Value, json};
 
+use crate::answer::is_json;
 use crate::contract::{Contract, Endpoint, GatewayError, HeaderChoice, Refusal, Terms};
 use crate::fingerprint::FingerprintBody;
 use crate::key::KeySyntax;
@@ -149,10 +150,7 @@ impl Refusal {
 
     /// Whether its type is JSON, by name or by suffix.
     pub(super) fn is_json(&self) -> bool {
-        let own = self.content_type().unwrap_or_default();
-        let own = own.split(';').next().unwrap_or_default().trim();
-        let own = own.to_ascii_lowercase();
-        own.ends_with("/json") || own.ends_with("+json")
+        self.content_type().is_some_and(is_json)
     }
 }
 

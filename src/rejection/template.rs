@@ -7,6 +7,7 @@ use http::{HeaderName, HeaderValue, Response};
 use serde::de::IgnoredAny;
 
 use super::Rejection;
+use crate::answer::is_json;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -71,11 +72,9 @@ impl Template {
         if !is_type(content_type) {
             return Err(wrong());
         }
-        let essence = content_type.split(';').next().unwrap_or_default().trim();
-        let essence = essence.to_ascii_lowercase();
         let template = Self {
             content_type: value,
-            is_json: essence.ends_with("/json") || essence.ends_with("+json"),
+            is_json: is_json(content_type),
             pieces: pieces(body)?,
         };
         template.check()?;

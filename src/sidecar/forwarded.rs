@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use http::header::{
     CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, COOKIE, EXPECT,
-    FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER, UPGRADE,
 };
 use http::request;
 use ipnet::IpNet;
+
+use crate::answer::HOP_BY_HOP;
 
 pub(super) const ATTEMPT: HeaderName = HeaderName::from_static("idempotency-attempt");
 pub(super) const FENCING_TOKEN: HeaderName = HeaderName::from_static("idempotency-fencing-token");
@@ -16,8 +18,7 @@ pub(super) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarde
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
-const FRAMING: [HeaderName; 8] = [
-    CONNECTION,
+const FRAMING: [HeaderName; 7] = [
     CONTENT_ENCODING,
     CONTENT_LENGTH,
     CONTENT_RANGE,
@@ -27,15 +28,8 @@ const FRAMING: [HeaderName; 8] = [
     TRAILER,
 ];
 
-/// RFC 9110 section 7.6.1, and what belongs to an offer of h2c.
-const HOP_BY_HOP: [HeaderName; 6] = [
-    HeaderName::from_static("proxy-connection"),
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("http2-settings"),
-    TE,
-    TRANSFER_ENCODING,
-    UPGRADE,
-];
+/// Belongs to an offer of h2c, so to one connection too.
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
 /// Removes what is meant for one connection. Returns the protocol of an
 /// `Upgrade`, which the next connection may be asked for too.
@@ -50,8 +44,7 @@ pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) -> Option<HeaderValue> {
         .then(|| headers.get(UPGRADE).cloned())
         .flatten();
     let trailers = tokens(headers, &TE).any(|coding| coding.eq_ignore_ascii_case("trailers"));
-    headers.remove(CONNECTION);
-    for name in HOP_BY_HOP.iter().chain(&named) {
+    for name in HOP_BY_HOP.iter().chain([&HTTP2_SETTINGS]).chain(&named) {
         headers.remove(name);
     }
     if trailers {
@@ -106,6 +99,7 @@ impl Reserved {
     pub(super) fn strip_from_trailers(&self, trailers: &mut HeaderMap) {
         self.strip_from(trailers);
         remove_spellings(trailers, &HOP_BY_HOP);
+        remove_spellings(trailers, &[HTTP2_SETTINGS]);
         remove_spellings(trailers, &FRAMING);
         remove_where(trailers, says_who_asks);
     }
