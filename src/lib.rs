@@ -95,7 +95,7 @@
 //! - `at-rest`: `store::AtRest`, answers as bytes, for stores of one's own.
 //! - `sidecar`: `sidecar::Sidecar`, this layer as a proxy, and the program
 //!   `tower-idempotency-sidecar`.
-//! - `conformance`: `store::conformance`, rules that any store can be checked
+//! - `conformance`: `conformance`, rules that any store can be checked
 //!   against. For tests.
 //!
 //! A feature adds, and changes nothing that was there without it.
@@ -110,79 +110,59 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-mod admission;
-mod answer;
-mod body;
-mod claiming;
 #[cfg(feature = "client")]
 pub mod client;
-#[cfg(feature = "_sql")]
-mod commit;
 #[cfg(feature = "config")]
 pub mod config;
-mod context;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 pub mod contract;
 mod counts;
-mod detached;
-mod digest;
-#[cfg(feature = "encryption")]
-mod encryption;
-mod ending;
+mod display;
 mod error;
-mod fingerprint;
-mod flow;
-mod future;
-mod grpc;
+#[cfg(feature = "_sql")]
+mod exactly_once;
 #[cfg(all(test, shuttle, feature = "memory"))]
 mod interleavings;
-mod key;
 mod layer;
 mod lease;
-mod policy;
-mod read_ahead;
+mod message;
+mod options;
 mod record;
 mod rejection;
-mod renewal;
-mod request_body;
-mod resolve;
-mod response_body;
-mod route;
-mod rt;
+mod request;
+mod runtime;
 pub mod scope;
-mod service;
 #[cfg(feature = "sidecar")]
 pub mod sidecar;
 pub mod store;
-mod stream;
-mod within;
-mod wording;
 
-pub use answer::{Answer, RecordHeaders, RecordPolicy, Recording, Statuses};
-pub use body::RequestTrailers;
-#[cfg(feature = "_sql")]
-pub use commit::{CommitError, CommitErrorKind, NoClaim, SqlClaim};
-pub use context::IdempotencyContext;
-#[cfg(feature = "axum")]
-pub use context::NotProtected;
 pub use contract::Contract;
 pub use counts::Counts;
-#[cfg(feature = "encryption")]
-pub use encryption::Encryption;
 pub use error::ConfigError;
-pub use fingerprint::{FingerprintBody, JsonFingerprint};
-pub use future::ResponseFuture;
-pub use key::{KeyFormat, KeySyntax};
+#[cfg(feature = "_sql")]
+pub use exactly_once::{CommitError, CommitErrorKind, NoClaim, SqlClaim};
+pub use layer::future::ResponseFuture;
+pub use layer::records::Resolved;
+pub use layer::service::Idempotency;
 pub use layer::{IdempotencyLayer, IdempotencyLayerBuilder};
-pub use policy::{
+pub use message::body::RequestTrailers;
+pub use message::request_body::RequestBody;
+pub use message::response_body::ResponseBody;
+pub use options::fingerprint::{FingerprintBody, JsonFingerprint};
+pub use options::key::{KeyFormat, KeySyntax};
+pub use options::recording::{Answer, RecordHeaders, RecordPolicy, Recording, Statuses};
+pub use options::{
     KeysPer, OnDisconnect, OnInFlight, OnMismatch, OnStoreError, Oversize, Policy, Require,
 };
 pub use record::{Completion, FencingToken, Fingerprint, Nonce, RecordId, ScopeDigest};
 pub use rejection::{Rejection, RejectionCode, RenderRejection, Retry};
-pub use request_body::RequestBody;
-pub use resolve::Resolved;
-pub use response_body::ResponseBody;
+pub use request::operation::IdempotencyContext;
+#[cfg(feature = "axum")]
+pub use request::operation::NotProtected;
 pub use scope::Scope;
-pub use service::Idempotency;
+#[cfg(feature = "encryption")]
+pub use store::encrypted::Encryption;
 #[cfg(feature = "memory")]
 pub use store::memory::{MemoryStats, MemoryStore, MemoryStoreBuilder, WhenFull};
 #[cfg(feature = "redis")]

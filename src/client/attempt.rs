@@ -18,8 +18,8 @@ use super::answer_body::AnswerBody;
 use super::error::{Attempt, Error, ErrorKind, Outcome};
 use super::options::Options;
 use super::policy::Deadline;
-use crate::body::{BoxError, Partial, Whole, up_to};
-use crate::ending::never_ends;
+use crate::message::body::{BoxError, Partial, Whole, up_to};
+use crate::request::judge::never_ends;
 
 /// Makes [`ReadAnswers`]: the layer that goes between tower's `Retry` and a
 /// client. See [`RetryPolicy::read_answers`](super::RetryPolicy::read_answers).

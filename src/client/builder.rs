@@ -14,9 +14,9 @@ use super::options::{Options, Pauses};
 use super::policy::RetryPolicy;
 use super::received::Marks;
 use super::transient::is_transient;
-use crate::answer::Statuses;
 use crate::error::ConfigError;
-use crate::key::{KeyFormat, KeyRules, KeySyntax};
+use crate::options::key::{KeyFormat, KeyRules, KeySyntax};
+use crate::options::recording::Statuses;
 
 /// The options of a [`RetryPolicy`]. What is wrong with one is said by
 /// [`build`](Self::build).

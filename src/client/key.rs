@@ -7,8 +7,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::HeaderValue;
 
-use crate::digest::Hasher;
-use crate::key::KeySyntax;
+use crate::options::key::KeySyntax;
+use crate::record::digest::Hasher;
 
 /// The longest key, in characters, that a server takes by default.
 const LONGEST: usize = 255;
@@ -190,7 +190,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::key::{KeyFormat, KeyRules};
+    use crate::options::key::{KeyFormat, KeyRules};
 
     proptest! {
         #[test]

@@ -13,8 +13,8 @@ use tower::retry::budget::Budget;
 use super::error::Asked;
 use super::key::IdempotencyKey;
 use super::received::{Marks, Received, Refusal};
-use crate::answer::Statuses;
-use crate::key::KeyRules;
+use crate::options::key::KeyRules;
+use crate::options::recording::Statuses;
 use crate::rejection::{RejectionCode, Retry};
 
 /// The pauses of one operation.

@@ -6,7 +6,7 @@ use serde::de::MapAccess;
 use serde::de::value::MapAccessDeserializer;
 
 use super::value::{List, Value, values};
-use crate::fingerprint::{FingerprintBody, JsonFingerprint};
+use crate::options::fingerprint::{FingerprintBody, JsonFingerprint};
 
 values![Body, Pointer];
 

@@ -8,9 +8,9 @@ use serde::de::value::MapAccessDeserializer;
 use super::amount::Time;
 use super::field::Name;
 use super::value::{List, Value, Word, Words, values};
-use crate::answer::RecordHeaders;
-use crate::key::{KeyFormat, KeySyntax};
-use crate::policy::{
+use crate::options::key::{KeyFormat, KeySyntax};
+use crate::options::recording::RecordHeaders;
+use crate::options::{
     KeysPer, OnDisconnect, OnInFlight, OnMismatch, OnStoreError, Oversize, Policy, Require,
 };
 use crate::store::OnLapsedLease;

@@ -5,7 +5,7 @@ use schemars::{Schema, SchemaGenerator, json_schema};
 
 use super::amount::whole;
 use super::value::{Value, values};
-use crate::policy::{can_have_body, can_protect};
+use crate::options::{can_have_body, can_protect};
 
 values![
     Name,

@@ -18,8 +18,8 @@ use super::record::Record;
 use super::rejections::Rejections;
 use super::scopes::{Net, Scopes};
 use super::value::{List, Word};
-use crate::key::KeySyntax;
-use crate::policy::{KeysPer, OnDisconnect, OnMismatch, OnStoreError, Oversize, Policy, Require};
+use crate::options::key::KeySyntax;
+use crate::options::{KeysPer, OnDisconnect, OnMismatch, OnStoreError, Oversize, Policy, Require};
 use crate::store::OnLapsedLease;
 
 /// What makes HTTP operations safe to retry, as tower-idempotency reads it.

@@ -6,7 +6,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 
 use super::value::{List, Value, values};
-use crate::answer::Statuses;
+use crate::options::recording::Statuses;
 
 /// The option `record`.
 #[derive(Clone, Deserialize, JsonSchema)]

@@ -3,7 +3,7 @@
 use http::HeaderName;
 
 use crate::contract::{Contract, GatewayError};
-use crate::wording::field;
+use crate::display::field;
 
 impl Contract {
     /// With what a proxy adds: its own errors, and the request headers that it

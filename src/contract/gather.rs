@@ -1,11 +1,11 @@
 //! From a layer's options to its contract.
 
 use crate::contract::{Contract, Endpoint, HeaderChoice, Refusal, Terms, refusals};
-use crate::fingerprint::FingerprintBody;
 use crate::layer::Shared;
-use crate::policy::{KeysPer, OnMismatch, Require, SkipHeader};
+use crate::options::fingerprint::FingerprintBody;
+use crate::options::route::Listed;
+use crate::options::{KeysPer, OnMismatch, Require, SkipHeader};
 use crate::rejection::RejectionCode;
-use crate::route::Listed;
 use crate::store::OnLapsedLease;
 
 impl Contract {

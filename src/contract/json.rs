@@ -5,11 +5,11 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName};
 use serde_json::{Map, Value, json};
 
-use crate::answer::is_json;
 use crate::contract::{Contract, Endpoint, GatewayError, HeaderChoice, Refusal, Terms};
-use crate::fingerprint::FingerprintBody;
-use crate::key::KeySyntax;
-use crate::policy::{KeysPer, OnDisconnect, OnInFlight, OnMismatch, OnStoreError, Oversize};
+use crate::options::fingerprint::FingerprintBody;
+use crate::options::key::KeySyntax;
+use crate::options::recording::is_json;
+use crate::options::{KeysPer, OnDisconnect, OnInFlight, OnMismatch, OnStoreError, Oversize};
 use crate::store::OnLapsedLease;
 
 impl Contract {

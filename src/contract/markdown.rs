@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use crate::contract::words::Said;
 use crate::contract::{Contract, Endpoint, GatewayError, Refusal, Terms, refusals, words};
+use crate::display::{field, list, span};
 use crate::rejection::RejectionCode;
-use crate::wording::{field, list, span};
 
 impl Contract {
     /// The contract as a page for people, in Markdown.

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use crate::contract::path::Template;
 use crate::contract::schema::{Schemas, key_parameter};
 use crate::contract::{Contract, Endpoint, Refusal, Terms, refusals, words};
-use crate::wording::{field, list};
+use crate::display::{field, list};
 
 impl Contract {
     /// The contract as an OpenAPI 3.1 document that holds nothing else, to be

@@ -7,10 +7,11 @@ use http::{HeaderMap, HeaderValue, Request};
 
 use crate::contract::Refusal;
 use crate::layer::Shared;
-use crate::policy::Policy;
+use crate::options::Policy;
+use crate::options::key;
+use crate::options::route::Listed;
 use crate::rejection::{Rejection, RejectionCode};
-use crate::route::Listed;
-use crate::{admission, claiming, key};
+use crate::request::{admit as admission, claim as claiming};
 
 /// Made the way requests are refused. A renderer of the application's own may
 /// count on what only a real request has: if it panics, nothing is shown.

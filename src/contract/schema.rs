@@ -4,9 +4,9 @@ use http::HeaderName;
 use serde_json::{Map, Value, json};
 
 use crate::contract::{Refusal, Terms};
-use crate::key::{KeySyntax, UUID};
+use crate::display::field;
+use crate::options::key::{KeySyntax, UUID};
 use crate::rejection::RejectionCode;
-use crate::wording::field;
 
 const UUID_PATTERN: &str = "[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}";
 /// What anybody can send who does not make up a key.

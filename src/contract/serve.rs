@@ -8,8 +8,8 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 
 use crate::contract::Contract;
-use crate::digest::sha256;
 use crate::record::Hex;
+use crate::record::digest::sha256;
 
 /// A way to write it down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,8 +1,8 @@
 //! Answers that are sent while they are read, by clients that leave.
 
 use super::*;
-use crate::detached::Counter;
-use crate::stream::{Client, End, Sender, Stream};
+use crate::message::pipe::{Client, End, Sender, Stream};
+use crate::runtime::background::Counter;
 
 fn streamed(run: usize) -> Script {
     Script {

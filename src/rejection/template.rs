@@ -7,7 +7,7 @@ use http::{HeaderName, HeaderValue, Response};
 use serde::de::IgnoredAny;
 
 use super::Rejection;
-use crate::answer::is_json;
+use crate::options::recording::is_json;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 

@@ -8,8 +8,8 @@ use http::request::Parts;
 use ipnet::{IpNet, Ipv4Net};
 
 use super::{Caller, Scope, ip_caller, peer};
+use crate::display::field;
 use crate::error::ConfigError;
-use crate::wording::field;
 
 /// The header in which proxies tell the address they were called from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -21,7 +21,7 @@ use super::forwarded::remove_spellings;
 use super::path::SentTarget;
 use super::problem::{NO_AUTHORIZER, NOT_ALLOWED, Problem};
 use super::settings::Authorize;
-use crate::body::BoxError;
+use crate::message::body::BoxError;
 
 const ORIGINAL_METHOD: HeaderName = HeaderName::from_static("x-original-method");
 const ORIGINAL_URI: HeaderName = HeaderName::from_static("x-original-uri");

@@ -18,8 +18,8 @@ use tracing::warn;
 
 use super::forwarded::{OfTheLayer, Reserved};
 use super::metrics::Numbers;
-use crate::body::BoxError;
-use crate::request_body::RequestBody;
+use crate::message::body::BoxError;
+use crate::message::request_body::RequestBody;
 
 pin_project! {
     /// A request's body, as the upstream gets it.

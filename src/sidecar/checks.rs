@@ -7,8 +7,8 @@ use super::path::normal;
 use super::settings::Settings;
 use crate::error::ConfigError;
 use crate::layer::IdempotencyLayer;
-use crate::policy::OnDisconnect;
-use crate::route::lower_case;
+use crate::options::OnDisconnect;
+use crate::options::route::lower_case;
 
 /// Before anything is served.
 pub(super) fn check(layer: &IdempotencyLayer, settings: &Settings) -> Result<(), ConfigError> {

@@ -16,7 +16,7 @@ use tracing::debug;
 use super::bodies::Outgoing;
 use super::connect::Connector;
 use super::settings::Settings;
-use crate::body::BoxError;
+use crate::message::body::BoxError;
 
 /// Servers close connections that idle for 2 s (gunicorn) or 5 s (Node.js). A
 /// request that meets that moment may or may not have been seen; so a connection

@@ -24,13 +24,13 @@ use super::path::{SentTarget, matched};
 use super::problem::{BAD_HOST, BAD_METHOD, BAD_PATH, NO_TUNNEL, Problem};
 use super::settings::Settings;
 use super::upstream::{Protocol, Upstream};
-use crate::body::Whole;
 use crate::contract::Contract;
 use crate::layer::IdempotencyLayer;
-use crate::request_body::RequestBody;
-use crate::response_body::ResponseBody;
+use crate::layer::service::Idempotency;
+use crate::message::body::Whole;
+use crate::message::request_body::RequestBody;
+use crate::message::response_body::ResponseBody;
 use crate::scope::PeerAddr;
-use crate::service::Idempotency;
 
 /// What leaves: counted until its last byte has.
 pub(super) type Leaving<G> = Until<ResponseBody<Answered>, (Counted, G)>;

@@ -24,11 +24,11 @@ use super::metrics::Numbers;
 use super::path::SentTarget;
 use super::problem::{BODY_BROKEN, BROKEN, Problem, TIMED_OUT, UNREACHED};
 use super::settings::Settings;
-use crate::answer::Recording;
-use crate::body::RequestTrailers;
-use crate::context::IdempotencyContext;
-use crate::ending::never_ends;
-use crate::request_body::RequestBody;
+use crate::message::body::RequestTrailers;
+use crate::message::request_body::RequestBody;
+use crate::options::recording::Recording;
+use crate::request::judge::never_ends;
+use crate::request::operation::IdempotencyContext;
 
 /// The protocol that a client wants to change to, as an extension.
 #[derive(Clone, Debug)]

@@ -6,18 +6,20 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::policy::OnMismatch;
+use crate::options::OnMismatch;
 use crate::record::{Completion, FencingToken, Fingerprint, Nonce, RecordId, ScopeDigest};
 
 mod any;
 #[cfg(feature = "at-rest")]
 pub(crate) mod at_rest;
-#[cfg(feature = "conformance")]
-pub mod conformance;
+#[cfg(feature = "encryption")]
+pub(crate) mod encrypted;
 mod erased;
 mod error;
 #[cfg(feature = "memory")]
 pub(crate) mod memory;
+#[cfg(feature = "redis")]
+pub(crate) mod notify;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
 #[cfg(feature = "_sql")]
@@ -25,8 +27,6 @@ pub(crate) mod sql;
 #[cfg(any(feature = "redis", feature = "_sql"))]
 pub(crate) mod stored;
 mod subscription;
-#[cfg(feature = "redis")]
-pub(crate) mod wake_ups;
 
 pub use any::AnyStore;
 #[cfg(feature = "at-rest")]
@@ -94,7 +94,7 @@ pub(crate) const POLL: Duration = Duration::from_millis(250);
 /// # Implementing it
 ///
 /// With plain `async fn`. `examples/custom_store.rs` is a whole store in one
-/// file, and `store::conformance` (feature `conformance`) checks any store
+/// file, and `conformance` (feature `conformance`) checks any store
 /// against this contract, rule by rule. This one has no memory and refuses
 /// everything:
 ///

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use crate::rt::{Instant, sleep};
+use crate::runtime::{Instant, sleep};
 
 /// Resolves after the next change of one record: what
 /// [`Store::subscribe`](super::Store::subscribe) answers.

@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tower_idempotency::MemoryStore;
-use tower_idempotency::store::conformance::{check, check_only};
+use tower_idempotency::conformance::{check, check_only};
 
 use crate::broken::BrokenStore;
 use crate::fault::CAUGHT;

@@ -3,7 +3,7 @@
 use std::future::pending;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use tower_idempotency::store::conformance::{Report, Verdict, check, check_only};
+use tower_idempotency::conformance::{Report, Verdict, check, check_only};
 use tower_idempotency::store::{
     Claim, Claimed, Lease, Outcome, Release, Store, StoreError, StoreErrorKind, Tenure,
 };

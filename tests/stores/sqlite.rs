@@ -13,7 +13,7 @@ use std::time::SystemTime;
 
 use http::StatusCode;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool};
-use tower_idempotency::store::conformance::check;
+use tower_idempotency::conformance::check;
 use tower_idempotency::store::{Claim, Claimed, Lease, Outcome, Store};
 use tower_idempotency::{Completion, Fingerprint, RecordId, ScopeDigest, SqliteStore};
 

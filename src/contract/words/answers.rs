@@ -4,10 +4,10 @@ use http::HeaderName;
 
 use crate::contract::words::{Said, names, refused, retry_after};
 use crate::contract::{HeaderChoice, Terms};
-use crate::policy::{OnDisconnect, OnInFlight, OnStoreError, Oversize};
+use crate::display::{field, list, size, span};
+use crate::options::{OnDisconnect, OnInFlight, OnStoreError, Oversize};
 use crate::rejection::RejectionCode;
 use crate::store::OnLapsedLease;
-use crate::wording::{field, list, size, span};
 
 /// What a retry gets, and for how long.
 pub(in crate::contract) fn retrying(terms: &Terms) -> Said {

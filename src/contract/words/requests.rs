@@ -2,11 +2,11 @@
 
 use crate::contract::Terms;
 use crate::contract::words::{Said, names, refused};
-use crate::fingerprint::{FingerprintBody, JsonFingerprint};
-use crate::key::KeySyntax;
-use crate::policy::{KeysPer, OnMismatch};
+use crate::display::{field, list, size, span};
+use crate::options::fingerprint::{FingerprintBody, JsonFingerprint};
+use crate::options::key::KeySyntax;
+use crate::options::{KeysPer, OnMismatch};
 use crate::rejection::RejectionCode;
-use crate::wording::{field, list, size, span};
 
 /// How to send a key, and whose it is.
 pub(in crate::contract) fn sending(terms: &Terms) -> Said {

@@ -4,7 +4,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::record::{Nonce, RecordId};
-use crate::rt::Instant;
+use crate::runtime::Instant;
 use crate::store::{
     Claim, Claimed, Forgotten, Lease, OnLapsedLease, Outcome, Record, Release, Tenure,
 };

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::keys::Keys;
 use crate::record::RecordId;
-use crate::store::wake_ups::{Channels, Listen};
+use crate::store::notify::{Channels, Listen};
 
 type BoxError = Box<dyn Error + Send + Sync>;
 

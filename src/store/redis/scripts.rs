@@ -8,7 +8,7 @@ use redis::{Cmd, ErrorKind, RedisResult, ServerErrorKind, Value};
 
 use super::errors::failed;
 use super::link::Link;
-use crate::policy::OnMismatch;
+use crate::options::OnMismatch;
 use crate::record::Nonce;
 use crate::store::at_rest::{AtRest, unreadable};
 use crate::store::stored::{FORMAT, Stored, micros, state};

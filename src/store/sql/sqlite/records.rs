@@ -9,7 +9,7 @@ use super::meaning::meaning;
 use super::row::Found;
 use super::statements::Statements;
 use super::wake_ups::WakeUps;
-use crate::policy::OnMismatch;
+use crate::options::OnMismatch;
 use crate::record::{FencingToken, Nonce, RecordId};
 use crate::store::at_rest::{AtRest, unreadable};
 use crate::store::stored::{micros, state};

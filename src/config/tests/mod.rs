@@ -1,0 +1,391 @@
+//! What a file says, as the policies that are made of it.
+
+use std::sync::{Arc, LazyLock};
+
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use serde_json::{Map, Value, json};
+
+use self::changes::CHANGES;
+use super::Config;
+use super::check::Unasked;
+use super::file::{OF_LAYER, OF_ROUTES, TOP};
+use crate::options::recording::Answer;
+use crate::options::{Policy, Require};
+use crate::rejection::RejectionCode;
+use crate::scope;
+
+mod changes;
+
+/// All of a policy, by the names of its options. One that is added is missing
+/// here until somebody says how it is read.
+fn facts(policy: &Policy) -> Vec<(&'static str, String)> {
+    let Policy {
+        keys,
+        methods,
+        require,
+        scope,
+        keys_per,
+        fingerprint,
+        on_mismatch,
+        max_request_body,
+        body_timeout,
+        max_recorded_body,
+        oversize,
+        record: _,
+        skip_types,
+        skip_headers,
+        on_lapsed_lease,
+        on_in_flight,
+        on_disconnect,
+        on_store_error,
+        lease,
+        max_operation,
+        retention,
+        record_headers,
+        replayed_header,
+        created_at_header,
+        expires_at_header,
+        echo_key,
+        exactly_once,
+        replay_status,
+        retry_after,
+        error: _,
+    } = policy;
+    vec![
+        ("header", format!("{:?}", keys.headers)),
+        ("key_syntax", format!("{:?}", keys.syntax)),
+        ("key_length", format!("{:?}", keys.length)),
+        ("key_format", format!("{:?}", keys.format)),
+        ("methods", format!("{methods:?}")),
+        ("require", format!("{require:?}")),
+        ("scope", format!("{}", scope.is_some())),
+        ("keys_per", format!("{keys_per:?}")),
+        ("fingerprint_body", format!("{:?}", fingerprint.body)),
+        ("fingerprint_query", format!("{:?}", fingerprint.query)),
+        ("fingerprint_headers", format!("{:?}", fingerprint.headers)),
+        ("on_mismatch", format!("{on_mismatch:?}")),
+        ("max_request_body", format!("{max_request_body:?}")),
+        ("body_timeout", format!("{body_timeout:?}")),
+        ("max_recorded_body", format!("{max_recorded_body:?}")),
+        ("oversize", format!("{oversize:?}")),
+        ("record", recorded(policy)),
+        ("skip_types", format!("{skip_types:?}")),
+        ("skip_headers", format!("{skip_headers:?}")),
+        ("on_lapsed_lease", format!("{on_lapsed_lease:?}")),
+        ("on_in_flight", format!("{on_in_flight:?}")),
+        ("on_disconnect", format!("{on_disconnect:?}")),
+        ("on_store_error", format!("{on_store_error:?}")),
+        ("lease", format!("{lease:?}")),
+        ("max_operation", format!("{max_operation:?}")),
+        ("retention", format!("{retention:?}")),
+        ("record_headers", format!("{record_headers:?}")),
+        ("replayed_header", format!("{replayed_header:?}")),
+        ("created_at_header", format!("{created_at_header:?}")),
+        ("expires_at_header", format!("{expires_at_header:?}")),
+        ("echo_key", format!("{echo_key:?}")),
+        ("exactly_once", format!("{exactly_once:?}")),
+        ("replay_status", format!("{replay_status:?}")),
+        ("retry_after", format!("{retry_after:?}")),
+    ]
+}
+
+/// Final statuses of HTTP as ranges, and codes of gRPC.
+fn recorded(policy: &Policy) -> String {
+    let none = HeaderMap::new();
+    let http = (200..=999).filter(|status| {
+        let status = StatusCode::from_u16(*status).unwrap();
+        policy.record.records(&Answer::new(status, &none, None))
+    });
+    let grpc = (0..=16).filter(|code| {
+        let mut headers = HeaderMap::new();
+        headers.insert("content-type", HeaderValue::from_static("application/grpc"));
+        headers.insert("grpc-status", HeaderValue::from(*code));
+        policy
+            .record
+            .records(&Answer::new(StatusCode::OK, &headers, None))
+    });
+    format!("{} grpc {}", ranges(http), ranges(grpc))
+}
+
+fn ranges(numbers: impl Iterator<Item = u16>) -> String {
+    let mut ranges: Vec<(u16, u16)> = Vec::new();
+    for number in numbers {
+        match ranges.last_mut() {
+            Some((_, last)) if *last + 1 == number => *last = number,
+            _ => ranges.push((number, number)),
+        }
+    }
+    let ranges: Vec<String> = ranges
+        .iter()
+        .map(|(from, to)| {
+            if from == to {
+                from.to_string()
+            } else {
+                format!("{from}-{to}")
+            }
+        })
+        .collect();
+    ranges.join(",")
+}
+
+fn policy(config: &Config, method: &Method, path: &str) -> Arc<Policy> {
+    let builder = config.builder_of(Unasked, scope::shared());
+    let layer = builder.whatever_the_store_can().build().unwrap();
+    let policy = layer.shared().routes.policy(method, path);
+    Arc::clone(policy.unwrap())
+}
+
+/// What is read is right by the schema, too.
+fn read(text: &str) -> Config {
+    static SCHEMA: LazyLock<jsonschema::Validator> =
+        LazyLock::new(|| jsonschema::draft202012::new(&Config::schema()).unwrap());
+    let config = Config::from_toml(text).unwrap_or_else(|error| panic!("{text}\n{error}"));
+    let value: Value = toml::from_str(text).unwrap();
+    if let Err(error) = SCHEMA.validate(&value) {
+        panic!("{text}\n{error}");
+    }
+    config
+}
+
+#[test]
+fn an_empty_file_means_the_defaults() {
+    let own = policy(&read(""), &Method::POST, "/");
+    assert_eq!(facts(&own), facts(&Policy::default()));
+}
+
+#[test]
+fn the_whole_file_in_the_docs_means_the_defaults() {
+    let docs = include_str!("../../../docs/config.md");
+    let (_, example) = docs.split_once("```toml\n").unwrap();
+    let (example, _) = example.split_once("```").unwrap();
+    // Cargo sets this variable for every test.
+    let config = read(&example.replace("IDEMPOTENCY_SECRET", "CARGO_PKG_DESCRIPTION"));
+    let usual = Policy::default();
+    assert_eq!(facts(&policy(&config, &Method::POST, "/")), facts(&usual));
+    assert_eq!(
+        facts(&policy(&config, &Method::POST, "/api/v1/orders")),
+        facts(&usual.require(Require::Required))
+    );
+}
+
+#[test]
+fn each_option_changes_itself_and_nothing_else() {
+    let usual = facts(&Policy::default());
+    for (option, value, expected) in CHANGES {
+        let changed: Vec<_> = usual
+            .iter()
+            .map(|(name, usual)| {
+                if name != option {
+                    return (*name, usual.clone());
+                }
+                assert_ne!(usual, expected, "{option} = {value} is the default");
+                (*name, (*expected).to_owned())
+            })
+            .collect();
+        let everywhere = read(&format!("[idempotency]\n{option} = {value}"));
+        // The scope of all requests is an argument of the layer.
+        if *option != "scope" {
+            assert_eq!(
+                facts(&policy(&everywhere, &Method::POST, "/")),
+                changed,
+                "{option}"
+            );
+        }
+        let text = format!("[[route]]\nmatch = '/a'\n{option} = {value}");
+        let json = toml::from_str::<Value>(&text).unwrap().to_string();
+        for there in [read(&text), Config::from_json(&json).unwrap()] {
+            let of = |path| facts(&policy(&there, &Method::POST, path));
+            assert_eq!(of("/a"), changed, "{option}");
+            assert_eq!(of("/b"), usual, "{option}");
+        }
+    }
+}
+
+#[test]
+fn every_option_of_a_route_is_tried() {
+    for option in OF_ROUTES {
+        assert!(CHANGES.iter().any(|(own, ..)| own == option), "{option}");
+    }
+    for (option, _) in facts(&Policy::default()) {
+        assert!(OF_ROUTES.contains(&option), "{option} has no entry");
+    }
+}
+
+#[test]
+fn what_a_route_says_beats_what_all_say_whatever_it_is() {
+    for (option, one, expected) in CHANGES {
+        for (_, other, _) in CHANGES.iter().filter(|(own, ..)| own == option) {
+            let text = format!(
+                "[[route]]\nmatch = '/a'\n{option} = {one}\n[idempotency]\n{option} = {other}"
+            );
+            let own = facts(&policy(&read(&text), &Method::POST, "/a"));
+            let (_, value) = own.iter().find(|(name, _)| name == option).unwrap();
+            // Half a length leaves the other half as it is.
+            if *option != "key_length" {
+                assert_eq!(value, expected, "{option} = {one} over {other}");
+            }
+        }
+    }
+    let text = "idempotency.key_length = { min = 8, max = 64 }\n[[route]]\nmatch = '/a'\nkey_length = { max = 99 }";
+    let own = policy(&read(text), &Method::POST, "/a");
+    assert_eq!(own.keys.length, 8..=99);
+}
+
+/// What an editor shows as the default is what is done.
+#[test]
+fn the_defaults_in_the_schema_are_those_of_the_layer() {
+    let schema = Config::schema();
+    let options = &schema["properties"]["idempotency"]["properties"];
+    let defaults: Map<String, Value> = options
+        .as_object()
+        .unwrap()
+        .iter()
+        .filter_map(|(name, option)| Some((name.clone(), option.get("default")?.clone())))
+        .collect();
+    for option in OF_ROUTES {
+        assert!(
+            *option == "scope" || defaults.contains_key(*option),
+            "{option}"
+        );
+    }
+    let config = Config::from_json(&json!({ "idempotency": defaults }).to_string()).unwrap();
+    let own = policy(&config, &Method::POST, "/");
+    assert_eq!(facts(&own), facts(&Policy::default()));
+    let builder = format!("{:?}", config.builder_of(Unasked, scope::shared()));
+    assert_eq!(
+        builder,
+        format!(
+            "{:?}",
+            crate::IdempotencyLayer::builder(Unasked, scope::shared())
+        )
+    );
+}
+
+#[test]
+fn what_is_of_the_whole_layer_reaches_it() {
+    for (option, value, expected) in [
+        ("namespace", "'billing'", "namespace: \"billing\""),
+        ("max_buffered", "'512MiB'", "max_buffered: 536870912"),
+        ("max_detached", "7", "max_detached: 7"),
+        ("max_waiters", "0", "max_waiters: 0"),
+        ("store_timeout", "'150ms'", "store_timeout: 150ms"),
+        (
+            "docs_url",
+            "'https://a.example/'",
+            "docs_url: Some(\"https://a.example/\")",
+        ),
+    ] {
+        let config = read(&format!("[idempotency]\n{option} = {value}"));
+        let builder = format!("{:?}", config.builder_of(Unasked, scope::shared()));
+        assert!(builder.contains(expected), "{option}: {builder}");
+        let usual = format!("{:?}", read("").builder_of(Unasked, scope::shared()));
+        assert!(!usual.contains(expected), "{option}");
+    }
+}
+
+/// Errors say where an option belongs by these lists.
+#[test]
+fn the_lists_of_names_are_those_of_the_schema() {
+    let schema = Config::schema();
+    let names = |options: &Value| -> Vec<String> {
+        let mut names: Vec<String> = options.as_object().unwrap().keys().cloned().collect();
+        names.sort_unstable();
+        names
+    };
+    let listed = |lists: &[&[&str]]| -> Vec<String> {
+        let mut names: Vec<String> = lists.concat().into_iter().map(str::to_owned).collect();
+        names.sort_unstable();
+        names
+    };
+    let top = names(&schema["properties"]);
+    assert_eq!(top, listed(&[TOP, &["$schema", "idempotency", "route"]]));
+    let all = names(&schema["properties"]["idempotency"]["properties"]);
+    assert_eq!(all, listed(&[OF_LAYER, OF_ROUTES]));
+    let route = names(&schema["$defs"]["Route"]["properties"]);
+    assert_eq!(route, listed(&[OF_ROUTES, &["match"]]));
+}
+
+#[cfg(feature = "sidecar")]
+#[test]
+fn the_sidecar_is_told_what_the_file_says() {
+    let least = "listen = '127.0.0.1:8080'\nupstream = 'http://127.0.0.1:9000'\n";
+    let usual = crate::sidecar::Settings {
+        listen: "127.0.0.1:8080".parse().unwrap(),
+        upstream: "http://127.0.0.1:9000".parse().unwrap(),
+        ..crate::sidecar::Settings::default()
+    };
+    let told = |text: &str| format!("{:?}", read(&format!("{least}{text}")).sidecar().unwrap());
+    assert_eq!(told(""), format!("{usual:?}"));
+    for (entry, expected) in [
+        ("upstream_http2 = true", "upstream_http2: true"),
+        ("connect_timeout = '1s'", "connect_timeout: 1s"),
+        ("upstream_timeout = '2s'", "upstream_timeout: 2s"),
+        (
+            "authorize = 'http://auth:1/check?a=b'",
+            "authorize: Some(Authorize { timeout: 5s, headers: [], .. })",
+        ),
+        (
+            "authorize = { url = 'http://auth', timeout = '1s', headers = ['X-Account'] }",
+            "timeout: 1s, headers: [\"x-account\"], .. })",
+        ),
+        (
+            "trusted_proxies = ['10.0.0.0/8', '::1']",
+            "trusted_proxies: [10.0.0.0/8, ::1/128]",
+        ),
+        ("metrics = '[::1]:9100'", "metrics: Some([::1]:9100)"),
+        ("healthz = '/live'", "healthz: Some(\"/live\")"),
+        ("healthz = false", "healthz: None"),
+        ("contract = '/docs/keys'", "contract: Some(\"/docs/keys\")"),
+        ("drain_timeout = '0s'", "drain_timeout: 0ns"),
+        ("ignore_path_case = true", "ignore_path_case: true"),
+    ] {
+        assert!(told(entry).contains(expected), "{entry}: {}", told(entry));
+        assert!(!told("").contains(expected), "{entry}");
+    }
+    let asked = format!("{least}authorize = 'http://auth:1/check?a=b'");
+    let asked = read(&asked).sidecar().unwrap().authorize.unwrap();
+    assert_eq!(asked.url, "http://auth:1/check?a=b");
+    for (text, said) in [
+        (
+            "upstream = 'http://a'",
+            "1:1: `listen` is missing: the sidecar needs it, such as \"127.0.0.1:8080\"",
+        ),
+        (
+            "listen = '127.0.0.1:1'",
+            "1:1: `upstream` is missing: the sidecar needs it, such as \"http://127.0.0.1:9000\"",
+        ),
+    ] {
+        assert_eq!(read(text).sidecar().unwrap_err().to_string(), said);
+    }
+    assert_eq!(
+        read("").required_store().unwrap_err().to_string(),
+        "1:1: `store` is missing: the sidecar needs it, such as \"memory:\""
+    );
+    assert_eq!(
+        read("store = 'memory:'").required_store().unwrap(),
+        "memory:"
+    );
+    read("listen = '127.0.0.1:0'\nmetrics = '127.0.0.1:0'");
+}
+
+#[cfg(not(feature = "encryption"))]
+#[test]
+fn encryption_without_its_feature_is_an_error() {
+    let text = "secrets = ['long enough to be one']\nidempotency.encryption = 'xchacha20-poly1305'";
+    assert_eq!(
+        Config::from_toml(text).unwrap_err().to_string(),
+        "2:13: `idempotency.encryption` needs the feature `encryption` of tower-idempotency, which \
+         is off"
+    );
+}
+
+#[test]
+fn every_rejection_has_an_entry() {
+    let tables = RejectionCode::ALL
+        .iter()
+        .map(|code| format!("[idempotency.rejections.{code}]\nstatus = 418"));
+    let config = read(&tables.collect::<Vec<_>>().join("\n"));
+    let rejections = &config.said.file.idempotency.rejections;
+    let codes: Vec<RejectionCode> = rejections.listed().map(|(code, _)| code).collect();
+    assert_eq!(codes, RejectionCode::ALL);
+}

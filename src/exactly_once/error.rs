@@ -1,0 +1,172 @@
+//! A claim that was not committed.
+
+use std::error::Error;
+use std::fmt;
+
+use crate::message::body::BoxError;
+use crate::store::StoreErrorKind;
+use crate::store::sql::transaction::{SqlDatabase, is_retried};
+
+/// What became of a transaction whose claim was not committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CommitErrorKind {
+    /// Rolled back: another execution of the request has taken over, since this
+    /// one was paused or cut off for longer than its lease. The client is told
+    /// `in-flight`, whatever the handler returns.
+    Lost,
+    /// Rolled back, in favour of another transaction or with its connection. It
+    /// may succeed if all of it is run again:
+    /// [`transact`](crate::SqlClaim::transact) does so.
+    Retry,
+    /// Nobody knows: the connection broke at the `COMMIT`, and the database
+    /// could not be asked since. The client is told `in-flight`, whatever the
+    /// handler returns. The record says what happened once the database is
+    /// back; if nothing did, it lapses.
+    Unknown,
+    /// Rolled back: it can't be committed as it is. The source says why.
+    Failed,
+}
+
+/// A claim was not committed: what became of its transaction, and why.
+///
+/// As a response (feature `axum`) it is 503 for
+/// [`Retry`](CommitErrorKind::Retry), 500 for
+/// [`Failed`](CommitErrorKind::Failed), neither recorded, and for the two
+/// others what the middleware says.
+#[derive(Debug)]
+pub struct CommitError {
+    kind: CommitErrorKind,
+    source: Option<BoxError>,
+}
+
+impl CommitError {
+    /// What became of the transaction.
+    #[must_use]
+    pub fn kind(&self) -> CommitErrorKind {
+        self.kind
+    }
+
+    pub(crate) fn failed(why: impl Into<BoxError>) -> Self {
+        Self {
+            kind: CommitErrorKind::Failed,
+            source: Some(why.into()),
+        }
+    }
+
+    pub(crate) fn lost() -> Self {
+        Self {
+            kind: CommitErrorKind::Lost,
+            source: None,
+        }
+    }
+
+    pub(crate) fn unknown<DB: SqlDatabase>(error: sqlx::Error) -> Self {
+        Self {
+            kind: CommitErrorKind::Unknown,
+            source: Some(DB::explained(error).into()),
+        }
+    }
+
+    pub(crate) fn still_unknown() -> Self {
+        Self {
+            kind: CommitErrorKind::Unknown,
+            source: None,
+        }
+    }
+
+    /// Of an error that certainly left nothing behind.
+    pub(crate) fn rolled_back<DB: SqlDatabase>(error: sqlx::Error) -> Self {
+        let again = may_succeed(&error);
+        let explained = DB::explained(error);
+        let again = again || explained.kind() == StoreErrorKind::Contention;
+        Self::of(again, explained)
+    }
+
+    fn of(again: bool, source: impl Into<BoxError>) -> Self {
+        Self {
+            kind: if again {
+                CommitErrorKind::Retry
+            } else {
+                CommitErrorKind::Failed
+            },
+            source: Some(source.into()),
+        }
+    }
+}
+
+/// Of a statement in a transaction that is not committed: what `work` of
+/// [`transact`](crate::SqlClaim::transact) may end with.
+impl From<sqlx::Error> for CommitError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::of(may_succeed(&error), error)
+    }
+}
+
+/// Whether what was rolled back may succeed if it is run again: it gave way to
+/// another transaction, or its connection broke.
+pub(crate) fn may_succeed(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Database(refused) => {
+            // Connections that were ended, in the words of each database.
+            let code = refused.code().unwrap_or_default();
+            let ended = ["08", "57P", "70100"];
+            is_retried(error) || ended.iter().any(|class| code.starts_with(class))
+        }
+        error => matches!(
+            error,
+            sqlx::Error::Io(_)
+                | sqlx::Error::Protocol(_)
+                | sqlx::Error::Tls(_)
+                | sqlx::Error::WorkerCrashed
+        ),
+    }
+}
+
+impl fmt::Display for CommitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.kind {
+            CommitErrorKind::Lost => {
+                "the transaction was rolled back: another execution of the request has taken over"
+            }
+            CommitErrorKind::Retry => "the transaction was rolled back, and can be run again",
+            CommitErrorKind::Unknown => "nobody knows whether the transaction was committed",
+            CommitErrorKind::Failed => "the transaction was rolled back: it can't be committed",
+        })
+    }
+}
+
+impl Error for CommitError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.source.as_deref().map(|source| source as _)
+    }
+}
+
+#[cfg(feature = "axum")]
+mod response {
+    use axum::response::{IntoResponse, Response};
+    use http::StatusCode;
+
+    use super::{CommitError, CommitErrorKind};
+    use crate::options::recording::Recording;
+
+    impl IntoResponse for CommitError {
+        fn into_response(self) -> Response {
+            let error: &dyn std::error::Error = &self;
+            let status = match self.kind {
+                CommitErrorKind::Failed => {
+                    tracing::error!(error, "a claim can't be committed");
+                    StatusCode::INTERNAL_SERVER_ERROR
+                }
+                CommitErrorKind::Retry => {
+                    tracing::warn!(error, "a claim was not committed");
+                    StatusCode::SERVICE_UNAVAILABLE
+                }
+                CommitErrorKind::Lost | CommitErrorKind::Unknown => StatusCode::CONFLICT,
+            };
+            let mut response = status.into_response();
+            response.extensions_mut().insert(Recording::Skip);
+            response
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! G7: a handler's own writes and its answer in one database transaction.
+
+use std::any::Any;
+use std::fmt;
+use std::marker::PhantomData;
+use std::pin::pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Extensions, Response};
+use http_body::Body;
+use http_body_util::Full;
+use sqlx::Transaction;
+use sqlx_core::transaction::TransactionManager;
+use tracing::warn;
+
+use crate::message::body::{BoxError, Collected, Whole, announced_length, collect};
+use crate::request::judge::never_ends;
+use crate::request::operation::{IdempotencyContext, Operation};
+use crate::runtime::deadline;
+use crate::store::sql::transaction::{Fate, InDatabase, Inside, SqlDatabase, is_retried};
+
+mod error;
+
+mod no_claim;
+
+mod transact;
+
+pub use error::{CommitError, CommitErrorKind};
+pub use no_claim::NoClaim;
+
+use crate::request::commit_fate::find_out;
+use crate::request::settle::Answer;
+
+/// The claim of a request, for its handler to commit in a database transaction
+/// of its own: the operation's effects and its recorded answer together, both
+/// or neither, whatever crashes when (G7).
+///
+/// The records have to be in the database that the transaction is in: in a
+/// `PostgresStore`, `MySqlStore` or `SqliteStore`. A handler has its claim from
+/// the request's extensions by [`of`](Self::of); under the feature `axum` this
+/// is an extractor, and so is `Option<SqlClaim<_>>` where a request may be
+/// unprotected. A clone is the same claim.
+///
+/// `docs/exactly-once.md` says what holds in which mode, crash by crash.
+pub struct SqlClaim<DB: SqlDatabase> {
+    operation: Arc<Operation>,
+    database: PhantomData<fn() -> DB>,
+}
+
+impl<DB: SqlDatabase> SqlClaim<DB> {
+    /// The claim of the request with these extensions.
+    ///
+    /// # Errors
+    /// If the request is not protected, or the layer's store is not in a
+    /// database of this kind.
+    pub fn of(extensions: &Extensions) -> Result<Self, NoClaim> {
+        let context = extensions.get::<IdempotencyContext>();
+        let context = context.ok_or(NoClaim::NOT_PROTECTED)?;
+        let claim = Self {
+            operation: Arc::clone(&context.0),
+            database: PhantomData,
+        };
+        match claim.store() {
+            Some(_) => Ok(claim),
+            None => Err(NoClaim::not_in(DB::NAME)),
+        }
+    }
+
+    /// What else there is to ask about the operation.
+    #[must_use]
+    pub fn context(&self) -> IdempotencyContext {
+        IdempotencyContext(Arc::clone(&self.operation))
+    }
+
+    fn store(&self) -> Option<(&DB::Store, &dyn InDatabase)> {
+        let store = self.operation.layer.store.in_database()?;
+        Some(((store as &dyn Any).downcast_ref()?, store))
+    }
+
+    /// Records `response` as the answer of the operation inside `transaction`,
+    /// and commits that. From then on this answer stands: the middleware sends
+    /// it whatever the handler returns, and every retry gets it, whatever
+    /// [`record`](crate::Policy::record) and its like say.
+    ///
+    /// The body is read to its end first. One that is larger than
+    /// [`max_recorded_body`](crate::Policy::max_recorded_body) goes to this
+    /// client, and the record is sealed.
+    ///
+    /// One round trip, and the `COMMIT`.
+    ///
+    /// # Errors
+    /// [`CommitErrorKind`] says what became of the transaction. Unless that is
+    /// [`Unknown`](CommitErrorKind::Unknown), it was rolled back.
+    ///
+    /// # Cancel safety
+    /// Dropped before it has sent the `COMMIT`, the transaction is rolled back.
+    /// Dropped later, the middleware finds out what became of it, and answers
+    /// accordingly.
+    pub async fn commit<B>(
+        &self,
+        mut transaction: Transaction<'_, DB>,
+        response: Response<B>,
+    ) -> Result<Response<Full<Bytes>>, CommitError>
+    where
+        B: Body,
+        B::Error: Into<BoxError>,
+    {
+        let operation = &*self.operation;
+        let mut attempt = operation.commit.attempt()?;
+        match DB::TransactionManager::get_transaction_depth(&transaction) {
+            1 => {}
+            0 => return Err(CommitError::failed("the transaction is over already")),
+            _ => {
+                return Err(CommitError::failed(
+                    "the transaction is a savepoint inside another one, whose rollback would \
+                     take the record back: commit the outer one",
+                ));
+            }
+        }
+        let (head, body) = response.into_parts();
+        if never_ends(&head) {
+            let why = "an answer without an end can't be recorded";
+            return Err(CommitError::failed(why));
+        }
+        let whole = whole(body).await?;
+        let announced = announced_length(&head.headers);
+        if announced.is_some_and(|length| length != whole.data.len() as u64) {
+            let why = "the answer's Content-Length is not the length of its body";
+            return Err(CommitError::failed(why));
+        }
+        let lease = operation.lease();
+        let outcome = operation.outcome(&head, &whole, attempt.began_at());
+        let kept = operation.layer.store.kept(lease, outcome.clone());
+        let (store, any) = self.store().expect("it was there when the claim was made");
+        let inside = match DB::complete_within(store, &mut transaction, lease, &kept).await {
+            Ok(Inside::Lost) => {
+                self.roll_back(transaction).await;
+                let fate = operation.layer.within(any.fate(lease)).await;
+                if matches!(fate, Ok(Fate::RolledBack)) {
+                    return Err(CommitError::failed(
+                        "the transaction does not see the claim: it is not in the database of \
+                         the records, or began before the request was claimed",
+                    ));
+                }
+                attempt.lost(operation);
+                return Err(CommitError::lost());
+            }
+            Ok(inside) => inside,
+            Err(error) => {
+                self.roll_back(transaction).await;
+                return Err(CommitError::rolled_back::<DB>(error));
+            }
+        };
+        let awaited = inside == Inside::HeldAndAwaited;
+        attempt.sends_commit(Answer::new(head, whole, outcome, awaited));
+        let Err(error) = transaction.commit().await else {
+            return Ok(attempt.committed(operation));
+        };
+        if is_retried(&error) {
+            attempt.rolled_back();
+            return Err(CommitError::rolled_back::<DB>(error));
+        }
+        match find_out(operation, any).await {
+            Fate::Committed => Ok(attempt.committed(operation)),
+            Fate::RolledBack => {
+                attempt.rolled_back();
+                Err(CommitError::rolled_back::<DB>(error))
+            }
+            Fate::Overtaken => {
+                attempt.lost(operation);
+                Err(CommitError::lost())
+            }
+            Fate::UnderWay | Fate::Absent => Err(CommitError::unknown::<DB>(error)),
+        }
+    }
+
+    /// Now, not when its connection is used next: until then the record can't
+    /// be released.
+    async fn roll_back(&self, transaction: Transaction<'_, DB>) {
+        let limit = self.operation.layer.store_timeout;
+        if let Some(Err(error)) = deadline::Within::new(limit, transaction.rollback()).await {
+            let error: &dyn std::error::Error = &error;
+            warn!(
+                error,
+                "a transaction is rolled back by the end of its connection"
+            );
+        }
+    }
+}
+
+async fn whole<B>(body: B) -> Result<Whole, CommitError>
+where
+    B: Body,
+    B::Error: Into<BoxError>,
+{
+    match collect(pin!(body), |_| true).await {
+        Collected::Whole(whole) => Ok(whole),
+        Collected::Stopped => unreachable!("every frame is admitted"),
+        Collected::Broken(error) => Err(CommitError::failed(error)),
+    }
+}
+
+impl<DB: SqlDatabase> Clone for SqlClaim<DB> {
+    fn clone(&self) -> Self {
+        Self {
+            operation: Arc::clone(&self.operation),
+            database: PhantomData,
+        }
+    }
+}
+
+/// The key and whoever asks for it are redacted.
+impl<DB: SqlDatabase> fmt::Debug for SqlClaim<DB> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqlClaim")
+            .field("database", &DB::NAME)
+            .field("lease", self.operation.lease())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,111 @@
+//! A transaction that is run again if it has to give way.
+
+use std::error::Error;
+use std::future::Future;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Response;
+use http_body::Body;
+use http_body_util::Full;
+use sqlx::{Pool, Transaction};
+
+use crate::exactly_once::error::may_succeed;
+use crate::exactly_once::{CommitError, CommitErrorKind, SqlClaim};
+use crate::message::body::BoxError;
+use crate::runtime::sleep;
+use crate::store::sql::transaction::SqlDatabase;
+
+/// How often a transaction is run that gives way to others each time.
+const TRIES: u32 = 8;
+
+impl<DB: SqlDatabase> SqlClaim<DB> {
+    /// Begins a transaction, has `work` done in it, and [commits](Self::commit)
+    /// it with the answer that `work` gives back together with it. All of it is
+    /// run again, up to eight times, while it has to give way to other
+    /// transactions or its connection breaks: so `work` had better do nothing
+    /// but write to this database.
+    ///
+    /// The transaction begins with `BEGIN`, at the isolation that its connection
+    /// has by default; on SQLite with `BEGIN IMMEDIATE`.
+    ///
+    /// # Errors
+    /// That of `work`, or a [`CommitError`] made into it. By an `sqlx::Error` or
+    /// a [`CommitError`] among its sources it is told whether to run `work` again.
+    ///
+    /// ```
+    /// # #[cfg(feature = "postgres")] mod example {
+    /// use bytes::Bytes;
+    /// use http::Response;
+    /// use http_body_util::Full;
+    /// use sqlx::{PgPool, Postgres};
+    /// use tower_idempotency::{CommitError, SqlClaim};
+    ///
+    /// async fn pay(
+    ///     claim: &SqlClaim<Postgres>,
+    ///     pool: &PgPool,
+    ///     amount: i64,
+    /// ) -> Result<Response<Full<Bytes>>, CommitError> {
+    ///     let insert = "INSERT INTO payments (amount) VALUES ($1)";
+    ///     let paid = claim.transact(pool, |mut tx| async move {
+    ///         sqlx::query(insert).bind(amount).execute(&mut *tx).await?;
+    ///         Ok((tx, Response::new(Full::<Bytes>::from("paid"))))
+    ///     });
+    ///     paid.await
+    /// }
+    /// # }
+    /// ```
+    pub async fn transact<F, B, E>(
+        &self,
+        pool: &Pool<DB>,
+        mut work: impl FnMut(Transaction<'static, DB>) -> F,
+    ) -> Result<Response<Full<Bytes>>, E>
+    where
+        F: Future<Output = Result<(Transaction<'static, DB>, Response<B>), E>>,
+        B: Body,
+        B::Error: Into<BoxError>,
+        E: Error + From<CommitError> + 'static,
+    {
+        let mut tries = 1;
+        loop {
+            let error = match self.run(pool, &mut work).await {
+                Ok(response) => return Ok(response),
+                Err(error) => error,
+            };
+            if tries == TRIES || !runs_again(&error) {
+                return Err(error);
+            }
+            // Two that met once don't meet again in step.
+            let pause = rand::random_range(0..1_000_u64 << tries);
+            sleep(Duration::from_micros(pause)).await;
+            tries += 1;
+        }
+    }
+
+    async fn run<F, B, E>(
+        &self,
+        pool: &Pool<DB>,
+        work: &mut impl FnMut(Transaction<'static, DB>) -> F,
+    ) -> Result<Response<Full<Bytes>>, E>
+    where
+        F: Future<Output = Result<(Transaction<'static, DB>, Response<B>), E>>,
+        B: Body,
+        B::Error: Into<BoxError>,
+        E: Error + From<CommitError> + 'static,
+    {
+        let begun = pool.begin_with(DB::BEGIN).await;
+        let transaction = begun.map_err(CommitError::rolled_back::<DB>)?;
+        let (transaction, response) = work(transaction).await?;
+        Ok(self.commit(transaction, response).await?)
+    }
+}
+
+fn runs_again(error: &(dyn Error + 'static)) -> bool {
+    let mut sources = std::iter::successors(Some(error), |error| (*error).source());
+    sources.any(|error| {
+        let commit = error.downcast_ref::<CommitError>();
+        let sql = error.downcast_ref::<sqlx::Error>();
+        commit.is_some_and(|error| error.kind() == CommitErrorKind::Retry)
+            || sql.is_some_and(may_succeed)
+    })
+}

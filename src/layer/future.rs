@@ -1,0 +1,150 @@
+//! The future of a request: passed through, refused, or protected.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use http::Response;
+use pin_project_lite::pin_project;
+use tracing::Instrument;
+
+use crate::message::response_body::ResponseBody;
+use crate::options::OnDisconnect;
+use crate::request::operation::{Operation, Stage};
+use crate::runtime::Handle;
+
+pin_project! {
+    /// What [`Idempotency`](crate::Idempotency) returns.
+    ///
+    /// Dropping it does not cancel an operation that began (G4): it goes on in
+    /// the tokio runtime that dropped it, unless its route says
+    /// [`OnDisconnect::Cancel`]. A claim whose handler has not begun is given
+    /// back.
+    pub struct ResponseFuture<F, R, E>
+    where
+        R: 'static,
+        E: 'static,
+    {
+        #[pin]
+        kind: Kind<F, R, E>,
+    }
+}
+
+pin_project! {
+    #[project = KindProjection]
+    enum Kind<F, R, E>
+    where
+        R: 'static,
+        E: 'static,
+    {
+        Passed { #[pin] future: F },
+        Refused { response: Option<Response<ResponseBody<R>>> },
+        Protected { protected: Protected<R, E> },
+    }
+}
+
+type Running<R, E> = Pin<Box<dyn Future<Output = Result<Response<ResponseBody<R>>, E>> + Send>>;
+
+/// A flow, boxed once.
+struct Protected<R, E>
+where
+    R: 'static,
+    E: 'static,
+{
+    /// `None` once it is over, and while it is being polled: one that
+    /// panicked is not polled again.
+    flow: Option<Running<R, E>>,
+    operation: Arc<Operation>,
+}
+
+impl<F, R: 'static, E: 'static> ResponseFuture<F, R, E> {
+    pub(crate) fn passed(future: F) -> Self {
+        Self {
+            kind: Kind::Passed { future },
+        }
+    }
+
+    pub(crate) fn refused(response: Response<ResponseBody<R>>) -> Self {
+        Self {
+            kind: Kind::Refused {
+                response: Some(response),
+            },
+        }
+    }
+
+    pub(crate) fn protected(
+        flow: impl Future<Output = Result<Response<ResponseBody<R>>, E>> + Send + 'static,
+        operation: Arc<Operation>,
+    ) -> Self {
+        Self {
+            kind: Kind::Protected {
+                protected: Protected {
+                    flow: Some(Box::pin(flow)),
+                    operation,
+                },
+            },
+        }
+    }
+}
+
+impl<F, R: 'static, E: 'static> Future for ResponseFuture<F, R, E>
+where
+    F: Future<Output = Result<Response<R>, E>>,
+{
+    type Output = Result<Response<ResponseBody<R>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project().kind.project() {
+            KindProjection::Passed { future } => {
+                let response = ready!(future.poll(cx))?;
+                Poll::Ready(Ok(response.map(ResponseBody::passed)))
+            }
+            KindProjection::Refused { response } => {
+                Poll::Ready(Ok(response.take().expect("polled after completion")))
+            }
+            KindProjection::Protected { protected } => {
+                let mut flow = protected.flow.take().expect("polled after completion");
+                let polled = flow.as_mut().poll(cx);
+                if polled.is_pending() {
+                    protected.flow = Some(flow);
+                    if protected.operation.has_begun() {
+                        protected.operation.watch();
+                    }
+                }
+                polled
+            }
+        }
+    }
+}
+
+impl<R: 'static, E: 'static> Drop for Protected<R, E> {
+    fn drop(&mut self) {
+        let Some(flow) = self.flow.take() else {
+            return;
+        };
+        let operation = &self.operation;
+        let runs = operation.is_in(Stage::Running) || operation.is_in(Stage::Unprotected);
+        let cancelled = runs && operation.policy.on_disconnect == OnDisconnect::Cancel;
+        if operation.is_in(Stage::Reading) || cancelled {
+            return;
+        }
+        // Outside a runtime nothing can go on: what the flow holds sees to
+        // its record when it is dropped.
+        if let Ok(runtime) = Handle::try_current() {
+            if operation.is_in(Stage::Claiming) {
+                operation.enter(Stage::Left);
+            }
+            let rest = async move { drop(flow.await) };
+            let rest = rest.instrument(operation.span.clone());
+            operation.layer.detached.spawn(&runtime, rest);
+        }
+    }
+}
+
+impl<F, R: 'static, E: 'static> fmt::Debug for ResponseFuture<F, R, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}

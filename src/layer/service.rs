@@ -1,0 +1,120 @@
+//! The middleware.
+
+use std::fmt;
+use std::mem;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use tower_service::Service;
+
+use crate::layer::Shared;
+use crate::layer::future::ResponseFuture;
+use crate::message::body::BoxError;
+use crate::options::Require;
+use crate::options::route::target;
+use crate::rejection::grpc::is_grpc;
+use crate::request;
+use crate::request::operation::Operation;
+
+/// A service whose operations are safe to retry. Made by
+/// [`IdempotencyLayer`](crate::IdempotencyLayer).
+///
+/// It takes any `tower` service over `http` requests whose body can be made
+/// of [`Bytes`] ([`RequestBody`](crate::RequestBody) makes any body so). Its
+/// error is the service's own: what goes wrong in here is a response.
+#[derive(Clone)]
+pub struct Idempotency<S> {
+    inner: S,
+    layer: Arc<Shared>,
+}
+
+impl<S> Idempotency<S> {
+    pub(crate) fn new(inner: S, layer: Arc<Shared>) -> Self {
+        Self { inner, layer }
+    }
+
+    /// The service inside.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// The service inside.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// The service inside.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for Idempotency<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Idempotency")
+            .field("inner", &self.inner)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S, B, R> Service<Request<B>> for Idempotency<S>
+where
+    S: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+    B: Body + From<Bytes> + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+    R: Body + Send + 'static,
+    R::Data: Send,
+    R::Error: Into<BoxError>,
+{
+    type Response = Response<crate::ResponseBody<R>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future, R, S::Error>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        // 1. Route.
+        let path = target(request.uri(), request.extensions()).path();
+        let policy = match self.layer.routes.policy(request.method(), path) {
+            Some(policy) if policy.require != Require::Ignored => policy,
+            _ => return ResponseFuture::passed(self.inner.call(request)),
+        };
+        // 2. Key.
+        let (key, key_header) = match policy.keys.read(request.headers()) {
+            Some(Ok(read)) => read,
+            None if policy.require == Require::Optional => {
+                return ResponseFuture::passed(self.inner.call(request));
+            }
+            refused => {
+                let rejection = match refused {
+                    Some(Err(rejection)) => rejection,
+                    _ => policy.keys.required(),
+                };
+                let (parts, _) = request.into_parts();
+                let response =
+                    self.layer
+                        .reject(rejection, policy, Some(&parts), is_grpc(&parts.headers));
+                return ResponseFuture::refused(response);
+            }
+        };
+        // 3 to 8.
+        let headers = request.headers();
+        let operation = Operation::new(&self.layer, policy, key, key_header, headers);
+        let operation = Arc::new(operation);
+        // The one that was polled ready goes, a clone stays.
+        let clone = self.inner.clone();
+        let ready = mem::replace(&mut self.inner, clone);
+        ResponseFuture::protected(
+            request::run(Arc::clone(&operation), ready, request),
+            operation,
+        )
+    }
+}

@@ -1,0 +1,242 @@
+//! An answer that is sent while it is read: what the task that reads it and
+//! the body that the client gets have in common.
+
+use std::collections::VecDeque;
+use std::panic::resume_unwind;
+use std::sync::{Arc, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use http_body::Frame;
+
+use crate::message::body::BoxError;
+use crate::runtime::background::{Counted, Counter};
+use crate::runtime::deadline::Panic;
+use crate::runtime::{Mutex, MutexGuard};
+
+/// What may wait for the client once the answer is too large to record, in
+/// bytes, beside one frame.
+const AHEAD: usize = 64 << 10;
+/// Frames below this many bytes are put together while they wait.
+const SMALL: usize = 1 << 10;
+
+/// What was read and not sent yet.
+#[derive(Default)]
+pub(crate) struct Stream(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    frames: VecDeque<Bytes>,
+    /// Behind those: small frames, put together.
+    small: BytesMut,
+    /// In both.
+    bytes: usize,
+    end: Option<End>,
+    /// Set when the client's side has gone: the operation runs on without.
+    left: Option<Counted>,
+    /// Waits for something to send.
+    sender: Option<Waker>,
+    /// Waits for the client to take something, or to leave.
+    reader: Option<Waker>,
+    reader_is_held_up: bool,
+}
+
+/// How the answer ends for the client.
+pub(crate) enum End {
+    Whole(Option<HeaderMap>),
+    Broken(BoxError),
+    Panicked(Panic),
+    /// Which was said.
+    Said,
+}
+
+/// Whether to read on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Client {
+    Reads,
+    /// It has enough to read.
+    IsSlow,
+    Left,
+}
+
+impl Stream {
+    /// Nothing is woken under the lock.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// More for the client.
+    pub(crate) fn push(&self, data: Bytes) {
+        let mut state = self.lock();
+        state.push(data);
+        let sender = state.sender.take();
+        drop(state);
+        wake(sender);
+    }
+
+    /// The rest for the client, in one step: it never has the whole of a body
+    /// without its end.
+    pub(crate) fn end(&self, last: Option<Bytes>, end: End) {
+        let mut state = self.lock();
+        if let Some(data) = last {
+            state.push(data);
+        }
+        state.end = Some(end);
+        let sender = state.sender.take();
+        drop(state);
+        wake(sender);
+    }
+
+    /// Unless it has an end, this is it.
+    pub(crate) fn cut(&self, error: impl FnOnce() -> BoxError) {
+        if self.lock().end.is_none() {
+            self.end(None, End::Broken(error()));
+        }
+    }
+
+    /// What the client does. The task is woken when that changes.
+    pub(crate) fn client(&self, bounded: bool, cx: &mut Context<'_>) -> Client {
+        let mut state = self.lock();
+        if state.left.is_some() {
+            return Client::Left;
+        }
+        state.reader_is_held_up = bounded && state.bytes > AHEAD;
+        match &mut state.reader {
+            Some(reader) => reader.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
+        if state.reader_is_held_up {
+            Client::IsSlow
+        } else {
+            Client::Reads
+        }
+    }
+}
+
+impl State {
+    fn push(&mut self, data: Bytes) {
+        if data.is_empty() || self.left.is_some() {
+            return;
+        }
+        self.bytes += data.len();
+        if data.len() < SMALL {
+            self.small.extend_from_slice(&data);
+            return;
+        }
+        if !self.small.is_empty() {
+            let small = self.small.split().freeze();
+            self.frames.push_back(small);
+        }
+        self.frames.push_back(data);
+    }
+
+    fn pop(&mut self) -> Option<Bytes> {
+        let data = match self.frames.pop_front() {
+            None if self.small.is_empty() => return None,
+            None => self.small.split().freeze(),
+            Some(data) => data,
+        };
+        self.bytes -= data.len();
+        Some(data)
+    }
+}
+
+fn wake(waker: Option<Waker>) {
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}
+
+/// The client's side. Dropped before the end, it leaves the other side to run
+/// on alone.
+pub(crate) struct Sender {
+    stream: Arc<Stream>,
+    /// Where it counts once it is alone; a stream that has ended does not.
+    detached: Option<Arc<Counter>>,
+    /// What is left of a length that is known, in bytes.
+    to_come: Option<u64>,
+}
+
+impl Sender {
+    pub(crate) fn new(
+        stream: Arc<Stream>,
+        detached: &Arc<Counter>,
+        exact_length: Option<u64>,
+    ) -> Self {
+        Self {
+            stream,
+            detached: Some(Arc::clone(detached)),
+            to_come: exact_length,
+        }
+    }
+
+    /// For a stream that has ended.
+    pub(crate) fn of_ended(stream: Stream) -> Self {
+        Self {
+            stream: Arc::new(stream),
+            detached: None,
+            to_come: None,
+        }
+    }
+
+    pub(crate) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let mut state = self.stream.lock();
+        if let Some(data) = state.pop() {
+            let goes_on = state.reader_is_held_up && state.bytes <= AHEAD;
+            let reader = goes_on.then(|| state.reader.take()).flatten();
+            drop(state);
+            wake(reader);
+            let sent = data.len() as u64;
+            self.to_come = self.to_come.map(|left| left.saturating_sub(sent));
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
+        let Some(end) = state.end.replace(End::Said) else {
+            state.end = None;
+            match &mut state.sender {
+                Some(sender) => sender.clone_from(cx.waker()),
+                none => *none = Some(cx.waker().clone()),
+            }
+            return Poll::Pending;
+        };
+        drop(state);
+        Poll::Ready(match end {
+            End::Whole(trailers) => trailers.map(|trailers| Ok(Frame::trailers(trailers))),
+            End::Broken(error) => Some(Err(error)),
+            End::Panicked(panic) => resume_unwind(panic),
+            End::Said => None,
+        })
+    }
+
+    /// Whether everything was sent.
+    pub(crate) fn is_end(&self) -> bool {
+        let state = self.stream.lock();
+        state.bytes == 0 && matches!(state.end, Some(End::Whole(None) | End::Said))
+    }
+
+    pub(crate) fn to_come(&self) -> Option<u64> {
+        self.to_come
+    }
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        let mut state = self.stream.lock();
+        let Some(detached) = self.detached.as_ref().filter(|_| state.end.is_none()) else {
+            return;
+        };
+        state.left = Some(detached.enter());
+        let unsent = (
+            std::mem::take(&mut state.frames),
+            std::mem::take(&mut state.small),
+        );
+        state.bytes = 0;
+        let reader = state.reader.take();
+        drop(state);
+        drop(unsent);
+        wake(reader);
+    }
+}

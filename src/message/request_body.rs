@@ -1,0 +1,112 @@
+//! A request body that can be made of bytes.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+
+use crate::message::body::as_bytes;
+
+pin_project! {
+    /// A request body that can be made of bytes, for services whose own body
+    /// can't: hyper's `Incoming`, tonic's, tower-http's limited ones.
+    ///
+    /// Wrap it outside the layer; the service inside then takes
+    /// `Request<RequestBody<B>>`:
+    ///
+    /// ```
+    /// use bytes::Bytes;
+    /// use http::{Request, Response};
+    /// use http_body_util::Full;
+    /// use hyper::body::Incoming;
+    /// use std::convert::Infallible;
+    /// use tower::{service_fn, ServiceBuilder};
+    /// use tower_idempotency::{scope, IdempotencyLayer, MemoryStore, RequestBody};
+    ///
+    /// let service = ServiceBuilder::new()
+    ///     .map_request(|request: Request<Incoming>| request.map(RequestBody::new))
+    ///     .layer(IdempotencyLayer::new(MemoryStore::new(), scope::shared()))
+    ///     .service_fn(|_request: Request<RequestBody<Incoming>>| async {
+    ///         Ok::<_, Infallible>(Response::new(Full::new(Bytes::from("done"))))
+    ///     });
+    /// ```
+    pub struct RequestBody<B> {
+        #[pin]
+        kind: RequestKind<B>,
+    }
+}
+
+pin_project! {
+    #[project = RequestKindProjection]
+    enum RequestKind<B> {
+        Read { data: Bytes },
+        Unread { #[pin] body: B },
+    }
+}
+
+impl<B> RequestBody<B> {
+    /// A body that was not read yet.
+    pub fn new(body: B) -> Self {
+        Self {
+            kind: RequestKind::Unread { body },
+        }
+    }
+}
+
+impl<B> From<Bytes> for RequestBody<B> {
+    fn from(data: Bytes) -> Self {
+        Self {
+            kind: RequestKind::Read { data },
+        }
+    }
+}
+
+impl<B> Default for RequestBody<B> {
+    fn default() -> Self {
+        Self::from(Bytes::new())
+    }
+}
+
+impl<B> fmt::Debug for RequestBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestBody").finish_non_exhaustive()
+    }
+}
+
+impl<B: Body> Body for RequestBody<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        match self.project().kind.project() {
+            RequestKindProjection::Read { data } if data.is_empty() => Poll::Ready(None),
+            RequestKindProjection::Read { data } => {
+                Poll::Ready(Some(Ok(Frame::data(std::mem::take(data)))))
+            }
+            RequestKindProjection::Unread { body } => {
+                let frame = ready!(body.poll_frame(cx));
+                Poll::Ready(frame.map(|frame| frame.map(as_bytes)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            RequestKind::Read { data } => data.is_empty(),
+            RequestKind::Unread { body } => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            RequestKind::Read { data } => SizeHint::with_exact(data.len() as u64),
+            RequestKind::Unread { body } => body.size_hint(),
+        }
+    }
+}

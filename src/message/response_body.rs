@@ -1,0 +1,131 @@
+//! The body of an answer: passed on, given back, or sent while it is read.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+
+use crate::message::body::{BoxError, Whole, as_bytes};
+use crate::message::pipe::{End, Sender, Stream};
+
+pin_project! {
+    /// The body of an answer that went through the layer: the service's own
+    /// where the request was passed on, else what was read of it or recorded.
+    ///
+    /// Of an answer that is recorded the last byte leaves when its record is
+    /// stored (G3). If it can't be stored once the head has left, the body ends
+    /// with an error.
+    pub struct ResponseBody<B> {
+        #[pin]
+        kind: ResponseKind<B>,
+    }
+}
+
+pin_project! {
+    #[project = ResponseKindProjection]
+    enum ResponseKind<B> {
+        Passed { #[pin] body: B },
+        Known { data: Bytes, trailers: Option<Box<HeaderMap>> },
+        Streamed { sender: Sender },
+    }
+}
+
+impl<B> ResponseBody<B> {
+    pub(crate) fn passed(body: B) -> Self {
+        Self {
+            kind: ResponseKind::Passed { body },
+        }
+    }
+
+    pub(crate) fn known(Whole { data, trailers }: Whole) -> Self {
+        Self {
+            kind: ResponseKind::Known { data, trailers },
+        }
+    }
+
+    pub(crate) fn broken(read: Bytes, error: BoxError) -> Self {
+        let stream = Stream::default();
+        stream.end(Some(read), End::Broken(error));
+        Self::streamed(Sender::of_ended(stream))
+    }
+
+    pub(crate) fn streamed(sender: Sender) -> Self {
+        Self {
+            kind: ResponseKind::Streamed { sender },
+        }
+    }
+}
+
+/// Empty.
+impl<B> Default for ResponseBody<B> {
+    fn default() -> Self {
+        Self::known(Whole::default())
+    }
+}
+
+impl<B> fmt::Debug for ResponseBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseBody").finish_non_exhaustive()
+    }
+}
+
+impl<B> Body for ResponseBody<B>
+where
+    B: Body,
+    B::Error: Into<BoxError>,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self.project().kind.project() {
+            ResponseKindProjection::Passed { body } => {
+                let frame = ready!(body.poll_frame(cx));
+                Poll::Ready(frame.map(|frame| frame.map(as_bytes).map_err(Into::into)))
+            }
+            ResponseKindProjection::Known { data, trailers } => Poll::Ready(if data.is_empty() {
+                trailers
+                    .take()
+                    .map(|trailers| Ok(Frame::trailers(*trailers)))
+            } else {
+                Some(Ok(Frame::data(std::mem::take(data))))
+            }),
+            ResponseKindProjection::Streamed { sender } => sender.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            ResponseKind::Passed { body } => body.is_end_stream(),
+            ResponseKind::Known { data, trailers } => data.is_empty() && trailers.is_none(),
+            ResponseKind::Streamed { sender } => sender.is_end(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            ResponseKind::Passed { body } => body.size_hint(),
+            ResponseKind::Known { data, trailers } => {
+                let length = data.len() as u64;
+                if trailers.is_none() {
+                    return SizeHint::with_exact(length);
+                }
+                // HTTP/1 sends no trailers after a body whose length it announced.
+                let mut hint = SizeHint::new();
+                hint.set_lower(length);
+                hint
+            }
+            ResponseKind::Streamed { sender } => sender
+                .to_come()
+                .map(SizeHint::with_exact)
+                .unwrap_or_default(),
+        }
+    }
+}

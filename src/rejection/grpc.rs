@@ -1,0 +1,243 @@
+//! What the layer knows of gRPC: which requests and answers are of it, and how
+//! its clients are told of a refusal.
+
+use std::fmt::Write;
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderName, HeaderValue, Response};
+
+use crate::options::recording::media_type;
+use crate::rejection::{Rejection, RejectionCode};
+
+const GRPC: &[u8] = b"application/grpc";
+
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+const GRPC_RETRY_PUSHBACK_MS: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
+const IDEMPOTENCY_CODE: HeaderName = HeaderName::from_static("idempotency-code");
+const IDEMPOTENCY_RETRY: HeaderName = HeaderName::from_static("idempotency-retry");
+
+/// Whether a message with these headers is of gRPC. `application/grpc+proto`
+/// is; `application/grpc-web` is not, its status is in the body.
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
+    media_type(headers.get(CONTENT_TYPE)).is_some_and(|own| {
+        own.get(..GRPC.len())
+            .is_some_and(|own| own.eq_ignore_ascii_case(GRPC))
+            && own.get(GRPC.len()).is_none_or(|next| *next == b'+')
+    })
+}
+
+impl RejectionCode {
+    /// The status code of gRPC, such as 10 (`ABORTED`).
+    #[must_use]
+    pub const fn grpc_status(self) -> u32 {
+        match self {
+            // INVALID_ARGUMENT
+            Self::KeyRequired
+            | Self::KeyInvalid
+            | Self::KeyTooShort
+            | Self::KeyTooLong
+            | Self::KeyReused => 3,
+            // DEADLINE_EXCEEDED
+            Self::BodyTimeout => 4,
+            // ALREADY_EXISTS
+            Self::ResponseUnavailable => 6,
+            // RESOURCE_EXHAUSTED
+            Self::OverCapacity => 8,
+            // FAILED_PRECONDITION
+            Self::OutcomeUnknown => 9,
+            // ABORTED
+            Self::InFlight => 10,
+            // OUT_OF_RANGE
+            Self::BodyTooLarge => 11,
+            // UNAVAILABLE
+            Self::BodyUnreadable | Self::StoreUnavailable => 14,
+            // UNAUTHENTICATED
+            Self::ScopeMissing => 16,
+        }
+    }
+}
+
+impl Rejection {
+    /// The answer as gRPC has it, in headers alone (`Trailers-Only`): HTTP
+    /// status 200, `grpc-status` and `grpc-message`, and for programs the
+    /// metadata `idempotency-code`, `idempotency-retry` and, where waiting
+    /// helps, `grpc-retry-pushback-ms`. What a layer sends to gRPC requests
+    /// that was told nothing else; [`status`](Self::status) is not in it.
+    ///
+    /// ```
+    /// use tower_idempotency::{Rejection, RejectionCode};
+    ///
+    /// let answer = Rejection::new(RejectionCode::InFlight, "Still running.").grpc();
+    /// assert_eq!(answer.status(), 200);
+    /// assert_eq!(answer.headers()["grpc-status"], "10");
+    /// assert_eq!(answer.headers()["grpc-message"], "Still running.");
+    /// assert_eq!(answer.headers()["idempotency-code"], "in-flight");
+    /// assert_eq!(answer.headers()["idempotency-retry"], "same-key");
+    /// ```
+    #[must_use]
+    pub fn grpc(&self) -> Response<Bytes> {
+        let code = self.code();
+        let mut response = Response::new(Bytes::new());
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert(GRPC_STATUS, HeaderValue::from(code.grpc_status()));
+        headers.insert(GRPC_MESSAGE, percent_encoded(self.detail()));
+        headers.insert(IDEMPOTENCY_CODE, HeaderValue::from_static(code.as_str()));
+        let retry = code.retry().as_str();
+        headers.insert(IDEMPOTENCY_RETRY, HeaderValue::from_static(retry));
+        if let Some(wait) = self.retry_after() {
+            // 32 bits with a sign; clients take anything else for "never".
+            let millis = i32::try_from(wait.as_millis()).unwrap_or(i32::MAX);
+            headers.insert(GRPC_RETRY_PUSHBACK_MS, HeaderValue::from(millis));
+        }
+        response
+    }
+}
+
+/// As `grpc-message` wants it: space and what is printable in ASCII as it
+/// stands, but for the percent sign; of anything else the bytes of its UTF-8.
+fn percent_encoded(message: &str) -> HeaderValue {
+    let mut encoded = String::with_capacity(message.len());
+    for byte in message.bytes() {
+        match byte {
+            b' '..=b'$' | b'&'..=b'~' => encoded.push(char::from(byte)),
+            _ => write!(encoded, "%{byte:02X}").expect("a string takes it"),
+        }
+    }
+    HeaderValue::try_from(encoded).expect("it is printable ASCII")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::rejection::RejectionRules;
+
+    fn of_type(content_type: &'static str) -> HeaderMap {
+        HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(content_type))])
+    }
+
+    #[test]
+    fn a_content_type_says_what_is_grpc() {
+        for grpc in [
+            "application/grpc",
+            "application/grpc+proto",
+            "application/grpc+json",
+            "Application/GRPC",
+            "application/grpc ; x=1",
+        ] {
+            assert!(is_grpc(&of_type(grpc)), "{grpc}");
+        }
+        for other in [
+            "application/grpc-web",
+            "application/grpc-web+proto",
+            "application/grpc-web-text",
+            "application/grpcs",
+            "application/grp",
+            "application/json",
+            "",
+        ] {
+            assert!(!is_grpc(&of_type(other)), "{other}");
+        }
+        assert!(!is_grpc(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn a_message_is_percent_encoded_but_for_what_is_printable() {
+        let encoded = |message| percent_encoded(message).to_str().unwrap().to_owned();
+        assert_eq!(encoded(""), "");
+        assert_eq!(
+            encoded("~ !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}"),
+            "~ !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}"
+        );
+        assert_eq!(encoded("100% sure"), "100%25 sure");
+        assert_eq!(encoded("a\tb\r\nc\u{0}\u{7f}"), "a%09b%0D%0Ac%00%7F");
+        assert_eq!(encoded("für 5 €"), "f%C3%BCr 5 %E2%82%AC");
+        assert_eq!(encoded("🦀"), "%F0%9F%A6%80");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_message_can_be_decoded(message in ".*") {
+            let encoded = percent_encoded(&message);
+            let mut bytes = encoded.as_bytes().iter();
+            let mut decoded = Vec::new();
+            while let Some(&byte) = bytes.next() {
+                proptest::prop_assert!((b' '..=b'~').contains(&byte));
+                decoded.push(if byte == b'%' {
+                    let mut digit = || char::from(*bytes.next().unwrap()).to_digit(16).unwrap();
+                    u8::try_from(digit() * 16 + digit()).unwrap()
+                } else {
+                    byte
+                });
+            }
+            proptest::prop_assert_eq!(String::from_utf8(decoded).unwrap(), message);
+        }
+    }
+
+    /// Clients act on these.
+    #[test]
+    fn codes_have_the_grpc_statuses_of_the_contract() {
+        // Statuses are those of HTTP.
+        let statuses = RejectionCode::ALL
+            .iter()
+            .map(|code| (*code, http::StatusCode::GONE));
+        let rules = RejectionRules {
+            statuses: statuses.collect(),
+            ..RejectionRules::default()
+        };
+        let table: Vec<_> = RejectionCode::ALL
+            .iter()
+            .map(|code| {
+                let answer = Rejection::new(*code, "50 %")
+                    .settle(&rules, Duration::from_millis(1500))
+                    .grpc();
+                assert_eq!(answer.status(), 200);
+                assert!(answer.body().is_empty());
+                let header = |name| Some(answer.headers().get(name)?.to_str().unwrap().to_owned());
+                assert_eq!(header("content-type").unwrap(), "application/grpc");
+                assert_eq!(header("grpc-message").unwrap(), "50 %25");
+                let pushback = header("grpc-retry-pushback-ms");
+                let others = 5 + usize::from(pushback.is_some());
+                assert_eq!(answer.headers().len(), others);
+                format!(
+                    "{} {} {} {}",
+                    header("idempotency-code").unwrap(),
+                    header("grpc-status").unwrap(),
+                    header("idempotency-retry").unwrap(),
+                    pushback.as_deref().unwrap_or("-")
+                )
+            })
+            .collect();
+        assert_eq!(
+            table,
+            [
+                "key-required 3 new-key -",
+                "key-invalid 3 new-key -",
+                "key-too-short 3 new-key -",
+                "key-too-long 3 new-key -",
+                "scope-missing 16 never -",
+                "body-too-large 11 never -",
+                "body-timeout 4 same-key -",
+                "body-unreadable 14 same-key -",
+                "key-reused 3 new-key -",
+                "in-flight 10 same-key 1500",
+                "outcome-unknown 9 same-key -",
+                "response-unavailable 6 never -",
+                "store-unavailable 14 same-key 1500",
+                "over-capacity 8 same-key 1500",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_wait_beyond_what_grpc_can_say_is_the_longest_it_can() {
+        let rejection = Rejection::new(RejectionCode::InFlight, "")
+            .settle(&RejectionRules::default(), Duration::MAX);
+        let answer = rejection.grpc();
+        assert_eq!(answer.headers()["grpc-retry-pushback-ms"], "2147483647");
+    }
+}

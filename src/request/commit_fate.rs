@@ -1,0 +1,41 @@
+//! What became of a `COMMIT` that nobody answered.
+
+use std::time::Duration;
+
+use tracing::warn;
+
+use crate::request::operation::Operation;
+use crate::runtime::deadline::Within;
+use crate::runtime::sleep;
+use crate::store::sql::transaction::{Fate, InDatabase};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+
+/// Looks until the transaction has certainly ended: its `COMMIT` may still be on
+/// its way, so a record that looks untouched says nothing while it is locked.
+/// `UnderWay` if that can't be found out within `store_timeout`.
+pub(crate) async fn find_out(operation: &Operation, store: &dyn InDatabase) -> Fate {
+    let lease = operation.lease();
+    warn!(
+        ?lease,
+        "a COMMIT was not answered, looking for what became of it"
+    );
+    let looking = async {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match store.fate(lease).await {
+                Ok(Fate::UnderWay) => {}
+                Ok(fate) => return fate,
+                Err(error) => {
+                    let error: &dyn std::error::Error = &error;
+                    warn!(?lease, error, "the record can't be looked at, trying again");
+                }
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    };
+    let found = Within::new(operation.layer.store_timeout, looking).await;
+    found.unwrap_or(Fate::UnderWay)
+}

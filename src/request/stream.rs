@@ -1,0 +1,377 @@
+//! The task that reads an answer which is sent while it is read, and records
+//! it. It is held up by a slow client only once the answer is too large to
+//! record, and goes on to the end without one (G4).
+
+use std::error::Error;
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::SystemTime;
+
+use bytes::{Buf, Bytes};
+use http::{HeaderMap, Response, Version, response};
+use http_body::Body;
+use tracing::{Instrument, debug};
+
+use crate::lease::{Held, Recorded};
+use crate::message::body::{BoxError, Partial, TURN, Whole, announced_length, up_to};
+use crate::message::pipe::{Client, End, Sender, Stream};
+use crate::message::response_body::ResponseBody;
+use crate::options::{OnDisconnect, can_have_body};
+use crate::request::judge::{Read, judged_by};
+use crate::request::operation::Operation;
+use crate::runtime::deadline::{Caught, Panic};
+use crate::runtime::{Handle, Sleep, sleep};
+
+/// How long an answer says that it is, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Length {
+    /// By its size hint.
+    exact: Option<u64>,
+    /// By its header, or that.
+    known: Option<u64>,
+}
+
+impl Length {
+    /// Below this an answer is read whole before its head leaves.
+    const SMALL: u64 = 64 << 10;
+
+    pub(crate) fn of(head: &response::Parts, body: &impl Body) -> Self {
+        let exact = body.size_hint().exact();
+        let announced = can_have_body(head.status)
+            .then(|| announced_length(&head.headers))
+            .flatten();
+        Self {
+            exact,
+            // What a server goes by, if there are both.
+            known: announced.or(exact),
+        }
+    }
+
+    /// What of a broken body may leave: a server that knows the length stops at
+    /// the last byte, and would take all bytes for a whole answer.
+    fn unfinished(self, mut read: Bytes) -> Bytes {
+        let all = self.known.and_then(|length| usize::try_from(length).ok());
+        read.truncate(all.map_or(usize::MAX, |length| length.saturating_sub(1)));
+        read
+    }
+
+    /// Whether this many bytes are not what was announced.
+    fn is_off(self, bytes: usize) -> bool {
+        self.known.is_some_and(|length| length != bytes as u64)
+    }
+
+    pub(crate) fn is_small(self) -> bool {
+        self.known.is_some_and(|length| length <= Self::SMALL)
+    }
+}
+
+/// What came of reading an answer before its head leaves.
+pub(crate) enum Reached {
+    Whole(Whole),
+    Broken(Bytes, BoxError),
+    Panicked(Panic),
+    /// The rest is read while it is sent, in this runtime.
+    Part(Partial, Handle),
+}
+
+/// Reads up to `limit` and one frame; what is there `at_once`, or until the end.
+pub(crate) async fn read<R>(
+    mut body: Pin<&mut R>,
+    length: Length,
+    limit: usize,
+    at_once: bool,
+) -> Reached
+where
+    R: Body,
+    R::Error: Into<BoxError>,
+{
+    let mut read = Partial::default();
+    let mut admit = up_to(limit);
+    let reading = poll_fn(|cx| match read.poll_from(body.as_mut(), &mut admit, cx) {
+        Poll::Pending if at_once => Poll::Ready(Ok(false)),
+        other => other,
+    });
+    let broken = |read: Partial, error| {
+        let read = length.unfinished(read.whole().data);
+        Reached::Broken(read, error)
+    };
+    match Caught::call(|| reading).await {
+        Ok(Ok(true)) if length.is_off(read.len()) => broken(read, Box::new(Misannounced)),
+        Ok(Ok(true)) => Reached::Whole(read.whole()),
+        Ok(Ok(false)) => match Handle::try_current() {
+            Ok(runtime) => Reached::Part(read, runtime),
+            Err(error) => broken(read, error.into()),
+        },
+        Ok(Err(error)) => broken(read, error),
+        Err(panic) => Reached::Panicked(panic),
+    }
+}
+
+/// The rest of an answer, on its way.
+pub(crate) struct ReadAhead<R> {
+    operation: Arc<Operation>,
+    body: Pin<Box<R>>,
+    stream: Arc<Stream>,
+    length: Length,
+    /// What is to be recorded; `None` where that is too much, or not wanted.
+    record: Option<Partial>,
+    /// How much of it there may still be, in bytes.
+    room: usize,
+    /// What is left of a length that is known, in bytes.
+    to_come: Option<u64>,
+    /// The end of a known length. It leaves when the record is in (G3).
+    last: Option<Bytes>,
+    /// There was more than was announced.
+    is_off: bool,
+    /// Whether any frame may be the last: HTTP/1.0 knows no other end.
+    withholds: bool,
+    /// Whether it has no end to wait for.
+    endless: bool,
+    trailers: Option<HeaderMap>,
+    overdue: Option<Pin<Box<Sleep>>>,
+}
+
+/// Why there is no more.
+enum Finished {
+    Whole,
+    Broken(BoxError),
+    Panicked(Panic),
+    /// There is no client, and no more without one.
+    Ended,
+}
+
+impl<R> ReadAhead<R>
+where
+    R: Body + Send + 'static,
+    R::Data: Send,
+    R::Error: Into<BoxError>,
+{
+    pub(crate) fn new(
+        operation: &Arc<Operation>,
+        body: Pin<Box<R>>,
+        read: Partial,
+        length: Length,
+        version: Version,
+    ) -> Self {
+        let room = operation.policy.max_recorded_body;
+        let too_large = length.known.is_some_and(|length| length > room as u64);
+        let mut reading = Self {
+            operation: Arc::clone(operation),
+            body,
+            stream: Arc::default(),
+            length,
+            record: (!too_large).then(Partial::default),
+            room,
+            to_come: length.known,
+            last: None,
+            is_off: false,
+            withholds: version <= Version::HTTP_10,
+            endless: false,
+            trailers: None,
+            overdue: None,
+        };
+        let Whole { data, trailers } = read.whole();
+        reading.data(data);
+        reading.trailers = trailers.map(|trailers| *trailers);
+        reading
+    }
+
+    /// Of a body that has no end to wait for: it is over with its client.
+    pub(crate) fn endless(operation: &Arc<Operation>, body: Pin<Box<R>>) -> Self {
+        let length = Length {
+            exact: None,
+            known: None,
+        };
+        let read = Partial::default();
+        let mut reading = Self::new(operation, body, read, length, Version::HTTP_11);
+        reading.record = None;
+        reading.endless = true;
+        reading
+    }
+
+    /// The answer whose body a task reads from here on. `None` if another
+    /// owner has taken over already.
+    pub(crate) fn send(
+        self,
+        runtime: &Handle,
+        held: Held,
+        mut head: response::Parts,
+        began_at: SystemTime,
+    ) -> Option<Response<ResponseBody<R>>> {
+        let operation = Arc::clone(&self.operation);
+        if operation.is_lost() {
+            return None;
+        }
+        operation.watch();
+        let judged_by = judged_by(&head);
+        operation.mark(&mut head.headers, began_at, None);
+        let stream = Arc::clone(&self.stream);
+        let sender = Sender::new(stream, &operation.layer.detached, self.length.exact);
+        let run = self.run(held, judged_by, began_at);
+        runtime.spawn(run.instrument(operation.span.clone()));
+        Some(Response::from_parts(head, ResponseBody::streamed(sender)))
+    }
+
+    async fn run(mut self, held: Held, head: response::Parts, began_at: SystemTime) {
+        let read = Caught::call(|| poll_fn(|cx| self.poll(cx))).await;
+        let finished = read.unwrap_or_else(Finished::Panicked);
+        let too_large = || Read::TooLarge(self.trailers.as_ref());
+        let whole;
+        let read = match (&finished, self.record.take()) {
+            (Finished::Whole, Some(record)) => {
+                whole = Whole {
+                    trailers: self.trailers.clone().map(Box::new),
+                    ..record.whole()
+                };
+                Read::Whole(&whole)
+            }
+            (Finished::Whole | Finished::Ended, None) => too_large(),
+            // It had no end to come to.
+            (Finished::Broken(_) | Finished::Panicked(_), None) if self.endless => too_large(),
+            (Finished::Broken(_) | Finished::Panicked(_) | Finished::Ended, _) => Read::Broken,
+        };
+        let ending = self.operation.judge(&head, read, began_at);
+        let recorded = held.end(ending).await;
+        let end = match (finished, recorded) {
+            (Finished::Panicked(panic), _) => End::Panicked(panic),
+            (Finished::Broken(error), _) => End::Broken(error),
+            (_, Recorded::Stored | Recorded::Released) => End::Whole(self.trailers.take()),
+            (_, Recorded::NotYet) => End::Broken(Box::new(Cut::Unrecorded)),
+            (_, Recorded::Lost) => End::Broken(Box::new(Cut::Overtaken)),
+        };
+        self.end(end);
+    }
+
+    /// The end for the client, which has all but the last of a known length.
+    fn end(&mut self, end: End) {
+        let last = match &end {
+            End::Whole(_) => self.last.take(),
+            End::Broken(error) => {
+                debug!(error = &**error as &dyn Error, "an answer was cut off");
+                None
+            }
+            End::Panicked(_) | End::Said => None,
+        };
+        self.stream.end(last, end);
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Finished> {
+        for _ in 0..TURN {
+            if self.is_off {
+                return Poll::Ready(Finished::Broken(Box::new(Misannounced)));
+            }
+            match self.stream.client(self.record.is_none(), cx) {
+                Client::Reads => {}
+                Client::IsSlow => return Poll::Pending,
+                Client::Left if self.ends_with_client() => return Poll::Ready(Finished::Ended),
+                // What has no end must not run for ever without a client.
+                Client::Left => {
+                    let limit = self.operation.policy.max_operation;
+                    let overdue = self.overdue.get_or_insert_with(|| Box::pin(sleep(limit)));
+                    if overdue.as_mut().poll(cx).is_ready() {
+                        return Poll::Ready(Finished::Ended);
+                    }
+                }
+            }
+            match ready!(self.body.as_mut().poll_frame(cx)) {
+                None if self.to_come.is_none_or(|left| left == 0) => {
+                    return Poll::Ready(Finished::Whole);
+                }
+                None => return Poll::Ready(Finished::Broken(Box::new(Misannounced))),
+                Some(Err(error)) => return Poll::Ready(Finished::Broken(error.into())),
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(mut data) => self.data(data.copy_to_bytes(data.remaining())),
+                    Err(frame) => {
+                        if let Ok(fields) = frame.into_trailers() {
+                            self.trailers.get_or_insert_default().extend(fields);
+                        }
+                    }
+                },
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn ends_with_client(&self) -> bool {
+        self.endless || self.operation.policy.on_disconnect == OnDisconnect::Cancel
+    }
+
+    fn data(&mut self, data: Bytes) {
+        if data.is_empty() {
+            return;
+        }
+        match self.room.checked_sub(data.len()) {
+            Some(room) => self.room = room,
+            None => self.record = None,
+        }
+        if let Some(record) = &mut self.record {
+            record.push(data.clone());
+        }
+        match &mut self.to_come {
+            None if self.withholds => {
+                if let Some(data) = self.last.replace(data) {
+                    self.stream.push(data);
+                }
+            }
+            None => self.stream.push(data),
+            Some(to_come) => match to_come.checked_sub(data.len() as u64) {
+                None => self.is_off = true,
+                Some(0) => {
+                    *to_come = 0;
+                    self.last = Some(data);
+                }
+                Some(left) => {
+                    *to_come = left;
+                    self.stream.push(data);
+                }
+            },
+        }
+    }
+}
+
+impl<R> Drop for ReadAhead<R> {
+    /// A panic of the store or of a policy, or the end of the runtime: the
+    /// client must not wait for what does not come.
+    fn drop(&mut self) {
+        self.stream.cut(|| Box::new(Cut::Unread));
+    }
+}
+
+/// An answer whose body is not as long as it said: no client can take it for
+/// whole, and no retry is to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Misannounced;
+
+impl fmt::Display for Misannounced {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the answer's body is not as long as it announced")
+    }
+}
+
+impl Error for Misannounced {}
+
+/// Why a client does not get the end of an answer.
+#[derive(Clone, Copy, Debug)]
+enum Cut {
+    Unrecorded,
+    Overtaken,
+    Unread,
+}
+
+impl fmt::Display for Cut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Cut::Unrecorded => "the answer was not recorded in time, so its end was not sent",
+            Cut::Overtaken => {
+                "another execution has taken over, so the end of this answer was not sent"
+            }
+            Cut::Unread => "what read the answer has ended before it, so its end was not sent",
+        })
+    }
+}
+
+impl Error for Cut {}

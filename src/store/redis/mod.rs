@@ -1,0 +1,240 @@
+//! Records in Redis or Valkey.
+
+use std::fmt;
+use std::sync::Arc;
+
+use tracing::debug;
+
+use self::errors::unsuitable;
+use self::keys::Keys;
+use self::link::Link;
+use self::listening::Servers;
+use self::scripts::{
+    CLAIM, COMPLETE, ClaimArgs, CompleteArgs, FORGET, LOOK_UP, RELEASE, RENEW, flag, release_args,
+};
+use super::notify::WakeUps;
+use super::{
+    Claim, Claimed, Forgotten, Lease, Outcome, POLL, Record, Release, Store, StoreError,
+    Subscription, Tenure,
+};
+use crate::record::{Nonce, RecordId};
+use crate::store::stored::micros;
+
+mod connection;
+mod errors;
+mod keys;
+mod link;
+mod listening;
+mod scripts;
+mod settings;
+
+pub use connection::RedisConnection;
+
+/// The prefix of keys, unless told otherwise.
+const DEFAULT_PREFIX: &str = "idempotency:";
+
+/// A [`Store`] in Redis or Valkey, one server or a Cluster (feature `redis`).
+///
+/// ```no_run
+/// use axum::{Router, routing::post};
+/// use tower_idempotency::{IdempotencyLayer, RedisStore, scope};
+///
+/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// let store = RedisStore::connect("redis://127.0.0.1/").await?;
+/// let idempotency = IdempotencyLayer::new(store, scope::header("x-api-key")?);
+/// let app: Router = Router::new()
+///     .route("/payments", post(|| async { "paid" }))
+///     .layer(idempotency);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # What it keeps
+///
+/// One hash per record, which the server removes by itself at its end.
+/// Each operation is one script and one round trip; a replay is one, and
+/// writes nothing. Times are the server's. `docs/stores.md` has the fields and
+/// the scripts, so that a service in another language can share the records.
+///
+/// # What the server must be
+///
+/// Redis 5 or later, or Valkey. Redis answers before its disk has what it
+/// answered for, and a replica follows later still. So the guarantees hold as
+/// long as the server's memory does: [`open`](Self::open) warns in the log of
+/// settings that lose records by themselves (an eviction policy other than
+/// `noeviction`, no append-only file, one that is never synced), and
+/// `docs/stores.md` says what survives what.
+///
+/// # Waiting
+///
+/// Requests that wait for another process's operation
+/// ([`OnInFlight::Wait`](crate::OnInFlight::Wait)) are woken by a message, over
+/// one more connection, made for the first of them. Should a message be lost,
+/// they look for themselves every second; without that connection, every
+/// 250 ms.
+///
+/// A clone is another handle.
+#[derive(Clone)]
+pub struct RedisStore {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    link: Link,
+    keys: Keys,
+    wake_ups: Option<Arc<WakeUps<Servers>>>,
+}
+
+/// Options of a [`RedisStore`].
+///
+/// ```no_run
+/// use tower_idempotency::{RedisConnection, RedisStore};
+///
+/// # async fn run() -> Result<(), tower_idempotency::store::StoreError> {
+/// let cluster = RedisConnection::from_url("redis+cluster://10.0.0.1,10.0.0.2,10.0.0.3")?;
+/// let store = RedisStore::builder(cluster).prefix("payments:").open().await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+#[must_use]
+pub struct RedisStoreBuilder {
+    connection: RedisConnection,
+    prefix: String,
+}
+
+impl RedisStoreBuilder {
+    /// What every key and every channel begins with. Default:
+    /// `idempotency:`. In a cluster, a part in `{}` would put all records on
+    /// one node.
+    pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.prefix = prefix.into();
+        self
+    }
+
+    /// Connects, sees that the server can serve, and warns in the log of
+    /// settings that lose records.
+    ///
+    /// # Errors
+    /// With cause and remedy, if the server can't be reached, refuses the
+    /// credentials, is a replica, is too old, or does not let scripts run.
+    pub async fn open(self) -> Result<RedisStore, StoreError> {
+        if self.prefix.is_empty() {
+            return Err(unsuitable("the prefix is empty: choose one of your own"));
+        }
+        let (link, clients) = self.connection.establish().await?;
+        settings::check(&link).await?;
+        settings::rehearse(&link, &format!("{}rehearsal", self.prefix)).await?;
+        let keys = Keys::new(&self.prefix);
+        let wake_ups = (!clients.is_empty()).then(|| {
+            WakeUps::new(Servers {
+                clients,
+                keys: keys.clone(),
+            })
+        });
+        if wake_ups.is_none() {
+            debug!("no connection for wake-ups can be made, waiters poll");
+        }
+        let shared = Arc::new(Shared {
+            link,
+            keys,
+            wake_ups,
+        });
+        Ok(RedisStore { shared })
+    }
+}
+
+impl RedisStore {
+    /// From a URL, with the defaults:
+    /// [`RedisConnection::from_url`] says which there are.
+    ///
+    /// # Errors
+    /// As [`RedisStoreBuilder::open`], or if it is no such URL.
+    pub async fn connect(url: &str) -> Result<Self, StoreError> {
+        Self::open(RedisConnection::from_url(url)?).await
+    }
+
+    /// From a connection, with the defaults.
+    ///
+    /// # Errors
+    /// As [`RedisStoreBuilder::open`].
+    pub async fn open(connection: impl Into<RedisConnection>) -> Result<Self, StoreError> {
+        Self::builder(connection).open().await
+    }
+
+    /// With another prefix.
+    pub fn builder(connection: impl Into<RedisConnection>) -> RedisStoreBuilder {
+        RedisStoreBuilder {
+            connection: connection.into(),
+            prefix: DEFAULT_PREFIX.to_owned(),
+        }
+    }
+
+    fn key(&self, id: &RecordId) -> String {
+        self.shared.keys.of(id)
+    }
+}
+
+/// No address and no credential.
+impl fmt::Debug for RedisStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisStore")
+            .field("keys", &self.shared.keys)
+            .field("cluster", &self.shared.link.is_cluster())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Store for RedisStore {
+    async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
+        let args = ClaimArgs::of(claim);
+        let key = self.key(&claim.id);
+        let answer = CLAIM
+            .run(&self.shared.link, &key, &args.list(claim))
+            .await?;
+        answer.claimed(claim)
+    }
+
+    async fn renew(&self, lease: &Lease) -> Result<Tenure, StoreError> {
+        let length = micros(lease.claim.lease).to_string();
+        let args = [&lease.claim.nonce.as_bytes()[..], length.as_bytes()];
+        let key = self.key(&lease.claim.id);
+        RENEW.run(&self.shared.link, &key, &args).await?.tenure()
+    }
+
+    async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Tenure, StoreError> {
+        let args = CompleteArgs::of(lease, outcome);
+        let key = self.key(&lease.claim.id);
+        let args = args.list(lease);
+        COMPLETE.run(&self.shared.link, &key, &args).await?.tenure()
+    }
+
+    async fn release(
+        &self,
+        id: &RecordId,
+        nonce: &Nonce,
+        how: Release,
+    ) -> Result<Tenure, StoreError> {
+        let args = release_args(nonce, how);
+        let answer = RELEASE.run(&self.shared.link, &self.key(id), &args).await?;
+        answer.tenure()
+    }
+
+    async fn look_up(&self, id: &RecordId) -> Result<Option<Record>, StoreError> {
+        let answer = LOOK_UP.run(&self.shared.link, &self.key(id), &[]).await?;
+        answer.looked_up()
+    }
+
+    async fn forget(&self, id: &RecordId, force: bool) -> Result<Forgotten, StoreError> {
+        let args = [flag(force)];
+        let answer = FORGET.run(&self.shared.link, &self.key(id), &args).await?;
+        answer.forgotten()
+    }
+
+    async fn subscribe(&self, id: &RecordId) -> Result<Subscription, StoreError> {
+        match &self.shared.wake_ups {
+            Some(wake_ups) => Ok(wake_ups.subscribe(id).await),
+            None => Ok(Subscription::after(POLL)),
+        }
+    }
+}
