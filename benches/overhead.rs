@@ -33,9 +33,8 @@ use tower::Service;
 use tower::layer::layer_fn;
 use tower::util::MapResponse;
 use tower_idempotency::store::{Claim, Claimed, Outcome, Store};
-use tower_idempotency::{
-    Completion, Fingerprint, IdempotencyLayer, MemoryStore, RecordId, ScopeDigest, scope,
-};
+use tower_idempotency::store::{Completion, Fingerprint, RecordId, ScopeDigest};
+use tower_idempotency::{IdempotencyLayer, MemoryStore, scope};
 
 const BATCH: usize = 250;
 const BODY_IN: usize = 1024;

@@ -16,13 +16,13 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use tower::{ServiceBuilder, ServiceExt};
+use tower_idempotency::options::OnLapsedLease;
 use tower_idempotency::store::{
-    Claim, Claimed, Forgotten, Lease, Outcome, Record, RecordState, Release, Store, StoreError,
-    StoreErrorKind, Tenure,
+    Claim, Claimed, Forgotten, Lease, Outcome, Ownership, Record, RecordState, Release, Store,
+    StoreError, StoreErrorKind,
 };
-use tower_idempotency::{
-    Completion, FencingToken, IdempotencyLayer, Nonce, OnLapsedLease, RecordId, scope,
-};
+use tower_idempotency::store::{Completion, FencingToken, Nonce, RecordId};
+use tower_idempotency::{IdempotencyLayer, scope};
 
 #[derive(Default)]
 pub(crate) struct MapStore {
@@ -151,22 +151,22 @@ impl Store for MapStore {
         Ok(Claimed::Acquired(Lease::new(claim, token, attempt)))
     }
 
-    async fn renew(&self, lease: &Lease) -> Result<Tenure, StoreError> {
+    async fn renew(&self, lease: &Lease) -> Result<Ownership, StoreError> {
         let (mut rows, now) = self.rows();
         let Some(row) = rows.get_mut(&lease.claim.id) else {
-            return Ok(Tenure::Lost);
+            return Ok(Ownership::Lost);
         };
         if !row.is_owned_by(&lease.claim.nonce) || matches!(row.state, State::Unknown) {
-            return Ok(Tenure::Lost);
+            return Ok(Ownership::Lost);
         }
         if let State::InFlight { lapses_at } = &mut row.state {
             *lapses_at = after(now, lease.claim.lease);
             row.until = end_of_lapse(&lease.claim, *lapses_at);
         }
-        Ok(Tenure::Held)
+        Ok(Ownership::Held)
     }
 
-    async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Tenure, StoreError> {
+    async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Ownership, StoreError> {
         let (mut rows, now) = self.rows();
         match rows.get(&lease.claim.id) {
             // Completed by the same nonce before: held, unchanged.
@@ -174,13 +174,13 @@ impl Store for MapStore {
                 if row.is_owned_by(&lease.claim.nonce)
                     && matches!(row.state, State::Completed(_) | State::Sealed) =>
             {
-                return Ok(Tenure::Held);
+                return Ok(Ownership::Held);
             }
             Some(row) if row.is_owned_by(&lease.claim.nonce) => {}
             Some(row) if matches!(row.state, State::Released) && row.token <= lease.token.get() => {
             }
             None => {}
-            Some(_) => return Ok(Tenure::Lost),
+            Some(_) => return Ok(Ownership::Lost),
         }
         let (state, retention) = match outcome {
             Outcome::Completed(completion) => (
@@ -200,7 +200,7 @@ impl Store for MapStore {
             until: Some(after(now, retention)),
         };
         rows.insert(lease.claim.id, row);
-        Ok(Tenure::Held)
+        Ok(Ownership::Held)
     }
 
     async fn release(
@@ -208,27 +208,27 @@ impl Store for MapStore {
         id: &RecordId,
         nonce: &Nonce,
         how: Release,
-    ) -> Result<Tenure, StoreError> {
+    ) -> Result<Ownership, StoreError> {
         let (mut rows, now) = self.rows();
         let Some(row) = rows.get_mut(id) else {
-            return Ok(Tenure::Lost);
+            return Ok(Ownership::Lost);
         };
         let is_open = matches!(row.state, State::InFlight { .. } | State::Unknown);
         if !row.is_owned_by(nonce) || !is_open {
-            return Ok(Tenure::Lost);
+            return Ok(Ownership::Lost);
         }
         match how {
-            Release::Tombstone => {
+            Release::MayRunAgain => {
                 row.state = State::Released;
                 row.until = Some(after(now, row.claim.retention));
             }
-            Release::Unknown => {
+            Release::OutcomeUnknown => {
                 row.state = State::Unknown;
                 row.until = end_of_lapse(&row.claim, now);
             }
             _ => return Err(StoreError::new(StoreErrorKind::Unsupported, "release")),
         }
-        Ok(Tenure::Held)
+        Ok(Ownership::Held)
     }
 
     async fn look_up(&self, id: &RecordId) -> Result<Option<Record>, StoreError> {
@@ -258,7 +258,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let executions = Arc::new(AtomicU32::new(0));
     let counted = Arc::clone(&executions);
     let layer = IdempotencyLayer::builder(MapStore::default(), scope::header("x-api-key")?)
-        .defaults(|policy| policy.lease(Duration::from_secs(10)))
+        .defaults(|options| options.lease(Duration::from_secs(10)))
         .build()?;
     let service = ServiceBuilder::new()
         .layer(layer)

@@ -12,9 +12,9 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use axum::routing::{any, get, patch, post};
 use axum::{Json, Router};
-use tower_idempotency::{
-    ConfigError, Contract, IdempotencyLayer, KeyFormat, MemoryStore, Require, scope,
-};
+use tower_idempotency::contract::Contract;
+use tower_idempotency::options::{KeyFormat, Require};
+use tower_idempotency::{ConfigError, IdempotencyLayer, MemoryStore, scope};
 use utoipa::OpenApi;
 use utoipa::openapi::path::Operation;
 use utoipa::openapi::{self, Components, Ref, RefOr};
@@ -56,9 +56,9 @@ async fn change_profile() -> StatusCode {
 fn idempotency() -> Result<IdempotencyLayer, ConfigError> {
     IdempotencyLayer::builder(MemoryStore::new(), scope::header("x-api-key")?)
         .docs_url("http://127.0.0.1:3000/idempotency")
-        .route("POST /orders", |policy| policy.require(Require::Required))
-        .route("POST /orders/{id}/capture", |policy| {
-            policy
+        .route("POST /orders", |options| options.require(Require::Required))
+        .route("POST /orders/{id}/capture", |options| {
+            options
                 .require(Require::Required)
                 .key_format(KeyFormat::uuid())
         })

@@ -30,9 +30,9 @@ use axum::{Extension, Json, Router};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tower_idempotency::{
-    AnyStore, ConfigError, IdempotencyContext, IdempotencyLayer, Require, scope,
-};
+use tower_idempotency::options::Require;
+use tower_idempotency::store::AnyStore;
+use tower_idempotency::{ConfigError, IdempotencyContext, IdempotencyLayer, scope};
 
 #[path = "payments/again.rs"]
 mod again;
@@ -47,9 +47,11 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// credential in a layer around this one.
 fn idempotency(store: AnyStore) -> Result<IdempotencyLayer, ConfigError> {
     IdempotencyLayer::builder(store, scope::header("x-api-key")?)
-        .route("POST /payments", |policy| policy.require(Require::Required))
-        .route("POST /fares", |policy| {
-            policy.require(Require::Required).retention(FARE_RETENTION)
+        .route("POST /payments", |options| {
+            options.require(Require::Required)
+        })
+        .route("POST /fares", |options| {
+            options.require(Require::Required).retention(FARE_RETENTION)
         })
         .build()
 }

@@ -2,14 +2,15 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::lease::Recorded;
+use crate::lease::Ended;
 use crate::rejection::RejectionCode;
 
 /// What became of the requests of one layer since it was built. Requests that
 /// are not protected are not counted.
 ///
 /// ```
-/// use tower_idempotency::{IdempotencyLayer, MemoryStore, RejectionCode, scope};
+/// use tower_idempotency::{IdempotencyLayer, MemoryStore, scope};
+/// use tower_idempotency::rejection::RejectionCode;
 ///
 /// let layer = IdempotencyLayer::new(MemoryStore::new(), scope::shared());
 /// let counts = layer.counts();
@@ -90,13 +91,13 @@ impl Counters {
     }
 
     /// An operation ended so; `answer` says whether with an answer to keep.
-    pub(crate) fn ended(&self, how: Recorded, answer: bool) {
+    pub(crate) fn ended(&self, how: Ended, answer: bool) {
         match how {
-            Recorded::Stored if answer => self.recorded.add(),
-            Recorded::Stored => self.sealed.add(),
-            Recorded::Released => self.released.add(),
-            Recorded::Lost => self.overtaken.add(),
-            Recorded::NotYet => self.unrecorded.add(),
+            Ended::Recorded if answer => self.recorded.add(),
+            Ended::Recorded => self.sealed.add(),
+            Ended::Released => self.released.add(),
+            Ended::Overtaken => self.overtaken.add(),
+            Ended::Pending => self.unrecorded.add(),
         }
     }
 

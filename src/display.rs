@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::HeaderName;
 
 /// `a, b and c`.
-pub(crate) fn list(items: &[String], conjunction: &str) -> String {
+pub(crate) fn join_with(items: &[String], conjunction: &str) -> String {
     match items {
         [] => String::new(),
         [one] => one.clone(),
@@ -14,7 +14,7 @@ pub(crate) fn list(items: &[String], conjunction: &str) -> String {
 }
 
 /// `Idempotency-Key`, as people write the names of headers.
-pub(crate) fn field(name: &HeaderName) -> String {
+pub(crate) fn header_name(name: &HeaderName) -> String {
     let capitalized = |word: &str| match word {
         "www" => "WWW".to_owned(),
         "etag" => "ETag".to_owned(),
@@ -29,7 +29,7 @@ pub(crate) fn field(name: &HeaderName) -> String {
 }
 
 /// `24 hours`, in the largest unit that counts it exactly.
-pub(crate) fn span(duration: Duration) -> String {
+pub(crate) fn duration(duration: Duration) -> String {
     const DAY: u128 = 24 * 60 * 60 * 1_000_000_000;
     let nanos = duration.as_nanos();
     let units = [
@@ -52,7 +52,7 @@ pub(crate) fn span(duration: Duration) -> String {
 }
 
 /// `1 MiB`, in the largest unit that counts it exactly.
-pub(crate) fn size(bytes: usize) -> String {
+pub(crate) fn bytes(bytes: usize) -> String {
     let units = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
     let unit = units
         .into_iter()
@@ -70,10 +70,13 @@ mod tests {
     #[test]
     fn names_of_headers_begin_with_capitals() {
         for name in ["Idempotency-Key", "WWW-Authenticate", "X-", "ETag"] {
-            assert_eq!(field(&name.parse().unwrap()), name);
+            assert_eq!(header_name(&name.parse().unwrap()), name);
         }
-        assert_eq!(list(&[], "and"), "");
-        assert_eq!(list(&["a", "b", "c"].map(str::to_owned), "or"), "a, b or c");
+        assert_eq!(join_with(&[], "and"), "");
+        assert_eq!(
+            join_with(&["a", "b", "c"].map(str::to_owned), "or"),
+            "a, b or c"
+        );
     }
 
     #[test]
@@ -89,15 +92,15 @@ mod tests {
             (7 * 86_400_000, "7 days"),
         ];
         for (millis, words) in spans {
-            assert_eq!(span(Duration::from_millis(millis)), words);
+            assert_eq!(duration(Duration::from_millis(millis)), words);
         }
-        for (bytes, words) in [
+        for (count, words) in [
             (0, "0 bytes"),
             (1000, "1000 bytes"),
             (1 << 20, "1 MiB"),
             (1536, "1536 bytes"),
         ] {
-            assert_eq!(size(bytes), words);
+            assert_eq!(bytes(count), words);
         }
     }
 }

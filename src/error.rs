@@ -10,10 +10,10 @@ type BoxError = Box<dyn Error + Send + Sync>;
 ///
 /// ```
 /// use std::time::Duration;
-/// use tower_idempotency::{scope, IdempotencyLayer, MemoryStore};
+/// use tower_idempotency::{IdempotencyLayer, MemoryStore, scope};
 ///
 /// let error = IdempotencyLayer::builder(MemoryStore::new(), scope::shared())
-///     .defaults(|policy| policy.lease(Duration::ZERO))
+///     .defaults(|options| options.lease(Duration::ZERO))
 ///     .build()
 ///     .unwrap_err();
 /// assert_eq!(error.option(), "lease");

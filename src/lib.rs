@@ -20,7 +20,7 @@
 //!
 //! # One request, top to bottom
 //!
-//! 1. **Route.** Method and path choose a [`Policy`]. What no policy protects
+//! 1. **Route.** Method and path choose a [`RouteOptions`]. What no policy protects
 //!    is passed on unread.
 //! 2. **Key.** A malformed one is refused; a missing one passes through or is
 //!    refused, as the route says ([`Require`]).
@@ -32,7 +32,7 @@
 //!    operation, or is told what is there: an answer to replay, an operation
 //!    in flight, or another request under the same key.
 //! 6. **Execute**, with an [`IdempotencyContext`] in the request's extensions.
-//! 7. **Judge** the answer ([`RecordPolicy`]) at the end of its body: recorded,
+//! 7. **Judge** the answer ([`RecordRule`]) at the end of its body: recorded,
 //!    or released so that a retry executes again.
 //! 8. **Complete**: the record is stored, then the last byte leaves.
 //!
@@ -92,7 +92,7 @@
 //!   (`IdempotencyLayerBuilder::encryption`).
 //! - `config`: every option from a TOML or JSON file (`config::Config`). What
 //!   is wrong in it is an error with its line.
-//! - `at-rest`: `store::AtRest`, answers as bytes, for stores of one's own.
+//! - `at-rest`: `store::EncodedCompletion`, answers as bytes, for stores of one's own.
 //! - `sidecar`: `sidecar::Sidecar`, this layer as a proxy, and the program
 //!   `tower-idempotency-sidecar`.
 //! - `conformance`: `conformance`, rules that any store can be checked
@@ -121,15 +121,15 @@ mod counts;
 mod display;
 mod error;
 #[cfg(feature = "_sql")]
-mod exactly_once;
+pub mod exactly_once;
 #[cfg(all(test, shuttle, feature = "memory"))]
 mod interleavings;
 mod layer;
 mod lease;
 mod message;
-mod options;
+pub mod options;
 mod record;
-mod rejection;
+pub mod rejection;
 mod request;
 mod runtime;
 pub mod scope;
@@ -137,11 +137,8 @@ pub mod scope;
 pub mod sidecar;
 pub mod store;
 
-pub use contract::Contract;
 pub use counts::Counts;
 pub use error::ConfigError;
-#[cfg(feature = "_sql")]
-pub use exactly_once::{CommitError, CommitErrorKind, NoClaim, SqlClaim};
 pub use layer::future::ResponseFuture;
 pub use layer::records::Resolved;
 pub use layer::service::Idempotency;
@@ -149,33 +146,21 @@ pub use layer::{IdempotencyLayer, IdempotencyLayerBuilder};
 pub use message::body::RequestTrailers;
 pub use message::request_body::RequestBody;
 pub use message::response_body::ResponseBody;
-pub use options::fingerprint::{FingerprintBody, JsonFingerprint};
-pub use options::key::{KeyFormat, KeySyntax};
-pub use options::recording::{Answer, RecordHeaders, RecordPolicy, Recording, Statuses};
-pub use options::{
-    KeysPer, OnDisconnect, OnInFlight, OnMismatch, OnStoreError, Oversize, Policy, Require,
-};
-pub use record::{Completion, FencingToken, Fingerprint, Nonce, RecordId, ScopeDigest};
-pub use rejection::{Rejection, RejectionCode, RenderRejection, Retry};
+pub use options::RouteOptions;
+pub use options::recording;
 pub use request::operation::IdempotencyContext;
 #[cfg(feature = "axum")]
-pub use request::operation::NotProtected;
-pub use scope::Scope;
-#[cfg(feature = "encryption")]
-pub use store::encrypted::Encryption;
+pub use request::operation::MissingContext;
 #[cfg(feature = "memory")]
-pub use store::memory::{MemoryStats, MemoryStore, MemoryStoreBuilder, WhenFull};
+pub use store::memory::MemoryStore;
 #[cfg(feature = "redis")]
-pub use store::redis::{RedisConnection, RedisStore, RedisStoreBuilder};
+pub use store::redis::RedisStore;
 #[cfg(feature = "mysql")]
-pub use store::sql::mysql::{MySqlStore, MySqlStoreBuilder};
+pub use store::sql::mysql::MySqlStore;
 #[cfg(feature = "postgres")]
-pub use store::sql::postgres::{PostgresStore, PostgresStoreBuilder};
+pub use store::sql::postgres::PostgresStore;
 #[cfg(feature = "sqlite")]
-pub use store::sql::sqlite::{SqliteStore, SqliteStoreBuilder};
-#[cfg(feature = "_sql")]
-pub use store::sql::transaction::SqlDatabase;
-pub use store::{AnyStore, OnLapsedLease, Store};
+pub use store::sql::sqlite::SqliteStore;
 
 /// The code in the README and in `docs/` is run with the documentation tests.
 #[cfg(all(doctest, feature = "memory"))]

@@ -17,11 +17,13 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 use tower::{Layer, ServiceExt};
+use tower_idempotency::IdempotencyLayer;
+use tower_idempotency::options::KeysPer;
 use tower_idempotency::scope::{self, Caller, Scope};
 use tower_idempotency::store::{
-    Claim, Claimed, Lease, Outcome, Release, Store, StoreError, Tenure,
+    Claim, Claimed, Lease, Outcome, Ownership, Release, Store, StoreError,
 };
-use tower_idempotency::{IdempotencyLayer, KeysPer, Nonce, RecordId};
+use tower_idempotency::store::{Nonce, RecordId};
 
 use support::{Runs, counting};
 
@@ -34,13 +36,13 @@ impl Store for Claims {
         self.0.lock().unwrap().push(*claim);
         Ok(Claimed::OverCapacity)
     }
-    async fn renew(&self, _: &Lease) -> Result<Tenure, StoreError> {
+    async fn renew(&self, _: &Lease) -> Result<Ownership, StoreError> {
         unreachable!("nothing was acquired")
     }
-    async fn complete(&self, _: &Lease, _: &Outcome) -> Result<Tenure, StoreError> {
+    async fn complete(&self, _: &Lease, _: &Outcome) -> Result<Ownership, StoreError> {
         unreachable!("nothing was acquired")
     }
-    async fn release(&self, _: &RecordId, _: &Nonce, _: Release) -> Result<Tenure, StoreError> {
+    async fn release(&self, _: &RecordId, _: &Nonce, _: Release) -> Result<Ownership, StoreError> {
         unreachable!("nothing was acquired")
     }
 }
@@ -133,8 +135,8 @@ impl Operation {
         let layer = IdempotencyLayer::builder(claims.clone(), self.scope())
             .namespace(&*self.namespace)
             .secrets(secret)
-            .defaults(|policy| {
-                policy
+            .defaults(|options| {
+                options
                     .keys_per(keys_per)
                     .methods([method])
                     .fingerprint_headers(COMPARED)

@@ -9,11 +9,9 @@ use http::StatusCode;
 use sqlx::mysql::MySqlPoolOptions;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use tower_idempotency::store::{Claim, Claimed, Lease, Outcome, Release, Store, Tenure};
-use tower_idempotency::{
-    Completion, Fingerprint, MySqlStore, Nonce, PostgresStore, RecordId, RedisStore, ScopeDigest,
-    SqliteStore,
-};
+use tower_idempotency::store::{Claim, Claimed, Lease, Outcome, Ownership, Release, Store};
+use tower_idempotency::store::{Completion, Fingerprint, Nonce, RecordId, ScopeDigest};
+use tower_idempotency::{MySqlStore, PostgresStore, RedisStore, SqliteStore};
 
 use crate::{Round, timed};
 
@@ -40,15 +38,16 @@ impl<S: Store> Under for S {
     fn complete(self: Arc<Self>, lease: Lease, outcome: Outcome) -> Call {
         Box::pin(async move {
             let tenure = Store::complete(&*self, &lease, &outcome).await;
-            assert_eq!(tenure.unwrap(), Tenure::Held);
+            assert_eq!(tenure.unwrap(), Ownership::Held);
         })
     }
 
     fn release(self: Arc<Self>, lease: Lease) -> Call {
         Box::pin(async move {
             let claim = &lease.claim;
-            let tenure = Store::release(&*self, &claim.id, &claim.nonce, Release::Tombstone).await;
-            assert_eq!(tenure.unwrap(), Tenure::Held);
+            let tenure =
+                Store::release(&*self, &claim.id, &claim.nonce, Release::MayRunAgain).await;
+            assert_eq!(tenure.unwrap(), Ownership::Held);
         })
     }
 }

@@ -14,16 +14,15 @@ use sqlx::mysql::MySqlPoolOptions;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use tower::{Layer, ServiceExt, service_fn};
-use tower_idempotency::{
-    CommitError, IdempotencyLayer, MySqlStore, PostgresStore, SqlClaim, SqliteStore, scope,
-};
+use tower_idempotency::exactly_once::{CommitError, SqlClaim};
+use tower_idempotency::{IdempotencyLayer, MySqlStore, PostgresStore, SqliteStore, scope};
 
 use crate::{BATCH, median, timed};
 
 const AT_ONCE: [usize; 2] = [1, 16];
 
 type Call = Pin<Box<dyn Future<Output = ()> + Send>>;
-type Answer = Response<Full<Bytes>>;
+type ResponseHead = Response<Full<Bytes>>;
 
 struct Handlers {
     engine: &'static str,
@@ -31,7 +30,7 @@ struct Handlers {
     calls: [Arc<dyn Fn() -> Call>; 3],
 }
 
-fn paid() -> Answer {
+fn paid() -> ResponseHead {
     let mut response = Response::new(Full::new(Bytes::from(vec![b'x'; 256])));
     *response.status_mut() = StatusCode::CREATED;
     let json = HeaderValue::from_static("application/json");

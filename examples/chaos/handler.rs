@@ -9,7 +9,8 @@ use axum::response::{IntoResponse, Response};
 use http::{Extensions, Request, StatusCode, header};
 use serde_json::json;
 use tokio::time::sleep;
-use tower_idempotency::{FencingToken, IdempotencyContext, RecordId};
+use tower_idempotency::IdempotencyContext;
+use tower_idempotency::store::{FencingToken, RecordId};
 
 use super::history::Entry;
 use super::journal::Journal;

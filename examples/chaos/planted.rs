@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use tower_idempotency::store::{AnyStore, FencingToken, Nonce, RecordId};
 use tower_idempotency::store::{
-    Claim, Claimed, Lease, Outcome, Record, RecordState, Release, Store, StoreError, Subscription,
-    Tenure,
+    Claim, Claimed, Lease, Outcome, Ownership, Record, RecordState, Release, Store, StoreError,
+    Subscription,
 };
-use tower_idempotency::{AnyStore, FencingToken, Nonce, RecordId};
 
 use super::handler::execution;
 use super::journal::Journal;
@@ -115,7 +115,7 @@ impl Watched {
             own.lease = Duration::from_secs(3600);
         }
         if self.is(Planted::IgnoresFingerprints) || self.is(Planted::MixesRecords) {
-            own.fingerprint = tower_idempotency::Fingerprint::from_bytes([7; 32]);
+            own.fingerprint = tower_idempotency::store::Fingerprint::from_bytes([7; 32]);
         }
         own
     }
@@ -168,14 +168,18 @@ impl Watched {
         Claimed::Found(record)
     }
 
-    async fn store_outcome(&self, lease: &Lease, outcome: &Outcome) -> Result<Tenure, StoreError> {
+    async fn store_outcome(
+        &self,
+        lease: &Lease,
+        outcome: &Outcome,
+    ) -> Result<Ownership, StoreError> {
         let own = self.lease(lease);
         let sealed = |retention| Outcome::Sealed { retention };
         match self.planted {
-            Some(Planted::ForgetsCompletions) => Ok(Tenure::Held),
+            Some(Planted::ForgetsCompletions) => Ok(Ownership::Held),
             Some(Planted::ReleasesCompletions) => {
                 let Claim { id, nonce, .. } = own.claim;
-                self.store.release(&id, &nonce, Release::Tombstone).await
+                self.store.release(&id, &nonce, Release::MayRunAgain).await
             }
             Some(Planted::KeepsNothing) => {
                 let outcome = sealed(Duration::from_micros(1));
@@ -187,7 +191,7 @@ impl Watched {
             }
             Some(Planted::LetsTheOvertakenComplete) => {
                 self.store.complete(&own, outcome).await?;
-                Ok(Tenure::Held)
+                Ok(Ownership::Held)
             }
             _ => self.store.complete(&own, outcome).await,
         }
@@ -203,17 +207,17 @@ impl Store for Watched {
         })
     }
 
-    async fn renew(&self, lease: &Lease) -> Result<Tenure, StoreError> {
+    async fn renew(&self, lease: &Lease) -> Result<Ownership, StoreError> {
         self.store.renew(&self.lease(lease)).await
     }
 
-    async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Tenure, StoreError> {
+    async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Ownership, StoreError> {
         let execution = execution(&lease.claim.id, lease.token);
         self.journal.completing(&execution);
         let tenure = self.store_outcome(lease, outcome).await?;
         match tenure {
-            Tenure::Held => self.journal.completed(&execution),
-            Tenure::Lost => self.journal.refused(&execution),
+            Ownership::Held => self.journal.completed(&execution),
+            Ownership::Lost => self.journal.refused(&execution),
         }
         Ok(tenure)
     }
@@ -223,7 +227,7 @@ impl Store for Watched {
         id: &RecordId,
         nonce: &Nonce,
         how: Release,
-    ) -> Result<Tenure, StoreError> {
+    ) -> Result<Ownership, StoreError> {
         self.store.release(&self.id(id), nonce, how).await
     }
 

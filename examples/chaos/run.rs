@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio::time::sleep;
-use tower_idempotency::AnyStore;
+use tower_idempotency::store::AnyStore;
 
 use super::BoxError;
 use super::arguments::Options;

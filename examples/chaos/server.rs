@@ -13,9 +13,9 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
-use tower_idempotency::{
-    AnyStore, ConfigError, IdempotencyLayer, OnInFlight, RecordId, Require, Store, scope,
-};
+use tower_idempotency::options::{OnInFlight, Require};
+use tower_idempotency::store::{AnyStore, RecordId, Store};
+use tower_idempotency::{ConfigError, IdempotencyLayer, scope};
 
 use super::BoxError;
 use super::arguments::Protections;
@@ -116,14 +116,14 @@ impl Setup {
         let lease = self.lease;
         IdempotencyLayer::builder(store, scope::header("x-api-key")?)
             .store_timeout(STORE_TIMEOUT)
-            .defaults(|policy| {
-                policy
+            .defaults(|options| {
+                options
                     .require(Require::Required)
                     .exactly_once(commits)
                     .lease(lease)
             })
-            .route("POST /waited-for", move |policy| {
-                policy.on_in_flight(OnInFlight::Wait(lease / 4))
+            .route("POST /waited-for", move |options| {
+                options.on_in_flight(OnInFlight::Wait(lease / 4))
             })
             .build()
     }

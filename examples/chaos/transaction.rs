@@ -3,7 +3,7 @@
 use axum::response::{IntoResponse, Response};
 use http::{Extensions, StatusCode};
 use sqlx::{MySql, Postgres, Sqlite};
-use tower_idempotency::{CommitError, CommitErrorKind, SqlClaim};
+use tower_idempotency::exactly_once::{CommitError, CommitErrorKind, SqlClaim};
 
 use super::handler::{Shop, answer};
 use super::history::Entry;

@@ -22,7 +22,8 @@ use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tower::{Layer, ServiceExt};
-use tower_idempotency::{ConfigError, IdempotencyLayer, MemoryStore, RequestBody, Require, scope};
+use tower_idempotency::options::Require;
+use tower_idempotency::{ConfigError, IdempotencyLayer, MemoryStore, RequestBody, scope};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 type Body = BoxBody<Bytes, BoxError>;

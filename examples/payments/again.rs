@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::net::TcpListener;
-use tower_idempotency::AnyStore;
+use tower_idempotency::store::AnyStore;
 
 use super::story::{Answer, Call, Client};
 use super::{BoxError, Shop, app, idempotency};

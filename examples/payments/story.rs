@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
-use tower_idempotency::AnyStore;
+use tower_idempotency::store::AnyStore;
 
 use super::{BoxError, FARE_RETENTION, Shop, app, idempotency};
 

@@ -102,7 +102,10 @@ impl Running {
     }
 
     fn note(&self, end: End) {
-        let lost = self.context.as_ref().is_some_and(IdempotencyContext::lost);
+        let lost = self
+            .context
+            .as_ref()
+            .is_some_and(IdempotencyContext::is_lost);
         let mut book = self.ledger.book();
         let execution = &mut book.executions[self.number];
         if execution.ended.is_none() {

@@ -18,7 +18,8 @@ use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, JoinSet};
 use tower::{Layer, Service, ServiceBuilder, service_fn};
 use tower_http::catch_panic::CatchPanicLayer;
-use tower_idempotency::{ConfigError, IdempotencyLayer, OnLapsedLease, Require, scope};
+use tower_idempotency::options::{OnLapsedLease, Require};
+use tower_idempotency::{ConfigError, IdempotencyLayer, scope};
 
 use super::handler::{BoxError, handle};
 use super::ledger::Ledger;
@@ -28,14 +29,14 @@ use super::store::Faulty;
 pub(crate) fn layer(store: Faulty) -> Result<IdempotencyLayer, ConfigError> {
     IdempotencyLayer::builder(store, scope::header("x-api-key")?)
         .store_timeout(STORE_TIMEOUT)
-        .defaults(|policy| {
-            policy
+        .defaults(|options| {
+            options
                 .require(Require::Required)
                 .lease(LEASE)
                 .max_recorded_body(MAX_RECORDED)
         })
-        .route("POST /refuse", |policy| {
-            policy.on_lapsed_lease(OnLapsedLease::Refuse)
+        .route("POST /refuse", |options| {
+            options.on_lapsed_lease(OnLapsedLease::Refuse)
         })
         .build()
 }

@@ -17,11 +17,12 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use tokio::task::yield_now;
 use tokio::time::sleep;
+use tower_idempotency::MemoryStore;
 use tower_idempotency::store::{
-    Claim, Claimed, Lease, Outcome, Record, RecordState, Release, Store, StoreError,
-    StoreErrorKind, Tenure,
+    Claim, Claimed, Lease, Outcome, Ownership, Record, RecordState, Release, Store, StoreError,
+    StoreErrorKind,
 };
-use tower_idempotency::{MemoryStats, MemoryStore, Nonce, RecordId};
+use tower_idempotency::store::{MemoryStats, Nonce, RecordId};
 
 use super::faults::{Counted, Fault, Faults, Op};
 use super::history::{Clock, LeftRecord, LeftState, Moment, Overtake, digest};
@@ -212,10 +213,10 @@ impl Shared {
         Ok(Claimed::Acquired(lease))
     }
 
-    fn renew(&self, lease: &Lease) -> Result<Tenure, StoreError> {
+    fn renew(&self, lease: &Lease) -> Result<Ownership, StoreError> {
         let mut told = self.told();
         let tenure = at_once(self.memory.renew(lease))?;
-        if tenure == Tenure::Held
+        if tenure == Ownership::Held
             && let Some(owner) = told.owners.get_mut(&lease.claim.id)
         {
             owner.renewed = self.clock.now();
@@ -223,14 +224,14 @@ impl Shared {
         Ok(tenure)
     }
 
-    fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Tenure, StoreError> {
+    fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Ownership, StoreError> {
         let mut told = self.told();
         let tenure = at_once(self.memory.complete(lease, outcome))?;
         told.close(tenure, &lease.claim.id, &lease.claim.nonce);
         Ok(tenure)
     }
 
-    fn release(&self, id: &RecordId, nonce: &Nonce, how: Release) -> Result<Tenure, StoreError> {
+    fn release(&self, id: &RecordId, nonce: &Nonce, how: Release) -> Result<Ownership, StoreError> {
         let mut told = self.told();
         let tenure = at_once(self.memory.release(id, nonce, how))?;
         told.close(tenure, id, nonce);
@@ -245,8 +246,8 @@ impl Told {
         }
     }
 
-    fn close(&mut self, tenure: Tenure, id: &RecordId, nonce: &Nonce) {
-        if tenure == Tenure::Held
+    fn close(&mut self, tenure: Ownership, id: &RecordId, nonce: &Nonce) {
+        if tenure == Ownership::Held
             && let Some(owner) = self.owners.get_mut(id)
             && owner.open
             && owner.nonce == *nonce
@@ -264,13 +265,13 @@ impl Store for Faulty {
             .await
     }
 
-    async fn renew(&self, lease: &Lease) -> Result<Tenure, StoreError> {
+    async fn renew(&self, lease: &Lease) -> Result<Ownership, StoreError> {
         let own = lease.clone();
         self.through(Op::Renew, lease.claim.nonce, move |store| store.renew(&own))
             .await
     }
 
-    async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Tenure, StoreError> {
+    async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Ownership, StoreError> {
         self.0.told().completing(lease.token.get());
         let (own, outcome) = (lease.clone(), outcome.clone());
         let nonce = lease.claim.nonce;
@@ -285,7 +286,7 @@ impl Store for Faulty {
         id: &RecordId,
         nonce: &Nonce,
         how: Release,
-    ) -> Result<Tenure, StoreError> {
+    ) -> Result<Ownership, StoreError> {
         let (id, own) = (*id, *nonce);
         self.through(Op::Release, *nonce, move |store| {
             store.release(&id, &own, how)

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use lexopt::prelude::{Long, Short};
-use tower_idempotency::AnyStore;
 use tower_idempotency::config::Config;
 use tower_idempotency::sidecar::Sidecar;
+use tower_idempotency::store::AnyStore;
 use tracing::{error, info};
 use tracing_subscriber::EnvFilter;
 

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 
-use crate::message::body::{BoxError, Whole, as_bytes};
+use crate::message::body::{BoxError, FullBody, as_bytes};
 
 /// The body of an answer: read to its end, unless it is longer than the policy
 /// reads ahead or has no end. Then the rest comes as it arrives, and may break
@@ -20,7 +20,7 @@ pub struct AnswerBody<B> {
 }
 
 impl<B> AnswerBody<B> {
-    pub(super) fn of(read: Whole, rest: Option<Pin<Box<B>>>) -> Self {
+    pub(super) fn of(read: FullBody, rest: Option<Pin<Box<B>>>) -> Self {
         Self {
             read: read.data,
             trailers: read.trailers,

@@ -18,7 +18,7 @@ use super::answer_body::AnswerBody;
 use super::error::{Attempt, Error, ErrorKind, Outcome};
 use super::options::Options;
 use super::policy::Deadline;
-use crate::message::body::{BoxError, Partial, Whole, up_to};
+use crate::message::body::{BodyBuffer, BoxError, FullBody, up_to};
 use crate::request::judge::never_ends;
 
 /// Makes [`ReadAnswers`]: the layer that goes between tower's `Retry` and a
@@ -120,10 +120,10 @@ impl Options {
         let (head, body) = response.into_parts();
         let mut body = Box::pin(body);
         if never_ends(&head) {
-            let body = AnswerBody::of(Whole::default(), Some(body));
+            let body = AnswerBody::of(FullBody::default(), Some(body));
             return Ok(Response::from_parts(head, body));
         }
-        let mut read = Partial::default();
+        let mut read = BodyBuffer::default();
         let mut admit = up_to(self.max_answer_body);
         let to_the_end = poll_fn(|cx| read.poll_from(body.as_mut(), &mut admit, cx))
             .await

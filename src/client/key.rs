@@ -139,7 +139,7 @@ impl IdempotencyKey {
     ///
     /// ```
     /// use http::Request;
-    /// use tower_idempotency::KeySyntax;
+    /// use tower_idempotency::options::KeySyntax;
     /// use tower_idempotency::client::IdempotencyKey;
     ///
     /// let key = IdempotencyKey::new();

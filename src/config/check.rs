@@ -8,7 +8,7 @@ use crate::record::{Nonce, RecordId};
 use crate::rejection::Template;
 use crate::scope;
 use crate::store::{
-    AnyStore, Claim, Claimed, Lease, Outcome, Release, Store, StoreError, StoreErrorKind, Tenure,
+    AnyStore, Claim, Claimed, Lease, Outcome, Ownership, Release, Store, StoreError, StoreErrorKind,
 };
 
 impl Config {
@@ -25,7 +25,7 @@ impl Config {
             return Err(self.error(&path, message));
         }
         let builder = self.builder_of(Unasked, scope::shared());
-        match builder.whatever_the_store_can().build() {
+        match builder.skip_store_checks().build() {
             Ok(_) => Ok(()),
             Err(error) => Err(self.built(&error)),
         }
@@ -236,15 +236,15 @@ impl Store for Unasked {
         Self::refused()
     }
 
-    async fn renew(&self, _: &Lease) -> Result<Tenure, StoreError> {
+    async fn renew(&self, _: &Lease) -> Result<Ownership, StoreError> {
         Self::refused()
     }
 
-    async fn complete(&self, _: &Lease, _: &Outcome) -> Result<Tenure, StoreError> {
+    async fn complete(&self, _: &Lease, _: &Outcome) -> Result<Ownership, StoreError> {
         Self::refused()
     }
 
-    async fn release(&self, _: &RecordId, _: &Nonce, _: Release) -> Result<Tenure, StoreError> {
+    async fn release(&self, _: &RecordId, _: &Nonce, _: Release) -> Result<Ownership, StoreError> {
         Self::refused()
     }
 }

@@ -11,7 +11,7 @@ use super::value::{List, Value, Word, Words, values};
 use crate::options::key::{KeyFormat, KeySyntax};
 use crate::options::recording::RecordHeaders;
 use crate::options::{
-    KeysPer, OnDisconnect, OnInFlight, OnMismatch, OnStoreError, Oversize, Policy, Require,
+    KeysPer, OnDisconnect, OnInFlight, OnMismatch, OnOversize, OnStoreError, Require, RouteOptions,
 };
 use crate::store::OnLapsedLease;
 
@@ -29,10 +29,10 @@ words! {
     Require { "required" => Required, "optional" => Optional, "ignored" => Ignored }
     KeysPer { "scope" => Scope, "route" => Route }
     OnMismatch { "reject" => Reject, "replay" => Replay }
-    Oversize { "seal" => Seal, "rerun" => Rerun }
+    OnOversize { "seal" => Seal, "rerun" => Rerun }
     OnLapsedLease { "rerun" => Rerun, "refuse" => Refuse }
     OnDisconnect { "finish" => Finish, "cancel" => Cancel }
-    OnStoreError { "closed" => Closed, "open" => Open }
+    OnStoreError { "closed" => Reject, "open" => RunUnprotected }
     Cipher { "xchacha20-poly1305" => XChaCha20Poly1305 }
 }
 
@@ -69,11 +69,11 @@ pub(super) struct Lengths {
 
 impl Lengths {
     /// What is left out stays as it is.
-    pub(super) fn of(&self, policy: Policy) -> Policy {
-        let now = policy.keys.length.clone();
+    pub(super) fn of(&self, options: RouteOptions) -> RouteOptions {
+        let now = options.keys.length.clone();
         let min = self.min.unwrap_or(*now.start());
         let max = self.max.unwrap_or(*now.end());
-        policy.key_length(min..=max)
+        options.key_length(min..=max)
     }
 }
 
@@ -187,9 +187,9 @@ pub(super) struct Encrypting {
 
 #[cfg(feature = "encryption")]
 impl Encrypting {
-    pub(super) fn encryption(self) -> crate::Encryption {
+    pub(super) fn encryption(self) -> crate::store::Encryption {
         let encryption = match self.cipher {
-            Cipher::XChaCha20Poly1305 => crate::Encryption::xchacha20_poly1305(),
+            Cipher::XChaCha20Poly1305 => crate::store::Encryption::xchacha20_poly1305(),
         };
         if self.also_plain {
             encryption.also_plain()

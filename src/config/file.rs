@@ -19,7 +19,9 @@ use super::rejections::Rejections;
 use super::scopes::{Net, Scopes};
 use super::value::{List, Word};
 use crate::options::key::KeySyntax;
-use crate::options::{KeysPer, OnDisconnect, OnMismatch, OnStoreError, Oversize, Policy, Require};
+use crate::options::{
+    KeysPer, OnDisconnect, OnMismatch, OnOversize, OnStoreError, Require, RouteOptions,
+};
 use crate::store::OnLapsedLease;
 
 /// What makes HTTP operations safe to retry, as tower-idempotency reads it.
@@ -200,26 +202,26 @@ macro_rules! tables {
         pub(super) const OF_ROUTES: &[&str] = &["scope", $(stringify!($name)),+];
 
         impl Idempotency {
-            pub(super) fn set(&self, policy: Policy) -> Policy {
-                $(let set: fn(Policy, &$type) -> Policy = $set;
-                let policy = match &self.$name {
-                    Some(value) => set(policy, value),
-                    None => policy,
+            pub(super) fn set(&self, options: RouteOptions) -> RouteOptions {
+                $(let set: fn(RouteOptions, &$type) -> RouteOptions = $set;
+                let options = match &self.$name {
+                    Some(value) => set(options, value),
+                    None => options,
                 };)+
-                policy
+                options
             }
         }
 
         impl Route {
-            pub(super) fn set(&self, policy: Policy) -> Policy {
-                $(let set: fn(Policy, &$type) -> Policy = $set;
-                let policy = match &self.$name {
-                    Some(value) => set(policy, value),
-                    None => policy,
+            pub(super) fn set(&self, options: RouteOptions) -> RouteOptions {
+                $(let set: fn(RouteOptions, &$type) -> RouteOptions = $set;
+                let options = match &self.$name {
+                    Some(value) => set(options, value),
+                    None => options,
                 };)+
                 match &self.scope {
-                    Some(scopes) => policy.scope(scopes.scope()),
-                    None => policy,
+                    Some(scopes) => options.scope(scopes.scope()),
+                    None => options,
                 }
             }
         }
@@ -228,95 +230,95 @@ macro_rules! tables {
 
 tables! {
     /// The headers that may carry the key: the first that is present wins.
-    header: List<Name> = ["Idempotency-Key"], |policy, names| policy.headers(&names.0);
+    header: List<Name> = ["Idempotency-Key"], |options, names| options.headers(&names.0);
     /// How the header's value is read: `lenient` takes an RFC 8941 string or the bare characters,
     /// `strict` only the string, `raw` the characters as they are.
-    key_syntax: Word<KeySyntax> = "lenient", |policy, syntax| policy.key_syntax(syntax.0);
+    key_syntax: Word<KeySyntax> = "lenient", |options, syntax| options.key_syntax(syntax.0);
     /// The length of a key in characters.
-    key_length: Lengths = { "min": 1, "max": 255 }, |policy, lengths| lengths.of(policy);
+    key_length: Lengths = { "min": 1, "max": 255 }, |options, lengths| lengths.of(options);
     /// What a key must look like.
-    key_format: Word<Format> = "any", |policy, format| policy.key_format(format.0.format());
+    key_format: Word<Format> = "any", |options, format| options.key_format(format.0.format());
     /// The methods that are protected where a route's `match` names none.
     methods: List<Verb, 0> = ["POST", "PATCH"],
-        |policy, methods| policy.methods(methods.0.iter().map(|verb| verb.0.clone()));
+        |options, methods| options.methods(methods.0.iter().map(|verb| verb.0.clone()));
     /// Whether a key is needed: `required`, `optional`, or `ignored`, which passes every request
     /// through.
-    require: Word<Require> = "optional", |policy, require| policy.require(require.0);
+    require: Word<Require> = "optional", |options, require| options.require(require.0);
     /// What a key is unique in: the caller (`scope`; the route is compared), or the caller and the
     /// endpoint (`route`).
-    keys_per: Word<KeysPer> = "scope", |policy, keys_per| policy.keys_per(keys_per.0);
+    keys_per: Word<KeysPer> = "scope", |options, keys_per| options.keys_per(keys_per.0);
     /// How the request's body is compared: `bytes`, `json` (as canonical JSON, or parts of it), or
     /// `none`.
-    fingerprint_body: Body = "bytes", |policy, body| policy.fingerprint_body(body.0.clone());
+    fingerprint_body: Body = "bytes", |options, body| options.fingerprint_body(body.0.clone());
     /// The request headers that are compared.
     fingerprint_headers: List<Name, 0> = ["Content-Type"],
-        |policy, names| policy.fingerprint_headers(&names.0);
+        |options, names| options.fingerprint_headers(&names.0);
     /// Whether the query is compared.
-    fingerprint_query: bool = true, |policy, query| policy.fingerprint_query(*query);
+    fingerprint_query: bool = true, |options, query| options.fingerprint_query(*query);
     /// What a key gets that comes with another request: `key-reused`, or the first answer.
     on_mismatch: Word<OnMismatch> = "reject",
-        |policy, on_mismatch| policy.on_mismatch(on_mismatch.0);
+        |options, on_mismatch| options.on_mismatch(on_mismatch.0);
     /// The largest request body; beyond it: `body-too-large`.
-    max_request_body: Size = "1MiB", |policy, size| policy.max_request_body(size.0);
+    max_request_body: Size = "1MiB", |options, size| options.max_request_body(size.0);
     /// How long a request's body may take to arrive; beyond it: `body-timeout`.
-    body_timeout: Time = "30s", |policy, timeout| policy.body_timeout(timeout.0);
+    body_timeout: Time = "30s", |options, timeout| options.body_timeout(timeout.0);
     /// The largest answer body that is recorded; a larger one is sent all the same, see
     /// `oversize`.
-    max_recorded_body: Size = "1MiB", |policy, size| policy.max_recorded_body(size.0);
+    max_recorded_body: Size = "1MiB", |options, size| options.max_recorded_body(size.0);
     /// What becomes of an operation whose answer can't be recorded: it does not run again
     /// (`seal`), or does (`rerun`).
-    oversize: Word<Oversize> = "seal", |policy, oversize| policy.oversize(oversize.0);
+    oversize: Word<OnOversize> = "seal", |options, oversize| options.oversize(oversize.0);
     /// Which answers are recorded, by status: `2xx`, `201`, `200-299`, `all`, `default`, less
     /// `!401`; by code of gRPC: `grpc:0`, `grpc:1-4`, `!grpc:5`.
-    record: Record = ["default"], |policy, record| policy.record(record.0.clone());
+    record: Record = ["default"], |options, record| options.record(record.0.clone());
     /// Content types that are never recorded, such as `application/pdf` or `image/*`.
     skip_types: List<MediaType, 0> = [],
-        |policy, types| policy.skip_types(types.0.iter().map(|own| &own.0));
+        |options, types| options.skip_types(types.0.iter().map(|own| &own.0));
     /// Headers by which an answer says that it is not to be recorded: a name, or a name and a
     /// value, such as `Transient-Error: true`.
     skip_headers: List<SkipHeader, 0> = [],
-        |policy, headers| policy.skip_headers(headers.0.iter().map(|own| &own.0));
+        |options, headers| options.skip_headers(headers.0.iter().map(|own| &own.0));
     /// What a duplicate gets while the first request runs: `in-flight` at once, or the outcome,
     /// waited for as long as this.
-    on_in_flight: Waiting = "reject", |policy, waiting| policy.on_in_flight(waiting.0);
+    on_in_flight: Waiting = "reject", |options, waiting| options.on_in_flight(waiting.0);
     /// What becomes of an operation whose owner died or was cut off: it runs again, or is
     /// `outcome-unknown`.
     on_lapsed_lease: Word<OnLapsedLease> = "rerun",
-        |policy, on_lapsed_lease| policy.on_lapsed_lease(on_lapsed_lease.0);
+        |options, on_lapsed_lease| options.on_lapsed_lease(on_lapsed_lease.0);
     /// What becomes of an operation whose client leaves: it runs to its end, or is dropped.
     on_disconnect: Word<OnDisconnect> = "finish",
-        |policy, on_disconnect| policy.on_disconnect(on_disconnect.0);
+        |options, on_disconnect| options.on_disconnect(on_disconnect.0);
     /// What becomes of a request when the store can't be reached: `store-unavailable`, or it is
     /// executed unprotected.
     on_store_error: Word<OnStoreError> = "closed",
-        |policy, on_store_error| policy.on_store_error(on_store_error.0);
+        |options, on_store_error| options.on_store_error(on_store_error.0);
     /// How long a claim holds without being renewed.
-    lease: Time = "30s", |policy, lease| policy.lease(lease.0);
+    lease: Time = "30s", |options, lease| options.lease(lease.0);
     /// For how long the lease of one operation is renewed.
-    max_operation: Time = "10m", |policy, longest| policy.max_operation(longest.0);
+    max_operation: Time = "10m", |options, longest| options.max_operation(longest.0);
     /// How long a recorded answer is kept.
-    retention: Time = "24h", |policy, retention| policy.retention(retention.0);
+    retention: Time = "24h", |options, retention| options.retention(retention.0);
     /// Whether handlers have to commit their claims in transactions of their own, which needs a
     /// store in an SQL database. Not for the sidecar.
-    exactly_once: bool = false, |policy, exactly| policy.exactly_once(*exactly);
+    exactly_once: bool = false, |options, exactly| options.exactly_once(*exactly);
     /// Which headers of an answer are recorded: all but some, or only some.
     record_headers: Headers = { "deny": ["Set-Cookie", "WWW-Authenticate", "Date"] },
-        |policy, headers| policy.record_headers(headers.rule());
+        |options, headers| options.record_headers(headers.rule());
     /// The header that marks a replay with `true`; `false` for no mark.
     replayed_header: HeaderSwitch = "Idempotency-Replayed",
-        |policy, header| policy.replayed_header(header.name("idempotency-replayed"));
+        |options, header| options.replayed_header(header.name("idempotency-replayed"));
     /// The header that says when the execution began; `true` for `Idempotency-Created-At`.
     created_at_header: HeaderSwitch = false,
-        |policy, header| policy.created_at_header(header.name("idempotency-created-at"));
+        |options, header| options.created_at_header(header.name("idempotency-created-at"));
     /// The header that says until when the answer is kept; `true` for `Idempotency-Expires-At`.
     expires_at_header: HeaderSwitch = false,
-        |policy, header| policy.expires_at_header(header.name("idempotency-expires-at"));
+        |options, header| options.expires_at_header(header.name("idempotency-expires-at"));
     /// Whether answers carry the key back, under its header's name.
-    echo_key: bool = false, |policy, echo| policy.echo_key(*echo);
+    echo_key: bool = false, |options, echo| options.echo_key(*echo);
     /// With which status a recorded one is replayed, such as `{ "201" = 200 }`.
-    replay_status: BTreeMap<StatusName, AnswerStatus> = {}, |policy, map| {
-        map.iter().fold(policy, |policy, (from, to)| policy.replay_status(from.0, to.0))
+    replay_status: BTreeMap<StatusName, AnswerStatus> = {}, |options, map| {
+        map.iter().fold(options, |options, (from, to)| options.replay_status(from.0, to.0))
     };
     /// What `Retry-After` says where waiting helps, in whole seconds.
-    retry_after: Time = "1s", |policy, wait| policy.retry_after(wait.0);
+    retry_after: Time = "1s", |options, wait| options.retry_after(wait.0);
 }

@@ -1,6 +1,6 @@
 //! All options from a file, TOML or JSON (feature `config`).
 //!
-//! 1. The names are those of the methods of [`Policy`](crate::Policy) and
+//! 1. The names are those of the methods of [`RouteOptions`](crate::Policy) and
 //!    [`IdempotencyLayerBuilder`], the defaults too. `docs/config.md` has them
 //!    all, [`Config::schema`] is the JSON Schema for editors.
 //! 2. What `[[route]]` tables say overrides `[idempotency]`, for the requests
@@ -160,7 +160,7 @@ impl Config {
         schema.to_value()
     }
 
-    /// The entry `store`: a URL for [`AnyStore::connect`](crate::AnyStore::connect),
+    /// The entry `store`: a URL for [`AnyStore::connect`](crate::store::AnyStore::connect),
     /// in which `env:NAME` was resolved. It may hold a password.
     #[must_use]
     pub fn store(&self) -> Option<&str> {
@@ -226,7 +226,7 @@ impl Config {
             ..
         } = &self.said.file;
         let mut builder =
-            IdempotencyLayer::builder(store, scope).defaults(|policy| all.set(policy));
+            IdempotencyLayer::builder(store, scope).defaults(|options| all.set(options));
         if let Some(secrets) = secrets {
             builder = builder.secrets(secrets.0.iter().map(|secret| secret.0.as_str()));
         }
@@ -234,13 +234,13 @@ impl Config {
             builder = builder.namespace(namespace);
         }
         if let Some(size) = all.max_buffered {
-            builder = builder.max_buffered(size.0);
+            builder = builder.max_buffered_bytes(size.0);
         }
         if let Some(operations) = all.max_detached {
-            builder = builder.max_detached(operations);
+            builder = builder.max_background_operations(operations);
         }
         if let Some(requests) = all.max_waiters {
-            builder = builder.max_waiters(requests);
+            builder = builder.max_waiting_requests(requests);
         }
         if let Some(timeout) = all.store_timeout {
             builder = builder.store_timeout(timeout.0);
@@ -262,7 +262,7 @@ impl Config {
         }
         for route in routes {
             let own = route.clone();
-            builder = builder.route(&route.pattern, move |policy| own.set(policy));
+            builder = builder.route(&route.pattern, move |options| own.set(options));
         }
         builder
     }

@@ -116,7 +116,7 @@ async fn one_claim_wins_a_tombstone(stores: Stores) -> Checked {
     let claim = request();
     let mut owner = stores.a.acquire("the first claim", &claim).await?;
     for _ in 0..ROUNDS {
-        stores.b.release(&owner.claim, Release::Tombstone).await?;
+        stores.b.release(&owner.claim, Release::MayRunAgain).await?;
         owner = race(&stores, &claim).await?;
     }
     Ok(())
@@ -127,7 +127,10 @@ async fn one_claim_wins_a_lapsed_lease(stores: Stores) -> Checked {
     let mut owner = stores.a.acquire("the first claim", &claim).await?;
     for _ in 0..ROUNDS {
         // Lapses it without a wait.
-        stores.b.release(&owner.claim, Release::Unknown).await?;
+        stores
+            .b
+            .release(&owner.claim, Release::OutcomeUnknown)
+            .await?;
         owner = race(&stores, &claim).await?;
     }
     let owner = stores.a.lapsed(&request()).await?;
@@ -210,7 +213,7 @@ async fn a_lapsed_lease_is_kept_from_other_requests(stores: Stores) -> Checked {
     let Stores { a, b, c } = stores;
     let claim = request();
     let owner = a.acquire("the first claim", &claim).await?;
-    a.release(&claim, Release::Unknown).await?;
+    a.release(&claim, Release::OutcomeUnknown).await?;
     let rejecting = other_request(&claim);
     let found = b.find("another request", &rejecting).await?;
     lapsed("what another request found", &found, &owner)?;

@@ -3,7 +3,7 @@
 use tokio::task::yield_now;
 
 use crate::record::FencingToken;
-use crate::store::{Claim, Claimed, Lease, Outcome, Release, Tenure};
+use crate::store::{Claim, Claimed, Lease, Outcome, Ownership, Release};
 
 use crate::conformance::answer::{Answer, DAY, answer};
 use crate::conformance::expect::{Checked, broken, ensure, held, in_flight, lost, sealed, told};
@@ -183,7 +183,7 @@ async fn a_completion_or_a_takeover(stores: Stores) -> Checked {
         let claim = request();
         let owner = a.acquire("the first claim", &claim).await?;
         // Completable by its nonce, and lapsed.
-        a.release(&claim, Release::Unknown).await?;
+        a.release(&claim, Release::OutcomeUnknown).await?;
         let answer = answer();
         let taking = rival(&claim);
         // In every order that a few turns of a scheduler make.
@@ -202,11 +202,11 @@ async fn a_completion_or_a_takeover(stores: Stores) -> Checked {
         let (completed, taken) = both(completing, taking_over).await?;
         match (completed, taken) {
             // What the claim met may have been in flight still.
-            (Tenure::Held, Claimed::Found(_)) => {
+            (Ownership::Held, Claimed::Found(_)) => {
                 let found = c.find("a third claim", &rival(&claim)).await?;
                 answer.is_found("what a third claim found", &found, &owner)?;
             }
-            (Tenure::Lost, Claimed::Acquired(new)) => {
+            (Ownership::Lost, Claimed::Acquired(new)) => {
                 let found = c.find("a third claim", &rival(&claim)).await?;
                 in_flight("what a third claim found", &found, &new)?;
             }
@@ -260,7 +260,10 @@ async fn a_completion_yields_to_a_higher_token(stores: Stores) -> Checked {
     for (by, stranger) in [(0, false), (0, true), (1, true), (-1, true)] {
         let claim = request();
         let mut owner = a.acquire("the first claim", &claim).await?;
-        held("the release", a.release(&claim, Release::Tombstone).await?)?;
+        held(
+            "the release",
+            a.release(&claim, Release::MayRunAgain).await?,
+        )?;
         if stranger {
             owner.claim = rival(&claim);
         }
@@ -296,7 +299,7 @@ async fn a_sealed_record_has_no_answer(stores: Stores) -> Checked {
         held("a completion of what the nonce has sealed", late)?;
         lost(
             "releasing it",
-            store.release(&claim, Release::Tombstone).await?,
+            store.release(&claim, Release::MayRunAgain).await?,
         )?;
     }
     Ok(())

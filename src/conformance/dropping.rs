@@ -6,7 +6,7 @@ use std::task::Poll;
 
 use tokio::time::timeout;
 
-use crate::store::{Claim, Forgotten, Lease, Release, Tenure};
+use crate::store::{Claim, Forgotten, Lease, Ownership, Release};
 
 use crate::conformance::answer::answer;
 use crate::conformance::expect::{Checked, Failure, ensure, held, in_flight, lost};
@@ -120,10 +120,10 @@ async fn every_call_can_be_sent_again(stores: Stores) -> Checked {
         held("a renewal", store.renew(&owner).await?)?;
     }
     // The second time there is nothing left to release.
-    held("a release", a.release(&claim, Release::Tombstone).await?)?;
+    held("a release", a.release(&claim, Release::MayRunAgain).await?)?;
     lost(
         "the release, sent again,",
-        b.release(&claim, Release::Tombstone).await?,
+        b.release(&claim, Release::MayRunAgain).await?,
     )?;
     let next = rival(&claim);
     let owner = c.acquire("the next claim", &next).await?;
@@ -147,12 +147,12 @@ async fn every_call_can_be_sent_again(stores: Stores) -> Checked {
 
 async fn a_release_sent_again_changes_nothing(stores: Stores) -> Checked {
     let Stores { a, b, c } = stores;
-    for how in [Release::Tombstone, Release::Unknown] {
+    for how in [Release::MayRunAgain, Release::OutcomeUnknown] {
         let claim = request();
         a.acquire("the first claim", &claim).await?;
         held("a release", a.release(&claim, how).await?)?;
         let owner = b.acquire("the next claim", &rival(&claim)).await?;
-        for again in [Release::Tombstone, Release::Unknown] {
+        for again in [Release::MayRunAgain, Release::OutcomeUnknown] {
             lost("a release, sent again,", a.release(&claim, again).await?)?;
             let found = c.find("a third claim", &rival(&claim)).await?;
             in_flight("what a third claim found", &found, &owner)?;
@@ -237,9 +237,9 @@ async fn a_release_can_be_dropped(stores: Stores) -> Checked {
         let claim = request();
         a.acquire("the first claim", &claim).await?;
         let Claim { id, nonce, .. } = &claim;
-        cuts.ended |= cut(&a, a.store.release(id, nonce, Release::Tombstone), polls).await;
+        cuts.ended |= cut(&a, a.store.release(id, nonce, Release::MayRunAgain), polls).await;
         // Held, or Lost because the first one was carried out.
-        let _: Tenure = a.release(&claim, Release::Tombstone).await?;
+        let _: Ownership = a.release(&claim, Release::MayRunAgain).await?;
         let owner = b.acquire("a claim after it", &rival(&claim)).await?;
         ensure!(
             owner.attempt == 2,

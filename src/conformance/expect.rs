@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::record::Completion;
-use crate::store::{Claimed, Lease, Record, RecordState, Tenure};
+use crate::store::{Claimed, Lease, Ownership, Record, RecordState};
 
 pub(crate) type Checked<T = ()> = Result<T, Failure>;
 
@@ -34,17 +34,17 @@ macro_rules! ensure {
 }
 pub(crate) use ensure;
 
-pub(crate) fn held(what: &str, tenure: Tenure) -> Checked {
+pub(crate) fn held(what: &str, tenure: Ownership) -> Checked {
     ensure!(
-        tenure == Tenure::Held,
+        tenure == Ownership::Held,
         "expected {what} to be Held, it was Lost"
     );
     Ok(())
 }
 
-pub(crate) fn lost(what: &str, tenure: Tenure) -> Checked {
+pub(crate) fn lost(what: &str, tenure: Ownership) -> Checked {
     ensure!(
-        tenure == Tenure::Lost,
+        tenure == Ownership::Lost,
         "expected {what} to be Lost, it was Held"
     );
     Ok(())

@@ -64,7 +64,7 @@ async fn forgetting_by_force_fences_the_owner(stores: Stores) -> Checked {
     lost("its former owner's renewal", a.renew(&stale).await?)?;
     lost(
         "its former owner's release",
-        a.release(&claim, Release::Tombstone).await?,
+        a.release(&claim, Release::MayRunAgain).await?,
     )?;
     let owner = c.acquire("the next claim", &rival(&claim)).await?;
     ensure!(
@@ -81,7 +81,7 @@ async fn forgetting_by_force_fences_the_owner(stores: Stores) -> Checked {
     )?;
     lost(
         "its former owner's release",
-        a.release(&claim, Release::Unknown).await?,
+        a.release(&claim, Release::OutcomeUnknown).await?,
     )?;
     let found = b.find("another claim", &rival(&claim)).await?;
     in_flight("what another claim found", &found, &owner)
@@ -98,11 +98,14 @@ async fn forgetting_removes_what_is_not_alive(stores: Stores) -> Checked {
     a.acquire("the first claim", &unknown).await?;
     held(
         "a release as unknown",
-        a.release(&unknown, Release::Unknown).await?,
+        a.release(&unknown, Release::OutcomeUnknown).await?,
     )?;
     let released = request();
     a.acquire("the first claim", &released).await?;
-    held("a release", a.release(&released, Release::Tombstone).await?)?;
+    held(
+        "a release",
+        a.release(&released, Release::MayRunAgain).await?,
+    )?;
     let completed = request();
     let owner = a.acquire("the first claim", &completed).await?;
     held(

@@ -1,7 +1,7 @@
 //! What tells records, owners and attempts apart.
 
 use crate::record::{FencingToken, RecordId};
-use crate::store::{Claim, Lease, Release, Tenure};
+use crate::store::{Claim, Lease, Ownership, Release};
 
 use crate::conformance::answer::answer;
 use crate::conformance::expect::{Checked, ensure, in_flight};
@@ -58,7 +58,7 @@ async fn tokens_increase(stores: Stores) -> Checked {
             );
         }
         last = Some(owner.token);
-        let how = [Release::Tombstone, Release::Unknown][turn % 2];
+        let how = [Release::MayRunAgain, Release::OutcomeUnknown][turn % 2];
         store.release(&owner.claim, how).await?;
     }
     Ok(())
@@ -89,9 +89,9 @@ async fn attempts_are_counted(stores: Stores) -> Checked {
             owner.attempt
         );
         let how = if attempt % 2 == 0 {
-            Release::Tombstone
+            Release::MayRunAgain
         } else {
-            Release::Unknown
+            Release::OutcomeUnknown
         };
         store.release(&owner.claim, how).await?;
     }
@@ -149,19 +149,19 @@ async fn records_do_not_mix(stores: Stores) -> Checked {
         nonce: one.nonce,
         ..two
     };
-    let tenure = a.release(&stranger, Release::Tombstone).await?;
+    let tenure = a.release(&stranger, Release::MayRunAgain).await?;
     ensure!(
-        tenure == Tenure::Lost,
+        tenure == Ownership::Lost,
         "expected a release by the nonce of another record to be Lost"
     );
     let tenure = a.renew(&Lease::new(&stranger, first.token, 1)).await?;
     ensure!(
-        tenure == Tenure::Lost,
+        tenure == Ownership::Lost,
         "expected a renewal by the nonce of another record to be Lost"
     );
     let answer = answer();
     a.complete(&first, &answer.outcome()).await?;
-    b.release(&three, Release::Tombstone).await?;
+    b.release(&three, Release::MayRunAgain).await?;
     let found = c
         .find("a claim of the completed record", &rival(&one))
         .await?;

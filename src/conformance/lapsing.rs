@@ -79,7 +79,7 @@ async fn refuse_keeps_a_lapsed_record(stores: Stores) -> Checked {
     }
     held(
         "a release as unknown",
-        a.release(&unknown, Release::Unknown).await?,
+        a.release(&unknown, Release::OutcomeUnknown).await?,
     )?;
     held("a renewal", b.renew(&owners[2]).await?)?;
     sleep(SHORT + SHORT + SURELY).await;
@@ -110,7 +110,7 @@ async fn unknown_is_kept_for_the_retention(stores: Stores) -> Checked {
     let sent = Instant::now();
     held(
         "a release as unknown",
-        a.release(&claim, Release::Unknown).await?,
+        a.release(&claim, Release::OutcomeUnknown).await?,
     )?;
     let next = b.acquire_from_on(&refusing(&claim), sent + SECOND).await?;
     ensure!(
@@ -145,7 +145,7 @@ async fn a_takeover_brings_its_own_policy(stores: Stores) -> Checked {
         a.acquire("the first claim", &first).await?;
         held(
             "a release as unknown",
-            a.release(&first, Release::Unknown).await?,
+            a.release(&first, Release::OutcomeUnknown).await?,
         )?;
     }
     let owner = b.acquire("a takeover that refuses", &stays).await?;

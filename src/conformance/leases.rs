@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::store::{Claim, OnLapsedLease, Outcome, Tenure};
+use crate::store::{Claim, OnLapsedLease, Outcome, Ownership};
 
 use crate::conformance::answer::{answer, answer_with};
 use crate::conformance::expect::{Checked, ensure, held, in_flight, lapsed, lost};
@@ -208,7 +208,7 @@ async fn lengths_can_be_extreme(stores: Stores) -> Checked {
     for retention in [Duration::MAX, SHORTEST] {
         let tenure = a.complete(&owner, &Outcome::Sealed { retention }).await?;
         ensure!(
-            tenure == Tenure::Held,
+            tenure == Ownership::Held,
             "expected sealing for {retention:?} to be Held"
         );
     }

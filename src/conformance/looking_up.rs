@@ -43,10 +43,10 @@ async fn a_look_up_says_what_is_there(stores: Stores) -> Checked {
     in_flight("a record in flight", &there().await?, &owner)?;
     held(
         "a release as unknown",
-        a.release(&claim, Release::Unknown).await?,
+        a.release(&claim, Release::OutcomeUnknown).await?,
     )?;
     lapsed("an unknown outcome", &there().await?, &owner)?;
-    held("a release", a.release(&claim, Release::Tombstone).await?)?;
+    held("a release", a.release(&claim, Release::MayRunAgain).await?)?;
     let tombstone = there().await?;
     ensure!(
         matches!(tombstone.state, RecordState::Released)

@@ -33,7 +33,7 @@
 //!   beyond; and what must not happen yet is judged by when it was asked.
 //! - **Records.** Ids are random, so one table serves any number of runs. Most
 //!   of what is left in it is gone a day later. A few records stay, for they
-//!   are under [`OnLapsedLease::Refuse`](crate::OnLapsedLease::Refuse) or kept
+//!   are under [`OnLapsedLease::Refuse`](crate::options::OnLapsedLease::Refuse) or kept
 //!   for `Duration::MAX`: give the suite a table of its own.
 //! - **Load.** There are never more than eight calls under way, so a pool of
 //!   ten connections will do. A store that says

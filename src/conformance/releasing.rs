@@ -7,14 +7,14 @@ use crate::conformance::expect::{Checked, ensure, held, in_flight, lapsed, lost}
 use crate::conformance::stage::{Stores, other_request, request, rival};
 use crate::conformance::{Rule, rule};
 
-const WAYS: [Release; 2] = [Release::Tombstone, Release::Unknown];
+const WAYS: [Release; 2] = [Release::MayRunAgain, Release::OutcomeUnknown];
 
 pub(crate) fn rules() -> Vec<Rule> {
     vec![
         rule(
             "a-release-lets-the-next-claim-in",
             "After a release the next claim acquires at once, whatever it asks and whatever its \
-             policy, and its attempt is one more.",
+             options, and its attempt is one more.",
             a_release_lets_the_next_claim_in,
         ),
         rule(
@@ -60,7 +60,10 @@ async fn a_release_lets_the_next_claim_in(stores: Stores) -> Checked {
         };
         let first = a.acquire("the first claim", &claim).await?;
         // From anywhere: its nonce is all that counts.
-        held("the release", b.release(&claim, Release::Tombstone).await?)?;
+        held(
+            "the release",
+            b.release(&claim, Release::MayRunAgain).await?,
+        )?;
         let next = c
             .acquire(
                 "the next claim, for something else,",
@@ -129,7 +132,7 @@ async fn a_late_release_counts(stores: Stores) -> Checked {
     lapsed("what it found", &found, &owner)?;
     held(
         "a release after the lapse",
-        a.release(&claim, Release::Tombstone).await?,
+        a.release(&claim, Release::MayRunAgain).await?,
     )?;
     let next = c
         .acquire("a claim after the release", &rival(&claim))
@@ -201,7 +204,10 @@ async fn what_is_released_is_claimed_anew(stores: Stores) -> Checked {
         ..request()
     };
     let owner = a.acquire("the first claim", &refusing).await?;
-    held("the release", a.release(&refusing, Release::Unknown).await?)?;
+    held(
+        "the release",
+        a.release(&refusing, Release::OutcomeUnknown).await?,
+    )?;
     let what = "a claim by the nonce that released as unknown, under refuse,";
     let found = b.find(what, &refusing).await?;
     lapsed("what it found", &found, &owner)

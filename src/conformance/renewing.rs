@@ -2,7 +2,7 @@
 
 use tokio::time::{Instant, sleep};
 
-use crate::store::{Claim, Claimed, Lease, Release, Tenure};
+use crate::store::{Claim, Claimed, Lease, Ownership, Release};
 
 use crate::conformance::answer::answer;
 use crate::conformance::expect::{Checked, ensure, held, in_flight, lost};
@@ -64,11 +64,11 @@ async fn a_renewal_puts_the_end_ahead(stores: Stores) -> Checked {
         let renewed = stores.b.renew(&owner).await?;
         if Instant::now() < before + SECOND {
             held("a renewal", renewed)?;
-        } else if renewed == Tenure::Lost {
+        } else if renewed == Ownership::Lost {
             // The machine is so slow that the record is over.
             return Ok(());
         }
-        if renewed == Tenure::Lost {
+        if renewed == Ownership::Lost {
             // The machine is so slow that the record was forgotten.
             return Ok(());
         }
@@ -146,7 +146,7 @@ async fn renewing_what_is_completed_is_held(stores: Stores) -> Checked {
 
 async fn what_is_released_is_not_renewed(stores: Stores) -> Checked {
     let Stores { a, b, c } = stores;
-    for how in [Release::Tombstone, Release::Unknown] {
+    for how in [Release::MayRunAgain, Release::OutcomeUnknown] {
         let claim = request();
         let owner = a.acquire("the first claim", &claim).await?;
         held("the release", a.release(&claim, how).await?)?;

@@ -142,7 +142,7 @@ async fn a_tombstone_is_kept_for_the_retention(stores: Stores) -> Checked {
     );
     for claim in [&soon, &late] {
         a.acquire("the first claim", claim).await?;
-        held("the release", a.release(claim, Release::Tombstone).await?)?;
+        held("the release", a.release(claim, Release::MayRunAgain).await?)?;
     }
     sleep(SHORT + SURELY).await;
     for (claim, expected) in [(&soon, 1), (&late, 2)] {
@@ -172,7 +172,7 @@ async fn what_is_over_is_absent(stores: Stores) -> Checked {
     sleep(SHORT + SHORT + SURELY).await;
     for owner in [lapsed, completed] {
         lost("a renewal of what is over", b.renew(&owner).await?)?;
-        for how in [Release::Unknown, Release::Tombstone] {
+        for how in [Release::OutcomeUnknown, Release::MayRunAgain] {
             lost(
                 "a release of what is over",
                 b.release(&owner.claim, how).await?,

@@ -12,8 +12,8 @@ use tokio::time::{Instant, sleep};
 
 use crate::record::{Fingerprint, Nonce, RecordId, ScopeDigest};
 use crate::store::{
-    Claim, Claimed, DynStore, Forgotten, Lease, Outcome, Record, Release, StoreError,
-    StoreErrorKind, Subscription, Tenure,
+    Claim, Claimed, DynStore, Forgotten, Lease, Outcome, Ownership, Record, Release, StoreError,
+    StoreErrorKind, Subscription,
 };
 
 use crate::conformance::expect::{Checked, Failure, broken, ensure, told};
@@ -94,17 +94,17 @@ impl Handle {
         }
     }
 
-    pub(crate) async fn renew(&self, lease: &Lease) -> Checked<Tenure> {
+    pub(crate) async fn renew(&self, lease: &Lease) -> Checked<Ownership> {
         let tenure = self.call(|| self.store.renew(lease)).await;
         tenure.map_err(|error| failed("renew", &error))
     }
 
-    pub(crate) async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Checked<Tenure> {
+    pub(crate) async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Checked<Ownership> {
         let tenure = self.call(|| self.store.complete(lease, outcome)).await;
         tenure.map_err(|error| failed("complete", &error))
     }
 
-    pub(crate) async fn release(&self, claim: &Claim, how: Release) -> Checked<Tenure> {
+    pub(crate) async fn release(&self, claim: &Claim, how: Release) -> Checked<Ownership> {
         let Claim { id, nonce, .. } = claim;
         let tenure = self.call(|| self.store.release(id, nonce, how)).await;
         tenure.map_err(|error| failed("release", &error))

@@ -36,7 +36,10 @@ async fn unknown_is_lapsed_at_once(stores: Stores) -> Checked {
             ..request()
         };
         let owner = a.acquire("the first claim", &claim).await?;
-        held("the release", a.release(&claim, Release::Unknown).await?)?;
+        held(
+            "the release",
+            a.release(&claim, Release::OutcomeUnknown).await?,
+        )?;
         let refusing = Claim {
             on_lapsed_lease: OnLapsedLease::Refuse,
             ..rival(&claim)
@@ -69,7 +72,10 @@ async fn unknown_can_be_completed(stores: Stores) -> Checked {
             ..request()
         };
         let owner = a.acquire("the first claim", &claim).await?;
-        held("the release", a.release(&claim, Release::Unknown).await?)?;
+        held(
+            "the release",
+            a.release(&claim, Release::OutcomeUnknown).await?,
+        )?;
         let answer = answer();
         held(
             "a completion of it",
@@ -80,7 +86,10 @@ async fn unknown_can_be_completed(stores: Stores) -> Checked {
     }
     let claim = request();
     let owner = a.acquire("the first claim", &claim).await?;
-    held("the release", a.release(&claim, Release::Unknown).await?)?;
+    held(
+        "the release",
+        a.release(&claim, Release::OutcomeUnknown).await?,
+    )?;
     let next = b.acquire("a claim after it", &rival(&claim)).await?;
     lost(
         "a completion after a takeover",
@@ -100,14 +109,14 @@ async fn unknown_can_be_released(stores: Stores) -> Checked {
     for _ in 0..2 {
         held(
             "a release as unknown",
-            a.release(&claim, Release::Unknown).await?,
+            a.release(&claim, Release::OutcomeUnknown).await?,
         )?;
         let found = b.find("a claim that refuses", &rival(&claim)).await?;
         lapsed("what it found", &found, &owner)?;
     }
     held(
         "a release of it",
-        b.release(&claim, Release::Tombstone).await?,
+        b.release(&claim, Release::MayRunAgain).await?,
     )?;
     let next = c.acquire("a claim after it", &rival(&claim)).await?;
     ensure!(
@@ -117,6 +126,6 @@ async fn unknown_can_be_released(stores: Stores) -> Checked {
     );
     lost(
         "a release after a takeover",
-        a.release(&claim, Release::Unknown).await?,
+        a.release(&claim, Release::OutcomeUnknown).await?,
     )
 }

@@ -99,7 +99,7 @@ async fn unknown_wakes_every_waiter(stores: Stores) -> Checked {
     let waiters = waiters(&stores, &claim.id).await?;
     held(
         "the release",
-        stores.b.release(&claim, Release::Unknown).await?,
+        stores.b.release(&claim, Release::OutcomeUnknown).await?,
     )?;
     all_wake("after a release as unknown", waiters).await
 }
@@ -116,7 +116,7 @@ async fn a_release_wakes_a_waiter(stores: Stores) -> Checked {
     }
     held(
         "the release",
-        stores.b.release(&claim, Release::Tombstone).await?,
+        stores.b.release(&claim, Release::MayRunAgain).await?,
     )?;
     for gone in 0..6 {
         match timeout(PATIENCE, waiting.join_next()).await {
@@ -139,7 +139,7 @@ async fn forgetting_wakes_every_waiter(stores: Stores) -> Checked {
         if !forced {
             held(
                 "the release",
-                stores.b.release(&claim, Release::Tombstone).await?,
+                stores.b.release(&claim, Release::MayRunAgain).await?,
             )?;
         }
         let forgotten = stores.b.forget(&claim.id, forced).await?;
@@ -190,7 +190,7 @@ async fn waiters_get_their_turn(stores: Stores) -> Checked {
         sleep(SHORT).await;
         held(
             "the release",
-            stores.b.release(&claim, Release::Tombstone).await?,
+            stores.b.release(&claim, Release::MayRunAgain).await?,
         )
     };
     let all = at_once(turns.collect::<Vec<_>>());
@@ -225,7 +225,10 @@ async fn turn(store: &Handle, claim: &Claim) -> Checked {
             Claimed::Acquired(_) => {
                 // So long that the others have to wait.
                 sleep(SHORT / 10).await;
-                return held("a release", store.release(claim, Release::Tombstone).await?);
+                return held(
+                    "a release",
+                    store.release(claim, Release::MayRunAgain).await?,
+                );
             }
             Claimed::Found(record) => match record.state {
                 RecordState::InFlight { lapses_in, .. } => {

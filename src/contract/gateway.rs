@@ -3,7 +3,7 @@
 use http::HeaderName;
 
 use crate::contract::{Contract, GatewayError};
-use crate::display::field;
+use crate::display::header_name;
 
 impl Contract {
     /// With what a proxy adds: its own errors, and the request headers that it
@@ -14,10 +14,10 @@ impl Contract {
         for terms in endpoints.filter_map(|endpoint| endpoint.terms.as_mut()) {
             terms.forwarded = true;
             for name in known {
-                let sent = format!("whoever sends the same header `{}`", field(name));
+                let sent = format!("whoever sends the same header `{}`", header_name(name));
                 let verified = format!(
                     "whoever this API's authorisation knows by the same `{}`",
-                    field(name)
+                    header_name(name)
                 );
                 terms.scope = terms.scope.replace(&sent, &verified);
             }

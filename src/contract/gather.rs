@@ -1,6 +1,6 @@
 //! From a layer's options to its contract.
 
-use crate::contract::{Contract, Endpoint, HeaderChoice, Refusal, Terms, refusals};
+use crate::contract::{Contract, Endpoint, HeaderChoice, RejectionExample, Terms, refusals};
 use crate::layer::Shared;
 use crate::options::fingerprint::FingerprintBody;
 use crate::options::route::Listed;
@@ -24,7 +24,7 @@ impl Contract {
 
 impl Endpoint {
     fn of(layer: &Shared, listed: &Listed) -> Self {
-        let ignored = listed.policy.require == Require::Ignored;
+        let ignored = listed.options.require == Require::Ignored;
         Self {
             methods: listed.methods.clone(),
             path: listed.path.clone(),
@@ -35,50 +35,50 @@ impl Endpoint {
 
 impl Terms {
     fn of(layer: &Shared, listed: &Listed) -> Self {
-        let policy = &*listed.policy;
-        let scope = policy.scope.as_ref().unwrap_or(&layer.scope);
-        let headers = policy.record_headers.names.clone();
+        let options = &*listed.options;
+        let scope = options.scope.as_ref().unwrap_or(&layer.scope);
+        let headers = options.record_headers.names.clone();
         let mut terms = Self {
-            key_required: policy.require == Require::Required,
-            header: policy.keys.headers.clone(),
-            key_syntax: policy.keys.syntax,
-            key_length: policy.keys.length.clone(),
-            key_format: policy.keys.format.name().map(str::to_owned),
+            key_required: options.require == Require::Required,
+            header: options.keys.headers.clone(),
+            key_syntax: options.keys.syntax,
+            key_length: options.keys.length.clone(),
+            key_format: options.keys.format.name().map(str::to_owned),
             scope: scope.describe().into_owned(),
             scope_always_finds: scope.always_finds(),
-            keys_per: policy.keys_per,
-            fingerprint_body: policy.fingerprint.body.clone(),
-            fingerprint_query: policy.fingerprint.query,
-            fingerprint_headers: policy.fingerprint.headers.clone(),
-            on_mismatch: policy.on_mismatch,
-            max_request_body: policy.max_request_body,
-            body_timeout: policy.body_timeout,
-            max_recorded_body: policy.max_recorded_body,
-            oversize: policy.oversize,
-            record: policy.record.describe().into_owned(),
-            skip_types: policy.skip_types.clone(),
-            skip_headers: policy
+            keys_per: options.keys_per,
+            fingerprint_body: options.fingerprint.body.clone(),
+            fingerprint_query: options.fingerprint.query,
+            fingerprint_headers: options.fingerprint.headers.clone(),
+            on_mismatch: options.on_mismatch,
+            max_request_body: options.max_request_body,
+            body_timeout: options.body_timeout,
+            max_recorded_body: options.max_recorded_body,
+            oversize: options.oversize,
+            record: options.record.describe().into_owned(),
+            skip_types: options.skip_types.clone(),
+            skip_headers: options
                 .skip_headers
                 .iter()
                 .map(SkipHeader::to_string)
                 .collect(),
-            record_headers: if policy.record_headers.allow {
+            record_headers: if options.record_headers.allow {
                 HeaderChoice::Only(headers)
             } else {
                 HeaderChoice::AllBut(headers)
             },
-            on_in_flight: policy.on_in_flight,
-            on_lapsed_lease: policy.on_lapsed_lease,
-            on_disconnect: policy.on_disconnect,
-            on_store_error: policy.on_store_error,
-            lease: policy.lease,
-            max_operation: policy.max_operation,
-            retention: policy.retention,
-            replayed_header: policy.replayed_header.clone(),
-            created_at_header: policy.created_at_header.clone(),
-            expires_at_header: policy.expires_at_header.clone(),
-            echo_key: policy.echo_key,
-            replay_status: policy.replay_status.clone(),
+            on_in_flight: options.on_in_flight,
+            on_lapsed_lease: options.on_lapsed_lease,
+            on_disconnect: options.on_disconnect,
+            on_store_error: options.on_store_error,
+            lease: options.lease,
+            max_operation: options.max_operation,
+            retention: options.retention,
+            replayed_header: options.replayed_header.clone(),
+            created_at_header: options.created_at_header.clone(),
+            expires_at_header: options.expires_at_header.clone(),
+            echo_key: options.echo_key,
+            replay_status: options.replay_status.clone(),
             forwarded: false,
             refusals: Vec::new(),
         };
@@ -120,7 +120,7 @@ impl Terms {
             || !matches!(self.fingerprint_body, FingerprintBody::None)
     }
 
-    pub(super) fn refusal(&self, code: RejectionCode) -> Option<&Refusal> {
+    pub(super) fn refusal(&self, code: RejectionCode) -> Option<&RejectionExample> {
         self.refusals.iter().find(|refusal| refusal.code == code)
     }
 }

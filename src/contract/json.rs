@@ -5,11 +5,11 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName};
 use serde_json::{Map, Value, json};
 
-use crate::contract::{Contract, Endpoint, GatewayError, HeaderChoice, Refusal, Terms};
+use crate::contract::{Contract, Endpoint, GatewayError, HeaderChoice, RejectionExample, Terms};
 use crate::options::fingerprint::FingerprintBody;
 use crate::options::key::KeySyntax;
 use crate::options::recording::is_json;
-use crate::options::{KeysPer, OnDisconnect, OnInFlight, OnMismatch, OnStoreError, Oversize};
+use crate::options::{KeysPer, OnDisconnect, OnInFlight, OnMismatch, OnOversize, OnStoreError};
 use crate::store::OnLapsedLease;
 
 impl Contract {
@@ -81,8 +81,8 @@ fn terms(terms: &Terms) -> Value {
         "body_timeout": seconds(terms.body_timeout),
         "max_recorded_body": terms.max_recorded_body,
         "oversize": match terms.oversize {
-            Oversize::Seal => "seal",
-            Oversize::Rerun => "rerun",
+            OnOversize::Seal => "seal",
+            OnOversize::Rerun => "rerun",
         },
         "record": terms.record,
         "skip_types": terms.skip_types,
@@ -104,8 +104,8 @@ fn terms(terms: &Terms) -> Value {
             OnDisconnect::Cancel => "cancel",
         },
         "on_store_error": match terms.on_store_error {
-            OnStoreError::Closed => "closed",
-            OnStoreError::Open => "open",
+            OnStoreError::Reject => "closed",
+            OnStoreError::RunUnprotected => "open",
         },
         "lease": seconds(terms.lease),
         "max_operation": seconds(terms.max_operation),
@@ -123,7 +123,7 @@ fn terms(terms: &Terms) -> Value {
     })
 }
 
-fn refusal(refusal: &Refusal) -> Value {
+fn refusal(refusal: &RejectionExample) -> Value {
     json!({
         "code": refusal.code.as_str(),
         "status": refusal.status.as_u16(),
@@ -134,7 +134,7 @@ fn refusal(refusal: &Refusal) -> Value {
     })
 }
 
-impl Refusal {
+impl RejectionExample {
     /// The example as JSON if that is what it is, else as a string.
     pub(super) fn body(&self) -> Option<Value> {
         let body = self.body.as_ref()?;

@@ -2,9 +2,9 @@
 
 use std::fmt::Write;
 
-use crate::contract::words::Said;
-use crate::contract::{Contract, Endpoint, GatewayError, Refusal, Terms, refusals, words};
-use crate::display::{field, list, span};
+use crate::contract::words::Sentences;
+use crate::contract::{Contract, Endpoint, GatewayError, RejectionExample, Terms, refusals, words};
+use crate::display::{duration, header_name, join_with};
 use crate::rejection::RejectionCode;
 
 impl Contract {
@@ -23,7 +23,7 @@ impl Contract {
         self.table(&mut page);
         page.push_str("\nOn any other request a key has no effect: it is executed each time.\n");
         for (title, say) in [
-            ("Sending a key", words::sending as fn(&Terms) -> Said),
+            ("Sending a key", words::sending as fn(&Terms) -> Sentences),
             ("What a retry gets", words::retrying),
             ("While the first request runs", words::running),
             ("A key used twice", words::reusing),
@@ -63,9 +63,9 @@ impl Contract {
                     let headers: Vec<_> = terms
                         .header
                         .iter()
-                        .map(|name| format!("`{}`", field(name)))
+                        .map(|name| format!("`{}`", header_name(name)))
                         .collect();
-                    let (headers, kept) = (list(&headers, "or"), span(terms.retention));
+                    let (headers, kept) = (join_with(&headers, "or"), duration(terms.retention));
                     writeln!(page, "| {path} | {methods} | {need} | {headers} | {kept} |")
                 }
             }
@@ -74,7 +74,7 @@ impl Contract {
     }
 
     /// What is said of all endpoints, once; else of each with its name.
-    fn section(&self, page: &mut String, say: fn(&Terms) -> Said) {
+    fn section(&self, page: &mut String, say: fn(&Terms) -> Sentences) {
         let all: Vec<_> = self
             .terms()
             .map(|(endpoint, terms)| (endpoint.name(), say(terms)))
@@ -87,7 +87,7 @@ impl Contract {
             );
             for (names, said) in groups.iter().filter(|(_, said)| !said.is_empty()) {
                 if names.len() < all.len() {
-                    write!(page, "\n**On {}:** {said}\n", list(names, "and"))
+                    write!(page, "\n**On {}:** {said}\n", join_with(names, "and"))
                 } else {
                     write!(page, "\n{said}\n")
                 }
@@ -122,7 +122,7 @@ impl Contract {
             let everywhere = self.terms().count();
             for (names, refusal) in &shown {
                 if names.len() < everywhere {
-                    write!(examples, "\nOn {}:\n", list(names, "and")).expect(INFALLIBLE);
+                    write!(examples, "\nOn {}:\n", join_with(names, "and")).expect(INFALLIBLE);
                 }
                 example(&mut examples, refusal);
             }
@@ -186,7 +186,7 @@ impl Endpoint {
 }
 
 /// As it comes over the wire, but for `Content-Length` and `Date`.
-fn example(page: &mut String, refusal: &Refusal) {
+fn example(page: &mut String, refusal: &RejectionExample) {
     if refusal.rendered {
         page.push_str("\nThe application makes this answer from the request, so it may differ.\n");
     }
@@ -196,7 +196,7 @@ fn example(page: &mut String, refusal: &Refusal) {
     write!(page, "\n```http\nHTTP/1.1 {}\n", refusal.status).expect(INFALLIBLE);
     for (name, value) in &refusal.headers {
         let value = String::from_utf8_lossy(value.as_bytes());
-        writeln!(page, "{}: {value}", field(name)).expect(INFALLIBLE);
+        writeln!(page, "{}: {value}", header_name(name)).expect(INFALLIBLE);
     }
     if !body.is_empty() {
         writeln!(page, "\n{}", String::from_utf8_lossy(body).trim_end()).expect(INFALLIBLE);

@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName, Method, StatusCode};
 use crate::layer::IdempotencyLayer;
 use crate::options::fingerprint::FingerprintBody;
 use crate::options::key::KeySyntax;
-use crate::options::{KeysPer, OnDisconnect, OnInFlight, OnMismatch, OnStoreError, Oversize};
+use crate::options::{KeysPer, OnDisconnect, OnInFlight, OnMismatch, OnOversize, OnStoreError};
 use crate::rejection::RejectionCode;
 use crate::store::OnLapsedLease;
 
@@ -29,7 +29,7 @@ mod words;
 impl IdempotencyLayer {
     /// What this layer promises to clients. See [`Contract`].
     ///
-    /// A [renderer](crate::RenderRejection) of the application's own is asked
+    /// A [renderer](crate::rejection::RenderRejection) of the application's own is asked
     /// for each rejection of each endpoint, with a request's head that is made
     /// up: method, path, key and `x-request-id`, no extensions. If it panics
     /// there is no example.
@@ -47,10 +47,11 @@ impl IdempotencyLayer {
 /// no known credential, nothing of the store.
 ///
 /// ```
-/// use tower_idempotency::{scope, IdempotencyLayer, MemoryStore, Require};
+/// use tower_idempotency::{IdempotencyLayer, MemoryStore, scope};
+/// use tower_idempotency::options::Require;
 ///
 /// let layer = IdempotencyLayer::builder(MemoryStore::new(), scope::header("x-api-key")?)
-///     .route("POST /payments", |policy| policy.require(Require::Required))
+///     .route("POST /payments", |options| options.require(Require::Required))
 ///     .build()?;
 /// let contract = layer.contract();
 /// assert!(contract.markdown().contains("| `/payments` | POST | required |"));
@@ -69,7 +70,7 @@ impl IdempotencyLayer {
 /// use axum::extract::Request;
 /// use axum::routing::{any, post};
 /// use axum::Router;
-/// use tower_idempotency::{scope, IdempotencyLayer, MemoryStore};
+/// use tower_idempotency::{IdempotencyLayer, MemoryStore, scope};
 ///
 /// let layer = IdempotencyLayer::builder(MemoryStore::new(), scope::header("x-api-key")?)
 ///     .docs_url("https://api.example.com/idempotency")
@@ -125,7 +126,7 @@ pub struct Endpoint {
 }
 
 /// What holds for the requests of an [`Endpoint`]. The fields have the names
-/// of the options that they come from: see [`Policy`](crate::Policy).
+/// of the options that they come from: see [`RouteOptions`](crate::Policy).
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 #[expect(
@@ -164,7 +165,7 @@ pub struct Terms {
     /// The largest answer body that is recorded, in bytes.
     pub max_recorded_body: usize,
     /// What a larger answer means for a retry.
-    pub oversize: Oversize,
+    pub oversize: OnOversize,
     /// Which answers are recorded: what completes "What is recorded: …".
     pub record: String,
     /// Content types of answers that are never recorded.
@@ -201,7 +202,7 @@ pub struct Terms {
     /// one.
     pub forwarded: bool,
     /// What a request may be told instead of being executed.
-    pub refusals: Vec<Refusal>,
+    pub refusals: Vec<RejectionExample>,
 }
 
 /// Which headers of an answer are recorded, those of one connection aside.
@@ -217,7 +218,7 @@ pub enum HeaderChoice {
 /// A rejection, with an example of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Refusal {
+pub struct RejectionExample {
     /// Which one.
     pub code: RejectionCode,
     /// The status it is sent with.

@@ -8,8 +8,8 @@ use serde_json::{Map, Value, json};
 
 use crate::contract::path::Template;
 use crate::contract::schema::{Schemas, key_parameter};
-use crate::contract::{Contract, Endpoint, Refusal, Terms, refusals, words};
-use crate::display::{field, list};
+use crate::contract::{Contract, Endpoint, RejectionExample, Terms, refusals, words};
+use crate::display::{header_name, join_with};
 
 impl Contract {
     /// The contract as an OpenAPI 3.1 document that holds nothing else, to be
@@ -50,7 +50,7 @@ impl Contract {
         if !unsaid.is_empty() {
             let note = format!(
                 "\nOpenAPI has no operations for {}.\n",
-                list(&unsaid, "and")
+                join_with(&unsaid, "and")
             );
             description.push_str(&note);
         }
@@ -144,7 +144,7 @@ fn parameters(terms: &Terms) -> Vec<Value> {
 
 /// By status, and `default` for the operation's own answers.
 fn responses(terms: &Terms, schemas: &mut Schemas) -> Map<String, Value> {
-    let mut by_status: BTreeMap<String, Vec<&Refusal>> = BTreeMap::new();
+    let mut by_status: BTreeMap<String, Vec<&RejectionExample>> = BTreeMap::new();
     for refusal in &terms.refusals {
         by_status
             .entry(refusal.status.as_str().to_owned())
@@ -160,19 +160,20 @@ fn responses(terms: &Terms, schemas: &mut Schemas) -> Map<String, Value> {
 }
 
 /// The answer of one status, whatever is wrong.
-fn errors(refusals: &[&Refusal], schemas: &mut Schemas) -> Value {
-    let said =
-        |refusal: &&Refusal| format!("- `{}`: {}", refusal.code, refusals::when(refusal.code));
+fn errors(refusals: &[&RejectionExample], schemas: &mut Schemas) -> Value {
+    let said = |refusal: &&RejectionExample| {
+        format!("- `{}`: {}", refusal.code, refusals::when(refusal.code))
+    };
     let description: Vec<_> = refusals.iter().map(said).collect();
     let mut headers = Map::new();
-    let mut content: BTreeMap<&str, Vec<&Refusal>> = BTreeMap::new();
+    let mut content: BTreeMap<&str, Vec<&RejectionExample>> = BTreeMap::new();
     for refusal in refusals {
         for (name, value) in &refusal.headers {
             if name != CONTENT_TYPE
                 && let Ok(value) = value.to_str()
             {
                 headers
-                    .entry(field(name))
+                    .entry(header_name(name))
                     .or_insert_with(|| header(name, value));
             }
         }
@@ -246,21 +247,21 @@ fn answer(terms: &Terms) -> Value {
     if let Some(name) = &terms.replayed_header {
         let marked = "The first answer again: nothing was executed this time.";
         mark(
-            &field(name),
+            &header_name(name),
             marked,
             json!({ "type": "string", "enum": ["true"] }),
         );
     }
     if let Some(name) = &terms.created_at_header {
-        mark(&field(name), "When the execution began.", time());
+        mark(&header_name(name), "When the execution began.", time());
     }
     if let Some(name) = &terms.expires_at_header {
-        mark(&field(name), "Until when the answer is kept.", time());
+        mark(&header_name(name), "Until when the answer is kept.", time());
     }
     if terms.echo_key {
         for name in &terms.header {
             mark(
-                &field(name),
+                &header_name(name),
                 "The key, as it was sent.",
                 json!({ "type": "string" }),
             );

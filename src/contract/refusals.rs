@@ -5,9 +5,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request};
 
-use crate::contract::Refusal;
+use crate::contract::RejectionExample;
 use crate::layer::Shared;
-use crate::options::Policy;
+use crate::options::RouteOptions;
 use crate::options::key;
 use crate::options::route::Listed;
 use crate::rejection::{Rejection, RejectionCode};
@@ -15,10 +15,10 @@ use crate::request::{admit as admission, claim as claiming};
 
 /// Made the way requests are refused. A renderer of the application's own may
 /// count on what only a real request has: if it panics, nothing is shown.
-pub(super) fn refusal(layer: &Shared, listed: &Listed, code: RejectionCode) -> Refusal {
-    let policy = &*listed.policy;
+pub(super) fn refusal(layer: &Shared, listed: &Listed, code: RejectionCode) -> RejectionExample {
+    let options = &*listed.options;
     let rules = &layer.rejections;
-    let rejection = rejection(policy, code).settle(rules, policy.retry_after);
+    let rejection = rejection(options, code).settle(rules, options.retry_after);
     let request = request(listed);
     let has_body = rules.bodies.iter().any(|(own, _)| *own == code);
     let rendered = rules.renderer.is_some() && !has_body;
@@ -26,14 +26,14 @@ pub(super) fn refusal(layer: &Shared, listed: &Listed, code: RejectionCode) -> R
         rules.render(&rejection, Some(&request), false)
     }));
     match made {
-        Ok(answer) => Refusal {
+        Ok(answer) => RejectionExample {
             code,
             status: answer.status(),
             headers: answer.headers().clone(),
             body: Some(answer.into_body()),
             rendered,
         },
-        Err(_) => Refusal {
+        Err(_) => RejectionExample {
             code,
             status: rejection.status(),
             headers: HeaderMap::new(),
@@ -49,7 +49,7 @@ fn request(listed: &Listed) -> Parts {
     let (mut parts, ()) = Request::new(()).into_parts();
     parts.method = listed.methods.first().cloned().unwrap_or_default();
     parts.uri = path.parse().unwrap_or_default();
-    if let Some(name) = listed.policy.keys.headers.first() {
+    if let Some(name) = listed.options.keys.headers.first() {
         let key = HeaderValue::from_static("2fd4e1c6-7a2d-48fc-a1ed-99a0b5c3c2f1");
         parts.headers.insert(name, key);
     }
@@ -59,16 +59,16 @@ fn request(listed: &Listed) -> Parts {
 }
 
 /// The rejection that a request of this policy would get.
-fn rejection(policy: &Policy, code: RejectionCode) -> Rejection {
-    let name = policy.keys.headers.first();
+fn rejection(options: &RouteOptions, code: RejectionCode) -> Rejection {
+    let name = options.keys.headers.first();
     let name = name.expect("a layer without one is not built");
     match code {
-        RejectionCode::KeyRequired => policy.keys.required(),
+        RejectionCode::KeyRequired => options.keys.required(),
         RejectionCode::KeyInvalid => key::empty(name),
-        RejectionCode::KeyTooShort => policy.keys.too_short(name),
-        RejectionCode::KeyTooLong => policy.keys.too_long(name),
+        RejectionCode::KeyTooShort => options.keys.too_short(name),
+        RejectionCode::KeyTooLong => options.keys.too_long(name),
         RejectionCode::ScopeMissing => admission::scope_missing(),
-        RejectionCode::BodyTooLarge => admission::body_too_large(policy.max_request_body),
+        RejectionCode::BodyTooLarge => admission::body_too_large(options.max_request_body),
         RejectionCode::BodyTimeout => admission::body_timeout(),
         RejectionCode::BodyUnreadable => admission::body_unreadable(),
         RejectionCode::KeyReused => claiming::key_reused(),

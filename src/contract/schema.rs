@@ -3,8 +3,8 @@
 use http::HeaderName;
 use serde_json::{Map, Value, json};
 
-use crate::contract::{Refusal, Terms};
-use crate::display::field;
+use crate::contract::{RejectionExample, Terms};
+use crate::display::header_name;
 use crate::options::key::{KeySyntax, UUID};
 use crate::rejection::RejectionCode;
 
@@ -39,7 +39,7 @@ pub(super) fn key_parameter(terms: &Terms, name: &HeaderName, description: &str)
         schema["format"] = json!("uuid");
     }
     let mut parameter = json!({
-        "name": field(name),
+        "name": header_name(name),
         "in": "header",
         "description": description,
         // Of several, any one will do.
@@ -65,7 +65,7 @@ pub(super) struct Schemas(pub(super) Map<String, Value>);
 impl Schemas {
     /// The schema of this body. `None` where answers are made from requests: an
     /// example says little about the others.
-    pub(super) fn of(&mut self, refusal: &Refusal) -> Option<Value> {
+    pub(super) fn of(&mut self, refusal: &RejectionExample) -> Option<Value> {
         if refusal.rendered {
             return None;
         }
@@ -95,7 +95,7 @@ impl Schemas {
     }
 }
 
-fn is_problem(refusal: &Refusal, body: &Value) -> bool {
+fn is_problem(refusal: &RejectionExample, body: &Value) -> bool {
     refusal.content_type() == Some("application/problem+json") && body["source"] == "idempotency"
 }
 

@@ -60,7 +60,7 @@ impl Contract {
     ///
     /// ```
     /// use http::Request;
-    /// use tower_idempotency::{scope, IdempotencyLayer, MemoryStore};
+    /// use tower_idempotency::{IdempotencyLayer, MemoryStore, scope};
     ///
     /// let layer = IdempotencyLayer::new(MemoryStore::new(), scope::shared());
     /// let (request, ()) = Request::get("/idempotency?format=json").body(()).unwrap().into_parts();

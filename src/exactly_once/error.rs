@@ -17,7 +17,7 @@ pub enum CommitErrorKind {
     Lost,
     /// Rolled back, in favour of another transaction or with its connection. It
     /// may succeed if all of it is run again:
-    /// [`transact`](crate::SqlClaim::transact) does so.
+    /// [`transact`](crate::exactly_once::SqlClaim::transact) does so.
     Retry,
     /// Nobody knows: the connection broke at the `COMMIT`, and the database
     /// could not be asked since. The client is told `in-flight`, whatever the
@@ -96,7 +96,7 @@ impl CommitError {
 }
 
 /// Of a statement in a transaction that is not committed: what `work` of
-/// [`transact`](crate::SqlClaim::transact) may end with.
+/// [`transact`](crate::exactly_once::SqlClaim::transact) may end with.
 impl From<sqlx::Error> for CommitError {
     fn from(error: sqlx::Error) -> Self {
         Self::of(may_succeed(&error), error)

@@ -14,23 +14,27 @@ use sqlx::Transaction;
 use sqlx_core::transaction::TransactionManager;
 use tracing::warn;
 
-use crate::message::body::{BoxError, Collected, Whole, announced_length, collect};
+use crate::message::body::{BoxError, FullBody, ReadToEnd, announced_length, collect};
 use crate::request::judge::never_ends;
 use crate::request::operation::{IdempotencyContext, Operation};
 use crate::runtime::deadline;
-use crate::store::sql::transaction::{Fate, InDatabase, Inside, SqlDatabase, is_retried};
+use crate::store::sql::transaction::{
+    CompletedInside, TransactionFate, TransactionalStore, is_retried,
+};
 
 mod error;
 
-mod no_claim;
+mod missing_claim;
 
 mod transact;
 
 pub use error::{CommitError, CommitErrorKind};
-pub use no_claim::NoClaim;
+pub use missing_claim::MissingClaim;
+
+pub use crate::store::sql::transaction::SqlDatabase;
 
 use crate::request::commit_fate::find_out;
-use crate::request::settle::Answer;
+use crate::request::settle::CommittedResponse;
 
 /// The claim of a request, for its handler to commit in a database transaction
 /// of its own: the operation's effects and its recorded answer together, both
@@ -54,16 +58,16 @@ impl<DB: SqlDatabase> SqlClaim<DB> {
     /// # Errors
     /// If the request is not protected, or the layer's store is not in a
     /// database of this kind.
-    pub fn of(extensions: &Extensions) -> Result<Self, NoClaim> {
+    pub fn of(extensions: &Extensions) -> Result<Self, MissingClaim> {
         let context = extensions.get::<IdempotencyContext>();
-        let context = context.ok_or(NoClaim::NOT_PROTECTED)?;
+        let context = context.ok_or(MissingClaim::NOT_PROTECTED)?;
         let claim = Self {
             operation: Arc::clone(&context.0),
             database: PhantomData,
         };
         match claim.store() {
             Some(_) => Ok(claim),
-            None => Err(NoClaim::not_in(DB::NAME)),
+            None => Err(MissingClaim::not_in(DB::NAME)),
         }
     }
 
@@ -73,7 +77,7 @@ impl<DB: SqlDatabase> SqlClaim<DB> {
         IdempotencyContext(Arc::clone(&self.operation))
     }
 
-    fn store(&self) -> Option<(&DB::Store, &dyn InDatabase)> {
+    fn store(&self) -> Option<(&DB::Store, &dyn TransactionalStore)> {
         let store = self.operation.layer.store.in_database()?;
         Some(((store as &dyn Any).downcast_ref()?, store))
     }
@@ -81,10 +85,10 @@ impl<DB: SqlDatabase> SqlClaim<DB> {
     /// Records `response` as the answer of the operation inside `transaction`,
     /// and commits that. From then on this answer stands: the middleware sends
     /// it whatever the handler returns, and every retry gets it, whatever
-    /// [`record`](crate::Policy::record) and its like say.
+    /// [`record`](crate::RouteOptions::record) and its like say.
     ///
     /// The body is read to its end first. One that is larger than
-    /// [`max_recorded_body`](crate::Policy::max_recorded_body) goes to this
+    /// [`max_recorded_body`](crate::RouteOptions::max_recorded_body) goes to this
     /// client, and the record is sealed.
     ///
     /// One round trip, and the `COMMIT`.
@@ -134,10 +138,10 @@ impl<DB: SqlDatabase> SqlClaim<DB> {
         let kept = operation.layer.store.kept(lease, outcome.clone());
         let (store, any) = self.store().expect("it was there when the claim was made");
         let inside = match DB::complete_within(store, &mut transaction, lease, &kept).await {
-            Ok(Inside::Lost) => {
+            Ok(CompletedInside::Lost) => {
                 self.roll_back(transaction).await;
                 let fate = operation.layer.within(any.fate(lease)).await;
-                if matches!(fate, Ok(Fate::RolledBack)) {
+                if matches!(fate, Ok(TransactionFate::RolledBack)) {
                     return Err(CommitError::failed(
                         "the transaction does not see the claim: it is not in the database of \
                          the records, or began before the request was claimed",
@@ -152,8 +156,8 @@ impl<DB: SqlDatabase> SqlClaim<DB> {
                 return Err(CommitError::rolled_back::<DB>(error));
             }
         };
-        let awaited = inside == Inside::HeldAndAwaited;
-        attempt.sends_commit(Answer::new(head, whole, outcome, awaited));
+        let awaited = inside == CompletedInside::HeldAndAwaited;
+        attempt.sends_commit(CommittedResponse::new(head, whole, outcome, awaited));
         let Err(error) = transaction.commit().await else {
             return Ok(attempt.committed(operation));
         };
@@ -162,16 +166,18 @@ impl<DB: SqlDatabase> SqlClaim<DB> {
             return Err(CommitError::rolled_back::<DB>(error));
         }
         match find_out(operation, any).await {
-            Fate::Committed => Ok(attempt.committed(operation)),
-            Fate::RolledBack => {
+            TransactionFate::Committed => Ok(attempt.committed(operation)),
+            TransactionFate::RolledBack => {
                 attempt.rolled_back();
                 Err(CommitError::rolled_back::<DB>(error))
             }
-            Fate::Overtaken => {
+            TransactionFate::Overtaken => {
                 attempt.lost(operation);
                 Err(CommitError::lost())
             }
-            Fate::UnderWay | Fate::Absent => Err(CommitError::unknown::<DB>(error)),
+            TransactionFate::UnderWay | TransactionFate::Absent => {
+                Err(CommitError::unknown::<DB>(error))
+            }
         }
     }
 
@@ -179,7 +185,7 @@ impl<DB: SqlDatabase> SqlClaim<DB> {
     /// be released.
     async fn roll_back(&self, transaction: Transaction<'_, DB>) {
         let limit = self.operation.layer.store_timeout;
-        if let Some(Err(error)) = deadline::Within::new(limit, transaction.rollback()).await {
+        if let Some(Err(error)) = deadline::Deadline::new(limit, transaction.rollback()).await {
             let error: &dyn std::error::Error = &error;
             warn!(
                 error,
@@ -189,15 +195,15 @@ impl<DB: SqlDatabase> SqlClaim<DB> {
     }
 }
 
-async fn whole<B>(body: B) -> Result<Whole, CommitError>
+async fn whole<B>(body: B) -> Result<FullBody, CommitError>
 where
     B: Body,
     B::Error: Into<BoxError>,
 {
     match collect(pin!(body), |_| true).await {
-        Collected::Whole(whole) => Ok(whole),
-        Collected::Stopped => unreachable!("every frame is admitted"),
-        Collected::Broken(error) => Err(CommitError::failed(error)),
+        ReadToEnd::Full(whole) => Ok(whole),
+        ReadToEnd::OverLimit => unreachable!("every frame is admitted"),
+        ReadToEnd::Broken(error) => Err(CommitError::failed(error)),
     }
 }
 

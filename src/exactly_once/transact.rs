@@ -39,7 +39,7 @@ impl<DB: SqlDatabase> SqlClaim<DB> {
     /// use http::Response;
     /// use http_body_util::Full;
     /// use sqlx::{PgPool, Postgres};
-    /// use tower_idempotency::{CommitError, SqlClaim};
+    /// use tower_idempotency::exactly_once::{CommitError, SqlClaim};
     ///
     /// async fn pay(
     ///     claim: &SqlClaim<Postgres>,

@@ -1,8 +1,8 @@
 //! Answers that are sent while they are read, by clients that leave.
 
 use super::*;
-use crate::message::pipe::{Client, End, Sender, Stream};
-use crate::runtime::background::Counter;
+use crate::message::pipe::{Demand, End, Pipe, PipeBody};
+use crate::runtime::background::Background;
 
 fn streamed(run: usize) -> Script {
     Script {
@@ -24,7 +24,7 @@ fn large(run: usize) -> Script {
 #[test]
 fn a_streamed_answer_is_recorded_whoever_leaves() {
     explore(|| {
-        let bench = Bench::new(streamed, |policy| policy);
+        let bench = Bench::new(streamed, |options| options);
         let leaves = bench.ask_and_leave("K");
         let retries = bench.insist("K");
         block_on(leaves).unwrap();
@@ -40,7 +40,7 @@ fn a_streamed_answer_is_recorded_whoever_leaves() {
 #[test]
 fn a_large_answer_flows_to_its_end_or_without_its_client() {
     explore(|| {
-        let bench = Bench::new(large, |policy| policy.max_recorded_body(8));
+        let bench = Bench::new(large, |options| options.max_recorded_body(8));
         let leaves = bench.ask_and_leave("K");
         let reads = spawn(bench.ask("L"));
         block_on(leaves).unwrap();
@@ -58,8 +58,8 @@ fn a_large_answer_flows_to_its_end_or_without_its_client() {
 #[test]
 fn the_two_sides_of_an_answer_never_miss_each_other() {
     explore(|| {
-        let stream = Arc::new(Stream::default());
-        let mut sender = Sender::new(Arc::clone(&stream), &Counter::up_to(1), None);
+        let stream = Arc::new(Pipe::default());
+        let mut sender = PipeBody::new(Arc::clone(&stream), &Background::up_to(1), None);
         let client = spawn(async move {
             let mut read = 0;
             while let Some(frame) = poll_fn(|cx| sender.poll_frame(cx)).await {
@@ -73,13 +73,13 @@ fn the_two_sides_of_an_answer_never_miss_each_other() {
             let frame = Bytes::from_static(&[b'.'; 40 << 10]);
             for _ in 0..2 {
                 poll_fn(|cx| match stream.client(true, cx) {
-                    Client::IsSlow => Poll::Pending,
-                    Client::Reads | Client::Left => Poll::Ready(()),
+                    Demand::Enough => Poll::Pending,
+                    Demand::More | Demand::Gone => Poll::Ready(()),
                 })
                 .await;
                 stream.push(frame.clone());
             }
-            stream.end(Some(frame), End::Whole(None));
+            stream.end(Some(frame), End::Full(None));
         });
         block_on(reader).unwrap();
         assert_eq!(block_on(client).unwrap(), 120 << 10);

@@ -2,14 +2,14 @@
 
 use super::*;
 
-fn wait(policy: Policy) -> Policy {
-    policy.on_in_flight(OnInFlight::Wait(LONG))
+fn wait(options: RouteOptions) -> RouteOptions {
+    options.on_in_flight(OnInFlight::Wait(LONG))
 }
 
 #[test]
 fn of_clients_at_once_one_executes() {
     explore(|| {
-        let bench = Bench::new(created, |policy| policy);
+        let bench = Bench::new(created, |options| options);
         let clients = [(); 3].map(|()| bench.insist("K"));
         for client in clients {
             block_on(client).unwrap();
@@ -37,7 +37,7 @@ fn those_who_wait_get_the_one_answer() {
 #[test]
 fn a_client_that_leaves_changes_nothing_for_its_retry() {
     explore(|| {
-        let bench = Bench::new(created, |policy| policy);
+        let bench = Bench::new(created, |options| options);
         let leaves = bench.ask_and_leave("K");
         let retries = bench.insist("K");
         block_on(leaves).unwrap();
@@ -91,7 +91,7 @@ fn a_release_lets_one_go_on_though_another_leaves() {
 #[test]
 fn drain_waits_for_whoever_leaves_meanwhile() {
     explore(|| {
-        let bench = Bench::new(created, |policy| policy);
+        let bench = Bench::new(created, |options| options);
         let leaves = ["K", "L"].map(|key| bench.ask_and_leave(key));
         let draining = Arc::clone(&bench);
         let drains = spawn(async move { draining.layer.drain(LONG).await });

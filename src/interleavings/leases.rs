@@ -5,8 +5,8 @@ use std::sync::Mutex;
 use super::*;
 use crate::record::{Nonce, RecordId};
 use crate::store::{
-    Claim, Claimed, Lease, OnLapsedLease, Outcome, Release, StoreError, StoreErrorKind,
-    Subscription, Tenure,
+    Claim, Claimed, Lease, OnLapsedLease, Outcome, Ownership, Release, StoreError, StoreErrorKind,
+    Subscription,
 };
 
 /// A store elsewhere: others run before it carries out what it is asked, and
@@ -34,7 +34,11 @@ impl Elsewhere {
         }
     }
 
-    fn bench(&self, handler: fn(usize) -> Script, options: fn(Policy) -> Policy) -> Arc<Bench> {
+    fn bench(
+        &self,
+        handler: fn(usize) -> Script,
+        options: fn(RouteOptions) -> RouteOptions,
+    ) -> Arc<Bench> {
         Bench::on(self.clone(), self.records.clone(), handler, options)
     }
 }
@@ -71,7 +75,7 @@ impl Store for Elsewhere {
         .await
     }
 
-    async fn renew(&self, lease: &Lease) -> Result<Tenure, StoreError> {
+    async fn renew(&self, lease: &Lease) -> Result<Ownership, StoreError> {
         on_the_way(async {
             self.renewals.fetch_add(1, Ordering::SeqCst);
             self.records.renew(lease).await
@@ -79,7 +83,7 @@ impl Store for Elsewhere {
         .await
     }
 
-    async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Tenure, StoreError> {
+    async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Ownership, StoreError> {
         on_the_way(async {
             let fail = |left: usize| left.checked_sub(1);
             let failing = (self.failures).fetch_update(Ordering::SeqCst, Ordering::SeqCst, fail);
@@ -96,7 +100,7 @@ impl Store for Elsewhere {
         id: &RecordId,
         nonce: &Nonce,
         how: Release,
-    ) -> Result<Tenure, StoreError> {
+    ) -> Result<Ownership, StoreError> {
         on_the_way(self.records.release(id, nonce, how)).await
     }
 
@@ -111,7 +115,7 @@ impl Store for Elsewhere {
 fn a_claim_is_given_back_if_its_client_leaves_before_the_handler_begins() {
     explore(|| {
         let store = Elsewhere::new();
-        let bench = store.bench(created, |policy| policy);
+        let bench = store.bench(created, |options| options);
         let client = Arc::clone(&bench);
         let leaves = spawn(async move {
             let mut asking = Box::pin(client.ask("K"));
@@ -135,7 +139,7 @@ fn a_claim_is_given_back_if_its_client_leaves_before_the_handler_begins() {
 fn the_answer_of_the_last_owner_is_the_one_that_stands() {
     explore(|| {
         let store = Elsewhere::new();
-        let bench = store.bench(slow, |policy| policy);
+        let bench = store.bench(slow, |options| options);
         let clients = [(); 2].map(|()| bench.insist("K"));
         let leaves = bench.ask_and_leave("K");
         bench.as_time_passes(3, async {
@@ -160,7 +164,7 @@ fn a_streamed_answer_that_was_overtaken_is_cut_off() {
             length: false,
             ..slow(run)
         };
-        let bench = store.bench(streamed, |policy| policy);
+        let bench = store.bench(streamed, |options| options);
         let clients = [(); 2].map(|()| bench.insist("K"));
         bench.as_time_passes(3, async {
             for client in clients {
@@ -178,7 +182,9 @@ fn a_streamed_answer_that_was_overtaken_is_cut_off() {
 fn nothing_runs_twice_where_a_lapse_is_refused() {
     explore(|| {
         let store = Elsewhere::new();
-        let bench = store.bench(slow, |policy| policy.on_lapsed_lease(OnLapsedLease::Refuse));
+        let bench = store.bench(slow, |options| {
+            options.on_lapsed_lease(OnLapsedLease::Refuse)
+        });
         let leaves = bench.ask_and_leave("K");
         let clients = [(); 2].map(|()| spawn(bench.ask("K")));
         bench.as_time_passes(3, async {
@@ -203,7 +209,7 @@ fn a_completion_that_fails_is_made_up_for_before_a_retry_runs() {
             ..Elsewhere::new()
         };
         store.failures.store(2, Ordering::SeqCst);
-        let bench = store.bench(created, |policy| policy);
+        let bench = store.bench(created, |options| options);
         let leaves = bench.ask_and_leave("K");
         let retries = bench.insist("K");
         bench.as_time_passes(0, async {
@@ -220,7 +226,7 @@ fn a_completion_that_fails_is_made_up_for_before_a_retry_runs() {
 fn whoever_begins_while_the_renewer_ends_is_renewed() {
     explore(|| {
         let store = Elsewhere::new();
-        let bench = store.bench(created, |policy| policy);
+        let bench = store.bench(created, |options| options);
         let clients = ["K", "L"].map(|key| bench.insist(key));
         bench.as_time_passes(0, async {
             for client in clients {

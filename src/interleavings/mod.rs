@@ -29,7 +29,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::layer::IdempotencyLayer;
-use crate::options::{OnInFlight, Policy};
+use crate::options::{OnInFlight, RouteOptions};
 use crate::runtime;
 use crate::store::Store;
 use crate::store::memory::MemoryStore;
@@ -93,7 +93,7 @@ fn created(_: usize) -> Script {
 }
 
 impl Bench {
-    fn new(handler: fn(usize) -> Script, options: fn(Policy) -> Policy) -> Arc<Self> {
+    fn new(handler: fn(usize) -> Script, options: fn(RouteOptions) -> RouteOptions) -> Arc<Self> {
         let store = MemoryStore::new();
         Self::on(store.clone(), store, handler, options)
     }
@@ -103,10 +103,10 @@ impl Bench {
         store: impl Store,
         records: MemoryStore,
         handler: fn(usize) -> Script,
-        options: fn(Policy) -> Policy,
+        options: fn(RouteOptions) -> RouteOptions,
     ) -> Arc<Self> {
         let layer = IdempotencyLayer::builder(store, scope::shared())
-            .defaults(|policy| options(policy.lease(LEASE)))
+            .defaults(|options| options(options.lease(LEASE)))
             .build()
             .unwrap();
         Arc::new(Self {

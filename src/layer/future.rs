@@ -40,7 +40,7 @@ pin_project! {
         E: 'static,
     {
         Passed { #[pin] future: F },
-        Refused { response: Option<Response<ResponseBody<R>>> },
+        Rejected { response: Option<Response<ResponseBody<R>>> },
         Protected { protected: Protected<R, E> },
     }
 }
@@ -66,9 +66,9 @@ impl<F, R: 'static, E: 'static> ResponseFuture<F, R, E> {
         }
     }
 
-    pub(crate) fn refused(response: Response<ResponseBody<R>>) -> Self {
+    pub(crate) fn rejected(response: Response<ResponseBody<R>>) -> Self {
         Self {
-            kind: Kind::Refused {
+            kind: Kind::Rejected {
                 response: Some(response),
             },
         }
@@ -101,7 +101,7 @@ where
                 let response = ready!(future.poll(cx))?;
                 Poll::Ready(Ok(response.map(ResponseBody::passed)))
             }
-            KindProjection::Refused { response } => {
+            KindProjection::Rejected { response } => {
                 Poll::Ready(Ok(response.take().expect("polled after completion")))
             }
             KindProjection::Protected { protected } => {
@@ -126,7 +126,7 @@ impl<R: 'static, E: 'static> Drop for Protected<R, E> {
         };
         let operation = &self.operation;
         let runs = operation.is_in(Stage::Running) || operation.is_in(Stage::Unprotected);
-        let cancelled = runs && operation.policy.on_disconnect == OnDisconnect::Cancel;
+        let cancelled = runs && operation.options.on_disconnect == OnDisconnect::Cancel;
         if operation.is_in(Stage::Reading) || cancelled {
             return;
         }

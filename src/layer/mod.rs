@@ -15,15 +15,15 @@ use tower_layer::Layer;
 use crate::counts::{Counters, Counts};
 use crate::error::ConfigError;
 use crate::layer::service::Idempotency;
-use crate::lease::renewer::Renewals;
-use crate::message::body::{Budget, Whole};
+use crate::lease::renewer::Renewer;
+use crate::message::body::{Budget, FullBody};
 use crate::message::response_body::ResponseBody;
 use crate::options::recording::Recording;
 use crate::options::route::{Routes, Rule, target};
-use crate::options::{Policy, Require, can_have_body};
+use crate::options::{Require, RouteOptions, can_have_body};
 use crate::record::digest::Digests;
 use crate::rejection::{Rejection, RejectionCode, RejectionRules, RenderRejection, Template};
-use crate::runtime::background::Counter;
+use crate::runtime::background::Background;
 use crate::scope::Scope;
 #[cfg(feature = "encryption")]
 use crate::store::encrypted::Encryption;
@@ -36,7 +36,7 @@ use crate::store::{DynStore, Store, erased};
 ///
 /// ```
 /// use axum::{routing::post, Router};
-/// use tower_idempotency::{scope, IdempotencyLayer, MemoryStore};
+/// use tower_idempotency::{IdempotencyLayer, MemoryStore, scope};
 ///
 /// # fn main() -> Result<(), tower_idempotency::ConfigError> {
 /// let idempotency = IdempotencyLayer::new(MemoryStore::new(), scope::header("x-api-key")?);
@@ -76,17 +76,17 @@ impl IdempotencyLayer {
             secrets: Vec::new(),
             #[cfg(feature = "encryption")]
             encryption: None,
-            max_buffered: 256 << 20,
-            max_detached: 10_000,
-            max_waiters: 1_000,
+            max_buffered_bytes: 256 << 20,
+            max_background_operations: 10_000,
+            max_waiting_requests: 1_000,
             #[cfg(feature = "sidecar")]
             ignore_path_case: false,
             #[cfg(feature = "config")]
-            whatever_the_store_can: false,
+            skip_store_checks: false,
             store_timeout: Duration::from_secs(2),
             rejections: RejectionRules::default(),
             bodies: Vec::new(),
-            defaults: Policy::default(),
+            defaults: RouteOptions::default(),
             routes: Vec::new(),
         }
     }
@@ -100,7 +100,7 @@ impl IdempotencyLayer {
     ///
     /// ```
     /// # use std::time::Duration;
-    /// # use tower_idempotency::{scope, IdempotencyLayer, MemoryStore};
+    /// # use tower_idempotency::{IdempotencyLayer, MemoryStore, scope};
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() {
     /// let idempotency = IdempotencyLayer::new(MemoryStore::new(), scope::shared());
@@ -127,11 +127,11 @@ impl IdempotencyLayer {
     #[must_use]
     pub fn protects(&self, request: &Parts) -> bool {
         let path = target(&request.uri, &request.extensions).path();
-        match self.shared.routes.policy(&request.method, path) {
+        match self.shared.routes.options(&request.method, path) {
             None => false,
-            Some(policy) => match policy.require {
+            Some(options) => match options.require {
                 Require::Required => true,
-                Require::Optional => policy.keys.read(&request.headers).is_some(),
+                Require::Optional => options.keys.read(&request.headers).is_some(),
                 Require::Ignored => false,
             },
         }
@@ -160,23 +160,24 @@ impl<S> Layer<S> for IdempotencyLayer {
 }
 
 /// Options of an [`IdempotencyLayer`]: those of the whole layer here, those
-/// that a route can have for itself in [`Policy`].
+/// that a route can have for itself in [`RouteOptions`].
 ///
 /// ```
 /// use http::StatusCode;
 /// use std::time::Duration;
-/// use tower_idempotency::{
-///     scope, IdempotencyLayer, MemoryStore, RejectionCode, Require, Statuses,
-/// };
+/// use tower_idempotency::{IdempotencyLayer, MemoryStore, scope};
+/// use tower_idempotency::options::Require;
+/// use tower_idempotency::recording::Statuses;
+/// use tower_idempotency::rejection::RejectionCode;
 ///
 /// let layer = IdempotencyLayer::builder(MemoryStore::new(), scope::header("x-api-key")?)
 ///     .namespace("billing")
 ///     .docs_url("https://developer.example.com/idempotency")
 ///     .rejection_status(RejectionCode::KeyReused, StatusCode::CONFLICT)
-///     .defaults(|policy| policy.retention(Duration::from_secs(7 * 24 * 3600)))
-///     .route("POST /payments", |policy| policy.require(Require::Required))
-///     .route("POST /orders/{id}/capture", |policy| {
-///         policy.require(Require::Required).record(Statuses::none().and(200..300))
+///     .defaults(|options| options.retention(Duration::from_secs(7 * 24 * 3600)))
+///     .route("POST /payments", |options| options.require(Require::Required))
+///     .route("POST /orders/{id}/capture", |options| {
+///         options.require(Require::Required).record(Statuses::none().and(200..300))
 ///     })
 ///     .build()?;
 /// # Ok::<(), tower_idempotency::ConfigError>(())
@@ -189,18 +190,18 @@ pub struct IdempotencyLayerBuilder {
     secrets: Vec<Vec<u8>>,
     #[cfg(feature = "encryption")]
     encryption: Option<Encryption>,
-    max_buffered: usize,
-    max_detached: usize,
-    max_waiters: usize,
+    max_buffered_bytes: usize,
+    max_background_operations: usize,
+    max_waiting_requests: usize,
     #[cfg(feature = "sidecar")]
     ignore_path_case: bool,
     #[cfg(feature = "config")]
-    whatever_the_store_can: bool,
+    skip_store_checks: bool,
     store_timeout: Duration,
     rejections: RejectionRules,
     /// Content type and body, not looked at yet.
     bodies: Vec<(RejectionCode, String, String)>,
-    defaults: Policy,
+    defaults: RouteOptions,
     routes: Vec<Rule>,
 }
 
@@ -240,8 +241,8 @@ impl IdempotencyLayerBuilder {
 
     /// The most bytes that all request bodies hold together while they are
     /// being read; beyond it: `over-capacity`. Default: 256 MiB.
-    pub fn max_buffered(mut self, bytes: usize) -> Self {
-        self.max_buffered = bytes;
+    pub fn max_buffered_bytes(mut self, bytes: usize) -> Self {
+        self.max_buffered_bytes = bytes;
         self
     }
 
@@ -252,19 +253,19 @@ impl IdempotencyLayerBuilder {
     ///
     /// What the layer still has to tell the store counts too: completions and
     /// releases that are being tried again. Routes with
-    /// [`OnDisconnect::Cancel`](crate::OnDisconnect::Cancel) begin all the same.
+    /// [`OnDisconnect::Cancel`](crate::options::OnDisconnect::Cancel) begin all the same.
     /// How many clients leave at one moment this does not bound; a limit of
     /// concurrent requests outside the layer does.
-    pub fn max_detached(mut self, operations: usize) -> Self {
-        self.max_detached = operations;
+    pub fn max_background_operations(mut self, operations: usize) -> Self {
+        self.max_background_operations = operations;
         self
     }
 
     /// How many requests wait for the outcome of another at once
-    /// ([`OnInFlight::Wait`](crate::OnInFlight::Wait)); beyond it: `in-flight`.
+    /// ([`OnInFlight::Wait`](crate::options::OnInFlight::Wait)); beyond it: `in-flight`.
     /// Default: 1 000.
-    pub fn max_waiters(mut self, requests: usize) -> Self {
-        self.max_waiters = requests;
+    pub fn max_waiting_requests(mut self, requests: usize) -> Self {
+        self.max_waiting_requests = requests;
         self
     }
 
@@ -276,7 +277,7 @@ impl IdempotencyLayerBuilder {
 
     /// Where this API's clients read about idempotency: the `type` of problem
     /// documents, and `Link: …; rel="describedby"`. Default: none.
-    /// [`Contract::respond`](crate::Contract::respond) has something to read.
+    /// [`Contract::respond`](crate::contract::Contract::respond) has something to read.
     pub fn docs_url(mut self, url: impl Into<Arc<str>>) -> Self {
         self.rejections.docs_url = Some(url.into());
         self
@@ -303,7 +304,8 @@ impl IdempotencyLayerBuilder {
     /// that name.
     ///
     /// ```
-    /// use tower_idempotency::{IdempotencyLayer, MemoryStore, RejectionCode, scope};
+    /// use tower_idempotency::{IdempotencyLayer, MemoryStore, scope};
+    /// use tower_idempotency::rejection::RejectionCode;
     ///
     /// let layer = IdempotencyLayer::builder(MemoryStore::new(), scope::shared())
     ///     .rejection_body(
@@ -335,7 +337,7 @@ impl IdempotencyLayerBuilder {
     }
 
     /// Changes the options of every request.
-    pub fn defaults(mut self, change: impl FnOnce(Policy) -> Policy) -> Self {
+    pub fn defaults(mut self, change: impl FnOnce(RouteOptions) -> RouteOptions) -> Self {
         self.defaults = change(self.defaults);
         self
     }
@@ -348,7 +350,7 @@ impl IdempotencyLayerBuilder {
     /// path wins, and of equal paths the one with a method. Patterns that
     /// conflict (`/orders/{*rest}` beside `/orders/{id}/capture`) are an error. A method in a
     /// pattern is protected by it; a pattern without one is for the policy's
-    /// [`methods`](Policy::methods), and leaves other methods to the defaults.
+    /// [`methods`](RouteOptions::methods), and leaves other methods to the defaults.
     ///
     /// Matched is the path that the client sent. Inside a *nested* axum router
     /// that needs the feature `axum`; without it the layer sees the path less
@@ -356,7 +358,7 @@ impl IdempotencyLayerBuilder {
     pub fn route(
         mut self,
         pattern: impl Into<String>,
-        change: impl FnOnce(Policy) -> Policy + Send + 'static,
+        change: impl FnOnce(RouteOptions) -> RouteOptions + Send + 'static,
     ) -> Self {
         self.routes.push((pattern.into(), Box::new(change)));
         self
@@ -364,8 +366,8 @@ impl IdempotencyLayerBuilder {
 
     /// For a layer that is only built, to see whether it can be.
     #[cfg(feature = "config")]
-    pub(crate) fn whatever_the_store_can(mut self) -> Self {
-        self.whatever_the_store_can = true;
+    pub(crate) fn skip_store_checks(mut self) -> Self {
+        self.skip_store_checks = true;
         self
     }
 
@@ -429,20 +431,20 @@ impl IdempotencyLayerBuilder {
         let old_digests = digests.collect();
         let commits = in_database(&*self.store);
         #[cfg(feature = "config")]
-        let commits = commits || self.whatever_the_store_can;
+        let commits = commits || self.skip_store_checks;
         let routes = Routes::new(self.defaults, self.routes, commits)?;
         #[cfg(feature = "sidecar")]
         let routes = routes.ignoring_case(self.ignore_path_case);
-        if self.max_buffered < routes.largest_body() {
+        if self.max_buffered_bytes < routes.largest_body() {
             let message = format!(
                 "must hold the largest body, `max_request_body` of {} bytes",
                 routes.largest_body()
             );
-            return Err(ConfigError::new("max_buffered", message));
+            return Err(ConfigError::new("max_buffered_bytes", message));
         }
-        if self.max_detached == 0 {
+        if self.max_background_operations == 0 {
             return Err(ConfigError::new(
-                "max_detached",
+                "max_background_operations",
                 "must be at least 1, or nothing is ever begun",
             ));
         }
@@ -462,12 +464,12 @@ impl IdempotencyLayerBuilder {
                 digests: current,
                 old_digests,
                 routes,
-                buffered: Budget::new(self.max_buffered),
-                detached: Counter::up_to(self.max_detached),
-                waiters: Counter::up_to(self.max_waiters),
+                buffered: Budget::new(self.max_buffered_bytes),
+                detached: Background::up_to(self.max_background_operations),
+                waiters: Background::up_to(self.max_waiting_requests),
                 store_timeout: self.store_timeout,
                 rejections: self.rejections,
-                renewals: Renewals::default(),
+                renewals: Renewer::default(),
                 renew_every,
                 counts: Counters::default(),
             }),
@@ -490,9 +492,9 @@ impl fmt::Debug for IdempotencyLayerBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("IdempotencyLayerBuilder")
             .field("namespace", &self.namespace)
-            .field("max_buffered", &self.max_buffered)
-            .field("max_detached", &self.max_detached)
-            .field("max_waiters", &self.max_waiters)
+            .field("max_buffered_bytes", &self.max_buffered_bytes)
+            .field("max_background_operations", &self.max_background_operations)
+            .field("max_waiting_requests", &self.max_waiting_requests)
             .field("store_timeout", &self.store_timeout)
             .field("rejections", &self.rejections)
             .field("defaults", &self.defaults)
@@ -511,12 +513,12 @@ pub(crate) struct Shared {
     pub(crate) routes: Routes,
     pub(crate) buffered: Budget,
     /// What goes on without a client.
-    pub(crate) detached: Arc<Counter>,
+    pub(crate) detached: Arc<Background>,
     /// Requests that wait for the outcome of another.
-    pub(crate) waiters: Arc<Counter>,
+    pub(crate) waiters: Arc<Background>,
     pub(crate) store_timeout: Duration,
     pub(crate) rejections: RejectionRules,
-    pub(crate) renewals: Renewals,
+    pub(crate) renewals: Renewer,
     pub(crate) renew_every: Duration,
     pub(crate) counts: Counters,
 }
@@ -525,19 +527,19 @@ impl Shared {
     pub(crate) fn reject<R>(
         &self,
         rejection: Rejection,
-        policy: &Policy,
+        options: &RouteOptions,
         parts: Option<&Parts>,
         grpc: bool,
     ) -> Response<ResponseBody<R>> {
         tracing::debug!(code = rejection.code().as_str(), "refused");
         self.counts.rejected(rejection.code());
-        let rejection = rejection.settle(&self.rejections, policy.retry_after);
+        let rejection = rejection.settle(&self.rejections, options.retry_after);
         let mut response = self.rejections.render(&rejection, parts, grpc);
         // Another layer of this kind further out must not take it for an
         // answer of the operation.
         response.extensions_mut().insert(Recording::Skip);
         response.map(|data| {
-            ResponseBody::known(Whole {
+            ResponseBody::known(FullBody {
                 data,
                 trailers: None,
             })

@@ -8,8 +8,8 @@ use crate::options::Require;
 use crate::options::route::target;
 use crate::record::{RecordId, ScopeDigest};
 use crate::store::{
-    Claim, Claimed, Forgotten, OnLapsedLease, Outcome, Record, RecordState, Release, StoreError,
-    StoreErrorKind, Tenure,
+    Claim, Claimed, Forgotten, OnLapsedLease, Outcome, Ownership, Record, RecordState, Release,
+    StoreError, StoreErrorKind,
 };
 
 /// What came of [resolving](IdempotencyLayer::resolve) a record.
@@ -41,7 +41,8 @@ pub enum Resolved {
 /// use std::{sync::Arc, time::SystemTime};
 /// use http::{Request, StatusCode};
 /// use tower_idempotency::store::{Forgotten, Outcome};
-/// use tower_idempotency::{scope, Completion, IdempotencyLayer, MemoryStore, Resolved};
+/// use tower_idempotency::{IdempotencyLayer, MemoryStore, Resolved, scope};
+/// use tower_idempotency::store::Completion;
 ///
 /// let layer = IdempotencyLayer::new(MemoryStore::new(), scope::header("x-api-key")?);
 ///
@@ -72,14 +73,14 @@ impl IdempotencyLayer {
     pub fn record_id(&self, request: &Parts) -> Option<RecordId> {
         let layer = self.shared();
         let path = target(&request.uri, &request.extensions).path();
-        let policy = layer.routes.policy(&request.method, path)?;
-        if policy.require == Require::Ignored {
+        let options = layer.routes.options(&request.method, path)?;
+        if options.require == Require::Ignored {
             return None;
         }
-        let (key, _) = policy.keys.read(&request.headers)?.ok()?;
-        let caller = layer.caller(policy, request)?;
+        let (key, _) = options.keys.read(&request.headers)?.ok()?;
+        let caller = layer.caller(options, request)?;
         let scope = caller.digest(&layer.digests, &layer.namespace);
-        Some(policy.record_id(&layer.digests, &scope, &key, request))
+        Some(options.record_id(&layer.digests, &scope, &key, request))
     }
 
     /// What is there.
@@ -132,11 +133,13 @@ impl IdempotencyLayer {
             }
         };
         match layer.within(layer.store.complete(&lease, outcome)).await {
-            Ok(Tenure::Held) => Ok(Resolved::Recorded),
-            Ok(Tenure::Lost) => Ok(Resolved::InFlight),
+            Ok(Ownership::Held) => Ok(Resolved::Recorded),
+            Ok(Ownership::Lost) => Ok(Resolved::InFlight),
             Err(error) => {
                 // As unknown as before.
-                let released = layer.store.release(id, &claim.nonce, Release::Unknown);
+                let released = layer
+                    .store
+                    .release(id, &claim.nonce, Release::OutcomeUnknown);
                 if let Err(error) = layer.within(released).await {
                     let error: &dyn std::error::Error = &error;
                     warn!(

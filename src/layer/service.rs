@@ -83,31 +83,31 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         // 1. Route.
         let path = target(request.uri(), request.extensions()).path();
-        let policy = match self.layer.routes.policy(request.method(), path) {
-            Some(policy) if policy.require != Require::Ignored => policy,
+        let options = match self.layer.routes.options(request.method(), path) {
+            Some(options) if options.require != Require::Ignored => options,
             _ => return ResponseFuture::passed(self.inner.call(request)),
         };
         // 2. Key.
-        let (key, key_header) = match policy.keys.read(request.headers()) {
+        let (key, key_header) = match options.keys.read(request.headers()) {
             Some(Ok(read)) => read,
-            None if policy.require == Require::Optional => {
+            None if options.require == Require::Optional => {
                 return ResponseFuture::passed(self.inner.call(request));
             }
             refused => {
                 let rejection = match refused {
                     Some(Err(rejection)) => rejection,
-                    _ => policy.keys.required(),
+                    _ => options.keys.required(),
                 };
                 let (parts, _) = request.into_parts();
                 let response =
                     self.layer
-                        .reject(rejection, policy, Some(&parts), is_grpc(&parts.headers));
-                return ResponseFuture::refused(response);
+                        .reject(rejection, options, Some(&parts), is_grpc(&parts.headers));
+                return ResponseFuture::rejected(response);
             }
         };
         // 3 to 8.
         let headers = request.headers();
-        let operation = Operation::new(&self.layer, policy, key, key_header, headers);
+        let operation = Operation::new(&self.layer, options, key, key_header, headers);
         let operation = Arc::new(operation);
         // The one that was polled ready goes, a clone stays.
         let clone = self.inner.clone();

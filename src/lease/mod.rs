@@ -10,11 +10,11 @@ use tracing::{Instrument, debug, error, warn};
 
 use crate::layer::Shared;
 use crate::lease::renewer::wake_another_worker;
-use crate::request::judge::Ending;
+use crate::request::judge::Verdict;
 use crate::request::operation::Operation;
-use crate::runtime::deadline::Within;
+use crate::runtime::deadline::Deadline;
 use crate::runtime::{Handle, Instant, sleep};
-use crate::store::{Claim, Lease, Outcome, Release, StoreError, Tenure};
+use crate::store::{Claim, Lease, Outcome, Ownership, Release, StoreError};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -22,7 +22,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const LONGEST_RELEASE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The lease of an operation that has not ended.
-pub(crate) struct Held {
+pub(crate) struct LeaseOwner {
     operation: Arc<Operation>,
     /// What becomes of the record if this is dropped; `None` once it ended.
     on_drop: Option<Release>,
@@ -32,17 +32,18 @@ pub(crate) struct Held {
 
 /// What became of a completion or release.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Recorded {
-    Stored,
+pub(crate) enum Ended {
+    /// The store holds the completion.
+    Recorded,
     /// A retry executes again.
     Released,
     /// Another owner has taken over; nothing of this one is stored.
-    Lost,
-    /// Not in time. It is being tried again in the background.
-    NotYet,
+    Overtaken,
+    /// The store did not answer in time. A background task tries again.
+    Pending,
 }
 
-impl Held {
+impl LeaseOwner {
     /// Of a claim that was sent then.
     pub(crate) fn new(operation: &Arc<Operation>, lease: Lease, sent: Instant) -> Self {
         // A store elsewhere has to hear of it even if the handler blocks its
@@ -59,23 +60,23 @@ impl Held {
     }
 
     /// 8. What was judged, done.
-    pub(crate) async fn end(mut self, ending: Ending) -> Recorded {
+    pub(crate) async fn end(mut self, ending: Verdict) -> Ended {
         self.ends = true;
         let operation = Arc::clone(&self.operation);
         let counts = &operation.layer.counts;
         let is_answer = ending.recorded().is_some();
-        let in_doubt = matches!(ending, Ending::Lapse);
+        let in_doubt = matches!(ending, Verdict::LeaveInFlight);
         let recorded = match ending {
-            Ending::Complete(outcome) => self.complete(outcome).await,
-            Ending::Release(how) => self.release(how).await,
-            Ending::Lapse => self.lapse().await,
+            Verdict::Record(outcome) => self.complete(outcome).await,
+            Verdict::Release(how) => self.release(how).await,
+            Verdict::LeaveInFlight => self.lapse().await,
         };
         let recorded = match recorded {
-            Recorded::Released | Recorded::NotYet if operation.is_lost() => Recorded::Lost,
+            Ended::Released | Ended::Pending if operation.is_lost() => Ended::Overtaken,
             recorded => recorded,
         };
         match recorded {
-            Recorded::Released if in_doubt => counts.in_doubt.add(),
+            Ended::Released if in_doubt => counts.in_doubt.add(),
             recorded => counts.ended(recorded, is_answer),
         }
         recorded
@@ -83,7 +84,7 @@ impl Held {
 
     /// Ends the operation with `outcome`. Unless the store answers within
     /// `store_timeout`, that goes on in the background.
-    async fn complete(mut self, outcome: Outcome) -> Recorded {
+    async fn complete(mut self, outcome: Outcome) -> Ended {
         // The operation has run: whatever goes wrong from here on, it is not
         // released to run again.
         self.on_drop = None;
@@ -95,26 +96,26 @@ impl Held {
         self.warn("completion failed, trying again", &error);
         let Ok(runtime) = Handle::try_current() else {
             self.give_up();
-            return Recorded::NotYet;
+            return Ended::Pending;
         };
         let layer = Arc::clone(&self.operation.layer);
         let span = self.operation.span.clone();
         let mut background = runtime.spawn(self.keep_completing(outcome).instrument(span));
         let left = layer.store_timeout.saturating_sub(asked.elapsed());
-        match Within::new(left, &mut background).await {
+        match Deadline::new(left, &mut background).await {
             Some(Ok(recorded)) => recorded,
-            Some(Err(_)) => Recorded::NotYet,
+            Some(Err(_)) => Ended::Pending,
             None => {
                 // From here on nobody waits for it.
                 layer.detached.spawn(&runtime, background);
-                Recorded::NotYet
+                Ended::Pending
             }
         }
     }
 
     /// Ends the operation without an outcome. Unless the store answers within
     /// `store_timeout`, that goes on in the background.
-    async fn release(mut self, how: Release) -> Recorded {
+    async fn release(mut self, how: Release) -> Ended {
         self.operation.stop_renewing();
         let Lease { claim, .. } = self.operation.lease();
         let layer = &self.operation.layer;
@@ -125,13 +126,13 @@ impl Held {
             Ok(tenure) => {
                 let id = claim.id;
                 match self.settle(tenure) {
-                    Recorded::Stored => {
-                        if how == Release::Unknown {
+                    Ended::Recorded => {
+                        if how == Release::OutcomeUnknown {
                             error!(record = %id,
                                 "nobody knows how an operation ended: its record waits to be \
                                  resolved");
                         }
-                        Recorded::Released
+                        Ended::Released
                     }
                     other => other,
                 }
@@ -140,26 +141,26 @@ impl Held {
             Err(error) => {
                 self.warn("release failed, trying again", &error);
                 self.on_drop = Some(how);
-                Recorded::Released
+                Ended::Released
             }
         }
     }
 
     /// Leaves the operation in flight until its lease lapses: it may still be
     /// running somewhere.
-    async fn lapse(mut self) -> Recorded {
+    async fn lapse(mut self) -> Ended {
         self.on_drop = None;
         let layer = &self.operation.layer;
         let renewed = layer
             .within(layer.store.renew(self.operation.lease()))
             .await;
         match renewed {
-            Ok(Tenure::Lost) => self.settle(Tenure::Lost),
-            Ok(Tenure::Held) => Recorded::Released,
+            Ok(Ownership::Lost) => self.settle(Ownership::Lost),
+            Ok(Ownership::Held) => Ended::Released,
             // It lapses a little sooner.
             Err(error) => {
                 self.warn("a last renewal failed", &error);
-                Recorded::Released
+                Ended::Released
             }
         }
     }
@@ -177,7 +178,7 @@ impl Held {
         self
     }
 
-    async fn try_complete(&self, outcome: &Outcome) -> Result<Tenure, StoreError> {
+    async fn try_complete(&self, outcome: &Outcome) -> Result<Ownership, StoreError> {
         let layer = &self.operation.layer;
         layer
             .within(layer.store.complete(self.operation.lease(), outcome))
@@ -185,9 +186,9 @@ impl Held {
     }
 
     /// The record stays in flight meanwhile: its lease is being renewed.
-    async fn keep_completing(self, outcome: Outcome) -> Recorded {
+    async fn keep_completing(self, outcome: Outcome) -> Ended {
         self.operation.watch_anew();
-        let end = Instant::now().checked_add(self.operation.policy.max_operation);
+        let end = Instant::now().checked_add(self.operation.options.max_operation);
         let mut pause = FIRST_PAUSE;
         while !is_past(end) {
             sleep(pause).await;
@@ -198,18 +199,18 @@ impl Held {
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
         self.give_up();
-        Recorded::NotYet
+        Ended::Pending
     }
 
-    fn settle(mut self, tenure: Tenure) -> Recorded {
+    fn settle(mut self, tenure: Ownership) -> Ended {
         self.on_drop = None;
         match tenure {
-            Tenure::Held => Recorded::Stored,
-            Tenure::Lost => {
+            Ownership::Held => Ended::Recorded,
+            Ownership::Lost => {
                 self.operation.lose();
                 warn!(lease = ?self.operation.lease(),
                     "another owner has taken over, this answer is discarded");
-                Recorded::Lost
+                Ended::Overtaken
             }
         }
     }
@@ -227,7 +228,7 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for LeaseOwner {
     fn drop(&mut self) {
         self.operation.unwatch();
         drop(self.operation.take_guard());
@@ -243,7 +244,7 @@ impl Drop for Held {
                 &self.operation.layer,
                 &self.operation.lease().claim,
                 how,
-                Fate::Acquired,
+                ClaimSent::Acquired,
             );
         }
     }
@@ -251,16 +252,16 @@ impl Drop for Held {
 
 /// What is known of a claim that is given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fate {
+pub(crate) enum ClaimSent {
     /// It was acquired.
     Acquired,
     /// It may have been lost, or be on its way still.
-    Unknown,
+    Maybe,
 }
 
 /// Releases a claim by its nonce, in the background, until that is settled or
 /// the lease would have lapsed anyway.
-pub(crate) fn release_later(layer: &Arc<Shared>, claim: &Claim, how: Release, fate: Fate) {
+pub(crate) fn release_later(layer: &Arc<Shared>, claim: &Claim, how: Release, fate: ClaimSent) {
     let Claim {
         id, nonce, lease, ..
     } = *claim;
@@ -276,15 +277,17 @@ pub(crate) fn release_later(layer: &Arc<Shared>, claim: &Claim, how: Release, fa
         let mut pause = FIRST_PAUSE;
         loop {
             match layer.within(layer.store.release(&id, &nonce, how)).await {
-                Ok(Tenure::Held) => return,
+                Ok(Ownership::Held) => return,
                 // A claim that is not there yet may still arrive.
-                Ok(Tenure::Lost) if fate == Fate::Acquired || end <= Instant::now() => return,
+                Ok(Ownership::Lost) if fate == ClaimSent::Acquired || end <= Instant::now() => {
+                    return;
+                }
                 Err(error) if end <= Instant::now() => {
                     let error: &dyn std::error::Error = &error;
                     warn!(?id, error, "a claim was not released, its lease lapses");
                     return;
                 }
-                Ok(Tenure::Lost) | Err(_) => sleep(pause).await,
+                Ok(Ownership::Lost) | Err(_) => sleep(pause).await,
             }
             pause = (pause * 2).min(LONGEST_PAUSE);
         }

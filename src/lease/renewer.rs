@@ -7,14 +7,14 @@ use tracing::warn;
 
 use crate::layer::Shared;
 use crate::request::operation::Operation;
-use crate::runtime::deadline::Within;
+use crate::runtime::deadline::Deadline;
 use crate::runtime::{Handle, Id, Instant, Mutex, MutexGuard, sleep, spawn};
-use crate::store::{StoreError, Tenure};
+use crate::store::{Ownership, StoreError};
 
 /// The operations that are watched, and the one task that renews their
 /// leases. It is started by the first, and ends when it finds none.
 #[derive(Default)]
-pub(crate) struct Renewals(Mutex<Running>);
+pub(crate) struct Renewer(Mutex<Running>);
 
 #[derive(Default)]
 struct Running {
@@ -43,7 +43,7 @@ struct Renewal {
     ended: bool,
 }
 
-impl Renewals {
+impl Renewer {
     fn lock(&self) -> MutexGuard<'_, Running> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -114,7 +114,7 @@ pub(crate) fn wake_another_worker() {
 }
 
 #[cfg(all(test, shuttle))]
-impl Renewals {
+impl Renewer {
     /// How many operations, and whether there is a task for them.
     pub(crate) fn watched(&self) -> (usize, bool) {
         let running = self.lock();
@@ -175,12 +175,12 @@ async fn renew_all(mut task: TaskRuns) {
                 if renewal.ended {
                     continue;
                 }
-                if now - renewal.began >= operation.policy.max_operation {
+                if now - renewal.began >= operation.options.max_operation {
                     renewal.ended = true;
                     overdue.push(Arc::clone(operation));
                 } else if !renewal.under_way
                     && !operation.is_guarded()
-                    && now - renewal.renewed >= operation.policy.lease / 3
+                    && now - renewal.renewed >= operation.options.lease / 3
                 {
                     renewal.under_way = true;
                     due.push((place, Arc::clone(operation)));
@@ -221,8 +221,8 @@ async fn renew(under_way: UnderWay) {
     let layer = &operation.layer;
     let sent = Instant::now();
     // One that stalls must leave time for the next.
-    let limit = layer.store_timeout.min(operation.policy.lease / 3);
-    let answer = Within::new(limit, layer.store.renew(operation.lease())).await;
+    let limit = layer.store_timeout.min(operation.options.lease / 3);
+    let answer = Deadline::new(limit, layer.store.renew(operation.lease())).await;
     let answer = answer.unwrap_or_else(|| Err(StoreError::timed_out()));
     let counts = {
         let mut running = layer.renewals.lock();
@@ -232,7 +232,7 @@ async fn renew(under_way: UnderWay) {
             (None, _) => false,
             (Some(renewal), Ok(tenure)) => {
                 renewal.renewed = sent;
-                renewal.ended = *tenure == Tenure::Lost;
+                renewal.ended = *tenure == Ownership::Lost;
                 true
             }
             (Some(_), Err(_)) => true,
@@ -240,7 +240,7 @@ async fn renew(under_way: UnderWay) {
     };
     // Not under the lock, since a log may be slow.
     match answer {
-        Ok(Tenure::Lost) if counts => {
+        Ok(Ownership::Lost) if counts => {
             operation.lose();
             warn!(lease = ?operation.lease(), "another owner has taken over a running operation");
         }

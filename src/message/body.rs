@@ -20,7 +20,7 @@ pub struct RequestTrailers(pub HeaderMap);
 
 /// A body that was read.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Whole {
+pub(crate) struct FullBody {
     pub(crate) data: Bytes,
     /// Boxed, since there are hardly ever any.
     pub(crate) trailers: Option<Box<HeaderMap>>,
@@ -31,10 +31,10 @@ pub(crate) const TURN: usize = 256;
 
 /// What came of reading a body.
 #[derive(Debug)]
-pub(crate) enum Collected {
-    Whole(Whole),
+pub(crate) enum ReadToEnd {
+    Full(FullBody),
     /// `admit` refused a frame.
-    Stopped,
+    OverLimit,
     Broken(BoxError),
 }
 
@@ -43,28 +43,28 @@ pub(crate) enum Collected {
 pub(crate) async fn collect<B>(
     mut body: Pin<&mut B>,
     mut admit: impl FnMut(usize) -> bool,
-) -> Collected
+) -> ReadToEnd
 where
     B: Body,
     B::Error: Into<BoxError>,
 {
-    let mut read = Partial::default();
+    let mut read = BodyBuffer::default();
     match poll_fn(|cx| read.poll_from(body.as_mut(), &mut admit, cx)).await {
-        Ok(true) => Collected::Whole(read.whole()),
-        Ok(false) => Collected::Stopped,
-        Err(error) => Collected::Broken(error),
+        Ok(true) => ReadToEnd::Full(read.whole()),
+        Ok(false) => ReadToEnd::OverLimit,
+        Err(error) => ReadToEnd::Broken(error),
     }
 }
 
 /// What was read of a body so far.
 #[derive(Default)]
-pub(crate) struct Partial {
+pub(crate) struct BodyBuffer {
     first: Bytes,
     all: BytesMut,
     trailers: Option<Box<HeaderMap>>,
 }
 
-impl Partial {
+impl BodyBuffer {
     /// Reads on to the end, or until `admit` refuses a frame; its data is then
     /// the last that was read. Whether it came to the end.
     pub(crate) fn poll_from<B>(
@@ -131,8 +131,8 @@ impl Partial {
             .extend(fields);
     }
 
-    pub(crate) fn whole(self) -> Whole {
-        Whole {
+    pub(crate) fn whole(self) -> FullBody {
+        FullBody {
             data: if self.all.is_empty() {
                 self.first
             } else {

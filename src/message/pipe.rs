@@ -11,7 +11,7 @@ use http::HeaderMap;
 use http_body::Frame;
 
 use crate::message::body::BoxError;
-use crate::runtime::background::{Counted, Counter};
+use crate::runtime::background::{Background, BackgroundTask};
 use crate::runtime::deadline::Panic;
 use crate::runtime::{Mutex, MutexGuard};
 
@@ -23,7 +23,7 @@ const SMALL: usize = 1 << 10;
 
 /// What was read and not sent yet.
 #[derive(Default)]
-pub(crate) struct Stream(Mutex<State>);
+pub(crate) struct Pipe(Mutex<State>);
 
 #[derive(Default)]
 struct State {
@@ -34,7 +34,7 @@ struct State {
     bytes: usize,
     end: Option<End>,
     /// Set when the client's side has gone: the operation runs on without.
-    left: Option<Counted>,
+    left: Option<BackgroundTask>,
     /// Waits for something to send.
     sender: Option<Waker>,
     /// Waits for the client to take something, or to leave.
@@ -44,23 +44,23 @@ struct State {
 
 /// How the answer ends for the client.
 pub(crate) enum End {
-    Whole(Option<HeaderMap>),
+    Full(Option<HeaderMap>),
     Broken(BoxError),
     Panicked(Panic),
-    /// Which was said.
-    Said,
+    /// The end has been handed to the client; later polls return `None`.
+    Delivered,
 }
 
 /// Whether to read on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Client {
-    Reads,
+pub(crate) enum Demand {
+    More,
     /// It has enough to read.
-    IsSlow,
-    Left,
+    Enough,
+    Gone,
 }
 
-impl Stream {
+impl Pipe {
     /// Nothing is woken under the lock.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -96,10 +96,10 @@ impl Stream {
     }
 
     /// What the client does. The task is woken when that changes.
-    pub(crate) fn client(&self, bounded: bool, cx: &mut Context<'_>) -> Client {
+    pub(crate) fn client(&self, bounded: bool, cx: &mut Context<'_>) -> Demand {
         let mut state = self.lock();
         if state.left.is_some() {
-            return Client::Left;
+            return Demand::Gone;
         }
         state.reader_is_held_up = bounded && state.bytes > AHEAD;
         match &mut state.reader {
@@ -107,9 +107,9 @@ impl Stream {
             none => *none = Some(cx.waker().clone()),
         }
         if state.reader_is_held_up {
-            Client::IsSlow
+            Demand::Enough
         } else {
-            Client::Reads
+            Demand::More
         }
     }
 }
@@ -150,18 +150,18 @@ fn wake(waker: Option<Waker>) {
 
 /// The client's side. Dropped before the end, it leaves the other side to run
 /// on alone.
-pub(crate) struct Sender {
-    stream: Arc<Stream>,
+pub(crate) struct PipeBody {
+    stream: Arc<Pipe>,
     /// Where it counts once it is alone; a stream that has ended does not.
-    detached: Option<Arc<Counter>>,
+    detached: Option<Arc<Background>>,
     /// What is left of a length that is known, in bytes.
     to_come: Option<u64>,
 }
 
-impl Sender {
+impl PipeBody {
     pub(crate) fn new(
-        stream: Arc<Stream>,
-        detached: &Arc<Counter>,
+        stream: Arc<Pipe>,
+        detached: &Arc<Background>,
         exact_length: Option<u64>,
     ) -> Self {
         Self {
@@ -172,7 +172,7 @@ impl Sender {
     }
 
     /// For a stream that has ended.
-    pub(crate) fn of_ended(stream: Stream) -> Self {
+    pub(crate) fn of_ended(stream: Pipe) -> Self {
         Self {
             stream: Arc::new(stream),
             detached: None,
@@ -194,7 +194,7 @@ impl Sender {
             self.to_come = self.to_come.map(|left| left.saturating_sub(sent));
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
-        let Some(end) = state.end.replace(End::Said) else {
+        let Some(end) = state.end.replace(End::Delivered) else {
             state.end = None;
             match &mut state.sender {
                 Some(sender) => sender.clone_from(cx.waker()),
@@ -204,17 +204,17 @@ impl Sender {
         };
         drop(state);
         Poll::Ready(match end {
-            End::Whole(trailers) => trailers.map(|trailers| Ok(Frame::trailers(trailers))),
+            End::Full(trailers) => trailers.map(|trailers| Ok(Frame::trailers(trailers))),
             End::Broken(error) => Some(Err(error)),
             End::Panicked(panic) => resume_unwind(panic),
-            End::Said => None,
+            End::Delivered => None,
         })
     }
 
     /// Whether everything was sent.
     pub(crate) fn is_end(&self) -> bool {
         let state = self.stream.lock();
-        state.bytes == 0 && matches!(state.end, Some(End::Whole(None) | End::Said))
+        state.bytes == 0 && matches!(state.end, Some(End::Full(None) | End::Delivered))
     }
 
     pub(crate) fn to_come(&self) -> Option<u64> {
@@ -222,7 +222,7 @@ impl Sender {
     }
 }
 
-impl Drop for Sender {
+impl Drop for PipeBody {
     fn drop(&mut self) {
         let mut state = self.stream.lock();
         let Some(detached) = self.detached.as_ref().filter(|_| state.end.is_none()) else {

@@ -24,7 +24,7 @@ pin_project! {
     /// use hyper::body::Incoming;
     /// use std::convert::Infallible;
     /// use tower::{service_fn, ServiceBuilder};
-    /// use tower_idempotency::{scope, IdempotencyLayer, MemoryStore, RequestBody};
+    /// use tower_idempotency::{IdempotencyLayer, MemoryStore, RequestBody, scope};
     ///
     /// let service = ServiceBuilder::new()
     ///     .map_request(|request: Request<Incoming>| request.map(RequestBody::new))

@@ -9,8 +9,8 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use crate::message::body::{BoxError, Whole, as_bytes};
-use crate::message::pipe::{End, Sender, Stream};
+use crate::message::body::{BoxError, FullBody, as_bytes};
+use crate::message::pipe::{End, Pipe, PipeBody};
 
 pin_project! {
     /// The body of an answer that went through the layer: the service's own
@@ -30,7 +30,7 @@ pin_project! {
     enum ResponseKind<B> {
         Passed { #[pin] body: B },
         Known { data: Bytes, trailers: Option<Box<HeaderMap>> },
-        Streamed { sender: Sender },
+        Streamed { sender: PipeBody },
     }
 }
 
@@ -41,19 +41,19 @@ impl<B> ResponseBody<B> {
         }
     }
 
-    pub(crate) fn known(Whole { data, trailers }: Whole) -> Self {
+    pub(crate) fn known(FullBody { data, trailers }: FullBody) -> Self {
         Self {
             kind: ResponseKind::Known { data, trailers },
         }
     }
 
     pub(crate) fn broken(read: Bytes, error: BoxError) -> Self {
-        let stream = Stream::default();
+        let stream = Pipe::default();
         stream.end(Some(read), End::Broken(error));
-        Self::streamed(Sender::of_ended(stream))
+        Self::streamed(PipeBody::of_ended(stream))
     }
 
-    pub(crate) fn streamed(sender: Sender) -> Self {
+    pub(crate) fn streamed(sender: PipeBody) -> Self {
         Self {
             kind: ResponseKind::Streamed { sender },
         }
@@ -63,7 +63,7 @@ impl<B> ResponseBody<B> {
 /// Empty.
 impl<B> Default for ResponseBody<B> {
     fn default() -> Self {
-        Self::known(Whole::default())
+        Self::known(FullBody::default())
     }
 }
 

@@ -36,7 +36,7 @@ pub enum FingerprintBody {
 /// amounts never look alike.
 ///
 /// ```
-/// use tower_idempotency::{FingerprintBody, JsonFingerprint};
+/// use tower_idempotency::options::{FingerprintBody, JsonFingerprint};
 ///
 /// // A retry may be sent later, but must ask for the same.
 /// FingerprintBody::Json(JsonFingerprint::new().exclude("/sent_at"));

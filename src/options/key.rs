@@ -51,7 +51,7 @@ impl KeyFormat {
     /// the key must be `name`.
     ///
     /// ```
-    /// use tower_idempotency::KeyFormat;
+    /// use tower_idempotency::options::KeyFormat;
     ///
     /// KeyFormat::custom("an order number such as ord_1234", |key| {
     ///     key.strip_prefix("ord_").is_some_and(|n| n.parse::<u64>().is_ok())

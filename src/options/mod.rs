@@ -2,8 +2,13 @@
 
 pub(crate) mod fingerprint;
 pub(crate) mod key;
-pub(crate) mod recording;
+pub mod recording;
 pub(crate) mod route;
+
+pub use fingerprint::{FingerprintBody, JsonFingerprint};
+pub use key::{KeyFormat, KeySyntax};
+
+pub use crate::store::OnLapsedLease;
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -16,15 +21,14 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
-use crate::display::field;
+use crate::display::header_name;
 use crate::error::ConfigError;
-use crate::options::fingerprint::{FingerprintBody, FingerprintRules};
-use crate::options::key::{KeyFormat, KeyRules, KeySyntax};
+use crate::options::fingerprint::FingerprintRules;
+use crate::options::key::KeyRules;
 use crate::options::recording::{
-    HOP_BY_HOP, RecordHeaders, RecordPolicy, RecordedHeaders, Statuses, media_type,
+    HOP_BY_HOP, RecordHeaders, RecordRule, RecordedHeaders, Statuses, media_type,
 };
 use crate::scope::Scope;
-use crate::store::OnLapsedLease;
 
 /// Whether a route needs a key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,7 +70,7 @@ pub enum OnMismatch {
 /// than `max_recorded_body`, a stream of events, or an upgrade.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Oversize {
+pub enum OnOversize {
     /// The operation is done and does not run again: a retry is told
     /// `response-unavailable`.
     #[default]
@@ -82,11 +86,11 @@ pub enum Oversize {
 pub enum OnStoreError {
     /// `store-unavailable`.
     #[default]
-    Closed,
+    Reject,
     /// It is executed unprotected, and its answer says so
     /// (`Idempotency-Status: unprotected`). Only where the claim certainly
     /// did not reach the store; any doubt stays closed.
-    Open,
+    RunUnprotected,
 }
 
 /// What a duplicate gets while the first request runs.
@@ -128,7 +132,7 @@ pub(crate) struct SkipHeader {
 
 impl fmt::Display for SkipHeader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&field(&self.name))?;
+        f.write_str(&header_name(&self.name))?;
         match &self.value {
             Some(value) => write!(f, ": {value}"),
             None => Ok(()),
@@ -152,7 +156,7 @@ impl SkipHeader {
 /// request, [`IdempotencyLayerBuilder::route`](crate::IdempotencyLayerBuilder::route) for some. What is wrong
 /// with a value is said when the layer is built.
 #[derive(Clone)]
-pub struct Policy {
+pub struct RouteOptions {
     pub(crate) keys: KeyRules,
     pub(crate) methods: Vec<Method>,
     pub(crate) require: Require,
@@ -164,8 +168,8 @@ pub struct Policy {
     pub(crate) max_request_body: usize,
     pub(crate) body_timeout: Duration,
     pub(crate) max_recorded_body: usize,
-    pub(crate) oversize: Oversize,
-    pub(crate) record: Arc<dyn RecordPolicy>,
+    pub(crate) oversize: OnOversize,
+    pub(crate) record: Arc<dyn RecordRule>,
     pub(crate) skip_types: Vec<String>,
     pub(crate) skip_headers: Vec<SkipHeader>,
     pub(crate) on_lapsed_lease: OnLapsedLease,
@@ -187,7 +191,7 @@ pub struct Policy {
     pub(crate) error: Option<Arc<(&'static str, String)>>,
 }
 
-impl Default for Policy {
+impl Default for RouteOptions {
     fn default() -> Self {
         Self {
             keys: KeyRules {
@@ -209,7 +213,7 @@ impl Default for Policy {
             max_request_body: 1 << 20,
             body_timeout: Duration::from_secs(30),
             max_recorded_body: 1 << 20,
-            oversize: Oversize::default(),
+            oversize: OnOversize::default(),
             record: Arc::new(Statuses::default()),
             skip_types: Vec::new(),
             skip_headers: Vec::new(),
@@ -233,7 +237,7 @@ impl Default for Policy {
     }
 }
 
-impl Policy {
+impl RouteOptions {
     /// The header that carries the key. Default: `Idempotency-Key`.
     #[must_use]
     pub fn header(self, name: impl AsRef<str>) -> Self {
@@ -372,16 +376,16 @@ impl Policy {
     }
 
     /// What becomes of an operation whose answer is larger, a stream of events
-    /// (`text/event-stream`) or an upgrade. Default: [`Oversize::Seal`].
+    /// (`text/event-stream`) or an upgrade. Default: [`OnOversize::Seal`].
     #[must_use]
-    pub fn oversize(mut self, oversize: Oversize) -> Self {
+    pub fn oversize(mut self, oversize: OnOversize) -> Self {
         self.oversize = oversize;
         self
     }
 
     /// Which answers are recorded. Default: [`Statuses::default`].
     #[must_use]
-    pub fn record(mut self, record: impl RecordPolicy) -> Self {
+    pub fn record(mut self, record: impl RecordRule) -> Self {
         self.record = Arc::new(record);
         self
     }
@@ -456,7 +460,7 @@ impl Policy {
     }
 
     /// What becomes of a request when the store can't be reached. Default:
-    /// [`OnStoreError::Closed`].
+    /// [`OnStoreError::Reject`].
     #[must_use]
     pub fn on_store_error(mut self, on_store_error: OnStoreError) -> Self {
         self.on_store_error = on_store_error;
@@ -469,7 +473,7 @@ impl Policy {
     /// (`outcome-unknown`), the log says so, and the record is left as unknown
     /// ([`OnLapsedLease`]). Answers of 4xx and 5xx are judged as ever.
     ///
-    /// Needs a store in an SQL database, and [`OnStoreError::Closed`]. Default:
+    /// Needs a store in an SQL database, and [`OnStoreError::Reject`]. Default:
     /// they don't.
     #[must_use]
     pub fn exactly_once(mut self, exactly_once: bool) -> Self {
@@ -595,7 +599,7 @@ impl Policy {
                 return Err(ConfigError::new(option, message));
             }
         }
-        if self.exactly_once && self.on_store_error == OnStoreError::Open {
+        if self.exactly_once && self.on_store_error == OnStoreError::RunUnprotected {
             return Err(ConfigError::new(
                 "exactly_once",
                 "can't go with `on_store_error` open: what runs unprotected runs as often as it \
@@ -689,7 +693,7 @@ impl Policy {
     }
 }
 
-impl fmt::Debug for Policy {
+impl fmt::Debug for RouteOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Policy")
             .field("header", &self.keys.headers)
@@ -740,7 +744,7 @@ mod tests {
 
     #[test]
     fn types_are_skipped_by_name_or_family() {
-        let policy = Policy::default().skip_types(["Application/PDF", "image/*"]);
+        let options = RouteOptions::default().skip_types(["Application/PDF", "image/*"]);
         for (own, skipped) in [
             ("application/pdf; v=1", true),
             ("IMAGE/png", true),
@@ -749,14 +753,14 @@ mod tests {
         ] {
             let mut headers = HeaderMap::new();
             headers.insert(CONTENT_TYPE, HeaderValue::from_static(own));
-            assert_eq!(policy.skips_type(&headers), skipped, "{own}");
+            assert_eq!(options.skips_type(&headers), skipped, "{own}");
         }
-        assert!(!policy.skips_type(&HeaderMap::new()));
+        assert!(!options.skips_type(&HeaderMap::new()));
     }
 
     #[test]
     fn answers_are_skipped_by_a_header_or_by_its_value() {
-        let policy = Policy::default().skip_headers(["Transient-Error: TRUE", "x-volatile"]);
+        let options = RouteOptions::default().skip_headers(["Transient-Error: TRUE", "x-volatile"]);
         for (name, value, skipped) in [
             ("transient-error", "true", true),
             ("transient-error", "false", false),
@@ -766,86 +770,106 @@ mod tests {
             let mut headers = HeaderMap::new();
             headers.append(name, HeaderValue::from_static("no"));
             headers.append(name, HeaderValue::from_static(value));
-            assert_eq!(policy.skips(&headers), skipped, "{name}: {value}");
+            assert_eq!(options.skips(&headers), skipped, "{name}: {value}");
         }
-        assert!(!policy.skips(&HeaderMap::new()));
+        assert!(!options.skips(&HeaderMap::new()));
     }
 
     #[test]
     fn every_wrong_option_is_named() {
-        let wrong: [(&str, Policy); 22] = [
-            ("header", Policy::default().header("no spaces")),
-            ("header", Policy::default().headers(["x-key", "Connection"])),
+        let wrong: [(&str, RouteOptions); 22] = [
+            ("header", RouteOptions::default().header("no spaces")),
+            (
+                "header",
+                RouteOptions::default().headers(["x-key", "Connection"]),
+            ),
             (
                 "created_at_header",
-                Policy::default().created_at_header("content-length"),
+                RouteOptions::default().created_at_header("content-length"),
             ),
             (
                 "replayed_header",
-                Policy::default().replayed_header("Idempotency-Status"),
+                RouteOptions::default().replayed_header("Idempotency-Status"),
             ),
             (
                 "expires_at_header",
-                Policy::default()
+                RouteOptions::default()
                     .created_at_header("x-time")
                     .expires_at_header("X-Time"),
             ),
             (
                 "replayed_header",
-                Policy::default()
+                RouteOptions::default()
                     .replayed_header("Idempotency-Key")
                     .echo_key(true),
             ),
-            ("header", Policy::default().headers(Vec::<String>::new())),
-            ("key_length", Policy::default().key_length(0..=9)),
+            (
+                "header",
+                RouteOptions::default().headers(Vec::<String>::new()),
+            ),
+            ("key_length", RouteOptions::default().key_length(0..=9)),
             #[expect(clippy::reversed_empty_ranges)]
-            ("key_length", Policy::default().key_length(9..=8)),
+            ("key_length", RouteOptions::default().key_length(9..=8)),
             (
                 "methods",
-                Policy::default().methods([Method::POST, Method::GET]),
+                RouteOptions::default().methods([Method::POST, Method::GET]),
             ),
             (
                 "methods",
-                Policy::default().methods([Method::from_bytes(b"QUERY").unwrap()]),
+                RouteOptions::default().methods([Method::from_bytes(b"QUERY").unwrap()]),
             ),
             (
                 "fingerprint_headers",
-                Policy::default().fingerprint_headers(["a b"]),
+                RouteOptions::default().fingerprint_headers(["a b"]),
             ),
-            ("skip_types", Policy::default().skip_types(["pdf"])),
-            ("skip_headers", Policy::default().skip_headers(["a b: c"])),
-            ("skip_headers", Policy::default().skip_headers(["a:"])),
+            ("skip_types", RouteOptions::default().skip_types(["pdf"])),
+            (
+                "skip_headers",
+                RouteOptions::default().skip_headers(["a b: c"]),
+            ),
+            ("skip_headers", RouteOptions::default().skip_headers(["a:"])),
             (
                 "body_timeout",
-                Policy::default().body_timeout(Duration::ZERO),
+                RouteOptions::default().body_timeout(Duration::ZERO),
             ),
             (
                 "lease",
-                Policy::default()
+                RouteOptions::default()
                     .lease(Duration::ZERO)
                     .retention(Duration::ZERO),
             ),
             (
                 "max_operation",
-                Policy::default().max_operation(Duration::from_secs(29)),
+                RouteOptions::default().max_operation(Duration::from_secs(29)),
             ),
-            ("retention", Policy::default().retention(Duration::ZERO)),
+            (
+                "retention",
+                RouteOptions::default().retention(Duration::ZERO),
+            ),
             (
                 "record_headers",
-                Policy::default().record_headers(RecordHeaders::deny([""])),
+                RouteOptions::default().record_headers(RecordHeaders::deny([""])),
             ),
-            ("replayed_header", Policy::default().replayed_header("a:b")),
+            (
+                "replayed_header",
+                RouteOptions::default().replayed_header("a:b"),
+            ),
             (
                 "created_at_header",
-                Policy::default()
+                RouteOptions::default()
                     .created_at_header("é")
                     .expires_at_header(""),
             ),
         ];
-        for (option, policy) in wrong {
-            assert_eq!(policy.check().unwrap_err().option(), option);
+        for (option, options) in wrong {
+            assert_eq!(options.check().unwrap_err().option(), option);
         }
-        assert!(Policy::default().replayed_header(None).check().is_ok());
+        assert!(
+            RouteOptions::default()
+                .replayed_header(None)
+                .check()
+                .is_ok()
+        );
     }
 
     #[test]

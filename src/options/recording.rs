@@ -9,7 +9,7 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
-use crate::display::list;
+use crate::display::join_with;
 use crate::rejection::grpc::is_grpc;
 
 /// The handler's own word on whether its answer is recorded. Put it into the
@@ -17,7 +17,7 @@ use crate::rejection::grpc::is_grpc;
 ///
 /// ```
 /// use http::Response;
-/// use tower_idempotency::Recording;
+/// use tower_idempotency::recording::Recording;
 ///
 /// let mut response = Response::new("try again tomorrow");
 /// response.extensions_mut().insert(Recording::Skip);
@@ -32,23 +32,23 @@ pub enum Recording {
     /// Nobody knows yet whether the operation has happened: what the handler
     /// started elsewhere may still be running, as with an upstream that stopped
     /// answering. The record stays in flight until its lease lapses, and then
-    /// goes as [`OnLapsedLease`](crate::OnLapsedLease) says.
+    /// goes as [`OnLapsedLease`](crate::options::OnLapsedLease) says.
     InDoubt,
     /// As the route says, if its body arrives whole. If it breaks off and is
     /// none to keep, [in doubt](Self::InDoubt). For what is forwarded from
     /// elsewhere: an upstream that breaks off may still be running.
-    IfWhole,
+    IfComplete,
 }
 
-/// A finished answer, as a [`RecordPolicy`] sees it.
+/// A finished answer, as a [`RecordRule`] sees it.
 #[derive(Debug)]
-pub struct Answer<'a> {
+pub struct ResponseHead<'a> {
     pub(crate) status: StatusCode,
     pub(crate) headers: &'a HeaderMap,
     pub(crate) trailers: Option<&'a HeaderMap>,
 }
 
-impl<'a> Answer<'a> {
+impl<'a> ResponseHead<'a> {
     /// An answer as a policy would see it, to test one with.
     #[must_use]
     pub fn new(
@@ -112,13 +112,13 @@ impl<'a> Answer<'a> {
 ///
 /// ```
 /// use std::borrow::Cow;
-/// use tower_idempotency::{Answer, RecordPolicy};
+/// use tower_idempotency::recording::{RecordRule, ResponseHead};
 ///
 /// /// Whatever the upstream did not call transient.
 /// struct NotTransient;
 ///
-/// impl RecordPolicy for NotTransient {
-///     fn records(&self, answer: &Answer<'_>) -> bool {
+/// impl RecordRule for NotTransient {
+///     fn records(&self, answer: &ResponseHead<'_>) -> bool {
 ///         answer.headers().get("transient-error").is_none_or(|value| value != "true")
 ///     }
 ///
@@ -127,29 +127,29 @@ impl<'a> Answer<'a> {
 ///     }
 /// }
 /// ```
-pub trait RecordPolicy: Send + Sync + 'static {
+pub trait RecordRule: Send + Sync + 'static {
     /// Whether this answer is recorded.
-    fn records(&self, answer: &Answer<'_>) -> bool;
+    fn records(&self, answer: &ResponseHead<'_>) -> bool;
 
     /// Which answers they are, for the clients that read the
-    /// [contract](crate::Contract): what completes the sentence "What is
+    /// [contract](crate::contract::Contract): what completes the sentence "What is
     /// recorded: …".
     fn describe(&self) -> Cow<'static, str> {
         Cow::Borrowed("the answers that the application chooses by a rule of its own")
     }
 }
 
-impl<F> RecordPolicy for F
+impl<F> RecordRule for F
 where
-    F: Fn(&Answer<'_>) -> bool + Send + Sync + 'static,
+    F: Fn(&ResponseHead<'_>) -> bool + Send + Sync + 'static,
 {
-    fn records(&self, answer: &Answer<'_>) -> bool {
+    fn records(&self, answer: &ResponseHead<'_>) -> bool {
         self(answer)
     }
 }
 
-impl RecordPolicy for Box<dyn RecordPolicy> {
-    fn records(&self, answer: &Answer<'_>) -> bool {
+impl RecordRule for Box<dyn RecordRule> {
+    fn records(&self, answer: &ResponseHead<'_>) -> bool {
         (**self).records(answer)
     }
 
@@ -158,8 +158,8 @@ impl RecordPolicy for Box<dyn RecordPolicy> {
     }
 }
 
-impl RecordPolicy for std::sync::Arc<dyn RecordPolicy> {
-    fn records(&self, answer: &Answer<'_>) -> bool {
+impl RecordRule for std::sync::Arc<dyn RecordRule> {
+    fn records(&self, answer: &ResponseHead<'_>) -> bool {
         (**self).records(answer)
     }
 
@@ -175,7 +175,7 @@ impl RecordPolicy for std::sync::Arc<dyn RecordPolicy> {
 /// but 1, 2, 4, 8, 10 and 13 to 15.
 ///
 /// ```
-/// use tower_idempotency::Statuses;
+/// use tower_idempotency::recording::Statuses;
 ///
 /// let every_final_answer = Statuses::default();
 /// let only_successes = Statuses::none().and(200..=299);
@@ -279,7 +279,7 @@ fn ranges(flags: &[bool], first: usize) -> [Vec<String>; 2] {
 
 /// What is said shorter: which are in, or which are not.
 fn listed(flags: &[bool], first: usize, noun: &str) -> String {
-    let [set, unset] = ranges(flags, first).map(|ranges| list(&ranges, "and"));
+    let [set, unset] = ranges(flags, first).map(|ranges| join_with(&ranges, "and"));
     if set.is_empty() {
         return format!("no {noun}");
     }
@@ -328,8 +328,8 @@ impl fmt::Debug for Statuses {
     }
 }
 
-impl RecordPolicy for Statuses {
-    fn records(&self, answer: &Answer<'_>) -> bool {
+impl RecordRule for Statuses {
+    fn records(&self, answer: &ResponseHead<'_>) -> bool {
         match answer.grpc_status() {
             // A code that gRPC does not know is as good as unknown (2).
             Some(code) => self.grpc[if code < 17 { code as usize } else { 2 }],
@@ -461,10 +461,10 @@ pub(crate) fn is_media_type(content_type: Option<&HeaderValue>, wanted: &str) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::options::Policy;
+    use crate::options::RouteOptions;
 
     fn records(statuses: &Statuses, status: u16) -> bool {
-        statuses.records(&Answer {
+        statuses.records(&ResponseHead {
             status: StatusCode::from_u16(status).unwrap(),
             headers: &HeaderMap::new(),
             trailers: None,
@@ -499,7 +499,7 @@ mod tests {
     fn grpc_is_judged_by_its_status_in_headers_or_trailers() {
         let grpc = fields(&[("content-type", "application/grpc+proto")]);
         let code = |trailers: Option<&HeaderMap>| {
-            let answer = Answer {
+            let answer = ResponseHead {
                 status: StatusCode::OK,
                 headers: &grpc,
                 trailers,
@@ -525,9 +525,12 @@ mod tests {
         );
         // Its status is in its body: judged by the HTTP status.
         let web = fields(&[("content-type", "application/grpc-web+proto")]);
-        assert_eq!(Answer::new(StatusCode::OK, &web, None).grpc_status(), None);
+        assert_eq!(
+            ResponseHead::new(StatusCode::OK, &web, None).grpc_status(),
+            None
+        );
         let only_headers = fields(&[("content-type", "application/grpc"), ("grpc-status", "3")]);
-        let answer = Answer {
+        let answer = ResponseHead {
             status: StatusCode::OK,
             headers: &only_headers,
             trailers: None,
@@ -551,15 +554,15 @@ mod tests {
             ("x-id", "1"),
             ("x-id", "2"),
         ]);
-        let policy = Policy::default();
-        let kept = policy.record_headers.of(&headers);
+        let options = RouteOptions::default();
+        let kept = options.record_headers.of(&headers);
         let mut names: Vec<_> = kept.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         assert_eq!(names, ["content-type", "trailer", "x-id"]);
         assert_eq!(kept.get_all("x-id").iter().count(), 2);
 
-        let policy = policy.record_headers(RecordHeaders::allow(["X-Id", "connection"]));
-        let kept = policy.record_headers.of(&headers);
+        let options = options.record_headers(RecordHeaders::allow(["X-Id", "connection"]));
+        let kept = options.record_headers.of(&headers);
         assert_eq!(
             kept.keys().map(HeaderName::as_str).collect::<Vec<_>>(),
             ["x-id"]

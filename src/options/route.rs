@@ -7,10 +7,10 @@ use std::time::Duration;
 use http::{Extensions, Method, Uri};
 
 use crate::error::ConfigError;
-use crate::options::{Policy, can_protect};
+use crate::options::{RouteOptions, can_protect};
 
 /// A pattern and what it changes in the default policy.
-pub(crate) type Rule = (String, Box<dyn FnOnce(Policy) -> Policy + Send>);
+pub(crate) type Rule = (String, Box<dyn FnOnce(RouteOptions) -> RouteOptions + Send>);
 
 /// The policies of a layer, by method and path.
 #[derive(Debug)]
@@ -31,32 +31,32 @@ pub(crate) struct Listed {
     pub(crate) methods: Vec<Method>,
     /// `None` for every path that no pattern matches.
     pub(crate) path: Option<String>,
-    pub(crate) policy: Arc<Policy>,
+    pub(crate) options: Arc<RouteOptions>,
 }
 
 #[derive(Debug, Default)]
 struct MethodRoutes {
-    patterns: Option<matchit::Router<Arc<Policy>>>,
+    patterns: Option<matchit::Router<Arc<RouteOptions>>>,
     /// For paths that no pattern matches; `None` if the default policy does
     /// not protect this method.
-    default: Option<Arc<Policy>>,
+    default: Option<Arc<RouteOptions>>,
 }
 
 impl Routes {
     /// `commits` says whether handlers can commit their claims in the store.
     pub(crate) fn new(
-        default: Policy,
+        default: RouteOptions,
         rules: Vec<Rule>,
         commits: bool,
     ) -> Result<Self, ConfigError> {
-        let check = |policy: &Policy| {
-            if policy.exactly_once && !commits {
+        let check = |options: &RouteOptions| {
+            if options.exactly_once && !commits {
                 return Err(ConfigError::new(
                     "exactly_once",
                     "needs a store in an SQL database: PostgresStore, MySqlStore or SqliteStore",
                 ));
             }
-            policy.check()
+            options.check()
         };
         check(&default)?;
         let mut routes = Routes {
@@ -69,11 +69,11 @@ impl Routes {
         let mut any_method = Vec::new();
         let mut exact = Vec::new();
         for (pattern, change) in rules {
-            let policy = change(default.clone());
-            check(&policy).map_err(|error| error.on_route(&pattern))?;
-            routes.shortest_lease = routes.shortest_lease.min(policy.lease);
-            routes.largest_body = routes.largest_body.max(policy.max_request_body);
-            let policy = Arc::new(policy);
+            let options = change(default.clone());
+            check(&options).map_err(|error| error.on_route(&pattern))?;
+            routes.shortest_lease = routes.shortest_lease.min(options.lease);
+            routes.largest_body = routes.largest_body.max(options.max_request_body);
+            let options = Arc::new(options);
             match pattern.split_once(' ') {
                 Some((method, path)) => {
                     let method = Method::from_bytes(method.as_bytes()).map_err(|error| {
@@ -93,27 +93,27 @@ impl Routes {
                         ));
                     }
                     let path = path.trim();
-                    routes.insert(&method, path, &policy, &pattern)?;
-                    routes.list([method.clone()], Some(path), &policy);
+                    routes.insert(&method, path, &options, &pattern)?;
+                    routes.list([method.clone()], Some(path), &options);
                     exact.push((method, path.to_owned()));
                 }
-                None if policy.methods.is_empty() => {
+                None if options.methods.is_empty() => {
                     return Err(wrong(&pattern, "names no method, and `methods` neither"));
                 }
                 None => {
-                    any_method.push((routes.listed.len(), pattern.clone(), Arc::clone(&policy)));
-                    routes.list([], Some(&pattern), &policy);
+                    any_method.push((routes.listed.len(), pattern.clone(), Arc::clone(&options)));
+                    routes.list([], Some(&pattern), &options);
                 }
             }
         }
         // A pattern without a method covers what the ones with a method left.
-        for (at, pattern, policy) in any_method {
-            for method in &policy.methods {
+        for (at, pattern, options) in any_method {
+            for method in &options.methods {
                 let taken = exact
                     .iter()
                     .any(|(own, path)| own == method && *path == pattern);
                 if !taken {
-                    routes.insert(method, &pattern, &policy, &pattern)?;
+                    routes.insert(method, &pattern, &options, &pattern)?;
                     routes.listed[at].methods.push(method.clone());
                 }
             }
@@ -128,7 +128,7 @@ impl Routes {
     }
 
     /// The policy of a request, or `None` if it passes through.
-    pub(crate) fn policy(&self, method: &Method, path: &str) -> Option<&Arc<Policy>> {
+    pub(crate) fn options(&self, method: &Method, path: &str) -> Option<&Arc<RouteOptions>> {
         let (_, routes) = self.by_method.iter().find(|(own, _)| own == method)?;
         let path = if self.ignore_case {
             Cow::Owned(lower_case(path))
@@ -166,12 +166,12 @@ impl Routes {
         &mut self,
         methods: impl IntoIterator<Item = Method>,
         path: Option<&str>,
-        policy: &Arc<Policy>,
+        options: &Arc<RouteOptions>,
     ) {
         self.listed.push(Listed {
             methods: methods.into_iter().collect(),
             path: path.map(str::to_owned),
-            policy: Arc::clone(policy),
+            options: Arc::clone(options),
         });
     }
 
@@ -189,7 +189,7 @@ impl Routes {
         &mut self,
         method: &Method,
         path: &str,
-        policy: &Arc<Policy>,
+        options: &Arc<RouteOptions>,
         pattern: &str,
     ) -> Result<(), ConfigError> {
         if !path.starts_with('/') {
@@ -215,7 +215,7 @@ impl Routes {
         }
         let patterns = self.of_method(method).patterns.get_or_insert_default();
         patterns
-            .insert(path, Arc::clone(policy))
+            .insert(path, Arc::clone(options))
             .map_err(|error| wrong(pattern, "can't be matched").caused_by(error))
     }
 }
@@ -259,15 +259,15 @@ mod tests {
     fn routes(rules: &[(&str, Require)]) -> Result<Routes, ConfigError> {
         let rules = rules.iter().map(|(pattern, require)| {
             let require = *require;
-            let change: Box<dyn FnOnce(Policy) -> Policy + Send> =
-                Box::new(move |policy| policy.require(require));
+            let change: Box<dyn FnOnce(RouteOptions) -> RouteOptions + Send> =
+                Box::new(move |options| options.require(require));
             ((*pattern).to_owned(), change)
         });
-        Routes::new(Policy::default(), rules.collect(), false)
+        Routes::new(RouteOptions::default(), rules.collect(), false)
     }
 
     fn require(routes: &Routes, method: Method, path: &str) -> Option<Require> {
-        routes.policy(&method, path).map(|policy| policy.require)
+        routes.options(&method, path).map(|options| options.require)
     }
 
     #[test]
@@ -374,9 +374,9 @@ mod tests {
     fn a_wrong_option_of_a_route_says_which() {
         let rule: Rule = (
             "POST /a".to_owned(),
-            Box::new(|policy| policy.lease(Duration::ZERO)),
+            Box::new(|options| options.lease(Duration::ZERO)),
         );
-        let error = Routes::new(Policy::default(), vec![rule], false).unwrap_err();
+        let error = Routes::new(RouteOptions::default(), vec![rule], false).unwrap_err();
         assert_eq!(
             error.to_string(),
             "`lease` must be longer than zero (on route `POST /a`)"

@@ -52,7 +52,7 @@ impl RecordId {
     /// into logs. `None` if it is anything else.
     ///
     /// ```
-    /// use tower_idempotency::RecordId;
+    /// use tower_idempotency::store::RecordId;
     ///
     /// let id = RecordId::from_bytes([0xab; 32]);
     /// assert_eq!(RecordId::from_hex(&id.to_string()), Some(id));
@@ -185,7 +185,7 @@ pub(crate) const ENCRYPTED: &str = "application/vnd.tower-idempotency.encrypted"
 /// ```
 /// use http::{HeaderMap, StatusCode};
 /// use std::time::{Duration, SystemTime};
-/// use tower_idempotency::Completion;
+/// use tower_idempotency::store::Completion;
 ///
 /// let mut completion = Completion::new(StatusCode::CREATED, "paid", SystemTime::now());
 /// completion.retention = Duration::from_secs(3600);

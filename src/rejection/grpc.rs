@@ -67,7 +67,7 @@ impl Rejection {
     /// that was told nothing else; [`status`](Self::status) is not in it.
     ///
     /// ```
-    /// use tower_idempotency::{Rejection, RejectionCode};
+    /// use tower_idempotency::rejection::{Rejection, RejectionCode};
     ///
     /// let answer = Rejection::new(RejectionCode::InFlight, "Still running.").grpc();
     /// assert_eq!(answer.status(), 200);

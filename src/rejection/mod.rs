@@ -339,7 +339,8 @@ impl Rejection {
 /// ```
 /// use http::request::Parts;
 /// use serde_json::json;
-/// use tower_idempotency::{scope, IdempotencyLayer, MemoryStore, Rejection};
+/// use tower_idempotency::{IdempotencyLayer, MemoryStore, scope};
+/// use tower_idempotency::rejection::Rejection;
 ///
 /// let layer = IdempotencyLayer::builder(MemoryStore::new(), scope::shared())
 ///     .render_rejections(|rejection: &Rejection, request: &Parts| {
@@ -357,12 +358,12 @@ impl Rejection {
 ///
 /// A type does the same, and may replace the whole answer. It is asked about
 /// gRPC requests too: [`Rejection::grpc`] is what they get without it. And it
-/// is asked for the examples of the [contract](crate::Contract).
+/// is asked for the examples of the [contract](crate::contract::Contract).
 ///
 /// ```
 /// use bytes::Bytes;
 /// use http::{request::Parts, Response, StatusCode};
-/// use tower_idempotency::{RejectionCode, Rejection, RenderRejection};
+/// use tower_idempotency::rejection::{Rejection, RejectionCode, RenderRejection};
 ///
 /// struct Quiet;
 ///

@@ -17,17 +17,17 @@ use http_body_util::LengthLimitError;
 use tracing::debug;
 
 use crate::layer::Shared;
-use crate::lease::Held;
-use crate::message::body::{BoxError, Collected, Whole, announced_length, collect, up_to};
+use crate::lease::LeaseOwner;
+use crate::message::body::{BoxError, FullBody, ReadToEnd, announced_length, collect, up_to};
 use crate::options::fingerprint::record_id;
 use crate::options::key::Key;
 use crate::options::route::target;
-use crate::options::{KeysPer, Policy};
+use crate::options::{KeysPer, RouteOptions};
 use crate::record::digest::Digests;
 use crate::record::{Completion, RecordId, ScopeDigest};
 use crate::rejection::{Rejection, RejectionCode};
 use crate::request::operation::{IdempotencyContext, Operation};
-use crate::runtime::deadline::Within;
+use crate::runtime::deadline::Deadline;
 use crate::scope::Caller;
 use crate::store::Claim;
 
@@ -41,17 +41,17 @@ pub(crate) enum Stop {
 
 /// A request that the handler runs for.
 pub(crate) struct Admitted {
-    pub(crate) under: Under,
-    pub(crate) whole: Whole,
+    pub(crate) under: Protection,
+    pub(crate) whole: FullBody,
 }
 
 /// What protects it.
-pub(crate) enum Under {
-    Own(Held),
+pub(crate) enum Protection {
+    Own(LeaseOwner),
     /// The same record, claimed by a layer further out.
-    Outer,
+    OuterLayer,
     /// Nothing: the store is down, and its route prefers to go on.
-    Nothing,
+    None,
 }
 
 /// 3. to 5. Everything that can keep a request from its handler.
@@ -72,7 +72,7 @@ where
         let claim = operation.claim_under(&operation.layer.digests, scope, parts, &whole.data);
         let outer = parts.extensions.get::<IdempotencyContext>();
         let under = if outer.is_some_and(|outer| outer.is_under(&claim.id)) {
-            Under::Outer
+            Protection::OuterLayer
         } else {
             match operation.claim(&claim, parts, &whole.data).await {
                 Err(Stop::InFlight(lapses_in)) => {
@@ -88,12 +88,12 @@ where
 
 impl Shared {
     /// 3. Who asks.
-    pub(crate) fn caller(&self, policy: &Policy, parts: &Parts) -> Option<Caller> {
-        policy.scope.as_ref().unwrap_or(&self.scope).caller(parts)
+    pub(crate) fn caller(&self, options: &RouteOptions, parts: &Parts) -> Option<Caller> {
+        options.scope.as_ref().unwrap_or(&self.scope).caller(parts)
     }
 }
 
-impl Policy {
+impl RouteOptions {
     /// Which record this key of a scope means.
     pub(crate) fn record_id(
         &self,
@@ -113,7 +113,7 @@ impl Policy {
 impl Operation {
     /// 3. Who asks.
     pub(crate) fn caller(&self, parts: &Parts) -> Result<Caller, Stop> {
-        let caller = self.layer.caller(&self.policy, parts);
+        let caller = self.layer.caller(&self.options, parts);
         caller.ok_or_else(|| Stop::Reject(scope_missing()))
     }
 
@@ -126,14 +126,14 @@ impl Operation {
     fn check_declared_length<B: Body>(&self, parts: &Parts, body: &B) -> Result<(), Stop> {
         let hint = body.size_hint();
         let declared = hint.exact().or_else(|| announced_length(&parts.headers));
-        if declared.unwrap_or(0).max(hint.lower()) > self.policy.max_request_body as u64 {
+        if declared.unwrap_or(0).max(hint.lower()) > self.options.max_request_body as u64 {
             return Err(self.too_large());
         }
         Ok(())
     }
 
     /// 4. The whole body, within its limits.
-    fn read<B>(&self, body: B) -> impl Future<Output = Result<Whole, Stop>>
+    fn read<B>(&self, body: B) -> impl Future<Output = Result<FullBody, Stop>>
     where
         B: Body,
         B::Error: Into<BoxError>,
@@ -142,31 +142,31 @@ impl Operation {
             let mut room = true;
             let collected = {
                 let mut share = self.layer.buffered.share();
-                let mut fits = up_to(self.policy.max_request_body);
+                let mut fits = up_to(self.options.max_request_body);
                 let admit = |bytes| {
                     room = share.take(bytes);
                     room && fits(bytes)
                 };
-                Within::new(self.policy.body_timeout, collect(pin!(body), admit)).await
+                Deadline::new(self.options.body_timeout, collect(pin!(body), admit)).await
             };
             self.read_whole(collected, room)
         }
     }
 
-    fn read_whole(&self, collected: Option<Collected>, room: bool) -> Result<Whole, Stop> {
+    fn read_whole(&self, collected: Option<ReadToEnd>, room: bool) -> Result<FullBody, Stop> {
         match collected {
-            Some(Collected::Whole(whole)) => Ok(whole),
-            Some(Collected::Stopped) if !room => Err(reject(
+            Some(ReadToEnd::Full(whole)) => Ok(whole),
+            Some(ReadToEnd::OverLimit) if !room => Err(reject(
                 RejectionCode::OverCapacity,
                 "Too many request bodies are being received at once. Nothing was executed; send \
                  the same request again in a moment.",
             )),
-            Some(Collected::Stopped) => Err(self.too_large()),
-            Some(Collected::Broken(error)) if is_length_limit(&*error) => Err(reject(
+            Some(ReadToEnd::OverLimit) => Err(self.too_large()),
+            Some(ReadToEnd::Broken(error)) if is_length_limit(&*error) => Err(reject(
                 RejectionCode::BodyTooLarge,
                 "The request's body is larger than this API accepts. Nothing was executed.",
             )),
-            Some(Collected::Broken(error)) => {
+            Some(ReadToEnd::Broken(error)) => {
                 debug!(
                     error = &*error as &dyn std::error::Error,
                     "a request's body broke off"
@@ -178,7 +178,7 @@ impl Operation {
     }
 
     fn too_large(&self) -> Stop {
-        Stop::Reject(body_too_large(self.policy.max_request_body))
+        Stop::Reject(body_too_large(self.options.max_request_body))
     }
 
     pub(crate) fn claim_under(
@@ -188,15 +188,17 @@ impl Operation {
         parts: &Parts,
         body: &[u8],
     ) -> Claim {
-        let policy = &self.policy;
+        let options = &self.options;
         let target = target(&parts.uri, &parts.extensions);
-        let id = policy.record_id(digests, &scope, &self.key, parts);
-        let fingerprint = policy.fingerprint.fingerprint(digests, parts, target, body);
+        let id = options.record_id(digests, &scope, &self.key, parts);
+        let fingerprint = options
+            .fingerprint
+            .fingerprint(digests, parts, target, body);
         Claim {
-            lease: policy.lease,
-            retention: policy.retention,
-            on_lapsed_lease: policy.on_lapsed_lease,
-            on_mismatch: policy.on_mismatch,
+            lease: options.lease,
+            retention: options.retention,
+            on_lapsed_lease: options.on_lapsed_lease,
+            on_mismatch: options.on_mismatch,
             ..Claim::new(id, scope, fingerprint)
         }
     }

@@ -12,13 +12,13 @@ use std::time::Duration;
 use http::request::Parts;
 use tracing::{debug, warn};
 
-use crate::lease::{Fate, Held, release_later};
+use crate::lease::{ClaimSent, LeaseOwner, release_later};
 use crate::options::{OnDisconnect, OnInFlight, OnMismatch, OnStoreError};
 use crate::record::Fingerprint;
 use crate::rejection::{Rejection, RejectionCode};
-use crate::request::admit::{Stop, Under, in_flight, reject};
+use crate::request::admit::{Protection, Stop, in_flight, reject};
 use crate::request::operation::{Operation, Stage};
-use crate::runtime::deadline::Within;
+use crate::runtime::deadline::Deadline;
 use crate::runtime::{Instant, sleep};
 use crate::store::{
     Claim, Claimed, Lease, OnLapsedLease, POLL, Record, RecordState, Release, StoreError,
@@ -33,7 +33,7 @@ const FEW: u32 = 10;
 impl Operation {
     /// An operation that has begun can't be stopped when its client leaves.
     fn has_room_to_go_on_alone(&self) -> Result<(), Stop> {
-        if self.policy.on_disconnect == OnDisconnect::Finish && !self.layer.detached.has_room() {
+        if self.options.on_disconnect == OnDisconnect::Finish && !self.layer.detached.has_room() {
             return Err(reject(
                 RejectionCode::OverCapacity,
                 "Too many operations are still running for clients that have left. Nothing was \
@@ -49,18 +49,18 @@ impl Operation {
         claim: &'a Claim,
         parts: &'a Parts,
         body: &'a [u8],
-    ) -> impl Future<Output = Result<Under, Stop>> + 'a {
+    ) -> impl Future<Output = Result<Protection, Stop>> + 'a {
         async move {
             self.has_room_to_go_on_alone()?;
             self.enter(Stage::Claiming);
             let sent = Instant::now();
             let claimed = self.layer.within(self.layer.store.claim(claim)).await;
             let Some(lease) = self.claimed(claim, claimed)? else {
-                return Ok(Under::Nothing);
+                return Ok(Protection::None);
             };
             let guarded = lease.is_guarded();
             // From here on, dropping it gives the claim back.
-            let held = Held::new(self, lease, sent).release_on_drop(Release::Tombstone);
+            let held = LeaseOwner::new(self, lease, sent).release_on_drop(Release::MayRunAgain);
             if !self.layer.old_digests.is_empty() {
                 Box::pin(self.look_under_old_secrets(parts, body)).await?;
             }
@@ -69,7 +69,9 @@ impl Operation {
                 debug!(id = ?claim.id, alive, "claim given back before the handler began");
                 return Err(Stop::Reject(store_unavailable()));
             }
-            Ok(Under::Own(held.release_on_drop(self.outcome_unknown())))
+            Ok(Protection::Own(
+                held.release_on_drop(self.outcome_unknown()),
+            ))
         }
     }
 
@@ -82,9 +84,9 @@ impl Operation {
         parts: &Parts,
         body: &[u8],
         mut lapses_in: Duration,
-    ) -> Result<Under, Stop> {
+    ) -> Result<Protection, Stop> {
         let layer = &self.layer;
-        let OnInFlight::Wait(bound) = self.policy.on_in_flight else {
+        let OnInFlight::Wait(bound) = self.options.on_in_flight else {
             return Err(Stop::InFlight(lapses_in));
         };
         // Whose client left during the first claim waits for nobody.
@@ -102,7 +104,7 @@ impl Operation {
             self.enter(Stage::Reading);
             let left = bound.saturating_sub(asked.elapsed());
             let subscribed = layer.within(layer.store.subscribe(&claim.id));
-            let mut changed = match Within::new(left, subscribed).await {
+            let mut changed = match Deadline::new(left, subscribed).await {
                 Some(Ok(changed)) => changed,
                 Some(Err(error)) => {
                     let error: &dyn std::error::Error = &error;
@@ -119,7 +121,7 @@ impl Operation {
                 Err(Stop::InFlight(lapses_in)) => lapses_in,
                 // It was seen in flight: that the store has failed since is no
                 // reason to run it beside that.
-                Ok(Under::Nothing) => return Err(Stop::Reject(store_unavailable())),
+                Ok(Protection::None) => return Err(Stop::Reject(store_unavailable())),
                 decided => return decided,
             };
             let left = bound.saturating_sub(asked.elapsed());
@@ -128,7 +130,7 @@ impl Operation {
             }
             self.enter(Stage::Reading);
             let pause = lapses_in.max(SHORTEST_PAUSE).min(left);
-            Within::new(pause, &mut changed).await;
+            Deadline::new(pause, &mut changed).await;
             // A store that wakes its subscribers for nothing is not asked again
             // and again without a pause.
             let early = claimed_at.elapsed() < SHORTEST_PAUSE;
@@ -161,11 +163,12 @@ impl Operation {
         };
         warn!(id = ?claim.id, error = &error as &dyn std::error::Error, "claim failed");
         // Nobody waits for what a client that left did not begin.
-        let open = self.policy.on_store_error == OnStoreError::Open && !self.is_in(Stage::Left);
+        let open =
+            self.options.on_store_error == OnStoreError::RunUnprotected && !self.is_in(Stage::Left);
         match error.kind() {
             StoreErrorKind::NotSent if open => Ok(None),
             StoreErrorKind::Unknown => {
-                release_later(&self.layer, claim, Release::Tombstone, Fate::Unknown);
+                release_later(&self.layer, claim, Release::MayRunAgain, ClaimSent::Maybe);
                 Err(Stop::Reject(store_unavailable()))
             }
             _ => Err(Stop::Reject(store_unavailable())),
@@ -184,9 +187,9 @@ impl Operation {
             match found.and_then(|record| record.map(Record::readable).transpose()) {
                 Ok(None) => {}
                 Ok(Some(record)) => match record.state {
-                    RecordState::Released => self.began_under(at, &old),
+                    RecordState::Released => self.found_under_old_secret(at, &old),
                     RecordState::Lapsed { fingerprint } if old.takes_over(&fingerprint) => {
-                        self.began_under(at, &old);
+                        self.found_under_old_secret(at, &old);
                     }
                     state => {
                         return Err(match self.found(&old, state) {
@@ -209,7 +212,7 @@ impl Operation {
 
     /// An earlier attempt was made under this secret. The first one that is found
     /// counts: the most recent of them.
-    fn began_under(&self, at: usize, old: &Claim) {
+    fn found_under_old_secret(&self, at: usize, old: &Claim) {
         self.first.get_or_init(|| (at, old.id));
     }
 
@@ -217,7 +220,7 @@ impl Operation {
     /// refused even while the first one runs.
     fn found(&self, claim: &Claim, state: RecordState) -> Stop {
         let other = |fingerprint: &Fingerprint| {
-            self.policy.on_mismatch == OnMismatch::Reject && *fingerprint != claim.fingerprint
+            self.options.on_mismatch == OnMismatch::Reject && *fingerprint != claim.fingerprint
         };
         match state {
             RecordState::InFlight { fingerprint, .. }
@@ -244,9 +247,9 @@ impl Operation {
 
     /// What becomes of a record when nobody can say how its operation ended.
     pub(crate) fn outcome_unknown(&self) -> Release {
-        match self.policy.on_lapsed_lease {
-            OnLapsedLease::Rerun => Release::Tombstone,
-            OnLapsedLease::Refuse => Release::Unknown,
+        match self.options.on_lapsed_lease {
+            OnLapsedLease::Rerun => Release::MayRunAgain,
+            OnLapsedLease::Refuse => Release::OutcomeUnknown,
         }
     }
 }

@@ -5,9 +5,9 @@ use std::time::Duration;
 use tracing::warn;
 
 use crate::request::operation::Operation;
-use crate::runtime::deadline::Within;
+use crate::runtime::deadline::Deadline;
 use crate::runtime::sleep;
-use crate::store::sql::transaction::{Fate, InDatabase};
+use crate::store::sql::transaction::{TransactionFate, TransactionalStore};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
@@ -15,7 +15,10 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 /// Looks until the transaction has certainly ended: its `COMMIT` may still be on
 /// its way, so a record that looks untouched says nothing while it is locked.
 /// `UnderWay` if that can't be found out within `store_timeout`.
-pub(crate) async fn find_out(operation: &Operation, store: &dyn InDatabase) -> Fate {
+pub(crate) async fn find_out(
+    operation: &Operation,
+    store: &dyn TransactionalStore,
+) -> TransactionFate {
     let lease = operation.lease();
     warn!(
         ?lease,
@@ -25,7 +28,7 @@ pub(crate) async fn find_out(operation: &Operation, store: &dyn InDatabase) -> F
         let mut pause = FIRST_PAUSE;
         loop {
             match store.fate(lease).await {
-                Ok(Fate::UnderWay) => {}
+                Ok(TransactionFate::UnderWay) => {}
                 Ok(fate) => return fate,
                 Err(error) => {
                     let error: &dyn std::error::Error = &error;
@@ -36,6 +39,6 @@ pub(crate) async fn find_out(operation: &Operation, store: &dyn InDatabase) -> F
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     };
-    let found = Within::new(operation.layer.store_timeout, looking).await;
-    found.unwrap_or(Fate::UnderWay)
+    let found = Deadline::new(operation.layer.store_timeout, looking).await;
+    found.unwrap_or(TransactionFate::UnderWay)
 }

@@ -9,10 +9,10 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, response};
 
-use crate::message::body::Whole;
+use crate::message::body::FullBody;
 use crate::message::response_body::ResponseBody;
-use crate::options::recording::{Answer, Recording, is_media_type};
-use crate::options::{Oversize, rfc3339};
+use crate::options::recording::{Recording, ResponseHead, is_media_type};
+use crate::options::{OnOversize, rfc3339};
 use crate::record::Completion;
 use crate::rejection::Rejection;
 use crate::request::admit::{Stop, in_flight};
@@ -20,8 +20,8 @@ use crate::request::operation::Operation;
 use crate::store::{Outcome, Release};
 
 /// What was read of an answer's body.
-pub(crate) enum Read<'a> {
-    Whole(&'a Whole),
+pub(crate) enum BodyEnd<'a> {
+    Full(&'a FullBody),
     /// Its end, if that, since it is too large to record or has no end.
     TooLarge(Option<&'a HeaderMap>),
     /// Not all of it: it broke off.
@@ -29,11 +29,11 @@ pub(crate) enum Read<'a> {
 }
 
 /// What becomes of the record.
-pub(crate) enum Ending {
-    Complete(Outcome),
+pub(crate) enum Verdict {
+    Record(Outcome),
     Release(Release),
     /// In flight until its lease lapses.
-    Lapse,
+    LeaveInFlight,
 }
 
 impl Operation {
@@ -41,41 +41,41 @@ impl Operation {
     pub(crate) fn judge(
         &self,
         head: &response::Parts,
-        read: Read<'_>,
+        read: BodyEnd<'_>,
         began_at: SystemTime,
-    ) -> Ending {
+    ) -> Verdict {
         let word = head.extensions.get::<Recording>();
         if word == Some(&Recording::InDoubt) {
-            return Ending::Lapse;
+            return Verdict::LeaveInFlight;
         }
         let keep = match word {
             Some(Recording::Keep) => true,
             Some(Recording::Skip | Recording::InDoubt) => false,
-            Some(Recording::IfWhole) | None => self.records(head, &read),
+            Some(Recording::IfComplete) | None => self.records(head, &read),
         };
-        let retention = self.policy.retention;
-        let sealed = Ending::Complete(Outcome::Sealed { retention });
+        let retention = self.options.retention;
+        let sealed = Verdict::Record(Outcome::Sealed { retention });
         match read {
-            Read::Whole(whole) if keep => Ending::Complete(self.completed(head, whole, began_at)),
-            Read::TooLarge(_) if keep && self.policy.oversize == Oversize::Seal => sealed,
+            BodyEnd::Full(whole) if keep => Verdict::Record(self.completed(head, whole, began_at)),
+            BodyEnd::TooLarge(_) if keep && self.options.oversize == OnOversize::Seal => sealed,
             // An answer worth keeping broke off: its effect has happened.
-            Read::Broken if keep => sealed,
-            Read::Broken if word == Some(&Recording::IfWhole) => Ending::Lapse,
-            Read::Broken => Ending::Release(self.outcome_unknown()),
-            Read::Whole(_) | Read::TooLarge(_) => Ending::Release(Release::Tombstone),
+            BodyEnd::Broken if keep => sealed,
+            BodyEnd::Broken if word == Some(&Recording::IfComplete) => Verdict::LeaveInFlight,
+            BodyEnd::Broken => Verdict::Release(self.outcome_unknown()),
+            BodyEnd::Full(_) | BodyEnd::TooLarge(_) => Verdict::Release(Release::MayRunAgain),
         }
     }
 
     /// A whole answer, as it is recorded.
-    fn completed(&self, head: &response::Parts, whole: &Whole, began_at: SystemTime) -> Outcome {
+    fn completed(&self, head: &response::Parts, whole: &FullBody, began_at: SystemTime) -> Outcome {
         Outcome::Completed(Arc::new(Completion {
             status: head.status,
-            headers: self.policy.record_headers.of(&head.headers),
+            headers: self.options.record_headers.of(&head.headers),
             body: recorded_body(&whole.data),
             trailers: whole.trailers.as_deref().cloned(),
             began_at,
             completed_at: SystemTime::now(),
-            retention: self.policy.retention,
+            retention: self.options.retention,
         }))
     }
 
@@ -85,33 +85,33 @@ impl Operation {
     pub(crate) fn outcome(
         &self,
         head: &response::Parts,
-        whole: &Whole,
+        whole: &FullBody,
         began_at: SystemTime,
     ) -> Outcome {
-        if whole.data.len() > self.policy.max_recorded_body {
-            let retention = self.policy.retention;
+        if whole.data.len() > self.options.max_recorded_body {
+            let retention = self.options.retention;
             return Outcome::Sealed { retention };
         }
         self.completed(head, whole, began_at)
     }
 
-    fn records(&self, head: &response::Parts, read: &Read<'_>) -> bool {
-        let answer = Answer {
+    fn records(&self, head: &response::Parts, read: &BodyEnd<'_>) -> bool {
+        let answer = ResponseHead {
             status: head.status,
             headers: &head.headers,
             trailers: match read {
-                Read::Whole(whole) => whole.trailers.as_deref(),
-                Read::TooLarge(trailers) => *trailers,
-                Read::Broken => None,
+                BodyEnd::Full(whole) => whole.trailers.as_deref(),
+                BodyEnd::TooLarge(trailers) => *trailers,
+                BodyEnd::Broken => None,
             },
         };
-        if self.policy.skips(&head.headers) {
+        if self.options.skips(&head.headers) {
             return false;
         }
         // Its status is in trailers that were not reached: being large is no
         // reason to run it again.
-        let unread = matches!(read, Read::TooLarge(None));
-        unread && answer.awaits_grpc_status() || self.policy.record.records(&answer)
+        let unread = matches!(read, BodyEnd::TooLarge(None));
+        unread && answer.awaits_grpc_status() || self.options.record.records(&answer)
     }
 
     pub(crate) fn stop<R>(&self, stop: Stop, parts: &Parts) -> Response<ResponseBody<R>> {
@@ -132,21 +132,22 @@ impl Operation {
         rejection: Rejection,
         parts: Option<&Parts>,
     ) -> Response<ResponseBody<R>> {
-        self.layer.reject(rejection, &self.policy, parts, self.grpc)
+        self.layer
+            .reject(rejection, &self.options, parts, self.grpc)
     }
 
     fn replay<R>(&self, completion: &Completion) -> Response<ResponseBody<R>> {
-        let body = ResponseBody::known(Whole {
+        let body = ResponseBody::known(FullBody {
             data: completion.body.clone(),
             trailers: completion.trailers.clone().map(Box::new),
         });
         let mut response = Response::new(body);
-        *response.status_mut() = self.policy.replayed_status(completion.status);
+        *response.status_mut() = self.options.replayed_status(completion.status);
         let mut headers = completion.headers.clone();
         if let Some(length) = headers.get_mut(CONTENT_LENGTH) {
             *length = HeaderValue::from(completion.body.len());
         }
-        if let Some(name) = &self.policy.replayed_header {
+        if let Some(name) = &self.options.replayed_header {
             headers.insert(name, HeaderValue::from_static("true"));
         }
         self.mark(&mut headers, completion.began_at, Some(completion));
@@ -161,12 +162,12 @@ impl Operation {
         began_at: SystemTime,
         recorded: Option<&Completion>,
     ) {
-        if let Some(name) = &self.policy.created_at_header
+        if let Some(name) = &self.options.created_at_header
             && let Some(time) = rfc3339(began_at)
         {
             headers.insert(name, time);
         }
-        if let Some(name) = &self.policy.expires_at_header
+        if let Some(name) = &self.options.expires_at_header
             && let Some(time) = recorded.and_then(Completion::kept_until)
             && let Some(time) = rfc3339(time)
         {
@@ -178,18 +179,18 @@ impl Operation {
     }
 }
 
-impl Ending {
+impl Verdict {
     /// What is recorded, if it is an answer.
     pub(crate) fn recorded(&self) -> Option<&Completion> {
         match self {
-            Ending::Complete(Outcome::Completed(completion)) => Some(completion),
+            Verdict::Record(Outcome::Completed(completion)) => Some(completion),
             _ => None,
         }
     }
 }
 
 /// What an answer is judged by, where its head leaves before that.
-pub(crate) fn judged_by(head: &response::Parts) -> response::Parts {
+pub(crate) fn head_for_judging(head: &response::Parts) -> response::Parts {
     let (mut parts, ()) = Response::new(()).into_parts();
     parts.status = head.status;
     parts.headers = head.headers.clone();

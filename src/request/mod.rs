@@ -21,18 +21,18 @@ use http::{HeaderName, HeaderValue, Request, Response, Version};
 use http_body::Body;
 use tower_service::Service;
 
-use crate::lease::{Held, Recorded};
-use crate::message::body::{BoxError, RequestTrailers, Whole};
+use crate::lease::{Ended, LeaseOwner};
+use crate::message::body::{BoxError, FullBody, RequestTrailers};
 use crate::message::response_body::ResponseBody;
 use crate::options::can_have_body;
-use crate::request::admit::{Admitted, Under, admit, in_flight};
-use crate::request::judge::{Ending, Read, never_ends};
+use crate::request::admit::{Admitted, Protection, admit, in_flight};
+use crate::request::judge::{BodyEnd, Verdict, never_ends};
 use crate::request::operation::{IdempotencyContext, Operation, Stage};
 #[cfg(feature = "_sql")]
 use crate::request::settle::Settled;
-use crate::request::stream::{Length, Reached, ReadAhead, read};
+use crate::request::stream::{AnnouncedLength, FirstRead, ReadAhead, read};
 use crate::runtime::Handle;
-use crate::runtime::deadline::Caught;
+use crate::runtime::deadline::CatchUnwind;
 
 /// Says what protection an answer lacks.
 const STATUS_HEADER: HeaderName = HeaderName::from_static("idempotency-status");
@@ -58,16 +58,16 @@ where
     async move {
         match admit(&operation, &parts, body).await {
             Ok(Admitted {
-                under: Under::Own(held),
+                under: Protection::Own(held),
                 whole,
             }) => execute(operation, &mut service, parts, whole, held).await,
             Ok(Admitted { under, whole }) => {
-                if let Under::Nothing = under {
+                if let Protection::None = under {
                     operation.layer.counts.unprotected.add();
                     operation.enter(Stage::Unprotected);
                 }
                 let mut response = service.call(request_of(parts, whole)).await?;
-                if let Under::Nothing = under {
+                if let Protection::None = under {
                     let status = HeaderValue::from_static("unprotected");
                     response.headers_mut().insert(STATUS_HEADER, status);
                 }
@@ -79,7 +79,7 @@ where
 }
 
 /// The request as the service gets it.
-fn request_of<B: From<Bytes>>(mut parts: Box<Parts>, whole: Whole) -> Request<B> {
+fn request_of<B: From<Bytes>>(mut parts: Box<Parts>, whole: FullBody) -> Request<B> {
     if let Some(trailers) = whole.trailers {
         parts.extensions.insert(RequestTrailers(*trailers));
     }
@@ -91,8 +91,8 @@ fn execute<S, B, R>(
     operation: Arc<Operation>,
     service: &mut S,
     mut parts: Box<Parts>,
-    whole: Whole,
-    held: Held,
+    whole: FullBody,
+    held: LeaseOwner,
 ) -> impl Future<Output = Result<Response<ResponseBody<R>>, S::Error>> + use<'_, S, B, R>
 where
     S: Service<Request<B>, Response = Response<R>>,
@@ -117,7 +117,7 @@ where
     #[cfg(feature = "_sql")]
     operation.commit.begins(began_at);
     async move {
-        let answered = Caught::call(|| service.call(request_of(parts, whole))).await;
+        let answered = CatchUnwind::call(|| service.call(request_of(parts, whole))).await;
         operation.enter(Stage::Answered);
         // What was committed stands, whatever the handler came to.
         #[cfg(feature = "_sql")]
@@ -133,11 +133,13 @@ where
         let response = match answered {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => {
-                held.end(Ending::Release(operation.outcome_unknown())).await;
+                held.end(Verdict::Release(operation.outcome_unknown()))
+                    .await;
                 return Err(error);
             }
             Err(panic) => {
-                held.end(Ending::Release(operation.outcome_unknown())).await;
+                held.end(Verdict::Release(operation.outcome_unknown()))
+                    .await;
                 resume_unwind(panic)
             }
         };
@@ -159,7 +161,7 @@ where
 fn answer<R>(
     operation: &Arc<Operation>,
     response: Response<R>,
-    held: Held,
+    held: LeaseOwner,
     began_at: SystemTime,
     version: Version,
 ) -> impl Future<Output = Option<Response<ResponseBody<R>>>>
@@ -171,38 +173,38 @@ where
     let (mut head, body) = response.into_parts();
     async move {
         let (ending, body) = if never_ends(&head) {
-            let ending = operation.judge(&head, Read::TooLarge(None), began_at);
+            let ending = operation.judge(&head, BodyEnd::TooLarge(None), began_at);
             match (ending, Handle::try_current()) {
                 // Until it has ended the operation runs.
-                (Ending::Release(_), Ok(runtime)) => {
+                (Verdict::Release(_), Ok(runtime)) => {
                     let reading = ReadAhead::endless(operation, Box::pin(body));
                     return reading.send(&runtime, held, head, began_at);
                 }
                 (ending, _) => (ending, ResponseBody::passed(body)),
             }
         } else {
-            let length = Length::of(&head, &body);
+            let length = AnnouncedLength::of(&head, &body);
             let mut body = Box::pin(body);
             // An answer without a body is whole with its head; one in HTTP/1.0
             // should have a length, since its end can't be told from a cut.
             let head_first = can_have_body(head.status) && version > Version::HTTP_10;
             let at_once = !length.is_small() && head_first;
-            let limit = operation.policy.max_recorded_body;
+            let limit = operation.options.max_recorded_body;
             match read(body.as_mut(), length, limit, at_once).await {
-                Reached::Whole(whole) => {
-                    let ending = operation.judge(&head, Read::Whole(&whole), began_at);
+                FirstRead::Full(whole) => {
+                    let ending = operation.judge(&head, BodyEnd::Full(&whole), began_at);
                     (ending, ResponseBody::known(whole))
                 }
-                Reached::Broken(read, error) => {
-                    let ending = operation.judge(&head, Read::Broken, began_at);
+                FirstRead::Broken(read, error) => {
+                    let ending = operation.judge(&head, BodyEnd::Broken, began_at);
                     (ending, ResponseBody::broken(read, error))
                 }
-                Reached::Panicked(panic) => {
-                    let ending = operation.judge(&head, Read::Broken, began_at);
+                FirstRead::Panicked(panic) => {
+                    let ending = operation.judge(&head, BodyEnd::Broken, began_at);
                     held.end(ending).await;
                     resume_unwind(panic)
                 }
-                Reached::Part(read, runtime) => {
+                FirstRead::Part(read, runtime) => {
                     let reading = ReadAhead::new(operation, body, read, length, version);
                     return reading.send(&runtime, held, head, began_at);
                 }
@@ -210,12 +212,12 @@ where
         };
         operation.mark(&mut head.headers, began_at, ending.recorded());
         match held.end(ending).await {
-            Recorded::Stored | Recorded::Released => {}
-            Recorded::NotYet => {
+            Ended::Recorded | Ended::Released => {}
+            Ended::Pending => {
                 let status = HeaderValue::from_static("unrecorded");
                 head.headers.insert(STATUS_HEADER, status);
             }
-            Recorded::Lost => return None,
+            Ended::Overtaken => return None,
         }
         Some(Response::from_parts(head, body))
     }

@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::layer::Shared;
-use crate::options::Policy;
+use crate::options::RouteOptions;
 use crate::options::key::Key;
 use crate::record::digest::{Digests, Label};
 use crate::record::{FencingToken, RecordId};
@@ -70,7 +70,7 @@ impl IdempotencyContext {
     /// Whether another execution has taken over, as far as is known by now:
     /// the answer of this one will be discarded (G1).
     #[must_use]
-    pub fn lost(&self) -> bool {
+    pub fn is_lost(&self) -> bool {
         self.0.is_lost()
     }
 
@@ -128,7 +128,7 @@ impl fmt::Debug for IdempotencyContext {
         f.debug_struct("IdempotencyContext")
             .field("attempt", &self.attempt())
             .field("fencing_token", &self.fencing_token().get())
-            .field("lost", &self.lost())
+            .field("lost", &self.is_lost())
             .finish_non_exhaustive()
     }
 }
@@ -137,7 +137,7 @@ impl fmt::Debug for IdempotencyContext {
 /// see it: allocated once.
 pub(crate) struct Operation {
     pub(crate) layer: Arc<Shared>,
-    pub(crate) policy: Arc<Policy>,
+    pub(crate) options: Arc<RouteOptions>,
     pub(crate) key: Key,
     /// The header that the key came in.
     pub(crate) key_header: HeaderName,
@@ -186,19 +186,19 @@ pub(crate) enum Stage {
 impl Operation {
     pub(crate) fn new(
         layer: &Arc<Shared>,
-        policy: &Arc<Policy>,
+        options: &Arc<RouteOptions>,
         key: Key,
         key_header: &HeaderName,
         headers: &HeaderMap,
     ) -> Self {
         Self {
-            echo: policy
+            echo: options
                 .echo_key
                 .then(|| headers.get(key_header).cloned())
                 .flatten(),
             grpc: is_grpc(headers),
             layer: Arc::clone(layer),
-            policy: Arc::clone(policy),
+            options: Arc::clone(options),
             key,
             key_header: key_header.clone(),
             lease: OnceLock::new(),
@@ -318,17 +318,17 @@ mod extract {
     /// route does not give; where that can be, extract
     /// `Option<IdempotencyContext>`.
     #[derive(Debug)]
-    pub struct NotProtected(());
+    pub struct MissingContext(());
 
-    impl std::fmt::Display for NotProtected {
+    impl std::fmt::Display for MissingContext {
         fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
             f.write_str("the request is not protected by an idempotency key")
         }
     }
 
-    impl std::error::Error for NotProtected {}
+    impl std::error::Error for MissingContext {}
 
-    impl IntoResponse for NotProtected {
+    impl IntoResponse for MissingContext {
         fn into_response(self) -> Response {
             tracing::error!(
                 "a handler extracts IdempotencyContext, but its request is not protected: require \
@@ -339,14 +339,14 @@ mod extract {
     }
 
     impl<S: Sync> FromRequestParts<S> for IdempotencyContext {
-        type Rejection = NotProtected;
+        type Rejection = MissingContext;
 
-        async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, NotProtected> {
+        async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, MissingContext> {
             parts
                 .extensions
                 .get::<Self>()
                 .cloned()
-                .ok_or(NotProtected(()))
+                .ok_or(MissingContext(()))
         }
     }
 
@@ -360,7 +360,7 @@ mod extract {
 }
 
 #[cfg(feature = "axum")]
-pub use extract::NotProtected;
+pub use extract::MissingContext;
 
 #[cfg(test)]
 mod tests {

@@ -10,18 +10,18 @@ use http_body_util::Full;
 use tracing::{Instrument, debug, error, warn};
 
 use crate::exactly_once::CommitError;
-use crate::lease::{Held, Recorded};
-use crate::message::body::Whole;
+use crate::lease::{Ended, LeaseOwner};
+use crate::message::body::FullBody;
 use crate::message::response_body::ResponseBody;
-use crate::options::recording::Answer as Answered;
+use crate::options::recording::ResponseHead;
 use crate::rejection::{Rejection, RejectionCode};
 use crate::request::admit::in_flight;
 use crate::request::commit_fate::find_out;
-use crate::request::judge::Ending;
+use crate::request::judge::Verdict;
 use crate::request::operation::Operation;
-use crate::runtime::deadline::Within;
+use crate::runtime::deadline::Deadline;
 use crate::runtime::{Handle, Mutex, MutexGuard, Notify, OnceLock};
-use crate::store::sql::transaction::Fate;
+use crate::store::sql::transaction::TransactionFate;
 use crate::store::{Outcome, Release};
 
 /// Of one operation.
@@ -40,8 +40,8 @@ enum State {
     /// Somebody is at it.
     UnderWay,
     /// The `COMMIT` may have been sent, and nobody heard of its end.
-    Unheard(Box<Answer>),
-    Committed(Box<Answer>),
+    Unheard(Box<CommittedResponse>),
+    Committed(Box<CommittedResponse>),
     /// Another owner has taken over.
     Lost,
     /// The request has another answer: it is too late.
@@ -50,18 +50,18 @@ enum State {
 
 /// What the client gets once it is committed.
 #[derive(Clone)]
-pub(crate) struct Answer {
+pub(crate) struct CommittedResponse {
     head: response::Parts,
-    whole: Whole,
+    whole: FullBody,
     outcome: Outcome,
     /// Whether somebody may wait for it.
     awaited: bool,
 }
 
-impl Answer {
+impl CommittedResponse {
     pub(crate) fn new(
         head: response::Parts,
-        whole: Whole,
+        whole: FullBody,
         outcome: Outcome,
         awaited: bool,
     ) -> Self {
@@ -81,7 +81,7 @@ pub(crate) enum Settled<R> {
     /// Says `in-flight`: another owner has taken over, or nobody knows.
     InFlight,
     /// Goes by what the handler answered: nothing was committed.
-    Not(Held),
+    Not(LeaseOwner),
 }
 
 impl Commit {
@@ -144,8 +144,8 @@ impl Commit {
 
 enum End {
     Not,
-    Unheard(Box<Answer>),
-    Committed(Box<Answer>),
+    Unheard(Box<CommittedResponse>),
+    Committed(Box<CommittedResponse>),
     Lost,
 }
 
@@ -162,7 +162,7 @@ impl Attempt<'_> {
     }
 
     /// From here on it may be committed.
-    pub(crate) fn sends_commit(&mut self, answer: Answer) {
+    pub(crate) fn sends_commit(&mut self, answer: CommittedResponse) {
         self.end = Some(State::Unheard(Box::new(answer)));
     }
 
@@ -199,11 +199,11 @@ impl Drop for Attempt<'_> {
     }
 }
 
-impl Answer {
+impl CommittedResponse {
     /// Counts it, and tells those who wait.
     fn stands(&self, operation: &Operation) {
         let is_answer = matches!(self.outcome, Outcome::Completed(_));
-        operation.layer.counts.ended(Recorded::Stored, is_answer);
+        operation.layer.counts.ended(Ended::Recorded, is_answer);
         if !self.awaited {
             return;
         }
@@ -240,7 +240,7 @@ impl Answer {
 impl Operation {
     /// What is to be done about an operation whose handler is through, and
     /// whose claim somebody has at least tried to commit.
-    pub(crate) async fn settle_commit<R>(&self, held: Held) -> Settled<R> {
+    pub(crate) async fn settle_commit<R>(&self, held: LeaseOwner) -> Settled<R> {
         let settled = async {
             loop {
                 // Before the look, so that no end is missed in between.
@@ -251,28 +251,28 @@ impl Operation {
                 changed.await;
             }
         };
-        let end = Within::new(self.layer.store_timeout, settled).await;
+        let end = Deadline::new(self.layer.store_timeout, settled).await;
         let answer = match end {
             Some(End::Not) => return Settled::Not(held),
             Some(End::Committed(answer)) => answer,
             Some(End::Lost) => {
-                self.layer.counts.ended(Recorded::Lost, false);
+                self.layer.counts.ended(Ended::Overtaken, false);
                 held.let_go();
                 return Settled::InFlight;
             }
             Some(End::Unheard(answer)) => match self.fate().await {
-                Fate::Committed => {
+                TransactionFate::Committed => {
                     answer.stands(self);
                     answer
                 }
-                Fate::RolledBack => return Settled::Not(held),
-                Fate::Overtaken => {
+                TransactionFate::RolledBack => return Settled::Not(held),
+                TransactionFate::Overtaken => {
                     self.lose();
-                    self.layer.counts.ended(Recorded::Lost, false);
+                    self.layer.counts.ended(Ended::Overtaken, false);
                     held.let_go();
                     return Settled::InFlight;
                 }
-                Fate::UnderWay | Fate::Absent => return self.doubt(held),
+                TransactionFate::UnderWay | TransactionFate::Absent => return self.doubt(held),
             },
             None => return self.doubt(held),
         };
@@ -285,19 +285,19 @@ impl Operation {
         let status = response.status();
         let failed = status.is_client_error()
             || status.is_server_error()
-            || Answered::new(status, response.headers(), None).is_failed_grpc();
-        self.policy.exactly_once && !failed
+            || ResponseHead::new(status, response.headers(), None).is_failed_grpc();
+        self.options.exactly_once && !failed
     }
 
     /// What a client is told then. Nobody knows what the handler has done.
-    pub(crate) async fn never_committed(&self, held: Held) -> Rejection {
+    pub(crate) async fn never_committed(&self, held: LeaseOwner) -> Rejection {
         error!(
             lease = ?self.lease(),
             "a handler of an `exactly_once` route answered without having committed its claim: \
              see SqlClaim"
         );
-        match held.end(Ending::Release(Release::Unknown)).await {
-            Recorded::Lost => in_flight(),
+        match held.end(Verdict::Release(Release::OutcomeUnknown)).await {
+            Ended::Overtaken => in_flight(),
             _ => Rejection::new(
                 RejectionCode::OutcomeUnknown,
                 "The server made a mistake: whether the operation has happened is not recorded.",
@@ -306,16 +306,16 @@ impl Operation {
         }
     }
 
-    async fn fate(&self) -> Fate {
+    async fn fate(&self) -> TransactionFate {
         match self.layer.store.in_database() {
             Some(store) => find_out(self, store).await,
-            None => Fate::UnderWay,
+            None => TransactionFate::UnderWay,
         }
     }
 
     /// Released it is not: whatever becomes of the transaction, the record says
     /// so, and nobody takes over before.
-    fn doubt<R>(&self, held: Held) -> Settled<R> {
+    fn doubt<R>(&self, held: LeaseOwner) -> Settled<R> {
         error!(lease = ?self.lease(),
             "nobody knows whether a transaction was committed: its record says so once it has \
              ended, or its lease has lapsed");

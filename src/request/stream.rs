@@ -15,26 +15,27 @@ use http::{HeaderMap, Response, Version, response};
 use http_body::Body;
 use tracing::{Instrument, debug};
 
-use crate::lease::{Held, Recorded};
-use crate::message::body::{BoxError, Partial, TURN, Whole, announced_length, up_to};
-use crate::message::pipe::{Client, End, Sender, Stream};
+use crate::lease::{Ended, LeaseOwner};
+use crate::message::body::{BodyBuffer, BoxError, FullBody, TURN, announced_length, up_to};
+use crate::message::pipe::{Demand, End, Pipe, PipeBody};
 use crate::message::response_body::ResponseBody;
 use crate::options::{OnDisconnect, can_have_body};
-use crate::request::judge::{Read, judged_by};
+use crate::request::judge::{BodyEnd, head_for_judging};
 use crate::request::operation::Operation;
-use crate::runtime::deadline::{Caught, Panic};
+use crate::runtime::deadline::{CatchUnwind, Panic};
 use crate::runtime::{Handle, Sleep, sleep};
 
 /// How long an answer says that it is, in bytes.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Length {
-    /// By its size hint.
-    exact: Option<u64>,
-    /// By its header, or that.
-    known: Option<u64>,
+pub(crate) struct AnnouncedLength {
+    /// Exact length from the body's size hint.
+    by_size_hint: Option<u64>,
+    /// Length the server will enforce: `Content-Length` if present, else
+    /// `by_size_hint`.
+    by_header: Option<u64>,
 }
 
-impl Length {
+impl AnnouncedLength {
     /// Below this an answer is read whole before its head leaves.
     const SMALL: u64 = 64 << 10;
 
@@ -44,69 +45,71 @@ impl Length {
             .then(|| announced_length(&head.headers))
             .flatten();
         Self {
-            exact,
+            by_size_hint: exact,
             // What a server goes by, if there are both.
-            known: announced.or(exact),
+            by_header: announced.or(exact),
         }
     }
 
     /// What of a broken body may leave: a server that knows the length stops at
     /// the last byte, and would take all bytes for a whole answer.
     fn unfinished(self, mut read: Bytes) -> Bytes {
-        let all = self.known.and_then(|length| usize::try_from(length).ok());
+        let all = self
+            .by_header
+            .and_then(|length| usize::try_from(length).ok());
         read.truncate(all.map_or(usize::MAX, |length| length.saturating_sub(1)));
         read
     }
 
     /// Whether this many bytes are not what was announced.
     fn is_off(self, bytes: usize) -> bool {
-        self.known.is_some_and(|length| length != bytes as u64)
+        self.by_header.is_some_and(|length| length != bytes as u64)
     }
 
     pub(crate) fn is_small(self) -> bool {
-        self.known.is_some_and(|length| length <= Self::SMALL)
+        self.by_header.is_some_and(|length| length <= Self::SMALL)
     }
 }
 
 /// What came of reading an answer before its head leaves.
-pub(crate) enum Reached {
-    Whole(Whole),
+pub(crate) enum FirstRead {
+    Full(FullBody),
     Broken(Bytes, BoxError),
     Panicked(Panic),
     /// The rest is read while it is sent, in this runtime.
-    Part(Partial, Handle),
+    Part(BodyBuffer, Handle),
 }
 
 /// Reads up to `limit` and one frame; what is there `at_once`, or until the end.
 pub(crate) async fn read<R>(
     mut body: Pin<&mut R>,
-    length: Length,
+    length: AnnouncedLength,
     limit: usize,
     at_once: bool,
-) -> Reached
+) -> FirstRead
 where
     R: Body,
     R::Error: Into<BoxError>,
 {
-    let mut read = Partial::default();
+    let mut read = BodyBuffer::default();
     let mut admit = up_to(limit);
     let reading = poll_fn(|cx| match read.poll_from(body.as_mut(), &mut admit, cx) {
         Poll::Pending if at_once => Poll::Ready(Ok(false)),
         other => other,
     });
-    let broken = |read: Partial, error| {
+    let broken = |read: BodyBuffer, error| {
         let read = length.unfinished(read.whole().data);
-        Reached::Broken(read, error)
+        FirstRead::Broken(read, error)
     };
-    match Caught::call(|| reading).await {
+    match CatchUnwind::call(|| reading).await {
         Ok(Ok(true)) if length.is_off(read.len()) => broken(read, Box::new(Misannounced)),
-        Ok(Ok(true)) => Reached::Whole(read.whole()),
+        Ok(Ok(true)) => FirstRead::Full(read.whole()),
         Ok(Ok(false)) => match Handle::try_current() {
-            Ok(runtime) => Reached::Part(read, runtime),
+            Ok(runtime) => FirstRead::Part(read, runtime),
             Err(error) => broken(read, error.into()),
         },
         Ok(Err(error)) => broken(read, error),
-        Err(panic) => Reached::Panicked(panic),
+        Err(panic) => FirstRead::Panicked(panic),
     }
 }
 
@@ -114,10 +117,10 @@ where
 pub(crate) struct ReadAhead<R> {
     operation: Arc<Operation>,
     body: Pin<Box<R>>,
-    stream: Arc<Stream>,
-    length: Length,
+    stream: Arc<Pipe>,
+    length: AnnouncedLength,
     /// What is to be recorded; `None` where that is too much, or not wanted.
-    record: Option<Partial>,
+    record: Option<BodyBuffer>,
     /// How much of it there may still be, in bytes.
     room: usize,
     /// What is left of a length that is known, in bytes.
@@ -136,7 +139,7 @@ pub(crate) struct ReadAhead<R> {
 
 /// Why there is no more.
 enum Finished {
-    Whole,
+    Full,
     Broken(BoxError),
     Panicked(Panic),
     /// There is no client, and no more without one.
@@ -152,20 +155,20 @@ where
     pub(crate) fn new(
         operation: &Arc<Operation>,
         body: Pin<Box<R>>,
-        read: Partial,
-        length: Length,
+        read: BodyBuffer,
+        length: AnnouncedLength,
         version: Version,
     ) -> Self {
-        let room = operation.policy.max_recorded_body;
-        let too_large = length.known.is_some_and(|length| length > room as u64);
+        let room = operation.options.max_recorded_body;
+        let too_large = length.by_header.is_some_and(|length| length > room as u64);
         let mut reading = Self {
             operation: Arc::clone(operation),
             body,
             stream: Arc::default(),
             length,
-            record: (!too_large).then(Partial::default),
+            record: (!too_large).then(BodyBuffer::default),
             room,
-            to_come: length.known,
+            to_come: length.by_header,
             last: None,
             is_off: false,
             withholds: version <= Version::HTTP_10,
@@ -173,7 +176,7 @@ where
             trailers: None,
             overdue: None,
         };
-        let Whole { data, trailers } = read.whole();
+        let FullBody { data, trailers } = read.whole();
         reading.data(data);
         reading.trailers = trailers.map(|trailers| *trailers);
         reading
@@ -181,11 +184,11 @@ where
 
     /// Of a body that has no end to wait for: it is over with its client.
     pub(crate) fn endless(operation: &Arc<Operation>, body: Pin<Box<R>>) -> Self {
-        let length = Length {
-            exact: None,
-            known: None,
+        let length = AnnouncedLength {
+            by_size_hint: None,
+            by_header: None,
         };
-        let read = Partial::default();
+        let read = BodyBuffer::default();
         let mut reading = Self::new(operation, body, read, length, Version::HTTP_11);
         reading.record = None;
         reading.endless = true;
@@ -197,7 +200,7 @@ where
     pub(crate) fn send(
         self,
         runtime: &Handle,
-        held: Held,
+        held: LeaseOwner,
         mut head: response::Parts,
         began_at: SystemTime,
     ) -> Option<Response<ResponseBody<R>>> {
@@ -206,41 +209,41 @@ where
             return None;
         }
         operation.watch();
-        let judged_by = judged_by(&head);
+        let head_for_judging = head_for_judging(&head);
         operation.mark(&mut head.headers, began_at, None);
         let stream = Arc::clone(&self.stream);
-        let sender = Sender::new(stream, &operation.layer.detached, self.length.exact);
-        let run = self.run(held, judged_by, began_at);
+        let sender = PipeBody::new(stream, &operation.layer.detached, self.length.by_size_hint);
+        let run = self.run(held, head_for_judging, began_at);
         runtime.spawn(run.instrument(operation.span.clone()));
         Some(Response::from_parts(head, ResponseBody::streamed(sender)))
     }
 
-    async fn run(mut self, held: Held, head: response::Parts, began_at: SystemTime) {
-        let read = Caught::call(|| poll_fn(|cx| self.poll(cx))).await;
+    async fn run(mut self, held: LeaseOwner, head: response::Parts, began_at: SystemTime) {
+        let read = CatchUnwind::call(|| poll_fn(|cx| self.poll(cx))).await;
         let finished = read.unwrap_or_else(Finished::Panicked);
-        let too_large = || Read::TooLarge(self.trailers.as_ref());
+        let too_large = || BodyEnd::TooLarge(self.trailers.as_ref());
         let whole;
         let read = match (&finished, self.record.take()) {
-            (Finished::Whole, Some(record)) => {
-                whole = Whole {
+            (Finished::Full, Some(record)) => {
+                whole = FullBody {
                     trailers: self.trailers.clone().map(Box::new),
                     ..record.whole()
                 };
-                Read::Whole(&whole)
+                BodyEnd::Full(&whole)
             }
-            (Finished::Whole | Finished::Ended, None) => too_large(),
+            (Finished::Full | Finished::Ended, None) => too_large(),
             // It had no end to come to.
             (Finished::Broken(_) | Finished::Panicked(_), None) if self.endless => too_large(),
-            (Finished::Broken(_) | Finished::Panicked(_) | Finished::Ended, _) => Read::Broken,
+            (Finished::Broken(_) | Finished::Panicked(_) | Finished::Ended, _) => BodyEnd::Broken,
         };
         let ending = self.operation.judge(&head, read, began_at);
         let recorded = held.end(ending).await;
         let end = match (finished, recorded) {
             (Finished::Panicked(panic), _) => End::Panicked(panic),
             (Finished::Broken(error), _) => End::Broken(error),
-            (_, Recorded::Stored | Recorded::Released) => End::Whole(self.trailers.take()),
-            (_, Recorded::NotYet) => End::Broken(Box::new(Cut::Unrecorded)),
-            (_, Recorded::Lost) => End::Broken(Box::new(Cut::Overtaken)),
+            (_, Ended::Recorded | Ended::Released) => End::Full(self.trailers.take()),
+            (_, Ended::Pending) => End::Broken(Box::new(Cut::Unrecorded)),
+            (_, Ended::Overtaken) => End::Broken(Box::new(Cut::Overtaken)),
         };
         self.end(end);
     }
@@ -248,12 +251,12 @@ where
     /// The end for the client, which has all but the last of a known length.
     fn end(&mut self, end: End) {
         let last = match &end {
-            End::Whole(_) => self.last.take(),
+            End::Full(_) => self.last.take(),
             End::Broken(error) => {
                 debug!(error = &**error as &dyn Error, "an answer was cut off");
                 None
             }
-            End::Panicked(_) | End::Said => None,
+            End::Panicked(_) | End::Delivered => None,
         };
         self.stream.end(last, end);
     }
@@ -264,12 +267,12 @@ where
                 return Poll::Ready(Finished::Broken(Box::new(Misannounced)));
             }
             match self.stream.client(self.record.is_none(), cx) {
-                Client::Reads => {}
-                Client::IsSlow => return Poll::Pending,
-                Client::Left if self.ends_with_client() => return Poll::Ready(Finished::Ended),
+                Demand::More => {}
+                Demand::Enough => return Poll::Pending,
+                Demand::Gone if self.ends_with_client() => return Poll::Ready(Finished::Ended),
                 // What has no end must not run for ever without a client.
-                Client::Left => {
-                    let limit = self.operation.policy.max_operation;
+                Demand::Gone => {
+                    let limit = self.operation.options.max_operation;
                     let overdue = self.overdue.get_or_insert_with(|| Box::pin(sleep(limit)));
                     if overdue.as_mut().poll(cx).is_ready() {
                         return Poll::Ready(Finished::Ended);
@@ -278,7 +281,7 @@ where
             }
             match ready!(self.body.as_mut().poll_frame(cx)) {
                 None if self.to_come.is_none_or(|left| left == 0) => {
-                    return Poll::Ready(Finished::Whole);
+                    return Poll::Ready(Finished::Full);
                 }
                 None => return Poll::Ready(Finished::Broken(Box::new(Misannounced))),
                 Some(Err(error)) => return Poll::Ready(Finished::Broken(error.into())),
@@ -297,7 +300,7 @@ where
     }
 
     fn ends_with_client(&self) -> bool {
-        self.endless || self.operation.policy.on_disconnect == OnDisconnect::Cancel
+        self.endless || self.operation.options.on_disconnect == OnDisconnect::Cancel
     }
 
     fn data(&mut self, data: Bytes) {

@@ -10,13 +10,13 @@ use crate::runtime::{Handle, JoinHandle, Notify, timeout};
 
 /// A number of things that there may be only so many of.
 #[derive(Debug)]
-pub(crate) struct Counter {
+pub(crate) struct Background {
     limit: usize,
     count: AtomicUsize,
     none: Notify,
 }
 
-impl Counter {
+impl Background {
     pub(crate) fn up_to(limit: usize) -> Arc<Self> {
         Arc::new(Self {
             limit,
@@ -30,13 +30,13 @@ impl Counter {
     }
 
     /// One more, whether there is room or not.
-    pub(crate) fn enter(self: &Arc<Self>) -> Counted {
+    pub(crate) fn enter(self: &Arc<Self>) -> BackgroundTask {
         self.count.fetch_add(1, Ordering::Relaxed);
-        Counted(Arc::clone(self))
+        BackgroundTask(Arc::clone(self))
     }
 
     /// One more, if there is room.
-    pub(crate) fn try_enter(self: &Arc<Self>) -> Option<Counted> {
+    pub(crate) fn try_enter(self: &Arc<Self>) -> Option<BackgroundTask> {
         let counted = self.enter();
         (self.count.load(Ordering::Relaxed) <= self.limit).then_some(counted)
     }
@@ -74,7 +74,7 @@ impl Counter {
 }
 
 #[cfg(all(test, shuttle))]
-impl Counter {
+impl Background {
     pub(crate) fn count(&self) -> usize {
         self.count.load(Ordering::Acquire)
     }
@@ -82,9 +82,9 @@ impl Counter {
 
 /// One of them, until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Counted(Arc<Counter>);
+pub(crate) struct BackgroundTask(Arc<Background>);
 
-impl Drop for Counted {
+impl Drop for BackgroundTask {
     fn drop(&mut self) {
         if self.0.count.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.0.none.notify_waiters();

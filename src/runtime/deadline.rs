@@ -19,7 +19,7 @@ impl Shared {
         &self,
         call: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        let answer = Within::new(self.store_timeout, call).await;
+        let answer = Deadline::new(self.store_timeout, call).await;
         answer.unwrap_or_else(|| Err(StoreError::timed_out()))
     }
 }
@@ -27,7 +27,7 @@ impl Shared {
 pin_project! {
     /// A future's output, or `None` once the limit is over. What is ready at
     /// once costs no timer.
-    pub(crate) struct Within<F> {
+    pub(crate) struct Deadline<F> {
         #[pin]
         future: F,
         limit: Duration,
@@ -35,7 +35,7 @@ pin_project! {
     }
 }
 
-impl<F> Within<F> {
+impl<F> Deadline<F> {
     pub(crate) fn new(limit: Duration, future: F) -> Self {
         Self {
             future,
@@ -45,7 +45,7 @@ impl<F> Within<F> {
     }
 }
 
-impl<F: Future> Future for Within<F> {
+impl<F: Future> Future for Deadline<F> {
     type Output = Option<F::Output>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -65,14 +65,14 @@ pub(crate) type Panic = Box<dyn Any + Send>;
 pin_project! {
     /// Catches panics of a call, and around every poll of its future. What
     /// panicked is not polled again.
-    pub(crate) struct Caught<F> {
+    pub(crate) struct CatchUnwind<F> {
         #[pin]
         future: Option<F>,
         panic: Option<Panic>,
     }
 }
 
-impl<F> Caught<F> {
+impl<F> CatchUnwind<F> {
     pub(crate) fn call(call: impl FnOnce() -> F) -> Self {
         let (future, panic) = match catch_unwind(AssertUnwindSafe(call)) {
             Ok(future) => (Some(future), None),
@@ -82,7 +82,7 @@ impl<F> Caught<F> {
     }
 }
 
-impl<F: Future> Future for Caught<F> {
+impl<F: Future> Future for CatchUnwind<F> {
     type Output = Result<F::Output, Panic>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {

@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use crate::runtime::deadline::Within;
+use crate::runtime::deadline::Deadline;
 
 /// The tasks of one exploration share one thread, so this is theirs alone. To
 /// look at it is no step: the scheduler decides when the clock moves.
@@ -128,5 +128,5 @@ impl Drop for Sleep {
 }
 
 pub(crate) async fn timeout<F: Future>(time: Duration, future: F) -> Result<F::Output, ()> {
-    Within::new(time, future).await.ok_or(())
+    Deadline::new(time, future).await.ok_or(())
 }

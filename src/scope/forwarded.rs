@@ -8,7 +8,7 @@ use http::request::Parts;
 use ipnet::{IpNet, Ipv4Net};
 
 use super::{Caller, Scope, ip_caller, peer};
-use crate::display::field;
+use crate::display::header_name;
 use crate::error::ConfigError;
 
 /// The header in which proxies tell the address they were called from.
@@ -133,7 +133,7 @@ impl Scope for ForwardedIp {
     fn describe(&self) -> Cow<'static, str> {
         Cow::Owned(format!(
             "whoever calls from the same address, as this API's proxies give it in `{}`",
-            field(&self.name())
+            header_name(&self.name())
         ))
     }
 }

@@ -39,7 +39,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderName, HeaderValue};
 
-use crate::display::{field, list};
+use crate::display::{header_name, join_with};
 use crate::error::ConfigError;
 use crate::record::digest::{Digests, Label, sha256};
 use crate::record::{ScopeDigest, unhex};
@@ -81,7 +81,7 @@ pub trait Scope: Send + Sync + 'static {
     fn caller(&self, request: &Parts) -> Option<Caller>;
 
     /// Who a caller is, for the clients that read the
-    /// [contract](crate::Contract): what completes the sentence "A key belongs
+    /// [contract](crate::contract::Contract): what completes the sentence "A key belongs
     /// to …". Nothing secret.
     fn describe(&self) -> Cow<'static, str> {
         Cow::Borrowed("the caller, whom the application tells by a rule of its own")
@@ -346,7 +346,7 @@ impl Scope for Header {
         let names: Vec<_> = self
             .names
             .iter()
-            .map(|name| format!("`{}`", field(name)))
+            .map(|name| format!("`{}`", header_name(name)))
             .collect();
         let noun = if names.len() == 1 {
             "header"
@@ -358,7 +358,7 @@ impl Scope for Header {
             (Some(_), 1) => ", if its value is known",
             (Some(_), _) => ", if their values are known",
         };
-        let names = list(&names, "and");
+        let names = join_with(&names, "and");
         Cow::Owned(format!("whoever sends the same {noun} {names}{known}"))
     }
 }

@@ -104,7 +104,7 @@ pin_project! {
         Upstream {
             #[pin]
             body: Incoming,
-            of_the_layer: OfTheLayer,
+            layer_headers: OfTheLayer,
             patience: Option<Patience>,
         },
         Here { data: Bytes },
@@ -122,7 +122,7 @@ impl Body for Answered {
         match self.project() {
             IncomingProjection::Upstream {
                 body,
-                of_the_layer,
+                layer_headers,
                 patience,
             } => {
                 let Poll::Ready(frame) = body.poll_frame(cx) else {
@@ -138,7 +138,7 @@ impl Body for Answered {
                 Poll::Ready(frame.map(|frame| {
                     let frame = frame?;
                     Ok(in_trailers(frame, |trailers| {
-                        of_the_layer.strip_from(trailers);
+                        layer_headers.strip_from(trailers);
                     }))
                 }))
             }

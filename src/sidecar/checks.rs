@@ -18,7 +18,7 @@ pub(super) fn check(layer: &IdempotencyLayer, settings: &Settings) -> Result<(),
     for listed in layer.shared().routes.listed() {
         let of = listed.path.as_deref();
         if let Some(name) = listed
-            .policy
+            .options
             .keys
             .headers
             .iter()
@@ -28,12 +28,12 @@ pub(super) fn check(layer: &IdempotencyLayer, settings: &Settings) -> Result<(),
                 format!("names `{name}`, which the sidecar removes from what a client sends");
             return Err(wrong("header", of, &message));
         }
-        if listed.policy.max_operation < settings.upstream_timeout {
+        if listed.options.max_operation < settings.upstream_timeout {
             let message = "must not be shorter than `upstream_timeout`: an operation that the \
                            upstream may still answer would be executed again";
             return Err(wrong("max_operation", of, message));
         }
-        if listed.policy.on_disconnect == OnDisconnect::Cancel {
+        if listed.options.on_disconnect == OnDisconnect::Cancel {
             let message = "can't be `cancel` here: an upstream that has got a request can't be \
                            stopped. Leave it at `finish`";
             return Err(wrong("on_disconnect", of, message));
@@ -99,14 +99,14 @@ pub(super) fn methods(layer: &IdempotencyLayer) -> Vec<Method> {
 }
 
 /// The names under which the layer says something about an answer.
-pub(super) fn said_headers(layer: &IdempotencyLayer) -> Vec<HeaderName> {
+pub(super) fn layer_header_names(layer: &IdempotencyLayer) -> Vec<HeaderName> {
     let mut names = Vec::new();
     for listed in layer.shared().routes.listed() {
-        let policy = &listed.policy;
+        let options = &listed.options;
         let own = [
-            &policy.replayed_header,
-            &policy.created_at_header,
-            &policy.expires_at_header,
+            &options.replayed_header,
+            &options.created_at_header,
+            &options.expires_at_header,
         ];
         for name in own.into_iter().flatten() {
             if !names.contains(name) {
@@ -120,11 +120,11 @@ pub(super) fn said_headers(layer: &IdempotencyLayer) -> Vec<HeaderName> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{MemoryStore, Policy, scope};
+    use crate::{MemoryStore, RouteOptions, scope};
 
     fn checked(pattern: &str, ignore_case: bool) -> Result<(), String> {
         let layer = IdempotencyLayer::builder(MemoryStore::new(), scope::shared())
-            .route(pattern, |policy| policy)
+            .route(pattern, |options| options)
             .build()
             .unwrap();
         let settings = Settings {
@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn an_upstream_is_not_told_that_its_client_has_left() {
-        let cancel = |policy: Policy| policy.on_disconnect(OnDisconnect::Cancel);
+        let cancel = |options: RouteOptions| options.on_disconnect(OnDisconnect::Cancel);
         let layer = IdempotencyLayer::builder(MemoryStore::new(), scope::shared())
             .route("POST /orders", cancel)
             .build()

@@ -177,7 +177,7 @@ fn from(headers: &HeaderMap, peer: IpAddr) -> HeaderValue {
 
 /// `Host` is what the request line says, where it says one (RFC 9112 section
 /// 3.2.2): `:authority` in HTTP/2. `false` if there is more than one.
-pub(super) fn settle_host(parts: &mut request::Parts) -> bool {
+pub(super) fn normalize_host(parts: &mut request::Parts) -> bool {
     if let Some(authority) = parts.uri.authority() {
         let host = authority
             .as_str()

@@ -15,9 +15,9 @@ use tower_service::Service;
 
 use super::authorize::{Authorizer, Refused};
 use super::bodies::{Answered, Until};
-use super::checks::{methods, said_headers};
+use super::checks::{layer_header_names, methods};
 use super::forwarded::{
-    OfTheLayer, Reserved, can_be_tunnelled, forward, join_cookies, settle_host, strip_hop_by_hop,
+    OfTheLayer, Reserved, can_be_tunnelled, forward, join_cookies, normalize_host, strip_hop_by_hop,
 };
 use super::metrics::{Counted, Numbers};
 use super::path::{SentTarget, matched};
@@ -27,7 +27,7 @@ use super::upstream::{Protocol, Upstream};
 use crate::contract::Contract;
 use crate::layer::IdempotencyLayer;
 use crate::layer::service::Idempotency;
-use crate::message::body::Whole;
+use crate::message::body::FullBody;
 use crate::message::request_body::RequestBody;
 use crate::message::response_body::ResponseBody;
 use crate::scope::PeerAddr;
@@ -61,11 +61,11 @@ impl Front {
         let numbers = Arc::<Numbers>::default();
         let authorize = settings.authorize.as_ref();
         let reserved = Reserved::new(authorize.map_or(&[], |authorize| &authorize.headers));
-        let of_the_layer = OfTheLayer::new(said_headers(&layer));
+        let layer_headers = OfTheLayer::new(layer_header_names(&layer));
         let upstream = Upstream::new(
             settings,
             reserved.clone(),
-            of_the_layer,
+            layer_headers,
             Arc::clone(&numbers),
         );
         let proxy = if protected {
@@ -112,7 +112,7 @@ impl Front {
         let response = match self.admit(request, peer).await {
             Ok(request) => self.proxy.call(request).await,
             Err(here) => here.map(|data| {
-                ResponseBody::known(Whole {
+                ResponseBody::known(FullBody {
                     data,
                     trailers: None,
                 })
@@ -131,7 +131,7 @@ impl Front {
         if parts.method == Method::CONNECT {
             return Err(NO_TUNNEL.answer("This is no proxy for other addresses."));
         }
-        if !settle_host(&mut parts) {
+        if !normalize_host(&mut parts) {
             return Err(BAD_HOST.answer("A request is for one host."));
         }
         strip(&mut parts, &self.reserved);

@@ -114,7 +114,7 @@ impl Numbers {
             "Requests refused since their path could mean several things.",
             &[("", of(&self.ambiguous))],
         );
-        text.of_the_layer(layer);
+        text.layer_headers(layer);
         text.0
     }
 }
@@ -123,7 +123,7 @@ impl Numbers {
 struct Text(String);
 
 impl Text {
-    fn of_the_layer(&mut self, counts: &Counts) {
+    fn layer_headers(&mut self, counts: &Counts) {
         for (name, help, value) in [
             ("executed", "Operations that began.", counts.executed),
             ("rerun", "Operations that began again.", counts.rerun),

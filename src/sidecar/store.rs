@@ -8,8 +8,8 @@ use tracing::{info, warn};
 
 use crate::record::{Nonce, RecordId};
 use crate::store::{
-    AnyStore, Claim, Claimed, Forgotten, Lease, Outcome, Record, Release, Store, StoreError,
-    StoreErrorKind, Subscription, Tenure,
+    AnyStore, Claim, Claimed, Forgotten, Lease, Outcome, Ownership, Record, Release, Store,
+    StoreError, StoreErrorKind, Subscription,
 };
 
 /// How long the start waits for a store before it goes on without.
@@ -91,11 +91,11 @@ impl Store for LateStore {
         self.store()?.claim(claim).await
     }
 
-    async fn renew(&self, lease: &Lease) -> Result<Tenure, StoreError> {
+    async fn renew(&self, lease: &Lease) -> Result<Ownership, StoreError> {
         self.store()?.renew(lease).await
     }
 
-    async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Tenure, StoreError> {
+    async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Ownership, StoreError> {
         self.store()?.complete(lease, outcome).await
     }
 
@@ -104,7 +104,7 @@ impl Store for LateStore {
         id: &RecordId,
         nonce: &Nonce,
         how: Release,
-    ) -> Result<Tenure, StoreError> {
+    ) -> Result<Ownership, StoreError> {
         self.store()?.release(id, nonce, how).await
     }
 

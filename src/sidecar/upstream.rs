@@ -45,7 +45,7 @@ struct Shared {
     connect_timeout: Duration,
     timeout: Duration,
     reserved: Reserved,
-    of_the_layer: OfTheLayer,
+    layer_headers: OfTheLayer,
     numbers: Arc<Numbers>,
 }
 
@@ -53,7 +53,7 @@ impl Upstream {
     pub(super) fn new(
         settings: &Settings,
         reserved: Reserved,
-        of_the_layer: OfTheLayer,
+        layer_headers: OfTheLayer,
         numbers: Arc<Numbers>,
     ) -> Self {
         Self(Arc::new(Shared {
@@ -62,7 +62,7 @@ impl Upstream {
             connect_timeout: settings.connect_timeout,
             timeout: settings.upstream_timeout,
             reserved,
-            of_the_layer,
+            layer_headers,
             numbers,
         }))
     }
@@ -155,7 +155,7 @@ impl Shared {
         // That of the upstream's connection, not of the client's.
         head.version = Version::HTTP_11;
         let protocol = strip_hop_by_hop(&mut head.headers);
-        self.of_the_layer.strip_from(&mut head.headers);
+        self.layer_headers.strip_from(&mut head.headers);
         let upstream = head.extensions.remove::<OnUpgrade>();
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             let (Some(client), Some(upstream), Some(protocol)) = (client, upstream, protocol)
@@ -174,7 +174,7 @@ impl Shared {
         let patience = (!may_rest).then(|| Patience::new(self.timeout, Arc::clone(&self.numbers)));
         let body = Answered::Upstream {
             body,
-            of_the_layer: self.of_the_layer.clone(),
+            layer_headers: self.layer_headers.clone(),
             patience,
         };
         Response::from_parts(head, body)
@@ -212,7 +212,7 @@ fn recording(head: &response::Parts) -> Recording {
     if head.status == StatusCode::CONFLICT && head.headers.contains_key(RETRY_AFTER) {
         return Recording::Skip;
     }
-    Recording::IfWhole
+    Recording::IfComplete
 }
 
 /// The request may have been carried out, or still be running.

@@ -11,31 +11,32 @@ use crate::record::{Nonce, RecordId};
 #[cfg(feature = "memory")]
 use super::memory;
 #[cfg(feature = "_sql")]
-use super::sql::transaction::{InDatabase, in_database};
+use super::sql::transaction::{TransactionalStore, in_database};
 use super::{
-    AnyStore, Claim, Claimed, Forgotten, Lease, Outcome, Record, Release, Store, StoreError,
-    Subscription, Tenure,
+    AnyStore, Claim, Claimed, Forgotten, Lease, Outcome, Ownership, Record, Release, Store,
+    StoreError, Subscription,
 };
 
 /// [`Store`] without its type, so that neither the layer nor its services
 /// have a parameter for it.
 pub(crate) trait DynStore: Send + Sync {
     fn claim<'a>(&'a self, claim: &'a Claim) -> StoreFuture<'a, Claimed>;
-    fn renew<'a>(&'a self, lease: &'a Lease) -> StoreFuture<'a, Tenure>;
-    fn complete<'a>(&'a self, lease: &'a Lease, outcome: &'a Outcome) -> StoreFuture<'a, Tenure>;
+    fn renew<'a>(&'a self, lease: &'a Lease) -> StoreFuture<'a, Ownership>;
+    fn complete<'a>(&'a self, lease: &'a Lease, outcome: &'a Outcome)
+    -> StoreFuture<'a, Ownership>;
     fn release<'a>(
         &'a self,
         id: &'a RecordId,
         nonce: &'a Nonce,
         how: Release,
-    ) -> StoreFuture<'a, Tenure>;
+    ) -> StoreFuture<'a, Ownership>;
     fn look_up<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Option<Record>>;
     fn forget<'a>(&'a self, id: &'a RecordId, force: bool) -> StoreFuture<'a, Forgotten>;
     fn subscribe<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Subscription>;
 
     /// The SQL store that it is, or is in front of.
     #[cfg(feature = "_sql")]
-    fn in_database(&self) -> Option<&dyn InDatabase> {
+    fn in_database(&self) -> Option<&dyn TransactionalStore> {
         None
     }
 
@@ -87,11 +88,15 @@ impl<S: Store> DynStore for Erased<S> {
         StoreFuture::Later(Box::pin(self.0.claim(claim)))
     }
 
-    fn renew<'a>(&'a self, lease: &'a Lease) -> StoreFuture<'a, Tenure> {
+    fn renew<'a>(&'a self, lease: &'a Lease) -> StoreFuture<'a, Ownership> {
         StoreFuture::Later(Box::pin(self.0.renew(lease)))
     }
 
-    fn complete<'a>(&'a self, lease: &'a Lease, outcome: &'a Outcome) -> StoreFuture<'a, Tenure> {
+    fn complete<'a>(
+        &'a self,
+        lease: &'a Lease,
+        outcome: &'a Outcome,
+    ) -> StoreFuture<'a, Ownership> {
         StoreFuture::Later(Box::pin(self.0.complete(lease, outcome)))
     }
 
@@ -100,7 +105,7 @@ impl<S: Store> DynStore for Erased<S> {
         id: &'a RecordId,
         nonce: &'a Nonce,
         how: Release,
-    ) -> StoreFuture<'a, Tenure> {
+    ) -> StoreFuture<'a, Ownership> {
         StoreFuture::Later(Box::pin(self.0.release(id, nonce, how)))
     }
 
@@ -117,7 +122,7 @@ impl<S: Store> DynStore for Erased<S> {
     }
 
     #[cfg(feature = "_sql")]
-    fn in_database(&self) -> Option<&dyn InDatabase> {
+    fn in_database(&self) -> Option<&dyn TransactionalStore> {
         in_database(&self.0)
     }
 }

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::options::OnMismatch;
-use crate::record::{Completion, FencingToken, Fingerprint, Nonce, RecordId, ScopeDigest};
+pub use crate::record::{Completion, FencingToken, Fingerprint, Nonce, RecordId, ScopeDigest};
 
 mod any;
 #[cfg(feature = "at-rest")]
-pub(crate) mod at_rest;
+pub(crate) mod encoding;
 #[cfg(feature = "encryption")]
 pub(crate) mod encrypted;
 mod erased;
@@ -22,19 +22,31 @@ pub(crate) mod memory;
 pub(crate) mod notify;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
+#[cfg(any(feature = "redis", feature = "_sql"))]
+pub(crate) mod row;
 #[cfg(feature = "_sql")]
 pub(crate) mod sql;
-#[cfg(any(feature = "redis", feature = "_sql"))]
-pub(crate) mod stored;
 mod subscription;
 
 pub use any::AnyStore;
 #[cfg(feature = "at-rest")]
-pub use at_rest::AtRest;
+pub use encoding::EncodedCompletion;
+#[cfg(feature = "encryption")]
+pub use encrypted::Encryption;
 #[cfg(any(feature = "memory", feature = "encryption"))]
 pub(crate) use erased::StoreFuture;
 pub(crate) use erased::{DynStore, erased};
 pub use error::{StoreError, StoreErrorKind};
+#[cfg(feature = "memory")]
+pub use memory::{MemoryStats, MemoryStoreBuilder, WhenFull};
+#[cfg(feature = "redis")]
+pub use redis::{RedisConnection, RedisStoreBuilder};
+#[cfg(feature = "mysql")]
+pub use sql::mysql::MySqlStoreBuilder;
+#[cfg(feature = "postgres")]
+pub use sql::postgres::PostgresStoreBuilder;
+#[cfg(feature = "sqlite")]
+pub use sql::sqlite::SqliteStoreBuilder;
 pub use subscription::Subscription;
 
 /// How often a record is looked at whose store does not say when it changes.
@@ -61,7 +73,7 @@ pub(crate) const POLL: Duration = Duration::from_millis(250);
 /// - **Complete** stores the outcome if the record is in flight under this
 ///   nonce, lapsed or not. If there is no record, or a tombstone with no
 ///   higher token, it stores it all the same: the finished answer is worth
-///   more than the gap. Otherwise another owner took over: [`Tenure::Lost`].
+///   more than the gap. Otherwise another owner took over: [`Ownership::Lost`].
 ///   An outcome that was said to be unknown is in flight here.
 /// - **What was completed comes back as it was**: the answer, its times and
 ///   retention to the microsecond, and the token and fingerprint of its claim.
@@ -70,12 +82,12 @@ pub(crate) const POLL: Duration = Duration::from_millis(250);
 /// - **Release** leaves a tombstone (token and attempt), or marks the outcome
 ///   unknown, if the record is in flight under this nonce, lapsed or not, or
 ///   was released as unknown by it. It never deletes a completion and never
-///   makes a record: anything else is [`Tenure::Lost`], a release to a
+///   makes a record: anything else is [`Ownership::Lost`], a release to a
 ///   tombstone that is sent again, too. What was released is not renewed any
 ///   more, by a renewal that was on its way, and a claim by its nonce does not
 ///   get the old lease back: it is a claim like any other.
 /// - **Renew and complete by the nonce that completed** change nothing and
-///   are [`Tenure::Held`].
+///   are [`Ownership::Held`].
 /// - **A lapsed record does not vanish with its lease.** Under
 ///   [`OnLapsedLease::Rerun`] it is forgotten a retention later; under
 ///   [`OnLapsedLease::Refuse`] it stays until someone resolves it.
@@ -100,9 +112,9 @@ pub(crate) const POLL: Duration = Duration::from_millis(250);
 ///
 /// ```
 /// use tower_idempotency::store::{
-///     Claim, Claimed, Lease, Outcome, Release, Store, StoreError, StoreErrorKind, Tenure,
+///     Claim, Claimed, Lease, Outcome, Release, Store, StoreError, StoreErrorKind, Ownership,
 /// };
-/// use tower_idempotency::{Nonce, RecordId};
+/// use tower_idempotency::store::{Nonce, RecordId};
 ///
 /// struct Down;
 ///
@@ -110,14 +122,14 @@ pub(crate) const POLL: Duration = Duration::from_millis(250);
 ///     async fn claim(&self, _: &Claim) -> Result<Claimed, StoreError> {
 ///         Err(StoreError::new(StoreErrorKind::NotSent, "closed for maintenance"))
 ///     }
-///     async fn renew(&self, _: &Lease) -> Result<Tenure, StoreError> {
-///         Ok(Tenure::Lost)
+///     async fn renew(&self, _: &Lease) -> Result<Ownership, StoreError> {
+///         Ok(Ownership::Lost)
 ///     }
-///     async fn complete(&self, _: &Lease, _: &Outcome) -> Result<Tenure, StoreError> {
-///         Ok(Tenure::Lost)
+///     async fn complete(&self, _: &Lease, _: &Outcome) -> Result<Ownership, StoreError> {
+///         Ok(Ownership::Lost)
 ///     }
-///     async fn release(&self, _: &RecordId, _: &Nonce, _: Release) -> Result<Tenure, StoreError> {
-///         Ok(Tenure::Lost)
+///     async fn release(&self, _: &RecordId, _: &Nonce, _: Release) -> Result<Ownership, StoreError> {
+///         Ok(Ownership::Lost)
 ///     }
 /// }
 /// ```
@@ -126,14 +138,14 @@ pub trait Store: Send + Sync + 'static {
     fn claim(&self, claim: &Claim) -> impl Future<Output = Result<Claimed, StoreError>> + Send;
 
     /// Puts the end of the lease one length ahead of now.
-    fn renew(&self, lease: &Lease) -> impl Future<Output = Result<Tenure, StoreError>> + Send;
+    fn renew(&self, lease: &Lease) -> impl Future<Output = Result<Ownership, StoreError>> + Send;
 
     /// Ends the operation with an outcome.
     fn complete(
         &self,
         lease: &Lease,
         outcome: &Outcome,
-    ) -> impl Future<Output = Result<Tenure, StoreError>> + Send;
+    ) -> impl Future<Output = Result<Ownership, StoreError>> + Send;
 
     /// Ends the operation without one.
     fn release(
@@ -141,7 +153,7 @@ pub trait Store: Send + Sync + 'static {
         id: &RecordId,
         nonce: &Nonce,
         how: Release,
-    ) -> impl Future<Output = Result<Tenure, StoreError>> + Send;
+    ) -> impl Future<Output = Result<Ownership, StoreError>> + Send;
 
     /// What is there, without claiming. Needed while
     /// [`IdempotencyLayerBuilder::secrets`](crate::IdempotencyLayerBuilder::secrets) lists more than one,
@@ -182,11 +194,11 @@ impl<T: Store> Store for Arc<T> {
         (**self).claim(claim).await
     }
 
-    async fn renew(&self, lease: &Lease) -> Result<Tenure, StoreError> {
+    async fn renew(&self, lease: &Lease) -> Result<Ownership, StoreError> {
         (**self).renew(lease).await
     }
 
-    async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Tenure, StoreError> {
+    async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Ownership, StoreError> {
         (**self).complete(lease, outcome).await
     }
 
@@ -195,7 +207,7 @@ impl<T: Store> Store for Arc<T> {
         id: &RecordId,
         nonce: &Nonce,
         how: Release,
-    ) -> Result<Tenure, StoreError> {
+    ) -> Result<Ownership, StoreError> {
         (**self).release(id, nonce, how).await
     }
 
@@ -438,7 +450,7 @@ impl Record {
 
 /// Whether the caller is the owner. Not an error: both are ordinary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tenure {
+pub enum Ownership {
     /// It is, and what it asked for is done.
     Held,
     /// It is not (any more), and nothing was changed.
@@ -449,10 +461,10 @@ pub enum Tenure {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Release {
-    /// It may run again.
-    Tombstone,
-    /// Nobody knows whether it ran: as if its lease had lapsed now.
-    Unknown,
+    /// A retry executes the operation again: a tombstone stays.
+    MayRunAgain,
+    /// Nobody knows whether the operation ran: as if its lease had lapsed now.
+    OutcomeUnknown,
 }
 
 /// The answer to [`Store::forget`].

@@ -26,14 +26,15 @@ use crate::runtime::{Instant, sleep};
 /// # async fn main() -> Result<(), tower_idempotency::store::StoreError> {
 /// use tokio::time::timeout;
 /// use tower_idempotency::store::{Claim, Claimed, RecordState, Release, Store};
-/// use tower_idempotency::{Fingerprint, MemoryStore, RecordId, ScopeDigest};
+/// use tower_idempotency::MemoryStore;
+/// use tower_idempotency::store::{Fingerprint, RecordId, ScopeDigest};
 ///
 /// let store = MemoryStore::new();
 /// let id = RecordId::from_bytes([1; 32]);
 /// let claim = || Claim::new(id, ScopeDigest::from_bytes([2; 32]), Fingerprint::from_bytes([3; 32]));
 /// let Claimed::Acquired(first) = store.claim(&claim()).await? else { panic!() };
 /// # let owner = store.clone();
-/// tokio::spawn(async move { owner.release(&id, &first.claim.nonce, Release::Tombstone).await });
+/// tokio::spawn(async move { owner.release(&id, &first.claim.nonce, Release::MayRunAgain).await });
 ///
 /// let mut turn = None;
 /// let second = loop {
@@ -109,7 +110,7 @@ mod tests {
 
     use super::*;
     use crate::record::{Nonce, RecordId};
-    use crate::store::{Claim, Claimed, Lease, Outcome, Release, Store, StoreError, Tenure};
+    use crate::store::{Claim, Claimed, Lease, Outcome, Ownership, Release, Store, StoreError};
 
     struct Unwatched;
 
@@ -117,14 +118,19 @@ mod tests {
         async fn claim(&self, _: &Claim) -> Result<Claimed, StoreError> {
             Ok(Claimed::OverCapacity)
         }
-        async fn renew(&self, _: &Lease) -> Result<Tenure, StoreError> {
-            Ok(Tenure::Lost)
+        async fn renew(&self, _: &Lease) -> Result<Ownership, StoreError> {
+            Ok(Ownership::Lost)
         }
-        async fn complete(&self, _: &Lease, _: &Outcome) -> Result<Tenure, StoreError> {
-            Ok(Tenure::Lost)
+        async fn complete(&self, _: &Lease, _: &Outcome) -> Result<Ownership, StoreError> {
+            Ok(Ownership::Lost)
         }
-        async fn release(&self, _: &RecordId, _: &Nonce, _: Release) -> Result<Tenure, StoreError> {
-            Ok(Tenure::Lost)
+        async fn release(
+            &self,
+            _: &RecordId,
+            _: &Nonce,
+            _: Release,
+        ) -> Result<Ownership, StoreError> {
+            Ok(Ownership::Lost)
         }
     }
 

@@ -12,7 +12,7 @@ use http_body::{Body, Frame};
 use http_body_util::{BodyExt, StreamBody};
 use serde_json::json;
 use tower_idempotency::client::{Outcome, Received};
-use tower_idempotency::{RejectionCode, Retry};
+use tower_idempotency::rejection::{RejectionCode, Retry};
 
 use crate::scripted::{
     AnyBody, Server, Step, at_once, cut_off, header, post, problem, refusal, status, text,
@@ -242,7 +242,7 @@ async fn a_refusal_comes_back_typed() {
 
 #[tokio::test]
 async fn every_refusal_of_the_layer_is_understood() {
-    use tower_idempotency::Rejection;
+    use tower_idempotency::rejection::Rejection;
 
     for code in RejectionCode::ALL {
         let (head, body) = Rejection::new(*code, "Why.").problem().into_parts();

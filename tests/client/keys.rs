@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 
 use http::Method;
-use tower_idempotency::KeySyntax;
 use tower_idempotency::client::{IdempotencyKey, RetryPolicy};
+use tower_idempotency::options::KeySyntax;
 
 use crate::scripted::{Server, Step, at_once, cut_off, post, refused, request, status};
 

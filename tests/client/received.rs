@@ -8,8 +8,9 @@ use http::{HeaderMap, Request, Response};
 use http_body_util::Full;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_idempotency::client::{ClientLayer, Protection, Received, RetryPolicy};
+use tower_idempotency::options::OnStoreError;
 use tower_idempotency::store::StoreErrorKind;
-use tower_idempotency::{IdempotencyLayer, OnStoreError, scope};
+use tower_idempotency::{IdempotencyLayer, scope};
 
 use crate::scripted::{Server, Step, header, post, status};
 use crate::support::store::{Fault, Op, Steered};
@@ -111,7 +112,7 @@ fn layer(store: Steered) -> IdempotencyLayer {
             policy
                 .created_at_header("x-made")
                 .expires_at_header("x-kept")
-                .on_store_error(OnStoreError::Open)
+                .on_store_error(OnStoreError::RunUnprotected)
         })
         .build()
         .unwrap()

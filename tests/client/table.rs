@@ -3,8 +3,8 @@
 use std::io;
 
 use http::Method;
-use tower_idempotency::Statuses;
 use tower_idempotency::client::{Error, RetryPolicy};
+use tower_idempotency::recording::Statuses;
 
 use crate::scripted::{
     Server, Step, at_once, cut_off, header, problem, refusal, refused, request, status,

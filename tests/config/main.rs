@@ -16,8 +16,9 @@ mod examples;
 mod schema;
 mod wrong;
 
+use tower_idempotency::IdempotencyLayer;
 use tower_idempotency::config::Config;
-use tower_idempotency::{IdempotencyLayer, Store};
+use tower_idempotency::store::Store;
 
 /// The layer of a file that is right.
 fn layer(store: impl Store, text: &str) -> IdempotencyLayer {

@@ -10,9 +10,9 @@ use tokio::sync::Notify;
 use tokio::task::yield_now;
 use tokio::time::Instant;
 use tower_idempotency::store::{
-    Claim, Claimed, Lease, OnLapsedLease, Outcome, Record, StoreError, StoreErrorKind, Tenure,
+    Claim, Claimed, Lease, OnLapsedLease, Outcome, Ownership, Record, StoreError, StoreErrorKind,
 };
-use tower_idempotency::{Nonce, RecordId};
+use tower_idempotency::store::{Nonce, RecordId};
 
 use crate::fault::Fault;
 use crate::row::{Row, State, after, done, end_of_lapse, token};
@@ -221,7 +221,7 @@ impl BrokenStore {
         lease: &Lease,
         outcome: &Outcome,
         now: Instant,
-    ) -> Option<Tenure> {
+    ) -> Option<Ownership> {
         let id = self.id(&lease.claim.id);
         let row = shared.rows.get(&id)?;
         let again = row.is_done() && self.owns(shared, row, &lease.claim.nonce);
@@ -233,7 +233,11 @@ impl BrokenStore {
             shared.rows.get_mut(&id)?.until = until;
         }
         let lost = self.is(Fault::LosesCompletionsSentAgain);
-        Some(if lost { Tenure::Lost } else { Tenure::Held })
+        Some(if lost {
+            Ownership::Lost
+        } else {
+            Ownership::Held
+        })
     }
 
     fn completes(&self, shared: &Shared, lease: &Lease, now: Instant) -> bool {

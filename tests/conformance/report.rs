@@ -3,11 +3,12 @@
 use std::future::pending;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use tower_idempotency::MemoryStore;
 use tower_idempotency::conformance::{Report, Verdict, check, check_only};
 use tower_idempotency::store::{
-    Claim, Claimed, Lease, Outcome, Release, Store, StoreError, StoreErrorKind, Tenure,
+    Claim, Claimed, Lease, Outcome, Ownership, Release, Store, StoreError, StoreErrorKind,
 };
-use tower_idempotency::{MemoryStore, Nonce, RecordId};
+use tower_idempotency::store::{Nonce, RecordId};
 
 /// The four operations that every store has, and no more.
 #[derive(Clone)]
@@ -18,11 +19,11 @@ impl Store for Bare {
         self.0.claim(claim).await
     }
 
-    async fn renew(&self, lease: &Lease) -> Result<Tenure, StoreError> {
+    async fn renew(&self, lease: &Lease) -> Result<Ownership, StoreError> {
         self.0.renew(lease).await
     }
 
-    async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Tenure, StoreError> {
+    async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Ownership, StoreError> {
         self.0.complete(lease, outcome).await
     }
 
@@ -31,7 +32,7 @@ impl Store for Bare {
         id: &RecordId,
         nonce: &Nonce,
         how: Release,
-    ) -> Result<Tenure, StoreError> {
+    ) -> Result<Ownership, StoreError> {
         self.0.release(id, nonce, how).await
     }
 }
@@ -124,15 +125,15 @@ impl Store for Failing {
         self.answer().await
     }
 
-    async fn renew(&self, _: &Lease) -> Result<Tenure, StoreError> {
+    async fn renew(&self, _: &Lease) -> Result<Ownership, StoreError> {
         self.answer().await
     }
 
-    async fn complete(&self, _: &Lease, _: &Outcome) -> Result<Tenure, StoreError> {
+    async fn complete(&self, _: &Lease, _: &Outcome) -> Result<Ownership, StoreError> {
         self.answer().await
     }
 
-    async fn release(&self, _: &RecordId, _: &Nonce, _: Release) -> Result<Tenure, StoreError> {
+    async fn release(&self, _: &RecordId, _: &Nonce, _: Release) -> Result<Ownership, StoreError> {
         self.answer().await
     }
 }

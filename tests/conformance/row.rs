@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use tokio::time::Instant;
 use tower_idempotency::store::{Claim, OnLapsedLease, Outcome, Record, RecordState};
-use tower_idempotency::{Completion, FencingToken, Nonce};
+use tower_idempotency::store::{Completion, FencingToken, Nonce};
 
 use crate::fault::Fault;
 

@@ -6,20 +6,20 @@ use std::time::Duration;
 use axum::body::Body;
 use http::header::CONTENT_TYPE;
 use http::{HeaderName, Request, StatusCode};
+use tower_idempotency::RouteOptions;
 use tower_idempotency::contract::{HeaderChoice, Terms};
-use tower_idempotency::{
-    FingerprintBody, JsonFingerprint, KeysPer, OnMismatch, Policy, RecordHeaders, RejectionCode,
-    Statuses,
-};
+use tower_idempotency::options::{FingerprintBody, JsonFingerprint, KeysPer, OnMismatch};
+use tower_idempotency::recording::{RecordHeaders, Statuses};
+use tower_idempotency::rejection::RejectionCode;
 
 use crate::client::{ANSWERED, Client, STATUS, TYPE};
 use crate::layers::api_key;
 
 /// Policies for `POST /a`.
-const POLICIES: &[fn(Policy) -> Policy] = &[
-    |policy| policy,
-    |policy| {
-        policy
+const POLICIES: &[fn(RouteOptions) -> RouteOptions] = &[
+    |options| options,
+    |options| {
+        options
             .created_at_header("x-created")
             .expires_at_header("x-expires")
             .echo_key(true)
@@ -29,8 +29,8 @@ const POLICIES: &[fn(Policy) -> Policy] = &[
             .record_headers(RecordHeaders::allow(["location", "connection"]))
             .fingerprint_body(FingerprintBody::None)
     },
-    |policy| {
-        policy
+    |options| {
+        options
             .replayed_header(None)
             .record(Statuses::all())
             .record_headers(RecordHeaders::deny(["location"]))
@@ -40,20 +40,20 @@ const POLICIES: &[fn(Policy) -> Policy] = &[
             .fingerprint_query(false)
             .keys_per(KeysPer::Route)
     },
-    |policy| {
-        policy
+    |options| {
+        options
             .on_mismatch(OnMismatch::Replay)
             .fingerprint_headers(["accept"])
             .record(Statuses::none())
     },
-    |policy| {
-        policy
+    |options| {
+        options
             .on_mismatch(OnMismatch::Replay)
             .retention(Duration::from_secs(60))
     },
 ];
 
-fn client(change: fn(Policy) -> Policy) -> Client {
+fn client(change: fn(RouteOptions) -> RouteOptions) -> Client {
     let layer = api_key().route("POST /a", change).build().unwrap();
     Client { layer, at: 0 }
 }
@@ -96,11 +96,11 @@ fn told(client: &Client, name: &HeaderName, value: &str) -> Request<Body> {
 
 #[tokio::test]
 async fn answers_are_recorded_by_the_statuses_and_types_that_it_names() {
-    for (at, policy) in POLICIES.iter().enumerate() {
+    for (at, options) in POLICIES.iter().enumerate() {
         for status in [
             200, 201, 302, 400, 401, 404, 407, 409, 425, 429, 499, 500, 503, 999,
         ] {
-            let client = client(*policy);
+            let client = client(*options);
             let request = || told(&client, &STATUS, &status.to_string());
             client.send(request()).await;
             client.send(request()).await;
@@ -112,7 +112,7 @@ async fn answers_are_recorded_by_the_statuses_and_types_that_it_names() {
             );
         }
         for content_type in ["text/plain", "application/pdf", "image/png"] {
-            let client = client(*policy);
+            let client = client(*options);
             let request = || told(&client, &TYPE, content_type);
             client.send(request()).await;
             client.send(request()).await;
@@ -134,8 +134,8 @@ async fn answers_are_recorded_by_the_statuses_and_types_that_it_names() {
 
 #[tokio::test]
 async fn answers_are_marked_and_repeated_as_it_says() {
-    for (at, policy) in POLICIES.iter().enumerate() {
-        let client = client(*policy);
+    for (at, options) in POLICIES.iter().enumerate() {
+        let client = client(*options);
         let terms = client.terms();
         let first = client.send(client.request("")).await;
         let again = client.send(client.request("")).await;
@@ -220,9 +220,9 @@ async fn a_changed_request_gets_what_it_says() {
         ),
         ("nothing", |_| (), |_| false),
     ];
-    for (at, policy) in POLICIES.iter().enumerate() {
+    for (at, options) in POLICIES.iter().enumerate() {
         for (what, change, is_compared) in changes {
-            let client = client(*policy);
+            let client = client(*options);
             let terms = client.terms();
             let first = client.send(client.request("{}")).await;
             let mut request = client.request("{}");

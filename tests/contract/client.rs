@@ -8,10 +8,12 @@ use http::{HeaderName, HeaderValue, Method, Request, Response};
 use tokio::time::Instant;
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_idempotency::contract::{Endpoint, Terms};
+use tower_idempotency::options::{KeySyntax, OnInFlight};
+use tower_idempotency::rejection::RejectionCode;
+use tower_idempotency::store::WhenFull;
 use tower_idempotency::store::{Store, StoreErrorKind};
 use tower_idempotency::{
-    IdempotencyLayer, IdempotencyLayerBuilder, KeySyntax, MemoryStore, OnInFlight, RejectionCode,
-    ResponseBody, WhenFull, scope,
+    IdempotencyLayer, IdempotencyLayerBuilder, MemoryStore, ResponseBody, scope,
 };
 
 use crate::support::Seen;

@@ -2,7 +2,8 @@
 
 use http::Method;
 use serde_json::json;
-use tower_idempotency::{IdempotencyLayer, KeyFormat, KeySyntax};
+use tower_idempotency::IdempotencyLayer;
+use tower_idempotency::options::{KeyFormat, KeySyntax};
 
 use crate::layers::api_key;
 use crate::openapi::validator;
@@ -39,8 +40,8 @@ async fn a_key_that_fits_the_schema_is_accepted() {
     for syntax in [KeySyntax::Lenient, KeySyntax::Strict, KeySyntax::Raw] {
         for (length, format) in [(4..=8, KeyFormat::any()), (1..=255, KeyFormat::uuid())] {
             let layer = api_key()
-                .route("POST /a", move |policy| {
-                    policy
+                .route("POST /a", move |options| {
+                    options
                         .key_syntax(syntax)
                         .key_length(length.clone())
                         .key_format(format)

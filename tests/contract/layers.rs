@@ -3,13 +3,15 @@
 use std::time::Duration;
 
 use http::{Method, StatusCode};
+use tower_idempotency::options::{
+    FingerprintBody, JsonFingerprint, KeyFormat, KeySyntax, KeysPer, OnDisconnect, OnInFlight,
+    OnMismatch, OnOversize, OnStoreError, Require,
+};
+use tower_idempotency::recording::{RecordHeaders, Statuses};
+use tower_idempotency::rejection::RejectionCode;
 use tower_idempotency::scope::{self, Scope};
 use tower_idempotency::store::OnLapsedLease;
-use tower_idempotency::{
-    FingerprintBody, IdempotencyLayer, IdempotencyLayerBuilder, JsonFingerprint, KeyFormat,
-    KeySyntax, KeysPer, MemoryStore, OnDisconnect, OnInFlight, OnMismatch, OnStoreError, Oversize,
-    RecordHeaders, RejectionCode, Require, Statuses,
-};
+use tower_idempotency::{IdempotencyLayer, IdempotencyLayerBuilder, MemoryStore};
 
 pub(crate) fn api_key() -> IdempotencyLayerBuilder {
     let scope = scope::header("x-api-key").unwrap();
@@ -29,8 +31,8 @@ pub(crate) fn full() -> IdempotencyLayer {
             "application/json",
             r#"{"error":{"code":"KEY_REQUIRED","message":"{detail}","requestId":"{request_id}"}}"#,
         )
-        .defaults(|policy| {
-            policy
+        .defaults(|options| {
+            options
                 .created_at_header("Idempotency-Created-At")
                 .expires_at_header("Idempotency-Expires-At")
                 .echo_key(true)
@@ -38,16 +40,16 @@ pub(crate) fn full() -> IdempotencyLayer {
                 .skip_headers(["Transient-Error: true", "X-No-Store"])
                 .retention(Duration::from_secs(7 * 24 * 3600))
         })
-        .route("POST /orders", |policy| {
-            policy
+        .route("POST /orders", |options| {
+            options
                 .require(Require::Required)
                 .key_length(8..=64)
                 .on_in_flight(OnInFlight::Wait(Duration::from_secs(10)))
                 .record(Statuses::none().and(200..300).and_each([404, 409]))
                 .replay_status(StatusCode::CREATED, StatusCode::OK)
         })
-        .route("/orders/{id}/lines/{*rest}", |policy| {
-            policy
+        .route("/orders/{id}/lines/{*rest}", |options| {
+            options
                 .methods([Method::PUT, Method::DELETE])
                 .headers(["Idempotency-Key", "X-Request-Key"])
                 .key_syntax(KeySyntax::Strict)
@@ -57,8 +59,8 @@ pub(crate) fn full() -> IdempotencyLayer {
                 .on_disconnect(OnDisconnect::Cancel)
                 .retry_after(Duration::from_millis(2500))
         })
-        .route("POST /notes", |policy| {
-            policy
+        .route("POST /notes", |options| {
+            options
                 .scope(scope::shared())
                 .fingerprint_body(FingerprintBody::Json(
                     JsonFingerprint::new().exclude("/sent_at"),
@@ -66,14 +68,14 @@ pub(crate) fn full() -> IdempotencyLayer {
                 .fingerprint_headers(["content-type", "x-tenant"])
                 .fingerprint_query(false)
                 .on_mismatch(OnMismatch::Replay)
-                .oversize(Oversize::Rerun)
+                .oversize(OnOversize::Rerun)
                 .max_recorded_body(64 << 10)
-                .on_store_error(OnStoreError::Open)
+                .on_store_error(OnStoreError::RunUnprotected)
                 .record_headers(RecordHeaders::allow(["content-type", "location"]))
                 .replayed_header(None)
         })
-        .route("/webhooks/{name}", |policy| {
-            policy.require(Require::Ignored)
+        .route("/webhooks/{name}", |options| {
+            options.require(Require::Ignored)
         })
         .build()
         .unwrap()

@@ -3,7 +3,9 @@
 use std::collections::HashSet;
 
 use serde_json::{Value, json};
-use tower_idempotency::{IdempotencyLayer, RejectionCode, Require};
+use tower_idempotency::IdempotencyLayer;
+use tower_idempotency::options::Require;
+use tower_idempotency::rejection::RejectionCode;
 
 use crate::layers::{api_key, full};
 
@@ -21,7 +23,7 @@ pub(crate) fn assert_valid(document: &Value, name: &str) {
 
 /// Layers that differ in what becomes of them in OpenAPI.
 fn layers() -> Vec<(&'static str, IdempotencyLayer)> {
-    let ignored = |policy: tower_idempotency::Policy| policy.require(Require::Ignored);
+    let ignored = |options: tower_idempotency::RouteOptions| options.require(Require::Ignored);
     let built = |builder: tower_idempotency::IdempotencyLayerBuilder| builder.build().unwrap();
     vec![
         ("defaults", built(api_key())),
@@ -31,11 +33,11 @@ fn layers() -> Vec<(&'static str, IdempotencyLayer)> {
             "only routes",
             built(
                 api_key()
-                    .defaults(|policy| policy.methods([]))
-                    .route("DELETE /a/{x}", |policy| policy)
-                    .route("POST /a/{y}", |policy| policy.require(Require::Required))
-                    .route("PUT /a/{y}/{{b}}/{*rest}", |policy| policy)
-                    .route("PURGE /cache", |policy| policy),
+                    .defaults(|options| options.methods([]))
+                    .route("DELETE /a/{x}", |options| options)
+                    .route("POST /a/{y}", |options| options.require(Require::Required))
+                    .route("PUT /a/{y}/{{b}}/{*rest}", |options| options)
+                    .route("PURGE /cache", |options| options),
             ),
         ),
         (
@@ -53,13 +55,13 @@ fn layers() -> Vec<(&'static str, IdempotencyLayer)> {
                         "application/json",
                         r#"{"error":"{code}"}"#,
                     )
-                    .route("POST /a", |policy| policy.key_length(8..=usize::MAX)),
+                    .route("POST /a", |options| options.key_length(8..=usize::MAX)),
             ),
         ),
         (
             "rendered",
             built(api_key().render_rejections(
-                |rejection: &tower_idempotency::Rejection, _: &http::request::Parts| {
+                |rejection: &tower_idempotency::rejection::Rejection, _: &http::request::Parts| {
                     rejection.answer("application/json", r#"{"a":1}"#)
                 },
             )),

@@ -5,134 +5,147 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use http::{Method, StatusCode};
+use tower_idempotency::contract::Contract;
+use tower_idempotency::options::{
+    FingerprintBody, JsonFingerprint, KeyFormat, KeySyntax, KeysPer, OnDisconnect, OnInFlight,
+    OnMismatch, OnOversize, OnStoreError, Require,
+};
+use tower_idempotency::recording::{RecordHeaders, Statuses};
+use tower_idempotency::rejection::RejectionCode;
 use tower_idempotency::scope::{self, Caller, ForwardedHeader, Scope};
 use tower_idempotency::store::OnLapsedLease;
-use tower_idempotency::{
-    Contract, FingerprintBody, IdempotencyLayer, IdempotencyLayerBuilder, JsonFingerprint,
-    KeyFormat, KeySyntax, KeysPer, MemoryStore, OnDisconnect, OnInFlight, OnMismatch, OnStoreError,
-    Oversize, Policy, RecordHeaders, RejectionCode, Require, Statuses,
-};
+use tower_idempotency::{IdempotencyLayer, IdempotencyLayerBuilder, MemoryStore, RouteOptions};
 
 use crate::layers::api_key;
 
-type Change = fn(Policy) -> Policy;
+type Change = fn(RouteOptions) -> RouteOptions;
 
 /// One row for each value that is not the default.
 const OPTIONS: &[(&str, Change)] = &[
-    ("header", |policy| policy.header("X-Key")),
-    ("header", |policy| {
-        policy.headers(["X-Key", "Idempotency-Key"])
+    ("header", |options| options.header("X-Key")),
+    ("header", |options| {
+        options.headers(["X-Key", "Idempotency-Key"])
     }),
-    ("key_syntax", |policy| policy.key_syntax(KeySyntax::Strict)),
-    ("key_syntax", |policy| policy.key_syntax(KeySyntax::Raw)),
-    ("key_length", |policy| policy.key_length(8..=255)),
-    ("key_length", |policy| policy.key_length(1..=64)),
-    ("key_format", |policy| policy.key_format(KeyFormat::uuid())),
-    ("key_format", |policy| {
-        policy.key_format(KeyFormat::custom("an order number", |_| true))
+    ("key_syntax", |options| {
+        options.key_syntax(KeySyntax::Strict)
     }),
-    ("methods", |policy| {
-        policy.methods([Method::POST, Method::PUT])
+    ("key_syntax", |options| options.key_syntax(KeySyntax::Raw)),
+    ("key_length", |options| options.key_length(8..=255)),
+    ("key_length", |options| options.key_length(1..=64)),
+    ("key_format", |options| {
+        options.key_format(KeyFormat::uuid())
     }),
-    ("require", |policy| policy.require(Require::Required)),
-    ("require", |policy| policy.require(Require::Ignored)),
-    ("scope", |policy| policy.scope(scope::shared())),
-    ("scope", |policy| policy.scope(scope::peer_ip())),
-    ("keys_per", |policy| policy.keys_per(KeysPer::Route)),
-    ("fingerprint_body", |policy| {
-        policy.fingerprint_body(FingerprintBody::None)
+    ("key_format", |options| {
+        options.key_format(KeyFormat::custom("an order number", |_| true))
     }),
-    ("fingerprint_body", |policy| {
-        policy.fingerprint_body(FingerprintBody::Json(JsonFingerprint::new()))
+    ("methods", |options| {
+        options.methods([Method::POST, Method::PUT])
     }),
-    ("fingerprint_body", |policy| {
-        policy.fingerprint_body(FingerprintBody::Json(JsonFingerprint::new().include("/a")))
+    ("require", |options| options.require(Require::Required)),
+    ("require", |options| options.require(Require::Ignored)),
+    ("scope", |options| options.scope(scope::shared())),
+    ("scope", |options| options.scope(scope::peer_ip())),
+    ("keys_per", |options| options.keys_per(KeysPer::Route)),
+    ("fingerprint_body", |options| {
+        options.fingerprint_body(FingerprintBody::None)
     }),
-    ("fingerprint_body", |policy| {
-        policy.fingerprint_body(FingerprintBody::Json(JsonFingerprint::new().exclude("/a")))
+    ("fingerprint_body", |options| {
+        options.fingerprint_body(FingerprintBody::Json(JsonFingerprint::new()))
     }),
-    ("fingerprint_query", |policy| {
-        policy.fingerprint_query(false)
+    ("fingerprint_body", |options| {
+        options.fingerprint_body(FingerprintBody::Json(JsonFingerprint::new().include("/a")))
     }),
-    ("fingerprint_headers", |policy| {
-        policy.fingerprint_headers(["x-tenant"])
+    ("fingerprint_body", |options| {
+        options.fingerprint_body(FingerprintBody::Json(JsonFingerprint::new().exclude("/a")))
     }),
-    ("on_mismatch", |policy| {
-        policy.on_mismatch(OnMismatch::Replay)
+    ("fingerprint_query", |options| {
+        options.fingerprint_query(false)
     }),
-    ("max_request_body", |policy| policy.max_request_body(1000)),
-    ("body_timeout", |policy| {
-        policy.body_timeout(Duration::from_secs(5))
+    ("fingerprint_headers", |options| {
+        options.fingerprint_headers(["x-tenant"])
     }),
-    ("max_recorded_body", |policy| policy.max_recorded_body(1000)),
-    ("oversize", |policy| policy.oversize(Oversize::Rerun)),
-    ("record", |policy| policy.record(Statuses::all())),
-    ("record", |policy| {
-        policy.record(Statuses::none().and(200..300))
+    ("on_mismatch", |options| {
+        options.on_mismatch(OnMismatch::Replay)
     }),
-    ("record", |policy| {
-        policy.record(Statuses::default().but_grpc(5..6))
+    ("max_request_body", |options| options.max_request_body(1000)),
+    ("body_timeout", |options| {
+        options.body_timeout(Duration::from_secs(5))
     }),
-    ("record", |policy| {
-        policy.record(|answer: &tower_idempotency::Answer<'_>| answer.status() == 201)
+    ("max_recorded_body", |options| {
+        options.max_recorded_body(1000)
     }),
-    ("skip_types", |policy| {
-        policy.skip_types(["application/pdf"])
+    ("oversize", |options| options.oversize(OnOversize::Rerun)),
+    ("record", |options| options.record(Statuses::all())),
+    ("record", |options| {
+        options.record(Statuses::none().and(200..300))
     }),
-    ("skip_headers", |policy| policy.skip_headers(["x-no-store"])),
-    ("skip_headers", |policy| {
-        policy.skip_headers(["transient-error: true"])
+    ("record", |options| {
+        options.record(Statuses::default().but_grpc(5..6))
     }),
-    ("on_in_flight", |policy| {
-        policy.on_in_flight(OnInFlight::Wait(Duration::from_secs(10)))
+    ("record", |options| {
+        options.record(|answer: &tower_idempotency::recording::ResponseHead<'_>| {
+            answer.status() == 201
+        })
     }),
-    ("on_in_flight", |policy| {
-        policy.on_in_flight(OnInFlight::Wait(Duration::from_secs(20)))
+    ("skip_types", |options| {
+        options.skip_types(["application/pdf"])
     }),
-    ("on_lapsed_lease", |policy| {
-        policy.on_lapsed_lease(OnLapsedLease::Refuse)
+    ("skip_headers", |options| {
+        options.skip_headers(["x-no-store"])
     }),
-    ("on_disconnect", |policy| {
-        policy.on_disconnect(OnDisconnect::Cancel)
+    ("skip_headers", |options| {
+        options.skip_headers(["transient-error: true"])
     }),
-    ("on_store_error", |policy| {
-        policy.on_store_error(OnStoreError::Open)
+    ("on_in_flight", |options| {
+        options.on_in_flight(OnInFlight::Wait(Duration::from_secs(10)))
     }),
-    ("lease", |policy| policy.lease(Duration::from_secs(31))),
-    ("max_operation", |policy| {
-        policy.max_operation(Duration::from_secs(60))
+    ("on_in_flight", |options| {
+        options.on_in_flight(OnInFlight::Wait(Duration::from_secs(20)))
     }),
-    ("retention", |policy| {
-        policy.retention(Duration::from_secs(60))
+    ("on_lapsed_lease", |options| {
+        options.on_lapsed_lease(OnLapsedLease::Refuse)
     }),
-    ("record_headers", |policy| {
-        policy.record_headers(RecordHeaders::allow(["date"]))
+    ("on_disconnect", |options| {
+        options.on_disconnect(OnDisconnect::Cancel)
     }),
-    ("record_headers", |policy| {
-        policy.record_headers(RecordHeaders::deny(["date"]))
+    ("on_store_error", |options| {
+        options.on_store_error(OnStoreError::RunUnprotected)
     }),
-    ("record_headers", |policy| {
-        policy.record_headers(RecordHeaders::deny(Vec::<String>::new()))
+    ("lease", |options| options.lease(Duration::from_secs(31))),
+    ("max_operation", |options| {
+        options.max_operation(Duration::from_secs(60))
     }),
-    ("record_headers", |policy| {
-        policy.record_headers(RecordHeaders::allow(Vec::<String>::new()))
+    ("retention", |options| {
+        options.retention(Duration::from_secs(60))
     }),
-    ("replayed_header", |policy| {
-        policy.replayed_header("X-Replayed")
+    ("record_headers", |options| {
+        options.record_headers(RecordHeaders::allow(["date"]))
     }),
-    ("replayed_header", |policy| policy.replayed_header(None)),
-    ("created_at_header", |policy| {
-        policy.created_at_header("X-Created")
+    ("record_headers", |options| {
+        options.record_headers(RecordHeaders::deny(["date"]))
     }),
-    ("expires_at_header", |policy| {
-        policy.expires_at_header("X-Expires")
+    ("record_headers", |options| {
+        options.record_headers(RecordHeaders::deny(Vec::<String>::new()))
     }),
-    ("echo_key", |policy| policy.echo_key(true)),
-    ("replay_status", |policy| {
-        policy.replay_status(StatusCode::CREATED, StatusCode::OK)
+    ("record_headers", |options| {
+        options.record_headers(RecordHeaders::allow(Vec::<String>::new()))
     }),
-    ("retry_after", |policy| {
-        policy.retry_after(Duration::from_secs(7))
+    ("replayed_header", |options| {
+        options.replayed_header("X-Replayed")
+    }),
+    ("replayed_header", |options| options.replayed_header(None)),
+    ("created_at_header", |options| {
+        options.created_at_header("X-Created")
+    }),
+    ("expires_at_header", |options| {
+        options.expires_at_header("X-Expires")
+    }),
+    ("echo_key", |options| options.echo_key(true)),
+    ("replay_status", |options| {
+        options.replay_status(StatusCode::CREATED, StatusCode::OK)
+    }),
+    ("retry_after", |options| {
+        options.retry_after(Duration::from_secs(7))
     }),
 ];
 
@@ -183,10 +196,12 @@ fn what_the_layer_says_to_clients_is_in() {
         }),
         ("render_rejections", |layer| {
             layer.render_rejections(
-                |own: &tower_idempotency::Rejection, _: &http::request::Parts| own.problem(),
+                |own: &tower_idempotency::rejection::Rejection, _: &http::request::Parts| {
+                    own.problem()
+                },
             )
         }),
-        ("route", |layer| layer.route("POST /a", |policy| policy)),
+        ("route", |layer| layer.route("POST /a", |options| options)),
     ];
     let plain = api_key().build().unwrap().contract();
     for (option, change) in changes {
@@ -215,9 +230,9 @@ fn nothing_of_the_inside_gets_out() {
             layer
                 .namespace("a-namespace")
                 .secrets(["a secret of the service"])
-                .max_buffered(10 << 20)
-                .max_detached(7)
-                .max_waiters(7)
+                .max_buffered_bytes(10 << 20)
+                .max_background_operations(7)
+                .max_waiting_requests(7)
                 .store_timeout(Duration::from_millis(123))
         } else {
             layer
@@ -306,7 +321,7 @@ fn every_scope_says_whose_a_key_is() {
 /// What completes "What is recorded: …".
 #[test]
 fn statuses_are_said_as_ranges_the_shorter_way() {
-    use tower_idempotency::RecordPolicy;
+    use tower_idempotency::recording::RecordRule;
     for (statuses, words) in [
         (Statuses::all(), "answers with every status"),
         (Statuses::none(), "answers with no status"),

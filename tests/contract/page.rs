@@ -1,6 +1,7 @@
 //! The contract as Markdown.
 
-use tower_idempotency::{IdempotencyLayer, MemoryStore, Require, scope};
+use tower_idempotency::options::Require;
+use tower_idempotency::{IdempotencyLayer, MemoryStore, scope};
 
 use crate::layers::{api_key, full};
 
@@ -19,7 +20,7 @@ fn a_full_configuration_is_this_page() {
 #[test]
 fn a_layer_without_any_protected_route_says_so() {
     let layer = IdempotencyLayer::builder(MemoryStore::new(), scope::shared())
-        .defaults(|policy| policy.require(Require::Ignored))
+        .defaults(|options| options.require(Require::Ignored))
         .build()
         .unwrap();
     assert_eq!(
@@ -31,7 +32,7 @@ fn a_layer_without_any_protected_route_says_so() {
 #[test]
 fn what_holds_everywhere_is_said_once() {
     let layer = api_key()
-        .route("POST /orders", |policy| policy.require(Require::Required))
+        .route("POST /orders", |options| options.require(Require::Required))
         .build()
         .unwrap();
     let page = layer.contract().markdown();

@@ -7,13 +7,14 @@ use std::time::Duration;
 use http::StatusCode;
 use http::request::Parts;
 use serde_json::Value;
-use tower_idempotency::contract::Refusal;
+use tower_idempotency::contract::RejectionExample;
+use tower_idempotency::options::{
+    FingerprintBody, KeyFormat, KeySyntax, KeysPer, OnInFlight, OnMismatch, OnOversize,
+    OnStoreError, Require,
+};
+use tower_idempotency::rejection::{Rejection, RejectionCode};
 use tower_idempotency::scope::{self, Scope};
 use tower_idempotency::store::OnLapsedLease;
-use tower_idempotency::{
-    FingerprintBody, KeyFormat, KeySyntax, KeysPer, OnInFlight, OnMismatch, OnStoreError, Oversize,
-    Rejection, RejectionCode, Require,
-};
 
 use crate::client::{Client, Configure};
 use crate::layers::api_key;
@@ -28,14 +29,14 @@ const CONFIGURATIONS: &[(&str, Configure)] = &[
             .docs_url("https://developer.example.com/idempotency")
             .rejection_status(RejectionCode::KeyReused, StatusCode::CONFLICT)
             .rejection_status(RejectionCode::InFlight, StatusCode::LOCKED)
-            .defaults(|policy| {
-                policy
+            .defaults(|options| {
+                options
                     .key_length(8..=16)
                     .on_lapsed_lease(OnLapsedLease::Refuse)
                     .retry_after(Duration::from_millis(2500))
             })
-            .route("POST /a", |policy| {
-                policy.require(Require::Required).max_request_body(100)
+            .route("POST /a", |options| {
+                options.require(Require::Required).max_request_body(100)
             })
     }),
     ("bodies of its own", |layer| {
@@ -50,7 +51,7 @@ const CONFIGURATIONS: &[(&str, Configure)] = &[
             };
             layer.rejection_body(*code, content_type, body)
         })
-        .route("POST /a", |policy| policy.require(Require::Required))
+        .route("POST /a", |options| options.require(Require::Required))
     }),
     ("rendered", |layer| {
         layer
@@ -62,8 +63,8 @@ const CONFIGURATIONS: &[(&str, Configure)] = &[
             .route("POST /a", identity)
     }),
     ("other headers", |layer| {
-        layer.route("POST /a", |policy| {
-            policy
+        layer.route("POST /a", |options| {
+            options
                 .headers(["X-Key", "Idempotency-Key"])
                 .key_syntax(KeySyntax::Strict)
                 .key_format(KeyFormat::uuid())
@@ -71,12 +72,12 @@ const CONFIGURATIONS: &[(&str, Configure)] = &[
                 .keys_per(KeysPer::Route)
                 .on_in_flight(OnInFlight::Wait(Duration::from_secs(5)))
                 .on_mismatch(OnMismatch::Replay)
-                .oversize(Oversize::Rerun)
+                .oversize(OnOversize::Rerun)
         })
     }),
     ("nothing to compare", |layer| {
-        layer.route("POST /a", |policy| {
-            policy
+        layer.route("POST /a", |options| {
+            options
                 .keys_per(KeysPer::Route)
                 .fingerprint_body(FingerprintBody::None)
                 .fingerprint_query(false)
@@ -85,11 +86,11 @@ const CONFIGURATIONS: &[(&str, Configure)] = &[
     }),
     ("one caller", |layer| {
         layer
-            .defaults(|policy| {
-                policy.scope(scope::header("x-api-key").unwrap().or(scope::shared()))
+            .defaults(|options| {
+                options.scope(scope::header("x-api-key").unwrap().or(scope::shared()))
             })
-            .route("POST /a", |policy| {
-                policy.on_store_error(OnStoreError::Open)
+            .route("POST /a", |options| {
+                options.on_store_error(OnStoreError::RunUnprotected)
             })
     }),
 ];
@@ -119,7 +120,7 @@ async fn every_rejection_is_what_the_contract_says_it_is() {
 }
 
 #[track_caller]
-fn is_as_claimed(seen: &Seen, claimed: &Refusal, case: &str) {
+fn is_as_claimed(seen: &Seen, claimed: &RejectionExample, case: &str) {
     assert_eq!(seen.status, claimed.status.as_u16(), "{case}: {seen:?}");
     assert_eq!(seen.headers, claimed.headers, "{case}");
     assert_eq!(Some(&seen.body), claimed.body.as_ref(), "{case}");
@@ -183,7 +184,7 @@ impl Client {
         }
     }
 
-    fn is_on_the_page(&self, seen: &Seen, claimed: &Refusal, case: &str) {
+    fn is_on_the_page(&self, seen: &Seen, claimed: &RejectionExample, case: &str) {
         let page = self.layer.contract().markdown();
         let row = format!("| `{}` | {} |", claimed.code, seen.status);
         assert!(page.contains(&row), "{case}: {row}");

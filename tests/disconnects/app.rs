@@ -14,7 +14,8 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use tower::{BoxError, Service, ServiceBuilder, service_fn};
-use tower_idempotency::{IdempotencyLayer, Policy, RequestBody, ResponseBody, Store, scope};
+use tower_idempotency::store::Store;
+use tower_idempotency::{IdempotencyLayer, RequestBody, ResponseBody, RouteOptions, scope};
 
 use crate::LIMIT;
 use crate::support::{Gate, Runs};
@@ -26,7 +27,7 @@ pub(crate) type Sent = UnsyncBoxBody<Bytes, io::Error>;
 /// A layer with all callers in one, on a store that may take its time.
 pub(crate) fn layer(
     store: &(impl Store + Clone),
-    change: impl FnOnce(Policy) -> Policy,
+    change: impl FnOnce(RouteOptions) -> RouteOptions,
 ) -> IdempotencyLayer {
     IdempotencyLayer::builder(store.clone(), scope::shared())
         .store_timeout(LIMIT)

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
-use tower_idempotency::{IdempotencyLayer, OnInFlight, OnLapsedLease, scope};
+use tower_idempotency::options::{OnInFlight, OnLapsedLease};
+use tower_idempotency::{IdempotencyLayer, scope};
 
 use crate::app::{app, at_gate, handler, layer, settled, text};
 use crate::client::{Client, WAYS, retry};
@@ -18,7 +19,7 @@ use crate::{LIMIT, within};
 async fn a_client_that_leaves_before_its_body_is_whole_leaves_nothing() {
     for way in WAYS {
         let (store, runs) = (Steered::new(), Runs::default());
-        let layer = layer(&store, |policy| policy);
+        let layer = layer(&store, |options| options);
         let service = handler(&runs, async |run| text(format!("run {run}")));
         let server = Server::start(app(&layer, service)).await;
         let mut client = Client::connect(server.address, way).await;
@@ -50,7 +51,7 @@ async fn an_upload_without_its_end_is_not_executed() {
     ] {
         for resets in [false, true] {
             let (store, runs) = (Steered::new(), Runs::default());
-            let layer = layer(&store, |policy| policy);
+            let layer = layer(&store, |options| options);
             let service = handler(&runs, async |run| text(format!("run {run}")));
             let server = Server::start(app(&layer, service)).await;
             let mut wire = Wire::connect(server.address).await;
@@ -81,7 +82,7 @@ async fn a_claim_under_way_is_given_back_when_its_client_leaves() {
     for on_lapsed_lease in [OnLapsedLease::Rerun, OnLapsedLease::Refuse] {
         for way in WAYS {
             let (store, runs) = (Gated::at(Op::Claim), Runs::default());
-            let layer = layer(&store, |policy| policy.on_lapsed_lease(on_lapsed_lease));
+            let layer = layer(&store, |options| options.on_lapsed_lease(on_lapsed_lease));
             let service = handler(&runs, async |run| text(format!("run {run}")));
             let server = Server::start(app(&layer, service)).await;
             let mut client = Client::connect(server.address, way).await;
@@ -130,9 +131,9 @@ async fn a_claim_that_is_never_answered_is_given_back_when_its_client_leaves() {
 async fn a_client_that_waits_for_another_can_leave() {
     for way in WAYS {
         let (store, runs, gate) = (Steered::new(), Runs::default(), Gate::closed());
-        let layer = layer(&store, |policy| {
+        let layer = layer(&store, |options| {
             let wait = OnInFlight::Wait(LIMIT);
-            policy.on_in_flight(wait)
+            options.on_in_flight(wait)
         });
         let server = Server::start(app(&layer, at_gate(&runs, &gate))).await;
         let mut first = Client::connect(server.address, way).await;

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tower_idempotency::{IdempotencyLayer, OnDisconnect, OnLapsedLease, scope};
+use tower_idempotency::options::{OnDisconnect, OnLapsedLease};
+use tower_idempotency::{IdempotencyLayer, scope};
 
 use crate::app::{app, at_gate, handler, layer, settled, text};
 use crate::client::{Client, WAYS, ask_for, retry};
@@ -31,8 +32,8 @@ async fn a_handler_is_dropped_with_its_client_and_the_key_is_free_or_in_doubt() 
     ] {
         for way in WAYS {
             let (store, runs) = (Steered::new(), Runs::default());
-            let layer = layer(&store, |policy| {
-                policy
+            let layer = layer(&store, |options| {
+                options
                     .on_disconnect(OnDisconnect::Cancel)
                     .on_lapsed_lease(on_lapsed_lease)
             });
@@ -76,8 +77,8 @@ async fn a_route_is_cancelled_and_another_is_finished() {
     for way in WAYS {
         let (store, runs, gate) = (Steered::new(), Runs::default(), Gate::closed());
         let layer = IdempotencyLayer::builder(store.clone(), scope::shared())
-            .route("/quotes", |policy| {
-                policy.on_disconnect(OnDisconnect::Cancel)
+            .route("/quotes", |options| {
+                options.on_disconnect(OnDisconnect::Cancel)
             })
             .build()
             .unwrap();

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tower_idempotency::store::{
-    Claim, Claimed, Lease, Outcome, Record, Release, Store, StoreError, Tenure,
+    Claim, Claimed, Lease, Outcome, Ownership, Record, Release, Store, StoreError,
 };
-use tower_idempotency::{Nonce, RecordId};
+use tower_idempotency::store::{Nonce, RecordId};
 
 use crate::support::Gate;
 use crate::support::store::{Op, Steered};
@@ -54,12 +54,12 @@ impl Store for Gated {
         self.store.claim(claim).await
     }
 
-    async fn renew(&self, lease: &Lease) -> Result<Tenure, StoreError> {
+    async fn renew(&self, lease: &Lease) -> Result<Ownership, StoreError> {
         self.through(Op::Renew).await;
         self.store.renew(lease).await
     }
 
-    async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Tenure, StoreError> {
+    async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Ownership, StoreError> {
         self.through(Op::Complete).await;
         self.store.complete(lease, outcome).await
     }
@@ -69,7 +69,7 @@ impl Store for Gated {
         id: &RecordId,
         nonce: &Nonce,
         how: Release,
-    ) -> Result<Tenure, StoreError> {
+    ) -> Result<Ownership, StoreError> {
         self.through(Op::Release).await;
         self.store.release(id, nonce, how).await
     }

@@ -25,7 +25,9 @@ const LEASE: Duration = Duration::from_millis(500);
 
 async fn reads_nothing_for_two_leases(way: Leaves) {
     let (store, runs) = (Steered::unguarded(), Runs::default());
-    let layer = layer(&store, |policy| policy.lease(LEASE).max_recorded_body(1000));
+    let layer = layer(&store, |options| {
+        options.lease(LEASE).max_recorded_body(1000)
+    });
     // More than sockets hold.
     let service = handler(&runs, async |_| {
         created(Script::frames(vec![vec![b'x'; 1 << 20]; 20]))
@@ -59,7 +61,7 @@ async fn a_slow_client_does_not_lose_the_lease_of_a_large_answer() {
 /// Its handler blocks its thread for three leases.
 async fn blocks_its_thread(with_others: bool, leaves: bool) {
     let (store, runs, gate) = (Steered::unguarded(), Runs::default(), Gate::closed());
-    let layer = layer(&store, |policy| policy.lease(LEASE));
+    let layer = layer(&store, |options| options.lease(LEASE));
     let service = {
         let gate = gate.clone();
         handler(&runs, move |run| {
@@ -144,7 +146,7 @@ async fn the_first_handler_of_all_can_block_its_thread_and_not_lose_its_lease() 
 #[test]
 fn a_handler_that_blocks_a_runtime_at_rest_is_renewed_all_the_same() {
     let store = Steered::unguarded();
-    let layer = layer(&store, |policy| policy.lease(LEASE));
+    let layer = layer(&store, |options| options.lease(LEASE));
     let service = layer.layer(service_fn(move |request: Request<Full<Bytes>>| {
         let store = store.clone();
         async move {

@@ -23,7 +23,7 @@ const ASK: &str = "POST /payments HTTP/1.0\r\nidempotency-key: k\r\ncontent-leng
 async fn an_answer_of_any_length_comes_with_it_and_so_does_its_replay() {
     for announced in [false, true] {
         let (store, runs) = (Steered::new(), Runs::default());
-        let layer = layer(&store, |policy| policy);
+        let layer = layer(&store, |options| options);
         let service = handler(&runs, move |_| {
             let mut answer = created(script());
             if announced {
@@ -53,7 +53,7 @@ async fn an_answer_of_any_length_comes_with_it_and_so_does_its_replay() {
 #[tokio::test]
 async fn a_client_that_leaves_while_its_answer_is_collected_gets_it_from_a_retry() {
     let (store, runs) = (Gated::at(Op::Complete), Runs::default());
-    let layer = layer(&store, |policy| policy);
+    let layer = layer(&store, |options| options);
     let service = handler(&runs, async |_| created(script()));
     let server = Server::start(app(&layer, service)).await;
     let mut wire = Wire::connect(server.address).await;

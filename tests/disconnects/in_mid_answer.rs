@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use http::HeaderValue;
 use http::header::CONTENT_LENGTH;
-use tower_idempotency::{OnDisconnect, Oversize};
+use tower_idempotency::options::{OnDisconnect, OnOversize};
 
 use crate::app::{app, channel, created, handler, layer, settled};
 use crate::client::{Client, WAYS, retry};
@@ -27,7 +27,7 @@ async fn an_answer_whose_client_leaves_in_the_middle_is_recorded_whole() {
     for length in LENGTHS {
         for way in WAYS {
             let (store, runs) = (Steered::new(), Runs::default());
-            let layer = layer(&store, |policy| policy);
+            let layer = layer(&store, |options| options);
             let (mut rest, body) = channel();
             let body = Arc::new(Mutex::new(Some(body)));
             let service = handler(&runs, move |_| {
@@ -64,13 +64,13 @@ async fn an_answer_whose_client_leaves_in_the_middle_is_recorded_whole() {
 #[tokio::test]
 async fn an_answer_too_large_to_record_is_read_to_its_end_without_its_client() {
     for (oversize, expected) in [
-        (Oversize::Seal, "409 response-unavailable"),
-        (Oversize::Rerun, "201"),
+        (OnOversize::Seal, "409 response-unavailable"),
+        (OnOversize::Rerun, "201"),
     ] {
         for way in WAYS {
             let (store, runs) = (Steered::new(), Runs::default());
-            let layer = layer(&store, |policy| {
-                policy.max_recorded_body(HALF / 2).oversize(oversize)
+            let layer = layer(&store, |options| {
+                options.max_recorded_body(HALF / 2).oversize(oversize)
             });
             let script = || Script::frames(vec![half(b'x'); 80]);
             let polls = Arc::new(Mutex::new(Vec::new()));
@@ -107,7 +107,9 @@ async fn an_answer_too_large_to_record_is_read_to_its_end_without_its_client() {
 async fn under_cancel_an_answer_whose_client_leaves_in_the_middle_is_not_run_again() {
     for way in WAYS {
         let (store, runs) = (Steered::new(), Runs::default());
-        let layer = layer(&store, |policy| policy.on_disconnect(OnDisconnect::Cancel));
+        let layer = layer(&store, |options| {
+            options.on_disconnect(OnDisconnect::Cancel)
+        });
         let (mut rest, body) = channel();
         let body = Arc::new(Mutex::new(Some(body)));
         let service = handler(&runs, move |_| {

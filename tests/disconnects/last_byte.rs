@@ -65,7 +65,7 @@ impl Shape {
 /// has read of it what there is.
 async fn held_up(way: Leaves, shape: Shape) -> (Server, IdempotencyLayer, Gated, Client) {
     let (store, runs) = (Gated::at(Op::Complete), Runs::default());
-    let layer = layer(&store, |policy| policy);
+    let layer = layer(&store, |options| options);
     let service = handler(&runs, move |run| {
         assert_eq!(run, 1);
         std::future::ready(shape.answer())
@@ -126,7 +126,7 @@ async fn a_client_that_leaves_before_the_last_byte_gets_it_from_a_retry() {
 async fn a_client_that_leaves_before_the_head_gets_it_from_a_retry() {
     for way in WAYS {
         let (store, runs) = (Gated::at(Op::Complete), Runs::default());
-        let layer = layer(&store, |policy| policy);
+        let layer = layer(&store, |options| options);
         let service = handler(&runs, async |run| text(format!("run {run}")));
         let server = Server::start(app(&layer, service)).await;
         let mut client = Client::connect(server.address, way).await;
@@ -181,7 +181,7 @@ async fn whoever_has_read_an_answer_to_its_end_gets_it_again_at_once() {
         let runs = Runs::default();
         let store = Steered::new();
         store.let_all(Fault::Yields);
-        let layer = layer(&store, |policy| policy);
+        let layer = layer(&store, |options| options);
         let service = handler(&runs, move |_| std::future::ready(shape.answer()));
         let server = Arc::new(Server::start(app(&layer, service)).await);
         let clients = (0..12).map(|n| {

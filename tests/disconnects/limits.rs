@@ -6,7 +6,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tower_idempotency::{IdempotencyLayer, OnDisconnect, scope};
+use tower_idempotency::options::OnDisconnect;
+use tower_idempotency::{IdempotencyLayer, scope};
 
 use crate::app::{MOMENT, app, at_gate, handler, layer, settled, text};
 use crate::client::{Client, WAYS, ask_for, retry};
@@ -19,7 +20,7 @@ use crate::{LIMIT, within};
 async fn a_server_that_has_stopped_waits_for_what_runs_without_a_client() {
     for way in WAYS {
         let (store, runs, gate) = (Steered::new(), Runs::default(), Gate::closed());
-        let layer = layer(&store, |policy| policy);
+        let layer = layer(&store, |options| options);
         let (server, stop) = Server::axum(&layer, at_gate(&runs, &gate)).await;
         let mut client = Client::connect(server.address, way).await;
         client.ask("k").await;
@@ -52,7 +53,7 @@ async fn a_server_that_has_stopped_waits_for_what_runs_without_a_client() {
 #[tokio::test]
 async fn a_drain_gives_up_at_its_deadline_and_says_how_many_are_left() {
     let (store, runs, gate) = (Steered::new(), Runs::default(), Gate::closed());
-    let layer = layer(&store, |policy| policy);
+    let layer = layer(&store, |options| options);
     let server = Server::start(app(&layer, at_gate(&runs, &gate))).await;
     assert_eq!(layer.drain(LIMIT).await, 0);
     for (left, key) in ["a", "b", "c"].into_iter().enumerate() {
@@ -84,9 +85,9 @@ async fn a_new_key_has_to_wait_while_as_many_as_may_run_on_without_a_client() {
     for way in WAYS {
         let (store, runs, gate) = (Steered::new(), Runs::default(), Gate::closed());
         let layer = IdempotencyLayer::builder(store.clone(), scope::shared())
-            .max_detached(1)
-            .route("/quotes", |policy| {
-                policy.on_disconnect(OnDisconnect::Cancel)
+            .max_background_operations(1)
+            .route("/quotes", |options| {
+                options.on_disconnect(OnDisconnect::Cancel)
             })
             .build()
             .unwrap();

@@ -3,7 +3,7 @@
 use http::Response;
 use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
-use tower_idempotency::OnLapsedLease;
+use tower_idempotency::options::OnLapsedLease;
 
 use crate::app::{Sent, app, created, handler, layer, settled, text};
 use crate::client::{Client, Leaves, WAYS, retry};
@@ -34,7 +34,7 @@ async fn a_retry_executes_after_a_panic_and_other_connections_notice_nothing() {
         ] {
             for way in [Leaves::Closing, Leaves::Http2Closing] {
                 let (store, runs, gate) = (Steered::new(), Runs::default(), Gate::closed());
-                let layer = layer(&store, |policy| policy.on_lapsed_lease(on_lapsed_lease));
+                let layer = layer(&store, |options| options.on_lapsed_lease(on_lapsed_lease));
                 let service = {
                     let gate = gate.clone();
                     handler(&runs, move |run| panics_once(run, gate.clone()))
@@ -76,7 +76,7 @@ async fn a_retry_executes_after_a_panic_and_other_connections_notice_nothing() {
 async fn a_retry_executes_after_a_panic_that_no_client_saw() {
     for way in WAYS {
         let (store, runs, gate) = (Steered::new(), Runs::default(), Gate::closed());
-        let layer = layer(&store, |policy| policy);
+        let layer = layer(&store, |options| options);
         let service = {
             let gate = gate.clone();
             handler(&runs, move |run| panics_once(run + 1, gate.clone()))
@@ -101,7 +101,7 @@ async fn a_retry_executes_after_a_panic_that_no_client_saw() {
 async fn an_answer_that_panics_in_the_middle_is_cut_and_not_run_again() {
     for way in [Leaves::Closing, Leaves::Http2Closing] {
         let (store, runs) = (Steered::new(), Runs::default());
-        let layer = layer(&store, |policy| policy);
+        let layer = layer(&store, |options| options);
         let service = handler(&runs, async |_| {
             let data = Step::Data(vec![b'x'; 100_000].into());
             created(Script::new([data, Step::Yield, Step::Panic]))

@@ -7,7 +7,7 @@ use http::{Request, Response, StatusCode};
 use tower::timeout::TimeoutLayer as Timeout;
 use tower::{Service, ServiceBuilder};
 use tower_http::timeout::TimeoutLayer;
-use tower_idempotency::OnLapsedLease;
+use tower_idempotency::options::OnLapsedLease;
 
 use crate::app::{MOMENT, Sent, app, at_gate, handler, layer, settled, text};
 use crate::client::{ask, retry};
@@ -19,7 +19,7 @@ use crate::support::{Gate, Runs};
 async fn an_operation_outlives_a_timeout_outside_and_the_retry_is_a_replay() {
     for of_tower in [true, false] {
         let (store, runs, gate) = (Steered::new(), Runs::default(), Gate::closed());
-        let layer = layer(&store, |policy| policy);
+        let layer = layer(&store, |options| options);
         let inner = app(&layer, at_gate(&runs, &gate));
         let server = if of_tower {
             let outside = ServiceBuilder::new().layer(Timeout::new(MOMENT));
@@ -65,7 +65,7 @@ async fn an_answer_of_a_timeout_inside_frees_the_key() {
     for on_lapsed_lease in [OnLapsedLease::Rerun, OnLapsedLease::Refuse] {
         for status in [StatusCode::REQUEST_TIMEOUT, StatusCode::GATEWAY_TIMEOUT] {
             let (store, runs) = (Steered::new(), Runs::default());
-            let layer = layer(&store, |policy| policy.on_lapsed_lease(on_lapsed_lease));
+            let layer = layer(&store, |options| options.on_lapsed_lease(on_lapsed_lease));
             let inside = ServiceBuilder::new()
                 .layer(TimeoutLayer::with_status_code(status, MOMENT))
                 .service(hangs_once(&runs));
@@ -86,7 +86,7 @@ async fn an_error_of_a_timeout_inside_frees_the_key_or_leaves_it_in_doubt() {
         (OnLapsedLease::Refuse, Some("409 outcome-unknown")),
     ] {
         let (store, runs) = (Steered::new(), Runs::default());
-        let layer = layer(&store, |policy| policy.on_lapsed_lease(on_lapsed_lease));
+        let layer = layer(&store, |options| options.on_lapsed_lease(on_lapsed_lease));
         let inside = ServiceBuilder::new()
             .layer(Timeout::new(MOMENT))
             .service(hangs_once(&runs));

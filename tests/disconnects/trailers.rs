@@ -28,7 +28,7 @@ fn answer() -> http::Response<Sent> {
 async fn trailers_arrive_in_chunks_once_the_record_is_stored() {
     for wanted in [true, false] {
         let (store, runs) = (Gated::at(Op::Complete), Runs::default());
-        let layer = layer(&store, |policy| policy);
+        let layer = layer(&store, |options| options);
         let service = handler(&runs, async |_| answer());
         let server = Server::start(app(&layer, service)).await;
         let te = if wanted { "te: trailers\r\n" } else { "" };
@@ -62,7 +62,7 @@ async fn trailers_arrive_in_chunks_once_the_record_is_stored() {
 #[tokio::test]
 async fn trailers_arrive_over_http_2_once_the_record_is_stored() {
     let (store, runs) = (Gated::at(Op::Complete), Runs::default());
-    let layer = layer(&store, |policy| policy);
+    let layer = layer(&store, |options| options);
     let service = handler(&runs, async |_| answer());
     let server = Server::start(app(&layer, service)).await;
     for replayed in [false, true] {

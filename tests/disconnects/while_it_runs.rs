@@ -20,7 +20,7 @@ async fn a_handler_finishes_without_its_client_and_the_retry_is_a_replay() {
     for with_axum in [false, true] {
         for way in WAYS {
             let (store, runs, gate) = (Steered::new(), Runs::default(), Gate::closed());
-            let layer = layer(&store, |policy| policy);
+            let layer = layer(&store, |options| options);
             let (server, _stop) = if with_axum {
                 let (server, stop) = Server::axum(&layer, at_gate(&runs, &gate)).await;
                 (server, Some(stop))
@@ -57,7 +57,7 @@ async fn a_handler_finishes_without_its_client_and_the_retry_is_a_replay() {
 async fn many_clients_that_leave_and_retry_at_once_get_one_execution_each() {
     let (store, runs) = (Steered::new(), Runs::default());
     store.let_all(Fault::Yields);
-    let layer = layer(&store, |policy| policy);
+    let layer = layer(&store, |options| options);
     let service = handler(&runs, |run| async move {
         for _ in 0..run % 7 {
             yield_now().await;
@@ -104,7 +104,7 @@ async fn many_clients_that_leave_and_retry_at_once_get_one_execution_each() {
 #[tokio::test]
 async fn a_client_that_half_closes_gets_its_answer_from_a_server_that_allows_it() {
     let (store, runs, gate) = (Steered::new(), Runs::default(), Gate::closed());
-    let layer = layer(&store, |policy| policy);
+    let layer = layer(&store, |options| options);
     let mut http = auto::Builder::new(TokioExecutor::new());
     http.http1().half_close(true);
     let server = Server::start_with(app(&layer, at_gate(&runs, &gate)), http).await;
@@ -127,7 +127,7 @@ async fn a_client_that_half_closes_gets_its_answer_from_a_server_that_allows_it(
 #[tokio::test]
 async fn other_streams_of_a_connection_go_on_when_one_is_reset() {
     let (store, runs, gate) = (Steered::new(), Runs::default(), Gate::closed());
-    let layer = layer(&store, |policy| policy);
+    let layer = layer(&store, |options| options);
     let server = Server::start(app(&layer, at_gate(&runs, &gate))).await;
     let mut client = Client::connect(server.address, Leaves::Http2Resetting).await;
     client.ask("stays").await;

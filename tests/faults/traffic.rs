@@ -15,7 +15,8 @@ use http_body_util::BodyExt;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tower::ServiceExt;
-use tower_idempotency::{AnyStore, IdempotencyLayer, scope};
+use tower_idempotency::store::AnyStore;
+use tower_idempotency::{IdempotencyLayer, scope};
 
 pub(crate) const STORE_TIMEOUT: Duration = Duration::from_millis(1500);
 /// Longer than any fault lasts: no operation has an excuse to run twice.
@@ -36,7 +37,7 @@ pub(crate) async fn connect(url: &str) -> AnyStore {
 pub(crate) fn service(store: AnyStore, book: &Arc<Book>) -> Router {
     let layer = IdempotencyLayer::builder(store, scope::header("x-api-key").unwrap())
         .store_timeout(STORE_TIMEOUT)
-        .defaults(|policy| policy.lease(LEASE))
+        .defaults(|options| options.lease(LEASE))
         .build()
         .unwrap();
     let book = Arc::clone(book);

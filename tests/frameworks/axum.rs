@@ -11,9 +11,8 @@ use http_body_util::BodyExt;
 use http_body_util::channel::Channel;
 use std::time::Duration;
 use tower::ServiceExt;
-use tower_idempotency::{
-    IdempotencyContext, IdempotencyLayer, MemoryStore, Policy, Require, scope,
-};
+use tower_idempotency::options::Require;
+use tower_idempotency::{IdempotencyContext, IdempotencyLayer, MemoryStore, RouteOptions, scope};
 
 use crate::common::{Gate, Runs, Seen, post, protected, request, with};
 
@@ -32,7 +31,7 @@ fn counting(runs: &Runs) -> axum::routing::MethodRouter {
 
 fn required(store: &MemoryStore, pattern: &str) -> IdempotencyLayer {
     IdempotencyLayer::builder(store.clone(), scope::shared())
-        .route(pattern, |policy| policy.require(Require::Required))
+        .route(pattern, |options| options.require(Require::Required))
         .build()
         .unwrap()
 }
@@ -84,7 +83,7 @@ async fn a_layer_on_a_router_records_the_404_of_an_unknown_route_too() {
 async fn a_route_layer_leaves_unknown_routes_alone() {
     let (runs, store) = (Runs::default(), MemoryStore::new());
     let layer = IdempotencyLayer::builder(store.clone(), scope::shared())
-        .defaults(|policy| policy.require(Require::Required))
+        .defaults(|options| options.require(Require::Required))
         .build()
         .unwrap();
     let app = Router::new()
@@ -196,7 +195,7 @@ async fn one_layer_inside_of_a_nest_and_outside_protects_once() {
 fn two_nests(
     runs: &Runs,
     store: &MemoryStore,
-    defaults: impl Fn(Policy) -> Policy + Copy,
+    defaults: impl Fn(RouteOptions) -> RouteOptions + Copy,
 ) -> Router {
     let nest = || {
         let layer = IdempotencyLayer::builder(store.clone(), scope::shared())
@@ -230,7 +229,7 @@ mod without_the_feature {
     #[tokio::test]
     async fn nests_with_equal_inner_paths_need_keys_of_their_own() {
         let (runs, store) = (Runs::default(), MemoryStore::new());
-        let app = two_nests(&runs, &store, |policy| policy);
+        let app = two_nests(&runs, &store, |options| options);
         let first = send(&app, post("/api/a/x", "k", "")).await;
         send(&app, post("/api/b/x", "k", ""))
             .await
@@ -245,7 +244,7 @@ mod with_the_feature {
 
     use axum::extract::ConnectInfo;
     use tower::service_fn;
-    use tower_idempotency::KeysPer;
+    use tower_idempotency::options::KeysPer;
 
     use super::*;
 
@@ -294,7 +293,7 @@ mod with_the_feature {
     #[tokio::test]
     async fn one_key_in_two_nests_with_equal_inner_paths_is_reused_not_replayed() {
         let (runs, store) = (Runs::default(), MemoryStore::new());
-        let app = two_nests(&runs, &store, |policy| policy);
+        let app = two_nests(&runs, &store, |options| options);
         let first = send(&app, post("/api/a/x", "k", "")).await;
         let other = send(&app, post("/api/b/x", "k", "")).await;
         assert_eq!(other.refusal(), "422 key-reused");
@@ -307,7 +306,7 @@ mod with_the_feature {
     #[tokio::test]
     async fn with_keys_per_route_two_nests_with_equal_inner_paths_are_independent() {
         let (runs, store) = (Runs::default(), MemoryStore::new());
-        let app = two_nests(&runs, &store, |policy| policy.keys_per(KeysPer::Route));
+        let app = two_nests(&runs, &store, |options| options.keys_per(KeysPer::Route));
         let a = send(&app, post("/api/a/x", "k", "")).await;
         let b = send(&app, post("/api/b/x", "k", "")).await;
         assert_eq!((a.text(), b.text()), ("run 1: ", "run 2: "));

@@ -22,8 +22,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tower::{BoxError, Service, ServiceBuilder, ServiceExt, service_fn};
+use tower_idempotency::options::{OnOversize, Require};
 use tower_idempotency::{
-    IdempotencyLayer, MemoryStore, Oversize, Policy, RequestBody, RequestTrailers, Require, scope,
+    IdempotencyLayer, MemoryStore, RequestBody, RequestTrailers, RouteOptions, scope,
 };
 
 use crate::common::{Answering, Frames, Gate, Runs, Seen, post, with};
@@ -83,7 +84,7 @@ macro_rules! app {
     };
 }
 
-fn layer(change: impl FnOnce(Policy) -> Policy) -> IdempotencyLayer {
+fn layer(change: impl FnOnce(RouteOptions) -> RouteOptions) -> IdempotencyLayer {
     IdempotencyLayer::builder(MemoryStore::new(), scope::shared())
         .defaults(change)
         .build()
@@ -184,7 +185,7 @@ async fn a_retry_gets_the_same_bytes_with_their_length() {
     let every_byte: Vec<u8> = (0..=255).cycle().take(10_000).collect();
     for version in VERSIONS {
         let runs = Runs::default();
-        let address = serve(app!(layer(|policy| policy), echo(&runs))).await;
+        let address = serve(app!(layer(|options| options), echo(&runs))).await;
         let mut client = Client::connect(address, version).await;
         let first = client
             .send(ask("/payments?x=1", "a", every_byte.clone()))
@@ -222,7 +223,7 @@ async fn a_retry_over_another_version_is_the_same_operation() {
         (Version::Http2, Version::Http1),
     ] {
         let runs = Runs::default();
-        let address = serve(app!(layer(|policy| policy), echo(&runs))).await;
+        let address = serve(app!(layer(|options| options), echo(&runs))).await;
         let mut client = Client::connect(address, one).await;
         let first = client.send(ask("/payments?x=1", "a", "7 EUR")).await;
         let mut client = Client::connect(address, other).await;
@@ -235,7 +236,7 @@ async fn a_retry_over_another_version_is_the_same_operation() {
 #[tokio::test]
 async fn an_empty_answer_is_replayed_empty() {
     for version in VERSIONS {
-        let address = serve(app!(layer(|policy| policy), async |_: Asked| {
+        let address = serve(app!(layer(|options| options), async |_: Asked| {
             let response = Response::builder().status(204).header("x-id", "7");
             Ok::<_, Infallible>(response.body(Empty::<Bytes>::new()).unwrap())
         }))
@@ -309,7 +310,7 @@ impl Wire {
 #[tokio::test]
 async fn a_connection_stays_usable_after_a_replay() {
     let runs = Runs::default();
-    let address = serve(app!(layer(|policy| policy), echo(&runs))).await;
+    let address = serve(app!(layer(|options| options), echo(&runs))).await;
     let mut wire = Wire::connect(address).await;
     let mut ask = async |key: &str| {
         let request = format!(
@@ -333,7 +334,7 @@ async fn a_refused_request_is_not_told_to_continue() {
     let runs = Runs::default();
     let by_api_key = scope::header("x-api-key").unwrap();
     let layer = IdempotencyLayer::builder(MemoryStore::new(), by_api_key)
-        .defaults(|policy| policy.require(Require::Required).max_request_body(8))
+        .defaults(|options| options.require(Require::Required).max_request_body(8))
         .build()
         .unwrap();
     let address = serve(app!(layer, echo(&runs))).await;
@@ -368,7 +369,7 @@ async fn a_refused_request_is_not_told_to_continue() {
 #[tokio::test]
 async fn a_good_request_is_told_to_continue_before_it_is_answered() {
     let runs = Runs::default();
-    let address = serve(app!(layer(|policy| policy), echo(&runs))).await;
+    let address = serve(app!(layer(|options| options), echo(&runs))).await;
     // The retry's body has to be read as well: it might be another request.
     for replayed in [false, true] {
         let mut wire = Wire::connect(address).await;
@@ -391,7 +392,7 @@ async fn a_good_request_is_told_to_continue_before_it_is_answered() {
 async fn a_chunked_upload_is_compared_by_its_bytes() {
     let runs = Runs::default();
     let address = serve(app!(
-        layer(|policy| policy.max_request_body(8)),
+        layer(|options| options.max_request_body(8)),
         echo(&runs)
     ))
     .await;
@@ -419,7 +420,7 @@ async fn a_chunked_upload_is_compared_by_its_bytes() {
 #[tokio::test]
 async fn a_body_that_breaks_off_is_not_executed() {
     let runs = Runs::default();
-    let address = serve(app!(layer(|policy| policy), echo(&runs))).await;
+    let address = serve(app!(layer(|options| options), echo(&runs))).await;
     let head = "POST / HTTP/1.1\r\nhost: a\r\nidempotency-key: a\r\ncontent-length: 5\r\n\r\n";
     let mut wire = Wire::connect(address).await;
     wire.say(head).await;
@@ -439,7 +440,7 @@ async fn a_body_that_breaks_off_is_not_executed() {
 #[tokio::test]
 async fn http_1_0_gets_whole_answers() {
     let runs = Runs::default();
-    let address = serve(app!(layer(|policy| policy), echo(&runs))).await;
+    let address = serve(app!(layer(|options| options), echo(&runs))).await;
     for replayed in [false, true] {
         let mut wire = Wire::connect(address).await;
         wire.say("POST / HTTP/1.0\r\nidempotency-key: a\r\ncontent-length: 5\r\n\r\n7 EUR")
@@ -464,7 +465,7 @@ async fn trailers_arrive(version: Version) {
         .service_fn(trailed);
     let addresses = [
         serve(without).await,
-        serve(app!(layer(|policy| policy), trailed)).await,
+        serve(app!(layer(|options| options), trailed)).await,
     ];
     for (address, replayed) in [
         (addresses[0], false),
@@ -497,7 +498,7 @@ async fn trailers_reach_a_client_of_http_2_with_the_first_answer_and_the_replay(
 #[tokio::test]
 async fn a_requests_trailers_reach_the_handler() {
     for version in VERSIONS {
-        let address = serve(app!(layer(|policy| policy), echo(&Runs::default()))).await;
+        let address = serve(app!(layer(|options| options), echo(&Runs::default()))).await;
         let mut client = Client::connect(address, version).await;
         let upload = || {
             let body = Frames::new(["7 ", "EUR"]).and_trailer("x-checksum", "abc");
@@ -520,7 +521,7 @@ async fn events_reach_the_client_as_they_are_sent() {
             let response = Response::builder().header(CONTENT_TYPE, "text/event-stream");
             std::future::ready(Ok::<_, Infallible>(response.body(body).unwrap()))
         };
-        let address = serve(app!(layer(|policy| policy), handler)).await;
+        let address = serve(app!(layer(|options| options), handler)).await;
         let mut client = Client::connect(address, version).await;
         let answer = client.head(ask("/", "a", "")).await;
         assert_eq!(answer.status(), 200);
@@ -556,7 +557,7 @@ async fn an_answer_too_large_to_record_arrives_whole() {
                     std::future::ready(Ok::<_, Infallible>(Response::new(body)))
                 }
             };
-            let address = serve(app!(layer(|policy| policy), handler)).await;
+            let address = serve(app!(layer(|options| options), handler)).await;
             let mut client = Client::connect(address, version).await;
             let first = client.send(ask("/", "a", "")).await;
             assert!(
@@ -583,8 +584,9 @@ async fn under_rerun_a_retry_executes_once_the_large_answer_was_sent() {
                 std::future::ready(Ok::<_, Infallible>(Response::new(Full::new(long.clone()))))
             }
         };
-        let policy = |policy: Policy| policy.max_recorded_body(8).oversize(Oversize::Rerun);
-        let address = serve(app!(layer(policy), handler)).await;
+        let options =
+            |options: RouteOptions| options.max_recorded_body(8).oversize(OnOversize::Rerun);
+        let address = serve(app!(layer(options), handler)).await;
         let mut client = Client::connect(address, version).await;
         for run in 1..=3 {
             // The client can be done with an answer before the server is.
@@ -620,7 +622,7 @@ async fn a_connection_can_be_upgraded_and_a_retry_is_not() {
             .header(UPGRADE, "backwards");
         Ok::<_, Infallible>(response.body(Empty::<Bytes>::new()).unwrap())
     };
-    let address = serve(app!(layer(|policy| policy), handler)).await;
+    let address = serve(app!(layer(|options| options), handler)).await;
     let request = "POST / HTTP/1.1\r\nhost: a\r\nidempotency-key: a\r\nconnection: upgrade\r\n\
                    upgrade: backwards\r\ncontent-length: 0\r\n\r\n";
     let mut wire = Wire::connect(address).await;
@@ -662,7 +664,7 @@ async fn a_client_that_hangs_up_gets_the_answer_on_another_connection() {
                 }
             }
         };
-        let inner = app!(layer(|policy| policy), handler);
+        let inner = app!(layer(|options| options), handler);
         let outer = {
             let left = Arc::clone(&left);
             service_fn(move |asked| {
@@ -734,7 +736,7 @@ async fn a_reverse_proxy_asks_its_upstream_once() {
         legacy::Client::builder(TokioExecutor::new()).build_http();
     let proxy = ServiceBuilder::new()
         .map_request(|asked: Request<Incoming>| asked.map(RequestBody::new))
-        .layer(layer(|policy| policy))
+        .layer(layer(|options| options))
         .map_request(move |mut asked: Asked| {
             let target = format!("http://{upstream}{}", asked.uri().path());
             *asked.uri_mut() = target.parse().unwrap();

@@ -8,16 +8,16 @@ use axum::body::Body;
 use axum::extract::{Extension, Request};
 use axum::routing::post as on_post;
 use http::StatusCode;
-use tower_idempotency::{
-    IdempotencyContext, IdempotencyLayer, KeysPer, MemoryStore, RecordId, Require, scope,
-};
+use tower_idempotency::options::{KeysPer, Require};
+use tower_idempotency::store::RecordId;
+use tower_idempotency::{IdempotencyContext, IdempotencyLayer, MemoryStore, scope};
 
 use crate::common::{post, send};
 
 fn layer(store: &MemoryStore, keys_per: KeysPer) -> IdempotencyLayer {
     IdempotencyLayer::builder(store.clone(), scope::shared())
-        .defaults(|policy| policy.keys_per(keys_per))
-        .route("/api/health", |policy| policy.require(Require::Ignored))
+        .defaults(|options| options.keys_per(keys_per))
+        .route("/api/health", |options| options.require(Require::Ignored))
         .build()
         .unwrap()
 }

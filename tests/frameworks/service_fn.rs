@@ -16,9 +16,10 @@ use http_body_util::{BodyExt, Full};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tower::util::ServiceFn;
 use tower::{ServiceBuilder, ServiceExt};
+use tower_idempotency::options::{OnOversize, Require};
 use tower_idempotency::{
-    Idempotency, IdempotencyContext, IdempotencyLayer, MemoryStore, Oversize, Policy, RequestBody,
-    RequestTrailers, Require, scope,
+    Idempotency, IdempotencyContext, IdempotencyLayer, MemoryStore, RequestBody, RequestTrailers,
+    RouteOptions, scope,
 };
 
 use crate::common::{Answering, Frames, Runs, Seen, post, protected, request, send, with};
@@ -178,7 +179,7 @@ fn passing(body: &Untouched) -> [Request<Untouched>; 4] {
 
 fn with_an_ignored_route(store: &MemoryStore) -> IdempotencyLayer {
     IdempotencyLayer::builder(store.clone(), scope::shared())
-        .route("/ignored", |policy| policy.require(Require::Ignored))
+        .route("/ignored", |options| options.require(Require::Ignored))
         .build()
         .unwrap()
 }
@@ -342,7 +343,7 @@ impl Streaming {
     fn service(
         &self,
         head: fn() -> http::response::Builder,
-        change: fn(Policy) -> Policy,
+        change: fn(RouteOptions) -> RouteOptions,
     ) -> Idempotency<ServiceFn<impl Fn(Ask) -> Streamed + Clone + Send + use<>>> {
         let (runs, begin) = (self.runs.clone(), self.begin.clone());
         let layer = IdempotencyLayer::builder(MemoryStore::new(), scope::shared())
@@ -384,7 +385,7 @@ where
 async fn events_arrive_as_they_are_sent_and_a_retry_gets_none() {
     let mut streaming = Streaming::new();
     let head = || Response::builder().header(CONTENT_TYPE, "text/event-stream");
-    let service = streaming.service(head, |policy| policy);
+    let service = streaming.service(head, |options| options);
 
     let answer = soon(service.clone().oneshot(post("/", "a", ""))).await;
     let mut body = Box::pin(answer.unwrap().into_body());
@@ -406,7 +407,7 @@ async fn events_arrive_as_they_are_sent_and_a_retry_gets_none() {
 async fn switching_protocols_is_answered_at_once_and_a_retry_does_not_execute() {
     let streaming = Streaming::new();
     let head = || Response::builder().status(StatusCode::SWITCHING_PROTOCOLS);
-    let service = streaming.service(head, |policy| policy);
+    let service = streaming.service(head, |options| options);
     let answer = soon(service.clone().oneshot(post("/", "a", "")))
         .await
         .unwrap();
@@ -419,7 +420,7 @@ async fn switching_protocols_is_answered_at_once_and_a_retry_does_not_execute() 
 #[tokio::test(start_paused = true)]
 async fn an_answer_too_large_to_record_arrives_whole_and_a_retry_does_not_execute() {
     let mut streaming = Streaming::new();
-    let service = streaming.service(Response::builder, |policy| policy.max_recorded_body(8));
+    let service = streaming.service(Response::builder, |options| options.max_recorded_body(8));
 
     let asked = tokio::spawn(service.clone().oneshot(post("/", "a", "")));
     let mut sender = streaming.begun().await;
@@ -447,7 +448,7 @@ async fn an_answer_too_large_to_record_arrives_whole_and_a_retry_does_not_execut
 async fn an_answer_of_exactly_the_limit_is_recorded() {
     let limited = |store: &MemoryStore| {
         IdempotencyLayer::builder(store.clone(), scope::shared())
-            .defaults(|policy| policy.max_recorded_body(8))
+            .defaults(|options| options.max_recorded_body(8))
             .build()
             .unwrap()
     };
@@ -470,8 +471,8 @@ async fn an_answer_of_exactly_the_limit_is_recorded() {
 #[tokio::test(start_paused = true)]
 async fn under_rerun_a_retry_executes_once_the_large_answer_has_ended() {
     let mut streaming = Streaming::new();
-    let service = streaming.service(Response::builder, |policy| {
-        policy.max_recorded_body(8).oversize(Oversize::Rerun)
+    let service = streaming.service(Response::builder, |options| {
+        options.max_recorded_body(8).oversize(OnOversize::Rerun)
     });
     for run in 1..=2 {
         let asked = tokio::spawn(service.clone().oneshot(post("/", "a", "")));

@@ -20,17 +20,18 @@ use tower::timeout::TimeoutLayer;
 use tower::timeout::error::Elapsed;
 use tower::util::{BoxCloneSyncService, BoxService};
 use tower::{BoxError, Service, ServiceBuilder, ServiceExt, service_fn};
+use tower_idempotency::options::Require;
 use tower_idempotency::{
-    Idempotency, IdempotencyContext, IdempotencyLayer, MemoryStore, Require, ResponseBody, scope,
+    Idempotency, IdempotencyContext, IdempotencyLayer, MemoryStore, ResponseBody, scope,
 };
 
 use crate::common::{Gate, Runs, Seen, post, protected, request, send};
 
 type Ask = Request<Full<Bytes>>;
-type Answer = Response<Full<Bytes>>;
-type Reply = BoxCloneSyncService<Ask, Answer, BoxError>;
+type ResponseHead = Response<Full<Bytes>>;
+type Reply = BoxCloneSyncService<Ask, ResponseHead, BoxError>;
 
-fn text(text: impl Into<Bytes>) -> Answer {
+fn text(text: impl Into<Bytes>) -> ResponseHead {
     Response::new(Full::new(text.into()))
 }
 
@@ -85,9 +86,9 @@ impl Clone for Strict {
 }
 
 impl<B> Service<Request<B>> for Strict {
-    type Response = Answer;
+    type Response = ResponseHead;
     type Error = Infallible;
-    type Future = Ready<Result<Answer, Infallible>>;
+    type Future = Ready<Result<ResponseHead, Infallible>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         if !self.asked {
@@ -112,7 +113,7 @@ async fn the_service_that_was_ready_is_the_one_that_is_called() {
     let strict = Strict::default();
     let runs = strict.runs.clone();
     let layer = IdempotencyLayer::builder(MemoryStore::new(), scope::shared())
-        .route("POST /must", |policy| policy.require(Require::Required))
+        .route("POST /must", |options| options.require(Require::Required))
         .build()
         .unwrap();
     let mut service = ServiceBuilder::new().layer(layer).service(strict);
@@ -167,9 +168,9 @@ async fn an_error_of_readiness_is_propagated() {
     struct Broken;
 
     impl Service<Ask> for Broken {
-        type Response = Answer;
+        type Response = ResponseHead;
         type Error = &'static str;
-        type Future = Ready<Result<Answer, &'static str>>;
+        type Future = Ready<Result<ResponseHead, &'static str>>;
 
         fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), &'static str>> {
             Poll::Ready(Err("never ready"))
@@ -269,7 +270,7 @@ async fn a_buffer_works_on_either_side() {
 }
 
 /// Takes 15 s on its first execution; says which attempt another one is.
-async fn slow_at_first(request: Ask) -> Result<Answer, BoxError> {
+async fn slow_at_first(request: Ask) -> Result<ResponseHead, BoxError> {
     let attempt = request.extensions().get::<IdempotencyContext>();
     let attempt = attempt.map_or(0, IdempotencyContext::attempt);
     if attempt == 1 {

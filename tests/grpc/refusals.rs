@@ -12,8 +12,10 @@ use tokio::time::sleep;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 use tower::{Layer, ServiceExt};
+use tower_idempotency::MemoryStore;
+use tower_idempotency::options::Require;
+use tower_idempotency::rejection::{Rejection, RejectionCode};
 use tower_idempotency::store::StoreErrorKind;
-use tower_idempotency::{MemoryStore, Rejection, RejectionCode, Require};
 
 use crate::client::{ask, order, soon};
 use crate::shop::{Note, Shop, Stack, serve};

@@ -6,7 +6,7 @@ use tonic::{Code, Status};
 use tower_idempotency::{IdempotencyLayer, MemoryStore, scope};
 
 use crate::client::{Client, Listed, ask, is_replay, order};
-use crate::shop::{Answer, Note, Shop, Stack, serve, serve_router};
+use crate::shop::{Note, ResponseHead, Shop, Stack, serve, serve_router};
 use crate::support::{Runs, protected};
 
 #[derive(Clone)]
@@ -18,7 +18,7 @@ fn layer() -> IdempotencyLayer {
 
 async fn answering(
     runs: &Runs,
-    script: impl Fn(usize) -> Answer + Send + Sync + 'static,
+    script: impl Fn(usize) -> ResponseHead + Send + Sync + 'static,
 ) -> Client {
     serve(layer(), Shop::answering(runs, script)).await
 }

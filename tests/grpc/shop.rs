@@ -42,10 +42,10 @@ type Notes = Pin<Box<dyn Stream<Item = Result<Note, Status>> + Send>>;
 
 /// What an execution answers: a status in the place of any message, or
 /// messages and perhaps a status after them.
-pub(crate) type Answer = Result<Vec<Result<Note, Status>>, Status>;
+pub(crate) type ResponseHead = Result<Vec<Result<Note, Status>>, Status>;
 
 /// What execution N answers.
-type Script = dyn Fn(usize) -> Answer + Send + Sync;
+type Script = dyn Fn(usize) -> ResponseHead + Send + Sync;
 
 /// `shop.Shop`: `Pay` is unary, `List` streams its answer, `Upload` what it is
 /// asked, `Chat` both.
@@ -65,7 +65,7 @@ impl Shop {
 
     pub(crate) fn answering(
         runs: &Runs,
-        script: impl Fn(usize) -> Answer + Send + Sync + 'static,
+        script: impl Fn(usize) -> ResponseHead + Send + Sync + 'static,
     ) -> Self {
         Self {
             runs: runs.clone(),

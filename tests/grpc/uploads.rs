@@ -6,16 +6,17 @@ use tokio::sync::mpsc::{self, Sender};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
-use tower_idempotency::{IdempotencyLayer, MemoryStore, Policy, Require};
+use tower_idempotency::options::Require;
+use tower_idempotency::{IdempotencyLayer, MemoryStore, RouteOptions};
 
 use crate::client::{ask, is_replay, next, soon};
 use crate::shop::{Note, Shop, Stack, serve};
 use crate::support::{Runs, builder, with_policy};
 
 fn ignoring_streams() -> IdempotencyLayer {
-    let ignored = |policy: Policy| policy.require(Require::Ignored);
+    let ignored = |options: RouteOptions| options.require(Require::Ignored);
     builder(&MemoryStore::new())
-        .defaults(|policy| policy.require(Require::Required))
+        .defaults(|options| options.require(Require::Required))
         .route("/shop.Shop/Upload", ignored)
         .route("/shop.Shop/Chat", ignored)
         .build()

@@ -9,11 +9,10 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use tokio::time::{sleep, timeout};
 use tower::{Layer, ServiceExt};
+use tower_idempotency::options::{KeysPer, OnInFlight, OnLapsedLease, Require};
+use tower_idempotency::store::{Completion, RecordId};
 use tower_idempotency::store::{Forgotten, Outcome, RecordState, StoreErrorKind};
-use tower_idempotency::{
-    Completion, IdempotencyContext, IdempotencyLayer, KeysPer, OnInFlight, OnLapsedLease, Policy,
-    RecordId, Require, Resolved,
-};
+use tower_idempotency::{IdempotencyContext, IdempotencyLayer, Resolved, RouteOptions};
 
 use crate::owners::{First, LEASE, Owners, SECOND, begin};
 use crate::support::body::{Script, Step};
@@ -26,8 +25,8 @@ use crate::support::{
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 fn refusing(store: &Steered) -> IdempotencyLayer {
-    with_policy(store, |policy| {
-        policy.on_lapsed_lease(OnLapsedLease::Refuse)
+    with_policy(store, |options| {
+        options.on_lapsed_lease(OnLapsedLease::Refuse)
     })
 }
 
@@ -180,12 +179,12 @@ async fn an_owner_that_comes_back_after_its_operation_was_resolved_is_fenced_off
     let (layer, owners, retry, owner) = in_doubt(&store, Doubt::Lapse).await;
     let resolved = layer.resolve(&id(&layer), &paid()).await.unwrap();
     assert_eq!(resolved, Resolved::Recorded);
-    assert!(!owners.context(1).lost());
+    assert!(!owners.context(1).is_lost());
     // It may learn it by a renewal, and does by its completion.
     owners.gate.open();
     let seen = owner.unwrap().await.unwrap();
     assert_eq!(seen.refusal(), "409 in-flight");
-    assert!(owners.context(1).lost());
+    assert!(owners.context(1).is_lost());
     let seen = retry("{}").await;
     assert_eq!(
         (seen.is_replay(), seen.text()),
@@ -199,7 +198,7 @@ async fn an_owner_learns_by_its_renewal_that_its_operation_was_resolved() {
     let (layer, owners, _, _owner) = in_doubt(&store, Doubt::Lapse).await;
     layer.resolve(&id(&layer), &paid()).await.unwrap();
     sleep(LEASE).await;
-    assert!(owners.context(1).lost());
+    assert!(owners.context(1).is_lost());
 }
 
 #[tokio::test(start_paused = true)]
@@ -275,8 +274,8 @@ async fn an_operation_forgotten_by_force_is_overtaken_by_its_retry() {
 #[tokio::test(start_paused = true)]
 async fn one_that_waits_executes_when_what_it_waits_for_is_forgotten() {
     let store = Steered::new();
-    let layer = with_policy(&store, |policy| {
-        policy.on_in_flight(OnInFlight::Wait(LEASE * 100))
+    let layer = with_policy(&store, |options| {
+        options.on_in_flight(OnInFlight::Wait(LEASE * 100))
     });
     let owners = Owners::new();
     let app = layer.layer(owners.service(First::Answers));
@@ -349,7 +348,7 @@ async fn of_two_that_resolve_at_once_one_does() {
 #[tokio::test(start_paused = true)]
 async fn a_lapsed_operation_that_would_rerun_can_be_resolved() {
     let store = Steered::unguarded();
-    let (layer, owners) = (with_policy(&store, |policy| policy), Owners::new());
+    let (layer, owners) = (with_policy(&store, |options| options), Owners::new());
     let app = layer.layer(owners.service(First::Answers));
     store.make(Op::Renew, Fault::Stalls);
     let _first = begin(&app);
@@ -460,9 +459,11 @@ async fn a_store_that_does_not_answer_is_waited_for_no_longer_than_its_timeout()
     }
 }
 
-fn seen_ids(policy: impl FnOnce(Policy) -> Policy) -> (IdempotencyLayer, Steered, Ids) {
+fn seen_ids(
+    options: impl FnOnce(RouteOptions) -> RouteOptions,
+) -> (IdempotencyLayer, Steered, Ids) {
     let store = Steered::new();
-    (with_policy(&store, policy), store, Ids::default())
+    (with_policy(&store, options), store, Ids::default())
 }
 
 type Ids = Arc<std::sync::Mutex<Vec<RecordId>>>;
@@ -470,8 +471,8 @@ type Ids = Arc<std::sync::Mutex<Vec<RecordId>>>;
 #[tokio::test]
 async fn a_record_has_one_id_to_its_request_its_handler_and_its_store() {
     for keys_per in [KeysPer::Scope, KeysPer::Route] {
-        let (layer, store, ids) = seen_ids(|policy| {
-            policy
+        let (layer, store, ids) = seen_ids(|options| {
+            options
                 .keys_per(keys_per)
                 .methods([Method::POST, Method::PUT])
         });
@@ -517,7 +518,7 @@ async fn a_record_has_one_id_to_its_request_its_handler_and_its_store() {
 #[tokio::test]
 async fn a_record_id_is_of_the_first_header_that_is_present() {
     let (layer, store, _) =
-        seen_ids(|policy| policy.headers(["idempotency-key", "x-request-token"]));
+        seen_ids(|options| options.headers(["idempotency-key", "x-request-token"]));
     let app = layer.layer(counting(&Runs::default()));
     let both = || with(post("a", "{}"), "x-request-token", "b");
     let second = || without(both(), "idempotency-key");
@@ -533,7 +534,7 @@ async fn a_record_id_is_of_the_first_header_that_is_present() {
 fn what_is_not_protected_has_no_record_id() {
     let store = Steered::new();
     let layer = builder(&store)
-        .route("/health", |policy| policy.require(Require::Ignored))
+        .route("/health", |options| options.require(Require::Ignored))
         .build()
         .unwrap();
     let of = |request: Request<Full<Bytes>>| id_of(&layer, request);

@@ -8,10 +8,10 @@ use std::time::{Duration, UNIX_EPOCH};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use tower::{Layer, Service};
-use tower_idempotency::store::{AtRest, Outcome, RecordState};
-use tower_idempotency::{
-    Completion, Encryption, IdempotencyLayer, OnLapsedLease, Resolved, ResponseBody,
-};
+use tower_idempotency::options::OnLapsedLease;
+use tower_idempotency::store::{Completion, Encryption};
+use tower_idempotency::store::{EncodedCompletion, Outcome, RecordState};
+use tower_idempotency::{IdempotencyLayer, Resolved, ResponseBody};
 
 use crate::support::body::{Script, Step};
 use crate::support::store::Steered;
@@ -29,7 +29,7 @@ fn encrypting(store: &Steered) -> IdempotencyLayer {
     builder(store)
         .secrets(["a secret of sixteen bytes or more"])
         .encryption(Encryption::xchacha20_poly1305())
-        .defaults(|policy| policy.on_lapsed_lease(OnLapsedLease::Refuse))
+        .defaults(|options| options.on_lapsed_lease(OnLapsedLease::Refuse))
         .build()
         .unwrap()
 }
@@ -98,7 +98,7 @@ fn assert_encrypted(kept: &Completion) {
         let since_epoch = time.duration_since(UNIX_EPOCH).unwrap();
         assert_eq!(since_epoch.subsec_nanos() % 1000, 0);
     }
-    assert_unreadable(&AtRest::of(kept).unwrap().answer);
+    assert_unreadable(&EncodedCompletion::of(kept).unwrap().answer);
     assert_unreadable(format!("{kept:?}").as_bytes());
 }
 

@@ -11,11 +11,11 @@ use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use tokio::time::sleep;
 use tower::{Layer, Service, ServiceExt, service_fn};
+use tower_idempotency::options::OnStoreError;
 use tower_idempotency::scope::{Caller, Scope};
 use tower_idempotency::store::{Claim, Store, StoreErrorKind};
 use tower_idempotency::{
-    IdempotencyContext, IdempotencyLayer, IdempotencyLayerBuilder, OnStoreError, ResponseBody,
-    scope,
+    IdempotencyContext, IdempotencyLayer, IdempotencyLayerBuilder, ResponseBody, scope,
 };
 
 use crate::support::body::{Script, Step};
@@ -153,9 +153,9 @@ fn layers(store: &Steered) -> Vec<IdempotencyLayerBuilder> {
         builder(store),
         builder(store).secrets([SECRET]),
         builder(store).secrets([SECRET, "an older secret, as long"]),
-        builder(store).defaults(|policy| {
-            policy
-                .on_store_error(OnStoreError::Open)
+        builder(store).defaults(|options| {
+            options
+                .on_store_error(OnStoreError::RunUnprotected)
                 .max_operation(Duration::from_secs(40))
         }),
     ]

@@ -3,7 +3,7 @@
 use http::Response;
 use tokio::time::sleep;
 use tower::{Layer, ServiceExt};
-use tower_idempotency::Oversize;
+use tower_idempotency::options::OnOversize;
 
 use crate::owners::{First, LEASE, Owners, SECOND, begin};
 use crate::support::body::Script;
@@ -25,7 +25,7 @@ async fn renewals_keep_the_lease_of_a_long_operation_alive() {
         owners.gate.open();
         let first = Seen::whole(first.await.unwrap().unwrap()).await;
         first.assert_fresh("run 1");
-        assert!(!owners.context(1).lost());
+        assert!(!owners.context(1).is_lost());
         send(&app, post("k", "{}")).await.assert_replays(&first);
     }
 }
@@ -56,7 +56,7 @@ async fn leases_of_many_operations_are_kept_by_a_store_that_answers_late() {
     let store = Steered::unguarded();
     store.make(Op::Renew, Fault::Late(SECOND * 2 - SECOND / 10));
     let owners = Owners::new();
-    let layer = with_policy(&store, |policy| policy.lease(SECOND * 6));
+    let layer = with_policy(&store, |options| options.lease(SECOND * 6));
     let app = layer.layer(owners.service(First::Answers));
     let keys: Vec<_> = (0..200).map(|key| format!("key {key}")).collect();
     for key in &keys {
@@ -174,8 +174,8 @@ async fn max_operation_ends_renewals() {
         (Steered::new(), LEASE * 2 + LEASE / 6),
     ] {
         let owners = Owners::new();
-        let layer = with_policy(&store, |policy| {
-            policy.lease(LEASE).max_operation(LEASE * 2)
+        let layer = with_policy(&store, |options| {
+            options.lease(LEASE).max_operation(LEASE * 2)
         });
         let app = layer.layer(owners.service(First::Answers));
         let first = begin(&app);
@@ -200,7 +200,7 @@ async fn max_operation_ends_renewals() {
 async fn an_operation_that_ran_for_too_long_and_was_not_overtaken_is_recorded() {
     for store in [Steered::unguarded(), Steered::new()] {
         let owners = Owners::new();
-        let layer = with_policy(&store, |policy| policy.max_operation(LEASE));
+        let layer = with_policy(&store, |options| options.max_operation(LEASE));
         let app = layer.layer(owners.service(First::Answers));
         let first = begin(&app);
         owners.gate.begun().await;
@@ -218,9 +218,9 @@ async fn an_operation_that_ran_for_too_long_and_was_not_overtaken_is_recorded() 
 async fn an_answer_that_nobody_reads_holds_its_key_no_longer_than_max_operation() {
     for store in [Steered::unguarded(), Steered::new()] {
         let runs = Runs::default();
-        let layer = with_policy(&store, |policy| {
-            policy
-                .oversize(Oversize::Rerun)
+        let layer = with_policy(&store, |options| {
+            options
+                .oversize(OnOversize::Rerun)
                 .max_recorded_body(3)
                 .max_operation(LEASE * 2)
         });

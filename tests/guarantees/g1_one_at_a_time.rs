@@ -113,7 +113,7 @@ async fn a_claim_that_is_answered_after_its_lease_begins_nothing() {
     ] {
         let (store, runs) = (Steered::unguarded(), Runs::default());
         store.make(Op::Claim, Fault::Late(late));
-        let app = with_policy(&store, |policy| policy.lease(lease)).layer(counting(&runs));
+        let app = with_policy(&store, |options| options.lease(lease)).layer(counting(&runs));
         let seen = send(&app, post("k", "{}")).await;
         assert_eq!(runs.count(), usize::from(executes), "{late:?} late");
         if executes {

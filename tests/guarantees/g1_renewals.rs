@@ -16,7 +16,7 @@ use crate::support::{Seen, builder, post, send, with_policy};
 async fn the_first_renewal_counts_from_when_the_claim_was_sent() {
     let store = Steered::unguarded();
     let owners = Owners::new();
-    let layer = with_policy(&store, |policy| policy.lease(SECOND * 2));
+    let layer = with_policy(&store, |options| options.lease(SECOND * 2));
     let app = layer.layer(owners.service(First::Answers));
     store.make(Op::Claim, Fault::Late(SECOND * 3 / 2));
     let first = begin(&app);
@@ -40,7 +40,7 @@ async fn a_renewal_that_stalls_leaves_time_for_the_next() {
     let owners = Owners::new();
     let layer = builder(&store)
         .store_timeout(SECOND * 10)
-        .defaults(|policy| policy.lease(SECOND * 6))
+        .defaults(|options| options.lease(SECOND * 6))
         .build()
         .unwrap();
     let app = layer.layer(owners.service(First::Answers));
@@ -78,7 +78,7 @@ async fn a_renewal_that_crosses_a_release_does_not_make_its_owner_one_overtaken(
             store.make(Op::Renew, fault);
         }
         let owners = Owners::new();
-        let layer = with_policy(&store, |policy| policy.lease(SECOND * 3));
+        let layer = with_policy(&store, |options| options.lease(SECOND * 3));
         let app = layer.layer(owners.service(First::Transient));
         let first = begin(&app);
         owners.gate.begun().await;
@@ -86,7 +86,7 @@ async fn a_renewal_that_crosses_a_release_does_not_make_its_owner_one_overtaken(
         owners.gate.open();
         let first = Seen::whole(first.await.unwrap().unwrap()).await;
         assert_eq!((first.status, first.text()), (503, "later"));
-        assert!(!owners.context(1).lost());
+        assert!(!owners.context(1).is_lost());
         assert_eq!(store.calls(Op::Renew), renewals);
     }
 }

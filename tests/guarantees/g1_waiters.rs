@@ -11,7 +11,8 @@ use http_body_util::Full;
 use tokio::task::{JoinHandle, yield_now};
 use tokio::time::{Instant, sleep};
 use tower::{Layer, Service, ServiceExt, service_fn};
-use tower_idempotency::{IdempotencyLayer, OnInFlight, OnLapsedLease, Policy, ResponseBody};
+use tower_idempotency::options::{OnInFlight, OnLapsedLease};
+use tower_idempotency::{IdempotencyLayer, ResponseBody, RouteOptions};
 
 use crate::owners::{First, LEASE, Owners, SECOND, begin};
 use crate::support::store::{Fault, Op, Steered};
@@ -22,9 +23,9 @@ use crate::support::{
 /// Less than what a test waits for.
 const BOUND: Duration = Duration::from_secs(20 * 60);
 
-fn waiting(store: &Steered, change: impl FnOnce(Policy) -> Policy) -> IdempotencyLayer {
-    with_policy(store, |policy| {
-        change(policy.on_in_flight(OnInFlight::Wait(BOUND)))
+fn waiting(store: &Steered, change: impl FnOnce(RouteOptions) -> RouteOptions) -> IdempotencyLayer {
+    with_policy(store, |options| {
+        change(options.on_in_flight(OnInFlight::Wait(BOUND)))
     })
 }
 
@@ -73,7 +74,7 @@ async fn ended(tasks: &[JoinHandle<Seen>]) -> usize {
 async fn of_twenty_that_wait_one_takes_over_what_was_released_and_the_rest_wait_on() {
     let store = Steered::new();
     let (runs, gate) = (Runs::default(), Gate::closed());
-    let app = waiting(&store, |policy| policy).layer(transient_until(3, &runs, &gate));
+    let app = waiting(&store, |options| options).layer(transient_until(3, &runs, &gate));
     let first = ask(&app);
     gate.begun().await;
     let waiters: Vec<_> = (0..20).map(|_| ask(&app)).collect();
@@ -109,7 +110,7 @@ async fn of_twenty_that_wait_one_takes_over_what_was_released_and_the_rest_wait_
 async fn a_waiter_that_is_dropped_once_it_was_woken_passes_its_turn_on() {
     let store = Steered::new();
     let (runs, gate) = (Runs::default(), Gate::closed());
-    let app = waiting(&store, |policy| policy).layer(transient_until(1, &runs, &gate));
+    let app = waiting(&store, |options| options).layer(transient_until(1, &runs, &gate));
     let mut first = Box::pin(app.clone().oneshot(post("k", "{}")));
     assert!(poll_once(&mut first).await);
     let waiters: Vec<_> = (0..5).map(|_| ask(&app)).collect();
@@ -145,7 +146,7 @@ async fn at_whichever_poll_a_waiter_leaves_the_next_one_has_its_turn() {
             };
             store.let_all(Fault::Yields);
             let (runs, gate) = (Runs::default(), Gate::closed());
-            let app = waiting(&store, |policy| policy).layer({
+            let app = waiting(&store, |options| options).layer({
                 let inner = transient_until(1, &runs, &gate);
                 service_fn(move |request| {
                     let inner = inner.clone();
@@ -195,7 +196,7 @@ async fn at_whichever_poll_a_waiter_leaves_the_next_one_has_its_turn() {
 async fn when_the_lease_of_a_dead_owner_lapses_one_waiter_takes_over_at_that_moment() {
     let store = Steered::unguarded();
     let owners = Owners::new();
-    let app = waiting(&store, |policy| policy).layer(owners.service(First::Answers));
+    let app = waiting(&store, |options| options).layer(owners.service(First::Answers));
     store.make(Op::Renew, Fault::Stalls);
     let start = Instant::now();
     let first = begin(&app);
@@ -228,7 +229,7 @@ async fn when_the_lease_of_a_dead_owner_lapses_one_waiter_takes_over_at_that_mom
 async fn a_waiter_asks_again_when_the_lease_that_it_saw_would_lapse_and_no_sooner() {
     let store = Steered::unguarded();
     let owners = Owners::new();
-    let app = waiting(&store, |policy| policy).layer(owners.service(First::Answers));
+    let app = waiting(&store, |options| options).layer(owners.service(First::Answers));
     let _first = begin(&app);
     owners.gate.begun().await;
     let waiter = ask(&app);
@@ -248,7 +249,7 @@ async fn when_an_owner_vanishes_in_this_process_its_waiters_learn_when_its_lease
     ] {
         let store = Steered::new();
         let (runs, gate) = (Runs::default(), Gate::closed());
-        let app = waiting(&store, |policy| policy.on_lapsed_lease(on_lapsed_lease))
+        let app = waiting(&store, |options| options.on_lapsed_lease(on_lapsed_lease))
             .layer(transient_until(0, &runs, &gate));
         let start = Instant::now();
         let mut first = Box::pin(app.clone().oneshot(post("k", "{}")));
@@ -275,7 +276,7 @@ async fn when_an_owner_vanishes_in_this_process_its_waiters_learn_when_its_lease
 async fn what_runs_for_too_long_is_taken_over_by_one_that_waits() {
     let store = Steered::new();
     let owners = Owners::new();
-    let app = waiting(&store, |policy| policy.max_operation(LEASE * 2))
+    let app = waiting(&store, |options| options.max_operation(LEASE * 2))
         .layer(owners.service(First::Answers));
     let start = Instant::now();
     let _first = begin(&app);
@@ -297,8 +298,8 @@ async fn under_refuse_all_that_wait_are_told_at_once_that_the_outcome_is_unknown
     for store in [Steered::new(), Steered::unguarded()] {
         for end in [First::Fails, First::Panics] {
             let owners = Owners::new();
-            let layer = with_policy(&store, |policy| {
-                policy
+            let layer = with_policy(&store, |options| {
+                options
                     .on_in_flight(OnInFlight::Wait(BOUND))
                     .on_lapsed_lease(OnLapsedLease::Refuse)
             });
@@ -329,8 +330,8 @@ async fn under_refuse_all_that_wait_are_told_at_once_that_the_outcome_is_unknown
 async fn under_refuse_a_waiter_is_told_of_a_lapse_when_it_happens() {
     let store = Steered::unguarded();
     let owners = Owners::new();
-    let app = waiting(&store, |policy| {
-        policy.on_lapsed_lease(OnLapsedLease::Refuse)
+    let app = waiting(&store, |options| {
+        options.on_lapsed_lease(OnLapsedLease::Refuse)
     })
     .layer(owners.service(First::Answers));
     store.make(Op::Renew, Fault::Stalls);
@@ -350,7 +351,7 @@ async fn under_refuse_a_waiter_is_told_of_a_lapse_when_it_happens() {
 async fn a_waiter_whose_key_went_to_another_request_meanwhile_is_told() {
     let store = Steered::new();
     let (runs, gate) = (Runs::default(), Gate::closed());
-    let app = waiting(&store, |policy| policy).layer(transient_until(1, &runs, &gate));
+    let app = waiting(&store, |options| options).layer(transient_until(1, &runs, &gate));
     let mut first = Box::pin(app.clone().oneshot(post("k", "{}")));
     assert!(poll_once(&mut first).await);
     let waiters = [ask(&app), ask(&app)];

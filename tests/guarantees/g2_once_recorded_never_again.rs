@@ -9,8 +9,9 @@ use http::{Method, Request, Response};
 use http_body_util::Full;
 use tokio::time::{advance, sleep};
 use tower::{Layer, ServiceExt, service_fn};
+use tower_idempotency::MemoryStore;
+use tower_idempotency::options::OnLapsedLease;
 use tower_idempotency::store::{Outcome, StoreErrorKind};
-use tower_idempotency::{MemoryStore, OnLapsedLease};
 
 use crate::support::body::Script;
 use crate::support::store::{Fault, Op, Steered};
@@ -38,8 +39,8 @@ async fn a_recorded_operation_runs_again_only_when_its_retention_has_ended() {
 #[tokio::test(start_paused = true)]
 async fn retention_counts_from_the_completion() {
     let (runs, gate) = (Runs::default(), Gate::closed());
-    let layer = with_policy(&MemoryStore::new(), |policy| {
-        policy.retention(Duration::from_secs(60))
+    let layer = with_policy(&MemoryStore::new(), |options| {
+        options.retention(Duration::from_secs(60))
     });
     let app = layer.layer(held_back(&runs, &gate));
     let first = tokio::spawn({
@@ -197,8 +198,8 @@ async fn what_could_not_be_recorded_until_max_operation_is_left_to_the_lapse_pol
         let store = Steered::new();
         store.make(Op::Complete, Fault::Fails(StoreErrorKind::Unknown));
         let runs = Runs::default();
-        let layer = with_policy(&store, |policy| {
-            policy
+        let layer = with_policy(&store, |options| {
+            options
                 .max_operation(Duration::from_secs(60))
                 .on_lapsed_lease(on_lapsed_lease)
         });
@@ -229,7 +230,7 @@ async fn a_store_that_panics_when_it_should_record_does_not_free_the_key() {
         let store = Steered::unguarded();
         store.make(Op::Complete, Fault::Panics);
         let runs = Runs::default();
-        let layer = with_policy(&store, |policy| policy.on_lapsed_lease(on_lapsed_lease));
+        let layer = with_policy(&store, |options| options.on_lapsed_lease(on_lapsed_lease));
         let app = layer.layer(counting(&runs));
         let first = tokio::spawn(app.clone().oneshot(post("k", "{}")));
         assert!(first.await.unwrap_err().is_panic());
@@ -253,7 +254,7 @@ async fn an_operation_without_a_limit_survives_a_store_that_fails_for_a_moment()
     let store = Steered::new();
     store.make(Op::Complete, Fault::Fails(StoreErrorKind::Unknown));
     let runs = Runs::default();
-    let layer = with_policy(&store, |policy| policy.max_operation(Duration::MAX));
+    let layer = with_policy(&store, |options| options.max_operation(Duration::MAX));
     let app = layer.layer(counting(&runs));
     let first = send(&app, post("k", "{}")).await;
     assert_eq!(first.lacks(), Some("unrecorded"));
@@ -271,8 +272,8 @@ async fn a_lease_without_an_end_is_given_back_all_the_same() {
     let store = Steered::new();
     store.make(Op::Claim, Fault::AnswerLost(StoreErrorKind::Unknown));
     let runs = Runs::default();
-    let layer = with_policy(&store, |policy| {
-        policy.max_operation(Duration::MAX).lease(Duration::MAX)
+    let layer = with_policy(&store, |options| {
+        options.max_operation(Duration::MAX).lease(Duration::MAX)
     });
     let app = layer.layer(counting(&runs));
     let lost = send(&app, post("k", "{}")).await;
@@ -286,7 +287,8 @@ async fn a_lease_without_an_end_is_given_back_all_the_same() {
 async fn a_retention_without_an_end_keeps_the_answer() {
     let store = Steered::new();
     let runs = Runs::default();
-    let app = with_policy(&store, |policy| policy.retention(Duration::MAX)).layer(counting(&runs));
+    let app =
+        with_policy(&store, |options| options.retention(Duration::MAX)).layer(counting(&runs));
     let first = send(&app, post("k", "{}")).await;
     advance(100 * 365 * DAY).await;
     send(&app, post("k", "{}")).await.assert_replays(&first);

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use tokio::time::sleep;
 use tower::{Layer, ServiceExt};
-use tower_idempotency::Oversize;
+use tower_idempotency::options::OnOversize;
 
 use crate::support::store::{Fault, Steered};
 use crate::support::{Runs, handler, poll_times, post, with_policy};
@@ -19,7 +19,7 @@ use crate::written::{Announced, End, Got, Part, Written, paused, tasks};
 struct Case {
     written: Written,
     cap: usize,
-    oversize: Oversize,
+    oversize: OnOversize,
     version: Version,
 }
 
@@ -31,7 +31,7 @@ impl Case {
     /// What a retry may be.
     fn retry(&self) -> &'static [&'static str] {
         let oversize = match self.oversize {
-            Oversize::Seal => "response-unavailable",
+            OnOversize::Seal => "response-unavailable",
             _ => "fresh",
         };
         match self.written.end {
@@ -51,8 +51,8 @@ impl Case {
     async fn ask_twice(&self, polls: usize) -> (Option<Got>, Got) {
         let (store, runs) = (Steered::new(), Runs::default());
         store.let_all(Fault::Yields);
-        let layer = with_policy(&store, |policy| {
-            policy.max_recorded_body(self.cap).oversize(self.oversize)
+        let layer = with_policy(&store, |options| {
+            options.max_recorded_body(self.cap).oversize(self.oversize)
         });
         let written = self.written.clone();
         let app = layer.layer(handler(&runs, move |_, _| written.response()));
@@ -201,7 +201,7 @@ fn case(most: usize) -> impl Strategy<Value = Case> {
         3 => Just(1 << 20),
         1 => -200_000..200_000_i64,
     ];
-    let oversize = select(&[Oversize::Seal, Oversize::Rerun][..]);
+    let oversize = select(&[OnOversize::Seal, OnOversize::Rerun][..]);
     let version = select(&[Version::HTTP_10, Version::HTTP_11, Version::HTTP_11][..]);
     let written = (parts(most), announced(), end, status, any::<bool>());
     (written, cap, oversize, version).prop_map(|(written, cap, oversize, version)| {

@@ -9,7 +9,8 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 use tokio::time::{Instant, sleep};
 use tower::{Layer, ServiceExt};
-use tower_idempotency::{OnDisconnect, RequestBody};
+use tower_idempotency::RequestBody;
+use tower_idempotency::options::OnDisconnect;
 
 use crate::support::body::{Script, Step};
 use crate::support::store::{Fault, Op, Steered};
@@ -62,7 +63,7 @@ const ASK: &[u8] = b"POST /payments HTTP/1.1\r\nhost: a\r\nidempotency-key: k\r\
 async fn a_server_that_drops_the_body_of_a_204_is_no_client_that_left() {
     for on_disconnect in [OnDisconnect::Finish, OnDisconnect::Cancel] {
         let (store, runs) = (Steered::new(), Runs::default());
-        let layer = with_policy(&store, |policy| policy.on_disconnect(on_disconnect));
+        let layer = with_policy(&store, |options| options.on_disconnect(on_disconnect));
         let app = layer.layer(handler(&runs, |_, _| answer(StatusCode::NO_CONTENT)));
         let service = hyper::service::service_fn(move |request: Request<Incoming>| {
             app.clone().oneshot(request.map(RequestBody::new))

@@ -160,8 +160,8 @@ async fn the_record_of_a_long_operation_is_retried_for_as_long_as_that_of_a_shor
     let store = Steered::unguarded();
     store.make(Op::Complete, Fault::Fails(StoreErrorKind::Unknown));
     let runs = Runs::default();
-    let layer = with_policy(&store, |policy| {
-        policy.max_operation(Duration::from_secs(60))
+    let layer = with_policy(&store, |options| {
+        options.max_operation(Duration::from_secs(60))
     });
     let service = {
         let runs = runs.clone();
@@ -235,7 +235,7 @@ async fn the_last_frame_of_a_large_answer_over_http_1_0_waits_for_the_record() {
         for version in [Version::HTTP_09, Version::HTTP_10] {
             let store = Steered::new();
             store.make(Op::Complete, fault);
-            let layer = with_policy(&store, |policy| policy.max_recorded_body(1000));
+            let layer = with_policy(&store, |options| options.max_recorded_body(1000));
             let app = layer.layer(handler(&Runs::default(), |_, _| {
                 Response::new(Script::repeated(vec![b'x'; 500], 10))
             }));

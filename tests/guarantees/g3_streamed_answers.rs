@@ -10,7 +10,7 @@ use http::Response;
 use http_body::Body;
 use tokio::time::{Instant, sleep};
 use tower::{Layer, ServiceExt};
-use tower_idempotency::Oversize;
+use tower_idempotency::options::OnOversize;
 use tower_idempotency::store::{Outcome, StoreErrorKind};
 
 use crate::owners::{LEASE, SECOND};
@@ -228,7 +228,7 @@ async fn an_answer_whose_lease_was_lost_is_cut_and_nothing_of_it_is_recorded() {
 async fn the_lease_is_kept_while_the_client_does_not_read() {
     for cap in [1 << 20, 0] {
         let (store, runs) = (Steered::unguarded(), Runs::default());
-        let layer = with_policy(&store, |policy| policy.max_recorded_body(cap));
+        let layer = with_policy(&store, |options| options.max_recorded_body(cap));
         let app = layer.layer(handler(&runs, |_, _| {
             let waits = (0..20).map(|_| Step::Wait(LEASE / 2));
             let parts = waits.flat_map(|wait| [wait, Step::Data(vec![b'x'; HALF].into())]);
@@ -256,15 +256,15 @@ async fn the_lease_is_kept_while_the_client_does_not_read() {
 #[tokio::test(start_paused = true)]
 async fn an_answer_too_large_to_record_ends_after_it_is_sealed_or_released() {
     for (oversize, op) in [
-        (Oversize::Seal, Op::Complete),
-        (Oversize::Rerun, Op::Release),
+        (OnOversize::Seal, Op::Complete),
+        (OnOversize::Rerun, Op::Release),
     ] {
         for announced in ANNOUNCED {
             let (store, runs) = (Steered::new(), Runs::default());
             store.let_all(Fault::Yields);
             store.make(op, Fault::Late(SECOND));
-            let layer = with_policy(&store, |policy| {
-                policy.max_recorded_body(HALF).oversize(oversize)
+            let layer = with_policy(&store, |options| {
+                options.max_recorded_body(HALF).oversize(oversize)
             });
             let written = in_halves(announced);
             let app = layer.layer(handler(&runs, move |_, _| written.response()));
@@ -280,7 +280,7 @@ async fn an_answer_too_large_to_record_ends_after_it_is_sealed_or_released() {
             assert!(store.outcomes().iter().all(sealed), "nothing of it is kept");
             let retry = Got::all(app.clone().oneshot(post("k", "{}")), |_| {}).await;
             let expected = match oversize {
-                Oversize::Seal => ("response-unavailable", 1),
+                OnOversize::Seal => ("response-unavailable", 1),
                 _ => ("fresh", 2),
             };
             assert_eq!((retry.kind(), runs.count()), expected);

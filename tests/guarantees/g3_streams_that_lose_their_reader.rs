@@ -6,7 +6,8 @@ use http_body_util::BodyExt;
 use tokio::runtime::Builder;
 use tokio::time::timeout;
 use tower::{Layer, ServiceExt};
-use tower_idempotency::{Answer, MemoryStore};
+use tower_idempotency::MemoryStore;
+use tower_idempotency::recording::ResponseHead;
 
 use crate::support::store::{Fault, Op, Steered};
 use crate::support::{Runs, handler, post, protected, with_policy};
@@ -31,8 +32,8 @@ async fn an_answer_whose_store_panics_is_cut() {
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_whose_record_policy_panics_is_cut() {
-    let layer = with_policy(&MemoryStore::new(), |policy| {
-        policy.record(|_: &Answer<'_>| -> bool { panic!("as the test wants it") })
+    let layer = with_policy(&MemoryStore::new(), |options| {
+        options.record(|_: &ResponseHead<'_>| -> bool { panic!("as the test wants it") })
     });
     let app = layer.layer(handler(&Runs::default(), |_, _| written().response()));
     let first = Got::all(app.oneshot(post("k", "{}")), |_| {});

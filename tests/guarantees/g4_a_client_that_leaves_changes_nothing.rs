@@ -9,8 +9,9 @@ use http_body_util::BodyExt;
 use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 use tower::{Layer, Service, ServiceExt, service_fn};
+use tower_idempotency::options::{OnLapsedLease, OnStoreError};
 use tower_idempotency::store::StoreErrorKind;
-use tower_idempotency::{MemoryStore, OnLapsedLease, OnStoreError, ResponseBody};
+use tower_idempotency::{MemoryStore, ResponseBody};
 
 use crate::support::body::{Script, Step};
 use crate::support::log::Log;
@@ -23,7 +24,7 @@ use crate::support::{
 /// How the operations of a test end.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum End {
-    Answer,
+    ResponseHead,
     /// Released by policy.
     Transient,
     Error,
@@ -178,7 +179,7 @@ async fn at_whichever_poll_a_client_leaves_its_retry_is_a_replay_or_the_first_ex
         let (mut unclaimed, mut given_back, mut finished) = (0, 0, 0);
         for polls in 0.. {
             let (store, seams) = (store(guarded), Seams::default());
-            let app = protected(&store).layer(with_many_seams(&seams, End::Answer));
+            let app = protected(&store).layer(with_many_seams(&seams, End::ResponseHead));
             let over = leave_after(polls, &app, &seams, &store).await;
             let ran = seams.effects.count() == 1;
             let retry = retry(&app).await.unwrap();
@@ -204,14 +205,14 @@ async fn at_whichever_poll_a_client_leaves_its_retry_is_a_replay_or_the_first_ex
 #[tokio::test(start_paused = true)]
 async fn at_whichever_poll_a_client_leaves_no_outcome_is_unknown_but_that_of_a_failure() {
     for (end, expected) in [
-        (End::Answer, None),
+        (End::ResponseHead, None),
         (End::Error, Some("409 outcome-unknown")),
         (End::Panic, Some("409 outcome-unknown")),
     ] {
         for polls in 0.. {
             let (store, seams) = (store(false), Seams::default());
-            let layer = with_policy(&store, |policy| {
-                policy.on_lapsed_lease(OnLapsedLease::Refuse)
+            let layer = with_policy(&store, |options| {
+                options.on_lapsed_lease(OnLapsedLease::Refuse)
             });
             let app = layer.layer(with_many_seams(&seams, end));
             let first = tokio::spawn(poll_times(polls, ask_once(&app))).await;
@@ -290,8 +291,10 @@ async fn a_client_that_left_during_a_claim_is_not_served_unprotected() {
     for polls in 0.. {
         let (store, seams) = (Steered::new(), Seams::default());
         store.make(Op::Claim, Fault::Fails(StoreErrorKind::NotSent));
-        let layer = with_policy(&store, |policy| policy.on_store_error(OnStoreError::Open));
-        let app = layer.layer(with_many_seams(&seams, End::Answer));
+        let layer = with_policy(&store, |options| {
+            options.on_store_error(OnStoreError::RunUnprotected)
+        });
+        let app = layer.layer(with_many_seams(&seams, End::ResponseHead));
         if leave_after(polls, &app, &seams, &store).await {
             break;
         }

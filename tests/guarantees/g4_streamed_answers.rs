@@ -9,7 +9,7 @@ use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use tokio::time::{Instant, sleep};
 use tower::{Layer, ServiceExt, service_fn};
-use tower_idempotency::{OnDisconnect, Oversize};
+use tower_idempotency::options::{OnDisconnect, OnOversize};
 
 use crate::support::body::{Script, Step};
 use crate::support::store::{Fault, Op, Steered};
@@ -90,13 +90,13 @@ async fn an_answer_that_breaks_off_without_its_client_is_not_run_again() {
 
 #[tokio::test(start_paused = true)]
 async fn the_rest_of_a_large_answer_is_read_to_its_end_without_its_client() {
-    for oversize in [Oversize::Seal, Oversize::Rerun] {
+    for oversize in [OnOversize::Seal, OnOversize::Rerun] {
         for frames_read in [0, 1, 100] {
             let (store, runs) = (Steered::new(), Runs::default());
             let body = Script::repeated(vec![b'x'; FRAME], GIBIBYTE / FRAME);
             let (given, is_gone) = (body.given(), body.is_gone());
             let answer = once(body.then(Step::Wait(SECOND)));
-            let layer = with_policy(&store, |policy| policy.oversize(oversize));
+            let layer = with_policy(&store, |options| options.oversize(oversize));
             let app = layer.layer(handler(&runs, move |_, _| answer()));
             let first = app.clone().oneshot(post("k", "{}")).await.unwrap();
             let mut first = first.into_body();
@@ -109,7 +109,7 @@ async fn the_rest_of_a_large_answer_is_read_to_its_end_without_its_client() {
             assert_eq!(given(), GIBIBYTE);
             assert!(is_gone());
             let stats = store.stats();
-            let sealed = usize::from(oversize == Oversize::Seal);
+            let sealed = usize::from(oversize == OnOversize::Seal);
             assert_eq!((stats.sealed, stats.released), (sealed, 1 - sealed));
         }
     }
@@ -151,8 +151,8 @@ async fn an_answer_without_end_is_given_up_max_operation_after_its_client_left()
 #[tokio::test(start_paused = true)]
 async fn a_short_answer_that_came_after_max_operation_is_recorded_though_its_client_left() {
     let (store, runs) = (Steered::new(), Runs::default());
-    let layer = with_policy(&store, |policy| {
-        policy.lease(SECOND).max_operation(SECOND * 10)
+    let layer = with_policy(&store, |options| {
+        options.lease(SECOND).max_operation(SECOND * 10)
     });
     let app = layer.layer(service_fn({
         let runs = runs.clone();
@@ -216,7 +216,10 @@ async fn an_answer_whose_record_is_being_stored_is_waited_for_at_shutdown() {
 #[tokio::test(start_paused = true)]
 async fn answers_on_their_way_without_a_client_are_capped() {
     let (store, runs) = (Steered::new(), Runs::default());
-    let layer = builder(&store).max_detached(2).build().unwrap();
+    let layer = builder(&store)
+        .max_background_operations(2)
+        .build()
+        .unwrap();
     let app = layer.layer(handler(&runs, |_, _| {
         Written::new(Announced::Nothing, [Part::Data(1), Part::Wait(5000)]).response()
     }));
@@ -249,9 +252,9 @@ async fn where_a_route_cancels_an_answer_ends_with_its_client_and_is_not_run_aga
         let body = Script::frames(["half"]).then(Step::Wait(SECOND * 60));
         let is_gone = body.is_gone();
         let answer = once(body);
-        let layer = with_policy(&store, |policy| {
-            let policy = policy.on_disconnect(OnDisconnect::Cancel);
-            policy.max_recorded_body(cap)
+        let layer = with_policy(&store, |options| {
+            let options = options.on_disconnect(OnDisconnect::Cancel);
+            options.max_recorded_body(cap)
         });
         let app = layer.layer(handler(&runs, move |_, _| {
             let mut response = answer();

@@ -7,8 +7,9 @@ use http::{Response, StatusCode};
 use http_body_util::BodyExt;
 use tokio::time::sleep;
 use tower::{Layer, ServiceExt};
+use tower_idempotency::options::{OnLapsedLease, OnMismatch, OnOversize};
+use tower_idempotency::recording::ResponseHead;
 use tower_idempotency::store::StoreErrorKind;
-use tower_idempotency::{Answer, OnLapsedLease, OnMismatch, Oversize};
 
 use crate::owners::{First, LEASE, Owners, SECOND, begin};
 use crate::support::body::{Script, Step};
@@ -36,11 +37,11 @@ async fn an_overtaken_owner_learns_it_and_its_answer_is_discarded() {
     assert_eq!((one.attempt(), two.attempt()), (1, 2));
     assert_eq!((one.is_rerun(), two.is_rerun()), (false, true));
     assert!(two.fencing_token() > one.fencing_token());
-    assert!(!one.lost(), "it can't know yet");
+    assert!(!one.is_lost(), "it can't know yet");
 
     store.heal(Op::Renew);
     sleep(LEASE / 3 + SECOND * 5).await;
-    assert!(one.lost() && !two.lost());
+    assert!(one.is_lost() && !two.is_lost());
 
     owners.gate.open();
     let first = Seen::whole(first.await.unwrap().unwrap()).await;
@@ -66,12 +67,12 @@ async fn an_owner_that_was_overtaken_learns_it_by_its_completion_at_the_latest()
     sleep(LEASE).await;
     let second = begin(&app);
     owners.gate.begun().await;
-    assert!(!owners.context(1).lost());
+    assert!(!owners.context(1).is_lost());
     owners.gate.open();
     let first = Seen::whole(first.await.unwrap().unwrap()).await;
     assert_eq!(first.refusal(), "409 in-flight");
-    assert!(owners.context(1).lost());
-    assert!(!owners.context(2).lost());
+    assert!(owners.context(1).is_lost());
+    assert!(!owners.context(2).is_lost());
     owners.gate.open();
     let second = second.await.unwrap().unwrap();
     assert_eq!(second.status(), 201);
@@ -117,9 +118,9 @@ async fn an_overtaken_owner_releases_nothing_however_it_ends() {
 async fn answer_of_one_that_knows(max_recorded_body: usize) -> Seen {
     let store = Steered::unguarded();
     let owners = Owners::new();
-    let layer = with_policy(&store, |policy| {
-        policy
-            .oversize(Oversize::Rerun)
+    let layer = with_policy(&store, |options| {
+        options
+            .oversize(OnOversize::Rerun)
             .max_recorded_body(max_recorded_body)
     });
     let app = layer.layer(owners.service(First::Answers));
@@ -131,7 +132,7 @@ async fn answer_of_one_that_knows(max_recorded_body: usize) -> Seen {
     owners.gate.begun().await;
     store.heal(Op::Renew);
     sleep(LEASE / 2).await;
-    assert!(owners.context(1).lost());
+    assert!(owners.context(1).is_lost());
     store.make(Op::Complete, Fault::Stalls);
     owners.gate.open();
     Seen::whole(first.await.unwrap().unwrap()).await
@@ -165,7 +166,7 @@ async fn a_record_that_is_being_retried_does_not_overwrite_that_of_who_took_over
     owners.gate.begun().await;
     store.heal(Op::Complete);
     sleep(SECOND * 10).await;
-    assert!(owners.context(1).lost());
+    assert!(owners.context(1).is_lost());
     owners.gate.open();
     let second = Seen::whole(second.await.unwrap().unwrap()).await;
     second.assert_fresh("run 2");
@@ -182,7 +183,7 @@ async fn a_lapsed_lease_is_taken_over_by_the_same_request_only() {
     ] {
         let store = Steered::unguarded();
         let owners = Owners::new();
-        let layer = with_policy(&store, |policy| policy.on_mismatch(on_mismatch));
+        let layer = with_policy(&store, |options| options.on_mismatch(on_mismatch));
         let app = layer.layer(owners.service(First::Answers));
         store.make(Op::Renew, Fault::Stalls);
         let _first = begin(&app);
@@ -205,8 +206,8 @@ async fn a_lapsed_lease_is_taken_over_by_the_same_request_only() {
 async fn under_refuse_a_lapsed_lease_is_outcome_unknown_and_its_owner_is_never_overtaken() {
     let store = Steered::unguarded();
     let owners = Owners::new();
-    let layer = with_policy(&store, |policy| {
-        policy.on_lapsed_lease(OnLapsedLease::Refuse)
+    let layer = with_policy(&store, |options| {
+        options.on_lapsed_lease(OnLapsedLease::Refuse)
     });
     let app = layer.layer(owners.service(First::Answers));
     store.make(Op::Renew, Fault::Fails(StoreErrorKind::NotSent));
@@ -238,8 +239,8 @@ async fn under_refuse_a_lapsed_lease_is_outcome_unknown_and_its_owner_is_never_o
 async fn under_refuse_an_error_or_a_panic_is_outcome_unknown_at_once() {
     for store in [Steered::unguarded(), Steered::new()] {
         for end in [First::Fails, First::Panics, First::PanicsAtOnce] {
-            let layer = with_policy(&store, |policy| {
-                policy.on_lapsed_lease(OnLapsedLease::Refuse)
+            let layer = with_policy(&store, |options| {
+                options.on_lapsed_lease(OnLapsedLease::Refuse)
             });
             let owners = Owners::new();
             let app = layer.layer(owners.service(end));
@@ -259,8 +260,8 @@ async fn under_refuse_an_error_or_a_panic_is_outcome_unknown_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn under_refuse_a_transient_answer_is_released_all_the_same() {
-    let layer = with_policy(&Steered::new(), |policy| {
-        policy.on_lapsed_lease(OnLapsedLease::Refuse)
+    let layer = with_policy(&Steered::new(), |options| {
+        options.on_lapsed_lease(OnLapsedLease::Refuse)
     });
     let owners = Owners::new();
     let app = layer.layer(owners.service(First::Transient));
@@ -278,8 +279,8 @@ async fn a_transient_answer_that_breaks_off_is_left_to_the_lapse_policy() {
         (OnLapsedLease::Refuse, "409 outcome-unknown"),
     ] {
         let runs = Runs::default();
-        let layer = with_policy(&Steered::new(), |policy| {
-            policy.on_lapsed_lease(on_lapsed_lease)
+        let layer = with_policy(&Steered::new(), |options| {
+            options.on_lapsed_lease(on_lapsed_lease)
         });
         let app = layer.layer(handler(&runs, |run, _| {
             let body = Script::frames([format!("run {run}")]);
@@ -325,10 +326,10 @@ async fn a_policy_that_panics_is_a_failure_of_its_operation() {
         (OnLapsedLease::Refuse, Some("409 outcome-unknown")),
     ] {
         let store = Steered::unguarded();
-        let layer = with_policy(&store, |policy| {
-            policy
+        let layer = with_policy(&store, |options| {
+            options
                 .on_lapsed_lease(on_lapsed_lease)
-                .record(|answer: &Answer<'_>| {
+                .record(|answer: &ResponseHead<'_>| {
                     assert_ne!(answer.status(), 503, "as the test wants it");
                     true
                 })

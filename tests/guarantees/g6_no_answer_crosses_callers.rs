@@ -150,7 +150,7 @@ fn answering_hers(
 async fn no_answer_to_another_caller_has_anything_of_hers() {
     let (store, runs) = (Steered::new(), Runs::default());
     let layer = builder(&store)
-        .defaults(|policy| policy.replayed_header("idempotency-replayed"))
+        .defaults(|options| options.replayed_header("idempotency-replayed"))
         .build()
         .unwrap();
     let app = layer.layer(answering_hers(&runs));
@@ -177,8 +177,8 @@ async fn no_answer_to_another_caller_has_anything_of_hers() {
 #[tokio::test(start_paused = true)]
 async fn no_refusal_repeats_a_request_a_scope_or_a_stored_answer() {
     let (store, runs) = (Steered::new(), Runs::default());
-    let layer = with_policy(&store, |policy| {
-        policy.max_recorded_body(5).key_length(8..=20)
+    let layer = with_policy(&store, |options| {
+        options.max_recorded_body(5).key_length(8..=20)
     });
     let app = layer.layer(answering_hers(&runs));
     let too_large = send(&app, hers("her-amount")).await;

@@ -10,7 +10,8 @@ use bytes::Bytes;
 use http::{Method, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use tower::{Layer, Service, ServiceExt};
-use tower_idempotency::{IdempotencyContext, Policy, Require};
+use tower_idempotency::options::Require;
+use tower_idempotency::{IdempotencyContext, RouteOptions};
 
 use crate::support::body::Script;
 use crate::support::store::{Op, Steered};
@@ -81,26 +82,29 @@ fn ask(method: Method, body: &Arc<()>) -> Request<Untouchable> {
     request
 }
 
-type Change = fn(Policy) -> Policy;
+type Change = fn(RouteOptions) -> RouteOptions;
 
 /// The policies and requests that make up other traffic.
 fn other_traffic(body: &Arc<()>) -> Vec<(Change, Request<Untouchable>)> {
     let keyed = |method| with(ask(method, body), "idempotency-key", "k");
     let mut all: Vec<(Change, _)> = vec![
         // No key where none is needed.
-        (|policy| policy, ask(Method::POST, body)),
-        (|policy| policy, without(ask(Method::PATCH, body), API_KEY)),
+        (|options| options, ask(Method::POST, body)),
+        (
+            |options| options,
+            without(ask(Method::PATCH, body), API_KEY),
+        ),
         // An ignored route, whatever its key.
         (
-            |policy| policy.require(Require::Ignored),
+            |options| options.require(Require::Ignored),
             keyed(Method::POST),
         ),
         (
-            |policy| policy.require(Require::Ignored),
+            |options| options.require(Require::Ignored),
             with(keyed(Method::POST), "idempotency-key", "\"broken"),
         ),
         (
-            |policy| policy.methods([Method::PUT]).require(Require::Required),
+            |options| options.methods([Method::PUT]).require(Require::Required),
             ask(Method::POST, body),
         ),
     ];
@@ -115,7 +119,7 @@ fn other_traffic(body: &Arc<()>) -> Vec<(Change, Request<Untouchable>)> {
         Method::DELETE,
         Method::from_bytes(b"QUERY").unwrap(),
     ] {
-        all.push((|policy| policy.require(Require::Required), keyed(method)));
+        all.push((|options| options.require(Require::Required), keyed(method)));
     }
     all
 }
@@ -209,7 +213,7 @@ impl Service<Request<Script>> for Reluctant {
 
 #[tokio::test]
 async fn readiness_is_that_of_the_service() {
-    let layer = with_policy(&Steered::new(), |policy| policy);
+    let layer = with_policy(&Steered::new(), |options| options);
     let mut cx = Context::from_waker(std::task::Waker::noop());
     let mut never = layer.layer(Reluctant(0));
     assert_eq!(never.poll_ready(&mut cx), Poll::Ready(Err("never")));

@@ -8,10 +8,11 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Request};
 use tokio::time::sleep;
 use tower::{Layer, ServiceExt};
+use tower_idempotency::options::{KeyFormat, OnLapsedLease, Require};
+use tower_idempotency::rejection::RejectionCode;
 use tower_idempotency::store::StoreErrorKind;
-use tower_idempotency::{
-    KeyFormat, MemoryStore, OnLapsedLease, Policy, RejectionCode, Require, WhenFull,
-};
+use tower_idempotency::store::WhenFull;
+use tower_idempotency::{MemoryStore, RouteOptions};
 
 use crate::support::body::{Script, Step};
 use crate::support::store::{Fault, Op, Steered};
@@ -37,8 +38,8 @@ fn whole() -> Script {
     Script::frames([r#"{"amount":1}"#])
 }
 
-fn changed(policy: Policy) -> Policy {
-    policy
+fn changed(options: RouteOptions) -> RouteOptions {
+    options
         .require(Require::Required)
         .key_length(4..=8)
         .max_request_body(16)
@@ -179,8 +180,8 @@ async fn a_request_that_is_wrong_is_told_how_and_neither_runs_nor_is_stored() {
 
 #[tokio::test(start_paused = true)]
 async fn what_a_record_or_the_store_stands_against_is_told_too() {
-    let one_sealed = |policy: Policy| {
-        policy
+    let one_sealed = |options: RouteOptions| {
+        options
             .max_recorded_body(4)
             .on_lapsed_lease(OnLapsedLease::Refuse)
     };
@@ -323,8 +324,8 @@ async fn a_key_has_up_to_255_characters() {
 #[tokio::test]
 async fn a_key_of_the_wrong_format_is_told_the_right_one() {
     let runs = Runs::default();
-    let layer = with_policy(&MemoryStore::new(), |policy| {
-        policy.key_format(KeyFormat::uuid())
+    let layer = with_policy(&MemoryStore::new(), |options| {
+        options.key_format(KeyFormat::uuid())
     });
     let app = layer.layer(counting(&runs));
     let seen = send(&app, post("k", "{}")).await;

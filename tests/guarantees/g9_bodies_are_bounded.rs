@@ -9,7 +9,8 @@ use http_body_util::Limited;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tower::Layer;
-use tower_idempotency::{MemoryStore, RejectionCode, RequestBody};
+use tower_idempotency::rejection::RejectionCode;
+use tower_idempotency::{MemoryStore, RequestBody};
 
 use crate::g9_bad_input_is_refused::{assert_refused, problem};
 use crate::support::body::{Script, Step};
@@ -36,7 +37,7 @@ async fn a_slow_body_is_refused_when_its_time_is_over() {
 #[tokio::test]
 async fn an_endless_body_is_read_no_further_than_its_limit() {
     let (store, runs) = (Steered::new(), Runs::default());
-    let layer = with_policy(&store, |policy| policy.max_request_body(1000));
+    let layer = with_policy(&store, |options| options.max_request_body(1000));
     let app = layer.layer(counting::<Script>(&runs));
     let endless = Script::endless(vec![b'x'; 100]);
     let polls = endless.polls();
@@ -51,7 +52,9 @@ async fn an_endless_body_is_read_no_further_than_its_limit() {
 #[tokio::test]
 async fn a_body_that_announces_too_much_is_not_read() {
     let runs = Runs::default();
-    let layer = with_policy(&MemoryStore::new(), |policy| policy.max_request_body(1000));
+    let layer = with_policy(&MemoryStore::new(), |options| {
+        options.max_request_body(1000)
+    });
     let app = layer.layer(counting::<Script>(&runs));
     let body = Script::endless("x");
     let polls = body.polls();
@@ -82,8 +85,8 @@ async fn uploads_at_once_share_a_limit_and_give_their_room_back() {
     const ROOM: usize = 1000;
     let (store, runs) = (Steered::new(), Runs::default());
     let layer = builder(&store)
-        .max_buffered(ROOM)
-        .defaults(|policy| policy.max_request_body(ROOM))
+        .max_buffered_bytes(ROOM)
+        .defaults(|options| options.max_request_body(ROOM))
         .build()
         .unwrap();
     let app = layer.layer(counting::<Script>(&runs));

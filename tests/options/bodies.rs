@@ -1,4 +1,4 @@
-//! `max_request_body`, `body_timeout`, `max_buffered`, `max_recorded_body`,
+//! `max_request_body`, `body_timeout`, `max_buffered_bytes`, `max_recorded_body`,
 //! `oversize`.
 
 use std::time::Duration;
@@ -8,7 +8,8 @@ use http_body_util::BodyExt;
 use tokio::task::yield_now;
 use tokio::time::Instant;
 use tower::{Layer, ServiceExt};
-use tower_idempotency::{IdempotencyContext, MemoryStore, Oversize, RequestTrailers};
+use tower_idempotency::options::OnOversize;
+use tower_idempotency::{IdempotencyContext, MemoryStore, RequestTrailers};
 
 use crate::support::body::{Script, Step};
 use crate::support::{
@@ -18,8 +19,8 @@ use crate::support::{
 #[tokio::test]
 async fn the_largest_request_body_is_up_to_the_route() {
     let layer = builder(&MemoryStore::new())
-        .defaults(|policy| policy.max_request_body(10))
-        .route("/uploads", |policy| policy.max_request_body(20))
+        .defaults(|options| options.max_request_body(10))
+        .route("/uploads", |options| options.max_request_body(20))
         .build()
         .unwrap();
     let app = layer.layer(counting(&Runs::default()));
@@ -34,7 +35,7 @@ async fn the_largest_request_body_is_up_to_the_route() {
 
 #[tokio::test]
 async fn by_default_a_request_body_may_have_a_mebibyte() {
-    let app = with_policy(&MemoryStore::new(), |policy| policy).layer(counting(&Runs::default()));
+    let app = with_policy(&MemoryStore::new(), |options| options).layer(counting(&Runs::default()));
     let at = send(&app, post("at", vec![b'x'; 1 << 20])).await;
     assert_eq!(at.status, 201);
     let above = send(&app, post("above", vec![b'x'; (1 << 20) + 1])).await;
@@ -44,9 +45,9 @@ async fn by_default_a_request_body_may_have_a_mebibyte() {
 #[tokio::test(start_paused = true)]
 async fn the_time_for_a_request_body_is_up_to_the_route() {
     let layer = builder(&MemoryStore::new())
-        .defaults(|policy| policy.body_timeout(Duration::from_secs(5)))
-        .route("/uploads", |policy| {
-            policy.body_timeout(Duration::from_secs(60))
+        .defaults(|options| options.body_timeout(Duration::from_secs(5)))
+        .route("/uploads", |options| {
+            options.body_timeout(Duration::from_secs(60))
         })
         .build()
         .unwrap();
@@ -66,8 +67,8 @@ async fn the_time_for_a_request_body_is_up_to_the_route() {
 #[tokio::test(start_paused = true)]
 async fn all_bodies_together_may_have_as_much_as_max_buffered() {
     let layer = builder(&MemoryStore::new())
-        .max_buffered(10)
-        .defaults(|policy| policy.max_request_body(10))
+        .max_buffered_bytes(10)
+        .defaults(|options| options.max_request_body(10))
         .build()
         .unwrap();
     let app = layer.layer(counting::<Script>(&Runs::default()));
@@ -89,10 +90,10 @@ async fn all_bodies_together_may_have_as_much_as_max_buffered() {
 
 /// The answers to a request and to its retry, where answers have 10 bytes and
 /// `limit` are recorded.
-async fn first_and_retry(limit: usize, oversize: Oversize, frames: usize) -> (Seen, Seen, usize) {
+async fn first_and_retry(limit: usize, oversize: OnOversize, frames: usize) -> (Seen, Seen, usize) {
     let runs = Runs::default();
-    let layer = with_policy(&MemoryStore::new(), |policy| {
-        policy.max_recorded_body(limit).oversize(oversize)
+    let layer = with_policy(&MemoryStore::new(), |options| {
+        options.max_recorded_body(limit).oversize(oversize)
     });
     let app = layer.layer(handler(&runs, move |_, _| {
         let parts = "0123456789".as_bytes().chunks(10 / frames);
@@ -107,18 +108,18 @@ async fn first_and_retry(limit: usize, oversize: Oversize, frames: usize) -> (Se
 #[tokio::test]
 async fn an_answer_up_to_the_limit_is_recorded_and_a_larger_one_is_delivered_all_the_same() {
     for frames in [1, 2, 10] {
-        for oversize in [Oversize::Seal, Oversize::Rerun] {
+        for oversize in [OnOversize::Seal, OnOversize::Rerun] {
             let (first, retry, runs) = first_and_retry(10, oversize, frames).await;
             retry.assert_replays(&first);
             assert_eq!(runs, 1);
         }
         for limit in [9, 5, 0] {
-            let (first, retry, runs) = first_and_retry(limit, Oversize::Seal, frames).await;
+            let (first, retry, runs) = first_and_retry(limit, OnOversize::Seal, frames).await;
             first.assert_fresh("0123456789");
             assert_eq!(retry.refusal(), "409 response-unavailable");
             assert_eq!(runs, 1);
 
-            let (first, retry, runs) = first_and_retry(limit, Oversize::Rerun, frames).await;
+            let (first, retry, runs) = first_and_retry(limit, OnOversize::Rerun, frames).await;
             first.assert_fresh("0123456789");
             retry.assert_fresh("0123456789");
             assert_eq!(runs, 2);
@@ -129,8 +130,8 @@ async fn an_answer_up_to_the_limit_is_recorded_and_a_larger_one_is_delivered_all
 /// Under `rerun` the operation ends with the delivery of its answer.
 #[tokio::test]
 async fn while_a_large_answer_is_being_delivered_its_operation_is_in_flight() {
-    let layer = with_policy(&MemoryStore::new(), |policy| {
-        policy.max_recorded_body(1).oversize(Oversize::Rerun)
+    let layer = with_policy(&MemoryStore::new(), |options| {
+        options.max_recorded_body(1).oversize(OnOversize::Rerun)
     });
     let app = layer.layer(handler(&Runs::default(), |run, _| {
         created(format!("run {run}"))
@@ -150,7 +151,7 @@ async fn while_a_large_answer_is_being_delivered_its_operation_is_in_flight() {
 
 #[tokio::test]
 async fn the_service_gets_the_whole_request_its_trailers_and_a_context() {
-    let layer = with_policy(&MemoryStore::new(), |policy| policy);
+    let layer = with_policy(&MemoryStore::new(), |options| options);
     let app = layer.layer(handler(&Runs::default(), |_, request: Request<_>| {
         let extensions = request.extensions();
         let trailers = &extensions.get::<RequestTrailers>().unwrap().0;

@@ -5,10 +5,12 @@ use std::error::Error;
 use std::time::Duration;
 
 use http::{Method, StatusCode};
+use tower_idempotency::options::{FingerprintBody, JsonFingerprint};
+use tower_idempotency::recording::RecordHeaders;
+use tower_idempotency::rejection::RejectionCode;
 use tower_idempotency::scope::{self, ForwardedHeader};
 use tower_idempotency::{
-    ConfigError, FingerprintBody, IdempotencyLayer, IdempotencyLayerBuilder, JsonFingerprint,
-    MemoryStore, Policy, RecordHeaders, RejectionCode,
+    ConfigError, IdempotencyLayer, IdempotencyLayerBuilder, MemoryStore, RouteOptions,
 };
 
 fn builder() -> IdempotencyLayerBuilder {
@@ -35,10 +37,12 @@ fn wrong_options_of_a_layer_are_named() {
             b.secrets([&[7_u8; 16][..], &[7_u8; 15]].map(<[u8]>::to_vec))
         }),
         ("secrets", |b| b.secrets([[7_u8; 16], [8; 16], [7; 16]])),
-        ("max_buffered", |b| b.max_buffered((1 << 20) - 1)),
-        ("max_buffered", |b| {
-            b.max_buffered(4 << 20)
-                .route("/files", |policy| policy.max_request_body(5 << 20))
+        ("max_buffered_bytes", |b| {
+            b.max_buffered_bytes((1 << 20) - 1)
+        }),
+        ("max_buffered_bytes", |b| {
+            b.max_buffered_bytes(4 << 20)
+                .route("/files", |options| options.max_request_body(5 << 20))
         }),
         ("rejection_status", |b| {
             b.rejection_status(RejectionCode::InFlight, StatusCode::NO_CONTENT)
@@ -60,8 +64,8 @@ fn wrong_options_of_a_layer_are_named() {
         ("docs_url", |b| b.docs_url("https://example.com/a page")),
         ("docs_url", |b| b.docs_url("https://example.com/>")),
         ("docs_url", |b| b.docs_url("https://example.com/\r\nx: y")),
-        ("route", |b| b.route("payments", |policy| policy)),
-        ("route", |b| b.route("GET /payments", |policy| policy)),
+        ("route", |b| b.route("payments", |options| options)),
+        ("route", |b| b.route("GET /payments", |options| options)),
     ];
     for (option, change) in rows {
         assert_names(&change(builder()).build().unwrap_err(), option);
@@ -70,7 +74,7 @@ fn wrong_options_of_a_layer_are_named() {
 
 #[test]
 fn wrong_options_of_a_policy_are_named_and_so_is_their_route() {
-    type Change = fn(Policy) -> Policy;
+    type Change = fn(RouteOptions) -> RouteOptions;
     let rows: [(&str, Change); 27] = [
         ("header", |p| p.header("not a name")),
         ("header", |p| p.header("")),
@@ -133,8 +137,8 @@ fn wrong_options_of_a_policy_are_named_and_so_is_their_route() {
 #[test]
 fn the_first_wrong_option_is_the_one_that_is_named() {
     let error = builder()
-        .defaults(|policy| {
-            policy
+        .defaults(|options| {
+            options
                 .lease(Duration::ZERO)
                 .header("not a name")
                 .lease(Duration::from_secs(5))
@@ -163,16 +167,16 @@ fn wrong_routes_are_named_with_their_pattern() {
         "/a#b",
         "/{*rest}/b",
     ] {
-        let error = builder().route(pattern, |policy| policy).build();
+        let error = builder().route(pattern, |options| options).build();
         let error = error.unwrap_err();
         assert_names(&error, "route");
         assert!(error.to_string().contains(pattern), "{error}");
     }
-    let of_no_method = builder().route("/a", |policy| policy.methods([])).build();
+    let of_no_method = builder().route("/a", |options| options.methods([])).build();
     assert_names(&of_no_method.unwrap_err(), "route");
     let twice = builder()
-        .route("POST /a/{x}", |policy| policy)
-        .route("POST /a/{y}", |policy| policy)
+        .route("POST /a/{x}", |options| options)
+        .route("POST /a/{y}", |options| options)
         .build();
     assert_names(&twice.unwrap_err(), "route");
 }
@@ -217,8 +221,8 @@ fn what_is_at_the_edge_of_working_works() {
         .secrets([[7_u8; 16]])
         .docs_url("/docs#idempotency")
         .store_timeout(Duration::from_nanos(1))
-        .defaults(|policy| {
-            policy
+        .defaults(|options| {
+            options
                 .key_length(1..=1)
                 .methods([])
                 .lease(Duration::from_nanos(1))
@@ -233,8 +237,8 @@ fn what_is_at_the_edge_of_working_works() {
         .unwrap();
     builder()
         .store_timeout(Duration::MAX)
-        .defaults(|policy| {
-            policy
+        .defaults(|options| {
+            options
                 .key_length(1..=usize::MAX)
                 .lease(Duration::MAX)
                 .max_operation(Duration::MAX)

@@ -7,10 +7,11 @@ use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use tokio::time::sleep;
 use tower::{Layer, ServiceExt};
+use tower_idempotency::options::{OnStoreError, Require};
+use tower_idempotency::recording::Recording;
+use tower_idempotency::rejection::RejectionCode;
 use tower_idempotency::store::StoreErrorKind;
-use tower_idempotency::{
-    Counts, IdempotencyLayer, MemoryStore, OnStoreError, Recording, RejectionCode, Require,
-};
+use tower_idempotency::{Counts, IdempotencyLayer, MemoryStore};
 
 use crate::support::body::{Script, Step};
 use crate::support::store::{Fault, Op, Steered};
@@ -46,7 +47,7 @@ fn seen(layer: &IdempotencyLayer) -> Vec<(&'static str, u64)> {
 
 #[tokio::test]
 async fn executions_and_what_they_end_in_are_counted() {
-    let layer = with_policy(&MemoryStore::new(), |policy| policy.max_recorded_body(8));
+    let layer = with_policy(&MemoryStore::new(), |options| options.max_recorded_body(8));
     let app = layer.layer(handler(&Runs::default(), |run, _| match run {
         1 => created("kept"),
         2 => created("too large to be kept"),
@@ -97,9 +98,9 @@ async fn operations_that_leave_by_another_door_are_counted_too() {
     let gate = Gate::closed();
     let store = Steered::new();
     let layer = builder(&store)
-        .defaults(|policy| policy.on_store_error(OnStoreError::Open))
-        .route("/cancelled", |policy| {
-            policy.on_disconnect(tower_idempotency::OnDisconnect::Cancel)
+        .defaults(|options| options.on_store_error(OnStoreError::RunUnprotected))
+        .route("/cancelled", |options| {
+            options.on_disconnect(tower_idempotency::options::OnDisconnect::Cancel)
         })
         .build()
         .unwrap();
@@ -121,7 +122,7 @@ async fn operations_that_leave_by_another_door_are_counted_too() {
     assert_eq!(seen(&layer), without_store);
     // It fails to hear of a release at first.
     let failing = Steered::new();
-    let layer = with_policy(&failing, |policy| policy);
+    let layer = with_policy(&failing, |options| options);
     failing.make(Op::Release, Fault::Fails(StoreErrorKind::NotSent));
     let app = layer.layer(handler(&Runs::default(), |_, _| {
         answer(StatusCode::SERVICE_UNAVAILABLE, "later")
@@ -133,7 +134,7 @@ async fn operations_that_leave_by_another_door_are_counted_too() {
     assert_eq!(seen(&layer), [("executed", 1), ("released", 1)]);
     // It can't be reached when the answer is there.
     let other = Steered::new();
-    let layer = with_policy(&other, |policy| policy);
+    let layer = with_policy(&other, |options| options);
     other.make(Op::Complete, Fault::Fails(StoreErrorKind::NotSent));
     other.make(Op::Complete, Fault::Stalls);
     let app = layer.layer(counting(&Runs::default()));
@@ -144,7 +145,7 @@ async fn operations_that_leave_by_another_door_are_counted_too() {
 
 #[tokio::test]
 async fn a_service_that_fails_or_breaks_off_is_counted_as_it_ends() {
-    let layer = with_policy(&MemoryStore::new(), |policy| policy);
+    let layer = with_policy(&MemoryStore::new(), |options| options);
     let app = layer.layer(handler(&Runs::default(), |run, _| {
         let mut response =
             Response::new(Script::frames(["half"]).then(Step::Fail("as the test wants it")));
@@ -176,8 +177,8 @@ async fn a_service_that_fails_or_breaks_off_is_counted_as_it_ends() {
 #[test]
 fn whether_a_request_is_protected_can_be_asked_before_it_is_sent() {
     let layer = builder(&MemoryStore::new())
-        .route("/required", |policy| policy.require(Require::Required))
-        .route("/ignored", |policy| policy.require(Require::Ignored))
+        .route("/required", |options| options.require(Require::Required))
+        .route("/ignored", |options| options.require(Require::Ignored))
         .build()
         .unwrap();
     for (method, target, key, expected) in [

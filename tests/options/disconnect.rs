@@ -1,4 +1,4 @@
-//! `on_disconnect`, `max_detached`, and waiting at shutdown.
+//! `on_disconnect`, `max_background_operations`, and waiting at shutdown.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -12,8 +12,9 @@ use http_body_util::{BodyExt, Full};
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, timeout};
 use tower::{Layer, Service, ServiceExt, service_fn};
+use tower_idempotency::IdempotencyLayer;
+use tower_idempotency::options::{OnDisconnect, OnLapsedLease, OnOversize, OnStoreError};
 use tower_idempotency::store::StoreErrorKind;
-use tower_idempotency::{IdempotencyLayer, OnDisconnect, OnLapsedLease, OnStoreError, Oversize};
 
 use crate::support::body::{Script, Step};
 use crate::support::store::{Fault, Op, Steered};
@@ -25,8 +26,8 @@ const SECOND: Duration = Duration::from_secs(1);
 const LEASE: Duration = Duration::from_secs(30);
 
 fn cancelling(store: &Steered, on_lapsed_lease: OnLapsedLease) -> IdempotencyLayer {
-    with_policy(store, |policy| {
-        policy
+    with_policy(store, |options| {
+        options
             .on_disconnect(OnDisconnect::Cancel)
             .on_lapsed_lease(on_lapsed_lease)
     })
@@ -301,9 +302,9 @@ where
 async fn while_max_detached_run_without_a_client_no_other_begins() {
     let store = Steered::new();
     let layer = builder(&store)
-        .max_detached(2)
-        .route("/cancelled", |policy| {
-            policy.on_disconnect(OnDisconnect::Cancel)
+        .max_background_operations(2)
+        .route("/cancelled", |options| {
+            options.on_disconnect(OnDisconnect::Cancel)
         })
         .build()
         .unwrap();
@@ -336,7 +337,10 @@ async fn while_max_detached_run_without_a_client_no_other_begins() {
 #[tokio::test(start_paused = true)]
 async fn operations_whose_clients_are_there_are_not_counted() {
     let store = Steered::new();
-    let layer = builder(&store).max_detached(1).build().unwrap();
+    let layer = builder(&store)
+        .max_background_operations(1)
+        .build()
+        .unwrap();
     let (runs, gate) = (Runs::default(), Gate::closed());
     let app = layer.layer(held_back(&runs, &gate));
     let attached: Vec<_> = ["a", "b", "c"]
@@ -445,10 +449,10 @@ async fn drain_waits_for_what_the_store_has_still_to_be_told() {
 async fn drain_waits_for_an_answer_whose_client_left_in_the_middle() {
     for max_recorded_body in [100, 1] {
         let store = Steered::new();
-        let layer = with_policy(&store, |policy| {
-            policy
+        let layer = with_policy(&store, |options| {
+            options
                 .max_recorded_body(max_recorded_body)
-                .oversize(Oversize::Seal)
+                .oversize(OnOversize::Seal)
         });
         let app = layer.layer(handler(&Runs::default(), |_, _| {
             let body = Script::frames(["begun"]).then(Step::Wait(SECOND * 5));
@@ -537,10 +541,10 @@ async fn an_answer_recorded_at_the_second_attempt_lacks_nothing() {
 async fn a_handler_that_runs_unprotected_is_dropped_with_its_request_too() {
     let store = Steered::new();
     store.make(Op::Claim, Fault::Fails(StoreErrorKind::NotSent));
-    let layer = with_policy(&store, |policy| {
-        policy
+    let layer = with_policy(&store, |options| {
+        options
             .on_disconnect(OnDisconnect::Cancel)
-            .on_store_error(OnStoreError::Open)
+            .on_store_error(OnStoreError::RunUnprotected)
     });
     let (gate, ended) = (Gate::closed(), Runs::default());
     let service = {

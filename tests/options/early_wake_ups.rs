@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 use tower::Layer;
+use tower_idempotency::options::OnInFlight;
 use tower_idempotency::store::{
-    Claim, Claimed, Lease, Outcome, Release, Store, StoreError, Subscription, Tenure,
+    Claim, Claimed, Lease, Outcome, Ownership, Release, Store, StoreError, Subscription,
 };
-use tower_idempotency::{Nonce, OnInFlight, RecordId};
+use tower_idempotency::store::{Nonce, RecordId};
 
 use crate::support::store::{Op, Steered};
 use crate::support::{Gate, Runs, held_back, post, send, with_policy};
@@ -41,10 +42,10 @@ impl Store for Early {
         assert!(self.store.calls(Op::Claim) < FAR_TOO_OFTEN);
         self.store.claim(claim).await
     }
-    async fn renew(&self, lease: &Lease) -> Result<Tenure, StoreError> {
+    async fn renew(&self, lease: &Lease) -> Result<Ownership, StoreError> {
         self.store.renew(lease).await
     }
-    async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Tenure, StoreError> {
+    async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Ownership, StoreError> {
         self.store.complete(lease, outcome).await
     }
     async fn release(
@@ -52,7 +53,7 @@ impl Store for Early {
         id: &RecordId,
         nonce: &Nonce,
         how: Release,
-    ) -> Result<Tenure, StoreError> {
+    ) -> Result<Ownership, StoreError> {
         self.store.release(id, nonce, how).await
     }
     async fn subscribe(&self, id: &RecordId) -> Result<Subscription, StoreError> {
@@ -68,8 +69,8 @@ impl Store for Early {
 async fn a_store_whose_subscriptions_resolve_at_once_is_not_asked_without_pause() {
     let early = Early::new(|_| Some(Subscription::new(ready(()))));
     let (runs, gate) = (Runs::default(), Gate::closed());
-    let layer = with_policy(&early, |policy| {
-        policy.on_in_flight(OnInFlight::Wait(SECOND))
+    let layer = with_policy(&early, |options| {
+        options.on_in_flight(OnInFlight::Wait(SECOND))
     });
     let app = layer.layer(held_back(&runs, &gate));
     let first = tokio::spawn({
@@ -98,8 +99,8 @@ async fn a_waiter_that_is_woken_for_nothing_is_given_the_answer_all_the_same() {
     ] {
         let early = Early::new(early);
         let (runs, gate) = (Runs::default(), Gate::closed());
-        let layer = with_policy(&early, |policy| {
-            policy.on_in_flight(OnInFlight::Wait(SECOND * 60))
+        let layer = with_policy(&early, |options| {
+            options.on_in_flight(OnInFlight::Wait(SECOND * 60))
         });
         let app = layer.layer(held_back(&runs, &gate));
         let ask = || {

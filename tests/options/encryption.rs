@@ -8,14 +8,15 @@ use http::{HeaderMap, Response, StatusCode};
 use http_body_util::Full;
 use tokio::time::sleep;
 use tower::{Layer, ServiceExt};
+use tower_idempotency::options::{OnInFlight, OnStoreError};
 use tower_idempotency::store::{
-    Claim, Claimed, Forgotten, Lease, Outcome, Record, RecordState, Release, Store, StoreError,
-    StoreErrorKind, Subscription, Tenure,
+    Claim, Claimed, Forgotten, Lease, Outcome, Ownership, Record, RecordState, Release, Store,
+    StoreError, StoreErrorKind, Subscription,
 };
-use tower_idempotency::{
-    Completion, Encryption, FencingToken, Fingerprint, IdempotencyLayer, IdempotencyLayerBuilder,
-    MemoryStore, Nonce, OnInFlight, OnStoreError, RecordId, Resolved,
+use tower_idempotency::store::{
+    Completion, Encryption, FencingToken, Fingerprint, Nonce, RecordId,
 };
+use tower_idempotency::{IdempotencyLayer, IdempotencyLayerBuilder, MemoryStore, Resolved};
 
 use crate::support::log::Log;
 use crate::support::store::{Fault, Op, Steered};
@@ -71,13 +72,18 @@ impl Store for Meddled {
             other => other,
         })
     }
-    async fn renew(&self, lease: &Lease) -> Result<Tenure, StoreError> {
+    async fn renew(&self, lease: &Lease) -> Result<Ownership, StoreError> {
         self.memory.renew(lease).await
     }
-    async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Tenure, StoreError> {
+    async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Ownership, StoreError> {
         self.memory.complete(lease, outcome).await
     }
-    async fn release(&self, id: &RecordId, by: &Nonce, how: Release) -> Result<Tenure, StoreError> {
+    async fn release(
+        &self,
+        id: &RecordId,
+        by: &Nonce,
+        how: Release,
+    ) -> Result<Ownership, StoreError> {
         self.memory.release(id, by, how).await
     }
     async fn look_up(&self, id: &RecordId) -> Result<Option<Record>, StoreError> {
@@ -155,10 +161,10 @@ async fn what_cannot_be_opened_is_store_unavailable_with_a_log_line_and_not_exec
     for (at, (why, change)) in changes.into_iter().enumerate() {
         let (store, runs, log) = (Meddled::default(), Runs::default(), Log::default());
         let layer = encrypting(&store, &[OLD])
-            .defaults(|policy| {
-                policy
+            .defaults(|options| {
+                options
                     // Neither of them makes it run.
-                    .on_store_error(OnStoreError::Open)
+                    .on_store_error(OnStoreError::RunUnprotected)
                     .on_in_flight(OnInFlight::Wait(Duration::from_secs(1)))
             })
             .build()
@@ -254,7 +260,7 @@ async fn a_layer_without_encryption_does_not_replay_what_is_encrypted() {
     let _listening = log.listen();
     for secrets in [&[OLD][..], &[NEW, OLD]] {
         let layer = plain(&store, secrets)
-            .defaults(|policy| policy.on_store_error(OnStoreError::Open))
+            .defaults(|options| options.on_store_error(OnStoreError::RunUnprotected))
             .build()
             .unwrap();
         let retry = send(&layer.layer(counting(&runs)), post("k", "{}")).await;
@@ -310,7 +316,7 @@ async fn who_waits_gets_the_answer_and_so_does_who_comes_after_a_completion_was_
     let store = Steered::unguarded();
     let (runs, gate) = (Runs::default(), Gate::closed());
     let layer = encrypting(&store, &[OLD])
-        .defaults(|policy| policy.on_in_flight(OnInFlight::Wait(Duration::from_secs(60))))
+        .defaults(|options| options.on_in_flight(OnInFlight::Wait(Duration::from_secs(60))))
         .build()
         .unwrap();
     let app = layer.layer(held_back(&runs, &gate));
@@ -368,7 +374,7 @@ async fn other_requests_and_refusals_are_told_as_without_encryption() {
 async fn an_answer_whose_status_cannot_be_encoded_is_sealed() {
     let (store, runs) = (MemoryStore::new(), Runs::default());
     let layer = encrypting(&store, &[OLD])
-        .defaults(|policy| policy.record(tower_idempotency::Statuses::all()))
+        .defaults(|options| options.record(tower_idempotency::recording::Statuses::all()))
         .build()
         .unwrap();
     let app = layer.layer(handler(&runs, |_, _| -> Response<Full<Bytes>> {

@@ -5,18 +5,21 @@ use bytes::Bytes;
 use http::Request;
 use http_body_util::Full;
 use tower::Layer;
-use tower_idempotency::{
-    FingerprintBody, JsonFingerprint, MemoryStore, OnMismatch, Policy, Require,
-};
+use tower_idempotency::options::{FingerprintBody, JsonFingerprint, OnMismatch, Require};
+use tower_idempotency::{MemoryStore, RouteOptions};
 
 use crate::support::{Gate, Runs, counting, held_back, post, send, to, with, with_policy, without};
 
 type Ask = Request<Full<Bytes>>;
 
 /// Whether `second` is the same request as `first` under this policy.
-async fn is_same(change: impl FnOnce(Policy) -> Policy, first: Ask, second: Ask) -> bool {
-    let layer = with_policy(&MemoryStore::new(), |policy| {
-        change(policy.require(Require::Required))
+async fn is_same(
+    change: impl FnOnce(RouteOptions) -> RouteOptions,
+    first: Ask,
+    second: Ask,
+) -> bool {
+    let layer = with_policy(&MemoryStore::new(), |options| {
+        change(options.require(Require::Required))
     });
     let app = layer.layer(counting(&Runs::default()));
     assert_eq!(send(&app, first).await.status, 201);
@@ -28,8 +31,8 @@ async fn is_same(change: impl FnOnce(Policy) -> Policy, first: Ask, second: Ask)
     false
 }
 
-fn of_json(json: JsonFingerprint) -> impl Fn(Policy) -> Policy {
-    move |policy| policy.fingerprint_body(FingerprintBody::Json(json.clone()))
+fn of_json(json: JsonFingerprint) -> impl Fn(RouteOptions) -> RouteOptions {
+    move |options| options.fingerprint_body(FingerprintBody::Json(json.clone()))
 }
 
 #[tokio::test]
@@ -41,7 +44,7 @@ async fn bytes_count_one_by_one() {
         ("", false),
     ] {
         let first = post("k", r#"{"a":1}"#);
-        let got = is_same(|policy| policy, first, post("k", other)).await;
+        let got = is_same(|options| options, first, post("k", other)).await;
         assert_eq!(got, same, "{other}");
     }
 }
@@ -132,7 +135,7 @@ async fn of_json_only_what_is_included_and_not_excluded_counts() {
 
 #[tokio::test]
 async fn without_its_body_a_request_is_its_head() {
-    let change = |policy: Policy| policy.fingerprint_body(FingerprintBody::None);
+    let change = |options: RouteOptions| options.fingerprint_body(FingerprintBody::None);
     assert!(is_same(change, post("k", "one"), post("k", "another")).await);
     let elsewhere = to("/refunds", post("k", "one"));
     assert!(!is_same(change, post("k", "one"), elsewhere).await);
@@ -147,9 +150,9 @@ async fn the_query_counts_unless_it_does_not() {
         ("/a?", "/a", false),
     ] {
         let ask = |target| to(target, post("k", "{}"));
-        let got = is_same(|policy| policy, ask(one), ask(other)).await;
+        let got = is_same(|options| options, ask(one), ask(other)).await;
         assert_eq!(got, by_default, "{one} and {other}");
-        let without = |policy: Policy| policy.fingerprint_query(false);
+        let without = |options: RouteOptions| options.fingerprint_query(false);
         assert!(is_same(without, ask(one), ask(other)).await);
     }
 }
@@ -166,11 +169,11 @@ async fn of_headers_the_content_type_counts_or_those_that_are_listed() {
             .append("api-version", "2".parse().unwrap());
         request
     };
-    let default = |policy: Policy| policy;
+    let default = |options: RouteOptions| options;
     assert!(!is_same(default, json(), plain()).await);
     assert!(is_same(default, json(), version("1")).await);
 
-    let listed = |policy: Policy| policy.fingerprint_headers(["Api-Version"]);
+    let listed = |options: RouteOptions| options.fingerprint_headers(["Api-Version"]);
     assert!(is_same(listed, version("1"), without(version("1"), "content-type")).await);
     assert!(!is_same(listed, version("1"), version("2")).await);
     assert!(!is_same(listed, version("1"), json()).await);
@@ -178,7 +181,7 @@ async fn of_headers_the_content_type_counts_or_those_that_are_listed() {
     assert!(!is_same(listed, version("12"), two_versions()).await);
     assert!(is_same(listed, two_versions(), two_versions()).await);
 
-    let none = |policy: Policy| policy.fingerprint_headers(Vec::<String>::new());
+    let none = |options: RouteOptions| options.fingerprint_headers(Vec::<String>::new());
     assert!(is_same(none, two_versions(), plain()).await);
 }
 
@@ -186,8 +189,8 @@ async fn of_headers_the_content_type_counts_or_those_that_are_listed() {
 async fn on_mismatch_a_key_is_refused_or_given_the_first_answer() {
     for on_mismatch in [OnMismatch::Reject, OnMismatch::Replay] {
         let (runs, gate) = (Runs::default(), Gate::closed());
-        let layer = with_policy(&MemoryStore::new(), |policy| {
-            policy.on_mismatch(on_mismatch)
+        let layer = with_policy(&MemoryStore::new(), |options| {
+            options.on_mismatch(on_mismatch)
         });
         let app = layer.layer(held_back(&runs, &gate));
         let first = tokio::spawn({

@@ -9,8 +9,9 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use http::StatusCode;
 use tokio::time::sleep;
+use tower_idempotency::MemoryStore;
 use tower_idempotency::store::{Claim, Claimed, Outcome, Store};
-use tower_idempotency::{Completion, Fingerprint, MemoryStore, RecordId, ScopeDigest};
+use tower_idempotency::store::{Completion, Fingerprint, RecordId, ScopeDigest};
 
 use crate::support::Runs;
 

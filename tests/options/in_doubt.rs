@@ -7,8 +7,9 @@ use http_body::Body;
 use http_body_util::BodyExt;
 use tokio::time::{Instant, sleep};
 use tower::{Layer, ServiceExt};
+use tower_idempotency::options::{OnInFlight, OnLapsedLease};
+use tower_idempotency::recording::Recording;
 use tower_idempotency::store::StoreErrorKind;
-use tower_idempotency::{OnInFlight, OnLapsedLease, Recording};
 
 use crate::support::body::{Script, Step};
 use crate::support::store::{Fault, Op, Steered};
@@ -35,7 +36,7 @@ async fn an_operation_in_doubt_is_in_flight_for_one_lease_and_then_as_its_policy
         for status in [http::StatusCode::GATEWAY_TIMEOUT, http::StatusCode::CREATED] {
             for store in stores() {
                 let runs = Runs::default();
-                let layer = with_policy(&store, |policy| policy.on_lapsed_lease(on_lapsed_lease));
+                let layer = with_policy(&store, |options| options.on_lapsed_lease(on_lapsed_lease));
                 let app = layer.layer(handler(&runs, move |run, _| match run {
                     1 => in_doubt(answer(status, "who knows")),
                     _ => created(format!("run {run}")),
@@ -66,7 +67,7 @@ async fn an_operation_in_doubt_is_in_flight_for_one_lease_and_then_as_its_policy
 async fn the_lease_of_an_operation_in_doubt_is_counted_from_its_answer() {
     for store in stores() {
         let runs = Runs::default();
-        let layer = with_policy(&store, |policy| policy);
+        let layer = with_policy(&store, |options| options);
         let app = layer.layer(handler(&runs, |run, _| {
             let body = Script::new([Step::Wait(LEASE * 3 + SECOND * 4), Step::Data("?".into())]);
             match run {
@@ -89,7 +90,7 @@ async fn a_store_that_fails_to_renew_shortens_doubt_and_holds_the_answer_for_its
     for fault in [Fault::Fails(StoreErrorKind::NotSent), Fault::Stalls] {
         for store in stores() {
             let runs = Runs::default();
-            let layer = with_policy(&store, |policy| policy);
+            let layer = with_policy(&store, |options| options);
             let app = layer.layer(handler(&runs, |run, _| match run {
                 1 => in_doubt(created("?")),
                 _ => created(format!("run {run}")),
@@ -110,8 +111,8 @@ async fn a_store_that_fails_to_renew_shortens_doubt_and_holds_the_answer_for_its
 async fn an_answer_in_doubt_that_breaks_off_is_in_doubt() {
     for store in stores() {
         let runs = Runs::default();
-        let layer = with_policy(&store, |policy| {
-            policy.on_lapsed_lease(OnLapsedLease::Refuse)
+        let layer = with_policy(&store, |options| {
+            options.on_lapsed_lease(OnLapsedLease::Refuse)
         });
         let app = layer.layer(handler(&runs, |_, _| {
             let body = Script::frames(["half"]);
@@ -131,8 +132,8 @@ async fn an_answer_in_doubt_that_breaks_off_is_in_doubt() {
 async fn who_waits_for_an_operation_in_doubt_takes_over_when_its_lease_lapses() {
     for store in stores() {
         let runs = Runs::default();
-        let layer = with_policy(&store, |policy| {
-            policy.on_in_flight(OnInFlight::Wait(LEASE * 10))
+        let layer = with_policy(&store, |options| {
+            options.on_in_flight(OnInFlight::Wait(LEASE * 10))
         });
         let app = layer.layer(handler(&runs, |run, _| match run {
             1 => in_doubt(created("?")),
@@ -160,7 +161,7 @@ async fn an_answer_that_counts_only_whole_is_in_doubt_when_it_breaks_off() {
     ] {
         for store in stores() {
             let runs = Runs::default();
-            let layer = with_policy(&store, |policy| policy);
+            let layer = with_policy(&store, |options| options);
             let app = layer.layer(handler(&runs, move |_, _| {
                 let mut body = Script::frames(["half"]);
                 if !ends {
@@ -168,7 +169,7 @@ async fn an_answer_that_counts_only_whole_is_in_doubt_when_it_breaks_off() {
                 }
                 let mut response = Response::new(body);
                 *response.status_mut() = http::StatusCode::from_u16(status).unwrap();
-                response.extensions_mut().insert(Recording::IfWhole);
+                response.extensions_mut().insert(Recording::IfComplete);
                 response
             }));
             let first = app.clone().oneshot(post("k", "{}")).await.unwrap();

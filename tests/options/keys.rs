@@ -1,15 +1,16 @@
 //! `header`, `key_syntax`, `key_length`, `key_format`.
 
 use tower::Layer;
-use tower_idempotency::{KeyFormat, KeySyntax, MemoryStore, Require};
+use tower_idempotency::MemoryStore;
+use tower_idempotency::options::{KeyFormat, KeySyntax, Require};
 
 use crate::support::{Runs, counting, post, send, with, with_policy, without};
 
 #[tokio::test]
 async fn the_key_is_read_from_the_header_that_was_named() {
     let runs = Runs::default();
-    let layer = with_policy(&MemoryStore::new(), |policy| {
-        policy.header("X-Request-Key").require(Require::Required)
+    let layer = with_policy(&MemoryStore::new(), |options| {
+        options.header("X-Request-Key").require(Require::Required)
     });
     let app = layer.layer(counting(&runs));
     let ask = || {
@@ -27,8 +28,8 @@ async fn the_key_is_read_from_the_header_that_was_named() {
 #[tokio::test]
 async fn of_several_headers_the_first_that_is_present_wins() {
     let runs = Runs::default();
-    let layer = with_policy(&MemoryStore::new(), |policy| {
-        policy.headers(["idempotency-key", "x-request-key"])
+    let layer = with_policy(&MemoryStore::new(), |options| {
+        options.headers(["idempotency-key", "x-request-key"])
     });
     let app = layer.layer(counting(&runs));
     let second = |key| {
@@ -65,7 +66,7 @@ async fn syntax_says_what_of_the_header_is_the_key() {
         (KeySyntax::Raw, "run 1", "run 2"),
     ] {
         let runs = Runs::default();
-        let layer = with_policy(&MemoryStore::new(), |policy| policy.key_syntax(syntax));
+        let layer = with_policy(&MemoryStore::new(), |options| options.key_syntax(syntax));
         let app = layer.layer(counting(&runs));
         for (key, expected) in [("k", bare), ("\"k\"", quoted)] {
             let seen = send(&app, post(key, "{}")).await;
@@ -81,7 +82,7 @@ async fn syntax_says_what_of_the_header_is_the_key() {
 
 #[tokio::test]
 async fn length_is_that_of_the_decoded_key() {
-    let layer = with_policy(&MemoryStore::new(), |policy| policy.key_length(3..=5));
+    let layer = with_policy(&MemoryStore::new(), |options| options.key_length(3..=5));
     let app = layer.layer(counting(&Runs::default()));
     for (key, expected) in [
         ("ab", Some("400 key-too-short")),
@@ -104,7 +105,7 @@ async fn format_is_what_the_application_says() {
         key.strip_prefix("ord_")
             .is_some_and(|number| number.parse::<u32>().is_ok())
     });
-    let layer = with_policy(&MemoryStore::new(), |policy| policy.key_format(format));
+    let layer = with_policy(&MemoryStore::new(), |options| options.key_format(format));
     let app = layer.layer(counting(&Runs::default()));
     assert_eq!(send(&app, post("ord_7", "{}")).await.status, 201);
     // It sees the key, not the header.
@@ -117,8 +118,8 @@ async fn format_is_what_the_application_says() {
             .contains("must be an order number such as ord_1234.")
     );
 
-    let layer = with_policy(&MemoryStore::new(), |policy| {
-        policy.key_format(KeyFormat::uuid())
+    let layer = with_policy(&MemoryStore::new(), |options| {
+        options.key_format(KeyFormat::uuid())
     });
     let app = layer.layer(counting(&Runs::default()));
     let uuid = "2fd4e1c6-7a2d-48fc-A1ED-99a0b5c3c2f1";

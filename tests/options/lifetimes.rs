@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 use tower::{Layer, ServiceExt};
-use tower_idempotency::{IdempotencyLayer, OnLapsedLease};
+use tower_idempotency::IdempotencyLayer;
+use tower_idempotency::options::OnLapsedLease;
 
 use crate::support::store::{Fault, Op, Steered};
 use crate::support::{Gate, Runs, builder, counting, held_back, post, send, to};
@@ -16,8 +17,8 @@ const SECOND: Duration = Duration::from_secs(1);
 #[tokio::test(start_paused = true)]
 async fn an_answer_is_kept_for_the_retention_of_its_route() {
     let layer = builder(&Steered::new())
-        .defaults(|policy| policy.retention(MINUTE))
-        .route("/long", |policy| policy.retention(MINUTE * 3))
+        .defaults(|options| options.retention(MINUTE))
+        .route("/long", |options| options.retention(MINUTE * 3))
         .build()
         .unwrap();
     let app = layer.layer(counting(&Runs::default()));
@@ -38,10 +39,10 @@ async fn an_answer_is_kept_for_the_retention_of_its_route() {
 /// for no longer than a minute.
 fn layer(store: &Steered) -> IdempotencyLayer {
     builder(store)
-        .defaults(|policy| policy.max_operation(MINUTE))
-        .route("/short", |policy| policy.lease(SECOND * 10))
-        .route("/long", |policy| {
-            policy
+        .defaults(|options| options.max_operation(MINUTE))
+        .route("/short", |options| options.lease(SECOND * 10))
+        .route("/long", |options| {
+            options
                 .lease(SECOND * 50)
                 .on_lapsed_lease(OnLapsedLease::Refuse)
         })
@@ -110,7 +111,7 @@ async fn a_claim_of_unknown_fate_keeps_a_drain_busy_for_no_longer_than_a_day() {
     let store = Steered::new();
     store.make(Op::Claim, Fault::Stalls);
     let layer = builder(&store)
-        .defaults(|policy| policy.lease(Duration::MAX).max_operation(Duration::MAX))
+        .defaults(|options| options.lease(Duration::MAX).max_operation(Duration::MAX))
         .build()
         .unwrap();
     let app = layer.clone().layer(counting(&Runs::default()));

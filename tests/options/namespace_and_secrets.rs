@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 use tower::{Layer, ServiceExt};
+use tower_idempotency::options::{OnLapsedLease, OnMismatch, OnStoreError};
 use tower_idempotency::store::StoreErrorKind;
-use tower_idempotency::{IdempotencyLayer, MemoryStore, OnLapsedLease, OnMismatch, OnStoreError};
+use tower_idempotency::{IdempotencyLayer, MemoryStore};
 
 use crate::support::store::{Fault, Op, Steered};
 use crate::support::{
@@ -145,7 +146,7 @@ async fn a_look_up_under_an_old_secret_that_fails_closes_the_request() {
             .namespace("billing")
             .secrets([NEW, OLD])
             // Not even here: the claim did reach the store.
-            .defaults(|policy| policy.on_store_error(OnStoreError::Open))
+            .defaults(|options| options.on_store_error(OnStoreError::RunUnprotected))
             .build()
             .unwrap();
         let during = layer.layer(counting(&runs));
@@ -195,7 +196,7 @@ async fn a_lapse_under_an_old_secret_is_left_to_the_lapse_policy() {
         let layer = |secrets: &[&'static str]| {
             let builder = builder(&store).secrets(secrets.iter().copied());
             builder
-                .defaults(|policy| policy.on_lapsed_lease(on_lapsed_lease))
+                .defaults(|options| options.on_lapsed_lease(on_lapsed_lease))
                 .build()
                 .unwrap()
         };
@@ -221,7 +222,7 @@ async fn another_request_is_replayed_under_an_old_secret_too_where_the_policy_sa
     let layer = builder(&store)
         .namespace("billing")
         .secrets([NEW, OLD])
-        .defaults(|policy| policy.on_mismatch(OnMismatch::Replay))
+        .defaults(|options| options.on_mismatch(OnMismatch::Replay))
         .build()
         .unwrap();
     let during = layer.layer(counting(&runs));

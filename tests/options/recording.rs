@@ -5,9 +5,8 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::Full;
 use tower::Layer;
-use tower_idempotency::{
-    Answer, MemoryStore, Policy, RecordHeaders, RecordPolicy, Recording, Statuses,
-};
+use tower_idempotency::recording::{RecordHeaders, RecordRule, Recording, ResponseHead, Statuses};
+use tower_idempotency::{MemoryStore, RouteOptions};
 
 use crate::support::body::Script;
 use crate::support::{Runs, Seen, answer, handler, post, send, with_policy};
@@ -15,7 +14,7 @@ use crate::support::{Runs, Seen, answer, handler, post, send, with_policy};
 /// Whether an answer is recorded under this policy: a retry is then a replay
 /// of it, and otherwise executes again.
 async fn is_recorded<B>(
-    change: impl FnOnce(Policy) -> Policy,
+    change: impl FnOnce(RouteOptions) -> RouteOptions,
     answer: impl Fn() -> Response<B> + Clone + Send + 'static,
 ) -> bool
 where
@@ -46,7 +45,7 @@ fn of_type(content_type: &'static str, status: u16) -> Response<Full<Bytes>> {
 #[tokio::test]
 async fn by_default_what_is_settled_is_recorded_and_what_may_pass_is_not() {
     for code in 200..=999 {
-        let recorded = is_recorded(|policy| policy, move || status(code)).await;
+        let recorded = is_recorded(|options| options, move || status(code)).await;
         let settled = code < 500 && ![401, 403, 407, 408, 425, 429].contains(&code);
         assert_eq!(recorded, settled, "{code}");
     }
@@ -74,16 +73,17 @@ async fn of_grpc_answers_the_grpc_status_counts() {
     ];
     for code in CODES {
         let settled = !["1", "2", "4", "8", "10", "13", "14", "15"].contains(&code);
-        let got = is_recorded(|policy| policy, move || in_trailers(code)).await;
+        let got = is_recorded(|options| options, move || in_trailers(code)).await;
         assert_eq!(got, settled, "{code} in trailers");
-        let got = is_recorded(|policy| policy, move || in_headers(code)).await;
+        let got = is_recorded(|options| options, move || in_headers(code)).await;
         assert_eq!(got, settled, "{code} in headers");
     }
     // None at all, and none that gRPC knows, are as good as unknown.
     let none = || of_type("application/grpc", 200);
-    assert!(!is_recorded(|policy| policy, none).await);
-    assert!(!is_recorded(|policy| policy, || in_trailers("4711")).await);
-    let ok_only = |policy: Policy| policy.record(Statuses::all().but_grpc(..).and_grpc(0..=0));
+    assert!(!is_recorded(|options| options, none).await);
+    assert!(!is_recorded(|options| options, || in_trailers("4711")).await);
+    let ok_only =
+        |options: RouteOptions| options.record(Statuses::all().but_grpc(..).and_grpc(0..=0));
     assert!(is_recorded(ok_only, || in_trailers("0")).await);
     assert!(!is_recorded(ok_only, || in_trailers("5")).await);
 }
@@ -106,7 +106,7 @@ async fn statuses_are_a_list_a_range_or_all() {
         (Statuses::none, 200, false),
     ];
     for (statuses, code, expected) in rows {
-        let change = |policy: Policy| policy.record(statuses());
+        let change = |options: RouteOptions| options.record(statuses());
         let got = is_recorded(change, move || status(code)).await;
         assert_eq!(got, expected, "{code} of {:?}", statuses());
     }
@@ -115,8 +115,8 @@ async fn statuses_are_a_list_a_range_or_all() {
 #[tokio::test]
 async fn a_closure_or_a_type_can_decide_what_is_recorded() {
     struct NotTransient;
-    impl RecordPolicy for NotTransient {
-        fn records(&self, answer: &Answer<'_>) -> bool {
+    impl RecordRule for NotTransient {
+        fn records(&self, answer: &ResponseHead<'_>) -> bool {
             !answer.headers().contains_key("transient")
         }
     }
@@ -126,12 +126,12 @@ async fn a_closure_or_a_type_can_decide_what_is_recorded() {
         headers.insert("transient", "1".parse().unwrap());
         response
     };
-    let by_type = |policy: Policy| policy.record(NotTransient);
+    let by_type = |options: RouteOptions| options.record(NotTransient);
     assert!(is_recorded(by_type, || status(500)).await);
     assert!(!is_recorded(by_type, transient).await);
 
-    let by_closure = |policy: Policy| {
-        policy.record(|answer: &Answer<'_>| {
+    let by_closure = |options: RouteOptions| {
+        options.record(|answer: &ResponseHead<'_>| {
             answer.status().is_server_error()
                 || answer.trailers().is_some_and(|t| t.contains_key("keep"))
         })
@@ -144,7 +144,7 @@ async fn a_closure_or_a_type_can_decide_what_is_recorded() {
 
 #[tokio::test]
 async fn skipped_types_are_never_recorded() {
-    let skip = |policy: Policy| policy.skip_types(["Application/PDF", " image/* "]);
+    let skip = |options: RouteOptions| options.skip_types(["Application/PDF", " image/* "]);
     for (content_type, recorded) in [
         ("application/pdf", false),
         ("application/PDF; version=2", false),
@@ -163,7 +163,7 @@ async fn skipped_types_are_never_recorded() {
 
 #[tokio::test]
 async fn every_type_can_be_skipped() {
-    let everything = |policy: Policy| policy.skip_types(["*/*"]);
+    let everything = |options: RouteOptions| options.skip_types(["*/*"]);
     assert!(!is_recorded(everything, || of_type("text/plain", 200)).await);
 }
 
@@ -173,19 +173,19 @@ async fn the_handlers_word_beats_policies() {
         response.extensions_mut().insert(word);
         response
     }
-    let policy = |policy: Policy| policy.skip_types(["application/pdf"]);
-    assert!(is_recorded(policy, || saying(Recording::Keep, status(503))).await);
+    let options = |options: RouteOptions| options.skip_types(["application/pdf"]);
+    assert!(is_recorded(options, || saying(Recording::Keep, status(503))).await);
     let pdf = || saying(Recording::Keep, of_type("application/pdf", 200));
-    assert!(is_recorded(policy, pdf).await);
-    assert!(!is_recorded(policy, || saying(Recording::Skip, status(201))).await);
-    let all = |policy: Policy| policy.record(|_: &Answer<'_>| true);
+    assert!(is_recorded(options, pdf).await);
+    assert!(!is_recorded(options, || saying(Recording::Skip, status(201))).await);
+    let all = |options: RouteOptions| options.record(|_: &ResponseHead<'_>| true);
     assert!(!is_recorded(all, || saying(Recording::Skip, status(201))).await);
 }
 
 /// The answers to a request and to its retry, of a handler that sends these
 /// headers.
 async fn first_and_replay(
-    change: impl FnOnce(Policy) -> Policy,
+    change: impl FnOnce(RouteOptions) -> RouteOptions,
     headers: &'static [(&'static str, &'static str)],
 ) -> (Seen, Seen) {
     let runs = Runs::default();
@@ -234,7 +234,7 @@ const SENT: [(&str, &str); 17] = [
 
 #[tokio::test]
 async fn by_default_headers_of_one_connection_or_one_client_are_not_recorded() {
-    let (first, replay) = first_and_replay(|policy| policy, &SENT).await;
+    let (first, replay) = first_and_replay(|options| options, &SENT).await;
     let sent: std::collections::BTreeSet<_> = SENT.map(|(name, _)| name).into();
     assert!(names(&first.headers).into_iter().eq(sent), "all delivered");
     assert_eq!(
@@ -248,7 +248,7 @@ async fn by_default_headers_of_one_connection_or_one_client_are_not_recorded() {
 #[tokio::test]
 async fn recorded_headers_are_those_that_are_allowed_or_not_denied() {
     let deny = RecordHeaders::deny(["ETag", "X-Many"]);
-    let (_, replay) = first_and_replay(|policy| policy.record_headers(deny), &SENT).await;
+    let (_, replay) = first_and_replay(|options| options.record_headers(deny), &SENT).await;
     assert_eq!(
         names(&replay.headers),
         [
@@ -262,16 +262,17 @@ async fn recorded_headers_are_those_that_are_allowed_or_not_denied() {
     );
     // Hop-by-hop fields are not for anybody to allow.
     let allow = RecordHeaders::allow(["Location", "connection", "x-hop", "upgrade", "x-other"]);
-    let (_, replay) = first_and_replay(|policy| policy.record_headers(allow), &SENT).await;
+    let (_, replay) = first_and_replay(|options| options.record_headers(allow), &SENT).await;
     assert_eq!(names(&replay.headers), ["location"]);
     let nothing = RecordHeaders::allow(Vec::<String>::new());
-    let (_, replay) = first_and_replay(|policy| policy.record_headers(nothing), &SENT).await;
+    let (_, replay) = first_and_replay(|options| options.record_headers(nothing), &SENT).await;
     assert_eq!(names(&replay.headers), Vec::<&str>::new());
 }
 
 #[tokio::test]
 async fn an_answer_can_say_by_a_header_that_it_is_not_to_be_recorded() {
-    let skips = |policy: Policy| policy.skip_headers(["Transient-Error: true", "x-volatile"]);
+    let skips =
+        |options: RouteOptions| options.skip_headers(["Transient-Error: true", "x-volatile"]);
     let with = |name: &'static str, value: &'static str| {
         move || {
             let mut response = status(200);
@@ -282,7 +283,7 @@ async fn an_answer_can_say_by_a_header_that_it_is_not_to_be_recorded() {
     assert!(!is_recorded(skips, with("transient-error", "true")).await);
     assert!(is_recorded(skips, with("transient-error", "false")).await);
     assert!(!is_recorded(skips, with("x-volatile", "")).await);
-    assert!(is_recorded(|policy| policy, with("transient-error", "true")).await);
+    assert!(is_recorded(|options| options, with("transient-error", "true")).await);
     // The handler's own word beats it.
     let kept = move || {
         let mut response = with("x-volatile", "1")();

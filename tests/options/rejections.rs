@@ -8,11 +8,10 @@ use http::{Request, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 use tower::{Layer, ServiceExt};
+use tower_idempotency::options::Require;
+use tower_idempotency::rejection::{Rejection, RejectionCode, RenderRejection};
 use tower_idempotency::store::StoreErrorKind;
-use tower_idempotency::{
-    IdempotencyLayer, IdempotencyLayerBuilder, MemoryStore, Rejection, RejectionCode,
-    RenderRejection, Require,
-};
+use tower_idempotency::{IdempotencyLayer, IdempotencyLayerBuilder, MemoryStore};
 
 use crate::support::store::{Fault, Op, Steered};
 use crate::support::{
@@ -60,14 +59,14 @@ async fn retry_after_is_in_whole_seconds_and_by_route() {
     let store = Steered::new();
     store.make(Op::Claim, Fault::Fails(StoreErrorKind::NotSent));
     let layer = builder(&store)
-        .defaults(|policy| policy.retry_after(Duration::from_millis(1500)))
-        .route("/slow", |policy| {
-            policy.retry_after(Duration::from_secs(60))
+        .defaults(|options| options.retry_after(Duration::from_millis(1500)))
+        .route("/slow", |options| {
+            options.retry_after(Duration::from_secs(60))
         })
-        .route("/fast", |policy| {
-            policy.retry_after(Duration::from_nanos(1))
+        .route("/fast", |options| {
+            options.retry_after(Duration::from_nanos(1))
         })
-        .route("/now", |policy| policy.retry_after(Duration::ZERO))
+        .route("/now", |options| options.retry_after(Duration::ZERO))
         .build()
         .unwrap();
     let app = layer.layer(counting(&Runs::default()));
@@ -87,7 +86,7 @@ async fn a_retry_after_without_an_end_is_a_large_number() {
     let store = Steered::new();
     store.make(Op::Claim, Fault::Fails(StoreErrorKind::NotSent));
     let layer = builder(&store)
-        .defaults(|policy| policy.retry_after(Duration::MAX))
+        .defaults(|options| options.retry_after(Duration::MAX))
         .build()
         .unwrap();
     let app = layer.layer(counting(&Runs::default()));
@@ -135,7 +134,7 @@ async fn a_renderer_gives_rejections_the_applications_shape_and_knows_their_requ
     let layer = in_an_envelope(
         builder(&store)
             .rejection_status(RejectionCode::KeyInvalid, StatusCode::UNPROCESSABLE_ENTITY)
-            .defaults(|policy| policy.require(Require::Required).max_request_body(4)),
+            .defaults(|options| options.require(Require::Required).max_request_body(4)),
     );
     let app = layer.layer(counting(&Runs::default()));
     assert_eq!(send(&app, post("k", "{}")).await.status, 201);

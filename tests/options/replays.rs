@@ -8,12 +8,13 @@ use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use jiff::Timestamp;
 use tower::Layer;
+use tower_idempotency::options::{KeySyntax, OnOversize};
+use tower_idempotency::recording::Recording;
 use tower_idempotency::store::{
-    Claim, Claimed, Lease, Outcome, Record, RecordState, Release, Store, StoreError, Tenure,
+    Claim, Claimed, Lease, Outcome, Ownership, Record, RecordState, Release, Store, StoreError,
 };
-use tower_idempotency::{
-    Completion, FencingToken, KeySyntax, MemoryStore, Nonce, Oversize, Policy, RecordId, Recording,
-};
+use tower_idempotency::store::{Completion, FencingToken, Nonce, RecordId};
+use tower_idempotency::{MemoryStore, RouteOptions};
 
 use crate::support::{
     Runs, Seen, answer, counting, created, handler, post, send, with, with_policy, without,
@@ -21,7 +22,7 @@ use crate::support::{
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-async fn first_and_retry(change: impl FnOnce(Policy) -> Policy) -> (Seen, Seen) {
+async fn first_and_retry(change: impl FnOnce(RouteOptions) -> RouteOptions) -> (Seen, Seen) {
     let app = with_policy(&MemoryStore::new(), change).layer(counting(&Runs::default()));
     let first = send(&app, post("k", "{}")).await;
     let retry = send(&app, post("k", "{}")).await;
@@ -31,16 +32,16 @@ async fn first_and_retry(change: impl FnOnce(Policy) -> Policy) -> (Seen, Seen) 
 
 #[tokio::test]
 async fn replays_are_marked_with_a_header_of_any_name_or_none() {
-    let (first, retry) = first_and_retry(|policy| policy).await;
+    let (first, retry) = first_and_retry(|options| options).await;
     assert_eq!(first.header("idempotency-replayed"), None);
     assert_eq!(retry.header("idempotency-replayed"), Some("true"));
 
-    let (first, retry) = first_and_retry(|policy| policy.replayed_header("X-Replayed")).await;
+    let (first, retry) = first_and_retry(|options| options.replayed_header("X-Replayed")).await;
     assert_eq!(first.header("x-replayed"), None);
     assert_eq!(retry.header("x-replayed"), Some("true"));
     assert_eq!(retry.header("idempotency-replayed"), None);
 
-    let (_, retry) = first_and_retry(|policy| policy.replayed_header(None)).await;
+    let (_, retry) = first_and_retry(|options| options.replayed_header(None)).await;
     assert!(retry.headers.is_empty(), "{:?}", retry.headers);
 }
 
@@ -48,7 +49,7 @@ async fn replays_are_marked_with_a_header_of_any_name_or_none() {
 /// its own replay.
 #[tokio::test]
 async fn a_mark_that_the_handler_sends_does_not_stand_twice() {
-    let app = with_policy(&MemoryStore::new(), |policy| policy).layer(handler(
+    let app = with_policy(&MemoryStore::new(), |options| options).layer(handler(
         &Runs::default(),
         |_, _| {
             let mut response = created("done");
@@ -69,15 +70,15 @@ fn time(seen: &Seen, name: &str) -> Timestamp {
     text.parse().unwrap()
 }
 
-fn with_times(policy: Policy) -> Policy {
-    policy
+fn with_times(options: RouteOptions) -> RouteOptions {
+    options
         .created_at_header("X-Created-At")
         .expires_at_header("X-Expires-At")
 }
 
 #[tokio::test]
 async fn times_are_off_unless_asked_for() {
-    let (first, retry) = first_and_retry(|policy| policy).await;
+    let (first, retry) = first_and_retry(|options| options).await;
     assert!(first.headers.is_empty(), "{:?}", first.headers);
     assert_eq!(retry.headers.len(), 1);
 }
@@ -85,7 +86,7 @@ async fn times_are_off_unless_asked_for() {
 #[tokio::test]
 async fn times_are_the_same_on_the_first_answer_and_on_replays() {
     let before = Timestamp::now();
-    let (first, retry) = first_and_retry(|policy| with_times(policy).retention(DAY * 7)).await;
+    let (first, retry) = first_and_retry(|options| with_times(options).retention(DAY * 7)).await;
     for name in ["x-created-at", "x-expires-at"] {
         assert_eq!(time(&first, name), time(&retry, name));
     }
@@ -109,14 +110,14 @@ impl Store for LongAgo {
         let token = FencingToken::new(1).unwrap();
         Ok(Claimed::Found(Record::new(token, 1, state)))
     }
-    async fn renew(&self, _: &Lease) -> Result<Tenure, StoreError> {
-        Ok(Tenure::Lost)
+    async fn renew(&self, _: &Lease) -> Result<Ownership, StoreError> {
+        Ok(Ownership::Lost)
     }
-    async fn complete(&self, _: &Lease, _: &Outcome) -> Result<Tenure, StoreError> {
-        Ok(Tenure::Lost)
+    async fn complete(&self, _: &Lease, _: &Outcome) -> Result<Ownership, StoreError> {
+        Ok(Ownership::Lost)
     }
-    async fn release(&self, _: &RecordId, _: &Nonce, _: Release) -> Result<Tenure, StoreError> {
-        Ok(Tenure::Lost)
+    async fn release(&self, _: &RecordId, _: &Nonce, _: Release) -> Result<Ownership, StoreError> {
+        Ok(Ownership::Lost)
     }
 }
 
@@ -126,8 +127,8 @@ async fn times_of_a_replay_are_those_of_its_record() {
     let mut completion = Completion::new(StatusCode::OK, "old", epoch);
     completion.completed_at = epoch + Duration::from_secs(60);
     completion.retention = Duration::from_secs(3600);
-    let app = with_policy(&LongAgo(completion), |policy| {
-        with_times(policy).retention(DAY)
+    let app = with_policy(&LongAgo(completion), |options| {
+        with_times(options).retention(DAY)
     })
     .layer(counting(&Runs::default()));
     let replay = send(&app, post("k", "{}")).await;
@@ -146,15 +147,15 @@ async fn times_of_a_replay_are_those_of_its_record() {
 
 #[tokio::test]
 async fn an_answer_that_is_not_kept_does_not_say_until_when() {
-    type Change = fn(Policy) -> Policy;
+    type Change = fn(RouteOptions) -> RouteOptions;
     let rows: [(Change, StatusCode, Option<Recording>); 3] = [
         (with_times, StatusCode::SERVICE_UNAVAILABLE, None),
         (with_times, StatusCode::CREATED, Some(Recording::Skip)),
         (
-            |policy| {
-                with_times(policy)
+            |options| {
+                with_times(options)
                     .max_recorded_body(3)
-                    .oversize(Oversize::Rerun)
+                    .oversize(OnOversize::Rerun)
             },
             StatusCode::CREATED,
             None,
@@ -184,7 +185,7 @@ async fn an_answer_that_is_not_kept_does_not_say_until_when() {
 async fn an_end_that_cannot_be_written_down_is_said_neither_first_nor_later() {
     for retention in [DAY * 365 * 9000, Duration::MAX] {
         let (first, retry) =
-            first_and_retry(|policy| with_times(policy).retention(retention)).await;
+            first_and_retry(|options| with_times(options).retention(retention)).await;
         assert_eq!(first.header("x-expires-at"), None);
         assert_eq!(retry.header("x-expires-at"), None, "{retention:?}");
     }
@@ -192,8 +193,8 @@ async fn an_end_that_cannot_be_written_down_is_said_neither_first_nor_later() {
 
 #[tokio::test]
 async fn the_key_is_echoed_as_it_was_sent() {
-    let layer = with_policy(&MemoryStore::new(), |policy| {
-        policy
+    let layer = with_policy(&MemoryStore::new(), |options| {
+        options
             .echo_key(true)
             .headers(["idempotency-key", "x-request-key"])
     });
@@ -213,8 +214,8 @@ async fn the_key_is_echoed_as_it_was_sent() {
     assert_eq!(other.header("x-request-key"), Some("k"));
     assert_eq!(other.header("idempotency-key"), None, "it is not recorded");
 
-    let layer = with_policy(&MemoryStore::new(), |policy| {
-        policy.key_syntax(KeySyntax::Raw)
+    let layer = with_policy(&MemoryStore::new(), |options| {
+        options.key_syntax(KeySyntax::Raw)
     });
     let app = layer.layer(counting(&Runs::default()));
     let silent = send(&app, post("k", "{}")).await;
@@ -223,8 +224,8 @@ async fn the_key_is_echoed_as_it_was_sent() {
 
 #[tokio::test]
 async fn statuses_of_replays_can_be_mapped() {
-    let app = with_policy(&MemoryStore::new(), |policy| {
-        policy
+    let app = with_policy(&MemoryStore::new(), |options| {
+        options
             .replay_status(StatusCode::CREATED, StatusCode::OK)
             .replay_status(StatusCode::NOT_FOUND, StatusCode::GONE)
     })

@@ -5,7 +5,8 @@ use bytes::Bytes;
 use http::{Method, Request};
 use http_body_util::Full;
 use tower::Layer;
-use tower_idempotency::{IdempotencyLayer, KeysPer, MemoryStore, Require, scope};
+use tower_idempotency::options::{KeysPer, Require};
+use tower_idempotency::{IdempotencyLayer, MemoryStore, scope};
 
 use crate::support::{
     Runs, builder, by, counting, post, request, send, to, with, with_policy, without,
@@ -18,8 +19,8 @@ fn keyed(method: Method, target: &str) -> Request<Full<Bytes>> {
 
 #[tokio::test]
 async fn methods_are_those_that_are_listed() {
-    let layer = with_policy(&MemoryStore::new(), |policy| {
-        policy.methods([Method::PUT, Method::from_bytes(b"PURGE").unwrap()])
+    let layer = with_policy(&MemoryStore::new(), |options| {
+        options.methods([Method::PUT, Method::from_bytes(b"PURGE").unwrap()])
     });
     for (method, protected) in [
         ("PUT", true),
@@ -43,8 +44,8 @@ async fn methods_are_those_that_are_listed() {
 #[tokio::test]
 async fn a_method_in_a_pattern_is_protected_by_it() {
     let layer = builder(&MemoryStore::new())
-        .route("DELETE /orders/{id}", |policy| policy)
-        .route("/files/{*path}", |policy| policy.methods([Method::PUT]))
+        .route("DELETE /orders/{id}", |options| options)
+        .route("/files/{*path}", |options| options.methods([Method::PUT]))
         .build()
         .unwrap();
     for (method, target, protected) in [
@@ -71,8 +72,10 @@ async fn a_method_in_a_pattern_is_protected_by_it() {
 #[tokio::test]
 async fn a_key_is_required_optional_or_ignored_by_route() {
     let layer = builder(&MemoryStore::new())
-        .route("POST /payments", |policy| policy.require(Require::Required))
-        .route("/searches", |policy| policy.require(Require::Ignored))
+        .route("POST /payments", |options| {
+            options.require(Require::Required)
+        })
+        .route("/searches", |options| options.require(Require::Ignored))
         .build()
         .unwrap();
     let runs = Runs::default();
@@ -94,14 +97,14 @@ async fn a_key_is_required_optional_or_ignored_by_route() {
 #[tokio::test]
 async fn the_most_specific_route_wins_and_begins_with_the_defaults() {
     let layer = builder(&MemoryStore::new())
-        .route("/orders/{id}/{action}", |policy| {
-            policy.require(Require::Ignored)
+        .route("/orders/{id}/{action}", |options| {
+            options.require(Require::Ignored)
         })
-        .route("POST /orders/{id}/capture", |policy| {
-            policy.key_length(1..=4)
+        .route("POST /orders/{id}/capture", |options| {
+            options.key_length(1..=4)
         })
         // Set last, and still the beginning of every route.
-        .defaults(|policy| policy.require(Require::Required))
+        .defaults(|options| options.require(Require::Required))
         .build()
         .unwrap();
     let app = layer.layer(counting(&Runs::default()));
@@ -125,8 +128,8 @@ async fn the_most_specific_route_wins_and_begins_with_the_defaults() {
 #[tokio::test]
 async fn a_route_can_have_a_scope_of_its_own() {
     let layer = builder(&MemoryStore::new())
-        .route("/teams", |policy| {
-            policy.scope(scope::header("x-team").unwrap())
+        .route("/teams", |options| {
+            options.scope(scope::header("x-team").unwrap())
         })
         .build()
         .unwrap();
@@ -174,7 +177,7 @@ async fn keys_are_unique_per_scope_or_per_route() {
         (KeysPer::Scope, "422 key-reused"),
         (KeysPer::Route, "its own"),
     ] {
-        let layer = with_policy(&MemoryStore::new(), |policy| policy.keys_per(keys_per));
+        let layer = with_policy(&MemoryStore::new(), |options| options.keys_per(keys_per));
         let app = layer.layer(counting(&Runs::default()));
         let first = send(&app, keyed(Method::POST, "/a")).await;
         for (method, target) in [(Method::POST, "/b"), (Method::PATCH, "/a")] {

@@ -5,8 +5,9 @@ use std::time::Duration;
 use http::Response;
 use tokio::time::{Instant, sleep};
 use tower::Layer;
+use tower_idempotency::IdempotencyContext;
+use tower_idempotency::options::OnStoreError;
 use tower_idempotency::store::StoreErrorKind;
-use tower_idempotency::{IdempotencyContext, OnStoreError};
 
 use crate::support::body::Script;
 use crate::support::log::Log;
@@ -27,7 +28,7 @@ const KINDS: [StoreErrorKind; 5] = [
 async fn closed_is_closed_to_every_failure() {
     for kind in KINDS {
         let (store, runs) = (Steered::new(), Runs::default());
-        let app = with_policy(&store, |policy| policy).layer(counting(&runs));
+        let app = with_policy(&store, |options| options).layer(counting(&runs));
         store.make(Op::Claim, Fault::Fails(kind));
         let seen = send(&app, post("k", "{}")).await;
         assert_eq!(seen.refusal(), "503 store-unavailable", "{kind:?}");
@@ -43,7 +44,9 @@ async fn closed_is_closed_to_every_failure() {
 async fn open_is_open_only_to_claims_that_certainly_did_not_reach_the_store() {
     for kind in KINDS {
         let (store, runs) = (Steered::new(), Runs::default());
-        let layer = with_policy(&store, |policy| policy.on_store_error(OnStoreError::Open));
+        let layer = with_policy(&store, |options| {
+            options.on_store_error(OnStoreError::RunUnprotected)
+        });
         let app = layer.layer(counting(&runs));
         store.make(Op::Claim, Fault::Fails(kind));
         let first = send(&app, post("k", "{}")).await;
@@ -69,9 +72,9 @@ async fn open_is_open_only_to_claims_that_certainly_did_not_reach_the_store() {
 async fn what_runs_unprotected_gets_its_whole_request_and_is_answered_as_it_answers() {
     let store = Steered::new();
     store.make(Op::Claim, Fault::Fails(StoreErrorKind::NotSent));
-    let layer = with_policy(&store, |policy| {
-        policy
-            .on_store_error(OnStoreError::Open)
+    let layer = with_policy(&store, |options| {
+        options
+            .on_store_error(OnStoreError::RunUnprotected)
             .max_recorded_body(1)
     });
     let app = layer.layer(handler(&Runs::default(), |_, request: http::Request<_>| {
@@ -90,9 +93,9 @@ async fn what_runs_unprotected_gets_its_whole_request_and_is_answered_as_it_answ
 async fn open_lets_only_the_store_fail() {
     let store = Steered::new();
     store.make(Op::Claim, Fault::Fails(StoreErrorKind::NotSent));
-    let layer = with_policy(&store, |policy| {
-        policy
-            .on_store_error(OnStoreError::Open)
+    let layer = with_policy(&store, |options| {
+        options
+            .on_store_error(OnStoreError::RunUnprotected)
             .max_request_body(4)
     });
     let app = layer.layer(counting(&Runs::default()));
@@ -110,9 +113,9 @@ async fn open_lets_only_the_store_fail() {
 
 #[tokio::test(start_paused = true)]
 async fn a_claim_whose_outcome_is_unknown_is_released_by_its_nonce_in_the_background() {
-    for on_store_error in [OnStoreError::Closed, OnStoreError::Open] {
+    for on_store_error in [OnStoreError::Reject, OnStoreError::RunUnprotected] {
         let (store, runs) = (Steered::unguarded(), Runs::default());
-        let layer = with_policy(&store, |policy| policy.on_store_error(on_store_error));
+        let layer = with_policy(&store, |options| options.on_store_error(on_store_error));
         let app = layer.layer(counting(&runs));
         store.make(Op::Claim, Fault::AnswerLost(StoreErrorKind::Unknown));
         store.make(Op::Release, Fault::Fails(StoreErrorKind::Unknown));
@@ -137,12 +140,12 @@ async fn a_claim_whose_outcome_is_unknown_is_released_by_its_nonce_in_the_backgr
 #[tokio::test(start_paused = true)]
 async fn a_store_that_never_answers_is_given_up_on_after_store_timeout() {
     for fault in [Fault::Stalls, Fault::AnswerStalls] {
-        for on_store_error in [OnStoreError::Closed, OnStoreError::Open] {
+        for on_store_error in [OnStoreError::Reject, OnStoreError::RunUnprotected] {
             let (store, runs) = (Steered::unguarded(), Runs::default());
             store.make(Op::Claim, fault);
             let layer = builder(&store)
                 .store_timeout(Duration::from_millis(300))
-                .defaults(|policy| policy.on_store_error(on_store_error))
+                .defaults(|options| options.on_store_error(on_store_error))
                 .build()
                 .unwrap();
             let app = layer.layer(counting(&runs));
@@ -162,7 +165,7 @@ async fn a_store_that_never_answers_is_given_up_on_after_store_timeout() {
 async fn a_store_has_two_seconds_by_default() {
     let store = Steered::new();
     store.make(Op::Claim, Fault::Stalls);
-    let app = with_policy(&store, |policy| policy).layer(counting(&Runs::default()));
+    let app = with_policy(&store, |options| options).layer(counting(&Runs::default()));
     let sent = Instant::now();
     assert_eq!(send(&app, post("k", "{}")).await.status, 503);
     assert_eq!(sent.elapsed(), Duration::from_secs(2));
@@ -172,7 +175,7 @@ async fn a_store_has_two_seconds_by_default() {
 async fn a_release_that_never_answers_holds_an_answer_up_no_longer_than_store_timeout() {
     let store = Steered::new();
     store.make(Op::Release, Fault::Stalls);
-    let app = with_policy(&store, |policy| policy).layer(handler(&Runs::default(), |run, _| {
+    let app = with_policy(&store, |options| options).layer(handler(&Runs::default(), |run, _| {
         let mut response = created(format!("run {run}"));
         *response.status_mut() = http::StatusCode::SERVICE_UNAVAILABLE;
         response
@@ -190,7 +193,7 @@ async fn a_release_that_never_answers_holds_an_answer_up_no_longer_than_store_ti
 #[tokio::test(start_paused = true)]
 async fn a_claim_that_reaches_the_store_after_it_was_given_up_is_released() {
     let (store, runs) = (Steered::unguarded(), Runs::default());
-    let app = with_policy(&store, |policy| policy).layer(counting(&runs));
+    let app = with_policy(&store, |options| options).layer(counting(&runs));
     store.let_claims_arrive_late(Duration::from_secs(5));
     let lost = send(&app, post("k", "{}")).await;
     assert_eq!(lost.refusal(), "503 store-unavailable");
@@ -205,7 +208,7 @@ async fn a_claim_that_reaches_the_store_after_it_was_given_up_is_released() {
 async fn a_claim_that_never_reached_the_store_is_not_asked_for_for_ever() {
     let store = Steered::unguarded();
     store.make(Op::Claim, Fault::Stalls);
-    let app = with_policy(&store, |policy| policy).layer(counting(&Runs::default()));
+    let app = with_policy(&store, |options| options).layer(counting(&Runs::default()));
     assert_eq!(send(&app, post("k", "{}")).await.status, 503);
     // It would have lapsed by then.
     sleep(Duration::from_secs(30 + 5)).await;
@@ -219,7 +222,7 @@ async fn a_claim_that_never_reached_the_store_is_not_asked_for_for_ever() {
 #[tokio::test]
 async fn an_answer_that_another_layer_encrypted_is_not_replayed_as_it_is() {
     let (store, runs, log) = (Steered::new(), Runs::default(), Log::default());
-    let app = with_policy(&store, |policy| policy).layer(handler(&runs, |_, _| {
+    let app = with_policy(&store, |options| options).layer(handler(&runs, |_, _| {
         let encrypted = "application/vnd.tower-idempotency.encrypted";
         let mut response = created("unreadable");
         let headers = response.headers_mut();

@@ -10,8 +10,9 @@ use http_body_util::BodyExt;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep};
 use tower::{Layer, ServiceExt};
+use tower_idempotency::MemoryStore;
+use tower_idempotency::options::OnOversize;
 use tower_idempotency::store::StoreErrorKind;
-use tower_idempotency::{MemoryStore, Oversize};
 
 use crate::support::body::{Script, Step};
 use crate::support::store::{Fault, Op, Steered};
@@ -133,7 +134,9 @@ async fn a_large_answer_is_read_ahead_as_far_as_it_may_be_recorded_and_no_furthe
         let times = total / frame;
         for exact in [true, false] {
             let (sender, receiver) = std::sync::mpsc::channel();
-            let layer = with_policy(&MemoryStore::new(), |policy| policy.max_recorded_body(cap));
+            let layer = with_policy(&MemoryStore::new(), |options| {
+                options.max_recorded_body(cap)
+            });
             let app = layer.layer(handler(&Runs::default(), move |_, _| {
                 let mut body = Script::repeated(vec![b'x'; frame], times);
                 if exact {
@@ -228,7 +231,7 @@ async fn an_answer_without_end_that_could_not_be_sealed_says_so_in_its_head() {
 async fn an_answer_without_end_runs_again_once_its_client_has_left_if_the_route_says_so() {
     for answer in WITHOUT_END {
         let (store, runs) = (Steered::unguarded(), Runs::default());
-        let layer = with_policy(&store, |policy| policy.oversize(Oversize::Rerun));
+        let layer = with_policy(&store, |options| options.oversize(OnOversize::Rerun));
         let app = layer.layer(handler(&runs, move |_, _| answer()));
         let mut first = app.clone().oneshot(post("k", "{}")).await.unwrap();
         if first.status() == 200 {
@@ -251,8 +254,8 @@ async fn an_answer_without_end_runs_again_once_its_client_has_left_if_the_route_
 #[tokio::test(start_paused = true)]
 async fn events_are_not_read_ahead_without_limit() {
     let (sender, receiver) = std::sync::mpsc::channel();
-    let layer = with_policy(&MemoryStore::new(), |policy| {
-        policy.oversize(Oversize::Rerun)
+    let layer = with_policy(&MemoryStore::new(), |options| {
+        options.oversize(OnOversize::Rerun)
     });
     let app = layer.layer(handler(&Runs::default(), move |_, _| {
         let body = Script::endless("data: 1\n\n");
@@ -274,7 +277,7 @@ async fn events_are_not_read_ahead_without_limit() {
 async fn events_that_break_off_run_again_if_the_route_says_so() {
     for end in [|| Step::Fail("as the test wants it"), || Step::Panic] {
         let (store, runs) = (Steered::new(), Runs::default());
-        let layer = with_policy(&store, |policy| policy.oversize(Oversize::Rerun));
+        let layer = with_policy(&store, |options| options.oversize(OnOversize::Rerun));
         let app = layer.layer(handler(&runs, move |_, _| {
             events().map(|_| Script::frames(["data: 1\n\n"]).then(end()))
         }));

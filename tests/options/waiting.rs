@@ -1,4 +1,4 @@
-//! `on_in_flight`, `max_waiters`.
+//! `on_in_flight`, `max_waiting_requests`.
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -10,13 +10,12 @@ use tokio::runtime::Handle;
 use tokio::task::{JoinHandle, yield_now};
 use tokio::time::{Instant, sleep, timeout};
 use tower::{Layer, Service, ServiceExt};
+use tower_idempotency::options::{OnInFlight, OnMismatch, OnStoreError};
 use tower_idempotency::store::{
-    Claim, Claimed, Lease, Outcome, Release, Store, StoreError, StoreErrorKind, Tenure,
+    Claim, Claimed, Lease, Outcome, Ownership, Release, Store, StoreError, StoreErrorKind,
 };
-use tower_idempotency::{
-    IdempotencyLayer, MemoryStore, Nonce, OnInFlight, OnMismatch, OnStoreError, Policy, RecordId,
-    ResponseBody,
-};
+use tower_idempotency::store::{Nonce, RecordId};
+use tower_idempotency::{IdempotencyLayer, MemoryStore, ResponseBody, RouteOptions};
 
 use crate::support::store::{Fault, Op, Steered};
 use crate::support::{
@@ -27,8 +26,8 @@ const SECOND: Duration = Duration::from_secs(1);
 /// Less than what a test waits for.
 const BOUND: Duration = Duration::from_secs(20 * 60);
 
-fn wait(bound: Duration) -> impl FnOnce(Policy) -> Policy {
-    move |policy| policy.on_in_flight(OnInFlight::Wait(bound))
+fn wait(bound: Duration) -> impl FnOnce(RouteOptions) -> RouteOptions {
+    move |options| options.on_in_flight(OnInFlight::Wait(bound))
 }
 
 fn waiting(store: &(impl Store + Clone), bound: Duration) -> IdempotencyLayer {
@@ -150,8 +149,8 @@ async fn another_request_under_the_key_is_refused_without_a_wait() {
 #[tokio::test(start_paused = true)]
 async fn where_another_request_is_given_the_answer_it_waits_for_it() {
     let (runs, gate) = (Runs::default(), Gate::closed());
-    let layer = with_policy(&Steered::new(), |policy| {
-        wait(BOUND)(policy).on_mismatch(OnMismatch::Replay)
+    let layer = with_policy(&Steered::new(), |options| {
+        wait(BOUND)(options).on_mismatch(OnMismatch::Replay)
     });
     let app = layer.layer(held_back(&runs, &gate));
     let first = ask(&app, "{}");
@@ -165,8 +164,8 @@ async fn where_another_request_is_given_the_answer_it_waits_for_it() {
 
 #[tokio::test(start_paused = true)]
 async fn who_waits_for_an_answer_that_is_not_kept_is_told_so() {
-    let layer = with_policy(&Steered::new(), |policy| {
-        wait(BOUND)(policy).max_recorded_body(1)
+    let layer = with_policy(&Steered::new(), |options| {
+        wait(BOUND)(options).max_recorded_body(1)
     });
     let (runs, gate) = (Runs::default(), Gate::closed());
     let app = layer.layer(held_back(&runs, &gate));
@@ -184,7 +183,7 @@ async fn beyond_max_waiters_a_duplicate_is_refused_at_once() {
     for max in [0, 1, 3] {
         let layer = builder(&Steered::new())
             .defaults(wait(BOUND))
-            .max_waiters(max)
+            .max_waiting_requests(max)
             .build()
             .unwrap();
         let (runs, gate) = (Runs::default(), Gate::closed());
@@ -220,7 +219,7 @@ async fn beyond_max_waiters_a_duplicate_is_refused_at_once() {
 async fn who_took_over_after_a_wait_waits_no_more() {
     let layer = builder(&Steered::new())
         .defaults(wait(BOUND))
-        .max_waiters(1)
+        .max_waiting_requests(1)
         .build()
         .unwrap();
     let (runs, gate) = (Runs::default(), Gate::closed());
@@ -250,10 +249,10 @@ impl Store for Silent {
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
         self.0.claim(claim).await
     }
-    async fn renew(&self, lease: &Lease) -> Result<Tenure, StoreError> {
+    async fn renew(&self, lease: &Lease) -> Result<Ownership, StoreError> {
         self.0.renew(lease).await
     }
-    async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Tenure, StoreError> {
+    async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Ownership, StoreError> {
         self.0.complete(lease, outcome).await
     }
     async fn release(
@@ -261,7 +260,7 @@ impl Store for Silent {
         id: &RecordId,
         nonce: &Nonce,
         how: Release,
-    ) -> Result<Tenure, StoreError> {
+    ) -> Result<Ownership, StoreError> {
         self.0.release(id, nonce, how).await
     }
 }
@@ -316,7 +315,7 @@ async fn a_store_that_panics_fails_the_request_that_waits_and_nothing_else() {
     let store = Steered::new();
     let layer = builder(&store)
         .defaults(wait(BOUND))
-        .max_waiters(1)
+        .max_waiting_requests(1)
         .build()
         .unwrap();
     let (runs, gate) = (Runs::default(), Gate::closed());
@@ -341,8 +340,8 @@ async fn a_store_that_panics_fails_the_request_that_waits_and_nothing_else() {
 async fn who_has_seen_the_operation_in_flight_does_not_run_it_unprotected() {
     let store = Steered::new();
     let (runs, gate) = (Runs::default(), Gate::closed());
-    let layer = with_policy(&store, |policy| {
-        wait(SECOND * 5)(policy).on_store_error(OnStoreError::Open)
+    let layer = with_policy(&store, |options| {
+        wait(SECOND * 5)(options).on_store_error(OnStoreError::RunUnprotected)
     });
     let app = layer.layer(held_back(&runs, &gate));
     let _first = ask(&app, "{}");
@@ -392,8 +391,8 @@ async fn at_whichever_poll_one_that_waits_leaves_it_leaves_nothing_behind() {
             store.let_all(Fault::Yields);
             let layer = builder(&store)
                 .defaults(wait(SECOND * 20))
-                .max_waiters(1)
-                .max_detached(1)
+                .max_waiting_requests(1)
+                .max_background_operations(1)
                 .build()
                 .unwrap();
             let (runs, gate) = (Runs::default(), Gate::closed());
@@ -448,7 +447,7 @@ async fn waiting_takes_no_place_of_an_operation_without_a_client() {
     let store = Steered::new();
     let layer = builder(&store)
         .defaults(wait(BOUND))
-        .max_detached(1)
+        .max_background_operations(1)
         .build()
         .unwrap();
     let (runs, gate) = (Runs::default(), Gate::closed());
@@ -475,7 +474,7 @@ async fn one_that_waited_does_not_begin_beyond_max_detached() {
     let store = Steered::new();
     let layer = builder(&store)
         .defaults(wait(BOUND))
-        .max_detached(1)
+        .max_background_operations(1)
         .build()
         .unwrap();
     let (runs, gate) = (Runs::default(), Gate::closed());

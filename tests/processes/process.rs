@@ -11,7 +11,9 @@ use axum::routing::post;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
 use tokio::net::TcpListener;
 use tokio::process::{Child, ChildStdout, Command};
-use tower_idempotency::{AnyStore, IdempotencyLayer, OnInFlight, scope};
+use tower_idempotency::options::OnInFlight;
+use tower_idempotency::store::AnyStore;
+use tower_idempotency::{IdempotencyLayer, scope};
 
 use crate::check::Execution;
 
@@ -89,9 +91,9 @@ pub(crate) async fn serve() {
     let layer = IdempotencyLayer::builder(store, scope::header("x-api-key").unwrap())
         // That the machine is busy is no reason to fail.
         .store_timeout(Duration::from_secs(30))
-        .defaults(|policy| policy.retention(Duration::from_secs(600)))
-        .route("POST /waiting", |policy| {
-            policy.on_in_flight(OnInFlight::Wait(Duration::from_secs(5)))
+        .defaults(|options| options.retention(Duration::from_secs(600)))
+        .route("POST /waiting", |options| {
+            options.on_in_flight(OnInFlight::Wait(Duration::from_secs(5)))
         })
         .build()
         .unwrap();

@@ -2,7 +2,8 @@
 
 use crate::support::{File, Upstream, get, nobody, ok, post};
 #[cfg(feature = "sqlite")]
-use tower_idempotency::{config::Config, sidecar::Sidecar};
+use tower_idempotency::config::Config;
+use tower_idempotency::sidecar::Sidecar;
 
 #[cfg(feature = "redis")]
 #[tokio::test]

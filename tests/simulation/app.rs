@@ -14,7 +14,8 @@ use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use rand::RngExt;
 use tokio::time::sleep;
-use tower_idempotency::{IdempotencyContext, IdempotencyLayer, OnLapsedLease, Require, scope};
+use tower_idempotency::options::{OnLapsedLease, Require};
+use tower_idempotency::{IdempotencyContext, IdempotencyLayer, scope};
 use turmoil::net::TcpListener;
 
 use crate::log::{Log, What};
@@ -58,8 +59,8 @@ impl App {
             scope::header("x-api-key")?,
         )
         .store_timeout(plan.store_timeout)
-        .defaults(|policy| {
-            policy
+        .defaults(|options| {
+            options
                 .require(Require::Required)
                 .lease(plan.lease)
                 .max_operation(plan.max_operation)

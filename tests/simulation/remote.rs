@@ -7,10 +7,10 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 use tower_idempotency::store::{
-    Claim, Claimed, Lease, OnLapsedLease, Outcome, Record, RecordState, Release, Store, StoreError,
-    StoreErrorKind, Tenure,
+    Claim, Claimed, Lease, OnLapsedLease, Outcome, Ownership, Record, RecordState, Release, Store,
+    StoreError, StoreErrorKind,
 };
-use tower_idempotency::{Completion, FencingToken, Fingerprint, Nonce, RecordId};
+use tower_idempotency::store::{Completion, FencingToken, Fingerprint, Nonce, RecordId};
 use turmoil::net::TcpStream;
 
 use crate::plan::{Plan, STORE, Sabotage};
@@ -101,10 +101,10 @@ fn completion(kept: Kept) -> Completion {
     completion
 }
 
-fn tenure(told: &Told) -> Tenure {
+fn tenure(told: &Told) -> Ownership {
     match told {
-        Told::Held => Tenure::Held,
-        _ => Tenure::Lost,
+        Told::Held => Ownership::Held,
+        _ => Ownership::Lost,
     }
 }
 
@@ -151,9 +151,9 @@ impl Store for Remote {
         Ok(Claimed::Found(Record::new(token, attempt, state)))
     }
 
-    async fn renew(&self, lease: &Lease) -> Result<Tenure, StoreError> {
+    async fn renew(&self, lease: &Lease) -> Result<Ownership, StoreError> {
         if self.sabotage == Some(Sabotage::RenewsNothing) {
-            return Ok(Tenure::Held);
+            return Ok(Ownership::Held);
         }
         let told = self.ask(Ask::Renew {
             id: hex(lease.claim.id.as_bytes()),
@@ -163,12 +163,12 @@ impl Store for Remote {
         Ok(tenure(&told.await?))
     }
 
-    async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Tenure, StoreError> {
+    async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Ownership, StoreError> {
         match self.sabotage {
-            Some(Sabotage::StoresNothing) => return Ok(Tenure::Held),
+            Some(Sabotage::StoresNothing) => return Ok(Ownership::Held),
             Some(Sabotage::ReleasesInstead) => {
                 let Claim { id, nonce, .. } = &lease.claim;
-                return self.release(id, nonce, Release::Tombstone).await;
+                return self.release(id, nonce, Release::MayRunAgain).await;
             }
             _ => {}
         }
@@ -191,11 +191,11 @@ impl Store for Remote {
         id: &RecordId,
         nonce: &Nonce,
         how: Release,
-    ) -> Result<Tenure, StoreError> {
+    ) -> Result<Ownership, StoreError> {
         let told = self.ask(Ask::Release {
             id: hex(id.as_bytes()),
             nonce: hex(nonce.as_bytes()),
-            may_run_again: how == Release::Tombstone,
+            may_run_again: how == Release::MayRunAgain,
         });
         Ok(tenure(&told.await?))
     }

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::StatusCode;
+use tower_idempotency::store::{AnyStore, Completion, Fingerprint, RecordId, ScopeDigest};
 use tower_idempotency::store::{
-    Claim, Claimed, Outcome, RecordState, Store, StoreError, StoreErrorKind, Tenure,
+    Claim, Claimed, Outcome, Ownership, RecordState, Store, StoreError, StoreErrorKind,
 };
-use tower_idempotency::{AnyStore, Completion, Fingerprint, RecordId, ScopeDigest};
 
 use crate::servers::{fresh_directory, url};
 
@@ -56,9 +56,12 @@ async fn what_one_handle_records_another_of_the_same_url_finds() {
         };
         let paid = Completion::new(StatusCode::CREATED, "paid", SystemTime::now());
         let outcome = Outcome::Completed(Arc::new(paid));
-        assert_eq!(one.complete(&lease, &outcome).await.unwrap(), Tenure::Held);
+        assert_eq!(
+            one.complete(&lease, &outcome).await.unwrap(),
+            Ownership::Held
+        );
         let mut retry = claim;
-        retry.nonce = tower_idempotency::Nonce::random();
+        retry.nonce = tower_idempotency::store::Nonce::random();
         let Claimed::Found(record) = other.claim(&retry).await.unwrap() else {
             panic!("not found");
         };

@@ -5,10 +5,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sqlx::mysql::{MySqlConnectOptions, MySqlPoolOptions};
 use sqlx::{AssertSqlSafe, MySqlPool};
+use tower_idempotency::MySqlStore;
 use tower_idempotency::store::{Claim, Claimed, Lease, Record, RecordState};
-use tower_idempotency::{
-    Completion, Fingerprint, MySqlStore, Nonce, RecordId, ScopeDigest, store::Store,
-};
+use tower_idempotency::store::{Completion, Fingerprint, Nonce, RecordId, ScopeDigest, Store};
 
 use crate::servers;
 

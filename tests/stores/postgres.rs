@@ -6,8 +6,10 @@ use std::time::Duration;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::sync::{RwLock, RwLockReadGuard};
-use tower_idempotency::store::{Claim, Claimed, Lease, Store, conformance};
-use tower_idempotency::{Fingerprint, PostgresStore, RecordId, ScopeDigest};
+use tower_idempotency::PostgresStore;
+use tower_idempotency::conformance;
+use tower_idempotency::store::{Claim, Claimed, Lease, Store};
+use tower_idempotency::store::{Fingerprint, RecordId, ScopeDigest};
 
 use crate::servers;
 

@@ -4,12 +4,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
+use tower_idempotency::RedisStore;
+use tower_idempotency::conformance;
+use tower_idempotency::options::OnLapsedLease;
 use tower_idempotency::store::{
-    Claim, Claimed, Lease, Outcome, RecordState, Release, Store, Tenure, conformance,
+    Claim, Claimed, Lease, Outcome, Ownership, RecordState, Release, Store,
 };
-use tower_idempotency::{
-    Completion, FencingToken, Fingerprint, OnLapsedLease, RecordId, RedisConnection, RedisStore,
-    ScopeDigest,
+use tower_idempotency::store::{
+    Completion, FencingToken, Fingerprint, RecordId, RedisConnection, ScopeDigest,
 };
 
 use self::own_server::OwnServer;
@@ -96,8 +98,8 @@ async fn no_digit_of_a_token_is_lost() {
         (9_007_199_254_740_990, 42)
     );
     assert_eq!(server.run(&format!("HGET {key} token")), "9007199254740990");
-    let released = store.release(&claim.id, &claim.nonce, Release::Tombstone);
-    assert_eq!(released.await.unwrap(), Tenure::Held);
+    let released = store.release(&claim.id, &claim.nonce, Release::MayRunAgain);
+    assert_eq!(released.await.unwrap(), Ownership::Held);
     assert_eq!(server.run(&format!("HGET {key} token")), "9007199254740990");
 
     let last = acquire(&store, &claim).await.token;
@@ -132,10 +134,10 @@ async fn a_record_ends_a_retention_after_its_lapse_and_not_at_it() {
     let ends_at = number(format!("PEXPIRETIME idempotency:{}", claim.id));
     assert_eq!(ends_at, (lapses_at + of(RETENTION) + 999) / 1000);
     server.run(&format!("PEXPIRE idempotency:{} 60000", claim.id));
-    assert_eq!(store.renew(&lease).await.unwrap(), Tenure::Held);
+    assert_eq!(store.renew(&lease).await.unwrap(), Ownership::Held);
     about(left(&claim.id), LEASE + RETENTION);
     store
-        .release(&claim.id, &claim.nonce, Release::Unknown)
+        .release(&claim.id, &claim.nonce, Release::OutcomeUnknown)
         .await
         .unwrap();
     about(left(&claim.id), RETENTION);
@@ -145,7 +147,7 @@ async fn a_record_ends_a_retention_after_its_lapse_and_not_at_it() {
     claim.id = RecordId::from_bytes(rand::random());
     acquire(&store, &claim).await;
     store
-        .release(&claim.id, &claim.nonce, Release::Tombstone)
+        .release(&claim.id, &claim.nonce, Release::MayRunAgain)
         .await
         .unwrap();
     about(left(&claim.id), RETENTION);
@@ -157,7 +159,7 @@ async fn a_record_ends_a_retention_after_its_lapse_and_not_at_it() {
     store.renew(&lease).await.unwrap();
     assert_eq!(left(&claim.id), -1000);
     store
-        .release(&claim.id, &claim.nonce, Release::Unknown)
+        .release(&claim.id, &claim.nonce, Release::OutcomeUnknown)
         .await
         .unwrap();
     assert_eq!(left(&claim.id), -1000);
@@ -195,5 +197,5 @@ async fn a_server_that_was_killed_has_its_records_again_and_is_used_again() {
         panic!("a recorded operation ran again");
     };
     assert!(matches!(found.state, RecordState::Completed { .. }));
-    assert_eq!(store.renew(&lease).await.unwrap(), Tenure::Held);
+    assert_eq!(store.renew(&lease).await.unwrap(), Ownership::Held);
 }

@@ -13,9 +13,10 @@ use std::time::SystemTime;
 
 use http::StatusCode;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool};
+use tower_idempotency::SqliteStore;
 use tower_idempotency::conformance::check;
 use tower_idempotency::store::{Claim, Claimed, Lease, Outcome, Store};
-use tower_idempotency::{Completion, Fingerprint, RecordId, ScopeDigest, SqliteStore};
+use tower_idempotency::store::{Completion, Fingerprint, RecordId, ScopeDigest};
 
 /// A directory that is gone with the test.
 struct Directory(PathBuf);

@@ -25,7 +25,8 @@ use http_body_util::{BodyExt, Full};
 use tokio::sync::Semaphore;
 use tower::{Service, ServiceExt, service_fn};
 use tower_idempotency::scope::Header;
-use tower_idempotency::{IdempotencyLayer, IdempotencyLayerBuilder, Policy, Store, scope};
+use tower_idempotency::store::Store;
+use tower_idempotency::{IdempotencyLayer, IdempotencyLayerBuilder, RouteOptions, scope};
 
 /// Who a key belongs to in these tests.
 pub(crate) const API_KEY: &str = "x-api-key";
@@ -42,7 +43,7 @@ pub(crate) fn protected(store: &(impl Store + Clone)) -> IdempotencyLayer {
 /// A layer whose requests all have this policy.
 pub(crate) fn with_policy(
     store: &(impl Store + Clone),
-    change: impl FnOnce(Policy) -> Policy,
+    change: impl FnOnce(RouteOptions) -> RouteOptions,
 ) -> IdempotencyLayer {
     builder(store).defaults(change).build().unwrap()
 }

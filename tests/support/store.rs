@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use tokio::task::yield_now;
 use tokio::time::sleep;
+use tower_idempotency::MemoryStore;
 use tower_idempotency::store::{
-    Claim, Claimed, Forgotten, Lease, Outcome, Record, Release, Store, StoreError, StoreErrorKind,
-    Subscription, Tenure,
+    Claim, Claimed, Forgotten, Lease, Outcome, Ownership, Record, Release, Store, StoreError,
+    StoreErrorKind, Subscription,
 };
-use tower_idempotency::{MemoryStats, MemoryStore, Nonce, RecordId};
+use tower_idempotency::store::{MemoryStats, Nonce, RecordId};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Op {
@@ -210,11 +211,11 @@ impl Store for Steered {
         })
     }
 
-    async fn renew(&self, lease: &Lease) -> Result<Tenure, StoreError> {
+    async fn renew(&self, lease: &Lease) -> Result<Ownership, StoreError> {
         self.through(Op::Renew, self.memory.renew(lease)).await
     }
 
-    async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Tenure, StoreError> {
+    async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Ownership, StoreError> {
         {
             let mut told = self.told.lock().unwrap();
             told.leases.push(lease.clone());
@@ -229,7 +230,7 @@ impl Store for Steered {
         id: &RecordId,
         nonce: &Nonce,
         how: Release,
-    ) -> Result<Tenure, StoreError> {
+    ) -> Result<Ownership, StoreError> {
         self.through(Op::Release, self.memory.release(id, nonce, how))
             .await
     }

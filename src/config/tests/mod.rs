@@ -9,8 +9,8 @@ use self::changes::CHANGES;
 use super::Config;
 use super::check::Unasked;
 use super::file::{OF_LAYER, OF_ROUTES, TOP};
-use crate::options::recording::Answer;
-use crate::options::{Policy, Require};
+use crate::options::recording::ResponseHead;
+use crate::options::{Require, RouteOptions};
 use crate::rejection::RejectionCode;
 use crate::scope;
 
@@ -18,8 +18,8 @@ mod changes;
 
 /// All of a policy, by the names of its options. One that is added is missing
 /// here until somebody says how it is read.
-fn facts(policy: &Policy) -> Vec<(&'static str, String)> {
-    let Policy {
+fn facts(options: &RouteOptions) -> Vec<(&'static str, String)> {
+    let RouteOptions {
         keys,
         methods,
         require,
@@ -50,7 +50,7 @@ fn facts(policy: &Policy) -> Vec<(&'static str, String)> {
         replay_status,
         retry_after,
         error: _,
-    } = policy;
+    } = options;
     vec![
         ("header", format!("{:?}", keys.headers)),
         ("key_syntax", format!("{:?}", keys.syntax)),
@@ -68,7 +68,7 @@ fn facts(policy: &Policy) -> Vec<(&'static str, String)> {
         ("body_timeout", format!("{body_timeout:?}")),
         ("max_recorded_body", format!("{max_recorded_body:?}")),
         ("oversize", format!("{oversize:?}")),
-        ("record", recorded(policy)),
+        ("record", recorded(options)),
         ("skip_types", format!("{skip_types:?}")),
         ("skip_headers", format!("{skip_headers:?}")),
         ("on_lapsed_lease", format!("{on_lapsed_lease:?}")),
@@ -90,19 +90,21 @@ fn facts(policy: &Policy) -> Vec<(&'static str, String)> {
 }
 
 /// Final statuses of HTTP as ranges, and codes of gRPC.
-fn recorded(policy: &Policy) -> String {
+fn recorded(options: &RouteOptions) -> String {
     let none = HeaderMap::new();
     let http = (200..=999).filter(|status| {
         let status = StatusCode::from_u16(*status).unwrap();
-        policy.record.records(&Answer::new(status, &none, None))
+        options
+            .record
+            .records(&ResponseHead::new(status, &none, None))
     });
     let grpc = (0..=16).filter(|code| {
         let mut headers = HeaderMap::new();
         headers.insert("content-type", HeaderValue::from_static("application/grpc"));
         headers.insert("grpc-status", HeaderValue::from(*code));
-        policy
+        options
             .record
-            .records(&Answer::new(StatusCode::OK, &headers, None))
+            .records(&ResponseHead::new(StatusCode::OK, &headers, None))
     });
     format!("{} grpc {}", ranges(http), ranges(grpc))
 }
@@ -128,11 +130,11 @@ fn ranges(numbers: impl Iterator<Item = u16>) -> String {
     ranges.join(",")
 }
 
-fn policy(config: &Config, method: &Method, path: &str) -> Arc<Policy> {
+fn options_of(config: &Config, method: &Method, path: &str) -> Arc<RouteOptions> {
     let builder = config.builder_of(Unasked, scope::shared());
-    let layer = builder.whatever_the_store_can().build().unwrap();
-    let policy = layer.shared().routes.policy(method, path);
-    Arc::clone(policy.unwrap())
+    let layer = builder.skip_store_checks().build().unwrap();
+    let options = layer.shared().routes.options(method, path);
+    Arc::clone(options.unwrap())
 }
 
 /// What is read is right by the schema, too.
@@ -149,8 +151,8 @@ fn read(text: &str) -> Config {
 
 #[test]
 fn an_empty_file_means_the_defaults() {
-    let own = policy(&read(""), &Method::POST, "/");
-    assert_eq!(facts(&own), facts(&Policy::default()));
+    let own = options_of(&read(""), &Method::POST, "/");
+    assert_eq!(facts(&own), facts(&RouteOptions::default()));
 }
 
 #[test]
@@ -160,17 +162,20 @@ fn the_whole_file_in_the_docs_means_the_defaults() {
     let (example, _) = example.split_once("```").unwrap();
     // Cargo sets this variable for every test.
     let config = read(&example.replace("IDEMPOTENCY_SECRET", "CARGO_PKG_DESCRIPTION"));
-    let usual = Policy::default();
-    assert_eq!(facts(&policy(&config, &Method::POST, "/")), facts(&usual));
+    let usual = RouteOptions::default();
     assert_eq!(
-        facts(&policy(&config, &Method::POST, "/api/v1/orders")),
+        facts(&options_of(&config, &Method::POST, "/")),
+        facts(&usual)
+    );
+    assert_eq!(
+        facts(&options_of(&config, &Method::POST, "/api/v1/orders")),
         facts(&usual.require(Require::Required))
     );
 }
 
 #[test]
 fn each_option_changes_itself_and_nothing_else() {
-    let usual = facts(&Policy::default());
+    let usual = facts(&RouteOptions::default());
     for (option, value, expected) in CHANGES {
         let changed: Vec<_> = usual
             .iter()
@@ -186,7 +191,7 @@ fn each_option_changes_itself_and_nothing_else() {
         // The scope of all requests is an argument of the layer.
         if *option != "scope" {
             assert_eq!(
-                facts(&policy(&everywhere, &Method::POST, "/")),
+                facts(&options_of(&everywhere, &Method::POST, "/")),
                 changed,
                 "{option}"
             );
@@ -194,7 +199,7 @@ fn each_option_changes_itself_and_nothing_else() {
         let text = format!("[[route]]\nmatch = '/a'\n{option} = {value}");
         let json = toml::from_str::<Value>(&text).unwrap().to_string();
         for there in [read(&text), Config::from_json(&json).unwrap()] {
-            let of = |path| facts(&policy(&there, &Method::POST, path));
+            let of = |path| facts(&options_of(&there, &Method::POST, path));
             assert_eq!(of("/a"), changed, "{option}");
             assert_eq!(of("/b"), usual, "{option}");
         }
@@ -206,7 +211,7 @@ fn every_option_of_a_route_is_tried() {
     for option in OF_ROUTES {
         assert!(CHANGES.iter().any(|(own, ..)| own == option), "{option}");
     }
-    for (option, _) in facts(&Policy::default()) {
+    for (option, _) in facts(&RouteOptions::default()) {
         assert!(OF_ROUTES.contains(&option), "{option} has no entry");
     }
 }
@@ -218,7 +223,7 @@ fn what_a_route_says_beats_what_all_say_whatever_it_is() {
             let text = format!(
                 "[[route]]\nmatch = '/a'\n{option} = {one}\n[idempotency]\n{option} = {other}"
             );
-            let own = facts(&policy(&read(&text), &Method::POST, "/a"));
+            let own = facts(&options_of(&read(&text), &Method::POST, "/a"));
             let (_, value) = own.iter().find(|(name, _)| name == option).unwrap();
             // Half a length leaves the other half as it is.
             if *option != "key_length" {
@@ -227,7 +232,7 @@ fn what_a_route_says_beats_what_all_say_whatever_it_is() {
         }
     }
     let text = "idempotency.key_length = { min = 8, max = 64 }\n[[route]]\nmatch = '/a'\nkey_length = { max = 99 }";
-    let own = policy(&read(text), &Method::POST, "/a");
+    let own = options_of(&read(text), &Method::POST, "/a");
     assert_eq!(own.keys.length, 8..=99);
 }
 
@@ -249,8 +254,8 @@ fn the_defaults_in_the_schema_are_those_of_the_layer() {
         );
     }
     let config = Config::from_json(&json!({ "idempotency": defaults }).to_string()).unwrap();
-    let own = policy(&config, &Method::POST, "/");
-    assert_eq!(facts(&own), facts(&Policy::default()));
+    let own = options_of(&config, &Method::POST, "/");
+    assert_eq!(facts(&own), facts(&RouteOptions::default()));
     let builder = format!("{:?}", config.builder_of(Unasked, scope::shared()));
     assert_eq!(
         builder,

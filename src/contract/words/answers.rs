@@ -2,15 +2,15 @@
 
 use http::HeaderName;
 
-use crate::contract::words::{Said, names, refused, retry_after};
+use crate::contract::words::{Sentences, names, refused, retry_after};
 use crate::contract::{HeaderChoice, Terms};
-use crate::display::{field, list, size, span};
-use crate::options::{OnDisconnect, OnInFlight, OnStoreError, Oversize};
+use crate::display::{bytes, duration, header_name, join_with};
+use crate::options::{OnDisconnect, OnInFlight, OnOversize, OnStoreError};
 use crate::rejection::RejectionCode;
 use crate::store::OnLapsedLease;
 
 /// What a retry gets, and for how long.
-pub(in crate::contract) fn retrying(terms: &Terms) -> Said {
+pub(in crate::contract) fn retrying(terms: &Terms) -> Sentences {
     let statuses: Vec<_> = terms
         .replay_status
         .iter()
@@ -20,11 +20,11 @@ pub(in crate::contract) fn retrying(terms: &Terms) -> Said {
         [] => String::new(),
         some => format!(
             "Some answers are replayed with another status: {}.",
-            list(some, "and")
+            join_with(some, "and")
         ),
     };
     let mark = match &terms.replayed_header {
-        Some(name) => format!("`{}: true` marks a replayed answer.", field(name)),
+        Some(name) => format!("`{}: true` marks a replayed answer.", header_name(name)),
         None => "A replayed answer has no mark.".to_owned(),
     };
     let headers = match &terms.record_headers {
@@ -41,7 +41,7 @@ pub(in crate::contract) fn retrying(terms: &Terms) -> Said {
         ),
     };
     let time = |name: Option<&HeaderName>, says: &str| {
-        let name = name.map(|name| format!("`{}` {says} (RFC 3339).", field(name)));
+        let name = name.map(|name| format!("`{}` {says} (RFC 3339).", header_name(name)));
         name.unwrap_or_default()
     };
     let echo = names(&terms.header, "or");
@@ -66,7 +66,7 @@ pub(in crate::contract) fn retrying(terms: &Terms) -> Said {
         format!(
             "Answers are kept for {} after the operation has ended. From then on the key is unknown, and a \
              request that carries it is a new operation: stop retrying well before.",
-            span(terms.retention)
+            duration(terms.retention)
         ),
         time(
             terms.created_at_header.as_ref(),
@@ -82,7 +82,7 @@ pub(in crate::contract) fn retrying(terms: &Terms) -> Said {
 }
 
 /// What a duplicate gets meanwhile, and if the first request never ends.
-pub(in crate::contract) fn running(terms: &Terms) -> Said {
+pub(in crate::contract) fn running(terms: &Terms) -> Sentences {
     let in_flight = refused(terms, RejectionCode::InFlight);
     let again = match retry_after(terms.refusal(RejectionCode::InFlight)) {
         Some(seconds) => format!("`Retry-After: {seconds}` says when to send it again"),
@@ -95,10 +95,10 @@ pub(in crate::contract) fn running(terms: &Terms) -> Said {
         OnInFlight::Wait(bound) => format!(
             "While the first request runs, the same request waits for its outcome, for up to {}, and gets \
              it. After that, or at once if too many wait already, it {in_flight}; {again}.",
-            span(bound)
+            duration(bound)
         ),
     };
-    let lease = span(terms.lease);
+    let lease = duration(terms.lease);
     let broken = match terms.on_lapsed_lease {
         OnLapsedLease::Rerun if terms.forwarded => format!(
             "If the service breaks off or takes too long to answer, nobody knows whether the operation was \
@@ -121,7 +121,7 @@ pub(in crate::contract) fn running(terms: &Terms) -> Said {
             refused(terms, RejectionCode::OutcomeUnknown)
         ),
     };
-    let long = span(terms.max_operation);
+    let long = duration(terms.max_operation);
     vec![
         meanwhile,
         broken,
@@ -130,10 +130,10 @@ pub(in crate::contract) fn running(terms: &Terms) -> Said {
 }
 
 /// What a retry executes again, or gets no answer of.
-pub(in crate::contract) fn not_kept(terms: &Terms) -> Said {
+pub(in crate::contract) fn not_kept(terms: &Terms) -> Sentences {
     let quoted = |own: &[String], conjunction: &str| {
         let own: Vec<_> = own.iter().map(|own| format!("`{own}`")).collect();
-        list(&own, conjunction)
+        join_with(&own, conjunction)
     };
     let types = match &*terms.skip_types {
         [] => String::new(),
@@ -150,24 +150,24 @@ pub(in crate::contract) fn not_kept(terms: &Terms) -> Said {
         ),
     };
     let unavailable = refused(terms, RejectionCode::ResponseUnavailable);
-    let large = size(terms.max_recorded_body);
+    let large = bytes(terms.max_recorded_body);
     let large = match terms.oversize {
-        Oversize::Seal => format!(
+        OnOversize::Seal => format!(
             "An answer of more than {large}, a stream of events or an upgrade is given once. The operation \
              counts as done: a retry {unavailable}."
         ),
-        Oversize::Rerun => format!(
+        OnOversize::Rerun => format!(
             "An answer of more than {large}, a stream of events or an upgrade is not recorded: a retry \
              executes the operation again."
         ),
     };
     let store = refused(terms, RejectionCode::StoreUnavailable);
     let store = match terms.on_store_error {
-        OnStoreError::Closed => format!(
+        OnStoreError::Reject => format!(
             "If it can't be told whether a key was used, because the record of keys is out of reach, a \
              request {store} and is not executed."
         ),
-        OnStoreError::Open => format!(
+        OnStoreError::RunUnprotected => format!(
             "If the record of keys is out of reach, a request is executed without protection, and its answer \
              says `Idempotency-Status: unprotected`: a retry executes it again. If in doubt, it {store} \
              and is not executed."

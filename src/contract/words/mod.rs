@@ -2,8 +2,8 @@
 
 use http::HeaderName;
 
-use crate::contract::{Refusal, Terms};
-use crate::display::{field, list};
+use crate::contract::{RejectionExample, Terms};
+use crate::display::{header_name, join_with};
 use crate::rejection::RejectionCode;
 
 mod answers;
@@ -13,9 +13,9 @@ pub(super) use answers::{not_kept, retrying, running};
 pub(super) use requests::{reusing, sending};
 
 /// What to say of one subject each; nothing where there is nothing to say.
-pub(super) type Said = Vec<String>;
+pub(super) type Sentences = Vec<String>;
 
-pub(super) fn paragraphs(mut said: Said) -> String {
+pub(super) fn paragraphs(mut said: Sentences) -> String {
     said.retain(|said| !said.is_empty());
     said.join("\n\n")
 }
@@ -28,7 +28,7 @@ fn refused(terms: &Terms, code: RejectionCode) -> String {
     format!("gets {} `{code}`", status.as_u16())
 }
 
-fn retry_after(refusal: Option<&Refusal>) -> Option<&str> {
+fn retry_after(refusal: Option<&RejectionExample>) -> Option<&str> {
     let value = refusal?.headers.get(http::header::RETRY_AFTER)?;
     value.to_str().ok()
 }
@@ -36,7 +36,7 @@ fn retry_after(refusal: Option<&Refusal>) -> Option<&str> {
 fn names(names: &[HeaderName], conjunction: &str) -> String {
     let names: Vec<_> = names
         .iter()
-        .map(|name| format!("`{}`", field(name)))
+        .map(|name| format!("`{}`", header_name(name)))
         .collect();
-    list(&names, conjunction)
+    join_with(&names, conjunction)
 }

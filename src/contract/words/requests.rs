@@ -1,17 +1,17 @@
 //! Requests: their keys, whose they are, and which are the same.
 
 use crate::contract::Terms;
-use crate::contract::words::{Said, names, refused};
-use crate::display::{field, list, size, span};
+use crate::contract::words::{Sentences, names, refused};
+use crate::display::{bytes, duration, header_name, join_with};
 use crate::options::fingerprint::{FingerprintBody, JsonFingerprint};
 use crate::options::key::KeySyntax;
 use crate::options::{KeysPer, OnMismatch};
 use crate::rejection::RejectionCode;
 
 /// How to send a key, and whose it is.
-pub(in crate::contract) fn sending(terms: &Terms) -> Said {
+pub(in crate::contract) fn sending(terms: &Terms) -> Sentences {
     let headers = match &*terms.header {
-        [one] => format!("Send the key in the header `{}`, once.", field(one)),
+        [one] => format!("Send the key in the header `{}`, once.", header_name(one)),
         several => format!(
             "Send the key in one of the headers {}; if a request has several of them, the first of \
              this list counts.",
@@ -66,20 +66,20 @@ pub(in crate::contract) fn sending(terms: &Terms) -> Said {
         keys_per.to_owned(),
         format!(
             "With a key, a request may have a body of up to {}, and {} to send it.",
-            size(terms.max_request_body),
-            span(terms.body_timeout)
+            bytes(terms.max_request_body),
+            duration(terms.body_timeout)
         ),
     ]
 }
 
 /// What makes a request the same, and what another one gets.
-pub(in crate::contract) fn reusing(terms: &Terms) -> Said {
+pub(in crate::contract) fn reusing(terms: &Terms) -> Sentences {
     let mut parts = vec!["the method".to_owned(), "the path".to_owned()];
     if terms.fingerprint_query {
         parts.push("the query".to_owned());
     }
     for name in &terms.fingerprint_headers {
-        parts.push(format!("the header `{}`", field(name)));
+        parts.push(format!("the header `{}`", header_name(name)));
     }
     let body = match &terms.fingerprint_body {
         FingerprintBody::Bytes => {
@@ -111,7 +111,7 @@ pub(in crate::contract) fn reusing(terms: &Terms) -> Said {
     vec![
         format!(
             "Two requests are the same if they have in common: {}.",
-            list(&parts, "and")
+            join_with(&parts, "and")
         ),
         body,
         other,
@@ -123,7 +123,7 @@ fn json_body(json: &JsonFingerprint) -> String {
         let own: Vec<_> = own.iter().map(|pointer| format!("`{pointer}`")).collect();
         match &*own {
             [] => String::new(),
-            own => format!(" {says}: {}.", list(own, "and")),
+            own => format!(" {says}: {}.", join_with(own, "and")),
         }
     };
     format!(

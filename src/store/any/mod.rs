@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::{
-    Claim, Claimed, DynStore, Forgotten, Lease, Outcome, Record, Release, Store, StoreError,
-    Subscription, Tenure, erased,
+    Claim, Claimed, DynStore, Forgotten, Lease, Outcome, Ownership, Record, Release, Store,
+    StoreError, Subscription, erased,
 };
 use crate::record::{Nonce, RecordId};
 
@@ -34,7 +34,8 @@ use address::Address;
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// use tower_idempotency::{scope, AnyStore, IdempotencyLayer};
+/// use tower_idempotency::{IdempotencyLayer, scope};
+/// use tower_idempotency::store::AnyStore;
 ///
 /// let url = "memory:?max_records=100000&max_bytes=64MiB&when_full=refuse";
 /// AnyStore::migrate(url).await?;
@@ -99,11 +100,11 @@ impl Store for AnyStore {
         self.store.claim(claim).await
     }
 
-    async fn renew(&self, lease: &Lease) -> Result<Tenure, StoreError> {
+    async fn renew(&self, lease: &Lease) -> Result<Ownership, StoreError> {
         self.store.renew(lease).await
     }
 
-    async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Tenure, StoreError> {
+    async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Ownership, StoreError> {
         self.store.complete(lease, outcome).await
     }
 
@@ -112,7 +113,7 @@ impl Store for AnyStore {
         id: &RecordId,
         nonce: &Nonce,
         how: Release,
-    ) -> Result<Tenure, StoreError> {
+    ) -> Result<Ownership, StoreError> {
         self.store.release(id, nonce, how).await
     }
 

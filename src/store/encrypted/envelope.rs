@@ -7,7 +7,7 @@ use chacha20poly1305::{Tag, XChaCha20Poly1305, XNonce};
 use crate::record::digest::derived;
 use crate::record::{Completion, FencingToken, Fingerprint, RecordId};
 use crate::store::StoreError;
-use crate::store::at_rest::{decode, encode, micros, micros_since_epoch, unreadable};
+use crate::store::encoding::{decode, encode, micros, micros_since_epoch, unreadable};
 
 const VERSION: u8 = 1;
 const KEY_ID_BYTES: usize = 8;
@@ -150,7 +150,7 @@ mod tests {
 
     use super::*;
     use crate::record::Hex;
-    use crate::store::{AtRest, StoreErrorKind};
+    use crate::store::{EncodedCompletion, StoreErrorKind};
 
     const SECRET: &[u8] = b"a secret of sixteen bytes or more";
 
@@ -329,7 +329,10 @@ mod tests {
         answer.completed_at = UNIX_EPOCH - Duration::from_nanos(1);
         for retention in [Duration::from_nanos(1), Duration::MAX] {
             answer.retention = retention;
-            let kept = AtRest::of(&answer).unwrap().completion().unwrap();
+            let kept = EncodedCompletion::of(&answer)
+                .unwrap()
+                .completion()
+                .unwrap();
             assert_eq!(bound(&kept).0, bound(&answer).0);
         }
     }

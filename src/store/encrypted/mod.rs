@@ -11,12 +11,12 @@ use http::header::CONTENT_TYPE;
 use self::envelope::{Binding, Key, open};
 use crate::error::ConfigError;
 use crate::record::{Completion, ENCRYPTED, Nonce, RecordId};
-use crate::store::at_rest::{micros_since_epoch, system_time, unreadable};
+use crate::store::encoding::{micros_since_epoch, system_time, unreadable};
 #[cfg(feature = "_sql")]
-use crate::store::sql::transaction::InDatabase;
+use crate::store::sql::transaction::TransactionalStore;
 use crate::store::{
-    Claim, Claimed, DynStore, Forgotten, Lease, Outcome, Record, RecordState, Release, StoreError,
-    StoreFuture, Subscription, Tenure,
+    Claim, Claimed, DynStore, Forgotten, Lease, Outcome, Ownership, Record, RecordState, Release,
+    StoreError, StoreFuture, Subscription,
 };
 
 /// How recorded answers are encrypted at rest, in front of any store: headers,
@@ -39,7 +39,8 @@ use crate::store::{
 /// removing records.
 ///
 /// ```
-/// use tower_idempotency::{Encryption, IdempotencyLayer, MemoryStore, scope};
+/// use tower_idempotency::{IdempotencyLayer, MemoryStore, scope};
+/// use tower_idempotency::store::Encryption;
 ///
 /// let layer = IdempotencyLayer::builder(MemoryStore::new(), scope::header("x-api-key")?)
 ///     .secrets(["32 random bytes from a safe place"])
@@ -112,11 +113,15 @@ impl DynStore for Encrypted {
         }))
     }
 
-    fn renew<'a>(&'a self, lease: &'a Lease) -> StoreFuture<'a, Tenure> {
+    fn renew<'a>(&'a self, lease: &'a Lease) -> StoreFuture<'a, Ownership> {
         self.store.renew(lease)
     }
 
-    fn complete<'a>(&'a self, lease: &'a Lease, outcome: &'a Outcome) -> StoreFuture<'a, Tenure> {
+    fn complete<'a>(
+        &'a self,
+        lease: &'a Lease,
+        outcome: &'a Outcome,
+    ) -> StoreFuture<'a, Ownership> {
         let Outcome::Completed(completion) = outcome else {
             return self.store.complete(lease, outcome);
         };
@@ -131,7 +136,7 @@ impl DynStore for Encrypted {
         id: &'a RecordId,
         nonce: &'a Nonce,
         how: Release,
-    ) -> StoreFuture<'a, Tenure> {
+    ) -> StoreFuture<'a, Ownership> {
         self.store.release(id, nonce, how)
     }
 
@@ -151,7 +156,7 @@ impl DynStore for Encrypted {
     }
 
     #[cfg(feature = "_sql")]
-    fn in_database(&self) -> Option<&dyn InDatabase> {
+    fn in_database(&self) -> Option<&dyn TransactionalStore> {
         self.store.in_database()
     }
 

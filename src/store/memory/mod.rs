@@ -6,8 +6,8 @@ use std::sync::Arc;
 use crate::error::ConfigError;
 use crate::record::{Nonce, RecordId};
 use crate::store::{
-    Claim, Claimed, DynStore, Forgotten, Lease, Outcome, Record, Release, Store, StoreError,
-    StoreFuture, Subscription, Tenure,
+    Claim, Claimed, DynStore, Forgotten, Lease, Outcome, Ownership, Record, Release, Store,
+    StoreError, StoreFuture, Subscription,
 };
 
 use self::records::{Clock, Shared};
@@ -85,7 +85,8 @@ const RECORD_BYTES: usize = 320;
 /// # async fn main() {
 /// use std::time::Duration;
 /// use tower_idempotency::store::{Claim, Claimed, Release, Store};
-/// use tower_idempotency::{Fingerprint, MemoryStore, RecordId, ScopeDigest};
+/// use tower_idempotency::MemoryStore;
+/// use tower_idempotency::store::{Fingerprint, RecordId, ScopeDigest};
 ///
 /// let store = MemoryStore::new();
 /// let id = RecordId::from_bytes([1; 32]);
@@ -93,7 +94,7 @@ const RECORD_BYTES: usize = 320;
 /// let Ok(Claimed::Acquired(lease)) = store.claim(&claim).await else { panic!() };
 /// assert_eq!((lease.attempt, store.stats().in_flight), (1, 1));
 ///
-/// store.release(&id, &claim.nonce, Release::Tombstone).await.unwrap();
+/// store.release(&id, &claim.nonce, Release::MayRunAgain).await.unwrap();
 /// tokio::time::advance(Duration::from_secs(24 * 60 * 60)).await;
 /// assert!(store.look_up(&id).await.unwrap().is_none());
 /// # }
@@ -137,7 +138,8 @@ pub struct MemoryStats {
 /// Options of a [`MemoryStore`].
 ///
 /// ```
-/// use tower_idempotency::{MemoryStore, WhenFull};
+/// use tower_idempotency::MemoryStore;
+/// use tower_idempotency::store::WhenFull;
 ///
 /// let store = MemoryStore::builder()
 ///     .max_records(100_000)
@@ -250,11 +252,11 @@ impl Store for MemoryStore {
         Ok(Shared::claim(&self.shared, claim))
     }
 
-    async fn renew(&self, lease: &Lease) -> Result<Tenure, StoreError> {
+    async fn renew(&self, lease: &Lease) -> Result<Ownership, StoreError> {
         Ok(self.shared.renew(lease))
     }
 
-    async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Tenure, StoreError> {
+    async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Ownership, StoreError> {
         Ok(self.shared.complete(lease, outcome))
     }
 
@@ -263,7 +265,7 @@ impl Store for MemoryStore {
         id: &RecordId,
         nonce: &Nonce,
         how: Release,
-    ) -> Result<Tenure, StoreError> {
+    ) -> Result<Ownership, StoreError> {
         Ok(self.shared.release(id, nonce, how))
     }
 
@@ -288,11 +290,15 @@ impl DynStore for AtOnce {
         StoreFuture::Now(Some(Shared::claim(&self.0.shared, claim)))
     }
 
-    fn renew<'a>(&'a self, lease: &'a Lease) -> StoreFuture<'a, Tenure> {
+    fn renew<'a>(&'a self, lease: &'a Lease) -> StoreFuture<'a, Ownership> {
         StoreFuture::Now(Some(self.0.shared.renew(lease)))
     }
 
-    fn complete<'a>(&'a self, lease: &'a Lease, outcome: &'a Outcome) -> StoreFuture<'a, Tenure> {
+    fn complete<'a>(
+        &'a self,
+        lease: &'a Lease,
+        outcome: &'a Outcome,
+    ) -> StoreFuture<'a, Ownership> {
         StoreFuture::Now(Some(self.0.shared.complete(lease, outcome)))
     }
 
@@ -301,7 +307,7 @@ impl DynStore for AtOnce {
         id: &'a RecordId,
         nonce: &'a Nonce,
         how: Release,
-    ) -> StoreFuture<'a, Tenure> {
+    ) -> StoreFuture<'a, Ownership> {
         StoreFuture::Now(Some(self.0.shared.release(id, nonce, how)))
     }
 

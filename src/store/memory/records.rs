@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use crate::record::{Nonce, RecordId};
 use crate::runtime::Instant;
 use crate::store::{
-    Claim, Claimed, Forgotten, Lease, OnLapsedLease, Outcome, Record, Release, Tenure,
+    Claim, Claimed, Forgotten, Lease, OnLapsedLease, Outcome, Ownership, Record, Release,
 };
 
 use super::counts::Counts;
@@ -147,13 +147,13 @@ impl Shared {
         (acquired(claim, token, attempt, guard), Some(gone))
     }
 
-    pub(super) fn renew(&self, lease: &Lease) -> Tenure {
+    pub(super) fn renew(&self, lease: &Lease) -> Ownership {
         let Some(mut slot) = self.records.get_mut(&lease.claim.id) else {
-            return Tenure::Lost;
+            return Ownership::Lost;
         };
         let now = self.clock.now();
         if slot.is_over(now) {
-            return Tenure::Lost;
+            return Ownership::Lost;
         }
         match &mut slot.state {
             State::InFlight {
@@ -163,14 +163,14 @@ impl Shared {
                 ..
             } if *nonce == lease.claim.nonce => {
                 *lapses_at = now.saturating_add(lease.claim.lease);
-                Tenure::Held
+                Ownership::Held
             }
-            State::Done { nonce, .. } if *nonce == lease.claim.nonce => Tenure::Held,
-            _ => Tenure::Lost,
+            State::Done { nonce, .. } if *nonce == lease.claim.nonce => Ownership::Held,
+            _ => Ownership::Lost,
         }
     }
 
-    pub(super) fn complete(&self, lease: &Lease, outcome: &Outcome) -> Tenure {
+    pub(super) fn complete(&self, lease: &Lease, outcome: &Outcome) -> Ownership {
         let id = lease.claim.id;
         let token = lease.token.get();
         let now;
@@ -188,9 +188,9 @@ impl Shared {
                     _ if slot.is_over(now) && slot.token <= token => {}
                     State::Released { .. } if slot.token <= token => {}
                     State::Done { nonce, .. } if *nonce == lease.claim.nonce => {
-                        return Tenure::Held;
+                        return Ownership::Held;
                     }
-                    _ => return Tenure::Lost,
+                    _ => return Ownership::Lost,
                 }
                 done = self.done(lease, outcome, now);
                 gone = Some(self.counts.replace(slot, done.slot));
@@ -218,7 +218,7 @@ impl Shared {
         let due = Due { id, at: done.at };
         self.enqueue(enters.then_some((Line::DONE, done.retention, due)), now);
         self.waiters.wake_all(&id);
-        Tenure::Held
+        Ownership::Held
     }
 
     /// Lets go of an answer that there is no room for, and keeps that its
@@ -251,18 +251,18 @@ impl Shared {
         drop(gone);
     }
 
-    pub(super) fn release(&self, id: &RecordId, nonce: &Nonce, how: Release) -> Tenure {
+    pub(super) fn release(&self, id: &RecordId, nonce: &Nonce, how: Release) -> Ownership {
         let now;
         let kept;
         let line;
         let enters;
         {
             let Some(mut slot) = self.records.get_mut(id) else {
-                return Tenure::Lost;
+                return Ownership::Lost;
             };
             now = self.clock.now();
             if slot.is_over(now) {
-                return Tenure::Lost;
+                return Ownership::Lost;
             }
             let State::InFlight {
                 nonce: owner,
@@ -275,14 +275,14 @@ impl Shared {
                 ..
             } = &mut slot.state
             else {
-                return Tenure::Lost;
+                return Ownership::Lost;
             };
             if owner != nonce {
-                return Tenure::Lost;
+                return Ownership::Lost;
             }
             Guard::settle(guard);
             kept = *retention;
-            if how == Release::Unknown {
+            if how == Release::OutcomeUnknown {
                 *lapses_at = now;
                 *guarded = false;
                 *unknown = true;
@@ -311,10 +311,10 @@ impl Shared {
         self.enqueue(enters.then_some((line, kept, due)), now);
         match how {
             // Only one of them can have it.
-            Release::Tombstone => self.waiters.wake_one(id),
-            Release::Unknown => self.waiters.wake_all(id),
+            Release::MayRunAgain => self.waiters.wake_one(id),
+            Release::OutcomeUnknown => self.waiters.wake_all(id),
         }
-        Tenure::Held
+        Ownership::Held
     }
 
     pub(super) fn look_up(&self, id: &RecordId) -> Option<Record> {

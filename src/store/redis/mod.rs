@@ -14,11 +14,11 @@ use self::scripts::{
 };
 use super::notify::WakeUps;
 use super::{
-    Claim, Claimed, Forgotten, Lease, Outcome, POLL, Record, Release, Store, StoreError,
-    Subscription, Tenure,
+    Claim, Claimed, Forgotten, Lease, Outcome, Ownership, POLL, Record, Release, Store, StoreError,
+    Subscription,
 };
 use crate::record::{Nonce, RecordId};
-use crate::store::stored::micros;
+use crate::store::row::micros;
 
 mod connection;
 mod errors;
@@ -68,7 +68,7 @@ const DEFAULT_PREFIX: &str = "idempotency:";
 /// # Waiting
 ///
 /// Requests that wait for another process's operation
-/// ([`OnInFlight::Wait`](crate::OnInFlight::Wait)) are woken by a message, over
+/// ([`OnInFlight::Wait`](crate::options::OnInFlight::Wait)) are woken by a message, over
 /// one more connection, made for the first of them. Should a message be lost,
 /// they look for themselves every second; without that connection, every
 /// 250 ms.
@@ -88,7 +88,8 @@ struct Shared {
 /// Options of a [`RedisStore`].
 ///
 /// ```no_run
-/// use tower_idempotency::{RedisConnection, RedisStore};
+/// use tower_idempotency::RedisStore;
+/// use tower_idempotency::store::RedisConnection;
 ///
 /// # async fn run() -> Result<(), tower_idempotency::store::StoreError> {
 /// let cluster = RedisConnection::from_url("redis+cluster://10.0.0.1,10.0.0.2,10.0.0.3")?;
@@ -195,14 +196,14 @@ impl Store for RedisStore {
         answer.claimed(claim)
     }
 
-    async fn renew(&self, lease: &Lease) -> Result<Tenure, StoreError> {
+    async fn renew(&self, lease: &Lease) -> Result<Ownership, StoreError> {
         let length = micros(lease.claim.lease).to_string();
         let args = [&lease.claim.nonce.as_bytes()[..], length.as_bytes()];
         let key = self.key(&lease.claim.id);
         RENEW.run(&self.shared.link, &key, &args).await?.tenure()
     }
 
-    async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Tenure, StoreError> {
+    async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Ownership, StoreError> {
         let args = CompleteArgs::of(lease, outcome);
         let key = self.key(&lease.claim.id);
         let args = args.list(lease);
@@ -214,7 +215,7 @@ impl Store for RedisStore {
         id: &RecordId,
         nonce: &Nonce,
         how: Release,
-    ) -> Result<Tenure, StoreError> {
+    ) -> Result<Ownership, StoreError> {
         let args = release_args(nonce, how);
         let answer = RELEASE.run(&self.shared.link, &self.key(id), &args).await?;
         answer.tenure()

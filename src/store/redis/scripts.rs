@@ -10,11 +10,11 @@ use super::errors::failed;
 use super::link::Link;
 use crate::options::OnMismatch;
 use crate::record::Nonce;
-use crate::store::at_rest::{AtRest, unreadable};
-use crate::store::stored::{FORMAT, Stored, micros, state};
+use crate::store::encoding::{EncodedCompletion, unreadable};
+use crate::store::row::{FORMAT, RecordRow, micros, state};
 use crate::store::{
-    Claim, Claimed, Forgotten, Lease, OnLapsedLease, Outcome, Record, Release, StoreError,
-    StoreErrorKind, Tenure,
+    Claim, Claimed, Forgotten, Lease, OnLapsedLease, Outcome, Ownership, Record, Release,
+    StoreError, StoreErrorKind,
 };
 
 macro_rules! script {
@@ -113,13 +113,15 @@ impl ClaimArgs {
 pub(super) struct CompleteArgs {
     numbers: [String; 3],
     state: String,
-    answer: Option<(AtRest, [String; 4])>,
+    answer: Option<(EncodedCompletion, [String; 4])>,
 }
 
 impl CompleteArgs {
     pub(super) fn of(lease: &Lease, outcome: &Outcome) -> Self {
         let (answer, retention) = match outcome {
-            Outcome::Completed(completion) => (AtRest::of(completion), completion.retention),
+            Outcome::Completed(completion) => {
+                (EncodedCompletion::of(completion), completion.retention)
+            }
             Outcome::Sealed { retention } => (None, *retention),
         };
         let state = match answer {
@@ -171,8 +173,8 @@ impl CompleteArgs {
 
 pub(super) fn release_args(nonce: &Nonce, how: Release) -> [&[u8]; 2] {
     let state: &[u8] = match how {
-        Release::Tombstone => b"5",
-        Release::Unknown => b"2",
+        Release::MayRunAgain => b"5",
+        Release::OutcomeUnknown => b"2",
     };
     [nonce.as_bytes(), state]
 }
@@ -210,7 +212,7 @@ impl Answer {
         match &*self.word {
             b"acquired" => {
                 let (token, attempt) = (self.number("token")?, self.number("attempt")?);
-                let lease = Stored {
+                let lease = RecordRow {
                     format: 0,
                     state: 0,
                     token,
@@ -227,10 +229,10 @@ impl Answer {
         }
     }
 
-    pub(super) fn tenure(&self) -> Result<Tenure, StoreError> {
+    pub(super) fn tenure(&self) -> Result<Ownership, StoreError> {
         match &*self.word {
-            b"held" => Ok(Tenure::Held),
-            b"lost" => Ok(Tenure::Lost),
+            b"held" => Ok(Ownership::Held),
+            b"lost" => Ok(Ownership::Lost),
             _ => Err(no_answer()),
         }
     }
@@ -253,7 +255,7 @@ impl Answer {
     }
 
     fn record(mut self) -> Result<Record, StoreError> {
-        let mut stored = Stored {
+        let mut stored = RecordRow {
             format: FORMAT,
             state: self.number("state")?,
             token: self.number("token")?,
@@ -270,7 +272,7 @@ impl Answer {
         stored.record()
     }
 
-    fn answer(&mut self) -> Result<AtRest, StoreError> {
+    fn answer(&mut self) -> Result<EncodedCompletion, StoreError> {
         let missing = |field: &str| unreadable(format!("its {field} is missing"));
         let status = self.number("status")?;
         let began_at = self.number("began_at")?;
@@ -281,7 +283,7 @@ impl Answer {
         let length = u64::try_from(self.number("answer_length")?)
             .map_err(|_| unreadable("its answer_length is below zero"))?;
         let checksum = self.bytes().ok_or_else(|| missing("answer_sha256"))?;
-        Ok(AtRest {
+        Ok(EncodedCompletion {
             status: u16::try_from(status).map_err(|_| unreadable("its status is none"))?,
             began_at,
             completed_at,

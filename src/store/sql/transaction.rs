@@ -11,7 +11,7 @@ use crate::record::RecordId;
 use crate::store::{Lease, Outcome, StoreError};
 
 /// A database whose store can [complete a record inside a
-/// transaction](crate::SqlClaim): `sqlx::Postgres`, `sqlx::MySql` and
+/// transaction](crate::exactly_once::SqlClaim): `sqlx::Postgres`, `sqlx::MySql` and
 /// `sqlx::Sqlite`, each with the feature of its name.
 ///
 /// This trait is sealed.
@@ -37,7 +37,7 @@ pub trait Engine: Database {
         transaction: &'a mut Self::Connection,
         lease: &'a Lease,
         outcome: &'a Outcome,
-    ) -> impl Future<Output = Result<Inside, sqlx::Error>> + Send + 'a;
+    ) -> impl Future<Output = Result<CompletedInside, sqlx::Error>> + Send + 'a;
 
     /// The error, with what to do about it.
     fn explained(error: sqlx::Error) -> StoreError;
@@ -46,7 +46,7 @@ pub trait Engine: Database {
 /// What became of a completion inside a transaction.
 #[expect(unnameable_types, reason = "of a trait that is sealed")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Inside {
+pub enum CompletedInside {
     /// It stands once the transaction is committed.
     Held,
     /// So it does, and somebody may wait for it, who is to be told then.
@@ -57,7 +57,7 @@ pub enum Inside {
 
 /// What became of a transaction whose end nobody heard of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fate {
+pub(crate) enum TransactionFate {
     Committed,
     /// The record is in flight under the same nonce, and no transaction has it.
     RolledBack,
@@ -70,16 +70,16 @@ pub(crate) enum Fate {
 }
 
 /// An SQL store, whatever its database.
-pub(crate) trait InDatabase: Any + Send + Sync {
+pub(crate) trait TransactionalStore: Any + Send + Sync {
     /// What became of a transaction that completed the record, without waiting
     /// for its end.
-    fn fate<'a>(&'a self, lease: &'a Lease) -> Later<'a, Result<Fate, StoreError>>;
+    fn fate<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<TransactionFate, StoreError>>;
 
     /// Tells those who wait that the record has changed.
-    fn wake<'a>(&'a self, id: &'a RecordId) -> Later<'a, Result<(), StoreError>>;
+    fn wake<'a>(&'a self, id: &'a RecordId) -> BoxFuture<'a, Result<(), StoreError>>;
 }
 
-pub(crate) type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+pub(crate) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Whether a transaction was rolled back in favour of another, and may succeed
 /// if it is run again.
@@ -101,7 +101,7 @@ pub(crate) fn is_retried(error: &sqlx::Error) -> bool {
 }
 
 /// The SQL store that this is, if it is one.
-pub(crate) fn in_database(store: &dyn Any) -> Option<&dyn InDatabase> {
+pub(crate) fn in_database(store: &dyn Any) -> Option<&dyn TransactionalStore> {
     #[cfg(feature = "postgres")]
     if let Some(store) = as_one::<super::postgres::PostgresStore>(store) {
         return Some(store);
@@ -119,16 +119,16 @@ pub(crate) fn in_database(store: &dyn Any) -> Option<&dyn InDatabase> {
 }
 
 /// By itself, or shared.
-fn as_one<S: InDatabase>(store: &dyn Any) -> Option<&S> {
+fn as_one<S: TransactionalStore>(store: &dyn Any) -> Option<&S> {
     let shared = || store.downcast_ref::<Arc<S>>().map(|shared| &**shared);
     store.downcast_ref::<S>().or_else(shared)
 }
 
-impl Fate {
+impl TransactionFate {
     /// By a record that could be locked: its state, and whether it has the
     /// lease's nonce.
     pub(super) fn of(state: i64, is_own: bool) -> Self {
-        use crate::store::stored::state::{COMPLETED, IN_FLIGHT, SEALED, UNKNOWN};
+        use crate::store::row::state::{COMPLETED, IN_FLIGHT, SEALED, UNKNOWN};
         match state {
             _ if !is_own => Self::Overtaken,
             COMPLETED | SEALED => Self::Committed,

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use tokio::task::yield_now;
 use tower_idempotency::store::{
-    Claim, Claimed, Forgotten, Lease, OnLapsedLease, Outcome, Record, Release, Store, StoreError,
-    Subscription, Tenure,
+    Claim, Claimed, Forgotten, Lease, OnLapsedLease, Outcome, Ownership, Record, Release, Store,
+    StoreError, Subscription,
 };
-use tower_idempotency::{Fingerprint, Nonce, RecordId, ScopeDigest};
+use tower_idempotency::store::{Fingerprint, Nonce, RecordId, ScopeDigest};
 
 use super::{BrokenStore, Ends};
 use crate::fault::Fault;
@@ -31,17 +31,21 @@ impl Store for BrokenStore {
         Ok(self.take(&mut shared, &claim, step, now))
     }
 
-    async fn renew(&self, lease: &Lease) -> Result<Tenure, StoreError> {
+    async fn renew(&self, lease: &Lease) -> Result<Ownership, StoreError> {
         self.lock(&lease.claim.id).await?;
         let id = self.id(&lease.claim.id);
         let (mut shared, now) = self.shared();
         let Some(row) = shared.rows.get(&id) else {
             if self.is(Fault::RenewsNothingIntoSomething) {
                 self.acquire(&mut shared, &lease.claim, now, 0, lease.attempt);
-                return Ok(Tenure::Held);
+                return Ok(Ownership::Held);
             }
             let over = self.is(Fault::RenewsWhatIsOver) && shared.over.contains_key(&id);
-            return Ok(if over { Tenure::Held } else { Tenure::Lost });
+            return Ok(if over {
+                Ownership::Held
+            } else {
+                Ownership::Lost
+            });
         };
         let owned = self.owns(&shared, row, &lease.claim.nonce) || self.is(Fault::RenewsForAnyone);
         let late = self.is(Fault::RenewsNothingLapsed) && row.is_lapsed(now);
@@ -49,15 +53,15 @@ impl Store for BrokenStore {
             State::InFlight { .. } => !late,
             State::Completed(_) | State::Sealed => {
                 return Ok(if owned && !self.is(Fault::LosesRenewalsOfCompletions) {
-                    Tenure::Held
+                    Ownership::Held
                 } else {
-                    Tenure::Lost
+                    Ownership::Lost
                 });
             }
             State::Unknown | State::Released => self.is(Fault::RenewsWhatIsReleased),
         };
         if !owned || !renewed {
-            return Ok(Tenure::Lost);
+            return Ok(Ownership::Lost);
         }
         if !self.is(Fault::RenewsInWord) {
             let ends = !self.is(Fault::RenewsOnlyTheLease);
@@ -68,10 +72,10 @@ impl Store for BrokenStore {
                 row.until = end_of_lapse(&lease.claim, lapses_at, self.fault);
             }
         }
-        Ok(Tenure::Held)
+        Ok(Ownership::Held)
     }
 
-    async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Tenure, StoreError> {
+    async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Ownership, StoreError> {
         self.lock(&lease.claim.id).await?;
         let held = {
             let (mut shared, now) = self.shared();
@@ -81,17 +85,17 @@ impl Store for BrokenStore {
             let held = self.completes(&shared, lease, now);
             if held && !self.is(Fault::LooksThenCompletes) {
                 self.finish(&mut shared, lease, outcome, now);
-                return Ok(Tenure::Held);
+                return Ok(Ownership::Held);
             }
             held
         };
         if !held {
-            return Ok(Tenure::Lost);
+            return Ok(Ownership::Lost);
         }
         yield_now().await;
         let (mut shared, now) = self.shared();
         self.finish(&mut shared, lease, outcome, now);
-        Ok(Tenure::Held)
+        Ok(Ownership::Held)
     }
 
     async fn release(
@@ -99,7 +103,7 @@ impl Store for BrokenStore {
         id: &RecordId,
         nonce: &Nonce,
         how: Release,
-    ) -> Result<Tenure, StoreError> {
+    ) -> Result<Ownership, StoreError> {
         self.lock(id).await?;
         let id = self.id(id);
         let (mut shared, now) = self.shared();
@@ -111,7 +115,7 @@ impl Store for BrokenStore {
                 self.acquire(&mut shared, &claim, now, 0, 1);
                 shared.rows.get_mut(&id).expect("it was made").state = State::Released;
             }
-            return Ok(Tenure::Lost);
+            return Ok(Ownership::Lost);
         };
         let owned = self.owns(&shared, row, nonce) || self.is(Fault::ReleasesForAnyone);
         let open = match row.state {
@@ -121,10 +125,10 @@ impl Store for BrokenStore {
             State::Released => self.is(Fault::HoldsReleasesSentAgain),
         };
         if !owned || !open {
-            return Ok(Tenure::Lost);
+            return Ok(Ownership::Lost);
         }
         let row = shared.rows.get_mut(&id).expect("it was found");
-        if how == Release::Tombstone {
+        if how == Release::MayRunAgain {
             row.state = State::Released;
             let stays = self.is(Fault::KeepsTombstonesForGood);
             row.until = (!stays).then(|| after(now, row.claim.retention, self.fault));
@@ -150,7 +154,7 @@ impl Store for BrokenStore {
                 Self::wake(&shared, &id);
             }
         }
-        Ok(Tenure::Held)
+        Ok(Ownership::Held)
     }
 
     async fn look_up(&self, id: &RecordId) -> Result<Option<Record>, StoreError> {

@@ -52,7 +52,7 @@ async fn a_call_dropped_at_any_await_leaves_nothing_on_the_pools_connection() {
         whole[3] |= cut_off(store.claim(&another(&claim(200))), polls).await;
         check(&place).await;
         assert_eq!(body(store.claim(&another(&claim(200))).await.unwrap()), big);
-        let release = store.release(&first.id, &first.nonce, Release::Tombstone);
+        let release = store.release(&first.id, &first.nonce, Release::MayRunAgain);
         whole[4] |= cut_off(release, polls).await;
         check(&place).await;
         store.forget(&first.id, true).await.unwrap();

@@ -1,10 +1,12 @@
 use std::time::Duration;
 
 use sqlx::mysql::MySqlPoolOptions;
+use tower_idempotency::MySqlStore;
+use tower_idempotency::conformance;
+use tower_idempotency::options::OnLapsedLease;
 use tower_idempotency::store::{
-    Claimed, Forgotten, Outcome, RecordState, Release, Store, StoreErrorKind, Tenure, conformance,
+    Claimed, Forgotten, Outcome, Ownership, RecordState, Release, Store, StoreErrorKind,
 };
-use tower_idempotency::{MySqlStore, OnLapsedLease};
 
 use super::{Place, acquired, another, body, claim, found, is_in_flight, paid, run, url};
 
@@ -32,16 +34,16 @@ async fn is_completed(place: &Place) {
         }
         other => panic!("{other:?}"),
     }
-    assert_eq!(store.renew(&lease).await.unwrap(), Tenure::Held);
+    assert_eq!(store.renew(&lease).await.unwrap(), Ownership::Held);
     let stale = tower_idempotency::store::Lease::new(&another(&first), lease.token, 1);
-    assert_eq!(store.renew(&stale).await.unwrap(), Tenure::Lost);
+    assert_eq!(store.renew(&stale).await.unwrap(), Ownership::Lost);
     assert_eq!(
         store.complete(&stale, &paid("x")).await.unwrap(),
-        Tenure::Lost
+        Ownership::Lost
     );
     assert_eq!(
         store.complete(&lease, &paid("one")).await.unwrap(),
-        Tenure::Held
+        Ownership::Held
     );
     for _ in 0..2 {
         assert_eq!(
@@ -51,11 +53,11 @@ async fn is_completed(place: &Place) {
         );
         assert_eq!(
             store.complete(&lease, &paid("two")).await.unwrap(),
-            Tenure::Held
+            Ownership::Held
         );
-        assert_eq!(store.renew(&lease).await.unwrap(), Tenure::Held);
-        let release = store.release(&first.id, &first.nonce, Release::Tombstone);
-        assert_eq!(release.await.unwrap(), Tenure::Lost);
+        assert_eq!(store.renew(&lease).await.unwrap(), Ownership::Held);
+        let release = store.release(&first.id, &first.nonce, Release::MayRunAgain);
+        assert_eq!(release.await.unwrap(), Ownership::Lost);
     }
     assert_eq!(
         store.forget(&first.id, false).await.unwrap(),
@@ -71,9 +73,9 @@ async fn is_released_and_sealed(place: &Place) {
     let store = &place.store;
     let second = claim(2);
     let lease = place.acquire(&second).await;
-    let release = store.release(&second.id, &second.nonce, Release::Tombstone);
-    assert_eq!(release.await.unwrap(), Tenure::Held);
-    assert_eq!(store.renew(&lease).await.unwrap(), Tenure::Lost);
+    let release = store.release(&second.id, &second.nonce, Release::MayRunAgain);
+    assert_eq!(release.await.unwrap(), Ownership::Held);
+    assert_eq!(store.renew(&lease).await.unwrap(), Ownership::Lost);
     let record = store.look_up(&second.id).await.unwrap().unwrap();
     assert!(matches!(record.state, RecordState::Released));
     let next = place.acquire(&another(&second)).await;
@@ -81,7 +83,7 @@ async fn is_released_and_sealed(place: &Place) {
     assert!(next.token > lease.token);
     assert_eq!(
         store.complete(&lease, &paid("late")).await.unwrap(),
-        Tenure::Lost
+        Ownership::Lost
     );
     assert_eq!(
         store.forget(&second.id, false).await.unwrap(),
@@ -90,7 +92,10 @@ async fn is_released_and_sealed(place: &Place) {
     let outcome = Outcome::Sealed {
         retention: Duration::from_secs(60),
     };
-    assert_eq!(store.complete(&next, &outcome).await.unwrap(), Tenure::Held);
+    assert_eq!(
+        store.complete(&next, &outcome).await.unwrap(),
+        Ownership::Held
+    );
     let sealed = found(store.claim(&another(&second)).await.unwrap());
     assert!(matches!(sealed.state, RecordState::Sealed { .. }));
 }
@@ -100,9 +105,9 @@ async fn is_resolved_by_hand(place: &Place) {
     let mut third = claim(3);
     third.on_lapsed_lease = OnLapsedLease::Refuse;
     let lease = place.acquire(&third).await;
-    let release = store.release(&third.id, &third.nonce, Release::Unknown);
-    assert_eq!(release.await.unwrap(), Tenure::Held);
-    assert_eq!(store.renew(&lease).await.unwrap(), Tenure::Lost);
+    let release = store.release(&third.id, &third.nonce, Release::OutcomeUnknown);
+    assert_eq!(release.await.unwrap(), Ownership::Held);
+    assert_eq!(store.renew(&lease).await.unwrap(), Ownership::Lost);
     let record = found(store.claim(&another(&third)).await.unwrap());
     assert!(matches!(record.state, RecordState::Lapsed { .. }));
     let mut by_hand = another(&third);
@@ -112,7 +117,7 @@ async fn is_resolved_by_hand(place: &Place) {
     is_in_flight(store.claim(&another(&third)).await.unwrap());
     assert_eq!(
         store.complete(&lease, &paid("late")).await.unwrap(),
-        Tenure::Lost
+        Ownership::Lost
     );
 }
 
@@ -125,10 +130,10 @@ async fn is_completed_though_forgotten(place: &Place) {
         store.forget(&fourth.id, true).await.unwrap(),
         Forgotten::Gone
     );
-    assert_eq!(store.renew(&lease).await.unwrap(), Tenure::Lost);
+    assert_eq!(store.renew(&lease).await.unwrap(), Ownership::Lost);
     assert_eq!(
         store.complete(&lease, &paid("kept")).await.unwrap(),
-        Tenure::Held
+        Ownership::Held
     );
     assert_eq!(body(store.claim(&another(&fourth)).await.unwrap()), "kept");
 }
@@ -219,15 +224,15 @@ async fn what_a_session_left_uncommitted_is_not_made_durable() {
             0 => drop(store.look_up(&claim(9).id).await.unwrap()),
             1 => drop(store.claim(&claim(2)).await.unwrap()),
             2 => drop(store.claim(&another(&claim(2))).await.unwrap()),
-            3 => assert_eq!(store.renew(&lease).await.unwrap(), Tenure::Held),
+            3 => assert_eq!(store.renew(&lease).await.unwrap(), Ownership::Held),
             4 => assert_eq!(
                 store.complete(&lease, &paid("x")).await.unwrap(),
-                Tenure::Held
+                Ownership::Held
             ),
             5 => {
                 let nobodys = claim(9);
-                let release = store.release(&nobodys.id, &nobodys.nonce, Release::Tombstone);
-                assert_eq!(release.await.unwrap(), Tenure::Lost);
+                let release = store.release(&nobodys.id, &nobodys.nonce, Release::MayRunAgain);
+                assert_eq!(release.await.unwrap(), Ownership::Lost);
             }
             _ => assert_eq!(store.purge().await.unwrap(), 0),
         }
@@ -269,7 +274,7 @@ async fn a_renewed_lease_lapses_when_it_was_renewed_to() {
     let long = another(&short);
     lease.claim.lease = Duration::from_secs(60);
     // It has lapsed by now, and nobody took it.
-    assert_eq!(place.store.renew(&lease).await.unwrap(), Tenure::Held);
+    assert_eq!(place.store.renew(&lease).await.unwrap(), Ownership::Held);
     is_in_flight(place.store.claim(&long).await.unwrap());
     // A claim by its own nonce finds it too.
     assert_eq!(place.acquire(&short).await.attempt, 1);
@@ -277,7 +282,7 @@ async fn a_renewed_lease_lapses_when_it_was_renewed_to() {
         .run("UPDATE {t}_renewals SET lapses_at = {now} - 1000")
         .await;
     assert_eq!(acquired(place.store.claim(&long).await.unwrap()).attempt, 2);
-    assert_eq!(place.store.renew(&lease).await.unwrap(), Tenure::Lost);
+    assert_eq!(place.store.renew(&lease).await.unwrap(), Ownership::Lost);
 }
 
 /// The renewals of its life before made its lease lapsed from the start.
@@ -299,7 +304,7 @@ async fn a_nonce_that_claims_again_has_its_whole_lease() {
         place.run(gone).await;
         let again = place.acquire(&first).await;
         is_in_flight(place.store.claim(&another(&first)).await.unwrap());
-        assert_eq!(place.store.renew(&again).await.unwrap(), Tenure::Held);
+        assert_eq!(place.store.renew(&again).await.unwrap(), Ownership::Held);
     }
 }
 
@@ -314,7 +319,7 @@ async fn past_its_end_a_record_is_as_good_as_absent() {
             2 => drop(
                 place
                     .store
-                    .release(&claim.id, &claim.nonce, Release::Unknown)
+                    .release(&claim.id, &claim.nonce, Release::OutcomeUnknown)
                     .await,
             ),
             3 => drop(place.store.complete(&lease, &paid("x")).await),
@@ -330,7 +335,7 @@ async fn past_its_end_a_record_is_as_good_as_absent() {
             _ => drop(
                 place
                     .store
-                    .release(&claim.id, &claim.nonce, Release::Tombstone)
+                    .release(&claim.id, &claim.nonce, Release::MayRunAgain)
                     .await,
             ),
         }
@@ -338,13 +343,13 @@ async fn past_its_end_a_record_is_as_good_as_absent() {
             .run("UPDATE {t} SET expires_at = 1, lapses_at = 1, retention = 1")
             .await;
         assert!(place.store.look_up(&claim.id).await.unwrap().is_none());
-        assert_eq!(place.store.renew(&lease).await.unwrap(), Tenure::Lost);
+        assert_eq!(place.store.renew(&lease).await.unwrap(), Ownership::Lost);
         let release = place
             .store
-            .release(&claim.id, &claim.nonce, Release::Tombstone);
-        assert_eq!(release.await.unwrap(), Tenure::Lost);
+            .release(&claim.id, &claim.nonce, Release::MayRunAgain);
+        assert_eq!(release.await.unwrap(), Ownership::Lost);
         let mut other = another(&claim);
-        other.fingerprint = tower_idempotency::Fingerprint::from_bytes([1; 32]);
+        other.fingerprint = tower_idempotency::store::Fingerprint::from_bytes([1; 32]);
         let next = place.acquire(&other).await;
         assert_eq!(next.attempt, 1, "state {state}");
         assert!(next.token > lease.token);

@@ -1,7 +1,8 @@
 use std::time::Duration;
 
-use tower_idempotency::store::{Release, Store, Tenure};
-use tower_idempotency::{MySqlStore, OnLapsedLease};
+use tower_idempotency::MySqlStore;
+use tower_idempotency::options::OnLapsedLease;
+use tower_idempotency::store::{Ownership, Release, Store};
 
 use super::{Place, another, claim, paid};
 
@@ -93,7 +94,7 @@ async fn what_is_not_over_stays() {
         .await;
     assert_eq!(store.purge().await.unwrap(), 1);
     assert_eq!(place.number("SELECT COUNT(*) FROM {t}").await, 3);
-    assert_eq!(store.renew(&lease).await.unwrap(), Tenure::Held);
+    assert_eq!(store.renew(&lease).await.unwrap(), Ownership::Held);
     assert_eq!(place.acquire(&another(&over)).await.attempt, 1);
     // A later version's records are not ours to remove.
     place.run("UPDATE {t} SET format = 2, expires_at = 1").await;
@@ -111,7 +112,7 @@ async fn renewals_go_when_what_they_were_of_has_ended() {
             1 => drop(store.complete(&lease, &paid("x")).await.unwrap()),
             2 => {
                 let release =
-                    store.release(&lease.claim.id, &lease.claim.nonce, Release::Tombstone);
+                    store.release(&lease.claim.id, &lease.claim.nonce, Release::MayRunAgain);
                 release.await.unwrap();
             }
             3 => place.run("DELETE FROM {t} WHERE state = 1").await,

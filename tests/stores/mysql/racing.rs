@@ -3,8 +3,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Barrier;
-use tower_idempotency::RecordId;
-use tower_idempotency::store::{Claimed, RecordState, Release, Store, Tenure};
+use tower_idempotency::store::RecordId;
+use tower_idempotency::store::{Claimed, Ownership, RecordState, Release, Store};
 
 use super::{Place, another, claim, paid, until_one_waits};
 
@@ -102,10 +102,10 @@ async fn claims_releases_and_completions_at_once_leave_one_owner_at_a_time() {
                     assert!(lease.token.get() > last);
                     last = lease.token.get();
                     assert_eq!(owners.lock().unwrap().replace(claim.nonce), None);
-                    assert_eq!(store.renew(&lease).await.unwrap(), Tenure::Held);
+                    assert_eq!(store.renew(&lease).await.unwrap(), Ownership::Held);
                     owners.lock().unwrap().take();
-                    let release = store.release(&claim.id, &claim.nonce, Release::Tombstone);
-                    assert_eq!(release.await.unwrap(), Tenure::Held);
+                    let release = store.release(&claim.id, &claim.nonce, Release::MayRunAgain);
+                    assert_eq!(release.await.unwrap(), Ownership::Held);
                 }
             })
         })
@@ -142,7 +142,7 @@ async fn a_takeover_that_meets_a_renewal_leaves_the_lease_to_its_owner() {
     until_one_waits(&place).await;
     renewal.commit().await.unwrap();
     super::is_in_flight(taker.await.unwrap());
-    assert_eq!(place.store.renew(&lease).await.unwrap(), Tenure::Held);
+    assert_eq!(place.store.renew(&lease).await.unwrap(), Ownership::Held);
 }
 
 /// The other way round: a takeover has locked them first.
@@ -178,7 +178,7 @@ async fn a_renewal_that_meets_a_takeover_is_lost() {
                 .unwrap();
         }
         takeover.commit().await.unwrap();
-        assert_eq!(renewal.await.unwrap(), Tenure::Lost);
+        assert_eq!(renewal.await.unwrap(), Ownership::Lost);
         assert_eq!(place.number("SELECT COUNT(*) FROM {t}_renewals").await, 0);
     }
 }
@@ -199,7 +199,7 @@ async fn the_clock_is_read_after_a_wait() {
     tokio::time::sleep(Duration::from_millis(50)).await;
     let unlocked_at = place.number("SELECT {now}").await;
     locker.commit().await.unwrap();
-    assert_eq!(complete.await.unwrap().unwrap(), Tenure::Held);
+    assert_eq!(complete.await.unwrap().unwrap(), Ownership::Held);
     let ended_at = place.number("SELECT expires_at - kept_for FROM {t}").await;
     assert!(ended_at >= unlocked_at, "{ended_at} {unlocked_at}");
 }

@@ -88,7 +88,7 @@ async fn each_operation_is_one_round_trip() {
         one_trip("claim in flight");
         store.renew(&lease).await.unwrap();
         one_trip("renew");
-        let release = store.release(&lease.claim.id, &lease.claim.nonce, Release::Tombstone);
+        let release = store.release(&lease.claim.id, &lease.claim.nonce, Release::MayRunAgain);
         release.await.unwrap();
         one_trip("release");
         let lease = place.acquire(&another(&claim(id))).await;

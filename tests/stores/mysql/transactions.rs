@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, MySql, Transaction};
-use tower_idempotency::store::{Store, Tenure};
+use tower_idempotency::store::{Ownership, Store};
 
 use super::{Place, another, claim, is_in_flight, paid};
 
@@ -38,7 +38,7 @@ async fn a_claim_does_not_wait_for_a_transaction_that_has_the_row() {
         if !before.starts_with("UPDATE {t} SET lapses_at = {now}") {
             // Nor is it told that it asks for something else: of the record
             // that the transaction leaves, nothing is known.
-            other.fingerprint = tower_idempotency::Fingerprint::from_bytes([1; 32]);
+            other.fingerprint = tower_idempotency::store::Fingerprint::from_bytes([1; 32]);
             is_in_flight(soon(place.store.claim(&other)).await.unwrap());
         }
         handler.rollback().await.unwrap();
@@ -68,17 +68,17 @@ async fn a_renewal_neither_waits_for_a_handlers_transaction_nor_breaks_it() {
             step(&mut handler, &place, "SELECT 1 FROM {t}").await;
         }
         let renewal = soon(place.store.renew(&lease)).await.unwrap();
-        assert_eq!(renewal, Tenure::Held);
+        assert_eq!(renewal, Ownership::Held);
         step(&mut handler, &place, "UPDATE {t} SET state = 4").await;
         // It has the row now, and renewals go on.
         let renewal = soon(place.store.renew(&lease)).await.unwrap();
-        assert_eq!(renewal, Tenure::Held);
+        assert_eq!(renewal, Ownership::Held);
         is_in_flight(soon(place.store.claim(&another(&claim(1)))).await.unwrap());
         handler.commit().await.unwrap();
-        assert_eq!(place.store.renew(&lease).await.unwrap(), Tenure::Held);
+        assert_eq!(place.store.renew(&lease).await.unwrap(), Ownership::Held);
         assert_eq!(
             place.store.complete(&lease, &paid("x")).await.unwrap(),
-            Tenure::Held
+            Ownership::Held
         );
         assert_eq!(place.number("SELECT state FROM {t}").await, 4);
     }

@@ -58,7 +58,7 @@ async fn a_foreign_record_is_changed_by_nobody_but_by_force() {
         place.run(&format!("UPDATE {{t}} SET {foreign}")).await;
         let store = &place.store;
         let (id, nonce) = (&lease.claim.id, &lease.claim.nonce);
-        let how = tower_idempotency::store::Release::Unknown;
+        let how = tower_idempotency::store::Release::OutcomeUnknown;
         let errors = [
             store.renew(&lease).await.unwrap_err(),
             store.complete(&lease, &paid("x")).await.unwrap_err(),

@@ -6,7 +6,8 @@ use std::time::Duration;
 use http::StatusCode;
 use tokio::sync::Notify;
 use tower::{BoxError, Layer, ServiceBuilder, ServiceExt, service_fn};
-use tower_idempotency::{CommitErrorKind, OnDisconnect, OnInFlight};
+use tower_idempotency::exactly_once::CommitErrorKind;
+use tower_idempotency::options::{OnDisconnect, OnInFlight};
 
 use super::shop::*;
 
@@ -130,7 +131,7 @@ async fn a_client_that_leaves_during_the_transaction_changes_nothing() {
     {
         let layer = shop
             .builder()
-            .defaults(|policy| policy.on_disconnect(disconnect));
+            .defaults(|options| options.on_disconnect(disconnect));
         let layer = layer.build().unwrap();
         let key = format!("k{at}");
         let (reached, goes_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
@@ -217,7 +218,9 @@ async fn commits_are_counted() {
 async fn who_waits_for_the_outcome_gets_it() {
     let shop = Shop::open().await;
     let wait = OnInFlight::Wait(Duration::from_secs(30));
-    let layer = shop.builder().defaults(|policy| policy.on_in_flight(wait));
+    let layer = shop
+        .builder()
+        .defaults(|options| options.on_in_flight(wait));
     let layer = layer.build().unwrap();
     let till = shop.till(&layer);
     let asking: Vec<_> = (0..6)

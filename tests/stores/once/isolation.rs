@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::Transaction;
-use tower_idempotency::CommitError;
+use tower_idempotency::exactly_once::CommitError;
 
 use super::shop::*;
 use super::{Db, ISOLATIONS};
@@ -33,7 +33,7 @@ async fn renewals_go_on_beside_a_transaction_and_do_not_break_it() {
     for level in ISOLATIONS {
         let shop = at(level).await;
         let lease = Duration::from_millis(300);
-        let layer = shop.builder().defaults(move |policy| policy.lease(lease));
+        let layer = shop.builder().defaults(move |options| options.lease(lease));
         let layer = layer.build().unwrap();
         let till = {
             let shop = Arc::clone(&shop);

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use http::StatusCode;
 use tower::{BoxError, Layer, ServiceBuilder, ServiceExt, service_fn};
-use tower_idempotency::{CommitError, CommitErrorKind, IdempotencyLayer, OnLapsedLease};
+use tower_idempotency::IdempotencyLayer;
+use tower_idempotency::exactly_once::{CommitError, CommitErrorKind};
+use tower_idempotency::options::OnLapsedLease;
 
 use super::super::wire::{Cut, Wire};
 use super::shop::*;
@@ -48,11 +50,11 @@ async fn a_commit_whose_answer_was_lost_is_found() {
 
 #[tokio::test]
 async fn a_commit_that_never_arrived_was_rolled_back_and_can_be_run_again() {
-    for policy in [OnLapsedLease::Rerun, OnLapsedLease::Refuse] {
+    for options in [OnLapsedLease::Rerun, OnLapsedLease::Refuse] {
         let (shop, wire) = shop().await;
         let layer = shop
             .builder()
-            .defaults(move |own| own.on_lapsed_lease(policy));
+            .defaults(move |own| own.on_lapsed_lease(options));
         let till = telling(&shop, &layer.build().unwrap());
         wire.cut(Cut::BeforeIt);
         assert_eq!(ask(&till, "k").await, got(503, "Retry"));

@@ -10,7 +10,7 @@ use http_body::{Body, Frame};
 use http_body_util::Full;
 use sqlx::Acquire;
 use tower::BoxError;
-use tower_idempotency::{CommitError, CommitErrorKind, SqlClaim};
+use tower_idempotency::exactly_once::{CommitError, CommitErrorKind, SqlClaim};
 
 use super::Db;
 use super::shop::*;

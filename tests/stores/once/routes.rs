@@ -6,10 +6,10 @@ use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use tower::BoxError;
-use tower_idempotency::{
-    Encryption, IdempotencyContext, IdempotencyLayer, IdempotencyLayerBuilder, OnLapsedLease,
-    OnStoreError, SqlClaim, scope,
-};
+use tower_idempotency::exactly_once::SqlClaim;
+use tower_idempotency::options::{OnLapsedLease, OnStoreError};
+use tower_idempotency::store::Encryption;
+use tower_idempotency::{IdempotencyContext, IdempotencyLayer, IdempotencyLayerBuilder, scope};
 
 use super::Db;
 use super::shop::*;
@@ -36,7 +36,7 @@ async fn an_answer_that_is_too_large_goes_to_the_first_client_and_its_record_is_
     let shop = Shop::open().await;
     let layer = shop
         .builder()
-        .defaults(|policy| policy.max_recorded_body(10));
+        .defaults(|options| options.max_recorded_body(10));
     let layer = layer.build().unwrap();
     let till = paying(&shop, &layer, || answer(StatusCode::OK, "more than ten"));
     assert_eq!(ask(&till, "k").await, got(200, "more than ten"));
@@ -71,8 +71,8 @@ async fn a_streamed_answer_is_collected() {
 #[tokio::test]
 async fn a_replay_has_the_headers_that_are_recorded_and_the_first_answer_all() {
     let shop = Shop::open().await;
-    let layer = shop.builder().defaults(|policy| {
-        policy
+    let layer = shop.builder().defaults(|options| {
+        options
             .created_at_header("created-at")
             .expires_at_header("expires-at")
             .echo_key(true)
@@ -115,7 +115,7 @@ async fn under_refuse_a_commit_counts_and_what_was_not_committed_waits_to_be_res
     let shop = Shop::open().await;
     let layer = shop
         .builder()
-        .defaults(|policy| policy.on_lapsed_lease(OnLapsedLease::Refuse));
+        .defaults(|options| options.on_lapsed_lease(OnLapsedLease::Refuse));
     let layer = layer.build().unwrap();
     let till_of = shop.till(&layer);
     assert_eq!(ask(&till_of, "k").await, got(201, "paid 1"));
@@ -133,8 +133,10 @@ async fn under_refuse_a_commit_counts_and_what_was_not_committed_waits_to_be_res
 }
 
 fn exactly_once(shop: &Shop) -> IdempotencyLayerBuilder {
-    let layer = shop.builder().defaults(|policy| policy.exactly_once(true));
-    layer.defaults(|policy| policy.on_lapsed_lease(OnLapsedLease::Refuse))
+    let layer = shop
+        .builder()
+        .defaults(|options| options.exactly_once(true));
+    layer.defaults(|options| options.on_lapsed_lease(OnLapsedLease::Refuse))
 }
 
 #[tokio::test]
@@ -178,12 +180,13 @@ async fn on_a_route_that_is_exactly_once_failures_are_judged_as_ever() {
 #[tokio::test]
 async fn exactly_once_needs_a_store_in_a_database_and_stays_closed() {
     let shop = Shop::open().await;
-    let open = exactly_once(&shop).defaults(|policy| policy.on_store_error(OnStoreError::Open));
+    let open = exactly_once(&shop)
+        .defaults(|options| options.on_store_error(OnStoreError::RunUnprotected));
     assert_eq!(open.build().unwrap_err().option(), "exactly_once");
 
     let memory = tower_idempotency::MemoryStore::new();
     let route = IdempotencyLayer::builder(memory, scope::shared())
-        .route("/payments", |policy| policy.exactly_once(true));
+        .route("/payments", |options| options.exactly_once(true));
     let error = route.build().unwrap_err();
     assert_eq!(
         (error.option(), error.route()),
@@ -196,7 +199,7 @@ async fn a_shared_store_is_a_store() {
     let shop = Shop::open().await;
     let store = Arc::new(shop.store.clone());
     let layer = IdempotencyLayer::builder(store, scope::shared());
-    let layer = layer.defaults(|policy| policy.exactly_once(true)).build();
+    let layer = layer.defaults(|options| options.exactly_once(true)).build();
     assert_eq!(ask(&shop.till(&layer.unwrap()), "k").await.0, 201);
 }
 
@@ -234,7 +237,7 @@ async fn axum_extracts_claims() {
     async fn may_pay(
         State(shop): State<Arc<Shop>>,
         claim: Option<SqlClaim<Db>>,
-    ) -> Result<axum::response::Response, tower_idempotency::CommitError> {
+    ) -> Result<axum::response::Response, tower_idempotency::exactly_once::CommitError> {
         Ok(match claim {
             Some(claim) => shop.pay(&claim).await?.into_response(),
             None => "without a key".into_response(),

@@ -13,9 +13,8 @@ use http_body_util::{BodyExt, Full};
 use sqlx::{AssertSqlSafe, Transaction};
 use tower::util::BoxCloneSyncService;
 use tower::{BoxError, Layer, ServiceExt, service_fn};
-use tower_idempotency::{
-    CommitError, IdempotencyLayer, IdempotencyLayerBuilder, ResponseBody, SqlClaim, scope,
-};
+use tower_idempotency::exactly_once::{CommitError, SqlClaim};
+use tower_idempotency::{IdempotencyLayer, IdempotencyLayerBuilder, ResponseBody, scope};
 
 use super::{Db, LEDGER, Pool, Store, pool, store};
 

@@ -8,7 +8,8 @@ use http::StatusCode;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions};
 use sqlx::{Pool, Sqlite};
 use tower::BoxError;
-use tower_idempotency::{CommitError, CommitErrorKind, SqliteStore};
+use tower_idempotency::SqliteStore;
+use tower_idempotency::exactly_once::{CommitError, CommitErrorKind};
 
 use crate::servers;
 
@@ -103,7 +104,7 @@ async fn one_connection_is_enough() {
     let lease = Duration::from_millis(60);
     let layer = shop
         .builder()
-        .defaults(|policy| policy.lease(lease).max_operation(lease));
+        .defaults(|options| options.lease(lease).max_operation(lease));
     let till = shop.till(&layer.build().unwrap());
     assert_eq!(ask(&till, "k").await, got(201, "paid 1"));
     assert_eq!(ask(&till, "k").await, got(201, "paid 1"));

@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 use sqlx::{Connection, PgConnection};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tower_idempotency::PostgresStore;
+use tower_idempotency::store::RecordId;
 use tower_idempotency::store::{
-    Claim, Claimed, Forgotten, Outcome, RecordState, Release, Store, StoreErrorKind, Tenure,
+    Claim, Claimed, Forgotten, Outcome, Ownership, RecordState, Release, Store, StoreErrorKind,
 };
-use tower_idempotency::{PostgresStore, RecordId};
 
 use super::{Fresh, acquire, claim_of, connection, id, options, pool_with};
 
@@ -47,7 +48,11 @@ async fn a_claim_does_not_wait_behind_a_transaction_that_has_locked_the_record()
     let fresh = Fresh::new().await;
     let store = fresh.store().await;
     let mut claim = claim_of(id());
-    for released in [None, Some(Release::Unknown), Some(Release::Tombstone)] {
+    for released in [
+        None,
+        Some(Release::OutcomeUnknown),
+        Some(Release::MayRunAgain),
+    ] {
         let owner = acquire(&store, &claim).await.claim;
         if let Some(how) = released {
             store.release(&claim.id, &claim.nonce, how).await.unwrap();
@@ -100,7 +105,7 @@ async fn a_renewal_neither_waits_for_a_transaction_nor_breaks_it() {
             // The first makes a row, the second changes it.
             for _ in 0..2 {
                 let tenure = promptly(store.renew(&lease)).await.unwrap();
-                assert_eq!(tenure, Tenure::Held);
+                assert_eq!(tenure, Ownership::Held);
             }
             touch(&fresh, &mut handler, &lease.claim).await;
             sqlx::raw_sql("COMMIT").execute(&mut handler).await.unwrap();
@@ -140,8 +145,8 @@ async fn renew_until_taken_over(store: &PostgresStore, round: u64) {
             tokio::time::sleep_until((last + pause).into()).await;
             let sent = Instant::now();
             match store.renew(&lease).await {
-                Ok(Tenure::Held) => last = sent,
-                Ok(Tenure::Lost) => break,
+                Ok(Ownership::Held) => last = sent,
+                Ok(Ownership::Lost) => break,
                 Err(error) => assert_eq!(error.kind(), StoreErrorKind::Contention),
             }
         }
@@ -165,7 +170,7 @@ async fn renew_until_taken_over(store: &PostgresStore, round: u64) {
         "taken over {:?} after a renewal for {LEASE:?} was sent",
         taken.duration_since(renewed)
     );
-    assert_eq!(store.renew(&lease).await.unwrap(), Tenure::Lost);
+    assert_eq!(store.renew(&lease).await.unwrap(), Ownership::Lost);
 }
 
 /// One statement that inserts, or else selects, can do neither: what it
@@ -223,7 +228,10 @@ async fn what_fails_at_its_commit_was_not_stored() {
     let error = store.complete(&lease, &sealed).await.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::Refused);
     fresh.run("DROP TRIGGER no ON {t}").await;
-    assert_eq!(store.complete(&lease, &sealed).await.unwrap(), Tenure::Held);
+    assert_eq!(
+        store.complete(&lease, &sealed).await.unwrap(),
+        Ownership::Held
+    );
 }
 
 /// A renewal that commits while somebody waits to remove the record is seen, at
@@ -267,7 +275,11 @@ async fn a_record_that_is_renewed_just_now_is_not_forgotten() {
         sqlx::raw_sql("COMMIT").execute(&mut owner).await.unwrap();
         let forgotten = promptly(forgetting).await.unwrap().unwrap();
         assert_eq!(forgotten, Forgotten::InFlight, "{level}");
-        assert_eq!(store.renew(&lease).await.unwrap(), Tenure::Held, "{level}");
+        assert_eq!(
+            store.renew(&lease).await.unwrap(),
+            Ownership::Held,
+            "{level}"
+        );
     }
 }
 
@@ -278,7 +290,7 @@ async fn what_is_left_of_renewals_shortens_no_later_lease() {
     let store = fresh.store().await;
     let claim = claim_of(id());
     let lease = acquire(&store, &claim).await;
-    assert_eq!(store.renew(&lease).await.unwrap(), Tenure::Held);
+    assert_eq!(store.renew(&lease).await.unwrap(), Ownership::Held);
     let brief = Outcome::Sealed {
         retention: Duration::from_micros(1),
     };

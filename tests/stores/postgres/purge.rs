@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use tokio::time::timeout;
-use tower_idempotency::store::{Claimed, Outcome, RecordState, Release, Store, Tenure};
-use tower_idempotency::{OnLapsedLease, PostgresStore};
+use tower_idempotency::PostgresStore;
+use tower_idempotency::options::OnLapsedLease;
+use tower_idempotency::store::{Claimed, Outcome, Ownership, RecordState, Release, Store};
 
 use super::{Fresh, acquire, claim_of, connection, id, pool};
 
@@ -21,7 +22,7 @@ async fn records_past_their_end_go_and_no_others() {
             claim.id = id();
             acquire(&store, &claim).await;
             store
-                .release(&claim.id, &claim.nonce, Release::Tombstone)
+                .release(&claim.id, &claim.nonce, Release::MayRunAgain)
                 .await
                 .unwrap();
             claim.id = id();
@@ -68,11 +69,11 @@ async fn a_renewed_record_is_not_purged() {
         )
         .await;
     assert_eq!(store.purge().await.unwrap(), 0);
-    assert_eq!(store.renew(&lease).await.unwrap(), Tenure::Held);
+    assert_eq!(store.renew(&lease).await.unwrap(), Ownership::Held);
     fresh
         .run("UPDATE {t}_renewals SET lapses_at = 'epoch'")
         .await;
-    assert_eq!(store.renew(&lease).await.unwrap(), Tenure::Lost);
+    assert_eq!(store.renew(&lease).await.unwrap(), Ownership::Lost);
     assert_eq!(store.purge().await.unwrap(), 1);
     assert_eq!(fresh.count("SELECT count(*) FROM {t}_renewals").await, 0);
 }

@@ -10,8 +10,9 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgSslMode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
+use tower_idempotency::PostgresStore;
+use tower_idempotency::store::Completion;
 use tower_idempotency::store::{Claimed, Lease, Outcome, RecordState, Release, Store};
-use tower_idempotency::{Completion, PostgresStore};
 
 use super::{Fresh, SERVER, acquire, claim_of, id, options};
 
@@ -66,7 +67,7 @@ async fn each_operation_is_one_round_trip() {
         count("forget");
         let claim = acquire(&store, &lease.claim).await.claim;
         count("claim of what is absent");
-        let released = store.release(&claim.id, &claim.nonce, Release::Unknown);
+        let released = store.release(&claim.id, &claim.nonce, Release::OutcomeUnknown);
         released.await.unwrap();
         count("release");
         acquire(&store, &claim_of(claim.id)).await;
@@ -84,7 +85,8 @@ async fn a_committed_claim_costs_two_round_trips_more_than_the_bare_handler() {
     use http::{Request, Response};
     use http_body_util::Full;
     use tower::{Layer, ServiceExt, service_fn};
-    use tower_idempotency::{IdempotencyLayer, SqlClaim, scope};
+    use tower_idempotency::exactly_once::SqlClaim;
+    use tower_idempotency::{IdempotencyLayer, scope};
 
     let fresh = Fresh::new().await;
     let round_trips = Arc::new(AtomicU32::new(0));
@@ -198,7 +200,7 @@ async fn a_replay_writes_nothing() {
     costs.push(("complete (half as often)", completions.await));
     let releases = cost(&pool, async {
         for Lease { claim, .. } in released {
-            let released = store.release(&claim.id, &claim.nonce, Release::Tombstone);
+            let released = store.release(&claim.id, &claim.nonce, Release::MayRunAgain);
             released.await.unwrap();
         }
     });

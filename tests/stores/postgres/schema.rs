@@ -7,7 +7,7 @@ use std::time::Duration;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use tower_idempotency::PostgresStore;
 use tower_idempotency::store::{
-    Claimed, Outcome, RecordState, Release, Store, StoreError, StoreErrorKind, Tenure,
+    Claimed, Outcome, Ownership, RecordState, Release, Store, StoreError, StoreErrorKind,
 };
 
 use super::{Fresh, acquire, claim_of, fresh, id, options, pool, pool_with, url};
@@ -162,16 +162,16 @@ async fn a_role_with_the_rights_that_the_docs_name_can_do_everything() {
     let store = builder.open().await.unwrap();
     let lease = acquire(&store, &claim_of(id())).await;
     let claim = lease.claim;
-    assert_eq!(store.renew(&lease).await.unwrap(), Tenure::Held);
+    assert_eq!(store.renew(&lease).await.unwrap(), Ownership::Held);
     drop(store.subscribe(&claim.id).await.unwrap());
     let released = store
-        .release(&claim.id, &claim.nonce, Release::Tombstone)
+        .release(&claim.id, &claim.nonce, Release::MayRunAgain)
         .await;
-    assert_eq!(released.unwrap(), Tenure::Held);
+    assert_eq!(released.unwrap(), Ownership::Held);
     let retention = Duration::from_secs(60);
     let lease = acquire(&store, &claim_of(claim.id)).await;
     let completed = store.complete(&lease, &Outcome::Sealed { retention }).await;
-    assert_eq!(completed.unwrap(), Tenure::Held);
+    assert_eq!(completed.unwrap(), Ownership::Held);
     store.look_up(&claim.id).await.unwrap();
     store.forget(&claim.id, true).await.unwrap();
     store.purge().await.unwrap();

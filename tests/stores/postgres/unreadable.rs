@@ -3,8 +3,9 @@
 use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
+use tower_idempotency::PostgresStore;
+use tower_idempotency::store::Completion;
 use tower_idempotency::store::{Claim, Forgotten, Lease, Outcome, Release, Store, StoreErrorKind};
-use tower_idempotency::{Completion, PostgresStore};
 
 use super::{Fresh, acquire, claim_of, id};
 
@@ -90,7 +91,7 @@ async fn a_record_of_another_format_is_changed_by_nobody_but_by_force() {
         store.renew(&lease).await.unwrap_err(),
         store.complete(&lease, &outcome).await.unwrap_err(),
         store
-            .release(&id, &nonce, Release::Tombstone)
+            .release(&id, &nonce, Release::MayRunAgain)
             .await
             .unwrap_err(),
         store.forget(&id, false).await.unwrap_err(),
@@ -114,7 +115,7 @@ async fn an_acquisition_beyond_the_last_token_changes_nothing() {
     let claim = claim_of(id());
     acquire(&store, &claim).await;
     store
-        .release(&claim.id, &claim.nonce, Release::Tombstone)
+        .release(&claim.id, &claim.nonce, Release::MayRunAgain)
         .await
         .unwrap();
     fresh.run("UPDATE {t} SET token = 9007199254740991").await;

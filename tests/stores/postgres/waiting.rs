@@ -129,7 +129,7 @@ async fn nobody_is_notified_where_nobody_waits() {
         owner.complete(&lease, &SEALED).await.unwrap();
         let claim = acquire(&owner, &claim_of(id())).await.claim;
         owner
-            .release(&claim.id, &claim.nonce, Release::Tombstone)
+            .release(&claim.id, &claim.nonce, Release::MayRunAgain)
             .await
             .unwrap();
         owner.forget(&claim.id, false).await.unwrap();

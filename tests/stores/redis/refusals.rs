@@ -4,7 +4,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use tower_idempotency::RedisStore;
-use tower_idempotency::store::{Claimed, RecordState, Store, StoreErrorKind, Tenure};
+use tower_idempotency::store::{Claimed, Ownership, RecordState, Store, StoreErrorKind};
 
 use super::own_server::OwnServer;
 use super::{acquire, claim, paid};
@@ -32,7 +32,10 @@ async fn a_full_server_refuses_claims_and_still_records_and_replays() {
         store.claim(&done).await.unwrap(),
         Claimed::Found(_)
     ));
-    assert_eq!(store.complete(&lease, &paid()).await.unwrap(), Tenure::Held);
+    assert_eq!(
+        store.complete(&lease, &paid()).await.unwrap(),
+        Ownership::Held
+    );
     assert!(matches!(
         store.claim(&running).await.unwrap(),
         Claimed::Found(_)
@@ -114,7 +117,10 @@ async fn without_a_right_that_was_taken_away_nobody_knows_what_a_script_did() {
             server.run(&format!("PTTL idempotency:{}", lease.claim.id)),
             "-1"
         );
-        assert_eq!(store.complete(&lease, &paid()).await.unwrap(), Tenure::Held);
+        assert_eq!(
+            store.complete(&lease, &paid()).await.unwrap(),
+            Ownership::Held
+        );
         let found = store.claim(&lease.claim).await.unwrap();
         assert!(
             matches!(&found, Claimed::Found(found) if matches!(found.state, RecordState::Completed { .. })),

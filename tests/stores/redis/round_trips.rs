@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use tower_idempotency::store::{Claimed, RecordState, Release, Store, Tenure};
+use tower_idempotency::store::{Claimed, Ownership, RecordState, Release, Store};
 
 use super::own_server::OwnServer;
 use super::{acquire, claim, paid};
@@ -51,7 +51,7 @@ async fn every_operation_is_one_request() {
     let lease = acquire(&store, &warm).await;
     store.renew(&lease).await.unwrap();
     store
-        .release(&warm.id, &warm.nonce, Release::Tombstone)
+        .release(&warm.id, &warm.nonce, Release::MayRunAgain)
         .await
         .unwrap();
     store
@@ -71,18 +71,21 @@ async fn every_operation_is_one_request() {
     store.renew(&lease).await.unwrap();
     assert_eq!(requests(&server), one, "renew");
     store
-        .release(&claimed.id, &claimed.nonce, Release::Unknown)
+        .release(&claimed.id, &claimed.nonce, Release::OutcomeUnknown)
         .await
         .unwrap();
     assert_eq!(requests(&server), one, "unknown");
     store
-        .release(&claimed.id, &claimed.nonce, Release::Tombstone)
+        .release(&claimed.id, &claimed.nonce, Release::MayRunAgain)
         .await
         .unwrap();
     assert_eq!(requests(&server), one, "release");
     let lease = acquire(&store, &claimed).await;
     assert_eq!(requests(&server), one, "claim of what was released");
-    assert_eq!(store.complete(&lease, &paid()).await.unwrap(), Tenure::Held);
+    assert_eq!(
+        store.complete(&lease, &paid()).await.unwrap(),
+        Ownership::Held
+    );
     assert_eq!(requests(&server), one, "complete");
     store.claim(&claim_of(&lease)).await.unwrap();
     assert_eq!(requests(&server), one, "replay");
@@ -151,9 +154,12 @@ async fn scripts_that_the_server_forgot_are_sent_again() {
     let store = server.open().await;
     let lease = acquire(&store, &claim()).await;
     server.run("SCRIPT FLUSH");
-    assert_eq!(store.renew(&lease).await.unwrap(), Tenure::Held);
+    assert_eq!(store.renew(&lease).await.unwrap(), Ownership::Held);
     server.run("SCRIPT FLUSH");
-    assert_eq!(store.complete(&lease, &paid()).await.unwrap(), Tenure::Held);
+    assert_eq!(
+        store.complete(&lease, &paid()).await.unwrap(),
+        Ownership::Held
+    );
     server.run("SCRIPT FLUSH");
     calls(&server);
     let found = store.claim(&claim_of(&lease)).await.unwrap();

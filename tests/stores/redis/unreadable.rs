@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::StatusCode;
+use tower_idempotency::RedisStore;
+use tower_idempotency::store::Completion;
 use tower_idempotency::store::{
     Claimed, Forgotten, Lease, Outcome, Release, Store, StoreError, StoreErrorKind,
 };
-use tower_idempotency::{Completion, RedisStore};
 
 use super::own_server::OwnServer;
 use super::{acquire, claim, paid};
@@ -80,7 +81,7 @@ impl Planted {
         expect(self.store.renew(&self.lease).await, what);
         expect(self.store.complete(&self.lease, &paid()).await, what);
         expect(
-            self.store.release(&id, &nonce, Release::Tombstone).await,
+            self.store.release(&id, &nonce, Release::MayRunAgain).await,
             what,
         );
         expect(self.store.forget(&id, false).await, what);

@@ -4,8 +4,9 @@ use std::future::Future;
 use std::time::Duration;
 
 use tokio::time::timeout;
+use tower_idempotency::RedisStore;
+use tower_idempotency::store::{RecordId, RedisConnection};
 use tower_idempotency::store::{Release, Store, Subscription};
-use tower_idempotency::{RecordId, RedisConnection, RedisStore};
 
 use super::own_server::OwnServer;
 use super::{acquire, claim, open, paid, prefix};
@@ -40,14 +41,14 @@ async fn every_change_wakes(owner: RedisStore, waiter: RedisStore) {
     let lease = acquire(&owner, &first).await;
     let changed = waiter.subscribe(&first.id).await.unwrap();
     owner
-        .release(&first.id, &first.nonce, Release::Unknown)
+        .release(&first.id, &first.nonce, Release::OutcomeUnknown)
         .await
         .unwrap();
     is_woken(changed, "unknown").await;
 
     let changed = waiter.subscribe(&first.id).await.unwrap();
     owner
-        .release(&first.id, &first.nonce, Release::Tombstone)
+        .release(&first.id, &first.nonce, Release::MayRunAgain)
         .await
         .unwrap();
     is_woken(changed, "release").await;

@@ -25,7 +25,7 @@ async fn a_restart_keeps_everything() {
     store.complete(&lease, &answer("paid")).await.unwrap();
     let running = acquire(&store, &claim(2)).await;
     let released = acquire(&store, &claim(3)).await;
-    let how = Release::Tombstone;
+    let how = Release::MayRunAgain;
     store
         .release(&id(3), &released.claim.nonce, how)
         .await

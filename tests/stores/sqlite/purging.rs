@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use sqlx::SqlitePool;
+use tower_idempotency::SqliteStore;
+use tower_idempotency::options::OnLapsedLease;
 use tower_idempotency::store::{Outcome, Release, Store};
-use tower_idempotency::{OnLapsedLease, SqliteStore};
 
 use super::{Directory, acquire, claim, connect, id, pool_of};
 
@@ -44,7 +45,7 @@ async fn what_is_past_its_end_goes_in_small_batches_the_oldest_first() {
     refusing.on_lapsed_lease = OnLapsedLease::Refuse;
     refusing.retention = Duration::ZERO;
     let unknown = acquire(&store, &refusing).await;
-    let how = Release::Unknown;
+    let how = Release::OutcomeUnknown;
     store
         .release(&id(3), &unknown.claim.nonce, how)
         .await

@@ -26,7 +26,7 @@ async fn in_every_state(store: &SqliteStore, pool: &SqlitePool) {
     let completed = acquire(store, &claim(1)).await;
     store.complete(&completed, &answer("paid")).await.unwrap();
     acquire(store, &claim(2)).await;
-    for (number, how) in [(3, Release::Tombstone), (4, Release::Unknown)] {
+    for (number, how) in [(3, Release::MayRunAgain), (4, Release::OutcomeUnknown)] {
         let lease = acquire(store, &claim(number)).await;
         store
             .release(&id(number), &lease.claim.nonce, how)
@@ -135,7 +135,7 @@ async fn a_foreign_record_is_changed_by_nobody_but_by_force() {
                 .await
                 .expect_err(foreign),
             store
-                .release(id, nonce, Release::Tombstone)
+                .release(id, nonce, Release::MayRunAgain)
                 .await
                 .expect_err(foreign),
             store.forget(id, false).await.expect_err(foreign),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use sqlx::SqlitePool;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode};
 use tower_idempotency::SqliteStore;
-use tower_idempotency::store::{Claimed, RecordState, Store, StoreErrorKind, Tenure};
+use tower_idempotency::store::{Claimed, Ownership, RecordState, Store, StoreErrorKind};
 
 use super::{Directory, acquire, answer, claim, connect, id, pool_of};
 
@@ -77,15 +77,15 @@ async fn a_claim_that_finds_something_writes_nothing() {
         store.look_up(&id(1)).await.unwrap().unwrap();
     }
     // Nor does what is said again, or too late.
-    assert_eq!(store.renew(&lease).await.unwrap(), Tenure::Held);
+    assert_eq!(store.renew(&lease).await.unwrap(), Ownership::Held);
     let again = store.complete(&lease, &answer("other")).await.unwrap();
-    assert_eq!(again, Tenure::Held);
+    assert_eq!(again, Ownership::Held);
     let mut stale = in_flight.clone();
-    stale.claim.nonce = tower_idempotency::Nonce::random();
-    assert_eq!(store.renew(&stale).await.unwrap(), Tenure::Lost);
+    stale.claim.nonce = tower_idempotency::store::Nonce::random();
+    assert_eq!(store.renew(&stale).await.unwrap(), Ownership::Lost);
     assert_eq!(
         store.complete(&stale, &answer("")).await.unwrap(),
-        Tenure::Lost
+        Ownership::Lost
     );
     assert_eq!(data_version(&watching).await, before);
     let log_after = std::fs::metadata(&log).unwrap();

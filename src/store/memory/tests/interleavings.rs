@@ -53,7 +53,7 @@ fn of_claims_at_once_one_acquires() {
                     Box::new(move || {
                         if let Claimed::Acquired(lease) = bench.claim(&claim(1)) {
                             owners.fetch_add(1, Ordering::SeqCst);
-                            assert_eq!(bench.complete(&lease), Tenure::Held);
+                            assert_eq!(bench.complete(&lease), Ownership::Held);
                         }
                     }) as Box<dyn FnOnce() + Send>
                 })
@@ -81,7 +81,7 @@ fn a_guard_keeps_every_other_owner_out() {
                             return;
                         };
                         assert_eq!(holding.fetch_add(1, Ordering::SeqCst), 0, "two owners");
-                        assert_eq!(bench.shared.renew(&lease), Tenure::Held);
+                        assert_eq!(bench.shared.renew(&lease), Ownership::Held);
                         holding.fetch_sub(1, Ordering::SeqCst);
                         if thread == 0 {
                             bench.release(&own);
@@ -107,7 +107,7 @@ fn a_completion_and_a_takeover_exclude_each_other() {
         let (taken, completed) = (Arc::clone(&takes_over), Arc::clone(&completes));
         at_once(vec![
             Box::new(move || {
-                if first.complete(&stale) == Tenure::Held {
+                if first.complete(&stale) == Ownership::Held {
                     completed.fetch_add(1, Ordering::SeqCst);
                 }
             }),
@@ -115,7 +115,7 @@ fn a_completion_and_a_takeover_exclude_each_other() {
                 if let Claimed::Acquired(lease) = second.claim(&brief(1)) {
                     assert_eq!(lease.attempt, 2);
                     taken.fetch_add(1, Ordering::SeqCst);
-                    assert_eq!(second.complete(&lease), Tenure::Held);
+                    assert_eq!(second.complete(&lease), Ownership::Held);
                 }
             }),
         ]);
@@ -136,8 +136,8 @@ fn eviction_spares_what_is_in_flight() {
                     let bench = Arc::clone(&bench);
                     Box::new(move || {
                         if let Claimed::Acquired(lease) = bench.claim(&claim(id)) {
-                            assert_eq!(bench.shared.renew(&lease), Tenure::Held, "evicted");
-                            assert_eq!(bench.complete(&lease), Tenure::Held);
+                            assert_eq!(bench.shared.renew(&lease), Ownership::Held, "evicted");
+                            assert_eq!(bench.complete(&lease), Ownership::Held);
                         }
                     }) as Box<dyn FnOnce() + Send>
                 })
@@ -167,14 +167,14 @@ fn a_release_never_undoes_a_completion() {
                 first.release(&own);
             }),
             Box::new(move || {
-                if second.complete(&lease) == Tenure::Held {
+                if second.complete(&lease) == Ownership::Held {
                     completed.fetch_add(1, Ordering::SeqCst);
                 }
             }),
             Box::new(move || {
                 let next = claim(1);
                 if let Claimed::Acquired(lease) = third.claim(&next) {
-                    assert_eq!(third.shared.renew(&lease), Tenure::Held);
+                    assert_eq!(third.shared.renew(&lease), Ownership::Held);
                     third.release(&next);
                 }
             }),
@@ -207,7 +207,7 @@ fn a_claim_that_is_sent_again_is_guarded_again() {
             bench.found(&brief(1)),
             RecordState::InFlight { .. }
         ));
-        assert_eq!(bench.complete(&again), Tenure::Held);
+        assert_eq!(bench.complete(&again), Ownership::Held);
     });
 }
 
@@ -217,11 +217,11 @@ fn end_somehow(bench: &Bench, lease: Lease) {
     let Claim { id, nonce, .. } = lease.claim;
     match thread_rng().gen_range(0..6) {
         0 => drop(bench.complete(&lease)),
-        1 => drop(bench.shared.release(&id, &nonce, Release::Unknown)),
+        1 => drop(bench.shared.release(&id, &nonce, Release::OutcomeUnknown)),
         2 => drop(bench.shared.forget(&id, true)),
         3 => drop(lease),
         // The one that wakes only one.
-        _ => drop(bench.shared.release(&id, &nonce, Release::Tombstone)),
+        _ => drop(bench.shared.release(&id, &nonce, Release::MayRunAgain)),
     }
 }
 

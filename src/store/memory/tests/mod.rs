@@ -56,18 +56,18 @@ impl Bench {
         }
     }
 
-    fn complete(&self, lease: &Lease) -> Tenure {
+    fn complete(&self, lease: &Lease) -> Ownership {
         self.shared.complete(lease, &completed(b"done"))
     }
 
     /// One record, from claim to completion.
     fn run(&self, id: u8) {
-        assert_eq!(self.complete(&self.acquire(&claim(id))), Tenure::Held);
+        assert_eq!(self.complete(&self.acquire(&claim(id))), Ownership::Held);
     }
 
-    fn release(&self, claim: &Claim) -> Tenure {
+    fn release(&self, claim: &Claim) -> Ownership {
         self.shared
-            .release(&claim.id, &claim.nonce, Release::Tombstone)
+            .release(&claim.id, &claim.nonce, Release::MayRunAgain)
     }
 
     fn has(&self, id: u8) -> bool {
@@ -106,7 +106,7 @@ fn a_completion_is_found_until_its_retention_ends() {
         bench.found(&claim(1)),
         RecordState::InFlight { .. }
     ));
-    assert_eq!(bench.complete(&lease), Tenure::Held);
+    assert_eq!(bench.complete(&lease), Ownership::Held);
     bench.advance(HOUR.saturating_sub(Duration::from_millis(1)));
     let RecordState::Completed { completion, .. } = bench.found(&claim(1)) else {
         panic!()
@@ -125,7 +125,7 @@ fn tokens_grow_over_release_expiry_and_forgetting() {
     let bench = Bench::new();
     let first = claim(1);
     let mut last = bench.acquire(&first).token;
-    assert_eq!(bench.release(&first), Tenure::Held);
+    assert_eq!(bench.release(&first), Ownership::Held);
     for step in 0..3 {
         let next = claim(1);
         let lease = bench.acquire(&next);
@@ -146,7 +146,7 @@ fn a_tombstone_counts_the_attempts() {
     for attempt in 1..=3 {
         let claim = claim(1);
         assert_eq!(bench.acquire(&claim).attempt, attempt);
-        assert_eq!(bench.release(&claim), Tenure::Held);
+        assert_eq!(bench.release(&claim), Ownership::Held);
         assert!(matches!(
             bench.shared.look_up(&claim.id).unwrap().state,
             RecordState::Released
@@ -176,12 +176,12 @@ fn a_stale_owner_can_change_nothing() {
     bench.advance(HOUR / 2);
     let owner = bench.acquire(&claim(1));
     assert!(owner.token > stale.token);
-    assert_eq!(bench.shared.renew(&stale), Tenure::Lost);
-    assert_eq!(bench.release(&stale.claim), Tenure::Lost);
-    assert_eq!(bench.complete(&stale), Tenure::Lost);
-    assert_eq!(bench.complete(&owner), Tenure::Held);
-    assert_eq!(bench.complete(&stale), Tenure::Lost);
-    assert_eq!(bench.release(&stale.claim), Tenure::Lost);
+    assert_eq!(bench.shared.renew(&stale), Ownership::Lost);
+    assert_eq!(bench.release(&stale.claim), Ownership::Lost);
+    assert_eq!(bench.complete(&stale), Ownership::Lost);
+    assert_eq!(bench.complete(&owner), Ownership::Held);
+    assert_eq!(bench.complete(&stale), Ownership::Lost);
+    assert_eq!(bench.release(&stale.claim), Ownership::Lost);
     assert!(matches!(
         bench.found(&claim(1)),
         RecordState::Completed { .. }
@@ -193,13 +193,13 @@ fn a_lapse_that_nobody_took_changes_nothing_for_its_owner() {
     let bench = Bench::new();
     let lease = bench.acquire(&claim(1)).without_guard();
     bench.advance(HOUR / 2);
-    assert_eq!(bench.shared.renew(&lease), Tenure::Held);
+    assert_eq!(bench.shared.renew(&lease), Ownership::Held);
     assert!(matches!(
         bench.found(&claim(1)),
         RecordState::InFlight { .. }
     ));
     bench.advance(HOUR / 2);
-    assert_eq!(bench.complete(&lease), Tenure::Held);
+    assert_eq!(bench.complete(&lease), Ownership::Held);
 }
 
 #[test]
@@ -242,20 +242,20 @@ fn an_unknown_outcome_is_a_lapse_at_once() {
     let lease = bench.acquire(&refuse);
     let unknown = bench
         .shared
-        .release(&refuse.id, &refuse.nonce, Release::Unknown);
-    assert_eq!(unknown, Tenure::Held);
+        .release(&refuse.id, &refuse.nonce, Release::OutcomeUnknown);
+    assert_eq!(unknown, Ownership::Held);
     let mut next = claim(1);
     next.on_lapsed_lease = OnLapsedLease::Refuse;
     assert!(matches!(bench.found(&next), RecordState::Lapsed { .. }));
     // A renewal that was on its way, or the claim once more, does not revive it.
-    assert_eq!(bench.shared.renew(&lease), Tenure::Lost);
+    assert_eq!(bench.shared.renew(&lease), Ownership::Lost);
     assert!(matches!(bench.found(&refuse), RecordState::Lapsed { .. }));
     assert_eq!(bench.stats().in_flight, 1);
     // Somebody resolves it by hand, under a nonce of their own.
     next.by_hand = true;
     let by_hand = bench.acquire(&next);
-    assert_eq!(bench.complete(&by_hand), Tenure::Held);
-    assert_eq!(bench.complete(&lease), Tenure::Lost);
+    assert_eq!(bench.complete(&by_hand), Ownership::Held);
+    assert_eq!(bench.complete(&lease), Ownership::Lost);
 }
 
 #[test]
@@ -276,7 +276,7 @@ fn a_renewal_without_a_guard_keeps_a_record_from_being_forgotten() {
     let bench = Bench::new();
     let lease = bench.acquire(&claim(1)).without_guard();
     bench.advance(HOUR);
-    assert_eq!(bench.shared.renew(&lease), Tenure::Held);
+    assert_eq!(bench.shared.renew(&lease), Ownership::Held);
     bench.advance(Duration::from_secs(40));
     bench.run(2);
     assert!(bench.has(1));
@@ -301,7 +301,7 @@ fn the_nonce_that_claims_again_gets_its_lease_again() {
         bench.found(&claim(1)),
         RecordState::InFlight { .. }
     ));
-    assert_eq!(bench.complete(&after_a_lapse), Tenure::Held);
+    assert_eq!(bench.complete(&after_a_lapse), Ownership::Held);
     assert!(matches!(
         bench.found(&claim_once),
         RecordState::Completed { .. }
@@ -312,13 +312,13 @@ fn the_nonce_that_claims_again_gets_its_lease_again() {
 fn who_completed_may_say_so_again_and_nothing_deletes_a_completion() {
     let bench = Bench::new();
     let lease = bench.acquire(&claim(1));
-    assert_eq!(bench.complete(&lease), Tenure::Held);
+    assert_eq!(bench.complete(&lease), Ownership::Held);
     assert_eq!(
         bench.shared.complete(&lease, &completed(b"other")),
-        Tenure::Held
+        Ownership::Held
     );
-    assert_eq!(bench.shared.renew(&lease), Tenure::Held);
-    assert_eq!(bench.release(&lease.claim), Tenure::Lost);
+    assert_eq!(bench.shared.renew(&lease), Ownership::Held);
+    assert_eq!(bench.release(&lease.claim), Ownership::Lost);
     let RecordState::Completed { completion, .. } = bench.found(&claim(1)) else {
         panic!()
     };
@@ -330,22 +330,22 @@ fn a_completion_outlives_the_loss_of_its_record_unless_a_higher_token_is_known()
     let bench = Bench::new();
     let lease = bench.acquire(&claim(1));
     assert_eq!(bench.shared.forget(&lease.claim.id, true), Forgotten::Gone);
-    assert_eq!(bench.shared.renew(&lease), Tenure::Lost);
-    assert_eq!(bench.complete(&lease), Tenure::Held);
+    assert_eq!(bench.shared.renew(&lease), Ownership::Lost);
+    assert_eq!(bench.complete(&lease), Ownership::Held);
     assert!(bench.has(1));
     assert_eq!(bench.stats().completed, 1);
 
     let released = claim(2);
     let lease = bench.acquire(&released);
     bench.release(&released);
-    assert_eq!(bench.complete(&lease), Tenure::Held, "its own tombstone");
+    assert_eq!(bench.complete(&lease), Ownership::Held, "its own tombstone");
 
     let first = bench.acquire(&claim(3));
     bench.shared.forget(&first.claim.id, true);
     let second = claim(3);
     bench.acquire(&second);
     bench.release(&second);
-    assert_eq!(bench.complete(&first), Tenure::Lost, "a later tombstone");
+    assert_eq!(bench.complete(&first), Ownership::Lost, "a later tombstone");
 }
 
 #[test]
@@ -405,7 +405,7 @@ fn a_store_full_of_operations_in_flight_refuses() {
         bench.found(&claim(1)),
         RecordState::InFlight { .. }
     ));
-    assert_eq!(bench.complete(&held[0]), Tenure::Held);
+    assert_eq!(bench.complete(&held[0]), Ownership::Held);
     bench.acquire(&claim(3));
     assert_eq!([1, 2, 3].map(|id| bench.has(id)), [false, true, true]);
 }
@@ -445,7 +445,7 @@ fn an_answer_that_no_eviction_makes_room_for_is_sealed() {
     let lease = bench.acquire(&claim(1));
     assert_eq!(
         bench.shared.complete(&lease, &completed(&[0; 5000])),
-        Tenure::Held
+        Ownership::Held
     );
     assert!(matches!(bench.found(&claim(1)), RecordState::Sealed { .. }));
     assert_eq!(bench.stats().sealed, 1);
@@ -506,7 +506,7 @@ fn an_answer_beside_operations_in_flight_is_sealed_rather_than_forgotten() {
     let bench = Bench::with(MemoryStore::builder().max_bytes(5 * RECORD_BYTES));
     let held: Vec<_> = (1..=4).map(|id| bench.acquire(&claim(id))).collect();
     let outcome = completed(&[0; 1000]);
-    assert_eq!(bench.shared.complete(&held[0], &outcome), Tenure::Held);
+    assert_eq!(bench.shared.complete(&held[0], &outcome), Ownership::Held);
     assert!(matches!(bench.found(&claim(1)), RecordState::Sealed { .. }));
     assert_eq!(bench.stats().bytes, 4 * RECORD_BYTES);
 }
@@ -579,7 +579,7 @@ fn counts_are_right_after_any_scramble() {
                     };
                     match step % 4 {
                         0 => drop(shared.complete(&lease, &completed(b"a"))),
-                        1 => drop(shared.release(&claim.id, &claim.nonce, Release::Tombstone)),
+                        1 => drop(shared.release(&claim.id, &claim.nonce, Release::MayRunAgain)),
                         2 => drop(shared.complete(&lease, &Outcome::Sealed { retention: HOUR })),
                         _ => drop(shared.forget(&claim.id, true)),
                     }

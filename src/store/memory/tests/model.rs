@@ -339,9 +339,9 @@ fn by_lease(
         }
         Step::Renew { .. } => {
             let expected = if renewable || done {
-                Tenure::Held
+                Ownership::Held
             } else {
-                Tenure::Lost
+                Ownership::Lost
             };
             prop_assert_eq!(bench.shared.renew(&given.bare), expected);
             if renewable {
@@ -361,9 +361,9 @@ fn by_lease(
                     }
                 };
             let expected = if stores || done {
-                Tenure::Held
+                Ownership::Held
             } else {
-                Tenure::Lost
+                Ownership::Lost
             };
             let answered = bench.shared.complete(&given.bare, &outcome);
             // Whether the store still knows an overdue record is its own
@@ -373,7 +373,7 @@ fn by_lease(
                 answered == expected || either,
                 "{answered:?}, not {expected:?}"
             );
-            if answered == Tenure::Held && !done {
+            if answered == Ownership::Held && !done {
                 let until = now + kept;
                 model.records.insert(
                     id,
@@ -393,15 +393,15 @@ fn by_lease(
         }
         Step::Release { unknown, .. } => {
             let how = if unknown {
-                Release::Unknown
+                Release::OutcomeUnknown
             } else {
-                Release::Tombstone
+                Release::MayRunAgain
             };
             let answered = bench.shared.release(&given.bare.claim.id, &nonce, how);
             let expected = if in_flight {
-                Tenure::Held
+                Ownership::Held
             } else {
-                Tenure::Lost
+                Ownership::Lost
             };
             prop_assert_eq!(answered, expected);
             if in_flight && let Some(record) = model.records.get_mut(&id) {

@@ -58,7 +58,7 @@ impl Bench {
 
     fn release_as(&self, claim: &Claim, how: Release) {
         let tenure = self.shared.release(&claim.id, &claim.nonce, how);
-        assert_eq!(tenure, Tenure::Held);
+        assert_eq!(tenure, Ownership::Held);
     }
 
     #[track_caller]
@@ -72,7 +72,7 @@ fn a_completion_wakes_all_who_wait_for_it_and_nobody_else() {
     let bench = Bench::new();
     let lease = bench.acquire(&claim(1));
     let mut waiting = [bench.wait(1), bench.wait(1), bench.wait(2)];
-    assert_eq!(bench.complete(&lease), Tenure::Held);
+    assert_eq!(bench.complete(&lease), Ownership::Held);
     assert_eq!(woken(&mut waiting), [true, true, false]);
     drop(waiting);
     bench.assert_nobody_is_left();
@@ -108,8 +108,8 @@ fn what_changes_nothing_wakes_nobody() {
     let mut waiting = [bench.wait(1)];
     let stranger = claim(1);
     bench.found(&stranger);
-    assert_eq!(bench.release(&stranger), Tenure::Lost);
-    assert_eq!(bench.shared.renew(&lease), Tenure::Held);
+    assert_eq!(bench.release(&stranger), Ownership::Lost);
+    assert_eq!(bench.shared.renew(&lease), Ownership::Held);
     assert_eq!(
         bench.shared.forget(&stranger.id, false),
         Forgotten::InFlight
@@ -170,7 +170,7 @@ fn one_that_claimed_passes_nothing_on() {
     let own = bench.acquire(&claim(1));
     drop(first);
     assert!(!second.is_woken());
-    assert_eq!(bench.complete(&own), Tenure::Held);
+    assert_eq!(bench.complete(&own), Ownership::Held);
     assert!(second.is_woken());
 }
 
@@ -242,13 +242,13 @@ fn a_wake_up_is_passed_on_for_a_tombstone_that_is_over() {
 
 #[test]
 fn an_unknown_outcome_wakes_all_whatever_the_policy() {
-    for policy in [OnLapsedLease::Rerun, OnLapsedLease::Refuse] {
+    for options in [OnLapsedLease::Rerun, OnLapsedLease::Refuse] {
         let bench = Bench::new();
         let mut own = claim(1);
-        own.on_lapsed_lease = policy;
+        own.on_lapsed_lease = options;
         let _lease = bench.acquire(&own);
         let mut waiting = [bench.wait(1), bench.wait(1)];
-        bench.release_as(&own, Release::Unknown);
+        bench.release_as(&own, Release::OutcomeUnknown);
         assert_eq!(woken(&mut waiting), [true, true]);
     }
 }
@@ -284,10 +284,10 @@ fn the_removal_of_what_has_expired_wakes_all() {
 
 #[test]
 fn an_owner_that_vanishes_wakes_all_whatever_the_policy() {
-    for policy in [OnLapsedLease::Rerun, OnLapsedLease::Refuse] {
+    for options in [OnLapsedLease::Rerun, OnLapsedLease::Refuse] {
         let bench = Bench::new();
         let mut own = claim(1);
-        own.on_lapsed_lease = policy;
+        own.on_lapsed_lease = options;
         let lease = bench.acquire(&own);
         let mut waiting = [bench.wait(1), bench.wait(1)];
         drop(lease);
@@ -450,8 +450,10 @@ async fn of_a_hundred_who_wait_nobody_is_left_out() {
                     if let Claimed::Acquired(_lease) = store.claim(&own).await.unwrap() {
                         tokio::task::yield_now().await;
                         turns.fetch_add(1, Ordering::Relaxed);
-                        let ended = store.release(&own.id, &own.nonce, Release::Tombstone).await;
-                        assert_eq!(ended.unwrap(), Tenure::Held);
+                        let ended = store
+                            .release(&own.id, &own.nonce, Release::MayRunAgain)
+                            .await;
+                        assert_eq!(ended.unwrap(), Ownership::Held);
                         return;
                     }
                     drop(turn.take());

@@ -10,10 +10,10 @@ use sqlx::{AssertSqlSafe, MySqlPool, Row};
 
 use super::errors::{is_retried, meaning};
 use crate::record::FencingToken;
-use crate::store::at_rest::{AtRest, unreadable};
+use crate::store::encoding::{EncodedCompletion, unreadable};
+use crate::store::row::{FORMAT, RecordRow};
 use crate::store::sql::{Connecting, Table, failed, not_sent};
-use crate::store::stored::{FORMAT, Stored};
-use crate::store::{Record, StoreError, Tenure};
+use crate::store::{Ownership, Record, StoreError};
 
 /// How often a call is made that loses to others every time.
 const TRIES: u32 = 5;
@@ -145,11 +145,11 @@ pub(super) fn removed(rows: &[MySqlRow]) -> Result<u64, StoreError> {
     u64::try_from(removed).map_err(unreadable)
 }
 
-pub(super) fn tenure(rows: &[MySqlRow]) -> Result<Tenure, StoreError> {
+pub(super) fn tenure(rows: &[MySqlRow]) -> Result<Ownership, StoreError> {
     let row = rows.first().ok_or_else(|| unreadable("no answer"))?;
     match outcome(row)? {
-        0 => Ok(Tenure::Lost),
-        1 => Ok(Tenure::Held),
+        0 => Ok(Ownership::Lost),
+        1 => Ok(Ownership::Held),
         _ => Err(unreadable_format(row)?),
     }
 }
@@ -165,7 +165,7 @@ pub(super) fn unreadable_format(row: &MySqlRow) -> Result<StoreError, StoreError
 }
 
 pub(super) fn token_and_attempt(row: &MySqlRow) -> Result<(FencingToken, u64), StoreError> {
-    let stored = Stored {
+    let stored = RecordRow {
         format: FORMAT,
         state: 0,
         token: column(row, "token")?,
@@ -178,7 +178,7 @@ pub(super) fn token_and_attempt(row: &MySqlRow) -> Result<(FencingToken, u64), S
 }
 
 pub(super) fn record(row: &MySqlRow) -> Result<Record, StoreError> {
-    Stored {
+    RecordRow {
         format: column(row, "format")?,
         state: column(row, "state")?,
         token: column(row, "token")?,
@@ -191,7 +191,7 @@ pub(super) fn record(row: &MySqlRow) -> Result<Record, StoreError> {
 }
 
 /// `None` unless all its columns are there.
-fn answer(row: &MySqlRow) -> Result<Option<AtRest>, StoreError> {
+fn answer(row: &MySqlRow) -> Result<Option<EncodedCompletion>, StoreError> {
     let Some(answer) = column::<Option<Vec<u8>>>(row, "answer")? else {
         return Ok(None);
     };
@@ -201,7 +201,7 @@ fn answer(row: &MySqlRow) -> Result<Option<AtRest>, StoreError> {
     let kept_for = number("kept_for")?;
     let checksum = column::<Option<Vec<u8>>>(row, "answer_sha256")?;
     Ok((|| {
-        Some(AtRest {
+        Some(EncodedCompletion {
             status: status?.try_into().ok()?,
             began_at: began_at?,
             completed_at: completed_at?,

@@ -11,11 +11,11 @@ use self::errors::meaning;
 use super::{DEFAULT_TABLE, PURGE_BATCH, PURGE_INTERVAL, Purging, Table, reach};
 use crate::options::OnMismatch;
 use crate::record::{Nonce, RecordId};
-use crate::store::at_rest::{AtRest, unreadable};
-use crate::store::stored::{micros, state};
+use crate::store::encoding::{EncodedCompletion, unreadable};
+use crate::store::row::{micros, state};
 use crate::store::{
-    Claim, Claimed, Forgotten, Lease, OnLapsedLease, Outcome, Record, RecordState, Release, Store,
-    StoreError, Tenure,
+    Claim, Claimed, Forgotten, Lease, OnLapsedLease, Outcome, Ownership, Record, RecordState,
+    Release, Store, StoreError,
 };
 
 mod calls;
@@ -216,7 +216,7 @@ impl Store for MySqlStore {
         }
     }
 
-    async fn renew(&self, lease: &Lease) -> Result<Tenure, StoreError> {
+    async fn renew(&self, lease: &Lease) -> Result<Ownership, StoreError> {
         let rows = self
             .calls
             .run(&self.calls.statements.renew, |call| {
@@ -228,8 +228,8 @@ impl Store for MySqlStore {
         calls::tenure(&rows)
     }
 
-    async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Tenure, StoreError> {
-        let (answer, retention) = AtRest::of_outcome(outcome);
+    async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Ownership, StoreError> {
+        let (answer, retention) = EncodedCompletion::of_outcome(outcome);
         let (answer, kept_for) = (answer.as_ref(), micros(retention));
         let rows = self
             .calls
@@ -261,13 +261,13 @@ impl Store for MySqlStore {
         id: &RecordId,
         nonce: &Nonce,
         how: Release,
-    ) -> Result<Tenure, StoreError> {
+    ) -> Result<Ownership, StoreError> {
         let rows = self
             .calls
             .run(&self.calls.statements.release, |call| {
                 call.bind(&id.as_bytes()[..])
                     .bind(&nonce.as_bytes()[..])
-                    .bind(how == Release::Unknown)
+                    .bind(how == Release::OutcomeUnknown)
             })
             .await?;
         calls::tenure(&rows)

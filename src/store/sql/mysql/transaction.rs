@@ -8,10 +8,12 @@ use super::MySqlStore;
 use super::calls::column;
 use super::errors::meaning;
 use crate::record::RecordId;
-use crate::store::at_rest::{AtRest, unreadable};
+use crate::store::encoding::{EncodedCompletion, unreadable};
+use crate::store::row::{micros, state};
 use crate::store::sql::failed;
-use crate::store::sql::transaction::{Engine, Fate, InDatabase, Inside, Later};
-use crate::store::stored::{micros, state};
+use crate::store::sql::transaction::{
+    BoxFuture, CompletedInside, Engine, TransactionFate, TransactionalStore,
+};
 use crate::store::{Lease, Outcome, StoreError};
 
 impl Engine for MySql {
@@ -24,8 +26,8 @@ impl Engine for MySql {
         transaction: &'a mut MySqlConnection,
         lease: &'a Lease,
         outcome: &'a Outcome,
-    ) -> Result<Inside, sqlx::Error> {
-        let (answer, retention) = AtRest::of_outcome(outcome);
+    ) -> Result<CompletedInside, sqlx::Error> {
+        let (answer, retention) = EncodedCompletion::of_outcome(outcome);
         let answer = answer.as_ref();
         let statement = &store.calls.statements.complete_within;
         let rows = sqlx::query(AssertSqlSafe(Arc::clone(statement)))
@@ -48,8 +50,8 @@ impl Engine for MySql {
             .await?;
         let row = rows.first().ok_or(sqlx::Error::RowNotFound)?;
         Ok(match row.try_get::<i64, _>("outcome")? {
-            1 => Inside::Held,
-            _ => Inside::Lost,
+            1 => CompletedInside::Held,
+            _ => CompletedInside::Lost,
         })
     }
 
@@ -58,8 +60,8 @@ impl Engine for MySql {
     }
 }
 
-impl InDatabase for MySqlStore {
-    fn fate<'a>(&'a self, lease: &'a Lease) -> Later<'a, Result<Fate, StoreError>> {
+impl TransactionalStore for MySqlStore {
+    fn fate<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<TransactionFate, StoreError>> {
         Box::pin(async move {
             let rows = self
                 .calls
@@ -70,15 +72,15 @@ impl InDatabase for MySqlStore {
                 .await?;
             let row = rows.first().ok_or_else(|| unreadable("no answer"))?;
             match (column::<Option<i64>>(row, "state")?, column(row, "own")?) {
-                (Some(state), Some(is_own)) => Ok(Fate::of(state, is_own)),
-                _ if column(row, "there")? => Ok(Fate::UnderWay),
-                _ => Ok(Fate::Absent),
+                (Some(state), Some(is_own)) => Ok(TransactionFate::of(state, is_own)),
+                _ if column(row, "there")? => Ok(TransactionFate::UnderWay),
+                _ => Ok(TransactionFate::Absent),
             }
         })
     }
 
     /// Nobody is told here: who waits looks for himself.
-    fn wake<'a>(&'a self, _: &'a RecordId) -> Later<'a, Result<(), StoreError>> {
+    fn wake<'a>(&'a self, _: &'a RecordId) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async { Ok(()) })
     }
 }

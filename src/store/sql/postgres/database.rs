@@ -14,8 +14,8 @@ use super::row::column;
 use super::schema;
 use crate::record::RecordId;
 use crate::store::StoreError;
-use crate::store::at_rest::unreadable;
-use crate::store::stored::micros;
+use crate::store::encoding::unreadable;
+use crate::store::row::micros;
 
 /// How often a call is made that lost against another, above READ COMMITTED:
 /// each time one of them has won.

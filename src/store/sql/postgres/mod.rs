@@ -12,11 +12,11 @@ use self::meaning::meaning;
 use self::row::{column, not_of_this_version, stored, tenure};
 use super::{DEFAULT_TABLE, PURGE_INTERVAL, Purging, Table, reach};
 use crate::record::{Nonce, RecordId};
-use crate::store::at_rest::AtRest;
-use crate::store::stored::micros;
+use crate::store::encoding::EncodedCompletion;
+use crate::store::row::micros;
 use crate::store::{
-    Claim, Claimed, Forgotten, Lease, OnLapsedLease, OnMismatch, Outcome, Record, Release, Store,
-    StoreError, Subscription, Tenure,
+    Claim, Claimed, Forgotten, Lease, OnLapsedLease, OnMismatch, Outcome, Ownership, Record,
+    Release, Store, StoreError, Subscription,
 };
 
 mod database;
@@ -202,7 +202,7 @@ impl Store for PostgresStore {
         stored.record().map(Claimed::Found)
     }
 
-    async fn renew(&self, lease: &Lease) -> Result<Tenure, StoreError> {
+    async fn renew(&self, lease: &Lease) -> Result<Ownership, StoreError> {
         let database = &self.shared.database;
         let row = database
             .call(&database.statements.renew, |call| {
@@ -214,8 +214,8 @@ impl Store for PostgresStore {
         tenure(&row)
     }
 
-    async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Tenure, StoreError> {
-        let (answer, retention) = AtRest::of_outcome(outcome);
+    async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Ownership, StoreError> {
+        let (answer, retention) = EncodedCompletion::of_outcome(outcome);
         let answer = answer.as_ref();
         let database = &self.shared.database;
         let row = database
@@ -243,13 +243,13 @@ impl Store for PostgresStore {
         id: &RecordId,
         nonce: &Nonce,
         how: Release,
-    ) -> Result<Tenure, StoreError> {
+    ) -> Result<Ownership, StoreError> {
         let database = &self.shared.database;
         let row = database
             .call(&database.statements.release, |call| {
                 call.bind(&id.as_bytes()[..])
                     .bind(&nonce.as_bytes()[..])
-                    .bind(how == Release::Unknown)
+                    .bind(how == Release::OutcomeUnknown)
             })
             .await?;
         tenure(&row)

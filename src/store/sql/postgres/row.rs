@@ -7,9 +7,9 @@ use sqlx::{Postgres, Row};
 
 use super::super::failed;
 use super::meaning::meaning;
-use crate::store::at_rest::{AtRest, unreadable};
-use crate::store::stored::{FORMAT, Stored, state};
-use crate::store::{StoreError, Tenure};
+use crate::store::encoding::{EncodedCompletion, unreadable};
+use crate::store::row::{FORMAT, RecordRow, state};
+use crate::store::{Ownership, StoreError};
 
 pub(super) fn column<'r, T>(
     row: &'r PgRow,
@@ -21,11 +21,11 @@ where
     row.try_get(index).map_err(|error| failed(error, meaning))
 }
 
-pub(super) fn stored(row: &PgRow) -> Result<Stored, StoreError> {
+pub(super) fn stored(row: &PgRow) -> Result<RecordRow, StoreError> {
     let state = column::<Option<i16>>(row, "state")?.map_or(0, i64::from);
     let format = column::<Option<i16>>(row, "format")?.map_or(0, i64::from);
     let has_answer = state == state::COMPLETED && format == FORMAT;
-    Ok(Stored {
+    Ok(RecordRow {
         format,
         state,
         token: column(row, "token")?,
@@ -36,10 +36,10 @@ pub(super) fn stored(row: &PgRow) -> Result<Stored, StoreError> {
     })
 }
 
-fn answer(row: &PgRow) -> Result<AtRest, StoreError> {
+fn answer(row: &PgRow) -> Result<EncodedCompletion, StoreError> {
     let checksum: Vec<u8> = column(row, "answer_sha256")?;
     let kept_for: i64 = column(row, "kept_for")?;
-    Ok(AtRest {
+    Ok(EncodedCompletion {
         status: column::<i16>(row, "status")?.cast_unsigned(),
         began_at: column(row, "began_at")?,
         completed_at: column(row, "completed_at")?,
@@ -50,10 +50,10 @@ fn answer(row: &PgRow) -> Result<AtRest, StoreError> {
     })
 }
 
-pub(super) fn tenure(row: &PgRow) -> Result<Tenure, StoreError> {
+pub(super) fn tenure(row: &PgRow) -> Result<Ownership, StoreError> {
     match column::<Option<bool>>(row, 0)? {
-        Some(true) => Ok(Tenure::Held),
-        Some(false) => Ok(Tenure::Lost),
+        Some(true) => Ok(Ownership::Held),
+        Some(false) => Ok(Ownership::Lost),
         None => Err(not_of_this_version()),
     }
 }

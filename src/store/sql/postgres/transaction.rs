@@ -6,13 +6,15 @@ use sqlx::error::DatabaseError;
 use sqlx::{AssertSqlSafe, PgConnection, Postgres, Row};
 
 use super::super::failed;
-use super::super::transaction::{Engine, Fate, InDatabase, Inside, Later};
+use super::super::transaction::{
+    BoxFuture, CompletedInside, Engine, TransactionFate, TransactionalStore,
+};
 use super::meaning::meaning;
 use super::row::column;
 use super::{PostgresStore, within_reach};
 use crate::record::RecordId;
-use crate::store::at_rest::AtRest;
-use crate::store::stored::micros;
+use crate::store::encoding::EncodedCompletion;
+use crate::store::row::micros;
 use crate::store::{Lease, Outcome, StoreError};
 
 impl Engine for Postgres {
@@ -25,8 +27,8 @@ impl Engine for Postgres {
         transaction: &'a mut PgConnection,
         lease: &'a Lease,
         outcome: &'a Outcome,
-    ) -> Result<Inside, sqlx::Error> {
-        let (answer, retention) = AtRest::of_outcome(outcome);
+    ) -> Result<CompletedInside, sqlx::Error> {
+        let (answer, retention) = EncodedCompletion::of_outcome(outcome);
         let answer = answer.as_ref();
         let statement = &store.shared.database.statements.complete_within;
         let row = sqlx::query(AssertSqlSafe(Arc::clone(statement)))
@@ -42,9 +44,9 @@ impl Engine for Postgres {
             .fetch_one(transaction)
             .await?;
         Ok(match row.try_get::<i16, _>(0)? {
-            1 => Inside::Held,
-            2 => Inside::HeldAndAwaited,
-            _ => Inside::Lost,
+            1 => CompletedInside::Held,
+            2 => CompletedInside::HeldAndAwaited,
+            _ => CompletedInside::Lost,
         })
     }
 
@@ -60,8 +62,8 @@ pub(in crate::store::sql) fn gave_way(error: &sqlx::Error) -> bool {
     matches!(code.as_deref(), Some("40001" | "40P01" | "55P03"))
 }
 
-impl InDatabase for PostgresStore {
-    fn fate<'a>(&'a self, lease: &'a Lease) -> Later<'a, Result<Fate, StoreError>> {
+impl TransactionalStore for PostgresStore {
+    fn fate<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<TransactionFate, StoreError>> {
         Box::pin(async move {
             let database = &self.shared.database;
             let row = database
@@ -71,14 +73,14 @@ impl InDatabase for PostgresStore {
                 })
                 .await?;
             match (column::<Option<i16>>(&row, 0)?, column(&row, 1)?) {
-                (Some(state), Some(is_own)) => Ok(Fate::of(state.into(), is_own)),
-                _ if column(&row, 2)? => Ok(Fate::UnderWay),
-                _ => Ok(Fate::Absent),
+                (Some(state), Some(is_own)) => Ok(TransactionFate::of(state.into(), is_own)),
+                _ if column(&row, 2)? => Ok(TransactionFate::UnderWay),
+                _ => Ok(TransactionFate::Absent),
             }
         })
     }
 
-    fn wake<'a>(&'a self, id: &'a RecordId) -> Later<'a, Result<(), StoreError>> {
+    fn wake<'a>(&'a self, id: &'a RecordId) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
             let database = &self.shared.database;
             let call = database.call(&database.statements.changed, |call| {

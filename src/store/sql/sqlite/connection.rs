@@ -15,7 +15,7 @@ use super::super::{failed, not_sent};
 use super::meaning::{is_busy, meaning};
 use super::records::Records;
 use crate::store::StoreError;
-use crate::store::at_rest::micros_since_epoch;
+use crate::store::encoding::micros_since_epoch;
 
 /// For how long a statement is tried again while other processes write.
 const PATIENCE: Duration = Duration::from_secs(5);

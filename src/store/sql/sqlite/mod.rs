@@ -22,8 +22,8 @@ use sqlx::sqlite::SqliteConnectOptions;
 use super::{DEFAULT_TABLE, PURGE_INTERVAL, Purging, Table};
 use crate::record::{Nonce, RecordId};
 use crate::store::{
-    Claim, Claimed, Forgotten, Lease, Outcome, Record, Release, Store, StoreError, Subscription,
-    Tenure,
+    Claim, Claimed, Forgotten, Lease, Outcome, Ownership, Record, Release, Store, StoreError,
+    Subscription,
 };
 
 use records::Records;
@@ -211,11 +211,11 @@ impl Store for SqliteStore {
         self.records.claim(claim).await
     }
 
-    async fn renew(&self, lease: &Lease) -> Result<Tenure, StoreError> {
+    async fn renew(&self, lease: &Lease) -> Result<Ownership, StoreError> {
         self.records.renew(lease).await
     }
 
-    async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Tenure, StoreError> {
+    async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Ownership, StoreError> {
         self.records.complete(lease, outcome).await
     }
 
@@ -224,7 +224,7 @@ impl Store for SqliteStore {
         id: &RecordId,
         nonce: &Nonce,
         how: Release,
-    ) -> Result<Tenure, StoreError> {
+    ) -> Result<Ownership, StoreError> {
         self.records.release(id, nonce, how).await
     }
 

@@ -11,11 +11,11 @@ use super::statements::Statements;
 use super::wake_ups::WakeUps;
 use crate::options::OnMismatch;
 use crate::record::{FencingToken, Nonce, RecordId};
-use crate::store::at_rest::{AtRest, unreadable};
-use crate::store::stored::{micros, state};
+use crate::store::encoding::{EncodedCompletion, unreadable};
+use crate::store::row::{micros, state};
 use crate::store::{
-    Claim, Claimed, Forgotten, Lease, OnLapsedLease, Outcome, Record, RecordState, Release,
-    StoreError, StoreErrorKind, Tenure,
+    Claim, Claimed, Forgotten, Lease, OnLapsedLease, Outcome, Ownership, Record, RecordState,
+    Release, StoreError, StoreErrorKind,
 };
 
 /// How often a claim looks again at a record that changed while it was about
@@ -102,7 +102,7 @@ impl Records {
         }
     }
 
-    pub(super) async fn renew(&self, lease: &Lease) -> Result<Tenure, StoreError> {
+    pub(super) async fn renew(&self, lease: &Lease) -> Result<Ownership, StoreError> {
         let claim = &lease.claim;
         let rows = self
             .write(&self.statements.renew, |statement| {
@@ -121,8 +121,8 @@ impl Records {
         &self,
         lease: &Lease,
         outcome: &Outcome,
-    ) -> Result<Tenure, StoreError> {
-        let (answer, retention) = AtRest::of_outcome(outcome);
+    ) -> Result<Ownership, StoreError> {
+        let (answer, retention) = EncodedCompletion::of_outcome(outcome);
         let state = match answer {
             Some(_) => state::COMPLETED,
             None => state::SEALED,
@@ -160,10 +160,10 @@ impl Records {
         id: &RecordId,
         nonce: &Nonce,
         how: Release,
-    ) -> Result<Tenure, StoreError> {
+    ) -> Result<Ownership, StoreError> {
         let state = match how {
-            Release::Tombstone => state::RELEASED,
-            Release::Unknown => state::UNKNOWN,
+            Release::MayRunAgain => state::RELEASED,
+            Release::OutcomeUnknown => state::UNKNOWN,
         };
         let rows = self
             .write(&self.statements.release, |statement| {
@@ -175,10 +175,10 @@ impl Records {
             .await?;
         if rows.is_empty() {
             self.is_readable(id).await?;
-            return Ok(Tenure::Lost);
+            return Ok(Ownership::Lost);
         }
         self.wake_ups.wake(id);
-        Ok(Tenure::Held)
+        Ok(Ownership::Held)
     }
 
     /// What became of a renewal or completion that changed nothing, too.
@@ -190,16 +190,20 @@ impl Records {
         changed: bool,
         id: &RecordId,
         nonce: &Nonce,
-    ) -> Result<Tenure, StoreError> {
+    ) -> Result<Ownership, StoreError> {
         if changed {
-            return Ok(Tenure::Held);
+            return Ok(Ownership::Held);
         }
         let Some(found) = self.find(id, nonce).await? else {
-            return Ok(Tenure::Lost);
+            return Ok(Ownership::Lost);
         };
         let is_done = found.is_done() && !found.is_over();
         found.record()?;
-        Ok(if is_done { Tenure::Held } else { Tenure::Lost })
+        Ok(if is_done {
+            Ownership::Held
+        } else {
+            Ownership::Lost
+        })
     }
 
     pub(super) async fn look_up(&self, id: &RecordId) -> Result<Option<Record>, StoreError> {

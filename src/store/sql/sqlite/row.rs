@@ -8,8 +8,8 @@ use sqlx::{Decode, Error, Row, Sqlite, Type};
 
 use super::super::failed;
 use super::meaning::meaning;
-use crate::store::at_rest::{AtRest, unreadable};
-use crate::store::stored::{FORMAT, Stored, state};
+use crate::store::encoding::{EncodedCompletion, unreadable};
+use crate::store::row::{FORMAT, RecordRow, state};
 use crate::store::{Record, StoreError};
 
 /// What was found under an id.
@@ -17,7 +17,7 @@ pub(super) struct Found {
     /// The nonce that was asked with is the record's.
     owned: bool,
     is_over: bool,
-    stored: Stored,
+    stored: RecordRow,
 }
 
 impl Found {
@@ -125,7 +125,7 @@ impl Columns {
         Ok(Found {
             owned: self.owned,
             is_over: self.expires_at.is_some_and(|end| end <= self.now),
-            stored: Stored {
+            stored: RecordRow {
                 format: self.format,
                 state: self.state,
                 token: self.token,
@@ -139,10 +139,10 @@ impl Columns {
 }
 
 impl Answer {
-    fn at_rest(self) -> Result<AtRest, StoreError> {
+    fn at_rest(self) -> Result<EncodedCompletion, StoreError> {
         let beyond = |_| unreadable("a number of its answer is beyond what it can be");
         let checksum = self.checksum.try_into();
-        Ok(AtRest {
+        Ok(EncodedCompletion {
             status: self.status.try_into().map_err(beyond)?,
             began_at: self.began_at,
             completed_at: self.completed_at,

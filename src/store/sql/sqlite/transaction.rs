@@ -7,10 +7,12 @@ use super::connection::clock;
 use super::meaning::meaning;
 use super::records::signed;
 use crate::record::RecordId;
-use crate::store::at_rest::AtRest;
+use crate::store::encoding::EncodedCompletion;
+use crate::store::row::{micros, state};
 use crate::store::sql::failed;
-use crate::store::sql::transaction::{Engine, Fate, InDatabase, Inside, Later};
-use crate::store::stored::{micros, state};
+use crate::store::sql::transaction::{
+    BoxFuture, CompletedInside, Engine, TransactionFate, TransactionalStore,
+};
 use crate::store::{Lease, Outcome, StoreError, StoreErrorKind};
 
 impl Engine for Sqlite {
@@ -25,8 +27,8 @@ impl Engine for Sqlite {
         transaction: &'a mut SqliteConnection,
         lease: &'a Lease,
         outcome: &'a Outcome,
-    ) -> Result<Inside, sqlx::Error> {
-        let (answer, retention) = AtRest::of_outcome(outcome);
+    ) -> Result<CompletedInside, sqlx::Error> {
+        let (answer, retention) = EncodedCompletion::of_outcome(outcome);
         let state = match answer {
             Some(_) => state::COMPLETED,
             None => state::SEALED,
@@ -47,10 +49,10 @@ impl Engine for Sqlite {
             .fetch_all(transaction)
             .await?;
         Ok(if rows.is_empty() {
-            Inside::Lost
+            CompletedInside::Lost
         } else {
             // Who waits in this process costs nothing to tell.
-            Inside::HeldAndAwaited
+            CompletedInside::HeldAndAwaited
         })
     }
 
@@ -59,8 +61,8 @@ impl Engine for Sqlite {
     }
 }
 
-impl InDatabase for SqliteStore {
-    fn fate<'a>(&'a self, lease: &'a Lease) -> Later<'a, Result<Fate, StoreError>> {
+impl TransactionalStore for SqliteStore {
+    fn fate<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<TransactionFate, StoreError>> {
         Box::pin(async move {
             let records = &self.records;
             let written = records.write(&records.statements.fate, |statement| {
@@ -71,20 +73,20 @@ impl InDatabase for SqliteStore {
             let rows = match written.await {
                 Ok(rows) => rows,
                 Err(error) if error.kind() == StoreErrorKind::Contention => {
-                    return Ok(Fate::UnderWay);
+                    return Ok(TransactionFate::UnderWay);
                 }
                 Err(error) => return Err(error),
             };
             let Some(row) = rows.first() else {
-                return Ok(Fate::Absent);
+                return Ok(TransactionFate::Absent);
             };
             let (state, is_own): (i64, bool) = (|| Ok((row.try_get(0)?, row.try_get(1)?)))()
                 .map_err(|error| failed(error, meaning))?;
-            Ok(Fate::of(state, is_own))
+            Ok(TransactionFate::of(state, is_own))
         })
     }
 
-    fn wake<'a>(&'a self, id: &'a RecordId) -> Later<'a, Result<(), StoreError>> {
+    fn wake<'a>(&'a self, id: &'a RecordId) -> BoxFuture<'a, Result<(), StoreError>> {
         self.records.wake_ups.wake(id);
         Box::pin(async { Ok(()) })
     }

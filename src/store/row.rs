@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(crate) use super::at_rest::micros;
-use super::at_rest::{AtRest, unreadable};
+pub(crate) use super::encoding::micros;
+use super::encoding::{EncodedCompletion, unreadable};
 use super::{Record, RecordState, StoreError};
 use crate::record::{FencingToken, Fingerprint};
 
@@ -23,7 +23,7 @@ pub(crate) mod state {
 
 /// The columns or fields of one record, unchecked.
 #[derive(Debug)]
-pub(crate) struct Stored {
+pub(crate) struct RecordRow {
     pub(crate) format: i64,
     pub(crate) state: i64,
     pub(crate) token: i64,
@@ -33,10 +33,10 @@ pub(crate) struct Stored {
     /// Microseconds until the lease lapses; none are left of a lapsed one.
     pub(crate) lapses_in: i64,
     /// Of a completed record.
-    pub(crate) answer: Option<AtRest>,
+    pub(crate) answer: Option<EncodedCompletion>,
 }
 
-impl Stored {
+impl RecordRow {
     /// The record.
     ///
     /// # Errors

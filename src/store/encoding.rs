@@ -22,17 +22,17 @@ use crate::record::Completion;
 /// ```
 /// use http::StatusCode;
 /// use std::time::SystemTime;
-/// use tower_idempotency::{Completion, store::AtRest};
+/// use tower_idempotency::store::{Completion, EncodedCompletion};
 ///
 /// let paid = Completion::new(StatusCode::CREATED, "paid", SystemTime::now());
-/// let mut kept = AtRest::of(&paid).expect("a status that can be encoded");
+/// let mut kept = EncodedCompletion::of(&paid).expect("a status that can be encoded");
 /// assert_eq!(kept.completion().unwrap().body, "paid");
 ///
 /// kept.answer.truncate(4);
 /// assert!(kept.completion().is_err());
 /// ```
 #[derive(Clone, PartialEq, Eq)]
-pub struct AtRest {
+pub struct EncodedCompletion {
     /// The status of the answer, which is in the message too.
     pub status: u16,
     /// [`Completion::began_at`], in microseconds since 1970.
@@ -49,7 +49,7 @@ pub struct AtRest {
     pub checksum: [u8; 32],
 }
 
-impl AtRest {
+impl EncodedCompletion {
     /// What to keep of a completion.
     ///
     /// `None` if its status is not one of a final answer, 200 to 599: a Binary
@@ -106,9 +106,9 @@ impl AtRest {
 }
 
 /// No byte of the answer (G10).
-impl fmt::Debug for AtRest {
+impl fmt::Debug for EncodedCompletion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AtRest")
+        f.debug_struct("EncodedCompletion")
             .field("status", &self.status)
             .field("length", &self.length)
             .finish_non_exhaustive()
@@ -241,28 +241,34 @@ mod tests {
     #[test]
     fn what_is_kept_is_read_again() {
         let rich = rich();
-        same(&AtRest::of(&rich).unwrap().completion().unwrap(), &rich);
+        same(
+            &EncodedCompletion::of(&rich).unwrap().completion().unwrap(),
+            &rich,
+        );
         let mut bare = Completion::new(StatusCode::NO_CONTENT, "", UNIX_EPOCH);
         bare.began_at = UNIX_EPOCH - Duration::from_micros(7);
-        same(&AtRest::of(&bare).unwrap().completion().unwrap(), &bare);
+        same(
+            &EncodedCompletion::of(&bare).unwrap().completion().unwrap(),
+            &bare,
+        );
     }
 
     #[test]
     fn a_status_that_is_no_final_answer_is_not_kept() {
         for status in [100, 199, 600, 999] {
             let status = StatusCode::from_u16(status).unwrap();
-            assert!(AtRest::of(&Completion::new(status, "", UNIX_EPOCH)).is_none());
+            assert!(EncodedCompletion::of(&Completion::new(status, "", UNIX_EPOCH)).is_none());
         }
         for status in [200, 599] {
             let status = StatusCode::from_u16(status).unwrap();
-            assert!(AtRest::of(&Completion::new(status, "", UNIX_EPOCH)).is_some());
+            assert!(EncodedCompletion::of(&Completion::new(status, "", UNIX_EPOCH)).is_some());
         }
     }
 
     #[test]
     fn nothing_but_the_whole_is_read() {
-        let whole = AtRest::of(&rich()).unwrap();
-        let is_unreadable = |kept: AtRest| {
+        let whole = EncodedCompletion::of(&rich()).unwrap();
+        let is_unreadable = |kept: EncodedCompletion| {
             assert_eq!(
                 kept.completion().unwrap_err().kind(),
                 StoreErrorKind::Unreadable
@@ -315,10 +321,11 @@ mod tests {
 
     #[test]
     fn debug_shows_no_byte_of_an_answer() {
-        let kept = AtRest::of(&Completion::new(StatusCode::OK, "secret", UNIX_EPOCH)).unwrap();
+        let kept =
+            EncodedCompletion::of(&Completion::new(StatusCode::OK, "secret", UNIX_EPOCH)).unwrap();
         assert_eq!(
             format!("{kept:?}"),
-            "AtRest { status: 200, length: 12, .. }"
+            "EncodedCompletion { status: 200, length: 12, .. }"
         );
     }
 
@@ -351,7 +358,7 @@ mod tests {
             if completion.trailers.as_ref().is_some_and(HeaderMap::is_empty) {
                 completion.trailers = None;
             }
-            same(&AtRest::of(&completion).unwrap().completion().unwrap(), &completion);
+            same(&EncodedCompletion::of(&completion).unwrap().completion().unwrap(), &completion);
         }
     }
 }

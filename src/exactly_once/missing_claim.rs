@@ -3,12 +3,12 @@
 use std::error::Error;
 use std::fmt;
 
-/// There is no [`SqlClaim`](crate::SqlClaim) of the kind that a handler asked
+/// There is no [`SqlClaim`](crate::exactly_once::SqlClaim) of the kind that a handler asked
 /// for: its request is not protected, or the layer's store is not in that kind
 /// of database. As a response (feature `axum`) a 500, since the handler asked
 /// for what its route does not give.
 #[derive(Debug)]
-pub struct NoClaim(Lacks);
+pub struct MissingClaim(Lacks);
 
 #[derive(Debug)]
 enum Lacks {
@@ -16,7 +16,7 @@ enum Lacks {
     Store(&'static str),
 }
 
-impl NoClaim {
+impl MissingClaim {
     pub(crate) const NOT_PROTECTED: Self = Self(Lacks::Protection);
 
     pub(crate) fn not_in(database: &'static str) -> Self {
@@ -24,7 +24,7 @@ impl NoClaim {
     }
 }
 
-impl fmt::Display for NoClaim {
+impl fmt::Display for MissingClaim {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             Lacks::Protection => f.write_str("the request is not protected by an idempotency key"),
@@ -35,7 +35,7 @@ impl fmt::Display for NoClaim {
     }
 }
 
-impl Error for NoClaim {}
+impl Error for MissingClaim {}
 
 #[cfg(feature = "axum")]
 mod extract {
@@ -44,11 +44,11 @@ mod extract {
     use http::StatusCode;
     use http::request::Parts;
 
-    use super::{Lacks, NoClaim};
+    use super::{Lacks, MissingClaim};
     use crate::exactly_once::SqlClaim;
     use crate::store::sql::transaction::SqlDatabase;
 
-    impl IntoResponse for NoClaim {
+    impl IntoResponse for MissingClaim {
         fn into_response(self) -> Response {
             let error: &dyn std::error::Error = &self;
             tracing::error!(
@@ -61,21 +61,24 @@ mod extract {
     }
 
     impl<S: Sync, DB: SqlDatabase> FromRequestParts<S> for SqlClaim<DB> {
-        type Rejection = NoClaim;
+        type Rejection = MissingClaim;
 
-        async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, NoClaim> {
+        async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, MissingClaim> {
             Self::of(&parts.extensions)
         }
     }
 
     /// `None` where the request is not protected.
     impl<S: Sync, DB: SqlDatabase> OptionalFromRequestParts<S> for SqlClaim<DB> {
-        type Rejection = NoClaim;
+        type Rejection = MissingClaim;
 
-        async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, NoClaim> {
+        async fn from_request_parts(
+            parts: &mut Parts,
+            _: &S,
+        ) -> Result<Option<Self>, MissingClaim> {
             match Self::of(&parts.extensions) {
                 Ok(claim) => Ok(Some(claim)),
-                Err(NoClaim(Lacks::Protection)) => Ok(None),
+                Err(MissingClaim(Lacks::Protection)) => Ok(None),
                 Err(other) => Err(other),
             }
         }
