@@ -139,10 +139,11 @@ pub mod store;
 
 pub use counts::Counts;
 pub use error::ConfigError;
+pub use layer::IdempotencyLayer;
+pub use layer::builder::IdempotencyLayerBuilder;
 pub use layer::future::ResponseFuture;
 pub use layer::records::Resolved;
 pub use layer::service::Idempotency;
-pub use layer::{IdempotencyLayer, IdempotencyLayerBuilder};
 pub use message::body::RequestTrailers;
 pub use message::request_body::RequestBody;
 pub use message::response_body::ResponseBody;
