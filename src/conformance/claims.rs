@@ -1,6 +1,6 @@
 //! Who gets a record, and what everybody else is told.
 
-use crate::options::OnMismatch;
+use crate::store::OnMismatch;
 use crate::store::{Claim, Claimed, Lease, Outcome, RecordState, Release};
 
 use crate::conformance::answer::{DAY, answer};

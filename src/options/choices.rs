@@ -27,17 +27,6 @@ pub enum KeysPer {
     Route,
 }
 
-/// What a key gets that comes with another request.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum OnMismatch {
-    /// `key-reused`.
-    #[default]
-    Reject,
-    /// The first answer, whatever was asked this time.
-    Replay,
-}
-
 /// What becomes of an operation whose answer can't be recorded: it is larger
 /// than `max_recorded_body`, a stream of events, or an upgrade.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -6,13 +6,11 @@ pub(crate) mod key;
 pub mod recording;
 pub(crate) mod route;
 
-pub use choices::{
-    KeysPer, OnDisconnect, OnInFlight, OnMismatch, OnOversize, OnStoreError, Require,
-};
+pub use choices::{KeysPer, OnDisconnect, OnInFlight, OnOversize, OnStoreError, Require};
 pub use fingerprint::{FingerprintBody, JsonFingerprint};
 pub use key::{KeyFormat, KeySyntax};
 
-pub use crate::store::OnLapsedLease;
+pub use crate::store::{OnLapsedLease, OnMismatch};
 
 use std::fmt;
 use std::ops::RangeInclusive;

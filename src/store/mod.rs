@@ -1,25 +1,32 @@
-//! The contract between the layer and what keeps its records.
+//! The contract between the layer and a store of records, and the stores that
+//! this crate has.
+//!
+//! Public: [`Store`] and the types of its operations ([`Claim`], [`Lease`],
+//! [`Record`] and what they contain), [`AnyStore`], the options of each store,
+//! `Encryption`, and `EncodedCompletion` for stores of one's own.
+//!
+//! May use: `message`, `record`, `runtime`.
 
-use std::any::Any;
-use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::options::OnMismatch;
 pub use crate::record::{Completion, FencingToken, Fingerprint, Nonce, RecordId, ScopeDigest};
 
 mod any;
+mod claim;
 #[cfg(feature = "at-rest")]
 pub(crate) mod encoding;
 #[cfg(feature = "encryption")]
 pub(crate) mod encrypted;
 mod erased;
 mod error;
+mod lease;
 #[cfg(feature = "memory")]
 pub(crate) mod memory;
 #[cfg(feature = "redis")]
 pub(crate) mod notify;
+mod record;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
 #[cfg(any(feature = "redis", feature = "_sql"))]
@@ -29,6 +36,7 @@ pub(crate) mod sql;
 mod subscription;
 
 pub use any::AnyStore;
+pub use claim::{Claim, Claimed, OnLapsedLease, OnMismatch};
 #[cfg(feature = "at-rest")]
 pub use encoding::EncodedCompletion;
 #[cfg(feature = "encryption")]
@@ -37,8 +45,11 @@ pub use encrypted::Encryption;
 pub(crate) use erased::StoreFuture;
 pub(crate) use erased::{DynStore, erased};
 pub use error::{StoreError, StoreErrorKind};
+pub(crate) use lease::LeaseGuard;
+pub use lease::{Lease, Outcome, Ownership, Release};
 #[cfg(feature = "memory")]
 pub use memory::{MemoryStats, MemoryStoreBuilder, WhenFull};
+pub use record::{Forgotten, Record, RecordState};
 #[cfg(feature = "redis")]
 pub use redis::{RedisConnection, RedisStoreBuilder};
 #[cfg(feature = "mysql")]
@@ -49,66 +60,68 @@ pub use sql::postgres::PostgresStoreBuilder;
 pub use sql::sqlite::SqliteStoreBuilder;
 pub use subscription::Subscription;
 
-/// How often a record is looked at whose store does not say when it changes.
+/// How often a waiter looks at its record, if its store does not say when the
+/// record changes.
 pub(crate) const POLL: Duration = Duration::from_millis(250);
 
-/// Keeps one record per id, each of whose changes is one atomic step.
+/// Keeps at most one record per [`RecordId`]. Each operation is one atomic step.
 ///
 /// # Contract
 ///
 /// - **Time is the store's clock**, read after any wait for a lock. Leases and
 ///   retentions reach the store as lengths, never as points in time.
-/// - **One round trip.** Each operation is one, and a [`claim`](Self::claim)
-///   that finds a completion writes nothing.
-/// - **Claim** makes a record in flight, atomically with looking: of any
-///   number of claims at once, one is [`Acquired`](Claimed::Acquired). It
-///   acquires where there is no record, where a tombstone stands, and where a
-///   lease has lapsed, provided that [`Claim::takes_over`] says so. Each
-///   acquisition has a token above all that the id ever had, and the attempt
-///   after the last. Claiming again with the nonce that holds the record
-///   gives the same lease: the first acknowledgement may have been lost.
-/// - **Renew** puts the end of the lease one length ahead, that of the lease
-///   it is given, lapsed or not, if nobody took over; it never recreates a
-///   record.
-/// - **Complete** stores the outcome if the record is in flight under this
-///   nonce, lapsed or not. If there is no record, or a tombstone with no
-///   higher token, it stores it all the same: the finished answer is worth
-///   more than the gap. Otherwise another owner took over: [`Ownership::Lost`].
-///   An outcome that was said to be unknown is in flight here.
-/// - **What was completed comes back as it was**: the answer, its times and
-///   retention to the microsecond, and the token and fingerprint of its claim.
-///   An [encrypted](crate::IdempotencyLayerBuilder) answer can't be opened
-///   otherwise.
-/// - **Release** leaves a tombstone (token and attempt), or marks the outcome
-///   unknown, if the record is in flight under this nonce, lapsed or not, or
-///   was released as unknown by it. It never deletes a completion and never
-///   makes a record: anything else is [`Ownership::Lost`], a release to a
-///   tombstone that is sent again, too. What was released is not renewed any
-///   more, by a renewal that was on its way, and a claim by its nonce does not
-///   get the old lease back: it is a claim like any other.
-/// - **Renew and complete by the nonce that completed** change nothing and
-///   are [`Ownership::Held`].
+/// - **One round trip.** Each operation takes one round trip, and a
+///   [`claim`](Self::claim) that finds a completion writes nothing.
+/// - **Claim** looks for the record and makes it in flight in one step: of any
+///   number of claims at once, one is [`Acquired`](Claimed::Acquired). A claim
+///   acquires the record where there is none, where there is a tombstone, and
+///   where a lease has lapsed and [`Claim::takes_over`] is true. Each
+///   acquisition gets a token above all tokens that the id ever had, and the
+///   attempt after the last one. A claim with the nonce that already owns the
+///   record gets the same lease again, because the client may have sent the
+///   claim twice after the first result was lost.
+/// - **Renew** sets the end of the lease to now plus `lease.claim.lease`, even
+///   if the lease has lapsed, unless another claim took the record over. Renew
+///   never makes a record.
+/// - **Complete** stores the outcome if the record is in flight under the
+///   lease's nonce, lapsed or not, or was released by that nonce as
+///   [`OutcomeUnknown`](Release::OutcomeUnknown). It also stores the outcome if
+///   there is no record, or a tombstone with no higher token: keeping the
+///   outcome of a finished operation is worth more than the missing record. In
+///   every other case another owner took over: [`Ownership::Lost`].
+/// - **A completion comes back as it was stored**: status, headers, body,
+///   trailers, times and retention to the microsecond, with the token and the
+///   fingerprint of its claim. Otherwise an
+///   [encrypted](crate::IdempotencyLayerBuilder) completion can't be decrypted.
+/// - **Release** leaves a tombstone (token and attempt), or marks the outcome as
+///   unknown, if the record is in flight under the nonce, lapsed or not, or was
+///   released by that nonce as unknown. It never removes a completion and never
+///   makes a record: in every other case it is [`Ownership::Lost`], as is a
+///   second release to a tombstone. After a release, a renewal by the same nonce
+///   is lost, and a claim with the same nonce is treated like any other claim.
+/// - **Renew and complete by the nonce that completed the record** change
+///   nothing and are [`Ownership::Held`].
 /// - **A lapsed record does not vanish with its lease.** Under
-///   [`OnLapsedLease::Rerun`] it is forgotten a retention later; under
-///   [`OnLapsedLease::Refuse`] it stays until someone resolves it.
-/// - **Subscribe** answers a future that resolves after the next change of
+///   [`OnLapsedLease::Rerun`] the store forgets it a retention later; under
+///   [`OnLapsedLease::Refuse`] the record stays until someone resolves it.
+/// - **Subscribe** returns a future that resolves after the next change of
 ///   the record: completed, sealed, released, forgotten, evicted, or its owner
 ///   vanished. The layer subscribes, *then* claims, and only the claim
-///   decides; so a subscription may resolve early, and must not miss what
-///   changes once it was answered. A completion and whatever else every
-///   waiter has to see resolves all of them. A release may resolve just one;
-///   dropped while the record can still be claimed, that one passes its
-///   wake-up on.
+///   decides. So a subscription may resolve too early, but it must not miss a
+///   change that happens after `subscribe` returned. A change that every waiter
+///   has to see, such as a completion, resolves all subscriptions of the record.
+///   A release may resolve just one; if that one is dropped while the record can
+///   still be claimed, it resolves the next one.
 ///
-/// A future of a store may be dropped at any await. The layer gives each call
-/// a deadline, and asks again by the same nonce.
+/// A future that a store returns may be dropped at any `await`. The layer gives
+/// each call a deadline, and repeats a call with the same nonce.
 ///
 /// # Implementing it
 ///
-/// With plain `async fn`. `examples/custom_store.rs` is a whole store in one
-/// file, and `conformance` (feature `conformance`) checks any store
-/// against this contract, rule by rule. This one has no memory and refuses
-/// everything:
+/// With plain `async fn`. `examples/custom_store.rs` is a complete store in one
+/// file, and the module `conformance` (feature `conformance`) checks any store
+/// against this contract, rule by rule. The following store keeps nothing and
+/// rejects every claim:
 ///
 /// ```
 /// use tower_idempotency::store::{
@@ -134,10 +147,10 @@ pub(crate) const POLL: Duration = Duration::from_millis(250);
 /// }
 /// ```
 pub trait Store: Send + Sync + 'static {
-    /// Makes the record in flight, or says what is there.
+    /// Makes the record in flight, or returns the record that is there.
     fn claim(&self, claim: &Claim) -> impl Future<Output = Result<Claimed, StoreError>> + Send;
 
-    /// Puts the end of the lease one length ahead of now.
+    /// Sets the end of the lease to now plus its length.
     fn renew(&self, lease: &Lease) -> impl Future<Output = Result<Ownership, StoreError>> + Send;
 
     /// Ends the operation with an outcome.
@@ -147,7 +160,7 @@ pub trait Store: Send + Sync + 'static {
         outcome: &Outcome,
     ) -> impl Future<Output = Result<Ownership, StoreError>> + Send;
 
-    /// Ends the operation without one.
+    /// Ends the operation without an outcome.
     fn release(
         &self,
         id: &RecordId,
@@ -155,9 +168,10 @@ pub trait Store: Send + Sync + 'static {
         how: Release,
     ) -> impl Future<Output = Result<Ownership, StoreError>> + Send;
 
-    /// What is there, without claiming. Needed while
-    /// [`IdempotencyLayerBuilder::secrets`](crate::IdempotencyLayerBuilder::secrets) lists more than one,
-    /// and to [resolve](crate::IdempotencyLayer::resolve) records by hand.
+    /// Returns the record without claiming it. The layer calls this while
+    /// [`IdempotencyLayerBuilder::secrets`](crate::IdempotencyLayerBuilder::secrets)
+    /// lists more than one secret, and to
+    /// [resolve](crate::IdempotencyLayer::resolve) records by hand.
     fn look_up(
         &self,
         id: &RecordId,
@@ -166,8 +180,9 @@ pub trait Store: Send + Sync + 'static {
         async { Err(StoreError::unsupported("look_up")) }
     }
 
-    /// Removes a record, for [`IdempotencyLayer::forget`](crate::IdempotencyLayer::forget); a
-    /// live one in flight only if `force` says so.
+    /// Removes a record, for
+    /// [`IdempotencyLayer::forget`](crate::IdempotencyLayer::forget). A record in
+    /// flight whose lease has not lapsed is removed only if `force` is true.
     fn forget(
         &self,
         id: &RecordId,
@@ -177,9 +192,10 @@ pub trait Store: Send + Sync + 'static {
         async { Err(StoreError::unsupported("forget")) }
     }
 
-    /// The next change of a record, whether it is there yet or not: see
-    /// [`Subscription`] for how it is used. The default resolves after 250 ms,
-    /// so that waiting works on a store that can't tell, by claiming again.
+    /// Returns a future of the record's next change, whether the record exists
+    /// yet or not: [`Subscription`] has an example. The default resolves after
+    /// 250 ms, so that waiters of a store without notifications claim again
+    /// every 250 ms.
     fn subscribe(
         &self,
         id: &RecordId,
@@ -222,259 +238,4 @@ impl<T: Store> Store for Arc<T> {
     async fn subscribe(&self, id: &RecordId) -> Result<Subscription, StoreError> {
         (**self).subscribe(id).await
     }
-}
-
-/// What a claim does that meets a lapsed lease.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum OnLapsedLease {
-    /// Its request executes again.
-    #[default]
-    Rerun,
-    /// Its request is refused (`outcome-unknown`) until someone resolves the
-    /// record.
-    Refuse,
-}
-
-/// One request for a record.
-#[derive(Clone, Copy, Debug)]
-#[non_exhaustive]
-pub struct Claim {
-    /// Which record.
-    pub id: RecordId,
-    /// Who asks, for caps per caller.
-    pub scope: ScopeDigest,
-    /// What is asked.
-    pub fingerprint: Fingerprint,
-    /// What will own the record.
-    pub nonce: Nonce,
-    /// How long the lease is.
-    pub lease: Duration,
-    /// How long after its end the record is kept, if it lapses or is released.
-    pub retention: Duration,
-    /// What to do with a lapsed lease.
-    pub on_lapsed_lease: OnLapsedLease,
-    /// Whether a lapsed record of another fingerprint may be taken over.
-    pub on_mismatch: OnMismatch,
-    /// Somebody knows how the operation ended: this takes over a lapsed record
-    /// whatever `on_lapsed_lease` says. Should it lapse itself, that counts again.
-    pub by_hand: bool,
-}
-
-impl Claim {
-    /// A claim with a fresh nonce and the default policy: a lease of 30 s, a
-    /// retention of 24 h, lapsed leases rerun.
-    #[must_use]
-    pub fn new(id: RecordId, scope: ScopeDigest, fingerprint: Fingerprint) -> Self {
-        Self {
-            id,
-            scope,
-            fingerprint,
-            nonce: Nonce::random(),
-            lease: Duration::from_secs(30),
-            retention: Duration::from_secs(24 * 60 * 60),
-            on_lapsed_lease: OnLapsedLease::Rerun,
-            on_mismatch: OnMismatch::Reject,
-            by_hand: false,
-        }
-    }
-
-    /// Whether this claim takes over a lapsed record with that fingerprint.
-    #[must_use]
-    pub fn takes_over(&self, lapsed: &Fingerprint) -> bool {
-        (self.by_hand || self.on_lapsed_lease == OnLapsedLease::Rerun)
-            && (self.on_mismatch == OnMismatch::Replay || self.fingerprint == *lapsed)
-    }
-}
-
-/// The answer to a [`Claim`].
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum Claimed {
-    /// The record is in flight, and this claim owns it.
-    Acquired(Lease),
-    /// Something is there already.
-    Found(Record),
-    /// There is no room for another record.
-    OverCapacity,
-}
-
-/// A claim in hand.
-#[derive(Clone)]
-#[non_exhaustive]
-pub struct Lease {
-    /// The claim that acquired it.
-    pub claim: Claim,
-    /// Above every token that this record had before.
-    pub token: FencingToken,
-    /// 1 for the first acquisition of this record, 2 for the second, …
-    pub attempt: u64,
-    guard: Option<LeaseGuard>,
-}
-
-/// What keeps a lease from lapsing while it lives.
-pub(crate) type LeaseGuard = Arc<dyn Any + Send + Sync>;
-
-impl Lease {
-    /// What `claim` acquired.
-    #[must_use]
-    pub fn new(claim: &Claim, token: FencingToken, attempt: u64) -> Self {
-        Self {
-            claim: *claim,
-            token,
-            attempt,
-            guard: None,
-        }
-    }
-
-    /// Ties the lease to the life of `guard`: a store inside this process can
-    /// promise that it does not lapse while the guard lives. The layer holds
-    /// the guard for as long as the operation runs, and need not renew.
-    #[must_use]
-    pub fn guarded_by(mut self, guard: Arc<dyn Any + Send + Sync>) -> Self {
-        self.guard = Some(guard);
-        self
-    }
-
-    #[cfg(all(test, feature = "memory"))]
-    pub(crate) fn without_guard(mut self) -> Self {
-        self.guard = None;
-        self
-    }
-
-    pub(crate) fn is_guarded(&self) -> bool {
-        self.guard.is_some()
-    }
-
-    /// Takes the guard out: from when it is dropped the lease can lapse.
-    pub(crate) fn take_guard(&mut self) -> Option<LeaseGuard> {
-        self.guard.take()
-    }
-}
-
-impl fmt::Debug for Lease {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lease")
-            .field("id", &self.claim.id)
-            .field("token", &self.token)
-            .field("attempt", &self.attempt)
-            .finish_non_exhaustive()
-    }
-}
-
-/// How an operation ended.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum Outcome {
-    /// With an answer to replay.
-    Completed(Arc<Completion>),
-    /// Done, its answer not kept; never to run again while this is kept.
-    Sealed {
-        /// For how long.
-        retention: Duration,
-    },
-}
-
-/// What a record is.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum RecordState {
-    /// Somebody runs the operation.
-    InFlight {
-        /// What was asked.
-        fingerprint: Fingerprint,
-        /// When its lease lapses unless renewed, from now.
-        ///
-        /// [`Duration::MAX`]: not by time. Its owner lives in this process,
-        /// and if it vanishes, that is a change for [`Store::subscribe`].
-        lapses_in: Duration,
-    },
-    /// Somebody ran the operation and let the lease lapse, or said that the
-    /// outcome is unknown.
-    Lapsed {
-        /// What was asked.
-        fingerprint: Fingerprint,
-    },
-    /// The operation is done.
-    Completed {
-        /// What was asked.
-        fingerprint: Fingerprint,
-        /// The answer.
-        completion: Arc<Completion>,
-    },
-    /// The operation is done, its answer was not kept.
-    Sealed {
-        /// What was asked.
-        fingerprint: Fingerprint,
-    },
-    /// The operation may run again. A claim never finds this: it acquires.
-    Released,
-}
-
-/// A record that a claim or a look-up found.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Record {
-    /// The token of its last claim.
-    pub token: FencingToken,
-    /// The attempt of its last claim.
-    pub attempt: u64,
-    /// What it is.
-    pub state: RecordState,
-}
-
-impl Record {
-    /// A record that a store found.
-    #[must_use]
-    pub fn new(token: FencingToken, attempt: u64, state: RecordState) -> Self {
-        Self {
-            token,
-            attempt,
-            state,
-        }
-    }
-
-    /// The record, unless its answer is encrypted still: nobody is given that
-    /// in the place of an answer.
-    pub(crate) fn readable(self) -> Result<Self, StoreError> {
-        match &self.state {
-            RecordState::Completed { completion, .. } if completion.is_encrypted() => {
-                let why = "its answer is encrypted: turn on `encryption`, with the secret it was \
-                           written under";
-                Err(StoreError::new(StoreErrorKind::Unreadable, why))
-            }
-            _ => Ok(self),
-        }
-    }
-}
-
-/// Whether the caller is the owner. Not an error: both are ordinary.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ownership {
-    /// It is, and what it asked for is done.
-    Held,
-    /// It is not (any more), and nothing was changed.
-    Lost,
-}
-
-/// How an operation ends without an outcome.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Release {
-    /// A retry executes the operation again: a tombstone stays.
-    MayRunAgain,
-    /// Nobody knows whether the operation ran: as if its lease had lapsed now.
-    OutcomeUnknown,
-}
-
-/// The answer to [`Store::forget`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Forgotten {
-    /// The record is gone.
-    Gone,
-    /// There was none.
-    Absent,
-    /// It is in flight and alive; nothing was changed.
-    InFlight,
 }

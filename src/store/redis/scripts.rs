@@ -8,8 +8,8 @@ use redis::{Cmd, ErrorKind, RedisResult, ServerErrorKind, Value};
 
 use super::errors::failed;
 use super::link::Link;
-use crate::options::OnMismatch;
 use crate::record::Nonce;
+use crate::store::OnMismatch;
 use crate::store::encoding::{EncodedCompletion, unreadable};
 use crate::store::row::{FORMAT, RecordRow, micros, state};
 use crate::store::{

@@ -213,7 +213,7 @@ fn lapsed_records_of_another_fingerprint_are_not_taken_over() {
         panic!()
     };
     assert_eq!(fingerprint, claim(1).fingerprint);
-    other.on_mismatch = crate::options::OnMismatch::Replay;
+    other.on_mismatch = crate::store::OnMismatch::Replay;
     assert_eq!(bench.acquire(&other).attempt, 2);
 }
 

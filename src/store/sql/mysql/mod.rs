@@ -9,8 +9,8 @@ use sqlx::MySqlPool;
 use self::calls::{Calls, outcome, record, removed, unreadable_format};
 use self::errors::meaning;
 use super::{DEFAULT_TABLE, PURGE_BATCH, PURGE_INTERVAL, Purging, Table, reach};
-use crate::options::OnMismatch;
 use crate::record::{Nonce, RecordId};
+use crate::store::OnMismatch;
 use crate::store::encoding::{EncodedCompletion, unreadable};
 use crate::store::row::{micros, state};
 use crate::store::{

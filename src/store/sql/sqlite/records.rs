@@ -9,8 +9,8 @@ use super::meaning::meaning;
 use super::row::Found;
 use super::statements::Statements;
 use super::wake_ups::WakeUps;
-use crate::options::OnMismatch;
 use crate::record::{FencingToken, Nonce, RecordId};
+use crate::store::OnMismatch;
 use crate::store::encoding::{EncodedCompletion, unreadable};
 use crate::store::row::{micros, state};
 use crate::store::{

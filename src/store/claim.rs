@@ -1,0 +1,101 @@
+//! Claiming a record: the request, and the store's decision.
+
+use std::time::Duration;
+
+use super::{Lease, Record};
+use crate::record::{Fingerprint, Nonce, RecordId, ScopeDigest};
+
+/// What a claim does when the lease of the record that it finds has lapsed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OnLapsedLease {
+    /// The claim takes the record over: its request executes the operation
+    /// again.
+    #[default]
+    Rerun,
+    /// The claim finds [`Lapsed`](super::RecordState::Lapsed), and its request
+    /// is rejected with `outcome-unknown` until someone resolves the record.
+    Refuse,
+}
+
+/// What a key means that comes with another fingerprint: with another method,
+/// path, query, header in `fingerprint_headers`, or body.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OnMismatch {
+    /// The caller reused the key by mistake: the request is rejected with
+    /// `key-reused`.
+    #[default]
+    Reject,
+    /// The key alone identifies the operation: the request is answered as one
+    /// with the same fingerprint would be.
+    Replay,
+}
+
+/// A request for a record, made before its operation executes.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Claim {
+    /// The record.
+    pub id: RecordId,
+    /// Digest of the caller, so that a store can cap the records of each caller.
+    pub scope: ScopeDigest,
+    /// Digest of the HTTP request: method, target, chosen headers and body.
+    pub fingerprint: Fingerprint,
+    /// Identifies this claim. The record is owned by the nonce that acquired it.
+    pub nonce: Nonce,
+    /// Length of the lease.
+    pub lease: Duration,
+    /// For how long the record is kept after its lease lapsed, or after it was
+    /// released.
+    pub retention: Duration,
+    /// Whether this claim takes over a lapsed record.
+    pub on_lapsed_lease: OnLapsedLease,
+    /// Whether this claim takes over a lapsed record that has another
+    /// fingerprint.
+    pub on_mismatch: OnMismatch,
+    /// A person knows how the operation ended: this claim takes over a lapsed
+    /// record whatever `on_lapsed_lease` says. If the lease of this claim lapses
+    /// too, later claims follow `on_lapsed_lease` again.
+    pub by_hand: bool,
+}
+
+impl Claim {
+    /// A claim with a random nonce, a lease of 30 seconds and a retention of 24
+    /// hours, which takes over a lapsed record of the same fingerprint.
+    #[must_use]
+    pub fn new(id: RecordId, scope: ScopeDigest, fingerprint: Fingerprint) -> Self {
+        Self {
+            id,
+            scope,
+            fingerprint,
+            nonce: Nonce::random(),
+            lease: Duration::from_secs(30),
+            retention: Duration::from_secs(24 * 60 * 60),
+            on_lapsed_lease: OnLapsedLease::Rerun,
+            on_mismatch: OnMismatch::Reject,
+            by_hand: false,
+        }
+    }
+
+    /// Whether this claim takes over a lapsed record with the fingerprint
+    /// `lapsed`.
+    #[must_use]
+    pub fn takes_over(&self, lapsed: &Fingerprint) -> bool {
+        (self.by_hand || self.on_lapsed_lease == OnLapsedLease::Rerun)
+            && (self.on_mismatch == OnMismatch::Replay || self.fingerprint == *lapsed)
+    }
+}
+
+/// What a store did with a [`Claim`].
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Claimed {
+    /// The record is in flight, and the claim's nonce owns it.
+    Acquired(Lease),
+    /// The claim changed nothing, because of this record.
+    Found(Record),
+    /// The claim changed nothing, because the store has no room for another
+    /// record.
+    OverCapacity,
+}

@@ -1,0 +1,110 @@
+//! Owning a record, and ways to end that.
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Claim;
+use crate::record::{Completion, FencingToken};
+
+/// What a claim that acquired its record holds: the right to end the operation.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct Lease {
+    /// The claim that acquired the record.
+    pub claim: Claim,
+    /// A number above every token that this record id ever had.
+    pub token: FencingToken,
+    /// 1 for the first acquisition of this record, 2 for the second, and so on.
+    pub attempt: u64,
+    guard: Option<LeaseGuard>,
+}
+
+/// An object whose life keeps a lease from lapsing.
+pub(crate) type LeaseGuard = Arc<dyn Any + Send + Sync>;
+
+impl Lease {
+    /// The lease that `claim` acquired.
+    #[must_use]
+    pub fn new(claim: &Claim, token: FencingToken, attempt: u64) -> Self {
+        Self {
+            claim: *claim,
+            token,
+            attempt,
+            guard: None,
+        }
+    }
+
+    /// Ties the lease to the life of `guard`: a store inside this process can
+    /// promise that the lease does not lapse while the guard lives. The layer
+    /// holds the guard for as long as the operation runs, and does not renew
+    /// the lease.
+    #[must_use]
+    pub fn guarded_by(mut self, guard: Arc<dyn Any + Send + Sync>) -> Self {
+        self.guard = Some(guard);
+        self
+    }
+
+    #[cfg(all(test, feature = "memory"))]
+    pub(crate) fn without_guard(mut self) -> Self {
+        self.guard = None;
+        self
+    }
+
+    pub(crate) fn is_guarded(&self) -> bool {
+        self.guard.is_some()
+    }
+
+    /// Takes the guard out. Once the guard is dropped the lease can lapse.
+    pub(crate) fn take_guard(&mut self) -> Option<LeaseGuard> {
+        self.guard.take()
+    }
+}
+
+/// Without the nonce: whoever knows the nonce can end the operation.
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease")
+            .field("id", &self.claim.id)
+            .field("token", &self.token)
+            .field("attempt", &self.attempt)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How an operation ended.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// The operation is done, and its response is recorded for replays.
+    Completed(Arc<Completion>),
+    /// The operation is done, and its response is not kept. The operation does
+    /// not run again before the retention ends.
+    Sealed {
+        /// For how long the record is kept.
+        retention: Duration,
+    },
+}
+
+/// How an operation ends without an [`Outcome`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Release {
+    /// A retry executes the operation again. A tombstone stays, which has the
+    /// record's token and attempt.
+    MayRunAgain,
+    /// Nobody knows whether the operation ran: the record is as if its lease had
+    /// lapsed now.
+    OutcomeUnknown,
+}
+
+/// Whether a nonce owned the record when it renewed, completed or released it.
+/// [`Lost`](Self::Lost) is an ordinary result, not an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ownership {
+    /// The nonce owned the record, and the store did what was asked.
+    Held,
+    /// The nonce did not own the record, and the store changed nothing.
+    Lost,
+}

@@ -1,0 +1,97 @@
+//! Records, as a claim or a look-up finds them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+#[cfg(doc)]
+use super::Store;
+use super::{StoreError, StoreErrorKind};
+use crate::record::{Completion, FencingToken, Fingerprint};
+
+/// The state of a record.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum RecordState {
+    /// An owner executes the operation.
+    InFlight {
+        /// The fingerprint of the request that the owner executes.
+        fingerprint: Fingerprint,
+        /// The time from now until the lease lapses, unless it is renewed.
+        ///
+        /// [`Duration::MAX`]: the lease does not lapse by time. Its owner lives
+        /// in this process, and if the owner vanishes, that resolves the
+        /// record's [subscriptions](Store::subscribe).
+        lapses_in: Duration,
+    },
+    /// An owner began the operation, and its lease lapsed or it
+    /// [released](super::Release::OutcomeUnknown) the record as unknown.
+    Lapsed {
+        /// The fingerprint of the request that the owner executed.
+        fingerprint: Fingerprint,
+    },
+    /// The operation is done, and its response is recorded.
+    Completed {
+        /// The fingerprint of the request.
+        fingerprint: Fingerprint,
+        /// The recorded response.
+        completion: Arc<Completion>,
+    },
+    /// The operation is done, and its response was not kept.
+    Sealed {
+        /// The fingerprint of the request.
+        fingerprint: Fingerprint,
+    },
+    /// The operation may run again. Only a look-up finds this state, a claim
+    /// acquires the record.
+    Released,
+}
+
+/// A record that a claim or a look-up found.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Record {
+    /// The token of the last claim that acquired the record.
+    pub token: FencingToken,
+    /// The attempt of the last claim that acquired the record.
+    pub attempt: u64,
+    /// The state of the record.
+    pub state: RecordState,
+}
+
+impl Record {
+    /// A record that a store found.
+    #[must_use]
+    pub fn new(token: FencingToken, attempt: u64, state: RecordState) -> Self {
+        Self {
+            token,
+            attempt,
+            state,
+        }
+    }
+
+    /// The record, unless its completion is still encrypted: the ciphertext is
+    /// no response that a caller could be given.
+    pub(crate) fn readable(self) -> Result<Self, StoreError> {
+        match &self.state {
+            RecordState::Completed { completion, .. } if completion.is_encrypted() => {
+                let why = "its answer is encrypted: turn on `encryption`, with the secret it was \
+                           written under";
+                Err(StoreError::new(StoreErrorKind::Unreadable, why))
+            }
+            _ => Ok(self),
+        }
+    }
+}
+
+/// What [`Store::forget`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Forgotten {
+    /// The store removed the record.
+    Gone,
+    /// The store had no such record.
+    Absent,
+    /// The record is in flight and its lease has not lapsed: the store changed
+    /// nothing.
+    InFlight,
+}
