@@ -19,7 +19,7 @@ use super::error::{Attempt, Error, ErrorKind, Outcome};
 use super::options::Options;
 use super::policy::Deadline;
 use crate::message::body::{BodyBuffer, BoxError, FullBody, up_to};
-use crate::request::judge::never_ends;
+use crate::message::media_type::never_ends;
 
 /// Makes [`ReadAnswers`]: the layer that goes between tower's `Retry` and a
 /// client. See [`RetryPolicy::read_answers`](super::RetryPolicy::read_answers).

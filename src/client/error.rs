@@ -10,6 +10,7 @@ use http::{Method, StatusCode, response};
 use super::key::IdempotencyKey;
 use super::received::Refusal;
 use super::transient::causes;
+use crate::display::rfc3339;
 
 type SharedError = Arc<dyn StdError + Send + Sync>;
 
@@ -216,9 +217,8 @@ impl Attempt {
 
 impl fmt::Display for Attempt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Without a zone database: UTC.
-        if let Ok(time) = jiff::Timestamp::try_from(self.began_at) {
-            write!(f, "{time:.0} ")?;
+        if let Some(time) = rfc3339(self.began_at) {
+            write!(f, "{} ", time.to_str().unwrap_or_default())?;
         }
         write!(f, "{} after {}", self.outcome, Rounded(self.took))?;
         // The innermost cause: what is around it says only where it struck.

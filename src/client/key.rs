@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::HeaderValue;
 
+use crate::display::uuid;
 use crate::options::key::KeySyntax;
 use crate::record::digest::Hasher;
 
@@ -42,19 +43,14 @@ impl IdempotencyKey {
     #[must_use]
     pub fn new() -> Self {
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
-        let millis = since_1970.map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(0));
-        let random: [u8; 10] = rand::random();
-        Self::of(uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid())
+        let millis = since_1970.map_or(0, |time| time.as_millis());
+        Self(uuid(millis << 80 | rand::random::<u128>() >> 48, 7).into())
     }
 
     /// A version 4 UUID: nothing but random.
     #[must_use]
     pub fn v4() -> Self {
-        Self::of(uuid::Builder::from_random_bytes(rand::random()).into_uuid())
-    }
-
-    fn of(uuid: uuid::Uuid) -> Self {
-        Self(uuid.hyphenated().to_string().into())
+        Self(uuid(rand::random(), 4).into())
     }
 
     /// A key that was chosen elsewhere: 1 to 255 printable ASCII characters,

@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde_json::Value;
 
 use super::error::{Attempt, Outcome};
-use crate::options::recording::is_media_type;
+use crate::message::media_type::is_media_type;
 use crate::rejection::{RejectionCode, Retry};
 
 /// What an answer says of the operation, by its headers and, where it is a

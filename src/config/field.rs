@@ -5,7 +5,8 @@ use schemars::{Schema, SchemaGenerator, json_schema};
 
 use super::amount::whole;
 use super::value::{Value, values};
-use crate::options::{can_have_body, can_protect};
+use crate::message::media_type::can_have_body;
+use crate::options::can_protect;
 
 values![
     Name,

@@ -6,9 +6,9 @@ use http::{HeaderMap, HeaderName};
 use serde_json::{Map, Value, json};
 
 use crate::contract::{Contract, Endpoint, GatewayError, HeaderChoice, RejectionExample, Terms};
+use crate::message::media_type::is_json;
 use crate::options::fingerprint::FingerprintBody;
 use crate::options::key::KeySyntax;
-use crate::options::recording::is_json;
 use crate::options::{KeysPer, OnDisconnect, OnInFlight, OnMismatch, OnOversize, OnStoreError};
 use crate::store::OnLapsedLease;
 

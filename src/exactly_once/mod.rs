@@ -15,7 +15,7 @@ use sqlx_core::transaction::TransactionManager;
 use tracing::warn;
 
 use crate::message::body::{BoxError, FullBody, ReadToEnd, announced_length, collect};
-use crate::request::judge::never_ends;
+use crate::message::media_type::never_ends;
 use crate::request::operation::{IdempotencyContext, Operation};
 use crate::runtime::deadline;
 use crate::store::sql::transaction::{

@@ -13,9 +13,9 @@ use tower_service::Service;
 use crate::layer::Shared;
 use crate::layer::future::ResponseFuture;
 use crate::message::body::BoxError;
+use crate::message::media_type::is_grpc;
 use crate::options::Require;
 use crate::options::route::target;
-use crate::rejection::grpc::is_grpc;
 use crate::request;
 use crate::request::operation::Operation;
 

@@ -21,15 +21,14 @@ use http::header::{
     CACHE_CONTROL, CONTENT_TYPE, DATE, ETAG, EXPECT, HOST, LINK, LOCATION, RETRY_AFTER, SET_COOKIE,
     TRAILER, VARY,
 };
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderName, Method, StatusCode};
 
 use crate::display::header_name;
 use crate::error::ConfigError;
+use crate::message::media_type::{HOP_BY_HOP, can_have_body, media_type};
 use crate::options::fingerprint::FingerprintRules;
 use crate::options::key::KeyRules;
-use crate::options::recording::{
-    HOP_BY_HOP, RecordHeaders, RecordRule, RecordedHeaders, Statuses, media_type,
-};
+use crate::options::recording::{RecordHeaders, RecordRule, RecordedHeaders, Statuses};
 use crate::scope::Scope;
 
 /// A header by which an answer says that it is not to be recorded.
@@ -615,12 +614,6 @@ impl fmt::Debug for RouteOptions {
     }
 }
 
-/// Whether an answer of this status can say anything.
-pub(crate) fn can_have_body(status: StatusCode) -> bool {
-    !status.is_informational()
-        && !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
-}
-
 /// Of one connection, or of the message's body: a key or a mark under such a name
 /// would change what the message is.
 fn has_a_meaning_of_its_own(name: &HeaderName) -> bool {
@@ -642,14 +635,10 @@ pub(crate) fn can_protect(method: &Method) -> bool {
     ) && method.as_str() != "QUERY"
 }
 
-/// A header value of an RFC 3339 time in UTC, to the second.
-pub(crate) fn rfc3339(time: std::time::SystemTime) -> Option<HeaderValue> {
-    let timestamp = jiff::Timestamp::try_from(time).ok()?;
-    HeaderValue::try_from(format!("{timestamp:.0}")).ok()
-}
-
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
 
     #[test]
@@ -780,11 +769,5 @@ mod tests {
                 .check()
                 .is_ok()
         );
-    }
-
-    #[test]
-    fn times_are_rfc_3339() {
-        let time = std::time::UNIX_EPOCH + Duration::from_millis(1_700_000_000_900);
-        assert_eq!(rfc3339(time).unwrap(), "2023-11-14T22:13:20Z");
     }
 }

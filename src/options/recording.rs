@@ -4,13 +4,11 @@ use std::borrow::Cow;
 use std::fmt;
 use std::ops::RangeBounds;
 
-use http::header::{
-    CONNECTION, DATE, SET_COOKIE, TE, TRANSFER_ENCODING, UPGRADE, WWW_AUTHENTICATE,
-};
+use http::header::{CONNECTION, DATE, SET_COOKIE, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use crate::display::join_with;
-use crate::rejection::grpc::is_grpc;
+use crate::message::media_type::{HOP_BY_HOP, is_grpc};
 
 /// The handler's own word on whether its answer is recorded. Put it into the
 /// response's extensions: it beats `record`, `skip_types` and `skip_headers`.
@@ -390,17 +388,6 @@ pub(crate) struct RecordedHeaders {
     pub(crate) names: Vec<HeaderName>,
 }
 
-/// Of one connection, not of the answer (RFC 9110, section 7.6.1).
-/// `Content-Length` is recomputed; `Trailer` belongs to the answer.
-pub(crate) const HOP_BY_HOP: [HeaderName; 6] = [
-    CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    TE,
-    TRANSFER_ENCODING,
-    UPGRADE,
-];
-
 impl Default for RecordedHeaders {
     fn default() -> Self {
         Self::new(false, vec![SET_COOKIE, WWW_AUTHENTICATE, DATE])
@@ -435,27 +422,6 @@ impl RecordedHeaders {
     fn keeps(&self, name: &HeaderName) -> bool {
         self.names.contains(name) == self.allow && !HOP_BY_HOP.contains(name)
     }
-}
-
-/// Whether this type of content is JSON, by its name or its suffix.
-pub(crate) fn is_json(content_type: &str) -> bool {
-    let own = content_type.split(';').next().unwrap_or_default().trim();
-    let own = own.to_ascii_lowercase();
-    own.ends_with("/json") || own.ends_with("+json")
-}
-
-/// The media type of a `Content-Type`, without its parameters.
-pub(crate) fn media_type(content_type: Option<&HeaderValue>) -> Option<&[u8]> {
-    let own = content_type?
-        .as_bytes()
-        .split(|byte| *byte == b';')
-        .next()?;
-    Some(own.trim_ascii())
-}
-
-/// Whether a `Content-Type` is of this type, parameters aside.
-pub(crate) fn is_media_type(content_type: Option<&HeaderValue>, wanted: &str) -> bool {
-    media_type(content_type).is_some_and(|own| own.eq_ignore_ascii_case(wanted.as_bytes()))
 }
 
 #[cfg(test)]

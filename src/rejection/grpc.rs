@@ -1,32 +1,18 @@
-//! What the layer knows of gRPC: which requests and answers are of it, and how
-//! its clients are told of a refusal.
+//! The form of a rejection for clients of gRPC.
 
 use std::fmt::Write;
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderName, HeaderValue, Response};
+use http::{HeaderName, HeaderValue, Response};
 
-use crate::options::recording::media_type;
 use crate::rejection::{Rejection, RejectionCode};
-
-const GRPC: &[u8] = b"application/grpc";
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const GRPC_RETRY_PUSHBACK_MS: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 const IDEMPOTENCY_CODE: HeaderName = HeaderName::from_static("idempotency-code");
 const IDEMPOTENCY_RETRY: HeaderName = HeaderName::from_static("idempotency-retry");
-
-/// Whether a message with these headers is of gRPC. `application/grpc+proto`
-/// is; `application/grpc-web` is not, its status is in the body.
-pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
-    media_type(headers.get(CONTENT_TYPE)).is_some_and(|own| {
-        own.get(..GRPC.len())
-            .is_some_and(|own| own.eq_ignore_ascii_case(GRPC))
-            && own.get(GRPC.len()).is_none_or(|next| *next == b'+')
-    })
-}
 
 impl RejectionCode {
     /// The status code of gRPC, such as 10 (`ABORTED`).
@@ -115,35 +101,6 @@ mod tests {
 
     use super::*;
     use crate::rejection::RejectionRules;
-
-    fn of_type(content_type: &'static str) -> HeaderMap {
-        HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(content_type))])
-    }
-
-    #[test]
-    fn a_content_type_says_what_is_grpc() {
-        for grpc in [
-            "application/grpc",
-            "application/grpc+proto",
-            "application/grpc+json",
-            "Application/GRPC",
-            "application/grpc ; x=1",
-        ] {
-            assert!(is_grpc(&of_type(grpc)), "{grpc}");
-        }
-        for other in [
-            "application/grpc-web",
-            "application/grpc-web+proto",
-            "application/grpc-web-text",
-            "application/grpcs",
-            "application/grp",
-            "application/json",
-            "",
-        ] {
-            assert!(!is_grpc(&of_type(other)), "{other}");
-        }
-        assert!(!is_grpc(&HeaderMap::new()));
-    }
 
     #[test]
     fn a_message_is_percent_encoded_but_for_what_is_printable() {

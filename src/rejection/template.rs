@@ -7,7 +7,8 @@ use http::{HeaderName, HeaderValue, Response};
 use serde::de::IgnoredAny;
 
 use super::Rejection;
-use crate::options::recording::is_json;
+use crate::display::uuid;
+use crate::message::media_type::is_json;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -202,8 +203,7 @@ fn id_of(request: &Parts) -> (String, HeaderValue) {
     if let Some((text, value)) = own.filter(|(text, _)| !text.is_empty()) {
         return (text.to_owned(), value.clone());
     }
-    let id = uuid::Builder::from_random_bytes(rand::random()).into_uuid();
-    let id = id.hyphenated().to_string();
+    let id = uuid(rand::random(), 4);
     let value = HeaderValue::from_str(&id).expect("a UUID is hex digits and hyphens");
     (id, value)
 }

@@ -5,14 +5,15 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::header::CONTENT_LENGTH;
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Response, StatusCode, response};
+use http::{HeaderMap, HeaderValue, Response, response};
 
+use crate::display::rfc3339;
 use crate::message::body::FullBody;
 use crate::message::response_body::ResponseBody;
-use crate::options::recording::{Recording, ResponseHead, is_media_type};
-use crate::options::{OnOversize, rfc3339};
+use crate::options::OnOversize;
+use crate::options::recording::{Recording, ResponseHead};
 use crate::record::Completion;
 use crate::rejection::Rejection;
 use crate::request::admit::{Stop, in_flight};
@@ -209,10 +210,4 @@ fn recorded_body(data: &Bytes) -> Bytes {
     } else {
         data.clone()
     }
-}
-
-/// Answers without an end that could be waited for.
-pub(crate) fn never_ends(head: &response::Parts) -> bool {
-    head.status == StatusCode::SWITCHING_PROTOCOLS
-        || is_media_type(head.headers.get(CONTENT_TYPE), "text/event-stream")
 }

@@ -23,10 +23,10 @@ use tower_service::Service;
 
 use crate::lease::{Ended, LeaseOwner};
 use crate::message::body::{BoxError, FullBody, RequestTrailers};
+use crate::message::media_type::{can_have_body, never_ends};
 use crate::message::response_body::ResponseBody;
-use crate::options::can_have_body;
 use crate::request::admit::{Admitted, Protection, admit, in_flight};
-use crate::request::judge::{BodyEnd, Verdict, never_ends};
+use crate::request::judge::{BodyEnd, Verdict};
 use crate::request::operation::{IdempotencyContext, Operation, Stage};
 #[cfg(feature = "_sql")]
 use crate::request::settle::Settled;

@@ -5,12 +5,13 @@ use std::sync::{Arc, PoisonError};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::display::uuid;
 use crate::layer::Shared;
+use crate::message::media_type::is_grpc;
 use crate::options::RouteOptions;
 use crate::options::key::Key;
 use crate::record::digest::{Digests, Label};
 use crate::record::{FencingToken, RecordId};
-use crate::rejection::grpc::is_grpc;
 #[cfg(feature = "_sql")]
 use crate::request::settle::Commit;
 use crate::runtime::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -118,8 +119,7 @@ fn derived_key(digests: &Digests, id: &RecordId, label: &str) -> String {
     digest.digest(id.as_bytes()).part(label.as_bytes());
     let digest = digest.finish();
     let half = digest.first_chunk().expect("a digest has 32 bytes");
-    let uuid = uuid::Builder::from_custom_bytes(*half).into_uuid();
-    uuid.to_string()
+    uuid(u128::from_be_bytes(*half), 8)
 }
 
 /// The key and whoever asks for it are redacted.

@@ -17,9 +17,10 @@ use tracing::{Instrument, debug};
 
 use crate::lease::{Ended, LeaseOwner};
 use crate::message::body::{BodyBuffer, BoxError, FullBody, TURN, announced_length, up_to};
+use crate::message::media_type::can_have_body;
 use crate::message::pipe::{Demand, End, Pipe, PipeBody};
 use crate::message::response_body::ResponseBody;
-use crate::options::{OnDisconnect, can_have_body};
+use crate::options::OnDisconnect;
 use crate::request::judge::{BodyEnd, head_for_judging};
 use crate::request::operation::Operation;
 use crate::runtime::deadline::{CatchUnwind, Panic};

@@ -10,7 +10,7 @@ use http::header::{
 use http::request;
 use ipnet::IpNet;
 
-use crate::options::recording::HOP_BY_HOP;
+use crate::message::media_type::HOP_BY_HOP;
 
 pub(super) const ATTEMPT: HeaderName = HeaderName::from_static("idempotency-attempt");
 pub(super) const FENCING_TOKEN: HeaderName = HeaderName::from_static("idempotency-fencing-token");

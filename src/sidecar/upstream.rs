@@ -25,9 +25,9 @@ use super::path::SentTarget;
 use super::problem::{BODY_BROKEN, BROKEN, Problem, TIMED_OUT, UNREACHED};
 use super::settings::Settings;
 use crate::message::body::RequestTrailers;
+use crate::message::media_type::never_ends;
 use crate::message::request_body::RequestBody;
 use crate::options::recording::Recording;
-use crate::request::judge::never_ends;
 use crate::request::operation::IdempotencyContext;
 
 /// The protocol that a client wants to change to, as an extension.
