@@ -12,7 +12,7 @@ mod support;
 mod by_hand;
 #[cfg(feature = "encryption")]
 mod g10_answers_encrypted_at_rest;
-mod g10_nothing_readable_at_rest;
+mod g10_keys_and_callers_only_as_digests;
 mod g1_a_lease_is_kept;
 mod g1_one_at_a_time;
 mod g1_renewals;

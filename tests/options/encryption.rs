@@ -1,4 +1,4 @@
-//! `encryption`. That nothing is readable at rest is with the guarantees, G10.
+//! `encryption`. What readers of the store see is among the tests of G10.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
