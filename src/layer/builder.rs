@@ -315,7 +315,7 @@ impl IdempotencyLayerBuilder {
         let mut digests = self.secrets.iter().map(|secret| Digests::keyed(secret));
         let current = digests.next().unwrap_or_else(Digests::plain);
         let old_digests = digests.collect();
-        let commits = in_database(&*self.store);
+        let commits = self.store.transactional().is_some();
         #[cfg(feature = "config")]
         let commits = commits || self.skip_store_checks;
         let routes = Routes::new(self.defaults, self.routes, commits)?;
@@ -360,17 +360,6 @@ impl IdempotencyLayerBuilder {
                 counts: Counters::default(),
             }),
         })
-    }
-}
-
-/// Whether handlers can commit their claims in it.
-fn in_database(store: &dyn DynStore) -> bool {
-    #[cfg(feature = "_sql")]
-    return store.in_database().is_some();
-    #[cfg(not(feature = "_sql"))]
-    {
-        let _ = store;
-        false
     }
 }
 

@@ -1,6 +1,6 @@
-//! Stores without their types.
+//! Stores without their types: what a layer keeps.
 
-use std::any::Any;
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -8,17 +8,15 @@ use std::task::{Context, Poll};
 
 use crate::record::{Nonce, RecordId};
 
-#[cfg(feature = "memory")]
-use super::memory;
 #[cfg(feature = "_sql")]
-use super::sql::transaction::{TransactionalStore, in_database};
+use super::sql::transaction::TransactionalStore;
 use super::{
-    AnyStore, Claim, Claimed, Forgotten, Lease, Outcome, Ownership, Record, Release, Store,
-    StoreError, Subscription,
+    Claim, Claimed, Forgotten, Lease, Outcome, Ownership, Record, Release, Store, StoreError,
+    Subscription,
 };
 
-/// [`Store`] without its type, so that neither the layer nor its services
-/// have a parameter for it.
+/// [`Store`] without its type, so that neither the layer nor its services have
+/// a type parameter for the store.
 pub(crate) trait DynStore: Send + Sync {
     fn claim<'a>(&'a self, claim: &'a Claim) -> StoreFuture<'a, Claimed>;
     fn renew<'a>(&'a self, lease: &'a Lease) -> StoreFuture<'a, Ownership>;
@@ -34,20 +32,25 @@ pub(crate) trait DynStore: Send + Sync {
     fn forget<'a>(&'a self, id: &'a RecordId, force: bool) -> StoreFuture<'a, Forgotten>;
     fn subscribe<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Subscription>;
 
-    /// The SQL store that it is, or is in front of.
+    /// The SQL store that this store is, or passes its operations on to.
+    fn transactional(&self) -> Option<Transactional<'_>>;
+
     #[cfg(feature = "_sql")]
     fn in_database(&self) -> Option<&dyn TransactionalStore> {
-        None
+        self.transactional().map(|found| found.0)
     }
 
-    /// An outcome as the store gets it.
+    /// The outcome as this store would store it: with an encrypted completion,
+    /// if this store encrypts. For a completion inside a handler's transaction,
+    /// which does not pass through [`complete`](Self::complete).
     #[cfg(feature = "_sql")]
     fn kept(&self, _: &Lease, outcome: Outcome) -> Outcome {
         outcome
     }
 }
 
-/// An answer that is there, or one to wait for.
+/// The result of a store's operation, or its future. `Now` spares the memory
+/// store, whose operations never wait, a box for each call.
 pub(crate) enum StoreFuture<'a, T> {
     #[cfg(feature = "memory")]
     Now(Option<T>),
@@ -60,30 +63,58 @@ impl<T: Unpin> Future for StoreFuture<'_, T> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.get_mut() {
             #[cfg(feature = "memory")]
-            StoreFuture::Now(answer) => {
-                Poll::Ready(Ok(answer.take().expect("polled after completion")))
+            StoreFuture::Now(result) => {
+                Poll::Ready(Ok(result.take().expect("polled after completion")))
             }
-            StoreFuture::Later(answer) => answer.as_mut().poll(cx),
+            StoreFuture::Later(future) => future.as_mut().poll(cx),
         }
     }
 }
 
-/// The memory store answers at once: its calls need no box. A store that was
-/// chosen by its URL is erased already.
-pub(crate) fn erased(store: impl Store) -> Arc<dyn DynStore> {
-    if let Some(any) = (&store as &dyn Any).downcast_ref::<AnyStore>() {
-        return Arc::clone(&any.store);
+/// A store without its type.
+#[expect(
+    unnameable_types,
+    missing_debug_implementations,
+    reason = "only the stores of this crate return one"
+)]
+pub struct ErasedStore(pub(super) Arc<dyn DynStore>);
+
+/// The SQL store that a [`Store`] is, or passes its operations on to: what
+/// [`Store::transactional`] returns.
+#[derive(Clone, Copy)]
+pub struct Transactional<'a>(TransactionalInner<'a>);
+
+#[cfg(feature = "_sql")]
+type TransactionalInner<'a> = &'a dyn TransactionalStore;
+/// Without an SQL store there is no value of this type.
+#[cfg(not(feature = "_sql"))]
+type TransactionalInner<'a> = (std::convert::Infallible, std::marker::PhantomData<&'a ()>);
+
+impl<'a> Transactional<'a> {
+    #[cfg(feature = "_sql")]
+    pub(crate) fn new(store: &'a dyn TransactionalStore) -> Self {
+        Self(store)
     }
-    #[cfg(feature = "memory")]
-    if let Some(memory) = (&store as &dyn Any).downcast_ref::<memory::MemoryStore>() {
-        return Arc::new(memory::AtOnce(memory.clone()));
-    }
-    Arc::new(Erased(store))
 }
 
-struct Erased<S>(S);
+impl fmt::Debug for Transactional<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Transactional").finish_non_exhaustive()
+    }
+}
 
-impl<S: Store> DynStore for Erased<S> {
+/// Erases the type of a store, unless the store does so better itself.
+pub(crate) fn erased(store: impl Store) -> Arc<dyn DynStore> {
+    match store.erase() {
+        Some(ErasedStore(store)) => store,
+        None => Arc::new(Boxed(store)),
+    }
+}
+
+/// A store whose operations are boxed futures.
+struct Boxed<S>(S);
+
+impl<S: Store> DynStore for Boxed<S> {
     fn claim<'a>(&'a self, claim: &'a Claim) -> StoreFuture<'a, Claimed> {
         StoreFuture::Later(Box::pin(self.0.claim(claim)))
     }
@@ -121,8 +152,7 @@ impl<S: Store> DynStore for Erased<S> {
         StoreFuture::Later(Box::pin(self.0.subscribe(id)))
     }
 
-    #[cfg(feature = "_sql")]
-    fn in_database(&self) -> Option<&dyn TransactionalStore> {
-        in_database(&self.0)
+    fn transactional(&self) -> Option<Transactional<'_>> {
+        self.0.transactional()
     }
 }

@@ -43,7 +43,8 @@ pub use encoding::EncodedCompletion;
 pub use encrypted::Encryption;
 #[cfg(any(feature = "memory", feature = "encryption"))]
 pub(crate) use erased::StoreFuture;
-pub(crate) use erased::{DynStore, erased};
+pub use erased::Transactional;
+pub(crate) use erased::{DynStore, ErasedStore, erased};
 pub use error::{StoreError, StoreErrorKind};
 pub(crate) use lease::LeaseGuard;
 pub use lease::{Lease, Outcome, Ownership, Release};
@@ -203,39 +204,122 @@ pub trait Store: Send + Sync + 'static {
         let _ = id;
         async { Ok(Subscription::after(POLL)) }
     }
+
+    /// The SQL store that this store passes its operations on to, if there is
+    /// one: what lets [`SqlClaim`](crate::exactly_once) record a completion in a
+    /// handler's transaction (G7). The default is `None`: with it, a store that
+    /// wraps an SQL store, say to count its operations, can't be used with
+    /// `SqlClaim`. Such a store forwards this method:
+    ///
+    /// ```
+    /// # use std::sync::atomic::{AtomicU64, Ordering};
+    /// # use tower_idempotency::store::*;
+    /// struct Counting<S> {
+    ///     store: S,
+    ///     claims: AtomicU64,
+    /// }
+    ///
+    /// impl<S: Store> Store for Counting<S> {
+    ///     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
+    ///         self.claims.fetch_add(1, Ordering::Relaxed);
+    ///         self.store.claim(claim).await
+    ///     }
+    ///     // renew, complete, release, look_up, forget and subscribe likewise
+    /// #   async fn renew(&self, lease: &Lease) -> Result<Ownership, StoreError> {
+    /// #       self.store.renew(lease).await
+    /// #   }
+    /// #   async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Ownership, StoreError> {
+    /// #       self.store.complete(lease, outcome).await
+    /// #   }
+    /// #   async fn release(&self, id: &RecordId, nonce: &Nonce, how: Release) -> Result<Ownership, StoreError> {
+    /// #       self.store.release(id, nonce, how).await
+    /// #   }
+    ///
+    ///     fn transactional(&self) -> Option<Transactional<'_>> {
+    ///         self.store.transactional()
+    ///     }
+    /// }
+    /// ```
+    ///
+    /// A completion inside a transaction is written by the SQL store itself: it
+    /// does not pass through [`complete`](Self::complete) of the store around
+    /// it. So a store that changes record ids, nonces or completions on their
+    /// way must not forward this method.
+    fn transactional(&self) -> Option<Transactional<'_>> {
+        None
+    }
+
+    /// This store without its type, if the store knows a better way than a box
+    /// for each call. A store that wraps another one does not forward this: the
+    /// layer would then call the inner store alone.
+    #[doc(hidden)]
+    fn erase(&self) -> Option<ErasedStore> {
+        None
+    }
 }
 
+/// The body of an `impl Store` that passes every operation on to another store:
+/// `forward_store!(self => self.inner)`.
+macro_rules! forward_store {
+    ($this:ident => $store:expr) => {
+        async fn claim(&$this, claim: &$crate::store::Claim) -> Result<$crate::store::Claimed, $crate::store::StoreError> {
+            $store.claim(claim).await
+        }
+
+        async fn renew(&$this, lease: &$crate::store::Lease) -> Result<$crate::store::Ownership, $crate::store::StoreError> {
+            $store.renew(lease).await
+        }
+
+        async fn complete(
+            &$this,
+            lease: &$crate::store::Lease,
+            outcome: &$crate::store::Outcome,
+        ) -> Result<$crate::store::Ownership, $crate::store::StoreError> {
+            $store.complete(lease, outcome).await
+        }
+
+        async fn release(
+            &$this,
+            id: &$crate::store::RecordId,
+            nonce: &$crate::store::Nonce,
+            how: $crate::store::Release,
+        ) -> Result<$crate::store::Ownership, $crate::store::StoreError> {
+            $store.release(id, nonce, how).await
+        }
+
+        async fn look_up(
+            &$this,
+            id: &$crate::store::RecordId,
+        ) -> Result<Option<$crate::store::Record>, $crate::store::StoreError> {
+            $store.look_up(id).await
+        }
+
+        async fn forget(
+            &$this,
+            id: &$crate::store::RecordId,
+            force: bool,
+        ) -> Result<$crate::store::Forgotten, $crate::store::StoreError> {
+            $store.forget(id, force).await
+        }
+
+        async fn subscribe(
+            &$this,
+            id: &$crate::store::RecordId,
+        ) -> Result<$crate::store::Subscription, $crate::store::StoreError> {
+            $store.subscribe(id).await
+        }
+    };
+}
+pub(crate) use forward_store;
+
 impl<T: Store> Store for Arc<T> {
-    async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
-        (**self).claim(claim).await
+    forward_store!(self => (**self));
+
+    fn transactional(&self) -> Option<Transactional<'_>> {
+        (**self).transactional()
     }
 
-    async fn renew(&self, lease: &Lease) -> Result<Ownership, StoreError> {
-        (**self).renew(lease).await
-    }
-
-    async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Ownership, StoreError> {
-        (**self).complete(lease, outcome).await
-    }
-
-    async fn release(
-        &self,
-        id: &RecordId,
-        nonce: &Nonce,
-        how: Release,
-    ) -> Result<Ownership, StoreError> {
-        (**self).release(id, nonce, how).await
-    }
-
-    async fn look_up(&self, id: &RecordId) -> Result<Option<Record>, StoreError> {
-        (**self).look_up(id).await
-    }
-
-    async fn forget(&self, id: &RecordId, force: bool) -> Result<Forgotten, StoreError> {
-        (**self).forget(id, force).await
-    }
-
-    async fn subscribe(&self, id: &RecordId) -> Result<Subscription, StoreError> {
-        (**self).subscribe(id).await
+    fn erase(&self) -> Option<ErasedStore> {
+        (**self).erase()
     }
 }

@@ -3,11 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::{
-    Claim, Claimed, DynStore, Forgotten, Lease, Outcome, Ownership, Record, Release, Store,
-    StoreError, Subscription, erased,
-};
-use crate::record::{Nonce, RecordId};
+use super::{DynStore, ErasedStore, Store, StoreError, Transactional, erased, forward_store};
 
 mod address;
 mod engines;
@@ -96,37 +92,14 @@ impl fmt::Debug for AnyStore {
 }
 
 impl Store for AnyStore {
-    async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
-        self.store.claim(claim).await
+    forward_store!(self => self.store);
+
+    fn transactional(&self) -> Option<Transactional<'_>> {
+        self.store.transactional()
     }
 
-    async fn renew(&self, lease: &Lease) -> Result<Ownership, StoreError> {
-        self.store.renew(lease).await
-    }
-
-    async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Ownership, StoreError> {
-        self.store.complete(lease, outcome).await
-    }
-
-    async fn release(
-        &self,
-        id: &RecordId,
-        nonce: &Nonce,
-        how: Release,
-    ) -> Result<Ownership, StoreError> {
-        self.store.release(id, nonce, how).await
-    }
-
-    async fn look_up(&self, id: &RecordId) -> Result<Option<Record>, StoreError> {
-        self.store.look_up(id).await
-    }
-
-    async fn forget(&self, id: &RecordId, force: bool) -> Result<Forgotten, StoreError> {
-        self.store.forget(id, force).await
-    }
-
-    async fn subscribe(&self, id: &RecordId) -> Result<Subscription, StoreError> {
-        self.store.subscribe(id).await
+    fn erase(&self) -> Option<ErasedStore> {
+        Some(ErasedStore(Arc::clone(&self.store)))
     }
 }
 

@@ -81,7 +81,8 @@ async fn a_memory_store_takes_its_caps_from_the_url() {
 #[cfg(feature = "memory")]
 #[tokio::test]
 async fn what_a_url_caps_is_capped() {
-    use crate::record::{Fingerprint, ScopeDigest};
+    use crate::record::{Fingerprint, RecordId, ScopeDigest};
+    use crate::store::{Claim, Claimed};
 
     let store = AnyStore::connect("memory:?max_records=1&when_full=refuse")
         .await

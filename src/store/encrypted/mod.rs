@@ -12,11 +12,9 @@ use self::envelope::{Binding, Key, open};
 use crate::error::ConfigError;
 use crate::record::{Completion, ENCRYPTED, Nonce, RecordId};
 use crate::store::encoding::{micros_since_epoch, system_time, unreadable};
-#[cfg(feature = "_sql")]
-use crate::store::sql::transaction::TransactionalStore;
 use crate::store::{
     Claim, Claimed, DynStore, Forgotten, Lease, Outcome, Ownership, Record, RecordState, Release,
-    StoreError, StoreFuture, Subscription,
+    StoreError, StoreFuture, Subscription, Transactional,
 };
 
 /// How recorded answers are encrypted at rest, in front of any store: headers,
@@ -155,9 +153,8 @@ impl DynStore for Encrypted {
         self.store.subscribe(id)
     }
 
-    #[cfg(feature = "_sql")]
-    fn in_database(&self) -> Option<&dyn TransactionalStore> {
-        self.store.in_database()
+    fn transactional(&self) -> Option<Transactional<'_>> {
+        self.store.transactional()
     }
 
     #[cfg(feature = "_sql")]

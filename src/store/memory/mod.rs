@@ -6,8 +6,8 @@ use std::sync::Arc;
 use crate::error::ConfigError;
 use crate::record::{Nonce, RecordId};
 use crate::store::{
-    Claim, Claimed, DynStore, Forgotten, Lease, Outcome, Ownership, Record, Release, Store,
-    StoreError, StoreFuture, Subscription,
+    Claim, Claimed, DynStore, ErasedStore, Forgotten, Lease, Outcome, Ownership, Record, Release,
+    Store, StoreError, StoreFuture, Subscription, Transactional,
 };
 
 use self::records::{Clock, Shared};
@@ -280,10 +280,14 @@ impl Store for MemoryStore {
     async fn subscribe(&self, id: &RecordId) -> Result<Subscription, StoreError> {
         Ok(Shared::subscribe(&self.shared, id))
     }
+
+    fn erase(&self) -> Option<ErasedStore> {
+        Some(ErasedStore(Arc::new(AtOnce(self.clone()))))
+    }
 }
 
 /// The same operations, without a future around each.
-pub(crate) struct AtOnce(pub(crate) MemoryStore);
+struct AtOnce(MemoryStore);
 
 impl DynStore for AtOnce {
     fn claim<'a>(&'a self, claim: &'a Claim) -> StoreFuture<'a, Claimed> {
@@ -321,6 +325,10 @@ impl DynStore for AtOnce {
 
     fn subscribe<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Subscription> {
         StoreFuture::Now(Some(Shared::subscribe(&self.0.shared, id)))
+    }
+
+    fn transactional(&self) -> Option<Transactional<'_>> {
+        None
     }
 }
 

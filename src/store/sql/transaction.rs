@@ -3,7 +3,6 @@
 use std::any::Any;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 
 use sqlx::Database;
 
@@ -98,30 +97,6 @@ pub(crate) fn is_retried(error: &sqlx::Error) -> bool {
     }
     let _ = error;
     false
-}
-
-/// The SQL store that this is, if it is one.
-pub(crate) fn in_database(store: &dyn Any) -> Option<&dyn TransactionalStore> {
-    #[cfg(feature = "postgres")]
-    if let Some(store) = as_one::<super::postgres::PostgresStore>(store) {
-        return Some(store);
-    }
-    #[cfg(feature = "mysql")]
-    if let Some(store) = as_one::<super::mysql::MySqlStore>(store) {
-        return Some(store);
-    }
-    #[cfg(feature = "sqlite")]
-    if let Some(store) = as_one::<super::sqlite::SqliteStore>(store) {
-        return Some(store);
-    }
-    let _ = store;
-    None
-}
-
-/// By itself, or shared.
-fn as_one<S: TransactionalStore>(store: &dyn Any) -> Option<&S> {
-    let shared = || store.downcast_ref::<Arc<S>>().map(|shared| &**shared);
-    store.downcast_ref::<S>().or_else(shared)
 }
 
 impl TransactionFate {

@@ -8,8 +8,12 @@ use http::StatusCode;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions};
 use sqlx::{Pool, Sqlite};
 use tower::BoxError;
-use tower_idempotency::SqliteStore;
 use tower_idempotency::exactly_once::{CommitError, CommitErrorKind};
+use tower_idempotency::store::{
+    AnyStore, Claim, Claimed, Lease, Nonce, Outcome, Ownership, RecordId, Release, StoreError,
+    Transactional,
+};
+use tower_idempotency::{IdempotencyLayer, IdempotencyLayerBuilder, SqliteStore, scope};
 
 use crate::servers;
 
@@ -95,6 +99,62 @@ async fn a_transaction_in_another_database_is_told_so() {
     let with_others = named_records().await;
     let why = told_of(with_others).await;
     assert!(why.contains("not in the database of the records"), "{why}");
+}
+
+/// A store of somebody's own around another one.
+struct Around<S>(S);
+
+impl<S: tower_idempotency::store::Store> tower_idempotency::store::Store for Around<S> {
+    async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
+        self.0.claim(claim).await
+    }
+
+    async fn renew(&self, lease: &Lease) -> Result<Ownership, StoreError> {
+        self.0.renew(lease).await
+    }
+
+    async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Ownership, StoreError> {
+        self.0.complete(lease, outcome).await
+    }
+
+    async fn release(
+        &self,
+        id: &RecordId,
+        nonce: &Nonce,
+        how: Release,
+    ) -> Result<Ownership, StoreError> {
+        self.0.release(id, nonce, how).await
+    }
+
+    fn transactional(&self) -> Option<Transactional<'_>> {
+        self.0.transactional()
+    }
+}
+
+async fn commits_by(layer: IdempotencyLayerBuilder, shop: Arc<Shop>) {
+    let layer = layer.defaults(|options| options.exactly_once(true));
+    let till = shop.till(&layer.build().unwrap());
+    assert_eq!(ask(&till, "k").await, got(201, "paid 1"));
+    assert_eq!(ask(&till, "k").await, got(201, "paid 1"));
+    assert_eq!(shop.entries().await, 1);
+}
+
+#[tokio::test]
+async fn a_store_around_an_sql_store_commits_if_it_forwards_that() {
+    let shop = Shop::open().await;
+    let store = Arc::new(Around(Around(shop.store.clone())));
+    commits_by(IdempotencyLayer::builder(store, scope::shared()), shop).await;
+}
+
+/// `Arc<AnyStore>` once hid its SQL store from the layer.
+#[tokio::test]
+async fn a_shared_store_of_any_kind_commits() {
+    let shop = Shop::open().await;
+    let file = shop.pool.connect_options();
+    let file = file.get_filename().display();
+    let url = format!("sqlite:{file}?table={}", shop.table);
+    let store = Arc::new(AnyStore::connect(&url).await.unwrap());
+    commits_by(IdempotencyLayer::builder(store, scope::shared()), shop).await;
 }
 
 /// The store is asked for nothing in between.

@@ -15,7 +15,7 @@ use crate::store::encoding::{EncodedCompletion, unreadable};
 use crate::store::row::{micros, state};
 use crate::store::{
     Claim, Claimed, Forgotten, Lease, OnLapsedLease, Outcome, Ownership, Record, RecordState,
-    Release, Store, StoreError,
+    Release, Store, StoreError, Transactional,
 };
 
 mod calls;
@@ -297,5 +297,9 @@ impl Store for MySqlStore {
             2 => Ok(Forgotten::InFlight),
             _ => Err(unreadable_format(row)?),
         }
+    }
+
+    fn transactional(&self) -> Option<Transactional<'_>> {
+        Some(Transactional::new(self))
     }
 }

@@ -16,7 +16,7 @@ use crate::store::encoding::EncodedCompletion;
 use crate::store::row::micros;
 use crate::store::{
     Claim, Claimed, Forgotten, Lease, OnLapsedLease, OnMismatch, Outcome, Ownership, Record,
-    Release, Store, StoreError, Subscription,
+    Release, Store, StoreError, Subscription, Transactional,
 };
 
 mod database;
@@ -287,6 +287,10 @@ impl Store for PostgresStore {
             ..
         } = &*self.shared;
         Ok(listening.subscribe(id, database).await)
+    }
+
+    fn transactional(&self) -> Option<Transactional<'_>> {
+        Some(Transactional::new(self))
     }
 }
 

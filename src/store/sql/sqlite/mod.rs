@@ -23,7 +23,7 @@ use super::{DEFAULT_TABLE, PURGE_INTERVAL, Purging, Table};
 use crate::record::{Nonce, RecordId};
 use crate::store::{
     Claim, Claimed, Forgotten, Lease, Outcome, Ownership, Record, Release, Store, StoreError,
-    Subscription,
+    Subscription, Transactional,
 };
 
 use records::Records;
@@ -238,6 +238,10 @@ impl Store for SqliteStore {
 
     async fn subscribe(&self, id: &RecordId) -> Result<Subscription, StoreError> {
         Ok(self.records.wake_ups.subscribe(id))
+    }
+
+    fn transactional(&self) -> Option<Transactional<'_>> {
+        Some(Transactional::new(self))
     }
 }
 
