@@ -300,6 +300,8 @@ mod display;
 mod error;
 #[cfg(feature = "_sql")]
 pub mod exactly_once;
+#[doc(hidden)]
+pub mod for_sidecar;
 #[cfg(all(test, shuttle, feature = "memory"))]
 mod interleavings;
 mod layer;
@@ -311,8 +313,6 @@ pub mod rejection;
 mod request;
 mod runtime;
 pub mod scope;
-#[cfg(feature = "sidecar")]
-pub mod sidecar;
 pub mod store;
 
 pub use counts::Counts;

@@ -153,7 +153,7 @@ impl Config {
 
     /// What building the layer found, at its entry. Its route may be a pattern
     /// or the path of one.
-    pub(crate) fn built(&self, error: &ConfigError) -> FileError {
+    pub(super) fn built(&self, error: &ConfigError) -> FileError {
         let mut message = error.message().to_owned();
         let mut source = std::error::Error::source(error);
         while let Some(cause) = source {

@@ -28,10 +28,6 @@ use crate::store::OnLapsedLease;
 #[derive(Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(title = "tower-idempotency")]
-#[cfg_attr(
-    not(feature = "sidecar"),
-    allow(dead_code, reason = "some entries are of the sidecar alone")
-)]
 pub(super) struct File {
     /// Where the schema of this file is, for editors.
     #[serde(rename = "$schema")]

@@ -57,18 +57,13 @@ mod error;
 mod field;
 mod file;
 mod names;
-#[cfg_attr(
-    not(feature = "sidecar"),
-    allow(dead_code, reason = "they are checked in any file")
-)]
 mod process;
 mod read;
 mod record;
 mod rejections;
 mod schema;
 mod scopes;
-#[cfg(feature = "sidecar")]
-mod sidecar;
+pub(crate) mod sidecar;
 mod value;
 
 pub use error::FileError;

@@ -20,10 +20,8 @@ use crate::scope::{self, ForwardedHeader, Scope};
 pub(super) struct Scopes {
     scope: Arc<dyn Scope>,
     /// Networks that are believed about where a request comes from.
-    #[cfg_attr(not(feature = "sidecar"), allow(dead_code, reason = "asked by it"))]
     pub(super) trusted: Vec<IpNet>,
     /// Whether the connection's address is one of them.
-    #[cfg_attr(not(feature = "sidecar"), allow(dead_code, reason = "asked by it"))]
     pub(super) peer_ip: bool,
 }
 

@@ -1,125 +1,149 @@
-//! What a file says about the process.
+//! The entries of a file that concern the sidecar, which reads them by
+//! [`for_sidecar`](crate::for_sidecar).
 
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use http::{HeaderName, Uri};
 use ipnet::IpNet;
 
+use super::scopes::Scopes;
 use super::{Config, FileError, Step};
+use crate::error::ConfigError;
 use crate::scope::canonical;
-use crate::sidecar::{Authorize, Settings};
 
-impl Config {
-    /// The store, which a sidecar can't be given otherwise.
-    pub(crate) fn required_store(&self) -> Result<&str, FileError> {
-        self.store().ok_or_else(|| self.missing("store", "memory:"))
+/// Each field is an entry at the top of the file; `None` where it is left out.
+#[derive(Clone, Debug)]
+pub struct Entries {
+    /// The entry `listen`.
+    pub listen: Option<SocketAddr>,
+    /// `http://` and an authority, without a path.
+    pub upstream: Option<Uri>,
+    /// HTTP/2 with prior knowledge instead of HTTP/1.1.
+    pub upstream_http2: Option<bool>,
+    /// The entry `connect_timeout`.
+    pub connect_timeout: Option<Duration>,
+    /// From the request's last byte to the head of the response.
+    pub upstream_timeout: Option<Duration>,
+    /// Who is asked before anything is claimed or replayed.
+    pub authorize: Option<AuthorizeEntry>,
+    /// Whose `X-Forwarded-*` is believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// The entry `metrics`.
+    pub metrics: Option<SocketAddr>,
+    /// A path; `Some(None)` for `false`.
+    pub healthz: Option<Option<String>>,
+    /// A path; `Some(None)` for `false`.
+    pub contract: Option<Option<String>>,
+    /// The entry `drain_timeout`.
+    pub drain_timeout: Option<Duration>,
+    /// Patterns are matched against the path in lower case.
+    pub ignore_path_case: Option<bool>,
+    /// The entry `docs_url` of `[idempotency]`.
+    pub docs_url: Option<String>,
+    /// `[idempotency]`, then each `[[route]]`.
+    pub tables: Vec<Table>,
+}
+
+/// The entry `authorize`. Its `url` may hold a credential.
+#[derive(Clone)]
+pub struct AuthorizeEntry {
+    /// `http://`, asked with GET.
+    pub url: Uri,
+    /// How long the authorizer may take.
+    pub timeout: Option<Duration>,
+    /// The headers that are copied from the authorizer's response into the request.
+    pub headers: Vec<HeaderName>,
+}
+
+impl std::fmt::Debug for AuthorizeEntry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AuthorizeEntry")
+            .field("timeout", &self.timeout)
+            .field("headers", &self.headers)
+            .finish_non_exhaustive()
     }
+}
 
-    pub(crate) fn docs_url(&self) -> Option<&str> {
-        self.said.file.idempotency.docs_url.as_deref()
-    }
+/// The options of one table that a proxy has to check.
+#[derive(Clone, Debug)]
+pub struct Table {
+    /// The number of the `[[route]]`, from 0; `None` for `[idempotency]`.
+    pub route: Option<usize>,
+    /// Whether `scope` lists `peer-ip`.
+    pub peer_ip: bool,
+    /// The networks that `scope` trusts to say where a request comes from.
+    pub trusted: Vec<IpNet>,
+    /// The option `exactly_once`.
+    pub exactly_once: bool,
+}
 
-    fn missing(&self, option: &str, example: &str) -> FileError {
-        let message = format!("is missing: the sidecar needs it, such as \"{example}\"");
-        self.error(&[Step::from(option)], message)
-    }
-
-    /// A scope that believes a proxy needs the sidecar to believe it too: from
-    /// any other peer it removes what says where a request comes from. And
-    /// behind a proxy all callers have one address (G6).
-    fn check_scopes(&self, believed: &[IpNet]) -> Result<(), FileError> {
-        let file = &self.said.file;
-        let of_all = file.idempotency.scope.iter();
-        let of_all = of_all.map(|scope| (vec![Step::from("idempotency")], scope));
-        let of_routes = file.route.iter().enumerate().filter_map(|(at, route)| {
-            let table = vec![Step::from("route"), at.into()];
-            Some((table, route.scope.as_ref()?))
-        });
-        for (mut path, scope) in of_all.chain(of_routes) {
-            if scope.peer_ip && !believed.is_empty() {
-                path.push("scope".into());
-                let message = "lists `peer-ip`, which is a proxy's own address for all that it \
-                               forwards: behind the `trusted_proxies` a caller is told by \
-                               { forwarded_ip = \"x-forwarded-for\", trusted = [\"…\"] }";
-                return Err(self.error(&path, message));
-            }
-            let is_not_believed = |own: &&IpNet| {
-                let own = canonical(**own);
-                !believed.iter().any(|net| net.contains(&own))
-            };
-            if let Some(network) = scope.trusted.iter().find(is_not_believed) {
-                path.push("scope".into());
-                let message = format!(
-                    "trusts {network} to say where a request comes from: list it in \
-                     `trusted_proxies` too, or the sidecar removes what it says"
-                );
-                return Err(self.error(&path, message));
-            }
+impl Table {
+    fn new(route: Option<usize>, scope: Option<&Scopes>, exactly_once: Option<bool>) -> Self {
+        let trusted = scope.iter().flat_map(|scope| &scope.trusted);
+        Self {
+            route,
+            peer_ip: scope.is_some_and(|scope| scope.peer_ip),
+            trusted: trusted.copied().collect(),
+            exactly_once: exactly_once == Some(true),
         }
-        Ok(())
     }
 
-    /// A service behind a proxy has no claim to commit.
-    fn check_exactly_once(&self) -> Result<(), FileError> {
-        let file = &self.said.file;
-        let of_routes = file.route.iter().enumerate();
-        let of_routes = of_routes.map(|(at, route)| {
-            let table = vec![Step::from("route"), at.into()];
-            (table, route.exactly_once)
-        });
-        let of_all = (
-            vec![Step::from("idempotency")],
-            file.idempotency.exactly_once,
-        );
-        for (mut path, exactly_once) in std::iter::once(of_all).chain(of_routes) {
-            if exactly_once == Some(true) {
-                path.push("exactly_once".into());
-                let message = "can't be promised here: it is for handlers in Rust that commit \
-                               their claims";
-                return Err(self.error(&path, message));
-            }
-        }
-        Ok(())
+    /// The option of this table is wrong. `message` completes "`scope` …".
+    #[must_use]
+    pub fn wrong(&self, config: &Config, option: &str, message: &str) -> FileError {
+        let table = match self.route {
+            Some(at) => vec!["route".into(), at.into()],
+            None => vec!["idempotency".into()],
+        };
+        config.error(&[&*table, &[option.into()]].concat(), message)
     }
+}
 
-    /// What the sidecar is told, with its defaults.
-    pub(crate) fn sidecar(&self) -> Result<Settings, FileError> {
-        let file = &self.said.file;
-        let missing = |option, example| self.missing(option, example);
-        let listen = file
-            .listen
-            .ok_or_else(|| missing("listen", "127.0.0.1:8080"))?;
-        let upstream = file.upstream.as_ref();
-        let upstream = upstream.ok_or_else(|| missing("upstream", "http://127.0.0.1:9000"))?;
-        let usual = Settings::default();
-        let networks = file.trusted_proxies.iter().flat_map(|list| &list.0);
-        let trusted_proxies: Vec<IpNet> = networks.map(|own| canonical(own.0)).collect();
-        self.check_scopes(&trusted_proxies)?;
-        self.check_exactly_once()?;
-        Ok(Settings {
-            listen: listen.0,
-            upstream: upstream.0.clone(),
-            upstream_http2: file.upstream_http2.unwrap_or(usual.upstream_http2),
-            connect_timeout: file
-                .connect_timeout
-                .map_or(usual.connect_timeout, |own| own.0),
-            upstream_timeout: file
-                .upstream_timeout
-                .map_or(usual.upstream_timeout, |own| own.0),
-            authorize: file.authorize.as_ref().map(|own| Authorize {
-                url: own.url.clone(),
-                timeout: own.timeout.map_or(Authorize::TIMEOUT, |timeout| timeout.0),
-                headers: own.headers.clone(),
-            }),
-            trusted_proxies,
-            metrics: file.metrics.map(|own| own.0),
-            healthz: file
-                .healthz
-                .as_ref()
-                .map_or(usual.healthz, |own| own.0.clone()),
-            contract: file
-                .contract
-                .as_ref()
-                .map_or(usual.contract, |own| own.0.clone()),
-            drain_timeout: file.drain_timeout.map_or(usual.drain_timeout, |own| own.0),
-            ignore_path_case: file.ignore_path_case.unwrap_or(usual.ignore_path_case),
-        })
+/// The entries of this file that concern the sidecar.
+#[must_use]
+pub fn entries(config: &Config) -> Entries {
+    let file = &config.said.file;
+    let all = &file.idempotency;
+    let routes = file.route.iter().enumerate();
+    let routes =
+        routes.map(|(at, route)| Table::new(Some(at), route.scope.as_ref(), route.exactly_once));
+    let networks = file.trusted_proxies.iter().flat_map(|list| &list.0);
+    Entries {
+        listen: file.listen.map(|own| own.0),
+        upstream: file.upstream.as_ref().map(|own| own.0.clone()),
+        upstream_http2: file.upstream_http2,
+        connect_timeout: file.connect_timeout.map(|own| own.0),
+        upstream_timeout: file.upstream_timeout.map(|own| own.0),
+        authorize: file.authorize.as_ref().map(|own| AuthorizeEntry {
+            url: own.url.clone(),
+            timeout: own.timeout.map(|timeout| timeout.0),
+            headers: own.headers.clone(),
+        }),
+        trusted_proxies: networks.map(|own| canonical(own.0)).collect(),
+        metrics: file.metrics.map(|own| own.0),
+        healthz: file.healthz.as_ref().map(|own| own.0.clone()),
+        contract: file.contract.as_ref().map(|own| own.0.clone()),
+        drain_timeout: file.drain_timeout.map(|own| own.0),
+        ignore_path_case: file.ignore_path_case,
+        docs_url: all.docs_url.clone(),
+        tables: [Table::new(None, all.scope.as_ref(), all.exactly_once)]
+            .into_iter()
+            .chain(routes)
+            .collect(),
     }
+}
+
+/// The entry `option`, at the top of the file, has to be there.
+#[must_use]
+pub fn missing(config: &Config, option: &str, example: &str) -> FileError {
+    let message = format!("is missing: the sidecar needs it, such as \"{example}\"");
+    config.error(&[Step::from(option)], message)
+}
+
+/// What is wrong with a layer that this file describes, with the entry that makes
+/// it so.
+#[must_use]
+pub fn located(config: &Config, error: &ConfigError) -> FileError {
+    config.built(error)
 }

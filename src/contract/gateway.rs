@@ -1,6 +1,6 @@
 //! The contract of a layer that runs in a proxy.
 
-use http::HeaderName;
+use http::{HeaderName, StatusCode};
 
 use crate::contract::{Contract, GatewayError};
 use crate::display::header_name;
@@ -23,5 +23,19 @@ impl Contract {
             }
         }
         self
+    }
+}
+
+impl GatewayError {
+    /// For the sidecar alone.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn new(code: &str, status: StatusCode, when: &str, advice: &str) -> Self {
+        Self {
+            code: code.to_owned(),
+            status,
+            when: when.to_owned(),
+            advice: advice.to_owned(),
+        }
     }
 }

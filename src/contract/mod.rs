@@ -14,7 +14,6 @@ use crate::options::{KeysPer, OnDisconnect, OnInFlight, OnMismatch, OnOversize, 
 use crate::rejection::RejectionCode;
 use crate::store::OnLapsedLease;
 
-#[cfg(feature = "sidecar")]
 mod gateway;
 mod gather;
 mod json;

@@ -56,7 +56,6 @@ pub struct IdempotencyLayerBuilder {
     max_buffered_bytes: usize,
     max_background_operations: usize,
     max_waiting_requests: usize,
-    #[cfg(feature = "sidecar")]
     ignore_path_case: bool,
     #[cfg(feature = "config")]
     skip_store_checks: bool,
@@ -80,7 +79,6 @@ impl IdempotencyLayerBuilder {
             max_buffered_bytes: 256 << 20,
             max_background_operations: 10_000,
             max_waiting_requests: 1_000,
-            #[cfg(feature = "sidecar")]
             ignore_path_case: false,
             #[cfg(feature = "config")]
             skip_store_checks: false,
@@ -259,7 +257,6 @@ impl IdempotencyLayerBuilder {
 
     /// For services that don't tell `/Orders` from `/orders`. What is compared is
     /// the path as it was sent all the same.
-    #[cfg(feature = "sidecar")]
     pub(crate) fn ignore_path_case(mut self, ignore: bool) -> Self {
         self.ignore_path_case = ignore;
         self
@@ -319,7 +316,6 @@ impl IdempotencyLayerBuilder {
         #[cfg(feature = "config")]
         let commits = commits || self.skip_store_checks;
         let routes = Routes::new(self.defaults, self.routes, commits)?;
-        #[cfg(feature = "sidecar")]
         let routes = routes.ignoring_case(self.ignore_path_case);
         if self.max_buffered_bytes < routes.largest_body() {
             let message = format!(

@@ -142,7 +142,6 @@ impl Routes {
         matched.map(|found| found.value).or(routes.default.as_ref())
     }
 
-    #[cfg(feature = "sidecar")]
     pub(crate) fn ignoring_case(mut self, ignore: bool) -> Self {
         self.ignore_case = ignore;
         self
@@ -351,7 +350,6 @@ mod tests {
         assert_eq!(routes(&beside_another).unwrap_err().option(), "route");
     }
 
-    #[cfg(feature = "sidecar")]
     #[test]
     fn only_where_it_is_wanted_case_does_not_matter() {
         let rules = [("POST /caf%C3%A9/{id}", Require::Required)];

@@ -46,7 +46,6 @@ use crate::record::{ScopeDigest, unhex};
 
 mod forwarded;
 
-#[cfg(feature = "sidecar")]
 pub(crate) use forwarded::canonical;
 pub use forwarded::{ForwardedHeader, ForwardedIp, forwarded_ip};
 

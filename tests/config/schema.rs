@@ -49,7 +49,7 @@ fn the_example_validates() {
 #[test]
 fn the_contracts_in_the_field_validate() {
     let validator = validator();
-    let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/contracts");
+    let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/sidecar/tests/contracts");
     let mut files = 0;
     for entry in std::fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();

@@ -310,69 +310,6 @@ fn the_lists_of_names_are_those_of_the_schema() {
     assert_eq!(route, listed(&[OF_ROUTES, &["match"]]));
 }
 
-#[cfg(feature = "sidecar")]
-#[test]
-fn the_sidecar_is_told_what_the_file_says() {
-    let least = "listen = '127.0.0.1:8080'\nupstream = 'http://127.0.0.1:9000'\n";
-    let usual = crate::sidecar::Settings {
-        listen: "127.0.0.1:8080".parse().unwrap(),
-        upstream: "http://127.0.0.1:9000".parse().unwrap(),
-        ..crate::sidecar::Settings::default()
-    };
-    let told = |text: &str| format!("{:?}", read(&format!("{least}{text}")).sidecar().unwrap());
-    assert_eq!(told(""), format!("{usual:?}"));
-    for (entry, expected) in [
-        ("upstream_http2 = true", "upstream_http2: true"),
-        ("connect_timeout = '1s'", "connect_timeout: 1s"),
-        ("upstream_timeout = '2s'", "upstream_timeout: 2s"),
-        (
-            "authorize = 'http://auth:1/check?a=b'",
-            "authorize: Some(Authorize { timeout: 5s, headers: [], .. })",
-        ),
-        (
-            "authorize = { url = 'http://auth', timeout = '1s', headers = ['X-Account'] }",
-            "timeout: 1s, headers: [\"x-account\"], .. })",
-        ),
-        (
-            "trusted_proxies = ['10.0.0.0/8', '::1']",
-            "trusted_proxies: [10.0.0.0/8, ::1/128]",
-        ),
-        ("metrics = '[::1]:9100'", "metrics: Some([::1]:9100)"),
-        ("healthz = '/live'", "healthz: Some(\"/live\")"),
-        ("healthz = false", "healthz: None"),
-        ("contract = '/docs/keys'", "contract: Some(\"/docs/keys\")"),
-        ("drain_timeout = '0s'", "drain_timeout: 0ns"),
-        ("ignore_path_case = true", "ignore_path_case: true"),
-    ] {
-        assert!(told(entry).contains(expected), "{entry}: {}", told(entry));
-        assert!(!told("").contains(expected), "{entry}");
-    }
-    let asked = format!("{least}authorize = 'http://auth:1/check?a=b'");
-    let asked = read(&asked).sidecar().unwrap().authorize.unwrap();
-    assert_eq!(asked.url, "http://auth:1/check?a=b");
-    for (text, said) in [
-        (
-            "upstream = 'http://a'",
-            "1:1: `listen` is missing: the sidecar needs it, such as \"127.0.0.1:8080\"",
-        ),
-        (
-            "listen = '127.0.0.1:1'",
-            "1:1: `upstream` is missing: the sidecar needs it, such as \"http://127.0.0.1:9000\"",
-        ),
-    ] {
-        assert_eq!(read(text).sidecar().unwrap_err().to_string(), said);
-    }
-    assert_eq!(
-        read("").required_store().unwrap_err().to_string(),
-        "1:1: `store` is missing: the sidecar needs it, such as \"memory:\""
-    );
-    assert_eq!(
-        read("store = 'memory:'").required_store().unwrap(),
-        "memory:"
-    );
-    read("listen = '127.0.0.1:0'\nmetrics = '127.0.0.1:0'");
-}
-
 #[cfg(not(feature = "encryption"))]
 #[test]
 fn encryption_without_its_feature_is_an_error() {

@@ -9,6 +9,7 @@
 use std::collections::HashMap;
 
 use proptest::prelude::*;
+use proptest::test_runner::FileFailurePersistence;
 
 use super::*;
 
@@ -451,7 +452,14 @@ fn outcome(seal: bool, kept: u64) -> Outcome {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 2000,
+        failure_persistence: Some(Box::new(FileFailurePersistence::Direct(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests/proptest-regressions/memory_store.txt"
+        )))),
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn the_store_does_what_the_model_does(steps in proptest::collection::vec(step(), 1..60)) {

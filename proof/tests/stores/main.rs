@@ -1,0 +1,13 @@
+//! The stores for more than one process, each on the real thing: servers come from
+//! `scripts/servers`, which `scripts/test` starts.
+
+mod any;
+#[path = "../../../tests/support/log.rs"]
+mod log;
+mod mysql;
+mod once;
+mod postgres;
+mod redis;
+#[path = "../../../tests/support/servers.rs"]
+mod servers;
+mod sqlite;

@@ -1,0 +1,223 @@
+//! Records that another program wrote, or that were damaged.
+
+use sqlx::{AssertSqlSafe, SqlitePool};
+use tower_idempotency::SqliteStore;
+use tower_idempotency::store::{Forgotten, Release, Store, StoreErrorKind};
+
+use super::{Directory, acquire, answer, claim, id, pool_of};
+
+const TABLES: &str = include_str!("../../../../docs/sql/sqlite.sql");
+
+/// Tables in which any column holds anything.
+async fn lenient(pool: &SqlitePool) -> SqliteStore {
+    let tables = TABLES
+        .replace(" STRICT", "")
+        .replace("BLOB    NOT NULL", "BLOB")
+        .replace("INTEGER NOT NULL", "INTEGER");
+    sqlx::raw_sql(AssertSqlSafe(tables))
+        .execute(pool)
+        .await
+        .unwrap();
+    SqliteStore::open(pool.clone()).await.unwrap()
+}
+
+/// Records in each state, all of which a claim would replay or take over.
+async fn in_every_state(store: &SqliteStore, pool: &SqlitePool) {
+    let completed = acquire(store, &claim(1)).await;
+    store.complete(&completed, &answer("paid")).await.unwrap();
+    acquire(store, &claim(2)).await;
+    for (number, how) in [(3, Release::MayRunAgain), (4, Release::OutcomeUnknown)] {
+        let lease = acquire(store, &claim(number)).await;
+        store
+            .release(&id(number), &lease.claim.nonce, how)
+            .await
+            .unwrap();
+    }
+    change(pool, "lapses_at = 1 WHERE state = 1").await;
+}
+
+async fn change(pool: &SqlitePool, what: &str) {
+    let statement = format!("UPDATE idempotency_records SET {what}");
+    let changed = sqlx::query(AssertSqlSafe(statement))
+        .execute(pool)
+        .await
+        .unwrap();
+    assert!(changed.rows_affected() > 0, "{what}");
+}
+
+async fn is_unreadable(store: &SqliteStore, number: u32, what: &str) {
+    let expected = StoreErrorKind::Unreadable;
+    let claimed = store.claim(&claim(number)).await;
+    let kind = claimed.map_err(|error| error.kind());
+    assert!(
+        matches!(kind, Err(kind) if kind == expected),
+        "{number}, {what}: {kind:?}"
+    );
+    let found = store.look_up(&id(number)).await;
+    assert_eq!(found.unwrap_err().kind(), expected, "{number}, {what}");
+}
+
+#[tokio::test]
+async fn what_is_not_as_it_should_be_is_never_taken_for_anything() {
+    let directory = Directory::new();
+    let pool = pool_of(&directory.file()).await;
+    let store = lenient(&pool).await;
+    for what in [
+        "format = 2",
+        "format = 2, expires_at = 1",
+        "format = NULL",
+        "format = 'one'",
+        "state = 9",
+        "state = 9, expires_at = 1",
+        "state = 0",
+        "state = 'done'",
+        "state = NULL",
+        "token = -1",
+        "token = 9007199254740992",
+        "token = 'a'",
+        "token = 1.5",
+        "attempt = -1",
+        "attempt = NULL",
+        "nonce = NULL",
+        "fingerprint = NULL",
+        "fingerprint = 7",
+        "lapses_at = 'soon'",
+        "expires_at = 'later'",
+        "expires_at = x'00'",
+    ] {
+        sqlx::raw_sql("DELETE FROM idempotency_records")
+            .execute(&pool)
+            .await
+            .unwrap();
+        in_every_state(&store, &pool).await;
+        change(&pool, what).await;
+        for number in 1..=4 {
+            is_unreadable(&store, number, what).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_in_flight_for_nobody_knows_how_long_is_unreadable() {
+    let directory = Directory::new();
+    let store = super::connect(&directory.file()).await;
+    let pool = pool_of(&directory.file()).await;
+    let lease = acquire(&store, &claim(1)).await;
+    change(&pool, "lapses_at = NULL").await;
+    is_unreadable(&store, 1, "lapses_at = NULL").await;
+    let error = store.forget(&lease.claim.id, false).await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Unreadable);
+}
+
+#[tokio::test]
+async fn a_foreign_record_is_changed_by_nobody_but_by_force() {
+    let directory = Directory::new();
+    let store = super::connect(&directory.file()).await;
+    let pool = pool_of(&directory.file()).await;
+    for foreign in [
+        "format = 2",
+        "format = 2, expires_at = 1, lapses_at = 1",
+        "format = 2, state = 3, nonce = zeroblob(16)",
+        "format = 2, state = 5, expires_at = 1, token = 1",
+        "state = 9",
+        "state = 9, expires_at = 1, lapses_at = 1, token = 1",
+        "state = 0, expires_at = 1",
+    ] {
+        let lease = acquire(&store, &claim(1)).await;
+        change(&pool, foreign).await;
+        let before = row(&pool).await;
+        is_unreadable(&store, 1, foreign).await;
+        let (id, nonce) = (&lease.claim.id, &lease.claim.nonce);
+        let errors = [
+            store.renew(&lease).await.expect_err(foreign),
+            store
+                .complete(&lease, &answer("paid"))
+                .await
+                .expect_err(foreign),
+            store
+                .release(id, nonce, Release::MayRunAgain)
+                .await
+                .expect_err(foreign),
+            store.forget(id, false).await.expect_err(foreign),
+        ];
+        for error in errors {
+            assert_eq!(error.kind(), StoreErrorKind::Unreadable, "{foreign}");
+        }
+        assert_eq!(store.purge().await.unwrap(), 0, "{foreign}");
+        assert_eq!(row(&pool).await, before, "{foreign}");
+        let forgotten = store.forget(id, true).await.unwrap();
+        assert_eq!(forgotten, Forgotten::Gone, "{foreign}");
+    }
+}
+
+/// All of the one record, as text.
+async fn row(pool: &SqlitePool) -> String {
+    let query = "SELECT concat_ws(' ', format, state, hex(nonce), token, attempt, \
+                 hex(fingerprint), retention, lapses_at, expires_at, status, kept_for, hex(answer)) \
+                 FROM idempotency_records";
+    sqlx::query_scalar(query).fetch_one(pool).await.unwrap()
+}
+
+#[tokio::test]
+async fn an_answer_is_read_whole_or_not_at_all() {
+    let directory = Directory::new();
+    let pool = pool_of(&directory.file()).await;
+    let store = lenient(&pool).await;
+    let lease = acquire(&store, &claim(1)).await;
+    store.complete(&lease, &answer("paid")).await.unwrap();
+    sqlx::raw_sql("CREATE TABLE sound AS SELECT * FROM idempotency_records")
+        .execute(&pool)
+        .await
+        .unwrap();
+    let mut changes = vec![
+        "answer = NULL".to_owned(),
+        "answer = 'paid'".to_owned(),
+        "answer = 7".to_owned(),
+        "answer = CAST(answer || x'00' AS BLOB)".to_owned(),
+        "answer = CAST(answer || x'00' AS BLOB), answer_length = answer_length + 1".to_owned(),
+        "answer_length = -1".to_owned(),
+        "answer_length = NULL".to_owned(),
+        "answer_sha256 = NULL".to_owned(),
+        "answer_sha256 = x'00'".to_owned(),
+        "answer_sha256 = zeroblob(32)".to_owned(),
+        "status = 200".to_owned(),
+        "status = NULL".to_owned(),
+        "status = 66000".to_owned(),
+        "began_at = NULL".to_owned(),
+        "completed_at = 'today'".to_owned(),
+        "kept_for = -1".to_owned(),
+        "kept_for = NULL".to_owned(),
+        "fingerprint = x'00'".to_owned(),
+    ];
+    let length: i64 = sqlx::query_scalar("SELECT length(answer) FROM sound")
+        .fetch_one(&pool)
+        .await
+        .unwrap();
+    for length in 0..length {
+        changes.push(format!("answer = substr(answer, 1, {length})"));
+        changes.push(format!(
+            "answer = substr(answer, 1, {length}), answer_length = {length}"
+        ));
+    }
+    for what in changes {
+        change(&pool, &what).await;
+        is_unreadable(&store, 1, &what).await;
+        let restore = "DELETE FROM idempotency_records;
+            INSERT INTO idempotency_records SELECT * FROM sound";
+        sqlx::raw_sql(restore).execute(&pool).await.unwrap();
+        store.look_up(&id(1)).await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn who_meets_one_can_remove_it_by_hand() {
+    let directory = Directory::new();
+    let pool = pool_of(&directory.file()).await;
+    let store = lenient(&pool).await;
+    in_every_state(&store, &pool).await;
+    change(&pool, "format = 2").await;
+    for number in 1..=4 {
+        store.forget(&id(number), true).await.unwrap();
+        assert_eq!(acquire(&store, &claim(number)).await.attempt, 1);
+    }
+}

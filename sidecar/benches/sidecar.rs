@@ -1,0 +1,237 @@
+//! What the sidecar costs: the sidecar and a plain proxy, in one process, over TCP
+//! on this machine.
+//!
+//! The plain proxy is hyper's server and hyper-util's client, and forwards messages
+//! as they are. Both proxies stand in front of the same upstream. Rounds alternate
+//! between the proxies, with the same number of connections; each connection sends
+//! a request and waits for the response, again and again. The ratio of the two rates
+//! is taken within each pair of rounds, so that a slow moment of the machine slows
+//! both rounds; the median of the ratios counts:
+//!
+//! - `GET`, `POST`: without a key. Nothing is recorded.
+//! - `first`, `replay`: with a key never seen, or with one whose response is
+//!   recorded; compared with `POST` through the plain proxy.
+//!
+//! Request bodies have 1 KiB (`GET` has none), response bodies 256 B.
+//!
+//! `cargo bench -p tower-idempotency-sidecar`; after `--` the number of pairs and of
+//! connections.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{Request, Response, Uri};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::{TcpListener, TcpStream};
+use tower_idempotency::config::Config;
+use tower_idempotency_sidecar::Sidecar;
+
+const ROUND: Duration = Duration::from_millis(400);
+const BODY_IN: usize = 1024;
+const BODY_OUT: usize = 256;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Get,
+    Post,
+    First,
+    Replay,
+}
+
+/// Never twice the same.
+static KEYS: AtomicU64 = AtomicU64::new(0);
+
+fn main() {
+    let mut numbers = std::env::args()
+        .skip(1)
+        .filter_map(|word| word.parse().ok());
+    let pairs = numbers.next().unwrap_or(30);
+    let connections = numbers.next().unwrap_or(16);
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime")
+        .block_on(compare(pairs, connections));
+}
+
+async fn compare(pairs: usize, connections: usize) {
+    let upstream = upstream().await;
+    let text = format!(
+        "listen = '127.0.0.1:0'\nupstream = 'http://{upstream}'\nstore = 'memory:'\n\
+         [idempotency]\nscope = ['header:x-api-key', 'peer-ip']\n\
+         [[route]]\nmatch = 'POST /orders'\n[[route]]\nmatch = 'POST /orders/{{id}}/capture'\n"
+    );
+    let config = Config::from_toml(&text).expect("a right file");
+    let plain = plain_proxy(upstream).await;
+    let sidecar = serve(Sidecar::new(&config).await.expect("a sidecar"));
+    println!("{pairs} pairs of rounds, {connections} connections");
+    println!(
+        "{:>8}  {:>10}  {:>10}  {:>6}  {:>6}  {:>6}",
+        "", "plain/s", "sidecar/s", "25 %", "median", "75 %"
+    );
+    for kind in [Kind::Get, Kind::Post, Kind::First, Kind::Replay] {
+        let compared = if kind == Kind::Get { kind } else { Kind::Post };
+        let mut ratios = Vec::new();
+        let mut rates = [Vec::new(), Vec::new()];
+        // The first pair warms up.
+        for pair in 0..=pairs {
+            let (without, with) = if pair % 2 == 0 {
+                let without = round(plain, compared, connections).await;
+                (without, round(sidecar, kind, connections).await)
+            } else {
+                let with = round(sidecar, kind, connections).await;
+                (round(plain, compared, connections).await, with)
+            };
+            if pair > 0 {
+                ratios.push(with / without);
+                rates[0].push(without);
+                rates[1].push(with);
+            }
+        }
+        println!(
+            "{:>8}  {:>10.0}  {:>10.0}  {:>6.3}  {:>6.3}  {:>6.3}",
+            format!("{kind:?}"),
+            at(&mut rates[0], 0.5),
+            at(&mut rates[1], 0.5),
+            at(&mut ratios, 0.25),
+            at(&mut ratios, 0.5),
+            at(&mut ratios, 0.75),
+        );
+    }
+}
+
+fn at(values: &mut [f64], part: f64) -> f64 {
+    values.sort_by(f64::total_cmp);
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_precision_loss,
+        clippy::cast_sign_loss,
+        reason = "a few rounds"
+    )]
+    let place = ((values.len() - 1) as f64 * part).round() as usize;
+    values[place]
+}
+
+fn serve(sidecar: Sidecar) -> SocketAddr {
+    let address = sidecar.local_addr().expect("an address");
+    tokio::spawn(sidecar.serve(std::future::pending()));
+    address
+}
+
+/// A proxy without a layer: it changes no more than the address.
+async fn plain_proxy(upstream: SocketAddr) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let client = Client::builder(TokioExecutor::new()).build_http::<Incoming>();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            stream.set_nodelay(true).expect("a socket");
+            let client = client.clone();
+            let service = service_fn(move |mut request: Request<Incoming>| {
+                let target = request.uri().path_and_query().cloned();
+                *request.uri_mut() = Uri::builder()
+                    .scheme("http")
+                    .authority(upstream.to_string())
+                    .path_and_query(target.expect("a path"))
+                    .build()
+                    .expect("an address and a path");
+                client.request(request)
+            });
+            tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+        }
+    });
+    address
+}
+
+async fn upstream() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let body = Bytes::from(vec![b'x'; BODY_OUT]);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            stream.set_nodelay(true).expect("a socket");
+            let body = body.clone();
+            let service = service_fn(move |request: Request<Incoming>| {
+                let body = body.clone();
+                async move {
+                    let _ = request.into_body().collect().await;
+                    Ok::<_, Infallible>(Response::new(Full::new(body)))
+                }
+            });
+            tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+        }
+    });
+    address
+}
+
+/// Requests per second.
+async fn round(address: SocketAddr, kind: Kind, connections: usize) -> f64 {
+    let mut clients = Vec::new();
+    for at in 0..connections {
+        clients.push((client(address).await, format!("replayed-{at}")));
+    }
+    let begun = Instant::now();
+    let asking = clients.into_iter().map(|(mut client, key)| {
+        tokio::spawn(async move {
+            let mut asked = 0_u32;
+            while begun.elapsed() < ROUND {
+                ask(&mut client, kind, &key).await;
+                asked += 1;
+            }
+            asked
+        })
+    });
+    let mut asked = 0;
+    for client in asking.collect::<Vec<_>>() {
+        asked += client.await.expect("a client");
+    }
+    f64::from(asked) / begun.elapsed().as_secs_f64()
+}
+
+async fn client(address: SocketAddr) -> SendRequest<Full<Bytes>> {
+    let stream = TcpStream::connect(address).await.expect("a sidecar");
+    stream.set_nodelay(true).expect("a socket");
+    let (client, connection) = handshake(TokioIo::new(stream)).await.expect("a connection");
+    tokio::spawn(connection);
+    client
+}
+
+async fn ask(client: &mut SendRequest<Full<Bytes>>, kind: Kind, key: &str) {
+    static BODY: [u8; BODY_IN] = [b'y'; BODY_IN];
+    let request = Request::builder()
+        .uri("/orders/7/capture")
+        .header("host", "shop.example")
+        .header("x-api-key", "alice")
+        .header("content-type", "application/json");
+    let body = Full::new(Bytes::from_static(&BODY));
+    let request = match kind {
+        Kind::Get => request.body(Full::default()),
+        Kind::Post => request.method("POST").body(body),
+        Kind::First => {
+            let key = KEYS.fetch_add(1, Ordering::Relaxed).to_string();
+            request
+                .method("POST")
+                .header("idempotency-key", key)
+                .body(body)
+        }
+        Kind::Replay => request
+            .method("POST")
+            .header("idempotency-key", key)
+            .body(body),
+    };
+    client.ready().await.expect("an open connection");
+    let answer = client.send_request(request.expect("a request"));
+    let answer = answer.await.expect("an answer");
+    assert_eq!(answer.status(), 200);
+    let body = answer.into_body().collect().await.expect("a whole answer");
+    assert_eq!(body.to_bytes().len(), BODY_OUT);
+}

@@ -1,0 +1,221 @@
+//! What changes in the fields of a message on its way through.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use http::header::{
+    CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, COOKIE, EXPECT,
+    FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER, UPGRADE,
+};
+use http::request;
+use ipnet::IpNet;
+
+use tower_idempotency::for_sidecar::HOP_BY_HOP;
+
+pub(crate) const ATTEMPT: HeaderName = HeaderName::from_static("idempotency-attempt");
+pub(crate) const FENCING_TOKEN: HeaderName = HeaderName::from_static("idempotency-fencing-token");
+pub(crate) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
+const FRAMING: [HeaderName; 7] = [
+    CONTENT_ENCODING,
+    CONTENT_LENGTH,
+    CONTENT_RANGE,
+    CONTENT_TYPE,
+    EXPECT,
+    HOST,
+    TRAILER,
+];
+
+/// Belongs to an offer of h2c, so to one connection too.
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+
+/// Removes what is meant for one connection. Returns the protocol of an
+/// `Upgrade`, which the next connection may be asked for too.
+pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) -> Option<HeaderValue> {
+    let named: Vec<HeaderName> = tokens(headers, &CONNECTION)
+        // The request would get another target without it.
+        .filter(|name| !name.eq_ignore_ascii_case("host"))
+        .filter_map(|name| name.parse().ok())
+        .collect();
+    let upgrade = named
+        .contains(&UPGRADE)
+        .then(|| headers.get(UPGRADE).cloned())
+        .flatten();
+    let trailers = tokens(headers, &TE).any(|coding| coding.eq_ignore_ascii_case("trailers"));
+    for name in HOP_BY_HOP.iter().chain([&HTTP2_SETTINGS]).chain(&named) {
+        headers.remove(name);
+    }
+    if trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    upgrade
+}
+
+/// Whether a connection can be handed over to this protocol. Not to another
+/// HTTP: requests would go past the layer.
+pub(crate) fn can_be_tunnelled(protocol: &HeaderValue) -> bool {
+    protocol.to_str().is_ok_and(|protocols| {
+        protocols.split(',').all(|protocol| {
+            let name = protocol.split('/').next().unwrap_or_default().trim();
+            !["", "h2c", "h2", "http", "tls"]
+                .iter()
+                .any(|http| name.eq_ignore_ascii_case(http))
+        })
+    })
+}
+
+fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+    headers
+        .get_all(name)
+        .iter()
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(','))
+        .map(str::trim)
+}
+
+/// What a client can't say, since only the sidecar may.
+#[derive(Clone, Debug)]
+pub(crate) struct Reserved(Arc<[HeaderName]>);
+
+impl Reserved {
+    pub(crate) fn new(of_authoriser: &[HeaderName]) -> Self {
+        let own = [ATTEMPT, FENCING_TOKEN];
+        Self(own.iter().chain(of_authoriser).cloned().collect())
+    }
+
+    pub(crate) fn strip_from(&self, headers: &mut HeaderMap) {
+        remove_spellings(headers, &self.0);
+    }
+
+    pub(crate) fn has(&self, name: &HeaderName) -> bool {
+        self.0
+            .iter()
+            .any(|own| reads_as(name.as_str(), own.as_str()))
+    }
+    /// What could change how the request is read goes too, whoever it is from:
+    /// servers merge trailers into the head (RFC 9110 section 6.5.1).
+    pub(crate) fn strip_from_trailers(&self, trailers: &mut HeaderMap) {
+        self.strip_from(trailers);
+        remove_spellings(trailers, &HOP_BY_HOP);
+        remove_spellings(trailers, &[HTTP2_SETTINGS]);
+        remove_spellings(trailers, &FRAMING);
+        remove_where(trailers, says_who_asks);
+    }
+}
+
+/// `Forwarded`, or one of the family of `X-Forwarded-For`.
+fn says_who_asks(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    *name == FORWARDED
+        || name
+            .get(.."x-forwarded-".len())
+            .is_some_and(|start| reads_as(start, "x-forwarded-"))
+}
+
+/// Removes these in any spelling that a CGI-like interface takes for the same.
+pub(crate) fn remove_spellings(headers: &mut HeaderMap, names: &[HeaderName]) {
+    remove_where(headers, |name| {
+        names
+            .iter()
+            .any(|own| reads_as(name.as_str(), own.as_str()))
+    });
+}
+
+/// WSGI, Rack and PHP see `X-Account` and `X_Account` as one.
+fn reads_as(name: &str, other: &str) -> bool {
+    let plain = |byte| if byte == b'_' { b'-' } else { byte };
+    name.len() == other.len()
+        && name
+            .bytes()
+            .zip(other.bytes())
+            .all(|(one, other)| plain(one) == plain(other))
+}
+
+fn remove_where(headers: &mut HeaderMap, is_removed: impl Fn(&HeaderName) -> bool) {
+    let removed: Vec<_> = headers
+        .keys()
+        .filter(|name| is_removed(name))
+        .cloned()
+        .collect();
+    for name in removed {
+        headers.remove(name);
+    }
+}
+
+/// Says who is asking, to what is behind the sidecar.
+pub(crate) fn forward(parts: &mut request::Parts, peer: SocketAddr, trusted: &[IpNet]) {
+    let headers = &mut parts.headers;
+    let ip = peer.ip().to_canonical();
+    let is_trusted = trusted.iter().any(|network| network.contains(&ip));
+    if !is_trusted {
+        remove_where(headers, says_who_asks);
+    }
+    let from = from(headers, ip);
+    headers.insert(FORWARDED_FOR, from);
+    headers
+        .entry(FORWARDED_PROTO)
+        .or_insert(HeaderValue::from_static("http"));
+    if !headers.contains_key(FORWARDED_HOST)
+        && let Some(host) = headers.get(HOST).cloned()
+    {
+        headers.insert(FORWARDED_HOST, host);
+    }
+}
+
+/// The addresses that a trusted proxy named, and its own.
+fn from(headers: &HeaderMap, peer: IpAddr) -> HeaderValue {
+    let mut addresses = Vec::new();
+    for line in headers.get_all(FORWARDED_FOR) {
+        addresses.extend_from_slice(line.as_bytes());
+        addresses.extend_from_slice(b", ");
+    }
+    addresses.extend_from_slice(peer.to_string().as_bytes());
+    HeaderValue::from_bytes(&addresses).expect("made of header values and an address")
+}
+
+/// `Host` is what the request line says, where it says one (RFC 9112 section
+/// 3.2.2): `:authority` in HTTP/2. `false` if there is more than one.
+pub(crate) fn normalize_host(parts: &mut request::Parts) -> bool {
+    if let Some(authority) = parts.uri.authority() {
+        let host = authority
+            .as_str()
+            .rsplit_once('@')
+            .map_or(authority.as_str(), |(_, host)| host);
+        let host = HeaderValue::from_str(host).expect("an authority is visible ASCII");
+        parts.headers.insert(HOST, host);
+    }
+    parts.headers.get_all(HOST).iter().nth(1).is_none()
+}
+
+/// HTTP/2 may split cookies, HTTP/1.1 has no way to say so (RFC 9113 section
+/// 8.2.3).
+pub(crate) fn join_cookies(headers: &mut HeaderMap) {
+    if headers.get_all(COOKIE).iter().nth(1).is_none() {
+        return;
+    }
+    let lines: Vec<_> = headers
+        .get_all(COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
+    let joined = HeaderValue::from_bytes(&lines.join(&b"; "[..]));
+    headers.insert(COOKIE, joined.expect("made of header values"));
+}
+
+/// What the layer says about an answer, and therefore no upstream.
+#[derive(Clone, Debug)]
+pub(crate) struct OfTheLayer(Arc<[HeaderName]>);
+
+impl OfTheLayer {
+    pub(crate) fn new(names: Vec<HeaderName>) -> Self {
+        Self(names.into())
+    }
+
+    pub(crate) fn strip_from(&self, headers: &mut HeaderMap) {
+        remove_where(headers, |name| {
+            name.as_str().starts_with("idempotency-") || self.0.contains(name)
+        });
+    }
+}

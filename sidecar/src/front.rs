@@ -1,0 +1,233 @@
+//! What a request meets, from the outside in.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, request};
+use http_body_util::{Either, Full};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use ipnet::IpNet;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::authorize::{Authorizer, Refused};
+use crate::bodies::{Answered, Until};
+use crate::checks::{layer_header_names, methods};
+use crate::forwarded::{
+    OfTheLayer, Reserved, can_be_tunnelled, forward, join_cookies, normalize_host, strip_hop_by_hop,
+};
+use crate::metrics::{Counted, Numbers};
+use crate::options::Settings;
+use crate::path::{SentTarget, matched};
+use crate::problem::{BAD_HOST, BAD_METHOD, BAD_PATH, NO_TUNNEL, Problem};
+use crate::upstream::{Protocol, Upstream};
+use tower_idempotency::Idempotency;
+use tower_idempotency::IdempotencyLayer;
+use tower_idempotency::RequestBody;
+use tower_idempotency::ResponseBody;
+use tower_idempotency::contract::Contract;
+use tower_idempotency::scope::PeerAddr;
+
+/// What leaves: counted until its last byte has.
+pub(crate) type Leaving<G> = Until<Either<ResponseBody<Answered>, Full<Bytes>>, (Counted, G)>;
+
+/// All that connections share.
+pub(crate) struct Front {
+    layer: IdempotencyLayer,
+    proxy: Idempotency<Upstream>,
+    reserved: Reserved,
+    authorizer: Option<Authorizer>,
+    trusted: Vec<IpNet>,
+    healthz: Option<String>,
+    contract: Option<(String, Contract)>,
+    /// Those that some policy protects.
+    methods: Vec<Method>,
+    numbers: Arc<Numbers>,
+    draining: AtomicBool,
+}
+
+impl Front {
+    pub(crate) fn new(layer: IdempotencyLayer, settings: &Settings) -> Self {
+        let numbers = Arc::<Numbers>::default();
+        let authorize = settings.authorize.as_ref();
+        let reserved = Reserved::new(authorize.map_or(&[], |authorize| &authorize.headers));
+        let layer_headers = OfTheLayer::new(layer_header_names(&layer));
+        let upstream = Upstream::new(
+            settings,
+            reserved.clone(),
+            layer_headers,
+            Arc::clone(&numbers),
+        );
+        let proxy = layer.layer(upstream);
+        let contract = settings.contract.clone();
+        let contract = contract.map(|path| (path, crate::contract::of(&layer, settings)));
+        Self {
+            methods: methods(&layer),
+            layer,
+            proxy,
+            reserved,
+            authorizer: authorize.map(Authorizer::new),
+            trusted: settings.trusted_proxies.clone(),
+            healthz: settings.healthz.clone(),
+            contract,
+            numbers,
+            draining: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn layer(&self) -> &IdempotencyLayer {
+        &self.layer
+    }
+
+    pub(crate) fn numbers(&self) -> &Arc<Numbers> {
+        &self.numbers
+    }
+
+    pub(crate) fn begin_draining(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// `guard` lives as long as the answer.
+    pub(crate) async fn answer<G>(
+        &self,
+        request: Request<Incoming>,
+        peer: SocketAddr,
+        guard: G,
+    ) -> Response<Leaving<G>> {
+        let counted = self.numbers.request();
+        let response = match self.admit(request, peer).await {
+            Ok(request) => match self.proxy.clone().call(request).await {
+                Ok(response) => response.map(Either::Left),
+                Err(never) => match never {},
+            },
+            Err(here) => here.map(|data| Either::Right(Full::new(data))),
+        };
+        response.map(|body| Until::new(body, (counted, guard)))
+    }
+
+    /// The request as the layer gets it, or what keeps it from there.
+    async fn admit(
+        &self,
+        request: Request<Incoming>,
+        peer: SocketAddr,
+    ) -> Result<Request<RequestBody<Incoming>>, Response<Bytes>> {
+        let (mut parts, body) = request.into_parts();
+        if parts.method == Method::CONNECT {
+            return Err(NO_TUNNEL.answer("This is no proxy for other addresses."));
+        }
+        if !normalize_host(&mut parts) {
+            return Err(BAD_HOST.answer("A request is for one host."));
+        }
+        strip(&mut parts, &self.reserved);
+        if let Some(here) = self.served_here(&parts) {
+            return Err(here);
+        }
+        forward(&mut parts, peer, &self.trusted);
+        parts.extensions.insert(PeerAddr(peer));
+        self.settle_path(&mut parts)
+            .map_err(|(problem, detail)| problem.answer(&detail))?;
+        if let Some(authorizer) = &self.authorizer
+            && self.layer.protects(&parts)
+        {
+            self.authorize(authorizer, &mut parts).await?;
+        }
+        Ok(Request::from_parts(parts, RequestBody::new(body)))
+    }
+
+    fn served_here(&self, parts: &request::Parts) -> Option<Response<Bytes>> {
+        if !matches!(parts.method, Method::GET | Method::HEAD) {
+            return None;
+        }
+        let path = parts.uri.path();
+        if self.healthz.as_deref() == Some(path) {
+            return Some(self.health());
+        }
+        match &self.contract {
+            Some((own, contract)) if own == path => Some(contract.respond(parts)),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn health(&self) -> Response<Bytes> {
+        let (status, text) = if self.draining.load(Ordering::Relaxed) {
+            (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
+        } else {
+            (StatusCode::OK, "ok\n")
+        };
+        let mut response = Response::new(Bytes::from_static(text.as_bytes()));
+        *response.status_mut() = status;
+        let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+        response.headers_mut().insert(CONTENT_TYPE, plain);
+        response
+    }
+
+    /// Has policies found by one spelling of the path, where the method has any.
+    fn settle_path(&self, parts: &mut request::Parts) -> Result<(), (&'static Problem, String)> {
+        if !self.methods.contains(&parts.method) {
+            let sent = parts.method.as_str();
+            let alike = |own: &Method| own.as_str().eq_ignore_ascii_case(sent);
+            // Some frameworks take `post` for POST.
+            if self.methods.iter().any(alike) {
+                return Err((&BAD_METHOD, "Methods are written in upper case.".to_owned()));
+            }
+            return Ok(());
+        }
+        match matched(&parts.uri) {
+            Ok(None) => Ok(()),
+            Ok(Some(uri)) => {
+                let sent = std::mem::replace(&mut parts.uri, uri);
+                parts.extensions.insert(SentTarget(sent));
+                Ok(())
+            }
+            Err(why) => {
+                self.numbers.ambiguous.add();
+                let detail = format!(
+                    "The path {why}, so that servers may read it differently. Nothing was \
+                     executed; send the request to the path as it is documented."
+                );
+                Err((&BAD_PATH, detail))
+            }
+        }
+    }
+
+    async fn authorize(
+        &self,
+        authorizer: &Authorizer,
+        parts: &mut request::Parts,
+    ) -> Result<(), Response<Bytes>> {
+        authorizer
+            .allow(parts)
+            .await
+            .map_err(|refused| match refused {
+                Refused::Denied(response) => {
+                    self.numbers.denied.add();
+                    response
+                }
+                Refused::Unknown(response) => {
+                    self.numbers.authorizer_failed.add();
+                    response
+                }
+            })
+    }
+}
+
+/// Removes what ends at this connection, and what a client can't say.
+fn strip(parts: &mut request::Parts, reserved: &Reserved) {
+    let upgrade = strip_hop_by_hop(&mut parts.headers);
+    match upgrade {
+        Some(protocol) if parts.version == Version::HTTP_11 && can_be_tunnelled(&protocol) => {
+            parts.extensions.insert(Protocol(protocol));
+        }
+        _ => {
+            parts.extensions.remove::<OnUpgrade>();
+        }
+    }
+    reserved.strip_from(&mut parts.headers);
+    if parts.version == Version::HTTP_2 {
+        join_cookies(&mut parts.headers);
+    }
+}

@@ -1,0 +1,215 @@
+//! The sidecar as a program: `docs/sidecar.md` of this package.
+
+use std::error::Error;
+use std::future::Future;
+use std::io::{IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use lexopt::prelude::{Long, Short};
+use tower_idempotency::config::Config;
+use tower_idempotency::store::AnyStore;
+use tower_idempotency_sidecar::Sidecar;
+use tracing::{error, info};
+use tracing_subscriber::EnvFilter;
+
+const HELP: &str = "\
+Makes the operations of an HTTP service safe to retry: a proxy in front of it.
+
+Usage: tower-idempotency-sidecar --config FILE [--check | --migrate]
+
+  --config FILE  what to do, in TOML, or in JSON if its name ends in .json
+  --check        read the file, print what it promises to clients, and end
+  --migrate      create what the store needs (an SQL store's table), and end
+  --help         print this
+  --version      print the version
+
+RUST_LOG says what is logged, such as `debug`. Default: info.
+
+Exit status: 0 done, or shut down by SIGTERM or SIGINT; 1 the file, the store
+or an address can't be used; 2 wrong arguments.
+";
+
+/// What the arguments ask for.
+enum Asked {
+    Help,
+    Version,
+    Do(Task, PathBuf),
+}
+
+#[derive(Clone, Copy)]
+enum Task {
+    Serve,
+    Check,
+    Migrate,
+}
+
+fn main() -> ExitCode {
+    let asked = match asked(lexopt::Parser::from_env()) {
+        Ok(asked) => asked,
+        Err(error) => {
+            eprintln!("error: {error}\n\n{HELP}");
+            return ExitCode::from(2);
+        }
+    };
+    let done = match asked {
+        Asked::Help => print(HELP),
+        Asked::Version => print(&format!(
+            "tower-idempotency-sidecar {}\n",
+            env!("CARGO_PKG_VERSION")
+        )),
+        Asked::Do(task, file) => run(task, &file),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}", chain(&*error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn asked(mut arguments: lexopt::Parser) -> Result<Asked, lexopt::Error> {
+    let mut config = None;
+    let mut task = Task::Serve;
+    while let Some(argument) = arguments.next()? {
+        let chosen = match argument {
+            Long("config") | Short('c') => {
+                config = Some(PathBuf::from(arguments.value()?));
+                continue;
+            }
+            Long("check") => Task::Check,
+            Long("migrate") => Task::Migrate,
+            Long("help") | Short('h') => return Ok(Asked::Help),
+            Long("version") | Short('V') => return Ok(Asked::Version),
+            other => return Err(other.unexpected()),
+        };
+        match task {
+            Task::Serve => task = chosen,
+            Task::Check | Task::Migrate => {
+                return Err("--check and --migrate are one task each".into());
+            }
+        }
+    }
+    let config = config.ok_or("--config FILE is missing")?;
+    Ok(Asked::Do(task, config))
+}
+
+fn run(task: Task, file: &Path) -> Result<(), Box<dyn Error>> {
+    let config = Config::read(file)?;
+    match task {
+        Task::Check => print(&Sidecar::contract(&config)?.markdown()),
+        Task::Migrate => {
+            let store = config.store().ok_or("the file names no `store`")?;
+            Ok(runtime()?.block_on(AnyStore::migrate(store))?)
+        }
+        Task::Serve => {
+            log();
+            runtime()?.block_on(serve(&config))
+        }
+    }
+}
+
+/// Unlike `print!` no panic where nobody reads.
+fn print(text: &str) -> Result<(), Box<dyn Error>> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+}
+
+fn log() {
+    let filter = EnvFilter::builder()
+        .with_default_directive(tracing::Level::INFO.into())
+        .from_env_lossy();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+}
+
+async fn serve(config: &Config) -> Result<(), Box<dyn Error>> {
+    // From here on a signal is no sudden end.
+    let shutdown = signals()?;
+    let sidecar = Sidecar::new(config).await?;
+    info!(address = %sidecar.local_addr()?, "listening");
+    if let Some(address) = sidecar.metrics_addr()? {
+        info!(%address, "metrics");
+    }
+    sidecar.serve(shutdown).await;
+    info!("shut down");
+    Ok(())
+}
+
+/// The first SIGTERM or SIGINT; a second one ends the process.
+fn signals() -> std::io::Result<impl Future<Output = ()>> {
+    let mut signals = Signals::new()?;
+    Ok(async move {
+        signals.next().await;
+        tokio::spawn(async move {
+            signals.next().await;
+            error!("ended by a second signal");
+            std::process::exit(1);
+        });
+    })
+}
+
+#[cfg(unix)]
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+#[cfg(unix)]
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Elsewhere Ctrl-C is all there is.
+#[cfg(not(unix))]
+struct Signals;
+
+#[cfg(not(unix))]
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self)
+    }
+
+    async fn next(&mut self) {
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending().await
+        }
+    }
+}
+
+/// An error with all its causes.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,241 @@
+//! The options of the process, from the top of the file. The other tables are the
+//! layer's.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use http::{HeaderName, Uri};
+use ipnet::IpNet;
+use tower_idempotency::config::{Config, FileError};
+use tower_idempotency::for_sidecar::{Entries, canonical, entries, missing};
+
+/// Each field is a key of the file, at its top level.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    /// Required.
+    pub(crate) listen: SocketAddr,
+    /// Required: `http://` and an authority, without a path.
+    pub(crate) upstream: Uri,
+    /// HTTP/2 with prior knowledge instead of HTTP/1.1.
+    pub(crate) upstream_http2: bool,
+    pub(crate) connect_timeout: Duration,
+    /// From the request's last byte to the head of its answer.
+    pub(crate) upstream_timeout: Duration,
+    pub(crate) authorize: Option<Authorize>,
+    /// Whose `X-Forwarded-*` is believed.
+    pub(crate) trusted_proxies: Vec<IpNet>,
+    /// Where `/metrics` and `/healthz` are served.
+    pub(crate) metrics: Option<SocketAddr>,
+    /// A path on `listen`.
+    pub(crate) healthz: Option<String>,
+    /// A path on `listen` that answers with the contract.
+    pub(crate) contract: Option<String>,
+    pub(crate) drain_timeout: Duration,
+    /// Patterns are matched against the path in lower case.
+    pub(crate) ignore_path_case: bool,
+    /// Where rejections lead to. `None` for the path `contract`.
+    pub(crate) docs_url: Option<String>,
+}
+
+/// Who is asked before anything is claimed or replayed.
+#[derive(Clone)]
+pub(crate) struct Authorize {
+    /// `http://`, asked with GET.
+    pub(crate) url: Uri,
+    pub(crate) timeout: Duration,
+    /// Copied from its answer into the request.
+    pub(crate) headers: Vec<HeaderName>,
+}
+
+/// `listen` and `upstream` have no defaults: what stands here for them reaches
+/// nothing.
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
+            upstream: Uri::from_static("http://127.0.0.1:0"),
+            upstream_http2: false,
+            connect_timeout: Duration::from_secs(5),
+            upstream_timeout: Duration::from_mins(1),
+            authorize: None,
+            trusted_proxies: Vec::new(),
+            metrics: None,
+            healthz: Some("/healthz".to_owned()),
+            contract: None,
+            drain_timeout: Duration::from_secs(30),
+            ignore_path_case: false,
+            docs_url: None,
+        }
+    }
+}
+
+impl Authorize {
+    pub(crate) const TIMEOUT: Duration = Duration::from_secs(5);
+}
+
+/// Its address may hold a credential.
+impl fmt::Debug for Authorize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authorize")
+            .field("timeout", &self.timeout)
+            .field("headers", &self.headers)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The store, which a sidecar can't be given otherwise.
+pub(crate) fn required_store(config: &Config) -> Result<&str, FileError> {
+    let store = config.store();
+    store.ok_or_else(|| missing(config, "store", "memory:"))
+}
+
+impl Settings {
+    /// The settings of this file, with the defaults of what it leaves out.
+    pub(crate) fn read(config: &Config) -> Result<Self, FileError> {
+        let entries = entries(config);
+        let missing = |option, example| missing(config, option, example);
+        let listen = entries
+            .listen
+            .ok_or_else(|| missing("listen", "127.0.0.1:8080"))?;
+        let upstream = entries.upstream.as_ref();
+        let upstream = upstream.ok_or_else(|| missing("upstream", "http://127.0.0.1:9000"))?;
+        check_scopes(config, &entries)?;
+        check_exactly_once(config, &entries)?;
+        let usual = Self::default();
+        Ok(Self {
+            listen,
+            upstream: upstream.clone(),
+            upstream_http2: entries.upstream_http2.unwrap_or(usual.upstream_http2),
+            connect_timeout: entries.connect_timeout.unwrap_or(usual.connect_timeout),
+            upstream_timeout: entries.upstream_timeout.unwrap_or(usual.upstream_timeout),
+            authorize: entries.authorize.map(|own| Authorize {
+                url: own.url,
+                timeout: own.timeout.unwrap_or(Authorize::TIMEOUT),
+                headers: own.headers,
+            }),
+            trusted_proxies: entries.trusted_proxies,
+            metrics: entries.metrics,
+            healthz: entries.healthz.unwrap_or(usual.healthz),
+            contract: entries.contract.unwrap_or(usual.contract),
+            drain_timeout: entries.drain_timeout.unwrap_or(usual.drain_timeout),
+            ignore_path_case: entries.ignore_path_case.unwrap_or(usual.ignore_path_case),
+            docs_url: entries.docs_url,
+        })
+    }
+}
+
+/// A scope that trusts a proxy needs the sidecar to trust that proxy too: from
+/// any other peer the sidecar removes the headers that say where a request comes
+/// from. And behind a proxy all callers have one address (G6).
+fn check_scopes(config: &Config, entries: &Entries) -> Result<(), FileError> {
+    let trusted = &entries.trusted_proxies;
+    for table in &entries.tables {
+        if table.peer_ip && !trusted.is_empty() {
+            let message = "lists `peer-ip`, which is a proxy's own address for all that it \
+                           forwards: behind the `trusted_proxies` a caller is told by \
+                           { forwarded_ip = \"x-forwarded-for\", trusted = [\"…\"] }";
+            return Err(table.wrong(config, "scope", message));
+        }
+        let is_not_trusted = |own: &&IpNet| {
+            let own = canonical(**own);
+            !trusted.iter().any(|network| network.contains(&own))
+        };
+        if let Some(network) = table.trusted.iter().find(is_not_trusted) {
+            let message = format!(
+                "trusts {network} to say where a request comes from: list it in \
+                 `trusted_proxies` too, or the sidecar removes what it says"
+            );
+            return Err(table.wrong(config, "scope", &message));
+        }
+    }
+    Ok(())
+}
+
+/// A service behind a proxy has no claim to commit.
+fn check_exactly_once(config: &Config, entries: &Entries) -> Result<(), FileError> {
+    match entries.tables.iter().find(|table| table.exactly_once) {
+        Some(table) => {
+            let message = "can't be promised here: it is for handlers in Rust that commit \
+                           their claims";
+            Err(table.wrong(config, "exactly_once", message))
+        }
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Config {
+        Config::from_toml(text).unwrap_or_else(|error| panic!("{text}\n{error}"))
+    }
+
+    #[test]
+    fn the_sidecar_is_told_what_the_file_says() {
+        let least = "listen = '127.0.0.1:8080'\nupstream = 'http://127.0.0.1:9000'\n";
+        let usual = Settings {
+            listen: "127.0.0.1:8080".parse().unwrap(),
+            upstream: "http://127.0.0.1:9000".parse().unwrap(),
+            ..Settings::default()
+        };
+        let told = |text: &str| {
+            format!(
+                "{:?}",
+                Settings::read(&read(&format!("{least}{text}"))).unwrap()
+            )
+        };
+        assert_eq!(told(""), format!("{usual:?}"));
+        for (entry, expected) in [
+            ("upstream_http2 = true", "upstream_http2: true"),
+            ("connect_timeout = '1s'", "connect_timeout: 1s"),
+            ("upstream_timeout = '2s'", "upstream_timeout: 2s"),
+            (
+                "authorize = 'http://auth:1/check?a=b'",
+                "authorize: Some(Authorize { timeout: 5s, headers: [], .. })",
+            ),
+            (
+                "authorize = { url = 'http://auth', timeout = '1s', headers = ['X-Account'] }",
+                "timeout: 1s, headers: [\"x-account\"], .. })",
+            ),
+            (
+                "trusted_proxies = ['10.0.0.0/8', '::1']",
+                "trusted_proxies: [10.0.0.0/8, ::1/128]",
+            ),
+            ("metrics = '[::1]:9100'", "metrics: Some([::1]:9100)"),
+            ("healthz = '/live'", "healthz: Some(\"/live\")"),
+            ("healthz = false", "healthz: None"),
+            ("contract = '/docs/keys'", "contract: Some(\"/docs/keys\")"),
+            ("drain_timeout = '0s'", "drain_timeout: 0ns"),
+            ("ignore_path_case = true", "ignore_path_case: true"),
+        ] {
+            assert!(told(entry).contains(expected), "{entry}: {}", told(entry));
+            assert!(!told("").contains(expected), "{entry}");
+        }
+        let asked = format!("{least}authorize = 'http://auth:1/check?a=b'");
+        let asked = Settings::read(&read(&asked)).unwrap().authorize.unwrap();
+        assert_eq!(asked.url, "http://auth:1/check?a=b");
+        for (text, said) in [
+            (
+                "upstream = 'http://a'",
+                "1:1: `listen` is missing: the sidecar needs it, such as \"127.0.0.1:8080\"",
+            ),
+            (
+                "listen = '127.0.0.1:1'",
+                "1:1: `upstream` is missing: the sidecar needs it, such as \"http://127.0.0.1:9000\"",
+            ),
+        ] {
+            assert_eq!(Settings::read(&read(text)).unwrap_err().to_string(), said);
+        }
+        assert_eq!(
+            required_store(&read("")).unwrap_err().to_string(),
+            "1:1: `store` is missing: the sidecar needs it, such as \"memory:\""
+        );
+        assert_eq!(
+            required_store(&read("store = 'memory:'")).unwrap(),
+            "memory:"
+        );
+        read("listen = '127.0.0.1:0'\nmetrics = '127.0.0.1:0'");
+    }
+}

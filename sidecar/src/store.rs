@@ -1,0 +1,145 @@
+//! A store that may come later than the process.
+
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use tokio::time::{sleep, timeout};
+use tracing::{info, warn};
+
+use tower_idempotency::store::{
+    AnyStore, Claim, Claimed, Forgotten, Lease, Nonce, Outcome, Ownership, Record, RecordId,
+    Release, Store, StoreError, StoreErrorKind, Subscription,
+};
+
+/// How long the start waits for a store before it goes on without.
+const PATIENCE: Duration = Duration::from_secs(5);
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// What connecting came to.
+pub(crate) enum Connected {
+    Now(AnyStore),
+    Later(LateStore),
+}
+
+/// The store behind `url`, or one that becomes it once it can be reached.
+///
+/// # Errors
+/// If the store refuses, which waiting does not change.
+pub(crate) async fn connect(url: &str) -> Result<Connected, StoreError> {
+    let error = match timeout(PATIENCE, AnyStore::connect(url)).await {
+        Ok(Ok(store)) => return Ok(Connected::Now(store)),
+        Ok(Err(error)) => error,
+        Err(elapsed) => StoreError::new(StoreErrorKind::Unknown, elapsed),
+    };
+    let may_pass = match error.kind() {
+        // A file that can't be opened is no server that is about to come.
+        StoreErrorKind::NotSent | StoreErrorKind::Unknown => !url.starts_with("sqlite:"),
+        kind => kind == StoreErrorKind::Contention,
+    };
+    if !may_pass {
+        return Err(error);
+    }
+    warn!(
+        error = &error as &dyn std::error::Error,
+        "the store can't be reached; it is tried again while the process runs"
+    );
+    let late = LateStore::default();
+    tokio::spawn(keep_trying(url.to_owned(), Arc::downgrade(&late.0)));
+    Ok(Connected::Later(late))
+}
+
+async fn keep_trying(url: String, store: Weak<OnceLock<AnyStore>>) {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        sleep(pause).await;
+        if store.strong_count() == 0 {
+            return;
+        }
+        match AnyStore::connect(&url).await {
+            Ok(connected) => {
+                if let Some(store) = store.upgrade() {
+                    let _ = store.set(connected);
+                    info!("the store is reached");
+                }
+                return;
+            }
+            Err(error) => warn!(
+                error = &error as &dyn std::error::Error,
+                "the store still can't be used"
+            ),
+        }
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Until the store is there, nothing reaches it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LateStore(Arc<OnceLock<AnyStore>>);
+
+impl LateStore {
+    fn store(&self) -> Result<&AnyStore, StoreError> {
+        self.0
+            .get()
+            .ok_or_else(|| StoreError::new(StoreErrorKind::NotSent, "not connected yet"))
+    }
+}
+
+impl Store for LateStore {
+    async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
+        self.store()?.claim(claim).await
+    }
+
+    async fn renew(&self, lease: &Lease) -> Result<Ownership, StoreError> {
+        self.store()?.renew(lease).await
+    }
+
+    async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Ownership, StoreError> {
+        self.store()?.complete(lease, outcome).await
+    }
+
+    async fn release(
+        &self,
+        id: &RecordId,
+        nonce: &Nonce,
+        how: Release,
+    ) -> Result<Ownership, StoreError> {
+        self.store()?.release(id, nonce, how).await
+    }
+
+    async fn look_up(&self, id: &RecordId) -> Result<Option<Record>, StoreError> {
+        self.store()?.look_up(id).await
+    }
+
+    async fn forget(&self, id: &RecordId, force: bool) -> Result<Forgotten, StoreError> {
+        self.store()?.forget(id, force).await
+    }
+
+    async fn subscribe(&self, id: &RecordId) -> Result<Subscription, StoreError> {
+        self.store()?.subscribe(id).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_store_that_comes_late_is_used_from_then_on() {
+        let late = LateStore::default();
+        let other = late.clone();
+        let id = RecordId::from_bytes([7; 32]);
+        let error = late.look_up(&id).await.unwrap_err();
+        assert_eq!(error.kind(), StoreErrorKind::NotSent);
+        keep_trying("memory:".to_owned(), Arc::downgrade(&late.0)).await;
+        assert!(other.look_up(&id).await.unwrap().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_a_store_that_nobody_wants() {
+        let late = LateStore::default();
+        let store = Arc::downgrade(&late.0);
+        drop(late);
+        keep_trying("other:".to_owned(), store).await;
+    }
+}

@@ -1,0 +1,252 @@
+//! The service behind the layer: it forwards.
+
+use std::convert::Infallible;
+use std::error::Error;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::header::{CONNECTION, RETRY_AFTER, UPGRADE};
+use http::{HeaderValue, Request, Response, StatusCode, Uri, Version, response};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::time::{sleep, timeout};
+use tower_service::Service;
+use tracing::{debug, warn};
+
+use crate::bodies::{Answered, Outgoing, Patience};
+use crate::client::{Client, Failure};
+use crate::forwarded::{ATTEMPT, FENCING_TOKEN, OfTheLayer, Reserved, strip_hop_by_hop};
+use crate::metrics::Numbers;
+use crate::options::Settings;
+use crate::path::SentTarget;
+use crate::problem::{BODY_BROKEN, BROKEN, Problem, TIMED_OUT, UNREACHED};
+use tower_idempotency::IdempotencyContext;
+use tower_idempotency::RequestBody;
+use tower_idempotency::RequestTrailers;
+use tower_idempotency::for_sidecar::never_ends;
+use tower_idempotency::recording::Recording;
+
+/// The protocol that a client wants to change to, as an extension.
+#[derive(Clone, Debug)]
+pub(crate) struct Protocol(pub(crate) HeaderValue);
+
+/// Forwards every request, and never fails: what went wrong is an answer.
+#[derive(Clone, Debug)]
+pub(crate) struct Upstream(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    client: Client,
+    upstream: Uri,
+    connect_timeout: Duration,
+    timeout: Duration,
+    reserved: Reserved,
+    layer_headers: OfTheLayer,
+    numbers: Arc<Numbers>,
+}
+
+impl Upstream {
+    pub(crate) fn new(
+        settings: &Settings,
+        reserved: Reserved,
+        layer_headers: OfTheLayer,
+        numbers: Arc<Numbers>,
+    ) -> Self {
+        Self(Arc::new(Shared {
+            client: Client::new(settings),
+            upstream: settings.upstream.clone(),
+            connect_timeout: settings.connect_timeout,
+            timeout: settings.upstream_timeout,
+            reserved,
+            layer_headers,
+            numbers,
+        }))
+    }
+}
+
+impl Service<Request<RequestBody<Incoming>>> for Upstream {
+    type Response = Response<Answered>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<RequestBody<Incoming>>) -> Self::Future {
+        let shared = Arc::clone(&self.0);
+        Box::pin(async move { Ok(shared.forward(request).await) })
+    }
+}
+
+impl Shared {
+    async fn forward(&self, request: Request<RequestBody<Incoming>>) -> Response<Answered> {
+        let (mut parts, body) = request.into_parts();
+        let upgrade = parts
+            .extensions
+            .remove::<OnUpgrade>()
+            .zip(parts.extensions.remove::<Protocol>());
+        let context = parts.extensions.remove::<IdempotencyContext>();
+        let protected = context.is_some();
+        if let Some(context) = &context {
+            let token = context.fencing_token().get();
+            parts.headers.insert(ATTEMPT, context.attempt().into());
+            parts.headers.insert(FENCING_TOKEN, token.into());
+        }
+        if let Some((_, Protocol(protocol))) = &upgrade {
+            let connection = HeaderValue::from_static("upgrade");
+            parts.headers.insert(CONNECTION, connection);
+            parts.headers.insert(UPGRADE, protocol.clone());
+        }
+        let trailers = parts.extensions.remove::<RequestTrailers>();
+        let (body, mut taken) =
+            Outgoing::new(body, trailers.map(|read| read.0), self.reserved.clone());
+        let mut forwarded = Request::new(body);
+        *forwarded.method_mut() = parts.method;
+        *forwarded.uri_mut() = self.target(&parts.uri, parts.extensions.get());
+        *forwarded.headers_mut() = parts.headers;
+
+        let answered = self.client.send(forwarded);
+        let too_late = async {
+            // It only ever fails, when the request's last byte was taken.
+            if protected {
+                // It is in memory: only an upstream that does not read leaves it there
+                // for longer than connecting takes.
+                let _ = timeout(self.connect_timeout, &mut taken).await;
+            } else {
+                let _ = (&mut taken).await;
+            }
+            sleep(self.timeout).await;
+        };
+        tokio::select! {
+            answered = answered => match answered {
+                Ok(response) => self.answer(response, upgrade.map(|(client, _)| client), protected),
+                Err(failure) => self.failed(failure, protected),
+            },
+            () = too_late => {
+                self.numbers.timed_out.add();
+                warn!("the upstream did not answer in time");
+                in_doubt(TIMED_OUT, protected)
+            }
+        }
+    }
+
+    /// The upstream's address, with what the client asked for.
+    fn target(&self, uri: &Uri, sent: Option<&SentTarget>) -> Uri {
+        let asked = sent.map_or(uri, |SentTarget(sent)| sent);
+        let mut parts = self.upstream.clone().into_parts();
+        if let Some(target) = asked.path_and_query() {
+            parts.path_and_query = Some(target.clone());
+        }
+        Uri::from_parts(parts).expect("scheme and authority stay, and there is a path")
+    }
+
+    fn answer(
+        &self,
+        response: Response<Incoming>,
+        client: Option<OnUpgrade>,
+        protected: bool,
+    ) -> Response<Answered> {
+        let (mut head, body) = response.into_parts();
+        // That of the upstream's connection, not of the client's.
+        head.version = Version::HTTP_11;
+        let protocol = strip_hop_by_hop(&mut head.headers);
+        self.layer_headers.strip_from(&mut head.headers);
+        let upstream = head.extensions.remove::<OnUpgrade>();
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            let (Some(client), Some(upstream), Some(protocol)) = (client, upstream, protocol)
+            else {
+                let unasked = "it changes to a protocol that was not asked for";
+                return self.failed(Failure::Broken(unasked.into()), protected);
+            };
+            let connection = HeaderValue::from_static("upgrade");
+            head.headers.insert(CONNECTION, connection);
+            head.headers.insert(UPGRADE, protocol);
+            tokio::spawn(tunnel(client, upstream));
+        }
+        head.extensions.insert(recording(&head));
+        // An event stream rests for as long as nothing happens.
+        let may_rest = !protected || never_ends(&head);
+        let patience = (!may_rest).then(|| Patience::new(self.timeout, Arc::clone(&self.numbers)));
+        let body = Answered::Upstream {
+            body,
+            layer_headers: self.layer_headers.clone(),
+            patience,
+        };
+        Response::from_parts(head, body)
+    }
+
+    fn failed(&self, failure: Failure, protected: bool) -> Response<Answered> {
+        match failure {
+            Failure::Unreached(error) => {
+                self.numbers.unreached.add();
+                warn!(
+                    error = &*error as &dyn Error,
+                    "the upstream was not reached"
+                );
+                let detail = "The service behind this address can't be reached. Nothing was \
+                              executed; send the same request again in a moment.";
+                here(&UNREACHED, detail, Recording::Skip)
+            }
+            Failure::Broken(error) => {
+                self.numbers.broken.add();
+                warn!(error = &*error as &dyn Error, "the upstream broke off");
+                in_doubt(BROKEN, protected)
+            }
+            Failure::Client(error) => {
+                debug!(error = &*error as &dyn Error, "a request's body broke off");
+                let detail = "The request's body broke off before its end.";
+                here(&BODY_BROKEN, detail, Recording::InDoubt)
+            }
+        }
+    }
+}
+
+/// The upstream's answer counts if all of it arrives; a layer in there that says
+/// "still running" has not answered.
+fn recording(head: &response::Parts) -> Recording {
+    if head.status == StatusCode::CONFLICT && head.headers.contains_key(RETRY_AFTER) {
+        return Recording::Skip;
+    }
+    Recording::IfComplete
+}
+
+/// The request may have been carried out, or still be running.
+fn in_doubt(problem: Problem, protected: bool) -> Response<Answered> {
+    if protected {
+        let detail = "Nobody knows whether the operation was executed; it may still be running. \
+                      Send the same request again with the same key, in a while: until the lease of \
+                      this attempt has lapsed it is not executed again.";
+        return here(&problem, detail, Recording::InDoubt);
+    }
+    let problem = Problem {
+        retry: None,
+        ..problem
+    };
+    let detail =
+        "Nobody knows whether the request was executed. Find out before you send it again.";
+    here(&problem, detail, Recording::InDoubt)
+}
+
+fn here(problem: &Problem, detail: &str, recording: Recording) -> Response<Answered> {
+    let mut response = problem.answer(detail).map(|data| Answered::Here { data });
+    response.extensions_mut().insert(recording);
+    response
+}
+
+/// Until either side has closed.
+async fn tunnel(client: OnUpgrade, upstream: OnUpgrade) {
+    let ended = async {
+        let (client, upstream) = tokio::try_join!(client, upstream)?;
+        let (mut client, mut upstream) = (TokioIo::new(client), TokioIo::new(upstream));
+        tokio::io::copy_bidirectional(&mut client, &mut upstream).await?;
+        Ok::<_, Box<dyn Error + Send + Sync>>(())
+    };
+    if let Err(error) = ended.await {
+        debug!(error = &*error as &dyn Error, "a tunnel broke off");
+    }
+}

@@ -1,0 +1,387 @@
+//! A sidecar in this process, an upstream and a client that see every byte.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, oneshot};
+use tokio::task::JoinHandle;
+use tower_idempotency::config::Config;
+use tower_idempotency_sidecar::Sidecar;
+
+/// Longer than anything here takes.
+pub(crate) const LONG: Duration = Duration::from_secs(20);
+
+/// The text of a file, with entries added in their places.
+#[derive(Clone)]
+pub(crate) struct File {
+    top: String,
+    idempotency: String,
+    routes: String,
+}
+
+impl File {
+    pub(crate) fn new(upstream: SocketAddr) -> Self {
+        Self {
+            top: format!(
+                "listen = '127.0.0.1:0'\nupstream = 'http://{upstream}'\nstore = 'memory:'\n"
+            ),
+            idempotency: "scope = ['shared']\n".to_owned(),
+            routes: String::new(),
+        }
+    }
+
+    pub(crate) fn top(mut self, line: &str) -> Self {
+        let name = line.split(' ').next().unwrap();
+        let other = |own: &&str| own.split(' ').next() != Some(name);
+        let kept: Vec<_> = self.top.lines().filter(other).collect();
+        self.top = format!("{}\n{line}\n", kept.join("\n"));
+        self
+    }
+
+    pub(crate) fn idempotency(mut self, line: &str) -> Self {
+        let name = line.split(' ').next().unwrap();
+        let other = |own: &&str| own.split(' ').next() != Some(name);
+        let kept: Vec<_> = self.idempotency.lines().filter(other).collect();
+        self.idempotency = format!("{}\n{line}\n", kept.join("\n"));
+        self
+    }
+
+    pub(crate) fn route(mut self, pattern: &str, line: &str) -> Self {
+        let Self { routes, .. } = &self;
+        self.routes = format!("{routes}[[route]]\nmatch = '{pattern}'\n{line}\n");
+        self
+    }
+
+    pub(crate) fn text(&self) -> String {
+        let Self {
+            top,
+            idempotency,
+            routes,
+        } = self;
+        format!("{top}\n[idempotency]\n{idempotency}\n{routes}")
+    }
+
+    pub(crate) async fn start(&self) -> Running {
+        let config = Config::from_toml(&self.text()).unwrap();
+        Running::serve(Sidecar::new(&config).await.unwrap())
+    }
+}
+
+pub(crate) struct Running {
+    pub(crate) address: SocketAddr,
+    pub(crate) metrics: Option<SocketAddr>,
+    stop: oneshot::Sender<()>,
+    ended: JoinHandle<()>,
+}
+
+impl Running {
+    fn serve(sidecar: Sidecar) -> Self {
+        let address = sidecar.local_addr().unwrap();
+        let metrics = sidecar.metrics_addr().unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let ended = tokio::spawn(async move {
+            sidecar
+                .serve(async {
+                    let _ = stopped.await;
+                })
+                .await;
+        });
+        Self {
+            address,
+            metrics,
+            stop,
+            ended,
+        }
+    }
+
+    /// Begins to shut down; the handle ends when it has.
+    pub(crate) fn stop(self) -> JoinHandle<()> {
+        self.stop.send(()).unwrap();
+        self.ended
+    }
+
+    pub(crate) async fn client(&self) -> Client {
+        Client::connect(self.address).await
+    }
+
+    /// One request on a connection of its own.
+    pub(crate) async fn exchange(&self, request: &str) -> Message {
+        let mut client = self.client().await;
+        client.send(request).await;
+        client.answer().await
+    }
+}
+
+/// A head, and what came behind it.
+#[derive(Clone, Debug)]
+pub(crate) struct Message {
+    /// The first line.
+    pub(crate) start: String,
+    /// In the order they came, with names as they were written.
+    pub(crate) fields: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
+    pub(crate) trailers: Vec<(String, String)>,
+}
+
+impl Message {
+    pub(crate) fn status(&self) -> u16 {
+        self.start.split(' ').nth(1).unwrap().parse().unwrap()
+    }
+
+    pub(crate) fn target(&self) -> &str {
+        self.start.split(' ').nth(1).unwrap()
+    }
+
+    pub(crate) fn field(&self, name: &str) -> Option<&str> {
+        let mut all = self.fields.iter();
+        let found = all.find(|(own, _)| own.eq_ignore_ascii_case(name));
+        found.map(|(_, value)| value.as_str())
+    }
+
+    /// All fields by name, those of one name joined.
+    pub(crate) fn named(&self) -> BTreeMap<String, String> {
+        let mut named = BTreeMap::<String, String>::new();
+        for (name, value) in &self.fields {
+            let all = named.entry(name.to_ascii_lowercase()).or_default();
+            if !all.is_empty() {
+                all.push_str(", ");
+            }
+            all.push_str(value);
+        }
+        named
+    }
+
+    pub(crate) fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).unwrap()
+    }
+
+    /// Of a problem document.
+    pub(crate) fn code(&self) -> String {
+        assert_eq!(self.field("content-type"), Some("application/problem+json"));
+        let problem: serde_json::Value = serde_json::from_slice(&self.body).unwrap();
+        problem["code"].as_str().unwrap().to_owned()
+    }
+}
+
+/// Reads one HTTP/1.1 message; `None` if there is none.
+async fn read_head(from: &mut (impl AsyncRead + AsyncBufReadExt + Unpin)) -> Option<Message> {
+    let start = line(from).await?;
+    let fields = fields(from).await?;
+    Some(Message {
+        start,
+        fields,
+        body: Vec::new(),
+        trailers: Vec::new(),
+    })
+}
+
+async fn line(from: &mut (impl AsyncBufReadExt + Unpin)) -> Option<String> {
+    let mut line = String::new();
+    from.read_line(&mut line).await.ok()?;
+    Some(line.strip_suffix("\r\n")?.to_owned())
+}
+
+async fn fields(from: &mut (impl AsyncBufReadExt + Unpin)) -> Option<Vec<(String, String)>> {
+    let mut fields = Vec::new();
+    loop {
+        let line = line(from).await?;
+        if line.is_empty() {
+            return Some(fields);
+        }
+        let (name, value) = line.split_once(':').unwrap();
+        fields.push((name.to_owned(), value.trim().to_owned()));
+    }
+}
+
+/// `false` if it broke off.
+async fn read_body(message: &mut Message, from: &mut BufReader<TcpStream>) -> bool {
+    if message.field("transfer-encoding") == Some("chunked") {
+        loop {
+            let Some(size) = line(from).await else {
+                return false;
+            };
+            let size = usize::from_str_radix(&size, 16).unwrap();
+            if size == 0 {
+                message.trailers = fields(from).await.unwrap_or_default();
+                return true;
+            }
+            let mut chunk = vec![0; size + 2];
+            if from.read_exact(&mut chunk).await.is_err() {
+                return false;
+            }
+            message.body.extend_from_slice(&chunk[..size]);
+        }
+    }
+    let length = message
+        .field("content-length")
+        .map_or(0, |length| length.parse().unwrap());
+    message.body = vec![0; length];
+    from.read_exact(&mut message.body).await.is_ok()
+}
+
+/// A client that writes what it is told.
+pub(crate) struct Client(pub(crate) BufReader<TcpStream>);
+
+impl Client {
+    pub(crate) async fn connect(address: SocketAddr) -> Self {
+        Self(BufReader::new(TcpStream::connect(address).await.unwrap()))
+    }
+
+    pub(crate) async fn send(&mut self, text: &str) {
+        self.0.write_all(text.as_bytes()).await.unwrap();
+    }
+
+    pub(crate) async fn head(&mut self) -> Message {
+        within(read_head(&mut self.0)).await.expect("an answer")
+    }
+
+    pub(crate) async fn answer(&mut self) -> Message {
+        self.try_answer().await.expect("a whole answer")
+    }
+
+    /// `None` if it broke off.
+    pub(crate) async fn try_answer(&mut self) -> Option<Message> {
+        let mut head = within(read_head(&mut self.0)).await?;
+        let whole = within(read_body(&mut head, &mut self.0)).await;
+        whole.then_some(head)
+    }
+
+    pub(crate) async fn is_closed(&mut self) -> bool {
+        let mut byte = [0];
+        matches!(within(self.0.read(&mut byte)).await, Ok(0) | Err(_))
+    }
+}
+
+pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(LONG, future)
+        .await
+        .expect("it takes too long")
+}
+
+/// What an upstream does once it has a request.
+#[derive(Clone)]
+pub(crate) enum Step {
+    Write(String),
+    Wait(Arc<Notify>),
+    /// Closes the connection.
+    Close,
+    Hang,
+}
+
+/// An answer with a length.
+pub(crate) fn answer(status: &str, fields: &str, body: &str) -> Vec<Step> {
+    vec![Step::Write(format!(
+        "HTTP/1.1 {status}\r\n{fields}Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    ))]
+}
+
+pub(crate) fn ok(body: &str) -> Vec<Step> {
+    answer("200 OK", "", body)
+}
+
+/// A server that keeps what it was sent.
+pub(crate) struct Upstream {
+    pub(crate) address: SocketAddr,
+    seen: Arc<Mutex<Vec<Message>>>,
+    connections: Arc<AtomicUsize>,
+}
+
+impl Upstream {
+    pub(crate) async fn start(
+        script: impl Fn(&Message) -> Vec<Step> + Clone + Send + Sync + 'static,
+    ) -> Self {
+        Self::listen(TcpListener::bind("127.0.0.1:0").await.unwrap(), script)
+    }
+
+    pub(crate) fn listen(
+        listener: TcpListener,
+        script: impl Fn(&Message) -> Vec<Step> + Clone + Send + Sync + 'static,
+    ) -> Self {
+        let address = listener.local_addr().unwrap();
+        let seen = Arc::<Mutex<Vec<Message>>>::default();
+        let connections = Arc::<AtomicUsize>::default();
+        {
+            let (seen, connections) = (Arc::clone(&seen), Arc::clone(&connections));
+            tokio::spawn(async move {
+                while let Ok((stream, _)) = listener.accept().await {
+                    connections.fetch_add(1, Ordering::SeqCst);
+                    let (seen, script) = (Arc::clone(&seen), script.clone());
+                    tokio::spawn(async move {
+                        let mut stream = BufReader::new(stream);
+                        while let Some(mut message) = read_head(&mut stream).await {
+                            if !read_body(&mut message, &mut stream).await {
+                                break;
+                            }
+                            seen.lock().unwrap().push(message.clone());
+                            for step in script(&message) {
+                                match step {
+                                    Step::Write(text) => {
+                                        if stream.write_all(text.as_bytes()).await.is_err() {
+                                            return;
+                                        }
+                                    }
+                                    Step::Wait(until) => until.notified().await,
+                                    Step::Close => return,
+                                    Step::Hang => std::future::pending().await,
+                                }
+                            }
+                        }
+                    });
+                }
+            });
+        }
+        Self {
+            address,
+            seen,
+            connections,
+        }
+    }
+
+    /// Requests that came whole.
+    pub(crate) fn seen(&self) -> Vec<Message> {
+        self.seen.lock().unwrap().clone()
+    }
+
+    pub(crate) fn last(&self) -> Message {
+        self.seen().pop().expect("a request")
+    }
+
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+}
+
+/// An address where nobody listens.
+pub(crate) async fn nobody() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    listener.local_addr().unwrap()
+}
+
+/// A POST with a key.
+pub(crate) fn post(path: &str, key: &str, body: &str) -> String {
+    format!(
+        "POST {path} HTTP/1.1\r\nHost: shop.example\r\nIdempotency-Key: {key}\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+pub(crate) fn get(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: shop.example\r\n\r\n")
+}
+
+/// Until it is so; a test that hopes fails here.
+pub(crate) async fn until(mut is_so: impl AsyncFnMut() -> bool) {
+    within(async {
+        while !is_so().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+}
