@@ -21,7 +21,7 @@ use hyper_util::client::legacy::{Client as HttpClient, connect::HttpConnector};
 use hyper_util::rt::TokioExecutor;
 use serde_json::{Value, json};
 use tower::{Layer, ServiceExt};
-use tower_idempotency::client::{Client, ClientLayer, FullJitter, IdempotencyKey, RetryPolicy};
+use tower_idempotency::client::{Client, ClientLayer, FullJitter, IdempotencyKey};
 
 #[path = "client/batch.rs"]
 pub(crate) mod batch;
@@ -38,7 +38,7 @@ pub(crate) struct OrderClient {
 
 impl OrderClient {
     pub(crate) fn new(shop: &str) -> Result<Self, BoxError> {
-        let policy = RetryPolicy::builder()
+        let layer = ClientLayer::builder()
             .attempt_timeout(shop::PATIENCE)
             .backoff(FullJitter::new(
                 Duration::from_millis(50),
@@ -47,7 +47,7 @@ impl OrderClient {
             .build()?;
         let http = HttpClient::builder(TokioExecutor::new()).build_http();
         Ok(Self {
-            http: ClientLayer::new(policy).layer(http),
+            http: layer.layer(http),
             shop: shop.to_owned(),
         })
     }

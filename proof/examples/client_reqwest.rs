@@ -14,9 +14,7 @@ use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tower::util::BoxCloneSyncService;
 use tower::{Layer, ServiceExt, service_fn};
-use tower_idempotency::client::{
-    AnswerBody, ClientLayer, Error, FullJitter, IdempotencyKey, RetryPolicy,
-};
+use tower_idempotency::client::{BufferedBody, ClientLayer, Error, FullJitter, IdempotencyKey};
 
 #[path = "../../examples/client/batch.rs"]
 pub(crate) mod batch;
@@ -26,7 +24,7 @@ pub(crate) mod shop;
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The client of an application: whatever is inside, it takes requests of bytes.
-type Http = BoxCloneSyncService<Request<Bytes>, Response<AnswerBody<reqwest::Body>>, Error>;
+type Http = BoxCloneSyncService<Request<Bytes>, Response<BufferedBody<reqwest::Body>>, Error>;
 
 #[derive(Clone)]
 pub(crate) struct OrderClient {
@@ -36,7 +34,7 @@ pub(crate) struct OrderClient {
 
 impl OrderClient {
     pub(crate) fn new(shop: &str) -> Result<Self, BoxError> {
-        let policy = RetryPolicy::builder()
+        let layer = ClientLayer::builder()
             .attempt_timeout(shop::PATIENCE)
             .backoff(FullJitter::new(
                 Duration::from_millis(50),
@@ -56,7 +54,7 @@ impl OrderClient {
             }
         });
         Ok(Self {
-            http: BoxCloneSyncService::new(ClientLayer::new(policy).layer(http)),
+            http: BoxCloneSyncService::new(layer.layer(http)),
             shop: shop.to_owned(),
         })
     }

@@ -1,7 +1,7 @@
-//! How the options of a policy are set.
+//! How the options of a client are set.
 
 use std::error::Error as StdError;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderName;
@@ -9,24 +9,25 @@ use tokio::time::Sleep;
 use tower::retry::backoff::{Backoff, MakeBackoff};
 use tower::retry::budget::Budget;
 
+use super::ClientLayer;
 use super::backoff::FullJitter;
 use super::options::{Options, Pauses};
-use super::policy::RetryPolicy;
 use super::received::Marks;
 use super::transient::is_transient;
 use crate::error::ConfigError;
 use crate::options::key::{KeyFormat, KeyRules, KeySyntax};
 use crate::options::recording::Statuses;
 
-/// The options of a [`RetryPolicy`]. What is wrong with one is said by
-/// [`build`](Self::build).
+/// The options of a [`ClientLayer`]. [`build`](Self::build) returns an error if an
+/// option has a value that can't work.
 #[derive(Debug)]
-pub struct RetryPolicyBuilder {
+pub struct ClientLayerBuilder {
     options: Options,
+    /// The first option that was wrong.
     wrong: Option<ConfigError>,
 }
 
-impl Default for RetryPolicyBuilder {
+impl Default for ClientLayerBuilder {
     fn default() -> Self {
         let options = Options {
             keys: KeyRules {
@@ -39,7 +40,7 @@ impl Default for RetryPolicyBuilder {
             attempts: 16,
             deadline: Duration::from_secs(120),
             attempt_timeout: Duration::from_secs(10),
-            max_answer_body: 1 << 20,
+            max_response_body: 1 << 20,
             backoff: pauses_of(FullJitter::default()),
             budget: None,
             max_retry_after: Duration::from_secs(60),
@@ -53,43 +54,44 @@ impl Default for RetryPolicyBuilder {
     }
 }
 
-impl RetryPolicyBuilder {
-    /// How often a request is sent at most, the first time included. Default:
-    /// 16, which with the other defaults outlasts a server that died in the
-    /// middle of the operation.
+impl ClientLayerBuilder {
+    /// How often a request is sent at most, the first attempt included. Default:
+    /// 16. With the other defaults, 16 attempts take longer than the lease of a
+    /// server that died in the middle of the operation.
     #[must_use]
     pub fn attempts(mut self, attempts: usize) -> Self {
         self.options.attempts = attempts;
         self
     }
 
-    /// The time for all attempts and the pauses between them. No attempt begins
-    /// later, and none goes on. Default: 2 minutes. It has to be well below the
-    /// server's retention.
+    /// The time for all attempts and the pauses between them. At the deadline the
+    /// running attempt ends, and no other begins. Default: 2 minutes. The deadline
+    /// has to be well below the server's retention.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.options.deadline = deadline;
         self
     }
 
-    /// The time for one attempt, until its answer is read. Default: 10 s.
+    /// The time for one attempt, until its response is read. Default: 10 s.
     #[must_use]
     pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
         self.options.attempt_timeout = timeout;
         self
     }
 
-    /// Up to how many bytes of an answer are read ahead. If an answer is longer,
-    /// nobody tries again when the rest of it breaks off. Default: 1 MiB.
+    /// How many bytes of a response the client reads before it returns the
+    /// response. If the rest of a longer response breaks off, the request is not
+    /// sent again. Default: 1 MiB.
     #[must_use]
-    pub fn max_answer_body(mut self, bytes: usize) -> Self {
-        self.options.max_answer_body = bytes;
+    pub fn max_response_body(mut self, bytes: usize) -> Self {
+        self.options.max_response_body = bytes;
         self
     }
 
-    /// How long to pause: [`FullJitter`], or one of tower's. Where an answer has
-    /// a `Retry-After`, the longer of the two counts. Default: at most 200 ms
-    /// first, then twice as long each time, and never above 20 s.
+    /// How long the client pauses between two attempts: [`FullJitter`], or one of
+    /// tower's. If a response has a `Retry-After`, the longer of both counts.
+    /// Default: [`FullJitter`] with 200 ms and 20 s.
     #[must_use]
     pub fn backoff<M>(mut self, maker: M) -> Self
     where
@@ -100,34 +102,35 @@ impl RetryPolicyBuilder {
         self
     }
 
-    /// A budget for the retries of all requests together, such as tower's
-    /// `TpsBudget`: where most requests fail, more of them make it worse. A
-    /// request that is settled puts in, a retry takes out. Default: none.
+    /// A budget for the retries of all requests of this layer, such as tower's
+    /// `TpsBudget`: if most requests fail, retries add to the load. A request that
+    /// ends with a response deposits, a retry withdraws. Default: none.
     #[must_use]
     pub fn budget(mut self, budget: impl Budget + Send + Sync + 'static) -> Self {
         self.options.budget = Some(Arc::new(budget));
         self
     }
 
-    /// How much of a `Retry-After` is obeyed at most. Default: 60 s.
+    /// The longest wait that a `Retry-After` can cause. Default: 60 s.
     #[must_use]
     pub fn max_retry_after(mut self, wait: Duration) -> Self {
         self.options.max_retry_after = wait;
         self
     }
 
-    /// The statuses that call for another attempt. A refusal of an idempotency
-    /// layer has its own word on that, and a 409 with `Retry-After` is always
-    /// one. Default: 408, 425, 429, 500, 502, 503 and 504.
+    /// The statuses that call for another attempt. They don't apply to the
+    /// rejection of an idempotency layer, whose member `retry` decides, nor to a
+    /// 409 with `Retry-After`, which always calls for another attempt. Default:
+    /// 408, 425, 429, 500, 502, 503 and 504.
     #[must_use]
     pub fn retry_statuses(mut self, statuses: Statuses) -> Self {
         self.options.retry_statuses = statuses;
         self
     }
 
-    /// Which errors of the client call for another attempt, if there is no
-    /// answer. Default: [`is_transient`]. What took too long, and an answer
-    /// that broke off, always do.
+    /// Which errors of the HTTP client call for another attempt, if there is no
+    /// response. Default: [`is_transient`]. An attempt that took too long, and a
+    /// response that broke off, always call for another attempt.
     #[must_use]
     pub fn retry_errors(
         mut self,
@@ -137,7 +140,7 @@ impl RetryPolicyBuilder {
         self
     }
 
-    /// The header of the key. Default: `Idempotency-Key`.
+    /// The header that carries the key. Default: `Idempotency-Key`.
     #[must_use]
     pub fn header(mut self, name: &str) -> Self {
         if let Some(name) = self.name("header", name) {
@@ -146,37 +149,41 @@ impl RetryPolicyBuilder {
         self
     }
 
-    /// How the key is written: as the server reads it. Default: as an RFC 8941
-    /// string, as the IETF draft has it; [`KeySyntax::Raw`] is for servers that
-    /// take quotation marks for a part of the key.
+    /// How the key is written. The server must read keys in the same way. Default:
+    /// as an RFC 8941 string, like in the IETF draft. [`KeySyntax::Raw`] is for
+    /// servers that take quotation marks as a part of the key.
     #[must_use]
     pub fn key_syntax(mut self, syntax: KeySyntax) -> Self {
         self.options.keys.syntax = syntax;
         self
     }
 
-    /// The server's `replayed_header`. Default: `Idempotency-Replayed`.
+    /// The header that marks a replayed response with `true`, as the server's
+    /// option `replayed_header` names it. Default: `Idempotency-Replayed`.
     #[must_use]
     pub fn replayed_header<'a>(mut self, name: impl Into<Option<&'a str>>) -> Self {
-        let name = name.into();
-        self.options.marks.replayed = name.and_then(|name| self.name("replayed_header", name));
+        self.options.marks.replayed = self.mark("replayed_header", name.into());
         self
     }
 
-    /// The server's `created_at_header`. Default: none.
+    /// The header that [`Received::made_at`](super::Received::made_at) reads, as
+    /// the server's option `created_at_header` names it. Default: none.
     #[must_use]
     pub fn created_at_header<'a>(mut self, name: impl Into<Option<&'a str>>) -> Self {
-        let name = name.into();
-        self.options.marks.created_at = name.and_then(|name| self.name("created_at_header", name));
+        self.options.marks.created_at = self.mark("created_at_header", name.into());
         self
     }
 
-    /// The server's `expires_at_header`. Default: none.
+    /// The header that [`Received::kept_until`](super::Received::kept_until)
+    /// reads, as the server's option `expires_at_header` names it. Default: none.
     #[must_use]
     pub fn expires_at_header<'a>(mut self, name: impl Into<Option<&'a str>>) -> Self {
-        let name = name.into();
-        self.options.marks.expires_at = name.and_then(|name| self.name("expires_at_header", name));
+        self.options.marks.expires_at = self.mark("expires_at_header", name.into());
         self
+    }
+
+    fn mark(&mut self, option: &'static str, name: Option<&str>) -> Option<HeaderName> {
+        name.and_then(|name| self.name(option, name))
     }
 
     fn name(&mut self, option: &'static str, name: &str) -> Option<HeaderName> {
@@ -188,18 +195,18 @@ impl RetryPolicyBuilder {
         parsed
     }
 
-    /// The first of them is told.
+    /// Only the first error is kept, and `build` returns it.
     fn wrong(&mut self, option: &'static str, message: impl Into<String>) {
         self.wrong
             .get_or_insert_with(|| ConfigError::new(option, message));
     }
 
-    /// The policy.
+    /// The layer with these options.
     ///
     /// # Errors
     ///
     /// If an option has a value that can't work.
-    pub fn build(mut self) -> Result<RetryPolicy, ConfigError> {
+    pub fn build(mut self) -> Result<ClientLayer, ConfigError> {
         if self.options.attempts == 0 {
             self.wrong("attempts", "must be at least 1");
         }
@@ -217,12 +224,14 @@ impl RetryPolicyBuilder {
         }
         match self.wrong {
             Some(error) => Err(error),
-            None => Ok(RetryPolicy::new(self.options)),
+            None => Ok(ClientLayer {
+                options: Arc::new(self.options),
+            }),
         }
     }
 }
 
-/// No retention is longer, and it can be added to any instant.
+/// No retention is longer than a year, and a year can be added to any `Instant`.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 fn pauses_of<M>(maker: M) -> Arc<dyn Fn() -> Pauses + Send + Sync>
@@ -232,6 +241,6 @@ where
 {
     Arc::new(move || {
         let mut backoff = maker.clone().make_backoff();
-        Arc::new(Mutex::new(move || backoff.next_backoff()))
+        Box::new(move || backoff.next_backoff())
     })
 }

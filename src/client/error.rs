@@ -1,4 +1,4 @@
-//! Why there is no answer, and everything that was tried.
+//! Why there is no response, and every attempt that was made.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -8,119 +8,110 @@ use std::time::{Duration, SystemTime};
 use http::{Method, StatusCode, response};
 
 use super::key::IdempotencyKey;
-use super::received::Refusal;
+use super::received::Problem;
 use super::transient::causes;
 use crate::display::rfc3339;
 
-type SharedError = Arc<dyn StdError + Send + Sync>;
-
-/// A request that ended without an answer which settles it. What it came to at
-/// the server is not known: whoever looks into it can send the same request
-/// with the same [key](Self::key) once more.
+/// A request that ended without a response which settles the operation. Whether
+/// the server executed the operation is not known. To find out, send the same
+/// request with the same [key](Self::key) once more.
 ///
-/// [`Display`](fmt::Display) says all of it on one line, for whoever is woken
-/// by it:
+/// [`Display`](fmt::Display) writes everything on one line, for a log or an alert:
 ///
 /// ```text
 /// POST /orders with key ord_144a3676def4a265e86bdda61913dfb8 ran out of attempts after 3 in 1.9s:
 /// 1. 2026-03-01T02:13:05Z timed out after 1.0s; 2. 2026-03-01T02:13:06Z 409 in-flight after 3ms;
-/// 3. 2026-03-01T02:13:07Z no answer after 1ms (Connection refused)
+/// 3. 2026-03-01T02:13:07Z no response after 1ms (Connection refused)
 /// ```
 ///
-/// [`source`](StdError::source) is the error of the last attempt, if it ended
-/// with one.
+/// [`source`](StdError::source) is the error of the last attempt, if that attempt
+/// ended with an error.
 #[derive(Debug)]
 pub struct Error(Box<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     kind: ErrorKind,
-    asked: Asked,
+    target: Target,
     attempts: Vec<Attempt>,
     last: Option<response::Parts>,
 }
 
-/// What a request is named by.
+/// What an error names the request by.
 #[derive(Debug)]
-pub(super) struct Asked {
+pub(super) struct Target {
     pub(super) method: Method,
-    /// Without the query, which may hold what is nobody's business.
+    /// Without the query, because a query may hold secrets.
     pub(super) path: String,
     pub(super) key: Option<IdempotencyKey>,
 }
 
-/// Why nothing more was tried.
+/// Why the client made no further attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// As many attempts were made as the policy allows.
+    /// The client made as many attempts as the options allow.
     OutOfAttempts,
-    /// The next attempt would have been after the deadline.
+    /// The next attempt would have begun after the deadline.
     OutOfTime,
     /// The budget for retries is used up.
     OutOfBudget,
-    /// The request must not be repeated, or the last error is one that
-    /// another attempt can't help against.
+    /// The request must not be repeated, or the last attempt ended with an error
+    /// that another attempt can't change.
     Failed,
 }
 
-/// One attempt: when, and what came back.
+/// One attempt. [`Display`](fmt::Display) writes when the attempt began, how it
+/// ended and how long it took.
 #[derive(Clone, Debug)]
 pub struct Attempt {
-    began_at: SystemTime,
-    took: Duration,
-    outcome: Outcome,
-    error: Option<SharedError>,
+    pub(super) began_at: SystemTime,
+    /// From the beginning of the attempt to the end of the response.
+    pub(super) took: Duration,
+    pub(super) outcome: AttemptOutcome,
+    pub(super) error: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
-/// What came back of one attempt.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Outcome {
-    /// A whole answer (or more of one than is read ahead).
-    Answered(StatusCode),
-    /// A refusal of an idempotency layer.
-    Refused(StatusCode, Refusal),
-    /// The head of an answer, and its body broke off.
+/// How an attempt ended.
+#[derive(Clone, Debug)]
+pub(super) enum AttemptOutcome {
+    /// With a response that was read to its end, or up to `max_response_body`.
+    Response(StatusCode),
+    /// With the rejection of an idempotency layer.
+    Rejected(StatusCode, Problem),
+    /// With a response whose body broke off.
     CutOff(StatusCode),
-    /// Nothing within the time for one attempt.
+    /// With no response before `attempt_timeout`.
     TimedOut,
-    /// No answer: [`Attempt::error`] says why.
-    Unanswered,
+    /// With an error of the HTTP client.
+    NoResponse,
 }
 
 impl Error {
-    pub(super) fn new(asked: Asked, attempts: Vec<Attempt>, kind: ErrorKind) -> Self {
+    pub(super) fn new(
+        target: Target,
+        attempts: Vec<Attempt>,
+        kind: ErrorKind,
+        last: Option<response::Parts>,
+    ) -> Self {
         Self(Box::new(Inner {
             kind,
-            asked,
+            target,
             attempts,
-            last: None,
+            last,
         }))
     }
 
-    /// The last answer, which does not settle the request.
-    pub(super) fn with_answer(mut self, last: response::Parts) -> Self {
-        self.0.last = Some(last);
-        self
-    }
-
-    /// All attempts, and why there was no other.
-    pub(super) fn set(&mut self, attempts: Vec<Attempt>, kind: ErrorKind) {
-        self.0.attempts = attempts;
-        self.0.kind = kind;
-    }
-
-    /// Why nothing more was tried.
+    /// Why the client made no further attempt.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
-    /// The key that was on the request.
+    /// The key of the request.
     #[must_use]
     pub fn key(&self) -> Option<&IdempotencyKey> {
-        self.0.asked.key.as_ref()
+        self.0.target.key.as_ref()
     }
 
     /// Every attempt, the first one first.
@@ -129,9 +120,9 @@ impl Error {
         &self.0.attempts
     }
 
-    /// The head of the last answer, if the last attempt had one.
+    /// The head of the last response, if the last attempt got a response.
     #[must_use]
-    pub fn last_answer(&self) -> Option<&response::Parts> {
+    pub fn last_response(&self) -> Option<&response::Parts> {
         self.0.last.as_ref()
     }
 }
@@ -140,7 +131,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Inner {
             kind,
-            asked: Asked { method, path, key },
+            target: Target { method, path, key },
             attempts,
             ..
         } = &*self.0;
@@ -176,41 +167,7 @@ impl StdError for Error {
 }
 
 impl Attempt {
-    pub(super) fn new(began_at: SystemTime, took: Duration, outcome: Outcome) -> Self {
-        Self {
-            began_at,
-            took,
-            outcome,
-            error: None,
-        }
-    }
-
-    pub(super) fn with_error(mut self, error: Box<dyn StdError + Send + Sync>) -> Self {
-        self.error = Some(error.into());
-        self
-    }
-
-    /// When it began.
-    #[must_use]
-    pub fn began_at(&self) -> SystemTime {
-        self.began_at
-    }
-
-    /// How long it took, from its beginning to the end of the answer.
-    #[must_use]
-    pub fn took(&self) -> Duration {
-        self.took
-    }
-
-    /// What came back.
-    #[must_use]
-    pub fn outcome(&self) -> &Outcome {
-        &self.outcome
-    }
-
-    /// The error that it ended with.
-    #[must_use]
-    pub fn error(&self) -> Option<&(dyn StdError + 'static)> {
+    pub(super) fn error(&self) -> Option<&(dyn StdError + 'static)> {
         self.error.as_deref().map(|error| error as _)
     }
 }
@@ -221,7 +178,8 @@ impl fmt::Display for Attempt {
             write!(f, "{} ", time.to_str().unwrap_or_default())?;
         }
         write!(f, "{} after {}", self.outcome, Rounded(self.took))?;
-        // The innermost cause: what is around it says only where it struck.
+        // The innermost cause says what went wrong; the errors around the
+        // innermost cause only say where.
         match self.error().and_then(|error| causes(error).last()) {
             Some(cause) => write!(f, " ({cause})"),
             None => Ok(()),
@@ -229,21 +187,19 @@ impl fmt::Display for Attempt {
     }
 }
 
-impl fmt::Display for Outcome {
+impl fmt::Display for AttemptOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Outcome::Answered(status) => write!(f, "{}", status.as_u16()),
-            Outcome::Refused(status, refusal) => {
-                write!(f, "{} {}", status.as_u16(), refusal.code())
-            }
-            Outcome::CutOff(status) => write!(f, "{} cut off", status.as_u16()),
-            Outcome::TimedOut => f.write_str("timed out"),
-            Outcome::Unanswered => f.write_str("no answer"),
+            Self::Response(status) => write!(f, "{}", status.as_u16()),
+            Self::Rejected(status, problem) => write!(f, "{} {}", status.as_u16(), problem.code()),
+            Self::CutOff(status) => write!(f, "{} cut off", status.as_u16()),
+            Self::TimedOut => f.write_str("timed out"),
+            Self::NoResponse => f.write_str("no response"),
         }
     }
 }
 
-/// Milliseconds below a second, else tenths of one.
+/// A duration in milliseconds below one second, else in tenths of a second.
 struct Rounded(Duration);
 
 impl fmt::Display for Rounded {

@@ -1,4 +1,4 @@
-//! The key of one operation, as its client makes and sends it.
+//! The key of one operation: how the client makes and sends it.
 
 use std::error::Error;
 use std::fmt;
@@ -11,11 +11,11 @@ use crate::display::uuid;
 use crate::options::key::KeySyntax;
 use crate::record::digest::Hasher;
 
-/// The longest key, in characters, that a server takes by default.
+/// The longest key that a server accepts by default, in characters.
 const LONGEST: usize = 255;
 
-/// The key of one operation: made before the first attempt, the same on every
-/// attempt. A clone is the same key.
+/// The key of one operation. It is made before the first attempt and is the same
+/// on every attempt. A clone is the same key.
 ///
 /// | made by | the same after a restart | for |
 /// | --- | --- | --- |
@@ -23,7 +23,7 @@ const LONGEST: usize = 255;
 /// | [`given`](Self::given) | if you stored it | keys that somebody else chose |
 /// | [`for_operation`](Self::for_operation) | yes, with nothing stored | operations that you have an id for |
 ///
-/// A key is nothing secret: [`Debug`] and [`Display`](fmt::Display) show it.
+/// A key is not secret: [`Debug`] and [`Display`](fmt::Display) show it.
 ///
 /// ```
 /// use tower_idempotency::client::IdempotencyKey;
@@ -38,8 +38,8 @@ const LONGEST: usize = 255;
 pub struct IdempotencyKey(Arc<str>);
 
 impl IdempotencyKey {
-    /// A version 7 UUID: random, and sorted by the time it was made.
-    #[expect(clippy::new_without_default, reason = "no two are the same")]
+    /// A version 7 UUID: random, and ordered by the time at which it was made.
+    #[expect(clippy::new_without_default, reason = "no two new keys are the same")]
     #[must_use]
     pub fn new() -> Self {
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -47,18 +47,18 @@ impl IdempotencyKey {
         Self(uuid(millis << 80 | rand::random::<u128>() >> 48, 7).into())
     }
 
-    /// A version 4 UUID: nothing but random.
+    /// A version 4 UUID: random.
     #[must_use]
     pub fn v4() -> Self {
         Self(uuid(rand::random(), 4).into())
     }
 
     /// A key that was chosen elsewhere: 1 to 255 printable ASCII characters,
-    /// without space at either end.
+    /// without a space at either end.
     ///
     /// # Errors
     ///
-    /// If it is anything else: what to change.
+    /// If `key` is anything else. The error says what to change.
     pub fn given(key: impl Into<String>) -> Result<Self, InvalidKey> {
         let key = key.into();
         let wrong = if key.is_empty() {
@@ -75,29 +75,29 @@ impl IdempotencyKey {
         Err(InvalidKey(wrong))
     }
 
-    /// A key that is on a request.
+    /// The key that a request carries, whatever its length.
     pub(super) fn as_sent(key: &str) -> Self {
         Self(key.into())
     }
 
-    /// The key of the operation that you call `id`, among those of a `kind`.
-    /// Always the same for the same two, in every process and every version of
-    /// this crate, so nothing has to be stored: who crashes and starts again
-    /// sends what is left of its orders, and those that were made are replayed.
+    /// The key of the operation with this `id`, among the operations of this
+    /// `kind`. The same `kind` and `id` make the same key in every process and in
+    /// every version of this crate, so nothing has to be stored: a program that
+    /// crashed and starts again sends its orders again, and the server replays
+    /// the orders that it had executed.
     ///
-    /// **It is safe for as long as the server keeps its answers**, 24 hours by
-    /// default and counted from the end of the operation. Later the same key
-    /// is a new operation, and executed again. The same goes for a server that
-    /// forgets, such as one that keeps its records in memory and restarts.
+    /// **The key is safe for as long as the server keeps its responses**: 24 hours
+    /// by default, from the end of the operation. After that the same key is a new
+    /// operation, and the server executes it again. A server that keeps its
+    /// records in memory forgets them when it restarts.
     ///
-    /// Another operation on the same thing is another kind: `"create order"`
-    /// and `"cancel order"`. A request that you had to correct needs another
-    /// `id`, such as `4711/2`.
+    /// Another operation on the same thing is another kind: `"create order"` and
+    /// `"cancel order"`. A corrected request needs another `id`, such as `4711/2`.
     ///
-    /// The key is 128 bits in lower-case hexadecimal: the first half of the
-    /// SHA-256 of the text `tower-idempotency/1 operation`, filled up with zero
+    /// The key is 128 bits in lower-case hexadecimal. They are the first half of a
+    /// SHA-256 over the text `tower-idempotency/1 operation`, padded with zero
     /// bytes to 64, then `kind` and `id`, each after its length in bytes as one
-    /// byte (from 255 on as 255 and eight bytes, little-endian).
+    /// byte (a length from 255 on is 255 and eight bytes, little-endian).
     ///
     /// ```
     /// # use tower_idempotency::client::IdempotencyKey;
@@ -114,12 +114,13 @@ impl IdempotencyKey {
         Self(format!("{:032x}", u128::from_be_bytes(*half)).into())
     }
 
-    /// The same key with something readable in front, such as `ord_`. With
-    /// another prefix it is another key.
+    /// This key after a readable prefix, such as `ord_`. Another prefix makes
+    /// another key.
     ///
     /// # Errors
     ///
-    /// As with [`given`](Self::given), for the whole.
+    /// If prefix and key together are not a key that [`given`](Self::given)
+    /// accepts.
     pub fn with_prefix(&self, prefix: &str) -> Result<Self, InvalidKey> {
         Self::given(format!("{prefix}{}", self.0))
     }
@@ -130,8 +131,8 @@ impl IdempotencyKey {
         &self.0
     }
 
-    /// The key as a header's value: for [`KeySyntax::Raw`] its characters as
-    /// they are, else an RFC 8941 string, as the IETF draft has it: `"k"`.
+    /// The key as the value of a header: for [`KeySyntax::Raw`] its characters,
+    /// else an RFC 8941 string, like in the IETF draft: `"k"`.
     ///
     /// ```
     /// use http::Request;
@@ -168,7 +169,7 @@ impl fmt::Debug for IdempotencyKey {
     }
 }
 
-/// Why something is no key.
+/// Why a text is not a valid key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvalidKey(&'static str);
 

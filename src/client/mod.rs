@@ -1,9 +1,9 @@
-//! The other end: for those who call an API that is safe to retry.
+//! The calling side: for programs that call an API which is safe to retry.
 //!
-//! [`ClientLayer`] goes around any client that is a `tower::Service` over
-//! `http` types. Each operation gets a key before its first attempt, keeps it
-//! over all of them, and ends with an answer or with an [`Error`] that says
-//! everything that was tried.
+//! [`ClientLayer`] goes around any HTTP client that is a `tower::Service` over
+//! `http` types. Each operation gets a key before its first attempt, keeps that
+//! key over all attempts, and ends with a response or with an [`Error`] that
+//! lists every attempt.
 //!
 //! ```no_run
 //! use bytes::Bytes;
@@ -31,71 +31,113 @@
 //! # }
 //! ```
 //!
-//! 1. **The key** is that of the header, if the request has it already; else
-//!    the [`IdempotencyKey`] in the request's extensions; else, on a POST or
-//!    PATCH, a new one. A new one is lost if the process dies:
+//! 1. **The key** is the one in the request's header, if there is one; else the
+//!    [`IdempotencyKey`] in the request's extensions; else, on a POST or PATCH,
+//!    a new random key. A random key is lost if the process dies; a key from
 //!    [`IdempotencyKey::for_operation`] is not.
-//! 2. **Each attempt** has its time, and its answer is read to the end, up to
-//!    1 MiB: an answer that breaks off is none.
-//! 3. **Sent again**, with the same bytes and the same key, is what may have
-//!    come to nothing: [`RetryPolicy`] has the table. What no retry can change
-//!    comes back as it is, a refusal such as `key-reused` too
-//!    ([`Received::refusal`]).
+//! 2. **Each attempt** has a time limit, and its response is read to the end, up
+//!    to 1 MiB. A response that breaks off counts as no response.
+//! 3. **The request is sent again**, with the same bytes and the same key, where
+//!    another attempt can change the outcome: [`ClientLayer`] has the table. A
+//!    response that no retry can change is returned as it is, and so is a
+//!    rejection such as `key-reused` ([`Received::problem`]).
 //!
-//! The request's body must be `Clone`, such as `Full<Bytes>`: a retry sends the
-//! same bytes. The parts are there one by one, too: [`RetryPolicy`] for tower's
-//! own `Retry`, [`FullJitter`] for its backoff. `docs/client.md` has the rules for
-//! other languages, `examples/client_reqwest.rs` shows reqwest.
+//! The request's body must be `Clone`, such as `Full<Bytes>`, because a retry
+//! sends the same bytes. `docs/client.md` has the rules for other languages,
+//! `examples/client_reqwest.rs` shows reqwest.
 //!
-//! It needs a tokio runtime with timers.
+//! The client needs a tokio runtime with timers.
+//!
+//! May use: options, rejection, message, record, and the leaves.
 
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use http::{Method, Request, Response};
+use http::{Request, Response};
 use http_body::Body;
-use tower::retry::Retry;
-use tower::retry::future::ResponseFuture;
 use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::message::body::BoxError;
 
-mod answer_body;
-mod attempt;
 mod backoff;
+mod body;
 mod builder;
 mod error;
 mod key;
 mod options;
-mod policy;
 mod received;
+mod send;
 mod transient;
 
-pub use answer_body::AnswerBody;
-pub use attempt::{ReadAnswers, ReadAnswersLayer};
 pub use backoff::FullJitter;
-pub use builder::RetryPolicyBuilder;
-pub use error::{Attempt, Error, ErrorKind, Outcome};
+pub use body::BufferedBody;
+pub use builder::ClientLayerBuilder;
+pub use error::{Attempt, Error, ErrorKind};
 pub use key::{IdempotencyKey, InvalidKey};
-pub use policy::RetryPolicy;
-pub use received::{Protection, Received, Refusal};
+pub use received::{Problem, Received};
 pub use transient::is_transient;
 
-/// Makes [`Client`]: keys, retries, time limits and whole answers, in one line.
+use options::Options;
+
+/// Makes [`Client`]: a key, retries, time limits and fully read responses.
 ///
-/// **For APIs that honour the key**, on the requests that go through it. A POST
-/// gets one and is repeated, whatever the server makes of that: one which takes
-/// no notice of keys executes it again.
-#[derive(Clone, Debug, Default)]
+/// **Use it for APIs that honour the key**, and only for those. Each POST and
+/// PATCH gets a key and is repeated; a server that ignores the key executes the
+/// operation again.
+///
+/// | outcome of an attempt | sent again? |
+/// | --- | --- |
+/// | no response, because the connection failed or the time limit passed | yes |
+/// | a response whose body breaks off | yes |
+/// | an error that another attempt can't change ([`is_transient`]) | no |
+/// | a replayed response | no |
+/// | a rejection with `retry: same-key`, such as `in-flight` | yes, except `outcome-unknown` |
+/// | a rejection with `retry: new-key` or `never`, such as `key-reused` | no |
+/// | 408, 425, 429, 500, 502, 503, 504 | yes |
+/// | 409 with `Retry-After` | yes |
+/// | any other response | no |
+///
+/// A request is repeated only if it has a key, or is a GET, HEAD, OPTIONS,
+/// TRACE, PUT or DELETE. The call ends with a response that needs no further
+/// attempt, whatever its status, or with an [`Error`]. Any other request is sent
+/// once, and its response is returned as it is.
+///
+/// ```
+/// use std::time::Duration;
+/// use tower::retry::budget::TpsBudget;
+/// use tower_idempotency::client::{ClientLayer, FullJitter};
+///
+/// # fn main() -> Result<(), tower_idempotency::ConfigError> {
+/// let layer = ClientLayer::builder()
+///     .attempts(8)
+///     .deadline(Duration::from_secs(60))
+///     .backoff(FullJitter::new(Duration::from_millis(100), Duration::from_secs(10)))
+///     .budget(TpsBudget::default())
+///     .build()?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
 pub struct ClientLayer {
-    policy: RetryPolicy,
+    options: Arc<Options>,
 }
 
 impl ClientLayer {
-    /// With other options than the default ones.
+    /// Sets the options one by one.
     #[must_use]
-    pub fn new(policy: RetryPolicy) -> Self {
-        Self { policy }
+    pub fn builder() -> ClientLayerBuilder {
+        ClientLayerBuilder::default()
+    }
+}
+
+/// All options have their defaults.
+impl Default for ClientLayer {
+    fn default() -> Self {
+        let layer = Self::builder().build();
+        layer.expect("the default options are valid")
     }
 }
 
@@ -103,22 +145,21 @@ impl<S> Layer<S> for ClientLayer {
     type Service = Client<S>;
 
     fn layer(&self, http: S) -> Client<S> {
-        let answers = self.policy.read_answers().layer(http);
         Client {
-            policy: self.policy.clone(),
-            retry: Retry::new(self.policy.clone(), answers),
+            http,
+            options: Arc::clone(&self.options),
         }
     }
 }
 
-/// A client whose requests are safe to retry, and are retried.
+/// An HTTP client whose requests are safe to retry, and are retried.
 ///
-/// It is always ready: what the client inside is waiting for counts as a part
-/// of each attempt.
+/// `Client` is always ready. The time that the inner client needs to become
+/// ready counts as a part of each attempt.
 #[derive(Clone, Debug)]
 pub struct Client<S> {
-    policy: RetryPolicy,
-    retry: Retry<RetryPolicy, ReadAnswers<S>>,
+    http: S,
+    options: Arc<Options>,
 }
 
 impl<S, B, R> Service<Request<B>> for Client<S>
@@ -130,31 +171,18 @@ where
     R: Body + Send + 'static,
     R::Error: Into<BoxError>,
 {
-    type Response = Response<AnswerBody<R>>;
+    type Response = Response<BufferedBody<R>>;
     type Error = Error;
-    type Future = ResponseFuture<RetryPolicy, ReadAnswers<S>, Request<B>>;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Error>> + Send>>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        self.retry.poll_ready(cx)
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        self.policy.options.put_key(&mut request);
-        self.retry.call(request)
-    }
-}
-
-impl options::Options {
-    fn put_key<B>(&self, request: &mut Request<B>) {
-        let header = &self.keys.headers[0];
-        if request.headers().contains_key(header) {
-            return;
-        }
-        let given = request.extensions().get::<IdempotencyKey>().cloned();
-        let needs_one = [Method::POST, Method::PATCH].contains(request.method());
-        if let Some(key) = given.or_else(|| needs_one.then(IdempotencyKey::new)) {
-            let value = key.header_value(self.keys.syntax);
-            request.headers_mut().insert(header, value);
-        }
+        let http = self.http.clone();
+        let options = Arc::clone(&self.options);
+        options.put_key(&mut request);
+        Box::pin(async move { options.send(http, request).await })
     }
 }

@@ -1,37 +1,36 @@
-//! What a policy goes by: which requests may be repeated, and which answers and
-//! errors call for it.
+//! The options of a client: which requests may be repeated, and which responses
+//! and errors call for another attempt.
 
 use std::error::Error as StdError;
 use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, Request, StatusCode};
 use tokio::time::Sleep;
 use tower::retry::budget::Budget;
 
-use super::error::Asked;
+use super::error::{Attempt, AttemptOutcome, Target};
 use super::key::IdempotencyKey;
-use super::received::{Marks, Received, Refusal};
+use super::received::{Marks, Problem, Received};
 use crate::options::key::KeyRules;
 use crate::options::recording::Statuses;
 use crate::rejection::{RejectionCode, Retry};
 
-/// The pauses of one operation.
-pub(super) type Pauses = Arc<Mutex<dyn FnMut() -> Sleep + Send>>;
+/// The pauses of one operation: each call returns the next one.
+pub(super) type Pauses = Box<dyn FnMut() -> Sleep + Send>;
 
 pub(super) type RetryErrors = dyn Fn(&(dyn StdError + 'static)) -> bool + Send + Sync;
 
-/// The options of a policy.
 #[derive(Clone)]
 pub(super) struct Options {
-    /// One header, and no more than that it is a key.
+    /// One header. Length and format are the server's to check.
     pub(super) keys: KeyRules,
     pub(super) marks: Marks,
     pub(super) attempts: usize,
     pub(super) deadline: Duration,
     pub(super) attempt_timeout: Duration,
-    pub(super) max_answer_body: usize,
+    pub(super) max_response_body: usize,
     pub(super) backoff: Arc<dyn Fn() -> Pauses + Send + Sync>,
     pub(super) budget: Option<Arc<dyn Budget + Send + Sync>>,
     pub(super) max_retry_after: Duration,
@@ -40,9 +39,23 @@ pub(super) struct Options {
 }
 
 impl Options {
-    /// What an error names the request by.
-    pub(super) fn asked<B>(&self, request: &Request<B>) -> Asked {
-        Asked {
+    /// Puts a key into the request's header, unless the header is there.
+    pub(super) fn put_key<B>(&self, request: &mut Request<B>) {
+        let header = &self.keys.headers[0];
+        if request.headers().contains_key(header) {
+            return;
+        }
+        let given = request.extensions().get::<IdempotencyKey>().cloned();
+        let needs_one = [Method::POST, Method::PATCH].contains(request.method());
+        if let Some(key) = given.or_else(|| needs_one.then(IdempotencyKey::new)) {
+            let value = key.header_value(self.keys.syntax);
+            request.headers_mut().insert(header, value);
+        }
+    }
+
+    /// The method, path and key that an error names the request by.
+    pub(super) fn target<B>(&self, request: &Request<B>) -> Target {
+        Target {
             method: request.method().clone(),
             path: request.uri().path().to_owned(),
             key: self.key(request),
@@ -54,8 +67,8 @@ impl Options {
         Some(IdempotencyKey::as_sent(key.as_str()))
     }
 
-    /// Whether a second copy of it does no harm (RFC 9110, section 9.2.2, or by
-    /// its key).
+    /// Whether a second copy of the request does no harm: its method is
+    /// idempotent (RFC 9110, section 9.2.2), or the request has a key.
     pub(super) fn may_repeat<B>(&self, request: &Request<B>) -> bool {
         let idempotent = [
             Method::GET,
@@ -68,24 +81,26 @@ impl Options {
         idempotent.contains(request.method()) || self.key(request).is_some()
     }
 
-    /// For how long to wait at least, if an answer calls for another attempt.
+    /// The shortest pause before the next attempt, or `None` if the response
+    /// calls for no other attempt.
     pub(super) fn calls_for_another(
         &self,
         status: StatusCode,
         received: &Received,
     ) -> Option<Duration> {
-        // Recorded: it would come again, whatever it says.
+        // The server would replay the same response again, whatever its status.
         if received.is_replay() {
             return None;
         }
-        let refusal = received.refusal();
-        // Only a person can find out, and until then nothing changes.
-        if refusal.and_then(Refusal::known_code) == Some(RejectionCode::OutcomeUnknown) {
+        let problem = received.problem();
+        // A person has to find out what happened, and until then the server
+        // rejects every attempt.
+        if problem.and_then(Problem::known_code) == Some(RejectionCode::OutcomeUnknown) {
             return None;
         }
-        let again = match refusal.and_then(Refusal::retry) {
+        let again = match problem.and_then(Problem::retry) {
             Some(retry) => retry == Retry::SameKey,
-            // In flight, at another server.
+            // The operation is in flight at a server that is not this crate's.
             None if status == StatusCode::CONFLICT && received.retry_after.is_some() => true,
             None => self.retry_statuses.has(status),
         };
@@ -93,9 +108,14 @@ impl Options {
         again.then(|| wait.min(self.max_retry_after))
     }
 
-    /// Whether another attempt may do better than this one, which failed.
-    pub(super) fn helps_against(&self, error: &(dyn StdError + 'static)) -> bool {
-        (self.retry_errors)(error)
+    /// Whether another attempt may succeed after this one, which got no whole
+    /// response. A response that broke off or came too late is worth another
+    /// attempt in any case.
+    pub(super) fn helps_against(&self, attempt: &Attempt) -> bool {
+        match (&attempt.outcome, attempt.error()) {
+            (AttemptOutcome::NoResponse, Some(error)) => (self.retry_errors)(error),
+            _ => true,
+        }
     }
 }
 
@@ -106,7 +126,7 @@ impl fmt::Debug for Options {
             .field("attempts", &self.attempts)
             .field("deadline", &self.deadline)
             .field("attempt_timeout", &self.attempt_timeout)
-            .field("max_answer_body", &self.max_answer_body)
+            .field("max_response_body", &self.max_response_body)
             .field("max_retry_after", &self.max_retry_after)
             .field("retry_statuses", &self.retry_statuses)
             .finish_non_exhaustive()

@@ -1,4 +1,5 @@
-//! What an answer says about itself: replay or not, and what a refusal asks for.
+//! What a response says about the operation: whether it is a replay, until when
+//! it is kept, and which rejection it is.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -7,27 +8,27 @@ use http::header::{CONTENT_TYPE, DATE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde_json::Value;
 
-use super::error::{Attempt, Outcome};
+use super::error::{Attempt, AttemptOutcome};
 use crate::message::media_type::is_media_type;
 use crate::rejection::{RejectionCode, Retry};
 
-/// What an answer says of the operation, by its headers and, where it is a
-/// refusal of an idempotency layer, by its problem document.
+/// What a response says about its operation in headers and, if the response is a
+/// rejection of an idempotency layer, in the problem document.
 ///
-/// [`Client`](super::Client) and [`ReadAnswers`](super::ReadAnswers) leave one
-/// in each response's extensions:
+/// [`Client`](super::Client) leaves a `Received` in the extensions of each
+/// response:
 ///
 /// ```
 /// use http::Response;
-/// use tower_idempotency::client::{Protection, Received};
+/// use tower_idempotency::client::Received;
 ///
 /// fn log<B>(response: &Response<B>) {
 ///     if let Some(received) = response.extensions().get::<Received>() {
 ///         if received.is_replay() {
-///             println!("made before, at {:?}", received.made_at());
+///             println!("executed before, at {:?}", received.made_at());
 ///         }
-///         if received.protection() == Protection::Unrecorded {
-///             println!("keep this answer, it may not come again");
+///         if received.is_unrecorded() {
+///             println!("keep this response: a retry may not get it again");
 ///         }
 ///     }
 /// }
@@ -37,83 +38,81 @@ pub struct Received {
     is_replay: bool,
     made_at: Option<SystemTime>,
     kept_until: Option<SystemTime>,
-    protection: Protection,
-    refusal: Option<Refusal>,
+    is_unrecorded: bool,
+    is_unprotected: bool,
+    problem: Option<Problem>,
     pub(super) retry_after: Option<Duration>,
     pub(super) attempts: Vec<Attempt>,
 }
 
-/// What stands between the operation and a second execution.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Protection {
-    /// The answer has no mark: as the API promises.
-    #[default]
-    Unmarked,
-    /// `Idempotency-Status: unrecorded`. It was executed, and this is its
-    /// answer: keep it. A retry may be refused, or execute again.
-    Unrecorded,
-    /// `Idempotency-Status: unprotected`. It was executed without protection:
-    /// a retry executes again.
-    Unprotected,
-}
-
 impl Received {
-    /// Reads the headers that a server sends unless it was told otherwise. For
-    /// headers of other names see [`RetryPolicy::received`](super::RetryPolicy::received).
+    /// Reads the headers of a response that did not come through
+    /// [`Client`](super::Client), under their default names.
     #[must_use]
     pub fn of(headers: &HeaderMap) -> Self {
         Marks::default().read(headers)
     }
 
-    /// Whether the answer is a recorded one, so that nothing was executed.
+    /// Whether the response is a recorded one, so that this request executed
+    /// nothing.
     #[must_use]
     pub fn is_replay(&self) -> bool {
         self.is_replay
     }
 
-    /// When the execution began that this is the answer of, for a replay the
-    /// original one; if the API says so.
+    /// When the execution began that this response belongs to; for a replay, the
+    /// first execution. `None` if the API does not send this time.
     #[must_use]
     pub fn made_at(&self) -> Option<SystemTime> {
         self.made_at
     }
 
-    /// Until when the server keeps the answer; if the API says so. Later, the
-    /// same key is a new operation.
+    /// Until when the server keeps the response. After this time the same key is
+    /// a new operation. `None` if the API does not send this time.
     #[must_use]
     pub fn kept_until(&self) -> Option<SystemTime> {
         self.kept_until
     }
 
-    /// Whether the operation is protected against a second execution.
+    /// Whether the server could not record the response
+    /// (`Idempotency-Status: unrecorded`). The operation was executed, and this
+    /// is its response. Keep the response: a retry may be rejected, or may
+    /// execute the operation again.
     #[must_use]
-    pub fn protection(&self) -> Protection {
-        self.protection
+    pub fn is_unrecorded(&self) -> bool {
+        self.is_unrecorded
     }
 
-    /// The refusal that the answer is, if it is one.
+    /// Whether the operation was executed without protection
+    /// (`Idempotency-Status: unprotected`). A retry executes the operation again.
     #[must_use]
-    pub fn refusal(&self) -> Option<&Refusal> {
-        self.refusal.as_ref()
+    pub fn is_unprotected(&self) -> bool {
+        self.is_unprotected
     }
 
-    /// Every attempt that led to this answer, the first one first. Empty if
+    /// The problem document, if the response is a rejection of an idempotency
+    /// layer.
+    #[must_use]
+    pub fn problem(&self) -> Option<&Problem> {
+        self.problem.as_ref()
+    }
+
+    /// Every attempt that led to this response, the first one first. Empty if
     /// only headers were read.
     #[must_use]
     pub fn attempts(&self) -> &[Attempt] {
         &self.attempts
     }
 
-    pub(super) fn outcome(&self, status: StatusCode) -> Outcome {
-        match &self.refusal {
-            Some(refusal) => Outcome::Refused(status, refusal.clone()),
-            None => Outcome::Answered(status),
+    pub(super) fn outcome(&self, status: StatusCode) -> AttemptOutcome {
+        match &self.problem {
+            Some(problem) => AttemptOutcome::Rejected(status, problem.clone()),
+            None => AttemptOutcome::Response(status),
         }
     }
 
-    /// With what an answer of this status says in its body. A recorded answer
-    /// is the operation's own, whatever it says.
+    /// Adds the problem document in the body of an error response. A replayed
+    /// response is the operation's own, even if it looks like a rejection.
     pub(super) fn with_body(
         mut self,
         status: StatusCode,
@@ -121,22 +120,23 @@ impl Received {
         body: &[u8],
     ) -> Self {
         if !self.is_replay && (status.is_client_error() || status.is_server_error()) {
-            self.refusal = Refusal::read(headers, body);
+            self.problem = Problem::read(headers, body);
         }
         self
     }
 }
 
-/// A refusal of an idempotency layer (RFC 9457): this request was not executed.
+/// The problem document (RFC 9457) of a rejection by an idempotency layer: this
+/// request was not executed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
+pub struct Problem {
     code: Box<str>,
     detail: Box<str>,
     retry: Option<Retry>,
 }
 
-impl Refusal {
-    /// Larger problem documents are not read, in bytes.
+impl Problem {
+    /// Larger documents are not parsed, in bytes.
     const LARGEST: usize = 64 << 10;
 
     fn read(headers: &HeaderMap, body: &[u8]) -> Option<Self> {
@@ -156,32 +156,32 @@ impl Refusal {
             let all = [Retry::SameKey, Retry::NewKey, Retry::Never];
             all.into_iter().find(|known| known.as_str() == retry)
         });
-        // An operation may have codes of its own, which are no refusals.
+        // The operation's own problem documents may have a member `code` too.
         let is_ours = text("source") == Some("idempotency") && !code.is_empty();
-        let is_refusal = is_ours || retry.is_some();
-        is_refusal.then(|| Self {
+        let is_rejection = is_ours || retry.is_some();
+        is_rejection.then(|| Self {
             code: code.into(),
             detail: text("detail").unwrap_or_default().into(),
             retry: retry.or(known.map(|code| code.retry())),
         })
     }
 
-    /// The member `code`, such as `key-reused`. Empty if there is none, in a
-    /// shape of the API's own.
+    /// The member `code`, such as `key-reused`. Empty if the document has no
+    /// such member.
     #[must_use]
     pub fn code(&self) -> &str {
         &self.code
     }
 
-    /// The same, if it is one that this version knows.
+    /// The member `code`, if this version of the crate knows the code.
     #[must_use]
     pub fn known_code(&self) -> Option<RejectionCode> {
         let mut all = RejectionCode::ALL.iter();
         all.find(|known| known.as_str() == self.code()).copied()
     }
 
-    /// What helps, by the member `retry` or else by the code. `None` if neither
-    /// is known.
+    /// What a client can do: the member `retry`, or else what the code implies.
+    /// `None` if this version of the crate knows neither of both.
     #[must_use]
     pub fn retry(&self) -> Option<Retry> {
         self.retry
@@ -194,13 +194,13 @@ impl Refusal {
     }
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.code, self.detail)
     }
 }
 
-/// The names of the headers that an API marks its answers with.
+/// The names of the headers by which an API marks its responses.
 #[derive(Clone, Debug)]
 pub(super) struct Marks {
     pub(super) replayed: Option<HeaderName>,
@@ -222,38 +222,37 @@ impl Marks {
     pub(super) fn read(&self, headers: &HeaderMap) -> Received {
         let field = |name: &Option<HeaderName>| headers.get(name.as_ref()?);
         let status = headers.get("idempotency-status");
+        let status = status.map_or(&b""[..], HeaderValue::as_bytes);
         Received {
             is_replay: field(&self.replayed).is_some_and(|value| value == "true"),
             made_at: field(&self.created_at).and_then(time),
             kept_until: field(&self.expires_at).and_then(time),
-            protection: match status.map(HeaderValue::as_bytes) {
-                Some(b"unrecorded") => Protection::Unrecorded,
-                Some(b"unprotected") => Protection::Unprotected,
-                _ => Protection::Unmarked,
-            },
-            refusal: None,
+            is_unrecorded: status == b"unrecorded",
+            is_unprotected: status == b"unprotected",
+            problem: None,
             retry_after: retry_after(headers),
             attempts: Vec::new(),
         }
     }
 }
 
-/// RFC 3339.
+/// Parses an RFC 3339 time.
 fn time(value: &HeaderValue) -> Option<SystemTime> {
     let time: jiff::Timestamp = value.to_str().ok()?.trim().parse().ok()?;
     Some(time.into())
 }
 
-/// How long to wait by `Retry-After`: seconds, or an HTTP date. `None` if there
-/// is none that can be read.
+/// How long to wait by `Retry-After`, which holds seconds or an HTTP date. `None`
+/// if the header is missing or malformed.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
-        // More digits than a number has room for: for ever.
+        // A number that does not fit into 64 bits means "for ever".
         return Some(Duration::from_secs(value.parse().unwrap_or(u64::MAX)));
     }
     let until = httpdate::parse_http_date(value).ok()?;
-    // By the server's clock, if it says what that shows: ours may be wrong.
+    // The date is by the server's clock, which `Date` shows; this machine's
+    // clock may be wrong.
     let shown = headers.get(DATE).and_then(|date| date.to_str().ok());
     let now = shown.and_then(|date| httpdate::parse_http_date(date).ok());
     let wait = until.duration_since(now.unwrap_or_else(SystemTime::now));

@@ -1,25 +1,24 @@
-//! Which errors another attempt can help against.
+//! Which errors of an HTTP client another attempt can avoid.
 
 use std::error::Error;
 use std::io;
 
-/// Whether an error, or what it was caused by, is one of a connection or of
-/// time: another attempt may do better.
+/// Whether an error, or one of its causes, is about a connection or a time limit,
+/// so that another attempt may succeed.
 ///
-/// Known are those of [`std::io`], hyper (so also hyper-util's and reqwest's
-/// clients), and the timeouts of tokio and tower. Anything else is not
-/// transient, and where a request can't work at all it says so at once: a
-/// certificate that is not trusted, an address that is none, a request's body
-/// that fails.
+/// The function knows the errors of [`std::io`], of hyper (and so of hyper-util's
+/// and reqwest's clients), and the timeouts of tokio and tower. Any other error
+/// is not transient. Neither is an error that would come back with every attempt:
+/// a certificate that is not trusted, an invalid URL, a request body that fails.
 ///
-/// To add to it, say so to the policy:
+/// To add an error, give the builder a function of your own:
 ///
 /// ```
 /// use std::error::Error;
-/// use tower_idempotency::client::{RetryPolicy, is_transient};
+/// use tower_idempotency::client::{ClientLayer, is_transient};
 ///
 /// # fn main() -> Result<(), tower_idempotency::ConfigError> {
-/// let policy = RetryPolicy::builder()
+/// let layer = ClientLayer::builder()
 ///     .retry_errors(|error: &(dyn Error + 'static)| {
 ///         is_transient(error)
 ///             || error.downcast_ref::<reqwest::Error>().is_some_and(reqwest::Error::is_timeout)
@@ -30,32 +29,25 @@ use std::io;
 /// ```
 #[must_use]
 pub fn is_transient(error: &(dyn Error + 'static)) -> bool {
-    let words = causes(error).map(word);
-    // One cause that can't be helped outweighs what is around it, such as a
-    // connection that failed since a certificate is not trusted.
-    let mut helps = false;
-    for word in words {
-        match word {
-            Some(true) => helps = true,
-            Some(false) => return false,
-            None => {}
-        }
-    }
-    helps
+    // One cause that is certain to come back outweighs the others: for example, a
+    // connection that failed because a certificate is not trusted.
+    let mut known = causes(error).filter_map(by_type).peekable();
+    known.peek().is_some() && known.all(|transient| transient)
 }
 
-/// What one error says by its type, without its causes.
-fn word(error: &(dyn Error + 'static)) -> Option<bool> {
+/// Judges one error by its type, without its causes. `None` if the type says
+/// nothing.
+fn by_type(error: &(dyn Error + 'static)) -> Option<bool> {
     use io::ErrorKind::{
         InvalidData, InvalidInput, Other, OutOfMemory, PermissionDenied, Unsupported,
     };
     if let Some(error) = error.downcast_ref::<io::Error>() {
         return match error.kind() {
-            // Of InvalidData are errors of certificates, for one.
+            // Errors of certificates are `InvalidData`.
             InvalidData | InvalidInput | OutOfMemory | PermissionDenied | Unsupported => {
                 Some(false)
             }
-            // Says nothing; what it was made from may.
+            // `Other` wraps another error, which is judged as the next cause.
             Other => None,
             _ => Some(true),
         };
@@ -68,12 +60,12 @@ fn word(error: &(dyn Error + 'static)) -> Option<bool> {
     timed_out.then_some(true)
 }
 
-/// The error and what it was caused by, outermost first.
+/// The error and its causes, outermost first.
 pub(super) fn causes<'a>(
     error: &'a (dyn Error + 'static),
 ) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(Some(error), |&error: &&'a (dyn Error + 'static)| {
-        // An `io::Error` made from another leaves that out of its sources.
+        // The `source` of an `io::Error` skips the error that it wraps.
         let inner = error.downcast_ref::<io::Error>();
         match inner.and_then(io::Error::get_ref) {
             Some(inner) => Some(inner as _),

@@ -11,12 +11,12 @@ use http::Response;
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, StreamBody};
 use serde_json::json;
-use tower_idempotency::client::{Outcome, Received};
+use tower_idempotency::client::Received;
 use tower_idempotency::rejection::{RejectionCode, Retry};
 
 use crate::scripted::{
-    AnyBody, Server, Step, at_once, cut_off, header, post, problem, refusal, status, text,
-    with_body,
+    AnyBody, Server, Step, at_once, cut_off, header, outcome_of, post, problem, refusal, status,
+    text, with_body,
 };
 
 const MIB: usize = 1 << 20;
@@ -44,21 +44,9 @@ async fn an_answer_that_breaks_off_is_none() {
     ]);
     let answered = server.ask(post("k")).await;
     let received = answered.as_ref().unwrap().extensions().get::<Received>();
-    let outcomes: Vec<_> = received
-        .unwrap()
-        .attempts()
-        .iter()
-        .map(|attempt| attempt.outcome().clone())
-        .collect();
-    let created = http::StatusCode::CREATED;
-    assert_eq!(
-        outcomes,
-        [
-            Outcome::CutOff(created),
-            Outcome::CutOff(created),
-            Outcome::Answered(created)
-        ]
-    );
+    let attempts = received.unwrap().attempts();
+    let attempts: Vec<_> = attempts.iter().map(outcome_of).collect();
+    assert_eq!(attempts, ["201 cut off", "201 cut off", "201"]);
     let whole = answered.as_ref().unwrap().body().whole().cloned();
     assert_eq!(whole.unwrap(), "{\"id\":1}");
     assert_eq!(text(answered).await, "{\"id\":1}");
@@ -86,7 +74,7 @@ async fn frames_and_trailers_come_as_they_were_sent() {
 
 #[tokio::test]
 async fn a_long_answer_is_handed_on_after_what_is_read_ahead() {
-    let policy = at_once().max_answer_body(10).build().unwrap();
+    let layer = at_once().max_response_body(10).build().unwrap();
     for (longer, is_whole) in [(false, true), (true, false)] {
         let mut all = vec!["12345", "67890"];
         all.extend(longer.then_some("abc"));
@@ -97,7 +85,7 @@ async fn a_long_answer_is_handed_on_after_what_is_read_ahead() {
         let body = StreamBody::new(tokio_stream::iter(frames.collect::<Vec<_>>()));
         let response = status(200).map(|_| BodyExt::boxed(body));
         let server = Server::that([Step::Answer(response)]);
-        let answered = server.ask_with(policy.clone(), post("k")).await;
+        let answered = server.ask_with(layer.clone(), post("k")).await;
         let whole = answered.as_ref().unwrap().body().whole();
         assert_eq!(whole.is_some(), is_whole);
         assert_eq!(text(answered).await, all.concat());
@@ -106,9 +94,9 @@ async fn a_long_answer_is_handed_on_after_what_is_read_ahead() {
 
 #[tokio::test]
 async fn what_breaks_off_after_what_is_read_ahead_is_the_readers_to_see() {
-    let policy = at_once().max_answer_body(4).build().unwrap();
+    let layer = at_once().max_response_body(4).build().unwrap();
     let server = Server::that([Step::Answer(cut_off(200, "12345"))]);
-    let answered = server.ask_with(policy, post("k")).await.unwrap();
+    let answered = server.ask_with(layer, post("k")).await.unwrap();
     assert!(answered.body().whole().is_none());
     let mut body = pin!(answered.into_body());
     let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
@@ -155,8 +143,8 @@ async fn no_more_than_a_limit_is_held_of_a_body_that_never_ends() {
 /// What a client makes of a 409, for which its body has to speak.
 async fn asked_again(answer: Response<AnyBody>) -> bool {
     let server = Server::that([Step::Answer(answer)]);
-    let policy = at_once().build().unwrap();
-    server.ask_with(policy, post("k")).await.unwrap();
+    let layer = at_once().build().unwrap();
+    server.ask_with(layer, post("k")).await.unwrap();
     server.count() == 2
 }
 
@@ -218,7 +206,7 @@ async fn a_refusal_comes_back_typed() {
         answered.extensions().get::<Received>().unwrap().clone()
     };
     let reused = received(refusal(422, "key-reused", "new-key")).await;
-    let reused = reused.refusal().unwrap();
+    let reused = reused.problem().unwrap();
     assert_eq!(reused.code(), "key-reused");
     assert_eq!(reused.known_code(), Some(RejectionCode::KeyReused));
     assert_eq!(reused.retry(), Some(Retry::NewKey));
@@ -226,7 +214,7 @@ async fn a_refusal_comes_back_typed() {
     assert_eq!(reused.to_string(), "key-reused: The detail.");
 
     let unknown = received(refusal(400, "moon-phase", "never")).await;
-    let unknown = unknown.refusal().unwrap();
+    let unknown = unknown.problem().unwrap();
     assert_eq!(
         (unknown.known_code(), unknown.retry()),
         (None, Some(Retry::Never))
@@ -235,9 +223,9 @@ async fn a_refusal_comes_back_typed() {
     // The operation's own answer of then, and a success, are none.
     let replay = refusal(422, "key-reused", "new-key");
     let replay = received(header(replay, "idempotency-replayed", "true")).await;
-    assert!(replay.is_replay() && replay.refusal().is_none());
+    assert!(replay.is_replay() && replay.problem().is_none());
     let success = received(refusal(200, "key-reused", "new-key")).await;
-    assert!(success.refusal().is_none());
+    assert!(success.problem().is_none());
 }
 
 #[tokio::test]
@@ -249,13 +237,13 @@ async fn every_refusal_of_the_layer_is_understood() {
         let mut answer = with_body(head.status.as_u16(), body);
         *answer.headers_mut() = head.headers;
         let server = Server::that([Step::Answer(answer)]);
-        let policy = at_once().build().unwrap();
-        let answered = server.ask_with(policy, post("k")).await.unwrap();
+        let layer = at_once().build().unwrap();
+        let answered = server.ask_with(layer, post("k")).await.unwrap();
         let again = code.retry() == Retry::SameKey && *code != RejectionCode::OutcomeUnknown;
         assert_eq!(server.count(), if again { 2 } else { 1 }, "{code}");
         if !again {
             let received = answered.extensions().get::<Received>().unwrap();
-            let refusal = received.refusal().unwrap();
+            let refusal = received.problem().unwrap();
             assert_eq!(refusal.known_code(), Some(*code));
             assert_eq!(refusal.retry(), Some(code.retry()));
         }

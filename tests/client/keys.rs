@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use http::Method;
-use tower_idempotency::client::{IdempotencyKey, RetryPolicy};
+use tower_idempotency::client::{ClientLayer, IdempotencyKey};
 use tower_idempotency::options::KeySyntax;
 
 use crate::scripted::{Server, Step, at_once, cut_off, post, refused, request, status};
@@ -144,17 +144,17 @@ async fn the_key_is_the_header_s_then_the_callers_then_a_new_one() {
 
 #[tokio::test(start_paused = true)]
 async fn the_key_goes_under_any_header_as_a_string_or_raw() {
-    for (policy, value) in [
+    for (layer, value) in [
         (at_once(), r#""say \"hi\"""#),
         (at_once().key_syntax(KeySyntax::Strict), r#""say \"hi\"""#),
         (at_once().key_syntax(KeySyntax::Raw), r#"say "hi""#),
     ] {
-        let policy = policy.header("X-Request-Key").build().unwrap();
+        let layer = layer.header("X-Request-Key").build().unwrap();
         let server = Server::that([Step::Fail(refused())]);
         let mut request = request(Method::POST, None);
         let key = IdempotencyKey::given(r#"say "hi""#).unwrap();
         request.extensions_mut().insert(key.clone());
-        server.ask_with(policy, request).await.unwrap();
+        server.ask_with(layer, request).await.unwrap();
         let seen = server.seen();
         assert_eq!(seen.len(), 2);
         for attempt in seen {
@@ -165,10 +165,10 @@ async fn the_key_goes_under_any_header_as_a_string_or_raw() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_wrong_with_a_policy_is_said_when_it_is_built() {
+async fn what_is_wrong_with_an_option_is_said_when_it_is_built() {
     use std::time::Duration;
     let year = Duration::from_secs(365 * 24 * 60 * 60);
-    let builder = RetryPolicy::builder;
+    let builder = ClientLayer::builder;
     for (option, builder) in [
         ("attempts", builder().attempts(0)),
         ("deadline", builder().deadline(Duration::ZERO)),

@@ -16,12 +16,12 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use tokio::time::{Instant, sleep};
 use tower::{Layer, Service, ServiceExt};
 use tower_idempotency::client::{
-    AnswerBody, ClientLayer, Error, FullJitter, RetryPolicy, RetryPolicyBuilder,
+    Attempt, BufferedBody, ClientLayer, ClientLayerBuilder, Error, FullJitter,
 };
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 pub(crate) type AnyBody = BoxBody<Bytes, BoxError>;
-pub(crate) type Answered = Result<Response<AnswerBody<AnyBody>>, Error>;
+pub(crate) type Answered = Result<Response<BufferedBody<AnyBody>>, Error>;
 
 /// What becomes of one attempt.
 pub(crate) enum Step {
@@ -72,18 +72,17 @@ impl Server {
         self.seen.lock().unwrap().len()
     }
 
-    /// One request through the whole client, with the default policy.
+    /// One request through the whole client, with the default options.
     pub(crate) async fn ask(&self, request: Request<Full<Bytes>>) -> Answered {
-        self.ask_with(RetryPolicy::default(), request).await
+        self.ask_with(ClientLayer::default(), request).await
     }
 
     pub(crate) async fn ask_with(
         &self,
-        policy: RetryPolicy,
+        layer: ClientLayer,
         request: Request<Full<Bytes>>,
     ) -> Answered {
-        let client = ClientLayer::new(policy).layer(self.clone());
-        client.oneshot(request).await
+        layer.layer(self.clone()).oneshot(request).await
     }
 }
 
@@ -187,12 +186,21 @@ pub(crate) fn refused() -> BoxError {
 }
 
 /// Pauses of no length, so that only `Retry-After` is waited for.
-pub(crate) fn at_once() -> RetryPolicyBuilder {
-    RetryPolicy::builder().backoff(FullJitter::new(Duration::ZERO, Duration::ZERO))
+pub(crate) fn at_once() -> ClientLayerBuilder {
+    ClientLayer::builder().backoff(FullJitter::new(Duration::ZERO, Duration::ZERO))
 }
 
 pub(crate) async fn text(answered: Answered) -> String {
     let body = answered.unwrap().into_body();
     let bytes = body.collect().await.unwrap().to_bytes();
     String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// How an attempt ended, without when it began and how long it took.
+pub(crate) fn outcome_of(attempt: &Attempt) -> String {
+    let text = attempt.to_string();
+    let (time, rest) = text.split_once(' ').unwrap();
+    assert!(time.ends_with('Z'), "{text}");
+    let (outcome, _) = rest.split_once(" after ").unwrap();
+    outcome.to_owned()
 }

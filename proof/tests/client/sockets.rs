@@ -11,21 +11,21 @@ use hyper_util::rt::TokioExecutor;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tower::{Layer, ServiceExt, service_fn};
-use tower_idempotency::client::{ClientLayer, Error, ErrorKind, FullJitter, RetryPolicy};
+use tower_idempotency::client::{ClientLayer, Error, ErrorKind, FullJitter};
 
-fn policy() -> RetryPolicy {
-    let policy = RetryPolicy::builder()
+fn layer() -> ClientLayer {
+    let layer = ClientLayer::builder()
         .backoff(FullJitter::new(Duration::ZERO, Duration::ZERO))
         .attempts(3)
         .attempt_timeout(Duration::from_secs(20));
-    policy.build().unwrap()
+    layer.build().unwrap()
 }
 
 async fn with_hyper(url: &str, http2: bool) -> Error {
     let http = Client::builder(TokioExecutor::new())
         .http2_only(http2)
         .build_http();
-    let client = ClientLayer::new(policy()).layer(http);
+    let client = layer().layer(http);
     let request = Request::post(url).body(Full::new(Bytes::from("an order")));
     client.oneshot(request.unwrap()).await.unwrap_err()
 }
@@ -35,7 +35,7 @@ async fn with_reqwest(url: &str) -> Error {
         let answered = reqwest::Client::new().execute(request.try_into()?).await?;
         Ok::<Response<reqwest::Body>, reqwest::Error>(answered.into())
     });
-    let client = ClientLayer::new(policy()).layer(http);
+    let client = layer().layer(http);
     let request = Request::post(url).body(Bytes::from("an order"));
     client.oneshot(request.unwrap()).await.unwrap_err()
 }
