@@ -341,21 +341,18 @@ pub use store::sql::postgres::PostgresStore;
 #[cfg(feature = "sqlite")]
 pub use store::sql::sqlite::SqliteStore;
 
-/// The code in the README and in `docs/` is run with the documentation tests.
+/// Compiles and runs the code of the README and of `docs/` with the documentation
+/// tests. `docs/grpc.md` needs tonic, so the package `proof` runs its code.
 #[cfg(all(doctest, feature = "memory"))]
 mod prose {
     #[doc = include_str!("../README.md")]
     pub struct Readme;
     #[doc = include_str!("../docs/layers.md")]
     pub struct Layers;
-    #[doc = include_str!("../docs/grpc.md")]
-    pub struct Grpc;
     #[doc = include_str!("../docs/testing.md")]
     pub struct Testing;
     #[doc = include_str!("../docs/contract.md")]
     pub struct Contract;
-    #[doc = include_str!("../docs/design.md")]
-    pub struct Design;
     #[cfg(feature = "config")]
     #[doc = include_str!("../docs/config.md")]
     pub struct Config;

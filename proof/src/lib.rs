@@ -2,3 +2,8 @@
 //! dependencies.
 //!
 //! Everything stands in `tests/`, `examples/` and `benches/` of this package.
+
+/// Compiles the code of `docs/grpc.md` with the documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/grpc.md")]
+pub struct Grpc;
