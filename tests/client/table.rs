@@ -259,9 +259,16 @@ async fn timeouts_of_tokio_and_tower_are_transient() {
 
 #[tokio::test(start_paused = true)]
 async fn which_errors_are_transient_can_be_said_otherwise() {
-    #[derive(Debug, thiserror::Error)]
-    #[error("the token has expired")]
+    #[derive(Debug)]
     struct Expired;
+
+    impl std::fmt::Display for Expired {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("the token has expired")
+        }
+    }
+
+    impl std::error::Error for Expired {}
 
     let layer = at_once()
         .retry_errors(<dyn std::error::Error>::is::<Expired>)

@@ -9,11 +9,11 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod cases;
 mod damaged;
 mod effects;
 mod effects_together;
 mod examples;
-mod schema;
 mod wrong;
 
 use tower_idempotency::IdempotencyLayer;

@@ -228,9 +228,16 @@ async fn errors_of_what_passes_through_are_as_they_were() {
 
 #[tokio::test(start_paused = true)]
 async fn the_answer_to_what_passes_through_is_not_read_ahead() {
-    #[derive(Debug, PartialEq, thiserror::Error)]
-    #[error("the disk is gone")]
+    #[derive(Debug, PartialEq)]
     struct DiskGone;
+
+    impl std::fmt::Display for DiskGone {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("the disk is gone")
+        }
+    }
+
+    impl std::error::Error for DiskGone {}
 
     let (sender, body) = Channel::<Bytes, DiskGone>::new(1);
     let body = Arc::new(Mutex::new(Some(body)));

@@ -1,9 +1,7 @@
 //! What a layer publishes of itself: that it says everything, that it is
 //! valid where it has to be, and that it is true.
 
-#![cfg(feature = "memory")]
-
-#[path = "../support/mod.rs"]
+#[path = "../../../tests/support/mod.rs"]
 mod support;
 
 mod answers;
