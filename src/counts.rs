@@ -32,7 +32,13 @@ pub struct Counts {
     pub sealed: u64,
     /// Operations whose key was given back: a retry executes again.
     pub released: u64,
-    /// Operations that nobody knows the end of, left to their lease.
+    /// Operations that ended in a way that nobody knows, under
+    /// [`OnLapsedLease::Refuse`](crate::options::OnLapsedLease::Refuse): their
+    /// records wait for somebody to [resolve](crate::Records::resolve) them. Alert
+    /// on this number.
+    pub outcome_unknown: u64,
+    /// Operations whose records are left in flight until their leases lapse, since
+    /// they may still be running somewhere.
     pub in_doubt: u64,
     /// Operations whose answer was discarded, since another owner had taken
     /// over (G5).
@@ -54,16 +60,17 @@ impl Counts {
     }
 }
 
-/// [`Counts`], while they grow. Each stands for itself: nothing is decided by
-/// one, so they are in no order with anything.
+/// [`Counts`], while they grow. Nothing is decided by a counter, so the counters
+/// are relaxed atomics, in no order with anything else.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) executed: Count,
     pub(crate) rerun: Count,
     pub(crate) replayed: Count,
-    pub(crate) in_doubt: Count,
     pub(crate) unprotected: Count,
-    pub(crate) released: Count,
+    released: Count,
+    outcome_unknown: Count,
+    in_doubt: Count,
     recorded: Count,
     sealed: Count,
     overtaken: Count,
@@ -71,7 +78,7 @@ pub(crate) struct Counters {
     rejected: [Count; RejectionCode::ALL.len()],
 }
 
-/// One of them.
+/// One counter.
 #[derive(Debug, Default)]
 pub(crate) struct Count(AtomicU64);
 
@@ -90,12 +97,13 @@ impl Counters {
         self.rejected[place(code)].add();
     }
 
-    /// An operation ended so; `answer` says whether with an answer to keep.
-    pub(crate) fn ended(&self, how: Ended, answer: bool) {
+    pub(crate) fn ended(&self, how: Ended) {
         match how {
-            Ended::Recorded if answer => self.recorded.add(),
-            Ended::Recorded => self.sealed.add(),
+            Ended::Recorded => self.recorded.add(),
+            Ended::Sealed => self.sealed.add(),
             Ended::Released => self.released.add(),
+            Ended::OutcomeUnknown => self.outcome_unknown.add(),
+            Ended::LeftInFlight => self.in_doubt.add(),
             Ended::Overtaken => self.overtaken.add(),
             Ended::Pending => self.unrecorded.add(),
         }
@@ -109,6 +117,7 @@ impl Counters {
             recorded: self.recorded.get(),
             sealed: self.sealed.get(),
             released: self.released.get(),
+            outcome_unknown: self.outcome_unknown.get(),
             in_doubt: self.in_doubt.get(),
             overtaken: self.overtaken.get(),
             unrecorded: self.unrecorded.get(),

@@ -82,3 +82,8 @@ impl Error for ConfigError {
         self.source.as_deref().map(|source| source as _)
     }
 }
+
+/// An error as a value that `tracing` records with its sources.
+pub(crate) fn cause<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
+    error
+}

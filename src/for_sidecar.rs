@@ -38,7 +38,7 @@ pub struct Route<'a> {
 
 /// The routes of a layer, the defaults last.
 pub fn routes(layer: &IdempotencyLayer) -> impl Iterator<Item = Route<'_>> {
-    let listed = layer.shared().routes.listed().iter();
+    let listed = layer.core().rules.routes.listed().iter();
     listed.map(|listed| {
         let options = &*listed.options;
         Route {

@@ -226,7 +226,7 @@
 //!
 //! **What do I log and alert on?** [`IdempotencyLayer::counts`] has the numbers, and
 //! `tracing` the events, under the target `tower_idempotency`. Alert on every `ERROR` and on
-//! `Counts::outcome_unknown`: a person has to look ([`IdempotencyLayer::resolve`]). Watch the
+//! `Counts::outcome_unknown`: a person has to look ([`Records::resolve`]). Watch the
 //! rejections `store-unavailable` and `over-capacity`, and `unprotected`, `unrecorded` and
 //! `overtaken`.
 //!
@@ -320,16 +320,16 @@ pub use error::ConfigError;
 pub use layer::IdempotencyLayer;
 pub use layer::builder::IdempotencyLayerBuilder;
 pub use layer::future::ResponseFuture;
-pub use layer::records::Resolved;
+pub use layer::records::{Records, Resolved};
 pub use layer::service::Idempotency;
 pub use message::body::RequestTrailers;
 pub use message::request_body::RequestBody;
 pub use message::response_body::ResponseBody;
 pub use options::RouteOptions;
 pub use options::recording;
-pub use request::operation::IdempotencyContext;
+pub use request::context::IdempotencyContext;
 #[cfg(feature = "axum")]
-pub use request::operation::MissingContext;
+pub use request::context::MissingContext;
 #[cfg(feature = "memory")]
 pub use store::memory::MemoryStore;
 #[cfg(feature = "redis")]

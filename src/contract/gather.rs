@@ -1,17 +1,22 @@
 //! From a layer's options to its contract.
 
 use crate::contract::{Contract, Endpoint, HeaderChoice, RejectionExample, Terms, refusals};
-use crate::layer::Shared;
 use crate::options::fingerprint::FingerprintBody;
 use crate::options::route::Listed;
 use crate::options::{KeysPer, OnMismatch, Require, SkipHeader};
 use crate::rejection::RejectionCode;
+use crate::request::core::Core;
 use crate::store::OnLapsedLease;
 
 impl Contract {
-    pub(crate) fn of(layer: &Shared) -> Self {
-        let docs_url = layer.rejections.docs_url.as_deref().map(str::to_owned);
-        let endpoints = layer.routes.listed().iter();
+    pub(crate) fn of(layer: &Core) -> Self {
+        let docs_url = layer
+            .rules
+            .rejections
+            .docs_url
+            .as_deref()
+            .map(str::to_owned);
+        let endpoints = layer.rules.routes.listed().iter();
         Self {
             endpoints: endpoints
                 .map(|listed| Endpoint::of(layer, listed))
@@ -23,7 +28,7 @@ impl Contract {
 }
 
 impl Endpoint {
-    fn of(layer: &Shared, listed: &Listed) -> Self {
+    fn of(layer: &Core, listed: &Listed) -> Self {
         let ignored = listed.options.require == Require::Ignored;
         Self {
             methods: listed.methods.clone(),
@@ -34,9 +39,9 @@ impl Endpoint {
 }
 
 impl Terms {
-    fn of(layer: &Shared, listed: &Listed) -> Self {
+    fn of(layer: &Core, listed: &Listed) -> Self {
         let options = &*listed.options;
-        let scope = options.scope.as_ref().unwrap_or(&layer.scope);
+        let scope = options.scope.as_ref().unwrap_or(&layer.rules.scope);
         let headers = options.record_headers.names.clone();
         let mut terms = Self {
             key_required: options.require == Require::Required,

@@ -34,7 +34,7 @@ impl IdempotencyLayer {
     /// there is no example.
     #[must_use]
     pub fn contract(&self) -> Contract {
-        Contract::of(self.shared())
+        Contract::of(self.core())
     }
 }
 

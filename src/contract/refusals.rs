@@ -6,18 +6,17 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request};
 
 use crate::contract::RejectionExample;
-use crate::layer::Shared;
 use crate::options::RouteOptions;
 use crate::options::key;
 use crate::options::route::Listed;
 use crate::rejection::{Rejection, RejectionCode};
-use crate::request::{admit as admission, claim as claiming};
+use crate::request::core::Core;
 
 /// Made the way requests are refused. A renderer of the application's own may
 /// count on what only a real request has: if it panics, nothing is shown.
-pub(super) fn refusal(layer: &Shared, listed: &Listed, code: RejectionCode) -> RejectionExample {
+pub(super) fn refusal(layer: &Core, listed: &Listed, code: RejectionCode) -> RejectionExample {
     let options = &*listed.options;
-    let rules = &layer.rejections;
+    let rules = &layer.rules.rejections;
     let rejection = rejection(options, code).settle(rules, options.retry_after);
     let request = request(listed);
     let has_body = rules.bodies.iter().any(|(own, _)| *own == code);
@@ -67,16 +66,16 @@ fn rejection(options: &RouteOptions, code: RejectionCode) -> Rejection {
         RejectionCode::KeyInvalid => key::empty(name),
         RejectionCode::KeyTooShort => options.keys.too_short(name),
         RejectionCode::KeyTooLong => options.keys.too_long(name),
-        RejectionCode::ScopeMissing => admission::scope_missing(),
-        RejectionCode::BodyTooLarge => admission::body_too_large(options.max_request_body),
-        RejectionCode::BodyTimeout => admission::body_timeout(),
-        RejectionCode::BodyUnreadable => admission::body_unreadable(),
-        RejectionCode::KeyReused => claiming::key_reused(),
-        RejectionCode::InFlight => admission::in_flight(),
-        RejectionCode::OutcomeUnknown => claiming::outcome_unknown(),
-        RejectionCode::ResponseUnavailable => claiming::response_unavailable(),
-        RejectionCode::StoreUnavailable => claiming::store_unavailable(),
-        RejectionCode::OverCapacity => claiming::over_capacity(),
+        RejectionCode::ScopeMissing => Rejection::scope_missing(),
+        RejectionCode::BodyTooLarge => Rejection::body_too_large(options.max_request_body),
+        RejectionCode::BodyTimeout => Rejection::body_timeout(),
+        RejectionCode::BodyUnreadable => Rejection::body_unreadable(),
+        RejectionCode::KeyReused => Rejection::key_reused(),
+        RejectionCode::InFlight => Rejection::in_flight(),
+        RejectionCode::OutcomeUnknown => Rejection::outcome_unknown(),
+        RejectionCode::ResponseUnavailable => Rejection::response_unavailable(),
+        RejectionCode::StoreUnavailable => Rejection::store_unavailable(),
+        RejectionCode::OverCapacity => Rejection::over_capacity(),
     }
 }
 

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt;
 
 use crate::message::body::BoxError;
+use crate::request::commit_state::NotOpen;
 use crate::store::StoreErrorKind;
 use crate::store::sql::transaction::{SqlDatabase, is_retried};
 
@@ -68,11 +69,21 @@ impl CommitError {
         }
     }
 
-    pub(crate) fn still_unknown() -> Self {
-        Self {
-            kind: CommitErrorKind::Unknown,
-            source: None,
-        }
+    /// No attempt to commit could begin.
+    pub(super) fn not_open(why: NotOpen) -> Self {
+        let why = match why {
+            NotOpen::Lost => return Self::lost(),
+            NotOpen::Unheard => {
+                return Self {
+                    kind: CommitErrorKind::Unknown,
+                    source: None,
+                };
+            }
+            NotOpen::UnderWay => "the claim is being committed already",
+            NotOpen::Committed => "the claim is committed already",
+            NotOpen::Over => "the request has been answered without it",
+        };
+        Self::failed(why)
     }
 
     /// Of an error that certainly left nothing behind.

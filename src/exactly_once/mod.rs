@@ -1,4 +1,7 @@
-//! G7: a handler's own writes and its answer in one database transaction.
+//! A handler's own writes and its response in one database transaction (G7).
+//!
+//! Public items: `SqlClaim`, `SqlDatabase`, `CommitError`, `CommitErrorKind`,
+//! `MissingClaim`. May use: `request`, `lease`, `store`, `message`, `runtime`.
 
 use std::any::Any;
 use std::fmt;
@@ -14,10 +17,12 @@ use sqlx::Transaction;
 use sqlx_core::transaction::TransactionManager;
 use tracing::warn;
 
+use crate::error::cause;
 use crate::message::body::{BoxError, FullBody, ReadToEnd, announced_length, collect};
 use crate::message::media_type::never_ends;
-use crate::request::operation::{IdempotencyContext, Operation};
-use crate::runtime::deadline;
+use crate::request::context::IdempotencyContext;
+use crate::request::operation::Operation;
+use crate::runtime::deadline::Deadline;
 use crate::store::sql::transaction::{
     CompletedInside, TransactionFate, TransactionalStore, is_retried,
 };
@@ -33,8 +38,8 @@ pub use missing_claim::MissingClaim;
 
 pub use crate::store::sql::transaction::SqlDatabase;
 
-use crate::request::commit_fate::find_out;
-use crate::request::settle::CommittedResponse;
+use crate::request::commit_state::CommittedResponse;
+use crate::request::{committed, find_out};
 
 /// The claim of a request, for its handler to commit in a database transaction
 /// of its own: the operation's effects and its recorded answer together, both
@@ -78,7 +83,7 @@ impl<DB: SqlDatabase> SqlClaim<DB> {
     }
 
     fn store(&self) -> Option<(&DB::Store, &dyn TransactionalStore)> {
-        let store = self.operation.layer.store.in_database()?;
+        let store = self.operation.core.leases.store.store().in_database()?;
         Some(((store as &dyn Any).downcast_ref()?, store))
     }
 
@@ -111,7 +116,7 @@ impl<DB: SqlDatabase> SqlClaim<DB> {
         B::Error: Into<BoxError>,
     {
         let operation = &*self.operation;
-        let mut attempt = operation.commit.attempt()?;
+        let mut attempt = operation.commit.attempt().map_err(CommitError::not_open)?;
         match DB::TransactionManager::get_transaction_depth(&transaction) {
             1 => {}
             0 => return Err(CommitError::failed("the transaction is over already")),
@@ -127,27 +132,31 @@ impl<DB: SqlDatabase> SqlClaim<DB> {
             let why = "an answer without an end can't be recorded";
             return Err(CommitError::failed(why));
         }
-        let whole = whole(body).await?;
+        let body = full_body(body).await?;
         let announced = announced_length(&head.headers);
-        if announced.is_some_and(|length| length != whole.data.len() as u64) {
+        if announced.is_some_and(|length| length != body.data.len() as u64) {
             let why = "the answer's Content-Length is not the length of its body";
             return Err(CommitError::failed(why));
         }
         let lease = operation.lease();
-        let outcome = operation.outcome(&head, &whole, attempt.began_at());
-        let kept = operation.layer.store.kept(lease, outcome.clone());
+        let timed = &operation.core.leases.store;
+        let began_at = operation.commit.began_at();
+        let began_at = began_at.expect("the handler has begun");
+        let outcome = committed(&operation.options, &head, &body, began_at);
+        let kept = timed.store().kept(lease, outcome.clone());
         let (store, any) = self.store().expect("it was there when the claim was made");
         let inside = match DB::complete_within(store, &mut transaction, lease, &kept).await {
             Ok(CompletedInside::Lost) => {
                 self.roll_back(transaction).await;
-                let fate = operation.layer.within(any.fate(lease)).await;
+                let fate = timed.bound(any.fate(lease)).await;
                 if matches!(fate, Ok(TransactionFate::RolledBack)) {
                     return Err(CommitError::failed(
                         "the transaction does not see the claim: it is not in the database of \
                          the records, or began before the request was claimed",
                     ));
                 }
-                attempt.lost(operation);
+                attempt.lost();
+                lose(operation);
                 return Err(CommitError::lost());
             }
             Ok(inside) => inside,
@@ -157,22 +166,30 @@ impl<DB: SqlDatabase> SqlClaim<DB> {
             }
         };
         let awaited = inside == CompletedInside::HeldAndAwaited;
-        attempt.sends_commit(CommittedResponse::new(head, whole, outcome, awaited));
+        attempt.sends_commit(CommittedResponse {
+            head,
+            body,
+            outcome,
+            awaited,
+        });
         let Err(error) = transaction.commit().await else {
-            return Ok(attempt.committed(operation));
+            return Ok(attempt.committed(|response| operation.stands(response)));
         };
         if is_retried(&error) {
             attempt.rolled_back();
             return Err(CommitError::rolled_back::<DB>(error));
         }
         match find_out(operation, any).await {
-            TransactionFate::Committed => Ok(attempt.committed(operation)),
+            TransactionFate::Committed => {
+                Ok(attempt.committed(|response| operation.stands(response)))
+            }
             TransactionFate::RolledBack => {
                 attempt.rolled_back();
                 Err(CommitError::rolled_back::<DB>(error))
             }
             TransactionFate::Overtaken => {
-                attempt.lost(operation);
+                attempt.lost();
+                lose(operation);
                 Err(CommitError::lost())
             }
             TransactionFate::UnderWay | TransactionFate::Absent => {
@@ -184,9 +201,9 @@ impl<DB: SqlDatabase> SqlClaim<DB> {
     /// Now, not when its connection is used next: until then the record can't
     /// be released.
     async fn roll_back(&self, transaction: Transaction<'_, DB>) {
-        let limit = self.operation.layer.store_timeout;
-        if let Some(Err(error)) = deadline::Deadline::new(limit, transaction.rollback()).await {
-            let error: &dyn std::error::Error = &error;
+        let limit = self.operation.core.leases.store.timeout();
+        if let Some(Err(error)) = Deadline::new(limit, transaction.rollback()).await {
+            let error = cause(&error);
             warn!(
                 error,
                 "a transaction is rolled back by the end of its connection"
@@ -195,13 +212,22 @@ impl<DB: SqlDatabase> SqlClaim<DB> {
     }
 }
 
-async fn whole<B>(body: B) -> Result<FullBody, CommitError>
+/// Another owner has taken over the operation, as its transaction has found out.
+fn lose(operation: &Operation) {
+    if let Some(lease) = operation.lease_state() {
+        lease.lose();
+    }
+    warn!(lease = ?operation.lease(),
+        "another owner has taken over, the transaction is rolled back");
+}
+
+async fn full_body<B>(body: B) -> Result<FullBody, CommitError>
 where
     B: Body,
     B::Error: Into<BoxError>,
 {
     match collect(pin!(body), |_| true).await {
-        ReadToEnd::Full(whole) => Ok(whole),
+        ReadToEnd::Full(body) => Ok(body),
         ReadToEnd::OverLimit => unreachable!("every frame is admitted"),
         ReadToEnd::Broken(error) => Err(CommitError::failed(error)),
     }

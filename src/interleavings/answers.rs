@@ -72,7 +72,7 @@ fn the_two_sides_of_an_answer_never_miss_each_other() {
         let reader = spawn(async move {
             let frame = Bytes::from_static(&[b'.'; 40 << 10]);
             for _ in 0..2 {
-                poll_fn(|cx| match stream.client(true, cx) {
+                poll_fn(|cx| match stream.demand(true, cx) {
                     Demand::Enough => Poll::Pending,
                     Demand::More | Demand::Gone => Poll::Ready(()),
                 })

@@ -218,7 +218,7 @@ impl Bench {
     /// Until nothing goes on without its client, nobody waits, and nothing is
     /// renewed: timers are all that it may take.
     fn come_to_rest(&self) {
-        let layer = self.layer.shared();
+        let core = self.layer.core();
         block_on(async {
             for _ in 0..1000 {
                 if self.is_at_rest() {
@@ -229,9 +229,9 @@ impl Bench {
             }
             panic!(
                 "no rest: {:?} {:?} {:?}",
-                layer.detached,
-                layer.waiters,
-                layer.renewals.watched()
+                core.leases.background,
+                core.waiters,
+                core.leases.watched()
             );
         });
     }
@@ -252,7 +252,7 @@ impl Bench {
                 } else {
                     pass_a_timer();
                 }
-                let (watched, task) = bench.layer.shared().renewals.watched();
+                let (watched, task) = bench.layer.core().leases.watched();
                 assert!(watched == 0 || task, "nobody renews {watched} leases");
                 yield_now().await;
             }
@@ -264,9 +264,10 @@ impl Bench {
     }
 
     fn is_at_rest(&self) -> bool {
-        let layer = self.layer.shared();
-        (layer.detached.count(), layer.waiters.count()) == (0, 0)
-            && layer.renewals.watched() == (0, false)
+        let core = self.layer.core();
+        core.leases.background.count() == 0
+            && core.waiters.available_permits() == WAITERS
+            && core.leases.watched() == (0, false)
     }
 }
 

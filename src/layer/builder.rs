@@ -5,22 +5,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
+use tokio::sync::Semaphore;
 
-use crate::counts::Counters;
 use crate::error::ConfigError;
-use crate::layer::{IdempotencyLayer, Shared};
-use crate::lease::renewer::Renewer;
+use crate::layer::IdempotencyLayer;
+use crate::lease::Leases;
 use crate::message::body::Budget;
 use crate::message::media_type::can_have_body;
 use crate::options::RouteOptions;
 use crate::options::route::{Routes, Rule};
 use crate::record::digest::Digests;
 use crate::rejection::{RejectionCode, RejectionRules, RenderRejection, Template};
+use crate::request::core::{Core, Rules};
 use crate::runtime::background::Background;
 use crate::scope::Scope;
 #[cfg(feature = "encryption")]
 use crate::store::encrypted::Encryption;
-use crate::store::{DynStore, Store, erased};
+use crate::store::{DynStore, Store, TimedStore, erased};
 
 /// Options of an [`IdempotencyLayer`]: those of the whole layer here, those
 /// that a route can have for itself in [`RouteOptions`].
@@ -337,23 +338,24 @@ impl IdempotencyLayerBuilder {
         };
         #[cfg(not(feature = "encryption"))]
         let store = self.store;
-        let renew_every = (routes.shortest_lease() / 6).max(Duration::from_millis(1));
+        let background = Background::up_to(self.max_background_operations);
+        let store = TimedStore::new(store, self.store_timeout);
+        let leases = Arc::new(Leases::new(store, background, routes.shortest_lease()));
+        let waiters = self.max_waiting_requests.min(Semaphore::MAX_PERMITS);
+        let rules = Rules {
+            scope: self.scope,
+            namespace: self.namespace,
+            digests: current,
+            old_digests,
+            routes,
+            rejections: self.rejections,
+        };
         Ok(IdempotencyLayer {
-            shared: Arc::new(Shared {
-                store,
-                scope: self.scope,
-                namespace: self.namespace,
-                digests: current,
-                old_digests,
-                routes,
-                buffered: Budget::new(self.max_buffered_bytes),
-                detached: Background::up_to(self.max_background_operations),
-                waiters: Background::up_to(self.max_waiting_requests),
-                store_timeout: self.store_timeout,
-                rejections: self.rejections,
-                renewals: Renewer::default(),
-                renew_every,
-                counts: Counters::default(),
+            core: Arc::new(Core {
+                rules,
+                leases,
+                waiters: Semaphore::new(waiters),
+                body_budget: Budget::new(self.max_buffered_bytes),
             }),
         })
     }

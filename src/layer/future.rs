@@ -12,7 +12,7 @@ use tracing::Instrument;
 
 use crate::message::response_body::ResponseBody;
 use crate::options::OnDisconnect;
-use crate::request::operation::{Operation, Stage};
+use crate::request::operation::{Operation, Progress};
 use crate::runtime::Handle;
 
 pin_project! {
@@ -109,9 +109,7 @@ where
                 let polled = flow.as_mut().poll(cx);
                 if polled.is_pending() {
                     protected.flow = Some(flow);
-                    if protected.operation.has_begun() {
-                        protected.operation.watch();
-                    }
+                    protected.operation.watch();
                 }
                 polled
             }
@@ -125,20 +123,21 @@ impl<R: 'static, E: 'static> Drop for Protected<R, E> {
             return;
         };
         let operation = &self.operation;
-        let runs = operation.is_in(Stage::Running) || operation.is_in(Stage::Unprotected);
-        let cancelled = runs && operation.options.on_disconnect == OnDisconnect::Cancel;
-        if operation.is_in(Stage::Reading) || cancelled {
-            return;
+        match operation.progress() {
+            // Nothing is stored, and nothing has begun.
+            Progress::Reading => return,
+            Progress::Running if operation.options.on_disconnect == OnDisconnect::Cancel => return,
+            Progress::Claiming | Progress::Running | Progress::Recording => {}
         }
-        // Outside a runtime nothing can go on: what the flow holds sees to
-        // its record when it is dropped.
+        // Without a runtime no task can go on: the lease's owner, which the flow
+        // holds, gives the record back when the flow is dropped.
         if let Ok(runtime) = Handle::try_current() {
-            if operation.is_in(Stage::Claiming) {
-                operation.enter(Stage::Left);
+            if operation.progress() == Progress::Claiming {
+                operation.leave_client();
             }
             let rest = async move { drop(flow.await) };
             let rest = rest.instrument(operation.span.clone());
-            operation.layer.detached.spawn(&runtime, rest);
+            operation.core.leases.background.spawn(&runtime, rest);
         }
     }
 }

@@ -1,4 +1,9 @@
-//! The layer and its options.
+//! What an application holds: the layer, its builder, its service, and its records
+//! by hand.
+//!
+//! Public items: `IdempotencyLayer`, `IdempotencyLayerBuilder`, `Idempotency`,
+//! `ResponseFuture`, `Records`, `Resolved`. May use: `request`, `lease`, `options`,
+//! `rejection`, `scope`, `store`, `message`, `record`, `runtime`.
 
 pub(crate) mod builder;
 pub(crate) mod future;
@@ -9,24 +14,18 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Response;
 use http::request::Parts;
 use tower_layer::Layer;
 
-use crate::counts::{Counters, Counts};
+use crate::counts::Counts;
 use crate::layer::builder::IdempotencyLayerBuilder;
+use crate::layer::records::Records;
 use crate::layer::service::Idempotency;
-use crate::lease::renewer::Renewer;
-use crate::message::body::{Budget, FullBody};
-use crate::message::response_body::ResponseBody;
-use crate::options::recording::Recording;
-use crate::options::route::{Routes, target};
-use crate::options::{Require, RouteOptions};
-use crate::record::digest::Digests;
-use crate::rejection::{Rejection, RejectionRules};
-use crate::runtime::background::Background;
+use crate::options::Require;
+use crate::options::route::target;
+use crate::request::core::Core;
 use crate::scope::Scope;
-use crate::store::{DynStore, Store};
+use crate::store::Store;
 
 /// Makes the operations of a service safe to retry.
 ///
@@ -54,7 +53,7 @@ use crate::store::{DynStore, Store};
 /// ```
 #[derive(Clone)]
 pub struct IdempotencyLayer {
-    shared: Arc<Shared>,
+    core: Arc<Core>,
 }
 
 impl IdempotencyLayer {
@@ -90,13 +89,13 @@ impl IdempotencyLayer {
     /// # }
     /// ```
     pub async fn drain(&self, limit: Duration) -> usize {
-        self.shared.detached.drain(limit).await
+        self.core.leases.background.drain(limit).await
     }
 
     /// What became of the requests so far, for an application's metrics.
     #[must_use]
     pub fn counts(&self) -> Counts {
-        self.shared.counts.read()
+        self.core.leases.counts.read()
     }
 
     /// Whether the layer takes this request on: its route is protected, and it
@@ -107,7 +106,7 @@ impl IdempotencyLayer {
     #[must_use]
     pub fn protects(&self, request: &Parts) -> bool {
         let path = target(&request.uri, &request.extensions).path();
-        match self.shared.routes.options(&request.method, path) {
+        match self.core.rules.routes.options(&request.method, path) {
             None => false,
             Some(options) => match options.require {
                 Require::Required => true,
@@ -117,16 +116,22 @@ impl IdempotencyLayer {
         }
     }
 
-    pub(crate) fn shared(&self) -> &Arc<Shared> {
-        &self.shared
+    /// Records by hand, for an operator's own tools.
+    #[must_use]
+    pub fn records(&self) -> Records<'_> {
+        Records::new(&self.core)
+    }
+
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.core
     }
 }
 
 impl fmt::Debug for IdempotencyLayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("IdempotencyLayer")
-            .field("namespace", &self.shared.namespace)
-            .field("routes", &self.shared.routes)
+            .field("namespace", &self.core.rules.namespace)
+            .field("routes", &self.core.rules.routes)
             .finish_non_exhaustive()
     }
 }
@@ -135,51 +140,6 @@ impl<S> Layer<S> for IdempotencyLayer {
     type Service = Idempotency<S>;
 
     fn layer(&self, inner: S) -> Idempotency<S> {
-        Idempotency::new(inner, Arc::clone(&self.shared))
-    }
-}
-
-/// What all services of one layer share.
-pub(crate) struct Shared {
-    pub(crate) store: Arc<dyn DynStore>,
-    pub(crate) scope: Arc<dyn Scope>,
-    pub(crate) namespace: String,
-    pub(crate) digests: Digests,
-    /// Of secrets that are on their way out.
-    pub(crate) old_digests: Vec<Digests>,
-    pub(crate) routes: Routes,
-    pub(crate) buffered: Budget,
-    /// What goes on without a client.
-    pub(crate) detached: Arc<Background>,
-    /// Requests that wait for the outcome of another.
-    pub(crate) waiters: Arc<Background>,
-    pub(crate) store_timeout: Duration,
-    pub(crate) rejections: RejectionRules,
-    pub(crate) renewals: Renewer,
-    pub(crate) renew_every: Duration,
-    pub(crate) counts: Counters,
-}
-
-impl Shared {
-    pub(crate) fn reject<R>(
-        &self,
-        rejection: Rejection,
-        options: &RouteOptions,
-        parts: Option<&Parts>,
-        grpc: bool,
-    ) -> Response<ResponseBody<R>> {
-        tracing::debug!(code = rejection.code().as_str(), "refused");
-        self.counts.rejected(rejection.code());
-        let rejection = rejection.settle(&self.rejections, options.retry_after);
-        let mut response = self.rejections.render(&rejection, parts, grpc);
-        // Another layer of this kind further out must not take it for an
-        // answer of the operation.
-        response.extensions_mut().insert(Recording::Skip);
-        response.map(|data| {
-            ResponseBody::known(FullBody {
-                data,
-                trailers: None,
-            })
-        })
+        Idempotency::new(inner, Arc::clone(&self.core))
     }
 }

@@ -10,13 +10,13 @@ use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
-use crate::layer::Shared;
 use crate::layer::future::ResponseFuture;
 use crate::message::body::BoxError;
 use crate::message::media_type::is_grpc;
 use crate::options::Require;
 use crate::options::route::target;
 use crate::request;
+use crate::request::core::Core;
 use crate::request::operation::Operation;
 
 /// A service whose operations are safe to retry. Made by
@@ -28,12 +28,12 @@ use crate::request::operation::Operation;
 #[derive(Clone)]
 pub struct Idempotency<S> {
     inner: S,
-    layer: Arc<Shared>,
+    core: Arc<Core>,
 }
 
 impl<S> Idempotency<S> {
-    pub(crate) fn new(inner: S, layer: Arc<Shared>) -> Self {
-        Self { inner, layer }
+    pub(crate) fn new(inner: S, core: Arc<Core>) -> Self {
+        Self { inner, core }
     }
 
     /// The service inside.
@@ -83,7 +83,7 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         // 1. Route.
         let path = target(request.uri(), request.extensions()).path();
-        let options = match self.layer.routes.options(request.method(), path) {
+        let options = match self.core.rules.routes.options(request.method(), path) {
             Some(options) if options.require != Require::Ignored => options,
             _ => return ResponseFuture::passed(self.inner.call(request)),
         };
@@ -100,14 +100,14 @@ where
                 };
                 let (parts, _) = request.into_parts();
                 let response =
-                    self.layer
+                    self.core
                         .reject(rejection, options, Some(&parts), is_grpc(&parts.headers));
                 return ResponseFuture::rejected(response);
             }
         };
         // 3 to 8.
         let headers = request.headers();
-        let operation = Operation::new(&self.layer, options, key, key_header, headers);
+        let operation = Operation::new(&self.core, options, key, key_header, headers);
         let operation = Arc::new(operation);
         // The one that was polled ready goes, a clone stays.
         let clone = self.inner.clone();

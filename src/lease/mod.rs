@@ -1,96 +1,168 @@
-//! A lease in hand: kept alive while the operation runs, ended once, and never
-//! just forgotten.
+//! Owning a record: a lease that is renewed while its operation runs, ended once,
+//! and given back if its owner is dropped unfinished.
+//!
+//! Public items: none. May use: `store`, `record`, `runtime`.
 
-pub(crate) mod renewer;
+mod release;
+mod renewer;
+mod state;
+mod verdict;
+
+pub(crate) use release::ClaimSent;
+pub(crate) use renewer::Renewer;
+pub(crate) use state::LeaseState;
+pub(crate) use verdict::{Ended, Verdict};
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tracing::{Instrument, debug, error, warn};
+use tracing::{Instrument, error, warn};
 
-use crate::layer::Shared;
-use crate::lease::renewer::wake_another_worker;
-use crate::request::judge::Verdict;
-use crate::request::operation::Operation;
+use crate::counts::Counters;
+use crate::error::cause;
+use crate::runtime::background::Background;
 use crate::runtime::deadline::Deadline;
 use crate::runtime::{Handle, Instant, sleep};
-use crate::store::{Claim, Lease, Outcome, Ownership, Release, StoreError};
+use crate::store::{Lease, Outcome, Ownership, Release, StoreError, TimedStore};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// For leases that practically never lapse.
-const LONGEST_RELEASE: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The lease of an operation that has not ended.
-pub(crate) struct LeaseOwner {
-    operation: Arc<Operation>,
-    /// What becomes of the record if this is dropped; `None` once it ended.
-    on_drop: Option<Release>,
-    /// Whether its end has come, though the store may not know of it yet.
-    ends: bool,
+/// What all leases of one layer need.
+pub(crate) struct Leases {
+    pub(crate) store: TimedStore,
+    /// Operations without a client, and calls of the store that are tried again.
+    pub(crate) background: Arc<Background>,
+    pub(crate) counts: Counters,
+    renewer: Arc<Renewer>,
 }
 
-/// What became of a completion or release.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ended {
-    /// The store holds the completion.
-    Recorded,
-    /// A retry executes again.
-    Released,
-    /// Another owner has taken over; nothing of this one is stored.
-    Overtaken,
-    /// The store did not answer in time. A background task tries again.
-    Pending,
+impl Leases {
+    pub(crate) fn new(
+        store: TimedStore,
+        background: Arc<Background>,
+        shortest_lease: Duration,
+    ) -> Self {
+        Self {
+            renewer: Renewer::new(store.clone(), shortest_lease),
+            store,
+            background,
+            counts: Counters::default(),
+        }
+    }
+
+    /// Has the renewer watch a lease, unless the renewer does so already: the
+    /// lease is renewed, and the operation's length is bounded. An operation that
+    /// ends in its first poll needs neither.
+    pub(crate) fn watch(&self, lease: &Arc<LeaseState>) {
+        self.renewer.watch(lease, Instant::now());
+    }
+
+    #[cfg(all(test, shuttle))]
+    pub(crate) fn watched(&self) -> (usize, bool) {
+        self.renewer.watched()
+    }
+}
+
+/// The right and the duty to end one operation. Dropped before that, the owner
+/// gives the record back.
+pub(crate) struct LeaseOwner {
+    leases: Arc<Leases>,
+    state: Arc<LeaseState>,
+    phase: Phase,
+}
+
+/// How far the operation of a [`LeaseOwner`] has come: what a drop does to the
+/// record, and what a drop counts as.
+#[derive(Clone, Copy)]
+enum Phase {
+    /// The handler has not begun: a drop gives the claim back.
+    Claimed,
+    /// The handler has begun: a drop ends the operation so, and counts.
+    HandlerRuns(Release),
+    /// The operation has ended and is counted. A release that the store has not
+    /// answered is sent again by the drop.
+    Ends(Option<Release>),
 }
 
 impl LeaseOwner {
-    /// Of a claim that was sent then.
-    pub(crate) fn new(operation: &Arc<Operation>, lease: Lease, sent: Instant) -> Self {
-        // A store elsewhere has to hear of it even if the handler blocks its
-        // thread from the start.
-        if operation.acquired(lease) {
-            operation.watch_since(sent);
-            wake_another_worker();
+    /// Takes ownership of `lease`; its time counts from `sent`, when the claim
+    /// left this process.
+    pub(crate) fn acquired(
+        leases: &Arc<Leases>,
+        lease: Lease,
+        sent: Instant,
+        max_operation: Duration,
+        span: tracing::Span,
+    ) -> Self {
+        let state = Arc::new(LeaseState::new(lease, max_operation, span));
+        if !state.is_guarded() {
+            // The renewer is started before the handler begins, and on another
+            // worker: the handler may block this thread from its first line.
+            leases.renewer.watch(&state, sent);
+            renewer::wake_another_worker();
         }
         Self {
-            operation: Arc::clone(operation),
-            on_drop: Some(operation.outcome_unknown()),
-            ends: false,
+            leases: Arc::clone(leases),
+            state,
+            phase: Phase::Claimed,
         }
     }
 
-    /// 8. What was judged, done.
-    pub(crate) async fn end(mut self, ending: Verdict) -> Ended {
-        self.ends = true;
-        let operation = Arc::clone(&self.operation);
-        let counts = &operation.layer.counts;
-        let is_answer = ending.recorded().is_some();
-        let in_doubt = matches!(ending, Verdict::LeaveInFlight);
-        let recorded = match ending {
+    pub(crate) fn state(&self) -> &Arc<LeaseState> {
+        &self.state
+    }
+
+    /// Says that the handler begins, and what becomes of the record if the owner
+    /// is dropped from here on.
+    pub(crate) fn handler_begins(&mut self, if_dropped: Release) {
+        self.phase = Phase::HandlerRuns(if_dropped);
+    }
+
+    /// Step 8: applies the verdict to the store.
+    pub(crate) async fn end(mut self, verdict: Verdict) -> Ended {
+        self.phase = Phase::Ends(None);
+        let leases = Arc::clone(&self.leases);
+        let state = Arc::clone(&self.state);
+        let ended = match verdict {
             Verdict::Record(outcome) => self.complete(outcome).await,
             Verdict::Release(how) => self.release(how).await,
-            Verdict::LeaveInFlight => self.lapse().await,
+            Verdict::LeaveInFlight => self.leave_in_flight().await,
         };
-        let recorded = match recorded {
-            Ended::Released | Ended::Pending if operation.is_lost() => Ended::Overtaken,
-            recorded => recorded,
+        let ended = match ended {
+            Ended::Released | Ended::OutcomeUnknown | Ended::LeftInFlight | Ended::Pending
+                if state.is_lost() =>
+            {
+                Ended::Overtaken
+            }
+            ended => ended,
         };
-        match recorded {
-            Ended::Released if in_doubt => counts.in_doubt.add(),
-            recorded => counts.ended(recorded, is_answer),
-        }
-        recorded
+        leases.counts.ended(ended);
+        ended
     }
 
-    /// Ends the operation with `outcome`. Unless the store answers within
-    /// `store_timeout`, that goes on in the background.
-    async fn complete(mut self, outcome: Outcome) -> Ended {
-        // The operation has run: whatever goes wrong from here on, it is not
-        // released to run again.
-        self.on_drop = None;
+    /// Ends the operation of an owner that was overtaken: the record is another
+    /// owner's, so the store is not asked.
+    pub(crate) fn overtaken(self) {
+        self.leases.counts.ended(Ended::Overtaken);
+        self.leave();
+    }
+
+    /// Leaves the record as it is: the handler has completed it, or it is another
+    /// owner's, or nobody knows.
+    pub(crate) fn leave(mut self) {
+        self.phase = Phase::Ends(None);
+    }
+
+    /// Ends the operation with `outcome`. If the store does not answer within
+    /// `store_timeout`, a background task goes on trying.
+    async fn complete(self, outcome: Outcome) -> Ended {
+        // The operation has run. Whatever goes wrong from here on, the record is
+        // not released to run again: `phase` is `Ends(None)`.
         let asked = Instant::now();
-        let error = match self.try_complete(&outcome).await {
-            Ok(tenure) => return self.settle(tenure),
+        let leases = Arc::clone(&self.leases);
+        let error = match leases.store.complete(self.state.lease(), &outcome).await {
+            Ok(ownership) => return self.settle(ownership, Ended::from(&outcome)),
             Err(error) => error,
         };
         self.warn("completion failed, trying again", &error);
@@ -98,102 +170,78 @@ impl LeaseOwner {
             self.give_up();
             return Ended::Pending;
         };
-        let layer = Arc::clone(&self.operation.layer);
-        let span = self.operation.span.clone();
-        let mut background = runtime.spawn(self.keep_completing(outcome).instrument(span));
-        let left = layer.store_timeout.saturating_sub(asked.elapsed());
-        match Deadline::new(left, &mut background).await {
-            Some(Ok(recorded)) => recorded,
+        let span = self.state.span().clone();
+        let mut retries = runtime.spawn(self.keep_completing(outcome).instrument(span));
+        let left = leases.store.timeout().saturating_sub(asked.elapsed());
+        match Deadline::new(left, &mut retries).await {
+            Some(Ok(ended)) => ended,
             Some(Err(_)) => Ended::Pending,
             None => {
-                // From here on nobody waits for it.
-                layer.detached.spawn(&runtime, background);
+                // The client is answered now; `drain` waits for the retries.
+                leases.background.spawn(&runtime, retries);
                 Ended::Pending
             }
         }
     }
 
-    /// Ends the operation without an outcome. Unless the store answers within
-    /// `store_timeout`, that goes on in the background.
+    /// Ends the operation without an outcome. If the store does not answer within
+    /// `store_timeout`, a background task goes on trying.
     async fn release(mut self, how: Release) -> Ended {
-        self.operation.stop_renewing();
-        let Lease { claim, .. } = self.operation.lease();
-        let layer = &self.operation.layer;
-        match layer
-            .within(layer.store.release(&claim.id, &claim.nonce, how))
-            .await
-        {
-            Ok(tenure) => {
+        // A renewal that is under way will find the record released; without this
+        // it would report a false takeover.
+        self.leases.renewer.stop(&self.state);
+        let claim = &self.state.lease().claim;
+        let released = self
+            .leases
+            .store
+            .release(&claim.id, &claim.nonce, how)
+            .await;
+        match released {
+            Ok(ownership) => {
                 let id = claim.id;
-                match self.settle(tenure) {
-                    Ended::Recorded => {
-                        if how == Release::OutcomeUnknown {
-                            error!(record = %id,
-                                "nobody knows how an operation ended: its record waits to be \
-                                 resolved");
-                        }
-                        Ended::Released
-                    }
-                    other => other,
+                let ended = self.settle(ownership, Ended::from(how));
+                if ended == Ended::OutcomeUnknown {
+                    error!(record = %id,
+                        "nobody knows how an operation ended: its record waits to be resolved");
                 }
+                ended
             }
-            // Dropping it tries again.
             Err(error) => {
                 self.warn("release failed, trying again", &error);
-                self.on_drop = Some(how);
-                Ended::Released
+                // The drop sends the release again.
+                self.phase = Phase::Ends(Some(how));
+                Ended::from(how)
             }
         }
     }
 
-    /// Leaves the operation in flight until its lease lapses: it may still be
-    /// running somewhere.
-    async fn lapse(mut self) -> Ended {
-        self.on_drop = None;
-        let layer = &self.operation.layer;
-        let renewed = layer
-            .within(layer.store.renew(self.operation.lease()))
-            .await;
-        match renewed {
-            Ok(Ownership::Lost) => self.settle(Ownership::Lost),
-            Ok(Ownership::Held) => Ended::Released,
-            // It lapses a little sooner.
+    /// Leaves the operation in flight until its lease lapses. One last renewal
+    /// gives whatever still runs a full lease.
+    async fn leave_in_flight(self) -> Ended {
+        let lease = self.state.lease();
+        match self.leases.store.renew_within(Duration::MAX, lease).await {
+            Ok(ownership) => self.settle(ownership, Ended::LeftInFlight),
             Err(error) => {
+                // The lease lapses a little sooner.
                 self.warn("a last renewal failed", &error);
-                Ended::Released
+                Ended::LeftInFlight
             }
         }
     }
 
-    /// The record stays as it is: its handler has completed it, or it is
-    /// another owner's, or nobody knows.
-    #[cfg(feature = "_sql")]
-    pub(crate) fn let_go(mut self) {
-        self.on_drop = None;
-    }
-
-    /// What becomes of the record if this is dropped.
-    pub(crate) fn release_on_drop(mut self, how: Release) -> Self {
-        self.on_drop = Some(how);
-        self
-    }
-
-    async fn try_complete(&self, outcome: &Outcome) -> Result<Ownership, StoreError> {
-        let layer = &self.operation.layer;
-        layer
-            .within(layer.store.complete(self.operation.lease(), outcome))
-            .await
-    }
-
-    /// The record stays in flight meanwhile: its lease is being renewed.
+    /// Tries again until the store has answered, for `max_operation` at most. The
+    /// record stays in flight meanwhile: its lease is renewed.
     async fn keep_completing(self, outcome: Outcome) -> Ended {
-        self.operation.watch_anew();
-        let end = Instant::now().checked_add(self.operation.options.max_operation);
+        self.leases.renewer.watch_anew(&self.state);
+        let end = Instant::now().checked_add(self.state.max_operation());
+        // `None` is a time that never comes.
+        let is_over = || end.is_some_and(|end| end <= Instant::now());
         let mut pause = FIRST_PAUSE;
-        while !is_past(end) {
+        while !is_over() {
             sleep(pause).await;
-            match self.try_complete(&outcome).await {
-                Ok(tenure) => return self.settle(tenure),
+            let completed = self.leases.store.complete(self.state.lease(), &outcome);
+            match completed.await {
+                Ok(ownership) => return self.settle(ownership, Ended::from(&outcome)),
                 Err(error) => self.warn("completion failed, trying again", &error),
             }
             pause = (pause * 2).min(LONGEST_PAUSE);
@@ -202,100 +250,51 @@ impl LeaseOwner {
         Ended::Pending
     }
 
-    fn settle(mut self, tenure: Ownership) -> Ended {
-        self.on_drop = None;
-        match tenure {
-            Ownership::Held => Ended::Recorded,
+    /// What the store's answer means: `held` if this owner still held the record.
+    fn settle(self, ownership: Ownership, held: Ended) -> Ended {
+        match ownership {
+            Ownership::Held => held,
             Ownership::Lost => {
-                self.operation.lose();
-                warn!(lease = ?self.operation.lease(),
-                    "another owner has taken over, this answer is discarded");
+                self.state.lose();
+                warn!(lease = ?self.state.lease(),
+                    "another owner has taken over, this response is discarded");
                 Ended::Overtaken
             }
         }
     }
 
-    /// The operation is done and its answer could not be stored: a release
-    /// would run it again, a lapse leaves that to the policy.
+    /// The operation is done and its response could not be stored. A release would
+    /// run the operation again; the lapse of the lease leaves that to the route's
+    /// `on_lapsed_lease`.
     fn give_up(self) {
-        error!(lease = ?self.operation.lease(),
-            "the answer of a finished operation was not recorded");
+        error!(lease = ?self.state.lease(),
+            "the response of a finished operation was not recorded");
     }
 
     fn warn(&self, what: &'static str, error: &StoreError) {
-        let error: &dyn std::error::Error = error;
-        warn!(lease = ?self.operation.lease(), error, "{what}");
+        warn!(lease = ?self.state.lease(), error = cause(error), "{what}");
     }
 }
 
 impl Drop for LeaseOwner {
     fn drop(&mut self) {
-        self.operation.unwatch();
-        drop(self.operation.take_guard());
-        #[cfg(feature = "_sql")]
-        if self.operation.commit.is_committed() {
+        self.leases.renewer.unwatch(&self.state);
+        // The guard goes before the release: a lease of the memory store can't be
+        // taken over while its guard lives.
+        drop(self.state.take_guard());
+        if self.state.is_completed_elsewhere() {
             return;
         }
-        if let Some(how) = self.on_drop {
-            if self.operation.has_begun() && !self.ends {
-                self.operation.layer.counts.released.add();
+        let how = match self.phase {
+            Phase::Claimed => Release::MayRunAgain,
+            Phase::HandlerRuns(if_dropped) => {
+                self.leases.counts.ended(Ended::from(if_dropped));
+                if_dropped
             }
-            release_later(
-                &self.operation.layer,
-                &self.operation.lease().claim,
-                how,
-                ClaimSent::Acquired,
-            );
-        }
+            Phase::Ends(Some(how)) => how,
+            Phase::Ends(None) => return,
+        };
+        let claim = &self.state.lease().claim;
+        self.leases.release_later(claim, how, ClaimSent::Acquired);
     }
-}
-
-/// What is known of a claim that is given up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ClaimSent {
-    /// It was acquired.
-    Acquired,
-    /// It may have been lost, or be on its way still.
-    Maybe,
-}
-
-/// Releases a claim by its nonce, in the background, until that is settled or
-/// the lease would have lapsed anyway.
-pub(crate) fn release_later(layer: &Arc<Shared>, claim: &Claim, how: Release, fate: ClaimSent) {
-    let Claim {
-        id, nonce, lease, ..
-    } = *claim;
-    let Ok(runtime) = Handle::try_current() else {
-        // Nothing can run: the lease lapses.
-        debug!(?id, "no runtime to release a claim on");
-        return;
-    };
-    let releasing = Arc::clone(layer);
-    let release = async move {
-        let layer = releasing;
-        let end = Instant::now() + lease.min(LONGEST_RELEASE);
-        let mut pause = FIRST_PAUSE;
-        loop {
-            match layer.within(layer.store.release(&id, &nonce, how)).await {
-                Ok(Ownership::Held) => return,
-                // A claim that is not there yet may still arrive.
-                Ok(Ownership::Lost) if fate == ClaimSent::Acquired || end <= Instant::now() => {
-                    return;
-                }
-                Err(error) if end <= Instant::now() => {
-                    let error: &dyn std::error::Error = &error;
-                    warn!(?id, error, "a claim was not released, its lease lapses");
-                    return;
-                }
-                Ok(Ownership::Lost) | Err(_) => sleep(pause).await,
-            }
-            pause = (pause * 2).min(LONGEST_PAUSE);
-        }
-    };
-    layer.detached.spawn(&runtime, release.in_current_span());
-}
-
-/// `None` is a time that never comes.
-fn is_past(end: Option<Instant>) -> bool {
-    end.is_some_and(|end| end <= Instant::now())
 }

@@ -1,109 +1,147 @@
-//! The leases of operations that take a while, kept by one task per layer.
+//! The leases of operations that take a while, renewed by one task per layer.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
+use std::time::Duration;
 
 use slab::Slab;
 use tracing::warn;
 
-use crate::layer::Shared;
-use crate::request::operation::Operation;
-use crate::runtime::deadline::Deadline;
-use crate::runtime::{Handle, Id, Instant, Mutex, MutexGuard, sleep, spawn};
-use crate::store::{Ownership, StoreError};
+use crate::error::cause;
+use crate::lease::LeaseState;
+use crate::runtime::{Handle, Id, Instant, Mutex, sleep, spawn};
+use crate::store::{Ownership, TimedStore};
 
-/// The operations that are watched, and the one task that renews their
-/// leases. It is started by the first, and ends when it finds none.
-#[derive(Default)]
-pub(crate) struct Renewer(Mutex<Running>);
+/// Renews the leases that it watches. Its task is started by the first lease, and
+/// ends when it finds none.
+pub(crate) struct Renewer {
+    store: TimedStore,
+    /// The pause between two looks at the watched leases.
+    every: Duration,
+    watched: Mutex<Watched>,
+}
 
+/// The watched leases, and whether there is a task for them. Both are under one
+/// lock: otherwise a lease could come in just as the task finds none and ends.
 #[derive(Default)]
-struct Running {
-    operations: Slab<Renewal>,
+struct Watched {
+    leases: Slab<Renewal>,
     task: bool,
 }
 
-impl Running {
-    /// `None` once the operation has ended: its place may have another by now.
-    fn of(&mut self, place: usize, operation: &Arc<Operation>) -> Option<&mut Renewal> {
-        let renewal = self.operations.get_mut(place)?;
-        Arc::ptr_eq(&renewal.operation, operation).then_some(renewal)
+impl Watched {
+    /// The renewal at `place`, unless the operation has ended: another lease may
+    /// have its place by now.
+    fn get(&mut self, place: usize, lease: &Arc<LeaseState>) -> Option<&mut Renewal> {
+        let renewal = self.leases.get_mut(place)?;
+        Arc::ptr_eq(&renewal.lease, lease).then_some(renewal)
     }
 }
 
 struct Renewal {
-    operation: Arc<Operation>,
-    /// Where it runs, in case the task has to go on there.
+    lease: Arc<LeaseState>,
+    /// The runtime of the operation. The task goes on there if its own runtime is
+    /// shut down.
     runtime: Option<Handle>,
+    /// `max_operation` counts from here.
     began: Instant,
     /// When the last renewal that held was sent.
     renewed: Instant,
-    /// A renewal was sent and is not answered yet.
+    /// A renewal was sent, and the store has not answered yet.
     under_way: bool,
-    /// Lost, or run for too long.
+    /// The lease is lost, or its operation has run for longer than
+    /// `max_operation`, or is about to be released: no more renewals.
     ended: bool,
 }
 
 impl Renewer {
-    fn lock(&self) -> MutexGuard<'_, Running> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn new(store: TimedStore, shortest_lease: Duration) -> Arc<Self> {
+        Arc::new(Self {
+            store,
+            every: (shortest_lease / 6).max(Duration::from_millis(1)),
+            watched: Mutex::default(),
+        })
     }
 
-    /// Of an operation whose claim was sent then.
-    pub(crate) fn add(&self, operation: &Arc<Operation>, sent: Instant) -> usize {
-        let renewal = Renewal {
-            operation: Arc::clone(operation),
-            runtime: Handle::try_current().ok(),
-            began: sent,
-            renewed: sent,
-            under_way: false,
-            ended: false,
-        };
+    /// Watches a lease whose time counts from `sent`, unless it is watched already.
+    pub(super) fn watch(self: &Arc<Self>, lease: &Arc<LeaseState>, sent: Instant) {
+        lease.place().get_or_init(|| self.add(lease, sent));
+    }
+
+    fn add(self: &Arc<Self>, lease: &Arc<LeaseState>, sent: Instant) -> usize {
+        let runtime = Handle::try_current().ok();
         let (place, starts) = {
-            let mut running = self.lock();
-            let starts = renewal.runtime.clone().filter(|_| !running.task);
-            running.task |= starts.is_some();
-            (running.operations.insert(renewal), starts)
+            let mut watched = self.watched.lock();
+            let starts = runtime.clone().filter(|_| !watched.task);
+            watched.task |= starts.is_some();
+            let place = watched.leases.insert(Renewal {
+                lease: Arc::clone(lease),
+                runtime,
+                began: sent,
+                renewed: sent,
+                under_way: false,
+                ended: false,
+            });
+            (place, starts)
         };
-        // Not under the lock: a runtime that is shutting down drops the task
-        // where it is spawned, and dropping it takes the lock.
+        // The task is spawned after the lock is released: a runtime that is
+        // shutting down drops the task where it is spawned, and the drop of
+        // `TaskRuns` takes the lock.
         if let Some(runtime) = starts {
             runtime.spawn(renew_all(TaskRuns {
-                layer: Some(Arc::clone(&operation.layer)),
+                renewer: Some(Arc::clone(self)),
                 tried: vec![runtime.id()],
             }));
         }
         place
     }
 
-    /// Counts `max_operation` from now.
-    pub(crate) fn restart(&self, place: usize, operation: &Arc<Operation>) {
-        if let Some(renewal) = self.lock().of(place, operation) {
+    /// Counts `max_operation` from now on, while a completion is tried again.
+    pub(super) fn watch_anew(self: &Arc<Self>, lease: &Arc<LeaseState>) {
+        self.watch(lease, Instant::now());
+        self.change(lease, |renewal| {
             renewal.began = Instant::now();
-            renewal.ended = renewal.operation.is_lost();
+            renewal.ended = renewal.lease.is_lost();
+        });
+    }
+
+    /// Called just before a release. A renewal already in flight will then find
+    /// the record released; without this it would report a false takeover.
+    pub(super) fn stop(&self, lease: &Arc<LeaseState>) {
+        self.change(lease, |renewal| renewal.ended = true);
+    }
+
+    fn change(&self, lease: &Arc<LeaseState>, change: impl FnOnce(&mut Renewal)) {
+        if let Some(place) = lease.place().get()
+            && let Some(renewal) = self.watched.lock().get(*place, lease)
+        {
+            change(renewal);
         }
     }
 
-    /// What a renewal under way is told does not count any more.
-    pub(crate) fn stop(&self, place: usize, operation: &Arc<Operation>) {
-        if let Some(renewal) = self.lock().of(place, operation) {
-            renewal.ended = true;
+    /// Forgets a lease whose operation has ended.
+    pub(super) fn unwatch(&self, lease: &Arc<LeaseState>) {
+        if let Some(place) = lease.place().get() {
+            let mut watched = self.watched.lock();
+            if watched.get(*place, lease).is_some() {
+                watched.leases.remove(*place);
+            }
         }
     }
 
-    pub(crate) fn remove(&self, place: usize, operation: &Arc<Operation>) {
-        let mut running = self.lock();
-        if running.of(place, operation).is_some() {
-            running.operations.remove(place);
-        }
+    /// How many leases are watched, and whether there is a task for them.
+    #[cfg(all(test, shuttle))]
+    pub(super) fn watched(&self) -> (usize, bool) {
+        let watched = self.watched.lock();
+        (watched.leases.len(), watched.task)
     }
 }
 
-/// For a thread that may be about to block in a handler. What a worker spawned
-/// last waits for that worker, and of workers at rest one looks after timers
-/// and sockets for all, until it has something to do. Of two tasks that do
-/// nothing, the second makes the other one free to be taken, and that wakes
-/// another worker, which looks after the timers from there on.
-pub(crate) fn wake_another_worker() {
+/// tokio keeps the task that a worker spawned last in that worker's LIFO slot,
+/// where no other worker can steal it, and one parked worker drives the timers for
+/// all. If the handler blocks this thread, the renewer could be stuck in either
+/// place. Spawning two empty tasks pushes the first into the stealable queue,
+/// which wakes another worker.
+pub(super) fn wake_another_worker() {
     #[cfg(not(shuttle))]
     if let Ok(runtime) = Handle::try_current()
         && runtime.runtime_flavor() == tokio::runtime::RuntimeFlavor::MultiThread
@@ -113,42 +151,37 @@ pub(crate) fn wake_another_worker() {
     }
 }
 
-#[cfg(all(test, shuttle))]
-impl Renewer {
-    /// How many operations, and whether there is a task for them.
-    pub(crate) fn watched(&self) -> (usize, bool) {
-        let running = self.lock();
-        (running.operations.len(), running.task)
-    }
-}
-
-/// Sees to it that the task goes on elsewhere if it ends without having said
-/// so: its runtime was shut down under it.
+/// Held by the renewer's task. If the task ends without having said so, because
+/// its runtime was shut down, the drop starts it again on the runtime of another
+/// operation.
 struct TaskRuns {
-    layer: Option<Arc<Shared>>,
-    /// The runtimes that it has been on, this one last.
+    /// `None` once the task has said that it ends.
+    renewer: Option<Arc<Renewer>>,
+    /// The runtimes that the task has been on, the current one last.
     tried: Vec<Id>,
 }
 
 impl Drop for TaskRuns {
     fn drop(&mut self) {
-        let Some(layer) = self.layer.take() else {
+        let Some(renewer) = self.renewer.take() else {
             return;
         };
         let mut tried = std::mem::take(&mut self.tried);
-        let mut running = layer.renewals.lock();
-        running.task = false;
-        let other = running
-            .operations
+        let mut watched = renewer.watched.lock();
+        watched.task = false;
+        let other = watched
+            .leases
             .iter()
             .filter_map(|(_, renewal)| renewal.runtime.clone())
             .find(|runtime| !tried.contains(&runtime.id()));
         if let Some(runtime) = other {
-            running.task = true;
-            drop(running);
+            watched.task = true;
+            // The lock is released before the spawn, for the same reason as in
+            // `Renewer::add`.
+            drop(watched);
             tried.push(runtime.id());
             runtime.spawn(renew_all(TaskRuns {
-                layer: Some(layer),
+                renewer: Some(renewer),
                 tried,
             }));
         }
@@ -156,98 +189,145 @@ impl Drop for TaskRuns {
 }
 
 async fn renew_all(mut task: TaskRuns) {
-    while let Some(layer) = &task.layer {
-        sleep(layer.renew_every).await;
+    while let Some(renewer) = &task.renewer {
+        sleep(renewer.every).await;
         let now = Instant::now();
         let mut due = Vec::new();
         let mut overdue = Vec::new();
         {
-            let mut running = layer.renewals.lock();
-            if running.operations.is_empty() {
-                // Under the lock, so that no operation comes in between.
-                running.task = false;
-                drop(running);
-                task.layer = None;
+            let mut watched = renewer.watched.lock();
+            if watched.leases.is_empty() {
+                // `task` is cleared under the lock: a lease that comes in later
+                // starts another task.
+                watched.task = false;
+                drop(watched);
+                task.renewer = None;
                 return;
             }
-            for (place, renewal) in &mut running.operations {
-                let operation = &renewal.operation;
+            for (place, renewal) in &mut watched.leases {
+                let lease = &renewal.lease;
                 if renewal.ended {
                     continue;
                 }
-                if now - renewal.began >= operation.options.max_operation {
+                if now - renewal.began >= lease.max_operation() {
                     renewal.ended = true;
-                    overdue.push(Arc::clone(operation));
+                    overdue.push(Arc::clone(lease));
                 } else if !renewal.under_way
-                    && !operation.is_guarded()
-                    && now - renewal.renewed >= operation.options.lease / 3
+                    && !lease.is_guarded()
+                    && now - renewal.renewed >= lease.lease().claim.lease / 3
                 {
                     renewal.under_way = true;
-                    due.push((place, Arc::clone(operation)));
+                    due.push((place, Arc::clone(lease)));
                 }
             }
         }
-        for operation in overdue {
-            drop(operation.take_guard());
-            warn!(lease = ?operation.lease(),
+        // Guards are dropped after the lock is released: their destructor takes a
+        // lock of the store.
+        for lease in overdue {
+            drop(lease.take_guard());
+            warn!(lease = ?lease.lease(),
                 "an operation runs longer than max_operation, its lease is no longer renewed");
         }
-        // None waits for another: a store that answers some of them late must
-        // not cost the others their leases.
-        for (place, operation) in due {
-            spawn(renew(UnderWay { place, operation }));
+        // Each renewal has a task of its own: a store that answers some of them
+        // late must not cost the others their leases.
+        for (place, lease) in due {
+            spawn(renew(UnderWay {
+                renewer: Arc::clone(renewer),
+                place,
+                lease,
+            }));
         }
     }
 }
 
-/// A renewal that was sent. However it ends, answered, panicking or with its
-/// runtime, the next one may be sent.
+/// A renewal that was sent. However the renewal ends, answered, panicking or with
+/// its runtime, the drop lets the next one be sent.
 struct UnderWay {
+    renewer: Arc<Renewer>,
     place: usize,
-    operation: Arc<Operation>,
+    lease: Arc<LeaseState>,
 }
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        let mut running = self.operation.layer.renewals.lock();
-        if let Some(renewal) = running.of(self.place, &self.operation) {
+        if let Some(renewal) = self.renewer.watched.lock().get(self.place, &self.lease) {
             renewal.under_way = false;
         }
     }
 }
 
 async fn renew(under_way: UnderWay) {
-    let UnderWay { place, operation } = &under_way;
-    let layer = &operation.layer;
+    let UnderWay {
+        renewer,
+        place,
+        lease,
+    } = &under_way;
     let sent = Instant::now();
-    // One that stalls must leave time for the next.
-    let limit = layer.store_timeout.min(operation.options.lease / 3);
-    let answer = Deadline::new(limit, layer.store.renew(operation.lease())).await;
-    let answer = answer.unwrap_or_else(|| Err(StoreError::timed_out()));
+    // A renewal that stalls must leave time for the next.
+    let limit = lease.lease().claim.lease / 3;
+    let answer = renewer.store.renew_within(limit, lease.lease()).await;
+    // An answer that arrives after the operation has ended says nothing.
     let counts = {
-        let mut running = layer.renewals.lock();
-        let renewal = running.of(*place, operation);
-        let renewal = renewal.filter(|renewal| !renewal.ended);
-        match (renewal, &answer) {
-            (None, _) => false,
-            (Some(renewal), Ok(tenure)) => {
-                renewal.renewed = sent;
-                renewal.ended = *tenure == Ownership::Lost;
+        let mut watched = renewer.watched.lock();
+        let renewal = watched.get(*place, lease);
+        match renewal.filter(|renewal| !renewal.ended) {
+            None => false,
+            Some(renewal) => {
+                if let Ok(ownership) = answer {
+                    renewal.renewed = sent;
+                    renewal.ended = ownership == Ownership::Lost;
+                }
                 true
             }
-            (Some(_), Err(_)) => true,
         }
     };
-    // Not under the lock, since a log may be slow.
+    // The log is written after the lock is released: a log may be slow.
     match answer {
         Ok(Ownership::Lost) if counts => {
-            operation.lose();
-            warn!(lease = ?operation.lease(), "another owner has taken over a running operation");
+            lease.lose();
+            warn!(lease = ?lease.lease(), "another owner has taken over a running operation");
         }
         Err(error) if counts => {
-            let error: &dyn std::error::Error = &error;
-            warn!(lease = ?operation.lease(), error, "a lease was not renewed, trying again");
+            let error = cause(&error);
+            warn!(lease = ?lease.lease(), error, "a lease was not renewed, trying again");
         }
         _ => {}
+    }
+}
+
+#[cfg(all(test, not(shuttle)))]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// `wake_another_worker` rests on how tokio's workers hand tasks and timers to
+    /// each other. If tokio changes, the timer below fires only once the worker
+    /// that set it is free again, and this test fails.
+    #[test]
+    fn a_timer_set_by_a_worker_that_then_blocks_fires_on_another_worker() {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_time()
+            .build()
+            .unwrap();
+        for _ in 0..50 {
+            let (fired, fires) = std::sync::mpsc::channel();
+            let (done, ends) = std::sync::mpsc::channel();
+            runtime.spawn(async move {
+                spawn(async move {
+                    sleep(Duration::from_millis(1)).await;
+                    let _ = fired.send(());
+                });
+                wake_another_worker();
+                // A handler that blocks its worker.
+                let fired = fires.recv_timeout(Duration::from_secs(5));
+                done.send(fired.is_ok()).unwrap();
+            });
+            assert!(
+                ends.recv().unwrap(),
+                "the timer waited for the blocked worker"
+            );
+        }
     }
 }

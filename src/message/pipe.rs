@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::panic::resume_unwind;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
@@ -12,7 +12,7 @@ use http_body::Frame;
 
 use crate::message::body::BoxError;
 use crate::runtime::background::{Background, BackgroundTask};
-use crate::runtime::deadline::Panic;
+use crate::runtime::catch::Panic;
 use crate::runtime::{Mutex, MutexGuard};
 
 /// What may wait for the client once the answer is too large to record, in
@@ -63,7 +63,7 @@ pub(crate) enum Demand {
 impl Pipe {
     /// Nothing is woken under the lock.
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// More for the client.
@@ -96,7 +96,7 @@ impl Pipe {
     }
 
     /// What the client does. The task is woken when that changes.
-    pub(crate) fn client(&self, bounded: bool, cx: &mut Context<'_>) -> Demand {
+    pub(crate) fn demand(&self, bounded: bool, cx: &mut Context<'_>) -> Demand {
         let mut state = self.lock();
         if state.left.is_some() {
             return Demand::Gone;

@@ -10,6 +10,8 @@ use serde_json::{Map, Value};
 
 use crate::error::ConfigError;
 use crate::options::key::Key;
+use crate::options::route::target;
+use crate::options::{KeysPer, RouteOptions};
 use crate::record::digest::{Digests, Hasher, Label};
 use crate::record::{Fingerprint, RecordId, ScopeDigest};
 
@@ -312,6 +314,23 @@ pub(crate) fn record_id(
             .part(path.as_bytes());
     }
     RecordId::from_bytes(hasher.finish())
+}
+
+impl RouteOptions {
+    /// The id of the record that a key of a scope has on this request's route.
+    pub(crate) fn record_id(
+        &self,
+        digests: &Digests,
+        scope: &ScopeDigest,
+        key: &Key,
+        parts: &Parts,
+    ) -> RecordId {
+        let route = match self.keys_per {
+            KeysPer::Scope => None,
+            KeysPer::Route => Some((&parts.method, target(&parts.uri, &parts.extensions).path())),
+        };
+        record_id(digests, scope, key, route)
+    }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tracing::warn;
 
+use crate::error::cause;
 use crate::request::operation::Operation;
 use crate::runtime::deadline::Deadline;
 use crate::runtime::sleep;
@@ -31,7 +32,7 @@ pub(crate) async fn find_out(
                 Ok(TransactionFate::UnderWay) => {}
                 Ok(fate) => return fate,
                 Err(error) => {
-                    let error: &dyn std::error::Error = &error;
+                    let error = cause(&error);
                     warn!(?lease, error, "the record can't be looked at, trying again");
                 }
             }
@@ -39,6 +40,6 @@ pub(crate) async fn find_out(
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     };
-    let found = Deadline::new(operation.layer.store_timeout, looking).await;
+    let found = Deadline::new(operation.core.leases.store.timeout(), looking).await;
     found.unwrap_or(TransactionFate::UnderWay)
 }

@@ -1,14 +1,40 @@
-//! One protected request, top to bottom: sections 4.3 to 4.8 of the contract.
+//! One protected request, read from top to bottom. Steps 1 and 2, route and key,
+//! are in `layer/service.rs`. From there:
+//!
+//! | step | where |
+//! | --- | --- |
+//! | 3 the caller, 4 body and fingerprint | `admit.rs` |
+//! | 5 the claim | `claim.rs`; `wait.rs` and `old_secrets.rs` where the route or the layer asks for that |
+//! | 6 the handler | here, `execute` |
+//! | 7 the verdict | `judge.rs`; `stream.rs` for a response that is sent while it is read; `settle.rs` for a handler that commits itself |
+//! | 8 the record | `lease/mod.rs`, `LeaseOwner::end` |
+//! | responses and headers of the layer's own | `respond.rs` |
+//!
+//! Public items: `IdempotencyContext`. May use: `lease`, `options`, `rejection`,
+//! `scope`, `store`, `message`, `record`, `runtime`.
 
-pub(crate) mod admit;
-pub(crate) mod claim;
+mod admit;
+mod claim;
 #[cfg(feature = "_sql")]
-pub(crate) mod commit_fate;
-pub(crate) mod judge;
+mod commit_fate;
+#[cfg(feature = "_sql")]
+pub(crate) mod commit_state;
+pub(crate) mod context;
+pub(crate) mod core;
+mod judge;
+mod old_secrets;
 pub(crate) mod operation;
+mod respond;
 #[cfg(feature = "_sql")]
-pub(crate) mod settle;
-pub(crate) mod stream;
+mod settle;
+mod stop;
+mod stream;
+mod wait;
+
+#[cfg(feature = "_sql")]
+pub(crate) use commit_fate::find_out;
+#[cfg(feature = "_sql")]
+pub(crate) use judge::committed;
 
 use std::future::Future;
 use std::panic::resume_unwind;
@@ -17,29 +43,34 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Request, Response, Version};
+use http::{Request, Response, Version};
 use http_body::Body;
 use tower_service::Service;
 
-use crate::lease::{Ended, LeaseOwner};
+use crate::lease::{Ended, LeaseOwner, Verdict};
 use crate::message::body::{BoxError, FullBody, RequestTrailers};
 use crate::message::media_type::{can_have_body, never_ends};
 use crate::message::response_body::ResponseBody;
-use crate::request::admit::{Admitted, Protection, admit, in_flight};
-use crate::request::judge::{BodyEnd, Verdict};
-use crate::request::operation::{IdempotencyContext, Operation, Stage};
+use crate::record::Completion;
+use crate::rejection::Rejection;
+use crate::request::admit::{Admitted, admit};
+use crate::request::claim::Protection;
+use crate::request::context::IdempotencyContext;
+use crate::request::judge::{BodyEnd, if_unknown, judge};
+use crate::request::operation::{Operation, Progress};
+use crate::request::respond::{unprotected, unrecorded};
 #[cfg(feature = "_sql")]
 use crate::request::settle::Settled;
 use crate::request::stream::{AnnouncedLength, FirstRead, ReadAhead, read};
 use crate::runtime::Handle;
-use crate::runtime::deadline::CatchUnwind;
+use crate::runtime::catch::CatchUnwind;
 
-/// Says what protection an answer lacks.
-const STATUS_HEADER: HeaderName = HeaderName::from_static("idempotency-status");
-
-/// The whole of it. Its future is boxed once, and kept below the kilobyte from
-/// which on an allocator takes its slow path: steps that follow each other
-/// share their room, and an `async fn` would keep its arguments twice.
+/// Steps 3 to 8 of one request.
+///
+/// The future is boxed once, by its caller. It stays below the kilobyte from which
+/// on an allocator takes its slow path: the functions here return
+/// `impl Future` with an `async move` block, since an `async fn` would keep its
+/// arguments a second time.
 pub(crate) fn run<S, B, R>(
     operation: Arc<Operation>,
     mut service: S,
@@ -56,43 +87,45 @@ where
     let (parts, body) = request.into_parts();
     let parts = Box::new(parts);
     async move {
-        match admit(&operation, &parts, body).await {
-            Ok(Admitted {
-                under: Protection::Own(held),
-                whole,
-            }) => execute(operation, &mut service, parts, whole, held).await,
-            Ok(Admitted { under, whole }) => {
-                if let Protection::None = under {
-                    operation.layer.counts.unprotected.add();
-                    operation.enter(Stage::Unprotected);
-                }
-                let mut response = service.call(request_of(parts, whole)).await?;
-                if let Protection::None = under {
-                    let status = HeaderValue::from_static("unprotected");
-                    response.headers_mut().insert(STATUS_HEADER, status);
-                }
+        // Steps 3 to 5.
+        let Admitted { protection, body } = match admit(&operation, &parts, body).await {
+            Ok(admitted) => admitted,
+            Err(stop) => return Ok(operation.stop(stop, &parts)),
+        };
+        match protection {
+            // Steps 6 to 8.
+            Protection::Own(owner) => execute(operation, &mut service, parts, body, owner).await,
+            // The layer further out records the response.
+            Protection::OuterLayer => {
+                let response = service.call(request_of(parts, body)).await?;
                 Ok(response.map(ResponseBody::passed))
             }
-            Err(stop) => Ok(operation.stop(stop, &parts)),
+            Protection::None => {
+                operation.core.leases.counts.unprotected.add();
+                operation.enter(Progress::Running);
+                let mut response = service.call(request_of(parts, body)).await?;
+                unprotected(response.headers_mut());
+                Ok(response.map(ResponseBody::passed))
+            }
         }
     }
 }
 
 /// The request as the service gets it.
-fn request_of<B: From<Bytes>>(mut parts: Box<Parts>, whole: FullBody) -> Request<B> {
-    if let Some(trailers) = whole.trailers {
+fn request_of<B: From<Bytes>>(mut parts: Box<Parts>, body: FullBody) -> Request<B> {
+    if let Some(trailers) = body.trailers {
         parts.extensions.insert(RequestTrailers(*trailers));
     }
-    Request::from_parts(*parts, B::from(whole.data))
+    Request::from_parts(*parts, B::from(body.data))
 }
 
-/// The handler, step 6.
+/// Step 6: the handler, and what it came to.
 fn execute<S, B, R>(
     operation: Arc<Operation>,
     service: &mut S,
     mut parts: Box<Parts>,
-    whole: FullBody,
-    held: LeaseOwner,
+    body: FullBody,
+    mut owner: LeaseOwner,
 ) -> impl Future<Output = Result<Response<ResponseBody<R>>, S::Error>> + use<'_, S, B, R>
 where
     S: Service<Request<B>, Response = Response<R>>,
@@ -101,14 +134,16 @@ where
     R::Data: Send,
     R::Error: Into<BoxError>,
 {
-    operation.enter(Stage::Running);
-    operation.layer.counts.executed.add();
+    operation.enter(Progress::Running);
+    owner.handler_begins(if_unknown(&operation.options));
+    let counts = &operation.core.leases.counts;
+    counts.executed.add();
     if operation.lease().attempt > 1 {
-        operation.layer.counts.rerun.add();
+        counts.rerun.add();
     }
     // Only rejections of the application's own shape look at the request again.
-    let look = operation.layer.rejections.look_at_requests();
-    let asked = look.then(|| parts.clone());
+    let looks = operation.core.rules.rejections.look_at_requests();
+    let asked = looks.then(|| parts.clone());
     let version = parts.version;
     parts
         .extensions
@@ -117,51 +152,54 @@ where
     #[cfg(feature = "_sql")]
     operation.commit.begins(began_at);
     async move {
-        let answered = CatchUnwind::call(|| service.call(request_of(parts, whole))).await;
-        operation.enter(Stage::Answered);
-        // What was committed stands, whatever the handler came to.
+        // Panics are caught so that the record has an end before they go on.
+        let handled = CatchUnwind::call(|| service.call(request_of(parts, body))).await;
+        operation.enter(Progress::Recording);
+        // A response that the handler has committed stands, whatever the handler
+        // returned.
         #[cfg(feature = "_sql")]
-        let held = if operation.commit.has_begun() {
-            match Box::pin(operation.settle_commit(held)).await {
+        let owner = if operation.commit.close_unless_begun() {
+            match Box::pin(operation.settle_commit(owner)).await {
                 Settled::Committed(response) => return Ok(response),
-                Settled::InFlight => return Ok(operation.reject(in_flight(), asked.as_deref())),
-                Settled::Not(held) => held,
+                Settled::InFlight => {
+                    return Ok(operation.reject(Rejection::in_flight(), asked.as_deref()));
+                }
+                Settled::Not(owner) => owner,
             }
         } else {
-            held
+            owner
         };
-        let response = match answered {
+        let failed = Verdict::Release(if_unknown(&operation.options));
+        let response = match handled {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => {
-                held.end(Verdict::Release(operation.outcome_unknown()))
-                    .await;
+                owner.end(failed).await;
                 return Err(error);
             }
             Err(panic) => {
-                held.end(Verdict::Release(operation.outcome_unknown()))
-                    .await;
+                owner.end(failed).await;
                 resume_unwind(panic)
             }
         };
         #[cfg(feature = "_sql")]
         if operation.is_uncommitted(&response) {
-            let rejection = Box::pin(operation.never_committed(held)).await;
+            let rejection = Box::pin(operation.never_committed(owner)).await;
             return Ok(operation.reject(rejection, asked.as_deref()));
         }
-        let answer = answer(&operation, response, held, began_at, version).await;
-        // Another owner's answer is the one that stands.
-        let overtaken = || operation.reject(in_flight(), asked.as_deref());
-        Ok(answer.unwrap_or_else(overtaken))
+        let recorded = record(&operation, response, owner, began_at, version).await;
+        // `None`: the response of another owner is the one that stands.
+        let overtaken = || operation.reject(Rejection::in_flight(), asked.as_deref());
+        Ok(recorded.unwrap_or_else(overtaken))
     }
 }
 
-/// What can be read of the answer at once is judged and recorded
-/// before its head leaves, the rest while it is sent. `None` if another owner
-/// has taken over.
-fn answer<R>(
+/// Steps 7 and 8. What can be read of the response at once is judged and recorded
+/// before its head leaves, the rest while it is sent. `None` if another owner has
+/// taken over.
+fn record<R>(
     operation: &Arc<Operation>,
     response: Response<R>,
-    held: LeaseOwner,
+    owner: LeaseOwner,
     began_at: SystemTime,
     version: Version,
 ) -> impl Future<Output = Option<Response<ResponseBody<R>>>>
@@ -170,55 +208,57 @@ where
     R::Data: Send,
     R::Error: Into<BoxError>,
 {
+    let options = &operation.options;
     let (mut head, body) = response.into_parts();
     async move {
-        let (ending, body) = if never_ends(&head) {
-            let ending = operation.judge(&head, BodyEnd::TooLarge(None), began_at);
-            match (ending, Handle::try_current()) {
-                // Until it has ended the operation runs.
+        let (verdict, body) = if never_ends(&head) {
+            let verdict = judge(options, &head, BodyEnd::TooLarge(None), began_at);
+            match (verdict, Handle::try_current()) {
+                // The operation runs until the response has ended.
                 (Verdict::Release(_), Ok(runtime)) => {
                     let reading = ReadAhead::endless(operation, Box::pin(body));
-                    return reading.send(&runtime, held, head, began_at);
+                    return reading.send(&runtime, owner, head, began_at);
                 }
-                (ending, _) => (ending, ResponseBody::passed(body)),
+                (verdict, _) => (verdict, ResponseBody::passed(body)),
             }
         } else {
             let length = AnnouncedLength::of(&head, &body);
             let mut body = Box::pin(body);
-            // An answer without a body is whole with its head; one in HTTP/1.0
-            // should have a length, since its end can't be told from a cut.
+            // A response without a body is complete with its head. A response of
+            // HTTP/1.0 should have a length: its end can't be told from a cut.
             let head_first = can_have_body(head.status) && version > Version::HTTP_10;
             let at_once = !length.is_small() && head_first;
-            let limit = operation.options.max_recorded_body;
-            match read(body.as_mut(), length, limit, at_once).await {
-                FirstRead::Full(whole) => {
-                    let ending = operation.judge(&head, BodyEnd::Full(&whole), began_at);
-                    (ending, ResponseBody::known(whole))
+            match read(body.as_mut(), length, options.max_recorded_body, at_once).await {
+                FirstRead::Full(body) => {
+                    let verdict = judge(options, &head, BodyEnd::Full(&body), began_at);
+                    (verdict, ResponseBody::known(body))
                 }
                 FirstRead::Broken(read, error) => {
-                    let ending = operation.judge(&head, BodyEnd::Broken, began_at);
-                    (ending, ResponseBody::broken(read, error))
+                    let verdict = judge(options, &head, BodyEnd::Broken, began_at);
+                    (verdict, ResponseBody::broken(read, error))
                 }
                 FirstRead::Panicked(panic) => {
-                    let ending = operation.judge(&head, BodyEnd::Broken, began_at);
-                    held.end(ending).await;
+                    let verdict = judge(options, &head, BodyEnd::Broken, began_at);
+                    owner.end(verdict).await;
                     resume_unwind(panic)
                 }
                 FirstRead::Part(read, runtime) => {
                     let reading = ReadAhead::new(operation, body, read, length, version);
-                    return reading.send(&runtime, held, head, began_at);
+                    return reading.send(&runtime, owner, head, began_at);
                 }
             }
         };
-        operation.mark(&mut head.headers, began_at, ending.recorded());
-        match held.end(ending).await {
-            Ended::Recorded | Ended::Released => {}
-            Ended::Pending => {
-                let status = HeaderValue::from_static("unrecorded");
-                head.headers.insert(STATUS_HEADER, status);
-            }
+        let kept_until = verdict.completion().and_then(Completion::kept_until);
+        let kept_until = match owner.end(verdict).await {
             Ended::Overtaken => return None,
-        }
+            Ended::Recorded => kept_until,
+            Ended::Pending => {
+                unrecorded(&mut head.headers);
+                None
+            }
+            Ended::Sealed | Ended::Released | Ended::OutcomeUnknown | Ended::LeftInFlight => None,
+        };
+        operation.mark(&mut head.headers, began_at, kept_until);
         Some(Response::from_parts(head, body))
     }
 }

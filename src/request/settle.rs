@@ -1,287 +1,111 @@
-//! How far the commit of an operation's claim has come, as its handler and its
-//! flow see it.
+//! Step 7 where the handler may have committed its claim itself (G7).
 
-use std::sync::{Arc, PoisonError};
-use std::time::SystemTime;
+use std::sync::Arc;
 
-use bytes::Bytes;
-use http::{Response, StatusCode, response};
-use http_body_util::Full;
-use tracing::{Instrument, debug, error, warn};
+use http::Response;
+use tracing::{Instrument, debug, error};
 
-use crate::exactly_once::CommitError;
-use crate::lease::{Ended, LeaseOwner};
-use crate::message::body::FullBody;
+use crate::error::cause;
+use crate::lease::{Ended, LeaseOwner, Verdict};
 use crate::message::response_body::ResponseBody;
 use crate::options::recording::ResponseHead;
-use crate::rejection::{Rejection, RejectionCode};
-use crate::request::admit::in_flight;
+use crate::rejection::Rejection;
 use crate::request::commit_fate::find_out;
-use crate::request::judge::Verdict;
+use crate::request::commit_state::{CommitOutcome, CommittedResponse};
 use crate::request::operation::Operation;
+use crate::runtime::Handle;
 use crate::runtime::deadline::Deadline;
-use crate::runtime::{Handle, Mutex, MutexGuard, Notify, OnceLock};
 use crate::store::sql::transaction::TransactionFate;
 use crate::store::{Outcome, Release};
 
-/// Of one operation.
-#[derive(Default)]
-pub(crate) struct Commit {
-    state: Mutex<State>,
-    settled: Notify,
-    began_at: OnceLock<SystemTime>,
-}
-
-#[derive(Default)]
-enum State {
-    /// Nothing is committed.
-    #[default]
-    Open,
-    /// Somebody is at it.
-    UnderWay,
-    /// The `COMMIT` may have been sent, and nobody heard of its end.
-    Unheard(Box<CommittedResponse>),
-    Committed(Box<CommittedResponse>),
-    /// Another owner has taken over.
-    Lost,
-    /// The request has another answer: it is too late.
-    Over,
-}
-
-/// What the client gets once it is committed.
-#[derive(Clone)]
-pub(crate) struct CommittedResponse {
-    head: response::Parts,
-    whole: FullBody,
-    outcome: Outcome,
-    /// Whether somebody may wait for it.
-    awaited: bool,
-}
-
-impl CommittedResponse {
-    pub(crate) fn new(
-        head: response::Parts,
-        whole: FullBody,
-        outcome: Outcome,
-        awaited: bool,
-    ) -> Self {
-        Self {
-            head,
-            whole,
-            outcome,
-            awaited,
-        }
-    }
-}
-
-/// What a flow does with a handler that is through.
+/// What the flow does once the handler is through.
 pub(crate) enum Settled<R> {
-    /// Sends this: it was committed.
+    /// Sends this response: it was committed.
     Committed(Response<ResponseBody<R>>),
-    /// Says `in-flight`: another owner has taken over, or nobody knows.
+    /// Rejects with `in-flight`: another owner has taken over, or nobody knows.
     InFlight,
-    /// Goes by what the handler answered: nothing was committed.
+    /// Goes by what the handler returned: nothing was committed.
     Not(LeaseOwner),
 }
 
-impl Commit {
-    pub(crate) fn begins(&self, at: SystemTime) {
-        self.began_at.get_or_init(|| at);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// One at a time.
-    pub(crate) fn attempt(&self) -> Result<Attempt<'_>, CommitError> {
-        let mut state = self.lock();
-        let why = match &*state {
-            State::Open => {
-                *state = State::UnderWay;
-                return Ok(Attempt {
-                    commit: self,
-                    end: Some(State::Open),
-                });
+impl Operation {
+    /// Settles an operation whose handler is through and has at least tried to
+    /// commit its claim.
+    pub(super) async fn settle_commit<R>(&self, owner: LeaseOwner) -> Settled<R> {
+        let timeout = self.core.leases.store.timeout();
+        match Deadline::new(timeout, self.commit.outcome()).await {
+            Some(CommitOutcome::Nothing) => Settled::Not(owner),
+            Some(CommitOutcome::Committed(response)) => self.send_committed(owner, *response),
+            Some(CommitOutcome::Lost) => {
+                owner.overtaken();
+                Settled::InFlight
             }
-            State::Unheard(_) => return Err(CommitError::still_unknown()),
-            State::Lost => return Err(CommitError::lost()),
-            State::UnderWay => "the claim is being committed already",
-            State::Committed(_) => "the claim is committed already",
-            State::Over => "the request has been answered without it",
+            Some(CommitOutcome::Unheard(response)) => match self.transaction_fate().await {
+                TransactionFate::Committed => {
+                    self.stands(&response);
+                    self.send_committed(owner, *response)
+                }
+                TransactionFate::RolledBack => Settled::Not(owner),
+                TransactionFate::Overtaken => {
+                    owner.state().lose();
+                    owner.overtaken();
+                    Settled::InFlight
+                }
+                TransactionFate::UnderWay | TransactionFate::Absent => self.left_unknown(owner),
+            },
+            None => self.left_unknown(owner),
+        }
+    }
+
+    fn send_committed<R>(&self, owner: LeaseOwner, response: CommittedResponse) -> Settled<R> {
+        owner.leave();
+        let mut head = response.head;
+        let kept_until = match &response.outcome {
+            Outcome::Completed(completion) => completion.kept_until(),
+            Outcome::Sealed { .. } => None,
         };
-        Err(CommitError::failed(why))
-    }
-
-    pub(crate) fn is_committed(&self) -> bool {
-        matches!(&*self.lock(), State::Committed(_))
-    }
-
-    /// Whether there is anything to settle. If not, there never will be.
-    pub(crate) fn has_begun(&self) -> bool {
-        let mut state = self.lock();
-        if matches!(&*state, State::Open) {
-            *state = State::Over;
+        if let Some(began_at) = self.commit.began_at() {
+            self.mark(&mut head.headers, began_at, kept_until);
         }
-        !matches!(&*state, State::Over)
+        let body = ResponseBody::known(response.body);
+        Settled::Committed(Response::from_parts(head, body))
     }
 
-    /// What came of it, `None` while somebody is at it.
-    fn end(&self) -> Option<End> {
-        let state = &mut *self.lock();
-        match state {
-            State::Open | State::Over => {
-                *state = State::Over;
-                Some(End::Not)
-            }
-            State::UnderWay => None,
-            State::Unheard(answer) => Some(End::Unheard(answer.clone())),
-            State::Committed(answer) => Some(End::Committed(answer.clone())),
-            State::Lost => Some(End::Lost),
+    /// Counts a response that was committed, keeps the owner from releasing the
+    /// record, and wakes the requests that wait for the outcome.
+    pub(crate) fn stands(&self, response: &CommittedResponse) {
+        let leases = &self.core.leases;
+        leases.counts.ended(Ended::from(&response.outcome));
+        if let Some(lease) = self.lease_state() {
+            lease.complete_elsewhere();
         }
-    }
-}
-
-enum End {
-    Not,
-    Unheard(Box<CommittedResponse>),
-    Committed(Box<CommittedResponse>),
-    Lost,
-}
-
-/// One try. Dropped, it leaves behind how far it had come.
-pub(crate) struct Attempt<'a> {
-    commit: &'a Commit,
-    end: Option<State>,
-}
-
-impl Attempt<'_> {
-    pub(crate) fn began_at(&self) -> SystemTime {
-        let began_at = self.commit.began_at.get();
-        *began_at.expect("the handler has begun")
-    }
-
-    /// From here on it may be committed.
-    pub(crate) fn sends_commit(&mut self, answer: CommittedResponse) {
-        self.end = Some(State::Unheard(Box::new(answer)));
-    }
-
-    pub(crate) fn rolled_back(mut self) {
-        self.end = Some(State::Open);
-    }
-
-    pub(crate) fn lost(mut self, operation: &Operation) {
-        self.end = Some(State::Lost);
-        operation.lose();
-        warn!(lease = ?operation.lease(),
-            "another owner has taken over, the transaction is rolled back");
-    }
-
-    /// The answer, for the handler to return.
-    pub(crate) fn committed(mut self, operation: &Operation) -> Response<Full<Bytes>> {
-        let Some(State::Unheard(answer)) = self.end.take() else {
-            unreachable!("the COMMIT was sent");
-        };
-        answer.stands(operation);
-        let body = Full::new(answer.whole.data.clone());
-        let response = Response::from_parts(answer.head.clone(), body);
-        self.end = Some(State::Committed(answer));
-        response
-    }
-}
-
-impl Drop for Attempt<'_> {
-    fn drop(&mut self) {
-        if let Some(end) = self.end.take() {
-            *self.commit.lock() = end;
-        }
-        self.commit.settled.notify_waiters();
-    }
-}
-
-impl CommittedResponse {
-    /// Counts it, and tells those who wait.
-    fn stands(&self, operation: &Operation) {
-        let is_answer = matches!(self.outcome, Outcome::Completed(_));
-        operation.layer.counts.ended(Ended::Recorded, is_answer);
-        if !self.awaited {
+        if !response.awaited {
             return;
         }
         let Ok(runtime) = Handle::try_current() else {
             return;
         };
-        let (layer, id) = (Arc::clone(&operation.layer), operation.lease().claim.id);
-        let told = async move {
-            let Some(store) = layer.store.in_database() else {
-                return;
-            };
-            if let Err(error) = layer.within(store.wake(&id)).await {
-                let error: &dyn std::error::Error = &error;
-                debug!(?id, error, "those who wait look for themselves");
+        let id = self.lease().claim.id;
+        let waking = {
+            let leases = Arc::clone(leases);
+            async move {
+                let store = &leases.store;
+                let Some(database) = store.store().in_database() else {
+                    return;
+                };
+                if let Err(error) = store.bound(database.wake(&id)).await {
+                    let error = cause(&error);
+                    debug!(?id, error, "waiters were not woken, they poll the record");
+                }
             }
         };
-        let told = told.instrument(operation.span.clone());
-        operation.layer.detached.spawn(&runtime, told);
+        let waking = waking.instrument(self.span.clone());
+        leases.background.spawn(&runtime, waking);
     }
 
-    fn response<R>(self, operation: &Operation) -> Response<ResponseBody<R>> {
-        let mut head = self.head;
-        let completion = match &self.outcome {
-            Outcome::Completed(completion) => Some(&**completion),
-            Outcome::Sealed { .. } => None,
-        };
-        if let Some(began_at) = operation.commit.began_at.get() {
-            operation.mark(&mut head.headers, *began_at, completion);
-        }
-        Response::from_parts(head, ResponseBody::known(self.whole))
-    }
-}
-
-impl Operation {
-    /// What is to be done about an operation whose handler is through, and
-    /// whose claim somebody has at least tried to commit.
-    pub(crate) async fn settle_commit<R>(&self, held: LeaseOwner) -> Settled<R> {
-        let settled = async {
-            loop {
-                // Before the look, so that no end is missed in between.
-                let changed = self.commit.settled.notified();
-                if let Some(end) = self.commit.end() {
-                    return end;
-                }
-                changed.await;
-            }
-        };
-        let end = Deadline::new(self.layer.store_timeout, settled).await;
-        let answer = match end {
-            Some(End::Not) => return Settled::Not(held),
-            Some(End::Committed(answer)) => answer,
-            Some(End::Lost) => {
-                self.layer.counts.ended(Ended::Overtaken, false);
-                held.let_go();
-                return Settled::InFlight;
-            }
-            Some(End::Unheard(answer)) => match self.fate().await {
-                TransactionFate::Committed => {
-                    answer.stands(self);
-                    answer
-                }
-                TransactionFate::RolledBack => return Settled::Not(held),
-                TransactionFate::Overtaken => {
-                    self.lose();
-                    self.layer.counts.ended(Ended::Overtaken, false);
-                    held.let_go();
-                    return Settled::InFlight;
-                }
-                TransactionFate::UnderWay | TransactionFate::Absent => return self.doubt(held),
-            },
-            None => return self.doubt(held),
-        };
-        held.let_go();
-        Settled::Committed(answer.response(self))
-    }
-
-    /// Whether an answer says that effects have happened, without a commit.
-    pub(crate) fn is_uncommitted<R>(&self, response: &Response<R>) -> bool {
+    /// Whether a response says that the operation has happened, though its handler
+    /// committed nothing on an `exactly_once` route.
+    pub(super) fn is_uncommitted<R>(&self, response: &Response<R>) -> bool {
         let status = response.status();
         let failed = status.is_client_error()
             || status.is_server_error()
@@ -289,38 +113,36 @@ impl Operation {
         self.options.exactly_once && !failed
     }
 
-    /// What a client is told then. Nobody knows what the handler has done.
-    pub(crate) async fn never_committed(&self, held: LeaseOwner) -> Rejection {
+    /// The rejection of such a response: nobody knows what the handler has done.
+    pub(super) async fn never_committed(&self, owner: LeaseOwner) -> Rejection {
         error!(
             lease = ?self.lease(),
             "a handler of an `exactly_once` route answered without having committed its claim: \
              see SqlClaim"
         );
-        match held.end(Verdict::Release(Release::OutcomeUnknown)).await {
-            Ended::Overtaken => in_flight(),
-            _ => Rejection::new(
-                RejectionCode::OutcomeUnknown,
-                "The server made a mistake: whether the operation has happened is not recorded.",
-            )
-            .with_status(StatusCode::INTERNAL_SERVER_ERROR),
+        let unknown = Verdict::Release(Release::OutcomeUnknown);
+        match owner.end(unknown).await {
+            Ended::Overtaken => Rejection::in_flight(),
+            _ => Rejection::never_committed(),
         }
     }
 
-    async fn fate(&self) -> TransactionFate {
-        match self.layer.store.in_database() {
-            Some(store) => find_out(self, store).await,
+    async fn transaction_fate(&self) -> TransactionFate {
+        match self.core.leases.store.store().in_database() {
+            Some(database) => find_out(self, database).await,
             None => TransactionFate::UnderWay,
         }
     }
 
-    /// Released it is not: whatever becomes of the transaction, the record says
-    /// so, and nobody takes over before.
-    fn doubt<R>(&self, held: LeaseOwner) -> Settled<R> {
+    /// Nobody knows whether the transaction was committed. The record is not
+    /// released: whatever becomes of the transaction, the record will say so, and
+    /// no other owner takes over before the lease lapses.
+    fn left_unknown<R>(&self, owner: LeaseOwner) -> Settled<R> {
         error!(lease = ?self.lease(),
             "nobody knows whether a transaction was committed: its record says so once it has \
              ended, or its lease has lapsed");
-        self.layer.counts.in_doubt.add();
-        held.let_go();
+        self.core.leases.counts.ended(Ended::LeftInFlight);
+        owner.leave();
         Settled::InFlight
     }
 }

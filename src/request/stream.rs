@@ -21,9 +21,9 @@ use crate::message::media_type::can_have_body;
 use crate::message::pipe::{Demand, End, Pipe, PipeBody};
 use crate::message::response_body::ResponseBody;
 use crate::options::OnDisconnect;
-use crate::request::judge::{BodyEnd, head_for_judging};
+use crate::request::judge::{BodyEnd, head_for_judging, judge};
 use crate::request::operation::Operation;
-use crate::runtime::deadline::{CatchUnwind, Panic};
+use crate::runtime::catch::{CatchUnwind, Panic};
 use crate::runtime::{Handle, Sleep, sleep};
 
 /// How long an answer says that it is, in bytes.
@@ -118,7 +118,7 @@ where
 pub(crate) struct ReadAhead<R> {
     operation: Arc<Operation>,
     body: Pin<Box<R>>,
-    stream: Arc<Pipe>,
+    pipe: Arc<Pipe>,
     length: AnnouncedLength,
     /// What is to be recorded; `None` where that is too much, or not wanted.
     record: Option<BodyBuffer>,
@@ -165,7 +165,7 @@ where
         let mut reading = Self {
             operation: Arc::clone(operation),
             body,
-            stream: Arc::default(),
+            pipe: Arc::default(),
             length,
             record: (!too_large).then(BodyBuffer::default),
             room,
@@ -201,25 +201,27 @@ where
     pub(crate) fn send(
         self,
         runtime: &Handle,
-        held: LeaseOwner,
+        owner: LeaseOwner,
         mut head: response::Parts,
         began_at: SystemTime,
     ) -> Option<Response<ResponseBody<R>>> {
         let operation = Arc::clone(&self.operation);
         if operation.is_lost() {
+            owner.overtaken();
             return None;
         }
         operation.watch();
         let head_for_judging = head_for_judging(&head);
         operation.mark(&mut head.headers, began_at, None);
-        let stream = Arc::clone(&self.stream);
-        let sender = PipeBody::new(stream, &operation.layer.detached, self.length.by_size_hint);
-        let run = self.run(held, head_for_judging, began_at);
+        let pipe = Arc::clone(&self.pipe);
+        let background = &operation.core.leases.background;
+        let body = PipeBody::new(pipe, background, self.length.by_size_hint);
+        let run = self.run(owner, head_for_judging, began_at);
         runtime.spawn(run.instrument(operation.span.clone()));
-        Some(Response::from_parts(head, ResponseBody::streamed(sender)))
+        Some(Response::from_parts(head, ResponseBody::streamed(body)))
     }
 
-    async fn run(mut self, held: LeaseOwner, head: response::Parts, began_at: SystemTime) {
+    async fn run(mut self, owner: LeaseOwner, head: response::Parts, began_at: SystemTime) {
         let read = CatchUnwind::call(|| poll_fn(|cx| self.poll(cx))).await;
         let finished = read.unwrap_or_else(Finished::Panicked);
         let too_large = || BodyEnd::TooLarge(self.trailers.as_ref());
@@ -237,14 +239,21 @@ where
             (Finished::Broken(_) | Finished::Panicked(_), None) if self.endless => too_large(),
             (Finished::Broken(_) | Finished::Panicked(_) | Finished::Ended, _) => BodyEnd::Broken,
         };
-        let ending = self.operation.judge(&head, read, began_at);
-        let recorded = held.end(ending).await;
-        let end = match (finished, recorded) {
+        let verdict = judge(&self.operation.options, &head, read, began_at);
+        let ended = owner.end(verdict).await;
+        let end = match (finished, ended) {
             (Finished::Panicked(panic), _) => End::Panicked(panic),
             (Finished::Broken(error), _) => End::Broken(error),
-            (_, Ended::Recorded | Ended::Released) => End::Full(self.trailers.take()),
             (_, Ended::Pending) => End::Broken(Box::new(Cut::Unrecorded)),
             (_, Ended::Overtaken) => End::Broken(Box::new(Cut::Overtaken)),
+            (
+                _,
+                Ended::Recorded
+                | Ended::Sealed
+                | Ended::Released
+                | Ended::OutcomeUnknown
+                | Ended::LeftInFlight,
+            ) => End::Full(self.trailers.take()),
         };
         self.end(end);
     }
@@ -259,7 +268,7 @@ where
             }
             End::Panicked(_) | End::Delivered => None,
         };
-        self.stream.end(last, end);
+        self.pipe.end(last, end);
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Finished> {
@@ -267,7 +276,7 @@ where
             if self.is_off {
                 return Poll::Ready(Finished::Broken(Box::new(Misannounced)));
             }
-            match self.stream.client(self.record.is_none(), cx) {
+            match self.pipe.demand(self.record.is_none(), cx) {
                 Demand::More => {}
                 Demand::Enough => return Poll::Pending,
                 Demand::Gone if self.ends_with_client() => return Poll::Ready(Finished::Ended),
@@ -318,10 +327,10 @@ where
         match &mut self.to_come {
             None if self.withholds => {
                 if let Some(data) = self.last.replace(data) {
-                    self.stream.push(data);
+                    self.pipe.push(data);
                 }
             }
-            None => self.stream.push(data),
+            None => self.pipe.push(data),
             Some(to_come) => match to_come.checked_sub(data.len() as u64) {
                 None => self.is_off = true,
                 Some(0) => {
@@ -330,7 +339,7 @@ where
                 }
                 Some(left) => {
                     *to_come = left;
-                    self.stream.push(data);
+                    self.pipe.push(data);
                 }
             },
         }
@@ -341,7 +350,7 @@ impl<R> Drop for ReadAhead<R> {
     /// A panic of the store or of a policy, or the end of the runtime: the
     /// client must not wait for what does not come.
     fn drop(&mut self) {
-        self.stream.cut(|| Box::new(Cut::Unread));
+        self.pipe.cut(|| Box::new(Cut::Unread));
     }
 }
 

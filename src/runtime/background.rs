@@ -1,5 +1,5 @@
-//! What goes on without a client: counted, so that it can be capped, and waited
-//! for at shutdown.
+//! Tasks that go on without a client: counted, so that they can be capped and
+//! waited for at shutdown.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -8,11 +8,12 @@ use std::time::Duration;
 use crate::runtime::atomic::{AtomicUsize, Ordering};
 use crate::runtime::{Handle, JoinHandle, Notify, timeout};
 
-/// A number of things that there may be only so many of.
+/// The number of tasks that go on without a client, and how many there may be.
 #[derive(Debug)]
 pub(crate) struct Background {
     limit: usize,
     count: AtomicUsize,
+    /// Notified when the count comes to zero.
     none: Notify,
 }
 
@@ -26,22 +27,17 @@ impl Background {
     }
 
     pub(crate) fn has_room(&self) -> bool {
+        // Relaxed: requests at the same moment may overshoot the limit anyway.
         self.count.load(Ordering::Relaxed) < self.limit
     }
 
-    /// One more, whether there is room or not.
+    /// Counts one more, whether there is room or not: what has begun goes on.
     pub(crate) fn enter(self: &Arc<Self>) -> BackgroundTask {
         self.count.fetch_add(1, Ordering::Relaxed);
         BackgroundTask(Arc::clone(self))
     }
 
-    /// One more, if there is room.
-    pub(crate) fn try_enter(self: &Arc<Self>) -> Option<BackgroundTask> {
-        let counted = self.enter();
-        (self.count.load(Ordering::Relaxed) <= self.limit).then_some(counted)
-    }
-
-    /// Counts a task until it ends, or is dropped with its runtime.
+    /// Spawns a task that counts until it ends, or is dropped with its runtime.
     pub(crate) fn spawn<T: Send + 'static>(
         self: &Arc<Self>,
         runtime: &Handle,
@@ -54,11 +50,13 @@ impl Background {
         })
     }
 
-    /// Until there are none, or the time is over: how many there are.
+    /// Waits until there are no tasks, or the time is over. Returns how many there
+    /// still are.
     pub(crate) async fn drain(&self, limit: Duration) -> usize {
         let drained = async {
             loop {
-                // Before the look, so that no end is missed in between.
+                // Asked for before the count is read: a last task that ends between
+                // the two would notify nobody otherwise.
                 let none = self.none.notified();
                 if self.count.load(Ordering::Acquire) == 0 {
                     return;
@@ -80,12 +78,14 @@ impl Background {
     }
 }
 
-/// One of them, until it is dropped.
+/// Counts as one task until it is dropped.
 #[derive(Debug)]
 pub(crate) struct BackgroundTask(Arc<Background>);
 
 impl Drop for BackgroundTask {
     fn drop(&mut self) {
+        // Release, with the acquire in `drain`: whoever sees zero also sees what the
+        // tasks did.
         if self.0.count.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.0.none.notify_waiters();
         }

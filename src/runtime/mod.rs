@@ -1,12 +1,20 @@
-//! What the layer has from tokio and from `std::sync`. Under `--cfg shuttle`
-//! it is from here, and every step is a point at which a scheduler may run
-//! another task: see `src/interleavings.rs`.
+//! What the crate takes from tokio and from `std::sync`, and small futures and
+//! locks made of it.
+//!
+//! Under `--cfg shuttle` the same names are replaced by ones whose every step is
+//! a point where a scheduler may run another task: the tests in
+//! `src/interleavings/` explore those schedules.
+//!
+//! Public items: none. May use: nothing else of this crate.
 
 pub(crate) mod background;
+pub(crate) mod catch;
 pub(crate) mod deadline;
+mod lock;
 
+pub(crate) use lock::{Mutex, MutexGuard};
 #[cfg(not(shuttle))]
-pub(crate) use std::sync::{Mutex, MutexGuard, OnceLock, atomic};
+pub(crate) use std::sync::{OnceLock, atomic};
 #[cfg(not(shuttle))]
 pub(crate) use tokio::{
     runtime::{Handle, Id},
@@ -26,6 +34,6 @@ pub(crate) use self::{
     timers::{Instant, Sleep, sleep, timeout},
 };
 #[cfg(shuttle)]
-pub(crate) use shuttle::sync::{Mutex, MutexGuard, atomic};
+pub(crate) use shuttle::sync::atomic;
 #[cfg(all(shuttle, test))]
 pub(crate) use timers::{advance, begin, next_timer};

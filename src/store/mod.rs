@@ -34,6 +34,7 @@ pub(crate) mod row;
 #[cfg(feature = "_sql")]
 pub(crate) mod sql;
 mod subscription;
+mod timed;
 
 pub use any::AnyStore;
 pub use claim::{Claim, Claimed, OnLapsedLease, OnMismatch};
@@ -60,6 +61,7 @@ pub use sql::postgres::PostgresStoreBuilder;
 #[cfg(feature = "sqlite")]
 pub use sql::sqlite::SqliteStoreBuilder;
 pub use subscription::Subscription;
+pub(crate) use timed::TimedStore;
 
 /// How often a waiter looks at its record, if its store does not say when the
 /// record changes.
@@ -172,7 +174,7 @@ pub trait Store: Send + Sync + 'static {
     /// Returns the record without claiming it. The layer calls this while
     /// [`IdempotencyLayerBuilder::secrets`](crate::IdempotencyLayerBuilder::secrets)
     /// lists more than one secret, and to
-    /// [resolve](crate::IdempotencyLayer::resolve) records by hand.
+    /// [resolve](crate::Records::resolve) records by hand.
     fn look_up(
         &self,
         id: &RecordId,
@@ -182,7 +184,7 @@ pub trait Store: Send + Sync + 'static {
     }
 
     /// Removes a record, for
-    /// [`IdempotencyLayer::forget`](crate::IdempotencyLayer::forget). A record in
+    /// [`Records::forget`](crate::Records::forget). A record in
     /// flight whose lease has not lapsed is removed only if `force` is true.
     fn forget(
         &self,

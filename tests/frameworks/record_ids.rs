@@ -1,4 +1,4 @@
-//! `IdempotencyLayer::record_id` of a request as its client sent it, and as
+//! `Records::id_of` of a request as its client sent it, and as
 //! its handler and its store know it.
 
 use std::sync::{Arc, Mutex};
@@ -38,9 +38,9 @@ async fn id_of_both(app: Router, layer: &IdempotencyLayer, ids: &Mutex<Vec<Recor
         let request = || -> Request { post(target, &key, "{}") };
         assert_eq!(send(&app, request()).await.status, 201);
         let (parts, _) = request().into_parts();
-        let id = layer.record_id(&parts).unwrap();
+        let id = layer.records().id_of(&parts).unwrap();
         assert_eq!(*ids.lock().unwrap().last().unwrap(), id, "{target}");
-        assert!(layer.look_up(&id).await.unwrap().is_some());
+        assert!(layer.records().look_up(&id).await.unwrap().is_some());
     }
 }
 
@@ -70,7 +70,7 @@ async fn inside_of_a_nest_a_record_id_is_that_of_the_path_that_was_sent() {
             .nest("/api", nested);
         id_of_both(app, &layer, &ids).await;
         let (parts, _) = post::<Body>("/v/orders/5/capture", "21", "").into_parts();
-        let elsewhere = layer.record_id(&parts).unwrap();
+        let elsewhere = layer.records().id_of(&parts).unwrap();
         let first = ids.lock().unwrap()[0];
         assert_eq!(elsewhere == first, keys_per == KeysPer::Scope);
     }
@@ -80,5 +80,5 @@ async fn inside_of_a_nest_a_record_id_is_that_of_the_path_that_was_sent() {
 fn an_ignored_route_has_no_record_id() {
     let layer = layer(&MemoryStore::new(), KeysPer::Route);
     let (parts, _) = post::<Body>("/api/health", "k", "").into_parts();
-    assert_eq!(layer.record_id(&parts), None);
+    assert_eq!(layer.records().id_of(&parts), None);
 }

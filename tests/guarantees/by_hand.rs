@@ -36,7 +36,7 @@ fn id(layer: &IdempotencyLayer) -> RecordId {
 }
 
 fn id_of<B>(layer: &IdempotencyLayer, request: Request<B>) -> Option<RecordId> {
-    layer.record_id(&request.into_parts().0)
+    layer.records().id_of(&request.into_parts().0)
 }
 
 fn paid() -> Outcome {
@@ -105,10 +105,10 @@ async fn what_was_resolved_with_an_answer_is_replayed_to_the_retries_of_its_requ
         let (layer, owners, retry, _owner) = in_doubt(&store, doubt).await;
         let id = id(&layer);
         assert_eq!(id, owners.context(1).record_id());
-        let record = layer.look_up(&id).await.unwrap().unwrap();
+        let record = layer.records().look_up(&id).await.unwrap().unwrap();
         assert!(matches!(record.state, RecordState::Lapsed { .. }));
 
-        let resolved = layer.resolve(&id, &paid()).await.unwrap();
+        let resolved = layer.records().resolve(&id, &paid()).await.unwrap();
         assert_eq!(resolved, Resolved::Recorded, "{doubt:?}");
         let seen = retry("{}").await;
         assert!(seen.is_replay());
@@ -117,18 +117,21 @@ async fn what_was_resolved_with_an_answer_is_replayed_to_the_retries_of_its_requ
         assert_eq!(seen.header("content-length"), Some("19"));
         assert_eq!(retry("{ }").await.refusal(), "422 key-reused");
         assert_eq!(owners.count(), 1, "nothing was executed");
-        let after = layer.look_up(&id).await.unwrap().unwrap();
+        let after = layer.records().look_up(&id).await.unwrap().unwrap();
         assert!(after.token > record.token);
 
         // A person's second thought changes nothing.
         let other = Outcome::Sealed { retention: DAY };
-        assert_eq!(layer.resolve(&id, &other).await.unwrap(), Resolved::Done);
+        assert_eq!(
+            layer.records().resolve(&id, &other).await.unwrap(),
+            Resolved::Done
+        );
         assert!(retry("{}").await.is_replay());
         // It is kept as long as it says, and no longer.
         sleep(DAY - SECOND).await;
         assert!(retry("{}").await.is_replay());
         sleep(SECOND).await;
-        assert!(layer.look_up(&id).await.unwrap().is_none());
+        assert!(layer.records().look_up(&id).await.unwrap().is_none());
     }
 }
 
@@ -137,7 +140,7 @@ async fn what_was_resolved_without_an_answer_is_done() {
     let store = Steered::new();
     let (layer, owners, retry, _) = in_doubt(&store, Doubt::Error).await;
     let sealed = Outcome::Sealed { retention: DAY };
-    let resolved = layer.resolve(&id(&layer), &sealed).await.unwrap();
+    let resolved = layer.records().resolve(&id(&layer), &sealed).await.unwrap();
     assert_eq!(resolved, Resolved::Recorded);
     assert_eq!(retry("{}").await.refusal(), "409 response-unavailable");
     assert_eq!(retry("{ }").await.refusal(), "422 key-reused");
@@ -153,10 +156,10 @@ async fn what_was_forgotten_executes_again_whatever_it_is_asked() {
     ] {
         let store = Steered::unguarded();
         let (layer, owners, retry, _owner) = in_doubt(&store, doubt).await;
-        let forgotten = layer.forget(&id(&layer), false).await.unwrap();
+        let forgotten = layer.records().forget(&id(&layer)).await.unwrap();
         assert_eq!(forgotten, Forgotten::Gone);
         assert_eq!(store.stats().records, 0);
-        let again = layer.forget(&id(&layer), false).await.unwrap();
+        let again = layer.records().forget(&id(&layer)).await.unwrap();
         assert_eq!(again, Forgotten::Absent);
         owners.gate.open();
         owners.gate.open();
@@ -177,7 +180,7 @@ async fn what_was_forgotten_executes_again_whatever_it_is_asked() {
 async fn an_owner_that_comes_back_after_its_operation_was_resolved_is_fenced_off() {
     let store = Steered::unguarded();
     let (layer, owners, retry, owner) = in_doubt(&store, Doubt::Lapse).await;
-    let resolved = layer.resolve(&id(&layer), &paid()).await.unwrap();
+    let resolved = layer.records().resolve(&id(&layer), &paid()).await.unwrap();
     assert_eq!(resolved, Resolved::Recorded);
     assert!(!owners.context(1).is_lost());
     // It may learn it by a renewal, and does by its completion.
@@ -196,7 +199,7 @@ async fn an_owner_that_comes_back_after_its_operation_was_resolved_is_fenced_off
 async fn an_owner_learns_by_its_renewal_that_its_operation_was_resolved() {
     let store = Steered::unguarded();
     let (layer, owners, _, _owner) = in_doubt(&store, Doubt::Lapse).await;
-    layer.resolve(&id(&layer), &paid()).await.unwrap();
+    layer.records().resolve(&id(&layer), &paid()).await.unwrap();
     sleep(LEASE).await;
     assert!(owners.context(1).is_lost());
 }
@@ -218,7 +221,7 @@ async fn the_end_of_an_answer_that_was_resolved_meanwhile_is_not_sent() {
     sleep(LEASE + SECOND).await;
     let id = id_of(&layer, post("k", "{}")).unwrap();
     assert_eq!(
-        layer.resolve(&id, &paid()).await.unwrap(),
+        layer.records().resolve(&id, &paid()).await.unwrap(),
         Resolved::Recorded
     );
     assert!(first.into_body().collect().await.is_err(), "cut");
@@ -235,12 +238,18 @@ async fn a_live_operation_is_forgotten_only_by_force_and_never_resolved() {
         owners.gate.begun().await;
         sleep(LEASE * 2).await;
         let id = id(&layer);
-        assert_eq!(layer.forget(&id, false).await.unwrap(), Forgotten::InFlight);
-        let resolved = layer.resolve(&id, &paid()).await.unwrap();
+        assert_eq!(
+            layer.records().forget(&id).await.unwrap(),
+            Forgotten::InFlight
+        );
+        let resolved = layer.records().resolve(&id, &paid()).await.unwrap();
         assert_eq!(resolved, Resolved::InFlight);
         assert_eq!(store.calls(Op::Complete), 0);
         assert_eq!(send(&app, post("k", "{}")).await.refusal(), "409 in-flight");
-        assert_eq!(layer.forget(&id, true).await.unwrap(), Forgotten::Gone);
+        assert_eq!(
+            layer.records().forget_forced(&id).await.unwrap(),
+            Forgotten::Gone
+        );
 
         // Its answer is recorded if it ends before a retry begins.
         owners.gate.open();
@@ -257,7 +266,7 @@ async fn an_operation_forgotten_by_force_is_overtaken_by_its_retry() {
         let app = layer.layer(owners.service(First::Answers));
         let first = begin(&app);
         owners.gate.begun().await;
-        layer.forget(&id(&layer), true).await.unwrap();
+        layer.records().forget_forced(&id(&layer)).await.unwrap();
         let second = begin(&app);
         owners.gate.begun().await;
         owners.gate.open();
@@ -283,7 +292,7 @@ async fn one_that_waits_executes_when_what_it_waits_for_is_forgotten() {
     owners.gate.begun().await;
     let waiters = [begin(&app), begin(&app)];
     quiet().await;
-    layer.forget(&id(&layer), true).await.unwrap();
+    layer.records().forget_forced(&id(&layer)).await.unwrap();
     owners.gate.begun().await;
     quiet().await;
     assert_eq!(owners.count(), 2, "one of those that wait");
@@ -307,19 +316,28 @@ async fn what_is_done_released_or_absent_is_not_resolved() {
         response
     }));
     let id = id(&layer);
-    assert_eq!(layer.resolve(&id, &paid()).await.unwrap(), Resolved::Absent);
-    assert!(layer.look_up(&id).await.unwrap().is_none());
+    assert_eq!(
+        layer.records().resolve(&id, &paid()).await.unwrap(),
+        Resolved::Absent
+    );
+    assert!(layer.records().look_up(&id).await.unwrap().is_none());
     assert!(store.memory.is_empty() && store.calls(Op::Claim) == 0);
 
     let first = send(&app, post("k", "{}")).await;
-    assert_eq!(layer.resolve(&id, &paid()).await.unwrap(), Resolved::Done);
+    assert_eq!(
+        layer.records().resolve(&id, &paid()).await.unwrap(),
+        Resolved::Done
+    );
     send(&app, post("k", "{}")).await.assert_replays(&first);
 
     let released = || to("/transient", post("other", "{}"));
     assert_eq!(send(&app, released()).await.status, 503);
     let id = id_of(&layer, released()).unwrap();
-    assert_eq!(layer.resolve(&id, &paid()).await.unwrap(), Resolved::Absent);
-    let record = layer.look_up(&id).await.unwrap().unwrap();
+    assert_eq!(
+        layer.records().resolve(&id, &paid()).await.unwrap(),
+        Resolved::Absent
+    );
+    let record = layer.records().look_up(&id).await.unwrap().unwrap();
     assert!(matches!(record.state, RecordState::Released));
     send(&app, released()).await.assert_fresh("run 3");
     assert_eq!(store.calls(Op::Complete), 2, "by handlers");
@@ -332,7 +350,10 @@ async fn of_two_that_resolve_at_once_one_does() {
     store.let_all(Fault::Yields);
     let (id, outcome) = (id(&layer), paid());
     let sealed = Outcome::Sealed { retention: DAY };
-    let (one, two) = tokio::join!(layer.resolve(&id, &outcome), layer.resolve(&id, &sealed));
+    let (one, two) = tokio::join!(
+        layer.records().resolve(&id, &outcome),
+        layer.records().resolve(&id, &sealed)
+    );
     let (one, two) = (one.unwrap(), two.unwrap());
     let retry = retry("{}").await;
     if one == Resolved::Recorded {
@@ -354,7 +375,7 @@ async fn a_lapsed_operation_that_would_rerun_can_be_resolved() {
     let _first = begin(&app);
     owners.gate.begun().await;
     sleep(LEASE).await;
-    let resolved = layer.resolve(&id(&layer), &paid()).await.unwrap();
+    let resolved = layer.records().resolve(&id(&layer), &paid()).await.unwrap();
     assert_eq!(resolved, Resolved::Recorded);
     let seen = send(&app, post("k", "{}")).await;
     assert_eq!(seen.text(), "paid, says the bank");
@@ -372,12 +393,12 @@ async fn a_store_that_fails_midway_is_an_error_and_the_outcome_stays_unknown() {
             let store = Steered::unguarded();
             let (layer, owners, retry, _) = in_doubt(&store, Doubt::Error).await;
             store.make(op, fault);
-            let failed = timeout(SECOND * 10, layer.resolve(&id(&layer), &paid())).await;
+            let failed = timeout(SECOND * 10, layer.records().resolve(&id(&layer), &paid())).await;
             assert!(failed.unwrap().is_err(), "{op:?} {fault:?}");
             store.heal(op);
             let seen = retry("{}").await;
             assert_eq!(seen.refusal(), "409 outcome-unknown", "{op:?} {fault:?}");
-            let resolved = layer.resolve(&id(&layer), &paid()).await.unwrap();
+            let resolved = layer.records().resolve(&id(&layer), &paid()).await.unwrap();
             assert_eq!(resolved, Resolved::Recorded);
             assert!(retry("{}").await.is_replay());
             assert_eq!(owners.count(), 1);
@@ -390,9 +411,9 @@ async fn an_outcome_whose_acknowledgement_was_lost_is_recorded() {
     let store = Steered::unguarded();
     let (layer, _, retry, _) = in_doubt(&store, Doubt::Error).await;
     store.make(Op::Complete, Fault::AnswerLost(StoreErrorKind::Unknown));
-    assert!(layer.resolve(&id(&layer), &paid()).await.is_err());
+    assert!(layer.records().resolve(&id(&layer), &paid()).await.is_err());
     assert!(retry("{}").await.is_replay());
-    let again = layer.resolve(&id(&layer), &paid()).await.unwrap();
+    let again = layer.records().resolve(&id(&layer), &paid()).await.unwrap();
     assert_eq!(again, Resolved::Done);
 }
 
@@ -407,7 +428,7 @@ async fn under_refuse_a_resolution_that_failed_is_no_reason_to_run_it_days_later
         let store = Steered::unguarded();
         let (layer, owners, retry, _) = in_doubt(&store, Doubt::Error).await;
         store.make(op, fault);
-        assert!(layer.resolve(&id(&layer), &paid()).await.is_err());
+        assert!(layer.records().resolve(&id(&layer), &paid()).await.is_err());
         store.heal(op);
         sleep(DAY * 3).await;
         owners.gate.open();
@@ -425,12 +446,13 @@ async fn a_resolution_that_is_dropped_leaves_the_record_to_be_resolved() {
         let (layer, owners, retry, _) = in_doubt(&store, Doubt::Error).await;
         store.let_all(Fault::Yields);
         let (id, outcome) = (id(&layer), paid());
-        let dropped = crate::support::poll_times(polls, layer.resolve(&id, &outcome)).await;
+        let dropped =
+            crate::support::poll_times(polls, layer.records().resolve(&id, &outcome)).await;
         sleep(LEASE + SECOND).await;
         let seen = retry("{}").await;
         if !seen.is_replay() {
             assert_eq!(seen.refusal(), "409 outcome-unknown", "after {polls} polls");
-            let resolved = layer.resolve(&id, &outcome).await.unwrap();
+            let resolved = layer.records().resolve(&id, &outcome).await.unwrap();
             assert_eq!(resolved, Resolved::Recorded, "after {polls} polls");
         }
         assert_eq!(owners.count(), 1);
@@ -448,10 +470,16 @@ async fn a_store_that_does_not_answer_is_waited_for_no_longer_than_its_timeout()
     store.let_all(Fault::Stalls);
     let id = id(&layer);
     for failed in [
-        timeout(SECOND * 2, async { layer.look_up(&id).await.is_err() }).await,
-        timeout(SECOND * 2, async { layer.forget(&id, true).await.is_err() }).await,
         timeout(SECOND * 2, async {
-            layer.resolve(&id, &paid()).await.is_err()
+            layer.records().look_up(&id).await.is_err()
+        })
+        .await,
+        timeout(SECOND * 2, async {
+            layer.records().forget_forced(&id).await.is_err()
+        })
+        .await,
+        timeout(SECOND * 2, async {
+            layer.records().resolve(&id, &paid()).await.is_err()
         })
         .await,
     ] {
@@ -504,7 +532,7 @@ async fn a_record_has_one_id_to_its_request_its_handler_and_its_store() {
             let id = id_of(&layer, request.1).unwrap();
             assert_eq!(*ids.lock().unwrap().last().unwrap(), id);
             assert_eq!(store.claims().last().unwrap().id, id);
-            assert!(layer.look_up(&id).await.unwrap().is_some());
+            assert!(layer.records().look_up(&id).await.unwrap().is_some());
         }
         // What a body, a query or another form of the key says is not in it.
         let id = id_of(&layer, post("c", "")).unwrap();

@@ -133,10 +133,10 @@ async fn equal_answers_are_not_equal_at_rest() {
     let (store, runs) = (Steered::new(), Runs::default());
     let layer = encrypting(&store);
     let app = layer.layer(answering(&runs));
-    let id = |key| layer.record_id(&ask(key).into_parts().0).unwrap();
+    let id = |key| layer.records().id_of(&ask(key).into_parts().0).unwrap();
     for _ in 0..20 {
         send(&app, ask("at once")).await;
-        layer.forget(&id("at once"), false).await.unwrap();
+        layer.records().forget(&id("at once")).await.unwrap();
     }
     let kept = kept(&store);
     // Whatever else binds an answer: nonces.
@@ -154,7 +154,10 @@ async fn what_was_resolved_by_hand_is_encrypted_too() {
     let failed = tower::ServiceExt::oneshot(layer.layer(failing), ask("at once")).await;
     assert!(failed.is_err());
 
-    let id = layer.record_id(&ask("at once").into_parts().0).unwrap();
+    let id = layer
+        .records()
+        .id_of(&ask("at once").into_parts().0)
+        .unwrap();
     let began_at = UNIX_EPOCH + Duration::from_millis(1_700_000_000_001);
     let mut paid = Completion::new(StatusCode::CREATED, BODY, began_at + SECOND);
     paid.began_at = began_at;
@@ -162,7 +165,7 @@ async fn what_was_resolved_by_hand_is_encrypted_too() {
     paid.headers.insert(NAME, VALUE.parse().unwrap());
     let outcome = Outcome::Completed(Arc::new(paid));
     assert_eq!(
-        layer.resolve(&id, &outcome).await.unwrap(),
+        layer.records().resolve(&id, &outcome).await.unwrap(),
         Resolved::Recorded
     );
     assert_encrypted(&kept(&store)[0]);
@@ -170,7 +173,7 @@ async fn what_was_resolved_by_hand_is_encrypted_too() {
     assert!(retry.is_replay());
     assert_eq!((retry.text(), retry.header(NAME)), (BODY, Some(VALUE)));
     // Whoever has the layer can read it.
-    let record = layer.look_up(&id).await.unwrap().unwrap();
+    let record = layer.records().look_up(&id).await.unwrap().unwrap();
     let RecordState::Completed { completion, .. } = record.state else {
         panic!("{record:?}");
     };

@@ -175,7 +175,7 @@ async fn no_key_no_credential_and_no_request_is_readable_in_a_log_or_a_store() {
         }
         let logged = log.text();
         for line in [
-            "refused",
+            "rejected",
             "claim failed",
             "completion failed, trying again",
             "release failed, trying again",

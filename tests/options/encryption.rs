@@ -36,7 +36,10 @@ fn plain(store: &(impl Store + Clone), secrets: &[&str]) -> IdempotencyLayerBuil
 }
 
 fn id_of(layer: &IdempotencyLayer, key: &str) -> RecordId {
-    layer.record_id(&post(key, "{}").into_parts().0).unwrap()
+    layer
+        .records()
+        .id_of(&post(key, "{}").into_parts().0)
+        .unwrap()
 }
 
 /// What somebody with the right to write does to every record that is found.
@@ -181,7 +184,7 @@ async fn what_cannot_be_opened_is_store_unavailable_with_a_log_line_and_not_exec
         assert!(logged.contains(why), "{why}: {logged}");
         drop(listening);
         let id = id_of(&layer, "k");
-        let looked_up = layer.look_up(&id).await.unwrap_err();
+        let looked_up = layer.records().look_up(&id).await.unwrap_err();
         assert_eq!(looked_up.kind(), StoreErrorKind::Unreadable);
         // Under a secret on its way out it is no other.
         let rotated = encrypting(&store, &[NEW, OLD]).build().unwrap();
@@ -204,7 +207,7 @@ async fn an_answer_in_the_place_of_another_records_is_not_replayed() {
     send(&app, by("mallory", post("k", "{}"))).await;
     send(&app, post("k", "{}")).await;
     let mallorys = by("mallory", post("k", "{}")).into_parts().0;
-    let mallorys = layer.record_id(&mallorys).unwrap();
+    let mallorys = layer.records().id_of(&mallorys).unwrap();
     // The whole of it, with its token and its times.
     let other = store.memory.look_up(&mallorys).await.unwrap().unwrap();
     store.by(move |record| *record = other.clone());
@@ -223,7 +226,7 @@ async fn what_cannot_be_opened_can_be_forgotten() {
     send(&app, post("k", "{}")).await;
     store.by(|record| body(record, |bytes| bytes.truncate(50)));
     let id = id_of(&layer, "k");
-    assert_eq!(layer.forget(&id, false).await.unwrap(), Forgotten::Gone);
+    assert_eq!(layer.records().forget(&id).await.unwrap(), Forgotten::Gone);
     send(&app, post("k", "{}")).await.assert_fresh("run 2");
 }
 
@@ -265,7 +268,11 @@ async fn a_layer_without_encryption_does_not_replay_what_is_encrypted() {
             .unwrap();
         let retry = send(&layer.layer(counting(&runs)), post("k", "{}")).await;
         assert_eq!(retry.refusal(), "503 store-unavailable");
-        let looked_up = layer.look_up(&id_of(&encrypting, "k")).await.unwrap_err();
+        let looked_up = layer
+            .records()
+            .look_up(&id_of(&encrypting, "k"))
+            .await
+            .unwrap_err();
         assert_eq!(looked_up.kind(), StoreErrorKind::Unreadable);
     }
     for line in ["claim failed", "look-up under an old secret failed"] {
@@ -366,7 +373,7 @@ async fn other_requests_and_refusals_are_told_as_without_encryption() {
     let sealed = Outcome::Sealed {
         retention: Duration::from_secs(1),
     };
-    let resolved = layer.resolve(&id, &sealed).await.unwrap();
+    let resolved = layer.records().resolve(&id, &sealed).await.unwrap();
     assert_eq!(resolved, Resolved::Done);
 }
 

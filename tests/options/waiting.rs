@@ -228,8 +228,11 @@ async fn who_took_over_after_a_wait_waits_no_more() {
     gate.begun().await;
     let waiter = ask(&app, "{}");
     quiet().await;
-    let id = layer.record_id(&post("k", "{}").into_parts().0).unwrap();
-    layer.forget(&id, true).await.unwrap();
+    let id = layer
+        .records()
+        .id_of(&post("k", "{}").into_parts().0)
+        .unwrap();
+    layer.records().forget_forced(&id).await.unwrap();
     gate.begun().await;
     let next = ask(&app, "{}");
     quiet().await;
@@ -436,8 +439,11 @@ async fn who_left_during_its_first_claim_does_not_wait() {
     leaves.abort();
     sleep(SECOND * 2).await;
     assert_eq!(layer.drain(Duration::ZERO).await, 0);
-    let id = layer.record_id(&post("k", "{}").into_parts().0).unwrap();
-    layer.forget(&id, true).await.unwrap();
+    let id = layer
+        .records()
+        .id_of(&post("k", "{}").into_parts().0)
+        .unwrap();
+    layer.records().forget_forced(&id).await.unwrap();
     sleep(SECOND * 2).await;
     assert_eq!(runs.count(), 1);
 }
@@ -485,8 +491,11 @@ async fn one_that_waited_does_not_begin_beyond_max_detached() {
     quiet().await;
     let alone = timeout(SECOND, app.clone().oneshot(post("other", "{}"))).await;
     assert!(alone.is_err());
-    let id = layer.record_id(&post("k", "{}").into_parts().0).unwrap();
-    layer.forget(&id, true).await.unwrap();
+    let id = layer
+        .records()
+        .id_of(&post("k", "{}").into_parts().0)
+        .unwrap();
+    layer.records().forget_forced(&id).await.unwrap();
     sleep(SECOND).await;
     assert_eq!(runs.count(), 2, "nothing begins");
     assert_eq!(waiter.await.unwrap().refusal(), "503 over-capacity");

@@ -133,7 +133,7 @@ fn ranges(numbers: impl Iterator<Item = u16>) -> String {
 fn options_of(config: &Config, method: &Method, path: &str) -> Arc<RouteOptions> {
     let builder = config.builder_of(Unasked, scope::shared());
     let layer = builder.skip_store_checks().build().unwrap();
-    let options = layer.shared().routes.options(method, path);
+    let options = layer.core().rules.routes.options(method, path);
     Arc::clone(options.unwrap())
 }
 

@@ -1,0 +1,91 @@
+//! The part of a lease that several hold: its owner, the handler's context and
+//! the renewer.
+
+use std::time::Duration;
+
+use crate::runtime::atomic::{AtomicBool, Ordering};
+use crate::runtime::{Mutex, OnceLock};
+use crate::store::{Lease, LeaseGuard};
+
+/// What the owner, the handler's context and the renewer share of one lease.
+pub(crate) struct LeaseState {
+    lease: Lease,
+    /// Keeps a lease of the memory store from lapsing while the guard lives.
+    /// `None` once the operation has ended or has run for longer than
+    /// `max_operation`, and on stores whose leases are renewed.
+    guard: Mutex<Option<LeaseGuard>>,
+    /// Whether another owner has taken over, as far as this process knows.
+    lost: AtomicBool,
+    /// Whether the handler has completed the record in its own transaction.
+    completed_elsewhere: AtomicBool,
+    /// The lease's place in the renewer, once the renewer watches the lease.
+    place: OnceLock<usize>,
+    max_operation: Duration,
+    span: tracing::Span,
+}
+
+impl LeaseState {
+    pub(super) fn new(mut lease: Lease, max_operation: Duration, span: tracing::Span) -> Self {
+        let guard = lease.take_guard();
+        Self {
+            lease,
+            guard: Mutex::new(guard),
+            lost: AtomicBool::new(false),
+            completed_elsewhere: AtomicBool::new(false),
+            place: OnceLock::new(),
+            max_operation,
+            span,
+        }
+    }
+
+    pub(crate) fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
+    pub(crate) fn max_operation(&self) -> Duration {
+        self.max_operation
+    }
+
+    /// The span of the request that the operation began in, for tasks that go on
+    /// after the request's future is gone.
+    pub(crate) fn span(&self) -> &tracing::Span {
+        &self.span
+    }
+
+    pub(super) fn place(&self) -> &OnceLock<usize> {
+        &self.place
+    }
+
+    /// Takes the guard out, so that the caller drops the guard when this lock is
+    /// free again: the guard's destructor takes a lock of the store.
+    pub(super) fn take_guard(&self) -> Option<LeaseGuard> {
+        self.guard.lock().take()
+    }
+
+    pub(super) fn is_guarded(&self) -> bool {
+        self.guard.lock().is_some()
+    }
+
+    /// Says that another owner has taken over.
+    pub(crate) fn lose(&self) {
+        // Relaxed: the flag is all that is said, and no other data goes with it.
+        self.lost.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    /// Says that the handler has completed the record itself. The owner releases
+    /// nothing from then on.
+    #[cfg(feature = "_sql")]
+    pub(crate) fn complete_elsewhere(&self) {
+        // Release, with the acquire below: an owner that sees the flag also sees
+        // the handler's commit, whichever thread drops the owner.
+        self.completed_elsewhere.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_completed_elsewhere(&self) -> bool {
+        self.completed_elsewhere.load(Ordering::Acquire)
+    }
+}

@@ -1,0 +1,184 @@
+//! How far the handler's own commit of its claim has come (G7).
+
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use http::{Response, response};
+use http_body_util::Full;
+
+use crate::message::body::FullBody;
+use crate::runtime::{Mutex, Notify, OnceLock};
+use crate::store::Outcome;
+
+/// The commit state of one operation: its handler moves the state on, its flow
+/// reads the state when the handler is through.
+#[derive(Default)]
+pub(crate) struct Commit {
+    state: Mutex<State>,
+    /// Notified after each change of `state` by an [`Attempt`].
+    settled: Notify,
+    began_at: OnceLock<SystemTime>,
+}
+
+#[derive(Default)]
+enum State {
+    /// Nothing is committed.
+    #[default]
+    Open,
+    /// An [`Attempt`] is at work.
+    UnderWay,
+    /// The `COMMIT` may have been sent, and its result is not known.
+    Unheard(Box<CommittedResponse>),
+    Committed(Box<CommittedResponse>),
+    /// Another owner has taken over.
+    Lost,
+    /// The request has another response: a commit comes too late.
+    Over,
+}
+
+/// The response that the client gets once the transaction is committed.
+#[derive(Clone)]
+pub(crate) struct CommittedResponse {
+    pub(crate) head: response::Parts,
+    pub(crate) body: FullBody,
+    pub(crate) outcome: Outcome,
+    /// Whether another request may wait for this outcome.
+    pub(crate) awaited: bool,
+}
+
+/// Why no attempt may begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NotOpen {
+    UnderWay,
+    Unheard,
+    Committed,
+    Lost,
+    Over,
+}
+
+/// What a commit came to.
+pub(crate) enum CommitOutcome {
+    /// Nothing was committed, and nothing will be.
+    Nothing,
+    Unheard(Box<CommittedResponse>),
+    Committed(Box<CommittedResponse>),
+    Lost,
+}
+
+impl Commit {
+    pub(crate) fn begins(&self, at: SystemTime) {
+        self.began_at.get_or_init(|| at);
+    }
+
+    /// When the handler began.
+    pub(crate) fn began_at(&self) -> Option<SystemTime> {
+        self.began_at.get().copied()
+    }
+
+    /// Begins an attempt to commit. One attempt is at work at a time.
+    pub(crate) fn attempt(&self) -> Result<Attempt<'_>, NotOpen> {
+        let mut state = self.state.lock();
+        match &*state {
+            State::Open => {
+                *state = State::UnderWay;
+                Ok(Attempt {
+                    commit: self,
+                    leaves: Some(State::Open),
+                })
+            }
+            State::UnderWay => Err(NotOpen::UnderWay),
+            State::Unheard(_) => Err(NotOpen::Unheard),
+            State::Committed(_) => Err(NotOpen::Committed),
+            State::Lost => Err(NotOpen::Lost),
+            State::Over => Err(NotOpen::Over),
+        }
+    }
+
+    /// Closes the claim to later commits and returns `false`, unless a commit has
+    /// begun.
+    pub(crate) fn close_unless_begun(&self) -> bool {
+        let mut state = self.state.lock();
+        if matches!(&*state, State::Open) {
+            *state = State::Over;
+        }
+        !matches!(&*state, State::Over)
+    }
+
+    /// Waits until no attempt is at work. Closes the claim to later commits if
+    /// nothing was committed.
+    pub(crate) async fn outcome(&self) -> CommitOutcome {
+        loop {
+            // Asked for before the state is read: an attempt that ends between the
+            // two would notify nobody otherwise.
+            let changed = self.settled.notified();
+            if let Some(outcome) = self.close_or_outcome() {
+                return outcome;
+            }
+            changed.await;
+        }
+    }
+
+    /// `None` while an attempt is at work.
+    fn close_or_outcome(&self) -> Option<CommitOutcome> {
+        let state = &mut *self.state.lock();
+        match state {
+            State::Open | State::Over => {
+                *state = State::Over;
+                Some(CommitOutcome::Nothing)
+            }
+            State::UnderWay => None,
+            State::Unheard(response) => Some(CommitOutcome::Unheard(response.clone())),
+            State::Committed(response) => Some(CommitOutcome::Committed(response.clone())),
+            State::Lost => Some(CommitOutcome::Lost),
+        }
+    }
+}
+
+/// One attempt to commit. Dropped, it leaves behind how far it had come.
+pub(crate) struct Attempt<'a> {
+    commit: &'a Commit,
+    /// The state that the drop leaves behind.
+    leaves: Option<State>,
+}
+
+impl Attempt<'_> {
+    /// Says that from here on the transaction may be committed.
+    pub(crate) fn sends_commit(&mut self, response: CommittedResponse) {
+        self.leaves = Some(State::Unheard(Box::new(response)));
+    }
+
+    pub(crate) fn rolled_back(mut self) {
+        self.leaves = Some(State::Open);
+    }
+
+    pub(crate) fn lost(mut self) {
+        self.leaves = Some(State::Lost);
+    }
+
+    /// Says that the transaction was committed. `stands` is called with the
+    /// response before anybody learns of the commit. Returns the response, for the
+    /// handler to return.
+    pub(crate) fn committed(
+        mut self,
+        stands: impl FnOnce(&CommittedResponse),
+    ) -> Response<Full<Bytes>> {
+        let Some(State::Unheard(response)) = self.leaves.take() else {
+            unreachable!("the COMMIT was sent");
+        };
+        stands(&response);
+        let body = Full::new(response.body.data.clone());
+        let returned = Response::from_parts(response.head.clone(), body);
+        self.leaves = Some(State::Committed(response));
+        returned
+    }
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        if let Some(state) = self.leaves.take() {
+            *self.commit.state.lock() = state;
+        }
+        // After the state is set: whoever is woken reads it.
+        self.commit.settled.notify_waiters();
+    }
+}

@@ -1,0 +1,42 @@
+//! What all requests of one layer share.
+
+use std::sync::Arc;
+
+use http::request::Parts;
+use tokio::sync::Semaphore;
+
+use crate::lease::Leases;
+use crate::message::body::Budget;
+use crate::options::RouteOptions;
+use crate::options::route::Routes;
+use crate::record::digest::Digests;
+use crate::rejection::RejectionRules;
+use crate::scope::{Caller, Scope};
+
+/// What all requests of one layer share: its rules, its leases, and its limits.
+pub(crate) struct Core {
+    pub(crate) rules: Rules,
+    pub(crate) leases: Arc<Leases>,
+    /// One permit for each request that waits for the outcome of another.
+    pub(crate) waiters: Semaphore,
+    /// The bytes of all request bodies that are being read.
+    pub(crate) body_budget: Budget,
+}
+
+/// What is fixed when the layer is built.
+pub(crate) struct Rules {
+    pub(crate) scope: Arc<dyn Scope>,
+    pub(crate) namespace: String,
+    pub(crate) digests: Digests,
+    /// The digests under secrets that are being rotated out.
+    pub(crate) old_digests: Vec<Digests>,
+    pub(crate) routes: Routes,
+    pub(crate) rejections: RejectionRules,
+}
+
+impl Rules {
+    /// Step 3: the caller, by the route's own scope or else by the layer's.
+    pub(crate) fn caller(&self, options: &RouteOptions, parts: &Parts) -> Option<Caller> {
+        options.scope.as_ref().unwrap_or(&self.scope).caller(parts)
+    }
+}

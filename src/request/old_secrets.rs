@@ -1,0 +1,60 @@
+//! Step 5, while secrets are rotated: records that were made under an old secret.
+
+use http::request::Parts;
+use tracing::warn;
+
+use crate::error::cause;
+use crate::rejection::Rejection;
+use crate::request::operation::Operation;
+use crate::request::stop::Stop;
+use crate::store::{Claim, Record, RecordState};
+
+impl Operation {
+    /// Looks for a record of this request under each old secret: such a record
+    /// still counts. The claim under the current secret is made first: of two
+    /// processes that list the secrets in either order, each then sees what the
+    /// other claimed.
+    pub(super) async fn look_under_old_secrets(
+        &self,
+        parts: &Parts,
+        body: &[u8],
+    ) -> Result<(), Stop> {
+        let rules = &self.core.rules;
+        let caller = self.caller(parts)?;
+        for (at, digests) in rules.old_digests.iter().enumerate() {
+            let scope = caller.digest(digests, &rules.namespace);
+            let old = self.claim_under(digests, scope, parts, body);
+            let found = self.core.leases.store.look_up(&old.id).await;
+            match found.and_then(|record| record.map(Record::readable).transpose()) {
+                Ok(None) => {}
+                Ok(Some(record)) => match record.state {
+                    RecordState::Released => self.found_under_old_secret(at, &old),
+                    RecordState::Lapsed { fingerprint } if old.takes_over(&fingerprint) => {
+                        self.found_under_old_secret(at, &old);
+                    }
+                    state => {
+                        return Err(match self.found(&old, state) {
+                            // A request can't wait for a record under an old secret:
+                            // its own claim is given back now, and that would wake
+                            // those who wait for the claim's record.
+                            Stop::InFlight(_) => Rejection::in_flight().into(),
+                            stop => stop,
+                        });
+                    }
+                },
+                Err(error) => {
+                    let error = cause(&error);
+                    warn!(id = ?old.id, error, "look-up under an old secret failed");
+                    return Err(Rejection::store_unavailable().into());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps which record the first attempt had, for `derive_key`. The secrets are
+    /// listed newest first, so the first record found is of the latest attempt.
+    fn found_under_old_secret(&self, at: usize, old: &Claim) {
+        self.first_attempt.get_or_init(|| (at, old.id));
+    }
+}

@@ -1,0 +1,124 @@
+//! The responses and headers that this layer adds: rejections, replays, marks, and
+//! `Idempotency-Status`.
+
+use std::time::SystemTime;
+
+use http::header::CONTENT_LENGTH;
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Response};
+use tracing::debug;
+
+use crate::display::rfc3339;
+use crate::message::body::FullBody;
+use crate::message::response_body::ResponseBody;
+use crate::options::RouteOptions;
+use crate::options::recording::Recording;
+use crate::record::Completion;
+use crate::rejection::Rejection;
+use crate::request::core::Core;
+use crate::request::operation::Operation;
+use crate::request::stop::Stop;
+
+/// Says what protection a response lacks: `unprotected` or `unrecorded`.
+const STATUS_HEADER: HeaderName = HeaderName::from_static("idempotency-status");
+
+/// The operation ran without a record, because the store is down.
+pub(crate) fn unprotected(headers: &mut HeaderMap) {
+    headers.insert(STATUS_HEADER, HeaderValue::from_static("unprotected"));
+}
+
+/// The response leaves before its record is stored.
+pub(crate) fn unrecorded(headers: &mut HeaderMap) {
+    headers.insert(STATUS_HEADER, HeaderValue::from_static("unrecorded"));
+}
+
+impl Core {
+    /// `parts` must be there wherever rejections
+    /// [look at the request](crate::rejection::RejectionRules::look_at_requests).
+    pub(crate) fn reject<R>(
+        &self,
+        rejection: Rejection,
+        options: &RouteOptions,
+        parts: Option<&Parts>,
+        grpc: bool,
+    ) -> Response<ResponseBody<R>> {
+        debug!(code = rejection.code().as_str(), "rejected");
+        self.leases.counts.rejected(rejection.code());
+        let rejections = &self.rules.rejections;
+        let rejection = rejection.settle(rejections, options.retry_after);
+        let mut response = rejections.render(&rejection, parts, grpc);
+        // Another layer of this kind further out must not record the rejection as
+        // the operation's response.
+        response.extensions_mut().insert(Recording::Skip);
+        response.map(|data| {
+            ResponseBody::known(FullBody {
+                data,
+                trailers: None,
+            })
+        })
+    }
+}
+
+impl Operation {
+    /// The response of a request whose handler does not run.
+    pub(crate) fn stop<R>(&self, stop: Stop, parts: &Parts) -> Response<ResponseBody<R>> {
+        match stop {
+            Stop::Reject(rejection) => self.reject(rejection, Some(parts)),
+            Stop::InFlight(_) => self.reject(Rejection::in_flight(), Some(parts)),
+            Stop::Replay(completion) => {
+                self.core.leases.counts.replayed.add();
+                self.replay(&completion)
+            }
+        }
+    }
+
+    pub(crate) fn reject<R>(
+        &self,
+        rejection: Rejection,
+        parts: Option<&Parts>,
+    ) -> Response<ResponseBody<R>> {
+        self.core.reject(rejection, &self.options, parts, self.grpc)
+    }
+
+    fn replay<R>(&self, completion: &Completion) -> Response<ResponseBody<R>> {
+        let body = ResponseBody::known(FullBody {
+            data: completion.body.clone(),
+            trailers: completion.trailers.clone().map(Box::new),
+        });
+        let mut response = Response::new(body);
+        *response.status_mut() = self.options.replayed_status(completion.status);
+        let mut headers = completion.headers.clone();
+        if let Some(length) = headers.get_mut(CONTENT_LENGTH) {
+            *length = HeaderValue::from(completion.body.len());
+        }
+        if let Some(name) = &self.options.replayed_header {
+            headers.insert(name, HeaderValue::from_static("true"));
+        }
+        self.mark(&mut headers, completion.began_at, completion.kept_until());
+        *response.headers_mut() = headers;
+        response
+    }
+
+    /// The headers that first responses and replays have in common. `kept_until` is
+    /// `None` where no completion is stored.
+    pub(crate) fn mark(
+        &self,
+        headers: &mut HeaderMap,
+        began_at: SystemTime,
+        kept_until: Option<SystemTime>,
+    ) {
+        if let Some(name) = &self.options.created_at_header
+            && let Some(time) = rfc3339(began_at)
+        {
+            headers.insert(name, time);
+        }
+        if let Some(name) = &self.options.expires_at_header
+            && let Some(time) = kept_until.and_then(rfc3339)
+        {
+            headers.insert(name, time);
+        }
+        if let Some(key) = &self.echo {
+            headers.insert(&self.key_header, key.clone());
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! The store as the layer calls it: every call has a deadline.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use pin_project_lite::pin_project;
+
+use crate::record::{Nonce, RecordId};
+use crate::runtime::deadline::Deadline;
+use crate::store::erased::{DynStore, StoreFuture};
+use crate::store::{
+    Claim, Claimed, Forgotten, Lease, Outcome, Ownership, Record, Release, StoreError, Subscription,
+};
+
+/// The store as the layer uses it: without its type, and with every call bounded
+/// by `store_timeout`. A call that takes longer is [`StoreError::timed_out`].
+#[derive(Clone)]
+pub(crate) struct TimedStore {
+    store: Arc<dyn DynStore>,
+    timeout: Duration,
+}
+
+impl TimedStore {
+    pub(crate) fn new(store: Arc<dyn DynStore>, timeout: Duration) -> Self {
+        Self { store, timeout }
+    }
+
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// The store itself, for calls that are not operations on a record.
+    #[cfg(feature = "_sql")]
+    pub(crate) fn store(&self) -> &dyn DynStore {
+        &*self.store
+    }
+
+    /// Bounds any other call of the store.
+    #[cfg(feature = "_sql")]
+    pub(crate) async fn bound<T>(
+        &self,
+        call: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let result = Deadline::new(self.timeout, call).await;
+        result.unwrap_or_else(|| Err(StoreError::timed_out()))
+    }
+
+    pub(crate) fn claim<'a>(&'a self, claim: &'a Claim) -> TimedCall<'a, Claimed> {
+        TimedCall::new(self.timeout, self.store.claim(claim))
+    }
+
+    /// A renewal that gives up after `limit`, or after `store_timeout` if that is
+    /// shorter.
+    pub(crate) fn renew_within<'a>(
+        &'a self,
+        limit: Duration,
+        lease: &'a Lease,
+    ) -> TimedCall<'a, Ownership> {
+        TimedCall::new(self.timeout.min(limit), self.store.renew(lease))
+    }
+
+    pub(crate) fn complete<'a>(
+        &'a self,
+        lease: &'a Lease,
+        outcome: &'a Outcome,
+    ) -> TimedCall<'a, Ownership> {
+        TimedCall::new(self.timeout, self.store.complete(lease, outcome))
+    }
+
+    pub(crate) fn release<'a>(
+        &'a self,
+        id: &'a RecordId,
+        nonce: &'a Nonce,
+        how: Release,
+    ) -> TimedCall<'a, Ownership> {
+        TimedCall::new(self.timeout, self.store.release(id, nonce, how))
+    }
+
+    pub(crate) fn look_up<'a>(&'a self, id: &'a RecordId) -> TimedCall<'a, Option<Record>> {
+        TimedCall::new(self.timeout, self.store.look_up(id))
+    }
+
+    pub(crate) fn forget<'a>(&'a self, id: &'a RecordId, force: bool) -> TimedCall<'a, Forgotten> {
+        TimedCall::new(self.timeout, self.store.forget(id, force))
+    }
+
+    pub(crate) fn subscribe<'a>(&'a self, id: &'a RecordId) -> TimedCall<'a, Subscription> {
+        TimedCall::new(self.timeout, self.store.subscribe(id))
+    }
+}
+
+pin_project! {
+    /// One call of the store, with its deadline.
+    pub(crate) struct TimedCall<'a, T> {
+        #[pin]
+        call: Deadline<StoreFuture<'a, T>>,
+    }
+}
+
+impl<'a, T> TimedCall<'a, T> {
+    fn new(limit: Duration, call: StoreFuture<'a, T>) -> Self {
+        Self {
+            call: Deadline::new(limit, call),
+        }
+    }
+}
+
+impl<T: Unpin> Future for TimedCall<'_, T> {
+    type Output = Result<T, StoreError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let polled = self.project().call.poll(cx);
+        polled.map(|result| result.unwrap_or_else(|| Err(StoreError::timed_out())))
+    }
+}
