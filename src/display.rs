@@ -4,6 +4,37 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::{HeaderName, HeaderValue};
 
+/// An enum whose variants have words, as files and contracts have them.
+#[cfg(feature = "config")]
+pub(crate) trait Words: Copy + 'static {
+    /// The word of each variant.
+    const WORDS: &'static [(&'static str, Self)];
+    /// Older words that a file may still have.
+    const ALIASES: &'static [(&'static str, Self)];
+}
+
+/// Gives each variant of an enum its word, and older words after `|`.
+macro_rules! words {
+    ($($type:ident { $($variant:ident = $word:literal $(| $alias:literal)*),+ $(,)? })+) => {$(
+        impl $type {
+            /// The word for it in files and contracts.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $word),+
+                }
+            }
+        }
+
+        #[cfg(feature = "config")]
+        impl $crate::display::Words for $type {
+            const WORDS: &'static [(&'static str, Self)] = &[$(($word, Self::$variant)),+];
+            const ALIASES: &'static [(&'static str, Self)] = &[$($(($alias, Self::$variant),)*)+];
+        }
+    )+};
+}
+pub(crate) use words;
+
 /// `a, b and c`.
 pub(crate) fn join_with(items: &[String], conjunction: &str) -> String {
     match items {

@@ -54,7 +54,6 @@ impl ConfigError {
     }
 
     /// What is wrong with it, as the rest of a sentence.
-    #[cfg(feature = "config")]
     pub(crate) fn message(&self) -> &str {
         &self.message
     }

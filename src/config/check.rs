@@ -1,7 +1,8 @@
-//! What is only wrong in the whole, with the entry that makes it so.
+//! Checks that need more than one entry; each error points at the entry to change.
 
-use super::document::Step;
+use super::amount::Time;
 use super::process::{not_copied, spelling};
+use super::rejections::Code;
 use super::{Config, FileError};
 use crate::error::ConfigError;
 use crate::record::{Nonce, RecordId};
@@ -20,9 +21,8 @@ impl Config {
         self.check_rejections()?;
         #[cfg(not(feature = "encryption"))]
         if self.said.file.idempotency.encryption.is_some() {
-            let path = ["idempotency".into(), "encryption".into()];
             let message = "needs the feature `encryption` of tower-idempotency, which is off";
-            return Err(self.error(&path, message));
+            return Err(self.error("idempotency.encryption", message));
         }
         let builder = self.builder_of(Unasked, scope::shared());
         match builder.skip_store_checks().build() {
@@ -37,7 +37,7 @@ impl Config {
             return Ok(());
         };
         let why = std::error::Error::source(&error).map_or(String::new(), ToString::to_string);
-        Err(self.error(&["store".into()], format!("can't work: {why}")))
+        Err(self.error("store", format!("can't work: {why}")))
     }
 
     /// As the layer does, but for each entry.
@@ -45,7 +45,7 @@ impl Config {
         let secrets = self.said.file.secrets.iter();
         let secrets: Vec<_> = secrets.flat_map(|list| &list.0).map(|own| &own.0).collect();
         for (at, secret) in secrets.iter().enumerate() {
-            let wrong = |message| Err(self.error(&["secrets".into(), at.into()], message));
+            let wrong = |message| Err(self.error(&format!("secrets[{at}]"), message));
             if secret.len() < 16 {
                 return wrong("must have at least 16 bytes");
             }
@@ -61,13 +61,12 @@ impl Config {
         let file = &self.said.file;
         let authorize = file.authorize.as_ref().and_then(|own| own.timeout);
         for (path, time) in [
-            (&["connect_timeout"][..], file.connect_timeout),
-            (&["upstream_timeout"], file.upstream_timeout),
-            (&["authorize", "timeout"], authorize),
+            ("connect_timeout", file.connect_timeout),
+            ("upstream_timeout", file.upstream_timeout),
+            ("authorize.timeout", authorize),
         ] {
-            if time.is_some_and(|time| time.0.is_zero()) {
-                let path: Vec<Step> = path.iter().map(|name| Step::from(*name)).collect();
-                return Err(self.error(&path, "must be longer than zero"));
+            if time.is_some_and(|Time(time)| time.is_zero()) {
+                return Err(self.error(path, "must be longer than zero"));
             }
         }
         self.check_copied()?;
@@ -78,13 +77,13 @@ impl Config {
         };
         if contract.is_some() && contract == healthz {
             let message = "must be another path than `healthz`";
-            return Err(self.error(&["contract".into()], message));
+            return Err(self.error("contract", message));
         }
         let metrics = file.metrics.map(|own| own.0);
         // Port 0 is another one each time.
         if metrics.is_some_and(|own| own.port() != 0) && metrics == file.listen.map(|own| own.0) {
             let message = "must be another address than `listen`";
-            return Err(self.error(&["metrics".into()], message));
+            return Err(self.error("metrics", message));
         }
         Ok(())
     }
@@ -103,8 +102,7 @@ impl Config {
             } else {
                 continue;
             };
-            let path = ["authorize".into(), "headers".into(), at.into()];
-            return Err(self.error(&path, message));
+            return Err(self.error(&format!("authorize.headers[{at}]"), message));
         }
         Ok(())
     }
@@ -116,34 +114,30 @@ impl Config {
         for (at, route) in routes.iter().enumerate() {
             let mut before = routes[..at].iter();
             if let Some(same) = before.position(|other| other.pattern == route.pattern) {
-                let path = ["route".into(), at.into(), "match".into()];
-                return Err(self.error(&path, format!("is that of `route[{same}]`, too")));
+                let message = format!("is that of `route[{same}]`, too");
+                return Err(self.error(&format!("route[{at}].match"), message));
             }
             let names_one = route.pattern.contains(' ');
             if names_one && route.methods.is_some() {
-                let path = ["route".into(), at.into(), "methods".into()];
                 let message = "says nothing here: `match` names a method";
-                return Err(self.error(&path, message));
+                return Err(self.error(&format!("route[{at}].methods"), message));
             }
         }
         Ok(())
     }
 
     fn check_rejections(&self) -> Result<(), FileError> {
-        for (code, rejection) in self.said.file.idempotency.rejections.listed() {
+        for (Code(code), rejection) in &self.said.file.idempotency.rejections {
             let wrong = |entry: &str, message: &str| {
-                let path = ["idempotency", "rejections", code.as_str(), entry];
-                self.error(&path.map(Step::from), message)
+                self.error(&format!("idempotency.rejections.{code}.{entry}"), message)
             };
             match (&rejection.content_type, &rejection.body) {
                 (None, None) => {}
                 (Some(_), None) => return Err(wrong("content_type", "needs a `body` beside it")),
                 (None, Some(_)) => return Err(wrong("body", "needs a `content_type` beside it")),
                 (Some(content_type), Some(body)) => {
-                    if let Err(message) = Template::new(content_type, body) {
-                        let is_type = message.contains("which is not a content type");
-                        let entry = if is_type { "content_type" } else { "body" };
-                        return Err(wrong(entry, &message));
+                    if let Err(error) = Template::new(content_type, body) {
+                        return Err(wrong(error.option(), error.message()));
                     }
                 }
             }
@@ -151,8 +145,7 @@ impl Config {
         Ok(())
     }
 
-    /// What building the layer found, at its entry. Its route may be a pattern
-    /// or the path of one.
+    /// What is wrong with the layer, at the entry that makes it so.
     pub(super) fn built(&self, error: &ConfigError) -> FileError {
         let mut message = error.message().to_owned();
         let mut source = std::error::Error::source(error);
@@ -160,13 +153,12 @@ impl Config {
             message = format!("{message}: {cause}");
             source = cause.source();
         }
-        let path = self.entry(error);
-        let own = if error.option() == "route" {
-            "match"
-        } else {
-            error.option()
+        let own = match error.option() {
+            "route" => "match",
+            option => option,
         };
-        if path.last() != Some(&own.into()) {
+        let path = self.entry(error, own);
+        if !path.ends_with(&format!(".{own}")) {
             message = format!("clashes with `{own}`, which {message}");
         }
         self.error(&path, message)
@@ -174,50 +166,51 @@ impl Config {
 
     /// The entry that makes an option wrong: its own, or another that does not
     /// go with its default.
-    fn entry(&self, error: &ConfigError) -> Vec<Step> {
+    fn entry(&self, error: &ConfigError, own: &str) -> String {
         let file = &self.said.file;
-        let options: &[&str] = match error.option() {
-            "route" => &["match"],
-            "max_buffered" if file.idempotency.max_buffered.is_none() => {
-                return self.largest_body();
-            }
-            "max_operation" => &["max_operation", "lease"],
-            option => &[option],
+        if own == "max_buffered_bytes" && file.idempotency.max_buffered_bytes.is_none() {
+            return self.largest_body();
+        }
+        let others: &[&str] = match own {
+            "max_operation" => &["lease"],
+            _ => &[],
         };
-        let of_routes = file.route.iter().enumerate().filter(|(_, route)| {
-            let path = route.pattern.split_once(' ').map(|(_, path)| path.trim());
-            error
-                .route()
-                .is_some_and(|own| own == route.pattern || Some(own) == path)
+        let route = error.route().and_then(|own| {
+            // The sidecar knows the path of a pattern, but not its method.
+            let is_path = |pattern: &str| {
+                pattern
+                    .split_once(' ')
+                    .is_some_and(|(_, path)| path.trim() == own)
+            };
+            let mut patterns = file.route.iter().map(|route| &*route.pattern);
+            let exact = patterns.clone().position(|pattern| pattern == own);
+            exact.or_else(|| patterns.position(is_path))
         });
-        let tables = of_routes.map(|(at, _)| vec!["route".into(), at.into()]);
-        let all = vec![Step::from("idempotency")];
+        let tables = route.map(|at| format!("route[{at}]"));
+        let tables = tables.into_iter().chain(["idempotency".to_owned()]);
         tables
-            .chain([all.clone()])
             .flat_map(|table| {
-                let entry = move |option: &&str| [&*table, &[Step::from(*option)]].concat();
-                options.iter().map(entry)
+                let options = [own].into_iter().chain(others.iter().copied());
+                options.map(move |option| format!("{table}.{option}"))
             })
-            .find(|path| self.said.document.find(path).is_some())
-            .unwrap_or_else(|| [&*all, &[error.option().into()]].concat())
+            .find(|path| self.said.document.has(path))
+            .unwrap_or_else(|| format!("idempotency.{own}"))
     }
 
     /// The entry that wants the most room.
-    fn largest_body(&self) -> Vec<Step> {
+    fn largest_body(&self) -> String {
         let file = &self.said.file;
-        let own = file.idempotency.max_request_body.map(|size| {
-            let path = vec![Step::from("idempotency"), "max_request_body".into()];
-            (size.0, path)
-        });
-        let of_routes = file.route.iter().enumerate().filter_map(|(at, route)| {
-            let path = vec!["route".into(), at.into(), "max_request_body".into()];
-            Some((route.max_request_body?.0, path))
-        });
-        let largest = own
+        let routes = file.route.iter().map(|route| &route.max_request_body);
+        let sizes = [&file.idempotency.max_request_body]
             .into_iter()
-            .chain(of_routes)
+            .chain(routes);
+        let sizes = sizes.zip(self.tables());
+        let largest = sizes
+            .filter_map(|(size, table)| Some((size.as_ref()?.0, table)))
             .max_by_key(|(size, _)| *size);
-        largest.map_or_else(Vec::new, |(_, path)| path)
+        largest.map_or_else(String::new, |(_, table)| {
+            format!("{table}.max_request_body")
+        })
     }
 }
 

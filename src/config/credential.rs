@@ -1,46 +1,38 @@
 //! What must not be shown.
 
-use std::fmt;
-
 use schemars::{Schema, SchemaGenerator, json_schema};
 
-use super::value::{Value, values};
+use super::value::{Plain, Value, read_as_value};
 
-values![Credential];
+read_as_value![Credential];
 
-/// Text that may be a secret, or the name of a variable that has it.
+/// Text that may be a secret, or the name of an environment variable that has it.
 #[derive(Clone)]
 pub(super) struct Credential(pub(super) String);
 
-impl fmt::Debug for Credential {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Credential(..)")
-    }
-}
-
 impl Value for Credential {
-    const ALLOWED: &'static str = "a string, or \"env:NAME\" for the value of a variable";
+    fn allowed() -> String {
+        "a string, or \"env:NAME\" for the value of a variable".to_owned()
+    }
 
-    fn text(text: &str) -> Result<Self, String> {
+    fn plain(plain: Plain<'_>) -> Result<Self, String> {
+        let Plain::Text(text) = plain else {
+            return Err(format!("must be {}", Self::allowed()));
+        };
         let Some(name) = text.strip_prefix("env:") else {
             return Ok(Self(text.to_owned()));
         };
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
-        if name.is_empty() || !name.bytes().all(plain) {
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+        if name.is_empty() || !name.bytes().all(is_plain) {
             return Err("must have a variable's name after `env:`".to_owned());
         }
-        match std::env::var(name) {
-            Ok(value) if value.is_empty() => {
-                Err(format!("names the variable `{name}`, which is empty"))
-            }
-            Ok(value) => Ok(Self(value)),
-            Err(std::env::VarError::NotPresent) => {
-                Err(format!("names the variable `{name}`, which is not set"))
-            }
-            Err(std::env::VarError::NotUnicode(_)) => {
-                Err(format!("names the variable `{name}`, which is not UTF-8"))
-            }
-        }
+        let why = match std::env::var(name) {
+            Ok(value) if value.is_empty() => "empty",
+            Ok(value) => return Ok(Self(value)),
+            Err(std::env::VarError::NotPresent) => "not set",
+            Err(std::env::VarError::NotUnicode(_)) => "not UTF-8",
+        };
+        Err(format!("names the variable `{name}`, which is {why}"))
     }
 
     fn schema(_: &mut SchemaGenerator) -> Schema {

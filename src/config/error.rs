@@ -1,14 +1,11 @@
-//! What is wrong with a file.
+//! The error of a file that can't be a configuration.
 
 use std::error::Error;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::document::{self, Step};
-
-/// A file that can't be a configuration: where, which option, and what is
-/// allowed there.
+/// A file that can't be a configuration: the place, the option, and what is allowed there.
 ///
 /// ```
 /// use tower_idempotency::config::Config;
@@ -18,8 +15,7 @@ use super::document::{self, Step};
 /// assert_eq!(error.option(), Some("idempotency.lease"));
 /// assert_eq!(
 ///     error.to_string(),
-///     "2:1: `idempotency.lease` must be a duration such as \"300ms\", \"30s\", \"10m\", \"24h\" \
-///      or \"7d\", not a number"
+/// X
 /// );
 /// ```
 ///
@@ -54,13 +50,14 @@ impl FileError {
     }
 
     /// `place` is a line and a column.
-    pub(super) fn at(mut self, place: (usize, usize)) -> Self {
-        self.0.place = Some(place);
+    pub(super) fn at(mut self, place: Option<(usize, usize)>) -> Self {
+        self.0.place = place;
         self
     }
 
-    pub(super) fn on(mut self, path: &[Step]) -> Self {
-        self.0.option = (!path.is_empty()).then(|| document::Path(path).to_string());
+    pub(super) fn on(mut self, path: &str) -> Self {
+        // A name may have any characters, among them those that would break the line.
+        self.0.option = (!path.is_empty()).then(|| path.escape_debug().to_string());
         self
     }
 
@@ -75,27 +72,29 @@ impl FileError {
         self.0.file.as_deref()
     }
 
-    /// The line, from 1; `None` if the file could not be read.
+    /// The line, from 1. `None` if the file could not be read, and for an entry of a JSON
+    /// file, of which only [`option`](Self::option) is known.
     #[must_use]
     pub fn line(&self) -> Option<usize> {
         self.0.place.map(|(line, _)| line)
     }
 
-    /// The column, from 1, in characters: where the option's name begins.
+    /// The column, from 1, in characters: where the option's name begins. `None` where there is no
+    /// line.
     #[must_use]
     pub fn column(&self) -> Option<usize> {
         self.0.place.map(|(_, column)| column)
     }
 
-    /// The way to the option, such as `idempotency.lease` or
-    /// `route[0].match`; `None` if it is not one option that is wrong.
+    /// The path of the option, such as `idempotency.lease` or `route[0].match`; `None` if it
+    /// is not one option that is wrong.
     #[must_use]
     pub fn option(&self) -> Option<&str> {
         self.0.option.as_deref()
     }
 }
 
-/// `idempotency.toml:14:1: …`, so that editors can go there.
+/// Begins with `idempotency.toml:14:1: `, which editors can open.
 impl fmt::Display for FileError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Inner {

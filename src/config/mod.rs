@@ -41,14 +41,15 @@ use std::sync::Arc;
 use schemars::generate::SchemaSettings;
 use serde::Deserialize;
 
-use self::document::{Document, Step};
+use self::document::{Document, RENAMED};
 use self::file::File;
+use self::read::Entry;
+use self::rejections::Code;
 use crate::scope::Scope;
 use crate::store::Store;
 use crate::{IdempotencyLayer, IdempotencyLayerBuilder};
 
 mod amount;
-mod body;
 mod check;
 mod choice;
 mod credential;
@@ -128,10 +129,16 @@ impl Config {
     }
 
     fn of(document: Document, path: Option<&Path>) -> Result<Self, FileError> {
-        let file = File::deserialize(&document.root).map_err(|fault| {
-            let place = document.place(fault.at.unwrap_or(0));
-            FileError::new(&fault.message).on(&fault.path()).at(place)
-        })?;
+        if document.root["route"].is_object() {
+            let message = "must be a list of tables, in TOML `[[route]]`, not a table";
+            return Err(document.error("route", message));
+        }
+        let root = Entry {
+            value: document.root.clone(),
+            path: String::new(),
+        };
+        let file = File::deserialize(root)
+            .map_err(|fault| document.error(&fault.path.unwrap_or_default(), fault.message))?;
         let config = Self {
             said: Arc::new(Said {
                 path: path.map(Path::to_path_buf),
@@ -152,7 +159,13 @@ impl Config {
     pub fn schema() -> serde_json::Value {
         let settings = SchemaSettings::draft2020_12().with_transform(schema::AsRead);
         let schema = settings.into_generator().into_root_schema_for::<File>();
-        schema.to_value()
+        let mut schema = schema.to_value();
+        let options = &mut schema["properties"]["idempotency"]["properties"];
+        for (old, new) in RENAMED {
+            options[old] = options[new].clone();
+            options[old]["deprecated"] = true.into();
+        }
+        schema
     }
 
     /// The entry `store`: a URL for [`AnyStore::connect`](crate::store::AnyStore::connect),
@@ -168,10 +181,9 @@ impl Config {
     /// If the file does not say whose a key is (`scope`).
     pub fn builder(&self, store: impl Store) -> Result<IdempotencyLayerBuilder, FileError> {
         let Some(scopes) = &self.said.file.idempotency.scope else {
-            let path = [Step::from("idempotency"), Step::from("scope")];
             let message = "is missing: it says whose a key is, such as [\"header:x-api-key\"], and \
                  has no default";
-            return Err(self.error(&path, message));
+            return Err(self.error("idempotency.scope", message));
         };
         Ok(self.builder_of(store, scopes.scope()))
     }
@@ -200,17 +212,24 @@ impl Config {
         store: impl Store,
         scope: impl Scope,
     ) -> Result<IdempotencyLayerBuilder, FileError> {
-        let layers = ["idempotency".into(), "scope".into()].to_vec();
-        let routes = 0..self.said.file.route.len();
-        let routes = routes.map(|at| vec!["route".into(), at.into(), "scope".into()]);
-        let mut all = [layers].into_iter().chain(routes);
-        match all.find(|path| self.said.document.find(path).is_some()) {
+        let mut tables = self.tables().into_iter();
+        match tables.find(|table| self.said.document.has(&format!("{table}.scope"))) {
             None => Ok(self.builder_of(store, scope)),
-            Some(path) => Err(self.error(
-                &path,
+            Some(table) => Err(self.error(
+                &format!("{table}.scope"),
                 "must not stand here: the application says whose a key is",
             )),
         }
+    }
+
+    /// The paths of all tables that options of a route can stand in.
+    fn tables(&self) -> Vec<String> {
+        let routes = 0..self.said.file.route.len();
+        let routes = routes.map(|at| format!("route[{at}]"));
+        ["idempotency".to_owned()]
+            .into_iter()
+            .chain(routes)
+            .collect()
     }
 
     fn builder_of(&self, store: impl Store, scope: impl Scope) -> IdempotencyLayerBuilder {
@@ -223,18 +242,18 @@ impl Config {
         let mut builder =
             IdempotencyLayer::builder(store, scope).defaults(|options| all.set(options));
         if let Some(secrets) = secrets {
-            builder = builder.secrets(secrets.0.iter().map(|secret| secret.0.as_str()));
+            builder = builder.secrets(secrets.0.iter().map(|secret| &*secret.0));
         }
         if let Some(namespace) = &all.namespace {
             builder = builder.namespace(namespace);
         }
-        if let Some(size) = all.max_buffered {
+        if let Some(size) = all.max_buffered_bytes {
             builder = builder.max_buffered_bytes(size.0);
         }
-        if let Some(operations) = all.max_detached {
+        if let Some(operations) = all.max_background_operations {
             builder = builder.max_background_operations(operations);
         }
-        if let Some(requests) = all.max_waiters {
+        if let Some(requests) = all.max_waiting_requests {
             builder = builder.max_waiting_requests(requests);
         }
         if let Some(timeout) = all.store_timeout {
@@ -244,15 +263,15 @@ impl Config {
             builder = builder.docs_url(url.as_str());
         }
         #[cfg(feature = "encryption")]
-        if let Some(encrypting) = all.encryption {
+        if let Some(encrypting) = &all.encryption {
             builder = builder.encryption(encrypting.encryption());
         }
-        for (code, rejection) in all.rejections.listed() {
+        for (Code(code), rejection) in &all.rejections {
             if let Some(status) = rejection.status {
-                builder = builder.rejection_status(code, status.0);
+                builder = builder.rejection_status(*code, status.0);
             }
             if let (Some(content_type), Some(body)) = (&rejection.content_type, &rejection.body) {
-                builder = builder.rejection_body(code, content_type, body);
+                builder = builder.rejection_body(*code, content_type, body);
             }
         }
         for route in routes {
@@ -263,20 +282,9 @@ impl Config {
     }
 
     /// What is wrong with the entry at this path, or where it should be.
-    fn error(&self, path: &[Step], message: impl Into<String>) -> FileError {
-        let Said {
-            path: file,
-            document,
-            ..
-        } = &*self.said;
-        let there = (0..=path.len())
-            .rev()
-            .find_map(|length| document.find(&path[..length]));
-        let at = there.map_or(0, |node| node.at);
-        FileError::new(message)
-            .on(path)
-            .at(document.place(at))
-            .in_file(file.as_deref())
+    fn error(&self, path: &str, message: impl Into<String>) -> FileError {
+        let error = self.said.document.error(path, message);
+        error.in_file(self.said.path.as_deref())
     }
 }
 

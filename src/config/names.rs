@@ -1,18 +1,23 @@
 //! What to say of a name that is no option where it stands.
 
-use super::file::{OF_LAYER, OF_ROUTES, TOP};
-use super::read::one_of;
+use super::Config;
+use crate::display::join_with;
 
-/// `known` are the options of that place.
+/// `known` are the options that can stand there.
 pub(super) fn unknown(name: &str, known: &[&str]) -> String {
-    // Of a table with few entries: the places of options don't matter there.
-    let place = if known.contains(&"match") || known.contains(&"lease") || known.contains(&"route")
-    {
-        place(name)
-    } else {
-        None
-    };
-    if let Some(place) = place {
+    let schema = Config::schema();
+    let top = &schema["properties"];
+    let all = &top["idempotency"]["properties"];
+    let route = &schema["$defs"]["Route"]["properties"];
+    let places = [
+        (top, "at the top of the file, before any table"),
+        (route, "in `[idempotency]` or in a `[[route]]`"),
+        (all, "in `[idempotency]`, since it is for all requests"),
+    ];
+    let place = places
+        .iter()
+        .find(|(options, _)| options.get(name).is_some());
+    if let Some((_, place)) = place {
         return format!("stands in the wrong place: it belongs {place}");
     }
     let nearest = known
@@ -26,16 +31,10 @@ pub(super) fn unknown(name: &str, known: &[&str]) -> String {
     }
 }
 
-fn place(name: &str) -> Option<&'static str> {
-    if TOP.contains(&name) {
-        Some("at the top of the file, before any table")
-    } else if OF_LAYER.contains(&name) {
-        Some("in `[idempotency]`, since it is of all requests")
-    } else if OF_ROUTES.contains(&name) {
-        Some("in `[idempotency]` or in a `[[route]]`")
-    } else {
-        None
-    }
+/// `a`, `b` or `c`.
+pub(super) fn one_of(words: &[&str]) -> String {
+    let quoted: Vec<String> = words.iter().map(|word| format!("`{word}`")).collect();
+    join_with(&quoted, "or")
 }
 
 /// `maxRequestBody` and `max-request-body` are meant for `max_request_body`.
@@ -44,7 +43,7 @@ fn plain(name: &str) -> String {
     letters.take(64).collect::<String>().to_lowercase()
 }
 
-/// How many characters are to be added, dropped or changed.
+/// How many characters have to be added, dropped or changed.
 fn distance(one: &str, other: &str) -> usize {
     let mut row: Vec<usize> = (0..=other.chars().count()).collect();
     for (at, own) in one.chars().enumerate() {

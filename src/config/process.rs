@@ -1,4 +1,4 @@
-//! What a file says about the sidecar.
+//! What a file says about the sidecar, the program in front of a service.
 
 use std::net::SocketAddr;
 
@@ -10,47 +10,44 @@ use serde::de::value::MapAccessDeserializer;
 
 use super::amount::Time;
 use super::credential::Credential;
-use super::field::Name;
-use super::value::{List, Value, values};
+use super::field::{Name, text};
+use super::value::{Plain, Setting, Value, read_as_value, values};
 
-values![Address, Upstream, AuthorizeUrl, Authorize, ServedPath];
-
-/// Where to listen.
-#[derive(Clone, Copy)]
-pub(super) struct Address(pub(super) SocketAddr);
-
-impl Value for Address {
-    const ALLOWED: &'static str =
-        "an address and a port such as \"127.0.0.1:8080\", \"0.0.0.0:8080\" or \"[::1]:8080\"";
-
-    fn text(text: &str) -> Result<Self, String> {
-        text.parse().map(Self).map_err(|_| Self::not_allowed())
-    }
-
-    fn schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "pattern": "^[0-9a-fA-F.:\\[\\]%]+:[0-9]+$" })
-    }
+values! {
+    /// Where to listen.
+    #[derive(Copy)]
+    Address(SocketAddr): "an address and a port such as \"127.0.0.1:8080\", \"0.0.0.0:8080\" or \
+        \"[::1]:8080\"",
+        { "type": "string", "pattern": "^[0-9a-fA-F.:\\[\\]%]+:[0-9]+$" },
+        |plain| text(&plain)?.parse().ok();
+    /// The service behind the sidecar.
+    Upstream(Uri): "a URL such as \"http://127.0.0.1:9000\": of http, without a user, a path or a \
+        query",
+        { "type": "string", "pattern": "^http://[^/?#@]+/?$" },
+        |plain| {
+            let has_no_path = |url: &Uri| matches!(url.path(), "" | "/") && url.query().is_none();
+            http_url(text(&plain)?).filter(has_no_path)
+        };
+    /// Something that the sidecar itself serves.
+    ServedPath(Option<String>): "a path such as \"/.well-known/idempotency\", without a query, or \
+        `false` for none",
+        { "anyOf": [
+            { "const": false },
+            { "type": "string", "pattern": "^/[A-Za-z0-9/._~-]*$" },
+        ]},
+        |plain| {
+            let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~".contains(&byte);
+            match plain {
+                Plain::Switch(false) => Some(None),
+                Plain::Text(text) if text.starts_with('/') && text.bytes().all(is_plain) => {
+                    Some(Some(text.to_owned()))
+                }
+                _ => None,
+            }
+        };
 }
 
-/// The service behind the sidecar.
-#[derive(Clone)]
-pub(super) struct Upstream(pub(super) Uri);
-
-impl Value for Upstream {
-    const ALLOWED: &'static str =
-        "a URL such as \"http://127.0.0.1:9000\": of http, without a user, a path or a query";
-
-    fn text(text: &str) -> Result<Self, String> {
-        http_url(text)
-            .filter(|url| matches!(url.path(), "" | "/") && url.query().is_none())
-            .map(Self)
-            .ok_or_else(Self::not_allowed)
-    }
-
-    fn schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "pattern": "^http://[^/?#@]+/?$" })
-    }
-}
+read_as_value![AuthorizeUrl, Authorize];
 
 fn http_url(text: &str) -> Option<Uri> {
     let url: Uri = text.parse().ok()?;
@@ -61,17 +58,19 @@ fn http_url(text: &str) -> Option<Uri> {
     plain.then_some(url)
 }
 
-/// Whom to ask. Its query may hold a credential.
+/// The URL that is asked. Its query may hold a credential.
 #[derive(Clone)]
-pub(super) struct AuthorizeUrl(pub(super) Uri);
+struct AuthorizeUrl(Uri);
 
 impl Value for AuthorizeUrl {
-    const ALLOWED: &'static str =
-        "a URL such as \"http://127.0.0.1:9001/authorize\": of http, without a user";
+    fn allowed() -> String {
+        "a URL such as \"http://127.0.0.1:9001/authorize\": of http, without a user".to_owned()
+    }
 
-    fn text(text: &str) -> Result<Self, String> {
-        let Credential(text) = Credential::text(text)?;
-        http_url(&text).map(Self).ok_or_else(Self::not_allowed)
+    fn plain(plain: Plain<'_>) -> Result<Self, String> {
+        let Credential(text) = Credential::plain(plain)?;
+        let wrong = || format!("must be {}", Self::allowed());
+        http_url(&text).map(Self).ok_or_else(wrong)
     }
 
     fn schema(_: &mut SchemaGenerator) -> Schema {
@@ -79,7 +78,7 @@ impl Value for AuthorizeUrl {
     }
 }
 
-/// Whom to ask, and how.
+/// The URL that is asked, and how.
 #[derive(Clone)]
 pub(super) struct Authorize {
     pub(super) url: Uri,
@@ -87,9 +86,9 @@ pub(super) struct Authorize {
     pub(super) headers: Vec<HeaderName>,
 }
 
-/// Why a field of the authorizer's answer can't be the request's, if it can't.
+/// Why a field of the authorizer's response can't be copied into the request, if it can't.
 pub(super) fn not_copied(name: &HeaderName) -> Option<&'static str> {
-    // As WSGI, Rack and PHP read it.
+    // WSGI, Rack and PHP read `_` in a field's name as `-`.
     let name = spelling(name);
     match &*name {
         "connection" | "http2-settings" | "keep-alive" | "proxy-connection" | "te" | "trailer"
@@ -104,17 +103,20 @@ pub(super) fn not_copied(name: &HeaderName) -> Option<&'static str> {
     }
 }
 
-/// One for all that a CGI-like interface takes for the same.
+/// The name of a field as CGI-like interfaces tell fields apart: `_` is `-`.
 pub(super) fn spelling(name: &HeaderName) -> String {
     name.as_str().replace('_', "-")
 }
 
 impl Value for Authorize {
-    const ALLOWED: &'static str = "a URL such as \"http://127.0.0.1:9001/authorize\", or a table: \
-        { url = \"…\", timeout = \"5s\", headers = [\"x-account\"] }";
+    fn allowed() -> String {
+        "a URL such as \"http://127.0.0.1:9001/authorize\", or a table: \
+         { url = \"…\", timeout = \"5s\", headers = [\"x-account\"] }"
+            .to_owned()
+    }
 
-    fn text(text: &str) -> Result<Self, String> {
-        let AuthorizeUrl(url) = AuthorizeUrl::text(text)?;
+    fn plain(plain: Plain<'_>) -> Result<Self, String> {
+        let AuthorizeUrl(url) = AuthorizeUrl::plain(plain)?;
         Ok(Self {
             url,
             timeout: None,
@@ -124,11 +126,10 @@ impl Value for Authorize {
 
     fn table<'de, A: MapAccess<'de>>(map: A) -> Result<Self, A::Error> {
         let table = AuthorizeTable::deserialize(MapAccessDeserializer::new(map))?;
-        let headers = table.headers.unwrap_or_default();
         Ok(Self {
             url: table.url.0,
             timeout: table.timeout,
-            headers: headers.0.into_iter().map(|Name(name)| name).collect(),
+            headers: table.headers.set(),
         })
     }
 
@@ -145,40 +146,9 @@ impl Value for Authorize {
 struct AuthorizeTable {
     /// Asked with GET and the head of the request.
     url: AuthorizeUrl,
-    /// How long its answer may take.
+    /// How long its response may take.
     timeout: Option<Time>,
-    /// Fields of its answer that are copied into the request.
-    headers: Option<List<Name, 0>>,
-}
-
-/// Something that the sidecar itself answers.
-#[derive(Clone)]
-pub(super) struct ServedPath(pub(super) Option<String>);
-
-impl Value for ServedPath {
-    const ALLOWED: &'static str =
-        "a path such as \"/.well-known/idempotency\", without a query, or `false` for none";
-
-    fn switch(on: bool) -> Result<Self, String> {
-        if on {
-            return Err(Self::not_allowed());
-        }
-        Ok(Self(None))
-    }
-
-    fn text(text: &str) -> Result<Self, String> {
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~".contains(&byte);
-        if text.starts_with('/') && text.bytes().all(plain) {
-            Ok(Self(Some(text.to_owned())))
-        } else {
-            Err(Self::not_allowed())
-        }
-    }
-
-    fn schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "anyOf": [
-            { "const": false },
-            { "type": "string", "pattern": "^/[A-Za-z0-9/._~-]*$" },
-        ]})
-    }
+    /// Fields of its response that are copied into the request.
+    #[serde(default)]
+    headers: Vec<Name>,
 }

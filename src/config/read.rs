@@ -1,46 +1,25 @@
-//! Entries as serde sees them, and what serde finds wrong, with its place.
+//! The entries of a file as serde reads them, and the entry in which serde finds a fault.
 
 use std::fmt;
+use std::vec::IntoIter;
 
-use serde::de::value::StrDeserializer;
 use serde::de::{
-    DeserializeSeed, Deserializer, Expected, IntoDeserializer, MapAccess, SeqAccess, Unexpected,
-    Visitor,
+    DeserializeSeed, Deserializer, Error, Expected, MapAccess, SeqAccess, Unexpected, Visitor,
 };
 use serde::forward_to_deserialize_any;
+use serde_json::Value;
 
-use super::document::{Node, Step, Value};
+use super::document::member;
 use super::names::unknown;
 
-/// What is wrong with one entry. It quotes no value, since any may be a
-/// credential that stands in the wrong place.
+/// What is wrong with one entry. No message quotes a value, since any value may be
+/// a credential that stands in the wrong place.
 #[derive(Debug)]
 pub(super) struct Fault {
+    /// The rest of a sentence about the entry.
     pub(super) message: String,
-    /// In bytes; `None` until the entry is known.
-    pub(super) at: Option<usize>,
-    /// From the entry outwards.
-    steps: Vec<Step>,
-}
-
-impl Fault {
-    fn new(message: impl Into<String>) -> Self {
-        Self {
-            message: message.into(),
-            at: None,
-            steps: Vec::new(),
-        }
-    }
-
-    fn within(mut self, step: impl Into<Step>, at: usize) -> Self {
-        self.at.get_or_insert(at);
-        self.steps.push(step.into());
-        self
-    }
-
-    pub(super) fn path(&self) -> Vec<Step> {
-        self.steps.iter().rev().cloned().collect()
-    }
+    /// `None` until the entry is known.
+    pub(super) path: Option<String>,
 }
 
 impl fmt::Display for Fault {
@@ -51,17 +30,35 @@ impl fmt::Display for Fault {
 
 impl std::error::Error for Fault {}
 
-impl serde::de::Error for Fault {
+impl Error for Fault {
     fn custom<T: fmt::Display>(message: T) -> Self {
-        Self::new(message.to_string())
+        Self {
+            message: message.to_string(),
+            path: None,
+        }
     }
 
     fn invalid_type(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
-        Self::new(format!(
-            "must be {}, not {}",
-            allowed(&expected.to_string()),
-            kind(found)
-        ))
+        let expected = expected.to_string();
+        let allowed = match &*expected {
+            "a sequence" => "a list",
+            "a map" => "a table",
+            "a boolean" => "`true` or `false`",
+            "usize" => "a whole number from 0",
+            name if name.starts_with("struct ") => "a table",
+            other => other,
+        };
+        let kind = match found {
+            Unexpected::Bool(_) => "`true` or `false`",
+            Unexpected::Unsigned(_) => "a number",
+            Unexpected::Signed(_) => "a negative number",
+            Unexpected::Float(_) => "a fraction or a number too large",
+            Unexpected::Str(_) => "a string",
+            Unexpected::Seq => "a list",
+            Unexpected::Map => "a table",
+            _ => "null",
+        };
+        Self::custom(format!("must be {allowed}, not {kind}"))
     }
 
     fn invalid_value(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
@@ -69,89 +66,71 @@ impl serde::de::Error for Fault {
     }
 
     fn unknown_field(name: &str, known: &'static [&'static str]) -> Self {
-        Self::new(unknown(name, known))
+        Self::custom(unknown(name, known))
     }
 
     fn missing_field(name: &'static str) -> Self {
-        Self::new(format!("has no `{name}`"))
+        Self::custom(format!("has no `{name}`"))
     }
 }
 
-fn allowed(expected: &str) -> &str {
-    match expected {
-        "a sequence" => "a list",
-        "a map" => "a table",
-        "a boolean" => "`true` or `false`",
-        "usize" => "a whole number from 0",
-        _ if expected.starts_with("struct ") => "a table",
-        other => other,
+/// An entry, or the name of one.
+pub(super) struct Entry {
+    pub(super) value: Value,
+    pub(super) path: String,
+}
+
+impl Entry {
+    /// The innermost entry that can't be read is the one that is wrong.
+    fn read<'de, S: DeserializeSeed<'de>>(self, seed: S) -> Result<S::Value, Fault> {
+        let path = self.path.clone();
+        seed.deserialize(self).map_err(|fault| Fault {
+            path: fault.path.or(Some(path)),
+            ..fault
+        })
     }
 }
 
-fn kind(found: Unexpected<'_>) -> &'static str {
-    match found {
-        Unexpected::Bool(_) => "`true` or `false`",
-        Unexpected::Unsigned(_) => "a number",
-        Unexpected::Signed(_) => "a negative number",
-        Unexpected::Float(_) => "a fraction or a number too large",
-        Unexpected::Str(_) => "a string",
-        Unexpected::Unit => "null",
-        Unexpected::Seq => "a list",
-        Unexpected::Map => "a table",
-        _ => "a date",
-    }
-}
-
-/// `a`, `b` or `c`.
-pub(super) fn one_of<S: AsRef<str>>(words: &[S]) -> String {
-    let quoted: Vec<String> = words
-        .iter()
-        .map(|word| format!("`{}`", word.as_ref()))
-        .collect();
-    match &*quoted {
-        [] => String::new(),
-        [only] => only.clone(),
-        [first @ .., last] => format!("{} or {last}", first.join(", ")),
-    }
-}
-
-impl<'de> Deserializer<'de> for &'de Node {
+impl<'de> Deserializer<'de> for Entry {
     type Error = Fault;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
-        match &self.value {
+        match self.value {
             Value::Null => visitor.visit_unit(),
-            Value::Bool(on) => visitor.visit_bool(*on),
-            Value::Integer(number) => match (u64::try_from(*number), i64::try_from(*number)) {
-                (Ok(number), _) => visitor.visit_u64(number),
-                (_, Ok(number)) => visitor.visit_i64(number),
-                _ => visitor.visit_f64(f64::INFINITY),
+            Value::Bool(on) => visitor.visit_bool(on),
+            Value::Number(number) => match (number.as_u64(), number.as_i64()) {
+                (Some(number), _) => visitor.visit_u64(number),
+                (None, Some(number)) => visitor.visit_i64(number),
+                (None, None) => visitor.visit_f64(number.as_f64().unwrap_or(f64::NAN)),
             },
-            Value::Float(number) => visitor.visit_f64(*number),
-            Value::Text(text) => visitor.visit_borrowed_str(text),
-            Value::Date => Err(serde::de::Error::invalid_type(
-                Unexpected::Other("date"),
-                &visitor,
-            )),
-            Value::List(nodes) => visitor.visit_seq(Elements { nodes, next: 0 }),
-            Value::Table(entries) => visitor.visit_map(Entries { entries, next: 0 }),
+            Value::String(text) => visitor.visit_string(text),
+            Value::Array(values) => {
+                let entries = values.into_iter().enumerate();
+                let entries = entries.map(|(index, value)| Entry {
+                    value,
+                    path: format!("{}[{index}]", self.path),
+                });
+                visitor.visit_seq(List(entries.collect::<Vec<_>>().into_iter()))
+            }
+            Value::Object(entries) => {
+                let entries = entries.into_iter().map(|(name, value)| {
+                    let path = member(&self.path, &name);
+                    (name, Entry { value, path })
+                });
+                visitor.visit_map(Table {
+                    rest: entries.collect::<Vec<_>>().into_iter(),
+                    entry: None,
+                })
+            }
         }
     }
 
-    /// What is left out is not there at all: `null` is no way to say it.
+    /// An entry that is left out is not there at all: `null` does not stand for it.
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
         visitor.visit_some(self)
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(
-        self,
-        _: &'static str,
-        visitor: V,
-    ) -> Result<V::Value, Fault> {
-        visitor.visit_newtype_struct(self)
-    }
-
-    /// serde would take a list for a table's values in their order.
+    /// serde would take a list for the values of a table in their order.
     fn deserialize_struct<V: Visitor<'de>>(
         self,
         _: &'static str,
@@ -159,66 +138,56 @@ impl<'de> Deserializer<'de> for &'de Node {
         visitor: V,
     ) -> Result<V::Value, Fault> {
         match &self.value {
-            Value::List(_) => Err(serde::de::Error::invalid_type(Unexpected::Seq, &visitor)),
+            Value::Array(_) => Err(Fault::invalid_type(Unexpected::Seq, &visitor)),
             _ => self.deserialize_any(visitor),
         }
     }
 
     forward_to_deserialize_any! {
         bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit
-        unit_struct seq tuple tuple_struct map enum identifier ignored_any
+        unit_struct newtype_struct seq tuple tuple_struct map enum identifier ignored_any
     }
 }
 
-struct Elements<'de> {
-    nodes: &'de [Node],
-    next: usize,
-}
+struct List(IntoIter<Entry>);
 
-impl<'de> SeqAccess<'de> for Elements<'de> {
+impl<'de> SeqAccess<'de> for List {
     type Error = Fault;
 
-    fn next_element_seed<T: DeserializeSeed<'de>>(
+    fn next_element_seed<S: DeserializeSeed<'de>>(
         &mut self,
-        seed: T,
-    ) -> Result<Option<T::Value>, Fault> {
-        let Some(node) = self.nodes.get(self.next) else {
-            return Ok(None);
-        };
-        let read = seed.deserialize(node);
-        let read = read.map_err(|fault| fault.within(self.next, node.at))?;
-        self.next += 1;
-        Ok(Some(read))
+        seed: S,
+    ) -> Result<Option<S::Value>, Fault> {
+        self.0.next().map(|entry| entry.read(seed)).transpose()
     }
 }
 
-struct Entries<'de> {
-    entries: &'de [(String, Node)],
-    /// After the entry whose name was read.
-    next: usize,
+struct Table {
+    rest: IntoIter<(String, Entry)>,
+    /// The entry whose name was read last.
+    entry: Option<Entry>,
 }
 
-impl<'de> MapAccess<'de> for Entries<'de> {
+impl<'de> MapAccess<'de> for Table {
     type Error = Fault;
 
-    fn next_key_seed<K: DeserializeSeed<'de>>(
+    fn next_key_seed<S: DeserializeSeed<'de>>(
         &mut self,
-        seed: K,
-    ) -> Result<Option<K::Value>, Fault> {
-        let Some((name, node)) = self.entries.get(self.next) else {
+        seed: S,
+    ) -> Result<Option<S::Value>, Fault> {
+        let Some((name, entry)) = self.rest.next() else {
             return Ok(None);
         };
-        self.next += 1;
-        let text: StrDeserializer<'_, Fault> = name.as_str().into_deserializer();
-        let read = seed.deserialize(text);
-        Ok(Some(
-            read.map_err(|fault| fault.within(name.as_str(), node.at))?,
-        ))
+        let name = Entry {
+            value: name.into(),
+            path: entry.path.clone(),
+        };
+        self.entry = Some(entry);
+        name.read(seed).map(Some)
     }
 
-    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Fault> {
-        let (name, node) = &self.entries[self.next - 1];
-        let read = seed.deserialize(node);
-        read.map_err(|fault| fault.within(name.as_str(), node.at))
+    fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Fault> {
+        let entry = self.entry.take();
+        entry.expect("serde reads a name first").read(seed)
     }
 }

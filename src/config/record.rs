@@ -2,10 +2,11 @@
 
 use std::ops::RangeInclusive;
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::value::{List, Value, values};
+use super::field::text;
+use super::value::{List, Setting, values};
 use crate::options::recording::Statuses;
 
 /// The option `record`.
@@ -14,9 +15,42 @@ use crate::options::recording::Statuses;
 #[schemars(with = "List<Rule>")]
 pub(super) struct Record(pub(super) Statuses);
 
-#[derive(Clone, PartialEq, Eq)]
-struct Rule {
-    /// Not these.
+impl Setting for Record {
+    type Set = Statuses;
+
+    fn set(&self) -> Statuses {
+        self.0.clone()
+    }
+}
+
+values! {
+    /// One entry of the list.
+    Rule(Statement): "`all`, `default`, a class such as `2xx`, a status such as `201`, a range such \
+        as `200-299`, codes of gRPC such as `grpc:5` or `grpc:1-4`, or `!401` for what is not \
+        recorded",
+        {
+            "type": "string",
+            "pattern": "^(all|default|!?([1-9]xx|[1-9][0-9]{2}(-[1-9][0-9]{2})?|grpc:[0-9]{1,2}(-[0-9]{1,2})?))$",
+        },
+        |plain| {
+            let text = text(&plain)?;
+            let (but, rest) = match text.strip_prefix('!') {
+                Some(rest) => (true, rest),
+                None => (false, text),
+            };
+            let set = match rest.strip_prefix("grpc:") {
+                Some(codes) => range(codes, 0..=16).map(Set::Grpc),
+                None if rest == "all" && !but => Some(Set::All),
+                None if rest == "default" && !but => Some(Set::Default),
+                None => class(rest).or_else(|| range(rest, 100..=999)).map(Set::Http),
+            };
+            Some(Statement { but, set: set? })
+        };
+}
+
+#[derive(Clone)]
+pub(super) struct Statement {
+    /// Whether the set is what is not recorded.
     but: bool,
     set: Set,
 }
@@ -27,38 +61,6 @@ enum Set {
     Default,
     Http(RangeInclusive<u16>),
     Grpc(RangeInclusive<u16>),
-}
-
-values![Rule];
-
-impl Value for Rule {
-    const ALLOWED: &'static str = "`all`, `default`, a class such as `2xx`, a status such as \
-        `201`, a range such as `200-299`, codes of gRPC such as `grpc:5` or `grpc:1-4`, or \
-        `!401` for what is not recorded";
-
-    fn text(text: &str) -> Result<Self, String> {
-        let (but, rest) = match text.strip_prefix('!') {
-            Some(rest) => (true, rest),
-            None => (false, text),
-        };
-        let set = match rest.strip_prefix("grpc:") {
-            Some(codes) => range(codes, 0..=16).map(Set::Grpc),
-            None if rest == "all" && !but => Some(Set::All),
-            None if rest == "default" && !but => Some(Set::Default),
-            None => class(rest)
-                .or_else(|| range(rest, 100..=999))
-                .map(Set::Http),
-        };
-        let set = set.ok_or_else(Self::not_allowed)?;
-        Ok(Self { but, set })
-    }
-
-    fn schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({
-            "type": "string",
-            "pattern": "^(all|default|!?([1-9]xx|[1-9][0-9]{2}(-[1-9][0-9]{2})?|grpc:[0-9]{1,2}(-[0-9]{1,2})?))$",
-        })
-    }
 }
 
 /// `2xx`
@@ -83,13 +85,14 @@ fn range(text: &str, known: RangeInclusive<u16>) -> Option<RangeInclusive<u16>> 
     (from <= to).then_some(from..=to)
 }
 
-/// What is listed, whatever the order, less what is listed with `!`.
+/// What is recorded is listed, in any order, less what is listed with `!`.
 impl TryFrom<List<Rule>> for Record {
     type Error = &'static str;
 
     fn try_from(List(rules): List<Rule>) -> Result<Self, &'static str> {
-        let lists =
-            |is: fn(&Set) -> bool, but| rules.iter().any(|rule| rule.but == but && is(&rule.set));
+        let lists = |is: fn(&Set) -> bool, but| {
+            rules.iter().any(|Rule(own)| own.but == but && is(&own.set))
+        };
         let http = |set: &Set| matches!(set, Set::Http(_));
         let grpc = |set: &Set| matches!(set, Set::Grpc(_));
         let all = lists(|set| *set == Set::All, false);
@@ -107,13 +110,13 @@ impl TryFrom<List<Rule>> for Record {
                 }
                 (false, false) => {}
             }
-            // HTTP and gRPC are two lists: who speaks of one leaves the other as it is.
+            // HTTP and gRPC are two lists: a rule for one of them leaves the other as it is.
             if lists(grpc, false) {
                 statuses = statuses.but_grpc(..);
             }
         }
         for but in [false, true] {
-            for rule in rules.iter().filter(|rule| rule.but == but) {
+            for Rule(rule) in rules.iter().filter(|Rule(own)| own.but == but) {
                 statuses = match (rule.set.clone(), but) {
                     (Set::All | Set::Default, _) => statuses,
                     (Set::Http(range), false) => statuses.and(range),

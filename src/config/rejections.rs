@@ -1,55 +1,64 @@
-//! What rejections are answered with.
+//! The status and the body of each rejection.
 
-use schemars::JsonSchema;
+use std::collections::BTreeMap;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 
-use super::field::AnswerStatus;
+use super::field::BodyStatus;
+use super::names::unknown;
+use super::value::{Plain, Value, read_as_value};
 use crate::rejection::RejectionCode;
 
-/// One table for each code.
-macro_rules! rejections {
-    ($($field:ident => $code:ident),+ $(,)?) => {
-        /// By the rejection's code.
-        #[derive(Clone, Default, Deserialize, JsonSchema)]
-        #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-        #[schemars(inline)]
-        pub(super) struct Rejections {
-            $($field: Option<Rejection>,)+
-        }
+/// By the rejection's code.
+pub(super) type Rejections = BTreeMap<Code, Rejected>;
 
-        impl Rejections {
-            pub(super) fn listed(&self) -> impl Iterator<Item = (RejectionCode, &Rejection)> {
-                [$((RejectionCode::$code, &self.$field)),+]
-                    .into_iter()
-                    .filter_map(|(code, entry)| Some((code, entry.as_ref()?)))
-            }
-        }
-    };
+/// The code of a rejection, as a name in a table.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Code(pub(super) RejectionCode);
+
+read_as_value![Code];
+
+impl Value for Code {
+    fn allowed() -> String {
+        "a rejection's code".to_owned()
+    }
+
+    fn plain(plain: Plain<'_>) -> Result<Self, String> {
+        let mut all = RejectionCode::ALL.iter();
+        let found = all.find(|code| matches!(plain, Plain::Text(text) if text == code.as_str()));
+        let codes: Vec<&str> = RejectionCode::ALL
+            .iter()
+            .map(|code| code.as_str())
+            .collect();
+        found.copied().map(Self).ok_or_else(|| match plain {
+            Plain::Text(text) => unknown(text, &codes),
+            _ => format!("must be {}", Self::allowed()),
+        })
+    }
+
+    fn schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string" })
+    }
 }
 
-rejections! {
-    key_required => KeyRequired,
-    key_invalid => KeyInvalid,
-    key_too_short => KeyTooShort,
-    key_too_long => KeyTooLong,
-    scope_missing => ScopeMissing,
-    body_too_large => BodyTooLarge,
-    body_timeout => BodyTimeout,
-    body_unreadable => BodyUnreadable,
-    key_reused => KeyReused,
-    in_flight => InFlight,
-    outcome_unknown => OutcomeUnknown,
-    response_unavailable => ResponseUnavailable,
-    store_unavailable => StoreUnavailable,
-    over_capacity => OverCapacity,
+/// The JSON Schema of [`Rejections`].
+pub(super) fn schema(generator: &mut SchemaGenerator) -> Schema {
+    let rejected = generator.subschema_for::<Rejected>();
+    let codes = RejectionCode::ALL
+        .iter()
+        .map(|code| (code.as_str(), &rejected));
+    let properties: BTreeMap<_, _> = codes.collect();
+    json_schema!({ "type": "object", "properties": properties, "additionalProperties": false })
 }
 
-/// What one rejection is answered with.
+/// What one rejection is sent with.
 #[derive(Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Rejection {
+#[schemars(rename = "Rejection")]
+pub(super) struct Rejected {
     /// Another status.
-    pub(super) status: Option<AnswerStatus>,
+    pub(super) status: Option<BodyStatus>,
     /// The type of `body`.
     pub(super) content_type: Option<String>,
     /// The body, in which `{code}`, `{title}`, `{detail}`, `{status}`, `{retry}`, `{docs_url}` and

@@ -1,6 +1,6 @@
 //! Whose a key is, as a list of words and tables.
 
-use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -9,8 +9,9 @@ use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, MapAccess};
 
-use super::field::Name;
-use super::value::{List, Value, Word, Words, values};
+use super::field::{NAME, Name, text};
+use super::value::{List, Plain, Setting, Value, Word, read_as_value, values};
+use crate::ConfigError;
 use crate::scope::{self, ForwardedHeader, Scope};
 
 /// The option `scope`: the first that a request has.
@@ -28,12 +29,6 @@ pub(super) struct Scopes {
 impl Scopes {
     pub(super) fn scope(&self) -> Arc<dyn Scope> {
         Arc::clone(&self.scope)
-    }
-}
-
-impl fmt::Debug for Scopes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Scopes(..)")
     }
 }
 
@@ -94,31 +89,33 @@ impl Entry {
     }
 }
 
-values![Entry, Sha256, Net];
+read_as_value![Entry];
 
 impl Value for Entry {
-    const ALLOWED: &'static str = "`header:NAME`, `headers:NAME,NAME`, `peer-ip`, `shared`, or a \
-        table: { header = \"…\", known_sha256 = […] }, { headers = […], known_sha256 = […] } or \
-        { forwarded_ip = \"x-forwarded-for\", trusted = […] }";
+    fn allowed() -> String {
+        "`header:NAME`, `headers:NAME,NAME`, `peer-ip`, `shared`, or a table: \
+         { header = \"…\", known_sha256 = […] }, { headers = […], known_sha256 = […] } or \
+         { forwarded_ip = \"x-forwarded-for\", trusted = […] }"
+            .to_owned()
+    }
 
-    fn text(text: &str) -> Result<Self, String> {
-        let names = |names: &str| {
-            let found = scope::headers(names.split(',').map(str::trim)).map(Self::of);
-            found.map_err(|_| Self::not_allowed())
-        };
-        match text.split_once(':') {
-            None if text == "peer-ip" => Ok(Self {
+    fn plain(plain: Plain<'_>) -> Result<Self, String> {
+        let names = |names: &str| scope::headers(names.split(',').map(str::trim)).ok();
+        let read = |text: &str| match text.split_once(':') {
+            None if text == "peer-ip" => Some(Self {
                 is_peer: true,
                 ..Self::of(scope::peer_ip())
             }),
-            None if text == "shared" => Ok(Self {
+            None if text == "shared" => Some(Self {
                 shared: true,
                 ..Self::of(scope::shared())
             }),
-            Some(("header", name)) if !name.contains(',') => names(name),
-            Some(("headers", list)) => names(list),
-            _ => Err(Self::not_allowed()),
-        }
+            Some(("header", name)) if !name.contains(',') => names(name).map(Self::of),
+            Some(("headers", list)) => names(list).map(Self::of),
+            _ => None,
+        };
+        let wrong = || format!("must be {}", Self::allowed());
+        text(&plain).and_then(read).ok_or_else(wrong)
     }
 
     fn table<'de, A: MapAccess<'de>>(map: A) -> Result<Self, A::Error> {
@@ -133,28 +130,29 @@ impl Value for Entry {
             } => known(scope::header(name), known_sha256).map_err(A::Error::custom),
             Table {
                 header: None,
-                headers: Some(List(names)),
+                headers: Some(names),
                 known_sha256,
                 forwarded_ip: None,
                 trusted: None,
-            } => known(scope::headers(names), known_sha256).map_err(A::Error::custom),
+            } => known(scope::headers(names.set()), known_sha256).map_err(A::Error::custom),
             Table {
                 header: None,
                 headers: None,
                 known_sha256: None,
                 forwarded_ip: Some(Word(header)),
-                trusted: Some(List(trusted)),
+                trusted: Some(trusted),
             } => {
-                let named = trusted.iter().map(|Net(network)| network.to_string());
+                let trusted = trusted.set();
+                let named = trusted.iter().map(ToString::to_string);
                 let scope = scope::forwarded_ip(header, named).map_err(A::Error::custom)?;
                 Ok(Self {
-                    trusted: trusted.into_iter().map(|Net(network)| network).collect(),
+                    trusted,
                     ..Self::of(scope)
                 })
             }
             _ => Err(A::Error::custom(format!(
                 "does not go together: it must be {}",
-                Self::ALLOWED
+                Self::allowed()
             ))),
         }
     }
@@ -165,7 +163,7 @@ impl Value for Entry {
         let known = generator.subschema_for::<List<Sha256>>();
         let forwarded = generator.subschema_for::<Word<ForwardedHeader>>();
         let trusted = generator.subschema_for::<List<Net>>();
-        let token = Name::PATTERN.trim_matches(['^', '$']);
+        let token = NAME.trim_matches(['^', '$']);
         json_schema!({ "anyOf": [
             { "enum": ["peer-ip", "shared"] },
             { "type": "string", "pattern": format!("^(header: *|headers: *({token} *, *)*){token} *$") },
@@ -195,16 +193,13 @@ impl Value for Entry {
 }
 
 fn known(
-    scope: Result<scope::Header, crate::ConfigError>,
+    scope: Result<scope::Header, ConfigError>,
     known: Option<List<Sha256>>,
-) -> Result<Entry, crate::ConfigError> {
+) -> Result<Entry, ConfigError> {
     let scope = scope?;
     match known {
         None => Ok(Entry::of(scope)),
-        Some(List(known)) => {
-            let digests = known.iter().map(|Sha256(digest)| digest);
-            Ok(Entry::of(scope.known_sha256(digests)?))
-        }
+        Some(known) => Ok(Entry::of(scope.known_sha256(known.set())?)),
     }
 }
 
@@ -219,47 +214,20 @@ struct Table {
     trusted: Option<List<Net>>,
 }
 
-impl Words for ForwardedHeader {
-    const WORDS: &'static [(&'static str, Self)] = &[
-        ("x-forwarded-for", ForwardedHeader::XForwardedFor),
-        ("forwarded", ForwardedHeader::Forwarded),
-    ];
-}
-
-/// A digest of a credential that is known.
-struct Sha256(String);
-
-impl Value for Sha256 {
-    const ALLOWED: &'static str = "a SHA-256 in hex: 64 digits";
-
-    fn text(text: &str) -> Result<Self, String> {
-        if text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(Self::not_allowed())
-        }
-    }
-
-    fn schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "pattern": "^[0-9a-fA-F]{64}$" })
-    }
-}
-
-/// A network, or an address.
-#[derive(Clone)]
-pub(super) struct Net(pub(super) IpNet);
-
-impl Value for Net {
-    const ALLOWED: &'static str = "a network such as \"10.0.0.0/8\", or an address";
-
-    fn text(text: &str) -> Result<Self, String> {
-        text.parse()
-            .or_else(|_| text.parse().map(|address: std::net::IpAddr| address.into()))
-            .map(Net)
-            .map_err(|_| Self::not_allowed())
-    }
-
-    fn schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "pattern": "^[0-9a-fA-F.:]+(/[0-9]+)?$" })
-    }
+values! {
+    /// The digest of a credential that is known.
+    Sha256(String): "a SHA-256 in hex: 64 digits",
+        { "type": "string", "pattern": "^[0-9a-fA-F]{64}$" },
+        |plain| {
+            let is_hex = |text: &str| text.bytes().all(|byte| byte.is_ascii_hexdigit());
+            text(&plain).filter(|text| text.len() == 64 && is_hex(text)).map(str::to_owned)
+        };
+    /// A network, or an address.
+    Net(IpNet): "a network such as \"10.0.0.0/8\", or an address",
+        { "type": "string", "pattern": "^[0-9a-fA-F.:]+(/[0-9]+)?$" },
+        |plain| {
+            let text = text(&plain)?;
+            let address = || text.parse().map(|address: IpAddr| address.into());
+            text.parse().ok().or_else(|| address().ok())
+        };
 }

@@ -8,7 +8,7 @@ use http::{HeaderName, Uri};
 use ipnet::IpNet;
 
 use super::scopes::Scopes;
-use super::{Config, FileError, Step};
+use super::{Config, FileError};
 use crate::error::ConfigError;
 use crate::scope::canonical;
 
@@ -92,11 +92,11 @@ impl Table {
     /// The option of this table is wrong. `message` completes "`scope` …".
     #[must_use]
     pub fn wrong(&self, config: &Config, option: &str, message: &str) -> FileError {
-        let table = match self.route {
-            Some(at) => vec!["route".into(), at.into()],
-            None => vec!["idempotency".into()],
+        let path = match self.route {
+            Some(at) => format!("route[{at}].{option}"),
+            None => format!("idempotency.{option}"),
         };
-        config.error(&[&*table, &[option.into()]].concat(), message)
+        config.error(&path, message)
     }
 }
 
@@ -108,7 +108,7 @@ pub fn entries(config: &Config) -> Entries {
     let routes = file.route.iter().enumerate();
     let routes =
         routes.map(|(at, route)| Table::new(Some(at), route.scope.as_ref(), route.exactly_once));
-    let networks = file.trusted_proxies.iter().flat_map(|list| &list.0);
+    let networks = file.trusted_proxies.iter().flatten();
     Entries {
         listen: file.listen.map(|own| own.0),
         upstream: file.upstream.as_ref().map(|own| own.0.clone()),
@@ -138,7 +138,7 @@ pub fn entries(config: &Config) -> Entries {
 #[must_use]
 pub fn missing(config: &Config, option: &str, example: &str) -> FileError {
     let message = format!("is missing: the sidecar needs it, such as \"{example}\"");
-    config.error(&[Step::from(option)], message)
+    config.error(option, message)
 }
 
 /// What is wrong with a layer that this file describes, with the entry that makes

@@ -1,44 +1,33 @@
-//! Values that are written as one word or one number, or in a short form and a
-//! long one.
+//! How a value is written: by a syntax of its own, as a word, or as a list.
 
 use std::fmt;
 use std::marker::PhantomData;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Unexpected, Visitor};
+use serde::Deserialize;
+use serde::de::{Deserializer, Error, MapAccess, Unexpected, Visitor};
 
-use super::read::one_of;
+use super::names::one_of;
+use crate::display::Words;
 
-/// A value with a grammar of its own. What it can't be made of is refused.
+/// A value that is not a table.
+pub(super) enum Plain<'a> {
+    Text(&'a str),
+    Number(u64),
+    Switch(bool),
+}
+
+/// A value with a syntax of its own.
 pub(super) trait Value: Sized {
     /// As in "must be …".
-    const ALLOWED: &'static str;
+    fn allowed() -> String;
 
-    fn text(_: &str) -> Result<Self, String> {
-        Self::wrong(Unexpected::Str(""))
-    }
-
-    fn number(number: u64) -> Result<Self, String> {
-        Self::wrong(Unexpected::Unsigned(number))
-    }
-
-    fn switch(on: bool) -> Result<Self, String> {
-        Self::wrong(Unexpected::Bool(on))
-    }
+    /// The error is the rest of a sentence. It does not quote the value, which may be a
+    /// credential.
+    fn plain(plain: Plain<'_>) -> Result<Self, String>;
 
     fn table<'de, A: MapAccess<'de>>(_: A) -> Result<Self, A::Error> {
-        Err(A::Error::invalid_type(Unexpected::Map, &Self::ALLOWED))
-    }
-
-    fn wrong(found: Unexpected<'_>) -> Result<Self, String> {
-        use super::read::Fault;
-
-        Err(Fault::invalid_type(found, &Self::ALLOWED).message)
-    }
-
-    /// For text that is not quoted, since it may be a credential.
-    fn not_allowed() -> String {
-        format!("must be {}", Self::ALLOWED)
+        Err(A::Error::invalid_type(Unexpected::Map, &&*Self::allowed()))
     }
 
     fn schema(generator: &mut SchemaGenerator) -> Schema;
@@ -50,19 +39,19 @@ impl<'de, T: Value> Visitor<'de> for ValueVisitor<T> {
     type Value = T;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(T::ALLOWED)
+        f.write_str(&T::allowed())
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<T, E> {
-        T::text(text).map_err(E::custom)
+        T::plain(Plain::Text(text)).map_err(E::custom)
     }
 
     fn visit_u64<E: Error>(self, number: u64) -> Result<T, E> {
-        T::number(number).map_err(E::custom)
+        T::plain(Plain::Number(number)).map_err(E::custom)
     }
 
     fn visit_bool<E: Error>(self, on: bool) -> Result<T, E> {
-        T::switch(on).map_err(E::custom)
+        T::plain(Plain::Switch(on)).map_err(E::custom)
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
@@ -70,14 +59,13 @@ impl<'de, T: Value> Visitor<'de> for ValueVisitor<T> {
     }
 }
 
-/// What `Value` says, for serde and for the schema.
-macro_rules! values {
-    ($($(#[$doc:meta])* $name:ident),+ $(,)?) => {$(
+/// Has serde and the JSON Schema read a type as [`Value`] says.
+macro_rules! read_as_value {
+    ($($name:ident),+) => {$(
         impl<'de> serde::Deserialize<'de> for $name {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                deserializer.deserialize_any($crate::config::value::ValueVisitor(
-                    std::marker::PhantomData::<$name>,
-                ))
+                let visitor = $crate::config::value::ValueVisitor(std::marker::PhantomData);
+                deserializer.deserialize_any(visitor)
             }
         }
 
@@ -96,41 +84,117 @@ macro_rules! values {
         }
     )+};
 }
+pub(super) use read_as_value;
+
+/// A type for a value: what it holds, what is allowed, its JSON Schema, and how it is read.
+/// After `or`, the table that may stand there instead, and how that is read.
+macro_rules! values {
+    ($(
+        $(#[$doc:meta])*
+        $name:ident($inner:ty): $allowed:literal, $schema:tt, $plain:expr
+        $(, or $table:ty, $from:expr)?;
+    )+) => {$(
+        $(#[$doc])*
+        #[derive(Clone)]
+        pub(super) struct $name(pub(super) $inner);
+
+        impl $crate::config::value::Value for $name {
+            fn allowed() -> String {
+                $allowed.to_owned()
+            }
+
+            fn plain(plain: $crate::config::value::Plain<'_>) -> Result<Self, String> {
+                let read: fn($crate::config::value::Plain<'_>) -> Option<$inner> = $plain;
+                read(plain).map(Self).ok_or_else(|| format!("must be {}", Self::allowed()))
+            }
+
+            $(fn table<'de, A: serde::de::MapAccess<'de>>(map: A) -> Result<Self, A::Error> {
+                let deserializer = serde::de::value::MapAccessDeserializer::new(map);
+                let table = <$table as serde::Deserialize>::deserialize(deserializer)?;
+                let from: fn($table) -> $inner = $from;
+                Ok(Self(from(table)))
+            })?
+
+            fn schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                let _ = &*generator;
+                let plain = schemars::json_schema!($schema);
+                $(let table = generator.subschema_for::<$table>();
+                let plain = schemars::json_schema!({ "anyOf": [plain, table] });)?
+                plain
+            }
+        }
+
+        impl $crate::config::value::Setting for $name {
+            type Set = $inner;
+
+            fn set(&self) -> $inner {
+                self.0.clone()
+            }
+        }
+
+        $crate::config::value::read_as_value!($name);
+    )+};
+}
 pub(super) use values;
+
+/// What the value of an option is to the method that sets the option.
+pub(super) trait Setting {
+    type Set;
+
+    fn set(&self) -> Self::Set;
+}
+
+impl Setting for bool {
+    type Set = bool;
+
+    fn set(&self) -> bool {
+        *self
+    }
+}
+
+impl<T: Setting> Setting for Vec<T> {
+    type Set = Vec<T::Set>;
+
+    fn set(&self) -> Vec<T::Set> {
+        self.iter().map(T::set).collect()
+    }
+}
 
 /// One of a few words.
 #[derive(Clone, Copy)]
 pub(super) struct Word<T>(pub(super) T);
 
-pub(super) trait Words: Copy + 'static {
-    const WORDS: &'static [(&'static str, Self)];
+impl<T: Words> Setting for Word<T> {
+    type Set = T;
+
+    fn set(&self) -> T {
+        self.0
+    }
 }
 
-fn words<T: Words>() -> Vec<&'static str> {
-    T::WORDS.iter().map(|(word, _)| *word).collect()
+impl<T: Words> Value for Word<T> {
+    fn allowed() -> String {
+        let words: Vec<&str> = T::WORDS.iter().map(|(word, _)| *word).collect();
+        one_of(&words)
+    }
+
+    fn plain(plain: Plain<'_>) -> Result<Self, String> {
+        let is_it = |word: &str| matches!(plain, Plain::Text(text) if text == word);
+        let mut words = T::WORDS.iter().chain(T::ALIASES);
+        let found = words.find(|(word, _)| is_it(word));
+        let wrong = || format!("must be {}", Self::allowed());
+        found.map(|(_, meant)| Self(*meant)).ok_or_else(wrong)
+    }
+
+    fn schema(_: &mut SchemaGenerator) -> Schema {
+        let words = T::WORDS.iter().chain(T::ALIASES).map(|(word, _)| *word);
+        json_schema!({ "type": "string", "enum": words.collect::<Vec<_>>() })
+    }
 }
 
 impl<'de, T: Words> Deserialize<'de> for Word<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct WordVisitor<T>(PhantomData<T>);
-
-        impl<T: Words> Visitor<'_> for WordVisitor<T> {
-            type Value = Word<T>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&one_of(&words::<T>()))
-            }
-
-            fn visit_str<E: Error>(self, text: &str) -> Result<Word<T>, E> {
-                let found = T::WORDS.iter().find(|(word, _)| *word == text);
-                match found {
-                    Some((_, meant)) => Ok(Word(*meant)),
-                    None => Err(E::custom(format!("must be {}", one_of(&words::<T>())))),
-                }
-            }
-        }
-
-        deserializer.deserialize_any(WordVisitor(PhantomData))
+        deserializer.deserialize_any(ValueVisitor(PhantomData))
     }
 }
 
@@ -143,64 +207,32 @@ impl<T: Words> JsonSchema for Word<T> {
         "Word".into()
     }
 
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "enum": words::<T>() })
-    }
-}
-
-/// Entries of one kind, at least so many.
-#[derive(Clone)]
-pub(super) struct List<T, const LEAST: usize = 1>(pub(super) Vec<T>);
-
-impl<T, const LEAST: usize> Default for List<T, LEAST> {
-    fn default() -> Self {
-        Self(Vec::new())
-    }
-}
-
-impl<'de, T: Value + Deserialize<'de>, const LEAST: usize> Deserialize<'de> for List<T, LEAST> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct ListVisitor<T, const LEAST: usize>(PhantomData<T>);
-
-        impl<'de, T: Value + Deserialize<'de>, const LEAST: usize> Visitor<'de> for ListVisitor<T, LEAST> {
-            type Value = List<T, LEAST>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "a list (an entry is {})", T::ALLOWED)
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-                let mut entries = Vec::new();
-                while let Some(entry) = seq.next_element()? {
-                    entries.push(entry);
-                }
-                if entries.len() < LEAST {
-                    let message = format!("must not be empty; an entry is {}", T::ALLOWED);
-                    return Err(A::Error::custom(message));
-                }
-                Ok(List(entries))
-            }
-        }
-
-        deserializer.deserialize_any(ListVisitor(PhantomData))
-    }
-}
-
-impl<T: JsonSchema, const LEAST: usize> JsonSchema for List<T, LEAST> {
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "List".into()
-    }
-
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let entry = generator.subschema_for::<T>();
-        let mut schema = json_schema!({ "type": "array", "items": entry });
-        if LEAST > 0 {
-            schema.insert("minItems".to_owned(), LEAST.into());
+        Self::schema(generator)
+    }
+}
+
+// A list with at least one entry. (No `///`: the schema would show it.)
+#[derive(Clone, Deserialize, JsonSchema)]
+#[serde(try_from = "Vec<T>", bound(deserialize = "T: Deserialize<'de>"))]
+#[schemars(inline, extend("minItems" = 1))]
+pub(super) struct List<T>(pub(super) Vec<T>);
+
+impl<T> TryFrom<Vec<T>> for List<T> {
+    type Error = &'static str;
+
+    fn try_from(entries: Vec<T>) -> Result<Self, &'static str> {
+        if entries.is_empty() {
+            return Err("must not be empty");
         }
-        schema
+        Ok(Self(entries))
+    }
+}
+
+impl<T: Setting> Setting for List<T> {
+    type Set = Vec<T::Set>;
+
+    fn set(&self) -> Vec<T::Set> {
+        self.0.set()
     }
 }

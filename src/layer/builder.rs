@@ -295,8 +295,9 @@ impl IdempotencyLayerBuilder {
             return Err(ConfigError::new("rejection_status", message));
         }
         for (code, content_type, body) in &self.bodies {
-            let template = Template::new(content_type, body)
-                .map_err(|why| ConfigError::new("rejection_body", format!("of {code} {why}")))?;
+            let template = Template::new(content_type, body).map_err(|error| {
+                ConfigError::new("rejection_body", format!("of {code} {}", error.message()))
+            })?;
             self.rejections.bodies.push((*code, template));
         }
         if let Some(url) = &self.rejections.docs_url

@@ -86,7 +86,7 @@ impl JsonFingerprint {
         if !numbers_are_exact(body) {
             return None;
         }
-        let Strict(mut document) = serde_json::from_slice(body).ok()?;
+        let Strict::<false>(mut document) = serde_json::from_slice(body).ok()?;
         for pointer in &self.exclude {
             exclude(&mut document, pointer);
         }
@@ -170,17 +170,22 @@ fn is_exact(number: &[u8]) -> bool {
 }
 
 /// A JSON value whose objects have no member twice.
-struct Strict(Value);
+///
+/// Some other crate may turn on the feature `arbitrary_precision` of `serde_json`, which then
+/// hands over numbers as text. `AS_TEXT` says whether such numbers are read.
+pub(crate) struct Strict<const AS_TEXT: bool>(pub(crate) Value);
 
-impl<'de> Deserialize<'de> for Strict {
+impl<'de, const AS_TEXT: bool> Deserialize<'de> for Strict<AS_TEXT> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(StrictVisitor).map(Strict)
+        deserializer
+            .deserialize_any(StrictVisitor::<AS_TEXT>)
+            .map(Strict)
     }
 }
 
-struct StrictVisitor;
+struct StrictVisitor<const AS_TEXT: bool>;
 
-impl<'de> Visitor<'de> for StrictVisitor {
+impl<'de, const AS_TEXT: bool> Visitor<'de> for StrictVisitor<AS_TEXT> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -213,7 +218,7 @@ impl<'de> Visitor<'de> for StrictVisitor {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
         let mut elements = Vec::new();
-        while let Some(Strict(element)) = seq.next_element()? {
+        while let Some(Strict::<AS_TEXT>(element)) = seq.next_element()? {
             elements.push(element);
         }
         Ok(Value::Array(elements))
@@ -222,15 +227,19 @@ impl<'de> Visitor<'de> for StrictVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
         let mut members = Map::new();
         while let Some(name) = map.next_key::<String>()? {
-            // How serde_json hands over numbers when some other crate turned
-            // on its `arbitrary_precision`: their text, which is not canonical.
             if name == "$serde_json::private::Number" {
-                return Err(A::Error::custom("a number as text"));
+                if !AS_TEXT {
+                    // The text of a number is not canonical.
+                    return Err(A::Error::custom("a number as text"));
+                }
+                let number: String = map.next_value()?;
+                return number.parse().map(Value::Number).map_err(A::Error::custom);
             }
-            let Strict(value) = map.next_value()?;
-            if members.insert(name, value).is_some() {
-                return Err(A::Error::custom("a member stands twice"));
+            let Strict::<AS_TEXT>(value) = map.next_value()?;
+            if members.contains_key(&name) {
+                return Err(A::Error::custom(format!("`{name}` stands twice")));
             }
+            members.insert(name, value);
         }
         Ok(Value::Object(members))
     }

@@ -23,7 +23,7 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, Method, StatusCode};
 
-use crate::display::header_name;
+use crate::display::{header_name, words};
 use crate::error::ConfigError;
 use crate::message::media_type::{HOP_BY_HOP, can_have_body, media_type};
 use crate::options::fingerprint::FingerprintRules;
@@ -57,6 +57,17 @@ impl SkipHeader {
             Some(value) => values.any(|own| own.as_bytes().eq_ignore_ascii_case(value.as_bytes())),
         }
     }
+}
+
+words! {
+    KeySyntax { Lenient = "lenient", Strict = "strict", Raw = "raw" }
+    OnLapsedLease { Rerun = "rerun", Refuse = "refuse" }
+    Require { Required = "required", Optional = "optional", Ignored = "ignored" }
+    KeysPer { Scope = "scope", Route = "route" }
+    OnMismatch { Reject = "reject", Replay = "replay" }
+    OnOversize { Seal = "seal", Rerun = "rerun" }
+    OnStoreError { Reject = "reject" | "closed", RunUnprotected = "run-unprotected" | "open" }
+    OnDisconnect { Finish = "finish", Cancel = "cancel" }
 }
 
 /// The options of one route, with the defaults of the contract.
@@ -145,6 +156,105 @@ impl Default for RouteOptions {
         }
     }
 }
+
+/// The options that a file can set for a route, one row each: the words of its JSON Schema; its
+/// name, which is also the name of the method that sets it; how a file writes it (the types are
+/// those of `config`); its default in a file; and, where the method does not take the value as it
+/// is, how the value is set.
+#[cfg(feature = "config")]
+macro_rules! route_options {
+    ($read:ident) => {
+        $read! {
+            /// The headers that may carry the key: the first that is present wins.
+            header: List<Name> = ["Idempotency-Key"], |options, names| options.headers(names.set());
+            /// How the header's value is read: `lenient` takes an RFC 8941 string or the bare
+            /// characters, `strict` only the string, `raw` the characters as they are.
+            key_syntax: Word<KeySyntax> = "lenient";
+            /// The length of a key in characters.
+            key_length: Lengths = { "min": 1, "max": 255 }, |options, own| own.set(options);
+            /// What a key must look like.
+            key_format: Format = "any";
+            /// The methods that are protected where a route's `match` names none.
+            methods: Vec<Verb> = ["POST", "PATCH"];
+            /// Whether a key is needed: `required`, `optional`, or `ignored`, which passes every
+            /// request through.
+            require: Word<Require> = "optional";
+            /// What a key is unique in: the caller (`scope`; the route is compared), or the caller
+            /// and the endpoint (`route`).
+            keys_per: Word<KeysPer> = "scope";
+            /// How the request's body is compared: `bytes`, `json` (as canonical JSON, or parts of
+            /// it), or `none`.
+            fingerprint_body: Body = "bytes";
+            /// The request headers that are compared.
+            fingerprint_headers: Vec<Name> = ["Content-Type"];
+            /// Whether the query is compared.
+            fingerprint_query: bool = true;
+            /// What a request gets whose key came with another request before: `key-reused`, or
+            /// the first response.
+            on_mismatch: Word<OnMismatch> = "reject";
+            /// The largest request body; beyond it: `body-too-large`.
+            max_request_body: Size = "1MiB";
+            /// How long a request's body may take to arrive; beyond it: `body-timeout`.
+            body_timeout: Time = "30s";
+            /// The largest response body that is recorded; a larger one is sent all the same, see
+            /// `oversize`.
+            max_recorded_body: Size = "1MiB";
+            /// What becomes of an operation whose response can't be recorded: it does not run again
+            /// (`seal`), or does (`rerun`).
+            oversize: Word<OnOversize> = "seal";
+            /// Which responses are recorded, by status: `2xx`, `201`, `200-299`, `all`, `default`,
+            /// less `!401`; by code of gRPC: `grpc:0`, `grpc:1-4`, `!grpc:5`.
+            record: Record = ["default"];
+            /// Content types that are never recorded, such as `application/pdf` or `image/*`.
+            skip_types: Vec<MediaType> = [];
+            /// Headers by which a response says that it is not to be recorded: a name, or a name
+            /// and a value, such as `Transient-Error: true`.
+            skip_headers: Vec<SkipHeader> = [];
+            /// What a duplicate gets while the first request runs: `in-flight` at once, or the
+            /// outcome, for which it waits at most this long.
+            on_in_flight: Waiting = "reject";
+            /// What becomes of an operation whose owner died or was cut off: it runs again, or is
+            /// `outcome-unknown`.
+            on_lapsed_lease: Word<OnLapsedLease> = "rerun";
+            /// What becomes of an operation whose client leaves: it runs to its end, or is dropped.
+            on_disconnect: Word<OnDisconnect> = "finish";
+            /// What becomes of a request while the store can't be reached: it is rejected with
+            /// `store-unavailable`, or it runs unprotected.
+            on_store_error: Word<OnStoreError> = "reject";
+            /// How long a claim holds without being renewed.
+            lease: Time = "30s";
+            /// For how long the lease of one operation is renewed.
+            max_operation: Time = "10m";
+            /// How long a recorded response is kept.
+            retention: Time = "24h";
+            /// Whether handlers have to commit their claims in transactions of their own, which
+            /// needs a store in an SQL database. Not for the sidecar.
+            exactly_once: bool = false;
+            /// Which headers of a response are recorded: all but some, or only some.
+            record_headers: Headers = { "deny": ["Set-Cookie", "WWW-Authenticate", "Date"] };
+            /// The header that marks a replay with `true`; `false` for no mark.
+            replayed_header: HeaderSwitch = "Idempotency-Replayed",
+                |options, own| options.replayed_header(own.name("idempotency-replayed"));
+            /// The header that says when the operation began; `true` for `Idempotency-Created-At`.
+            created_at_header: HeaderSwitch = false,
+                |options, own| options.created_at_header(own.name("idempotency-created-at"));
+            /// The header that says until when the response is kept; `true` for
+            /// `Idempotency-Expires-At`.
+            expires_at_header: HeaderSwitch = false,
+                |options, own| options.expires_at_header(own.name("idempotency-expires-at"));
+            /// Whether responses carry the key back, under its header's name.
+            echo_key: bool = false;
+            /// With which status a recorded one is replayed, such as `{ "201" = 200 }`.
+            replay_status: BTreeMap<StatusName, BodyStatus> = {}, |options, own| {
+                own.iter().fold(options, |options, (from, to)| options.replay_status(from.0, to.0))
+            };
+            /// What `Retry-After` says where waiting helps, in whole seconds.
+            retry_after: Time = "1s";
+        }
+    };
+}
+#[cfg(feature = "config")]
+pub(crate) use route_options;
 
 impl RouteOptions {
     /// The header that carries the key. Default: `Idempotency-Key`.

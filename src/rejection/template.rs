@@ -8,6 +8,7 @@ use serde::de::IgnoredAny;
 
 use super::Rejection;
 use crate::display::uuid;
+use crate::error::ConfigError;
 use crate::message::media_type::is_json;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -60,15 +61,19 @@ impl Placeholder {
 }
 
 impl Template {
-    /// What is wrong with it is said as the rest of a sentence.
-    pub(crate) fn new(content_type: &str, body: &str) -> Result<Self, String> {
+    /// The option of the error is `content_type` or `body`, whichever is wrong.
+    pub(crate) fn new(content_type: &str, body: &str) -> Result<Self, ConfigError> {
         let is_type = |own: &str| {
             let essence = own.split(';').next().unwrap_or_default().trim();
             essence
                 .split_once('/')
                 .is_some_and(|(kind, sub)| !kind.is_empty() && !sub.is_empty())
         };
-        let wrong = || format!("has `{content_type}`, which is not a content type");
+        let wrong = || {
+            let message = format!("has `{content_type}`, which is not a content type");
+            ConfigError::new("content_type", message)
+        };
+        let wrong_body = |message| ConfigError::new("body", message);
         let value = HeaderValue::from_str(content_type).map_err(|_| wrong())?;
         if !is_type(content_type) {
             return Err(wrong());
@@ -76,9 +81,9 @@ impl Template {
         let template = Self {
             content_type: value,
             is_json: is_json(content_type),
-            pieces: pieces(body)?,
+            pieces: pieces(body).map_err(wrong_body)?,
         };
-        template.check()?;
+        template.check().map_err(wrong_body)?;
         Ok(template)
     }
 
@@ -338,7 +343,13 @@ mod tests {
             ),
         ] {
             let error = Template::new(content_type, body).unwrap_err();
-            assert!(error.contains(why), "{content_type} {body}: {error}");
+            let is_type = why == "not a content type";
+            let option = if is_type { "content_type" } else { "body" };
+            assert_eq!(error.option(), option, "{error}");
+            assert!(
+                error.message().contains(why),
+                "{content_type} {body}: {error}"
+            );
         }
     }
 }

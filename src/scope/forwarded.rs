@@ -8,7 +8,7 @@ use http::request::Parts;
 use ipnet::{IpNet, Ipv4Net};
 
 use super::{Caller, Scope, ip_caller, peer};
-use crate::display::header_name;
+use crate::display::{header_name, words};
 use crate::error::ConfigError;
 
 /// The header in which proxies tell the address they were called from.
@@ -20,6 +20,8 @@ pub enum ForwardedHeader {
     /// `X-Forwarded-For`.
     XForwardedFor,
 }
+
+words! { ForwardedHeader { Forwarded = "forwarded", XForwardedFor = "x-forwarded-for" } }
 
 /// The address of the client behind the application's own proxies.
 ///

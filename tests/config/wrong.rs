@@ -17,7 +17,7 @@ fn check(file: &'static str, at_least: usize, read: fn(&str) -> Result<Config, F
 
 #[test]
 fn wrong_toml_is_refused_with_its_place_and_what_is_allowed() {
-    check(TOML, 115, Config::from_toml);
+    check(TOML, 145, Config::from_toml);
 }
 
 #[test]
@@ -30,26 +30,19 @@ fn an_error_has_its_parts() {
     let directory = std::env::temp_dir().join(format!("config-{}", std::process::id()));
     std::fs::create_dir_all(&directory).unwrap();
     for (name, text, place) in [
-        ("a.toml", "\n[idempotency]\n lease = 30", (3, 2)),
-        ("b.conf", "\n[idempotency]\n lease = 30", (3, 2)),
-        ("c.json", "{\n \"idempotency\": {\"lease\": 30}}", (2, 18)),
-        ("d.JSON", "{\n \"idempotency\": {\"lease\": 30}}", (2, 18)),
+        ("a.toml", "\n[idempotency]\n lease = 30", Some((3, 2))),
+        ("b.conf", "\n[idempotency]\n lease = 30", Some((3, 2))),
+        ("c.json", "{\n \"idempotency\": {\"lease\": 30}}", None),
+        ("d.JSON", "{\n \"idempotency\": {\"lease\": 30}}", None),
     ] {
         let file = directory.join(name);
         std::fs::write(&file, text).unwrap();
         let error = Config::read(&file).unwrap_err();
         assert_eq!(error.file(), Some(&*file));
-        assert_eq!(
-            (error.line(), error.column()),
-            (Some(place.0), Some(place.1))
-        );
+        assert_eq!(error.line().zip(error.column()), place);
         assert_eq!(error.option(), Some("idempotency.lease"));
-        let begin = format!(
-            "{}:{}:{}: `idempotency.lease` must be ",
-            file.display(),
-            place.0,
-            place.1
-        );
+        let place = place.map_or(String::new(), |(line, column)| format!("{line}:{column}:"));
+        let begin = format!("{}:{place} `idempotency.lease` must be ", file.display());
         assert!(error.to_string().starts_with(&begin), "{error}");
     }
     let nothing = directory.join("nothing.toml");

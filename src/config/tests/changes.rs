@@ -90,7 +90,7 @@ pub(super) const CHANGES: &[(&str, &str, &str)] = &[
     ("on_in_flight", "{ wait = '10s' }", "Wait(10s)"),
     ("on_lapsed_lease", "'refuse'", "Refuse"),
     ("on_disconnect", "'cancel'", "Cancel"),
-    ("on_store_error", "'open'", "Open"),
+    ("on_store_error", "'run-unprotected'", "RunUnprotected"),
     ("lease", "'90s'", "90s"),
     ("max_operation", "'2h'", "7200s"),
     ("retention", "'7d'", "604800s"),

@@ -8,7 +8,8 @@ use serde_json::{Map, Value, json};
 use self::changes::CHANGES;
 use super::Config;
 use super::check::Unasked;
-use super::file::{OF_LAYER, OF_ROUTES, TOP};
+use super::file::OF_ROUTES;
+use super::rejections::Code;
 use crate::options::recording::ResponseHead;
 use crate::options::{Require, RouteOptions};
 use crate::rejection::RejectionCode;
@@ -237,6 +238,7 @@ fn the_defaults_in_the_schema_are_those_of_the_layer() {
         .as_object()
         .unwrap()
         .iter()
+        .filter(|(_, option)| option.get("deprecated").is_none())
         .filter_map(|(name, option)| Some((name.clone(), option.get("default")?.clone())))
         .collect();
     for option in OF_ROUTES {
@@ -262,9 +264,17 @@ fn the_defaults_in_the_schema_are_those_of_the_layer() {
 fn what_is_of_the_whole_layer_reaches_it() {
     for (option, value, expected) in [
         ("namespace", "'billing'", "namespace: \"billing\""),
-        ("max_buffered", "'512MiB'", "max_buffered: 536870912"),
-        ("max_detached", "7", "max_detached: 7"),
-        ("max_waiters", "0", "max_waiters: 0"),
+        (
+            "max_buffered_bytes",
+            "'512MiB'",
+            "max_buffered_bytes: 536870912",
+        ),
+        (
+            "max_background_operations",
+            "7",
+            "max_background_operations: 7",
+        ),
+        ("max_waiting_requests", "0", "max_waiting_requests: 0"),
         ("store_timeout", "'150ms'", "store_timeout: 150ms"),
         (
             "docs_url",
@@ -280,26 +290,32 @@ fn what_is_of_the_whole_layer_reaches_it() {
     }
 }
 
-/// Errors say where an option belongs by these lists.
 #[test]
-fn the_lists_of_names_are_those_of_the_schema() {
-    let schema = Config::schema();
-    let names = |options: &Value| -> Vec<String> {
-        let mut names: Vec<String> = options.as_object().unwrap().keys().cloned().collect();
-        names.sort_unstable();
-        names
-    };
-    let listed = |lists: &[&[&str]]| -> Vec<String> {
-        let mut names: Vec<String> = lists.concat().into_iter().map(str::to_owned).collect();
-        names.sort_unstable();
-        names
-    };
-    let top = names(&schema["properties"]);
-    assert_eq!(top, listed(&[TOP, &["$schema", "idempotency", "route"]]));
-    let all = names(&schema["properties"]["idempotency"]["properties"]);
-    assert_eq!(all, listed(&[OF_LAYER, OF_ROUTES]));
-    let route = names(&schema["$defs"]["Route"]["properties"]);
-    assert_eq!(route, listed(&[OF_ROUTES, &["match"]]));
+fn keys_keep_their_old_names() {
+    for (old, new, value) in [
+        ("max_buffered", "max_buffered_bytes", "'512MiB'"),
+        ("max_detached", "max_background_operations", "7"),
+        ("max_waiters", "max_waiting_requests", "3"),
+    ] {
+        let builder = |name: &str| {
+            let config = read(&format!("[idempotency]\n{name} = {value}"));
+            format!("{:?}", config.builder_of(Unasked, scope::shared()))
+        };
+        assert_eq!(builder(old), builder(new));
+        let both = format!("[idempotency]\n{new} = {value}\n{old} = {value}");
+        assert_eq!(
+            Config::from_toml(&both).unwrap_err().to_string(),
+            format!("3:1: `idempotency.{old}` is the old name of `{new}`, which stands there too")
+        );
+    }
+    for (old, new) in [("closed", "reject"), ("open", "run-unprotected")] {
+        let options = |word: &str| {
+            let config = read(&format!("idempotency.on_store_error = '{word}'"));
+            options_of(&config, &Method::POST, "/").on_store_error
+        };
+        assert_eq!(options(old), options(new));
+        assert_eq!(options(old).as_str(), new);
+    }
 }
 
 #[cfg(not(feature = "encryption"))]
@@ -320,6 +336,6 @@ fn every_rejection_has_an_entry() {
         .map(|code| format!("[idempotency.rejections.{code}]\nstatus = 418"));
     let config = read(&tables.collect::<Vec<_>>().join("\n"));
     let rejections = &config.said.file.idempotency.rejections;
-    let codes: Vec<RejectionCode> = rejections.listed().map(|(code, _)| code).collect();
+    let codes: Vec<RejectionCode> = rejections.keys().map(|Code(code)| *code).collect();
     assert_eq!(codes, RejectionCode::ALL);
 }
