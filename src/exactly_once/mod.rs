@@ -23,6 +23,7 @@ use crate::message::media_type::never_ends;
 use crate::request::context::IdempotencyContext;
 use crate::request::operation::Operation;
 use crate::runtime::deadline::Deadline;
+use crate::store::SqlStore;
 use crate::store::sql::transaction::{
     CompletedInside, TransactionFate, TransactionalStore, is_retried,
 };
@@ -82,9 +83,9 @@ impl<DB: SqlDatabase> SqlClaim<DB> {
         IdempotencyContext(Arc::clone(&self.operation))
     }
 
-    fn store(&self) -> Option<(&DB::Store, &dyn TransactionalStore)> {
-        let store = self.operation.core.leases.store.store().in_database()?;
-        Some(((store as &dyn Any).downcast_ref()?, store))
+    fn store(&self) -> Option<&SqlStore<DB>> {
+        let store: &dyn Any = self.operation.core.leases.store.store().in_database()?;
+        store.downcast_ref()
     }
 
     /// Records `response` as the answer of the operation inside `transaction`,
@@ -144,11 +145,12 @@ impl<DB: SqlDatabase> SqlClaim<DB> {
         let began_at = began_at.expect("the handler has begun");
         let outcome = committed(&operation.options, &head, &body, began_at);
         let kept = timed.store().kept(lease, outcome.clone());
-        let (store, any) = self.store().expect("it was there when the claim was made");
-        let inside = match DB::complete_within(store, &mut transaction, lease, &kept).await {
+        let store = self.store().expect("it was there when the claim was made");
+        let completed = store.complete_within(&mut transaction, lease, &kept);
+        let inside = match completed.await {
             Ok(CompletedInside::Lost) => {
                 self.roll_back(transaction).await;
-                let fate = timed.bound(any.fate(lease)).await;
+                let fate = timed.bound(store.fate(lease)).await;
                 if matches!(fate, Ok(TransactionFate::RolledBack)) {
                     return Err(CommitError::failed(
                         "the transaction does not see the claim: it is not in the database of \
@@ -179,7 +181,7 @@ impl<DB: SqlDatabase> SqlClaim<DB> {
             attempt.rolled_back();
             return Err(CommitError::rolled_back::<DB>(error));
         }
-        match find_out(operation, any).await {
+        match find_out(operation, store).await {
             TransactionFate::Committed => {
                 Ok(attempt.committed(|response| operation.stands(response)))
             }

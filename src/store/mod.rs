@@ -54,12 +54,8 @@ pub use memory::{MemoryStats, MemoryStoreBuilder, WhenFull};
 pub use record::{Forgotten, Record, RecordState};
 #[cfg(feature = "redis")]
 pub use redis::{RedisConnection, RedisStoreBuilder};
-#[cfg(feature = "mysql")]
-pub use sql::mysql::MySqlStoreBuilder;
-#[cfg(feature = "postgres")]
-pub use sql::postgres::PostgresStoreBuilder;
-#[cfg(feature = "sqlite")]
-pub use sql::sqlite::SqliteStoreBuilder;
+#[cfg(feature = "_sql")]
+pub use sql::{SqlStore, SqlStoreBuilder};
 pub use subscription::Subscription;
 pub(crate) use timed::TimedStore;
 

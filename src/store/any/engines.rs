@@ -97,17 +97,17 @@ mod redis {
 /// An SQL engine: its pool, and what a driver reads from a URL.
 #[cfg(feature = "_sql")]
 macro_rules! sql {
-    ($engine:ident, $feature:literal, $Store:ident, $Builder:ident, $PoolOptions:ident,
+    ($engine:ident, $feature:literal, $DB:ident, $PoolOptions:ident,
      $Options:ident, $drivers:expr) => {
         #[cfg(feature = $feature)]
         mod $engine {
             use std::time::Duration;
 
-            use sqlx::Connection;
             use sqlx::$engine::{$Options, $PoolOptions};
+            use sqlx::{$DB, Connection};
 
             use super::{Address, AnyStore, StoreError, most_connections, refused};
-            use crate::store::sql::$engine::{$Builder, $Store};
+            use crate::store::sql::{SqlStore, SqlStoreBuilder};
 
             pub(super) async fn connect(address: Address<'_>) -> Result<AnyStore, StoreError> {
                 let store = builder(address)?.open().await?;
@@ -118,7 +118,7 @@ macro_rules! sql {
                 builder(address)?.migrate().await
             }
 
-            fn builder(mut address: Address<'_>) -> Result<$Builder, StoreError> {
+            fn builder(mut address: Address<'_>) -> Result<SqlStoreBuilder<$DB>, StoreError> {
                 let table = address.take("table");
                 let most = most_connections(&mut address)?;
                 let url = address.rest(&["table", "max_connections"], &$drivers)?;
@@ -142,7 +142,7 @@ macro_rules! sql {
                         })
                     })
                     .connect_lazy_with(options);
-                let builder = $Store::builder(pool);
+                let builder = SqlStore::builder(pool);
                 Ok(match table {
                     Some(table) => builder.table(table),
                     None => builder,
@@ -156,8 +156,7 @@ macro_rules! sql {
 sql!(
     postgres,
     "postgres",
-    PostgresStore,
-    PostgresStoreBuilder,
+    Postgres,
     PgPoolOptions,
     PgConnectOptions,
     [
@@ -185,8 +184,7 @@ sql!(
 sql!(
     mysql,
     "mysql",
-    MySqlStore,
-    MySqlStoreBuilder,
+    MySql,
     MySqlPoolOptions,
     MySqlConnectOptions,
     [
@@ -209,10 +207,12 @@ sql!(
 /// A file is for this store alone, and the table in it is made like the file.
 #[cfg(feature = "sqlite")]
 mod sqlite {
+    use sqlx::Sqlite;
     use sqlx::sqlite::SqliteConnectOptions;
 
     use super::{Address, AnyStore, StoreError, most_connections, refused};
-    use crate::store::sql::sqlite::{SqliteStore, SqliteStoreBuilder};
+    use crate::store::SqlStoreBuilder;
+    use crate::store::sql::sqlite::SqliteStore;
 
     pub(super) async fn connect(address: Address<'_>) -> Result<AnyStore, StoreError> {
         let builder = builder(address)?;
@@ -224,7 +224,7 @@ mod sqlite {
         builder(address)?.migrate().await
     }
 
-    fn builder(mut address: Address<'_>) -> Result<SqliteStoreBuilder, StoreError> {
+    fn builder(mut address: Address<'_>) -> Result<SqlStoreBuilder<Sqlite>, StoreError> {
         let table = address.take("table");
         let most = most_connections(&mut address)?;
         let drivers = ["mode", "cache", "immutable", "vfs"];

@@ -73,7 +73,7 @@ pub(super) async fn rehearse(link: &Link, key: &str) -> Result<(), StoreError> {
 fn unchecked(command: &str) {
     info!(
         "the server does not answer {command}: see yourself that it keeps records \
-         (`appendonly yes`, `appendfsync everysec` or `always`, `maxmemory-options noeviction`)"
+         (`appendonly yes`, `appendfsync everysec` or `always`, `maxmemory-policy noeviction`)"
     );
 }
 
@@ -100,11 +100,11 @@ fn judge(address: &str, lines: &HashMap<&str, &str>, in_cluster: bool) -> Result
             "the server is Redis {version}: Redis {OLDEST} or later, or Valkey, is needed"
         )));
     }
-    let options = get("maxmemory_policy");
-    if !options.is_empty() && options != "noeviction" {
+    let policy = get("maxmemory_policy");
+    if !policy.is_empty() && policy != "noeviction" {
         warn!(
             server = address,
-            "`maxmemory-options` is `{options}`: at its memory limit the server drops records, also \
+            "`maxmemory-policy` is `{policy}`: at its memory limit the server drops records, also \
              of operations in flight, and they run again; set `noeviction`"
         );
     }

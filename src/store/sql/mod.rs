@@ -10,6 +10,7 @@ use tracing::warn;
 
 use super::{StoreError, StoreErrorKind};
 
+mod complete_row;
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 mod connecting;
 #[cfg(feature = "mysql")]
@@ -18,10 +19,13 @@ pub(crate) mod mysql;
 pub(crate) mod postgres;
 #[cfg(feature = "sqlite")]
 pub(crate) mod sqlite;
+mod store;
 pub(crate) mod transaction;
 
+use complete_row::{CompleteRow, bind};
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 use connecting::{Connecting, reach};
+pub use store::{SqlStore, SqlStoreBuilder};
 
 /// The table of records, unless told otherwise.
 pub(super) const DEFAULT_TABLE: &str = "idempotency_records";
@@ -36,8 +40,9 @@ const LONGEST_INTERVAL: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// A table's name, with its schema if it has one, that needs no quotes
 /// anywhere.
+#[expect(unnameable_types, reason = "of a trait that is sealed")]
 #[derive(Clone, Debug)]
-pub(super) struct Table(String);
+pub struct Table(String);
 
 impl Table {
     /// # Errors

@@ -1,13 +1,15 @@
-//! A record that is completed inside a transaction of the handler's own.
+//! What each SQL engine implements, and completions inside a transaction of the
+//! handler's own.
 
 use std::any::Any;
 use std::future::Future;
 use std::pin::Pin;
 
-use sqlx::Database;
+use sqlx::{Database, Pool};
 
+use super::Table;
 use crate::record::RecordId;
-use crate::store::{Lease, Outcome, StoreError};
+use crate::store::{Lease, Outcome, Store, StoreError};
 
 /// A database whose store can [complete a record inside a
 /// transaction](crate::exactly_once::SqlClaim): `sqlx::Postgres`, `sqlx::MySql` and
@@ -18,70 +20,118 @@ pub trait SqlDatabase: Engine {}
 
 impl<DB: Engine> SqlDatabase for DB {}
 
-/// What each of them does in its own way. The trait can't be named outside, so
-/// nobody else implements it.
+/// What an engine does in its own way. The trait can't be named outside this
+/// crate, so no other type implements it.
 #[expect(unnameable_types, reason = "it seals `SqlDatabase`")]
 pub trait Engine: Database {
-    /// The store whose records are in it.
-    type Store: 'static;
+    /// The records in such a database.
+    type Records: SqlRecords<Self>;
 
-    /// What begins a transaction that will write.
+    /// The statement that begins a transaction which is going to write.
     const BEGIN: &'static str;
 
-    /// Completes the record in a transaction that its caller commits, if the
+    /// The error, with advice for the operator.
+    fn explained(error: sqlx::Error) -> StoreError;
+}
+
+/// The records in one table of a database.
+#[expect(unnameable_types, reason = "of a trait that is sealed")]
+pub trait SqlRecords<DB: Database>: Store + Sized {
+    /// Creates what is missing: tables, functions, procedures.
+    fn migrate(
+        pool: &Pool<DB>,
+        table: &Table,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Checks that everything is there and of this version.
+    fn open(pool: Pool<DB>, table: &Table)
+    -> impl Future<Output = Result<Self, StoreError>> + Send;
+
+    /// Removes one batch of expired records, and returns their number.
+    fn purge(&self) -> impl Future<Output = Result<u64, StoreError>> + Send;
+
+    /// Completes the record in a transaction that the handler commits, if the
     /// record is in flight under the lease's nonce. It never makes a record, and
-    /// from here on nobody takes over before the transaction has ended.
+    /// no claim takes the record over until the transaction has ended.
     fn complete_within<'a>(
-        store: &'a Self::Store,
-        transaction: &'a mut Self::Connection,
+        &'a self,
+        transaction: &'a mut DB::Connection,
         lease: &'a Lease,
         outcome: &'a Outcome,
     ) -> impl Future<Output = Result<CompletedInside, sqlx::Error>> + Send + 'a;
 
-    /// The error, with what to do about it.
-    fn explained(error: sqlx::Error) -> StoreError;
+    /// As [`TransactionalStore::fate`].
+    fn fate(
+        &self,
+        lease: &Lease,
+    ) -> impl Future<Output = Result<TransactionFate, StoreError>> + Send;
+
+    /// As [`TransactionalStore::wake`]. The default wakes no waiter: waiters of
+    /// an engine without notifications look at the record every so often.
+    fn wake(&self, id: &RecordId) -> impl Future<Output = Result<(), StoreError>> + Send {
+        let _ = id;
+        async { Ok(()) }
+    }
 }
 
-/// What became of a completion inside a transaction.
+/// What a completion inside a transaction did.
 #[expect(unnameable_types, reason = "of a trait that is sealed")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CompletedInside {
-    /// It stands once the transaction is committed.
+    /// The record is completed once the transaction is committed.
     Held,
-    /// So it does, and somebody may wait for it, who is to be told then.
+    /// The record is completed once the transaction is committed, and waiters
+    /// have to be woken then.
     HeldAndAwaited,
     /// The transaction sees no record in flight under this nonce.
     Lost,
 }
 
-/// What became of a transaction whose end nobody heard of.
+/// What became of a transaction whose `COMMIT` was not acknowledged.
+#[expect(unnameable_types, reason = "of a trait that is sealed")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum TransactionFate {
+pub enum TransactionFate {
+    /// The record is completed.
     Committed,
-    /// The record is in flight under the same nonce, and no transaction has it.
+    /// The record is in flight under the lease's nonce, and no transaction has
+    /// locked it.
     RolledBack,
-    /// The record is another owner's.
+    /// Another claim owns the record.
     Overtaken,
-    /// The transaction, or another, still has the record.
+    /// The transaction, or another one, still has the record locked.
     UnderWay,
     /// There is no record.
     Absent,
 }
 
-/// An SQL store, whatever its database.
+impl TransactionFate {
+    /// By the state of a record that no transaction has locked, and whether its
+    /// nonce is the lease's.
+    pub(super) fn of(state: i64, is_own: bool) -> Self {
+        use crate::store::row::state::{COMPLETED, IN_FLIGHT, SEALED, UNKNOWN};
+        match state {
+            _ if !is_own => Self::Overtaken,
+            COMPLETED | SEALED => Self::Committed,
+            IN_FLIGHT | UNKNOWN => Self::RolledBack,
+            _ => Self::Overtaken,
+        }
+    }
+}
+
+/// An SQL store, without the type of its database.
 pub(crate) trait TransactionalStore: Any + Send + Sync {
-    /// What became of a transaction that completed the record, without waiting
-    /// for its end.
+    /// Finds out what became of a transaction that completed the record. Does
+    /// not wait for the end of the transaction.
     fn fate<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<TransactionFate, StoreError>>;
 
-    /// Tells those who wait that the record has changed.
+    /// Wakes the waiters of a record that a transaction has changed.
     fn wake<'a>(&'a self, id: &'a RecordId) -> BoxFuture<'a, Result<(), StoreError>>;
 }
 
 pub(crate) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// Whether a transaction was rolled back in favour of another, and may succeed
-/// if it is run again.
+/// Whether the database rolled a transaction back in favour of another one, so
+/// that it may succeed if it is run again.
 pub(crate) fn is_retried(error: &sqlx::Error) -> bool {
     #[cfg(feature = "postgres")]
     if super::postgres::gave_way(error) {
@@ -97,18 +147,4 @@ pub(crate) fn is_retried(error: &sqlx::Error) -> bool {
     }
     let _ = error;
     false
-}
-
-impl TransactionFate {
-    /// By a record that could be locked: its state, and whether it has the
-    /// lease's nonce.
-    pub(super) fn of(state: i64, is_own: bool) -> Self {
-        use crate::store::row::state::{COMPLETED, IN_FLIGHT, SEALED, UNKNOWN};
-        match state {
-            _ if !is_own => Self::Overtaken,
-            COMPLETED | SEALED => Self::Committed,
-            IN_FLIGHT | UNKNOWN => Self::RolledBack,
-            _ => Self::Overtaken,
-        }
-    }
 }

@@ -249,7 +249,9 @@ async fn who_can_not_be_reached_is_said_without_a_credential() {
     assert!(!format!("{builder:?}").contains(PASSWORD));
     let fresh = Fresh::new().await;
     let store = fresh.store().await;
-    assert_eq!(format!("{store:?}"), "PostgresStore { .. }");
+    let table = &fresh.table;
+    let shown = format!("SqlStore {{ database: \"PostgreSQL\", table: Table({table:?}), .. }}");
+    assert_eq!(format!("{store:?}"), shown);
 }
 
 /// The text is the same for all names but the name itself.

@@ -61,9 +61,21 @@ impl Calls {
         }
     }
 
-    /// Calls a procedure, and again if it had to give way to others: it was
-    /// rolled back then.
-    pub(super) async fn run<'q>(
+    /// Calls a procedure that returns one row.
+    pub(super) async fn row<'q>(
+        &self,
+        statement: &Arc<str>,
+        bind: impl Fn(Query<'q, MySql, MySqlArguments>) -> Query<'q, MySql, MySqlArguments>,
+    ) -> Result<MySqlRow, StoreError> {
+        let rows = self.rows(statement, bind).await?;
+        rows.into_iter()
+            .next()
+            .ok_or_else(|| unreadable("no answer"))
+    }
+
+    /// Calls a procedure, and calls it again if the server rolled it back in
+    /// favour of another transaction.
+    pub(super) async fn rows<'q>(
         &self,
         statement: &Arc<str>,
         bind: impl Fn(Query<'q, MySql, MySqlArguments>) -> Query<'q, MySql, MySqlArguments>,
@@ -139,14 +151,7 @@ pub(super) fn outcome(row: &MySqlRow) -> Result<i64, StoreError> {
     column(row, "outcome")
 }
 
-pub(super) fn removed(rows: &[MySqlRow]) -> Result<u64, StoreError> {
-    let row = rows.first().ok_or_else(|| unreadable("no answer"))?;
-    let removed: i64 = column(row, "removed")?;
-    u64::try_from(removed).map_err(unreadable)
-}
-
-pub(super) fn tenure(rows: &[MySqlRow]) -> Result<Ownership, StoreError> {
-    let row = rows.first().ok_or_else(|| unreadable("no answer"))?;
+pub(super) fn ownership(row: &MySqlRow) -> Result<Ownership, StoreError> {
     match outcome(row)? {
         0 => Ok(Ownership::Lost),
         1 => Ok(Ownership::Held),

@@ -35,7 +35,7 @@ pub(super) async fn check(pool: &MySqlPool, table: &Table) -> Result<(), StoreEr
         warn!(
             %table,
             "its procedures are those of another version of tower-idempotency, older or newer, \
-             and may lack what was mended since: call `MySqlStoreBuilder::migrate()` or run \
+             and may lack what was mended since: call `migrate()` or run \
              docs/sql/mysql.sql"
         );
     }
@@ -50,7 +50,7 @@ fn missing(what: &str) -> StoreError {
     StoreError::new(
         StoreErrorKind::Refused,
         format!(
-            "{what} is not there, or its user may not see it: call `MySqlStoreBuilder::migrate()` \
+            "{what} is not there, or its user may not see it: call `migrate()` \
              or run docs/sql/mysql.sql, and grant the rights that docs/stores.md lists"
         ),
     )

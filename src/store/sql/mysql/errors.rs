@@ -54,10 +54,9 @@ pub(super) fn meaning(error: &dyn DatabaseError) -> Meaning {
             Refused,
             "create the database, or mend its name in the database's address",
         ),
-        1146 | 1305 | 1318 | 1054 => Meaning(
-            Refused,
-            "call `MySqlStoreBuilder::migrate()`, or run docs/sql/mysql.sql",
-        ),
+        1146 | 1305 | 1318 | 1054 => {
+            Meaning(Refused, "call `migrate()`, or run docs/sql/mysql.sql")
+        }
         1290 | 1792 | 1836 | 3100 | 4024 => Meaning(
             Refused,
             "the database is read-only: connect to the primary, or make it writable",

@@ -1,22 +1,24 @@
 //! Records in PostgreSQL.
 
-use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::postgres::PgPool;
+use sqlx::Postgres;
+use sqlx::error::DatabaseError;
+use sqlx::postgres::{PgConnection, PgPool};
+use sqlx::{AssertSqlSafe, Row};
 
 use self::database::Database;
 use self::listening::Listening;
 use self::meaning::meaning;
-use self::row::{column, not_of_this_version, stored, tenure};
-use super::{DEFAULT_TABLE, PURGE_INTERVAL, Purging, Table, reach};
+use self::row::{column, not_of_this_version, ownership, stored};
+use super::transaction::{CompletedInside, Engine, SqlRecords, TransactionFate};
+use super::{CompleteRow, SqlStore, Table, bind, failed, reach};
 use crate::record::{Nonce, RecordId};
 use crate::store::encoding::EncodedCompletion;
 use crate::store::row::micros;
 use crate::store::{
     Claim, Claimed, Forgotten, Lease, OnLapsedLease, OnMismatch, Outcome, Ownership, Record,
-    Release, Store, StoreError, Subscription, Transactional,
+    Release, Store, StoreError, Subscription,
 };
 
 mod database;
@@ -24,22 +26,19 @@ mod listening;
 mod meaning;
 mod row;
 mod schema;
-mod transaction;
 mod waiting;
 
-pub(super) use transaction::gave_way;
-
-/// A [`Store`] in a PostgreSQL database, by the application's own pool.
+/// Records in a PostgreSQL database.
 ///
-/// Each operation is one call of a function in the database, one round trip.
-/// A replay writes nothing. A claim never waits behind a transaction that is
-/// at work on its record. Who waits for a record is told by `NOTIFY`, and asks
-/// now and then in case that was lost; the store opens one connection of its
-/// own for that when somebody first waits.
+/// Each operation is one call of a function in the database, in one round trip.
+/// A replay writes nothing. A claim never waits for a transaction that has
+/// locked its record. `NOTIFY` wakes requests that wait for a record; in case a
+/// notification is lost they also look at the record every second. The store
+/// opens one connection of its own for this when the first request waits.
 ///
-/// [`migrate`](PostgresStoreBuilder::migrate) makes the tables and functions,
-/// or `docs/sql/postgres.sql` does, the same text. `docs/stores.md` says what
-/// survives what, what it costs, and which settings and rights it needs.
+/// `docs/stores.md` lists the settings and rights that the store needs, what
+/// they cost, and which failures its records survive. The text of `migrate` is
+/// `docs/sql/postgres.sql`.
 ///
 /// ```no_run
 /// use sqlx::postgres::PgPoolOptions;
@@ -53,135 +52,94 @@ pub(super) use transaction::gave_way;
 /// # Ok(())
 /// # }
 /// ```
-///
-/// A clone is another handle on the same store. Its tasks (the purge, and the
-/// one that listens) end with the last of them.
-#[derive(Clone)]
-pub struct PostgresStore {
-    shared: Arc<Shared>,
+pub type PostgresStore = SqlStore<Postgres>;
+
+impl Engine for Postgres {
+    type Records = PostgresRecords;
+
+    const BEGIN: &'static str = "BEGIN";
+
+    fn explained(error: sqlx::Error) -> StoreError {
+        failed(error, meaning)
+    }
 }
 
-struct Shared {
+/// Whether a transaction failed because of a concurrent one.
+pub(super) fn gave_way(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(DatabaseError::code);
+    // Serialization failure, deadlock, lock timeout.
+    matches!(code.as_deref(), Some("40001" | "40P01" | "55P03"))
+}
+
+#[expect(unnameable_types, reason = "of a trait that is sealed")]
+#[expect(missing_debug_implementations, reason = "of a trait that is sealed")]
+pub struct PostgresRecords {
     database: Database,
     listening: Listening,
-    _purging: Purging,
 }
 
-/// Options of a [`PostgresStore`].
-#[derive(Clone)]
-#[must_use]
-pub struct PostgresStoreBuilder {
-    pool: PgPool,
-    table: String,
-    purge_every: Duration,
-}
-
-impl PostgresStoreBuilder {
-    /// The table's name, after `schema.` if need be: letters, digits and
-    /// underscores. What else the store makes has it as prefix. Default:
-    /// `idempotency_records`.
-    pub fn table(mut self, name: impl Into<String>) -> Self {
-        self.table = name.into();
-        self
+impl SqlRecords<Postgres> for PostgresRecords {
+    async fn migrate(pool: &PgPool, table: &Table) -> Result<(), StoreError> {
+        reach(pool, meaning).await?;
+        schema::migrate(pool, table).await
     }
 
-    /// How often this process looks for records past their end. Default: once
-    /// a minute.
-    pub fn purge_every(mut self, interval: Duration) -> Self {
-        self.purge_every = interval;
-        self
-    }
-
-    /// Makes the tables and functions, as `docs/sql/postgres.sql` has them,
-    /// unless they are there. Any number of processes can do so at once.
-    ///
-    /// # Errors
-    /// [`Refused`](crate::store::StoreErrorKind::Refused) if the role may not,
-    /// the schema is missing, the table is not of this crate or of a newer
-    /// version. The source says which.
-    pub async fn migrate(&self) -> Result<(), StoreError> {
-        let table = Table::new(&self.table)?;
-        reach(&self.pool, meaning).await?;
-        schema::migrate(&self.pool, &table).await
-    }
-
-    /// The store. Starts the task that removes records past their end, so it
-    /// has to be called inside a tokio runtime.
-    ///
-    /// # Errors
-    /// [`NotSent`](crate::store::StoreErrorKind::NotSent) if the database
-    /// can't be reached, [`Refused`](crate::store::StoreErrorKind::Refused) if
-    /// tables, functions or rights are missing, are of another version, or the
-    /// database is read-only. The source says what to do about it.
-    pub async fn open(self) -> Result<PostgresStore, StoreError> {
-        let table = Table::new(&self.table)?;
-        reach(&self.pool, meaning).await?;
-        schema::check(&self.pool, &table).await?;
-        let listening = Listening::new(self.pool.clone(), &table);
-        let database = Database::new(self.pool, &table);
-        let purged = database.clone();
-        let purging = Purging::every(self.purge_every, move || {
-            let purged = purged.clone();
-            async move { purged.purge().await }
-        });
-        Ok(PostgresStore {
-            shared: Arc::new(Shared {
-                database,
-                listening,
-                _purging: purging,
-            }),
+    async fn open(pool: PgPool, table: &Table) -> Result<Self, StoreError> {
+        reach(&pool, meaning).await?;
+        schema::check(&pool, table).await?;
+        Ok(Self {
+            listening: Listening::new(pool.clone(), table),
+            database: Database::new(pool, table),
         })
     }
-}
 
-impl fmt::Debug for PostgresStoreBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PostgresStoreBuilder")
-            .field("table", &self.table)
-            .field("purge_every", &self.purge_every)
-            .finish_non_exhaustive()
-    }
-}
-
-impl PostgresStore {
-    /// On the table `idempotency_records`, which has to be there.
-    ///
-    /// # Errors
-    /// As [`PostgresStoreBuilder::open`].
-    pub async fn open(pool: PgPool) -> Result<Self, StoreError> {
-        Self::builder(pool).open().await
+    async fn purge(&self) -> Result<u64, StoreError> {
+        self.database.purge().await
     }
 
-    /// With another table, or to [`migrate`](PostgresStoreBuilder::migrate)
-    /// first.
-    pub fn builder(pool: PgPool) -> PostgresStoreBuilder {
-        PostgresStoreBuilder {
-            pool,
-            table: DEFAULT_TABLE.to_owned(),
-            purge_every: PURGE_INTERVAL,
+    async fn complete_within<'a>(
+        &'a self,
+        transaction: &'a mut PgConnection,
+        lease: &'a Lease,
+        outcome: &'a Outcome,
+    ) -> Result<CompletedInside, sqlx::Error> {
+        let encoded = EncodedCompletion::of_outcome(outcome);
+        let row = row_of(lease, &encoded);
+        let statement = self.database.statements.complete_within.clone();
+        let call = bind!(sqlx::query(AssertSqlSafe(statement)), row:
+            id nonce kept_for status began_at completed_at answer answer_length answer_sha256);
+        let done = call.fetch_one(transaction).await?;
+        Ok(match done.try_get::<i16, _>(0)? {
+            1 => CompletedInside::Held,
+            2 => CompletedInside::HeldAndAwaited,
+            _ => CompletedInside::Lost,
+        })
+    }
+
+    async fn fate(&self, lease: &Lease) -> Result<TransactionFate, StoreError> {
+        let call = self.database.call(&self.database.statements.fate, |call| {
+            call.bind(&lease.claim.id.as_bytes()[..])
+                .bind(&lease.claim.nonce.as_bytes()[..])
+        });
+        let row = call.await?;
+        match (column::<Option<i16>>(&row, 0)?, column(&row, 1)?) {
+            (Some(state), Some(is_own)) => Ok(TransactionFate::of(state.into(), is_own)),
+            _ if column(&row, 2)? => Ok(TransactionFate::UnderWay),
+            _ => Ok(TransactionFate::Absent),
         }
     }
 
-    /// Removes at most 500 records past their end, and says how many. The
-    /// store does so by itself now and then.
-    ///
-    /// # Errors
-    /// If the database can't be reached, or does not do it.
-    pub async fn purge(&self) -> Result<u64, StoreError> {
-        self.shared.database.purge().await
+    async fn wake(&self, id: &RecordId) -> Result<(), StoreError> {
+        let call = (self.database).call(&self.database.statements.changed, |call| {
+            call.bind(&id.as_bytes()[..])
+        });
+        call.await.map(drop)
     }
 }
 
-/// Neither the pool nor its address: that may hold a password.
-impl fmt::Debug for PostgresStore {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PostgresStore").finish_non_exhaustive()
-    }
-}
-
-impl Store for PostgresStore {
+impl Store for PostgresRecords {
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
-        let database = &self.shared.database;
+        let database = &self.database;
         let row = database
             .call(&database.statements.claim, |call| {
                 call.bind(&claim.id.as_bytes()[..])
@@ -203,7 +161,7 @@ impl Store for PostgresStore {
     }
 
     async fn renew(&self, lease: &Lease) -> Result<Ownership, StoreError> {
-        let database = &self.shared.database;
+        let database = &self.database;
         let row = database
             .call(&database.statements.renew, |call| {
                 call.bind(&lease.claim.id.as_bytes()[..])
@@ -211,31 +169,18 @@ impl Store for PostgresStore {
                     .bind(micros(lease.claim.lease))
             })
             .await?;
-        tenure(&row)
+        ownership(&row)
     }
 
     async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Ownership, StoreError> {
-        let (answer, retention) = EncodedCompletion::of_outcome(outcome);
-        let answer = answer.as_ref();
-        let database = &self.shared.database;
-        let row = database
-            .call(&database.statements.complete, |call| {
-                call.bind(&lease.claim.id.as_bytes()[..])
-                    .bind(&lease.claim.nonce.as_bytes()[..])
-                    .bind(lease.token.get().cast_signed())
-                    .bind(lease.attempt.cast_signed())
-                    .bind(&lease.claim.fingerprint.as_bytes()[..])
-                    .bind(micros(lease.claim.retention))
-                    .bind(micros(retention))
-                    .bind(answer.map(|answer| answer.status.cast_signed()))
-                    .bind(answer.map(|answer| within_reach(answer.began_at)))
-                    .bind(answer.map(|answer| within_reach(answer.completed_at)))
-                    .bind(answer.map(|answer| &answer.answer[..]))
-                    .bind(answer.map(|answer| answer.length.cast_signed()))
-                    .bind(answer.map(|answer| &answer.checksum[..]))
-            })
-            .await?;
-        tenure(&row)
+        let encoded = EncodedCompletion::of_outcome(outcome);
+        let row = row_of(lease, &encoded);
+        let statement = &self.database.statements.complete;
+        let call = self.database.call(statement, |call| {
+            bind!(call, row: id nonce token attempt fingerprint retention kept_for
+                status began_at completed_at answer answer_length answer_sha256)
+        });
+        ownership(&call.await?)
     }
 
     async fn release(
@@ -244,7 +189,7 @@ impl Store for PostgresStore {
         nonce: &Nonce,
         how: Release,
     ) -> Result<Ownership, StoreError> {
-        let database = &self.shared.database;
+        let database = &self.database;
         let row = database
             .call(&database.statements.release, |call| {
                 call.bind(&id.as_bytes()[..])
@@ -252,11 +197,11 @@ impl Store for PostgresStore {
                     .bind(how == Release::OutcomeUnknown)
             })
             .await?;
-        tenure(&row)
+        ownership(&row)
     }
 
     async fn look_up(&self, id: &RecordId) -> Result<Option<Record>, StoreError> {
-        let database = &self.shared.database;
+        let database = &self.database;
         let row = database
             .call_for_any(&database.statements.look_up, |call| {
                 call.bind(&id.as_bytes()[..])
@@ -266,7 +211,7 @@ impl Store for PostgresStore {
     }
 
     async fn forget(&self, id: &RecordId, force: bool) -> Result<Forgotten, StoreError> {
-        let database = &self.shared.database;
+        let database = &self.database;
         let row = database
             .call(&database.statements.forget, |call| {
                 call.bind(&id.as_bytes()[..]).bind(force)
@@ -281,21 +226,19 @@ impl Store for PostgresStore {
     }
 
     async fn subscribe(&self, id: &RecordId) -> Result<Subscription, StoreError> {
-        let Shared {
-            database,
-            listening,
-            ..
-        } = &*self.shared;
-        Ok(listening.subscribe(id, database).await)
-    }
-
-    fn transactional(&self) -> Option<Transactional<'_>> {
-        Some(Transactional::new(self))
+        Ok(self.listening.subscribe(id, &self.database).await)
     }
 }
 
-/// What is before 1684 or after 2255 is as good as then: floating point numbers
-/// of the server tell microseconds apart within that.
-fn within_reach(micros: i64) -> i64 {
-    micros.clamp(-(1 << 53), 1 << 53)
+/// The row of a completion, with times between 1684 and 2255: only there can the
+/// server's floating point numbers tell microseconds apart.
+fn row_of<'a>(
+    lease: &'a Lease,
+    encoded: &'a (Option<EncodedCompletion>, Duration),
+) -> CompleteRow<'a> {
+    let mut row = CompleteRow::of(lease, encoded);
+    for time in [&mut row.began_at, &mut row.completed_at] {
+        *time = time.map(|micros| micros.clamp(-(1 << 53), 1 << 53));
+    }
+    row
 }

@@ -50,7 +50,7 @@ fn answer(row: &PgRow) -> Result<EncodedCompletion, StoreError> {
     })
 }
 
-pub(super) fn tenure(row: &PgRow) -> Result<Ownership, StoreError> {
+pub(super) fn ownership(row: &PgRow) -> Result<Ownership, StoreError> {
     match column::<Option<bool>>(row, 0)? {
         Some(true) => Ok(Ownership::Held),
         Some(false) => Ok(Ownership::Lost),

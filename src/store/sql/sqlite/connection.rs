@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::super::{failed, not_sent};
 use super::meaning::{is_busy, meaning};
-use super::records::Records;
+use super::records::SqliteRecords;
 use crate::store::StoreError;
 use crate::store::encoding::micros_since_epoch;
 
@@ -41,19 +41,20 @@ pub(super) fn pool_of(options: SqliteConnectOptions, connections: Option<u32>) -
 
 pub(super) type Statement<'q> = Query<'q, Sqlite, SqliteArguments>;
 
-impl Records {
-    /// The rows of a statement that only reads: in WAL mode it waits for nobody.
-    pub(super) async fn look(
+impl SqliteRecords {
+    /// Runs a statement and returns its rows. Repeats it while another process
+    /// writes. In WAL mode a statement that only reads never waits.
+    pub(super) async fn run<'q>(
         &self,
         statement: &SqlStr,
-        bind: impl for<'q> Fn(Statement<'q>) -> Statement<'q> + Send + Sync,
+        bind: impl Fn(Statement<'q>) -> Statement<'q> + Send + Sync,
     ) -> Result<Vec<SqliteRow>, StoreError> {
         let patience = Patience::new();
         loop {
             let mut connection = self.acquire(&patience).await?;
             let statement = bind(sqlx::query(statement.clone()).bind(clock()));
-            // All rows, up to the end of the statement: that is its commit,
-            // and only there it may turn out that the disk is full.
+            // To the last row: the statement commits at its end, and only the
+            // commit fails if the disk is full.
             let error = match statement.fetch_all(&mut *connection).await {
                 Ok(rows) => return Ok(rows),
                 Err(error) => error,
@@ -65,15 +66,16 @@ impl Records {
         }
     }
 
-    /// The same for a statement that writes. Those of one process queue up
-    /// here, in their order, instead of each looking for SQLite's lock.
-    pub(super) async fn write(
+    /// Runs a statement that writes, once all statements have ended that this
+    /// process began to write earlier. Without this order each statement would
+    /// ask for SQLite's lock again and again, and some would ask in vain.
+    pub(super) async fn run_in_turn<'q>(
         &self,
         statement: &SqlStr,
-        bind: impl for<'q> Fn(Statement<'q>) -> Statement<'q> + Send + Sync,
+        bind: impl Fn(Statement<'q>) -> Statement<'q> + Send + Sync,
     ) -> Result<Vec<SqliteRow>, StoreError> {
         let _turn = self.writing.lock().await;
-        self.look(statement, bind).await
+        self.run(statement, bind).await
     }
 
     pub(super) async fn acquire(

@@ -55,10 +55,9 @@ pub(super) fn meaning(error: &dyn DatabaseError) -> Meaning {
         ),
         // What became of what was being written, the disk alone knows.
         IOERR => Meaning(Unknown, "see what the system says of the disk"),
-        ERROR if error.message().contains("no such table") => Meaning(
-            Refused,
-            "run SqliteStoreBuilder::migrate, or docs/sql/sqlite.sql",
-        ),
+        ERROR if error.message().contains("no such table") => {
+            Meaning(Refused, "call `migrate()`, or run docs/sql/sqlite.sql")
+        }
         _ => Meaning(
             Refused,
             "the table, or SQLite, is of another version: see docs/stores.md",

@@ -1,38 +1,44 @@
 //! The operations of the store. Each is one statement that decides, or one
-//! that only looks.
+//! statement that only reads.
 
-use sqlx::{Row, SqlitePool};
+use sqlx::sqlite::SqliteConnection;
+use sqlx::{Row, Sqlite, SqlitePool};
 use tokio::sync::Mutex;
 
-use super::super::{Table, failed};
+use super::super::transaction::{CompletedInside, SqlRecords, TransactionFate};
+use super::super::{CompleteRow, Table, bind, failed};
+use super::connection::clock;
 use super::meaning::meaning;
 use super::row::Found;
+use super::setup;
 use super::statements::Statements;
 use super::wake_ups::WakeUps;
 use crate::record::{FencingToken, Nonce, RecordId};
-use crate::store::OnMismatch;
 use crate::store::encoding::{EncodedCompletion, unreadable};
 use crate::store::row::{micros, state};
 use crate::store::{
-    Claim, Claimed, Forgotten, Lease, OnLapsedLease, Outcome, Ownership, Record, RecordState,
-    Release, StoreError, StoreErrorKind,
+    Claim, Claimed, Forgotten, Lease, OnLapsedLease, OnMismatch, Outcome, Ownership, Record,
+    RecordState, Release, Store, StoreError, StoreErrorKind, Subscription,
 };
 
-/// How often a claim looks again at a record that changed while it was about
-/// to take it.
+/// How often a claim reads a record again that changed between the claim's
+/// reading it and taking it.
 const CLAIM_ATTEMPTS: u32 = 16;
 
-pub(super) struct Records {
+#[expect(unnameable_types, reason = "of a trait that is sealed")]
+#[expect(missing_debug_implementations, reason = "of a trait that is sealed")]
+pub struct SqliteRecords {
     pub(super) pool: SqlitePool,
     pub(super) table: Table,
     pub(super) statements: Statements,
-    /// Whose turn it is to write, of this process.
+    /// Held by the task of this process that writes. Without it the tasks would
+    /// compete for SQLite's lock, which is not fair.
     pub(super) writing: Mutex<()>,
-    pub(super) wake_ups: WakeUps,
+    wake_ups: WakeUps,
 }
 
-impl Records {
-    pub(super) fn new(pool: SqlitePool, table: Table) -> Self {
+impl SqliteRecords {
+    fn new(pool: SqlitePool, table: Table) -> Self {
         Self {
             pool,
             statements: Statements::of(&table),
@@ -41,10 +47,76 @@ impl Records {
             wake_ups: WakeUps::new(),
         }
     }
+}
 
+impl SqlRecords<Sqlite> for SqliteRecords {
+    async fn migrate(pool: &SqlitePool, table: &Table) -> Result<(), StoreError> {
+        setup::migrate(&Self::new(pool.clone(), table.clone())).await
+    }
+
+    async fn open(pool: SqlitePool, table: &Table) -> Result<Self, StoreError> {
+        let records = Self::new(pool, table.clone());
+        setup::check(&records).await?;
+        Ok(records)
+    }
+
+    async fn purge(&self) -> Result<u64, StoreError> {
+        let purge = self.run_in_turn(&self.statements.purge, |statement| statement);
+        Ok(purge.await?.len() as u64)
+    }
+
+    async fn complete_within<'a>(
+        &'a self,
+        transaction: &'a mut SqliteConnection,
+        lease: &'a Lease,
+        outcome: &'a Outcome,
+    ) -> Result<CompletedInside, sqlx::Error> {
+        let encoded = EncodedCompletion::of_outcome(outcome);
+        let row = CompleteRow::of(lease, &encoded);
+        let statement = sqlx::query(self.statements.complete_within.clone()).bind(clock());
+        let statement = bind!(statement, row: id nonce state kept_for
+            status began_at completed_at answer_length answer_sha256 answer);
+        let rows = statement.fetch_all(transaction).await?;
+        Ok(if rows.is_empty() {
+            CompletedInside::Lost
+        } else {
+            // Waking the waiters of this process costs less than asking whether
+            // there are any.
+            CompletedInside::HeldAndAwaited
+        })
+    }
+
+    async fn fate(&self, lease: &Lease) -> Result<TransactionFate, StoreError> {
+        let written = self.run_in_turn(&self.statements.fate, |statement| {
+            statement
+                .bind(&lease.claim.id.as_bytes()[..])
+                .bind(&lease.claim.nonce.as_bytes()[..])
+        });
+        let rows = match written.await {
+            Ok(rows) => rows,
+            Err(error) if error.kind() == StoreErrorKind::Contention => {
+                return Ok(TransactionFate::UnderWay);
+            }
+            Err(error) => return Err(error),
+        };
+        let Some(row) = rows.first() else {
+            return Ok(TransactionFate::Absent);
+        };
+        let (state, is_own): (i64, bool) = (|| Ok((row.try_get(0)?, row.try_get(1)?)))()
+            .map_err(|error| failed(error, meaning))?;
+        Ok(TransactionFate::of(state, is_own))
+    }
+
+    async fn wake(&self, id: &RecordId) -> Result<(), StoreError> {
+        self.wake_ups.wake(id);
+        Ok(())
+    }
+}
+
+impl Store for SqliteRecords {
     /// Looks first: most claims that find something find it so, and neither
     /// write nor wait for who writes.
-    pub(super) async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
+    async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
         for _ in 0..CLAIM_ATTEMPTS {
             if let Some(found) = self.find(&claim.id, &claim.nonce).await?
                 && !found.is_over()
@@ -70,16 +142,110 @@ impl Records {
         Err(StoreError::new(StoreErrorKind::Contention, why))
     }
 
+    async fn renew(&self, lease: &Lease) -> Result<Ownership, StoreError> {
+        let claim = &lease.claim;
+        let rows = self
+            .run_in_turn(&self.statements.renew, |statement| {
+                statement
+                    .bind(&claim.id.as_bytes()[..])
+                    .bind(&claim.nonce.as_bytes()[..])
+                    .bind(micros(claim.lease))
+                    .bind(micros(claim.retention))
+            })
+            .await?;
+        self.held_or(!rows.is_empty(), &claim.id, &claim.nonce)
+            .await
+    }
+
+    async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Ownership, StoreError> {
+        let encoded = EncodedCompletion::of_outcome(outcome);
+        let row = CompleteRow::of(lease, &encoded);
+        let rows = self
+            .run_in_turn(&self.statements.complete, |statement| {
+                bind!(statement, row: id nonce token attempt fingerprint retention state kept_for
+                    status began_at completed_at answer_length answer_sha256 answer)
+            })
+            .await?;
+        let Claim { id, nonce, .. } = &lease.claim;
+        if !rows.is_empty() {
+            self.wake_ups.wake(id);
+        }
+        self.held_or(!rows.is_empty(), id, nonce).await
+    }
+
+    async fn release(
+        &self,
+        id: &RecordId,
+        nonce: &Nonce,
+        how: Release,
+    ) -> Result<Ownership, StoreError> {
+        let state = match how {
+            Release::MayRunAgain => state::RELEASED,
+            Release::OutcomeUnknown => state::UNKNOWN,
+        };
+        let rows = self
+            .run_in_turn(&self.statements.release, |statement| {
+                statement
+                    .bind(&id.as_bytes()[..])
+                    .bind(&nonce.as_bytes()[..])
+                    .bind(state)
+            })
+            .await?;
+        if rows.is_empty() {
+            self.is_readable(id).await?;
+            return Ok(Ownership::Lost);
+        }
+        self.wake_ups.wake(id);
+        Ok(Ownership::Held)
+    }
+
+    async fn look_up(&self, id: &RecordId) -> Result<Option<Record>, StoreError> {
+        let found = self.find(id, &Nonce::from_bytes([0; 16])).await?;
+        let found = found.filter(|found| !found.is_over());
+        found.map(Found::record).transpose()
+    }
+
+    async fn forget(&self, id: &RecordId, force: bool) -> Result<Forgotten, StoreError> {
+        let rows = self
+            .run_in_turn(&self.statements.forget, |statement| {
+                statement.bind(&id.as_bytes()[..]).bind(force)
+            })
+            .await?;
+        if let Some(row) = rows.first() {
+            let was_over: bool = row
+                .try_get("over")
+                .map_err(|error| failed(error, meaning))?;
+            if was_over {
+                return Ok(Forgotten::Absent);
+            }
+            self.wake_ups.wake(id);
+            return Ok(Forgotten::Gone);
+        }
+        // In flight and alive, or not there, or not to be read. It is one of them
+        // at this moment too, unless it was claimed since, and then it was in flight.
+        Ok(if self.is_readable(id).await? {
+            Forgotten::InFlight
+        } else {
+            Forgotten::Absent
+        })
+    }
+
+    async fn subscribe(&self, id: &RecordId) -> Result<Subscription, StoreError> {
+        Ok(self.wake_ups.subscribe(id))
+    }
+}
+
+impl SqliteRecords {
     async fn take(&self, claim: &Claim) -> Result<Option<Lease>, StoreError> {
         let stays = claim.on_lapsed_lease == OnLapsedLease::Refuse;
         let takes_lapsed = claim.by_hand || claim.on_lapsed_lease == OnLapsedLease::Rerun;
         let of_any_fingerprint = claim.on_mismatch == OnMismatch::Replay;
         let rows = self
-            .write(&self.statements.claim, |statement| {
+            .run_in_turn(&self.statements.claim, |statement| {
                 statement
-                    .bind(claim.id.as_bytes().to_vec())
-                    .bind(claim.nonce.as_bytes().to_vec())
-                    .bind(claim.fingerprint.as_bytes().to_vec())
+                    .bind(&claim.id.as_bytes()[..])
+                    .bind(&claim.nonce.as_bytes()[..])
+                    .bind(&claim.fingerprint.as_bytes()[..])
                     .bind(micros(claim.lease))
                     .bind(micros(claim.retention))
                     .bind(stays)
@@ -100,85 +266,6 @@ impl Records {
             (Some(token), Ok(attempt)) => Ok(Some(Lease::new(claim, token, attempt))),
             _ => Err(unreadable("its tokens or attempts are used up")),
         }
-    }
-
-    pub(super) async fn renew(&self, lease: &Lease) -> Result<Ownership, StoreError> {
-        let claim = &lease.claim;
-        let rows = self
-            .write(&self.statements.renew, |statement| {
-                statement
-                    .bind(claim.id.as_bytes().to_vec())
-                    .bind(claim.nonce.as_bytes().to_vec())
-                    .bind(micros(claim.lease))
-                    .bind(micros(claim.retention))
-            })
-            .await?;
-        self.held_or(!rows.is_empty(), &claim.id, &claim.nonce)
-            .await
-    }
-
-    pub(super) async fn complete(
-        &self,
-        lease: &Lease,
-        outcome: &Outcome,
-    ) -> Result<Ownership, StoreError> {
-        let (answer, retention) = EncodedCompletion::of_outcome(outcome);
-        let state = match answer {
-            Some(_) => state::COMPLETED,
-            None => state::SEALED,
-        };
-        let claim = &lease.claim;
-        let answer = answer.as_ref();
-        let rows = self
-            .write(&self.statements.complete, |statement| {
-                statement
-                    .bind(claim.id.as_bytes().to_vec())
-                    .bind(claim.nonce.as_bytes().to_vec())
-                    .bind(signed(lease.token.get()))
-                    .bind(signed(lease.attempt))
-                    .bind(claim.fingerprint.as_bytes().to_vec())
-                    .bind(micros(claim.retention))
-                    .bind(state)
-                    .bind(micros(retention))
-                    .bind(answer.map(|answer| answer.status))
-                    .bind(answer.map(|answer| answer.began_at))
-                    .bind(answer.map(|answer| answer.completed_at))
-                    .bind(answer.map(|answer| signed(answer.length)))
-                    .bind(answer.map(|answer| answer.checksum.to_vec()))
-                    .bind(answer.map(|answer| answer.answer.clone()))
-            })
-            .await?;
-        if !rows.is_empty() {
-            self.wake_ups.wake(&claim.id);
-        }
-        self.held_or(!rows.is_empty(), &claim.id, &claim.nonce)
-            .await
-    }
-
-    pub(super) async fn release(
-        &self,
-        id: &RecordId,
-        nonce: &Nonce,
-        how: Release,
-    ) -> Result<Ownership, StoreError> {
-        let state = match how {
-            Release::MayRunAgain => state::RELEASED,
-            Release::OutcomeUnknown => state::UNKNOWN,
-        };
-        let rows = self
-            .write(&self.statements.release, |statement| {
-                statement
-                    .bind(id.as_bytes().to_vec())
-                    .bind(nonce.as_bytes().to_vec())
-                    .bind(state)
-            })
-            .await?;
-        if rows.is_empty() {
-            self.is_readable(id).await?;
-            return Ok(Ownership::Lost);
-        }
-        self.wake_ups.wake(id);
-        Ok(Ownership::Held)
     }
 
     /// What became of a renewal or completion that changed nothing, too.
@@ -206,37 +293,6 @@ impl Records {
         })
     }
 
-    pub(super) async fn look_up(&self, id: &RecordId) -> Result<Option<Record>, StoreError> {
-        let found = self.find(id, &Nonce::from_bytes([0; 16])).await?;
-        let found = found.filter(|found| !found.is_over());
-        found.map(Found::record).transpose()
-    }
-
-    pub(super) async fn forget(&self, id: &RecordId, force: bool) -> Result<Forgotten, StoreError> {
-        let rows = self
-            .write(&self.statements.forget, |statement| {
-                statement.bind(id.as_bytes().to_vec()).bind(force)
-            })
-            .await?;
-        if let Some(row) = rows.first() {
-            let was_over: bool = row
-                .try_get("over")
-                .map_err(|error| failed(error, meaning))?;
-            if was_over {
-                return Ok(Forgotten::Absent);
-            }
-            self.wake_ups.wake(id);
-            return Ok(Forgotten::Gone);
-        }
-        // In flight and alive, or not there, or not to be read. It is one of them
-        // at this moment too, unless it was claimed since, and then it was in flight.
-        Ok(if self.is_readable(id).await? {
-            Forgotten::InFlight
-        } else {
-            Forgotten::Absent
-        })
-    }
-
     /// Whether there is a record, over or not.
     ///
     /// # Errors
@@ -246,26 +302,12 @@ impl Records {
         Ok(found.map(Found::record).transpose()?.is_some())
     }
 
-    pub(super) async fn purge(&self) -> Result<u64, StoreError> {
-        let rows = self.write(&self.statements.purge, |statement| statement);
-        Ok(rows.await?.len() as u64)
-    }
-
-    pub(super) async fn find(
-        &self,
-        id: &RecordId,
-        nonce: &Nonce,
-    ) -> Result<Option<Found>, StoreError> {
-        let rows = self.look(&self.statements.find, |statement| {
+    async fn find(&self, id: &RecordId, nonce: &Nonce) -> Result<Option<Found>, StoreError> {
+        let rows = self.run(&self.statements.find, |statement| {
             statement
-                .bind(id.as_bytes().to_vec())
-                .bind(nonce.as_bytes().to_vec())
+                .bind(&id.as_bytes()[..])
+                .bind(&nonce.as_bytes()[..])
         });
         rows.await?.first().map(Found::read).transpose()
     }
-}
-
-/// Tokens, attempts and lengths are far below 2⁶³.
-pub(super) fn signed(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
 }

@@ -9,21 +9,21 @@ use tracing::warn;
 use super::super::failed;
 use super::connection::Patience;
 use super::meaning::meaning;
-use super::records::Records;
+use super::records::SqliteRecords;
 use super::statements::{in_table, tables};
 use crate::store::{StoreError, StoreErrorKind};
 
 /// The version of the tables that this version of the crate makes and uses.
 const VERSION: i64 = 1;
 
-pub(super) async fn migrate(records: &Records) -> Result<(), StoreError> {
+pub(super) async fn migrate(records: &SqliteRecords) -> Result<(), StoreError> {
     let made = make_tables(records).await;
     made.map_err(|error| at_table(records, &error))
 }
 
 /// All or none, so that nobody sees a part of them; and none where a table of
 /// another version, or of another program, has the name.
-async fn make_tables(records: &Records) -> Result<(), StoreError> {
+async fn make_tables(records: &SqliteRecords) -> Result<(), StoreError> {
     is_in_memory(records).await?;
     let patience = Patience::new();
     loop {
@@ -53,7 +53,7 @@ async fn make_tables(records: &Records) -> Result<(), StoreError> {
 /// # Errors
 /// Also if a table lacks a column.
 async fn version_there(
-    records: &Records,
+    records: &SqliteRecords,
     connection: &mut SqliteConnection,
 ) -> Result<i64, sqlx::Error> {
     let statements = &records.statements;
@@ -77,15 +77,15 @@ async fn version_there(
     Ok(version)
 }
 
-pub(super) async fn check(records: &Records) -> Result<(), StoreError> {
+pub(super) async fn check(records: &SqliteRecords) -> Result<(), StoreError> {
     let checked = async {
         let is_in_memory = is_in_memory(records).await?;
         check_version(records).await?;
         // That every column is there, and that a record can be written.
         let columns = &records.statements.columns;
-        records.look(columns, |statement| statement).await?;
+        records.run(columns, |statement| statement).await?;
         match records
-            .write(&records.statements.touch, |statement| statement)
+            .run_in_turn(&records.statements.touch, |statement| statement)
             .await
         {
             // Somebody can write.
@@ -100,8 +100,8 @@ pub(super) async fn check(records: &Records) -> Result<(), StoreError> {
     checked.await.map_err(|error| at_table(records, &error))
 }
 
-async fn check_version(records: &Records) -> Result<(), StoreError> {
-    let rows = records.look(&records.statements.version, |statement| statement);
+async fn check_version(records: &SqliteRecords) -> Result<(), StoreError> {
+    let rows = records.run(&records.statements.version, |statement| statement);
     is_known(first(&rows.await?)?.unwrap_or(0))
 }
 
@@ -118,14 +118,14 @@ fn is_known(version: i64) -> Result<(), StoreError> {
 
 /// Whether the records are in memory. Such a database belongs to one
 /// connection, and ends with it.
-async fn is_in_memory(records: &Records) -> Result<bool, StoreError> {
+async fn is_in_memory(records: &SqliteRecords) -> Result<bool, StoreError> {
     let schema = records.table.in_statement("{schema}");
     let schema = match schema.trim_end_matches('.') {
         "" => "main",
         schema => schema,
     };
     let statement = SqlStr::from_static("SELECT file FROM pragma_database_list WHERE name = ?2");
-    let rows = records.look(&statement, |statement| statement.bind(schema.to_owned()));
+    let rows = records.run(&statement, |statement| statement.bind(schema.to_owned()));
     let file: Option<String> = first(&rows.await?)?.flatten();
     if file.is_none_or(|file| !file.is_empty()) {
         return Ok(false);
@@ -146,7 +146,7 @@ async fn is_in_memory(records: &Records) -> Result<bool, StoreError> {
     Ok(true)
 }
 
-async fn warn_of_settings(records: &Records) -> Result<(), StoreError> {
+async fn warn_of_settings(records: &SqliteRecords) -> Result<(), StoreError> {
     let table = &records.table;
     let journal_mode: Option<String> = setting(records, "PRAGMA {schema}journal_mode").await?;
     match journal_mode.as_deref() {
@@ -180,12 +180,12 @@ async fn warn_of_settings(records: &Records) -> Result<(), StoreError> {
     Ok(())
 }
 
-async fn setting<T>(records: &Records, pragma: &str) -> Result<Option<T>, StoreError>
+async fn setting<T>(records: &SqliteRecords, pragma: &str) -> Result<Option<T>, StoreError>
 where
     T: for<'r> Decode<'r, Sqlite> + Type<Sqlite>,
 {
     let statement = in_table(&records.table, pragma);
-    first(&records.look(&statement, |statement| statement).await?)
+    first(&records.run(&statement, |statement| statement).await?)
 }
 
 fn first<T>(rows: &[SqliteRow]) -> Result<Option<T>, StoreError>
@@ -197,7 +197,7 @@ where
 }
 
 /// The error, and which table of which file it is about.
-fn at_table(records: &Records, error: &StoreError) -> StoreError {
+fn at_table(records: &SqliteRecords, error: &StoreError) -> StoreError {
     let file = records.pool.connect_options();
     let file = file.get_filename().display();
     let why = match error.source() {

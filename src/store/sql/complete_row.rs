@@ -1,0 +1,66 @@
+//! The parameters of a completion.
+
+use std::time::Duration;
+
+use crate::store::Lease;
+use crate::store::encoding::EncodedCompletion;
+use crate::store::row::{micros, state};
+
+/// What completing a record writes: the fields of docs/stores.md, in their
+/// order. Numbers are signed, as all engines keep them.
+#[derive(Clone, Copy)]
+#[allow(dead_code, reason = "no engine binds every field")]
+pub(super) struct CompleteRow<'a> {
+    pub(super) id: &'a [u8],
+    pub(super) state: i64,
+    pub(super) nonce: &'a [u8],
+    pub(super) token: i64,
+    pub(super) attempt: i64,
+    pub(super) fingerprint: &'a [u8],
+    pub(super) retention: i64,
+    pub(super) status: Option<i16>,
+    pub(super) began_at: Option<i64>,
+    pub(super) completed_at: Option<i64>,
+    pub(super) kept_for: i64,
+    pub(super) answer: Option<&'a [u8]>,
+    pub(super) answer_length: Option<i64>,
+    pub(super) answer_sha256: Option<&'a [u8]>,
+}
+
+impl<'a> CompleteRow<'a> {
+    /// The row of `lease`, with what [`EncodedCompletion::of_outcome`] made of the
+    /// outcome.
+    pub(super) fn of(
+        lease: &'a Lease,
+        (answer, kept_for): &'a (Option<EncodedCompletion>, Duration),
+    ) -> Self {
+        let answer = answer.as_ref();
+        Self {
+            id: lease.claim.id.as_bytes(),
+            state: match answer {
+                Some(_) => state::COMPLETED,
+                None => state::SEALED,
+            },
+            nonce: lease.claim.nonce.as_bytes(),
+            token: lease.token.get().cast_signed(),
+            attempt: lease.attempt.cast_signed(),
+            fingerprint: lease.claim.fingerprint.as_bytes(),
+            retention: micros(lease.claim.retention),
+            status: answer.map(|answer| answer.status.cast_signed()),
+            began_at: answer.map(|answer| answer.began_at),
+            completed_at: answer.map(|answer| answer.completed_at),
+            kept_for: micros(*kept_for),
+            answer: answer.map(|answer| &answer.answer[..]),
+            answer_length: answer.map(|answer| answer.length.cast_signed()),
+            answer_sha256: answer.map(|answer| &answer.checksum[..]),
+        }
+    }
+}
+
+/// Binds these fields of a row to the parameters of a statement, in this order.
+macro_rules! bind {
+    ($statement:expr, $row:ident: $($field:ident)*) => {
+        $statement$(.bind($row.$field))*
+    };
+}
+pub(super) use bind;
