@@ -233,9 +233,9 @@
 //! **Which versions, and how do I upgrade?** axum 0.8, hyper 1, tonic 0.14, http 1 and tower
 //! 0.5; with their stores sqlx 0.9 and redis 1. Versions of this crate with the same record
 //! format share a store, so that replicas can be upgraded one by one: call `migrate()` of the
-//! newer version first. The changelog names every change of the format or of a digest. A
-//! change of the namespace, the scope, [`KeysPer`](options::KeysPer) or the feature `axum`
-//! gives operations other record ids: their earlier records no longer match.
+//! newer version first. The changelog names every change of the format or of a digest. The
+//! namespace, the scope and [`KeysPer`](options::KeysPer) decide a record's id: after a change
+//! of them earlier records no longer count.
 //!
 //! # Cancel safety
 //!

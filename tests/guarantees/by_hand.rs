@@ -1,4 +1,4 @@
-//! Section 5, by hand: records whose outcome is unknown are resolved or
+//! Records by hand: those whose outcome is unknown are resolved or
 //! forgotten, and an owner that comes back is powerless (G5).
 
 use std::sync::Arc;
