@@ -24,7 +24,9 @@ use crate::scope;
 pub struct Route<'a> {
     /// The methods that the route protects.
     pub methods: &'a [Method],
-    /// `None` for every path that no other route matches.
+    /// The pattern as it was given; `None` for every path that no other route matches.
+    pub pattern: Option<&'a str>,
+    /// The path of the pattern.
     pub path: Option<&'a str>,
     /// The headers that may carry the key.
     pub key_headers: &'a [HeaderName],
@@ -43,6 +45,7 @@ pub fn routes(layer: &IdempotencyLayer) -> impl Iterator<Item = Route<'_>> {
         let options = &*listed.options;
         Route {
             methods: &listed.methods,
+            pattern: listed.pattern.as_deref(),
             path: listed.path.as_deref(),
             key_headers: &options.keys.headers,
             max_operation: options.max_operation,
@@ -97,10 +100,10 @@ pub fn gateway_contract(
 
 /// An option of the layer that can't work in a proxy.
 #[must_use]
-pub fn config_error(option: &'static str, path: Option<&str>, message: &str) -> ConfigError {
+pub fn config_error(option: &'static str, pattern: Option<&str>, message: &str) -> ConfigError {
     let error = ConfigError::new(option, message);
-    match path {
-        Some(path) => error.on_route(path),
+    match pattern {
+        Some(pattern) => error.on_route(pattern),
         None => error,
     }
 }

@@ -16,7 +16,7 @@ pub(crate) fn check(layer: &IdempotencyLayer, settings: &Settings) -> Result<(),
     let authorize = settings.authorize.as_ref();
     let reserved = Reserved::new(authorize.map_or(&[], |authorize| &authorize.headers));
     for route in routes(layer) {
-        let of = route.path;
+        let of = route.pattern;
         if let Some(name) = route.key_headers.iter().find(|name| reserved.has(name)) {
             let message =
                 format!("names `{name}`, which the sidecar removes from what a client sends");
@@ -32,17 +32,17 @@ pub(crate) fn check(layer: &IdempotencyLayer, settings: &Settings) -> Result<(),
                            stopped. Leave it at `finish`";
             return Err(config_error("on_disconnect", of, message));
         }
-        if let Some(path) = of {
-            check_pattern(path, ignore_case)?;
+        if let (Some(pattern), Some(path)) = (of, route.path) {
+            check_path(pattern, path, ignore_case)?;
         }
     }
     Ok(())
 }
 
 /// A pattern that no path is matched as would protect nothing.
-fn check_pattern(pattern: &str, ignore_case: bool) -> Result<(), ConfigError> {
+fn check_path(pattern: &str, path: &str, ignore_case: bool) -> Result<(), ConfigError> {
     let fail = |message: &str| Err(config_error("route", Some(pattern), message));
-    let literal = without_names(pattern);
+    let literal = without_names(path);
     if literal.len() > 1 && literal.ends_with('/') {
         return fail("ends in a slash: leave it out, both spellings are matched");
     }
@@ -158,6 +158,6 @@ mod tests {
             .unwrap();
         let error = check(&layer, &Settings::default()).unwrap_err().to_string();
         assert!(error.starts_with("`on_disconnect` can't be"), "{error}");
-        assert!(error.ends_with("(on route `/orders`)"), "{error}");
+        assert!(error.ends_with("(on route `POST /orders`)"), "{error}");
     }
 }

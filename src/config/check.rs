@@ -175,17 +175,8 @@ impl Config {
             "max_operation" => &["lease"],
             _ => &[],
         };
-        let route = error.route().and_then(|own| {
-            // The sidecar knows the path of a pattern, but not its method.
-            let is_path = |pattern: &str| {
-                pattern
-                    .split_once(' ')
-                    .is_some_and(|(_, path)| path.trim() == own)
-            };
-            let mut patterns = file.route.iter().map(|route| &*route.pattern);
-            let exact = patterns.clone().position(|pattern| pattern == own);
-            exact.or_else(|| patterns.position(is_path))
-        });
+        let mut routes = file.route.iter();
+        let route = routes.position(|route| Some(&*route.pattern) == error.route());
         let tables = route.map(|at| format!("route[{at}]"));
         let tables = tables.into_iter().chain(["idempotency".to_owned()]);
         tables

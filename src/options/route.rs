@@ -29,6 +29,9 @@ pub(crate) struct Routes {
 #[derive(Debug)]
 pub(crate) struct Listed {
     pub(crate) methods: Vec<Method>,
+    /// The method, if the pattern names one, and the path. `None` for every path that no pattern
+    /// matches.
+    pub(crate) pattern: Option<String>,
     /// `None` for every path that no pattern matches.
     pub(crate) path: Option<String>,
     pub(crate) options: Arc<RouteOptions>,
@@ -94,7 +97,7 @@ impl Routes {
                     }
                     let path = path.trim();
                     routes.insert(&method, path, &options, &pattern)?;
-                    routes.list([method.clone()], Some(path), &options);
+                    routes.list([method.clone()], Some((&pattern, path)), &options);
                     exact.push((method, path.to_owned()));
                 }
                 None if options.methods.is_empty() => {
@@ -102,7 +105,7 @@ impl Routes {
                 }
                 None => {
                     any_method.push((routes.listed.len(), pattern.clone(), Arc::clone(&options)));
-                    routes.list([], Some(&pattern), &options);
+                    routes.list([], Some((&pattern, &pattern)), &options);
                 }
             }
         }
@@ -164,11 +167,13 @@ impl Routes {
     fn list(
         &mut self,
         methods: impl IntoIterator<Item = Method>,
-        path: Option<&str>,
+        pattern_and_path: Option<(&str, &str)>,
         options: &Arc<RouteOptions>,
     ) {
+        let (pattern, path) = pattern_and_path.unzip();
         self.listed.push(Listed {
             methods: methods.into_iter().collect(),
+            pattern: pattern.map(str::to_owned),
             path: path.map(str::to_owned),
             options: Arc::clone(options),
         });

@@ -115,6 +115,15 @@ async fn a_file_that_is_wrong_is_1_and_says_where() {
             "`route[0].on_disconnect` can't be `cancel` here",
         ),
         (
+            "cancel-other-methods.toml",
+            right()
+                .route("POST /a", "")
+                .route("/a", "on_disconnect = 'cancel'")
+                .text(),
+            ":13:1:",
+            "`route[1].on_disconnect` can't be `cancel` here",
+        ),
+        (
             "slash.toml",
             right().route("/b", "").route("POST /a/", "").text(),
             ":12:1:",
