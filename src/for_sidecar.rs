@@ -10,7 +10,8 @@ use ipnet::IpNet;
 
 #[cfg(feature = "config")]
 pub use crate::config::sidecar::{AuthorizeEntry, Entries, Table, entries, located, missing};
-use crate::contract::{Contract, GatewayError};
+#[cfg(feature = "contract")]
+use crate::contract::Contract;
 use crate::error::ConfigError;
 use crate::layer::IdempotencyLayer;
 use crate::layer::builder::IdempotencyLayerBuilder;
@@ -87,15 +88,12 @@ pub fn canonical(network: IpNet) -> IpNet {
     scope::canonical(network)
 }
 
-/// The contract of a layer that runs in a proxy, with the proxy's own errors and
-/// the request headers that an authorizer sets.
+/// The contract of a layer behind an authorizer that sets the request headers
+/// `verified`, whatever the client sends.
+#[cfg(feature = "contract")]
 #[must_use]
-pub fn gateway_contract(
-    contract: Contract,
-    errors: Vec<GatewayError>,
-    verified: &[HeaderName],
-) -> Contract {
-    contract.of_gateway(errors, verified)
+pub fn contract(layer: &IdempotencyLayer, verified: &[HeaderName]) -> Contract {
+    Contract::of(layer.core(), verified)
 }
 
 /// An option of the layer that can't work in a proxy.

@@ -294,6 +294,7 @@ pub mod client;
 pub mod config;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+#[cfg(feature = "contract")]
 pub mod contract;
 mod counts;
 mod display;
@@ -351,6 +352,7 @@ mod prose {
     pub struct Layers;
     #[doc = include_str!("../docs/testing.md")]
     pub struct Testing;
+    #[cfg(feature = "contract")]
     #[doc = include_str!("../docs/contract.md")]
     pub struct Contract;
     #[cfg(feature = "config")]

@@ -1,16 +1,14 @@
 //! An API whose OpenAPI document says what its idempotency layer does.
 //!
 //! ```sh
-//! cargo run --example openapi
+//! cargo run --example openapi --features contract
 //! curl http://127.0.0.1:3000/openapi.json       # utoipa's document with the layer's in it
-//! curl http://127.0.0.1:3000/idempotency        # the layer's contract, for people
+//! curl http://127.0.0.1:3000/idempotency        # what the layer promises, as a page for people
 //! ```
 
-use axum::body::Body;
-use axum::extract::{Path, Request};
-use axum::http::StatusCode;
-use axum::response::Response;
-use axum::routing::{any, get, patch, post};
+use axum::extract::Path;
+use axum::http::{StatusCode, header::CONTENT_TYPE};
+use axum::routing::{get, patch, post};
 use axum::{Json, Router};
 use tower_idempotency::contract::Contract;
 use tower_idempotency::options::{KeyFormat, Require};
@@ -126,17 +124,15 @@ pub(crate) fn app() -> Result<Router, Box<dyn std::error::Error>> {
     let idempotency = idempotency()?;
     let contract = idempotency.contract();
     let document = document(&contract)?;
-    let answer = move |request: Request| async move {
-        let (request, _) = request.into_parts();
-        contract.respond(&request).map(Body::from) as Response
-    };
+    let page = contract.markdown();
+    let page = async move || ([(CONTENT_TYPE, "text/markdown; charset=utf-8")], page);
     Ok(Router::new()
         .route("/orders", post(create_order))
         .route("/orders/{id}/capture", post(capture_order))
         .route("/profile", patch(change_profile))
         .layer(idempotency)
         .route("/openapi.json", get(move || async { Json(document) }))
-        .route("/idempotency", any(answer)))
+        .route("/idempotency", get(page)))
 }
 
 #[tokio::main]

@@ -17,6 +17,7 @@ use tower_service::Service;
 use crate::authorize::{Authorizer, Refused};
 use crate::bodies::{Answered, Until};
 use crate::checks::{layer_header_names, methods};
+use crate::contract::SidecarContract;
 use crate::forwarded::{
     OfTheLayer, Reserved, can_be_tunnelled, forward, join_cookies, normalize_host, strip_hop_by_hop,
 };
@@ -29,7 +30,6 @@ use tower_idempotency::Idempotency;
 use tower_idempotency::IdempotencyLayer;
 use tower_idempotency::RequestBody;
 use tower_idempotency::ResponseBody;
-use tower_idempotency::contract::Contract;
 use tower_idempotency::scope::PeerAddr;
 
 /// What leaves: counted until its last byte has.
@@ -43,7 +43,7 @@ pub(crate) struct Front {
     authorizer: Option<Authorizer>,
     trusted: Vec<IpNet>,
     healthz: Option<String>,
-    contract: Option<(String, Contract)>,
+    contract: Option<(String, SidecarContract)>,
     /// Those that some policy protects.
     methods: Vec<Method>,
     numbers: Arc<Numbers>,
@@ -64,7 +64,7 @@ impl Front {
         );
         let proxy = layer.layer(upstream);
         let contract = settings.contract.clone();
-        let contract = contract.map(|path| (path, crate::contract::of(&layer, settings)));
+        let contract = contract.map(|path| (path, SidecarContract::new(&layer, settings)));
         Self {
             methods: methods(&layer),
             layer,

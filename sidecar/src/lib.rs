@@ -14,7 +14,6 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tower_idempotency::config::{Config, FileError};
-use tower_idempotency::contract::Contract;
 use tower_idempotency::for_sidecar::{ignore_path_case, located};
 use tower_idempotency::store::{Store, StoreError};
 use tower_idempotency::{ConfigError, IdempotencyLayer};
@@ -35,6 +34,7 @@ mod server;
 mod store;
 mod upstream;
 
+pub use contract::SidecarContract;
 use front::Front;
 use options::{Settings, required_store};
 use store::{Connected, LateStore};
@@ -96,11 +96,11 @@ impl Sidecar {
     ///
     /// # Errors
     /// As of [`new`](Self::new).
-    pub fn contract(config: &Config) -> Result<Contract, SidecarError> {
+    pub fn contract(config: &Config) -> Result<SidecarContract, SidecarError> {
         let settings = Settings::read(config)?;
         required_store(config)?;
         let layer = layer(config, &settings, LateStore::default())?;
-        Ok(contract::of(&layer, &settings))
+        Ok(SidecarContract::new(&layer, &settings))
     }
 
     async fn listen(settings: &Settings, layer: IdempotencyLayer) -> Result<Self, SidecarError> {

@@ -2,9 +2,10 @@
 
 use std::fmt::Write;
 
-use crate::contract::words::Sentences;
-use crate::contract::{Contract, Endpoint, GatewayError, RejectionExample, Terms, refusals, words};
+use crate::contract::sentences::{self, Sentences};
+use crate::contract::{Contract, Endpoint, RejectionExample, rejections};
 use crate::display::{duration, header_name, join_with};
+use crate::options::Require;
 use crate::rejection::RejectionCode;
 
 impl Contract {
@@ -12,84 +13,79 @@ impl Contract {
     #[must_use]
     pub fn markdown(&self) -> String {
         let mut page = String::from("# Idempotency\n\n");
-        if self.terms().next().is_none() {
+        if self.with_keys().next().is_none() {
             page.push_str("This API takes no idempotency keys: every request is executed.\n");
             return page;
         }
         page.push_str(
-            "An operation that is sent with a key is executed once. Whoever sends the same request again \
-             with the same key gets the first answer again.\n\n",
+            "An operation that is sent with a key is executed once. If the same request is sent again with \
+             the same key, the API sends the first response again.\n\n",
         );
         self.table(&mut page);
-        page.push_str("\nOn any other request a key has no effect: it is executed each time.\n");
+        page.push_str(
+            "\nOn any other request a key has no effect: the request is executed each time.\n",
+        );
         for (title, say) in [
-            ("Sending a key", words::sending as fn(&Terms) -> Sentences),
-            ("What a retry gets", words::retrying),
-            ("While the first request runs", words::running),
-            ("A key used twice", words::reusing),
-            ("What is not kept", words::not_kept),
+            (
+                "Sending a key",
+                sentences::sending as fn(&Endpoint) -> Sentences,
+            ),
+            ("What a retry gets", sentences::retrying),
+            ("While the first request runs", sentences::running),
+            ("A key used twice", sentences::reusing),
+            ("What is not recorded", sentences::not_recorded),
         ] {
             write!(page, "\n## {title}\n").expect(INFALLIBLE);
             self.section(&mut page, say);
         }
         self.errors(&mut page);
-        self.gateway_errors(&mut page);
         if let Some(url) = &self.docs_url {
             write!(page, "\nEvery error links to <{url}>.\n").expect(INFALLIBLE);
         }
         page
     }
 
-    fn terms(&self) -> impl Iterator<Item = (&Endpoint, &Terms)> {
-        let with = |endpoint| Some((endpoint, Endpoint::terms(endpoint)?));
-        self.endpoints.iter().filter_map(with)
-    }
-
     fn table(&self, page: &mut String) {
-        page.push_str("| endpoint | methods | key | header | answers are kept |\n");
+        page.push_str("| endpoint | methods | key | header | responses are kept |\n");
         page.push_str("| --- | --- | --- | --- | --- |\n");
         for endpoint in &self.endpoints {
             let (path, methods) = (endpoint.place(), endpoint.methods());
             // A bar would end the cell.
             let path = path.replace('|', "\\|");
-            match &endpoint.terms {
-                None => writeln!(page, "| {path} | {methods} | ignored | | |"),
-                Some(terms) => {
-                    let need = if terms.key_required {
-                        "required"
-                    } else {
-                        "optional"
-                    };
-                    let headers: Vec<_> = terms
-                        .header
-                        .iter()
-                        .map(|name| format!("`{}`", header_name(name)))
-                        .collect();
-                    let (headers, kept) = (join_with(&headers, "or"), duration(terms.retention));
-                    writeln!(page, "| {path} | {methods} | {need} | {headers} | {kept} |")
-                }
+            let options = &endpoint.options;
+            let require = options.require.as_str();
+            if options.require == Require::Ignored {
+                writeln!(page, "| {path} | {methods} | {require} | | |")
+            } else {
+                let headers = sentences::names(&options.keys.headers, "or");
+                let kept = duration(options.retention);
+                writeln!(
+                    page,
+                    "| {path} | {methods} | {require} | {headers} | {kept} |"
+                )
             }
             .expect(INFALLIBLE);
         }
     }
 
-    /// What is said of all endpoints, once; else of each with its name.
-    fn section(&self, page: &mut String, say: fn(&Terms) -> Sentences) {
+    /// A sentence that is the same for all endpoints stands there once. Any other
+    /// names the endpoints that it is about.
+    fn section(&self, page: &mut String, say: fn(&Endpoint) -> Sentences) {
         let all: Vec<_> = self
-            .terms()
-            .map(|(endpoint, terms)| (endpoint.name(), say(terms)))
+            .with_keys()
+            .map(|endpoint| (endpoint.name(), say(endpoint)))
             .collect();
-        let subjects = all.first().map_or(0, |(_, said)| said.len());
+        let subjects = all.first().map_or(0, |(_, sentences)| sentences.len());
         for subject in 0..subjects {
             let groups = grouped(
                 all.iter()
-                    .map(|(name, said)| (name.clone(), &said[subject])),
+                    .map(|(name, sentences)| (name.clone(), &sentences[subject])),
             );
-            for (names, said) in groups.iter().filter(|(_, said)| !said.is_empty()) {
+            for (names, sentence) in groups.iter().filter(|(_, sentence)| !sentence.is_empty()) {
                 if names.len() < all.len() {
-                    write!(page, "\n**On {}:** {said}\n", join_with(names, "and"))
+                    write!(page, "\n**On {}:** {sentence}\n", join_with(names, "and"))
                 } else {
-                    write!(page, "\n{said}\n")
+                    write!(page, "\n{sentence}\n")
                 }
                 .expect(INFALLIBLE);
             }
@@ -98,57 +94,41 @@ impl Contract {
 
     fn errors(&self, page: &mut String) {
         page.push_str(
-            "\n## Errors\n\nA request that gets one of these was not executed. Act on the code, or on what \
-             stands for it in the body.\n\n| code | status | when | what to do |\n| --- | --- | --- | --- |\n",
+            "\n## Errors\n\nA request that gets one of these errors was not executed. A program should act \
+             on the code, or on the member of the body that stands for it.\n\n\
+             | code | status | when | what to do |\n| --- | --- | --- | --- |\n",
         );
+        let everywhere = self.with_keys().count();
         let mut examples = String::new();
         for code in RejectionCode::ALL {
-            let refusals = self
-                .terms()
-                .filter_map(|(endpoint, terms)| Some((endpoint.name(), terms.refusal(*code)?)));
-            let shown = grouped(refusals);
+            let shown = grouped(
+                self.with_keys()
+                    .filter_map(|endpoint| Some((endpoint.name(), endpoint.rejection(*code)?))),
+            );
             let mut statuses: Vec<_> = shown
                 .iter()
-                .map(|(_, refusal)| refusal.status.as_str().to_owned())
+                .map(|(_, example)| example.status.as_str().to_owned())
                 .collect();
             statuses.dedup();
             if statuses.is_empty() {
                 continue;
             }
-            let (statuses, when) = (statuses.join(", "), refusals::when(*code));
-            let advice = refusals::advice(*code);
+            let (statuses, when) = (statuses.join(", "), rejections::when(*code));
+            let advice = rejections::advice(*code);
             writeln!(page, "| `{code}` | {statuses} | {when} | {advice} |").expect(INFALLIBLE);
             write!(examples, "\n### `{code}`\n").expect(INFALLIBLE);
-            let everywhere = self.terms().count();
-            for (names, refusal) in &shown {
+            for (names, rejection) in &shown {
                 if names.len() < everywhere {
                     write!(examples, "\nOn {}:\n", join_with(names, "and")).expect(INFALLIBLE);
                 }
-                example(&mut examples, refusal);
+                example(&mut examples, rejection);
             }
         }
         page.push_str(&examples);
     }
-
-    fn gateway_errors(&self, page: &mut String) {
-        if self.gateway.is_empty() {
-            return;
-        }
-        page.push_str(
-            "\n## Errors on the way to the service\n\n| code | status | when | what to do |\n\
-             | --- | --- | --- | --- |\n",
-        );
-        for error in &self.gateway {
-            let status = error.status.as_u16();
-            let GatewayError {
-                code, when, advice, ..
-            } = error;
-            writeln!(page, "| `{code}` | {status} | {when} | {advice} |").expect(INFALLIBLE);
-        }
-    }
 }
 
-/// Those who have the same, together, in the order of the first of each.
+/// The names of equal items together, in the order of the first name of each.
 fn grouped<T: PartialEq>(all: impl Iterator<Item = (String, T)>) -> Vec<(Vec<String>, T)> {
     let mut groups: Vec<(Vec<String>, T)> = Vec::new();
     for (name, item) in all {
@@ -161,10 +141,6 @@ fn grouped<T: PartialEq>(all: impl Iterator<Item = (String, T)>) -> Vec<(Vec<Str
 }
 
 impl Endpoint {
-    fn terms(&self) -> Option<&Terms> {
-        self.terms.as_ref()
-    }
-
     fn place(&self) -> String {
         let path = self.path.as_ref();
         path.map_or("every other endpoint".to_owned(), |path| {
@@ -185,16 +161,18 @@ impl Endpoint {
     }
 }
 
-/// As it comes over the wire, but for `Content-Length` and `Date`.
-fn example(page: &mut String, refusal: &RejectionExample) {
-    if refusal.rendered {
-        page.push_str("\nThe application makes this answer from the request, so it may differ.\n");
+/// The response as HTTP/1.1 sends it, without `Content-Length` and `Date`.
+fn example(page: &mut String, rejection: &RejectionExample) {
+    if rejection.rendered {
+        page.push_str(
+            "\nThe application makes this response from the request, so it may differ.\n",
+        );
     }
-    let Some(body) = &refusal.body else {
+    let Some(body) = &rejection.body else {
         return;
     };
-    write!(page, "\n```http\nHTTP/1.1 {}\n", refusal.status).expect(INFALLIBLE);
-    for (name, value) in &refusal.headers {
+    write!(page, "\n```http\nHTTP/1.1 {}\n", rejection.status).expect(INFALLIBLE);
+    for (name, value) in &rejection.headers {
         let value = String::from_utf8_lossy(value.as_bytes());
         writeln!(page, "{}: {value}", header_name(name)).expect(INFALLIBLE);
     }
@@ -204,5 +182,4 @@ fn example(page: &mut String, refusal: &RejectionExample) {
     page.push_str("```\n");
 }
 
-/// Of writing to a string.
-const INFALLIBLE: &str = "a string takes it";
+const INFALLIBLE: &str = "writing to a string does not fail";

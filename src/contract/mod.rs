@@ -1,49 +1,54 @@
-//! What a layer promises to an API's clients, as data: for a developer portal,
-//! an OpenAPI document, or a route of the API itself.
+//! What a configured layer promises to the clients of an API, as documents: a page
+//! in Markdown, JSON, and a fragment of an OpenAPI document.
+//!
+//! Public: [`Contract`], which [`IdempotencyLayer::contract`] makes. A word on the
+//! files: `rejections` makes an example of each rejection, `sentences` says each
+//! option in plain words, and `markdown`, `json` and `openapi` are the documents.
+//!
+//! May use: layer, request, options, rejection, scope, message, and the leaves.
 
-use std::ops::RangeInclusive;
-use std::time::Duration;
+use std::fmt;
+use std::sync::Arc;
 
-use bytes::Bytes;
-use http::{HeaderMap, HeaderName, Method, StatusCode};
+use http::{HeaderName, Method};
 
 use crate::layer::IdempotencyLayer;
 use crate::options::fingerprint::FingerprintBody;
-use crate::options::key::KeySyntax;
-use crate::options::{KeysPer, OnDisconnect, OnInFlight, OnMismatch, OnOversize, OnStoreError};
+use crate::options::{KeysPer, OnLapsedLease, OnMismatch, Require, RouteOptions};
 use crate::rejection::RejectionCode;
-use crate::store::OnLapsedLease;
+use crate::request::core::Core;
 
-mod gateway;
-mod gather;
 mod json;
 mod markdown;
 mod openapi;
 mod path;
-mod refusals;
+mod rejections;
 mod schema;
-mod serve;
-mod words;
+mod sentences;
+
+use rejections::RejectionExample;
 
 impl IdempotencyLayer {
     /// What this layer promises to clients. See [`Contract`].
     ///
-    /// A [renderer](crate::rejection::RenderRejection) of the application's own is asked
-    /// for each rejection of each endpoint, with a request's head that is made
-    /// up: method, path, key and `x-request-id`, no extensions. If it panics
-    /// there is no example.
+    /// For each rejection of each endpoint a
+    /// [renderer](crate::rejection::RenderRejection) of the application's own is
+    /// called once, with the head of an invented request: method, path, key and
+    /// `x-request-id`, without extensions. If the renderer panics, the contract
+    /// shows no example of that rejection.
     #[must_use]
     pub fn contract(&self) -> Contract {
-        Contract::of(self.core())
+        Contract::of(self.core(), &[])
     }
 }
 
 /// What a layer promises to the clients of an API: which endpoints take a key,
-/// what a retry gets, what is refused, and how.
+/// what a retry gets, and which requests are rejected, with an example of each
+/// rejection.
 ///
-/// Gathered from the layer's own options, so that it can't say anything else
-/// than what the layer does. It holds nothing secret: no namespace, no secret,
-/// no known credential, nothing of the store.
+/// The contract is gathered from the layer's options, so it always agrees with
+/// what the layer does. It contains no namespace, no secret, no known credential
+/// and nothing about the store.
 ///
 /// ```
 /// use tower_idempotency::{IdempotencyLayer, MemoryStore, scope};
@@ -61,172 +66,121 @@ impl IdempotencyLayer {
 ///
 /// # Serving it
 ///
-/// [`respond`](Self::respond) answers a request with it. With
-/// [`docs_url`](crate::IdempotencyLayerBuilder::docs_url) pointing to where it
-/// is served, every rejection links to it:
+/// With [`docs_url`](crate::IdempotencyLayerBuilder::docs_url) set to the URL of
+/// the page, every rejection links to the page:
 ///
 /// ```
-/// use axum::extract::Request;
-/// use axum::routing::{any, post};
-/// use axum::Router;
+/// use axum::routing::{get, post};
+/// use axum::{Json, Router};
 /// use tower_idempotency::{IdempotencyLayer, MemoryStore, scope};
 ///
 /// let layer = IdempotencyLayer::builder(MemoryStore::new(), scope::header("x-api-key")?)
 ///     .docs_url("https://api.example.com/idempotency")
 ///     .build()?;
-/// let contract = layer.contract();
+/// let (page, json) = (layer.contract().markdown(), layer.contract().json());
 /// let app: Router = Router::new()
 ///     .route("/payments", post(|| async { "paid" }))
 ///     .layer(layer)
-///     // Not behind the layer, and open to all.
-///     .route("/idempotency", any(move |request: Request| async move {
-///         contract.respond(&request.into_parts().0).map(axum::body::Body::from)
-///     }));
+///     // These routes are outside the layer, and open to everybody.
+///     .route("/idempotency", get(move || async { ([("content-type", "text/markdown")], page) }))
+///     .route("/idempotency.json", get(move || async { Json(json) }));
 /// # Ok::<(), tower_idempotency::ConfigError>(())
 /// ```
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
+#[derive(Clone)]
 pub struct Contract {
-    /// In the order of the layer's routes, the defaults last. Requests that
-    /// none of them covers are executed each time.
-    pub endpoints: Vec<Endpoint>,
-    /// Where rejections send their reader, if they do.
-    pub docs_url: Option<String>,
-    /// What a proxy answers by itself that the layer runs in, such as the
-    /// sidecar. Empty where the layer runs in the service.
-    pub gateway: Vec<GatewayError>,
+    /// In the order of the layer's routes, the defaults last. A request that no
+    /// endpoint covers is executed each time.
+    endpoints: Vec<Endpoint>,
+    docs_url: Option<String>,
 }
 
-/// An answer of a proxy, beside the layer's own.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct GatewayError {
-    /// What it is called in its body.
-    pub code: String,
-    /// The status it is sent with.
-    pub status: StatusCode,
-    /// When: a sentence.
-    pub when: String,
-    /// What to do about it: a sentence.
-    pub advice: String,
-}
-
-/// Requests that are treated alike.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct Endpoint {
+/// Requests that the layer treats alike.
+#[derive(Clone)]
+struct Endpoint {
     /// At least one.
-    pub methods: Vec<Method>,
-    /// In axum's syntax, such as `/orders/{id}`. `None` for every method and
-    /// path that no other endpoint covers.
-    pub path: Option<String>,
-    /// `None` if keys are ignored here: every request is executed.
-    pub terms: Option<Terms>,
+    methods: Vec<Method>,
+    /// In axum's syntax, such as `/orders/{id}`. `None` for every path that no
+    /// other endpoint covers.
+    path: Option<String>,
+    options: Arc<RouteOptions>,
+    /// What completes the sentence "A key belongs to …".
+    scope: String,
+    /// An example of each rejection that a request to this endpoint can get. Empty
+    /// where keys are ignored.
+    rejections: Vec<RejectionExample>,
 }
 
-/// What holds for the requests of an [`Endpoint`]. The fields have the names
-/// of the options that they come from: see [`RouteOptions`](crate::Policy).
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is an option of its own"
-)]
-pub struct Terms {
-    /// Whether a request without a key is refused, and not executed each time.
-    pub key_required: bool,
-    /// The headers that may carry the key: the first that is present counts.
-    pub header: Vec<HeaderName>,
-    /// How the header is read.
-    pub key_syntax: KeySyntax,
-    /// The length of a key, decoded, in characters.
-    pub key_length: RangeInclusive<usize>,
-    /// What a key must be, such as "a UUID such as …"; `None` for any.
-    pub key_format: Option<String>,
-    /// Whose a key is: what completes "A key belongs to …".
-    pub scope: String,
-    /// Whether every request has a caller.
-    pub scope_always_finds: bool,
-    /// What a key is unique in.
-    pub keys_per: KeysPer,
-    /// How bodies are compared.
-    pub fingerprint_body: FingerprintBody,
-    /// Whether queries are compared.
-    pub fingerprint_query: bool,
-    /// The request headers that are compared.
-    pub fingerprint_headers: Vec<HeaderName>,
-    /// What a key gets that comes with another request.
-    pub on_mismatch: OnMismatch,
-    /// The largest request body, in bytes.
-    pub max_request_body: usize,
-    /// How long a request's body may take to arrive.
-    pub body_timeout: Duration,
-    /// The largest answer body that is recorded, in bytes.
-    pub max_recorded_body: usize,
-    /// What a larger answer means for a retry.
-    pub oversize: OnOversize,
-    /// Which answers are recorded: what completes "What is recorded: …".
-    pub record: String,
-    /// Content types of answers that are never recorded.
-    pub skip_types: Vec<String>,
-    /// Headers of answers that are never recorded: a name, or `Name: value`.
-    pub skip_headers: Vec<String>,
-    /// Which headers of an answer are recorded.
-    pub record_headers: HeaderChoice,
-    /// What a duplicate gets while the first request runs.
-    pub on_in_flight: OnInFlight,
-    /// What a retry gets if nobody knows how the first request ended.
-    pub on_lapsed_lease: OnLapsedLease,
-    /// What becomes of an operation whose client leaves.
-    pub on_disconnect: OnDisconnect,
-    /// What becomes of a request when the store can't be reached.
-    pub on_store_error: OnStoreError,
-    /// After how long an operation whose server died is given up.
-    pub lease: Duration,
-    /// For how long an operation that runs is known to run.
-    pub max_operation: Duration,
-    /// How long answers are kept after the operation's end.
-    pub retention: Duration,
-    /// The header that marks a replay.
-    pub replayed_header: Option<HeaderName>,
-    /// The header that says when the execution began.
-    pub created_at_header: Option<HeaderName>,
-    /// The header that says until when the answer is kept.
-    pub expires_at_header: Option<HeaderName>,
-    /// Whether answers carry the key back.
-    pub echo_key: bool,
-    /// Recorded statuses that are replayed as others.
-    pub replay_status: Vec<(StatusCode, StatusCode)>,
-    /// Whether a proxy forwards operations to a service, and may lose sight of
-    /// one.
-    pub forwarded: bool,
-    /// What a request may be told instead of being executed.
-    pub refusals: Vec<RejectionExample>,
+impl Contract {
+    /// `verified` are request headers that an authorizer in front of the layer
+    /// sets, whatever the client sends.
+    pub(crate) fn of(layer: &Core, verified: &[HeaderName]) -> Self {
+        let rules = &layer.rules;
+        let endpoints = rules.routes.listed().iter().map(|listed| {
+            let options = Arc::clone(&listed.options);
+            let scope = options.scope.as_ref().unwrap_or(&rules.scope);
+            let codes = RejectionCode::ALL.iter().copied();
+            let possible = codes.filter(|code| {
+                let finds_caller = *code == RejectionCode::ScopeMissing && scope.always_finds();
+                can_reject(&options, *code) && !finds_caller
+            });
+            Endpoint {
+                methods: listed.methods.clone(),
+                path: listed.path.clone(),
+                scope: scope.describe_verified(verified).into_owned(),
+                rejections: possible
+                    .map(|code| RejectionExample::new(&rules.rejections, listed, code))
+                    .collect(),
+                options,
+            }
+        });
+        Self {
+            endpoints: endpoints.collect(),
+            docs_url: rules.rejections.docs_url.as_deref().map(str::to_owned),
+        }
+    }
+
+    /// The endpoints that take a key.
+    fn with_keys(&self) -> impl Iterator<Item = &Endpoint> {
+        let endpoints = self.endpoints.iter();
+        endpoints.filter(|endpoint| endpoint.options.require != Require::Ignored)
+    }
 }
 
-/// Which headers of an answer are recorded, those of one connection aside.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum HeaderChoice {
-    /// Only these.
-    Only(Vec<HeaderName>),
-    /// All but these.
-    AllBut(Vec<HeaderName>),
+impl Endpoint {
+    fn rejection(&self, code: RejectionCode) -> Option<&RejectionExample> {
+        self.rejections.iter().find(|own| own.code == code)
+    }
 }
 
-/// A rejection, with an example of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct RejectionExample {
-    /// Which one.
-    pub code: RejectionCode,
-    /// The status it is sent with.
-    pub status: StatusCode,
-    /// The headers it is sent with.
-    pub headers: HeaderMap,
-    /// An example of its body; `None` if it can't be shown without a request.
-    pub body: Option<Bytes>,
-    /// Whether the application makes each answer from the request, so that
-    /// all of it may differ.
-    pub rendered: bool,
+/// Whether a request under these options can get this rejection.
+fn can_reject(options: &RouteOptions, code: RejectionCode) -> bool {
+    options.require != Require::Ignored
+        && match code {
+            RejectionCode::KeyRequired => options.require == Require::Required,
+            // A key without any character is `key-invalid`.
+            RejectionCode::KeyTooShort => *options.keys.length.start() > 1,
+            RejectionCode::KeyReused => {
+                options.on_mismatch == OnMismatch::Reject && can_mismatch(options)
+            }
+            RejectionCode::OutcomeUnknown => options.on_lapsed_lease == OnLapsedLease::Refuse,
+            _ => true,
+        }
+}
+
+/// Whether two requests with one key can differ in what the layer compares.
+fn can_mismatch(options: &RouteOptions) -> bool {
+    options.keys_per == KeysPer::Scope
+        || options.fingerprint.query
+        || !options.fingerprint.headers.is_empty()
+        || !matches!(options.fingerprint.body, FingerprintBody::None)
+}
+
+impl fmt::Debug for Contract {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let paths = self.endpoints.iter().map(|endpoint| &endpoint.path);
+        f.debug_struct("Contract")
+            .field("docs_url", &self.docs_url)
+            .field("paths", &paths.collect::<Vec<_>>())
+            .finish_non_exhaustive()
+    }
 }

@@ -8,49 +8,46 @@ use serde_json::{Map, Value, json};
 
 use crate::contract::path::Template;
 use crate::contract::schema::{Schemas, key_parameter};
-use crate::contract::{Contract, Endpoint, RejectionExample, Terms, refusals, words};
+use crate::contract::{Contract, Endpoint, RejectionExample, rejections, sentences};
 use crate::display::{header_name, join_with};
 
 impl Contract {
-    /// The contract as an OpenAPI 3.1 document that holds nothing else, to be
-    /// merged into an API's own: an operation for each route, with the header
-    /// that carries the key, the errors, and the headers of other answers.
+    /// The contract as an OpenAPI 3.1 document, to be merged into the document of
+    /// an API: an operation for each route, with the header that carries the key,
+    /// the errors, and the headers of other responses. The document contains
+    /// nothing else.
     ///
-    /// What holds for every other endpoint has no operation. Its parameters and
-    /// responses are among the components, for the API's own operations to
-    /// refer to: `IdempotencyKey`, `IdempotencyAnswer`, `Idempotency409`.
+    /// The rules for all other endpoints have no operation. Their parameters and
+    /// responses are components, for the API's own operations to refer to:
+    /// `IdempotencyKey`, `IdempotencyResponse`, `Idempotency409`.
     ///
-    /// Operations refer to schemas among the components and to nothing else, so
-    /// that they can be moved.
+    /// An operation refers to schemas among the components and to nothing else, so
+    /// that it can be moved to another document together with them.
     #[must_use]
     pub fn openapi(&self) -> Value {
         let mut schemas = Schemas::default();
         let mut paths = Paths::default();
         let mut components = Map::new();
-        let mut unsaid = Vec::new();
-        for endpoint in &self.endpoints {
-            let Some(terms) = &endpoint.terms else {
-                continue;
-            };
-            let mut responses = responses(terms, &mut schemas);
-            self.add_gateway_errors(&mut responses);
+        let mut left_out = Vec::new();
+        for endpoint in self.with_keys() {
+            let responses = responses(endpoint, &mut schemas);
             match &endpoint.path {
                 Some(path) => {
                     let operation =
-                        json!({ "parameters": parameters(terms), "responses": responses });
-                    unsaid.extend(paths.add(endpoint, path, &operation));
+                        json!({ "parameters": parameters(endpoint), "responses": responses });
+                    left_out.extend(paths.add(endpoint, path, &operation));
                 }
-                None => components = reusable(terms, responses),
+                None => components = reusable(endpoint, responses),
             }
         }
         if !schemas.0.is_empty() {
             components.insert("schemas".to_owned(), Value::Object(schemas.0));
         }
         let mut description = self.markdown();
-        if !unsaid.is_empty() {
+        if !left_out.is_empty() {
             let note = format!(
                 "\nOpenAPI has no operations for {}.\n",
-                join_with(&unsaid, "and")
+                join_with(&left_out, "and")
             );
             description.push_str(&note);
         }
@@ -65,19 +62,6 @@ impl Contract {
         }
         document
     }
-
-    fn add_gateway_errors(&self, responses: &mut Map<String, Value>) {
-        for error in &self.gateway {
-            let said = format!("- `{}`: {}", error.code, error.when);
-            let own = responses
-                .entry(error.status.as_str())
-                .or_insert_with(|| json!({ "content": { "application/problem+json": {} } }));
-            own["description"] = match own["description"].as_str() {
-                Some(before) => json!(format!("{before}\n{said}")),
-                None => json!(said),
-            };
-        }
-    }
 }
 
 /// Path items, one for each shape of a path.
@@ -88,7 +72,7 @@ struct Paths {
 }
 
 impl Paths {
-    /// Returns what OpenAPI has no word for.
+    /// Returns the methods for which OpenAPI has no operation.
     fn add(&mut self, endpoint: &Endpoint, pattern: &str, operation: &Value) -> Vec<String> {
         let template = Template::of(pattern);
         let template = self.templates.entry(template.shape()).or_insert(template);
@@ -105,28 +89,28 @@ impl Paths {
                 parameter
             }));
         }
-        let mut unsaid = Vec::new();
+        let mut left_out = Vec::new();
         for method in &endpoint.methods {
             if [Method::POST, Method::PUT, Method::PATCH, Method::DELETE].contains(method) {
                 let item = self.items.entry(template.path.clone()).or_insert(json!({}));
                 item[method.as_str().to_ascii_lowercase()] = operation.clone();
             } else {
-                unsaid.push(format!("`{method} {pattern}`"));
+                left_out.push(format!("`{method} {pattern}`"));
             }
         }
-        unsaid
+        left_out
     }
 }
 
-/// For operations that no pattern names.
-fn reusable(terms: &Terms, responses: Map<String, Value>) -> Map<String, Value> {
+/// Components for operations that no pattern names.
+fn reusable(endpoint: &Endpoint, responses: Map<String, Value>) -> Map<String, Value> {
     let numbered = |(at, parameter)| match at {
         0 => ("IdempotencyKey".to_owned(), parameter),
         _ => (format!("IdempotencyKey{}", at + 1), parameter),
     };
-    let parameters = parameters(terms).into_iter().enumerate().map(numbered);
+    let parameters = parameters(endpoint).into_iter().enumerate().map(numbered);
     let named = |(status, response): (String, Value)| match &*status {
-        "default" => ("IdempotencyAnswer".to_owned(), response),
+        "default" => ("IdempotencyResponse".to_owned(), response),
         _ => (format!("Idempotency{status}"), response),
     };
     let responses = responses.into_iter().map(named);
@@ -136,39 +120,39 @@ fn reusable(terms: &Terms, responses: Map<String, Value>) -> Map<String, Value> 
     ])
 }
 
-fn parameters(terms: &Terms) -> Vec<Value> {
-    let description = words::paragraphs(words::sending(terms));
-    let parameter = |name| key_parameter(terms, name, &description);
-    terms.header.iter().map(parameter).collect()
+fn parameters(endpoint: &Endpoint) -> Vec<Value> {
+    let description = sentences::paragraphs(sentences::sending(endpoint));
+    let names = endpoint.options.keys.headers.iter();
+    names
+        .map(|name| key_parameter(&endpoint.options, name, &description))
+        .collect()
 }
 
-/// By status, and `default` for the operation's own answers.
-fn responses(terms: &Terms, schemas: &mut Schemas) -> Map<String, Value> {
-    let mut by_status: BTreeMap<String, Vec<&RejectionExample>> = BTreeMap::new();
-    for refusal in &terms.refusals {
-        by_status
-            .entry(refusal.status.as_str().to_owned())
-            .or_default()
-            .push(refusal);
+/// Responses by status, and `default` for the operation's own response.
+fn responses(endpoint: &Endpoint, schemas: &mut Schemas) -> Map<String, Value> {
+    let mut by_status: BTreeMap<&str, Vec<&RejectionExample>> = BTreeMap::new();
+    for example in &endpoint.rejections {
+        let examples = by_status.entry(example.status.as_str()).or_default();
+        examples.push(example);
     }
     let mut responses = Map::new();
-    for (status, refusals) in by_status {
-        responses.insert(status, errors(&refusals, schemas));
+    for (status, examples) in by_status {
+        responses.insert(status.to_owned(), errors(&examples, schemas));
     }
-    responses.insert("default".to_owned(), answer(terms));
+    responses.insert("default".to_owned(), own_response(endpoint));
     responses
 }
 
-/// The answer of one status, whatever is wrong.
-fn errors(refusals: &[&RejectionExample], schemas: &mut Schemas) -> Value {
-    let said = |refusal: &&RejectionExample| {
-        format!("- `{}`: {}", refusal.code, refusals::when(refusal.code))
+/// The response for one status, which several rejections may share.
+fn errors(examples: &[&RejectionExample], schemas: &mut Schemas) -> Value {
+    let when = |example: &&RejectionExample| {
+        format!("- `{}`: {}", example.code, rejections::when(example.code))
     };
-    let description: Vec<_> = refusals.iter().map(said).collect();
+    let description: Vec<_> = examples.iter().map(when).collect();
     let mut headers = Map::new();
     let mut content: BTreeMap<&str, Vec<&RejectionExample>> = BTreeMap::new();
-    for refusal in refusals {
-        for (name, value) in &refusal.headers {
+    for example in examples {
+        for (name, value) in &example.headers {
             if name != CONTENT_TYPE
                 && let Ok(value) = value.to_str()
             {
@@ -177,28 +161,28 @@ fn errors(refusals: &[&RejectionExample], schemas: &mut Schemas) -> Value {
                     .or_insert_with(|| header(name, value));
             }
         }
-        if let Some(content_type) = refusal.content_type() {
-            content.entry(content_type).or_default().push(refusal);
+        if let Some(content_type) = example.content_type() {
+            content.entry(content_type).or_default().push(example);
         }
     }
-    let content = content.into_iter().map(|(content_type, refusals)| {
+    let content = content.into_iter().map(|(content_type, examples)| {
         let mut own: Vec<Option<Value>> = Vec::new();
-        for schema in refusals.iter().map(|refusal| schemas.of(refusal)) {
+        for schema in examples.iter().map(|example| schemas.of(example)) {
             if !own.contains(&schema) {
                 own.push(schema);
             }
         }
         let mut media_type = json!({});
-        // What fits any has no schema.
+        // A rendered body can be anything, so the media type gets no schema.
         if let Some(mut own) = own.into_iter().collect::<Option<Vec<_>>>() {
             media_type["schema"] = match own.len() {
                 1 => own.remove(0),
                 _ => json!({ "anyOf": own }),
             };
         }
-        let examples = refusals.iter().filter_map(|refusal| {
-            let example = json!({ "summary": refusal.code.title(), "value": refusal.body()? });
-            Some((refusal.code.as_str().to_owned(), example))
+        let examples = examples.iter().filter_map(|own| {
+            let example = json!({ "summary": own.code.title(), "value": own.json_body()? });
+            Some((own.code.as_str().to_owned(), example))
         });
         media_type["examples"] = examples.collect::<Map<_, _>>().into();
         (content_type.to_owned(), media_type)
@@ -220,9 +204,9 @@ fn header(name: &HeaderName, value: &str) -> Value {
             "Where this API's documentation is.",
             json!({ "type": "string" }),
         ),
-        CACHE_CONTROL => ("Errors are not to be cached.", json!({ "type": "string" })),
+        CACHE_CONTROL => ("Errors must not be cached.", json!({ "type": "string" })),
         _ if name == "x-request-id" => (
-            "The request's own id, or one that was made for it.",
+            "The id of the request, or an id that was made for the request.",
             json!({ "type": "string" }),
         ),
         _ => ("", json!({ "type": "string" })),
@@ -236,47 +220,44 @@ fn header(name: &HeaderName, value: &str) -> Value {
     header
 }
 
-/// What the operation itself answers, with the marks of the layer.
-fn answer(terms: &Terms) -> Value {
+/// The response of the operation itself, with the headers that the layer adds.
+fn own_response(endpoint: &Endpoint) -> Value {
+    let options = &*endpoint.options;
     let mut headers = Map::new();
-    let mut mark = |name: &str, description: &str, schema: Value| {
+    let mut mark = |name: &HeaderName, description: &str, schema: Value| {
         let header = json!({ "description": description, "schema": schema });
-        headers.insert(name.to_owned(), header);
+        headers.insert(header_name(name), header);
     };
     let time = || json!({ "type": "string", "format": "date-time" });
-    if let Some(name) = &terms.replayed_header {
-        let marked = "The first answer again: nothing was executed this time.";
-        mark(
-            &header_name(name),
-            marked,
-            json!({ "type": "string", "enum": ["true"] }),
-        );
+    if let Some(name) = &options.replayed_header {
+        let marked = "This is the first response again: nothing was executed this time.";
+        mark(name, marked, json!({ "type": "string", "enum": ["true"] }));
     }
-    if let Some(name) = &terms.created_at_header {
-        mark(&header_name(name), "When the execution began.", time());
+    if let Some(name) = &options.created_at_header {
+        mark(name, "When the execution began.", time());
     }
-    if let Some(name) = &terms.expires_at_header {
-        mark(&header_name(name), "Until when the answer is kept.", time());
+    if let Some(name) = &options.expires_at_header {
+        mark(name, "Until when the response is kept.", time());
     }
-    if terms.echo_key {
-        for name in &terms.header {
+    if options.echo_key {
+        for name in &options.keys.headers {
             mark(
-                &header_name(name),
+                name,
                 "The key, as it was sent.",
                 json!({ "type": "string" }),
             );
         }
     }
     mark(
-        "Idempotency-Status",
-        "What protection the answer lacks: it was not recorded in time, or the operation was executed \
-         without protection.",
+        &HeaderName::from_static("idempotency-status"),
+        "Which protection the response lacks: the response was not recorded in time, or the operation was \
+         executed without protection.",
         json!({ "type": "string", "enum": ["unrecorded", "unprotected"] }),
     );
     json!({
         "description": format!(
-            "The operation's own answer, or the first one again.\n\n{}",
-            words::paragraphs(words::retrying(terms))
+            "The operation's own response, or the first response again.\n\n{}",
+            sentences::paragraphs(sentences::retrying(endpoint))
         ),
         "headers": headers,
     })

@@ -1,6 +1,6 @@
 //! Patterns of routes as OpenAPI's path templates.
 
-/// `/files/{*rest}` is `/files/{rest}`, whose parameter is the rest.
+/// A path template of OpenAPI: `/files/{*rest}` becomes `/files/{rest}`.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Template {
     pub(super) path: String,
@@ -10,12 +10,12 @@ pub(super) struct Template {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Parameter {
     pub(super) name: String,
-    /// Whether it takes slashes too.
+    /// Whether the parameter matches slashes too.
     pub(super) rest: bool,
 }
 
 impl Template {
-    /// From a pattern that the router took.
+    /// `pattern` is one that the router has accepted.
     pub(super) fn of(pattern: &str) -> Self {
         let mut template = Self {
             path: String::with_capacity(pattern.len()),
@@ -25,7 +25,8 @@ impl Template {
         while let Some(at) = rest.find(['{', '}']) {
             let (before, brace) = rest.split_at(at);
             template.path.push_str(before);
-            // Doubled, a brace stands for itself; OpenAPI has no such thing.
+            // A doubled brace stands for the brace itself. OpenAPI has no such
+            // escape, so the brace is percent-encoded.
             if brace.starts_with("{{") || brace.starts_with("}}") {
                 let open = brace.starts_with('{');
                 template.path.push_str(if open { "%7B" } else { "%7D" });
@@ -47,8 +48,8 @@ impl Template {
         template
     }
 
-    /// The path without its parameters' names: OpenAPI takes two templates
-    /// that differ in nothing else for one.
+    /// The path without the names of its parameters. For OpenAPI, two templates
+    /// that differ only in these names are the same path.
     pub(super) fn shape(&self) -> String {
         let mut shape = self.path.clone();
         for parameter in &self.parameters {

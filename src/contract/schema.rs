@@ -3,36 +3,39 @@
 use http::HeaderName;
 use serde_json::{Map, Value, json};
 
-use crate::contract::{RejectionExample, Terms};
+use crate::contract::RejectionExample;
 use crate::display::header_name;
 use crate::options::key::{KeySyntax, UUID};
+use crate::options::{Require, RouteOptions};
 use crate::rejection::RejectionCode;
 
 const UUID_PATTERN: &str = "[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}";
-/// What anybody can send who does not make up a key.
+/// The key in examples.
 const EXAMPLE: &str = "2fd4e1c6-7a2d-48fc-a1ed-99a0b5c3c2f1";
 
-/// The parameter of this header. A value that fits its schema is accepted,
-/// unless a format of the application's own refuses it; there are others that
-/// are accepted too, such as those with escapes.
-pub(super) fn key_parameter(terms: &Terms, name: &HeaderName, description: &str) -> Value {
-    let strict = terms.key_syntax == KeySyntax::Strict;
-    let is_uuid = terms.key_format.as_deref() == Some(UUID);
-    let pattern = match terms.key_syntax {
+/// The parameter for this header. The layer accepts every value that fits the
+/// schema, unless the application's own key format rejects the value. The layer
+/// also accepts some values that don't fit the schema, such as those with escapes.
+pub(super) fn key_parameter(options: &RouteOptions, name: &HeaderName, description: &str) -> Value {
+    let keys = &options.keys;
+    let strict = keys.syntax == KeySyntax::Strict;
+    let is_uuid = keys.format.name() == Some(UUID);
+    let pattern = match keys.syntax {
         KeySyntax::Strict if is_uuid => format!("^\"{UUID_PATTERN}\"$"),
         _ if is_uuid => format!("^{UUID_PATTERN}$"),
         KeySyntax::Strict => "^\"[ !#-\\[\\]-~]+\"$".to_owned(),
-        // Space around it does not count, so that it would be too long.
+        // The layer removes spaces at the ends before it counts the characters,
+        // so a value with such spaces could be shorter than `minLength`.
         KeySyntax::Lenient => "^[!#-~]([ -~]*[!-~])?$".to_owned(),
         KeySyntax::Raw => "^[!-~]([ -~]*[!-~])?$".to_owned(),
     };
     let quotes = if strict { 2 } else { 0 };
     let mut schema = json!({
         "type": "string",
-        "minLength": terms.key_length.start().saturating_add(quotes),
+        "minLength": keys.length.start().saturating_add(quotes),
         "pattern": pattern,
     });
-    if let Some(longest) = terms.key_length.end().checked_add(quotes) {
+    if let Some(longest) = keys.length.end().checked_add(quotes) {
         schema["maxLength"] = json!(longest);
     }
     if is_uuid && !strict {
@@ -42,12 +45,12 @@ pub(super) fn key_parameter(terms: &Terms, name: &HeaderName, description: &str)
         "name": header_name(name),
         "in": "header",
         "description": description,
-        // Of several, any one will do.
-        "required": terms.key_required && terms.header.len() == 1,
+        // If several headers may carry the key, none of them is required.
+        "required": options.require == Require::Required && keys.headers.len() == 1,
         "schema": schema,
     });
-    let any_will_do = is_uuid || terms.key_format.is_none();
-    if any_will_do && terms.key_length.contains(&EXAMPLE.len()) {
+    let fits_format = is_uuid || keys.format.name().is_none();
+    if fits_format && keys.length.contains(&EXAMPLE.len()) {
         let example = if strict {
             format!("\"{EXAMPLE}\"")
         } else {
@@ -58,36 +61,31 @@ pub(super) fn key_parameter(terms: &Terms, name: &HeaderName, description: &str)
     parameter
 }
 
-/// The schemas of errors that a document has so far, by name.
+/// The schemas of errors in a document, by name.
 #[derive(Default)]
 pub(super) struct Schemas(pub(super) Map<String, Value>);
 
 impl Schemas {
-    /// The schema of this body. `None` where answers are made from requests: an
+    /// The schema of this body. `None` if a renderer makes the bodies, because one
     /// example says little about the others.
-    pub(super) fn of(&mut self, refusal: &RejectionExample) -> Option<Value> {
-        if refusal.rendered {
+    pub(super) fn of(&mut self, example: &RejectionExample) -> Option<Value> {
+        if example.rendered {
             return None;
         }
-        let body = refusal.is_json().then(|| refusal.body()).flatten();
+        let body = example.is_json().then(|| example.json_body()).flatten();
         Some(match body {
             None => json!({ "type": "string" }),
-            Some(body) if is_problem(refusal, &body) => self.named("IdempotencyProblem", problem()),
+            Some(body) if is_problem(example, &body) => self.named("IdempotencyProblem", problem()),
             Some(body) => self.named("IdempotencyError", shape(&body)),
         })
     }
 
-    /// A reference to this schema, under this name or one like it.
+    /// A reference to this schema, under `name` or `name` with a number.
     fn named(&mut self, name: &str, schema: Value) -> Value {
-        let known = self.0.iter().find(|(_, own)| **own == schema);
-        let name = known.map_or_else(
-            || {
-                let mut names = (2..).map(|number| format!("{name}{number}"));
-                let first = Some(name.to_owned()).filter(|name| !self.0.contains_key(name));
-                first.or_else(|| names.find(|name| !self.0.contains_key(name)))
-            },
-            |(name, _)| Some(name.clone()),
-        );
+        let numbered = (2..).map(|number| format!("{name}{number}"));
+        let mut names = std::iter::once(name.to_owned()).chain(numbered);
+        let free_or_equal = |name: &String| self.0.get(name).is_none_or(|own| *own == schema);
+        let name = names.find(free_or_equal);
         let name = name.expect("there is always another number");
         let reference = json!({ "$ref": format!("#/components/schemas/{name}") });
         self.0.insert(name, schema);
@@ -95,8 +93,8 @@ impl Schemas {
     }
 }
 
-fn is_problem(refusal: &RejectionExample, body: &Value) -> bool {
-    refusal.content_type() == Some("application/problem+json") && body["source"] == "idempotency"
+fn is_problem(example: &RejectionExample, body: &Value) -> bool {
+    example.content_type() == Some("application/problem+json") && body["source"] == "idempotency"
 }
 
 fn problem() -> Value {
@@ -117,15 +115,15 @@ fn problem() -> Value {
             "retry": {
                 "type": "string",
                 "enum": ["same-key", "new-key", "never"],
-                "description": "What the client can do: send the same request again, correct it and \
-                                use a new key, or neither.",
+                "description": "What the client can do: send the same request again with the same \
+                                key, correct the request and use a new key, or neither.",
             },
             "source": { "type": "string", "enum": ["idempotency"] },
         },
     })
 }
 
-/// The schema of all bodies that only differ in the values of their members.
+/// The schema of all bodies that differ only in the values of their members.
 fn shape(value: &Value) -> Value {
     match value {
         Value::Null => json!({ "type": "null" }),
@@ -140,7 +138,7 @@ fn shape(value: &Value) -> Value {
                 }
             }
             match shapes.len() {
-                // Some readers want to know of what it is one.
+                // Some tools reject an array without `items`.
                 0 => json!({ "type": "array", "items": {} }),
                 1 => json!({ "type": "array", "items": shapes[0] }),
                 _ => json!({ "type": "array", "items": { "anyOf": shapes } }),

@@ -162,7 +162,7 @@ impl IdempotencyLayerBuilder {
 
     /// Where this API's clients read about idempotency: the `type` of problem
     /// documents, and `Link: …; rel="describedby"`. Default: none.
-    /// [`Contract::respond`](crate::contract::Contract::respond) has something to read.
+    /// With the feature `contract`, `IdempotencyLayer::contract` makes a page for them.
     pub fn docs_url(mut self, url: impl Into<Arc<str>>) -> Self {
         self.rejections.docs_url = Some(url.into());
         self

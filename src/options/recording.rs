@@ -121,7 +121,7 @@ impl<'a> ResponseHead<'a> {
 ///     }
 ///
 ///     fn describe(&self) -> Cow<'static, str> {
-///         "answers without `Transient-Error: true`".into()
+///         "responses without `Transient-Error: true`".into()
 ///     }
 /// }
 /// ```
@@ -130,10 +130,10 @@ pub trait RecordRule: Send + Sync + 'static {
     fn records(&self, answer: &ResponseHead<'_>) -> bool;
 
     /// Which answers they are, for the clients that read the
-    /// [contract](crate::contract::Contract): what completes the sentence "What is
-    /// recorded: …".
+    /// contract (`IdempotencyLayer::contract`): what completes the sentence "These
+    /// responses are recorded: …".
     fn describe(&self) -> Cow<'static, str> {
-        Cow::Borrowed("the answers that the application chooses by a rule of its own")
+        Cow::Borrowed("those that the application chooses by a rule of its own")
     }
 }
 
@@ -336,14 +336,14 @@ impl RecordRule for Statuses {
     }
 
     fn describe(&self) -> Cow<'static, str> {
-        let http = format!("answers with {}", listed(&*self.http, 100, "status"));
+        let http = format!("responses with {}", listed(&*self.http, 100, "status"));
         // Most APIs speak no gRPC, and chose nothing for it.
         let chosen = [Self::all(), Self::none(), Self::default()];
         if chosen.iter().any(|own| own.grpc == self.grpc) {
             return Cow::Owned(http);
         }
         let grpc = listed(&self.grpc, 0, "code");
-        Cow::Owned(format!("{http}; in gRPC, answers with {grpc}"))
+        Cow::Owned(format!("{http}; in gRPC, responses with {grpc}"))
     }
 }
 

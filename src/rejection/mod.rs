@@ -359,7 +359,7 @@ impl Rejection {
 ///
 /// A type does the same, and may replace the whole answer. It is asked about
 /// gRPC requests too: [`Rejection::grpc`] is what they get without it. And it
-/// is asked for the examples of the [contract](crate::contract::Contract).
+/// is asked for the examples of the contract (`IdempotencyLayer::contract`).
 ///
 /// ```
 /// use bytes::Bytes;

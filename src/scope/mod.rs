@@ -79,11 +79,21 @@ pub trait Scope: Send + Sync + 'static {
     /// request is then refused with `scope-missing`.
     fn caller(&self, request: &Parts) -> Option<Caller>;
 
-    /// Who a caller is, for the clients that read the
-    /// [contract](crate::contract::Contract): what completes the sentence "A key belongs
+    /// Who a caller is, for the clients that read the contract
+    /// (`IdempotencyLayer::contract`): what completes the sentence "A key belongs
     /// to …". Nothing secret.
     fn describe(&self) -> Cow<'static, str> {
         Cow::Borrowed("the caller, whom the application tells by a rule of its own")
+    }
+
+    /// The same as [`describe`](Self::describe), for a layer behind an authorizer
+    /// that sets the request headers `verified`, whatever the client sends.
+    ///
+    /// No part of the API: any release may change it.
+    #[doc(hidden)]
+    fn describe_verified(&self, verified: &[HeaderName]) -> Cow<'static, str> {
+        let _ = verified;
+        self.describe()
     }
 
     /// Whether every request has a caller, so that none is refused with
@@ -119,6 +129,10 @@ impl Scope for Box<dyn Scope> {
         (**self).describe()
     }
 
+    fn describe_verified(&self, verified: &[HeaderName]) -> Cow<'static, str> {
+        (**self).describe_verified(verified)
+    }
+
     fn always_finds(&self) -> bool {
         (**self).always_finds()
     }
@@ -131,6 +145,10 @@ impl Scope for Arc<dyn Scope> {
 
     fn describe(&self) -> Cow<'static, str> {
         (**self).describe()
+    }
+
+    fn describe_verified(&self, verified: &[HeaderName]) -> Cow<'static, str> {
+        (**self).describe_verified(verified)
     }
 
     fn always_finds(&self) -> bool {
@@ -342,23 +360,33 @@ impl Scope for Header {
     }
 
     fn describe(&self) -> Cow<'static, str> {
-        let names: Vec<_> = self
-            .names
-            .iter()
-            .map(|name| format!("`{}`", header_name(name)))
-            .collect();
-        let noun = if names.len() == 1 {
-            "header"
-        } else {
-            "headers"
+        self.describe_verified(&[])
+    }
+
+    fn describe_verified(&self, verified: &[HeaderName]) -> Cow<'static, str> {
+        let of = |is_verified: bool| {
+            let names = self.names.iter();
+            let names = names.filter(|name| verified.contains(name) == is_verified);
+            let names: Vec<_> = names
+                .map(|name| format!("`{}`", header_name(name)))
+                .collect();
+            let noun = if names.len() == 1 {
+                "header"
+            } else {
+                "headers"
+            };
+            (!names.is_empty()).then(|| (noun, join_with(&names, "and")))
         };
-        let known = match (&self.known, names.len()) {
+        let known = of(true)
+            .map(|(_, names)| format!("is known to this API's authorisation by the same {names}"));
+        let sent = of(false).map(|(noun, names)| format!("sends the same {noun} {names}"));
+        let both: Vec<_> = known.into_iter().chain(sent).collect();
+        let listed = match (&self.known, self.names.len()) {
             (None, _) => "",
             (Some(_), 1) => ", if its value is known",
             (Some(_), _) => ", if their values are known",
         };
-        let names = join_with(&names, "and");
-        Cow::Owned(format!("whoever sends the same {noun} {names}{known}"))
+        Cow::Owned(format!("whoever {}{listed}", join_with(&both, "and")))
     }
 }
 
@@ -462,7 +490,12 @@ impl<A: Scope, B: Scope> Scope for Or<A, B> {
     }
 
     fn describe(&self) -> Cow<'static, str> {
-        let (first, second) = (self.0.describe(), self.1.describe());
+        self.describe_verified(&[])
+    }
+
+    fn describe_verified(&self, verified: &[HeaderName]) -> Cow<'static, str> {
+        let first = self.0.describe_verified(verified);
+        let second = self.1.describe_verified(verified);
         Cow::Owned(format!("{first}, or else to {second}"))
     }
 

@@ -1,14 +1,15 @@
 //! A client that does what the contract says, and a handler that does what it
 //! is told.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderName, HeaderValue, Method, Request, Response};
+use serde_json::Value;
 use tokio::time::Instant;
 use tower::{Layer, Service, ServiceExt, service_fn};
-use tower_idempotency::contract::{Endpoint, Terms};
-use tower_idempotency::options::{KeySyntax, OnInFlight};
 use tower_idempotency::rejection::RejectionCode;
 use tower_idempotency::store::WhenFull;
 use tower_idempotency::store::{Store, StoreErrorKind};
@@ -54,22 +55,22 @@ impl Client {
     ) -> (Self, Seen) {
         let store = Steered::new();
         let client = Self::new(configure, at, store.clone());
-        let terms = client.terms();
+        let endpoint = client.endpoint();
         let seen = match code {
             RejectionCode::KeyRequired => {
                 let mut request = client.request("");
-                for name in &terms.header {
-                    request.headers_mut().remove(name);
+                for name in endpoint["header"].as_array().unwrap() {
+                    request.headers_mut().remove(name.as_str().unwrap());
                 }
                 client.send(request).await
             }
             RejectionCode::KeyInvalid => client.send(client.with_key("", "")).await,
             RejectionCode::KeyTooShort => {
-                let short = "a".repeat((terms.key_length.start() - 1).max(1));
+                let short = "a".repeat((size(&endpoint["key_length"]["min"]) - 1).max(1));
                 client.send(client.with_key(&short, "")).await
             }
             RejectionCode::KeyTooLong => {
-                let long = "a".repeat(terms.key_length.end() + 1);
+                let long = "a".repeat(size(&endpoint["key_length"]["max"]) + 1);
                 client.send(client.with_key(&long, "")).await
             }
             RejectionCode::ScopeMissing => {
@@ -78,7 +79,7 @@ impl Client {
                 client.send(request).await
             }
             RejectionCode::BodyTooLarge => {
-                let body = vec![b'a'; terms.max_request_body + 1];
+                let body = vec![b'a'; size(&endpoint["max_request_body"]) + 1];
                 client.send(client.request(body)).await
             }
             RejectionCode::BodyTimeout => {
@@ -97,7 +98,8 @@ impl Client {
                 client.begins_and_hangs().await;
                 let asked = Instant::now();
                 let seen = client.send(client.request("")).await;
-                if let OnInFlight::Wait(bound) = terms.on_in_flight {
+                if let Some(seconds) = endpoint["on_in_flight"]["wait"].as_u64() {
+                    let bound = Duration::from_secs(seconds);
                     assert!(asked.elapsed() >= bound && asked.elapsed() < bound * 2);
                 }
                 seen
@@ -129,16 +131,9 @@ impl Client {
         (client, seen)
     }
 
-    pub(crate) fn endpoint(&self) -> Endpoint {
-        self.layer.contract().endpoints.swap_remove(self.at)
-    }
-
-    pub(crate) fn terms(&self) -> Terms {
-        self.endpoint().terms.unwrap()
-    }
-
-    fn path(&self) -> String {
-        self.endpoint().path.unwrap_or("/".to_owned())
+    /// What the contract says about the endpoint, as JSON.
+    pub(crate) fn endpoint(&self) -> Value {
+        self.layer.contract().json()["endpoints"][self.at].take()
     }
 
     fn service(
@@ -154,22 +149,23 @@ impl Client {
 
     /// As the contract wants keys.
     pub(crate) fn key(&self, number: usize) -> String {
-        let length = self.terms().key_length;
+        let longest = size(&self.endpoint()["key_length"]["max"]);
         let uuid = format!("{number:08x}-0000-4000-8000-000000000000");
-        uuid[..uuid.len().min(*length.end())].to_owned()
+        uuid[..uuid.len().min(longest)].to_owned()
     }
 
     pub(crate) fn with_key(&self, key: &str, body: impl Into<Body>) -> Request<Body> {
-        let terms = self.terms();
-        let value = match terms.key_syntax {
-            KeySyntax::Strict => format!("\"{key}\""),
+        let endpoint = self.endpoint();
+        let value = match endpoint["key_syntax"].as_str() {
+            Some("strict") => format!("\"{key}\""),
             _ => key.to_owned(),
         };
         let mut request = Request::new(body.into());
         *request.method_mut() = Method::POST;
-        *request.uri_mut() = self.path().parse().unwrap();
+        *request.uri_mut() = endpoint["path"].as_str().unwrap_or("/").parse().unwrap();
         let headers = request.headers_mut();
-        headers.insert(&terms.header[0], HeaderValue::try_from(value).unwrap());
+        let name: HeaderName = endpoint["header"][0].as_str().unwrap().parse().unwrap();
+        headers.insert(name, HeaderValue::try_from(value).unwrap());
         headers.insert("x-api-key", HeaderValue::from_static("alice"));
         // The one that stands in the contract's examples.
         let id = HeaderValue::from_static("6d2f7c1e-0b0a-4b6e-9a53-5c1d0e9f8a77");
@@ -210,7 +206,11 @@ impl Client {
     }
 }
 
-/// The headers of every answer.
+fn size(value: &Value) -> usize {
+    value.as_u64().unwrap().try_into().unwrap()
+}
+
+/// The headers of every response.
 pub(crate) const ANSWERED: &[(&str, &str)] = &[
     ("content-type", "text/plain"),
     ("location", "/a/1"),

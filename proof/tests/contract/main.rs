@@ -12,5 +12,4 @@ mod layers;
 mod openapi;
 mod options;
 mod page;
-mod serving;
 mod truth;

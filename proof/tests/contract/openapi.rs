@@ -234,7 +234,7 @@ fn what_holds_for_every_other_path_is_among_the_components() {
             "Idempotency409",
             "Idempotency413",
             "Idempotency503",
-            "IdempotencyAnswer",
+            "IdempotencyResponse",
         ]
     );
     // The ignored route has no operation.

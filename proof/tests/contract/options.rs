@@ -160,7 +160,6 @@ fn every_option_of_a_policy_changes_the_page_and_the_json() {
     let mut documents = HashSet::from([plain.json().to_string()]);
     for (at, (option, change)) in OPTIONS.iter().enumerate() {
         let contract = with(*change);
-        assert_ne!(contract, plain, "{option}, row {at}");
         assert!(pages.insert(contract.markdown()), "{option}, row {at}");
         assert!(
             documents.insert(contract.json().to_string()),
@@ -239,12 +238,17 @@ fn nothing_of_the_inside_gets_out() {
         };
         layer.build().unwrap().contract()
     };
-    assert_eq!(build(true), build(false));
-    for text in [
-        build(true).markdown(),
-        build(true).json().to_string(),
-        format!("{:?}", build(true)),
-    ] {
+    let texts = |contract: &Contract| {
+        [
+            contract.markdown(),
+            contract.json().to_string(),
+            contract.openapi().to_string(),
+            format!("{contract:?}"),
+        ]
+    };
+    let inside = texts(&build(true));
+    assert_eq!(inside, texts(&build(false)));
+    for text in inside {
         assert!(!text.contains(known) && !text.contains("10.99"), "{text}");
     }
 }
@@ -323,27 +327,27 @@ fn every_scope_says_whose_a_key_is() {
 fn statuses_are_said_as_ranges_the_shorter_way() {
     use tower_idempotency::recording::RecordRule;
     for (statuses, words) in [
-        (Statuses::all(), "answers with every status"),
-        (Statuses::none(), "answers with no status"),
+        (Statuses::all(), "responses with every status"),
+        (Statuses::none(), "responses with no status"),
         (
             Statuses::none().and(200..300),
-            "answers with status 200-299",
+            "responses with status 200-299",
         ),
         (
             Statuses::none().and_each([201, 409]),
-            "answers with status 201 and 409",
+            "responses with status 201 and 409",
         ),
         (
             Statuses::all().but_each([429]),
-            "answers with every status but 429",
+            "responses with every status but 429",
         ),
         (
             Statuses::default(),
-            "answers with every status but 401, 403, 407-408, 425, 429 and 500-999",
+            "responses with every status but 401, 403, 407-408, 425, 429 and 500-999",
         ),
         (
             Statuses::none().and(200..300).and_grpc(0..1),
-            "answers with status 200-299; in gRPC, answers with code 0",
+            "responses with status 200-299; in gRPC, responses with code 0",
         ),
     ] {
         assert_eq!(statuses.describe(), words);

@@ -36,8 +36,8 @@ fn what_holds_everywhere_is_said_once() {
         .build()
         .unwrap();
     let page = layer.contract().markdown();
-    assert_eq!(page.matches("Answers are kept for 24 hours").count(), 1);
+    assert_eq!(page.matches("Responses are kept for 24 hours").count(), 1);
     assert_eq!(page.matches("\n**On ").count(), 2, "{page}");
-    assert!(page.contains("\n**On `POST /orders`:** Every request needs a key: "));
+    assert!(page.contains("\n**On `POST /orders`:** Every request needs a key. "));
     assert!(page.contains("\n**On every other endpoint:** A request without a key is executed "));
 }

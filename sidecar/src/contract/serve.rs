@@ -1,4 +1,6 @@
-//! The contract as an answer.
+//! The contract over HTTP.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use bytes::Bytes;
 use http::header::{
@@ -7,11 +9,8 @@ use http::header::{
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 
-use crate::contract::Contract;
-use crate::record::Hex;
-use crate::record::digest::sha256;
+use super::SidecarContract;
 
-/// A way to write it down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Format {
     Markdown,
@@ -19,7 +18,7 @@ enum Format {
     OpenApi,
 }
 
-/// The first is what a client gets that takes anything.
+/// A client that accepts every format gets the first.
 const FORMATS: [Format; 3] = [Format::Markdown, Format::Json, Format::OpenApi];
 
 impl Format {
@@ -49,26 +48,15 @@ impl Format {
     }
 }
 
-impl Contract {
-    /// The answer to a request for this contract, whatever its path.
+impl SidecarContract {
+    /// The response to a request for the contract, whatever its path.
     ///
-    /// The query `format=markdown`, `format=json` or `format=openapi` chooses;
-    /// without it the header `Accept`: `text/markdown`, `application/json` or
-    /// `application/vnd.oai.openapi+json`. Who takes none of them, or does not
-    /// say, gets Markdown. GET and HEAD are answered, with an `ETag`; other
-    /// methods get a 405.
-    ///
-    /// ```
-    /// use http::Request;
-    /// use tower_idempotency::{IdempotencyLayer, MemoryStore, scope};
-    ///
-    /// let layer = IdempotencyLayer::new(MemoryStore::new(), scope::shared());
-    /// let (request, ()) = Request::get("/idempotency?format=json").body(()).unwrap().into_parts();
-    /// let answer = layer.contract().respond(&request);
-    /// assert_eq!(answer.headers()["content-type"], "application/json");
-    /// ```
-    #[must_use]
-    pub fn respond(&self, request: &Parts) -> Response<Bytes> {
+    /// The query `format=markdown`, `format=json` or `format=openapi` chooses the
+    /// format; without the query, the header `Accept` chooses between
+    /// `text/markdown`, `application/json` and `application/vnd.oai.openapi+json`.
+    /// A client that accepts none of them, or sends no `Accept`, gets Markdown. GET
+    /// and HEAD get the contract, with an `ETag`; other methods get a 405.
+    pub(crate) fn respond(&self, request: &Parts) -> Response<Bytes> {
         if request.method != Method::GET && request.method != Method::HEAD {
             let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "This can only be read.\n");
             let allowed = HeaderValue::from_static("GET, HEAD");
@@ -92,7 +80,9 @@ impl Contract {
             Format::Json => format!("{:#}\n", self.json()),
             Format::OpenApi => format!("{:#}\n", self.openapi()),
         };
-        let tag = format!("\"{}\"", Hex(&sha256(body.as_bytes())[..16]));
+        let mut hasher = DefaultHasher::new();
+        body.hash(&mut hasher);
+        let tag = format!("\"{:016x}\"", hasher.finish());
         let unchanged = is_known(&request.headers, &tag);
         let tag = HeaderValue::try_from(tag).expect("hex digits in quotation marks");
         let length = HeaderValue::from(body.len());
@@ -101,7 +91,7 @@ impl Contract {
         let headers = response.headers_mut();
         headers.insert(ETAG, tag);
         headers.insert(VARY, HeaderValue::from_static("accept"));
-        // It changes with the service's configuration, and not often.
+        // The contract changes only with the configuration of the sidecar.
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("max-age=300"));
         if unchanged {
             *response.status_mut() = StatusCode::NOT_MODIFIED;
@@ -122,19 +112,20 @@ fn plain(status: StatusCode, text: &'static str) -> Response<Bytes> {
     response
 }
 
-/// The format that the client likes best; of those it likes equally, the first.
+/// The format with the highest quality in `Accept`; of equal ones, the first.
 fn accepted(headers: &HeaderMap) -> Format {
     let mut best = (Format::Markdown, 0.0);
     for format in FORMATS {
-        let liked = quality(headers, format.media_type());
-        if liked > best.1 {
-            best = (format, liked);
+        let quality = quality(headers, format.media_type());
+        if quality > best.1 {
+            best = (format, quality);
         }
     }
     best.0
 }
 
-/// What the most specific range says of this type (RFC 9110, section 12.5.1).
+/// The quality of this media type, by the most specific range in `Accept` that
+/// matches the media type (RFC 9110, section 12.5.1).
 fn quality(headers: &HeaderMap, media_type: &str) -> f32 {
     let lines = headers.get_all(ACCEPT).iter();
     let ranges = lines.flat_map(|line| line.to_str().unwrap_or_default().split(','));
@@ -165,6 +156,7 @@ fn quality(headers: &HeaderMap, media_type: &str) -> f32 {
     best.1
 }
 
+/// Whether `If-None-Match` lists this tag.
 fn is_known(headers: &HeaderMap, tag: &str) -> bool {
     let lines = headers.get_all(IF_NONE_MATCH).iter();
     let mut known = lines.flat_map(|line| line.to_str().unwrap_or_default().split(','));

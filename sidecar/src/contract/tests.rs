@@ -1,19 +1,38 @@
-//! The contract over HTTP.
+//! The contract over HTTP, and what the sidecar adds to the layer's contract.
 
 use bytes::Bytes;
 use http::header::{ACCEPT, IF_NONE_MATCH};
 use http::{Method, Request, Response};
+use serde_json::Value;
+use tower_idempotency::config::Config;
 
-use crate::layers::full;
+use super::SidecarContract;
+use crate::Sidecar;
+
+fn contract(more: &str) -> SidecarContract {
+    let file = format!(
+        r#"
+        listen = "127.0.0.1:0"
+        upstream = "http://127.0.0.1:9000"
+        store = "memory:"
+        {more}
+        [[route]]
+        match = "POST /orders"
+        "#
+    );
+    Sidecar::contract(&Config::from_toml(&file).unwrap()).unwrap()
+}
+
+fn shared() -> SidecarContract {
+    contract("idempotency.scope = ['shared']")
+}
 
 fn ask(method: Method, target: &str, headers: &[(http::HeaderName, &str)]) -> Response<Bytes> {
     let mut request = Request::builder().method(method).uri(target);
     for (name, value) in headers {
         request = request.header(name, *value);
     }
-    full()
-        .contract()
-        .respond(&request.body(()).unwrap().into_parts().0)
+    shared().respond(&request.body(()).unwrap().into_parts().0)
 }
 
 fn type_of(response: &Response<Bytes>) -> &str {
@@ -77,10 +96,10 @@ fn the_query_chooses_before_accept_and_an_unknown_format_is_refused() {
 
 #[test]
 fn the_body_is_the_contract_in_that_format() {
-    let contract = full().contract();
+    let contract = shared();
     let body = |format: &str| ask(Method::GET, &format!("/?format={format}"), &[]).into_body();
     assert_eq!(body("markdown"), contract.markdown());
-    let read = |body: Bytes| serde_json::from_slice::<serde_json::Value>(&body).unwrap();
+    let read = |body: Bytes| serde_json::from_slice::<Value>(&body).unwrap();
     assert_eq!(read(body("json")), contract.json());
     assert_eq!(read(body("openapi")), contract.openapi());
 }
@@ -116,4 +135,68 @@ fn who_has_it_already_is_not_sent_it_again() {
     }
     let other = ask(Method::GET, "/?format=json", &[(IF_NONE_MATCH, tag)]);
     assert_eq!(other.status(), 200);
+}
+
+/// What completes "A key belongs to …" with these headers from the authorizer.
+fn belongs_to(scope: &str, from_authorizer: &str) -> String {
+    let contract = contract(&format!(
+        "authorize = {{ url = 'http://127.0.0.1:9001', headers = [{from_authorizer}] }}
+        idempotency.scope = [{scope}]"
+    ));
+    let scope = contract.json()["endpoints"][0]["scope"].take();
+    let scope = scope.as_str().unwrap().to_owned();
+    let sentence = format!("A key belongs to {scope}.");
+    assert!(contract.markdown().contains(&sentence), "{sentence}");
+    scope
+}
+
+/// The sidecar replaced text in the description of the scope, and the text for
+/// several headers was another one: the contract then said that callers choose
+/// what the authorizer sets.
+#[test]
+fn a_caller_is_known_by_every_header_that_the_authorizer_sets() {
+    let known = "whoever is known to this API's authorisation by the same";
+    assert_eq!(
+        belongs_to("'header:X-Account'", "'X-Account'"),
+        format!("{known} `X-Account`")
+    );
+    assert_eq!(
+        belongs_to("'headers:X-Account,X-Tenant'", "'X-Account', 'X-Tenant'"),
+        format!("{known} `X-Account` and `X-Tenant`")
+    );
+    assert_eq!(
+        belongs_to("'headers:X-Account,X-Tenant'", "'X-Account'"),
+        format!("{known} `X-Account` and sends the same header `X-Tenant`")
+    );
+    assert_eq!(
+        belongs_to("'header:X-Account', 'peer-ip'", "'X-Account'"),
+        format!("{known} `X-Account`, or else to whoever calls from the same address")
+    );
+    assert_eq!(
+        belongs_to("'headers:X-Api-Key,X-App'", "'X-Account'"),
+        "whoever sends the same headers `X-Api-Key` and `X-App`"
+    );
+}
+
+#[test]
+fn its_own_errors_are_in_every_format() {
+    let contract = shared();
+    let page = contract.markdown();
+    let document = contract.openapi();
+    let description = document["info"]["description"].as_str().unwrap();
+    let all = &contract.json()["gateway"];
+    assert_eq!(all.as_array().unwrap().len(), 5);
+    for error in all.as_array().unwrap() {
+        let (code, status) = (error["code"].as_str().unwrap(), &error["status"]);
+        let row = format!("| `{code}` | {status} | ");
+        assert!(page.contains(&row) && description.contains(&row), "{row}");
+        let responses = [
+            &document["paths"]["/orders"]["post"]["responses"][status.to_string()],
+            &document["components"]["responses"][format!("Idempotency{status}")],
+        ];
+        for response in responses {
+            let description = response["description"].as_str().unwrap();
+            assert!(description.contains(&format!("- `{code}`: ")), "{code}");
+        }
+    }
 }
