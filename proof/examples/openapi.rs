@@ -1,7 +1,7 @@
 //! An API whose OpenAPI document says what its idempotency layer does.
 //!
 //! ```sh
-//! cargo run --example openapi --features contract
+//! cargo run --package proof --example openapi
 //! curl http://127.0.0.1:3000/openapi.json       # utoipa's document with the layer's in it
 //! curl http://127.0.0.1:3000/idempotency        # what the layer promises, as a page for people
 //! ```

@@ -169,7 +169,7 @@ async fn what_clients_have_to_know_is_published(api: &Api) {
     let says = |what: &str| assert!(page.text().contains(what), "{what}:\n{}", page.text());
     says(MACHINES);
     says(ORDERS);
-    says("Answers are kept for 2 days");
+    says("Responses are kept for 2 days");
     says("A key belongs to");
     says("While the first request runs, the same request");
     says("A key that was used for another request");

@@ -47,7 +47,7 @@ async fn it_serves_its_contract_where_it_is_told_to() {
     assert!(answer.text().contains("/orders"), "{}", answer.text());
     let json = sidecar.exchange(&get("/idempotency?format=json")).await;
     let json: serde_json::Value = serde_json::from_slice(&json.body).unwrap();
-    // What a proxy adds: its own errors, and operations that it loses sight of.
+    // The sidecar adds its own errors, and says what it can't know about the service.
     let codes = json["gateway"].as_array().unwrap().iter();
     let codes: Vec<_> = codes.map(|error| error["code"].as_str().unwrap()).collect();
     assert_eq!(
@@ -63,7 +63,8 @@ async fn it_serves_its_contract_where_it_is_told_to() {
     let page = answer.text();
     assert!(page.contains("| `upstream-timeout` | 504 |"), "{page}");
     assert!(
-        page.contains("it counts as running for up to"),
+        page.contains("If the service breaks off, or takes too long to respond")
+            && page.contains("gets 409 `in-flight` for up to"),
         "the service can break off: {page}"
     );
     let openapi = sidecar.exchange(&get("/idempotency?format=openapi")).await;
