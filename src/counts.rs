@@ -2,7 +2,6 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::lease::Ended;
 use crate::rejection::RejectionCode;
 
 /// What became of the requests of one layer since it was built. Requests that
@@ -68,13 +67,13 @@ pub(crate) struct Counters {
     pub(crate) rerun: Count,
     pub(crate) replayed: Count,
     pub(crate) unprotected: Count,
-    released: Count,
-    outcome_unknown: Count,
-    in_doubt: Count,
-    recorded: Count,
-    sealed: Count,
-    overtaken: Count,
-    unrecorded: Count,
+    pub(crate) released: Count,
+    pub(crate) outcome_unknown: Count,
+    pub(crate) in_doubt: Count,
+    pub(crate) recorded: Count,
+    pub(crate) sealed: Count,
+    pub(crate) overtaken: Count,
+    pub(crate) unrecorded: Count,
     rejected: [Count; RejectionCode::ALL.len()],
 }
 
@@ -95,18 +94,6 @@ impl Count {
 impl Counters {
     pub(crate) fn rejected(&self, code: RejectionCode) {
         self.rejected[place(code)].add();
-    }
-
-    pub(crate) fn ended(&self, how: Ended) {
-        match how {
-            Ended::Recorded => self.recorded.add(),
-            Ended::Sealed => self.sealed.add(),
-            Ended::Released => self.released.add(),
-            Ended::OutcomeUnknown => self.outcome_unknown.add(),
-            Ended::LeftInFlight => self.in_doubt.add(),
-            Ended::Overtaken => self.overtaken.add(),
-            Ended::Pending => self.unrecorded.add(),
-        }
     }
 
     pub(crate) fn read(&self) -> Counts {

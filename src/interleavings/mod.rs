@@ -52,7 +52,7 @@ fn explore(scenario: fn()) {
     config.stack_size = 1 << 18;
     config.max_steps = shuttle::MaxSteps::FailAfter(50_000);
     let scenario = move || {
-        rt::begin();
+        runtime::begin();
         scenario();
     };
     Runner::new(RandomScheduler::new(RANDOM), config.clone()).run(scenario);
@@ -93,9 +93,9 @@ fn created(_: usize) -> Script {
 }
 
 impl Bench {
-    fn new(handler: fn(usize) -> Script, options: fn(RouteOptions) -> RouteOptions) -> Arc<Self> {
+    fn new(handler: fn(usize) -> Script, change: fn(RouteOptions) -> RouteOptions) -> Arc<Self> {
         let store = MemoryStore::new();
-        Self::on(store.clone(), store, handler, options)
+        Self::on(store.clone(), store, handler, change)
     }
 
     /// On another `store`, which keeps its records in `records`.
@@ -103,10 +103,10 @@ impl Bench {
         store: impl Store,
         records: MemoryStore,
         handler: fn(usize) -> Script,
-        options: fn(RouteOptions) -> RouteOptions,
+        change: fn(RouteOptions) -> RouteOptions,
     ) -> Arc<Self> {
         let layer = IdempotencyLayer::builder(store, scope::shared())
-            .defaults(|options| options(options.lease(LEASE)))
+            .defaults(|options| change(options.lease(LEASE)))
             .build()
             .unwrap();
         Arc::new(Self {
@@ -248,7 +248,7 @@ impl Bench {
                 let in_flight = bench.store.stats().in_flight > 0;
                 if leaps > 0 && in_flight && thread_rng().gen_bool(0.1) {
                     leaps -= 1;
-                    rt::advance(LEASE);
+                    runtime::advance(LEASE);
                 } else {
                     pass_a_timer();
                 }
@@ -266,7 +266,7 @@ impl Bench {
     fn is_at_rest(&self) -> bool {
         let core = self.layer.core();
         core.leases.background.count() == 0
-            && core.waiters.available_permits() == WAITERS
+            && core.waiters.available_permits() == 1_000
             && core.leases.watched() == (0, false)
     }
 }
@@ -287,8 +287,8 @@ async fn leave_after<F: Future>(mut polls: usize, future: F) -> Option<F::Output
 }
 
 fn pass_a_timer() {
-    if let Some(time) = rt::next_timer() {
-        rt::advance(time);
+    if let Some(time) = runtime::next_timer() {
+        runtime::advance(time);
     }
 }
 

@@ -58,6 +58,21 @@ impl Leases {
         self.renewer.watch(lease, Instant::now());
     }
 
+    /// Counts an operation that has ended.
+    pub(crate) fn count(&self, ended: Ended) {
+        let counts = &self.counts;
+        let count = match ended {
+            Ended::Recorded => &counts.recorded,
+            Ended::Sealed => &counts.sealed,
+            Ended::Released => &counts.released,
+            Ended::OutcomeUnknown => &counts.outcome_unknown,
+            Ended::LeftInFlight => &counts.in_doubt,
+            Ended::Overtaken => &counts.overtaken,
+            Ended::Pending => &counts.unrecorded,
+        };
+        count.add();
+    }
+
     #[cfg(all(test, shuttle))]
     pub(crate) fn watched(&self) -> (usize, bool) {
         self.renewer.watched()
@@ -137,14 +152,14 @@ impl LeaseOwner {
             }
             ended => ended,
         };
-        leases.counts.ended(ended);
+        leases.count(ended);
         ended
     }
 
     /// Ends the operation of an owner that was overtaken: the record is another
     /// owner's, so the store is not asked.
     pub(crate) fn overtaken(self) {
-        self.leases.counts.ended(Ended::Overtaken);
+        self.leases.count(Ended::Overtaken);
         self.leave();
     }
 
@@ -288,7 +303,7 @@ impl Drop for LeaseOwner {
         let how = match self.phase {
             Phase::Claimed => Release::MayRunAgain,
             Phase::HandlerRuns(if_dropped) => {
-                self.leases.counts.ended(Ended::from(if_dropped));
+                self.leases.count(Ended::from(if_dropped));
                 if_dropped
             }
             Phase::Ends(Some(how)) => how,

@@ -75,7 +75,7 @@ impl Operation {
     /// record, and wakes the requests that wait for the outcome.
     pub(crate) fn stands(&self, response: &CommittedResponse) {
         let leases = &self.core.leases;
-        leases.counts.ended(Ended::from(&response.outcome));
+        leases.count(Ended::from(&response.outcome));
         if let Some(lease) = self.lease_state() {
             lease.complete_elsewhere();
         }
@@ -141,7 +141,7 @@ impl Operation {
         error!(lease = ?self.lease(),
             "nobody knows whether a transaction was committed: its record says so once it has \
              ended, or its lease has lapsed");
-        self.core.leases.counts.ended(Ended::LeftInFlight);
+        self.core.leases.count(Ended::LeftInFlight);
         owner.leave();
         Settled::InFlight
     }

@@ -1,0 +1,288 @@
+//! The rooms of `src/` and the direction between them: a folder imports only what
+//! stands below it, and no circle of files is larger than three.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+/// The folders (and files) directly in `src/`, from top to bottom. Each may import
+/// those below it. Folders of one line don't import each other.
+const ROOMS: [&[&str]; 14] = [
+    &["for_sidecar"],
+    &["config", "contract"],
+    &["layer", "client", "exactly_once"],
+    &["request"],
+    &["lease"],
+    &["counts"],
+    &["options"],
+    &["scope", "rejection"],
+    &["conformance"],
+    &["store"],
+    &["message"],
+    &["record"],
+    &["runtime"],
+    &["display", "error"],
+];
+
+/// Folders whose larger circles are yet to be cut.
+const UNCUT: [&str; 2] = ["config", "store"];
+
+/// Modules of tests, which may import anything.
+const TESTS: [&str; 2] = ["tests", "interleavings"];
+
+/// A module's path, without `crate`: `["lease", "renewer"]`.
+type Module = Vec<String>;
+
+#[derive(Default)]
+struct Source {
+    /// Paths that the module names, as written.
+    imports: Vec<Vec<String>>,
+    /// What the module re-exports: the path behind each name.
+    exports: BTreeMap<String, Vec<String>>,
+}
+
+struct Sources(BTreeMap<Module, Source>);
+
+impl Sources {
+    fn read(root: &Path) -> Self {
+        let mut sources = BTreeMap::new();
+        let mut folders = vec![root.to_owned()];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else if path.extension().is_some_and(|extension| extension == "rs") {
+                    let module = path.strip_prefix(root).unwrap().with_extension("");
+                    let module = module.iter().map(|name| name.to_str().unwrap().to_owned());
+                    let module: Module = module
+                        .filter(|name| name != "mod" && name != "lib")
+                        .collect();
+                    if !module.iter().any(|name| TESTS.contains(&name.as_str())) {
+                        sources.insert(module, Source::of(&fs::read_to_string(&path).unwrap()));
+                    }
+                }
+            }
+        }
+        Self(sources)
+    }
+
+    /// The module in which the item of a path stands, if the path leads into this
+    /// crate. Re-exports are followed.
+    fn resolve(&self, from: &Module, path: &[String]) -> Option<Module> {
+        let (mut module, mut rest) = match path.first()?.as_str() {
+            "crate" => (Vec::new(), &path[1..]),
+            "self" => (from.clone(), &path[1..]),
+            "super" => {
+                let ups = path.iter().take_while(|name| *name == "super").count();
+                (from[..from.len().checked_sub(ups)?].to_vec(), &path[ups..])
+            }
+            first => {
+                let child = [&from[..], &[first.to_owned()]].concat();
+                self.0.get(&child)?;
+                (from.clone(), path)
+            }
+        };
+        while let [name, behind @ ..] = rest {
+            let child = [&module[..], std::slice::from_ref(name)].concat();
+            if !self.0.contains_key(&child) {
+                break;
+            }
+            (module, rest) = (child, behind);
+        }
+        let exported = rest
+            .first()
+            .and_then(|name| self.0[&module].exports.get(name));
+        match exported {
+            Some(path) => self.resolve(&module, path).or(Some(module)),
+            None => Some(module),
+        }
+    }
+
+    /// Which modules each module imports.
+    fn imports(&self) -> BTreeMap<&Module, BTreeSet<Module>> {
+        let of = |(module, source): (_, &Source)| {
+            let targets = source.imports.iter();
+            let mut targets: BTreeSet<_> = targets
+                .filter_map(|path| self.resolve(module, path))
+                .collect();
+            targets.remove(module);
+            // The crate's root only names what stands elsewhere.
+            targets.remove(&Vec::new());
+            (module, targets)
+        };
+        self.0.iter().map(of).collect()
+    }
+}
+
+impl Source {
+    fn of(text: &str) -> Self {
+        let code: String = text
+            .lines()
+            .map(|line| line.split("//").next().unwrap())
+            .take_while(|line| !line.starts_with("mod tests {"))
+            .flat_map(|line| [line, "\n"])
+            .collect();
+        let mut source = Self::default();
+        for (at, _) in code.match_indices("use ") {
+            let line = code[..at].rsplit('\n').next().unwrap().trim();
+            if !(line.is_empty() || line.starts_with("pub")) {
+                continue;
+            }
+            let Some(tree) = code[at + 4..].split(';').next() else {
+                continue;
+            };
+            for path in paths(tree, &[]) {
+                if line.starts_with("pub") {
+                    source.exports.insert(path.last().unwrap().clone(), path);
+                } else {
+                    source.imports.push(path);
+                }
+            }
+        }
+        for (at, _) in code.match_indices("crate::") {
+            let path: String = code[at..]
+                .chars()
+                .take_while(|char| char.is_alphanumeric() || "_:".contains(*char))
+                .collect();
+            let path = path.split("::").filter(|name| !name.is_empty());
+            source.imports.push(path.map(str::to_owned).collect());
+        }
+        source
+    }
+}
+
+/// The paths of a `use` tree.
+fn paths(tree: &str, before: &[String]) -> Vec<Vec<String>> {
+    let mut depth = 0;
+    let branches = tree.split(|char| {
+        depth += i32::from(char == '{') - i32::from(char == '}');
+        char == ',' && depth == 0
+    });
+    let mut all = Vec::new();
+    for branch in branches.map(str::trim).filter(|branch| !branch.is_empty()) {
+        let (stem, inner) = match branch.split_once('{') {
+            Some((stem, inner)) => (stem, inner.rsplit_once('}').map(|(inner, _)| inner)),
+            None => (branch.split(" as ").next().unwrap(), None),
+        };
+        let stem = stem.split("::").map(str::trim);
+        let stem = stem.filter(|name| !name.is_empty()).map(str::to_owned);
+        let path: Vec<_> = before.iter().cloned().chain(stem).collect();
+        match inner {
+            Some(inner) => all.extend(paths(inner, &path)),
+            None => all.push(path),
+        }
+    }
+    all
+}
+
+fn room(module: &Module) -> Option<(usize, &str)> {
+    let name = module.first()?.as_str();
+    let row = ROOMS.iter().position(|row| row.contains(&name));
+    Some((
+        row.unwrap_or_else(|| panic!("`{name}` has no row in ROOMS")),
+        name,
+    ))
+}
+
+/// Each import that does not go down.
+fn upward(sources: &Sources) -> Vec<String> {
+    let mut found = Vec::new();
+    for (module, targets) in sources.imports() {
+        for target in targets {
+            if let (Some((from, own)), Some((to, other))) = (room(module), room(&target))
+                && own != other
+                && to <= from
+            {
+                found.push(format!("{} -> {}", module.join("::"), target.join("::")));
+            }
+        }
+    }
+    found
+}
+
+/// The modules that each module reaches, itself only by a circle.
+fn circles(sources: &Sources) -> Vec<Vec<String>> {
+    let imports = sources.imports();
+    let reach = |from: &Module| {
+        let mut reached = BTreeSet::new();
+        let mut next: Vec<_> = imports[from].iter().cloned().collect();
+        while let Some(module) = next.pop() {
+            if reached.insert(module.clone()) {
+                next.extend(imports[&module].iter().cloned());
+            }
+        }
+        reached
+    };
+    let reached: BTreeMap<_, _> = imports
+        .keys()
+        .map(|module| (*module, reach(module)))
+        .collect();
+    let mut circles = BTreeSet::new();
+    for (module, reachable) in &reached {
+        let circle: Vec<_> = reachable
+            .iter()
+            .filter(|other| reached[other].contains(*module))
+            .map(|other| other.join("::"))
+            .collect();
+        circles.insert(circle);
+    }
+    circles.into_iter().collect()
+}
+
+fn sources() -> Sources {
+    Sources::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"))
+}
+
+#[test]
+fn a_room_imports_only_rooms_below_it() {
+    let upward = upward(&sources());
+    assert!(
+        upward.is_empty(),
+        "imports that go up:\n{}",
+        upward.join("\n")
+    );
+}
+
+#[test]
+fn no_circle_of_files_is_larger_than_three_or_leaves_its_folder() {
+    for circle in circles(&sources()) {
+        let is_known = |known| {
+            circle
+                .iter()
+                .all(|module: &String| module.starts_with(known))
+        };
+        if UNCUT.iter().any(is_known) {
+            continue;
+        }
+        let rooms: BTreeSet<_> = circle.iter().map(|name| name.split("::").next()).collect();
+        assert!(
+            circle.len() <= 3 && rooms.len() <= 1,
+            "a circle: {circle:?}"
+        );
+    }
+}
+
+/// The tests above find what they look for.
+#[test]
+fn a_planted_arrow_up_and_a_planted_circle_are_found() {
+    let mut sources = sources();
+    let plant = |sources: &mut Sources, at: [&str; 2], path: &str| {
+        let module: Module = at.map(str::to_owned).to_vec();
+        let source = sources.0.get_mut(&module).expect("a module of this name");
+        source.imports.extend(paths(path, &[]));
+    };
+    plant(
+        &mut sources,
+        ["lease", "state"],
+        "crate::{options, layer::builder::X}",
+    );
+    assert_eq!(upward(&sources), ["lease::state -> layer::builder"]);
+    plant(&mut sources, ["request", "judge"], "crate::request::run");
+    plant(&mut sources, ["request", "stop"], "super::judge::judge");
+    let largest = circles(&sources)
+        .into_iter()
+        .map(|circle| circle.len())
+        .max();
+    assert!(largest > Some(3), "{largest:?}");
+}
