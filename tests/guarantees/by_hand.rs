@@ -1,4 +1,4 @@
-//! Records by hand: those whose outcome is unknown are resolved or
+//! Records by hand: records whose outcome is unknown are resolved or
 //! forgotten, and an owner that comes back is powerless (G5).
 
 use std::sync::Arc;
@@ -10,8 +10,10 @@ use http_body_util::{BodyExt, Full};
 use tokio::time::{sleep, timeout};
 use tower::{Layer, ServiceExt};
 use tower_idempotency::options::{KeysPer, OnInFlight, OnLapsedLease, Require};
-use tower_idempotency::store::{Completion, RecordId};
-use tower_idempotency::store::{Forgotten, Outcome, RecordState, StoreErrorKind};
+use tower_idempotency::store::{
+    Claim, Claimed, Completion, Forgotten, Outcome, RecordId, RecordState, Release, Store,
+    StoreErrorKind,
+};
 use tower_idempotency::{IdempotencyContext, IdempotencyLayer, Resolved, RouteOptions};
 
 use crate::owners::{First, LEASE, Owners, SECOND, begin};
@@ -588,4 +590,32 @@ fn a_record_id_depends_on_namespace_and_secret() {
             .unwrap()),
     ];
     assert!(ids[0] != ids[1] && ids[1] != ids[2] && ids[0] != ids[2]);
+}
+
+/// What a person knows of one attempt says nothing of a later one: a retry that took
+/// over and ended while the record was being resolved is not overwritten.
+#[tokio::test(start_paused = true)]
+async fn a_resolution_does_not_overwrite_a_newer_attempt_than_the_one_it_is_about() {
+    let store = Steered::unguarded();
+    let (layer, _owners, retry, _owner) = in_doubt(&store, Doubt::Lapse).await;
+    let (id, asked) = (id(&layer), *store.claims().last().unwrap());
+    store.make(Op::Claim, Fault::ArrivesLate(SECOND));
+    let resolving = tokio::spawn({
+        let layer = layer.clone();
+        async move { layer.records().resolve(&id, &paid()).await }
+    });
+    quiet().await;
+    // A process whose route says `rerun` takes over, and frees the key.
+    let claim = Claim::new(id, asked.scope, asked.fingerprint);
+    let claimed = store.memory.claim(&claim).await.unwrap();
+    assert!(matches!(claimed, Claimed::Acquired(_)), "{claimed:?}");
+    let how = Release::MayRunAgain;
+    store.memory.release(&id, &claim.nonce, how).await.unwrap();
+    assert_eq!(resolving.await.unwrap().unwrap(), Resolved::InFlight);
+    store.heal(Op::Claim);
+    assert_eq!(retry("{}").await.refusal(), "409 outcome-unknown");
+    // Looked at again, it is resolved.
+    let resolved = layer.records().resolve(&id, &paid()).await.unwrap();
+    assert_eq!(resolved, Resolved::Recorded);
+    assert_eq!(retry("{}").await.text(), "paid, says the bank");
 }

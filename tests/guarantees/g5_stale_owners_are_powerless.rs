@@ -1,10 +1,12 @@
 //! G5: an owner that was overtaken can neither complete, renew nor release
 //! what another has taken over.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
-use http::{Response, StatusCode};
-use http_body_util::BodyExt;
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
 use tokio::time::sleep;
 use tower::{Layer, ServiceExt};
 use tower_idempotency::options::{OnLapsedLease, OnMismatch, OnOversize};
@@ -14,7 +16,7 @@ use tower_idempotency::store::StoreErrorKind;
 use crate::owners::{First, LEASE, Owners, SECOND, begin};
 use crate::support::body::{Script, Step};
 use crate::support::store::{Fault, Op, Steered};
-use crate::support::{Runs, Seen, handler, post, protected, quiet, send, with_policy};
+use crate::support::{Gate, Runs, Seen, handler, post, protected, quiet, send, with_policy};
 
 #[tokio::test(start_paused = true)]
 async fn an_overtaken_owner_learns_it_and_its_answer_is_discarded() {
@@ -346,4 +348,38 @@ async fn a_policy_that_panics_is_a_failure_of_its_operation() {
             Some(refusal) => assert_eq!(retry.refusal(), refusal),
         }
     }
+}
+
+/// It is counted as what it is, and there is nothing of its own to give back.
+#[tokio::test(start_paused = true)]
+async fn a_streamed_answer_of_an_owner_that_knows_that_it_was_overtaken_counts_as_that() {
+    let store = Steered::unguarded();
+    let gate = Gate::closed();
+    let layer = with_policy(&store, |options| options);
+    let app = layer.layer(tower::service_fn({
+        let gate = gate.clone();
+        move |_: Request<Full<Bytes>>| {
+            let gate = gate.clone();
+            async move {
+                gate.pass().await;
+                let body = Script::frames(["begun"]).then(Step::Never);
+                Ok::<_, Infallible>(Response::new(body))
+            }
+        }
+    }));
+    store.make(Op::Renew, Fault::Fails(StoreErrorKind::NotSent));
+    let first = tokio::spawn(app.clone().oneshot(post("k", "{}")));
+    gate.begun().await;
+    sleep(LEASE).await;
+    let _second = tokio::spawn(app.clone().oneshot(post("k", "{}")));
+    gate.begun().await;
+    store.heal(Op::Renew);
+    sleep(LEASE / 2).await;
+    gate.open();
+    let first = Seen::whole(first.await.unwrap().unwrap()).await;
+    assert_eq!(first.refusal(), "409 in-flight");
+    quiet().await;
+    let counts = layer.counts();
+    assert_eq!((counts.overtaken, counts.released), (1, 0));
+    assert_eq!(store.calls(Op::Release), 0);
 }

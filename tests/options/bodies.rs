@@ -8,12 +8,13 @@ use http_body_util::BodyExt;
 use tokio::task::yield_now;
 use tokio::time::Instant;
 use tower::{Layer, ServiceExt};
-use tower_idempotency::options::OnOversize;
+use tower_idempotency::options::{OnInFlight, OnOversize};
 use tower_idempotency::{IdempotencyContext, MemoryStore, RequestTrailers};
 
 use crate::support::body::{Script, Step};
 use crate::support::{
-    Runs, Seen, builder, counting, created, handler, post, post_with, quiet, send, to, with_policy,
+    Gate, Runs, Seen, builder, counting, created, handler, held_back, post, post_with, quiet, send,
+    to, with_policy,
 };
 
 #[tokio::test]
@@ -182,4 +183,35 @@ async fn the_service_gets_the_whole_request_its_trailers_and_a_context() {
             r#"Some(7) {"checksum": "abc"} k" 1 b"the whole""#,
         )
     );
+}
+
+/// A body that waits takes as much room as one that is being read.
+#[tokio::test(start_paused = true)]
+async fn a_request_that_waits_for_another_keeps_its_share_of_max_buffered_bytes() {
+    let (runs, gate) = (Runs::default(), Gate::closed());
+    let wait = Duration::from_secs(60);
+    let layer = builder(&MemoryStore::new())
+        .max_buffered_bytes(10)
+        .defaults(|options| options.max_request_body(10))
+        .defaults(move |options| options.on_in_flight(OnInFlight::Wait(wait)))
+        .build()
+        .unwrap();
+    let app = layer.layer(held_back(&runs, &gate));
+    let ask = |key: &'static str, body: &'static str| {
+        let app = app.clone();
+        tokio::spawn(async move { send(&app, post(key, body)).await })
+    };
+    let first = ask("k", "01234567");
+    gate.begun().await;
+    // The first one runs: its body is the handler's now.
+    let waiter = ask("k", "01234567");
+    quiet().await;
+    let refused = ask("other", "0123").await.unwrap();
+    assert_eq!(refused.refusal(), "503 over-capacity");
+    gate.open();
+    let (first, waiter) = (first.await.unwrap(), waiter.await.unwrap());
+    waiter.assert_replays(&first);
+    let other = ask("other", "0123");
+    gate.open();
+    assert_eq!(other.await.unwrap().status, 201);
 }

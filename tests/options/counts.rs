@@ -7,11 +7,11 @@ use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use tokio::time::sleep;
 use tower::{Layer, ServiceExt};
-use tower_idempotency::options::{OnStoreError, Require};
+use tower_idempotency::options::{OnDisconnect, OnLapsedLease, OnStoreError, Require};
 use tower_idempotency::recording::Recording;
 use tower_idempotency::rejection::RejectionCode;
 use tower_idempotency::store::StoreErrorKind;
-use tower_idempotency::{Counts, IdempotencyLayer, MemoryStore};
+use tower_idempotency::{Counts, IdempotencyLayer, MemoryStore, RouteOptions};
 
 use crate::support::body::{Script, Step};
 use crate::support::store::{Fault, Op, Steered};
@@ -30,6 +30,7 @@ fn seen(layer: &IdempotencyLayer) -> Vec<(&'static str, u64)> {
         ("recorded", counts.recorded),
         ("sealed", counts.sealed),
         ("released", counts.released),
+        ("outcome_unknown", counts.outcome_unknown),
         ("in_doubt", counts.in_doubt),
         ("overtaken", counts.overtaken),
         ("unrecorded", counts.unrecorded),
@@ -100,7 +101,7 @@ async fn operations_that_leave_by_another_door_are_counted_too() {
     let layer = builder(&store)
         .defaults(|options| options.on_store_error(OnStoreError::RunUnprotected))
         .route("/cancelled", |options| {
-            options.on_disconnect(tower_idempotency::options::OnDisconnect::Cancel)
+            options.on_disconnect(OnDisconnect::Cancel)
         })
         .build()
         .unwrap();
@@ -201,4 +202,28 @@ fn whether_a_request_is_protected_can_be_asked_before_it_is_sent() {
             "{method} {target} {key:?}"
         );
     }
+}
+
+/// Nobody knows how they ended, so a retry executes nothing: they are not among the
+/// released.
+#[tokio::test(start_paused = true)]
+async fn operations_whose_outcome_is_unknown_are_counted_as_that() {
+    let refuse = |options: RouteOptions| options.on_lapsed_lease(OnLapsedLease::Refuse);
+    let layer = with_policy(&MemoryStore::new(), refuse);
+    let failing = layer.layer(tower::service_fn(
+        |_: Request<http_body_util::Full<bytes::Bytes>>| async {
+            Err::<Response<http_body_util::Full<bytes::Bytes>>, _>("as the test wants it")
+        },
+    ));
+    failing.oneshot(post("fails", "{}")).await.unwrap_err();
+    assert_eq!(seen(&layer), [("executed", 1), ("outcome_unknown", 1)]);
+    // A handler that is dropped while it runs.
+    let layer = with_policy(&MemoryStore::new(), move |options| {
+        refuse(options).on_disconnect(OnDisconnect::Cancel)
+    });
+    let app = layer.layer(held_back(&Runs::default(), &Gate::closed()));
+    let left = tokio::time::timeout(Duration::from_millis(1), app.oneshot(post("k", "{}")));
+    assert!(left.await.is_err(), "nothing lets it through");
+    quiet().await;
+    assert_eq!(seen(&layer), [("executed", 1), ("outcome_unknown", 1)]);
 }

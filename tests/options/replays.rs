@@ -10,12 +10,14 @@ use jiff::Timestamp;
 use tower::Layer;
 use tower_idempotency::options::{KeySyntax, OnOversize};
 use tower_idempotency::recording::Recording;
+use tower_idempotency::store::StoreErrorKind;
 use tower_idempotency::store::{
     Claim, Claimed, Lease, Outcome, Ownership, Record, RecordState, Release, Store, StoreError,
 };
 use tower_idempotency::store::{Completion, FencingToken, Nonce, RecordId};
 use tower_idempotency::{MemoryStore, RouteOptions};
 
+use crate::support::store::{Fault, Op, Steered};
 use crate::support::{
     Runs, Seen, answer, counting, created, handler, post, send, with, with_policy, without,
 };
@@ -245,4 +247,16 @@ async fn statuses_of_replays_can_be_mapped() {
         let replay = send(&app, ask()).await;
         assert_eq!((replay.status, replay.is_replay()), (replayed, true));
     }
+}
+
+/// How long an answer is kept is not said of one that may not be kept at all.
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_not_recorded_in_time_does_not_say_how_long_it_is_kept() {
+    let store = Steered::new();
+    let app = with_policy(&store, with_times).layer(counting(&Runs::default()));
+    store.make(Op::Complete, Fault::Fails(StoreErrorKind::NotSent));
+    let first = send(&app, post("k", "{}")).await;
+    assert_eq!(first.lacks(), Some("unrecorded"));
+    assert!(first.header("x-created-at").is_some());
+    assert_eq!(first.header("x-expires-at"), None);
 }
