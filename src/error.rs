@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::fmt;
 
-type BoxError = Box<dyn Error + Send + Sync>;
+pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
 
 /// An option whose value can't work, found when the layer (or the scope) is
 /// built. Nothing fails later.

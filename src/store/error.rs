@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::fmt;
 
-type BoxError = Box<dyn Error + Send + Sync>;
+use crate::error::BoxError;
 
 /// Why a store gave no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

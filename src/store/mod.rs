@@ -24,7 +24,7 @@ mod error;
 mod lease;
 #[cfg(feature = "memory")]
 pub(crate) mod memory;
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "redis", feature = "postgres"))]
 pub(crate) mod notify;
 mod record;
 #[cfg(feature = "redis")]

@@ -1,104 +1,151 @@
-//! Waiting for changes that other processes make: who waits in this process,
-//! and the one connection over which it is told of changes.
+//! Waking requests that wait for a record which another process changes: the
+//! waiters of this process, and the one connection that tells it of changes.
+//!
+//! Redis and PostgreSQL use this. SQLite has no notifications between processes,
+//! and MySQL has none at all: their waiters look at the record every [`POLL`].
+//! The memory store needs no connection.
 
-use std::collections::{HashMap, HashSet};
-use std::error::Error;
+use std::collections::HashMap;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::debug;
 
 use super::{POLL, Subscription};
+use crate::error::{BoxError, cause};
 use crate::record::RecordId;
+use crate::runtime::{Mutex, MutexGuard};
 
-/// How long connecting, or asking for a channel, may take.
+/// How long the task waits for a connection, and for the server to confirm that
+/// it notifies of a record.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How long a waiter waits for its channel before it looks by itself instead.
+/// How long a waiter waits for that confirmation. Without it the waiter looks at
+/// the record after [`POLL`].
 const ACKNOWLEDGED: Duration = Duration::from_millis(500);
-/// How often a waiter looks that would be told: a message can be lost.
+/// After which time a waiter looks at its record although it would have been
+/// notified of a change: a notification can be lost.
 const LISTENING_POLL: Duration = Duration::from_secs(1);
-/// How long a lost connection is left alone, at first and at most.
+/// After which time a waiter looks at a record that is changing while it
+/// subscribes.
+const CHANGING_POLL: Duration = Duration::from_millis(50);
+/// For how long no connection is tried after one was lost, at first and at most.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
-type BoxError = Box<dyn Error + Send + Sync>;
-
-/// Where an engine tells of changes.
+/// An engine that can notify this process of changes.
 pub(crate) trait Listen: Send + Sync + 'static {
     type Channels: Channels;
 
     fn connect(&self) -> impl Future<Output = Result<Self::Channels, BoxError>> + Send;
 }
 
-/// A connection that tells of changes of the records it was asked for.
+/// A connection on which a server sends notifications of chosen records.
 pub(crate) trait Channels: Send + 'static {
-    /// Answers once no change of these can be missed any more.
-    fn listen(&mut self, ids: &[RecordId]) -> impl Future<Output = Result<(), BoxError>> + Send;
+    /// `None`: the server notifies of a record until [`leave`](Self::leave).
+    /// Otherwise it notifies of the next change only, and forgets a record of
+    /// which it was not asked again for this long.
+    const LASTS: Option<Duration>;
+    /// Whether a confirmation by the server means that its notifications arrive.
+    /// Behind a pooler of PostgreSQL they may not; there, waiters look every
+    /// [`POLL`] until a first notification has arrived.
+    const IS_RELIABLE: bool;
 
+    /// Asks for notifications of these records. Once this has returned, no change
+    /// of them can be missed, except of the records that it returns: those were
+    /// changing while the server was asked.
+    fn listen(
+        &mut self,
+        ids: &[RecordId],
+    ) -> impl Future<Output = Result<Vec<RecordId>, BoxError>> + Send;
+
+    /// Ends the notifications of these records.
     fn leave(&mut self, ids: &[RecordId]) -> impl Future<Output = Result<(), BoxError>> + Send;
 
-    /// The next record that has changed; `None` once the connection is gone.
-    fn poll_change(&mut self, cx: &mut Context<'_>) -> Poll<Option<RecordId>>;
+    fn poll_notification(&mut self, cx: &mut Context<'_>) -> Poll<Notification>;
 }
 
-/// Those who wait in this process. Its connection is made for the first of
-/// them and ends with the last handle.
+pub(crate) enum Notification {
+    /// This record has changed.
+    Changed(RecordId),
+    /// Any record may have changed.
+    #[cfg_attr(not(feature = "postgres"), allow(dead_code))]
+    Anything,
+    /// The connection is lost.
+    Disconnected,
+}
+
+/// The waiters of this process. The connection is made for the first of them,
+/// and ends with the last handle.
 pub(crate) struct WakeUps<L> {
     listen: Arc<L>,
     waiting: Arc<Waiting>,
-    /// To the task that has the connection.
+    /// Sends ids to the task that owns the connection: whether anybody waits for
+    /// that record has changed.
     asks: Mutex<Option<mpsc::UnboundedSender<RecordId>>>,
 }
 
-/// What one record's waiters see.
+/// What the waiters of one record see.
 #[derive(Clone, Copy, Default)]
-struct Heard {
-    /// No change can be missed from here on.
-    listening: bool,
-    /// Changes, and times at which one may have been missed.
+struct Seen {
+    /// Since when the server notifies of changes.
+    listening: Option<Instant>,
+    /// The record was changing when the server was asked for notifications.
+    changing: bool,
+    /// The number of changes, and of moments at which one may have been missed.
     changes: u64,
 }
 
+/// The records that are waited for.
+///
+/// Whoever wakes waiters first clones the sender and unlocks `records`: a waker
+/// may run any code, and if it drops a [`Subscription`] at once, that locks
+/// `records` in [`Waiter::drop`].
 #[derive(Default)]
-struct Waiting(Mutex<HashMap<RecordId, Watched>>);
+struct Waiting {
+    records: Mutex<HashMap<RecordId, Watched>>,
+    /// Whether the connection has delivered a notification.
+    has_delivered: AtomicBool,
+}
 
 struct Watched {
     waiters: usize,
-    heard: watch::Sender<Heard>,
+    seen: watch::Sender<Seen>,
 }
 
 impl Waiting {
     fn lock(&self) -> MutexGuard<'_, HashMap<RecordId, Watched>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.records.lock()
     }
 
-    fn changed(&self, id: &RecordId) {
-        if let Some(watched) = self.lock().get(id) {
-            watched.heard.send_modify(|heard| heard.changes += 1);
+    /// Shows all waiters of these records what `change` makes of [`Seen`].
+    fn show(&self, ids: &[RecordId], change: impl Fn(&mut Seen)) {
+        let senders: Vec<_> = {
+            let records = self.lock();
+            let watched = ids.iter().filter_map(|id| records.get(id));
+            watched.map(|watched| watched.seen.clone()).collect()
+        };
+        for sender in senders {
+            sender.send_modify(&change);
         }
     }
 
-    fn listening(&self, ids: &[RecordId]) {
-        let waiting = self.lock();
-        for id in ids {
-            if let Some(watched) = waiting.get(id) {
-                watched.heard.send_modify(|heard| heard.listening = true);
-            }
-        }
+    fn show_all(&self, change: impl Fn(&mut Seen)) {
+        let ids: Vec<_> = self.lock().keys().copied().collect();
+        self.show(&ids, change);
     }
 
-    /// Nobody is told any more: all look by themselves.
-    fn deaf(&self) {
-        for watched in self.lock().values() {
-            watched.heard.send_modify(|heard| {
-                heard.listening = false;
-                heard.changes += 1;
-            });
-        }
+    /// No notification arrives from now on: every waiter looks at its record.
+    fn mark_disconnected(&self) {
+        self.has_delivered.store(false, Ordering::Relaxed);
+        self.show_all(|seen| {
+            seen.listening = None;
+            seen.changes += 1;
+        });
     }
 }
 
@@ -111,59 +158,71 @@ impl<L: Listen> WakeUps<L> {
         })
     }
 
-    /// Answers once the record's channel is listened to; if that takes too
-    /// long, with a subscription that resolves soon by itself.
+    /// Returns once the server notifies of the record. If that takes too long,
+    /// the subscription resolves by itself after [`POLL`].
     pub(crate) async fn subscribe(self: &Arc<Self>, id: &RecordId) -> Subscription {
         let mut waiter = self.enter(*id);
-        let seen = waiter.seen;
-        let told = waiter
-            .heard
-            .wait_for(|heard| heard.listening || heard.changes != seen);
-        let told = timeout(ACKNOWLEDGED, told).await;
-        if !told.is_ok_and(|heard| heard.is_ok_and(|heard| heard.listening)) {
-            return Subscription::after(POLL);
+        let before = waiter.changes;
+        let answered = waiter
+            .seen
+            .wait_for(|seen| seen.listening.is_some() || seen.changing || seen.changes != before);
+        let seen = match timeout(ACKNOWLEDGED, answered).await {
+            Ok(Ok(seen)) => *seen,
+            _ => Seen::default(),
+        };
+        if seen.listening.is_none() {
+            let is_changing = seen.changing && seen.changes == before;
+            return Subscription::after(if is_changing { CHANGING_POLL } else { POLL });
         }
-        let mut heard = waiter.heard.clone();
+        let is_told =
+            L::Channels::IS_RELIABLE || self.waiting.has_delivered.load(Ordering::Relaxed);
+        let limit = if is_told { LISTENING_POLL } else { POLL };
+        let mut seen = waiter.seen.clone();
         Subscription::new(Wait {
             change: Box::pin(async move {
-                let change = heard.wait_for(|heard| heard.changes != seen);
-                let _ = timeout(LISTENING_POLL, change).await;
+                let change = seen.wait_for(|seen| seen.changes != before);
+                let _ = timeout(limit, change).await;
             }),
             _waiter: waiter,
         })
     }
 
     fn enter(self: &Arc<Self>, id: RecordId) -> Waiter<L> {
-        let (heard, asks) = {
-            let mut waiting = self.waiting.lock();
-            let watched = waiting.entry(id).or_insert_with(|| Watched {
+        let (seen, now) = {
+            let mut records = self.waiting.lock();
+            let watched = records.entry(id).or_insert_with(|| Watched {
                 waiters: 0,
-                heard: watch::Sender::default(),
+                seen: watch::Sender::default(),
             });
             watched.waiters += 1;
-            let heard = watched.heard.subscribe();
-            let asks = !heard.borrow().listening;
-            (heard, asks)
+            // `false`: nobody is woken while `records` is locked.
+            watched.seen.send_if_modified(|seen| {
+                seen.changing = false;
+                false
+            });
+            let seen = watched.seen.subscribe();
+            let now = *seen.borrow();
+            (seen, now)
         };
-        let seen = heard.borrow().changes;
-        if asks {
+        let lasts = L::Channels::LASTS.map_or(Duration::MAX, |lasts| lasts / 2);
+        if now.listening.is_none_or(|since| since.elapsed() >= lasts) {
             self.ask(id);
         }
         Waiter {
             wake_ups: Arc::clone(self),
             id,
-            heard,
             seen,
+            changes: now.changes,
         }
     }
 
     /// Has the task look whether anybody waits for this record.
     fn ask(&self, id: RecordId) {
-        let mut asks = self.asks.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut asks = self.asks.lock();
         if asks.as_ref().is_some_and(|asks| asks.send(id).is_ok()) {
             return;
         }
-        // The first, or the runtime of the task before has ended.
+        // This is the first waiter, or the runtime of the last task has ended.
         let (sender, receiver) = mpsc::unbounded_channel();
         sender.send(id).expect("the receiver is here");
         *asks = Some(sender);
@@ -179,31 +238,32 @@ impl<L: Listen> WakeUps<L> {
 struct Waiter<L: Listen> {
     wake_ups: Arc<WakeUps<L>>,
     id: RecordId,
-    heard: watch::Receiver<Heard>,
-    /// The changes before it came.
-    seen: u64,
+    seen: watch::Receiver<Seen>,
+    /// The number of changes when this waiter came.
+    changes: u64,
 }
 
 impl<L: Listen> Drop for Waiter<L> {
+    /// Without this the server would notify of the record for ever.
     fn drop(&mut self) {
-        let mut waiting = self.wake_ups.waiting.lock();
-        let Some(watched) = waiting.get_mut(&self.id) else {
+        let mut records = self.wake_ups.waiting.lock();
+        let Some(watched) = records.get_mut(&self.id) else {
             return;
         };
         watched.waiters -= 1;
         if watched.waiters == 0 {
-            waiting.remove(&self.id);
-            drop(waiting);
-            let asks = &self.wake_ups.asks;
-            let asks = asks.lock().unwrap_or_else(PoisonError::into_inner);
-            // A task that has ended listens to nothing.
+            let removed = records.remove(&self.id);
+            drop(records);
+            drop(removed);
+            // A task that has ended has no connection that would notify.
+            let asks = self.wake_ups.asks.lock();
             let _ = asks.as_ref().map(|asks| asks.send(self.id));
         }
     }
 }
 
-/// Keeps its waiter until it is dropped, and with it the channel, since who
-/// was woken often waits again.
+/// Keeps its waiter until it is dropped, and so the notifications: a request
+/// that was woken often waits again.
 struct Wait<W> {
     change: Pin<Box<dyn Future<Output = ()> + Send>>,
     _waiter: W,
@@ -217,7 +277,7 @@ impl<W: Unpin> Future for Wait<W> {
     }
 }
 
-/// The task that has the connection.
+/// The task that owns the connection.
 struct Listening<L> {
     listen: Arc<L>,
     waiting: Arc<Waiting>,
@@ -225,24 +285,24 @@ struct Listening<L> {
 }
 
 impl<L> Drop for Listening<L> {
-    /// However it ends, and be it with its runtime.
+    /// Also runs if the runtime drops the task: waiters on another runtime would
+    /// otherwise wait for notifications that nobody reads.
     fn drop(&mut self) {
-        self.waiting.deaf();
+        self.waiting.mark_disconnected();
     }
 }
 
-/// No handle is left.
+/// The last handle was dropped.
 struct Ended;
 
 enum Event {
     Asked(Option<RecordId>),
-    Changed(Option<RecordId>),
+    Notified(Notification),
 }
 
 impl<L: Listen> Listening<L> {
     async fn run(mut self) {
         let mut pause = PAUSE.0;
-        // Whoever comes first wants a connection.
         while let Some(first) = self.asked.recv().await {
             match timeout(PATIENCE, self.listen.connect()).await {
                 Ok(Ok(channels)) => match self.serve(channels, first).await {
@@ -250,10 +310,15 @@ impl<L: Listen> Listening<L> {
                     Ok(true) => pause = PAUSE.0,
                     Ok(false) => {}
                 },
-                Ok(Err(error)) => debug!(error, "no connection for wake-ups, waiters poll"),
-                Err(_) => debug!("no connection for wake-ups in time, waiters poll"),
+                Ok(Err(error)) => {
+                    debug!(
+                        error = cause(&*error),
+                        "no connection for notifications, waiters poll"
+                    );
+                }
+                Err(_) => debug!("no connection for notifications in time, waiters poll"),
             }
-            self.waiting.deaf();
+            self.waiting.mark_disconnected();
             if self.rest(pause).await.is_err() {
                 return;
             }
@@ -261,35 +326,40 @@ impl<L: Listen> Listening<L> {
         }
     }
 
-    /// Until the connection is gone. Says whether it was of any use.
+    /// Serves waiters until the connection is lost. Returns whether the server
+    /// has confirmed anything on it.
     async fn serve(&mut self, mut channels: L::Channels, first: RecordId) -> Result<bool, Ended> {
-        let mut listened = HashSet::new();
+        // When the server was asked to notify of a record.
+        let mut listened = HashMap::new();
+        let mut was_useful = false;
         let mut asked = vec![first];
         loop {
-            // All that came meanwhile, in one request.
+            // One request to the server for all waiters that came meanwhile.
             while let Ok(id) = self.asked.try_recv() {
                 asked.push(id);
             }
             let settled = self.settle(&mut channels, &mut listened, &asked);
             match timeout(PATIENCE, settled).await {
-                Ok(Ok(())) => {}
+                Ok(Ok(())) => was_useful = true,
                 Ok(Err(error)) => {
-                    debug!(error, "the connection for wake-ups is lost, waiters poll");
-                    return Ok(!listened.is_empty());
+                    debug!(
+                        error = cause(&*error),
+                        "the connection for notifications is lost, waiters poll"
+                    );
+                    return Ok(was_useful);
                 }
-                Err(_) => return Ok(!listened.is_empty()),
+                Err(_) => return Ok(was_useful),
             }
             asked.clear();
             while asked.is_empty() {
-                let event = poll_fn(|cx| {
-                    if let Poll::Ready(changed) = channels.poll_change(cx) {
-                        return Poll::Ready(Event::Changed(changed));
-                    }
-                    self.asked.poll_recv(cx).map(Event::Asked)
+                // Notifications first: they may answer what was asked.
+                let event = poll_fn(|cx| match channels.poll_notification(cx) {
+                    Poll::Ready(notification) => Poll::Ready(Event::Notified(notification)),
+                    Poll::Pending => self.asked.poll_recv(cx).map(Event::Asked),
                 });
                 match event.await {
-                    Event::Changed(Some(id)) => self.waiting.changed(&id),
-                    Event::Changed(None) => return Ok(true),
+                    Event::Notified(Notification::Disconnected) => return Ok(true),
+                    Event::Notified(notification) => self.notify(&notification, &mut listened),
                     Event::Asked(Some(id)) => asked.push(id),
                     Event::Asked(None) => return Err(Ended),
                 }
@@ -297,29 +367,69 @@ impl<L: Listen> Listening<L> {
         }
     }
 
-    /// Listens to what somebody waits for, and to nothing else.
+    fn notify(&self, notification: &Notification, listened: &mut HashMap<RecordId, Instant>) {
+        self.waiting.has_delivered.store(true, Ordering::Relaxed);
+        let is_over = L::Channels::LASTS.is_some();
+        let change = |seen: &mut Seen| {
+            seen.changes += 1;
+            if is_over {
+                seen.listening = None;
+            }
+        };
+        match notification {
+            Notification::Changed(id) => {
+                if is_over {
+                    listened.remove(id);
+                }
+                self.waiting.show(&[*id], change);
+            }
+            _ => {
+                if is_over {
+                    listened.clear();
+                }
+                self.waiting.show_all(change);
+            }
+        }
+    }
+
+    /// Asks the server to notify of the records that are waited for, and of no
+    /// others.
     async fn settle(
         &self,
         channels: &mut L::Channels,
-        listened: &mut HashSet<RecordId>,
+        listened: &mut HashMap<RecordId, Instant>,
         asked: &[RecordId],
     ) -> Result<(), BoxError> {
         let (wanted, unwanted): (Vec<RecordId>, Vec<RecordId>) = {
-            let waiting = self.waiting.lock();
-            asked.iter().partition(|id| waiting.contains_key(id))
+            let records = self.waiting.lock();
+            asked.iter().partition(|id| records.contains_key(id))
         };
-        let new: Vec<_> = wanted
-            .iter()
-            .copied()
-            .filter(|id| listened.insert(*id))
-            .collect();
-        if !new.is_empty() {
-            channels.listen(&new).await?;
+        let now = Instant::now();
+        let lasts = L::Channels::LASTS.map_or(Duration::MAX, |lasts| lasts / 2);
+        let mut new = Vec::new();
+        for id in &wanted {
+            let since = listened.get(id).copied();
+            if since.is_none_or(|since| now.duration_since(since) >= lasts) {
+                listened.insert(*id, now);
+                new.push(*id);
+            }
         }
-        self.waiting.listening(&wanted);
+        if !new.is_empty() {
+            let changing = channels.listen(&new).await?;
+            for id in &changing {
+                listened.remove(id);
+            }
+            self.waiting.show(&changing, |seen| seen.changing = true);
+        }
+        for id in &wanted {
+            if let Some(since) = listened.get(id).copied() {
+                self.waiting
+                    .show(&[*id], |seen| seen.listening = Some(since));
+            }
+        }
         let old: Vec<_> = unwanted
             .into_iter()
-            .filter(|id| listened.remove(id))
+            .filter(|id| listened.remove(id).is_some())
             .collect();
         if !old.is_empty() {
             channels.leave(&old).await?;
@@ -327,11 +437,12 @@ impl<L: Listen> Listening<L> {
         Ok(())
     }
 
-    /// Without a connection for a while: who comes is told at once.
+    /// Lets the server alone for a while. Waiters that come meanwhile are told to
+    /// look at their records.
     async fn rest(&mut self, pause: Duration) -> Result<(), Ended> {
         let over = timeout(pause, async {
             while let Some(id) = self.asked.recv().await {
-                self.waiting.changed(&id);
+                self.waiting.show(&[id], |seen| seen.changes += 1);
             }
         });
         match over.await {
@@ -343,9 +454,9 @@ impl<L: Listen> Listening<L> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-
-    use tokio::time::Instant;
+    use std::sync::Mutex;
+    use std::sync::atomic::AtomicUsize;
+    use std::task::{Wake, Waker};
 
     use super::*;
 
@@ -401,12 +512,15 @@ mod tests {
     }
 
     impl Channels for Line {
-        async fn listen(&mut self, ids: &[RecordId]) -> Result<(), BoxError> {
+        const LASTS: Option<Duration> = None;
+        const IS_RELIABLE: bool = true;
+
+        async fn listen(&mut self, ids: &[RecordId]) -> Result<Vec<RecordId>, BoxError> {
             if self.0.0.silent.load(Ordering::Relaxed) {
                 std::future::pending::<()>().await;
             }
             self.0.0.listened.lock().unwrap().extend(ids);
-            Ok(())
+            Ok(Vec::new())
         }
 
         async fn leave(&mut self, ids: &[RecordId]) -> Result<(), BoxError> {
@@ -419,8 +533,9 @@ mod tests {
             Ok(())
         }
 
-        fn poll_change(&mut self, cx: &mut Context<'_>) -> Poll<Option<RecordId>> {
-            self.1.poll_recv(cx)
+        fn poll_notification(&mut self, cx: &mut Context<'_>) -> Poll<Notification> {
+            let told = self.1.poll_recv(cx);
+            told.map(|id| id.map_or(Notification::Disconnected, Notification::Changed))
         }
     }
 
@@ -534,6 +649,33 @@ mod tests {
         drop(changed);
         settle().await;
         assert!(ended());
+    }
+
+    struct DropsOnWake(Mutex<Option<Subscription>>);
+
+    impl Wake for DropsOnWake {
+        fn wake(self: Arc<Self>) {
+            drop(self.0.lock().unwrap().take());
+        }
+    }
+
+    /// The waiters were once woken while they were locked: deadlock.
+    #[tokio::test(start_paused = true)]
+    async fn a_waker_can_drop_a_subscription_at_once() {
+        let wake_ups = WakeUps::new(Hub::default());
+        let mut one = wake_ups.subscribe(&id(1)).await;
+        let other = wake_ups.subscribe(&id(1)).await;
+        let waker = Waker::from(Arc::new(DropsOnWake(Mutex::new(Some(other)))));
+        let mut cx = Context::from_waker(&waker);
+        assert!(Pin::new(&mut one).poll(&mut cx).is_pending());
+        let (done, is_done) = std::sync::mpsc::channel();
+        let waiting = Arc::clone(&wake_ups.waiting);
+        std::thread::spawn(move || {
+            waiting.show(&[id(1)], |seen| seen.changes += 1);
+            done.send(()).unwrap();
+        });
+        assert!(is_done.recv_timeout(Duration::from_secs(10)).is_ok());
+        assert_eq!(wake_ups.waiting.lock().get(&id(1)).unwrap().waiters, 1);
     }
 
     #[test]

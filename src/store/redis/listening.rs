@@ -1,6 +1,5 @@
 //! The pub/sub connection.
 
-use std::error::Error;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -11,15 +10,15 @@ use redis::aio::{PubSubSink, PubSubStream};
 use tokio::time::timeout;
 
 use super::keys::Keys;
+use crate::error::BoxError;
 use crate::record::RecordId;
-use crate::store::notify::{Channels, Listen};
+use crate::store::notify::{Channels, Listen, Notification};
 
-type BoxError = Box<dyn Error + Send + Sync>;
-
-/// For one server to take a connection.
+/// How long one server may take to accept a connection.
 const CONNECT: Duration = Duration::from_millis(700);
 
-/// Any one of these servers: in a cluster a message reaches every node.
+/// The servers of which one is connected to: in a cluster a message reaches
+/// every node.
 pub(super) struct Servers {
     pub(super) clients: Vec<Client>,
     pub(super) keys: Keys,
@@ -30,8 +29,8 @@ impl Listen for Servers {
 
     async fn connect(&self) -> Result<PubSub, BoxError> {
         let mut failed: BoxError = "no server is known".into();
-        // Not always the same one first, and none for so long that the next
-        // would have no time left.
+        // A random server comes first, so that connections are spread over all.
+        // `CONNECT` is short, so that the next server gets its turn in time.
         let first = rand::random_range(0..self.clients.len().max(1));
         for client in self
             .clients
@@ -64,25 +63,30 @@ pub(super) struct PubSub {
 }
 
 impl Channels for PubSub {
-    /// Answers once the server has confirmed every one.
-    async fn listen(&mut self, ids: &[RecordId]) -> Result<(), BoxError> {
-        Ok(self.sink.subscribe(self.names(ids)).await?)
+    /// A subscription lasts until `UNSUBSCRIBE`.
+    const LASTS: Option<Duration> = None;
+    const IS_RELIABLE: bool = true;
+
+    /// Returns once the server has confirmed every subscription.
+    async fn listen(&mut self, ids: &[RecordId]) -> Result<Vec<RecordId>, BoxError> {
+        self.sink.subscribe(self.names(ids)).await?;
+        Ok(Vec::new())
     }
 
     async fn leave(&mut self, ids: &[RecordId]) -> Result<(), BoxError> {
         Ok(self.sink.unsubscribe(self.names(ids)).await?)
     }
 
-    fn poll_change(&mut self, cx: &mut Context<'_>) -> Poll<Option<RecordId>> {
+    fn poll_notification(&mut self, cx: &mut Context<'_>) -> Poll<Notification> {
         loop {
             let Poll::Ready(message) = Pin::new(&mut self.stream).poll_next(cx) else {
                 return Poll::Pending;
             };
             let Some(message) = message else {
-                return Poll::Ready(None);
+                return Poll::Ready(Notification::Disconnected);
             };
             if let Some(id) = self.keys.id(message.get_channel_name()) {
-                return Poll::Ready(Some(id));
+                return Poll::Ready(Notification::Changed(id));
             }
         }
     }

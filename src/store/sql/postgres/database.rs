@@ -1,7 +1,6 @@
 //! The functions in the database, and calling them.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgArguments, PgPool, PgRow};
@@ -12,14 +11,12 @@ use super::super::{Connecting, PURGE_BATCH, Table, failed, not_sent};
 use super::meaning::{self, meaning};
 use super::row::column;
 use super::schema;
-use crate::record::RecordId;
 use crate::store::StoreError;
 use crate::store::encoding::unreadable;
-use crate::store::row::micros;
 
 /// How often a call is made that lost against another, above READ COMMITTED:
 /// each time one of them has won.
-const TRIES: u32 = 10;
+pub(super) const TRIES: u32 = 10;
 
 /// A replay is a plain look at one row. Whatever else there is to find or to
 /// do, the function decides, in a snapshot after this one.
@@ -65,7 +62,6 @@ pub(super) struct Statements {
     pub(super) release: Arc<str>,
     pub(super) look_up: Arc<str>,
     pub(super) forget: Arc<str>,
-    wait: Arc<str>,
     purge: Arc<str>,
 }
 
@@ -88,7 +84,6 @@ impl Statements {
             release: statement("SELECT {table}_release($1, $2, $3)"),
             look_up: statement("SELECT * FROM {table}_look_up($1)"),
             forget: statement("SELECT {table}_forget($1, $2)"),
-            wait: statement("SELECT {table}_wait($1, $2, $3)"),
             purge: statement("SELECT {table}_purge($1)"),
         }
     }
@@ -130,23 +125,6 @@ impl Database {
                 answer => return answer.map_err(|error| failed(error, meaning)),
             }
         }
-    }
-
-    /// Asks to be told of the record's next change; whether that is going to be.
-    pub(super) async fn wait(
-        &self,
-        id: &RecordId,
-        listener: &[u8; 16],
-        lasts: Duration,
-    ) -> Result<bool, StoreError> {
-        let row = self
-            .call(&self.statements.wait, |call| {
-                call.bind(&id.as_bytes()[..])
-                    .bind(&listener[..])
-                    .bind(micros(lasts))
-            })
-            .await?;
-        column(&row, 0)
     }
 
     pub(super) async fn purge(&self) -> Result<u64, StoreError> {

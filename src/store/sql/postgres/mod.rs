@@ -1,5 +1,6 @@
 //! Records in PostgreSQL.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::Postgres;
@@ -8,13 +9,14 @@ use sqlx::postgres::{PgConnection, PgPool};
 use sqlx::{AssertSqlSafe, Row};
 
 use self::database::Database;
-use self::listening::Listening;
+use self::listening::Notifications;
 use self::meaning::meaning;
 use self::row::{column, not_of_this_version, ownership, stored};
 use super::transaction::{CompletedInside, Engine, SqlRecords, TransactionFate};
 use super::{CompleteRow, SqlStore, Table, bind, failed, reach};
 use crate::record::{Nonce, RecordId};
 use crate::store::encoding::EncodedCompletion;
+use crate::store::notify::WakeUps;
 use crate::store::row::micros;
 use crate::store::{
     Claim, Claimed, Forgotten, Lease, OnLapsedLease, OnMismatch, Outcome, Ownership, Record,
@@ -26,7 +28,6 @@ mod listening;
 mod meaning;
 mod row;
 mod schema;
-mod waiting;
 
 /// Records in a PostgreSQL database.
 ///
@@ -75,7 +76,7 @@ pub(super) fn gave_way(error: &sqlx::Error) -> bool {
 #[expect(missing_debug_implementations, reason = "of a trait that is sealed")]
 pub struct PostgresRecords {
     database: Database,
-    listening: Listening,
+    wake_ups: Arc<WakeUps<Notifications>>,
 }
 
 impl SqlRecords<Postgres> for PostgresRecords {
@@ -88,7 +89,7 @@ impl SqlRecords<Postgres> for PostgresRecords {
         reach(&pool, meaning).await?;
         schema::check(&pool, table).await?;
         Ok(Self {
-            listening: Listening::new(pool.clone(), table),
+            wake_ups: WakeUps::new(Notifications::new(pool.clone(), table)),
             database: Database::new(pool, table),
         })
     }
@@ -226,7 +227,7 @@ impl Store for PostgresRecords {
     }
 
     async fn subscribe(&self, id: &RecordId) -> Result<Subscription, StoreError> {
-        Ok(self.listening.subscribe(id, &self.database).await)
+        Ok(self.wake_ups.subscribe(id).await)
     }
 }
 

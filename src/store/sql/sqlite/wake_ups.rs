@@ -1,4 +1,8 @@
-//! Waking those of this process who wait for a record.
+//! Waking the requests of this process that wait for a record.
+//!
+//! `store/notify.rs` is not used here: SQLite can't notify other processes, so
+//! there is no connection to ask, and no lock that would be held while a waiter
+//! is woken.
 
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
@@ -6,10 +10,11 @@ use tokio::time::{Instant, timeout_at};
 use crate::record::RecordId;
 use crate::store::{POLL, Subscription};
 
-/// What other processes change, nobody tells: that is looked for.
+/// Changes by this process. A change by another process is found after [`POLL`].
 ///
-/// Records share a few channels, so that none has to be made, counted and
-/// removed. Who is woken by another record's change looks once in vain.
+/// Many records share one channel, so that no channel has to be made, counted
+/// and removed. A waiter that is woken by the change of another record looks at
+/// its own record once in vain.
 pub(super) struct WakeUps(Vec<watch::Sender<()>>);
 
 const CHANNELS: usize = 64;
@@ -23,7 +28,7 @@ impl WakeUps {
         self.channel(id).send_replace(());
     }
 
-    /// Resolves after the next change, from now on.
+    /// Resolves after the next change that this process makes from now on.
     pub(super) fn subscribe(&self, id: &RecordId) -> Subscription {
         let mut changes = self.channel(id).subscribe();
         let end = Instant::now() + POLL;
