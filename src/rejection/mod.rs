@@ -1,4 +1,4 @@
-//! What a request that can't be served is told (section 8 of the contract).
+//! What a request that the layer rejects is told: codes, texts, and the forms they are sent in.
 
 pub(crate) mod grpc;
 
