@@ -21,14 +21,19 @@ static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
     let profile = this.parent().and_then(Path::parent).unwrap();
     let program = format!("examples/payments{}", std::env::consts::EXE_SUFFIX);
     let program = profile.join(program);
-    if !FEATURES.is_empty() || !is_current(&program) {
+    let features: &[&str] = if cfg!(feature = "redis") {
+        &["--workspace", "--all-features"]
+    } else {
+        &[]
+    };
+    if !features.is_empty() || !is_current(&program) {
         let name = match profile.file_name().and_then(|name| name.to_str()) {
             Some("debug") | None => "dev",
             Some(name) => name,
         };
         let status = Command::new(env!("CARGO"))
             .args(["build", "--example", "payments", "--profile", name])
-            .args(["--features", FEATURES])
+            .args(features)
             .arg("--target-dir")
             .arg(profile.parent().unwrap())
             .current_dir(env!("CARGO_MANIFEST_DIR"))
@@ -38,19 +43,6 @@ static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
     }
     program
 });
-
-/// None of the examples says for which features it was built.
-const FEATURES: &str = if cfg!(all(
-    feature = "redis",
-    feature = "postgres",
-    feature = "mysql"
-)) {
-    "axum,redis,postgres,mysql,sqlite,encryption,conformance"
-} else if cfg!(feature = "sqlite") {
-    "sqlite"
-} else {
-    ""
-};
 
 /// Whether it is newer than all it is made from, which cargo lists beside it.
 fn is_current(program: &Path) -> bool {
@@ -348,74 +340,6 @@ async fn a_payment_whose_client_has_left_is_finished_before_the_server_stops() {
     let last = server.says.by_ref().last().unwrap();
     assert_eq!(last, format!("Stopped. Charges: {charges}. Given up: 0."));
     assert!(server.program.wait().unwrap().success());
-}
-
-/// Whoever made them, each payment is made once.
-#[cfg(feature = "sqlite")]
-fn two_processes_pay_once(store: &str) {
-    let tell = || {
-        let output = run(&["--exit", "--store", store]);
-        let stdout = text(output.stdout);
-        assert!(output.status.success(), "{stdout}{}", text(output.stderr));
-        let rows: Vec<Vec<String>> = stdout
-            .lines()
-            .filter(|line| line.contains(" 201 "))
-            .map(|line| line.split_whitespace().map(str::to_owned).collect())
-            .collect();
-        (stdout, rows)
-    };
-    let (first, made) = tell();
-    let (second, replayed) = tell();
-    assert!(
-        first.contains("by this process: 3, by an earlier one: 0. Charges here: 3."),
-        "{first}"
-    );
-    assert!(
-        second.contains("by this process: 0, by an earlier one: 3. Charges here: 0."),
-        "{second}"
-    );
-    assert_eq!((made.len(), replayed.len()), (3, 3));
-    for (made, replayed) in made.iter().zip(&replayed) {
-        // The key, the status and the id of the payment.
-        assert_eq!(made[..3], replayed[..3]);
-    }
-}
-
-#[cfg(feature = "sqlite")]
-#[test]
-fn a_second_process_replays_what_the_first_one_did() {
-    let directory = std::env::temp_dir().join(format!("payments-{}", std::process::id()));
-    std::fs::create_dir_all(&directory).unwrap();
-    two_processes_pay_once(&format!("sqlite:{}", directory.join("a.db").display()));
-    std::fs::remove_dir_all(directory).unwrap();
-}
-
-#[cfg(all(
-    feature = "sqlite",
-    feature = "redis",
-    feature = "postgres",
-    feature = "mysql"
-))]
-#[path = "support/servers.rs"]
-mod servers;
-
-#[cfg(all(
-    feature = "sqlite",
-    feature = "redis",
-    feature = "postgres",
-    feature = "mysql"
-))]
-#[test]
-fn so_it_does_on_every_server() {
-    for (name, own) in [
-        ("TEST_REDIS_URL", "prefix"),
-        ("TEST_REDIS_CLUSTER_URL", "prefix"),
-        ("TEST_POSTGRES_URL", "table"),
-        ("TEST_MYSQL_URL", "table"),
-    ] {
-        let url = servers::url(name);
-        two_processes_pay_once(&format!("{url}?{own}=payments_{:x}", rand::random::<u64>()));
-    }
 }
 
 #[test]

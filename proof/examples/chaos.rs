@@ -53,7 +53,7 @@ mod proxy;
 mod run;
 #[path = "chaos/server.rs"]
 pub(crate) mod server;
-#[path = "../../tests/support/servers.rs"]
+#[path = "../tests/support/servers.rs"]
 mod servers;
 #[path = "chaos/table.rs"]
 pub(crate) mod table;

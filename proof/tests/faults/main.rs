@@ -5,7 +5,7 @@
 //! recorded and runs again (G2), two answers to one key (G3), a layer that has
 //! to be restarted, tasks or connections that pile up.
 
-#[path = "../../../tests/support/servers.rs"]
+#[path = "../support/servers.rs"]
 mod servers;
 
 mod admin;

@@ -2,7 +2,7 @@
 //! of its handlers. Clients send the same keys to all three at once, and each
 //! key executes once, in one of them.
 
-#[path = "../../../tests/support/servers.rs"]
+#[path = "../support/servers.rs"]
 mod servers;
 
 mod check;

@@ -6,8 +6,9 @@ mod any;
 mod log;
 mod mysql;
 mod once;
+mod payments;
 mod postgres;
 mod redis;
-#[path = "../../../tests/support/servers.rs"]
+#[path = "../support/servers.rs"]
 mod servers;
 mod sqlite;

@@ -92,7 +92,7 @@ fn start_one(kind: &str, directory: &Path, settings: &[&str]) -> String {
 }
 
 fn script() -> Command {
-    Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/servers"))
+    Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/servers"))
 }
 
 /// What the script says on its standard output; what goes wrong it says on
