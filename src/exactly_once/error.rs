@@ -1,4 +1,4 @@
-//! A claim that was not committed.
+//! Errors of a claim that was not committed.
 
 use std::error::Error;
 use std::fmt;
@@ -12,29 +12,30 @@ use crate::store::sql::transaction::{SqlDatabase, is_retried};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CommitErrorKind {
-    /// Rolled back: another execution of the request has taken over, since this
-    /// one was paused or cut off for longer than its lease. The client is told
-    /// `in-flight`, whatever the handler returns.
+    /// The transaction was rolled back: another execution of the request has taken
+    /// over, because this one was paused or cut off for longer than its lease. The
+    /// client is told `in-flight`, whatever the handler returns.
     Lost,
-    /// Rolled back, in favour of another transaction or with its connection. It
-    /// may succeed if all of it is run again:
-    /// [`transact`](crate::exactly_once::SqlClaim::transact) does so.
+    /// The transaction was rolled back in favour of another one, or together with its
+    /// connection. It may succeed if all of it is run again, as
+    /// [`transact`](crate::exactly_once::SqlClaim::transact) does.
     Retry,
-    /// Nobody knows: the connection broke at the `COMMIT`, and the database
-    /// could not be asked since. The client is told `in-flight`, whatever the
-    /// handler returns. The record says what happened once the database is
-    /// back; if nothing did, it lapses.
+    /// Nobody knows whether the transaction was committed: the connection broke at the
+    /// `COMMIT`, and the database could not be asked since. The client is told
+    /// `in-flight`, whatever the handler returns. Once the database is back, the record
+    /// says what happened; if nothing was committed, the record lapses.
     Unknown,
-    /// Rolled back: it can't be committed as it is. The source says why.
+    /// The transaction was rolled back: it can't be committed as it is. The error's
+    /// source says why.
     Failed,
 }
 
 /// A claim was not committed: what became of its transaction, and why.
 ///
-/// As a response (feature `axum`) it is 503 for
-/// [`Retry`](CommitErrorKind::Retry), 500 for
-/// [`Failed`](CommitErrorKind::Failed), neither recorded, and for the two
-/// others what the middleware says.
+/// As a response (feature `axum`) the error is a 503 for
+/// [`Retry`](CommitErrorKind::Retry) and a 500 for
+/// [`Failed`](CommitErrorKind::Failed); neither is recorded. For the two other kinds the
+/// layer decides the response.
 #[derive(Debug)]
 pub struct CommitError {
     kind: CommitErrorKind,
@@ -86,7 +87,7 @@ impl CommitError {
         Self::failed(why)
     }
 
-    /// Of an error that certainly left nothing behind.
+    /// An error after which certainly nothing is committed.
     pub(crate) fn rolled_back<DB: SqlDatabase>(error: sqlx::Error) -> Self {
         let again = may_succeed(&error);
         let explained = DB::explained(error);
@@ -106,20 +107,21 @@ impl CommitError {
     }
 }
 
-/// Of a statement in a transaction that is not committed: what `work` of
-/// [`transact`](crate::exactly_once::SqlClaim::transact) may end with.
+/// The error of a statement in a transaction that is not committed, for `work` of
+/// [`transact`](crate::exactly_once::SqlClaim::transact) to end with.
 impl From<sqlx::Error> for CommitError {
     fn from(error: sqlx::Error) -> Self {
         Self::of(may_succeed(&error), error)
     }
 }
 
-/// Whether what was rolled back may succeed if it is run again: it gave way to
-/// another transaction, or its connection broke.
+/// Whether a transaction that was rolled back may succeed if it is run again: it gave
+/// way to another transaction, or its connection broke.
 pub(crate) fn may_succeed(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Database(refused) => {
-            // Connections that were ended, in the words of each database.
+            // SQLSTATE classes of connections that were ended: by the standard, by
+            // PostgreSQL, and by MySQL.
             let code = refused.code().unwrap_or_default();
             let ended = ["08", "57P", "70100"];
             is_retried(error) || ended.iter().any(|class| code.starts_with(class))

@@ -1,12 +1,14 @@
-//! A request without a claim of the kind that its handler asked for.
+//! The error of a request that has no claim of the kind that its handler asks for.
 
 use std::error::Error;
 use std::fmt;
 
-/// There is no [`SqlClaim`](crate::exactly_once::SqlClaim) of the kind that a handler asked
-/// for: its request is not protected, or the layer's store is not in that kind
-/// of database. As a response (feature `axum`) a 500, since the handler asked
-/// for what its route does not give.
+/// There is no [`SqlClaim`](crate::exactly_once::SqlClaim) of the kind that a handler
+/// asks for: its request is not protected, or the layer's store is not in that kind of
+/// database.
+///
+/// As a response (feature `axum`) it is a 500, because the handler asks for something
+/// that its route does not give.
 #[derive(Debug)]
 pub struct MissingClaim(Lacks);
 

@@ -42,15 +42,15 @@ pub use crate::store::sql::transaction::SqlDatabase;
 use crate::request::commit_state::CommittedResponse;
 use crate::request::{committed, find_out};
 
-/// The claim of a request, for its handler to commit in a database transaction
-/// of its own: the operation's effects and its recorded answer together, both
-/// or neither, whatever crashes when (G7).
+/// The claim of a request, which the handler commits in a database transaction of its
+/// own. The operation's writes and its recorded response are then committed together:
+/// a crash at any instant leaves both or neither (G7).
 ///
-/// The records have to be in the database that the transaction is in: in a
-/// `PostgresStore`, `MySqlStore` or `SqliteStore`. A handler has its claim from
-/// the request's extensions by [`of`](Self::of); under the feature `axum` this
-/// is an extractor, and so is `Option<SqlClaim<_>>` where a request may be
-/// unprotected. A clone is the same claim.
+/// The records must be in the same database as the transaction: in a `PostgresStore`,
+/// `MySqlStore` or `SqliteStore`. A handler gets its claim from the request's
+/// extensions by [`of`](Self::of). With the feature `axum` the claim is an extractor;
+/// use `Option<SqlClaim<_>>` where a request may be unprotected. A clone is the same
+/// claim.
 ///
 /// `docs/exactly-once.md` says what holds in which mode, crash by crash.
 pub struct SqlClaim<DB: SqlDatabase> {
@@ -77,7 +77,7 @@ impl<DB: SqlDatabase> SqlClaim<DB> {
         }
     }
 
-    /// What else there is to ask about the operation.
+    /// The operation of this claim, for everything else that a handler may ask.
     #[must_use]
     pub fn context(&self) -> IdempotencyContext {
         IdempotencyContext(Arc::clone(&self.operation))
@@ -88,25 +88,25 @@ impl<DB: SqlDatabase> SqlClaim<DB> {
         store.downcast_ref()
     }
 
-    /// Records `response` as the answer of the operation inside `transaction`,
-    /// and commits that. From then on this answer stands: the middleware sends
-    /// it whatever the handler returns, and every retry gets it, whatever
-    /// [`record`](crate::RouteOptions::record) and its like say.
+    /// Records `response` as the operation's response inside `transaction`, and commits
+    /// the transaction. From then on this response stands: the layer sends it whatever
+    /// the handler returns, and every retry gets it, whatever
+    /// [`record`](crate::RouteOptions::record) and similar options say.
     ///
-    /// The body is read to its end first. One that is larger than
-    /// [`max_recorded_body`](crate::RouteOptions::max_recorded_body) goes to this
+    /// The body is read to its end first. A body that is larger than
+    /// [`max_recorded_body`](crate::RouteOptions::max_recorded_body) is sent to this
     /// client, and the record is sealed.
     ///
-    /// One round trip, and the `COMMIT`.
+    /// This costs one round trip and the `COMMIT`.
     ///
     /// # Errors
-    /// [`CommitErrorKind`] says what became of the transaction. Unless that is
-    /// [`Unknown`](CommitErrorKind::Unknown), it was rolled back.
+    /// [`CommitErrorKind`] says what became of the transaction. Unless the kind is
+    /// [`Unknown`](CommitErrorKind::Unknown), the transaction was rolled back.
     ///
     /// # Cancel safety
-    /// Dropped before it has sent the `COMMIT`, the transaction is rolled back.
-    /// Dropped later, the middleware finds out what became of it, and answers
-    /// accordingly.
+    /// If the future is dropped before it has sent the `COMMIT`, the transaction is
+    /// rolled back. If it is dropped later, the layer finds out what became of the
+    /// transaction, and responds accordingly.
     pub async fn commit<B>(
         &self,
         mut transaction: Transaction<'_, DB>,
@@ -200,8 +200,8 @@ impl<DB: SqlDatabase> SqlClaim<DB> {
         }
     }
 
-    /// Now, not when its connection is used next: until then the record can't
-    /// be released.
+    /// Rolls back now. sqlx would roll back a dropped transaction when its connection is
+    /// used next, and until then the record's row is locked and can't be released.
     async fn roll_back(&self, transaction: Transaction<'_, DB>) {
         let limit = self.operation.core.leases.store.timeout();
         if let Some(Err(error)) = Deadline::new(limit, transaction.rollback()).await {
@@ -244,7 +244,7 @@ impl<DB: SqlDatabase> Clone for SqlClaim<DB> {
     }
 }
 
-/// The key and whoever asks for it are redacted.
+/// The key and the caller are redacted.
 impl<DB: SqlDatabase> fmt::Debug for SqlClaim<DB> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SqlClaim")

@@ -1,4 +1,4 @@
-//! A transaction that is run again if it has to give way.
+//! A transaction that is run again if it has to give way to another.
 
 use std::error::Error;
 use std::future::Future;
@@ -16,22 +16,23 @@ use crate::message::body::BoxError;
 use crate::runtime::sleep;
 use crate::store::sql::transaction::SqlDatabase;
 
-/// How often a transaction is run that gives way to others each time.
+/// How often a transaction is run that has to give way each time.
 const TRIES: u32 = 8;
 
 impl<DB: SqlDatabase> SqlClaim<DB> {
-    /// Begins a transaction, has `work` done in it, and [commits](Self::commit)
-    /// it with the answer that `work` gives back together with it. All of it is
-    /// run again, up to eight times, while it has to give way to other
-    /// transactions or its connection breaks: so `work` had better do nothing
-    /// but write to this database.
+    /// Begins a transaction, runs `work` in it, and [commits](Self::commit) it with the
+    /// response that `work` returns together with the transaction. If the transaction
+    /// has to give way to another one, or its connection breaks, all of this is run
+    /// again, up to eight times. So `work` should do nothing but write to this
+    /// database.
     ///
-    /// The transaction begins with `BEGIN`, at the isolation that its connection
-    /// has by default; on SQLite with `BEGIN IMMEDIATE`.
+    /// The transaction begins with `BEGIN`, at the default isolation level of its
+    /// connection; on SQLite with `BEGIN IMMEDIATE`.
     ///
     /// # Errors
-    /// That of `work`, or a [`CommitError`] made into it. By an `sqlx::Error` or
-    /// a [`CommitError`] among its sources it is told whether to run `work` again.
+    /// The error of `work`, or a [`CommitError`] converted into it. Whether `work` is run
+    /// again is decided by the `sqlx::Error` or [`CommitError`] among the error's
+    /// sources.
     ///
     /// ```
     /// # #[cfg(feature = "postgres")] mod example {
@@ -75,7 +76,8 @@ impl<DB: SqlDatabase> SqlClaim<DB> {
             if tries == TRIES || !runs_again(&error) {
                 return Err(error);
             }
-            // Two that met once don't meet again in step.
+            // A random pause: two transactions that met once would otherwise meet
+            // again in step.
             let pause = rand::random_range(0..1_000_u64 << tries);
             sleep(Duration::from_micros(pause)).await;
             tries += 1;

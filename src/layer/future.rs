@@ -1,4 +1,4 @@
-//! The future of a request: passed through, refused, or protected.
+//! The future of a request: passed through, rejected, or protected.
 
 use std::fmt;
 use std::future::Future;
@@ -16,12 +16,11 @@ use crate::request::operation::{Operation, Progress};
 use crate::runtime::Handle;
 
 pin_project! {
-    /// What [`Idempotency`](crate::Idempotency) returns.
+    /// The future that [`Idempotency`](crate::Idempotency) returns.
     ///
-    /// Dropping it does not cancel an operation that began (G4): it goes on in
-    /// the tokio runtime that dropped it, unless its route says
-    /// [`OnDisconnect::Cancel`]. A claim whose handler has not begun is given
-    /// back.
+    /// Dropping the future does not cancel an operation that began (G4): the operation
+    /// goes on in the tokio runtime that dropped the future, unless its route says
+    /// [`OnDisconnect::Cancel`]. A claim whose handler has not begun is given back.
     pub struct ResponseFuture<F, R, E>
     where
         R: 'static,
@@ -47,14 +46,14 @@ pin_project! {
 
 type Running<R, E> = Pin<Box<dyn Future<Output = Result<Response<ResponseBody<R>>, E>> + Send>>;
 
-/// A flow, boxed once.
+/// The path of a protected request, boxed once.
 struct Protected<R, E>
 where
     R: 'static,
     E: 'static,
 {
-    /// `None` once it is over, and while it is being polled: one that
-    /// panicked is not polled again.
+    /// `None` once the path is over, and while it is polled: a path that panicked is
+    /// not polled again, nor handed to a task by the drop below.
     flow: Option<Running<R, E>>,
     operation: Arc<Operation>,
 }

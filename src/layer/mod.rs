@@ -29,8 +29,9 @@ use crate::store::Store;
 
 /// Makes the operations of a service safe to retry.
 ///
-/// A clone shares everything with its original. Records are shared by all
-/// layers on one store; give two services on one store two namespaces.
+/// A clone shares everything with its original. All layers on one store share its
+/// records; give two services on one store two
+/// [namespaces](IdempotencyLayerBuilder::namespace).
 ///
 /// ```
 /// use axum::{routing::post, Router};
@@ -45,7 +46,8 @@ use crate::store::Store;
 /// # }
 /// ```
 ///
-/// Code that does not say whose a key is does not compile:
+/// A layer needs a [scope](crate::scope), which says whose a key is. Without one the
+/// code does not compile:
 ///
 /// ```compile_fail
 /// # use tower_idempotency::{IdempotencyLayer, MemoryStore};
@@ -57,25 +59,25 @@ pub struct IdempotencyLayer {
 }
 
 impl IdempotencyLayer {
-    /// With every option at its default: POST and PATCH are protected when
-    /// they carry a key, each key belongs to the caller that `scope` finds.
+    /// A layer with every option at its default: POST and PATCH are protected when
+    /// they carry a key, and each key belongs to the caller that `scope` finds.
     pub fn new(store: impl Store, scope: impl Scope) -> Self {
         Self::builder(store, scope)
             .build()
             .expect("the defaults are a right configuration")
     }
 
-    /// To set options.
+    /// A builder, to set options.
     pub fn builder(store: impl Store, scope: impl Scope) -> IdempotencyLayerBuilder {
         IdempotencyLayerBuilder::new(store, scope)
     }
 
-    /// Waits for the operations that run on without a client, and for what the
-    /// layer still has to tell the store; for `limit` at most. Returns how many
-    /// are left: their leases lapse when the process ends.
+    /// Waits for the operations that go on without a client, and for calls of the store
+    /// that are tried again, for `limit` at most. Returns how many are left: their
+    /// leases lapse when the process ends.
     ///
-    /// For shutdown, once the server has stopped: a client that is still there
-    /// is waited for by the server.
+    /// Call it at shutdown, once the server has stopped. The server itself waits for
+    /// the clients that are still connected.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -92,17 +94,18 @@ impl IdempotencyLayer {
         self.core.leases.background.drain(limit).await
     }
 
-    /// What became of the requests so far, for an application's metrics.
+    /// What became of the requests so far, as numbers for an application's metrics.
     #[must_use]
     pub fn counts(&self) -> Counts {
         self.core.leases.counts.read()
     }
 
-    /// Whether the layer takes this request on: its route is protected, and it
-    /// has a key or needs one. Every other request passes through.
+    /// Whether the layer protects this request: its route is protected, and the
+    /// request has a key or needs one. Every other request passes through.
     ///
-    /// For what has to be asked before an answer is replayed, such as whether
-    /// the caller may have it.
+    /// Use it for checks that must run before a response is replayed, such as whether
+    /// the caller may still have it: what stands inside the layer does not run on a
+    /// replay.
     #[must_use]
     pub fn protects(&self, request: &Parts) -> bool {
         let path = target(&request.uri, &request.extensions).path();

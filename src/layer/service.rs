@@ -22,9 +22,9 @@ use crate::request::operation::Operation;
 /// A service whose operations are safe to retry. Made by
 /// [`IdempotencyLayer`](crate::IdempotencyLayer).
 ///
-/// It takes any `tower` service over `http` requests whose body can be made
-/// of [`Bytes`] ([`RequestBody`](crate::RequestBody) makes any body so). Its
-/// error is the service's own: what goes wrong in here is a response.
+/// It wraps any `tower` service over `http` requests whose body can be made of
+/// [`Bytes`]; [`RequestBody`](crate::RequestBody) makes any body such a body. Its error
+/// is the service's own: whatever goes wrong in the layer is a response.
 #[derive(Clone)]
 pub struct Idempotency<S> {
     inner: S,
@@ -81,13 +81,13 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        // 1. Route.
+        // Step 1: the route.
         let path = target(request.uri(), request.extensions()).path();
         let options = match self.core.rules.routes.options(request.method(), path) {
             Some(options) if options.require != Require::Ignored => options,
             _ => return ResponseFuture::passed(self.inner.call(request)),
         };
-        // 2. Key.
+        // Step 2: the key.
         let (key, key_header) = match options.keys.read(request.headers()) {
             Some(Ok(read)) => read,
             None if options.require == Require::Optional => {
@@ -105,11 +105,12 @@ where
                 return ResponseFuture::rejected(response);
             }
         };
-        // 3 to 8.
+        // Steps 3 to 8.
         let headers = request.headers();
         let operation = Operation::new(&self.core, options, key, key_header, headers);
         let operation = Arc::new(operation);
-        // The one that was polled ready goes, a clone stays.
+        // The service that was polled ready runs this request; its clone, which was
+        // not, stays for the next.
         let clone = self.inner.clone();
         let ready = mem::replace(&mut self.inner, clone);
         ResponseFuture::protected(

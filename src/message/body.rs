@@ -1,4 +1,4 @@
-//! Reading bodies whole.
+//! How bodies are read to their ends.
 
 use std::error::Error;
 use std::future::poll_fn;
@@ -13,33 +13,33 @@ use http_body::{Body, Frame};
 
 pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
 
-/// The trailers of a request, which the layer read together with its body: an
-/// extension of the request that the service gets.
+/// The trailers of a request: the layer reads them together with the body, and puts
+/// them into the extensions of the request that the service gets.
 #[derive(Clone, Debug)]
 pub struct RequestTrailers(pub HeaderMap);
 
-/// A body that was read.
+/// A body that was read to its end.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct FullBody {
     pub(crate) data: Bytes,
-    /// Boxed, since there are hardly ever any.
+    /// Boxed, because hardly any message has trailers.
     pub(crate) trailers: Option<Box<HeaderMap>>,
 }
 
-/// After so many frames at once, others get a turn.
+/// After so many frames in one poll, the task yields to others.
 pub(crate) const TURN: usize = 256;
 
-/// What came of reading a body.
+/// How far a body was read.
 #[derive(Debug)]
 pub(crate) enum ReadToEnd {
     Full(FullBody),
-    /// `admit` refused a frame.
+    /// `admit` returned `false` for a frame.
     OverLimit,
     Broken(BoxError),
 }
 
-/// Reads to the end, or until `admit`, told how many bytes a frame adds,
-/// refuses. A body of one frame is not copied.
+/// Reads to the end. `admit` is called with each frame's length; reading stops when
+/// it returns `false`. A body of one frame is not copied.
 pub(crate) async fn collect<B>(
     mut body: Pin<&mut B>,
     mut admit: impl FnMut(usize) -> bool,
@@ -56,7 +56,7 @@ where
     }
 }
 
-/// What was read of a body so far.
+/// The part of a body that was read so far.
 #[derive(Default)]
 pub(crate) struct BodyBuffer {
     first: Bytes,
@@ -65,8 +65,8 @@ pub(crate) struct BodyBuffer {
 }
 
 impl BodyBuffer {
-    /// Reads on to the end, or until `admit` refuses a frame; its data is then
-    /// the last that was read. Whether it came to the end.
+    /// Reads on, and resolves to `true` at the body's end, or to `false` once `admit`
+    /// has returned `false` for a frame. The data of that frame is kept.
     pub(crate) fn poll_from<B>(
         &mut self,
         mut body: Pin<&mut B>,
@@ -92,7 +92,8 @@ impl BodyBuffer {
                     }
                 }
                 Err(frame) => {
-                    // Anything but data and trailers is of a future HTTP: not ours to keep.
+                    // A frame that is neither data nor trailers is one that HTTP does
+                    // not know today: it is dropped.
                     if let Ok(fields) = frame.into_trailers() {
                         self.add_trailers(fields);
                     }
@@ -120,7 +121,7 @@ impl BodyBuffer {
         }
     }
 
-    /// Of data, in bytes.
+    /// The length of the data, in bytes.
     pub(crate) fn len(&self) -> usize {
         self.first.len() + self.all.len()
     }
@@ -143,12 +144,13 @@ impl BodyBuffer {
     }
 }
 
-/// What `Content-Length` says, in bytes.
+/// The value of `Content-Length`, in bytes.
 pub(crate) fn announced_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// How many bytes all requests that are being read hold together.
+/// How many bytes the request bodies of a layer hold together, from when they are
+/// read until their claims are decided.
 #[derive(Debug)]
 pub(crate) struct Budget {
     limit: usize,
@@ -171,7 +173,7 @@ impl Budget {
     }
 }
 
-/// One request's part of a [`Budget`]; given back when it is dropped.
+/// One request's share of a [`Budget`]. Dropping the share gives its bytes back.
 #[derive(Debug)]
 pub(crate) struct Share<'a> {
     budget: &'a Budget,
@@ -179,9 +181,11 @@ pub(crate) struct Share<'a> {
 }
 
 impl Share<'_> {
-    /// Whether there was room for this many more.
+    /// Takes so many bytes, and returns whether there was room for them. Bytes that
+    /// did not fit are taken too, until the share is dropped.
     pub(crate) fn take(&mut self, bytes: usize) -> bool {
         self.held += bytes;
+        // Relaxed: the sum is all that counts, and no other data goes with it.
         let held = self.budget.held.fetch_add(bytes, Ordering::Relaxed);
         held.saturating_add(bytes) <= self.budget.limit
     }
@@ -193,12 +197,14 @@ impl Drop for Share<'_> {
     }
 }
 
-/// Copies nothing where the data are [`Bytes`] already.
+/// The frame with its data as [`Bytes`]. Data that are `Bytes` already are not
+/// copied.
 pub(crate) fn as_bytes<D: Buf>(frame: Frame<D>) -> Frame<Bytes> {
     frame.map_data(|mut data| data.copy_to_bytes(data.remaining()))
 }
 
-/// Whether frames of this many bytes still fit, one after the other.
+/// A function that is called with each frame's length, and returns whether all frames
+/// so far fit into `limit`.
 pub(crate) fn up_to(limit: usize) -> impl FnMut(usize) -> bool {
     let mut left = Some(limit);
     move |bytes| {

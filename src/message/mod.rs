@@ -1,4 +1,8 @@
-//! HTTP messages: reading bodies, the body types of requests and responses, and the pipe.
+//! HTTP messages: how bodies are read, the body types of requests and responses, the
+//! pipe between a task that reads a body and the client, and media types.
+//!
+//! Public items: `RequestBody`, `ResponseBody`, `RequestTrailers`. May use:
+//! `runtime`.
 
 pub(crate) mod body;
 pub(crate) mod media_type;

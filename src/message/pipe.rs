@@ -1,5 +1,5 @@
-//! An answer that is sent while it is read: what the task that reads it and
-//! the body that the client gets have in common.
+//! A response body that is sent while it is read: the pipe between the task that
+//! reads the handler's body and the body that the server polls for the client.
 
 use std::collections::VecDeque;
 use std::panic::resume_unwind;
@@ -15,34 +15,35 @@ use crate::runtime::background::{Background, BackgroundTask};
 use crate::runtime::catch::Panic;
 use crate::runtime::{Mutex, MutexGuard};
 
-/// What may wait for the client once the answer is too large to record, in
-/// bytes, beside one frame.
+/// How many bytes may wait for the client, beside one frame, once the body is too
+/// large to record.
 const AHEAD: usize = 64 << 10;
-/// Frames below this many bytes are put together while they wait.
+/// Frames of fewer bytes are joined while they wait for the client.
 const SMALL: usize = 1 << 10;
 
-/// What was read and not sent yet.
+/// The bytes that were read and not yet sent, and how the body ends.
 #[derive(Default)]
 pub(crate) struct Pipe(Mutex<State>);
 
 #[derive(Default)]
 struct State {
     frames: VecDeque<Bytes>,
-    /// Behind those: small frames, put together.
+    /// Small frames, joined. They come after `frames`.
     small: BytesMut,
-    /// In both.
+    /// The number of bytes in `frames` and `small`.
     bytes: usize,
     end: Option<End>,
-    /// Set when the client's side has gone: the operation runs on without.
+    /// Set once the client has left: the operation then counts as one without a
+    /// client.
     left: Option<BackgroundTask>,
-    /// Waits for something to send.
+    /// Wakes the client's side when there is something to send.
     sender: Option<Waker>,
-    /// Waits for the client to take something, or to leave.
+    /// Wakes the reading task when the client takes something, or leaves.
     reader: Option<Waker>,
     reader_is_held_up: bool,
 }
 
-/// How the answer ends for the client.
+/// How the body ends for the client.
 pub(crate) enum End {
     Full(Option<HeaderMap>),
     Broken(BoxError),
@@ -51,22 +52,24 @@ pub(crate) enum End {
     Delivered,
 }
 
-/// Whether to read on.
+/// Whether the reading task is to read on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Demand {
     More,
-    /// It has enough to read.
+    /// As much as may wait for the client is waiting: the task is woken later.
     Enough,
     Gone,
 }
 
 impl Pipe {
-    /// Nothing is woken under the lock.
+    /// The lock guards short copies only. Wakers are called after the lock is
+    /// released: a waker is code of the runtime's, and may poll the other side, which
+    /// takes this lock.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock()
     }
 
-    /// More for the client.
+    /// Adds data for the client.
     pub(crate) fn push(&self, data: Bytes) {
         let mut state = self.lock();
         state.push(data);
@@ -75,8 +78,8 @@ impl Pipe {
         wake(sender);
     }
 
-    /// The rest for the client, in one step: it never has the whole of a body
-    /// without its end.
+    /// Adds the last data and the end in one step: the client never has all bytes
+    /// of a body without its end.
     pub(crate) fn end(&self, last: Option<Bytes>, end: End) {
         let mut state = self.lock();
         if let Some(data) = last {
@@ -88,14 +91,14 @@ impl Pipe {
         wake(sender);
     }
 
-    /// Unless it has an end, this is it.
+    /// Ends the body with an error, unless the body has an end already.
     pub(crate) fn cut(&self, error: impl FnOnce() -> BoxError) {
         if self.lock().end.is_none() {
             self.end(None, End::Broken(error()));
         }
     }
 
-    /// What the client does. The task is woken when that changes.
+    /// What the client needs. If that changes, the task of `cx` is woken.
     pub(crate) fn demand(&self, bounded: bool, cx: &mut Context<'_>) -> Demand {
         let mut state = self.lock();
         if state.left.is_some() {
@@ -148,13 +151,14 @@ fn wake(waker: Option<Waker>) {
     }
 }
 
-/// The client's side. Dropped before the end, it leaves the other side to run
-/// on alone.
+/// The client's side of the pipe. Dropped before the end, it leaves the reading task
+/// to go on without a client.
 pub(crate) struct PipeBody {
     stream: Arc<Pipe>,
-    /// Where it counts once it is alone; a stream that has ended does not.
+    /// Counts the operation once its client has left. `None` for a body that has
+    /// ended already.
     detached: Option<Arc<Background>>,
-    /// What is left of a length that is known, in bytes.
+    /// How many bytes of a known length are not yet sent.
     to_come: Option<u64>,
 }
 
@@ -171,7 +175,7 @@ impl PipeBody {
         }
     }
 
-    /// For a stream that has ended.
+    /// The client's side of a pipe that has ended already.
     pub(crate) fn of_ended(stream: Pipe) -> Self {
         Self {
             stream: Arc::new(stream),
@@ -211,7 +215,7 @@ impl PipeBody {
         })
     }
 
-    /// Whether everything was sent.
+    /// Whether the client has everything.
     pub(crate) fn is_end(&self) -> bool {
         let state = self.stream.lock();
         state.bytes == 0 && matches!(state.end, Some(End::Full(None) | End::Delivered))

@@ -11,11 +11,13 @@ use pin_project_lite::pin_project;
 use crate::message::body::as_bytes;
 
 pin_project! {
-    /// A request body that can be made of bytes, for services whose own body
-    /// can't: hyper's `Incoming`, tonic's, tower-http's limited ones.
+    /// A request body that can be made of bytes: either the body `B` of the server,
+    /// not yet read, or the bytes that the layer has read of it.
     ///
-    /// Wrap it outside the layer; the service inside then takes
-    /// `Request<RequestBody<B>>`:
+    /// The layer reads a protected request's body and hands the service a body made
+    /// of those bytes, so it needs `B: From<Bytes>`. The bodies of hyper
+    /// (`Incoming`), tonic and tower-http's limits can't be made of bytes. Wrap them
+    /// outside the layer; the service inside then takes `Request<RequestBody<B>>`:
     ///
     /// ```
     /// use bytes::Bytes;

@@ -1,4 +1,4 @@
-//! The body of an answer: passed on, given back, or sent while it is read.
+//! The body of a response: passed on, given back as a whole, or sent while it is read.
 
 use std::fmt;
 use std::pin::Pin;
@@ -13,12 +13,12 @@ use crate::message::body::{BoxError, FullBody, as_bytes};
 use crate::message::pipe::{End, Pipe, PipeBody};
 
 pin_project! {
-    /// The body of an answer that went through the layer: the service's own
-    /// where the request was passed on, else what was read of it or recorded.
+    /// The body of a response that went through the layer: the service's own body
+    /// where the request was passed on, else the bytes that were read or recorded.
     ///
-    /// Of an answer that is recorded the last byte leaves when its record is
-    /// stored (G3). If it can't be stored once the head has left, the body ends
-    /// with an error.
+    /// The last byte of a recorded response leaves only after its record is stored
+    /// (G3). If the record can't be stored and the head has left already, the body
+    /// ends with an error.
     pub struct ResponseBody<B> {
         #[pin]
         kind: ResponseKind<B>,
@@ -60,7 +60,7 @@ impl<B> ResponseBody<B> {
     }
 }
 
-/// Empty.
+/// An empty body.
 impl<B> Default for ResponseBody<B> {
     fn default() -> Self {
         Self::known(FullBody::default())

@@ -1,4 +1,4 @@
-//! What became of a `COMMIT` that nobody answered.
+//! What became of a `COMMIT` whose result is not known (G7).
 
 use std::time::Duration;
 
@@ -13,9 +13,10 @@ use crate::store::sql::transaction::{TransactionFate, TransactionalStore};
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
-/// Looks until the transaction has certainly ended: its `COMMIT` may still be on
-/// its way, so a record that looks untouched says nothing while it is locked.
-/// `UnderWay` if that can't be found out within `store_timeout`.
+/// Looks at the record until the transaction has certainly ended. The `COMMIT` may
+/// still be on its way to the database, so an unchanged record says nothing while its
+/// row is locked. Returns `UnderWay` if the end can't be found out within
+/// `store_timeout`.
 pub(crate) async fn find_out(
     operation: &Operation,
     store: &dyn TransactionalStore,

@@ -8,9 +8,9 @@ use crate::record::digest::{Digests, Label};
 use crate::record::{FencingToken, RecordId};
 use crate::request::operation::Operation;
 
-/// The operation that a handler runs in, as a request extension; under the
-/// feature `axum` also an extractor. `Option<IdempotencyContext>` extracts
-/// where a request may be unprotected.
+/// The operation that a handler runs in. The layer puts it into the extensions of
+/// every protected request. With the feature `axum` it is also an extractor; use
+/// `Option<IdempotencyContext>` where a request may be unprotected.
 ///
 /// ```
 /// use http::{Request, Response};
@@ -19,7 +19,7 @@ use crate::request::operation::Operation;
 /// fn pay(request: &Request<String>) -> Response<String> {
 ///     if let Some(context) = request.extensions().get::<IdempotencyContext>() {
 ///         if context.is_rerun() {
-///             // Somebody began this before: look for what they left behind.
+///             // An earlier execution began: look for what it left behind.
 ///         }
 ///     }
 ///     Response::new("paid".to_owned())
@@ -35,45 +35,45 @@ impl IdempotencyContext {
         self.0.key.as_str()
     }
 
-    /// 1 for the first claim of this key, 2 for the second, … It begins anew
-    /// once the record, or what a release left of it, is gone.
+    /// The number of this attempt: 1 for the first claim of the key, 2 for the
+    /// second. The number begins anew once the record, or the tombstone that a
+    /// release left, is gone.
     #[must_use]
     pub fn attempt(&self) -> u64 {
         self.0.lease().attempt
     }
 
-    /// Whether an earlier execution of this key may have begun: it failed,
-    /// was released by policy, or nobody knows. Also true after a claim that
-    /// was given back before its handler began.
+    /// Whether an earlier execution of this key may have begun: it failed, its
+    /// response was not recorded, or nobody knows how it ended. Also `true` after a
+    /// claim that was given back before its handler began.
     #[must_use]
     pub fn is_rerun(&self) -> bool {
         self.attempt() > 1
     }
 
-    /// Grows with every execution of this key. A downstream write that
-    /// remembers the highest token it saw can refuse an owner that was
-    /// overtaken (G5).
+    /// A number that grows with every execution of this key. A service downstream
+    /// that remembers the highest token it saw can refuse an owner that was overtaken
+    /// (G5).
     #[must_use]
     pub fn fencing_token(&self) -> FencingToken {
         self.0.lease().token
     }
 
-    /// Whether another execution has taken over, as far as is known by now:
-    /// the answer of this one will be discarded (G1).
+    /// Whether another execution has taken over, as far as this process knows. The
+    /// response of this execution will be discarded (G1).
     #[must_use]
     pub fn is_lost(&self) -> bool {
         self.0.is_lost()
     }
 
-    /// A key for a call to another service, such as a card processor that takes
-    /// idempotency keys itself: the same on every attempt of this operation,
-    /// another for every label and for every operation. Written as a UUID, which
-    /// any service takes.
+    /// A key for a call to another service that takes idempotency keys itself, such as
+    /// a card processor. The key is the same on every attempt of this operation, and
+    /// another one for every label and every operation. It is written as a UUID.
     ///
-    /// It is a digest, so nobody can tell the client's key by it, nor try keys
-    /// out if the layer has [`secrets`](crate::IdempotencyLayerBuilder::secrets).
-    /// While these are being changed it stays what it was, for as long as the
-    /// record of the first attempt is kept.
+    /// The key is a digest: it does not give away the client's key, and if the layer
+    /// has [`secrets`](crate::IdempotencyLayerBuilder::secrets) nobody can find the
+    /// client's key by trying. While secrets are rotated the derived key stays the
+    /// same, for as long as the record of the first attempt is kept.
     ///
     /// ```
     /// # use tower_idempotency::IdempotencyContext;
@@ -93,8 +93,8 @@ impl IdempotencyContext {
         derived_key(digests, id, label)
     }
 
-    /// Which record: what to [resolve](crate::Records::resolve) by
-    /// hand, should its outcome become unknown.
+    /// The id of the operation's record: what to
+    /// [resolve](crate::Records::resolve) by hand, should the outcome become unknown.
     #[must_use]
     pub fn record_id(&self) -> RecordId {
         self.0.lease().claim.id
@@ -113,7 +113,7 @@ fn derived_key(digests: &Digests, id: &RecordId, label: &str) -> String {
     uuid(u128::from_be_bytes(*half), 8)
 }
 
-/// The key and whoever asks for it are redacted.
+/// The key and the caller are redacted.
 impl fmt::Debug for IdempotencyContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("IdempotencyContext")
@@ -134,11 +134,14 @@ mod extract {
 
     use super::IdempotencyContext;
 
-    /// The request is not protected: no layer, no key where it is optional, a
-    /// route that is ignored, or a store that is down with
-    /// `on_store_error = open`. A 500, since the handler asked for what its
-    /// route does not give; where that can be, extract
-    /// `Option<IdempotencyContext>`.
+    /// The request is not protected, so it has no [`IdempotencyContext`]: there is no
+    /// layer, or no key on a route where the key is optional, or the route is ignored,
+    /// or the store is down on a route with
+    /// [`OnStoreError::RunUnprotected`](crate::options::OnStoreError::RunUnprotected).
+    ///
+    /// As a response it is a 500, because the handler asks for something that its
+    /// route does not give. Extract `Option<IdempotencyContext>` where a request may be
+    /// unprotected.
     #[derive(Debug)]
     pub struct MissingContext(());
 
@@ -188,7 +191,7 @@ pub use extract::MissingContext;
 mod tests {
     use super::*;
 
-    /// Other services know operations by these: they must never change.
+    /// Other services know operations by these keys, so they must never change.
     #[test]
     fn derived_keys_are_the_published_ones() {
         let id = RecordId::from_bytes([0xab; 32]);

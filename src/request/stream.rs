@@ -1,6 +1,8 @@
-//! The task that reads an answer which is sent while it is read, and records
-//! it. It is held up by a slow client only once the answer is too large to
-//! record, and goes on to the end without one (G4).
+//! Steps 7 and 8 for a response that is sent while it is read: a task reads the
+//! handler's body ahead of the client, and records it at its end.
+//!
+//! A slow client holds the task up only once the body is too large to record. If the
+//! client leaves, the task goes on to the end (G4).
 
 use std::error::Error;
 use std::fmt;
@@ -26,7 +28,7 @@ use crate::request::operation::Operation;
 use crate::runtime::catch::{CatchUnwind, Panic};
 use crate::runtime::{Handle, Sleep, sleep};
 
-/// How long an answer says that it is, in bytes.
+/// The length that a response announces, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct AnnouncedLength {
     /// Exact length from the body's size hint.
@@ -37,7 +39,7 @@ pub(crate) struct AnnouncedLength {
 }
 
 impl AnnouncedLength {
-    /// Below this an answer is read whole before its head leaves.
+    /// A body that announces no more is read to its end before its head leaves.
     const SMALL: u64 = 64 << 10;
 
     pub(crate) fn of(head: &response::Parts, body: &impl Body) -> Self {
@@ -47,13 +49,13 @@ impl AnnouncedLength {
             .flatten();
         Self {
             by_size_hint: exact,
-            // What a server goes by, if there are both.
+            // A server enforces the header, if there are both.
             by_header: announced.or(exact),
         }
     }
 
-    /// What of a broken body may leave: a server that knows the length stops at
-    /// the last byte, and would take all bytes for a whole answer.
+    /// The part of a broken body that may be sent. A server that knows the length
+    /// takes all of its bytes for a full body, so the last byte is left out.
     fn unfinished(self, mut read: Bytes) -> Bytes {
         let all = self
             .by_header
@@ -62,7 +64,7 @@ impl AnnouncedLength {
         read
     }
 
-    /// Whether this many bytes are not what was announced.
+    /// Whether a body of this many bytes is not as long as it announced.
     fn is_off(self, bytes: usize) -> bool {
         self.by_header.is_some_and(|length| length != bytes as u64)
     }
@@ -72,16 +74,17 @@ impl AnnouncedLength {
     }
 }
 
-/// What came of reading an answer before its head leaves.
+/// How far a response was read before its head leaves.
 pub(crate) enum FirstRead {
     Full(FullBody),
     Broken(Bytes, BoxError),
     Panicked(Panic),
-    /// The rest is read while it is sent, in this runtime.
+    /// The rest is read while it is sent, by a task of this runtime.
     Part(BodyBuffer, Handle),
 }
 
-/// Reads up to `limit` and one frame; what is there `at_once`, or until the end.
+/// Reads up to `limit` bytes and one frame more. With `at_once`, reading stops at the
+/// first frame that is not ready.
 pub(crate) async fn read<R>(
     mut body: Pin<&mut R>,
     length: AnnouncedLength,
@@ -114,36 +117,38 @@ where
     }
 }
 
-/// The rest of an answer, on its way.
+/// A response whose body a task reads while it is sent.
 pub(crate) struct ReadAhead<R> {
     operation: Arc<Operation>,
     body: Pin<Box<R>>,
     pipe: Arc<Pipe>,
     length: AnnouncedLength,
-    /// What is to be recorded; `None` where that is too much, or not wanted.
+    /// The body so far, to be recorded. `None` once the body is too large to record,
+    /// and for a body that has no end.
     record: Option<BodyBuffer>,
-    /// How much of it there may still be, in bytes.
+    /// How many more bytes can be recorded.
     room: usize,
-    /// What is left of a length that is known, in bytes.
+    /// How many bytes of a known length are not yet read.
     to_come: Option<u64>,
-    /// The end of a known length. It leaves when the record is in (G3).
+    /// The last data of the body, withheld until the record is stored (G3).
     last: Option<Bytes>,
-    /// There was more than was announced.
+    /// Whether the body was longer than it announced.
     is_off: bool,
-    /// Whether any frame may be the last: HTTP/1.0 knows no other end.
+    /// Whether every frame is withheld until the next: in HTTP/1.0 a body without a
+    /// length ends with its connection, so any frame may be the last.
     withholds: bool,
-    /// Whether it has no end to wait for.
+    /// Whether the body has no end that could be waited for.
     endless: bool,
     trailers: Option<HeaderMap>,
     overdue: Option<Pin<Box<Sleep>>>,
 }
 
-/// Why there is no more.
+/// Why the task reads no more.
 enum Finished {
     Full,
     Broken(BoxError),
     Panicked(Panic),
-    /// There is no client, and no more without one.
+    /// The client has left, and this body is not read without one.
     Ended,
 }
 
@@ -183,7 +188,8 @@ where
         reading
     }
 
-    /// Of a body that has no end to wait for: it is over with its client.
+    /// For a body that has no end that could be waited for: the operation is over when
+    /// its client leaves.
     pub(crate) fn endless(operation: &Arc<Operation>, body: Pin<Box<R>>) -> Self {
         let length = AnnouncedLength {
             by_size_hint: None,
@@ -196,8 +202,8 @@ where
         reading
     }
 
-    /// The answer whose body a task reads from here on. `None` if another
-    /// owner has taken over already.
+    /// The response whose body a task reads from here on. `None` if another owner has
+    /// taken over already.
     pub(crate) fn send(
         self,
         runtime: &Handle,
@@ -235,7 +241,7 @@ where
                 BodyEnd::Full(&whole)
             }
             (Finished::Full | Finished::Ended, None) => too_large(),
-            // It had no end to come to.
+            // An endless body that breaks off is as complete as it gets.
             (Finished::Broken(_) | Finished::Panicked(_), None) if self.endless => too_large(),
             (Finished::Broken(_) | Finished::Panicked(_) | Finished::Ended, _) => BodyEnd::Broken,
         };
@@ -258,12 +264,12 @@ where
         self.end(end);
     }
 
-    /// The end for the client, which has all but the last of a known length.
+    /// Hands the client the end of the body, with the data that was withheld.
     fn end(&mut self, end: End) {
         let last = match &end {
             End::Full(_) => self.last.take(),
             End::Broken(error) => {
-                debug!(error = &**error as &dyn Error, "an answer was cut off");
+                debug!(error = &**error as &dyn Error, "a response was cut off");
                 None
             }
             End::Panicked(_) | End::Delivered => None,
@@ -280,7 +286,7 @@ where
                 Demand::More => {}
                 Demand::Enough => return Poll::Pending,
                 Demand::Gone if self.ends_with_client() => return Poll::Ready(Finished::Ended),
-                // What has no end must not run for ever without a client.
+                // A body without an end must not be read for ever without a client.
                 Demand::Gone => {
                     let limit = self.operation.options.max_operation;
                     let overdue = self.overdue.get_or_insert_with(|| Box::pin(sleep(limit)));
@@ -347,27 +353,27 @@ where
 }
 
 impl<R> Drop for ReadAhead<R> {
-    /// A panic of the store or of a policy, or the end of the runtime: the
-    /// client must not wait for what does not come.
+    /// The task can end without an end of the body: the store or a rule panicked, or
+    /// the runtime is shut down. Without this the client would wait for ever.
     fn drop(&mut self) {
         self.pipe.cut(|| Box::new(Cut::Unread));
     }
 }
 
-/// An answer whose body is not as long as it said: no client can take it for
-/// whole, and no retry is to.
+/// A response whose body is not as long as it announced. A client can't take such a
+/// body for complete, so it is not recorded.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Misannounced;
 
 impl fmt::Display for Misannounced {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the answer's body is not as long as it announced")
+        f.write_str("the response's body is not as long as it announced")
     }
 }
 
 impl Error for Misannounced {}
 
-/// Why a client does not get the end of an answer.
+/// Why a client does not get the end of a response.
 #[derive(Clone, Copy, Debug)]
 enum Cut {
     Unrecorded,
@@ -378,11 +384,13 @@ enum Cut {
 impl fmt::Display for Cut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Cut::Unrecorded => "the answer was not recorded in time, so its end was not sent",
+            Cut::Unrecorded => "the response was not recorded in time, so its end was not sent",
             Cut::Overtaken => {
-                "another execution has taken over, so the end of this answer was not sent"
+                "another execution has taken over, so the end of this response was not sent"
             }
-            Cut::Unread => "what read the answer has ended before it, so its end was not sent",
+            Cut::Unread => {
+                "the task that read the response ended early, so the response's end was not sent"
+            }
         })
     }
 }
