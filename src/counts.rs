@@ -1,4 +1,6 @@
-//! What became of requests, in numbers.
+//! What became of requests, as numbers.
+//!
+//! Public items: `Counts`. May use: `rejection`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -19,40 +21,40 @@ use crate::rejection::RejectionCode;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Counts {
-    /// Operations that began.
+    /// Operations whose handlers began.
     pub executed: u64,
-    /// Of these, those that were not their key's first attempt.
+    /// Among `executed`, those that were not the first attempt of their keys.
     pub rerun: u64,
-    /// Answers that were given again.
+    /// Recorded responses that were given to retries.
     pub replayed: u64,
-    /// Operations whose answer was recorded.
+    /// Operations whose responses were recorded.
     pub recorded: u64,
-    /// Operations that are done without their answer being kept.
+    /// Operations that are done and whose responses were not kept.
     pub sealed: u64,
-    /// Operations whose key was given back: a retry executes again.
+    /// Operations whose keys were given back: a retry executes again.
     pub released: u64,
-    /// Operations that ended in a way that nobody knows, under
-    /// [`OnLapsedLease::Refuse`](crate::options::OnLapsedLease::Refuse): their
-    /// records wait for somebody to [resolve](crate::Records::resolve) them. Alert
-    /// on this number.
+    /// Operations of which nobody knows how they ended, under
+    /// [`OnLapsedLease::Refuse`](crate::options::OnLapsedLease::Refuse). Their records
+    /// wait until somebody [resolves](crate::Records::resolve) them: alert on this
+    /// number.
     pub outcome_unknown: u64,
-    /// Operations whose records are left in flight until their leases lapse, since
-    /// they may still be running somewhere.
+    /// Operations that may still be running somewhere: their records are left in
+    /// flight until their leases lapse.
     pub in_doubt: u64,
-    /// Operations whose answer was discarded, since another owner had taken
-    /// over (G5).
+    /// Operations whose responses were discarded, because another owner had taken over
+    /// (G5).
     pub overtaken: u64,
-    /// Operations whose answer was sent before it was recorded; that is tried
-    /// again in the background.
+    /// Operations whose responses were sent before they were recorded. A background
+    /// task goes on trying to record each.
     pub unrecorded: u64,
-    /// Operations that ran unprotected, since the store was down
-    /// (`on_store_error = open`).
+    /// Operations that ran unprotected because the store was down
+    /// ([`OnStoreError::RunUnprotected`](crate::options::OnStoreError::RunUnprotected)).
     pub unprotected: u64,
     rejected: [u64; RejectionCode::ALL.len()],
 }
 
 impl Counts {
-    /// How many requests were refused for this reason.
+    /// How many requests were rejected with this code.
     #[must_use]
     pub fn rejected(&self, code: RejectionCode) -> u64 {
         self.rejected[place(code)]

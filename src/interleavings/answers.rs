@@ -1,4 +1,4 @@
-//! Answers that are sent while they are read, by clients that leave.
+//! Responses that are sent while they are read, and clients that leave.
 
 use super::*;
 use crate::message::pipe::{Demand, End, Pipe, PipeBody};
@@ -12,7 +12,7 @@ fn streamed(run: usize) -> Script {
     }
 }
 
-/// More than is read ahead of a client once it is too much to record.
+/// A body larger than what may wait for a client once it is too large to record.
 fn large(run: usize) -> Script {
     Script {
         frames: vec![Bytes::from_static(&[b'.'; 40 << 10]); 4],
@@ -20,7 +20,7 @@ fn large(run: usize) -> Script {
     }
 }
 
-/// G2 and G4.
+/// G2 and G4: the task that reads the response records it without its client.
 #[test]
 fn a_streamed_answer_is_recorded_whoever_leaves() {
     explore(|| {
@@ -35,8 +35,8 @@ fn a_streamed_answer_is_recorded_whoever_leaves() {
     });
 }
 
-/// A client that reads holds up the task that reads for it, and the other way
-/// round: neither may miss the other, nor that the client left.
+/// The client waits for the task that reads the body, and the task waits for a slow
+/// client. Neither may miss the other's wake-up, nor that the client left.
 #[test]
 fn a_large_answer_flows_to_its_end_or_without_its_client() {
     explore(|| {
@@ -54,7 +54,7 @@ fn a_large_answer_flows_to_its_end_or_without_its_client() {
     });
 }
 
-/// The same by themselves, so that each meets the other at every step.
+/// The two sides of the pipe alone, so that the schedules meet at each of its steps.
 #[test]
 fn the_two_sides_of_an_answer_never_miss_each_other() {
     explore(|| {
@@ -64,7 +64,7 @@ fn the_two_sides_of_an_answer_never_miss_each_other() {
             let mut read = 0;
             while let Some(frame) = poll_fn(|cx| sender.poll_frame(cx)).await {
                 read += frame.unwrap().into_data().unwrap().len();
-                // Nobody has the whole of it without its end.
+                // The client never has all bytes without the end.
                 assert_eq!(sender.is_end(), read == 120 << 10);
             }
             read

@@ -1,4 +1,4 @@
-//! Clients that retry, wait and leave, on a store that keeps leases alive.
+//! Clients that retry, wait and leave, on a store whose leases live with their owners.
 
 use super::*;
 
@@ -19,7 +19,7 @@ fn of_clients_at_once_one_executes() {
     });
 }
 
-/// No time passes: it takes the wake-ups.
+/// No time passes, so only wake-ups can end the waits.
 #[test]
 fn those_who_wait_get_the_one_answer() {
     explore(|| {
@@ -33,7 +33,7 @@ fn those_who_wait_get_the_one_answer() {
     });
 }
 
-/// G4, and a claim is given back whose handler had not begun.
+/// G4; and a claim whose handler has not begun is given back.
 #[test]
 fn a_client_that_leaves_changes_nothing_for_its_retry() {
     explore(|| {
@@ -55,7 +55,7 @@ fn a_client_that_leaves_changes_nothing_for_those_who_wait() {
         let waits = [(); 2].map(|()| spawn(bench.ask("K")));
         block_on(leaves).unwrap();
         for client in waits {
-            // Given back to whoever comes next, which need not be they.
+            // The claim that is given back may also go to a request that comes later.
             let (status, _) = block_on(client).unwrap();
             assert_eq!(status, StatusCode::CREATED);
         }
@@ -64,8 +64,8 @@ fn a_client_that_leaves_changes_nothing_for_those_who_wait() {
     });
 }
 
-/// The first run is released. Whoever is woken for it may be the one who
-/// leaves: another has to take its place.
+/// The first run is released, and one waiter is woken for that. If this waiter leaves,
+/// another waiter must be woken in its place.
 #[test]
 fn a_release_lets_one_go_on_though_another_leaves() {
     explore(|| {
@@ -87,7 +87,7 @@ fn a_release_lets_one_go_on_though_another_leaves() {
     });
 }
 
-/// Nobody leaves unseen: what runs on alone has ended when `drain` says so.
+/// When `drain` returns zero, every operation without a client has ended.
 #[test]
 fn drain_waits_for_whoever_leaves_meanwhile() {
     explore(|| {

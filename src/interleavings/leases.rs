@@ -1,4 +1,4 @@
-//! Leases that lapse and are renewed, and a store elsewhere that answers late.
+//! Leases that lapse and are renewed, on a store that answers late.
 
 use std::sync::Mutex;
 
@@ -9,16 +9,16 @@ use crate::store::{
     Subscription,
 };
 
-/// A store elsewhere: others run before it carries out what it is asked, and
-/// before its answer is here.
+/// A store as if on another machine: other tasks run before it carries out an
+/// operation, and before its answer arrives.
 #[derive(Clone)]
 struct Elsewhere {
     records: MemoryStore,
-    /// Whether leases live as long as their owners.
+    /// Whether leases live as long as their owners, as in the memory store.
     guards: bool,
-    /// How many completions are still to fail.
+    /// How many of the next completions fail.
     failures: Arc<AtomicUsize>,
-    /// Of all that were acquired.
+    /// The highest token that was given out.
     last_token: Arc<Mutex<u64>>,
     renewals: Arc<AtomicUsize>,
 }
@@ -43,7 +43,7 @@ impl Elsewhere {
     }
 }
 
-/// Time enough for a lease to lapse meanwhile.
+/// A time in which a lease can lapse.
 fn slow(run: usize) -> Script {
     Script {
         pauses: 5,
@@ -109,8 +109,8 @@ impl Store for Elsewhere {
     }
 }
 
-/// Nothing begins for nobody, and a retry need not wait for the lease to lapse:
-/// no time passes.
+/// No handler begins for a client that has left, and a retry need not wait until the
+/// lease lapses: no time passes.
 #[test]
 fn a_claim_is_given_back_if_its_client_leaves_before_the_handler_begins() {
     explore(|| {
@@ -133,8 +133,8 @@ fn a_claim_is_given_back_if_its_client_leaves_before_the_handler_begins() {
     });
 }
 
-/// G1 and G5 under `rerun`: an owner may be overtaken at any moment, and then
-/// neither its answer nor its release counts.
+/// G1 and G5 under `rerun`: an owner may be overtaken at any moment. Then neither its
+/// response nor its release counts.
 #[test]
 fn the_answer_of_the_last_owner_is_the_one_that_stands() {
     explore(|| {
@@ -154,7 +154,7 @@ fn the_answer_of_the_last_owner_is_the_one_that_stands() {
     });
 }
 
-/// The same of answers whose heads have left when that happens.
+/// The same for responses whose heads have left before the owner is overtaken.
 #[test]
 fn a_streamed_answer_that_was_overtaken_is_cut_off() {
     explore(|| {
@@ -177,7 +177,8 @@ fn a_streamed_answer_that_was_overtaken_is_cut_off() {
     });
 }
 
-/// G1 under `refuse`, whatever lapses and whoever leaves.
+/// G1 under `refuse`: one execution, whichever lease lapses and whichever client
+/// leaves.
 #[test]
 fn nothing_runs_twice_where_a_lapse_is_refused() {
     explore(|| {
@@ -199,8 +200,8 @@ fn nothing_runs_twice_where_a_lapse_is_refused() {
     });
 }
 
-/// A finished operation is never released: it is completed in the background,
-/// and its key is in flight until then.
+/// A finished operation is never released: a background task completes it, and its key
+/// is in flight until then.
 #[test]
 fn a_completion_that_fails_is_made_up_for_before_a_retry_runs() {
     explore(|| {
@@ -221,7 +222,8 @@ fn a_completion_that_fails_is_made_up_for_before_a_retry_runs() {
     });
 }
 
-/// One operation ends, and the renewer with it, while another begins.
+/// The last watched operation ends, and the renewer's task with it, just as another
+/// operation begins.
 #[test]
 fn whoever_begins_while_the_renewer_ends_is_renewed() {
     explore(|| {

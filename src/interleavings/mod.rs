@@ -1,11 +1,11 @@
-//! The layer against itself, in every order that a scheduler comes up with:
-//! clients that retry, wait and leave, leases that lapse, a store that fails.
+//! Tests of the layer under a scheduler that tries many orders of its steps: clients
+//! that retry, wait and leave, leases that lapse, and a store that fails.
 //!
 //! `RUSTFLAGS="--cfg shuttle" cargo test --lib interleavings`
 //!
-//! What synchronises comes from `crate::runtime`, and the clock stands still unless
-//! a scenario has time pass. So a wake-up that got lost is not made good by a
-//! timer: nobody can go on, and the scheduler says so.
+//! Locks, atomics, tasks and timers come from `crate::runtime`, and the clock stands
+//! still unless a scenario moves it. So no timer makes up for a wake-up that was lost:
+//! no task can go on, and the scheduler reports a deadlock.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -39,12 +39,12 @@ mod answers;
 mod clients;
 mod leases;
 
-/// How many schedules each scenario is run under.
+/// The number of schedules that each scenario is run under.
 const RANDOM: usize = 1000;
 const WITH_FEW_SWITCHES: usize = 500;
 
 const LEASE: Duration = Duration::from_secs(30);
-/// Longer than any scenario lasts.
+/// A time that is longer than any scenario.
 const LONG: Duration = Duration::from_secs(1 << 20);
 
 fn explore(scenario: fn()) {
@@ -63,23 +63,23 @@ fn explore(scenario: fn()) {
 struct Bench {
     layer: IdempotencyLayer,
     store: MemoryStore,
-    /// How often its handler has begun.
+    /// How often the handler has begun.
     runs: AtomicUsize,
-    /// What the handler does in its nth run, from 0.
+    /// What the handler does in each run; runs are counted from 0.
     handler: fn(usize) -> Script,
-    /// Every answer that a client got whole and can rely on.
+    /// Every response that a client has received in full.
     answers: std::sync::Mutex<Vec<Bytes>>,
 }
 
 /// One run of the handler.
 #[derive(Clone)]
 struct Script {
-    /// How often it lets others go on before it answers, and within its answer.
+    /// How often the handler yields before it responds, and between its frames.
     pauses: usize,
     status: StatusCode,
-    /// What it answers behind a frame that says which run this is.
+    /// The frames of the response, after a first frame that names the run.
     frames: Vec<Bytes>,
-    /// Whether it says how long that is.
+    /// Whether the response announces its length.
     length: bool,
 }
 
@@ -98,7 +98,7 @@ impl Bench {
         Self::on(store.clone(), store, handler, change)
     }
 
-    /// On another `store`, which keeps its records in `records`.
+    /// A bench on a store of the scenario's own, which keeps its records in `records`.
     fn on(
         store: impl Store,
         records: MemoryStore,
@@ -142,7 +142,7 @@ impl Bench {
         response
     }
 
-    /// The head of an answer, and its body to be read.
+    /// The response to a request, whose body is yet to be read.
     fn send(
         self: &Arc<Self>,
         key: &'static str,
@@ -160,7 +160,7 @@ impl Bench {
         async move { response.await.unwrap_or_else(|error| match error {}) }
     }
 
-    /// The whole of an answer: its status, and its body if that is not cut off.
+    /// The status of a response, and its body unless the body is cut off.
     fn ask(
         self: &Arc<Self>,
         key: &'static str,
@@ -178,7 +178,7 @@ impl Bench {
         }
     }
 
-    /// Asks until there is an answer of the operation.
+    /// Sends the request again until the operation's response is there.
     fn insist(self: &Arc<Self>, key: &'static str) -> JoinHandle<Bytes> {
         let bench = Arc::clone(self);
         spawn(async move {
@@ -191,7 +191,7 @@ impl Bench {
         })
     }
 
-    /// Asks, and leaves at some point.
+    /// Sends a request whose client leaves at some point.
     fn ask_and_leave(self: &Arc<Self>, key: &'static str) -> JoinHandle<()> {
         let asking = self.ask(key);
         spawn(async move {
@@ -200,9 +200,9 @@ impl Bench {
         })
     }
 
-    /// What has to be true however it went: one more request gets an answer
-    /// (no key is stuck), the same as everyone else, and the layer has come
-    /// to rest. Returns that answer.
+    /// Checks what must be true after every schedule: one more request is answered, so
+    /// no key is stuck; its response is the one that all clients got; and the layer
+    /// comes to rest. Returns that response.
     fn settled(self: &Arc<Self>, key: &'static str) -> Bytes {
         self.come_to_rest();
         assert_eq!(self.store.stats().in_flight, 0);
@@ -215,8 +215,8 @@ impl Bench {
         answer.unwrap()
     }
 
-    /// Until nothing goes on without its client, nobody waits, and nothing is
-    /// renewed: timers are all that it may take.
+    /// Waits until no operation goes on without its client, no request waits, and no
+    /// lease is renewed. Only timers are moved for that.
     fn come_to_rest(&self) {
         let core = self.layer.core();
         block_on(async {
@@ -236,9 +236,9 @@ impl Bench {
         });
     }
 
-    /// Has time pass, at whatever moments, while `done` is awaited: from timer
-    /// to timer, with so many `leaps`. A leap is a pause of the process, or of
-    /// the network, as long as a lease.
+    /// Moves the clock from timer to timer while `done` is awaited, with so many `leaps`
+    /// at random moments. A leap stands for a pause of the process, or of the network,
+    /// that is as long as a lease.
     fn as_time_passes<T>(self: &Arc<Self>, leaps: usize, done: impl Future<Output = T>) -> T {
         let over = Arc::new(AtomicBool::new(false));
         let (bench, stop) = (Arc::clone(self), Arc::clone(&over));
@@ -271,8 +271,8 @@ impl Bench {
     }
 }
 
-/// A client that is gone after so many polls: before the first, before it
-/// looked at what woke it, or for no reason at all.
+/// A client that leaves after so many polls: before the first, or before it has seen
+/// why it was woken.
 async fn leave_after<F: Future>(mut polls: usize, future: F) -> Option<F::Output> {
     let mut future = pin!(future);
     poll_fn(|cx| {
@@ -292,7 +292,7 @@ fn pass_a_timer() {
     }
 }
 
-/// An answer with pauses between its frames.
+/// A response body with pauses between its frames.
 struct Frames {
     frames: VecDeque<Bytes>,
     length: Option<usize>,

@@ -1,4 +1,4 @@
-//! What of tokio and `std::sync` shuttle does not have, made of what it has.
+//! The parts of tokio and `std::sync` that shuttle lacks, made of its own parts.
 
 use std::error::Error;
 use std::fmt;
@@ -14,7 +14,7 @@ use shuttle::sync::atomic::{AtomicBool, Ordering};
 
 pub(crate) use shuttle::future::{JoinHandle, spawn};
 
-/// The one runtime that there is.
+/// The runtime: an exploration has one.
 #[derive(Clone)]
 pub(crate) struct Handle;
 
@@ -49,12 +49,13 @@ impl fmt::Display for NoRuntime {
 
 impl Error for NoRuntime {}
 
-/// One that has an initialiser wait for another without blocking the thread
+/// A `OnceLock` in which one initialiser waits for another without blocking the thread
 /// that all tasks share.
 #[derive(Default)]
 pub(crate) struct OnceLock<T> {
     value: std::sync::OnceLock<T>,
-    /// Whether there is one: to read it lets others run.
+    /// Whether `value` is set. A load of this flag is a point where the scheduler may
+    /// run another task; a look at `value` is not.
     set: AtomicBool,
     setting: Mutex<()>,
 }
@@ -89,7 +90,7 @@ impl<T> OnceLock<T> {
     }
 }
 
-/// Wakes all who asked before.
+/// A `Notify` that wakes every task that asked before the notification.
 #[derive(Debug)]
 pub(crate) struct Notify(Mutex<Notices>);
 

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use crate::runtime::deadline::Deadline;
 
-/// The tasks of one exploration share one thread, so this is theirs alone. To
-/// look at it is no step: the scheduler decides when the clock moves.
+/// The clock of one exploration, whose tasks share one thread. Reading the clock is no
+/// point where another task may run: the scenario decides when the clock moves.
 #[derive(Default)]
 struct Clock {
     now: Duration,
@@ -27,13 +27,13 @@ fn with<T>(f: impl FnOnce(&mut Clock) -> T) -> T {
     CLOCK.with(|clock| f(&mut clock.borrow_mut()))
 }
 
-/// A new exploration: nothing is left of the last.
+/// Begins a new exploration, with nothing left of the last.
 #[cfg(test)]
 pub(crate) fn begin() {
     with(|clock| *clock = Clock::default());
 }
 
-/// How long it is until the next timer is due, if there is one.
+/// The time until the next timer is due, if there is a timer.
 #[cfg(test)]
 pub(crate) fn next_timer() -> Option<Duration> {
     with(|clock| {
@@ -42,7 +42,7 @@ pub(crate) fn next_timer() -> Option<Duration> {
     })
 }
 
-/// Moves the clock, and wakes whoever waited for that.
+/// Moves the clock, and wakes the tasks whose timers are due.
 #[cfg(test)]
 pub(crate) fn advance(time: Duration) {
     let due = with(|clock| {
