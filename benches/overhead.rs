@@ -153,7 +153,7 @@ impl Bench {
         for record in 0..records {
             fill(&store, record).await;
         }
-        let layer = IdempotencyLayer::new(store, scope::header("x-api-key").unwrap());
+        let layer = IdempotencyLayer::new(store, scope::header("x-api-key")).unwrap();
         let mut bench = Self {
             bare: app(),
             no_op: app().layer(layer_fn(|inner| inner)),

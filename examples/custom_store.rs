@@ -257,7 +257,7 @@ impl Store for MapStore {
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let executions = Arc::new(AtomicU32::new(0));
     let counted = Arc::clone(&executions);
-    let layer = IdempotencyLayer::builder(MapStore::default(), scope::header("x-api-key")?)
+    let layer = IdempotencyLayer::builder(MapStore::default(), scope::header("x-api-key"))
         .defaults(|options| options.lease(Duration::from_secs(10)))
         .build()?;
     let service = ServiceBuilder::new()

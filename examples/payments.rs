@@ -46,7 +46,7 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// A key belongs to the holder of an `x-api-key`. A real service checks that
 /// credential in a layer around this one.
 fn idempotency(store: AnyStore) -> Result<IdempotencyLayer, ConfigError> {
-    IdempotencyLayer::builder(store, scope::header("x-api-key")?)
+    IdempotencyLayer::builder(store, scope::header("x-api-key"))
         .route("POST /payments", |options| {
             options.require(Require::Required)
         })

@@ -13,7 +13,7 @@ use crate::rejection::RejectionCode;
 /// use tower_idempotency::{IdempotencyLayer, MemoryStore, scope};
 /// use tower_idempotency::rejection::RejectionCode;
 ///
-/// let layer = IdempotencyLayer::new(MemoryStore::new(), scope::shared());
+/// let layer = IdempotencyLayer::new(MemoryStore::new(), scope::shared())?;
 /// let counts = layer.counts();
 /// assert_eq!(counts.executed, 0);
 /// assert_eq!(counts.rejected(RejectionCode::KeyReused), 0);

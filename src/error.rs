@@ -1,12 +1,11 @@
-//! A configuration that can't work.
+//! The error of a configuration that can't work.
 
 use std::error::Error;
 use std::fmt;
 
 pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
 
-/// An option whose value can't work, found when the layer (or the scope) is
-/// built. Nothing fails later.
+/// An option whose value can't work, found when the layer or a store is built.
 ///
 /// ```
 /// use std::time::Duration;
@@ -24,7 +23,6 @@ pub struct ConfigError {
     option: &'static str,
     message: String,
     route: Option<String>,
-    source: Option<BoxError>,
 }
 
 impl ConfigError {
@@ -33,13 +31,7 @@ impl ConfigError {
             option,
             message: message.into(),
             route: None,
-            source: None,
         }
-    }
-
-    pub(crate) fn caused_by(mut self, source: impl Into<BoxError>) -> Self {
-        self.source = Some(source.into());
-        self
     }
 
     pub(crate) fn on_route(mut self, pattern: &str) -> Self {
@@ -53,13 +45,12 @@ impl ConfigError {
         self.option
     }
 
-    /// What is wrong with it, as the rest of a sentence.
+    /// What is wrong with the option, as the rest of a sentence that begins with the option's name.
     pub(crate) fn message(&self) -> &str {
         &self.message
     }
 
-    /// The pattern of the route that it was set for; `None` if for every
-    /// request.
+    /// The pattern of the route for which the option was set; `None` if it was set for every request.
     #[must_use]
     pub fn route(&self) -> Option<&str> {
         self.route.as_deref()
@@ -76,11 +67,7 @@ impl fmt::Display for ConfigError {
     }
 }
 
-impl Error for ConfigError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.source.as_deref().map(|source| source as _)
-    }
-}
+impl Error for ConfigError {}
 
 /// An error as a value that `tracing` records with its sources.
 pub(crate) fn cause<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {

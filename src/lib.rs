@@ -10,7 +10,7 @@
 //! use tower_idempotency::{IdempotencyLayer, MemoryStore, scope};
 //!
 //! # fn main() -> Result<(), tower_idempotency::ConfigError> {
-//! let idempotency = IdempotencyLayer::new(MemoryStore::new(), scope::header("x-api-key")?);
+//! let idempotency = IdempotencyLayer::new(MemoryStore::new(), scope::header("x-api-key"))?;
 //! let app: Router = Router::new()
 //!     .route("/payments", post(|| async { "paid" }))
 //!     .layer(idempotency);
@@ -77,7 +77,7 @@
 //! # use axum::{Router, extract::Request, middleware::{Next, from_fn}, response::Response, routing::post};
 //! # use tower_idempotency::{IdempotencyLayer, MemoryStore, scope};
 //! # async fn authenticate(request: Request, next: Next) -> Response { next.run(request).await }
-//! # let idempotency = IdempotencyLayer::new(MemoryStore::new(), scope::shared());
+//! # let idempotency = IdempotencyLayer::new(MemoryStore::new(), scope::shared())?;
 //! let app: Router = Router::new()
 //!     .route("/payments", post(|| async { "paid" }))
 //!     .layer(idempotency) // everything inside runs once per operation,
@@ -110,7 +110,7 @@
 //! use tower_idempotency::options::Require;
 //!
 //! # fn main() -> Result<(), tower_idempotency::ConfigError> {
-//! let layer = IdempotencyLayer::builder(MemoryStore::new(), scope::header("x-api-key")?)
+//! let layer = IdempotencyLayer::builder(MemoryStore::new(), scope::header("x-api-key"))
 //!     .route("POST /payments", |options| options.require(Require::Required))
 //!     .build()?;
 //! # Ok(())
@@ -145,13 +145,13 @@
 //!     request.body(Body::from(body.to_owned()))
 //! };
 //!
-//! let recorded = app(IdempotencyLayer::new(MemoryStore::new(), scope::shared()));
+//! let recorded = app(IdempotencyLayer::new(MemoryStore::new(), scope::shared())?);
 //! assert_eq!(recorded.clone().oneshot(request("42 EURO")?).await?.status(), 400);
 //! assert_eq!(recorded.clone().oneshot(request("42 EURO")?).await?.status(), 400);
 //! assert_eq!(recorded.oneshot(request("42 EUR")?).await?.status(), 422); // key-reused
 //!
 //! let corrected = app(IdempotencyLayer::builder(MemoryStore::new(), scope::shared())
-//!     .defaults(|options| options.record(Statuses::default().but_each([400, 422])))
+//!     .defaults(|options| options.record(Statuses::default().without([400, 422])))
 //!     .build()?);
 //! assert_eq!(corrected.clone().oneshot(request("42 EURO")?).await?.status(), 400);
 //! assert_eq!(corrected.oneshot(request("42 EUR")?).await?.status(), 201);
@@ -183,7 +183,7 @@
 //! let url = "postgres://localhost/shop"; // with the feature `postgres`
 //! AnyStore::migrate(url).await?;
 //! let store = AnyStore::connect(url).await?;
-//! let layer = IdempotencyLayer::new(store, scope::header("x-api-key")?);
+//! let layer = IdempotencyLayer::new(store, scope::header("x-api-key"))?;
 //! # Ok(())
 //! # }
 //! ```
@@ -208,7 +208,7 @@
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let runs = Arc::new(AtomicU64::new(0));
 //! # let pay = { let runs = runs.clone(); post(move || async move { runs.fetch_add(1, Ordering::Relaxed); }) };
-//! # let layer = IdempotencyLayer::new(MemoryStore::new(), scope::shared());
+//! # let layer = IdempotencyLayer::new(MemoryStore::new(), scope::shared())?;
 //! # let app: Router = Router::new().route("/payments", pay).layer(layer);
 //! # let request = || Request::post("/payments").header("idempotency-key", "K").body(Body::empty());
 //! // In a test: #[tokio::test(start_paused = true)]
@@ -280,6 +280,7 @@
 //! record's id. Any crate in the dependency graph can turn the feature on, for all of them. Records
 //! of requests in nested routers that were stored before then no longer match: their retries
 //! are `key-reused`, or run again.
+//! [`IdempotencyLayerBuilder::target`] can keep the path that is left.
 //!
 //! # More
 //!

@@ -90,7 +90,7 @@ impl Operation {
             Who::Caller(kind, id) => Box::new(move |_: &Parts| Some(Caller::new(kind, &id))),
             Who::Headers(values) => {
                 let names = &["x-a", "x-b"][..values.len()];
-                Box::new(scope::headers(names).unwrap())
+                Box::new(scope::headers(names))
             }
             Who::Shared => Box::new(scope::shared()),
         }

@@ -38,7 +38,7 @@ fn drop_while_a_handler_begins() {
     let (go_on, blocks) = mpsc::channel::<()>();
     let blocks = std::sync::Arc::new(std::sync::Mutex::new(blocks));
     let service = ServiceBuilder::new()
-        .layer(IdempotencyLayer::new(MemoryStore::new(), scope::shared()))
+        .layer(IdempotencyLayer::new(MemoryStore::new(), scope::shared()).unwrap())
         .service_fn(move |_: Request<Full<Bytes>>| {
             let (begun, blocks) = (begun.clone(), std::sync::Arc::clone(&blocks));
             async move {

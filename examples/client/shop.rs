@@ -88,7 +88,7 @@ struct Books {
 
 impl Shop {
     pub(crate) fn new() -> Result<Self, ConfigError> {
-        let layer = IdempotencyLayer::builder(MemoryStore::new(), scope::header("x-api-key")?)
+        let layer = IdempotencyLayer::builder(MemoryStore::new(), scope::header("x-api-key"))
             .defaults(|policy| policy.require(Require::Required))
             .build()?;
         Ok(Self {

@@ -52,7 +52,7 @@ async fn change_profile() -> StatusCode {
 }
 
 fn idempotency() -> Result<IdempotencyLayer, ConfigError> {
-    IdempotencyLayer::builder(MemoryStore::new(), scope::header("x-api-key")?)
+    IdempotencyLayer::builder(MemoryStore::new(), scope::header("x-api-key"))
         .docs_url("http://127.0.0.1:3000/idempotency")
         .route("POST /orders", |options| options.require(Require::Required))
         .route("POST /orders/{id}/capture", |options| {

@@ -44,7 +44,7 @@ impl Default for ClientLayerBuilder {
             backoff: pauses_of(FullJitter::default()),
             budget: None,
             max_retry_after: Duration::from_secs(60),
-            retry_statuses: Statuses::none().and_each([408, 425, 429, 500, 502, 503, 504]),
+            retry_statuses: Statuses::none().with([408, 425, 429, 500, 502, 503, 504]),
             retry_errors: Arc::new(is_transient),
         };
         Self {

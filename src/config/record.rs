@@ -104,7 +104,7 @@ impl TryFrom<List<Rule>> for Record {
         };
         if !all && !default {
             match (lists(http, false), lists(http, true)) {
-                (true, _) => statuses = statuses.but(..),
+                (true, _) => statuses = statuses.without(..),
                 (false, true) => {
                     return Err("only says what is not recorded: begin with `default` or `all`");
                 }
@@ -112,17 +112,17 @@ impl TryFrom<List<Rule>> for Record {
             }
             // HTTP and gRPC are two lists: a rule for one of them leaves the other as it is.
             if lists(grpc, false) {
-                statuses = statuses.but_grpc(..);
+                statuses = statuses.without_grpc(..);
             }
         }
         for but in [false, true] {
             for Rule(rule) in rules.iter().filter(|Rule(own)| own.but == but) {
                 statuses = match (rule.set.clone(), but) {
                     (Set::All | Set::Default, _) => statuses,
-                    (Set::Http(range), false) => statuses.and(range),
-                    (Set::Http(range), true) => statuses.but(range),
-                    (Set::Grpc(range), false) => statuses.and_grpc(range),
-                    (Set::Grpc(range), true) => statuses.but_grpc(range),
+                    (Set::Http(range), false) => statuses.with(range),
+                    (Set::Http(range), true) => statuses.without(range),
+                    (Set::Grpc(range), false) => statuses.with_grpc(range),
+                    (Set::Grpc(range), true) => statuses.without_grpc(range),
                 };
             }
         }

@@ -100,7 +100,10 @@ impl Value for Entry {
     }
 
     fn plain(plain: Plain<'_>) -> Result<Self, String> {
-        let names = |names: &str| scope::headers(names.split(',').map(str::trim)).ok();
+        let names = |names: &str| {
+            let scope = scope::headers(names.split(',').map(str::trim));
+            scope.check().is_ok().then_some(scope)
+        };
         let read = |text: &str| match text.split_once(':') {
             None if text == "peer-ip" => Some(Self {
                 is_peer: true,
@@ -144,7 +147,8 @@ impl Value for Entry {
             } => {
                 let trusted = trusted.set();
                 let named = trusted.iter().map(ToString::to_string);
-                let scope = scope::forwarded_ip(header, named).map_err(A::Error::custom)?;
+                let scope = scope::forwarded_ip(header, named);
+                scope.check().map_err(A::Error::custom)?;
                 Ok(Self {
                     trusted,
                     ..Self::of(scope)
@@ -192,15 +196,13 @@ impl Value for Entry {
     }
 }
 
-fn known(
-    scope: Result<scope::Header, ConfigError>,
-    known: Option<List<Sha256>>,
-) -> Result<Entry, ConfigError> {
-    let scope = scope?;
-    match known {
-        None => Ok(Entry::of(scope)),
-        Some(known) => Ok(Entry::of(scope.known_sha256(known.set())?)),
-    }
+fn known(scope: scope::Header, known: Option<List<Sha256>>) -> Result<Entry, ConfigError> {
+    let scope = match known {
+        None => scope,
+        Some(known) => scope.known_sha256(known.set()),
+    };
+    scope.check()?;
+    Ok(Entry::of(scope))
 }
 
 /// All that a scope's table can have; what goes together is said above.

@@ -7,7 +7,8 @@ use serde_json::{Map, Value, json};
 
 use crate::contract::{Contract, Endpoint, RejectionExample};
 use crate::options::fingerprint::FingerprintBody;
-use crate::options::{OnInFlight, Require, SkipHeader};
+use crate::options::recording::SkipHeader;
+use crate::options::{OnInFlight, Require};
 
 impl Contract {
     /// The contract as JSON. The members have the names of the options, and the

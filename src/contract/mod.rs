@@ -54,7 +54,7 @@ impl IdempotencyLayer {
 /// use tower_idempotency::{IdempotencyLayer, MemoryStore, scope};
 /// use tower_idempotency::options::Require;
 ///
-/// let layer = IdempotencyLayer::builder(MemoryStore::new(), scope::header("x-api-key")?)
+/// let layer = IdempotencyLayer::builder(MemoryStore::new(), scope::header("x-api-key"))
 ///     .route("POST /payments", |options| options.require(Require::Required))
 ///     .build()?;
 /// let contract = layer.contract();
@@ -74,7 +74,7 @@ impl IdempotencyLayer {
 /// use axum::{Json, Router};
 /// use tower_idempotency::{IdempotencyLayer, MemoryStore, scope};
 ///
-/// let layer = IdempotencyLayer::builder(MemoryStore::new(), scope::header("x-api-key")?)
+/// let layer = IdempotencyLayer::builder(MemoryStore::new(), scope::header("x-api-key"))
 ///     .docs_url("https://api.example.com/idempotency")
 ///     .build()?;
 /// let (page, json) = (layer.contract().markdown(), layer.contract().json());

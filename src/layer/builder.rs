@@ -12,8 +12,8 @@ use crate::layer::IdempotencyLayer;
 use crate::lease::Leases;
 use crate::message::body::Budget;
 use crate::message::media_type::can_have_body;
-use crate::options::RouteOptions;
 use crate::options::route::{Routes, Rule};
+use crate::options::{RouteOptions, Target};
 use crate::record::digest::Digests;
 use crate::rejection::{RejectionCode, RejectionRules, RenderRejection, Template};
 use crate::request::core::{Core, Rules};
@@ -34,14 +34,14 @@ use crate::store::{DynStore, Store, TimedStore, erased};
 /// use tower_idempotency::recording::Statuses;
 /// use tower_idempotency::rejection::RejectionCode;
 ///
-/// let layer = IdempotencyLayer::builder(MemoryStore::new(), scope::header("x-api-key")?)
+/// let layer = IdempotencyLayer::builder(MemoryStore::new(), scope::header("x-api-key"))
 ///     .namespace("billing")
 ///     .docs_url("https://developer.example.com/idempotency")
 ///     .rejection_status(RejectionCode::KeyReused, StatusCode::CONFLICT)
 ///     .defaults(|options| options.retention(Duration::from_secs(7 * 24 * 3600)))
 ///     .route("POST /payments", |options| options.require(Require::Required))
 ///     .route("POST /orders/{id}/capture", |options| {
-///         options.require(Require::Required).record(Statuses::none().and(200..300))
+///         options.require(Require::Required).record(Statuses::none().with(200..300))
 ///     })
 ///     .build()?;
 /// # Ok::<(), tower_idempotency::ConfigError>(())
@@ -57,6 +57,7 @@ pub struct IdempotencyLayerBuilder {
     max_buffered_bytes: usize,
     max_background_operations: usize,
     max_waiting_requests: usize,
+    target: Target,
     ignore_path_case: bool,
     #[cfg(feature = "config")]
     skip_store_checks: bool,
@@ -80,6 +81,7 @@ impl IdempotencyLayerBuilder {
             max_buffered_bytes: 256 << 20,
             max_background_operations: 10_000,
             max_waiting_requests: 1_000,
+            target: Target::default(),
             ignore_path_case: false,
             #[cfg(feature = "config")]
             skip_store_checks: false,
@@ -237,15 +239,26 @@ impl IdempotencyLayerBuilder {
     /// pattern is protected by it; a pattern without one is for the policy's
     /// [`methods`](RouteOptions::methods), and leaves other methods to the defaults.
     ///
-    /// Matched is the path that the client sent. Inside a *nested* axum router
-    /// that needs the feature `axum`; without it the layer sees the path less
-    /// the nest's prefix.
+    /// The pattern is matched with the path that the client sent; see [`target`](Self::target) for
+    /// nested axum routers.
     pub fn route(
         mut self,
         pattern: impl Into<String>,
         change: impl FnOnce(RouteOptions) -> RouteOptions + Send + 'static,
     ) -> Self {
         self.routes.push((pattern.into(), Box::new(change)));
+        self
+    }
+
+    /// Which target of a request is matched with patterns and digested. It makes a difference only
+    /// inside a nested axum router. Default: [`Target::AsSent`].
+    ///
+    /// [`Target::AsSent`] needs the feature `axum` there. Turning that feature on later changes the
+    /// fingerprints of requests in nested routers, and their record ids with
+    /// [`KeysPer::Route`](crate::options::KeysPer::Route): a retry that is sent before and after the
+    /// change is rejected with `key-reused`, or executed twice. [`Target::AsSeen`] keeps them.
+    pub fn target(mut self, target: Target) -> Self {
+        self.target = target;
         self
     }
 
@@ -311,13 +324,14 @@ impl IdempotencyLayerBuilder {
                 format!("is not a URL: `{url}`"),
             ));
         }
+        self.scope.check()?;
         let mut digests = self.secrets.iter().map(|secret| Digests::keyed(secret));
         let current = digests.next().unwrap_or_else(Digests::plain);
         let old_digests = digests.collect();
         let commits = self.store.transactional().is_some();
         #[cfg(feature = "config")]
         let commits = commits || self.skip_store_checks;
-        let routes = Routes::new(self.defaults, self.routes, commits)?;
+        let routes = Routes::new(self.defaults, self.routes, self.target, commits)?;
         let routes = routes.ignoring_case(self.ignore_path_case);
         if self.max_buffered_bytes < routes.largest_body() {
             let message = format!(

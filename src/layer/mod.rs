@@ -18,11 +18,11 @@ use http::request::Parts;
 use tower_layer::Layer;
 
 use crate::counts::Counts;
+use crate::error::ConfigError;
 use crate::layer::builder::IdempotencyLayerBuilder;
 use crate::layer::records::Records;
 use crate::layer::service::Idempotency;
 use crate::options::Require;
-use crate::options::route::target;
 use crate::request::core::Core;
 use crate::scope::Scope;
 use crate::store::Store;
@@ -38,7 +38,7 @@ use crate::store::Store;
 /// use tower_idempotency::{IdempotencyLayer, MemoryStore, scope};
 ///
 /// # fn main() -> Result<(), tower_idempotency::ConfigError> {
-/// let idempotency = IdempotencyLayer::new(MemoryStore::new(), scope::header("x-api-key")?);
+/// let idempotency = IdempotencyLayer::new(MemoryStore::new(), scope::header("x-api-key"))?;
 /// let app: Router = Router::new()
 ///     .route("/payments", post(|| async { "paid" }))
 ///     .layer(idempotency);
@@ -59,12 +59,13 @@ pub struct IdempotencyLayer {
 }
 
 impl IdempotencyLayer {
-    /// A layer with every option at its default: POST and PATCH are protected when
-    /// they carry a key, and each key belongs to the caller that `scope` finds.
-    pub fn new(store: impl Store, scope: impl Scope) -> Self {
-        Self::builder(store, scope)
-            .build()
-            .expect("the defaults are a right configuration")
+    /// A layer with every option at its default: POST and PATCH are protected when they carry a
+    /// key, and a key belongs to the caller that `scope` finds.
+    ///
+    /// # Errors
+    /// If the scope was made with a value that can't work.
+    pub fn new(store: impl Store, scope: impl Scope) -> Result<Self, ConfigError> {
+        Self::builder(store, scope).build()
     }
 
     /// A builder, to set options.
@@ -83,11 +84,12 @@ impl IdempotencyLayer {
     /// # use std::time::Duration;
     /// # use tower_idempotency::{IdempotencyLayer, MemoryStore, scope};
     /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() {
-    /// let idempotency = IdempotencyLayer::new(MemoryStore::new(), scope::shared());
+    /// # async fn main() -> Result<(), tower_idempotency::ConfigError> {
+    /// let idempotency = IdempotencyLayer::new(MemoryStore::new(), scope::shared())?;
     /// // axum::serve(…, app.layer(idempotency.clone())).with_graceful_shutdown(…).await;
     /// let left = idempotency.drain(Duration::from_secs(20)).await;
     /// assert_eq!(left, 0);
+    /// # Ok(())
     /// # }
     /// ```
     pub async fn drain(&self, limit: Duration) -> usize {
@@ -108,8 +110,9 @@ impl IdempotencyLayer {
     /// replay.
     #[must_use]
     pub fn protects(&self, request: &Parts) -> bool {
-        let path = target(&request.uri, &request.extensions).path();
-        match self.core.rules.routes.options(&request.method, path) {
+        let routes = &self.core.rules.routes;
+        let path = routes.target(&request.uri, &request.extensions).path();
+        match routes.options(&request.method, path) {
             None => false,
             Some(options) => match options.require {
                 Require::Required => true,

@@ -5,7 +5,6 @@ use tracing::warn;
 
 use crate::error::cause;
 use crate::options::Require;
-use crate::options::route::target;
 use crate::record::{RecordId, ScopeDigest};
 use crate::request::core::Core;
 use crate::store::{
@@ -48,7 +47,7 @@ pub enum Resolved {
 /// use tower_idempotency::store::{Completion, Forgotten, Outcome};
 /// use tower_idempotency::{IdempotencyLayer, MemoryStore, Resolved, scope};
 ///
-/// let layer = IdempotencyLayer::new(MemoryStore::new(), scope::header("x-api-key")?);
+/// let layer = IdempotencyLayer::new(MemoryStore::new(), scope::header("x-api-key"))?;
 /// let records = layer.records();
 ///
 /// // The request in question: its method, path, key and caller say which record.
@@ -91,15 +90,15 @@ impl<'a> Records<'a> {
     #[must_use]
     pub fn id_of(self, request: &Parts) -> Option<RecordId> {
         let rules = &self.core.rules;
-        let path = target(&request.uri, &request.extensions).path();
-        let options = rules.routes.options(&request.method, path)?;
+        let target = rules.routes.target(&request.uri, &request.extensions);
+        let options = rules.routes.options(&request.method, target.path())?;
         if options.require == Require::Ignored {
             return None;
         }
         let (key, _) = options.keys.read(&request.headers)?.ok()?;
         let caller = rules.caller(options, request)?;
         let scope = caller.digest(&rules.digests, &rules.namespace);
-        Some(options.record_id(&rules.digests, &scope, &key, request))
+        Some(options.record_id(&rules.digests, &scope, &key, &request.method, target))
     }
 
     /// The record with this id.

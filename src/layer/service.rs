@@ -14,7 +14,6 @@ use crate::layer::future::ResponseFuture;
 use crate::message::body::BoxError;
 use crate::message::media_type::is_grpc;
 use crate::options::Require;
-use crate::options::route::target;
 use crate::request;
 use crate::request::core::Core;
 use crate::request::operation::Operation;
@@ -82,8 +81,9 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         // Step 1: the route.
-        let path = target(request.uri(), request.extensions()).path();
-        let options = match self.core.rules.routes.options(request.method(), path) {
+        let routes = &self.core.rules.routes;
+        let path = routes.target(request.uri(), request.extensions()).path();
+        let options = match routes.options(request.method(), path) {
             Some(options) if options.require != Require::Ignored => options,
             _ => return ResponseFuture::passed(self.inner.call(request)),
         };

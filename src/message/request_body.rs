@@ -30,7 +30,7 @@ pin_project! {
     ///
     /// let service = ServiceBuilder::new()
     ///     .map_request(|request: Request<Incoming>| request.map(RequestBody::new))
-    ///     .layer(IdempotencyLayer::new(MemoryStore::new(), scope::shared()))
+    ///     .layer(IdempotencyLayer::new(MemoryStore::new(), scope::shared())?)
     ///     .service_fn(|_request: Request<RequestBody<Incoming>>| async {
     ///         Ok::<_, Infallible>(Response::new(Full::new(Bytes::from("done"))))
     ///     });

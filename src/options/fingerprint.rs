@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fmt;
 
+use http::header::CONTENT_TYPE;
 use http::request::Parts;
 use http::{HeaderName, Method, Uri};
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
@@ -10,7 +11,6 @@ use serde_json::{Map, Value};
 
 use crate::error::ConfigError;
 use crate::options::key::Key;
-use crate::options::route::target;
 use crate::options::{KeysPer, RouteOptions};
 use crate::record::digest::{Digests, Hasher, Label};
 use crate::record::{Fingerprint, RecordId, ScopeDigest};
@@ -253,6 +253,16 @@ pub(crate) struct FingerprintRules {
     pub(crate) headers: Vec<HeaderName>,
 }
 
+impl Default for FingerprintRules {
+    fn default() -> Self {
+        Self {
+            body: FingerprintBody::default(),
+            query: true,
+            headers: vec![CONTENT_TYPE],
+        }
+    }
+}
+
 impl FingerprintRules {
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
         let mut seen = HashSet::new();
@@ -332,11 +342,12 @@ impl RouteOptions {
         digests: &Digests,
         scope: &ScopeDigest,
         key: &Key,
-        parts: &Parts,
+        method: &Method,
+        target: &Uri,
     ) -> RecordId {
         let route = match self.keys_per {
             KeysPer::Scope => None,
-            KeysPer::Route => Some((&parts.method, target(&parts.uri, &parts.extensions).path())),
+            KeysPer::Route => Some((method, target.path())),
         };
         record_id(digests, scope, key, route)
     }
@@ -349,8 +360,7 @@ mod tests {
     fn rules(body: FingerprintBody) -> FingerprintRules {
         FingerprintRules {
             body,
-            query: true,
-            headers: vec![http::header::CONTENT_TYPE],
+            ..FingerprintRules::default()
         }
     }
 
@@ -480,7 +490,7 @@ mod tests {
             .unwrap_err();
         assert_eq!(error.option(), "fingerprint_body");
         let mut rules = rules(FingerprintBody::Bytes);
-        rules.headers.push(http::header::CONTENT_TYPE);
+        rules.headers.push(CONTENT_TYPE);
         assert_eq!(rules.check().unwrap_err().option(), "fingerprint_headers");
     }
 }

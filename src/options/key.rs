@@ -124,6 +124,17 @@ pub(crate) struct KeyRules {
     pub(crate) format: KeyFormat,
 }
 
+impl Default for KeyRules {
+    fn default() -> Self {
+        Self {
+            headers: vec![HeaderName::from_static("idempotency-key")],
+            syntax: KeySyntax::default(),
+            length: 1..=255,
+            format: KeyFormat::any(),
+        }
+    }
+}
+
 impl KeyRules {
     /// The key in the first header that the request has, and that header.
     pub(crate) fn read<'a>(
@@ -301,10 +312,8 @@ mod tests {
 
     fn rules(syntax: KeySyntax) -> KeyRules {
         KeyRules {
-            headers: vec![HeaderName::from_static("idempotency-key")],
             syntax,
-            length: 1..=255,
-            format: KeyFormat::any(),
+            ..KeyRules::default()
         }
     }
 

@@ -1,17 +1,19 @@
-//! Which answers are recorded, and what of them.
+//! Which responses are recorded.
 
 use std::borrow::Cow;
 use std::fmt;
-use std::ops::RangeBounds;
+use std::sync::Arc;
 
-use http::header::{CONNECTION, DATE, SET_COOKIE, WWW_AUTHENTICATE};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderName, StatusCode};
 
-use crate::display::join_with;
-use crate::message::media_type::{HOP_BY_HOP, is_grpc};
+use crate::display::{header_name, join_with};
+use crate::message::media_type::{is_grpc, media_type};
 
-/// The handler's own word on whether its answer is recorded. Put it into the
-/// response's extensions: it beats `record`, `skip_types` and `skip_headers`.
+pub use super::record_headers::RecordHeaders;
+
+/// Says in a response's extensions whether that response is recorded. A handler inserts it; it
+/// overrides `record`, `skip_types` and `skip_headers`.
 ///
 /// ```
 /// use http::Response;
@@ -23,22 +25,22 @@ use crate::message::media_type::{HOP_BY_HOP, is_grpc};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Recording {
-    /// Record it: a retry gets this answer.
+    /// Record the response: a retry gets it.
     Keep,
-    /// Don't: a retry executes again.
+    /// Do not record the response: a retry executes again.
     Skip,
-    /// Nobody knows yet whether the operation has happened: what the handler
-    /// started elsewhere may still be running, as with an upstream that stopped
-    /// answering. The record stays in flight until its lease lapses, and then
-    /// goes as [`OnLapsedLease`](crate::options::OnLapsedLease) says.
+    /// It is not known whether the operation has happened: what the handler started elsewhere may
+    /// still be running, as with an upstream that stopped responding. The record stays in flight
+    /// until its lease lapses; [`OnLapsedLease`](crate::options::OnLapsedLease) says what happens
+    /// then.
     InDoubt,
-    /// As the route says, if its body arrives whole. If it breaks off and is
-    /// none to keep, [in doubt](Self::InDoubt). For what is forwarded from
-    /// elsewhere: an upstream that breaks off may still be running.
+    /// Apply the route's `record` rule if the body arrives complete. If it breaks off and the rule
+    /// would not record it, leave the record in flight (see [`InDoubt`](Self::InDoubt)). For
+    /// responses forwarded from an upstream, which may still be running when it breaks off.
     IfComplete,
 }
 
-/// A finished answer, as a [`RecordRule`] sees it.
+/// A finished response, as a [`RecordRule`] sees it.
 #[derive(Debug)]
 pub struct ResponseHead<'a> {
     pub(crate) status: StatusCode,
@@ -47,7 +49,7 @@ pub struct ResponseHead<'a> {
 }
 
 impl<'a> ResponseHead<'a> {
-    /// An answer as a policy would see it, to test one with.
+    /// A response as a rule sees it, to test a rule with.
     #[must_use]
     pub fn new(
         status: StatusCode,
@@ -79,19 +81,19 @@ impl<'a> ResponseHead<'a> {
         self.trailers
     }
 
-    /// For a gRPC answer its status code, from the headers or the trailers;
-    /// 2 (unknown) if it has none. `None` for anything but gRPC.
+    /// The status code of a gRPC response, from its headers or its trailers; 2 (`UNKNOWN`) if both
+    /// lack one. `None` for a response that is not gRPC.
     #[must_use]
     pub fn grpc_status(&self) -> Option<u32> {
         is_grpc(self.headers).then(|| self.sent_grpc_status().unwrap_or(2))
     }
 
-    /// Whether its gRPC status is still to come.
+    /// Whether this is a gRPC response whose status must be in trailers that were not read.
     pub(crate) fn awaits_grpc_status(&self) -> bool {
         is_grpc(self.headers) && self.sent_grpc_status().is_none()
     }
 
-    /// Whether it says in its head that a call over gRPC has failed.
+    /// Whether this is a gRPC response whose headers already say that the call failed.
     #[cfg(feature = "_sql")]
     pub(crate) fn is_failed_grpc(&self) -> bool {
         is_grpc(self.headers) && self.sent_grpc_status().is_some_and(|code| code != 0)
@@ -103,21 +105,21 @@ impl<'a> ResponseHead<'a> {
     }
 }
 
-/// Decides which answers are recorded. What is not recorded is released: a
-/// retry executes again.
+/// Decides which responses are recorded. An operation whose response is not recorded is released:
+/// a retry executes again.
 ///
-/// Closures are policies. [`Statuses`] is the default one.
+/// Closures are rules, and [`Statuses`] is the default rule. A full implementation looks like this:
 ///
 /// ```
 /// use std::borrow::Cow;
 /// use tower_idempotency::recording::{RecordRule, ResponseHead};
 ///
-/// /// Whatever the upstream did not call transient.
+/// /// Records every response that the upstream did not call transient.
 /// struct NotTransient;
 ///
 /// impl RecordRule for NotTransient {
-///     fn records(&self, answer: &ResponseHead<'_>) -> bool {
-///         answer.headers().get("transient-error").is_none_or(|value| value != "true")
+///     fn records(&self, response: &ResponseHead<'_>) -> bool {
+///         response.headers().get("transient-error").is_none_or(|value| value != "true")
 ///     }
 ///
 ///     fn describe(&self) -> Cow<'static, str> {
@@ -126,12 +128,11 @@ impl<'a> ResponseHead<'a> {
 /// }
 /// ```
 pub trait RecordRule: Send + Sync + 'static {
-    /// Whether this answer is recorded.
-    fn records(&self, answer: &ResponseHead<'_>) -> bool;
+    /// Whether this response is recorded.
+    fn records(&self, response: &ResponseHead<'_>) -> bool;
 
-    /// Which answers they are, for the clients that read the
-    /// contract (`IdempotencyLayer::contract`): what completes the sentence "These
-    /// responses are recorded: …".
+    /// Completes the sentence "These responses are recorded: …" in the contract
+    /// (`IdempotencyLayer::contract`), which an API's clients read.
     fn describe(&self) -> Cow<'static, str> {
         Cow::Borrowed("those that the application chooses by a rule of its own")
     }
@@ -141,54 +142,51 @@ impl<F> RecordRule for F
 where
     F: Fn(&ResponseHead<'_>) -> bool + Send + Sync + 'static,
 {
-    fn records(&self, answer: &ResponseHead<'_>) -> bool {
-        self(answer)
+    fn records(&self, response: &ResponseHead<'_>) -> bool {
+        self(response)
     }
 }
 
-impl RecordRule for Box<dyn RecordRule> {
-    fn records(&self, answer: &ResponseHead<'_>) -> bool {
-        (**self).records(answer)
-    }
+macro_rules! pointer {
+    ($pointer:ty) => {
+        impl RecordRule for $pointer {
+            fn records(&self, response: &ResponseHead<'_>) -> bool {
+                (**self).records(response)
+            }
 
-    fn describe(&self) -> Cow<'static, str> {
-        (**self).describe()
-    }
+            fn describe(&self) -> Cow<'static, str> {
+                (**self).describe()
+            }
+        }
+    };
 }
 
-impl RecordRule for std::sync::Arc<dyn RecordRule> {
-    fn records(&self, answer: &ResponseHead<'_>) -> bool {
-        (**self).records(answer)
-    }
+pointer!(Box<dyn RecordRule>);
+pointer!(Arc<dyn RecordRule>);
 
-    fn describe(&self) -> Cow<'static, str> {
-        (**self).describe()
-    }
-}
-
-/// Records by status: a set of HTTP statuses and one of gRPC codes.
+/// Records by status: a set of HTTP statuses and a set of gRPC codes.
 ///
-/// The default records what is settled and leaves what may pass: every HTTP
-/// status below 500 but 401, 403, 407, 408, 425 and 429, and every gRPC code
-/// but 1, 2, 4, 8, 10 and 13 to 15.
+/// The default records final results and leaves out what may be different at the next attempt. It
+/// has every HTTP status below 500 except 401, 403, 407, 408, 425 and 429, and every gRPC code
+/// except 1, 2, 4, 8, 10 and 13 to 15.
 ///
 /// ```
 /// use tower_idempotency::recording::Statuses;
 ///
-/// let every_final_answer = Statuses::default();
-/// let only_successes = Statuses::none().and(200..=299);
-/// let two_of_them = Statuses::none().and_each([201, 409]);
-/// let once_begun = Statuses::all().but_each([429]);
+/// let every_final_response = Statuses::default();
+/// let only_successes = Statuses::none().with(200..=299);
+/// let two_of_them = Statuses::none().with([201, 409]);
+/// let all_but_one = Statuses::all().without(429);
 /// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct Statuses {
-    /// By status minus 100, since `http` knows 100 to 999.
+    /// Index 0 is status 100, because `http` allows 100 to 999.
     http: Box<[bool; 900]>,
     grpc: [bool; 17],
 }
 
 impl Statuses {
-    /// All of them.
+    /// Every HTTP status and every gRPC code.
     #[must_use]
     pub fn all() -> Self {
         Self {
@@ -197,7 +195,7 @@ impl Statuses {
         }
     }
 
-    /// No HTTP status; of gRPC only what [`and_grpc`](Self::and_grpc) adds.
+    /// No HTTP status and no gRPC code.
     #[must_use]
     pub fn none() -> Self {
         Self {
@@ -206,60 +204,93 @@ impl Statuses {
         }
     }
 
-    /// These HTTP statuses too.
+    /// Adds an HTTP status, a range of them or an array.
     #[must_use]
-    pub fn and(mut self, range: impl RangeBounds<u16>) -> Self {
-        set(&mut *self.http, 100, &range, true);
+    pub fn with(mut self, statuses: impl IntoStatuses) -> Self {
+        set(&mut *self.http, 100, &statuses, true);
         self
     }
 
-    /// Each of these HTTP statuses too.
+    /// Removes an HTTP status, a range of them or an array.
     #[must_use]
-    pub fn and_each(self, statuses: impl IntoIterator<Item = u16>) -> Self {
-        statuses
-            .into_iter()
-            .fold(self, |all, status| all.and(status..=status))
-    }
-
-    /// None of these HTTP statuses.
-    #[must_use]
-    pub fn but_each(self, statuses: impl IntoIterator<Item = u16>) -> Self {
-        statuses
-            .into_iter()
-            .fold(self, |all, status| all.but(status..=status))
-    }
-
-    /// Not these HTTP statuses.
-    #[must_use]
-    pub fn but(mut self, range: impl RangeBounds<u16>) -> Self {
-        set(&mut *self.http, 100, &range, false);
+    pub fn without(mut self, statuses: impl IntoStatuses) -> Self {
+        set(&mut *self.http, 100, &statuses, false);
         self
     }
 
-    /// These gRPC codes too.
+    /// Adds a gRPC code, a range of them or an array.
     #[must_use]
-    pub fn and_grpc(mut self, range: impl RangeBounds<u16>) -> Self {
-        set(&mut self.grpc, 0, &range, true);
+    pub fn with_grpc(mut self, codes: impl IntoStatuses) -> Self {
+        set(&mut self.grpc, 0, &codes, true);
         self
     }
 
-    /// Not these gRPC codes.
+    /// Removes a gRPC code, a range of them or an array.
     #[must_use]
-    pub fn but_grpc(mut self, range: impl RangeBounds<u16>) -> Self {
-        set(&mut self.grpc, 0, &range, false);
+    pub fn without_grpc(mut self, codes: impl IntoStatuses) -> Self {
+        set(&mut self.grpc, 0, &codes, false);
         self
+    }
+
+    pub(crate) fn has(&self, status: StatusCode) -> bool {
+        self.http[usize::from(status.as_u16() - 100)]
     }
 }
 
-fn set(flags: &mut [bool], first: u16, range: &impl RangeBounds<u16>, to: bool) {
+fn set(flags: &mut [bool], first: u16, numbers: &impl IntoStatuses, to: bool) {
     for (number, flag) in (first..).zip(flags) {
-        if range.contains(&number) {
+        if numbers.has(number) {
             *flag = to;
         }
     }
 }
 
-/// The numbers that are set, and those that are not, each as ranges.
+/// What [`Statuses`] takes: a number, a range of numbers, or an array of them.
+pub trait IntoStatuses: sealed::Numbers {}
+
+impl<T: sealed::Numbers> IntoStatuses for T {}
+
+mod sealed {
+    use std::ops::{Range, RangeFrom, RangeFull, RangeInclusive, RangeTo, RangeToInclusive};
+
+    #[expect(unnameable_types, reason = "no other crate implements it")]
+    pub trait Numbers {
+        fn has(&self, number: u16) -> bool;
+    }
+
+    impl Numbers for u16 {
+        fn has(&self, number: u16) -> bool {
+            *self == number
+        }
+    }
+
+    impl<const N: usize> Numbers for [u16; N] {
+        fn has(&self, number: u16) -> bool {
+            self.contains(&number)
+        }
+    }
+
+    macro_rules! ranges {
+        ($($range:ty),*) => {$(
+            impl Numbers for $range {
+                fn has(&self, number: u16) -> bool {
+                    std::ops::RangeBounds::contains(self, &number)
+                }
+            }
+        )*};
+    }
+
+    ranges![
+        Range<u16>,
+        RangeFrom<u16>,
+        RangeFull,
+        RangeInclusive<u16>,
+        RangeTo<u16>,
+        RangeToInclusive<u16>
+    ];
+}
+
+/// Returns the numbers that are set and the numbers that are not, each as ranges.
 fn ranges(flags: &[bool], first: usize) -> [Vec<String>; 2] {
     let mut of = [Vec::new(), Vec::new()];
     let mut start = first;
@@ -275,7 +306,7 @@ fn ranges(flags: &[bool], first: usize) -> [Vec<String>; 2] {
     of
 }
 
-/// What is said shorter: which are in, or which are not.
+/// Describes the set by its members or by its complement, whichever is shorter.
 fn listed(flags: &[bool], first: usize, noun: &str) -> String {
     let [set, unset] = ranges(flags, first).map(|ranges| join_with(&ranges, "and"));
     if set.is_empty() {
@@ -292,21 +323,13 @@ fn listed(flags: &[bool], first: usize, noun: &str) -> String {
     }
 }
 
-#[cfg(feature = "client")]
-impl Statuses {
-    pub(crate) fn has(&self, status: StatusCode) -> bool {
-        self.http[usize::from(status.as_u16() - 100)]
-    }
-}
-
 impl Default for Statuses {
     fn default() -> Self {
-        let http = Self::none()
-            .and(..500)
-            .but_each([401, 403, 407, 408, 425, 429]);
-        [1, 2, 4, 8, 10, 13, 14, 15]
-            .into_iter()
-            .fold(http.and_grpc(..), |all, code| all.but_grpc(code..=code))
+        Self::none()
+            .with(..500)
+            .without([401, 403, 407, 408, 425, 429])
+            .with_grpc(..)
+            .without_grpc([1, 2, 4, 8, 10, 13, 14, 15])
     }
 }
 
@@ -327,17 +350,17 @@ impl fmt::Debug for Statuses {
 }
 
 impl RecordRule for Statuses {
-    fn records(&self, answer: &ResponseHead<'_>) -> bool {
-        match answer.grpc_status() {
-            // A code that gRPC does not know is as good as unknown (2).
+    fn records(&self, response: &ResponseHead<'_>) -> bool {
+        match response.grpc_status() {
+            // gRPC has clients treat a code that it does not define as 2 (`UNKNOWN`).
             Some(code) => self.grpc[if code < 17 { code as usize } else { 2 }],
-            None => self.http[usize::from(answer.status().as_u16() - 100)],
+            None => self.has(response.status()),
         }
     }
 
     fn describe(&self) -> Cow<'static, str> {
         let http = format!("responses with {}", listed(&*self.http, 100, "status"));
-        // Most APIs speak no gRPC, and chose nothing for it.
+        // An API without gRPC has changed none of the codes: the contract does not name them.
         let chosen = [Self::all(), Self::none(), Self::default()];
         if chosen.iter().any(|own| own.grpc == self.grpc) {
             return Cow::Owned(http);
@@ -347,87 +370,69 @@ impl RecordRule for Statuses {
     }
 }
 
-/// Which headers of an answer are recorded. Hop-by-hop fields, and those that
-/// `Connection` names, never are.
+/// A header by which a response says that it is not to be recorded.
 #[derive(Clone, Debug)]
-pub struct RecordHeaders {
-    allow: bool,
-    names: Vec<String>,
+pub(crate) struct SkipHeader {
+    pub(crate) name: HeaderName,
+    /// `None` stands for any value.
+    pub(crate) value: Option<String>,
 }
 
-impl RecordHeaders {
-    /// All but these. The default is
-    /// `deny(["set-cookie", "www-authenticate", "date"])`.
-    #[must_use]
-    pub fn deny<N: Into<String>>(names: impl IntoIterator<Item = N>) -> Self {
-        Self {
-            allow: false,
-            names: names.into_iter().map(Into::into).collect(),
-        }
-    }
-
-    /// Only these. `Content-Type` is not implied.
-    #[must_use]
-    pub fn allow<N: Into<String>>(names: impl IntoIterator<Item = N>) -> Self {
-        Self {
-            allow: true,
-            names: names.into_iter().map(Into::into).collect(),
-        }
-    }
-
-    /// Whether these are all that is recorded, and which they are.
-    pub(crate) fn into_names(self) -> (bool, Vec<String>) {
-        (self.allow, self.names)
-    }
-}
-
-/// [`RecordHeaders`], checked.
-#[derive(Clone, Debug)]
-pub(crate) struct RecordedHeaders {
-    pub(crate) allow: bool,
-    pub(crate) names: Vec<HeaderName>,
-}
-
-impl Default for RecordedHeaders {
-    fn default() -> Self {
-        Self::new(false, vec![SET_COOKIE, WWW_AUTHENTICATE, DATE])
-    }
-}
-
-impl RecordedHeaders {
-    pub(crate) fn new(allow: bool, names: Vec<HeaderName>) -> Self {
-        Self { allow, names }
-    }
-
-    /// What of `headers` is recorded: copies, since a value can be a slice of
-    /// the buffer that a whole message was read into.
-    pub(crate) fn of(&self, headers: &HeaderMap) -> HeaderMap {
-        let mut kept = HeaderMap::with_capacity(headers.keys_len());
-        for (name, value) in headers {
-            if self.keeps(name) {
-                let mut copy =
-                    HeaderValue::from_bytes(value.as_bytes()).unwrap_or_else(|_| value.clone());
-                copy.set_sensitive(value.is_sensitive());
-                kept.append(name, copy);
+impl SkipHeader {
+    /// Reads `name` or `name: value`. An error is the rest of a sentence.
+    pub(super) fn read(text: &str) -> Result<Self, String> {
+        let (name, value) = match text.split_once(':') {
+            Some((name, value)) => (name.trim_end(), Some(value.trim().to_owned())),
+            None => (text, None),
+        };
+        match name.parse() {
+            Err(_) => Err(format!("names `{name}`, which is not a header's name")),
+            Ok(_) if value.as_deref() == Some("") => {
+                Err(format!("names `{name}:` without a value"))
             }
+            Ok(name) => Ok(Self { name, value }),
         }
-        for named in headers.get_all(CONNECTION) {
-            for name in named.to_str().unwrap_or_default().split(',') {
-                kept.remove(name.trim());
-            }
-        }
-        kept
     }
 
-    fn keeps(&self, name: &HeaderName) -> bool {
-        self.names.contains(name) == self.allow && !HOP_BY_HOP.contains(name)
+    pub(super) fn is_in(&self, headers: &HeaderMap) -> bool {
+        let mut values = headers.get_all(&self.name).iter();
+        match &self.value {
+            None => values.next().is_some(),
+            Some(value) => values.any(|own| own.as_bytes().eq_ignore_ascii_case(value.as_bytes())),
+        }
     }
+}
+
+impl fmt::Display for SkipHeader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&header_name(&self.name))?;
+        match &self.value {
+            Some(value) => write!(f, ": {value}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Whether the content type of these headers is one of `types`, which are in lower case and may be
+/// families such as `image/*`.
+pub(super) fn has_type(headers: &HeaderMap, types: &[String]) -> bool {
+    let is = |own: &[u8], skipped: &str| match skipped.strip_suffix('*') {
+        Some("*/") => true,
+        Some(family) => own
+            .get(..family.len())
+            .is_some_and(|own| own.eq_ignore_ascii_case(family.as_bytes())),
+        None => own.eq_ignore_ascii_case(skipped.as_bytes()),
+    };
+    !types.is_empty()
+        && media_type(headers.get(CONTENT_TYPE))
+            .is_some_and(|own| types.iter().any(|skipped| is(own, skipped)))
 }
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
-    use crate::options::RouteOptions;
 
     fn records(statuses: &Statuses, status: u16) -> bool {
         statuses.records(&ResponseHead {
@@ -453,10 +458,10 @@ mod tests {
         assert_eq!(transient, [401, 403, 407, 408, 425, 429]);
         assert!((500..1000).all(|status| !records(&Statuses::default(), status)));
         assert!((100..1000).all(|status| records(&Statuses::all(), status)));
-        assert!(records(&Statuses::none().and(200..300), 299));
-        assert!(!records(&Statuses::none().and(200..300), 300));
+        assert!(records(&Statuses::none().with(200..300), 299));
+        assert!(!records(&Statuses::none().with(200..300), 300));
         assert_eq!(
-            format!("{:?}", Statuses::none().and(201..203).and_grpc(0..1)),
+            format!("{:?}", Statuses::none().with(201..203).with_grpc(0)),
             "Statuses { http: [201, 202], grpc: [0] }"
         );
     }
@@ -465,12 +470,15 @@ mod tests {
     fn grpc_is_judged_by_its_status_in_headers_or_trailers() {
         let grpc = fields(&[("content-type", "application/grpc+proto")]);
         let code = |trailers: Option<&HeaderMap>| {
-            let answer = ResponseHead {
+            let response = ResponseHead {
                 status: StatusCode::OK,
                 headers: &grpc,
                 trailers,
             };
-            (answer.grpc_status(), Statuses::default().records(&answer))
+            (
+                response.grpc_status(),
+                Statuses::default().records(&response),
+            )
         };
         assert_eq!(code(None), (Some(2), false));
         assert_eq!(
@@ -489,49 +497,34 @@ mod tests {
             code(Some(&fields(&[("grpc-status", "99")]))),
             (Some(99), false)
         );
-        // Its status is in its body: judged by the HTTP status.
+        // gRPC-Web has its status in the body: the HTTP status decides.
         let web = fields(&[("content-type", "application/grpc-web+proto")]);
         assert_eq!(
             ResponseHead::new(StatusCode::OK, &web, None).grpc_status(),
             None
         );
         let only_headers = fields(&[("content-type", "application/grpc"), ("grpc-status", "3")]);
-        let answer = ResponseHead {
+        let response = ResponseHead {
             status: StatusCode::OK,
             headers: &only_headers,
             trailers: None,
         };
-        assert!(Statuses::default().records(&answer));
+        assert!(Statuses::default().records(&response));
     }
 
     #[test]
-    fn hop_by_hop_and_denied_headers_are_not_recorded() {
-        let headers = fields(&[
-            ("connection", "close, X-Hop"),
-            ("connection", "x-other"),
-            ("x-hop", "1"),
-            ("x-other", "1"),
-            ("keep-alive", "timeout=5"),
-            ("transfer-encoding", "chunked"),
-            ("set-cookie", "a=1"),
-            ("date", "now"),
-            ("trailer", "x-sum"),
-            ("content-type", "text/plain"),
-            ("x-id", "1"),
-            ("x-id", "2"),
-        ]);
-        let options = RouteOptions::default();
-        let kept = options.record_headers.of(&headers);
-        let mut names: Vec<_> = kept.keys().map(HeaderName::as_str).collect();
-        names.sort_unstable();
-        assert_eq!(names, ["content-type", "trailer", "x-id"]);
-        assert_eq!(kept.get_all("x-id").iter().count(), 2);
-
-        let options = options.record_headers(RecordHeaders::allow(["X-Id", "connection"]));
-        let kept = options.record_headers.of(&headers);
+    fn a_status_a_range_and_an_array_are_added_and_removed_alike() {
+        let two = Statuses::none().with([201, 202]);
+        assert_eq!(two, Statuses::none().with(201..203));
+        assert_eq!(two, Statuses::none().with(201..=202));
+        assert_eq!(two, Statuses::none().with(201).with(202));
+        assert_eq!(two, Statuses::none().with(..=202).without(..201));
+        assert_eq!(two, Statuses::none().with(201..).without(203..));
+        let grpc = Statuses::none().with_grpc(..).without_grpc([0, 1]);
+        assert_eq!(grpc, Statuses::none().with_grpc(2..=16));
         assert_eq!(
-            kept.keys().map(HeaderName::as_str).collect::<Vec<_>>(),
-            ["x-id"]
+            Statuses::all().without(..).without_grpc(..),
+            Statuses::none()
         );
     }
 }

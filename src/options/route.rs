@@ -1,31 +1,36 @@
-//! Which policy a request gets.
+//! Finds the options of a request by its method and path.
 
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Extensions, Method, Uri};
+use tracing::debug;
 
+use crate::display::join_with;
 use crate::error::ConfigError;
-use crate::options::{RouteOptions, can_protect};
+use crate::options::{RouteOptions, Target, can_protect};
+use crate::runtime::{Instant, Mutex};
 
-/// A pattern and what it changes in the default policy.
+/// A pattern, and what it changes in the default options.
 pub(crate) type Rule = (String, Box<dyn FnOnce(RouteOptions) -> RouteOptions + Send>);
 
-/// The policies of a layer, by method and path.
+/// The options of a layer, by method and path.
 #[derive(Debug)]
 pub(crate) struct Routes {
-    /// Only methods that some policy protects: any other passes through after
-    /// one look.
+    /// Lists only methods that a route protects, so that a request of another method passes through
+    /// after one comparison per method.
     by_method: Vec<(Method, MethodRoutes)>,
     listed: Vec<Listed>,
-    /// Paths are matched in lower case, but for the digits of escapes.
+    target: Target,
+    last_warning: Mutex<Option<Instant>>,
+    /// Paths are matched in lower case, except the digits of percent-encoded bytes.
     ignore_case: bool,
     shortest_lease: Duration,
     largest_body: usize,
 }
 
-/// A pattern as it was given, for whoever wants to read the policies.
+/// A pattern as it was given.
 #[derive(Debug)]
 pub(crate) struct Listed {
     pub(crate) methods: Vec<Method>,
@@ -40,8 +45,7 @@ pub(crate) struct Listed {
 #[derive(Debug, Default)]
 struct MethodRoutes {
     patterns: Option<matchit::Router<Arc<RouteOptions>>>,
-    /// For paths that no pattern matches; `None` if the default policy does
-    /// not protect this method.
+    /// For paths that no pattern matches; `None` if the default options do not protect this method.
     default: Option<Arc<RouteOptions>>,
 }
 
@@ -50,6 +54,7 @@ impl Routes {
     pub(crate) fn new(
         default: RouteOptions,
         rules: Vec<Rule>,
+        target: Target,
         commits: bool,
     ) -> Result<Self, ConfigError> {
         let check = |options: &RouteOptions| {
@@ -65,6 +70,8 @@ impl Routes {
         let mut routes = Routes {
             by_method: Vec::new(),
             listed: Vec::new(),
+            target,
+            last_warning: Mutex::new(None),
             ignore_case: false,
             shortest_lease: default.lease,
             largest_body: default.max_request_body,
@@ -79,22 +86,8 @@ impl Routes {
             let options = Arc::new(options);
             match pattern.split_once(' ') {
                 Some((method, path)) => {
-                    let method = Method::from_bytes(method.as_bytes()).map_err(|error| {
-                        wrong(&pattern, "begins with no method").caused_by(error)
-                    })?;
-                    if method
-                        .as_str()
-                        .bytes()
-                        .any(|byte| byte.is_ascii_lowercase())
-                    {
-                        return Err(wrong(&pattern, "begins with a method in lower case"));
-                    }
-                    if !can_protect(&method) {
-                        return Err(wrong(
-                            &pattern,
-                            &format!("names {method}, which can't be protected"),
-                        ));
-                    }
+                    let method = method_of(method, &options.methods)
+                        .map_err(|what| wrong(&pattern, what))?;
                     let path = path.trim();
                     routes.insert(&method, path, &options, &pattern)?;
                     routes.list([method.clone()], Some((&pattern, path)), &options);
@@ -109,7 +102,8 @@ impl Routes {
                 }
             }
         }
-        // A pattern without a method covers what the ones with a method left.
+        // A pattern without a method is inserted last, because it applies only to the methods for
+        // which no other pattern has the same path.
         for (at, pattern, options) in any_method {
             for method in &options.methods {
                 let taken = exact
@@ -127,10 +121,20 @@ impl Routes {
         for method in &default.methods {
             routes.of_method(method).default = Some(Arc::clone(&default));
         }
+        for listed in &routes.listed {
+            let methods: Vec<_> = listed.methods.iter().map(Method::to_string).collect();
+            let path = listed.path.as_deref();
+            debug!(
+                methods = join_with(&methods, "and"),
+                path = path.unwrap_or("every path without a route of its own"),
+                key = listed.options.require.as_str(),
+                "a route of the idempotency layer"
+            );
+        }
         Ok(routes)
     }
 
-    /// The policy of a request, or `None` if it passes through.
+    /// The options of a request; `None` if it passes through.
     pub(crate) fn options(&self, method: &Method, path: &str) -> Option<&Arc<RouteOptions>> {
         let (_, routes) = self.by_method.iter().find(|(own, _)| own == method)?;
         let path = if self.ignore_case {
@@ -145,13 +149,40 @@ impl Routes {
         matched.map(|found| found.value).or(routes.default.as_ref())
     }
 
+    /// The target by which a request is matched and digested.
+    ///
+    /// axum strips the prefix of a nested router from the request's URI, and keeps the URI that the
+    /// client sent in the extensions.
+    pub(crate) fn target<'a>(&self, uri: &'a Uri, extensions: &'a Extensions) -> &'a Uri {
+        #[cfg(feature = "axum")]
+        if self.target == Target::AsSent
+            && let Some(original) = extensions.get::<axum::extract::OriginalUri>()
+        {
+            return &original.0;
+        }
+        let _ = extensions;
+        uri
+    }
+
+    /// Whether no warning was logged during the last minute.
+    pub(crate) fn may_warn(&self) -> bool {
+        let now = Instant::now();
+        // The lock makes one of several requests at the same moment log the warning.
+        let mut last = self.last_warning.lock();
+        let may = last.is_none_or(|last| now.duration_since(last) >= Duration::from_secs(60));
+        if may {
+            *last = Some(now);
+        }
+        may
+    }
+
     pub(crate) fn ignoring_case(mut self, ignore: bool) -> Self {
         self.ignore_case = ignore;
         self
     }
 
-    /// All patterns in the order they were given, then the defaults, if they
-    /// protect anything.
+    /// All patterns in the order in which they were given, then the default options, if they
+    /// protect a method.
     pub(crate) fn listed(&self) -> &[Listed] {
         &self.listed
     }
@@ -220,11 +251,53 @@ impl Routes {
         let patterns = self.of_method(method).patterns.get_or_insert_default();
         patterns
             .insert(path, Arc::clone(options))
-            .map_err(|error| wrong(pattern, "can't be matched").caused_by(error))
+            .map_err(|error| wrong(pattern, unmatchable(&error, method)))
     }
 }
 
-/// A path, but for the digits of its escapes.
+/// Reads the method of a pattern. `own` are the methods that the route's options list, which may
+/// be methods that HTTP does not define.
+fn method_of(text: &str, own: &[Method]) -> Result<Method, String> {
+    let method =
+        Method::from_bytes(text.as_bytes()).map_err(|_| "begins with no method".to_owned())?;
+    if text.bytes().any(|byte| byte.is_ascii_lowercase()) {
+        return Err("begins with a method in lower case".to_owned());
+    }
+    if !can_protect(&method) {
+        return Err(format!("names {method}, which can't be protected"));
+    }
+    let defined = [Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
+    if defined.contains(&method) || own.contains(&method) {
+        return Ok(method);
+    }
+    Err(match text {
+        "*" | "ANY" | "ALL" => format!(
+            "begins with `{method}`, which is no method: leave it out, and the pattern is for \
+             every method in `methods`"
+        ),
+        _ => format!(
+            "begins with `{method}`, which is no method of HTTP: list it in `methods` if your API \
+             has it"
+        ),
+    })
+}
+
+/// Says why a pattern can't be inserted beside those of the same method.
+fn unmatchable(error: &matchit::InsertError, method: &Method) -> String {
+    use matchit::InsertError::{Conflict, InvalidCatchAll, InvalidParam, InvalidParamSegment};
+    match error {
+        Conflict { with } => format!(
+            "matches the same paths as `{with}` (for {method}), and neither is more specific: \
+             remove one"
+        ),
+        InvalidParamSegment => "has two parameters in one segment: write `/{id}/{part}`".to_owned(),
+        InvalidParam => "has a parameter without a name or a brace".to_owned(),
+        InvalidCatchAll => "has `{*rest}` before its end".to_owned(),
+        _ => "can't be matched".to_owned(),
+    }
+}
+
+/// Lower case, except the digits of percent-encoded bytes.
 pub(crate) fn lower_case(path: &str) -> String {
     let mut pieces = path.split('%');
     let mut lower = pieces.next().unwrap_or_default().to_ascii_lowercase();
@@ -237,22 +310,8 @@ pub(crate) fn lower_case(path: &str) -> String {
     lower
 }
 
-fn wrong(pattern: &str, what: &str) -> ConfigError {
+fn wrong(pattern: &str, what: impl Into<String>) -> ConfigError {
     ConfigError::new("route", what).on_route(pattern)
-}
-
-/// The target that the client asked for. Inside a nested axum router the
-/// request's own URI has lost its prefix; the original is in the extensions.
-#[cfg(feature = "axum")]
-pub(crate) fn target<'a>(uri: &'a Uri, extensions: &'a Extensions) -> &'a Uri {
-    let original = extensions.get::<axum::extract::OriginalUri>();
-    original.map_or(uri, |original| &original.0)
-}
-
-/// The target that the client asked for.
-#[cfg(not(feature = "axum"))]
-pub(crate) fn target<'a>(uri: &'a Uri, _: &'a Extensions) -> &'a Uri {
-    uri
 }
 
 #[cfg(test)]
@@ -267,7 +326,12 @@ mod tests {
                 Box::new(move |options| options.require(require));
             ((*pattern).to_owned(), change)
         });
-        Routes::new(RouteOptions::default(), rules.collect(), false)
+        Routes::new(
+            RouteOptions::default(),
+            rules.collect(),
+            Target::AsSent,
+            false,
+        )
     }
 
     fn require(routes: &Routes, method: Method, path: &str) -> Option<Require> {
@@ -356,6 +420,47 @@ mod tests {
     }
 
     #[test]
+    fn what_is_wrong_with_a_pattern_is_said_in_words_of_its_own() {
+        for (pattern, what) in [
+            (
+                "PSOT /orders",
+                "begins with `PSOT`, which is no method of HTTP: list it in `methods` if your API has it",
+            ),
+            ("* /x", "begins with `*`, which is no method: leave it out"),
+            (
+                "ANY /x",
+                "begins with `ANY`, which is no method: leave it out",
+            ),
+            ("/{a}-{b}", "has two parameters in one segment"),
+            ("/{}", "has a parameter without a name or a brace"),
+            ("/{*rest}/b", "has `{*rest}` before its end"),
+        ] {
+            let error = routes(&[(pattern, Require::Required)]).unwrap_err();
+            assert!(error.to_string().contains(what), "{error}");
+        }
+        let conflict = [
+            ("POST /a/{x}", Require::Required),
+            ("POST /a/{y}", Require::Ignored),
+        ];
+        assert_eq!(
+            routes(&conflict).unwrap_err().to_string(),
+            "`route` matches the same paths as `/a/{x}` (for POST), and neither is more specific: \
+             remove one (on route `POST /a/{y}`)"
+        );
+    }
+
+    #[test]
+    fn a_method_of_ones_own_is_listed_in_methods() {
+        let lock = || Method::from_bytes(b"LOCK").unwrap();
+        let rule = || -> Rule { ("LOCK /a".to_owned(), Box::new(|options| options)) };
+        let options = RouteOptions::default().methods([lock()]);
+        let listed = Routes::new(options, vec![rule()], Target::AsSent, false).unwrap();
+        assert!(listed.options(&lock(), "/a").is_some());
+        let unlisted = Routes::new(RouteOptions::default(), vec![rule()], Target::AsSent, false);
+        assert_eq!(unlisted.unwrap_err().option(), "route");
+    }
+
+    #[test]
     fn only_where_it_is_wanted_case_does_not_matter() {
         let rules = [("POST /caf%C3%A9/{id}", Require::Required)];
         let routes = routes(&rules).unwrap();
@@ -379,7 +484,8 @@ mod tests {
             "POST /a".to_owned(),
             Box::new(|options| options.lease(Duration::ZERO)),
         );
-        let error = Routes::new(RouteOptions::default(), vec![rule], false).unwrap_err();
+        let error =
+            Routes::new(RouteOptions::default(), vec![rule], Target::AsSent, false).unwrap_err();
         assert_eq!(
             error.to_string(),
             "`lease` must be longer than zero (on route `POST /a`)"

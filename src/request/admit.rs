@@ -17,7 +17,6 @@ use tracing::debug;
 use crate::message::body::{
     BoxError, FullBody, ReadToEnd, Share, announced_length, collect, up_to,
 };
-use crate::options::route::target;
 use crate::record::ScopeDigest;
 use crate::record::digest::Digests;
 use crate::rejection::Rejection;
@@ -76,8 +75,11 @@ where
 impl Operation {
     /// Step 3.
     pub(crate) fn caller(&self, parts: &Parts) -> Result<Caller, Stop> {
-        let caller = self.core.rules.caller(&self.options, parts);
-        caller.ok_or_else(|| Rejection::scope_missing().into())
+        let rules = &self.core.rules;
+        rules.caller(&self.options, parts).ok_or_else(|| {
+            rules.warn_of_mistake(&self.options, parts);
+            Rejection::scope_missing().into()
+        })
     }
 
     fn scope(&self, parts: &Parts) -> Result<ScopeDigest, Stop> {
@@ -151,8 +153,8 @@ impl Operation {
         body: &[u8],
     ) -> Claim {
         let options = &self.options;
-        let target = target(&parts.uri, &parts.extensions);
-        let id = options.record_id(digests, &scope, &self.key, parts);
+        let target = self.core.rules.routes.target(&parts.uri, &parts.extensions);
+        let id = options.record_id(digests, &scope, &self.key, &parts.method, target);
         let fingerprint = options
             .fingerprint
             .fingerprint(digests, parts, target, body);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use http::request::Parts;
 use tokio::sync::Semaphore;
+use tracing::warn;
 
 use crate::lease::Leases;
 use crate::message::body::Budget;
@@ -37,6 +38,23 @@ pub(crate) struct Rules {
 impl Rules {
     /// Step 3: the caller, by the route's own scope or else by the layer's.
     pub(crate) fn caller(&self, options: &RouteOptions, parts: &Parts) -> Option<Caller> {
-        options.scope.as_ref().unwrap_or(&self.scope).caller(parts)
+        self.scope_of(options).caller(parts)
+    }
+
+    /// Logs the application's mistake by which a request has no caller, if there is one. Every
+    /// request then shows that mistake, so that a layer logs it once a minute at most.
+    pub(crate) fn warn_of_mistake(&self, options: &RouteOptions, parts: &Parts) {
+        if let Some(mistake) = self.scope_of(options).mistake(parts)
+            && self.routes.may_warn()
+        {
+            warn!(
+                path = parts.uri.path(),
+                "a request was rejected with scope-missing: {mistake}"
+            );
+        }
+    }
+
+    fn scope_of<'a>(&'a self, options: &'a RouteOptions) -> &'a Arc<dyn Scope> {
+        options.scope.as_ref().unwrap_or(&self.scope)
     }
 }

@@ -7,7 +7,8 @@ use http::HeaderName;
 use http::request::Parts;
 use ipnet::{IpNet, Ipv4Net};
 
-use super::{Caller, Scope, ip_caller, peer};
+use super::peer::{ip_caller, no_peer, peer};
+use super::{Caller, Scope};
 use crate::display::{header_name, words};
 use crate::error::ConfigError;
 
@@ -25,56 +26,44 @@ words! { ForwardedHeader { Forwarded = "forwarded", XForwardedFor = "x-forwarded
 
 /// The address of the client behind the application's own proxies.
 ///
-/// `trusted` are the proxies' networks, such as `10.0.0.0/8`, or single
-/// addresses. The header is read from its end: addresses of trusted proxies
-/// are skipped, the first other one is the client, and whatever stands to its
-/// left was only claimed by that client. A connection that comes from no
-/// trusted proxy is itself the client. A request whose trusted proxies name
-/// no address has no caller, rather than the proxy's.
+/// `trusted` are the proxies' networks, such as `10.0.0.0/8`, or single addresses. The header is
+/// read from its end: addresses of trusted proxies are skipped, and the first other address is the
+/// client. Every address to the left of that one was only claimed by the client. A connection from
+/// an address that is not trusted is itself the client. A request whose trusted proxies name no
+/// address has no caller: the proxy's own address would make all clients one caller.
 ///
-/// Name the one header that the proxies set: the other could come from the
-/// client.
+/// Name the header that the proxies set: the client could have sent the other one.
+///
+/// An empty list, and an entry that is neither a network nor an address, are errors when the layer
+/// is built.
 ///
 /// ```
 /// use tower_idempotency::scope::{self, ForwardedHeader};
 ///
-/// # fn main() -> Result<(), tower_idempotency::ConfigError> {
-/// let scope = scope::forwarded_ip(ForwardedHeader::XForwardedFor, ["10.0.0.0/8"])?;
-/// # Ok(())
-/// # }
+/// let scope = scope::forwarded_ip(ForwardedHeader::XForwardedFor, ["10.0.0.0/8"]);
 /// ```
-///
-/// # Errors
-/// If no proxy is named, or one is neither a network nor an address.
+#[must_use]
 pub fn forwarded_ip<N: AsRef<str>>(
     header: ForwardedHeader,
     trusted: impl IntoIterator<Item = N>,
-) -> Result<ForwardedIp, ConfigError> {
-    let trusted = trusted
-        .into_iter()
-        .map(|network| {
-            let network = network.as_ref();
-            network
-                .parse::<IpNet>()
-                .or_else(|_| network.parse::<IpAddr>().map(IpNet::from))
-                .map(canonical)
-                .map_err(|error| {
-                    let message =
-                        format!("names `{network}`, which is neither a network nor an address");
-                    ConfigError::new("scope", message).caused_by(error)
-                })
-        })
-        .collect::<Result<Vec<_>, _>>()?;
-    if trusted.is_empty() {
-        return Err(ConfigError::new(
-            "scope",
-            "names no trusted proxy, so no forwarded address could be believed",
-        ));
+) -> ForwardedIp {
+    let parse = |network: N| {
+        let network = network.as_ref();
+        let parsed = network
+            .parse::<IpNet>()
+            .or_else(|_| network.parse::<IpAddr>().map(IpNet::from));
+        parsed
+            .map(canonical)
+            .map_err(|_| format!("names `{network}`, which is neither a network nor an address"))
+    };
+    ForwardedIp {
+        header,
+        trusted: trusted.into_iter().map(parse).collect(),
     }
-    Ok(ForwardedIp { header, trusted })
 }
 
-/// IPv4 in IPv6 clothes is IPv4, as it is in the addresses of peers.
+/// An IPv4 network that is written as an IPv6 one (`::ffff:10.0.0.0/104`) becomes the IPv4 network,
+/// because [`peer`] returns such addresses as IPv4 too.
 pub(crate) fn canonical(network: IpNet) -> IpNet {
     match network.addr().to_canonical() {
         IpAddr::V4(address) if network.addr().is_ipv6() => {
@@ -85,16 +74,20 @@ pub(crate) fn canonical(network: IpNet) -> IpNet {
     }
 }
 
-/// See [`forwarded_ip`].
+/// The scope that [`forwarded_ip`] returns.
 #[derive(Clone, Debug)]
 pub struct ForwardedIp {
     header: ForwardedHeader,
-    trusted: Vec<IpNet>,
+    /// The networks, or what is wrong with the first entry that is none.
+    trusted: Result<Vec<IpNet>, String>,
 }
 
 impl ForwardedIp {
     fn trusts(&self, ip: IpAddr) -> bool {
-        self.trusted.iter().any(|network| network.contains(&ip))
+        self.trusted
+            .iter()
+            .flatten()
+            .any(|network| network.contains(&ip))
     }
 
     fn name(&self) -> HeaderName {
@@ -119,7 +112,8 @@ impl Scope for ForwardedIp {
                 ForwardedHeader::XForwardedFor => line.split(',').collect(),
             };
             for element in elements.into_iter().rev() {
-                // What can't be read might be the client: nothing left of it counts.
+                // An element that can't be read could be the client's address, so that no
+                // address to the left of that element is believed.
                 let ip = match self.header {
                     ForwardedHeader::Forwarded => forwarded_for(element)?,
                     ForwardedHeader::XForwardedFor => address(element.trim())?,
@@ -138,11 +132,25 @@ impl Scope for ForwardedIp {
             header_name(&self.name())
         ))
     }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        match &self.trusted {
+            Err(error) => Err(ConfigError::new("scope", error)),
+            Ok(trusted) if trusted.is_empty() => Err(ConfigError::new(
+                "scope",
+                "names no trusted proxy, so no forwarded address could be believed",
+            )),
+            Ok(_) => Ok(()),
+        }
+    }
+
+    fn mistake(&self, request: &Parts) -> Option<Cow<'static, str>> {
+        no_peer(request)
+    }
 }
 
-/// Splits at what stands outside of quotation marks: a proxy copies what its
-/// client sent as `Host` into `host="…"`. `None` if a quoted string does not
-/// end.
+/// Splits at each separator that is not inside a quoted string. (A proxy copies the `Host` that
+/// its client sent into `host="…"`.) Returns `None` if a quoted string does not end.
 fn split_unquoted(text: &str, separator: char) -> Option<Vec<&str>> {
     let (mut pieces, mut from) = (Vec::new(), 0);
     let (mut quoted, mut escaped) = (false, false);
@@ -162,8 +170,8 @@ fn split_unquoted(text: &str, separator: char) -> Option<Vec<&str>> {
     (!quoted).then_some(pieces)
 }
 
-/// The address in the `for` parameter of one element of `Forwarded`, which
-/// must have just one.
+/// The address in the `for` parameter of one element of `Forwarded`. An element with two such
+/// parameters has none.
 fn forwarded_for(element: &str) -> Option<IpAddr> {
     let mut found = None;
     for pair in split_unquoted(element, ';')? {
@@ -179,7 +187,7 @@ fn forwarded_for(element: &str) -> Option<IpAddr> {
     address(unquoted.unwrap_or(value))
 }
 
-/// `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`, `[2001:db8::1]` or `[2001:db8::1]:80`.
+/// Reads `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`, `[2001:db8::1]` or `[2001:db8::1]:80`.
 fn address(text: &str) -> Option<IpAddr> {
     let bracketed = || {
         text.strip_prefix('[')?
@@ -202,8 +210,7 @@ mod tests {
 
     #[test]
     fn forwarded_addresses_are_believed_only_from_trusted_proxies() {
-        let scope =
-            forwarded_ip(ForwardedHeader::XForwardedFor, ["10.0.0.0/8", "192.0.2.7"]).unwrap();
+        let scope = forwarded_ip(ForwardedHeader::XForwardedFor, ["10.0.0.0/8", "192.0.2.7"]);
         let client = |ip: &str| id(&peer_ip(), &from(ip, &[]));
         let told = |peer: &str, value: &str| id(&scope, &from(peer, &[("x-forwarded-for", value)]));
         assert_eq!(told("198.51.100.9", "203.0.113.1"), client("198.51.100.9"));
@@ -225,21 +232,29 @@ mod tests {
             ],
         );
         assert_eq!(id(&scope, &two_lines), client("203.0.113.1"));
-        assert!(forwarded_ip(ForwardedHeader::Forwarded, Vec::<String>::new()).is_err());
-        assert!(forwarded_ip(ForwardedHeader::Forwarded, ["proxy.local"]).is_err());
+        assert!(
+            forwarded_ip(ForwardedHeader::Forwarded, Vec::<String>::new())
+                .check()
+                .is_err()
+        );
+        assert!(
+            forwarded_ip(ForwardedHeader::Forwarded, ["proxy.local"])
+                .check()
+                .is_err()
+        );
     }
 
     #[test]
-    fn a_trusted_network_in_ipv6_clothes_is_the_ipv4_one() {
+    fn a_trusted_network_written_as_ipv6_is_the_ipv4_one() {
         let header = ForwardedHeader::XForwardedFor;
-        let scope = forwarded_ip(header, ["::ffff:10.0.0.0/104"]).unwrap();
+        let scope = forwarded_ip(header, ["::ffff:10.0.0.0/104"]);
         let told = id(
             &scope,
             &from("10.0.0.1", &[("x-forwarded-for", "203.0.113.1")]),
         );
         assert_eq!(told, id(&peer_ip(), &from("203.0.113.1", &[])));
         assert!(told.is_some());
-        let all = forwarded_ip(header, ["2001:db8::/32"]).unwrap();
+        let all = forwarded_ip(header, ["2001:db8::/32"]);
         let told = id(
             &all,
             &from("2001:db8::1", &[("x-forwarded-for", "203.0.113.1")]),
@@ -249,7 +264,7 @@ mod tests {
 
     #[test]
     fn rfc_7239_is_read() {
-        let scope = forwarded_ip(ForwardedHeader::Forwarded, ["10.0.0.0/8"]).unwrap();
+        let scope = forwarded_ip(ForwardedHeader::Forwarded, ["10.0.0.0/8"]);
         let told = |value: &str| id(&scope, &from("10.0.0.1", &[("forwarded", value)]));
         let client = |ip: &str| id(&peer_ip(), &from(ip, &[]));
         assert_eq!(told("for=192.0.2.43"), client("192.0.2.43"));
@@ -262,7 +277,7 @@ mod tests {
             client("2001:db8:cafe::17")
         );
         assert_eq!(told("for=_hidden"), None);
-        // What a client says its host is, is not where it calls from.
+        // A client chooses the host that a proxy copies.
         for spoofed in [
             r#"for=203.0.113.1;host="a,for=6.6.6.6;";proto=https"#,
             r#"host="a;for=6.6.6.6;";for=203.0.113.1"#,

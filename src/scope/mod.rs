@@ -1,58 +1,61 @@
 //! Who a key belongs to (G6).
 //!
-//! A key means something only beside its caller: two customers that both
-//! send `Idempotency-Key: 1` must never see each other's answers. The scope
-//! is therefore an argument of [`IdempotencyLayer::new`] without a default.
-//! It should be a stable id of a *verified* caller, so put the layer inside
-//! authentication:
+//! Two callers that both send `Idempotency-Key: 1` must never get each other's responses. A key
+//! therefore counts only together with its caller, and the scope, which finds the caller of a
+//! request, is an argument of [`IdempotencyLayer::new`] without a default. A scope should return
+//! a stable id of a *verified* caller, so put the layer inside authentication:
 //!
-//! - [`extension`]: what an authentication middleware left in the request's
-//!   extensions. The best choice where there is one.
-//! - [`header`] and [`headers`]: a whole credential, such as an API key. It
-//!   is digested, never stored. A credential that rotates (a short-lived
-//!   bearer token) starts a new scope with each rotation: prefer the account.
-//! - [`peer_ip`] and [`forwarded_ip`]: the network address. Callers behind
-//!   one NAT share it.
-//! - a closure from the request's head to a [`Caller`], or [`shared`], which
-//!   says out loud that all callers are one.
+//! - [`extension`]: what an authentication middleware left in the request's extensions. Prefer
+//!   this scope where there is such a middleware.
+//! - [`header`] and [`headers`]: a whole credential, such as an API key. Only its digest is
+//!   stored. A credential that rotates (a short-lived bearer token) becomes another caller with
+//!   each rotation: prefer the account.
+//! - [`peer_ip`] and [`forwarded_ip`]: the network address. Callers behind one NAT share it.
+//! - a closure from the request's head to a [`Caller`].
+//! - [`shared`]: all callers are one.
 //!
-//! Several go in order of preference with [`Scope::or`]:
+//! [`Scope::or`] names a second scope for requests in which the first finds no caller:
 //!
 //! ```
 //! use tower_idempotency::scope::{self, Scope};
 //!
-//! # fn main() -> Result<(), tower_idempotency::ConfigError> {
-//! let scope = scope::header("x-api-key")?.or(scope::peer_ip());
-//! # Ok(())
-//! # }
+//! let scope = scope::header("x-api-key").or(scope::peer_ip());
 //! ```
+//!
+//! What is wrong with a scope, such as `header("no spaces")`, is an error when the layer is built.
+//!
+//! May use: `record`, and the leaves `display` and `error`.
 //!
 //! [`IdempotencyLayer::new`]: crate::IdempotencyLayer::new
 
 use std::borrow::Cow;
-use std::collections::HashSet;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderName, HeaderValue};
 
-use crate::display::{header_name, join_with};
 use crate::error::ConfigError;
-use crate::record::digest::{Digests, Label, sha256};
-use crate::record::{ScopeDigest, unhex};
+use crate::record::ScopeDigest;
+use crate::record::digest::{Digests, Label};
 
+mod extension;
 mod forwarded;
+mod header;
+mod peer;
 
+pub use extension::{Extension, extension};
 pub(crate) use forwarded::canonical;
 pub use forwarded::{ForwardedHeader, ForwardedIp, forwarded_ip};
+pub use header::{Header, header, headers};
+pub use peer::{PeerAddr, PeerIp, peer_ip};
 
-/// Tells callers apart.
+/// Finds the caller of a request.
 ///
-/// Closures from the request's head to an `Option<Caller>` are scopes. A full
-/// implementation looks like this:
+/// Closures from the request's head to an `Option<Caller>` are scopes. A full implementation
+/// looks like this:
 ///
 /// ```
 /// use std::borrow::Cow;
@@ -74,20 +77,26 @@ pub use forwarded::{ForwardedHeader, ForwardedIp, forwarded_ip};
 ///     }
 /// }
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not tell whose a key is: it is no `Scope`",
+    label = "not a scope",
+    note = "scopes are `scope::header(\"x-api-key\")`, `scope::extension(..)` and the others in `tower_idempotency::scope`, \
+            and closures `|request: &http::request::Parts| -> Option<Caller>`",
+    note = "if this is a `Result`, put `?` behind it"
+)]
 pub trait Scope: Send + Sync + 'static {
-    /// The caller that sent this request, or `None` if it can't be told: the
-    /// request is then refused with `scope-missing`.
+    /// Returns the caller that sent this request. A request without a caller is rejected with
+    /// `scope-missing`.
     fn caller(&self, request: &Parts) -> Option<Caller>;
 
-    /// Who a caller is, for the clients that read the contract
-    /// (`IdempotencyLayer::contract`): what completes the sentence "A key belongs
-    /// to …". Nothing secret.
+    /// Completes the sentence "A key belongs to …" in the contract (`IdempotencyLayer::contract`),
+    /// which an API's clients read. The text must hold nothing secret.
     fn describe(&self) -> Cow<'static, str> {
         Cow::Borrowed("the caller, whom the application tells by a rule of its own")
     }
 
-    /// The same as [`describe`](Self::describe), for a layer behind an authorizer
-    /// that sets the request headers `verified`, whatever the client sends.
+    /// The same as [`describe`](Self::describe), for a layer behind an authorizer that sets the
+    /// request headers `verified`, whatever the client sends.
     ///
     /// No part of the API: any release may change it.
     #[doc(hidden)]
@@ -96,10 +105,25 @@ pub trait Scope: Send + Sync + 'static {
         self.describe()
     }
 
-    /// Whether every request has a caller, so that none is refused with
-    /// `scope-missing`.
+    /// Whether every request has a caller, so that none is rejected with `scope-missing`.
     fn always_finds(&self) -> bool {
         false
+    }
+
+    /// Returns what is wrong with this scope. The layer asks when it is built; a scope that wraps
+    /// another one passes the question on.
+    ///
+    /// # Errors
+    /// If the scope was made with a value that can't work.
+    fn check(&self) -> Result<(), ConfigError> {
+        Ok(())
+    }
+
+    /// For a request without a caller: says which mistake of the application can be the cause, if
+    /// one can. The layer logs this text.
+    fn mistake(&self, request: &Parts) -> Option<Cow<'static, str>> {
+        let _ = request;
+        None
     }
 
     /// Asks `other` where this scope finds no caller.
@@ -120,44 +144,42 @@ where
     }
 }
 
-impl Scope for Box<dyn Scope> {
-    fn caller(&self, request: &Parts) -> Option<Caller> {
-        (**self).caller(request)
-    }
+/// A pointer to a scope is a scope.
+macro_rules! pointer {
+    ($pointer:ty) => {
+        impl Scope for $pointer {
+            fn caller(&self, request: &Parts) -> Option<Caller> {
+                (**self).caller(request)
+            }
 
-    fn describe(&self) -> Cow<'static, str> {
-        (**self).describe()
-    }
+            fn describe(&self) -> Cow<'static, str> {
+                (**self).describe()
+            }
 
-    fn describe_verified(&self, verified: &[HeaderName]) -> Cow<'static, str> {
-        (**self).describe_verified(verified)
-    }
+            fn describe_verified(&self, verified: &[HeaderName]) -> Cow<'static, str> {
+                (**self).describe_verified(verified)
+            }
 
-    fn always_finds(&self) -> bool {
-        (**self).always_finds()
-    }
+            fn always_finds(&self) -> bool {
+                (**self).always_finds()
+            }
+
+            fn check(&self) -> Result<(), ConfigError> {
+                (**self).check()
+            }
+
+            fn mistake(&self, request: &Parts) -> Option<Cow<'static, str>> {
+                (**self).mistake(request)
+            }
+        }
+    };
 }
 
-impl Scope for Arc<dyn Scope> {
-    fn caller(&self, request: &Parts) -> Option<Caller> {
-        (**self).caller(request)
-    }
+pointer!(Box<dyn Scope>);
+pointer!(Arc<dyn Scope>);
 
-    fn describe(&self) -> Cow<'static, str> {
-        (**self).describe()
-    }
-
-    fn describe_verified(&self, verified: &[HeaderName]) -> Cow<'static, str> {
-        (**self).describe_verified(verified)
-    }
-
-    fn always_finds(&self) -> bool {
-        (**self).always_finds()
-    }
-}
-
-/// A caller: a kind of id and its value. Equal values of different kinds are
-/// different callers. Stored and logged only as a digest (G10).
+/// A caller: a kind of id and its value. Equal values of different kinds are different callers.
+/// Stores and logs get only its digest (G10).
 #[derive(Clone)]
 pub struct Caller {
     kind: Bytes,
@@ -166,7 +188,7 @@ pub struct Caller {
 
 #[derive(Clone)]
 enum Value {
-    All,
+    Everyone,
     Header(HeaderValue),
     Headers(Vec<HeaderValue>),
     Ip(IpAddr),
@@ -184,14 +206,14 @@ impl Caller {
 
     pub(crate) fn digest(&self, digests: &Digests, namespace: &str) -> ScopeDigest {
         let mut hasher = digests.start(Label::Scope);
-        // An application may name its kinds as it likes: none is a built-in one.
+        // This number keeps the kinds that an application chooses apart from the built-in ones.
         let of_application = matches!(self.value, Value::Text(_));
         hasher
             .part(namespace.as_bytes())
             .number(usize::from(of_application))
             .part(&self.kind);
         match &self.value {
-            Value::All => &mut hasher,
+            Value::Everyone => &mut hasher,
             Value::Header(value) => hasher.part(value.as_bytes()),
             Value::Headers(values) => {
                 for value in values {
@@ -207,30 +229,29 @@ impl Caller {
     }
 }
 
-/// The kind; the value is redacted.
+/// Shows the kind; the value is redacted.
 impl fmt::Debug for Caller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Caller({}, ..)", String::from_utf8_lossy(&self.kind))
     }
 }
 
-/// All callers are one: every client that sends the same key gets the same
-/// record. Right only where all clients are one party, such as a service
-/// that a single backend calls.
+/// All callers are one: every client that sends the same key gets the same record. Right only
+/// where all clients are one party, such as a service that a single backend calls.
 #[must_use]
-pub fn shared() -> Shared {
-    Shared(())
+pub fn shared() -> Everyone {
+    Everyone(())
 }
 
-/// See [`shared`].
+/// The scope that [`shared`] returns.
 #[derive(Clone, Debug)]
-pub struct Shared(());
+pub struct Everyone(());
 
-impl Scope for Shared {
+impl Scope for Everyone {
     fn caller(&self, _: &Parts) -> Option<Caller> {
         Some(Caller {
             kind: Bytes::from_static(b"shared"),
-            value: Value::All,
+            value: Value::Everyone,
         })
     }
 
@@ -243,244 +264,7 @@ impl Scope for Shared {
     }
 }
 
-/// The value of one header, such as `x-api-key` or `authorization`.
-///
-/// A request with no such header, an empty one or more than one has no
-/// caller.
-///
-/// # Errors
-/// If `name` is not a header's name.
-pub fn header(name: impl AsRef<str>) -> Result<Header, ConfigError> {
-    headers([name])
-}
-
-/// The values of several headers that make up one credential: all of them
-/// must be there, once each.
-///
-/// # Errors
-/// If there is none, or one is not a header's name.
-pub fn headers<N: AsRef<str>>(names: impl IntoIterator<Item = N>) -> Result<Header, ConfigError> {
-    let names = names
-        .into_iter()
-        .map(|name| {
-            let name = name.as_ref();
-            HeaderName::from_bytes(name.as_bytes()).map_err(|error| {
-                ConfigError::new(
-                    "scope",
-                    format!("names `{name}`, which is not a header's name"),
-                )
-                .caused_by(error)
-            })
-        })
-        .collect::<Result<Vec<HeaderName>, _>>()?;
-    if names.is_empty() {
-        return Err(ConfigError::new("scope", "names no header"));
-    }
-    let list: Vec<_> = names.iter().map(HeaderName::as_str).collect();
-    Ok(Header {
-        kind: Bytes::from(format!("header:{}", list.join(","))),
-        names,
-        known: None,
-    })
-}
-
-/// See [`header`] and [`headers`].
-#[derive(Clone)]
-pub struct Header {
-    kind: Bytes,
-    names: Vec<HeaderName>,
-    known: Option<HashSet<[u8; 32]>>,
-}
-
-impl Header {
-    /// Only credentials whose SHA-256 is listed (64 hex digits each) are
-    /// callers; a request with any other falls through to the next scope, or
-    /// has none. Of several headers, the values are joined by newlines.
-    ///
-    /// # Errors
-    /// If an entry is not a SHA-256 in hex.
-    pub fn known_sha256<D: AsRef<str>>(
-        mut self,
-        digests: impl IntoIterator<Item = D>,
-    ) -> Result<Self, ConfigError> {
-        let known = digests
-            .into_iter()
-            .map(|digest| {
-                unhex(digest.as_ref()).ok_or_else(|| {
-                    ConfigError::new("scope", "lists a known value that is not a SHA-256 in hex")
-                })
-            })
-            .collect::<Result<_, _>>()?;
-        self.known = Some(known);
-        Ok(self)
-    }
-}
-
-impl fmt::Debug for Header {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Header").field(&self.names).finish()
-    }
-}
-
-impl Scope for Header {
-    fn caller(&self, request: &Parts) -> Option<Caller> {
-        let one = |name: &HeaderName| {
-            let mut lines = request.headers.get_all(name).iter();
-            match (lines.next(), lines.next()) {
-                (Some(value), None) if !value.is_empty() => Some(value),
-                _ => None,
-            }
-        };
-        let value = match &*self.names {
-            [name] => Value::Header(one(name)?.clone()),
-            names => Value::Headers(
-                names
-                    .iter()
-                    .map(|name| one(name).cloned())
-                    .collect::<Option<_>>()?,
-            ),
-        };
-        if let Some(known) = &self.known {
-            let digest = match &value {
-                Value::Headers(values) => {
-                    let values: Vec<_> = values.iter().map(HeaderValue::as_bytes).collect();
-                    sha256(&values.join(&b'\n'))
-                }
-                Value::Header(value) => sha256(value.as_bytes()),
-                Value::All | Value::Ip(_) | Value::Text(_) => return None,
-            };
-            if !known.contains(&digest) {
-                return None;
-            }
-        }
-        Some(Caller {
-            kind: self.kind.clone(),
-            value,
-        })
-    }
-
-    fn describe(&self) -> Cow<'static, str> {
-        self.describe_verified(&[])
-    }
-
-    fn describe_verified(&self, verified: &[HeaderName]) -> Cow<'static, str> {
-        let of = |is_verified: bool| {
-            let names = self.names.iter();
-            let names = names.filter(|name| verified.contains(name) == is_verified);
-            let names: Vec<_> = names
-                .map(|name| format!("`{}`", header_name(name)))
-                .collect();
-            let noun = if names.len() == 1 {
-                "header"
-            } else {
-                "headers"
-            };
-            (!names.is_empty()).then(|| (noun, join_with(&names, "and")))
-        };
-        let known = of(true)
-            .map(|(_, names)| format!("is known to this API's authorisation by the same {names}"));
-        let sent = of(false).map(|(noun, names)| format!("sends the same {noun} {names}"));
-        let both: Vec<_> = known.into_iter().chain(sent).collect();
-        let listed = match (&self.known, self.names.len()) {
-            (None, _) => "",
-            (Some(_), 1) => ", if its value is known",
-            (Some(_), _) => ", if their values are known",
-        };
-        Cow::Owned(format!("whoever {}{listed}", join_with(&both, "and")))
-    }
-}
-
-/// What a middleware further out left in the request's extensions as a `T`:
-/// the account, the tenant, the API key's id. `kind` keeps two such scopes
-/// apart.
-///
-/// ```
-/// use tower_idempotency::scope;
-///
-/// #[derive(Clone)]
-/// struct Account { id: u64 }
-///
-/// let scope = scope::extension("account", |account: &Account| account.id);
-/// ```
-pub fn extension<T, V>(
-    kind: &'static str,
-    id: impl Fn(&T) -> V + Send + Sync + 'static,
-) -> impl Scope
-where
-    T: Send + Sync + 'static,
-    V: ToString,
-{
-    Extension {
-        kind,
-        caller: move |request: &Parts| {
-            let found = request.extensions.get::<T>()?;
-            Some(Caller::new(kind, id(found)))
-        },
-    }
-}
-
-struct Extension<F> {
-    kind: &'static str,
-    caller: F,
-}
-
-impl<F: Scope> Scope for Extension<F> {
-    fn caller(&self, request: &Parts) -> Option<Caller> {
-        self.caller.caller(request)
-    }
-
-    fn describe(&self) -> Cow<'static, str> {
-        Cow::Owned(format!("whoever has the same `{}`", self.kind))
-    }
-}
-
-/// The address of the connection, as an extension: axum's
-/// `into_make_service_with_connect_info` puts its own there (read under the
-/// feature `axum`); whoever serves with hyper inserts this.
-#[derive(Clone, Copy, Debug)]
-pub struct PeerAddr(pub SocketAddr);
-
-/// The address of the connection: [`PeerAddr`] or, under the feature `axum`,
-/// `ConnectInfo<SocketAddr>`. No header is believed.
-#[must_use]
-pub fn peer_ip() -> PeerIp {
-    PeerIp(())
-}
-
-/// See [`peer_ip`].
-#[derive(Clone, Debug)]
-pub struct PeerIp(());
-
-impl Scope for PeerIp {
-    fn caller(&self, request: &Parts) -> Option<Caller> {
-        peer(request).map(ip_caller)
-    }
-
-    fn describe(&self) -> Cow<'static, str> {
-        Cow::Borrowed("whoever calls from the same address")
-    }
-}
-
-fn ip_caller(ip: IpAddr) -> Caller {
-    Caller {
-        kind: Bytes::from_static(b"ip"),
-        value: Value::Ip(ip),
-    }
-}
-
-fn peer(request: &Parts) -> Option<IpAddr> {
-    let own = request.extensions.get::<PeerAddr>().map(|peer| peer.0);
-    #[cfg(feature = "axum")]
-    let own = own.or_else(|| {
-        let info = request
-            .extensions
-            .get::<axum::extract::ConnectInfo<SocketAddr>>()?;
-        Some(info.0)
-    });
-    own.map(|address| address.ip().to_canonical())
-}
-
-/// The first scope that finds a caller. See [`Scope::or`].
+/// Two scopes: the second is asked where the first finds no caller. See [`Scope::or`].
 #[derive(Clone, Debug)]
 pub struct Or<A, B>(A, B);
 
@@ -502,12 +286,23 @@ impl<A: Scope, B: Scope> Scope for Or<A, B> {
     fn always_finds(&self) -> bool {
         self.0.always_finds() || self.1.always_finds()
     }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        self.0.check().and_then(|()| self.1.check())
+    }
+
+    fn mistake(&self, request: &Parts) -> Option<Cow<'static, str>> {
+        self.0.mistake(request).or_else(|| self.1.mistake(request))
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
     use crate::record::Hex;
+    use crate::record::digest::sha256;
 
     pub(super) fn request(headers: &[(&str, &str)]) -> Parts {
         let mut request = http::Request::new(());
@@ -534,7 +329,7 @@ mod tests {
 
     #[test]
     fn a_header_is_one_whole_value() {
-        let scope = header("X-Api-Key").unwrap();
+        let scope = header("X-Api-Key");
         let a = id(&scope, &request(&[("x-api-key", "a")]));
         assert!(a.is_some());
         assert_ne!(a, id(&scope, &request(&[("x-api-key", "b")])));
@@ -544,13 +339,13 @@ mod tests {
             id(&scope, &request(&[("x-api-key", "a"), ("x-api-key", "b")])),
             None
         );
-        assert_eq!(header("not a name").unwrap_err().option(), "scope");
-        assert!(headers(Vec::<String>::new()).is_err());
+        assert_eq!(header("not a name").check().unwrap_err().option(), "scope");
+        assert!(headers(Vec::<String>::new()).check().is_err());
     }
 
     #[test]
     fn several_headers_must_all_be_there() {
-        let scope = headers(["x-user", "x-tenant"]).unwrap();
+        let scope = headers(["x-user", "x-tenant"]);
         let ab = id(&scope, &request(&[("x-user", "a"), ("x-tenant", "b")]));
         assert!(ab.is_some());
         assert_ne!(
@@ -567,24 +362,21 @@ mod tests {
     #[test]
     fn only_known_values_are_callers() {
         let known = Hex(&sha256(b"secret")).to_string();
-        let scope = header("x-api-key").unwrap().known_sha256([&known]).unwrap();
+        let scope = header("x-api-key").known_sha256([&known]);
         assert!(id(&scope, &request(&[("x-api-key", "secret")])).is_some());
         assert_eq!(id(&scope, &request(&[("x-api-key", "guess")])), None);
         let known = Hex(&sha256(b"a\nb")).to_string().to_uppercase();
-        let both = headers(["x-a", "x-b"])
-            .unwrap()
-            .known_sha256([known])
-            .unwrap();
+        let both = headers(["x-a", "x-b"]).known_sha256([known]);
         assert!(id(&both, &request(&[("x-a", "a"), ("x-b", "b")])).is_some());
         assert_eq!(id(&both, &request(&[("x-a", "a"), ("x-b", "c")])), None);
-        assert!(header("a").unwrap().known_sha256(["zz"]).is_err());
-        assert!(header("a").unwrap().known_sha256(["z".repeat(64)]).is_err());
+        assert!(header("a").known_sha256(["zz"]).check().is_err());
+        assert!(header("a").known_sha256(["z".repeat(64)]).check().is_err());
     }
 
     #[test]
     fn equal_values_of_different_kinds_are_different_callers() {
         let ip = id(&peer_ip(), &from("192.0.2.1", &[]));
-        let key = header("x-api-key").unwrap();
+        let key = header("x-api-key");
         assert_ne!(ip, id(&key, &request(&[("x-api-key", "192.0.2.1")])));
         let account = |_: &Parts| Some(Caller::new("account", 1));
         let tenant = |_: &Parts| Some(Caller::new("tenant", 1));
@@ -593,9 +385,9 @@ mod tests {
 
     #[test]
     fn the_first_scope_that_finds_a_caller_wins() {
-        let scope = header("x-api-key").unwrap().or(peer_ip());
+        let scope = header("x-api-key").or(peer_ip());
         let both = from("192.0.2.1", &[("x-api-key", "a")]);
-        assert_eq!(id(&scope, &both), id(&header("x-api-key").unwrap(), &both));
+        assert_eq!(id(&scope, &both), id(&header("x-api-key"), &both));
         let anonymous = from("192.0.2.1", &[]);
         assert_eq!(id(&scope, &anonymous), id(&peer_ip(), &anonymous));
         assert_eq!(id(&scope, &request(&[])), None);
@@ -639,8 +431,49 @@ mod tests {
 
     #[test]
     fn debug_redacts_values() {
-        let scope = header("x-api-key").unwrap();
+        let scope = header("x-api-key");
         let caller = scope.caller(&request(&[("x-api-key", "hush")])).unwrap();
         assert_eq!(format!("{caller:?}"), "Caller(header:x-api-key, ..)");
+    }
+
+    #[test]
+    fn an_error_of_any_part_of_a_scope_is_its_error() {
+        let wrong = || header("not a name");
+        let boxed: Box<dyn Scope> = Box::new(wrong());
+        let shared_pointer: Arc<dyn Scope> = Arc::new(boxed.or(shared()));
+        for scope in [shared_pointer, Arc::new(peer_ip().or(wrong()))] {
+            let error = scope.check().unwrap_err().to_string();
+            assert_eq!(
+                error,
+                "`scope` names `not a name`, which is not a header's name"
+            );
+        }
+        assert!(header("a").or(peer_ip()).check().is_ok());
+    }
+
+    #[test]
+    fn a_mistake_of_the_application_is_told_from_one_of_the_client() {
+        struct Claims;
+        let claims = extension("account", |_: &Claims| 1);
+        let mistake = claims
+            .clone()
+            .or(header("a"))
+            .mistake(&request(&[]))
+            .unwrap();
+        assert!(
+            mistake.starts_with("no `tower_idempotency::scope::tests::"),
+            "{mistake}"
+        );
+        assert!(
+            mistake.ends_with(
+                "Claims` in the request's extensions: put the layer inside what sets it"
+            )
+        );
+        let boxed: Box<dyn Scope> = Box::new(peer_ip());
+        assert!(boxed.mistake(&request(&[])).unwrap().contains("`peer-ip`"));
+        let proxies = forwarded_ip(ForwardedHeader::Forwarded, ["10.0.0.0/8"]);
+        assert!(proxies.mistake(&request(&[])).is_some());
+        assert_eq!(proxies.mistake(&from("10.0.0.1", &[])), None);
+        assert_eq!(header("a").mistake(&request(&[])), None);
     }
 }

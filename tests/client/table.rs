@@ -194,7 +194,7 @@ async fn a_key_that_is_none_protects_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn statuses_are_as_configured() {
-    let statuses = Statuses::none().and_each([418, 503]);
+    let statuses = Statuses::none().with([418, 503]);
     let layer = at_once().retry_statuses(statuses).build().unwrap();
     for (first, count) in [(418, 2), (503, 2), (500, 1), (429, 1)] {
         let step = Step::Answer(status(first));

@@ -124,8 +124,7 @@ async fn the_application_can_say_whose_a_key_is() {
     use tower_idempotency::scope;
 
     let config = Config::from_toml("[[route]]\nmatch = 'PUT /a'").unwrap();
-    let builder =
-        config.builder_with_scope(MemoryStore::new(), scope::header("x-api-key").unwrap());
+    let builder = config.builder_with_scope(MemoryStore::new(), scope::header("x-api-key"));
     let app = builder
         .unwrap()
         .build()

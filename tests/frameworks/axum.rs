@@ -11,7 +11,7 @@ use http_body_util::BodyExt;
 use http_body_util::channel::Channel;
 use std::time::Duration;
 use tower::ServiceExt;
-use tower_idempotency::options::Require;
+use tower_idempotency::options::{Require, Target};
 use tower_idempotency::{IdempotencyContext, IdempotencyLayer, MemoryStore, RouteOptions, scope};
 
 use crate::common::{Gate, Runs, Seen, post, protected, request, with};
@@ -207,7 +207,32 @@ fn two_nests(
     Router::new().nest("/api/a", nest()).nest("/api/b", nest())
 }
 
-/// `IdempotencyLayerBuilder::route` says what happens without the feature: the layer sees the
+/// With the feature `axum` and without: `IdempotencyLayerBuilder::target` can keep what an
+/// application had before the feature was turned on.
+#[tokio::test]
+async fn a_target_as_seen_is_the_same_with_the_feature_and_without() {
+    let (runs, store) = (Runs::default(), MemoryStore::new());
+    let nest = || {
+        let layer = IdempotencyLayer::builder(store.clone(), scope::shared())
+            .target(Target::AsSeen)
+            .route("POST /orders/{id}", |options| {
+                options.require(Require::Required)
+            })
+            .build()
+            .unwrap();
+        let orders = Router::new().route("/orders/{id}", counting(&runs));
+        orders.layer(layer)
+    };
+    let app = Router::new().nest("/v1", nest()).nest("/v2", nest());
+    let keyless = request(Method::POST, "/v1/orders/5", "");
+    assert_eq!(send(&app, keyless).await.refusal(), "400 key-required");
+    let first = send(&app, post("/v1/orders/5", "a", "")).await;
+    send(&app, post("/v2/orders/5", "a", ""))
+        .await
+        .assert_replays(&first);
+}
+
+/// `IdempotencyLayerBuilder::target` says what happens without the feature: the layer sees the
 /// path less the nest's prefix.
 #[cfg(not(feature = "axum"))]
 mod without_the_feature {
@@ -339,7 +364,7 @@ mod with_the_feature {
         let (runs, store) = (Runs::default(), MemoryStore::new());
         let app = Router::new()
             .route("/payments", counting(&runs))
-            .layer(IdempotencyLayer::new(store, scope::peer_ip()));
+            .layer(IdempotencyLayer::new(store, scope::peer_ip()).unwrap());
         let from = |address: &str| {
             let mut request: Request = post("/payments", "a", "");
             let address: SocketAddr = address.parse().unwrap();
@@ -365,7 +390,7 @@ mod with_the_feature {
         let runs = Runs::default();
         let app = Router::new()
             .route("/payments", counting(&runs))
-            .layer(IdempotencyLayer::new(MemoryStore::new(), scope::peer_ip()));
+            .layer(IdempotencyLayer::new(MemoryStore::new(), scope::peer_ip()).unwrap());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let make = app.into_make_service_with_connect_info::<SocketAddr>();
@@ -463,7 +488,7 @@ async fn a_middleware_outside_says_who_asks() {
     let by_account = scope::extension("account", |Account(name): &Account| name.clone());
     let app = Router::new()
         .route("/payments", on_post(hello))
-        .layer(IdempotencyLayer::new(store.clone(), by_account))
+        .layer(IdempotencyLayer::new(store.clone(), by_account).unwrap())
         .layer(from_fn(authenticate));
 
     let nobody = send(&app, post("/payments", "a", "")).await;

@@ -21,7 +21,7 @@ use tower_idempotency::{IdempotencyLayer, MemoryStore, scope};
 
 /// The default layer, for tests in which all callers are one.
 pub(crate) fn protected(store: &MemoryStore) -> IdempotencyLayer {
-    IdempotencyLayer::new(store.clone(), scope::shared())
+    IdempotencyLayer::new(store.clone(), scope::shared()).unwrap()
 }
 
 /// What a handler returns that is a plain function of its request.

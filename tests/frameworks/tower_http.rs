@@ -456,7 +456,7 @@ async fn an_extension_from_outside_reaches_scope_and_handler() {
         let (tenant, by_tenant, whose) = tenant(id);
         let app = Router::new()
             .route("/payments", on_post(whose))
-            .layer(IdempotencyLayer::new(store.clone(), by_tenant))
+            .layer(IdempotencyLayer::new(store.clone(), by_tenant).unwrap())
             .layer(AddExtensionLayer::new(tenant));
         let first = ask(&app, post("/payments", "a", "")).await;
         assert_eq!(first.text(), id.to_string());

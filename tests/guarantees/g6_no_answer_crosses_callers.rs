@@ -56,9 +56,9 @@ async fn an_operation_in_flight_is_nothing_to_another_caller() {
 async fn callers_that_differ_in_how_they_are_told_apart_are_different_callers() {
     let store = MemoryStore::new();
     let runs = Runs::default();
-    let by_user = IdempotencyLayer::new(store.clone(), scope::header("x-user").unwrap());
-    let by_tenant = IdempotencyLayer::new(store.clone(), scope::header("x-tenant").unwrap());
-    let of_all = IdempotencyLayer::new(store.clone(), scope::shared());
+    let by_user = IdempotencyLayer::new(store.clone(), scope::header("x-user")).unwrap();
+    let by_tenant = IdempotencyLayer::new(store.clone(), scope::header("x-tenant")).unwrap();
+    let of_all = IdempotencyLayer::new(store.clone(), scope::shared()).unwrap();
     let ask = || with(with(post("k", "{}"), "x-user", "7"), "x-tenant", "7");
     for (layer, run) in [(by_user, "run 1"), (by_tenant, "run 2"), (of_all, "run 3")] {
         let app = layer.layer(counting(&runs));
@@ -74,9 +74,8 @@ async fn a_request_that_says_not_whose_it_is_is_refused_unread_and_nothing_is_st
     let runs = Runs::default();
     let known = by_api_key()
         // Of "alice".
-        .known_sha256(["2bd806c97f0e00af1a1fc3328fa763a9269723c8db8fac4f93af71db186d6e90"])
-        .unwrap();
-    let layer = IdempotencyLayer::new(store.clone(), known);
+        .known_sha256(["2bd806c97f0e00af1a1fc3328fa763a9269723c8db8fac4f93af71db186d6e90"]);
+    let layer = IdempotencyLayer::new(store.clone(), known).unwrap();
     let app = layer.layer(counting::<Script>(&runs));
     let mut sent_twice = post_with("k", Script::frames(["{}"]));
     sent_twice

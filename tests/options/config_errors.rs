@@ -2,13 +2,14 @@
 //! with the name of the option.
 
 use std::error::Error;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, StatusCode};
 use tower_idempotency::options::{FingerprintBody, JsonFingerprint};
 use tower_idempotency::recording::RecordHeaders;
 use tower_idempotency::rejection::RejectionCode;
-use tower_idempotency::scope::{self, ForwardedHeader};
+use tower_idempotency::scope::{self, ForwardedHeader, Scope};
 use tower_idempotency::{
     ConfigError, IdempotencyLayer, IdempotencyLayerBuilder, MemoryStore, RouteOptions,
 };
@@ -182,25 +183,35 @@ fn wrong_routes_are_named_with_their_pattern() {
 }
 
 #[test]
-fn wrong_scopes_and_stores_are_named() {
+fn wrong_scopes_are_named_when_the_layer_is_built() {
+    let no_names = Vec::<String>::new;
+    let wrong: [Box<dyn Scope>; 6] = [
+        Box::new(scope::header("not a name")),
+        Box::new(scope::headers(no_names())),
+        Box::new(scope::header("x-api-key").known_sha256(["abc"])),
+        Box::new(scope::forwarded_ip(ForwardedHeader::Forwarded, no_names())),
+        Box::new(scope::forwarded_ip(
+            ForwardedHeader::Forwarded,
+            ["10.0.0.0/64"],
+        )),
+        Box::new(scope::peer_ip().or(scope::header("not a name"))),
+    ];
+    for scope in wrong {
+        let scope: Arc<dyn Scope> = Arc::new(scope);
+        let error = IdempotencyLayer::new(MemoryStore::new(), Arc::clone(&scope)).unwrap_err();
+        assert_names(&error, "scope");
+        let of_route = builder()
+            .route("/a", |options| options.scope(scope))
+            .build();
+        let error = of_route.unwrap_err();
+        assert_names(&error, "scope");
+        assert_eq!(error.route(), Some("/a"));
+    }
+}
+
+#[test]
+fn wrong_stores_are_named() {
     let errors = [
-        (scope::header("not a name").unwrap_err(), "scope"),
-        (scope::headers(Vec::<String>::new()).unwrap_err(), "scope"),
-        (
-            scope::header("x-api-key")
-                .unwrap()
-                .known_sha256(["abc"])
-                .unwrap_err(),
-            "scope",
-        ),
-        (
-            scope::forwarded_ip(ForwardedHeader::Forwarded, Vec::<String>::new()).unwrap_err(),
-            "scope",
-        ),
-        (
-            scope::forwarded_ip(ForwardedHeader::Forwarded, ["10.0.0.0/64"]).unwrap_err(),
-            "scope",
-        ),
         (
             MemoryStore::builder().max_records(0).build().unwrap_err(),
             "max_records",

@@ -21,6 +21,7 @@ mod foreign_bodies;
 mod in_doubt;
 mod keys;
 mod lifetimes;
+mod mistakes;
 mod namespace_and_secrets;
 mod recording;
 mod rejections;

@@ -128,9 +128,7 @@ async fn the_most_specific_route_wins_and_begins_with_the_defaults() {
 #[tokio::test]
 async fn a_route_can_have_a_scope_of_its_own() {
     let layer = builder(&MemoryStore::new())
-        .route("/teams", |options| {
-            options.scope(scope::header("x-team").unwrap())
-        })
+        .route("/teams", |options| options.scope(scope::header("x-team")))
         .build()
         .unwrap();
     let app = layer.layer(counting(&Runs::default()));
@@ -156,8 +154,8 @@ async fn a_route_can_have_a_scope_of_its_own() {
 #[tokio::test]
 async fn the_first_of_several_scopes_that_finds_a_caller_counts() {
     use tower_idempotency::scope::Scope;
-    let of_either = scope::header("x-user").unwrap().or(scope::shared());
-    let layer = IdempotencyLayer::new(MemoryStore::new(), of_either);
+    let of_either = scope::header("x-user").or(scope::shared());
+    let layer = IdempotencyLayer::new(MemoryStore::new(), of_either).unwrap();
     let app = layer.layer(counting(&Runs::default()));
     let user = |user: &str| with(post("k", "{}"), "x-user", user);
     let one = send(&app, user("1")).await;

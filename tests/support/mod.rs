@@ -32,12 +32,12 @@ use tower_idempotency::{IdempotencyLayer, IdempotencyLayerBuilder, RouteOptions,
 pub(crate) const API_KEY: &str = "x-api-key";
 
 pub(crate) fn by_api_key() -> Header {
-    scope::header(API_KEY).unwrap()
+    scope::header(API_KEY)
 }
 
 /// The default layer.
 pub(crate) fn protected(store: &(impl Store + Clone)) -> IdempotencyLayer {
-    IdempotencyLayer::new(store.clone(), by_api_key())
+    IdempotencyLayer::new(store.clone(), by_api_key()).unwrap()
 }
 
 /// A layer whose requests all have this policy.

@@ -50,7 +50,7 @@ fn request() -> Request<Full<Bytes>> {
 macro_rules! handlers {
     ($engine:literal, $Db:ty, $pool:expr, $store:expr, $begin:literal) => {{
         let pool = $pool;
-        let layer = IdempotencyLayer::new($store, scope::shared());
+        let layer = IdempotencyLayer::new($store, scope::shared()).unwrap();
         let begins = {
             let pool = pool.clone();
             move || {

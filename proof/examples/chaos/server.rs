@@ -114,7 +114,7 @@ impl Setup {
 
     fn build(&self, store: impl Store, commits: bool) -> Result<IdempotencyLayer, ConfigError> {
         let lease = self.lease;
-        IdempotencyLayer::builder(store, scope::header("x-api-key")?)
+        IdempotencyLayer::builder(store, scope::header("x-api-key"))
             .store_timeout(STORE_TIMEOUT)
             .defaults(|options| {
                 options

@@ -27,7 +27,7 @@ use super::plan::{LEASE, MAX_RECORDED, STORE_TIMEOUT};
 use super::store::Faulty;
 
 pub(crate) fn layer(store: Faulty) -> Result<IdempotencyLayer, ConfigError> {
-    IdempotencyLayer::builder(store, scope::header("x-api-key")?)
+    IdempotencyLayer::builder(store, scope::header("x-api-key"))
         .store_timeout(STORE_TIMEOUT)
         .defaults(|options| {
             options

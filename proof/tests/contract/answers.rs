@@ -24,7 +24,7 @@ const POLICIES: &[fn(RouteOptions) -> RouteOptions] = &[
             .echo_key(true)
             .replayed_header("x-again")
             .replay_status(StatusCode::CREATED, StatusCode::OK)
-            .record(Statuses::none().and(200..300).and_each([404]))
+            .record(Statuses::none().with(200..300).with(404))
             .record_headers(RecordHeaders::allow(["location", "connection"]))
             .fingerprint_body(FingerprintBody::None)
     },

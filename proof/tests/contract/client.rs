@@ -40,7 +40,7 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(configure: Configure, at: usize, store: impl Store) -> Self {
-        let scope = scope::header("x-api-key").unwrap();
+        let scope = scope::header("x-api-key");
         let layer = configure(IdempotencyLayer::builder(store, scope))
             .build()
             .unwrap();

@@ -14,13 +14,13 @@ use tower_idempotency::store::OnLapsedLease;
 use tower_idempotency::{IdempotencyLayer, IdempotencyLayerBuilder, MemoryStore};
 
 pub(crate) fn api_key() -> IdempotencyLayerBuilder {
-    let scope = scope::header("x-api-key").unwrap();
+    let scope = scope::header("x-api-key");
     IdempotencyLayer::builder(MemoryStore::new(), scope)
 }
 
 /// Every option that clients can notice, on one route or another.
 pub(crate) fn full() -> IdempotencyLayer {
-    let scope = scope::header("x-api-key").unwrap().or(scope::peer_ip());
+    let scope = scope::header("x-api-key").or(scope::peer_ip());
     IdempotencyLayer::builder(MemoryStore::new(), scope)
         .namespace("a-namespace")
         .secrets(["a secret of the service"])
@@ -45,7 +45,7 @@ pub(crate) fn full() -> IdempotencyLayer {
                 .require(Require::Required)
                 .key_length(8..=64)
                 .on_in_flight(OnInFlight::Wait(Duration::from_secs(10)))
-                .record(Statuses::none().and(200..300).and_each([404, 409]))
+                .record(Statuses::none().with(200..300).with([404, 409]))
                 .replay_status(StatusCode::CREATED, StatusCode::OK)
         })
         .route("/orders/{id}/lines/{*rest}", |options| {

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use http::Method;
 use serde_json::{Value, json};
 use tower_idempotency::IdempotencyLayer;
 use tower_idempotency::options::Require;
@@ -37,7 +38,9 @@ fn layers() -> Vec<(&'static str, IdempotencyLayer)> {
                     .route("DELETE /a/{x}", |options| options)
                     .route("POST /a/{y}", |options| options.require(Require::Required))
                     .route("PUT /a/{y}/{{b}}/{*rest}", |options| options)
-                    .route("PURGE /cache", |options| options),
+                    .route("PURGE /cache", |options| {
+                        options.methods([Method::from_bytes(b"PURGE").unwrap()])
+                    }),
             ),
         ),
         (

@@ -85,9 +85,7 @@ const CONFIGURATIONS: &[(&str, Configure)] = &[
     }),
     ("one caller", |layer| {
         layer
-            .defaults(|options| {
-                options.scope(scope::header("x-api-key").unwrap().or(scope::shared()))
-            })
+            .defaults(|options| options.scope(scope::header("x-api-key").or(scope::shared())))
             .route("POST /a", |options| {
                 options.on_store_error(OnStoreError::RunUnprotected)
             })

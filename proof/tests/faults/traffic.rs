@@ -35,7 +35,7 @@ pub(crate) async fn connect(url: &str) -> AnyStore {
 
 /// A service with the layer in front of a handler that writes in the book.
 pub(crate) fn service(store: AnyStore, book: &Arc<Book>) -> Router {
-    let layer = IdempotencyLayer::builder(store, scope::header("x-api-key").unwrap())
+    let layer = IdempotencyLayer::builder(store, scope::header("x-api-key"))
         .store_timeout(STORE_TIMEOUT)
         .defaults(|options| options.lease(LEASE))
         .build()

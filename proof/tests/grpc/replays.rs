@@ -218,7 +218,7 @@ async fn an_interceptor_further_out_says_whose_a_key_is() {
     let runs = Runs::default();
     let app = Routes::new(Shop::new(&runs))
         .into_axum_router()
-        .layer(IdempotencyLayer::new(MemoryStore::new(), caller))
+        .layer(IdempotencyLayer::new(MemoryStore::new(), caller).unwrap())
         .layer(InterceptorLayer::new(authenticate));
     let client = serve_router(app).await;
     let refused = client.pay(order("k")).await.unwrap_err();

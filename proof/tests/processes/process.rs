@@ -88,7 +88,7 @@ pub(crate) async fn serve() {
     // All three at once.
     AnyStore::migrate(&url).await.unwrap();
     let store = AnyStore::connect(&url).await.unwrap();
-    let layer = IdempotencyLayer::builder(store, scope::header("x-api-key").unwrap())
+    let layer = IdempotencyLayer::builder(store, scope::header("x-api-key"))
         // That the machine is busy is no reason to fail.
         .store_timeout(Duration::from_secs(30))
         .defaults(|options| options.retention(Duration::from_secs(600)))

@@ -56,7 +56,7 @@ impl App {
         let plan = self.plan.clone();
         let layer = IdempotencyLayer::builder(
             Remote::new(&plan, self.clock_ahead),
-            scope::header("x-api-key")?,
+            scope::header("x-api-key"),
         )
         .store_timeout(plan.store_timeout)
         .defaults(|options| {

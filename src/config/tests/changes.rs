@@ -97,12 +97,12 @@ pub(super) const CHANGES: &[(&str, &str, &str)] = &[
     (
         "record_headers",
         "{ allow = ['Content-Type'] }",
-        r#"RecordedHeaders { allow: true, names: ["content-type"] }"#,
+        r#"RecordHeaders { allow: true, names: ["content-type"], error: None }"#,
     ),
     (
         "record_headers",
         "{ deny = [] }",
-        "RecordedHeaders { allow: false, names: [] }",
+        "RecordHeaders { allow: false, names: [], error: None }",
     ),
     ("replayed_header", "false", "None"),
     (

@@ -36,7 +36,7 @@ use address::Address;
 /// let url = "memory:?max_records=100000&max_bytes=64MiB&when_full=refuse";
 /// AnyStore::migrate(url).await?;
 /// let store = AnyStore::connect(url).await?;
-/// let layer = IdempotencyLayer::new(store, scope::header("x-api-key")?);
+/// let layer = IdempotencyLayer::new(store, scope::header("x-api-key"))?;
 /// # Ok(())
 /// # }
 /// ```

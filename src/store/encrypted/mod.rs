@@ -40,12 +40,12 @@ use crate::store::{
 /// use tower_idempotency::{IdempotencyLayer, MemoryStore, scope};
 /// use tower_idempotency::store::Encryption;
 ///
-/// let layer = IdempotencyLayer::builder(MemoryStore::new(), scope::header("x-api-key")?)
+/// let layer = IdempotencyLayer::builder(MemoryStore::new(), scope::header("x-api-key"))
 ///     .secrets(["32 random bytes from a safe place"])
 ///     .encryption(Encryption::xchacha20_poly1305())
 ///     .build()?;
 ///
-/// let error = IdempotencyLayer::builder(MemoryStore::new(), scope::header("x-api-key")?)
+/// let error = IdempotencyLayer::builder(MemoryStore::new(), scope::header("x-api-key"))
 ///     .encryption(Encryption::xchacha20_poly1305())
 ///     .build()
 ///     .unwrap_err();

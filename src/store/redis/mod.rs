@@ -41,7 +41,7 @@ const DEFAULT_PREFIX: &str = "idempotency:";
 ///
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
 /// let store = RedisStore::connect("redis://127.0.0.1/").await?;
-/// let idempotency = IdempotencyLayer::new(store, scope::header("x-api-key")?);
+/// let idempotency = IdempotencyLayer::new(store, scope::header("x-api-key"))?;
 /// let app: Router = Router::new()
 ///     .route("/payments", post(|| async { "paid" }))
 ///     .layer(idempotency);

@@ -211,7 +211,8 @@ async fn who_has_no_claim_is_told_why() {
         "{unprotected}"
     );
 
-    let layer = IdempotencyLayer::new(tower_idempotency::MemoryStore::new(), scope::shared());
+    let layer =
+        IdempotencyLayer::new(tower_idempotency::MemoryStore::new(), scope::shared()).unwrap();
     let till = till(&layer, |request| async move {
         let elsewhere = SqlClaim::<Db>::of(request.extensions()).unwrap_err();
         Ok::<_, BoxError>(answer(StatusCode::OK, elsewhere.to_string()))

@@ -109,7 +109,7 @@ async fn a_committed_claim_costs_two_round_trips_more_than_the_bare_handler() {
         let bare = round_trips.swap(0, Ordering::SeqCst);
         assert!(!warm || bare == 3, "{bare}");
     }
-    let layer = IdempotencyLayer::new(store, scope::shared());
+    let layer = IdempotencyLayer::new(store, scope::shared()).unwrap();
     let handler = service_fn(move |request: Request<Full<Bytes>>| {
         let worked = work(pool.clone());
         async move {

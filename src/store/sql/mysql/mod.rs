@@ -51,7 +51,7 @@ const LOCKED_FOR: Duration = Duration::from_secs(1);
 /// let pool = MySqlPool::connect("mysql://app:secret@localhost/shop").await?;
 /// MySqlStore::builder(pool.clone()).migrate().await?;
 /// let store = MySqlStore::open(pool).await?;
-/// let idempotency = IdempotencyLayer::new(store, scope::header("x-api-key")?);
+/// let idempotency = IdempotencyLayer::new(store, scope::header("x-api-key"))?;
 /// # Ok(())
 /// # }
 /// ```

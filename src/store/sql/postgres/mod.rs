@@ -49,7 +49,7 @@ mod schema;
 /// let pool = PgPoolOptions::new().connect("postgres://app@localhost/shop").await?;
 /// let records = PostgresStore::builder(pool).table("shop.idempotency_records");
 /// records.migrate().await?;
-/// let idempotency = IdempotencyLayer::new(records.open().await?, scope::header("x-api-key")?);
+/// let idempotency = IdempotencyLayer::new(records.open().await?, scope::header("x-api-key"))?;
 /// # Ok(())
 /// # }
 /// ```

@@ -41,7 +41,7 @@ use records::SqliteRecords;
 /// # std::fs::create_dir_all(&directory)?;
 /// # let file = directory.join("records.db");
 /// let store = SqliteStore::connect(&file).await?;
-/// let layer = IdempotencyLayer::new(store, scope::header("x-api-key")?);
+/// let layer = IdempotencyLayer::new(store, scope::header("x-api-key"))?;
 /// # drop(layer);
 /// # std::fs::remove_dir_all(directory)?;
 /// # Ok(())

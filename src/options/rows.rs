@@ -1,0 +1,262 @@
+//! The rows of [`RouteOptions`]: an option has one row here, and one row for files.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderName, Method, StatusCode};
+
+use crate::display::words;
+use crate::options::fingerprint::FingerprintRules;
+use crate::options::key::KeyRules;
+use crate::options::recording::{RecordHeaders, RecordRule, SkipHeader, Statuses};
+use crate::options::{
+    KeySyntax, KeysPer, OnDisconnect, OnInFlight, OnLapsedLease, OnMismatch, OnOversize,
+    OnStoreError, Require,
+};
+use crate::scope::Scope;
+
+/// Declares [`RouteOptions`]. A row under `setters` makes a field, its default and its setter. A
+/// row under `fields` makes a field and its default; the setter is written in `setters.rs`.
+macro_rules! options {
+    (
+        $(#[$about:meta])* $vis:vis struct $Options:ident;
+        setters { $($(#[$doc:meta])* $name:ident: $type:ty = $default:expr;)* }
+        fields { $($(#[$own_doc:meta])* $own:ident: $own_type:ty = $own_default:expr;)* }
+    ) => {
+        $(#[$about])*
+        $vis struct $Options {
+            $(pub(crate) $name: $type,)*
+            $($(#[$own_doc])* pub(crate) $own: $own_type,)*
+        }
+
+        impl Default for $Options {
+            fn default() -> Self {
+                Self { $($name: $default,)* $($own: $own_default,)* }
+            }
+        }
+
+        impl $Options {
+            $(
+                $(#[$doc])*
+                #[must_use]
+                pub fn $name(mut self, $name: $type) -> Self {
+                    self.$name = $name;
+                    self.check_durations()
+                }
+            )*
+        }
+    };
+}
+
+options! {
+    /// The options of one route.
+    ///
+    /// [`IdempotencyLayerBuilder::defaults`](crate::IdempotencyLayerBuilder::defaults) sets them
+    /// for every request, [`IdempotencyLayerBuilder::route`](crate::IdempotencyLayerBuilder::route)
+    /// for the requests that match a pattern. A value that can't work is an error when the layer is
+    /// built.
+    #[derive(Clone)]
+    pub struct RouteOptions;
+
+    setters {
+        /// Whether a key is needed. Default: [`Require::Optional`].
+        require: Require = Require::default();
+
+        /// What a key is unique in. Default: [`KeysPer::Scope`].
+        keys_per: KeysPer = KeysPer::default();
+
+        /// What a request gets that comes with the key of another request. Default:
+        /// [`OnMismatch::Reject`].
+        on_mismatch: OnMismatch = OnMismatch::default();
+
+        /// The largest request body, in bytes. A larger one is rejected with `body-too-large`.
+        /// Default: 1 MiB.
+        max_request_body: usize = 1 << 20;
+
+        /// How long a request's body may take to arrive. A slower one is rejected with
+        /// `body-timeout`. Default: 30 s.
+        body_timeout: Duration = Duration::from_secs(30);
+
+        /// The largest response body that is recorded, in bytes. A larger one is sent but not
+        /// recorded, see [`oversize`](Self::oversize). Default: 1 MiB.
+        max_recorded_body: usize = 1 << 20;
+
+        /// What becomes of an operation whose response is larger than that, a stream of events
+        /// (`text/event-stream`) or an upgrade. Default: [`OnOversize::Seal`].
+        oversize: OnOversize = OnOversize::default();
+
+        /// What a claim does that meets a lapsed lease: the lease's owner died, or lost its
+        /// connection to the store. Default: [`OnLapsedLease::Rerun`].
+        on_lapsed_lease: OnLapsedLease = OnLapsedLease::default();
+
+        /// What a duplicate gets while the first request runs. Default: [`OnInFlight::Reject`].
+        on_in_flight: OnInFlight = OnInFlight::default();
+
+        /// What becomes of an operation whose client leaves. Default: [`OnDisconnect::Finish`].
+        on_disconnect: OnDisconnect = OnDisconnect::default();
+
+        /// What becomes of a request when the store can't be reached. Default:
+        /// [`OnStoreError::Reject`].
+        on_store_error: OnStoreError = OnStoreError::default();
+
+        /// Whether handlers must commit their claims in transactions of their own (`SqlClaim`, G7).
+        /// A 2xx or 3xx response of a handler that did not is then replaced by a 500
+        /// (`outcome-unknown`), the mistake is logged, and the record's outcome is unknown
+        /// ([`OnLapsedLease`]). Responses of 4xx and 5xx are judged as on other routes.
+        ///
+        /// Needs a store in an SQL database, and [`OnStoreError::Reject`]. Default: `false`.
+        exactly_once: bool = false;
+
+        /// How long a claim holds without being renewed. It is renewed after a third of that time.
+        /// Default: 30 s.
+        lease: Duration = Duration::from_secs(30);
+
+        /// For how long the lease of one operation is renewed, and for how long a response is read
+        /// to its end after its client has left. Default: 10 min.
+        ///
+        /// A handler that blocks its thread for ever in its first poll keeps a lease of the memory
+        /// store for longer than that.
+        max_operation: Duration = Duration::from_secs(10 * 60);
+
+        /// How long a recorded response is kept, from its completion. Default: 24 h.
+        retention: Duration = Duration::from_secs(24 * 60 * 60);
+
+        /// Which headers of a response are recorded. Default: all but `Set-Cookie`,
+        /// `WWW-Authenticate` and `Date`.
+        record_headers: RecordHeaders = RecordHeaders::default();
+
+        /// Whether responses carry the key back, under its header's name. Default: `false`.
+        echo_key: bool = false;
+
+        /// The `Retry-After` of rejections after which waiting helps, in whole seconds. Default:
+        /// 1 s.
+        retry_after: Duration = Duration::from_secs(1);
+    }
+
+    fields {
+        keys: KeyRules = KeyRules::default();
+        methods: Vec<Method> = vec![Method::POST, Method::PATCH];
+        /// `None` stands for the layer's scope.
+        scope: Option<Arc<dyn Scope>> = None;
+        fingerprint: FingerprintRules = FingerprintRules::default();
+        record: Arc<dyn RecordRule> = Arc::new(Statuses::default());
+        skip_types: Vec<String> = Vec::new();
+        skip_headers: Vec<SkipHeader> = Vec::new();
+        replayed_header: Option<HeaderName> = Some(HeaderName::from_static("idempotency-replayed"));
+        created_at_header: Option<HeaderName> = None;
+        expires_at_header: Option<HeaderName> = None;
+        replay_status: Vec<(StatusCode, StatusCode)> = Vec::new();
+        /// What was wrong with the first wrong argument of a setter: the option and the message.
+        error: Option<(&'static str, String)> = None;
+    }
+}
+
+words! {
+    KeySyntax { Lenient = "lenient", Strict = "strict", Raw = "raw" }
+    OnLapsedLease { Rerun = "rerun", Refuse = "refuse" }
+    Require { Required = "required", Optional = "optional", Ignored = "ignored" }
+    KeysPer { Scope = "scope", Route = "route" }
+    OnMismatch { Reject = "reject", Replay = "replay" }
+    OnOversize { Seal = "seal", Rerun = "rerun" }
+    OnStoreError { Reject = "reject" | "closed", RunUnprotected = "run-unprotected" | "open" }
+    OnDisconnect { Finish = "finish", Cancel = "cancel" }
+}
+
+/// The options that a file can set for a route, one row each: the words of its JSON Schema; its
+/// name, which is also the name of the method that sets it; how a file writes it (the types are
+/// those of `config`); its default in a file; and, where the method does not take the value as it
+/// is, how the value is set.
+#[cfg(feature = "config")]
+macro_rules! route_options {
+    ($read:ident) => {
+        $read! {
+            /// The headers that may carry the key: the first that is present wins.
+            header: List<Name> = ["Idempotency-Key"], |options, names| options.headers(names.set());
+            /// How the header's value is read: `lenient` takes an RFC 8941 string or the bare
+            /// characters, `strict` only the string, `raw` the characters as they are.
+            key_syntax: Word<KeySyntax> = "lenient";
+            /// The length of a key in characters.
+            key_length: Lengths = { "min": 1, "max": 255 }, |options, own| own.set(options);
+            /// What a key must look like.
+            key_format: Format = "any";
+            /// The methods that are protected where a route's `match` names none.
+            methods: Vec<Verb> = ["POST", "PATCH"];
+            /// Whether a key is needed: `required`, `optional`, or `ignored`, which passes every
+            /// request through.
+            require: Word<Require> = "optional";
+            /// What a key is unique in: the caller (`scope`; the route is compared), or the caller
+            /// and the endpoint (`route`).
+            keys_per: Word<KeysPer> = "scope";
+            /// How the request's body is compared: `bytes`, `json` (as canonical JSON, or parts of
+            /// it), or `none`.
+            fingerprint_body: Body = "bytes";
+            /// The request headers that are compared.
+            fingerprint_headers: Vec<Name> = ["Content-Type"];
+            /// Whether the query is compared.
+            fingerprint_query: bool = true;
+            /// What a request gets whose key came with another request before: `key-reused`, or
+            /// the first response.
+            on_mismatch: Word<OnMismatch> = "reject";
+            /// The largest request body; beyond it: `body-too-large`.
+            max_request_body: Size = "1MiB";
+            /// How long a request's body may take to arrive; beyond it: `body-timeout`.
+            body_timeout: Time = "30s";
+            /// The largest response body that is recorded; a larger one is sent all the same, see
+            /// `oversize`.
+            max_recorded_body: Size = "1MiB";
+            /// What becomes of an operation whose response can't be recorded: it does not run again
+            /// (`seal`), or does (`rerun`).
+            oversize: Word<OnOversize> = "seal";
+            /// Which responses are recorded, by status: `2xx`, `201`, `200-299`, `all`, `default`,
+            /// less `!401`; by code of gRPC: `grpc:0`, `grpc:1-4`, `!grpc:5`.
+            record: Record = ["default"];
+            /// Content types that are never recorded, such as `application/pdf` or `image/*`.
+            skip_types: Vec<MediaType> = [];
+            /// Headers by which a response says that it is not to be recorded: a name, or a name
+            /// and a value, such as `Transient-Error: true`.
+            skip_headers: Vec<SkipHeader> = [];
+            /// What a duplicate gets while the first request runs: `in-flight` at once, or the
+            /// outcome, for which it waits at most this long.
+            on_in_flight: Waiting = "reject";
+            /// What becomes of an operation whose owner died or was cut off: it runs again, or is
+            /// `outcome-unknown`.
+            on_lapsed_lease: Word<OnLapsedLease> = "rerun";
+            /// What becomes of an operation whose client leaves: it runs to its end, or is dropped.
+            on_disconnect: Word<OnDisconnect> = "finish";
+            /// What becomes of a request while the store can't be reached: it is rejected with
+            /// `store-unavailable`, or it runs unprotected.
+            on_store_error: Word<OnStoreError> = "reject";
+            /// How long a claim holds without being renewed.
+            lease: Time = "30s";
+            /// For how long the lease of one operation is renewed.
+            max_operation: Time = "10m";
+            /// How long a recorded response is kept.
+            retention: Time = "24h";
+            /// Whether handlers have to commit their claims in transactions of their own, which
+            /// needs a store in an SQL database. Not for the sidecar.
+            exactly_once: bool = false;
+            /// Which headers of a response are recorded: all but some, or only some.
+            record_headers: Headers = { "deny": ["Set-Cookie", "WWW-Authenticate", "Date"] };
+            /// The header that marks a replay with `true`; `false` for no mark.
+            replayed_header: HeaderSwitch = "Idempotency-Replayed",
+                |options, own| options.replayed_header(own.name("idempotency-replayed"));
+            /// The header that says when the operation began; `true` for `Idempotency-Created-At`.
+            created_at_header: HeaderSwitch = false,
+                |options, own| options.created_at_header(own.name("idempotency-created-at"));
+            /// The header that says until when the response is kept; `true` for
+            /// `Idempotency-Expires-At`.
+            expires_at_header: HeaderSwitch = false,
+                |options, own| options.expires_at_header(own.name("idempotency-expires-at"));
+            /// Whether responses carry the key back, under its header's name.
+            echo_key: bool = false;
+            /// With which status a recorded one is replayed, such as `{ "201" = 200 }`.
+            replay_status: BTreeMap<StatusName, BodyStatus> = {}, |options, own| {
+                own.iter().fold(options, |options, (from, to)| options.replay_status(from.0, to.0))
+            };
+            /// What `Retry-After` says where waiting helps, in whole seconds.
+            retry_after: Time = "1s";
+        }
+    };
+}
+#[cfg(feature = "config")]
+pub(crate) use route_options;

@@ -1,0 +1,255 @@
+//! The setters of [`RouteOptions`] that check or convert their arguments.
+
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{
+    CACHE_CONTROL, DATE, ETAG, EXPECT, HOST, LINK, LOCATION, RETRY_AFTER, SET_COOKIE, TRAILER, VARY,
+};
+use http::{HeaderName, Method, StatusCode};
+
+use crate::message::media_type::{HOP_BY_HOP, can_have_body};
+use crate::options::key::{KeyFormat, KeySyntax};
+use crate::options::recording::{RecordRule, SkipHeader};
+use crate::options::{FingerprintBody, OnInFlight, RouteOptions, can_protect};
+use crate::scope::Scope;
+
+impl RouteOptions {
+    /// The header that carries the key. Default: `Idempotency-Key`.
+    #[must_use]
+    pub fn header(self, name: impl AsRef<str>) -> Self {
+        self.headers([name])
+    }
+
+    /// The headers that may carry the key. The first one that a request has is read.
+    #[must_use]
+    pub fn headers<N: AsRef<str>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
+        self.keys.headers = self.names("header", names);
+        if self.keys.headers.is_empty() {
+            self.fail("header", "names no header");
+        }
+        for name in self.keys.headers.clone() {
+            if is_defined_by_http(&name) {
+                self.fail("header", defined_by_http(&name));
+            }
+        }
+        self
+    }
+
+    /// How the header's value is read. Default: [`KeySyntax::Lenient`].
+    #[must_use]
+    pub fn key_syntax(mut self, syntax: KeySyntax) -> Self {
+        self.keys.syntax = syntax;
+        self
+    }
+
+    /// The length of a key in characters, without quotation marks and escapes. Default: 1 to 255.
+    #[must_use]
+    pub fn key_length(mut self, length: RangeInclusive<usize>) -> Self {
+        if *length.start() == 0 || length.is_empty() {
+            let message = "must begin at 1 or more and not end before it begins";
+            self.fail("key_length", message);
+        }
+        self.keys.length = length;
+        self
+    }
+
+    /// What a key must look like. Default: [`KeyFormat::any`].
+    #[must_use]
+    pub fn key_format(mut self, format: KeyFormat) -> Self {
+        self.keys.format = format;
+        self
+    }
+
+    /// The methods that are protected where a route's pattern names none. Default: POST and PATCH.
+    /// Safe methods, CONNECT and TRACE can't be protected.
+    #[must_use]
+    pub fn methods(mut self, methods: impl IntoIterator<Item = Method>) -> Self {
+        self.methods = methods.into_iter().collect();
+        if let Some(method) = self.methods.iter().find(|method| !can_protect(method)) {
+            let message = format!("names {method}, which can't be protected");
+            self.fail("methods", message);
+        }
+        self
+    }
+
+    /// Who the key belongs to. Default: the scope that the layer was given.
+    #[must_use]
+    pub fn scope(mut self, scope: impl Scope) -> Self {
+        self.scope = Some(Arc::new(scope));
+        self
+    }
+
+    /// How the request's body is compared. Default: [`FingerprintBody::Bytes`].
+    #[must_use]
+    pub fn fingerprint_body(mut self, body: FingerprintBody) -> Self {
+        self.fingerprint.body = body;
+        self
+    }
+
+    /// Whether the query is compared. Default: `true`.
+    #[must_use]
+    pub fn fingerprint_query(mut self, query: bool) -> Self {
+        self.fingerprint.query = query;
+        self
+    }
+
+    /// The request headers that are compared. Default: `Content-Type`.
+    #[must_use]
+    pub fn fingerprint_headers<N: AsRef<str>>(
+        mut self,
+        names: impl IntoIterator<Item = N>,
+    ) -> Self {
+        self.fingerprint.headers = self.names("fingerprint_headers", names);
+        self
+    }
+
+    /// Which responses are recorded. Default: `Statuses::default()`, see
+    /// [`Statuses`](crate::recording::Statuses).
+    #[must_use]
+    pub fn record(mut self, record: impl RecordRule) -> Self {
+        self.record = Arc::new(record);
+        self
+    }
+
+    /// Content types, such as `application/pdf` or `image/*`, that are never recorded: a retry
+    /// executes again. Default: none.
+    #[must_use]
+    pub fn skip_types<T: AsRef<str>>(mut self, types: impl IntoIterator<Item = T>) -> Self {
+        let lower_case = |own: T| own.as_ref().trim().to_ascii_lowercase();
+        self.skip_types = types.into_iter().map(lower_case).collect();
+        let is_wrong = |own: &&String| !own.contains('/') || own.contains(';');
+        if let Some(wrong) = self.skip_types.iter().find(is_wrong) {
+            let message =
+                format!("names `{wrong}`, which is not a content type without parameters");
+            self.fail("skip_types", message);
+        }
+        self
+    }
+
+    /// Headers by which a response says that it is not to be recorded: a name, or a name and a
+    /// value in any case, such as `Transient-Error: true`. A retry executes again. Default: none.
+    #[must_use]
+    pub fn skip_headers<H: AsRef<str>>(mut self, headers: impl IntoIterator<Item = H>) -> Self {
+        self.skip_headers.clear();
+        for header in headers {
+            match SkipHeader::read(header.as_ref()) {
+                Ok(header) => self.skip_headers.push(header),
+                Err(message) => self.fail("skip_headers", message),
+            }
+        }
+        self
+    }
+
+    /// The header that marks a replay with `true`; `None` for no mark. Default:
+    /// `Idempotency-Replayed`.
+    #[must_use]
+    pub fn replayed_header<'a>(mut self, name: impl Into<Option<&'a str>>) -> Self {
+        self.replayed_header = self.mark("replayed_header", name.into());
+        self
+    }
+
+    /// The header that says when the execution began (RFC 3339), on first responses and on replays.
+    /// Default: none.
+    #[must_use]
+    pub fn created_at_header<'a>(mut self, name: impl Into<Option<&'a str>>) -> Self {
+        self.created_at_header = self.mark("created_at_header", name.into());
+        self
+    }
+
+    /// The header that says until when the response is kept (RFC 3339), on replays and on first
+    /// responses, except first responses that are sent while they are read. Default: none.
+    #[must_use]
+    pub fn expires_at_header<'a>(mut self, name: impl Into<Option<&'a str>>) -> Self {
+        self.expires_at_header = self.mark("expires_at_header", name.into());
+        self
+    }
+
+    /// Replays a recorded `from` with the status `to`, such as 201 as 200. A status without a body
+    /// (1xx, 204, 304) can't be `to`. Default: the status that was recorded.
+    #[must_use]
+    pub fn replay_status(mut self, from: StatusCode, to: StatusCode) -> Self {
+        if !can_have_body(to) {
+            let message = format!("replays {from} as {to}, which has no body");
+            self.fail("replay_status", message);
+        }
+        self.replay_status.retain(|(own, _)| *own != from);
+        self.replay_status.push((from, to));
+        self
+    }
+
+    /// Keeps an error for a duration of zero that a setter has set.
+    pub(super) fn check_durations(mut self) -> Self {
+        let wait = match self.on_in_flight {
+            OnInFlight::Wait(wait) => wait,
+            OnInFlight::Reject => Duration::MAX,
+        };
+        for (option, duration) in [
+            ("body_timeout", self.body_timeout),
+            ("on_in_flight", wait),
+            ("lease", self.lease),
+            ("max_operation", self.max_operation),
+            ("retention", self.retention),
+        ] {
+            if duration.is_zero() {
+                self.fail(option, "must be longer than zero");
+            }
+        }
+        self
+    }
+
+    /// Keeps the first error until the layer is built.
+    fn fail(&mut self, option: &'static str, message: impl Into<String>) {
+        self.error.get_or_insert_with(|| (option, message.into()));
+    }
+
+    /// The name of a header that the layer adds to responses.
+    fn mark(&mut self, option: &'static str, name: Option<&str>) -> Option<HeaderName> {
+        let name = self.names(option, name).pop()?;
+        let of_responses = [
+            CACHE_CONTROL,
+            DATE,
+            ETAG,
+            LINK,
+            LOCATION,
+            RETRY_AFTER,
+            SET_COOKIE,
+            VARY,
+        ];
+        if is_defined_by_http(&name) || of_responses.contains(&name) || name == "idempotency-status"
+        {
+            self.fail(option, defined_by_http(&name));
+        }
+        Some(name)
+    }
+
+    fn names<N: AsRef<str>>(
+        &mut self,
+        option: &'static str,
+        names: impl IntoIterator<Item = N>,
+    ) -> Vec<HeaderName> {
+        let mut parsed = Vec::new();
+        for name in names {
+            if let Ok(name) = name.as_ref().parse() {
+                parsed.push(name);
+            } else {
+                let message = format!("names `{}`, which is not a header's name", name.as_ref());
+                self.fail(option, message);
+            }
+        }
+        parsed
+    }
+}
+
+/// Whether HTTP itself reads a header of this name, so that a key or a mark in it would change the
+/// message.
+fn is_defined_by_http(name: &HeaderName) -> bool {
+    HOP_BY_HOP.contains(name)
+        || [HOST, TRAILER, EXPECT].contains(name)
+        || name.as_str().starts_with("content-")
+}
+
+fn defined_by_http(name: &HeaderName) -> String {
+    format!("names `{name}`, which has a meaning of its own in HTTP")
+}
