@@ -354,7 +354,7 @@ mod prose {
     #[doc = include_str!("../docs/testing.md")]
     pub struct Testing;
     #[cfg(feature = "contract")]
-    #[doc = include_str!("../docs/contract.md")]
+    #[doc = include_str!("../docs/what-clients-see.md")]
     pub struct Contract;
     #[cfg(feature = "config")]
     #[doc = include_str!("../docs/config.md")]

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::contract::sentences::{self, Sentences};
-use crate::contract::{Contract, Endpoint, RejectionExample, rejections};
+use crate::contract::{Contract, Endpoint, RejectionExample};
 use crate::display::{duration, header_name, join_with};
 use crate::options::Require;
 use crate::rejection::RejectionCode;
@@ -113,8 +113,7 @@ impl Contract {
             if statuses.is_empty() {
                 continue;
             }
-            let (statuses, when) = (statuses.join(", "), rejections::when(*code));
-            let advice = rejections::advice(*code);
+            let (statuses, (when, advice)) = (statuses.join(", "), code.for_clients());
             writeln!(page, "| `{code}` | {statuses} | {when} | {advice} |").expect(INFALLIBLE);
             write!(examples, "\n### `{code}`\n").expect(INFALLIBLE);
             for (names, rejection) in &shown {

@@ -1,9 +1,9 @@
 //! What a configured layer promises to the clients of an API, as documents: a page
 //! in Markdown, JSON, and a fragment of an OpenAPI document.
 //!
-//! Public: [`Contract`], which [`IdempotencyLayer::contract`] makes. A word on the
-//! files: `rejections` makes an example of each rejection, `sentences` says each
-//! option in plain words, and `markdown`, `json` and `openapi` are the documents.
+//! Public: [`Contract`], which [`IdempotencyLayer::contract`] makes. `rejections`
+//! makes an example of each rejection, `sentences` describes the options in plain
+//! words, and `markdown`, `json` and `openapi` write the documents.
 //!
 //! May use: layer, request, options, rejection, scope, message, and the leaves.
 

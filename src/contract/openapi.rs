@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use crate::contract::path::Template;
 use crate::contract::schema::{Schemas, key_parameter};
-use crate::contract::{Contract, Endpoint, RejectionExample, rejections, sentences};
+use crate::contract::{Contract, Endpoint, RejectionExample, sentences};
 use crate::display::{header_name, join_with};
 
 impl Contract {
@@ -146,7 +146,8 @@ fn responses(endpoint: &Endpoint, schemas: &mut Schemas) -> Map<String, Value> {
 /// The response for one status, which several rejections may share.
 fn errors(examples: &[&RejectionExample], schemas: &mut Schemas) -> Value {
     let when = |example: &&RejectionExample| {
-        format!("- `{}`: {}", example.code, rejections::when(example.code))
+        let (when, _) = example.code.for_clients();
+        format!("- `{}`: {when}", example.code)
     };
     let description: Vec<_> = examples.iter().map(when).collect();
     let mut headers = Map::new();

@@ -92,74 +92,13 @@ fn request(listed: &Listed) -> Parts {
 /// The rejection that a request under these options would get.
 fn rejection(options: &RouteOptions, code: RejectionCode) -> Rejection {
     let name = options.keys.headers.first();
-    let name = name.expect("a layer without one is not built");
+    let name = name.expect("a layer without a key header is not built");
     match code {
         RejectionCode::KeyRequired => options.keys.required(),
         RejectionCode::KeyInvalid => key::empty(name),
         RejectionCode::KeyTooShort => options.keys.too_short(name),
         RejectionCode::KeyTooLong => options.keys.too_long(name),
-        RejectionCode::ScopeMissing => Rejection::scope_missing(),
         RejectionCode::BodyTooLarge => Rejection::body_too_large(options.max_request_body),
-        RejectionCode::BodyTimeout => Rejection::body_timeout(),
-        RejectionCode::BodyUnreadable => Rejection::body_unreadable(),
-        RejectionCode::KeyReused => Rejection::key_reused(),
-        RejectionCode::InFlight => Rejection::in_flight(),
-        RejectionCode::OutcomeUnknown => Rejection::outcome_unknown(),
-        RejectionCode::ResponseUnavailable => Rejection::response_unavailable(),
-        RejectionCode::StoreUnavailable => Rejection::store_unavailable(),
-        RejectionCode::OverCapacity => Rejection::over_capacity(),
-    }
-}
-
-/// When this rejection is sent.
-pub(super) fn when(code: RejectionCode) -> &'static str {
-    match code {
-        RejectionCode::KeyRequired => "The request has no key, and this operation needs one.",
-        RejectionCode::KeyInvalid => {
-            "The key is malformed, empty, sent more than once, or not in the required format."
-        }
-        RejectionCode::KeyTooShort => "The key is too short.",
-        RejectionCode::KeyTooLong => "The key is too long.",
-        RejectionCode::ScopeMissing => "The request does not say who its caller is.",
-        RejectionCode::BodyTooLarge => "The body of the request is too large.",
-        RejectionCode::BodyTimeout => "The body of the request took too long to arrive.",
-        RejectionCode::BodyUnreadable => "The body of the request broke off.",
-        RejectionCode::KeyReused => "The key was used for another request.",
-        RejectionCode::InFlight => {
-            "The first request with this key is still running, or may still be running."
-        }
-        RejectionCode::OutcomeUnknown => {
-            "It is not known how the first request with this key ended."
-        }
-        RejectionCode::ResponseUnavailable => {
-            "The operation was executed, but its response was not recorded."
-        }
-        RejectionCode::StoreUnavailable => {
-            "At the moment the API can't find out whether the key was used."
-        }
-        RejectionCode::OverCapacity => "The API has no room for another operation.",
-    }
-}
-
-/// What a client can do after this rejection.
-pub(super) fn advice(code: RejectionCode) -> &'static str {
-    match code {
-        RejectionCode::KeyRequired => "Send a key.",
-        RejectionCode::KeyInvalid | RejectionCode::KeyTooShort | RejectionCode::KeyTooLong => {
-            "Correct the key."
-        }
-        RejectionCode::ScopeMissing => "Authenticate the request.",
-        RejectionCode::BodyTooLarge => "Send a smaller body.",
-        RejectionCode::BodyTimeout | RejectionCode::BodyUnreadable => {
-            "Send the same request again, with the same key."
-        }
-        RejectionCode::KeyReused => "Find out why, then use a new key.",
-        RejectionCode::InFlight | RejectionCode::StoreUnavailable | RejectionCode::OverCapacity => {
-            "Wait, then send the same request again, with the same key."
-        }
-        RejectionCode::OutcomeUnknown => {
-            "Ask the operator of this API, then send the same request again."
-        }
-        RejectionCode::ResponseUnavailable => "Read the result of the operation in another way.",
+        same_everywhere => Rejection::usual(same_everywhere),
     }
 }

@@ -122,3 +122,77 @@ impl Rejection {
         )
     }
 }
+
+#[cfg(feature = "contract")]
+impl Rejection {
+    /// The rejection as most requests get it, for the examples of a contract. A code
+    /// whose text depends on the options of the route has a constructor of its own.
+    pub(crate) fn usual(code: RejectionCode) -> Self {
+        match code {
+            RejectionCode::ScopeMissing => Self::scope_missing(),
+            RejectionCode::BodyTimeout => Self::body_timeout(),
+            RejectionCode::BodyUnreadable => Self::body_unreadable(),
+            RejectionCode::KeyReused => Self::key_reused(),
+            RejectionCode::InFlight => Self::in_flight(),
+            RejectionCode::OutcomeUnknown => Self::outcome_unknown(),
+            RejectionCode::ResponseUnavailable => Self::response_unavailable(),
+            RejectionCode::StoreUnavailable => Self::store_unavailable(),
+            RejectionCode::OverCapacity => Self::over_capacity(),
+            other => Self::new(other, other.title()),
+        }
+    }
+}
+
+#[cfg(feature = "contract")]
+impl RejectionCode {
+    /// Two sentences for the clients of an API: when the rejection is sent, and what
+    /// a client can do.
+    pub(crate) const fn for_clients(self) -> (&'static str, &'static str) {
+        const CORRECT: &str = "Correct the key.";
+        const AGAIN: &str = "Send the same request again, with the same key.";
+        const WAIT: &str = "Wait, then send the same request again, with the same key.";
+        match self {
+            Self::KeyRequired => (
+                "The request has no key, and this operation needs one.",
+                "Send a key.",
+            ),
+            Self::KeyInvalid => (
+                "The key is malformed, empty, sent more than once, or not in the required format.",
+                CORRECT,
+            ),
+            Self::KeyTooShort => ("The key is too short.", CORRECT),
+            Self::KeyTooLong => ("The key is too long.", CORRECT),
+            Self::ScopeMissing => (
+                "The request does not say who its caller is.",
+                "Authenticate the request.",
+            ),
+            Self::BodyTooLarge => (
+                "The body of the request is too large.",
+                "Send a smaller body.",
+            ),
+            Self::BodyTimeout => ("The body of the request took too long to arrive.", AGAIN),
+            Self::BodyUnreadable => ("The body of the request broke off.", AGAIN),
+            Self::KeyReused => (
+                "The key was used for another request.",
+                "Find out why, then use a new key.",
+            ),
+            Self::InFlight => (
+                "The first request with this key is still running, or may still be running.",
+                WAIT,
+            ),
+            Self::OutcomeUnknown => (
+                "It is not known how the first request with this key ended.",
+                "Ask the operator of this API, then send the same request again.",
+            ),
+            Self::ResponseUnavailable => (
+                "The operation was executed, but its response was not recorded.",
+                "Read the result of the operation in another way.",
+            ),
+            Self::StoreUnavailable => (
+                "At the moment the API can't find out whether the key was used.",
+                WAIT,
+            ),
+            Self::OverCapacity => ("The API has no room for another operation.", WAIT),
+        }
+    }
+}

@@ -55,7 +55,7 @@ fn the_example_validates() {
     }
 }
 
-/// The files of docs/contracts.md, which are there to be copied.
+/// The files of docs/vendor-contracts.md, which are there to be copied.
 #[test]
 fn the_contracts_in_the_field_validate() {
     let validator = validator();

@@ -1,6 +1,6 @@
 //! Contracts that APIs have published, each as one file, and what it promises
 //! as requests: to the program `tower-idempotency-sidecar` with that file, in
-//! front of a small upstream. `docs/contracts.md` is the table of them.
+//! front of a small upstream. `docs/vendor-contracts.md` is the table of them.
 
 #[macro_use]
 mod lines;
