@@ -1,6 +1,6 @@
 //! How lists, headers, times and sizes are written for people.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::{HeaderName, HeaderValue};
 
@@ -60,7 +60,8 @@ pub(crate) fn header_name(name: &HeaderName) -> String {
 }
 
 /// `24 hours`, in the largest unit that counts it exactly.
-pub(crate) fn duration(duration: Duration) -> String {
+#[cfg(any(test, feature = "contract"))]
+pub(crate) fn duration(duration: std::time::Duration) -> String {
     const DAY: u128 = 24 * 60 * 60 * 1_000_000_000;
     let nanos = duration.as_nanos();
     let units = [
@@ -83,6 +84,7 @@ pub(crate) fn duration(duration: Duration) -> String {
 }
 
 /// `1 MiB`, in the largest unit that counts it exactly.
+#[cfg(any(test, feature = "contract"))]
 pub(crate) fn bytes(bytes: usize) -> String {
     let units = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
     let unit = units
@@ -139,6 +141,8 @@ pub(crate) fn uuid(bits: u128, version: u8) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]

@@ -1,5 +1,6 @@
 //! The rooms of `src/` and the direction between them: a folder imports only what
-//! stands below it, and no circle of files is larger than three.
+//! stands below it, and no circle of files is larger than three. And one name is one
+//! public type.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -285,4 +286,70 @@ fn a_planted_arrow_up_and_a_planted_circle_are_found() {
         .map(|circle| circle.len())
         .max();
     assert!(largest > Some(3), "{largest:?}");
+}
+
+/// The types that `text` defines for everybody.
+fn defined(text: &str) -> Vec<String> {
+    let kinds = ["struct ", "enum ", "trait ", "type "];
+    let names = text.lines().filter_map(|line| {
+        let item = line.strip_prefix("pub ")?;
+        let item = kinds.iter().find_map(|kind| item.strip_prefix(kind))?;
+        let end = item.find(|char: char| !char.is_alphanumeric())?;
+        Some(item[..end].to_owned())
+    });
+    names.collect()
+}
+
+/// The public types under `module`, by what public modules define and re-export.
+fn public(root: &Path, module: &Path, found: &mut BTreeSet<String>) {
+    let files = [
+        root.join(module).join("mod.rs"),
+        root.join(module).with_extension("rs"),
+        root.join(module).join("lib.rs"),
+    ];
+    let text = files.iter().find_map(|file| fs::read_to_string(file).ok());
+    let text = text.unwrap_or_else(|| panic!("no file of the module {module:?}"));
+    found.extend(defined(&text));
+    for (at, _) in text.match_indices("\npub use ") {
+        let tree = text[at + 9..].split(';').next().unwrap();
+        let names = paths(tree, &[]).into_iter();
+        let is_type = |name: &String| name.starts_with(char::is_uppercase);
+        found.extend(
+            names
+                .filter_map(|path| path.last().cloned())
+                .filter(is_type),
+        );
+    }
+    for (at, _) in text.match_indices("\npub mod ") {
+        let name = text[at + 9..].split(';').next().unwrap();
+        // No part of the API.
+        if name != "for_sidecar" {
+            public(root, &module.join(name), found);
+        }
+    }
+}
+
+#[test]
+fn no_two_public_types_have_one_name() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut names = BTreeSet::new();
+    public(&root, Path::new(""), &mut names);
+    assert!(names.contains("IdempotencyLayer") && names.contains("SqlClaim"));
+    let mut definitions = BTreeMap::<String, usize>::new();
+    let mut folders = vec![root];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                for name in defined(&fs::read_to_string(&path).unwrap()) {
+                    *definitions.entry(name).or_default() += 1;
+                }
+            }
+        }
+    }
+    let twice = |name: &&String| definitions.get(*name).is_some_and(|count| *count > 1);
+    let twice: Vec<_> = names.iter().filter(twice).collect();
+    assert!(twice.is_empty(), "{twice:?}");
 }
