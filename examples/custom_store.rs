@@ -18,8 +18,8 @@ use http_body_util::{BodyExt, Full};
 use tower::{ServiceBuilder, ServiceExt};
 use tower_idempotency::options::OnLapsedLease;
 use tower_idempotency::store::{
-    Claim, Claimed, Forgotten, Lease, Outcome, Ownership, Record, RecordState, Release, Store,
-    StoreError, StoreErrorKind,
+    Claim, Claimed, ForgetMode, Forgotten, Lease, Outcome, Ownership, Record, RecordState, Release,
+    Store, StoreError, StoreErrorKind,
 };
 use tower_idempotency::store::{Completion, FencingToken, Nonce, RecordId};
 use tower_idempotency::{IdempotencyLayer, scope};
@@ -236,12 +236,14 @@ impl Store for MapStore {
         Ok(rows.get(id).map(|row| row.record(now)))
     }
 
-    async fn forget(&self, id: &RecordId, force: bool) -> Result<Forgotten, StoreError> {
+    async fn forget(&self, id: &RecordId, mode: ForgetMode) -> Result<Forgotten, StoreError> {
         let (mut rows, now) = self.rows();
         Ok(match rows.get(id) {
             None => Forgotten::Absent,
             Some(row)
-                if matches!(row.state, State::InFlight { .. }) && !row.is_lapsed(now) && !force =>
+                if matches!(row.state, State::InFlight { .. })
+                    && !row.is_lapsed(now)
+                    && mode == ForgetMode::UnlessAlive =>
             {
                 Forgotten::InFlight
             }

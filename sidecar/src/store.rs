@@ -7,8 +7,8 @@ use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use tower_idempotency::store::{
-    AnyStore, Claim, Claimed, Forgotten, Lease, Nonce, Outcome, Ownership, Record, RecordId,
-    Release, Store, StoreError, StoreErrorKind, Subscription,
+    AnyStore, Claim, Claimed, ForgetMode, Forgotten, Lease, Nonce, Outcome, Ownership, Record,
+    RecordId, Release, Store, StoreError, StoreErrorKind, Subscription,
 };
 
 /// How long the start waits for a store before it goes on without.
@@ -111,8 +111,8 @@ impl Store for LateStore {
         self.store()?.look_up(id).await
     }
 
-    async fn forget(&self, id: &RecordId, force: bool) -> Result<Forgotten, StoreError> {
-        self.store()?.forget(id, force).await
+    async fn forget(&self, id: &RecordId, mode: ForgetMode) -> Result<Forgotten, StoreError> {
+        self.store()?.forget(id, mode).await
     }
 
     async fn subscribe(&self, id: &RecordId) -> Result<Subscription, StoreError> {

@@ -6,7 +6,7 @@ use std::task::Poll;
 
 use tokio::time::timeout;
 
-use crate::store::{Claim, Forgotten, Lease, Ownership, Release};
+use crate::store::{Claim, ForgetMode, Forgotten, Lease, Ownership, Release};
 
 use crate::conformance::answer::answer;
 use crate::conformance::expect::{Checked, Failure, ensure, held, in_flight, lost};
@@ -291,9 +291,14 @@ async fn looking_up_and_forgetting_can_be_dropped(stores: Stores) -> Checked {
             ));
         };
         let looked = cut(&a, a.store.look_up(&claim.id), polls).await;
-        let forgot = cut(&a, a.store.forget(&claim.id, false), polls).await;
+        let forgot = cut(
+            &a,
+            a.store.forget(&claim.id, ForgetMode::UnlessAlive),
+            polls,
+        )
+        .await;
         cuts.ended |= looked && forgot;
-        let came = b.forget(&claim.id, false).await?;
+        let came = b.forget(&claim.id, ForgetMode::UnlessAlive).await?;
         ensure!(
             came != Forgotten::InFlight,
             "expected a completion to be forgotten"

@@ -2,7 +2,7 @@
 
 use tokio::time::sleep;
 
-use crate::store::{Claim, Forgotten, OnLapsedLease, Outcome, Release};
+use crate::store::{Claim, ForgetMode, Forgotten, OnLapsedLease, Outcome, Release};
 
 use crate::conformance::answer::answer;
 use crate::conformance::expect::{Checked, ensure, held, in_flight, lost};
@@ -48,7 +48,7 @@ async fn forgetting_spares_who_runs(stores: Stores) -> Checked {
     let Stores { a, b, c } = stores;
     let claim = request();
     let owner = a.acquire("the first claim", &claim).await?;
-    let came = b.forget(&claim.id, false).await?;
+    let came = b.forget(&claim.id, ForgetMode::UnlessAlive).await?;
     forgotten("a live record", Forgotten::InFlight, came)?;
     let found = c.find("another claim", &rival(&claim)).await?;
     in_flight("what another claim found", &found, &owner)?;
@@ -59,7 +59,7 @@ async fn forgetting_by_force_fences_the_owner(stores: Stores) -> Checked {
     let Stores { a, b, c } = stores;
     let claim = request();
     let stale = a.acquire("the first claim", &claim).await?;
-    let came = b.forget(&claim.id, true).await?;
+    let came = b.forget(&claim.id, ForgetMode::Forced).await?;
     forgotten("a live record by force", Forgotten::Gone, came)?;
     lost("its former owner's renewal", a.renew(&stale).await?)?;
     lost(
@@ -123,11 +123,15 @@ async fn forgetting_removes_what_is_not_alive(stores: Stores) -> Checked {
         ("a completion", completed),
         ("a sealed record", sealed),
     ] {
-        forgotten(what, Forgotten::Gone, b.forget(&claim.id, false).await?)?;
+        forgotten(
+            what,
+            Forgotten::Gone,
+            b.forget(&claim.id, ForgetMode::UnlessAlive).await?,
+        )?;
         forgotten(
             "it again",
             Forgotten::Absent,
-            c.forget(&claim.id, false).await?,
+            c.forget(&claim.id, ForgetMode::UnlessAlive).await?,
         )?;
         let next = c
             .acquire(&format!("a claim after {what}"), &rival(&claim))
@@ -144,14 +148,14 @@ async fn forgetting_removes_what_is_not_alive(stores: Stores) -> Checked {
 async fn forgetting_nothing_is_absent(stores: Stores) -> Checked {
     let Stores { a, b, .. } = stores;
     let claim = request();
-    for force in [false, true] {
-        let came = a.forget(&claim.id, force).await?;
+    for mode in [ForgetMode::UnlessAlive, ForgetMode::Forced] {
+        let came = a.forget(&claim.id, mode).await?;
         forgotten("nothing", Forgotten::Absent, came)?;
     }
     let owner = a.acquire("the first claim", &claim).await?;
     let outcome = Outcome::Sealed { retention: SHORT };
     held("sealing", a.complete(&owner, &outcome).await?)?;
     sleep(SHORT + SURELY).await;
-    let came = b.forget(&claim.id, false).await?;
+    let came = b.forget(&claim.id, ForgetMode::UnlessAlive).await?;
     forgotten("what is over", Forgotten::Absent, came)
 }

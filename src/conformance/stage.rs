@@ -12,8 +12,8 @@ use tokio::time::{Instant, sleep};
 
 use crate::record::{Fingerprint, Nonce, RecordId, ScopeDigest};
 use crate::store::{
-    Claim, Claimed, DynStore, Forgotten, Lease, Outcome, Ownership, Record, Release, StoreError,
-    StoreErrorKind, Subscription,
+    Claim, Claimed, DynStore, ForgetMode, Forgotten, Lease, Outcome, Ownership, Record, Release,
+    StoreError, StoreErrorKind, Subscription,
 };
 
 use crate::conformance::expect::{Checked, Failure, broken, ensure, told};
@@ -115,8 +115,8 @@ impl Handle {
         found.map_err(|error| optional("look_up", &error))
     }
 
-    pub(crate) async fn forget(&self, id: &RecordId, force: bool) -> Checked<Forgotten> {
-        let forgotten = self.call(|| self.store.forget(id, force)).await;
+    pub(crate) async fn forget(&self, id: &RecordId, mode: ForgetMode) -> Checked<Forgotten> {
+        let forgotten = self.call(|| self.store.forget(id, mode)).await;
         forgotten.map_err(|error| optional("forget", &error))
     }
 

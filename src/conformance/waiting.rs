@@ -6,7 +6,9 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::record::RecordId;
-use crate::store::{Claim, Claimed, Forgotten, Outcome, RecordState, Release, Subscription};
+use crate::store::{
+    Claim, Claimed, ForgetMode, Forgotten, Outcome, RecordState, Release, Subscription,
+};
 
 use crate::conformance::answer::answer;
 use crate::conformance::expect::{Checked, broken, ensure, held, state, told};
@@ -132,17 +134,17 @@ async fn a_release_wakes_a_waiter(stores: Stores) -> Checked {
 }
 
 async fn forgetting_wakes_every_waiter(stores: Stores) -> Checked {
-    for forced in [false, true] {
+    for mode in [ForgetMode::UnlessAlive, ForgetMode::Forced] {
         let claim = request();
         stores.a.acquire("the first claim", &claim).await?;
         let waiters = waiters(&stores, &claim.id).await?;
-        if !forced {
+        if mode == ForgetMode::UnlessAlive {
             held(
                 "the release",
                 stores.b.release(&claim, Release::MayRunAgain).await?,
             )?;
         }
-        let forgotten = stores.b.forget(&claim.id, forced).await?;
+        let forgotten = stores.b.forget(&claim.id, mode).await?;
         ensure!(
             forgotten == Forgotten::Gone,
             "expected forgetting to answer Gone, it was {forgotten:?}"

@@ -8,8 +8,8 @@ use crate::options::Require;
 use crate::record::{RecordId, ScopeDigest};
 use crate::request::core::Core;
 use crate::store::{
-    Claim, Claimed, Forgotten, OnLapsedLease, Outcome, Ownership, Record, RecordState, Release,
-    StoreError, StoreErrorKind,
+    Claim, Claimed, ForgetMode, Forgotten, OnLapsedLease, Outcome, Ownership, Record, RecordState,
+    Release, StoreError, StoreErrorKind,
 };
 
 /// What came of [resolving](Records::resolve) a record.
@@ -117,7 +117,11 @@ impl<'a> Records<'a> {
     /// # Errors
     /// If the store gives no answer, or can't forget.
     pub async fn forget(self, id: &RecordId) -> Result<Forgotten, StoreError> {
-        self.core.leases.store.forget(id, false).await
+        self.core
+            .leases
+            .store
+            .forget(id, ForgetMode::UnlessAlive)
+            .await
     }
 
     /// Removes a record even if it is in flight and its owner is alive. A retry then
@@ -127,7 +131,7 @@ impl<'a> Records<'a> {
     /// # Errors
     /// If the store gives no answer, or can't forget.
     pub async fn forget_forced(self, id: &RecordId) -> Result<Forgotten, StoreError> {
-        self.core.leases.store.forget(id, true).await
+        self.core.leases.store.forget(id, ForgetMode::Forced).await
     }
 
     /// Gives an operation whose outcome is unknown the outcome that it had: a

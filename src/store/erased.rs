@@ -11,8 +11,8 @@ use crate::record::{Nonce, RecordId};
 #[cfg(feature = "_sql")]
 use super::sql::transaction::TransactionalStore;
 use super::{
-    Claim, Claimed, Forgotten, Lease, Outcome, Ownership, Record, Release, Store, StoreError,
-    Subscription,
+    Claim, Claimed, ForgetMode, Forgotten, Lease, Outcome, Ownership, Record, Release, Store,
+    StoreError, Subscription,
 };
 
 /// [`Store`] without its type, so that neither the layer nor its services have
@@ -29,7 +29,7 @@ pub(crate) trait DynStore: Send + Sync {
         how: Release,
     ) -> StoreFuture<'a, Ownership>;
     fn look_up<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Option<Record>>;
-    fn forget<'a>(&'a self, id: &'a RecordId, force: bool) -> StoreFuture<'a, Forgotten>;
+    fn forget<'a>(&'a self, id: &'a RecordId, mode: ForgetMode) -> StoreFuture<'a, Forgotten>;
     fn subscribe<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Subscription>;
 
     /// The SQL store that this store is, or passes its operations on to.
@@ -144,8 +144,8 @@ impl<S: Store> DynStore for Boxed<S> {
         StoreFuture::Later(Box::pin(self.0.look_up(id)))
     }
 
-    fn forget<'a>(&'a self, id: &'a RecordId, force: bool) -> StoreFuture<'a, Forgotten> {
-        StoreFuture::Later(Box::pin(self.0.forget(id, force)))
+    fn forget<'a>(&'a self, id: &'a RecordId, mode: ForgetMode) -> StoreFuture<'a, Forgotten> {
+        StoreFuture::Later(Box::pin(self.0.forget(id, mode)))
     }
 
     fn subscribe<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Subscription> {

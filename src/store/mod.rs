@@ -51,7 +51,7 @@ pub(crate) use lease::LeaseGuard;
 pub use lease::{Lease, Outcome, Ownership, Release};
 #[cfg(feature = "memory")]
 pub use memory::{MemoryStats, MemoryStoreBuilder, WhenFull};
-pub use record::{Forgotten, Record, RecordState};
+pub use record::{ForgetMode, Forgotten, Record, RecordState};
 #[cfg(feature = "redis")]
 pub use redis::{RedisConnection, RedisStoreBuilder};
 #[cfg(feature = "_sql")]
@@ -181,13 +181,14 @@ pub trait Store: Send + Sync + 'static {
 
     /// Removes a record, for
     /// [`Records::forget`](crate::Records::forget). A record in
-    /// flight whose lease has not lapsed is removed only if `force` is true.
+    /// flight whose lease has not lapsed is removed only if `mode` is
+    /// [`Forced`](ForgetMode::Forced).
     fn forget(
         &self,
         id: &RecordId,
-        force: bool,
+        mode: ForgetMode,
     ) -> impl Future<Output = Result<Forgotten, StoreError>> + Send {
-        let _ = (id, force);
+        let _ = (id, mode);
         async { Err(StoreError::unsupported("forget")) }
     }
 
@@ -295,9 +296,9 @@ macro_rules! forward_store {
         async fn forget(
             &$this,
             id: &$crate::store::RecordId,
-            force: bool,
+            mode: $crate::store::ForgetMode,
         ) -> Result<$crate::store::Forgotten, $crate::store::StoreError> {
-            $store.forget(id, force).await
+            $store.forget(id, mode).await
         }
 
         async fn subscribe(

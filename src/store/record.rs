@@ -83,6 +83,16 @@ impl Record {
     }
 }
 
+/// Which records [`Store::forget`] removes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForgetMode {
+    /// Any record but one that is in flight and whose lease has not lapsed.
+    UnlessAlive,
+    /// Any record. The operation of a record in flight may still be running, and
+    /// a retry then runs it a second time at the same moment.
+    Forced,
+}
+
 /// What [`Store::forget`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

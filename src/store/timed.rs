@@ -12,7 +12,8 @@ use crate::record::{Nonce, RecordId};
 use crate::runtime::deadline::Deadline;
 use crate::store::erased::{DynStore, StoreFuture};
 use crate::store::{
-    Claim, Claimed, Forgotten, Lease, Outcome, Ownership, Record, Release, StoreError, Subscription,
+    Claim, Claimed, ForgetMode, Forgotten, Lease, Outcome, Ownership, Record, Release, StoreError,
+    Subscription,
 };
 
 /// The store as the layer uses it: without its type, and with every call bounded
@@ -83,8 +84,12 @@ impl TimedStore {
         TimedCall::new(self.timeout, self.store.look_up(id))
     }
 
-    pub(crate) fn forget<'a>(&'a self, id: &'a RecordId, force: bool) -> TimedCall<'a, Forgotten> {
-        TimedCall::new(self.timeout, self.store.forget(id, force))
+    pub(crate) fn forget<'a>(
+        &'a self,
+        id: &'a RecordId,
+        mode: ForgetMode,
+    ) -> TimedCall<'a, Forgotten> {
+        TimedCall::new(self.timeout, self.store.forget(id, mode))
     }
 
     pub(crate) fn subscribe<'a>(&'a self, id: &'a RecordId) -> TimedCall<'a, Subscription> {

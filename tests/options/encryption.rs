@@ -10,8 +10,8 @@ use tokio::time::sleep;
 use tower::{Layer, ServiceExt};
 use tower_idempotency::options::{OnInFlight, OnStoreError};
 use tower_idempotency::store::{
-    Claim, Claimed, Forgotten, Lease, Outcome, Ownership, Record, RecordState, Release, Store,
-    StoreError, StoreErrorKind, Subscription,
+    Claim, Claimed, ForgetMode, Forgotten, Lease, Outcome, Ownership, Record, RecordState, Release,
+    Store, StoreError, StoreErrorKind, Subscription,
 };
 use tower_idempotency::store::{
     Completion, Encryption, FencingToken, Fingerprint, Nonce, RecordId,
@@ -93,8 +93,8 @@ impl Store for Meddled {
         let found = self.memory.look_up(id).await?;
         Ok(found.map(|record| self.found(record)))
     }
-    async fn forget(&self, id: &RecordId, force: bool) -> Result<Forgotten, StoreError> {
-        self.memory.forget(id, force).await
+    async fn forget(&self, id: &RecordId, mode: ForgetMode) -> Result<Forgotten, StoreError> {
+        self.memory.forget(id, mode).await
     }
     async fn subscribe(&self, id: &RecordId) -> Result<Subscription, StoreError> {
         self.memory.subscribe(id).await

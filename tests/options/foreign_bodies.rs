@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use tokio::time::sleep;
 use tower_idempotency::MemoryStore;
-use tower_idempotency::store::{Claim, Claimed, Outcome, Store};
+use tower_idempotency::store::{Claim, Claimed, ForgetMode, Outcome, Store};
 use tower_idempotency::store::{Completion, Fingerprint, RecordId, ScopeDigest};
 
 use crate::support::Runs;
@@ -74,7 +74,7 @@ fn an_answer_that_looks_into_the_store_when_it_is_let_go_does_not_lock_it_up() {
                         store.claim(&claim(ID)).await.map(|_| ()).unwrap();
                     }
                     "forgotten" => {
-                        store.forget(&ID, true).await.unwrap();
+                        store.forget(&ID, ForgetMode::Forced).await.unwrap();
                     }
                     _ => {
                         let other = RecordId::from_bytes([4; 32]);

@@ -10,8 +10,8 @@ use tokio::task::yield_now;
 use tokio::time::sleep;
 use tower_idempotency::MemoryStore;
 use tower_idempotency::store::{
-    Claim, Claimed, Forgotten, Lease, Outcome, Ownership, Record, Release, Store, StoreError,
-    StoreErrorKind, Subscription,
+    Claim, Claimed, ForgetMode, Forgotten, Lease, Outcome, Ownership, Record, Release, Store,
+    StoreError, StoreErrorKind, Subscription,
 };
 use tower_idempotency::store::{MemoryStats, Nonce, RecordId};
 
@@ -239,9 +239,8 @@ impl Store for Steered {
         self.through(Op::LookUp, self.memory.look_up(id)).await
     }
 
-    async fn forget(&self, id: &RecordId, force: bool) -> Result<Forgotten, StoreError> {
-        self.through(Op::Forget, self.memory.forget(id, force))
-            .await
+    async fn forget(&self, id: &RecordId, mode: ForgetMode) -> Result<Forgotten, StoreError> {
+        self.through(Op::Forget, self.memory.forget(id, mode)).await
     }
 
     async fn subscribe(&self, id: &RecordId) -> Result<Subscription, StoreError> {

@@ -13,8 +13,8 @@ use crate::error::ConfigError;
 use crate::record::{Completion, ENCRYPTED, Nonce, RecordId};
 use crate::store::encoding::{micros_since_epoch, system_time, unreadable};
 use crate::store::{
-    Claim, Claimed, DynStore, Forgotten, Lease, Outcome, Ownership, Record, RecordState, Release,
-    StoreError, StoreFuture, Subscription, Transactional,
+    Claim, Claimed, DynStore, ForgetMode, Forgotten, Lease, Outcome, Ownership, Record,
+    RecordState, Release, StoreError, StoreFuture, Subscription, Transactional,
 };
 
 /// How recorded answers are encrypted at rest, in front of any store: headers,
@@ -145,8 +145,8 @@ impl DynStore for Encrypted {
         }))
     }
 
-    fn forget<'a>(&'a self, id: &'a RecordId, force: bool) -> StoreFuture<'a, Forgotten> {
-        self.store.forget(id, force)
+    fn forget<'a>(&'a self, id: &'a RecordId, mode: ForgetMode) -> StoreFuture<'a, Forgotten> {
+        self.store.forget(id, mode)
     }
 
     fn subscribe<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Subscription> {

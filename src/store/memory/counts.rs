@@ -1,8 +1,8 @@
-//! How many records there are, and what they take.
+//! The number of records in each state, and their bytes.
 
+use super::limits::{Limits, MemoryStats, RECORD_BYTES};
 use super::slot::{Kind, Slot};
 use super::sync::{AtomicUsize, Ordering};
-use super::{MemoryStats, MemoryStoreBuilder, RECORD_BYTES};
 
 #[derive(Default)]
 pub(super) struct Counts {
@@ -15,7 +15,7 @@ pub(super) struct Counts {
 
 impl Counts {
     /// Counts one more record in flight, if there is room for it.
-    pub(super) fn reserve(&self, limits: &MemoryStoreBuilder) -> bool {
+    pub(super) fn reserve(&self, limits: &Limits) -> bool {
         let records = self.records.fetch_add(1, Ordering::Relaxed) + 1;
         let bytes = self.bytes.fetch_add(RECORD_BYTES, Ordering::Relaxed) + RECORD_BYTES;
         let fits = records <= limits.max_records && bytes <= limits.max_bytes;
@@ -42,12 +42,12 @@ impl Counts {
         }
     }
 
-    /// Puts another record in the place of one, and gives that back: what it
-    /// holds may be foreign, and is not to be dropped under the lock of a map.
+    /// Replaces a record, and returns the old one, for the caller to drop once the
+    /// map is unlocked: dropping a completion may run any code.
     #[must_use]
     pub(super) fn replace(&self, slot: &mut Slot, mut new: Slot) -> Slot {
         new.queued = slot.queued;
-        // Modulo 2⁶⁴, so that it may be less.
+        // Modulo 2⁶⁴: the new record may be smaller.
         let more = new.bytes.wrapping_sub(slot.bytes);
         self.bytes.fetch_add(more, Ordering::Relaxed);
         if let Some(count) = self.of(new.kind()) {
@@ -59,7 +59,7 @@ impl Counts {
         std::mem::replace(slot, new)
     }
 
-    /// In flight are the records that are nothing else.
+    /// Records in flight have no counter: they are the rest of all records.
     fn of(&self, kind: Kind) -> Option<&AtomicUsize> {
         match kind {
             Kind::InFlight => None,

@@ -2,8 +2,9 @@
 
 use std::hash::{BuildHasher, Hasher};
 
-/// An id is a digest: its own bits, folded with a seed of this process, are a
-/// hash that nobody outside can aim at.
+/// Hashes record ids. An id is a digest, so its bits are random already. They are
+/// folded with a seed of this process, so that no client can choose keys whose
+/// ids all fall into one shard.
 #[derive(Clone)]
 pub(super) struct IdHasher {
     seed: u64,

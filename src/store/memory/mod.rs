@@ -6,67 +6,32 @@ use std::sync::Arc;
 use crate::error::ConfigError;
 use crate::record::{Nonce, RecordId};
 use crate::store::{
-    Claim, Claimed, DynStore, ErasedStore, Forgotten, Lease, Outcome, Ownership, Record, Release,
-    Store, StoreError, StoreFuture, Subscription, Transactional,
+    Claim, Claimed, DynStore, ErasedStore, ForgetMode, Forgotten, Lease, Outcome, Ownership,
+    Record, Release, Store, StoreError, StoreFuture, Subscription, Transactional,
 };
 
-use self::records::{Clock, Shared};
+use self::clock::Clock;
+use self::limits::{Limits, RECORD_BYTES};
+use self::records::Records;
 
+mod clock;
 mod counts;
+mod expiry;
+mod guard;
 #[cfg_attr(
     shuttle,
     allow(dead_code, reason = "shuttle's map has a hash of its own")
 )]
 mod id_hasher;
+mod limits;
 mod queues;
 mod records;
 mod slot;
+mod sync;
+mod waiter;
 mod waiters;
 
-/// What synchronises.
-#[cfg(not(shuttle))]
-mod sync {
-    pub(super) use dashmap::Entry;
-    pub(super) use std::sync::{
-        Mutex,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
-    };
-
-    use super::id_hasher::IdHasher;
-    use crate::record::RecordId;
-
-    pub(super) type Map<T> = dashmap::DashMap<RecordId, T, IdHasher>;
-
-    /// Many small shards: one that grows is locked only briefly.
-    const SHARDS: usize = 128;
-
-    pub(super) fn map<T>() -> Map<T> {
-        Map::with_hasher_and_shard_amount(IdHasher::random(), SHARDS)
-    }
-}
-
-/// The same under `--cfg shuttle`, where every step is a point at which the
-/// scheduler may run another thread.
-#[cfg(shuttle)]
-mod sync {
-    pub(super) use shuttle::sync::{
-        Mutex,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
-    };
-    pub(super) use shuttle_dashmap::Entry;
-
-    use crate::record::RecordId;
-
-    pub(super) type Map<T> = shuttle_dashmap::DashMap<RecordId, T>;
-
-    pub(super) fn map<T>() -> Map<T> {
-        Map::new()
-    }
-}
-
-/// About what a record takes beside its answer, in bytes: its place in the
-/// map and in a queue, and its own fields.
-const RECORD_BYTES: usize = 320;
+pub use self::limits::{MemoryStats, WhenFull};
 
 /// A [`Store`] in this process's memory, on [`DashMap`](dashmap::DashMap).
 ///
@@ -101,38 +66,7 @@ const RECORD_BYTES: usize = 320;
 /// ```
 #[derive(Clone)]
 pub struct MemoryStore {
-    shared: Arc<Shared>,
-}
-
-/// What a full [`MemoryStore`] does with a new operation.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum WhenFull {
-    /// Forgets the oldest tombstone or completion for it: that key may run again.
-    #[default]
-    Evict,
-    /// Refuses it: `over-capacity`. Operations already begun are still
-    /// recorded, so the store can exceed its bytes by what they answer.
-    Refuse,
-}
-
-/// What a [`MemoryStore`] holds, at one moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct MemoryStats {
-    /// Records in all. Those past their end count until they are removed,
-    /// which happens as others come.
-    pub records: usize,
-    /// About what they take, in bytes.
-    pub bytes: usize,
-    /// Records of operations that run, or whose outcome is unknown.
-    pub in_flight: usize,
-    /// Recorded answers.
-    pub completed: usize,
-    /// Operations that are done without a recorded answer.
-    pub sealed: usize,
-    /// Tombstones.
-    pub released: usize,
+    records: Arc<Records>,
 }
 
 /// Options of a [`MemoryStore`].
@@ -151,27 +85,25 @@ pub struct MemoryStats {
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct MemoryStoreBuilder {
-    max_records: usize,
-    max_bytes: usize,
-    when_full: WhenFull,
+    limits: Limits,
 }
 
 impl MemoryStoreBuilder {
     /// The largest number of records. Default: 1 000 000.
     pub fn max_records(mut self, records: usize) -> Self {
-        self.max_records = records;
+        self.limits.max_records = records;
         self
     }
 
     /// About how many bytes the records may take. Default: 256 MiB.
     pub fn max_bytes(mut self, bytes: usize) -> Self {
-        self.max_bytes = bytes;
+        self.limits.max_bytes = bytes;
         self
     }
 
     /// What to do at a cap. Default: [`WhenFull::Evict`].
     pub fn when_full(mut self, when_full: WhenFull) -> Self {
-        self.when_full = when_full;
+        self.limits.when_full = when_full;
         self
     }
 
@@ -180,10 +112,10 @@ impl MemoryStoreBuilder {
     /// # Errors
     /// If a cap leaves no room for a single record.
     pub fn build(self) -> Result<MemoryStore, ConfigError> {
-        if self.max_records == 0 {
+        if self.limits.max_records == 0 {
             return Err(ConfigError::new("max_records", "must be at least 1"));
         }
-        if self.max_bytes < RECORD_BYTES {
+        if self.limits.max_bytes < RECORD_BYTES {
             let message = format!("must be at least {RECORD_BYTES}, which one empty record takes");
             return Err(ConfigError::new("max_bytes", message));
         }
@@ -201,15 +133,17 @@ impl MemoryStore {
     /// With other caps.
     pub fn builder() -> MemoryStoreBuilder {
         MemoryStoreBuilder {
-            max_records: 1_000_000,
-            max_bytes: 256 << 20,
-            when_full: WhenFull::default(),
+            limits: Limits {
+                max_records: 1_000_000,
+                max_bytes: 256 << 20,
+                when_full: WhenFull::default(),
+            },
         }
     }
 
-    fn with(limits: MemoryStoreBuilder, clock: Clock) -> Self {
+    fn with(builder: MemoryStoreBuilder, clock: Clock) -> Self {
         Self {
-            shared: Arc::new(Shared::new(limits, clock)),
+            records: Arc::new(Records::new(builder.limits, clock)),
         }
     }
 
@@ -228,7 +162,7 @@ impl MemoryStore {
     /// How many records there are in each state, and what they take.
     #[must_use]
     pub fn stats(&self) -> MemoryStats {
-        self.shared.counts.stats()
+        self.records.counts.stats()
     }
 }
 
@@ -249,15 +183,15 @@ impl fmt::Debug for MemoryStore {
 /// No operation awaits: a guard of the map never meets one.
 impl Store for MemoryStore {
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
-        Ok(Shared::claim(&self.shared, claim))
+        Ok(Records::claim(&self.records, claim))
     }
 
     async fn renew(&self, lease: &Lease) -> Result<Ownership, StoreError> {
-        Ok(self.shared.renew(lease))
+        Ok(self.records.renew(lease))
     }
 
     async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Ownership, StoreError> {
-        Ok(self.shared.complete(lease, outcome))
+        Ok(self.records.complete(lease, outcome))
     }
 
     async fn release(
@@ -266,19 +200,19 @@ impl Store for MemoryStore {
         nonce: &Nonce,
         how: Release,
     ) -> Result<Ownership, StoreError> {
-        Ok(self.shared.release(id, nonce, how))
+        Ok(self.records.release(id, nonce, how))
     }
 
     async fn look_up(&self, id: &RecordId) -> Result<Option<Record>, StoreError> {
-        Ok(self.shared.look_up(id))
+        Ok(self.records.look_up(id))
     }
 
-    async fn forget(&self, id: &RecordId, force: bool) -> Result<Forgotten, StoreError> {
-        Ok(self.shared.forget(id, force))
+    async fn forget(&self, id: &RecordId, mode: ForgetMode) -> Result<Forgotten, StoreError> {
+        Ok(self.records.forget(id, mode))
     }
 
     async fn subscribe(&self, id: &RecordId) -> Result<Subscription, StoreError> {
-        Ok(Shared::subscribe(&self.shared, id))
+        Ok(Records::subscribe(&self.records, id))
     }
 
     fn erase(&self) -> Option<ErasedStore> {
@@ -291,11 +225,11 @@ struct AtOnce(MemoryStore);
 
 impl DynStore for AtOnce {
     fn claim<'a>(&'a self, claim: &'a Claim) -> StoreFuture<'a, Claimed> {
-        StoreFuture::Now(Some(Shared::claim(&self.0.shared, claim)))
+        StoreFuture::Now(Some(Records::claim(&self.0.records, claim)))
     }
 
     fn renew<'a>(&'a self, lease: &'a Lease) -> StoreFuture<'a, Ownership> {
-        StoreFuture::Now(Some(self.0.shared.renew(lease)))
+        StoreFuture::Now(Some(self.0.records.renew(lease)))
     }
 
     fn complete<'a>(
@@ -303,7 +237,7 @@ impl DynStore for AtOnce {
         lease: &'a Lease,
         outcome: &'a Outcome,
     ) -> StoreFuture<'a, Ownership> {
-        StoreFuture::Now(Some(self.0.shared.complete(lease, outcome)))
+        StoreFuture::Now(Some(self.0.records.complete(lease, outcome)))
     }
 
     fn release<'a>(
@@ -312,19 +246,19 @@ impl DynStore for AtOnce {
         nonce: &'a Nonce,
         how: Release,
     ) -> StoreFuture<'a, Ownership> {
-        StoreFuture::Now(Some(self.0.shared.release(id, nonce, how)))
+        StoreFuture::Now(Some(self.0.records.release(id, nonce, how)))
     }
 
     fn look_up<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Option<Record>> {
-        StoreFuture::Now(Some(self.0.shared.look_up(id)))
+        StoreFuture::Now(Some(self.0.records.look_up(id)))
     }
 
-    fn forget<'a>(&'a self, id: &'a RecordId, force: bool) -> StoreFuture<'a, Forgotten> {
-        StoreFuture::Now(Some(self.0.shared.forget(id, force)))
+    fn forget<'a>(&'a self, id: &'a RecordId, mode: ForgetMode) -> StoreFuture<'a, Forgotten> {
+        StoreFuture::Now(Some(self.0.records.forget(id, mode)))
     }
 
     fn subscribe<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Subscription> {
-        StoreFuture::Now(Some(Shared::subscribe(&self.0.shared, id)))
+        StoreFuture::Now(Some(Records::subscribe(&self.0.records, id)))
     }
 
     fn transactional(&self) -> Option<Transactional<'_>> {

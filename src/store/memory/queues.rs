@@ -1,55 +1,60 @@
-//! When records end, in that order.
+//! The records in the order in which they expire.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::record::RecordId;
 
-use super::records::{Moment, PACE};
+use super::clock::SinceStart;
 
-/// Which queue: smaller goes first when room is needed.
+/// How many expired records one operation removes.
+pub(super) const REMOVED_PER_CALL: usize = 2;
+
+/// The kind of a queue. To make room, records of a smaller kind are removed
+/// first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Line(u8);
+pub(super) struct ExpiryQueue(u8);
 
-impl Line {
-    pub(super) const RELEASED: Line = Line(0);
-    pub(super) const DONE: Line = Line(1);
-    pub(super) const ABANDONED: Line = Line(2);
+impl ExpiryQueue {
+    pub(super) const RELEASED: ExpiryQueue = ExpiryQueue(0);
+    pub(super) const DONE: ExpiryQueue = ExpiryQueue(1);
+    pub(super) const ABANDONED: ExpiryQueue = ExpiryQueue(2);
 
     pub(super) fn bit(self) -> u8 {
         1 << self.0
     }
 }
 
-/// When a record ended as of when it was put here. It may have gone on since.
+/// When a record expires, as was known when this entry was made. The record may
+/// have changed since.
 #[derive(Clone, Copy)]
-pub(super) struct Due {
+pub(super) struct Expiry {
     pub(super) id: RecordId,
-    pub(super) at: Moment,
+    pub(super) at: SinceStart,
 }
 
-/// One that was taken out, and the queue that it stood in.
+/// An entry that was taken out, and the queue that it was in.
 #[derive(Clone, Copy)]
-pub(super) struct Taken {
-    pub(super) line: Line,
+pub(super) struct Expired {
+    pub(super) line: ExpiryQueue,
     pub(super) retention: Duration,
-    pub(super) due: Due,
+    pub(super) due: Expiry,
 }
 
-/// The records in the order of their ends: one queue per kind and distinct
-/// retention, since records of one retention end in the order in which they
-/// began to be kept. Both ends are O(1).
+/// One queue for each kind and each retention: records of one retention expire
+/// in the order in which their retention began. So both ends of a queue take
+/// constant time.
 #[derive(Default)]
 pub(super) struct Queues(Vec<Queue>);
 
 struct Queue {
-    line: Line,
+    line: ExpiryQueue,
     retention: Duration,
     due: Chunks,
 }
 
 impl Queues {
-    pub(super) fn push(&mut self, line: Line, retention: Duration, due: Due) {
+    pub(super) fn push(&mut self, line: ExpiryQueue, retention: Duration, due: Expiry) {
         let own = |queue: &Queue| queue.line == line && queue.retention == retention;
         let at = self.0.iter().position(own).unwrap_or_else(|| {
             self.0.push(Queue {
@@ -62,9 +67,9 @@ impl Queues {
         self.0[at].due.push(due);
     }
 
-    /// A few whose end has come.
-    pub(super) fn take_due(&mut self, now: Moment) -> [Option<Taken>; PACE] {
-        let mut over = [None; PACE];
+    /// Takes out a few entries whose time has come.
+    pub(super) fn take_expired(&mut self, now: SinceStart) -> [Option<Expired>; REMOVED_PER_CALL] {
+        let mut over = [None; REMOVED_PER_CALL];
         let mut found = over.iter_mut();
         let Some(mut place) = found.next() else {
             return over;
@@ -82,17 +87,18 @@ impl Queues {
         over
     }
 
-    /// The one that is missed least; if `only_over`, one whose end has come.
-    pub(super) fn take_oldest(&mut self, now: Moment, only_over: bool) -> Option<Taken> {
+    /// Takes out the entry whose record is to be removed first; if `only_over`,
+    /// only one whose time has come.
+    pub(super) fn take_oldest(&mut self, now: SinceStart, only_over: bool) -> Option<Expired> {
         let queue = self
             .0
             .iter_mut()
             .filter_map(|queue| {
                 let first = *queue.due.front()?;
                 let over = first.at <= now;
-                // When it began to be kept: `at` less the retention.
+                // When the retention began.
                 let began = first.at.saturating_sub(queue.retention);
-                (over || queue.line != Line::ABANDONED && !only_over)
+                (over || queue.line != ExpiryQueue::ABANDONED && !only_over)
                     .then_some(((!over, queue.line, began), queue))
             })
             .min_by_key(|(rank, _)| *rank)
@@ -112,8 +118,8 @@ impl Queues {
 }
 
 impl Queue {
-    fn taken(&self, due: Due) -> Taken {
-        Taken {
+    fn taken(&self, due: Expiry) -> Expired {
+        Expired {
             line: self.line,
             retention: self.retention,
             due,
@@ -121,18 +127,18 @@ impl Queue {
     }
 }
 
-/// A queue in chunks, so that it never moves what it holds when it grows.
+/// A queue in chunks, so that it does not move its entries when it grows.
 #[derive(Default)]
-struct Chunks(VecDeque<VecDeque<Due>>);
+struct Chunks(VecDeque<VecDeque<Expiry>>);
 
 impl Chunks {
     const LEN: usize = 512;
 
-    fn push(&mut self, due: Due) {
+    fn push(&mut self, due: Expiry) {
         match self.0.back_mut() {
             Some(last) if last.len() < Self::LEN => last.push_back(due),
             _ => {
-                // The first chunk grows as needed: most queues are short.
+                // The first chunk grows by itself: most queues are short.
                 let mut chunk = if self.0.is_empty() {
                     VecDeque::new()
                 } else {
@@ -144,11 +150,11 @@ impl Chunks {
         }
     }
 
-    fn front(&self) -> Option<&Due> {
+    fn front(&self) -> Option<&Expiry> {
         self.0.front()?.front()
     }
 
-    fn pop(&mut self) -> Option<Due> {
+    fn pop(&mut self) -> Option<Expiry> {
         let first = self.0.front_mut()?;
         let due = first.pop_front();
         if first.is_empty() {

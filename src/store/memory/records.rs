@@ -4,72 +4,49 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::record::{Nonce, RecordId};
-use crate::runtime::Instant;
+use crate::runtime::Mutex;
 use crate::store::{
-    Claim, Claimed, Forgotten, Lease, OnLapsedLease, Outcome, Ownership, Record, Release,
+    Claim, Claimed, ForgetMode, Forgotten, Lease, OnLapsedLease, Outcome, Ownership, Record,
+    Release,
 };
 
+use super::clock::{Clock, SinceStart};
 use super::counts::Counts;
-use super::queues::{Due, Line, Queues, Taken};
+use super::guard::Guard;
+use super::limits::{Limits, RECORD_BYTES, WhenFull};
+use super::queues::{Expiry, ExpiryQueue, Queues};
 use super::slot::{Kind, Slot, State, token};
-use super::sync::{AtomicBool, AtomicU64, Entry, Map, Mutex, Ordering, map};
+use super::sync::{AtomicU64, Entry, Map, Ordering, map};
 use super::waiters::Waiters;
-use super::{MemoryStoreBuilder, RECORD_BYTES, WhenFull};
 
-/// About what one header takes beside its name and value, in bytes.
+/// Estimate of the bytes that one header takes beside its name and value.
 const FIELD_BYTES: usize = 96;
-/// How many records that are past their end one operation removes.
-pub(super) const PACE: usize = 2;
-/// Time since the store was made.
-pub(super) type Moment = Duration;
-
-pub(super) enum Clock {
-    Tokio(Instant),
-    #[cfg(test)]
-    ByHand(Arc<std::sync::atomic::AtomicU64>),
-}
-
-impl Clock {
-    pub(super) fn tokio() -> Self {
-        Clock::Tokio(Instant::now())
-    }
-
-    pub(super) fn now(&self) -> Moment {
-        match self {
-            Clock::Tokio(start) => start.elapsed(),
-            #[cfg(test)]
-            Clock::ByHand(millis) => {
-                Duration::from_millis(millis.load(std::sync::atomic::Ordering::Relaxed))
-            }
-        }
-    }
-}
-
-pub(super) struct Shared {
-    records: Map<Box<Slot>>,
-    /// Never locked while a guard of the map is held, nor the other way round.
-    queues: Mutex<Queues>,
+/// The records of one store.
+pub(super) struct Records {
+    /// A guard of this map locks a shard. While one is held, neither `queues` is
+    /// locked nor a waiter woken: either could lead back to this shard, and
+    /// deadlock.
+    pub(super) slots: Map<Box<Slot>>,
+    pub(super) queues: Mutex<Queues>,
     pub(super) counts: Counts,
-    /// Told of a change once neither a guard of the map nor the lock of the
-    /// queues is held.
     pub(super) waiters: Waiters,
-    /// One counter for all ids, so that a token outgrows those of records
-    /// long forgotten; seeded with the clock in µs, so that it outgrows those
-    /// of a process before this one.
+    /// One counter for all ids: a token is above those of records that were
+    /// forgotten long ago. It begins with the clock in microseconds: a token is
+    /// above those of an earlier process.
     last_token: AtomicU64,
-    limits: MemoryStoreBuilder,
-    clock: Clock,
+    pub(super) limits: Limits,
+    pub(super) clock: Clock,
 }
 
-impl Shared {
-    pub(super) fn new(limits: MemoryStoreBuilder, clock: Clock) -> Self {
+impl Records {
+    pub(super) fn new(limits: Limits, clock: Clock) -> Self {
         let since_epoch = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         // Below 2⁵³ until the year 2255.
         let micros = u64::try_from(since_epoch.as_micros()).unwrap_or(0);
         Self {
-            records: map(),
+            slots: map(),
             queues: Mutex::default(),
             counts: Counts::default(),
             waiters: Waiters::new(),
@@ -79,35 +56,37 @@ impl Shared {
         }
     }
 
-    pub(super) fn claim(shared: &Arc<Self>, claim: &Claim) -> Claimed {
+    pub(super) fn claim(records: &Arc<Self>, claim: &Claim) -> Claimed {
         loop {
-            match shared.records.entry(claim.id) {
+            match records.slots.entry(claim.id) {
                 Entry::Occupied(mut found) => {
-                    let (claimed, gone) = Self::claim_found(shared, found.get_mut(), claim);
+                    let (claimed, gone) = Self::claim_found(records, found.get_mut(), claim);
                     drop(found);
                     drop(gone);
                     return claimed;
                 }
                 Entry::Vacant(place) => {
-                    if shared.counts.reserve(&shared.limits) {
-                        let guard = Guard::new(shared, claim);
-                        let now = shared.clock.now();
-                        let token = shared.next_token();
+                    if records.counts.reserve(&records.limits) {
+                        let guard = Guard::new(records, claim);
+                        let now = records.clock.now();
+                        let token = records.next_token();
                         place.insert(Box::new(Slot::in_flight(claim, token, 1, now, &guard)));
                         return acquired(claim, token, 1, guard);
                     }
                 }
             }
-            // No guard of the map is held here.
-            if !shared.evict_one(shared.limits.when_full == WhenFull::Refuse) {
+            // No guard of the map is held here: `evict_one` locks the queues.
+            if !records.evict_one(records.limits.when_full == WhenFull::Refuse) {
                 return Claimed::OverCapacity;
             }
         }
     }
 
-    /// The answer, and what was in the place of the record before.
-    fn claim_found(shared: &Arc<Self>, slot: &mut Slot, claim: &Claim) -> (Claimed, Option<Slot>) {
-        let now = shared.clock.now();
+    /// Claims a record that exists. Also returns the record that the claim
+    /// replaced, for the caller to drop once the map is unlocked: dropping a
+    /// completion may run any code.
+    fn claim_found(records: &Arc<Self>, slot: &mut Slot, claim: &Claim) -> (Claimed, Option<Slot>) {
+        let now = records.clock.now();
         let attempt = if slot.is_over(now) {
             1
         } else {
@@ -123,7 +102,7 @@ impl Shared {
                     *lapses_at = now.saturating_add(claim.lease);
                     *guarded = true;
                     let held = guard.upgrade().unwrap_or_else(|| {
-                        let another = Guard::new(shared, claim);
+                        let another = Guard::new(records, claim);
                         *guard = Arc::downgrade(&another);
                         another
                     });
@@ -140,15 +119,15 @@ impl Shared {
                 State::Done { .. } => return (Claimed::Found(slot.record(now)), None),
             }
         };
-        let guard = Guard::new(shared, claim);
-        let token = shared.next_token();
+        let guard = Guard::new(records, claim);
+        let token = records.next_token();
         let new = Slot::in_flight(claim, token, attempt, now, &guard);
-        let gone = shared.counts.replace(slot, new);
+        let gone = records.counts.replace(slot, new);
         (acquired(claim, token, attempt, guard), Some(gone))
     }
 
     pub(super) fn renew(&self, lease: &Lease) -> Ownership {
-        let Some(mut slot) = self.records.get_mut(&lease.claim.id) else {
+        let Some(mut slot) = self.slots.get_mut(&lease.claim.id) else {
             return Ownership::Lost;
         };
         let now = self.clock.now();
@@ -177,7 +156,7 @@ impl Shared {
         let done;
         let enters;
         let mut gone = None;
-        match self.records.entry(id) {
+        match self.slots.entry(id) {
             Entry::Occupied(mut found) => {
                 let slot = found.get_mut();
                 now = self.clock.now();
@@ -194,20 +173,19 @@ impl Shared {
                 }
                 done = self.done(lease, outcome, now);
                 gone = Some(self.counts.replace(slot, done.slot));
-                enters = slot.enters(Line::DONE);
+                enters = slot.enters(ExpiryQueue::DONE);
             }
             Entry::Vacant(place) => {
                 now = self.clock.now();
                 done = self.done(lease, outcome, now);
                 self.counts.add(&done.slot);
                 let mut slot = Box::new(done.slot);
-                enters = slot.enters(Line::DONE);
+                enters = slot.enters(ExpiryQueue::DONE);
                 place.insert(slot);
             }
         }
         drop(gone);
-        // Before it stands in a queue itself, so that it makes room only at
-        // the cost of others.
+        // Before the record is in a queue itself: it must not evict itself.
         let full = || self.counts.bytes.load(Ordering::Relaxed) > self.limits.max_bytes;
         if self.limits.when_full == WhenFull::Evict {
             while full() && self.evict_one(false) {}
@@ -215,17 +193,20 @@ impl Shared {
                 self.seal(&id, token);
             }
         }
-        let due = Due { id, at: done.at };
-        self.enqueue(enters.then_some((Line::DONE, done.retention, due)), now);
+        let due = Expiry { id, at: done.at };
+        self.enqueue(
+            enters.then_some((ExpiryQueue::DONE, done.retention, due)),
+            now,
+        );
         self.waiters.wake_all(&id);
         Ownership::Held
     }
 
-    /// Lets go of an answer that there is no room for, and keeps that its
-    /// operation is done (G2).
+    /// Drops the completion of a record if there is no room for it. The record
+    /// stays sealed: its operation does not run again (G2).
     fn seal(&self, id: &RecordId, token: u64) {
         let mut gone = None;
-        if let Some(mut slot) = self.records.get_mut(id)
+        if let Some(mut slot) = self.slots.get_mut(id)
             && slot.token == token
             && let State::Done {
                 fingerprint,
@@ -257,7 +238,7 @@ impl Shared {
         let line;
         let enters;
         {
-            let Some(mut slot) = self.records.get_mut(id) else {
+            let Some(mut slot) = self.slots.get_mut(id) else {
                 return Ownership::Lost;
             };
             now = self.clock.now();
@@ -287,8 +268,8 @@ impl Shared {
                 *guarded = false;
                 *unknown = true;
                 *guard = Weak::new();
-                line = Line::ABANDONED;
-                // Under `refuse` it stays until someone resolves it.
+                line = ExpiryQueue::ABANDONED;
+                // Under `Refuse` the record stays until someone resolves it.
                 enters = *on_lapsed_lease == OnLapsedLease::Rerun && slot.enters(line);
             } else {
                 let tombstone = Slot {
@@ -300,17 +281,17 @@ impl Shared {
                         expires_at: now.saturating_add(kept),
                     },
                 };
-                // It was in flight, and held nothing foreign.
+                // A record in flight has no completion: it may be dropped here.
                 drop(self.counts.replace(&mut slot, tombstone));
-                line = Line::RELEASED;
+                line = ExpiryQueue::RELEASED;
                 enters = slot.enters(line);
             }
         }
         let at = now.saturating_add(kept);
-        let due = Due { id: *id, at };
+        let due = Expiry { id: *id, at };
         self.enqueue(enters.then_some((line, kept, due)), now);
         match how {
-            // Only one of them can have it.
+            // Only one waiter can claim the record.
             Release::MayRunAgain => self.waiters.wake_one(id),
             Release::OutcomeUnknown => self.waiters.wake_all(id),
         }
@@ -318,17 +299,17 @@ impl Shared {
     }
 
     pub(super) fn look_up(&self, id: &RecordId) -> Option<Record> {
-        let slot = self.records.get(id)?;
+        let slot = self.slots.get(id)?;
         let now = self.clock.now();
         (!slot.is_over(now)).then(|| slot.record(now))
     }
 
-    pub(super) fn forget(&self, id: &RecordId, force: bool) -> Forgotten {
+    pub(super) fn forget(&self, id: &RecordId, mode: ForgetMode) -> Forgotten {
         let mut answer = Forgotten::Absent;
-        self.records.remove_if(id, |_, slot| {
+        self.slots.remove_if(id, |_, slot| {
             let now = self.clock.now();
             let alive = slot.kind() == Kind::InFlight && !slot.is_lapsed(now);
-            answer = match (slot.is_over(now), alive && !force) {
+            answer = match (slot.is_over(now), alive && mode == ForgetMode::UnlessAlive) {
                 (true, _) => Forgotten::Absent,
                 (false, true) => Forgotten::InFlight,
                 (false, false) => Forgotten::Gone,
@@ -345,9 +326,9 @@ impl Shared {
         answer
     }
 
-    /// Whether a claim can acquire it at this moment.
+    /// Whether a claim can acquire the record at this moment.
     pub(super) fn is_claimable(&self, id: &RecordId) -> bool {
-        let slot = self.records.get(id);
+        let slot = self.slots.get(id);
         slot.is_none_or(|slot| slot.is_claimable(self.clock.now()))
     }
 
@@ -355,8 +336,8 @@ impl Shared {
         self.last_token.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// The record of a finished operation, and when it ends.
-    fn done(&self, lease: &Lease, outcome: &Outcome, now: Moment) -> Done {
+    /// The record of a finished operation, and when it expires.
+    fn done(&self, lease: &Lease, outcome: &Outcome, now: SinceStart) -> Done {
         let (completion, retention) = match outcome {
             Outcome::Completed(completion) => (Some(completion), completion.retention),
             Outcome::Sealed { retention } => (None, *retention),
@@ -365,7 +346,7 @@ impl Shared {
             let trailers = completion.trailers.as_ref().map_or(0, http::HeaderMap::len);
             completion.weight() + (completion.headers.len() + trailers) * FIELD_BYTES
         });
-        // No eviction makes room for more than all of it.
+        // A completion larger than the cap would evict every other in vain.
         let fits = RECORD_BYTES + weight <= self.limits.max_bytes;
         let completion = completion.filter(|_| fits).cloned();
         let at = now.saturating_add(retention);
@@ -386,160 +367,14 @@ impl Shared {
             },
         }
     }
-
-    /// Remembers when a record ends, and removes a few whose end has come.
-    fn enqueue(&self, entry: Option<(Line, Duration, Due)>, now: Moment) {
-        let taken = {
-            let mut queues = self.lock_queues();
-            if let Some((line, retention, due)) = entry {
-                queues.push(line, retention, due);
-            }
-            queues.take_due(now)
-        };
-        for taken in taken.into_iter().flatten() {
-            self.remove_taken(taken, now, false);
-        }
-    }
-
-    /// Forgets one record for another: one past its end, else, unless
-    /// `only_over`, the oldest tombstone, else the oldest completion. Never
-    /// one in flight.
-    fn evict_one(&self, only_over: bool) -> bool {
-        loop {
-            let now = self.clock.now();
-            let Some(taken) = self.lock_queues().take_oldest(now, only_over) else {
-                return false;
-            };
-            if self.remove_taken(taken, now, !only_over) {
-                return true;
-            }
-        }
-    }
-
-    /// Removes the record that this entry was made for, if its end has come or
-    /// it goes `early`. If it has gone on since, the entry goes back to wait
-    /// for its new end, or ends if the record is something else by now.
-    fn remove_taken(&self, taken: Taken, now: Moment, early: bool) -> bool {
-        let Taken {
-            line,
-            retention,
-            due,
-        } = taken;
-        let mut waits = None;
-        let removed = self.records.remove_if_mut(&due.id, |_, slot| {
-            let end = slot.end().filter(|_| slot.kind().line() == line);
-            match end {
-                None => {
-                    slot.queued &= !line.bit();
-                    false
-                }
-                Some(end) if end <= now || early && end <= due.at => {
-                    self.counts.remove(slot);
-                    true
-                }
-                Some(end) => {
-                    waits = Some(end);
-                    false
-                }
-            }
-        });
-        if let Some(at) = waits {
-            self.lock_queues()
-                .push(line, retention, Due { id: due.id, at });
-        }
-        if removed.is_some() {
-            self.waiters.wake_all(&due.id);
-        }
-        removed.is_some()
-    }
-
-    #[cfg(test)]
-    pub(super) fn queued(&self) -> usize {
-        self.lock_queues().len()
-    }
-
-    fn lock_queues(&self) -> impl std::ops::DerefMut<Target = Queues> {
-        self.queues
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
 }
 
 struct Done {
     slot: Slot,
-    at: Moment,
+    at: SinceStart,
     retention: Duration,
 }
 
 fn acquired(claim: &Claim, number: u64, attempt: u64, guard: Arc<Guard>) -> Claimed {
     Claimed::Acquired(Lease::new(claim, token(number), attempt).guarded_by(guard))
-}
-
-/// Lives as long as the lease that a claim was given.
-pub(super) struct Guard {
-    store: Weak<Shared>,
-    id: RecordId,
-    /// How long its record stays at most once this is gone; for good if `None`.
-    stays: Option<Duration>,
-    settled: AtomicBool,
-}
-
-impl Guard {
-    /// Its operation has ended: nothing is left for it to see to.
-    fn settle(guard: &Weak<Self>) {
-        if let Some(guard) = guard.upgrade() {
-            guard.settled.store(true, Ordering::Relaxed);
-        }
-    }
-
-    fn new(shared: &Arc<Shared>, claim: &Claim) -> Arc<Self> {
-        Arc::new(Guard {
-            store: Arc::downgrade(shared),
-            id: claim.id,
-            stays: (claim.on_lapsed_lease == OnLapsedLease::Rerun)
-                .then(|| claim.lease.saturating_add(claim.retention)),
-            settled: AtomicBool::new(false),
-        })
-    }
-}
-
-impl Drop for Guard {
-    /// An owner that vanished without a word: its record lapses, and is
-    /// forgotten a retention later.
-    fn drop(&mut self) {
-        if self.settled.load(Ordering::Relaxed) {
-            return;
-        }
-        let Some(store) = self.store.upgrade() else {
-            return;
-        };
-        let now;
-        let enters;
-        {
-            let Some(mut slot) = store.records.get_mut(&self.id) else {
-                return;
-            };
-            now = store.clock.now();
-            match &mut slot.state {
-                State::InFlight {
-                    lapses_at,
-                    guarded,
-                    guard,
-                    ..
-                } if std::ptr::eq(guard.as_ptr(), self) => {
-                    // Until now it could not lapse.
-                    *guarded = false;
-                    *lapses_at = now.max(*lapses_at);
-                }
-                _ => return,
-            }
-            enters = self.stays.is_some() && slot.enters(Line::ABANDONED);
-        }
-        if let Some(stays) = self.stays {
-            let at = now.saturating_add(stays);
-            let due = Due { id: self.id, at };
-            store.enqueue(enters.then_some((Line::ABANDONED, stays, due)), now);
-        }
-        store.waiters.wake_all(&self.id);
-    }
 }

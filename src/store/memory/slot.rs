@@ -1,4 +1,4 @@
-//! One record, and what it is at a moment.
+//! One record, and its state at a moment.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -6,17 +6,19 @@ use std::time::Duration;
 use crate::record::{Completion, FencingToken, Fingerprint, Nonce};
 use crate::store::{Claim, OnLapsedLease, Record, RecordState};
 
-use super::RECORD_BYTES;
-use super::queues::Line;
-use super::records::{Guard, Moment};
+use super::clock::SinceStart;
+use super::guard::Guard;
+use super::limits::RECORD_BYTES;
+use super::queues::ExpiryQueue;
 
 pub(super) struct Slot {
     pub(super) token: u64,
     pub(super) attempt: u64,
-    /// What it counts for in `Counts::bytes`.
+    /// How much of `Counts::bytes` is for this record.
     pub(super) bytes: usize,
-    /// The queues that it stands in, a bit for each, and in each only once:
-    /// however often it is claimed and released, it takes no more room.
+    /// The queues in which the record has an entry, one bit each. It has at most
+    /// one entry in each, so that claiming and releasing it again and again takes
+    /// no more room.
     pub(super) queued: u8,
     pub(super) state: State,
 }
@@ -25,10 +27,11 @@ pub(super) enum State {
     InFlight {
         fingerprint: Fingerprint,
         nonce: Nonce,
-        lapses_at: Moment,
-        /// While its guard lives, the lease does not lapse.
+        lapses_at: SinceStart,
+        /// The guard lives, so the lease does not lapse.
         guarded: bool,
-        /// Released as that: lapsed, and no longer to be renewed.
+        /// The owner released the record as unknown: the lease has lapsed, and
+        /// can't be renewed.
         unknown: bool,
         guard: Weak<Guard>,
         on_lapsed_lease: OnLapsedLease,
@@ -37,12 +40,12 @@ pub(super) enum State {
     Done {
         fingerprint: Fingerprint,
         nonce: Nonce,
-        /// `None`: sealed.
+        /// `None`: the record is sealed.
         completion: Option<Arc<Completion>>,
-        expires_at: Moment,
+        expires_at: SinceStart,
     },
     Released {
-        expires_at: Moment,
+        expires_at: SinceStart,
     },
 }
 
@@ -51,7 +54,7 @@ impl Slot {
         claim: &Claim,
         token: u64,
         attempt: u64,
-        now: Moment,
+        now: SinceStart,
         guard: &Arc<Guard>,
     ) -> Self {
         Slot {
@@ -72,12 +75,12 @@ impl Slot {
         }
     }
 
-    /// Past its end: as good as absent.
-    pub(super) fn is_over(&self, now: Moment) -> bool {
+    /// Whether the record has expired: every operation treats it as absent.
+    pub(super) fn is_over(&self, now: SinceStart) -> bool {
         self.end().is_some_and(|end| end <= now)
     }
 
-    pub(super) fn is_lapsed(&self, now: Moment) -> bool {
+    pub(super) fn is_lapsed(&self, now: SinceStart) -> bool {
         match &self.state {
             State::InFlight {
                 lapses_at, guarded, ..
@@ -86,16 +89,17 @@ impl Slot {
         }
     }
 
-    /// Whether a claim can acquire it, if its lapse policy and fingerprint allow.
-    pub(super) fn is_claimable(&self, now: Moment) -> bool {
+    /// Whether a claim can acquire the record, if `on_lapsed_lease` and the
+    /// fingerprint allow.
+    pub(super) fn is_claimable(&self, now: SinceStart) -> bool {
         self.kind() == Kind::Released || self.is_over(now) || self.is_lapsed(now)
     }
 
-    pub(super) fn record(&self, now: Moment) -> Record {
+    pub(super) fn record(&self, now: SinceStart) -> Record {
         Record::new(token(self.token), self.attempt, self.state_at(now))
     }
 
-    fn state_at(&self, now: Moment) -> RecordState {
+    fn state_at(&self, now: SinceStart) -> RecordState {
         match &self.state {
             State::InFlight { fingerprint, .. } if self.is_lapsed(now) => RecordState::Lapsed {
                 fingerprint: *fingerprint,
@@ -128,8 +132,8 @@ impl Slot {
         }
     }
 
-    /// When it is over, unless it changes before; `None` if it is not going to be.
-    pub(super) fn end(&self) -> Option<Moment> {
+    /// When the record expires, unless it changes before; `None`: never.
+    pub(super) fn end(&self) -> Option<SinceStart> {
         match &self.state {
             State::Done { expires_at, .. } | State::Released { expires_at } => Some(*expires_at),
             State::InFlight {
@@ -143,8 +147,9 @@ impl Slot {
         }
     }
 
-    /// Whether it has to be put into this queue: it does not stand there yet.
-    pub(super) fn enters(&mut self, line: Line) -> bool {
+    /// Marks the record as being in this queue. Returns whether it has no entry
+    /// there yet, so that the caller has to add one.
+    pub(super) fn enters(&mut self, line: ExpiryQueue) -> bool {
         let before = self.queued;
         self.queued |= line.bit();
         self.queued != before
@@ -176,11 +181,11 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    pub(super) fn line(self) -> Line {
+    pub(super) fn line(self) -> ExpiryQueue {
         match self {
-            Kind::InFlight => Line::ABANDONED,
-            Kind::Completed | Kind::Sealed => Line::DONE,
-            Kind::Released => Line::RELEASED,
+            Kind::InFlight => ExpiryQueue::ABANDONED,
+            Kind::Completed | Kind::Sealed => ExpiryQueue::DONE,
+            Kind::Released => ExpiryQueue::RELEASED,
         }
     }
 }

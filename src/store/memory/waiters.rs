@@ -1,36 +1,32 @@
-//! Who waits for a change of which record.
+//! The waiters of each record.
 
 use std::collections::BTreeMap;
-use std::future::Future;
 use std::mem;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::Waker;
 
 use crate::record::RecordId;
-use crate::store::Subscription;
 
-use super::records::Shared;
 use super::sync::{AtomicU64, AtomicUsize, Map, Ordering, map};
 
-/// Those that wait, by record, the one that came first in front.
+/// The waiters by record, in the order in which they came.
 ///
 /// While a guard of this map is held, no other lock is taken and no waker is
-/// woken, cloned or dropped: a waker is somebody else's code, and dropping one
-/// can drop a task that waits here too.
+/// woken, cloned or dropped: a waker may run any code, and dropping one can
+/// drop a task that locks this map, since that task waits here too.
 pub(super) struct Waiters {
     waiting: Map<BTreeMap<Ticket, Option<Waker>>>,
-    /// Never less than wait: counted before they enter and after they left.
+    /// Never less than the number of waiters: a waiter is counted before it
+    /// enters, and until after it has left.
     ///
-    /// A change reads it after it has changed the record, relaxed. That is
-    /// enough. A claim that did not see the change had the lock of the
-    /// record's shard before the change had it, and the claim came after its
-    /// subscription was counted. So the lock orders the count before the read.
+    /// Whoever changes a record reads this afterwards with `Relaxed`, which is
+    /// enough: a claim that did not see the change locked the record's shard
+    /// before the change did, and its waiter was counted before that claim. So
+    /// the shard's lock orders the counting before this read.
     count: AtomicUsize,
     last_ticket: AtomicU64,
 }
 
-type Ticket = u64;
+pub(super) type Ticket = u64;
 
 impl Waiters {
     pub(super) fn new() -> Self {
@@ -41,7 +37,7 @@ impl Waiters {
         }
     }
 
-    /// For a change that is for all to see.
+    /// Wakes all waiters of a record.
     pub(super) fn wake_all(&self, id: &RecordId) {
         if self.count.load(Ordering::Relaxed) == 0 {
             return;
@@ -55,7 +51,7 @@ impl Waiters {
         }
     }
 
-    /// For a record that one of them can have.
+    /// Wakes the waiter that came first: only one can claim the record.
     pub(super) fn wake_one(&self, id: &RecordId) {
         if self.count.load(Ordering::Relaxed) == 0 {
             return;
@@ -73,16 +69,17 @@ impl Waiters {
         }
     }
 
-    fn enter(&self, id: RecordId) -> Ticket {
+    pub(super) fn enter(&self, id: RecordId) -> Ticket {
         self.count.fetch_add(1, Ordering::Relaxed);
         let ticket = self.last_ticket.fetch_add(1, Ordering::Relaxed);
         self.waiting.entry(id).or_default().insert(ticket, None);
         ticket
     }
 
-    /// Whether it still waits; if so, it is woken by this waker from now on.
-    fn waits(&self, id: &RecordId, ticket: Ticket, waker: &Waker) -> bool {
-        // Ends as the waker before, and is dropped after the guard.
+    /// Whether the ticket was not woken yet. If so, `waker` takes the place of
+    /// its waker.
+    pub(super) fn waits(&self, id: &RecordId, ticket: Ticket, waker: &Waker) -> bool {
+        // Holds the earlier waker at the end, which is dropped after the guard.
         let mut waker = Some(waker.clone());
         self.waiting.get_mut(id).is_some_and(|mut waiting| {
             let own = waiting.get_mut(&ticket);
@@ -90,8 +87,8 @@ impl Waiters {
         })
     }
 
-    /// Whether it was still waiting.
-    fn leave(&self, id: &RecordId, ticket: Ticket) -> bool {
+    /// Removes a ticket. Returns whether it was not woken yet.
+    pub(super) fn leave(&self, id: &RecordId, ticket: Ticket) -> bool {
         let mut left = None;
         self.waiting.remove_if_mut(id, |_, waiting| {
             left = waiting.remove(&ticket);
@@ -103,56 +100,11 @@ impl Waiters {
         left.is_some()
     }
 
-    /// How many wait, for how many records, and how many are counted.
+    /// The number of waiters, of their records, and `count`.
     #[cfg(test)]
     pub(super) fn counted(&self) -> (usize, usize, usize) {
         let waiting = self.waiting.iter().map(|waiting| waiting.len()).sum();
         let count = self.count.load(Ordering::Relaxed);
         (waiting, self.waiting.len(), count)
-    }
-}
-
-impl Shared {
-    pub(super) fn subscribe(shared: &Arc<Self>, id: &RecordId) -> Subscription {
-        Subscription::new(Waiter {
-            shared: Arc::clone(shared),
-            id: *id,
-            ticket: shared.waiters.enter(*id),
-        })
-    }
-}
-
-/// One that waits. Once its ticket is gone, it was woken.
-struct Waiter {
-    shared: Arc<Shared>,
-    id: RecordId,
-    ticket: Ticket,
-}
-
-impl Future for Waiter {
-    type Output = ();
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let waiters = &self.shared.waiters;
-        if waiters.waits(&self.id, self.ticket, cx.waker()) {
-            Poll::Pending
-        } else {
-            Poll::Ready(())
-        }
-    }
-}
-
-impl Drop for Waiter {
-    /// A wake-up that nobody made use of is the next one's.
-    ///
-    /// This ends: each wake-up uses a ticket up, and nobody takes another
-    /// before a claim found the record in flight, which stops the passing on.
-    /// Whoever is in flight then wakes the rest.
-    fn drop(&mut self) {
-        let woken = !self.shared.waiters.leave(&self.id, self.ticket);
-        // The record first, then the count in `wake_one`: see there.
-        if woken && self.shared.is_claimable(&self.id) {
-            self.shared.waiters.wake_one(&self.id);
-        }
     }
 }

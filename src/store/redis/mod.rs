@@ -14,8 +14,8 @@ use self::scripts::{
 };
 use super::notify::WakeUps;
 use super::{
-    Claim, Claimed, Forgotten, Lease, Outcome, Ownership, POLL, Record, Release, Store, StoreError,
-    Subscription,
+    Claim, Claimed, ForgetMode, Forgotten, Lease, Outcome, Ownership, POLL, Record, Release, Store,
+    StoreError, Subscription,
 };
 use crate::record::{Nonce, RecordId};
 use crate::store::row::micros;
@@ -226,8 +226,8 @@ impl Store for RedisStore {
         answer.looked_up()
     }
 
-    async fn forget(&self, id: &RecordId, force: bool) -> Result<Forgotten, StoreError> {
-        let args = [flag(force)];
+    async fn forget(&self, id: &RecordId, mode: ForgetMode) -> Result<Forgotten, StoreError> {
+        let args = [flag(mode == ForgetMode::Forced)];
         let answer = FORGET.run(&self.shared.link, &self.key(id), &args).await?;
         answer.forgotten()
     }

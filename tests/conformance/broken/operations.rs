@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use tokio::task::yield_now;
 use tower_idempotency::store::{
-    Claim, Claimed, Forgotten, Lease, OnLapsedLease, Outcome, Ownership, Record, Release, Store,
-    StoreError, Subscription,
+    Claim, Claimed, ForgetMode, Forgotten, Lease, OnLapsedLease, Outcome, Ownership, Record,
+    Release, Store, StoreError, Subscription,
 };
 use tower_idempotency::store::{Fingerprint, Nonce, RecordId, ScopeDigest};
 
@@ -172,7 +172,7 @@ impl Store for BrokenStore {
         Ok((!hidden).then(|| row.record(now, self.fault, None)))
     }
 
-    async fn forget(&self, id: &RecordId, force: bool) -> Result<Forgotten, StoreError> {
+    async fn forget(&self, id: &RecordId, mode: ForgetMode) -> Result<Forgotten, StoreError> {
         self.lock(id).await?;
         let id = self.id(id);
         let (mut shared, now) = self.shared();
@@ -184,7 +184,7 @@ impl Store for BrokenStore {
                 Forgotten::Absent
             });
         };
-        let force = force || self.is(Fault::ForgetsWhoRuns);
+        let force = mode == ForgetMode::Forced || self.is(Fault::ForgetsWhoRuns);
         if row.is_open() && !row.is_lapsed(now) && !force {
             return Ok(Forgotten::InFlight);
         }

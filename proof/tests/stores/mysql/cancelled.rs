@@ -3,7 +3,7 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use tower_idempotency::store::{Release, Store};
+use tower_idempotency::store::{ForgetMode, Release, Store};
 
 use super::{Place, acquired, another, body, claim, paid};
 
@@ -55,7 +55,7 @@ async fn a_call_dropped_at_any_await_leaves_nothing_on_the_pools_connection() {
         let release = store.release(&first.id, &first.nonce, Release::MayRunAgain);
         whole[4] |= cut_off(release, polls).await;
         check(&place).await;
-        store.forget(&first.id, true).await.unwrap();
+        store.forget(&first.id, ForgetMode::Forced).await.unwrap();
         if whole == [true; 5] {
             return;
         }

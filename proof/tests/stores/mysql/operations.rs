@@ -5,7 +5,7 @@ use tower_idempotency::MySqlStore;
 use tower_idempotency::conformance;
 use tower_idempotency::options::OnLapsedLease;
 use tower_idempotency::store::{
-    Claimed, Forgotten, Outcome, Ownership, RecordState, Release, Store, StoreErrorKind,
+    Claimed, ForgetMode, Forgotten, Outcome, Ownership, RecordState, Release, Store, StoreErrorKind,
 };
 
 use super::{Place, acquired, another, body, claim, found, is_in_flight, paid, run, url};
@@ -60,11 +60,17 @@ async fn is_completed(place: &Place) {
         assert_eq!(release.await.unwrap(), Ownership::Lost);
     }
     assert_eq!(
-        store.forget(&first.id, false).await.unwrap(),
+        store
+            .forget(&first.id, ForgetMode::UnlessAlive)
+            .await
+            .unwrap(),
         Forgotten::Gone
     );
     assert_eq!(
-        store.forget(&first.id, false).await.unwrap(),
+        store
+            .forget(&first.id, ForgetMode::UnlessAlive)
+            .await
+            .unwrap(),
         Forgotten::Absent
     );
 }
@@ -86,7 +92,10 @@ async fn is_released_and_sealed(place: &Place) {
         Ownership::Lost
     );
     assert_eq!(
-        store.forget(&second.id, false).await.unwrap(),
+        store
+            .forget(&second.id, ForgetMode::UnlessAlive)
+            .await
+            .unwrap(),
         Forgotten::InFlight
     );
     let outcome = Outcome::Sealed {
@@ -127,7 +136,7 @@ async fn is_completed_though_forgotten(place: &Place) {
     let fourth = claim(4);
     let lease = place.acquire(&fourth).await;
     assert_eq!(
-        store.forget(&fourth.id, true).await.unwrap(),
+        store.forget(&fourth.id, ForgetMode::Forced).await.unwrap(),
         Forgotten::Gone
     );
     assert_eq!(store.renew(&lease).await.unwrap(), Ownership::Lost);
@@ -242,7 +251,10 @@ async fn what_a_session_left_uncommitted_is_not_made_durable() {
     place
         .run("START TRANSACTION; INSERT INTO {t}_orders VALUES (1)")
         .await;
-    store.forget(&claim(9).id, true).await.unwrap();
+    store
+        .forget(&claim(9).id, ForgetMode::Forced)
+        .await
+        .unwrap();
     assert_eq!(place.number("SELECT COUNT(*) FROM {t}_orders").await, 0);
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 use sqlx::mysql::{MySqlPoolOptions, MySqlSslMode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tower_idempotency::store::{Release, Store};
+use tower_idempotency::store::{ForgetMode, Release, Store};
 
 use super::{Place, another, body, claim, paid, url};
 
@@ -101,7 +101,10 @@ async fn each_operation_is_one_round_trip() {
         assert_eq!(body(replay), answer);
         store.look_up(&lease.claim.id).await.unwrap();
         one_trip("look up");
-        store.forget(&lease.claim.id, false).await.unwrap();
+        store
+            .forget(&lease.claim.id, ForgetMode::UnlessAlive)
+            .await
+            .unwrap();
         one_trip("forget");
         store.purge().await.unwrap();
         one_trip("purge");

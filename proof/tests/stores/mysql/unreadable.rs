@@ -1,4 +1,4 @@
-use tower_idempotency::store::{Store, StoreErrorKind};
+use tower_idempotency::store::{ForgetMode, Store, StoreErrorKind};
 
 use super::{Place, another, claim, paid};
 
@@ -63,7 +63,7 @@ async fn a_foreign_record_is_changed_by_nobody_but_by_force() {
             store.renew(&lease).await.unwrap_err(),
             store.complete(&lease, &paid("x")).await.unwrap_err(),
             store.release(id, nonce, how).await.unwrap_err(),
-            store.forget(id, false).await.unwrap_err(),
+            store.forget(id, ForgetMode::UnlessAlive).await.unwrap_err(),
         ];
         for error in errors {
             assert_eq!(error.kind(), StoreErrorKind::Unreadable);
@@ -72,7 +72,7 @@ async fn a_foreign_record_is_changed_by_nobody_but_by_force() {
         let foreign = foreign.replace(',', " AND");
         let changed = format!("SELECT COUNT(*) FROM {{t}} WHERE {foreign} AND status IS NULL");
         assert_eq!(place.number(&changed).await, 1);
-        store.forget(id, true).await.unwrap();
+        store.forget(id, ForgetMode::Forced).await.unwrap();
         place.acquire(&claim(1)).await;
     }
 }

@@ -8,7 +8,8 @@ use tokio::time::timeout;
 use tower_idempotency::PostgresStore;
 use tower_idempotency::store::RecordId;
 use tower_idempotency::store::{
-    Claim, Claimed, Forgotten, Outcome, Ownership, RecordState, Release, Store, StoreErrorKind,
+    Claim, Claimed, ForgetMode, Forgotten, Outcome, Ownership, RecordState, Release, Store,
+    StoreErrorKind,
 };
 
 use super::{Fresh, acquire, claim_of, connection, id, options, pool_with};
@@ -260,7 +261,10 @@ async fn a_record_that_is_renewed_just_now_is_not_forgotten() {
             .await
             .unwrap();
         let forgetting = store.clone();
-        let forgetting = tokio::spawn(async move { forgetting.forget(&claim.id, false).await });
+        let forgetting =
+            tokio::spawn(
+                async move { forgetting.forget(&claim.id, ForgetMode::UnlessAlive).await },
+            );
         // Until it waits for the row.
         while fresh
             .count(

@@ -12,7 +12,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tower_idempotency::PostgresStore;
 use tower_idempotency::store::Completion;
-use tower_idempotency::store::{Claimed, Lease, Outcome, RecordState, Release, Store};
+use tower_idempotency::store::{Claimed, ForgetMode, Lease, Outcome, RecordState, Release, Store};
 
 use super::{Fresh, SERVER, acquire, claim_of, id, options};
 
@@ -63,7 +63,10 @@ async fn each_operation_is_one_round_trip() {
         count("replay");
         store.look_up(&lease.claim.id).await.unwrap();
         count("look up");
-        store.forget(&lease.claim.id, false).await.unwrap();
+        store
+            .forget(&lease.claim.id, ForgetMode::UnlessAlive)
+            .await
+            .unwrap();
         count("forget");
         let claim = acquire(&store, &lease.claim).await.claim;
         count("claim of what is absent");

@@ -7,7 +7,8 @@ use std::time::Duration;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use tower_idempotency::PostgresStore;
 use tower_idempotency::store::{
-    Claimed, Outcome, Ownership, RecordState, Release, Store, StoreError, StoreErrorKind,
+    Claimed, ForgetMode, Outcome, Ownership, RecordState, Release, Store, StoreError,
+    StoreErrorKind,
 };
 
 use super::{Fresh, acquire, claim_of, fresh, id, options, pool, pool_with, url};
@@ -173,7 +174,7 @@ async fn a_role_with_the_rights_that_the_docs_name_can_do_everything() {
     let completed = store.complete(&lease, &Outcome::Sealed { retention }).await;
     assert_eq!(completed.unwrap(), Ownership::Held);
     store.look_up(&claim.id).await.unwrap();
-    store.forget(&claim.id, true).await.unwrap();
+    store.forget(&claim.id, ForgetMode::Forced).await.unwrap();
     store.purge().await.unwrap();
     drop(store);
     fresh

@@ -5,7 +5,9 @@ use std::time::{Duration, SystemTime};
 use http::StatusCode;
 use tower_idempotency::PostgresStore;
 use tower_idempotency::store::Completion;
-use tower_idempotency::store::{Claim, Forgotten, Lease, Outcome, Release, Store, StoreErrorKind};
+use tower_idempotency::store::{
+    Claim, ForgetMode, Forgotten, Lease, Outcome, Release, Store, StoreErrorKind,
+};
 
 use super::{Fresh, acquire, claim_of, id};
 
@@ -94,7 +96,10 @@ async fn a_record_of_another_format_is_changed_by_nobody_but_by_force() {
             .release(&id, &nonce, Release::MayRunAgain)
             .await
             .unwrap_err(),
-        store.forget(&id, false).await.unwrap_err(),
+        store
+            .forget(&id, ForgetMode::UnlessAlive)
+            .await
+            .unwrap_err(),
     ];
     for error in errors {
         assert_eq!(error.kind(), StoreErrorKind::Unreadable);
@@ -105,7 +110,10 @@ async fn a_record_of_another_format_is_changed_by_nobody_but_by_force() {
             .await,
         1
     );
-    assert_eq!(store.forget(&id, true).await.unwrap(), Forgotten::Gone);
+    assert_eq!(
+        store.forget(&id, ForgetMode::Forced).await.unwrap(),
+        Forgotten::Gone
+    );
 }
 
 #[tokio::test]

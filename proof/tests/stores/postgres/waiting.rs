@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use sqlx::postgres::{PgListener, PgPoolOptions};
 use tokio::time::timeout;
 use tower_idempotency::PostgresStore;
-use tower_idempotency::store::{Claimed, Outcome, RecordState, Release, Store};
+use tower_idempotency::store::{Claimed, ForgetMode, Outcome, RecordState, Release, Store};
 
 use super::{Fresh, acquire, claim_of, connection, id, options, pool};
 
@@ -132,7 +132,10 @@ async fn nobody_is_notified_where_nobody_waits() {
             .release(&claim.id, &claim.nonce, Release::MayRunAgain)
             .await
             .unwrap();
-        owner.forget(&claim.id, false).await.unwrap();
+        owner
+            .forget(&claim.id, ForgetMode::UnlessAlive)
+            .await
+            .unwrap();
     }
     let lease = acquire(&owner, &claim_of(id())).await;
     let changed = waiting.subscribe(&lease.claim.id).await.unwrap();

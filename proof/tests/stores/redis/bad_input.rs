@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 use tower_idempotency::RedisStore;
-use tower_idempotency::store::{StoreError, StoreErrorKind};
+use tower_idempotency::store::{ForgetMode, StoreError, StoreErrorKind};
 
 use super::own_server::OwnServer;
 
@@ -81,7 +81,10 @@ async fn the_rights_that_an_error_lists_are_enough() {
     store.renew(&lease).await.unwrap();
     store.complete(&lease, &paid()).await.unwrap();
     changed.await;
-    store.forget(&lease.claim.id, false).await.unwrap();
+    store
+        .forget(&lease.claim.id, ForgetMode::UnlessAlive)
+        .await
+        .unwrap();
     assert_eq!(server.run("ACL LOG"), "");
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use tower_idempotency::store::{Claimed, Ownership, RecordState, Release, Store};
+use tower_idempotency::store::{Claimed, ForgetMode, Ownership, RecordState, Release, Store};
 
 use super::own_server::OwnServer;
 use super::{acquire, claim, paid};
@@ -59,7 +59,10 @@ async fn every_operation_is_one_request() {
         .await
         .unwrap();
     store.look_up(&warm.id).await.unwrap();
-    store.forget(&warm.id, false).await.unwrap();
+    store
+        .forget(&warm.id, ForgetMode::UnlessAlive)
+        .await
+        .unwrap();
 
     let one = vec![("evalsha".to_owned(), 1)];
     requests(&server);
@@ -91,7 +94,10 @@ async fn every_operation_is_one_request() {
     assert_eq!(requests(&server), one, "replay");
     store.look_up(&claimed.id).await.unwrap();
     assert_eq!(requests(&server), one, "look-up");
-    store.forget(&claimed.id, false).await.unwrap();
+    store
+        .forget(&claimed.id, ForgetMode::UnlessAlive)
+        .await
+        .unwrap();
     assert_eq!(requests(&server), one, "forget");
 }
 

@@ -7,7 +7,7 @@ use http::StatusCode;
 use tower_idempotency::RedisStore;
 use tower_idempotency::store::Completion;
 use tower_idempotency::store::{
-    Claimed, Forgotten, Lease, Outcome, Release, Store, StoreError, StoreErrorKind,
+    Claimed, ForgetMode, Forgotten, Lease, Outcome, Release, Store, StoreError, StoreErrorKind,
 };
 
 use super::own_server::OwnServer;
@@ -84,7 +84,7 @@ impl Planted {
             self.store.release(&id, &nonce, Release::MayRunAgain).await,
             what,
         );
-        expect(self.store.forget(&id, false).await, what);
+        expect(self.store.forget(&id, ForgetMode::UnlessAlive).await, what);
         assert_eq!(self.dump(), before, "{what}");
     }
 }
@@ -203,13 +203,16 @@ async fn what_cannot_be_read_is_forgotten_by_force_alone() {
     let planted = Planted::in_flight().await;
     planted.set("format", b"2");
     let id = planted.lease.claim.id;
-    expect(planted.store.forget(&id, false).await, "not forced");
+    expect(
+        planted.store.forget(&id, ForgetMode::UnlessAlive).await,
+        "not forced",
+    );
     assert_eq!(
-        planted.store.forget(&id, true).await.unwrap(),
+        planted.store.forget(&id, ForgetMode::Forced).await.unwrap(),
         Forgotten::Gone
     );
     assert_eq!(
-        planted.store.forget(&id, true).await.unwrap(),
+        planted.store.forget(&id, ForgetMode::Forced).await.unwrap(),
         Forgotten::Absent
     );
 }

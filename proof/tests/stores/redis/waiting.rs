@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 use tower_idempotency::RedisStore;
-use tower_idempotency::store::{RecordId, RedisConnection};
+use tower_idempotency::store::{ForgetMode, RecordId, RedisConnection};
 use tower_idempotency::store::{Release, Store, Subscription};
 
 use super::own_server::OwnServer;
@@ -61,7 +61,10 @@ async fn every_change_wakes(owner: RedisStore, waiter: RedisStore) {
         waiter.subscribe(&first.id).await.unwrap(),
         waiter.subscribe(&first.id).await.unwrap(),
     ];
-    owner.forget(&first.id, false).await.unwrap();
+    owner
+        .forget(&first.id, ForgetMode::UnlessAlive)
+        .await
+        .unwrap();
     for changed in several {
         is_woken(changed, "forgetting").await;
     }

@@ -2,7 +2,7 @@
 
 use sqlx::{AssertSqlSafe, SqlitePool};
 use tower_idempotency::SqliteStore;
-use tower_idempotency::store::{Forgotten, Release, Store, StoreErrorKind};
+use tower_idempotency::store::{ForgetMode, Forgotten, Release, Store, StoreErrorKind};
 
 use super::{Directory, acquire, answer, claim, id, pool_of};
 
@@ -105,7 +105,10 @@ async fn what_is_in_flight_for_nobody_knows_how_long_is_unreadable() {
     let lease = acquire(&store, &claim(1)).await;
     change(&pool, "lapses_at = NULL").await;
     is_unreadable(&store, 1, "lapses_at = NULL").await;
-    let error = store.forget(&lease.claim.id, false).await.unwrap_err();
+    let error = store
+        .forget(&lease.claim.id, ForgetMode::UnlessAlive)
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::Unreadable);
 }
 
@@ -138,14 +141,17 @@ async fn a_foreign_record_is_changed_by_nobody_but_by_force() {
                 .release(id, nonce, Release::MayRunAgain)
                 .await
                 .expect_err(foreign),
-            store.forget(id, false).await.expect_err(foreign),
+            store
+                .forget(id, ForgetMode::UnlessAlive)
+                .await
+                .expect_err(foreign),
         ];
         for error in errors {
             assert_eq!(error.kind(), StoreErrorKind::Unreadable, "{foreign}");
         }
         assert_eq!(store.purge().await.unwrap(), 0, "{foreign}");
         assert_eq!(row(&pool).await, before, "{foreign}");
-        let forgotten = store.forget(id, true).await.unwrap();
+        let forgotten = store.forget(id, ForgetMode::Forced).await.unwrap();
         assert_eq!(forgotten, Forgotten::Gone, "{foreign}");
     }
 }
@@ -217,7 +223,7 @@ async fn who_meets_one_can_remove_it_by_hand() {
     in_every_state(&store, &pool).await;
     change(&pool, "format = 2").await;
     for number in 1..=4 {
-        store.forget(&id(number), true).await.unwrap();
+        store.forget(&id(number), ForgetMode::Forced).await.unwrap();
         assert_eq!(acquire(&store, &claim(number)).await.attempt, 1);
     }
 }

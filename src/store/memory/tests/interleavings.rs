@@ -10,7 +10,7 @@ use shuttle::sync::atomic::{AtomicUsize, Ordering};
 use shuttle::thread;
 
 use super::*;
-use crate::store::Subscription;
+use crate::store::{ForgetMode, Subscription};
 
 /// How many schedules each scenario is run under.
 const RANDOM: usize = 3000;
@@ -81,7 +81,7 @@ fn a_guard_keeps_every_other_owner_out() {
                             return;
                         };
                         assert_eq!(holding.fetch_add(1, Ordering::SeqCst), 0, "two owners");
-                        assert_eq!(bench.shared.renew(&lease), Ownership::Held);
+                        assert_eq!(bench.records.renew(&lease), Ownership::Held);
                         holding.fetch_sub(1, Ordering::SeqCst);
                         if thread == 0 {
                             bench.release(&own);
@@ -136,7 +136,7 @@ fn eviction_spares_what_is_in_flight() {
                     let bench = Arc::clone(&bench);
                     Box::new(move || {
                         if let Claimed::Acquired(lease) = bench.claim(&claim(id)) {
-                            assert_eq!(bench.shared.renew(&lease), Ownership::Held, "evicted");
+                            assert_eq!(bench.records.renew(&lease), Ownership::Held, "evicted");
                             assert_eq!(bench.complete(&lease), Ownership::Held);
                         }
                     }) as Box<dyn FnOnce() + Send>
@@ -174,7 +174,7 @@ fn a_release_never_undoes_a_completion() {
             Box::new(move || {
                 let next = claim(1);
                 if let Claimed::Acquired(lease) = third.claim(&next) {
-                    assert_eq!(third.shared.renew(&lease), Ownership::Held);
+                    assert_eq!(third.records.renew(&lease), Ownership::Held);
                     third.release(&next);
                 }
             }),
@@ -217,11 +217,11 @@ fn end_somehow(bench: &Bench, lease: Lease) {
     let Claim { id, nonce, .. } = lease.claim;
     match thread_rng().gen_range(0..6) {
         0 => drop(bench.complete(&lease)),
-        1 => drop(bench.shared.release(&id, &nonce, Release::OutcomeUnknown)),
-        2 => drop(bench.shared.forget(&id, true)),
+        1 => drop(bench.records.release(&id, &nonce, Release::OutcomeUnknown)),
+        2 => drop(bench.records.forget(&id, ForgetMode::Forced)),
         3 => drop(lease),
         // The one that wakes only one.
-        _ => drop(bench.shared.release(&id, &nonce, Release::MayRunAgain)),
+        _ => drop(bench.records.release(&id, &nonce, Release::MayRunAgain)),
     }
 }
 
@@ -231,7 +231,7 @@ fn wait_for_a_turn(bench: &Bench, patient: bool) -> Option<Lease> {
     let gives_up = || !patient && thread_rng().gen_bool(0.3);
     let mut turn = None;
     loop {
-        let mut changed = Shared::subscribe(&bench.shared, &claim(1).id);
+        let mut changed = Records::subscribe(&bench.records, &claim(1).id);
         if gives_up() {
             return None;
         }
@@ -276,7 +276,7 @@ fn wait_in_turns(patience: [bool; 3]) {
     let owner = Arc::clone(&bench);
     threads.push(Box::new(move || end_somehow(&owner, first)));
     at_once(threads);
-    assert_eq!(bench.shared.waiters.counted(), (0, 0, 0));
+    assert_eq!(bench.records.waiters.counted(), (0, 0, 0));
 }
 
 /// If somebody waited for ever, the scheduler would find that nobody can go on.
@@ -296,7 +296,7 @@ fn a_wake_up_is_never_lost_with_the_one_it_was_for() {
     explore(|| {
         let bench = bench(100);
         let lease = bench.acquire(&claim(1));
-        let subscribe = || Shared::subscribe(&bench.shared, &lease.claim.id);
+        let subscribe = || Records::subscribe(&bench.records, &lease.claim.id);
         let (leaves, stays): (_, Subscription) = (subscribe(), subscribe());
         let owner = Arc::clone(&bench);
         at_once(vec![
@@ -306,6 +306,6 @@ fn a_wake_up_is_never_lost_with_the_one_it_was_for() {
                 owner.release(&lease.claim);
             }),
         ]);
-        assert_eq!(bench.shared.waiters.counted(), (0, 0, 0));
+        assert_eq!(bench.records.waiters.counted(), (0, 0, 0));
     });
 }

@@ -4,10 +4,11 @@ use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
 
-use super::records::{Clock, Shared};
+use super::clock::Clock;
+use super::records::Records;
 use super::*;
 use crate::record::{Completion, Fingerprint, ScopeDigest};
-use crate::store::{OnLapsedLease, RecordState};
+use crate::store::{ForgetMode, OnLapsedLease, RecordState};
 
 #[cfg(shuttle)]
 mod interleavings;
@@ -18,7 +19,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 /// A store with a clock that is moved by hand.
 struct Bench {
-    shared: Arc<Shared>,
+    records: Arc<Records>,
     clock: Arc<AtomicU64>,
 }
 
@@ -29,8 +30,11 @@ impl Bench {
 
     fn with(limits: MemoryStoreBuilder) -> Self {
         let clock = Arc::new(AtomicU64::new(0));
-        let shared = Arc::new(Shared::new(limits, Clock::ByHand(Arc::clone(&clock))));
-        Self { shared, clock }
+        let records = Arc::new(Records::new(
+            limits.limits,
+            Clock::ByHand(Arc::clone(&clock)),
+        ));
+        Self { records, clock }
     }
 
     fn advance(&self, time: Duration) {
@@ -39,7 +43,7 @@ impl Bench {
     }
 
     fn claim(&self, claim: &Claim) -> Claimed {
-        Shared::claim(&self.shared, claim)
+        Records::claim(&self.records, claim)
     }
 
     fn acquire(&self, claim: &Claim) -> Lease {
@@ -57,7 +61,7 @@ impl Bench {
     }
 
     fn complete(&self, lease: &Lease) -> Ownership {
-        self.shared.complete(lease, &completed(b"done"))
+        self.records.complete(lease, &completed(b"done"))
     }
 
     /// One record, from claim to completion.
@@ -66,16 +70,16 @@ impl Bench {
     }
 
     fn release(&self, claim: &Claim) -> Ownership {
-        self.shared
+        self.records
             .release(&claim.id, &claim.nonce, Release::MayRunAgain)
     }
 
     fn has(&self, id: u8) -> bool {
-        self.shared.look_up(&claim(id).id).is_some()
+        self.records.look_up(&claim(id).id).is_some()
     }
 
     fn stats(&self) -> MemoryStats {
-        self.shared.counts.stats()
+        self.records.counts.stats()
     }
 }
 
@@ -134,7 +138,10 @@ fn tokens_grow_over_release_expiry_and_forgetting() {
         bench.complete(&lease);
         match step {
             0 => bench.advance(HOUR),
-            1 => assert_eq!(bench.shared.forget(&next.id, false), Forgotten::Gone),
+            1 => assert_eq!(
+                bench.records.forget(&next.id, ForgetMode::UnlessAlive),
+                Forgotten::Gone
+            ),
             _ => assert!(MemoryStore::new().is_empty()),
         }
     }
@@ -148,7 +155,7 @@ fn a_tombstone_counts_the_attempts() {
         assert_eq!(bench.acquire(&claim).attempt, attempt);
         assert_eq!(bench.release(&claim), Ownership::Held);
         assert!(matches!(
-            bench.shared.look_up(&claim.id).unwrap().state,
+            bench.records.look_up(&claim.id).unwrap().state,
             RecordState::Released
         ));
     }
@@ -176,7 +183,7 @@ fn a_stale_owner_can_change_nothing() {
     bench.advance(HOUR / 2);
     let owner = bench.acquire(&claim(1));
     assert!(owner.token > stale.token);
-    assert_eq!(bench.shared.renew(&stale), Ownership::Lost);
+    assert_eq!(bench.records.renew(&stale), Ownership::Lost);
     assert_eq!(bench.release(&stale.claim), Ownership::Lost);
     assert_eq!(bench.complete(&stale), Ownership::Lost);
     assert_eq!(bench.complete(&owner), Ownership::Held);
@@ -193,7 +200,7 @@ fn a_lapse_that_nobody_took_changes_nothing_for_its_owner() {
     let bench = Bench::new();
     let lease = bench.acquire(&claim(1)).without_guard();
     bench.advance(HOUR / 2);
-    assert_eq!(bench.shared.renew(&lease), Ownership::Held);
+    assert_eq!(bench.records.renew(&lease), Ownership::Held);
     assert!(matches!(
         bench.found(&claim(1)),
         RecordState::InFlight { .. }
@@ -230,7 +237,10 @@ fn under_refuse_a_lapsed_record_stays_until_someone_resolves_it() {
         bench.run(id);
     }
     assert!(bench.has(1));
-    assert_eq!(bench.shared.forget(&refuse.id, false), Forgotten::Gone);
+    assert_eq!(
+        bench.records.forget(&refuse.id, ForgetMode::UnlessAlive),
+        Forgotten::Gone
+    );
     assert_eq!(bench.acquire(&refuse).attempt, 1);
 }
 
@@ -241,14 +251,14 @@ fn an_unknown_outcome_is_a_lapse_at_once() {
     refuse.on_lapsed_lease = OnLapsedLease::Refuse;
     let lease = bench.acquire(&refuse);
     let unknown = bench
-        .shared
+        .records
         .release(&refuse.id, &refuse.nonce, Release::OutcomeUnknown);
     assert_eq!(unknown, Ownership::Held);
     let mut next = claim(1);
     next.on_lapsed_lease = OnLapsedLease::Refuse;
     assert!(matches!(bench.found(&next), RecordState::Lapsed { .. }));
     // A renewal that was on its way, or the claim once more, does not revive it.
-    assert_eq!(bench.shared.renew(&lease), Ownership::Lost);
+    assert_eq!(bench.records.renew(&lease), Ownership::Lost);
     assert!(matches!(bench.found(&refuse), RecordState::Lapsed { .. }));
     assert_eq!(bench.stats().in_flight, 1);
     // Somebody resolves it by hand, under a nonce of their own.
@@ -276,7 +286,7 @@ fn a_renewal_without_a_guard_keeps_a_record_from_being_forgotten() {
     let bench = Bench::new();
     let lease = bench.acquire(&claim(1)).without_guard();
     bench.advance(HOUR);
-    assert_eq!(bench.shared.renew(&lease), Ownership::Held);
+    assert_eq!(bench.records.renew(&lease), Ownership::Held);
     bench.advance(Duration::from_secs(40));
     bench.run(2);
     assert!(bench.has(1));
@@ -314,10 +324,10 @@ fn who_completed_may_say_so_again_and_nothing_deletes_a_completion() {
     let lease = bench.acquire(&claim(1));
     assert_eq!(bench.complete(&lease), Ownership::Held);
     assert_eq!(
-        bench.shared.complete(&lease, &completed(b"other")),
+        bench.records.complete(&lease, &completed(b"other")),
         Ownership::Held
     );
-    assert_eq!(bench.shared.renew(&lease), Ownership::Held);
+    assert_eq!(bench.records.renew(&lease), Ownership::Held);
     assert_eq!(bench.release(&lease.claim), Ownership::Lost);
     let RecordState::Completed { completion, .. } = bench.found(&claim(1)) else {
         panic!()
@@ -329,8 +339,11 @@ fn who_completed_may_say_so_again_and_nothing_deletes_a_completion() {
 fn a_completion_outlives_the_loss_of_its_record_unless_a_higher_token_is_known() {
     let bench = Bench::new();
     let lease = bench.acquire(&claim(1));
-    assert_eq!(bench.shared.forget(&lease.claim.id, true), Forgotten::Gone);
-    assert_eq!(bench.shared.renew(&lease), Ownership::Lost);
+    assert_eq!(
+        bench.records.forget(&lease.claim.id, ForgetMode::Forced),
+        Forgotten::Gone
+    );
+    assert_eq!(bench.records.renew(&lease), Ownership::Lost);
     assert_eq!(bench.complete(&lease), Ownership::Held);
     assert!(bench.has(1));
     assert_eq!(bench.stats().completed, 1);
@@ -341,7 +354,7 @@ fn a_completion_outlives_the_loss_of_its_record_unless_a_higher_token_is_known()
     assert_eq!(bench.complete(&lease), Ownership::Held, "its own tombstone");
 
     let first = bench.acquire(&claim(3));
-    bench.shared.forget(&first.claim.id, true);
+    bench.records.forget(&first.claim.id, ForgetMode::Forced);
     let second = claim(3);
     bench.acquire(&second);
     bench.release(&second);
@@ -353,9 +366,18 @@ fn what_is_alive_in_flight_is_forgotten_only_by_force() {
     let bench = Bench::new();
     let lease = bench.acquire(&claim(1));
     let id = lease.claim.id;
-    assert_eq!(bench.shared.forget(&id, false), Forgotten::InFlight);
-    assert_eq!(bench.shared.forget(&id, true), Forgotten::Gone);
-    assert_eq!(bench.shared.forget(&id, true), Forgotten::Absent);
+    assert_eq!(
+        bench.records.forget(&id, ForgetMode::UnlessAlive),
+        Forgotten::InFlight
+    );
+    assert_eq!(
+        bench.records.forget(&id, ForgetMode::Forced),
+        Forgotten::Gone
+    );
+    assert_eq!(
+        bench.records.forget(&id, ForgetMode::Forced),
+        Forgotten::Absent
+    );
     assert_eq!(bench.stats(), MemoryStats::default());
 }
 
@@ -388,7 +410,7 @@ fn the_oldest_is_the_one_completed_first_whatever_its_retention() {
     long.retention = HOUR * 1000;
     let lease = bench.acquire(&claim(1));
     bench
-        .shared
+        .records
         .complete(&lease, &Outcome::Completed(Arc::new(long)));
     bench.advance(Duration::from_secs(1));
     bench.run(2);
@@ -427,11 +449,11 @@ fn bytes_are_capped_too() {
     let bench = Bench::with(limits);
     for id in 1..=3 {
         let lease = bench.acquire(&claim(id));
-        bench.shared.complete(&lease, &completed(&[0; 1000]));
+        bench.records.complete(&lease, &completed(&[0; 1000]));
     }
     assert_eq!(bench.stats().completed, 3);
     let lease = bench.acquire(&claim(4));
-    bench.shared.complete(&lease, &completed(&[0; 1000]));
+    bench.records.complete(&lease, &completed(&[0; 1000]));
     assert_eq!(
         [1, 2, 3, 4].map(|id| bench.has(id)),
         [false, true, true, true]
@@ -444,7 +466,7 @@ fn an_answer_that_no_eviction_makes_room_for_is_sealed() {
     let bench = Bench::with(MemoryStore::builder().max_bytes(2 * RECORD_BYTES));
     let lease = bench.acquire(&claim(1));
     assert_eq!(
-        bench.shared.complete(&lease, &completed(&[0; 5000])),
+        bench.records.complete(&lease, &completed(&[0; 5000])),
         Ownership::Held
     );
     assert!(matches!(bench.found(&claim(1)), RecordState::Sealed { .. }));
@@ -456,7 +478,7 @@ fn sealed_records_are_kept_for_their_retention() {
     let bench = Bench::new();
     let lease = bench.acquire(&claim(1));
     bench
-        .shared
+        .records
         .complete(&lease, &Outcome::Sealed { retention: HOUR });
     assert!(matches!(bench.found(&claim(1)), RecordState::Sealed { .. }));
     bench.advance(HOUR);
@@ -474,7 +496,7 @@ fn releases_of_one_key_do_not_add_up() {
         drop(lease);
         bench.advance(Duration::from_millis(5));
     }
-    assert_eq!(bench.shared.queued(), 1);
+    assert_eq!(bench.records.queued(), 1);
     // Its end is that of the last release.
     bench.advance(HOUR.saturating_sub(Duration::from_secs(1)));
     bench.run(2);
@@ -506,7 +528,7 @@ fn an_answer_beside_operations_in_flight_is_sealed_rather_than_forgotten() {
     let bench = Bench::with(MemoryStore::builder().max_bytes(5 * RECORD_BYTES));
     let held: Vec<_> = (1..=4).map(|id| bench.acquire(&claim(id))).collect();
     let outcome = completed(&[0; 1000]);
-    assert_eq!(bench.shared.complete(&held[0], &outcome), Ownership::Held);
+    assert_eq!(bench.records.complete(&held[0], &outcome), Ownership::Held);
     assert!(matches!(bench.found(&claim(1)), RecordState::Sealed { .. }));
     assert_eq!(bench.stats().bytes, 4 * RECORD_BYTES);
 }
@@ -548,7 +570,7 @@ fn fifty_claims_at_once_acquire_once() {
         for _ in 0..50 {
             scope.spawn(|| {
                 start.wait();
-                let claimed = Shared::claim(&store.shared, &claim(1));
+                let claimed = Records::claim(&store.records, &claim(1));
                 if let Claimed::Acquired(lease) = claimed {
                     acquired.fetch_add(1, Ordering::Relaxed);
                     std::mem::forget(lease);
@@ -569,19 +591,19 @@ fn counts_are_right_after_any_scramble() {
         .unwrap();
     std::thread::scope(|scope| {
         for thread in 0..4_u8 {
-            let shared = &store.shared;
+            let records = &store.records;
             scope.spawn(move || {
                 for step in 0..4000_u32 {
                     let id = u8::try_from(step.wrapping_mul(7) % 60).unwrap() ^ thread;
                     let claim = claim(id);
-                    let Claimed::Acquired(lease) = Shared::claim(shared, &claim) else {
+                    let Claimed::Acquired(lease) = Records::claim(records, &claim) else {
                         continue;
                     };
                     match step % 4 {
-                        0 => drop(shared.complete(&lease, &completed(b"a"))),
-                        1 => drop(shared.release(&claim.id, &claim.nonce, Release::MayRunAgain)),
-                        2 => drop(shared.complete(&lease, &Outcome::Sealed { retention: HOUR })),
-                        _ => drop(shared.forget(&claim.id, true)),
+                        0 => drop(records.complete(&lease, &completed(b"a"))),
+                        1 => drop(records.release(&claim.id, &claim.nonce, Release::MayRunAgain)),
+                        2 => drop(records.complete(&lease, &Outcome::Sealed { retention: HOUR })),
+                        _ => drop(records.forget(&claim.id, ForgetMode::Forced)),
                     }
                 }
             });
@@ -590,7 +612,7 @@ fn counts_are_right_after_any_scramble() {
     let stats = store.stats();
     assert!(stats.records <= 20 && stats.in_flight == 0, "{stats:?}");
     for id in 0..64 {
-        store.shared.forget(&claim(id).id, true);
+        store.records.forget(&claim(id).id, ForgetMode::Forced);
     }
     assert_eq!(store.stats(), MemoryStats::default());
 }
@@ -626,7 +648,7 @@ fn ids_spread_over_the_map_even_if_they_differ_in_one_bit() {
 #[test]
 fn debug_shows_counts_and_nothing_else() {
     let store = MemoryStore::default();
-    drop(Shared::claim(&store.shared, &claim(1)));
+    drop(Records::claim(&store.records, &claim(1)));
     let shown = format!("{store:?}");
     assert!(
         shown.contains("records: 1") && !shown.contains("0101"),

@@ -44,7 +44,7 @@ enum Step {
     },
     Forget {
         id: u8,
-        force: bool,
+        mode: ForgetMode,
     },
     LookUp {
         id: u8,
@@ -68,7 +68,10 @@ fn step() -> impl Strategy<Value = Step> {
         1 => lease.clone().prop_map(|lease| Step::Seal { lease }),
         2 => (lease.clone(), any::<bool>()).prop_map(|(lease, unknown)| Step::Release { lease, unknown }),
         2 => lease.prop_map(|lease| Step::DropGuard { lease }),
-        1 => (0..3_u8, any::<bool>()).prop_map(|(id, force)| Step::Forget { id, force }),
+        1 => (0..3_u8, any::<bool>()).prop_map(|(id, force)| Step::Forget {
+            id,
+            mode: if force { ForgetMode::Forced } else { ForgetMode::UnlessAlive },
+        }),
         1 => (0..3_u8).prop_map(|id| Step::LookUp { id }),
         3 => (0..60_u64).prop_map(|millis| Step::Advance { millis }),
     ]
@@ -247,25 +250,25 @@ fn check(steps: &[Step]) -> Result<(), TestCaseError> {
                 model.now += millis;
                 bench.advance(Duration::from_millis(millis));
             }
-            Step::Forget { id, force } => {
+            Step::Forget { id, mode } => {
                 let expected = match model.get(id) {
                     None => Forgotten::Absent,
                     Some(record)
                         if matches!(record.what, What::InFlight { .. })
                             && !model.lapsed(record)
-                            && !force =>
+                            && mode == ForgetMode::UnlessAlive =>
                     {
                         Forgotten::InFlight
                     }
                     Some(_) => Forgotten::Gone,
                 };
-                prop_assert_eq!(bench.shared.forget(&claim(id).id, force), expected);
+                prop_assert_eq!(bench.records.forget(&claim(id).id, mode), expected);
                 if expected != Forgotten::InFlight {
                     model.records.remove(&id);
                 }
             }
             Step::LookUp { id } => {
-                let found = bench.shared.look_up(&claim(id).id);
+                let found = bench.records.look_up(&claim(id).id);
                 let shown = found
                     .as_ref()
                     .map_or("absent".to_owned(), |record| said(&record.state));
@@ -344,7 +347,7 @@ fn by_lease(
             } else {
                 Ownership::Lost
             };
-            prop_assert_eq!(bench.shared.renew(&given.bare), expected);
+            prop_assert_eq!(bench.records.renew(&given.bare), expected);
             if renewable {
                 renewed(model, id, &given.bare);
             }
@@ -366,7 +369,7 @@ fn by_lease(
             } else {
                 Ownership::Lost
             };
-            let answered = bench.shared.complete(&given.bare, &outcome);
+            let answered = bench.records.complete(&given.bare, &outcome);
             // Whether the store still knows an overdue record is its own
             // affair: it may have removed it in passing.
             let either = current.is_none() && !stores;
@@ -398,7 +401,7 @@ fn by_lease(
             } else {
                 Release::MayRunAgain
             };
-            let answered = bench.shared.release(&given.bare.claim.id, &nonce, how);
+            let answered = bench.records.release(&given.bare.claim.id, &nonce, how);
             let expected = if in_flight {
                 Ownership::Held
             } else {

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicUsize;
 use std::task::{Context, Poll, Wake, Waker};
 
 use super::*;
-use crate::store::Subscription;
+use crate::store::{ForgetMode, Subscription};
 
 /// Counts how often it was woken.
 #[derive(Default)]
@@ -44,7 +44,7 @@ fn woken<const N: usize>(waiting: &mut [Waiting; N]) -> [bool; N] {
 
 impl Bench {
     fn subscribe(&self, id: u8) -> Subscription {
-        Shared::subscribe(&self.shared, &claim(id).id)
+        Records::subscribe(&self.records, &claim(id).id)
     }
 
     fn wait(&self, id: u8) -> Waiting {
@@ -57,13 +57,13 @@ impl Bench {
     }
 
     fn release_as(&self, claim: &Claim, how: Release) {
-        let tenure = self.shared.release(&claim.id, &claim.nonce, how);
+        let tenure = self.records.release(&claim.id, &claim.nonce, how);
         assert_eq!(tenure, Ownership::Held);
     }
 
     #[track_caller]
     fn assert_nobody_is_left(&self) {
-        assert_eq!(self.shared.waiters.counted(), (0, 0, 0));
+        assert_eq!(self.records.waiters.counted(), (0, 0, 0));
     }
 }
 
@@ -84,7 +84,7 @@ fn a_seal_wakes_all() {
     let lease = bench.acquire(&claim(1));
     let mut waiting = [bench.wait(1), bench.wait(1)];
     let sealed = Outcome::Sealed { retention: HOUR };
-    bench.shared.complete(&lease, &sealed);
+    bench.records.complete(&lease, &sealed);
     assert_eq!(woken(&mut waiting), [true, true]);
 }
 
@@ -92,7 +92,7 @@ fn a_seal_wakes_all() {
 fn a_completion_wakes_even_where_its_record_was_lost_or_released() {
     let bench = Bench::new();
     let lost = bench.acquire(&claim(1));
-    bench.shared.forget(&lost.claim.id, true);
+    bench.records.forget(&lost.claim.id, ForgetMode::Forced);
     let released = bench.acquire(&claim(2));
     bench.release(&released.claim);
     let mut waiting = [bench.wait(1), bench.wait(2)];
@@ -109,9 +109,9 @@ fn what_changes_nothing_wakes_nobody() {
     let stranger = claim(1);
     bench.found(&stranger);
     assert_eq!(bench.release(&stranger), Ownership::Lost);
-    assert_eq!(bench.shared.renew(&lease), Ownership::Held);
+    assert_eq!(bench.records.renew(&lease), Ownership::Held);
     assert_eq!(
-        bench.shared.forget(&stranger.id, false),
+        bench.records.forget(&stranger.id, ForgetMode::UnlessAlive),
         Forgotten::InFlight
     );
     assert!(bench.has(1));
@@ -221,7 +221,7 @@ fn a_wake_up_is_passed_on_for_a_lapsed_record_and_an_absent_one() {
         drop(lease);
         bench.advance(HOUR / 2);
         if forgotten {
-            bench.shared.forget(&id, false);
+            bench.records.forget(&id, ForgetMode::UnlessAlive);
         }
         let mut second = bench.wait(1);
         drop(first);
@@ -258,7 +258,10 @@ fn forgetting_a_record_wakes_all() {
     let bench = Bench::new();
     let lease = bench.acquire(&claim(1));
     let mut waiting = [bench.wait(1), bench.wait(1)];
-    assert_eq!(bench.shared.forget(&lease.claim.id, true), Forgotten::Gone);
+    assert_eq!(
+        bench.records.forget(&lease.claim.id, ForgetMode::Forced),
+        Forgotten::Gone
+    );
     assert_eq!(woken(&mut waiting), [true, true]);
 }
 
@@ -367,16 +370,16 @@ fn whoever_leaves_leaves_nothing_behind() {
     let bench = Bench::new();
     let lease = bench.acquire(&claim(1));
     let mut waiting: Vec<_> = (0..100).map(|turn| bench.wait(turn % 3)).collect();
-    assert_eq!(bench.shared.waiters.counted(), (100, 3, 100));
+    assert_eq!(bench.records.waiters.counted(), (100, 3, 100));
     // From the middle, so that it is not only the first that can leave.
     for _ in 0..50 {
         waiting.remove(waiting.len() / 2);
     }
-    assert_eq!(bench.shared.waiters.counted(), (50, 3, 50));
+    assert_eq!(bench.records.waiters.counted(), (50, 3, 50));
     bench.release(&lease.claim);
     drop(waiting);
     bench.assert_nobody_is_left();
-    assert_eq!(Arc::strong_count(&bench.shared), 1);
+    assert_eq!(Arc::strong_count(&bench.records), 1);
 }
 
 /// A waker can hold the last handle on a task that waits for the same record.
@@ -420,13 +423,16 @@ async fn a_store_behind_handles_and_without_its_type_wakes_too() {
     ] {
         waiting.push(subscribed.unwrap());
     }
-    assert_eq!(store.shared.waiters.counted().0, 3);
+    assert_eq!(store.records.waiters.counted().0, 3);
     let _lease = store.claim(&claim(1)).await.unwrap();
     assert_eq!(
-        erased.forget(&id, false).await.unwrap(),
+        erased.forget(&id, ForgetMode::UnlessAlive).await.unwrap(),
         Forgotten::InFlight
     );
-    assert_eq!(behind.forget(&id, true).await.unwrap(), Forgotten::Gone);
+    assert_eq!(
+        behind.forget(&id, ForgetMode::Forced).await.unwrap(),
+        Forgotten::Gone
+    );
     for woken in waiting {
         let limit = Duration::from_millis(1);
         tokio::time::timeout(limit, woken).await.unwrap();
@@ -471,5 +477,5 @@ async fn of_a_hundred_who_wait_nobody_is_left_out() {
         tokio::time::timeout(limit, task).await.unwrap().unwrap();
     }
     assert!(turns.load(Ordering::Relaxed) >= 75);
-    assert_eq!(store.shared.waiters.counted(), (0, 0, 0));
+    assert_eq!(store.records.waiters.counted(), (0, 0, 0));
 }

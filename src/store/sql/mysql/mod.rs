@@ -15,8 +15,8 @@ use crate::record::{Nonce, RecordId};
 use crate::store::encoding::{EncodedCompletion, unreadable};
 use crate::store::row::micros;
 use crate::store::{
-    Claim, Claimed, Forgotten, Lease, OnLapsedLease, OnMismatch, Outcome, Ownership, Record,
-    RecordState, Release, Store, StoreError,
+    Claim, Claimed, ForgetMode, Forgotten, Lease, OnLapsedLease, OnMismatch, Outcome, Ownership,
+    Record, RecordState, Release, Store, StoreError,
 };
 
 mod calls;
@@ -214,11 +214,12 @@ impl Store for MySqlRecords {
         rows.first().map(record).transpose()
     }
 
-    async fn forget(&self, id: &RecordId, force: bool) -> Result<Forgotten, StoreError> {
+    async fn forget(&self, id: &RecordId, mode: ForgetMode) -> Result<Forgotten, StoreError> {
         let row = self
             .0
             .row(&self.0.statements.forget, |call| {
-                call.bind(&id.as_bytes()[..]).bind(force)
+                call.bind(&id.as_bytes()[..])
+                    .bind(mode == ForgetMode::Forced)
             })
             .await?;
         match outcome(&row)? {

@@ -19,8 +19,8 @@ use crate::store::encoding::EncodedCompletion;
 use crate::store::notify::WakeUps;
 use crate::store::row::micros;
 use crate::store::{
-    Claim, Claimed, Forgotten, Lease, OnLapsedLease, OnMismatch, Outcome, Ownership, Record,
-    Release, Store, StoreError, Subscription,
+    Claim, Claimed, ForgetMode, Forgotten, Lease, OnLapsedLease, OnMismatch, Outcome, Ownership,
+    Record, Release, Store, StoreError, Subscription,
 };
 
 mod database;
@@ -211,11 +211,12 @@ impl Store for PostgresRecords {
         row.map(|row| stored(&row)?.record()).transpose()
     }
 
-    async fn forget(&self, id: &RecordId, force: bool) -> Result<Forgotten, StoreError> {
+    async fn forget(&self, id: &RecordId, mode: ForgetMode) -> Result<Forgotten, StoreError> {
         let database = &self.database;
         let row = database
             .call(&database.statements.forget, |call| {
-                call.bind(&id.as_bytes()[..]).bind(force)
+                call.bind(&id.as_bytes()[..])
+                    .bind(mode == ForgetMode::Forced)
             })
             .await?;
         match column::<Option<i16>>(&row, 0)? {

@@ -17,8 +17,8 @@ use crate::record::{FencingToken, Nonce, RecordId};
 use crate::store::encoding::{EncodedCompletion, unreadable};
 use crate::store::row::{micros, state};
 use crate::store::{
-    Claim, Claimed, Forgotten, Lease, OnLapsedLease, OnMismatch, Outcome, Ownership, Record,
-    RecordState, Release, Store, StoreError, StoreErrorKind, Subscription,
+    Claim, Claimed, ForgetMode, Forgotten, Lease, OnLapsedLease, OnMismatch, Outcome, Ownership,
+    Record, RecordState, Release, Store, StoreError, StoreErrorKind, Subscription,
 };
 
 /// How often a claim reads a record again that changed between the claim's
@@ -205,10 +205,12 @@ impl Store for SqliteRecords {
         found.map(Found::record).transpose()
     }
 
-    async fn forget(&self, id: &RecordId, force: bool) -> Result<Forgotten, StoreError> {
+    async fn forget(&self, id: &RecordId, mode: ForgetMode) -> Result<Forgotten, StoreError> {
         let rows = self
             .run_in_turn(&self.statements.forget, |statement| {
-                statement.bind(&id.as_bytes()[..]).bind(force)
+                statement
+                    .bind(&id.as_bytes()[..])
+                    .bind(mode == ForgetMode::Forced)
             })
             .await?;
         if let Some(row) = rows.first() {

@@ -1,0 +1,84 @@
+//! What keeps a lease from lapsing while its owner lives.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use crate::record::RecordId;
+use crate::store::{Claim, OnLapsedLease};
+
+use super::queues::{Expiry, ExpiryQueue};
+use super::records::Records;
+use super::slot::State;
+use super::sync::{AtomicBool, Ordering};
+
+/// Lives as long as the lease that a claim was given. While it lives, the lease
+/// does not lapse.
+pub(super) struct Guard {
+    store: Weak<Records>,
+    id: RecordId,
+    /// For how long the record stays once the guard is dropped. `None`: until
+    /// someone resolves the record.
+    stays: Option<Duration>,
+    /// The operation has ended, so the drop of the guard changes nothing.
+    settled: AtomicBool,
+}
+
+impl Guard {
+    /// Tells the guard that its operation has ended.
+    pub(super) fn settle(guard: &Weak<Self>) {
+        if let Some(guard) = guard.upgrade() {
+            guard.settled.store(true, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn new(records: &Arc<Records>, claim: &Claim) -> Arc<Self> {
+        Arc::new(Guard {
+            store: Arc::downgrade(records),
+            id: claim.id,
+            stays: (claim.on_lapsed_lease == OnLapsedLease::Rerun)
+                .then(|| claim.lease.saturating_add(claim.retention)),
+            settled: AtomicBool::new(false),
+        })
+    }
+}
+
+impl Drop for Guard {
+    /// The owner vanished without ending its operation: the record lapses, and is
+    /// forgotten a retention later. Without this it would stay in flight for ever.
+    fn drop(&mut self) {
+        if self.settled.load(Ordering::Relaxed) {
+            return;
+        }
+        let Some(store) = self.store.upgrade() else {
+            return;
+        };
+        let now;
+        let enters;
+        {
+            let Some(mut slot) = store.slots.get_mut(&self.id) else {
+                return;
+            };
+            now = store.clock.now();
+            match &mut slot.state {
+                State::InFlight {
+                    lapses_at,
+                    guarded,
+                    guard,
+                    ..
+                } if std::ptr::eq(guard.as_ptr(), self) => {
+                    // The lease ends now, if its time was over before.
+                    *guarded = false;
+                    *lapses_at = now.max(*lapses_at);
+                }
+                _ => return,
+            }
+            enters = self.stays.is_some() && slot.enters(ExpiryQueue::ABANDONED);
+        }
+        if let Some(stays) = self.stays {
+            let at = now.saturating_add(stays);
+            let due = Expiry { id: self.id, at };
+            store.enqueue(enters.then_some((ExpiryQueue::ABANDONED, stays, due)), now);
+        }
+        store.waiters.wake_all(&self.id);
+    }
+}
