@@ -114,7 +114,7 @@ impl Numbers {
             "Requests refused since their path could mean several things.",
             &[("", of(&self.ambiguous))],
         );
-        text.layer_headers(layer);
+        text.layer_counts(layer);
         text.0
     }
 }
@@ -123,7 +123,7 @@ impl Numbers {
 struct Text(String);
 
 impl Text {
-    fn layer_headers(&mut self, counts: &Counts) {
+    fn layer_counts(&mut self, counts: &Counts) {
         for (name, help, value) in [
             ("executed", "Operations that began.", counts.executed),
             ("rerun", "Operations that began again.", counts.rerun),
@@ -140,8 +140,13 @@ impl Text {
                 counts.released,
             ),
             (
+                "outcome_unknown",
+                "Operations of which nobody knows how they ended.",
+                counts.outcome_unknown,
+            ),
+            (
                 "in_doubt",
-                "Operations of unknown end, left to their lease.",
+                "Operations left in flight until their leases lapse.",
                 counts.in_doubt,
             ),
             (
