@@ -17,11 +17,16 @@ use std::io;
 /// use std::error::Error;
 /// use tower_idempotency::client::{ClientLayer, is_transient};
 ///
+/// # #[derive(Debug)]
+/// # struct PoolTimedOut;
+/// # impl std::fmt::Display for PoolTimedOut {
+/// #     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result { f.write_str("pool") }
+/// # }
+/// # impl Error for PoolTimedOut {}
 /// # fn main() -> Result<(), tower_idempotency::ConfigError> {
 /// let layer = ClientLayer::builder()
 ///     .retry_errors(|error: &(dyn Error + 'static)| {
-///         is_transient(error)
-///             || error.downcast_ref::<reqwest::Error>().is_some_and(reqwest::Error::is_timeout)
+///         is_transient(error) || error.is::<PoolTimedOut>()
 ///     })
 ///     .build()?;
 /// # Ok(())
