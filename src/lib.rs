@@ -82,6 +82,7 @@
 //!     .route("/payments", post(|| async { "paid" }))
 //!     .layer(idempotency) // everything inside runs once per operation,
 //!     .layer(from_fn(authenticate)); // everything outside on every request
+//! # Ok::<(), tower_idempotency::ConfigError>(())
 //! ```
 //!
 //! CORS has to allow `Idempotency-Key` and to expose `Idempotency-Replayed`,
@@ -279,8 +280,7 @@
 //! a part of the fingerprint and, with [`KeysPer::Route`](options::KeysPer::Route), of the
 //! record's id. Any crate in the dependency graph can turn the feature on, for all of them. Records
 //! of requests in nested routers that were stored before then no longer match: their retries
-//! are `key-reused`, or run again.
-//! [`IdempotencyLayerBuilder::target`] can keep the path that is left.
+//! are `key-reused`, or run again. [`IdempotencyLayerBuilder::target`] keeps the path that is left.
 //!
 //! # More
 //!
