@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::display::header_name;
 use crate::rejection::{Rejection, RejectionCode};
 
 /// How the value of the key's header is read.
@@ -147,7 +148,8 @@ impl KeyRules {
             Some(match lines.next() {
                 None => self.accept(name, first).map(|key| (key, name)),
                 Some(_) => Err(invalid(format!(
-                    "{name} was sent more than once; send it once."
+                    "{} was sent more than once; send it once.",
+                    header_name(name)
                 ))),
             })
         })
@@ -156,7 +158,7 @@ impl KeyRules {
     fn accept(&self, name: &HeaderName, value: &HeaderValue) -> Result<Key, Rejection> {
         let key = self
             .decode(value)
-            .map_err(|what| invalid(format!("{name} {what}.")))?;
+            .map_err(|what| invalid(format!("{} {what}.", header_name(name))))?;
         let length = key.range.1 - key.range.0;
         if length == 0 {
             return Err(empty(name));
@@ -168,9 +170,11 @@ impl KeyRules {
             return Err(self.too_long(name));
         }
         match &self.format.0 {
-            Some(format) if !(format.accepts)(key.as_str()) => {
-                Err(invalid(format!("{name} must be {}.", format.name)))
-            }
+            Some(format) if !(format.accepts)(key.as_str()) => Err(invalid(format!(
+                "{} must be {}.",
+                header_name(name),
+                format.name
+            ))),
             _ => Ok(key),
         }
     }
@@ -179,7 +183,10 @@ impl KeyRules {
         let shortest = self.length.start();
         Rejection::new(
             RejectionCode::KeyTooShort,
-            format!("{name} must be at least {shortest} characters."),
+            format!(
+                "{} must be at least {shortest} characters.",
+                header_name(name)
+            ),
         )
     }
 
@@ -187,16 +194,17 @@ impl KeyRules {
         let longest = self.length.end();
         Rejection::new(
             RejectionCode::KeyTooLong,
-            format!("{name} must be at most {longest} characters."),
+            format!(
+                "{} must be at most {longest} characters.",
+                header_name(name)
+            ),
         )
     }
 
     /// The refusal of a request that has no key and needs one.
     pub(crate) fn required(&self) -> Rejection {
-        let name = self
-            .headers
-            .first()
-            .map_or("Idempotency-Key", HeaderName::as_str);
+        let name = self.headers.first().map(header_name);
+        let name = name.as_deref().unwrap_or("Idempotency-Key");
         Rejection::new(
             RejectionCode::KeyRequired,
             format!(
@@ -297,7 +305,8 @@ fn string_content(quoted: &[u8]) -> Result<&[u8], &'static str> {
 
 pub(crate) fn empty(name: &HeaderName) -> Rejection {
     invalid(format!(
-        "{name} is empty; send a value that is unique to this operation."
+        "{} is empty; send a value that is unique to this operation.",
+        header_name(name)
     ))
 }
 
@@ -409,6 +418,38 @@ mod tests {
         headers.insert("idempotency-key", HeaderValue::from_static("a"));
         let (key, name) = rules.read(&headers).unwrap().unwrap();
         assert_eq!((key.as_str(), name.as_str()), ("a", "idempotency-key"));
+    }
+
+    #[test]
+    fn rejections_write_the_header_as_the_documentation_does() {
+        let mut rules = rules(KeySyntax::Lenient);
+        rules.length = 2..=3;
+        for (lines, detail) in [
+            (
+                &[""][..],
+                "Idempotency-Key is empty; send a value that is unique to this operation.",
+            ),
+            (&["a"], "Idempotency-Key must be at least 2 characters."),
+            (&["abcd"], "Idempotency-Key must be at most 3 characters."),
+            (
+                &["ab", "ab"],
+                "Idempotency-Key was sent more than once; send it once.",
+            ),
+            (&["\"ab"], "Idempotency-Key has no closing quotation mark."),
+        ] {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append(&rules.headers[0], HeaderValue::from_static(line));
+            }
+            let rejection = rules.read(&headers).unwrap().unwrap_err();
+            assert_eq!(rejection.detail(), detail);
+        }
+        let required = rules.required();
+        assert!(
+            required
+                .detail()
+                .contains("the header Idempotency-Key: 2 to 3")
+        );
     }
 
     #[test]

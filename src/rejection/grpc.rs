@@ -6,44 +6,13 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderName, HeaderValue, Response};
 
-use crate::rejection::{Rejection, RejectionCode};
+use crate::rejection::Rejection;
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const GRPC_RETRY_PUSHBACK_MS: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 const IDEMPOTENCY_CODE: HeaderName = HeaderName::from_static("idempotency-code");
 const IDEMPOTENCY_RETRY: HeaderName = HeaderName::from_static("idempotency-retry");
-
-impl RejectionCode {
-    /// The status code of gRPC, such as 10 (`ABORTED`).
-    #[must_use]
-    pub const fn grpc_status(self) -> u32 {
-        match self {
-            // INVALID_ARGUMENT
-            Self::KeyRequired
-            | Self::KeyInvalid
-            | Self::KeyTooShort
-            | Self::KeyTooLong
-            | Self::KeyReused => 3,
-            // DEADLINE_EXCEEDED
-            Self::BodyTimeout => 4,
-            // ALREADY_EXISTS
-            Self::ResponseUnavailable => 6,
-            // RESOURCE_EXHAUSTED
-            Self::OverCapacity => 8,
-            // FAILED_PRECONDITION
-            Self::OutcomeUnknown => 9,
-            // ABORTED
-            Self::InFlight => 10,
-            // OUT_OF_RANGE
-            Self::BodyTooLarge => 11,
-            // UNAVAILABLE
-            Self::BodyUnreadable | Self::StoreUnavailable => 14,
-            // UNAUTHENTICATED
-            Self::ScopeMissing => 16,
-        }
-    }
-}
 
 impl Rejection {
     /// The answer as gRPC has it, in headers alone (`Trailers-Only`): HTTP
@@ -100,7 +69,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::rejection::RejectionRules;
+    use crate::rejection::{RejectionCode, RejectionRules};
 
     #[test]
     fn a_message_is_percent_encoded_but_for_what_is_printable() {

@@ -17,40 +17,6 @@ mod template;
 
 pub(crate) use template::Template;
 
-/// Why a request was not executed and not replayed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[non_exhaustive]
-pub enum RejectionCode {
-    /// A key is required here, and there is none.
-    KeyRequired,
-    /// The key is malformed, empty, sent twice or of the wrong format.
-    KeyInvalid,
-    /// The key is too short.
-    KeyTooShort,
-    /// The key is too long.
-    KeyTooLong,
-    /// The caller can't be told.
-    ScopeMissing,
-    /// The request's body is larger than `max_request_body`.
-    BodyTooLarge,
-    /// The request's body took longer than `body_timeout`.
-    BodyTimeout,
-    /// The request's body broke off.
-    BodyUnreadable,
-    /// The key was used for another request.
-    KeyReused,
-    /// The first request with this key is still running.
-    InFlight,
-    /// Nobody knows how the first request ended (`on_lapsed_lease = refuse`).
-    OutcomeUnknown,
-    /// The operation is done, its answer was not kept.
-    ResponseUnavailable,
-    /// The store did not answer.
-    StoreUnavailable,
-    /// There is no room for another operation.
-    OverCapacity,
-}
-
 /// What a client can do about a rejection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -75,137 +41,90 @@ impl Retry {
     }
 }
 
-impl RejectionCode {
-    /// All of them.
-    pub const ALL: &'static [Self] = &[
-        Self::KeyRequired,
-        Self::KeyInvalid,
-        Self::KeyTooShort,
-        Self::KeyTooLong,
-        Self::ScopeMissing,
-        Self::BodyTooLarge,
-        Self::BodyTimeout,
-        Self::BodyUnreadable,
-        Self::KeyReused,
-        Self::InFlight,
-        Self::OutcomeUnknown,
-        Self::ResponseUnavailable,
-        Self::StoreUnavailable,
-        Self::OverCapacity,
-    ];
+/// Declares [`RejectionCode`]. A row has the variant; its word; the HTTP status and the gRPC status;
+/// what a client can do; and the title.
+macro_rules! codes {
+    ($($(#[$doc:meta])* $code:ident $word:literal $status:ident $grpc:literal $retry:ident $title:literal;)*) => {
+        /// Why a request was not executed and not replayed.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[non_exhaustive]
+        pub enum RejectionCode {
+            $($(#[$doc])* $code,)*
+        }
 
-    /// As it stands in the member `code`, such as `key-reused`.
+        impl RejectionCode {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$code),*];
+
+            const fn row(self) -> (&'static str, StatusCode, u32, Retry, &'static str) {
+                match self {
+                    $(Self::$code => ($word, StatusCode::$status, $grpc, Retry::$retry, $title),)*
+                }
+            }
+        }
+    };
+}
+
+codes! {
+    /// A key is required here, and the request has none.
+    KeyRequired "key-required" BAD_REQUEST 3 NewKey "Idempotency key required";
+    /// The key is malformed, empty, sent twice or of the wrong format.
+    KeyInvalid "key-invalid" BAD_REQUEST 3 NewKey "Idempotency key invalid";
+    /// The key is too short.
+    KeyTooShort "key-too-short" BAD_REQUEST 3 NewKey "Idempotency key too short";
+    /// The key is too long.
+    KeyTooLong "key-too-long" BAD_REQUEST 3 NewKey "Idempotency key too long";
+    /// The scope finds no caller.
+    ScopeMissing "scope-missing" BAD_REQUEST 16 Never "Caller unknown";
+    /// The request's body is larger than `max_request_body`.
+    BodyTooLarge "body-too-large" PAYLOAD_TOO_LARGE 11 Never "Request body too large";
+    /// The request's body took longer than `body_timeout`.
+    BodyTimeout "body-timeout" REQUEST_TIMEOUT 4 SameKey "Request body too slow";
+    /// The request's body broke off.
+    BodyUnreadable "body-unreadable" BAD_REQUEST 14 SameKey "Request body unreadable";
+    /// The key was used for another request.
+    KeyReused "key-reused" UNPROCESSABLE_ENTITY 3 NewKey "Idempotency key reused";
+    /// The first request with this key is still running.
+    InFlight "in-flight" CONFLICT 10 SameKey "Request still in flight";
+    /// It is not known how the first request ended (`on_lapsed_lease = refuse`).
+    OutcomeUnknown "outcome-unknown" CONFLICT 9 SameKey "Outcome unknown";
+    /// The operation is done, but its response was not kept.
+    ResponseUnavailable "response-unavailable" CONFLICT 6 Never "Response unavailable";
+    /// The store did not answer.
+    StoreUnavailable "store-unavailable" SERVICE_UNAVAILABLE 14 SameKey "Idempotency store unavailable";
+    /// There is no room for another operation.
+    OverCapacity "over-capacity" SERVICE_UNAVAILABLE 8 SameKey "Over capacity";
+}
+
+impl RejectionCode {
+    /// The code as it stands in the member `code`, such as `key-reused`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         self.row().0
     }
 
-    /// The status unless the layer was given another one.
+    /// The HTTP status, unless the layer was given another one.
     #[must_use]
     pub const fn default_status(self) -> StatusCode {
         self.row().1
     }
 
+    /// The status code of gRPC, such as 10 (`ABORTED`).
+    #[must_use]
+    pub const fn grpc_status(self) -> u32 {
+        self.row().2
+    }
+
     /// What the client can do.
     #[must_use]
     pub const fn retry(self) -> Retry {
-        self.row().2
+        self.row().3
     }
 
     /// A short name for people, the same for every occurrence.
     #[must_use]
     pub const fn title(self) -> &'static str {
-        self.row().3
-    }
-
-    const fn row(self) -> (&'static str, StatusCode, Retry, &'static str) {
-        use Retry::{Never, NewKey, SameKey};
-        match self {
-            Self::KeyRequired => (
-                "key-required",
-                StatusCode::BAD_REQUEST,
-                NewKey,
-                "Idempotency key required",
-            ),
-            Self::KeyInvalid => (
-                "key-invalid",
-                StatusCode::BAD_REQUEST,
-                NewKey,
-                "Idempotency key invalid",
-            ),
-            Self::KeyTooShort => (
-                "key-too-short",
-                StatusCode::BAD_REQUEST,
-                NewKey,
-                "Idempotency key too short",
-            ),
-            Self::KeyTooLong => (
-                "key-too-long",
-                StatusCode::BAD_REQUEST,
-                NewKey,
-                "Idempotency key too long",
-            ),
-            Self::ScopeMissing => (
-                "scope-missing",
-                StatusCode::BAD_REQUEST,
-                Never,
-                "Caller unknown",
-            ),
-            Self::BodyTooLarge => (
-                "body-too-large",
-                StatusCode::PAYLOAD_TOO_LARGE,
-                Never,
-                "Request body too large",
-            ),
-            Self::BodyTimeout => (
-                "body-timeout",
-                StatusCode::REQUEST_TIMEOUT,
-                SameKey,
-                "Request body too slow",
-            ),
-            Self::BodyUnreadable => (
-                "body-unreadable",
-                StatusCode::BAD_REQUEST,
-                SameKey,
-                "Request body unreadable",
-            ),
-            Self::KeyReused => (
-                "key-reused",
-                StatusCode::UNPROCESSABLE_ENTITY,
-                NewKey,
-                "Idempotency key reused",
-            ),
-            Self::InFlight => (
-                "in-flight",
-                StatusCode::CONFLICT,
-                SameKey,
-                "Request still in flight",
-            ),
-            Self::OutcomeUnknown => (
-                "outcome-unknown",
-                StatusCode::CONFLICT,
-                SameKey,
-                "Outcome unknown",
-            ),
-            Self::ResponseUnavailable => (
-                "response-unavailable",
-                StatusCode::CONFLICT,
-                Never,
-                "Response unavailable",
-            ),
-            Self::StoreUnavailable => (
-                "store-unavailable",
-                StatusCode::SERVICE_UNAVAILABLE,
-                SameKey,
-                "Idempotency store unavailable",
-            ),
-            Self::OverCapacity => (
-                "over-capacity",
-                StatusCode::SERVICE_UNAVAILABLE,
-                SameKey,
-                "Over capacity",
-            ),
-        }
+        self.row().4
     }
 
     /// Whether waiting a moment is what helps.

@@ -87,7 +87,7 @@ fn wrong_keys() -> Vec<Wrong> {
             without(keyed("k-01"), "idempotency-key"),
             RejectionCode::KeyRequired,
             "Idempotency key required",
-            "This operation needs the header idempotency-key: 4 to 8 printable ASCII characters, \
+            "This operation needs the header Idempotency-Key: 4 to 8 printable ASCII characters, \
              unique to the operation and the same on every retry of it."
                 .to_owned(),
         ),
@@ -95,13 +95,13 @@ fn wrong_keys() -> Vec<Wrong> {
             keyed("k-1"),
             RejectionCode::KeyTooShort,
             "Idempotency key too short",
-            "idempotency-key must be at least 4 characters.".to_owned(),
+            "Idempotency-Key must be at least 4 characters.".to_owned(),
         ),
         (
             keyed("k-0123456"),
             RejectionCode::KeyTooLong,
             "Idempotency key too long",
-            "idempotency-key must be at most 8 characters.".to_owned(),
+            "Idempotency-Key must be at most 8 characters.".to_owned(),
         ),
     ];
     let all = invalid.into_iter().chain(others);
@@ -332,7 +332,7 @@ async fn a_key_of_the_wrong_format_is_told_the_right_one() {
     assert_eq!(seen.refusal(), "400 key-invalid");
     assert!(
         seen.text().contains(
-            "idempotency-key must be a UUID such as 2fd4e1c6-7a2d-48fc-a1ed-99a0b5c3c2f1."
+            "Idempotency-Key must be a UUID such as 2fd4e1c6-7a2d-48fc-a1ed-99a0b5c3c2f1."
         )
     );
     assert_eq!(runs.count(), 0);
