@@ -79,7 +79,7 @@ fn wrong_keys() -> Vec<Wrong> {
             request,
             RejectionCode::KeyInvalid,
             "Idempotency key invalid",
-            format!("idempotency-key {detail}"),
+            format!("Idempotency-Key {detail}"),
         )
     });
     let others = [

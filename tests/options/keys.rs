@@ -21,7 +21,7 @@ async fn the_key_is_read_from_the_header_that_was_named() {
     send(&app, ask()).await.assert_replays(&first);
     let refused = send(&app, post("k", "{}")).await;
     assert_eq!(refused.refusal(), "400 key-required");
-    assert!(refused.text().contains("the header x-request-key"));
+    assert!(refused.text().contains("the header X-Request-Key"));
     assert_eq!(runs.count(), 1);
 }
 
