@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use crate::contract::{Contract, Endpoint, RejectionExample};
 use crate::options::fingerprint::FingerprintBody;
-use crate::options::recording::SkipHeader;
+use crate::options::recording::{RecordRule, SkipHeader};
 use crate::options::{OnInFlight, Require};
 
 impl Contract {
@@ -60,6 +60,7 @@ impl Endpoint {
             "max_recorded_body": options.max_recorded_body,
             "oversize": options.oversize.as_str(),
             "record": options.record.describe(),
+            "in_doubt": options.in_doubt.describe(),
             "skip_types": options.skip_types,
             "skip_headers": options
                 .skip_headers

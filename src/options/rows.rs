@@ -85,6 +85,13 @@ options! {
         /// (`text/event-stream`) or an upgrade. Default: [`OnOversize::Seal`].
         oversize: OnOversize = OnOversize::default();
 
+        /// Which responses leave the outcome of the operation in doubt, such as a 504 of a gateway
+        /// behind which the operation may still run. The record then stays in flight until its
+        /// lease lapses, and [`on_lapsed_lease`](Self::on_lapsed_lease) decides. A handler's
+        /// [`Recording`](crate::recording::Recording) overrides this option. Default:
+        /// `Statuses::none()`.
+        in_doubt: Statuses = Statuses::none();
+
         /// What a claim does that meets a lapsed lease: the lease's owner died, or lost its
         /// connection to the store. Default: [`OnLapsedLease::Rerun`].
         on_lapsed_lease: OnLapsedLease = OnLapsedLease::default();
@@ -210,6 +217,12 @@ macro_rules! route_options {
             /// Which responses are recorded, by status: `2xx`, `201`, `200-299`, `all`, `default`,
             /// less `!401`; by code of gRPC: `grpc:0`, `grpc:1-4`, `!grpc:5`.
             record: Record = ["default"];
+            /// Statuses of responses that leave the outcome in doubt: the record stays in flight until
+            /// its lease lapses.
+            in_doubt: Vec<BodyStatus> = [], |options, own| {
+                let none = crate::recording::Statuses::none();
+                options.in_doubt(own.set().iter().fold(none, |all, own| all.with(own.as_u16())))
+            };
             /// Content types that are never recorded, such as `application/pdf` or `image/*`.
             skip_types: Vec<MediaType> = [];
             /// Headers by which a response says that it is not to be recorded: a name, or a name

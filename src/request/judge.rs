@@ -9,7 +9,7 @@ use http::{HeaderMap, Response, response};
 
 use crate::lease::Verdict;
 use crate::message::body::FullBody;
-use crate::options::recording::{Recording, ResponseHead};
+use crate::options::recording::{RecordRule, Recording, ResponseHead};
 use crate::options::{OnLapsedLease, OnOversize, RouteOptions};
 use crate::record::Completion;
 use crate::store::{Outcome, Release};
@@ -37,7 +37,13 @@ pub(crate) fn judge(
         Some(Recording::InDoubt) => return Verdict::LeaveInFlight,
         Some(Recording::Keep) => true,
         Some(Recording::Skip) => false,
-        Some(Recording::IfComplete) | None => records(options, head, &body),
+        Some(Recording::IfComplete) | None => {
+            let response = response_head(head, &body);
+            if options.in_doubt.records(&response) {
+                return Verdict::LeaveInFlight;
+            }
+            records(options, &response, &body)
+        }
     };
     let sealed = || {
         let retention = options.retention;
@@ -96,9 +102,8 @@ pub(crate) fn committed(
     completed(options, head, body, began_at)
 }
 
-/// Whether the route's rules record this response.
-fn records(options: &RouteOptions, head: &response::Parts, body: &BodyEnd<'_>) -> bool {
-    let response = ResponseHead {
+fn response_head<'a>(head: &'a response::Parts, body: &BodyEnd<'a>) -> ResponseHead<'a> {
+    ResponseHead {
         status: head.status,
         headers: &head.headers,
         trailers: match body {
@@ -106,14 +111,18 @@ fn records(options: &RouteOptions, head: &response::Parts, body: &BodyEnd<'_>) -
             BodyEnd::TooLarge(trailers) => *trailers,
             BodyEnd::Broken => None,
         },
-    };
-    if options.skips(&head.headers) {
+    }
+}
+
+/// Whether the route's rules record this response.
+fn records(options: &RouteOptions, response: &ResponseHead<'_>, body: &BodyEnd<'_>) -> bool {
+    if options.skips(response.headers) {
         return false;
     }
     // A gRPC response has its status in trailers, which were not reached here. A
     // large response is no reason to run the operation again.
     let unread = matches!(body, BodyEnd::TooLarge(None));
-    unread && response.awaits_grpc_status() || options.record.records(&response)
+    unread && response.awaits_grpc_status() || options.record.records(response)
 }
 
 /// A copy of what [`judge`] looks at in a response head, for a response whose head

@@ -1,4 +1,4 @@
-//! `Recording::InDoubt`: what a handler started elsewhere may still be running.
+//! `in_doubt` and `Recording::InDoubt`: what a handler started elsewhere may still be running.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use http_body_util::BodyExt;
 use tokio::time::{Instant, sleep};
 use tower::{Layer, ServiceExt};
 use tower_idempotency::options::{OnInFlight, OnLapsedLease};
-use tower_idempotency::recording::Recording;
+use tower_idempotency::recording::{Recording, Statuses};
 use tower_idempotency::store::StoreErrorKind;
 
 use crate::support::body::{Script, Step};
@@ -25,6 +25,43 @@ fn in_doubt<B: Body>(mut response: Response<B>) -> Response<B> {
 
 fn stores() -> [Steered; 2] {
     [Steered::new(), Steered::unguarded()]
+}
+
+/// The option `in_doubt`.
+#[tokio::test(start_paused = true)]
+async fn a_status_in_doubt_leaves_the_record_in_flight_unless_the_handler_decides() {
+    for (word, retried) in [
+        (None, Err("409 in-flight")),
+        (Some(Recording::IfComplete), Err("409 in-flight")),
+        (Some(Recording::Skip), Ok("run 2")),
+    ] {
+        let (store, runs) = (Steered::new(), Runs::default());
+        let layer = with_policy(&store, |options| {
+            options.in_doubt(Statuses::none().with([502, 504]))
+        });
+        let app = layer.layer(handler(&runs, move |run, _| match run {
+            1 => {
+                let mut response = answer(http::StatusCode::GATEWAY_TIMEOUT, "who knows");
+                if let Some(word) = word {
+                    response.extensions_mut().insert(word);
+                }
+                response
+            }
+            _ => created(format!("run {run}")),
+        }));
+        let first = send(&app, post("k", "{}")).await;
+        assert_eq!((first.status, first.lacks()), (504, None));
+        quiet().await;
+        let retry = send(&app, post("k", "{}")).await;
+        match retried {
+            Ok(text) => retry.assert_fresh(text),
+            Err(rejection) => {
+                assert_eq!(retry.refusal(), rejection);
+                sleep(LEASE).await;
+                send(&app, post("k", "{}")).await.assert_fresh("run 2");
+            }
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

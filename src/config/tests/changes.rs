@@ -78,6 +78,11 @@ pub(super) const CHANGES: &[(&str, &str, &str)] = &[
         "200-400,402,404-406,409-424,426-428,430-499 grpc 0,3,6-7,9,11-12,16",
     ),
     (
+        "in_doubt",
+        "[502, 504]",
+        "responses with status 502 and 504",
+    ),
+    (
         "skip_types",
         "['Application/PDF', 'image/*']",
         r#"["application/pdf", "image/*"]"#,

@@ -10,7 +10,7 @@ use super::Config;
 use super::check::Unasked;
 use super::file::OF_ROUTES;
 use super::rejections::Code;
-use crate::options::recording::ResponseHead;
+use crate::options::recording::{RecordRule, ResponseHead};
 use crate::options::{Require, RouteOptions};
 use crate::rejection::RejectionCode;
 use crate::scope;
@@ -33,6 +33,7 @@ fn facts(options: &RouteOptions) -> Vec<(&'static str, String)> {
         max_recorded_body,
         oversize,
         record: _,
+        in_doubt,
         skip_types,
         skip_headers,
         on_lapsed_lease,
@@ -70,6 +71,7 @@ fn facts(options: &RouteOptions) -> Vec<(&'static str, String)> {
         ("max_recorded_body", format!("{max_recorded_body:?}")),
         ("oversize", format!("{oversize:?}")),
         ("record", recorded(options)),
+        ("in_doubt", in_doubt.describe().into_owned()),
         ("skip_types", format!("{skip_types:?}")),
         ("skip_headers", format!("{skip_headers:?}")),
         ("on_lapsed_lease", format!("{on_lapsed_lease:?}")),
