@@ -160,7 +160,8 @@ impl Routes {
         {
             return &original.0;
         }
-        let _ = extensions;
+        // Without the feature nothing keeps the target that was sent.
+        let _ = (extensions, self.target);
         uri
     }
 

@@ -16,7 +16,7 @@ use crate::request::operation::Operation;
 use crate::runtime::Handle;
 use crate::runtime::deadline::Deadline;
 use crate::store::sql::transaction::TransactionFate;
-use crate::store::{Outcome, Release};
+use crate::store::{OnLapsedLease, Outcome, Release};
 
 /// What the flow does once the handler is through.
 pub(crate) enum Settled<R> {
@@ -115,10 +115,14 @@ impl Operation {
 
     /// The rejection of such a response: nobody knows what the handler has done.
     pub(super) async fn never_committed(&self, owner: LeaseOwner) -> Rejection {
+        let retried = match self.options.on_lapsed_lease {
+            OnLapsedLease::Rerun => "a retry executes it again",
+            OnLapsedLease::Refuse => "a retry is rejected until the record is resolved",
+        };
         error!(
             lease = ?self.lease(),
-            "a handler of an `exactly_once` route answered without having committed its claim: \
-             see SqlClaim"
+            "a handler of an `exactly_once` route responded without having committed its claim \
+             (see SqlClaim): whether its operation has happened is not known, and {retried}"
         );
         let unknown = Verdict::Release(Release::OutcomeUnknown);
         match owner.end(unknown).await {
