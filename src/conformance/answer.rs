@@ -1,4 +1,4 @@
-//! An answer to be told from all others.
+//! Completions that differ from all others.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -13,7 +13,8 @@ use crate::conformance::stage::random;
 
 pub(crate) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// An answer unlike all others, to be told from them.
+/// A completion that differs from every other one, so that a rule can recognise
+/// it.
 pub(crate) struct Answer(pub(crate) Arc<Completion>);
 
 pub(crate) fn answer() -> Answer {
@@ -35,7 +36,7 @@ impl Answer {
     }
 }
 
-/// As [`answer`], changed.
+/// As [`answer`], with changes.
 pub(crate) fn answer_with(change: impl FnOnce(&mut Completion)) -> Answer {
     let mut completion = (*answer().0).clone();
     change(&mut completion);

@@ -1,4 +1,4 @@
-//! Who gets a record, and what everybody else is told.
+//! Which claim acquires a record, and what the other claims find.
 
 use crate::store::OnMismatch;
 use crate::store::{Claim, Claimed, Lease, Outcome, RecordState, Release};
@@ -10,7 +10,7 @@ use crate::conformance::expect::{
 use crate::conformance::stage::{Stores, at_once, other_request, request, rival};
 use crate::conformance::{Rule, rule};
 
-/// How often a race is run, and by how many.
+/// How often a race is run, and with how many claims.
 const ROUNDS: usize = 6;
 const RIVALS: usize = 12;
 
@@ -91,8 +91,8 @@ async fn race(stores: &Stores, claim: &Claim) -> Checked<Lease> {
         broken!("expected one of {RIVALS} claims at once to acquire, none did");
     };
     for found in losers {
-        // Who finds a record that is just being taken over may be told of it
-        // as it was.
+        // A claim that finds a record while another claim takes it over may
+        // find it as it was before.
         ensure!(
             matches!(found.state, RecordState::InFlight { .. }),
             "expected the other claims to find the record in flight, one found it {}",
@@ -126,7 +126,7 @@ async fn one_claim_wins_a_lapsed_lease(stores: Stores) -> Checked {
     let claim = request();
     let mut owner = stores.a.acquire("the first claim", &claim).await?;
     for _ in 0..ROUNDS {
-        // Lapses it without a wait.
+        // Makes the record lapsed without waiting for the end of its lease.
         stores
             .b
             .release(&owner.claim, Release::OutcomeUnknown)
@@ -201,7 +201,7 @@ async fn a_record_tells_its_request_from_others(stores: Stores) -> Checked {
     Ok(())
 }
 
-/// Claims for something else, under both policies.
+/// Claims with another fingerprint, under both values of `on_mismatch`.
 fn others(claim: &Claim) -> [Claim; 2] {
     [OnMismatch::Reject, OnMismatch::Replay].map(|on_mismatch| Claim {
         on_mismatch,

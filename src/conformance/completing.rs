@@ -1,4 +1,4 @@
-//! How an operation ends with an outcome.
+//! Ending an operation with an outcome.
 
 use tokio::task::yield_now;
 
@@ -182,11 +182,11 @@ async fn a_completion_or_a_takeover(stores: Stores) -> Checked {
         let Stores { a, b, c } = stores.clone();
         let claim = request();
         let owner = a.acquire("the first claim", &claim).await?;
-        // Completable by its nonce, and lapsed.
+        // The record has lapsed, and its nonce may still complete it.
         a.release(&claim, Release::OutcomeUnknown).await?;
         let answer = answer();
         let taking = rival(&claim);
-        // In every order that a few turns of a scheduler make.
+        // The pauses put the two calls into different orders.
         let (early, late) = (turn % 4, turn / 4);
         let completing = {
             let (owner, outcome) = (owner.clone(), answer.outcome());
@@ -201,7 +201,7 @@ async fn a_completion_or_a_takeover(stores: Stores) -> Checked {
         };
         let (completed, taken) = both(completing, taking_over).await?;
         match (completed, taken) {
-            // What the claim met may have been in flight still.
+            // The claim may have found the record while it was still in flight.
             (Ownership::Held, Claimed::Found(_)) => {
                 let found = c.find("a third claim", &rival(&claim)).await?;
                 answer.is_found("what a third claim found", &found, &owner)?;
@@ -232,7 +232,7 @@ async fn a_completion_of_nothing_is_kept(stores: Stores) -> Checked {
     let sealing = Outcome::Sealed { retention: DAY };
     for (attempt, outcome) in [(3, kept.outcome()), (1, sealing)] {
         let claim = request();
-        // Of another record, as large as tokens are.
+        // The token of another record, which is as large as tokens are.
         let token = a.acquire("a claim elsewhere", &request()).await?.token;
         let owner = Lease::new(&claim, token, attempt);
         held(

@@ -1,4 +1,4 @@
-//! Calls whose answers get lost, and calls that are dropped on their way.
+//! Calls whose results get lost, and calls that are dropped before they end.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -13,7 +13,8 @@ use crate::conformance::expect::{Checked, Failure, ensure, held, in_flight, lost
 use crate::conformance::stage::{Handle, PATIENCE, Stores, request, rival};
 use crate::conformance::{Rule, rule};
 
-/// More than the connections that a pool commonly has: it must not keep them.
+/// More calls than a pool commonly has connections: dropped calls must give
+/// their connections back.
 const DROPS: usize = 24;
 
 pub(crate) fn rules() -> Vec<Rule> {
@@ -66,7 +67,7 @@ pub(crate) fn rules() -> Vec<Rule> {
     ]
 }
 
-/// Polls a call so often, then drops it. Whether it had ended.
+/// Polls a call this often, then drops it. Returns whether the call had ended.
 async fn cut(store: &Handle, call: impl Future, polls: usize) -> bool {
     let _permit = store.calls.acquire().await.expect("it is never closed");
     let mut call = pin!(call);
@@ -85,13 +86,13 @@ async fn cut(store: &Handle, call: impl Future, polls: usize) -> bool {
     .await
 }
 
-/// How far to let each call come: to its first await, to its second, until it
-/// ends; then often to the first one.
+/// How often each call is polled: once, twice, and so on until one ends; then
+/// many calls once each.
 #[derive(Default)]
 struct Cuts {
     polls: usize,
     drops: usize,
-    /// Whether a call came to its end.
+    /// Whether a call has ended.
     ended: bool,
 }
 
@@ -119,7 +120,7 @@ async fn every_call_can_be_sent_again(stores: Stores) -> Checked {
     for store in [&a, &b] {
         held("a renewal", store.renew(&owner).await?)?;
     }
-    // The second time there is nothing left to release.
+    // The second call has nothing left to release.
     held("a release", a.release(&claim, Release::MayRunAgain).await?)?;
     lost(
         "the release, sent again,",
@@ -184,7 +185,7 @@ async fn a_claim_can_be_dropped(stores: Stores) -> Checked {
     Ok(())
 }
 
-/// The operation ends like any other.
+/// Completes the operation like any other.
 async fn completes(store: &Handle, other: &Handle, owner: &Lease) -> Checked {
     let answer = answer();
     held(
@@ -238,7 +239,7 @@ async fn a_release_can_be_dropped(stores: Stores) -> Checked {
         a.acquire("the first claim", &claim).await?;
         let Claim { id, nonce, .. } = &claim;
         cuts.ended |= cut(&a, a.store.release(id, nonce, Release::MayRunAgain), polls).await;
-        // Held, or Lost because the first one was carried out.
+        // `Held`, or `Lost` because the store has executed the first call.
         let _: Ownership = a.release(&claim, Release::MayRunAgain).await?;
         let owner = b.acquire("a claim after it", &rival(&claim)).await?;
         ensure!(
@@ -278,7 +279,7 @@ async fn a_subscription_can_be_dropped(stores: Stores) -> Checked {
 
 async fn looking_up_and_forgetting_can_be_dropped(stores: Stores) -> Checked {
     let Stores { a, b, .. } = stores;
-    // Says so if there is no such operation.
+    // Reports the rule as unsupported if the store can't forget.
     a.look_up(&request().id).await?;
     let mut cuts = Cuts::default();
     while let Some(polls) = cuts.next() {
@@ -303,8 +304,8 @@ async fn looking_up_and_forgetting_can_be_dropped(stores: Stores) -> Checked {
             came != Forgotten::InFlight,
             "expected a completion to be forgotten"
         );
-        // Nothing else with this id: one that was dropped may still be on its
-        // way, and would be right to remove it.
+        // No other record with this id: a dropped call may still reach the
+        // store, and would rightly remove that record.
         ensure!(
             a.look_up(&claim.id).await?.is_none(),
             "expected the record to be gone"

@@ -1,4 +1,4 @@
-//! What a rule expects, and how it says what came instead.
+//! Expectations of rules, and texts for what came instead.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -8,10 +8,10 @@ use crate::store::{Claimed, Lease, Ownership, Record, RecordState};
 
 pub(crate) type Checked<T = ()> = Result<T, Failure>;
 
-/// Why a rule did not pass.
+/// Why a rule failed.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// The store breaks it: what was expected, and what came.
+    /// The store breaks the rule: what was expected, and what came.
     Broken(String),
     /// The store has no such operation.
     Unsupported(&'static str),
@@ -50,7 +50,8 @@ pub(crate) fn lost(what: &str, tenure: Ownership) -> Checked {
     Ok(())
 }
 
-/// The record is in flight under this lease, for no longer than that.
+/// Expects the record to be in flight under this lease, and to lapse within
+/// this time.
 pub(crate) fn in_flight(what: &str, record: &Record, lease: &Lease) -> Checked {
     is_of(what, record, lease)?;
     match &record.state {
@@ -63,7 +64,7 @@ pub(crate) fn in_flight(what: &str, record: &Record, lease: &Lease) -> Checked {
                 "{what}: expected the fingerprint of the claim, it was another"
             );
             let end = *lapses_in;
-            // As long as it can be: its owner lives in this process.
+            // The longest time: the owner lives in this process.
             ensure!(
                 end <= lease.claim.lease || end == Duration::MAX,
                 "{what}: expected a lease of {:?} at most, {end:?} are left of it",
@@ -103,7 +104,8 @@ pub(crate) fn sealed(what: &str, record: &Record, lease: &Lease) -> Checked {
     }
 }
 
-/// The record is completed under this lease, with this very answer.
+/// Expects the record to be completed under this lease, with exactly this
+/// completion.
 pub(crate) fn completed(
     what: &str,
     record: &Record,
@@ -174,7 +176,7 @@ fn same_answer(what: &str, kept: &Completion, given: &Completion) -> Checked {
     )?;
     ensure!(
         kept.retention.abs_diff(given.retention) < Duration::from_micros(1)
-            // No engine has lengths of so many years.
+            // No engine keeps a duration of so many years.
             || given.retention > CENTURY && kept.retention >= CENTURY,
         "{what}: expected a retention of {:?}, it was {:?}",
         given.retention,
@@ -197,7 +199,7 @@ fn same_time(what: &str, kept: SystemTime, given: SystemTime) -> Checked {
     Ok(())
 }
 
-/// A claim's answer in words.
+/// The result of a claim, in words.
 pub(crate) fn told(claimed: &Claimed) -> String {
     match claimed {
         Claimed::Acquired(lease) => {

@@ -1,4 +1,4 @@
-//! What tells records, owners and attempts apart.
+//! Telling records, owners and attempts apart.
 
 use crate::record::{FencingToken, RecordId};
 use crate::store::{Claim, Lease, Ownership, Release};
@@ -71,7 +71,7 @@ async fn tokens_keep_every_digit(stores: Stores) -> Checked {
         let token = FencingToken::new(FencingToken::LIMIT - below).expect("below the limit");
         let owner = Lease::new(&claim, token, 1);
         let answer = answer();
-        // There is no record: the finished answer is stored all the same.
+        // There is no record: the completion is stored all the same.
         a.complete(&owner, &answer.outcome()).await?;
         let found = b.find("a claim after a completion", &rival(&claim)).await?;
         answer.is_found("what it found", &found, &owner)?;
@@ -144,7 +144,7 @@ async fn records_do_not_mix(stores: Stores) -> Checked {
     let first = a.acquire("the claim of one record", &one).await?;
     let second = b.acquire("the claim of another", &two).await?;
     let third = c.acquire("the claim of a third", &three).await?;
-    // The owner of one is nobody to the other.
+    // The owner of one record does not own the other.
     let stranger = Claim {
         nonce: one.nonce,
         ..two

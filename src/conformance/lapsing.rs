@@ -130,7 +130,7 @@ async fn a_takeover_brings_its_own_policy(stores: Stores) -> Checked {
         by_hand: true,
         ..request()
     };
-    // From rerun to refuse, and the other way round.
+    // From `Rerun` to `Refuse`, and the other way round.
     let (stays, goes) = (brief(OnLapsedLease::Refuse), brief(OnLapsedLease::Rerun));
     for (claim, before) in [
         (&stays, OnLapsedLease::Rerun),

@@ -1,4 +1,4 @@
-//! How long an owner keeps a record, and who gets it then.
+//! How long an owner keeps a record, and which claim takes it over.
 
 use std::time::Duration;
 
@@ -146,7 +146,7 @@ async fn by_hand_takes_over_what_refuse_leaves(stores: Stores) -> Checked {
 
 async fn claiming_again_puts_the_end_ahead(stores: Stores) -> Checked {
     let Stores { a, b, c } = stores;
-    // In flight, and lapsed.
+    // A record in flight, and a lapsed one.
     let alive = a.acquire("the first claim", &request()).await?;
     let lapsed = a.lapsed(&request()).await?;
     for owner in [alive, lapsed] {

@@ -1,4 +1,4 @@
-//! Looking at records by hand.
+//! Looking up records.
 
 use tokio::time::{Instant, sleep};
 

@@ -1,8 +1,9 @@
-//! The contract of a store, as rules that any store can be checked against.
+//! The contract of a store as rules, and a check of any store against them.
 //!
-//! Whoever writes a [`Store`] has it pass these rules before it sees a
-//! payment. [`check`] runs all of them, each on records of its own, and its
-//! [`Report`] says of each rule that is broken what was expected and what came.
+//! Run these rules in a test of every [`Store`] that you write. [`check`] runs
+//! all rules, each on records of its own, and its [`Report`] says for each
+//! broken rule what was expected and what came. May use: `store` and what is
+//! below it.
 //!
 //! ```
 //! use tower_idempotency::MemoryStore;
@@ -93,14 +94,14 @@ use self::stage::{CALLS, Handle, Stores};
 
 pub use report::{Finding, Report, Verdict};
 
-/// What a rule that hangs is given.
+/// After which time a rule that hangs counts as broken.
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// Checks a store against every rule.
 ///
-/// `open` gives another handle on the same records each time, as another
-/// process would have it: a new pool of connections, if there is one. It is
-/// called three times.
+/// `open` is called three times, and returns another handle on the same records
+/// each time, as another process would have it: with a new pool of connections,
+/// if the store has one.
 pub async fn check<F, Fut, S>(open: F) -> Report
 where
     F: Fn() -> Fut,

@@ -1,4 +1,4 @@
-//! What is kept of an answer: all of it.
+//! Every part of a completion is kept.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -186,7 +186,7 @@ async fn times_are_kept_to_the_microsecond(stores: Stores) -> Checked {
         })
         .await?;
     }
-    // A clock that nobody has set.
+    // The time of a clock that was not set.
     is_kept(&stores, "times in 1970", |kept| {
         kept.began_at = UNIX_EPOCH;
         kept.completed_at = UNIX_EPOCH + Duration::from_nanos(1_999);

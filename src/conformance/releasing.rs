@@ -1,4 +1,4 @@
-//! How an operation ends without an outcome.
+//! Ending an operation without an outcome.
 
 use crate::store::{Claim, OnLapsedLease, Release};
 
@@ -13,7 +13,7 @@ pub(crate) fn rules() -> Vec<Rule> {
     vec![
         rule(
             "a-release-lets-the-next-claim-in",
-            "After a release the next claim acquires at once, whatever it asks and whatever its \
+            "After a release the next claim acquires at once, with any fingerprint and any \
              options, and its attempt is one more.",
             a_release_lets_the_next_claim_in,
         ),
@@ -59,7 +59,7 @@ async fn a_release_lets_the_next_claim_in(stores: Stores) -> Checked {
             ..request()
         };
         let first = a.acquire("the first claim", &claim).await?;
-        // From anywhere: its nonce is all that counts.
+        // By any handle: only the nonce counts.
         held(
             "the release",
             b.release(&claim, Release::MayRunAgain).await?,

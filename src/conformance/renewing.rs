@@ -1,4 +1,4 @@
-//! How an owner keeps a record for longer.
+//! Renewing leases.
 
 use tokio::time::{Instant, sleep};
 
@@ -47,7 +47,7 @@ pub(crate) fn rules() -> Vec<Rule> {
 async fn a_renewal_puts_the_end_ahead(stores: Stores) -> Checked {
     let claim = Claim {
         lease: SECOND,
-        // Renewals put off when the record is forgotten, too.
+        // Each renewal also postpones the end of the record.
         retention: SECOND / 2,
         ..request()
     };
@@ -65,11 +65,11 @@ async fn a_renewal_puts_the_end_ahead(stores: Stores) -> Checked {
         if Instant::now() < before + SECOND {
             held("a renewal", renewed)?;
         } else if renewed == Ownership::Lost {
-            // The machine is so slow that the record is over.
+            // On a slow machine the record may have expired.
             return Ok(());
         }
         if renewed == Ownership::Lost {
-            // The machine is so slow that the record was forgotten.
+            // On a slow machine the store may have removed the record.
             return Ok(());
         }
         if let Claimed::Acquired(_) = stores.c.claim(&next).await? {
@@ -78,7 +78,7 @@ async fn a_renewal_puts_the_end_ahead(stores: Stores) -> Checked {
                 early <= SLACK,
                 "expected no takeover after a renewal, it came {early:?} early"
             );
-            // The machine is so slow that the lease has lapsed.
+            // On a slow machine the lease may have lapsed.
             return Ok(());
         }
     }
@@ -96,7 +96,7 @@ async fn a_late_renewal_counts(stores: Stores) -> Checked {
 
 async fn a_stale_renewal_is_lost(stores: Stores) -> Checked {
     let Stores { a, b, c } = stores;
-    // Were it to renew anything, then for long.
+    // A long lease: if the call renewed anything, the rule would see it.
     let stale = a.lapsed(&request()).await?;
     let second = Claim {
         lease: SHORT,

@@ -1,8 +1,8 @@
-//! What came of the rules.
+//! The results of the rules.
 
 use std::fmt;
 
-/// What [`check`](crate::conformance::check) found, rule by rule.
+/// The result of [`check`](crate::conformance::check) for each rule.
 #[derive(Clone, Debug)]
 #[must_use = "a report that nobody reads passes"]
 pub struct Report {
@@ -26,11 +26,12 @@ pub struct Finding {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Verdict {
-    /// It does.
+    /// The store keeps the rule.
     Passed,
-    /// It does not: what was expected, and what came.
+    /// The store breaks the rule: what was expected, and what came.
     Failed(String),
-    /// It has no such operation: `look_up` or `forget`.
+    /// The rule is about `look_up` or `forget`, which the store does not
+    /// support.
     Unsupported(&'static str),
 }
 
@@ -52,12 +53,12 @@ impl Report {
         self.of(|verdict| *verdict == Verdict::Passed)
     }
 
-    /// The names of the rules that it breaks.
+    /// The names of the rules that the store breaks.
     pub fn failed(&self) -> impl Iterator<Item = &'static str> {
         self.of(|verdict| matches!(verdict, Verdict::Failed(_)))
     }
 
-    /// The names of the rules about operations that it does not have.
+    /// The names of the rules about operations that the store does not support.
     pub fn unsupported(&self) -> impl Iterator<Item = &'static str> {
         self.of(|verdict| matches!(verdict, Verdict::Unsupported(_)))
     }
@@ -69,11 +70,11 @@ impl Report {
             .map(|finding| finding.rule)
     }
 
-    /// Lets the store do without these rules' operations. A rule that it
-    /// breaks is no exception.
+    /// Accepts that the store does not support these rules. A rule that the
+    /// store breaks still fails.
     ///
     /// # Panics
-    /// If there is no such rule.
+    /// If there is no rule of such a name.
     pub fn except<R: Into<String>>(mut self, rules: impl IntoIterator<Item = R>) -> Self {
         for rule in rules {
             let rule = rule.into();
@@ -86,7 +87,8 @@ impl Report {
         self
     }
 
-    /// Whether every rule passed, but those excepted that are not supported.
+    /// Whether every rule passed, apart from [excepted](Self::except) rules
+    /// that are not supported.
     #[must_use]
     pub fn is_passed(&self) -> bool {
         self.findings.iter().all(|finding| !self.is_wrong(finding))
@@ -103,14 +105,14 @@ impl Report {
     /// Does nothing if every rule passed.
     ///
     /// # Panics
-    /// With the list of those that did not, and why.
+    /// If a rule failed. The message lists the rules that failed, and why.
     #[track_caller]
     pub fn assert_passed(&self) {
         assert!(self.is_passed(), "{self}");
     }
 }
 
-/// How many rules passed, then each that did not, and why.
+/// The number of rules that passed, then each rule that failed, and why.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (passed, all) = (self.passed().count(), self.findings.len());

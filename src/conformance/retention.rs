@@ -121,7 +121,7 @@ async fn completing_again_keeps_the_end(stores: Stores) -> Checked {
     held("another completion by the same nonce", again)?;
     b.renew(&owner).await?;
     if sent + SECOND <= Instant::now() {
-        // The machine is so slow that the first one may have been over.
+        // On a slow machine the first record may have expired.
         return Ok(());
     }
     c.acquire_from_on(&rival(&claim), sent + SECOND).await?;

@@ -1,4 +1,5 @@
-//! What a rule works with: one store, as three processes see it.
+//! What a rule works with: three handles on one store, as if in three
+//! processes.
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -18,24 +19,23 @@ use crate::store::{
 
 use crate::conformance::expect::{Checked, Failure, broken, ensure, told};
 
-/// How many calls are under way at once: fewer than the connections that a
-/// pool commonly has.
+/// How many calls run at once: fewer than a pool commonly has connections.
 pub(crate) const CALLS: usize = 8;
-/// No rule gets near the end of such a lease, on however slow a machine.
+/// A lease that does not lapse during a rule, even on a slow machine.
 pub(crate) const LONG: Duration = Duration::from_secs(600);
-/// A lease or a retention whose end a rule waits for.
+/// A lease or a retention for whose end a rule waits.
 pub(crate) const SHORT: Duration = Duration::from_millis(300);
-/// Such an end that is looked at before it comes, too.
+/// A lease or a retention that a rule looks at before and after its end.
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
-/// How long what has to happen may take.
+/// How long a rule waits for something that must happen.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
-/// How far past an end something is certain to be over.
+/// How long after its end a lease or a record is certain to be over.
 pub(crate) const SURELY: Duration = Duration::from_millis(1500);
-/// By how much two clocks that tick at the same rate may differ over seconds.
+/// By how much two clocks may drift apart during a rule.
 pub(crate) const SLACK: Duration = Duration::from_millis(10);
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// The same records, as three processes have them in hand.
+/// Three handles on the same records, as three processes have them.
 #[derive(Clone)]
 pub(crate) struct Stores {
     pub(crate) a: Handle,
@@ -44,7 +44,7 @@ pub(crate) struct Stores {
 }
 
 impl Stores {
-    /// Any number of them, in turn.
+    /// Any number of handles, in turn.
     pub(crate) fn in_turn(&self) -> impl Iterator<Item = Handle> + use<> {
         [self.a.clone(), self.b.clone(), self.c.clone()]
             .into_iter()
@@ -59,8 +59,8 @@ pub(crate) struct Handle {
 }
 
 impl Handle {
-    /// Asks again while the store says that it is too busy: rules run at
-    /// once, and it has changed nothing.
+    /// Repeats a call that failed with `Contention`, which has changed nothing:
+    /// rules run at the same time, so a store may be busy.
     async fn call<T, F>(&self, ask: impl Fn() -> F) -> Result<T, StoreError>
     where
         F: Future<Output = Result<T, StoreError>>,
@@ -81,8 +81,8 @@ impl Handle {
         }
     }
 
-    /// What it acquires lapses: its guard is dropped at once, as if the owner
-    /// were in another process.
+    /// Claims, and drops the guard of an acquired lease at once, so that the
+    /// lease can lapse as if the owner were in another process.
     pub(crate) async fn claim(&self, claim: &Claim) -> Checked<Claimed> {
         let claimed = self.call(|| self.store.claim(claim)).await;
         match claimed.map_err(|error| failed("claim", &error))? {
@@ -125,7 +125,7 @@ impl Handle {
         subscription.map_err(|error| failed("subscribe", &error))
     }
 
-    /// A claim that has to acquire.
+    /// A claim that must acquire.
     pub(crate) async fn acquire(&self, what: &str, claim: &Claim) -> Checked<Lease> {
         match self.claim(claim).await? {
             Claimed::Acquired(lease) => Ok(lease),
@@ -133,7 +133,7 @@ impl Handle {
         }
     }
 
-    /// A claim that has to find a record.
+    /// A claim that must find a record.
     pub(crate) async fn find(&self, what: &str, claim: &Claim) -> Checked<Record> {
         match self.claim(claim).await? {
             Claimed::Found(record) => Ok(record),
@@ -141,7 +141,7 @@ impl Handle {
         }
     }
 
-    /// Claims until it acquires, which it has to before long.
+    /// Claims until it acquires, which it must within `PATIENCE`.
     pub(crate) async fn acquire_in_time(&self, what: &str, claim: &Claim) -> Checked<Lease> {
         let end = Instant::now() + PATIENCE;
         loop {
@@ -178,7 +178,7 @@ impl Handle {
         }
     }
 
-    /// A record that is in flight no more: its lease has lapsed.
+    /// A record whose lease has lapsed.
     pub(crate) async fn lapsed(&self, claim: &Claim) -> Checked<Lease> {
         let mut lease = self
             .acquire(
@@ -195,7 +195,7 @@ impl Handle {
     }
 }
 
-/// A lease that has lapsed by the time anybody looks.
+/// A lease that has lapsed before another call can look at it.
 const BRIEF: Duration = Duration::from_millis(50);
 
 fn failed(operation: &str, error: &StoreError) -> Failure {
@@ -215,7 +215,7 @@ fn optional(operation: &'static str, error: &StoreError) -> Failure {
     failed(operation, error)
 }
 
-/// A claim of a record that nobody has heard of, with a long lease.
+/// A claim of a new record, with a long lease.
 pub(crate) fn request() -> Claim {
     let id = RecordId::from_bytes(random());
     let scope = ScopeDigest::from_bytes(random());
@@ -224,7 +224,7 @@ pub(crate) fn request() -> Claim {
     claim
 }
 
-/// Somebody else's claim for the same.
+/// Another claim for the same request.
 pub(crate) fn rival(claim: &Claim) -> Claim {
     Claim {
         nonce: Nonce::random(),
@@ -232,7 +232,7 @@ pub(crate) fn rival(claim: &Claim) -> Claim {
     }
 }
 
-/// Somebody else's claim for something else, under the same id.
+/// Another claim for another request under the same id.
 pub(crate) fn other_request(claim: &Claim) -> Claim {
     Claim {
         fingerprint: Fingerprint::from_bytes(random()),
@@ -244,7 +244,7 @@ pub(crate) fn random() -> [u8; 32] {
     rand::random()
 }
 
-/// Runs them all at once, as tasks.
+/// Runs all futures at once, as tasks.
 pub(crate) async fn at_once<T, F>(futures: impl IntoIterator<Item = F>) -> Checked<Vec<T>>
 where
     T: Send + 'static,
@@ -261,7 +261,7 @@ where
     Ok(outputs)
 }
 
-/// Runs two at once.
+/// Runs two futures at once.
 pub(crate) async fn both<T, U>(
     one: impl Future<Output = Checked<T>> + Send + 'static,
     other: impl Future<Output = Checked<U>>,

@@ -1,4 +1,4 @@
-//! How an operation ends of which nobody knows the outcome.
+//! Releasing an operation whose outcome is unknown.
 
 use crate::store::{Claim, OnLapsedLease, Release};
 

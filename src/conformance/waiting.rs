@@ -1,4 +1,4 @@
-//! Who waits for a record, and is told of its end.
+//! Waiting for the end of an operation.
 
 use std::time::Duration;
 
@@ -60,12 +60,12 @@ pub(crate) fn rules() -> Vec<Rule> {
     ]
 }
 
-/// Six waiters in three processes, who have begun to wait.
+/// Six waiters of three handles, which have begun to wait.
 async fn waiters(stores: &Stores, id: &RecordId) -> Checked<Vec<Subscription>> {
     let mut waiters = Vec::new();
     for store in stores.in_turn().take(6) {
         let mut waiter = store.subscribe(id).await?;
-        // It may resolve early: no change is missed by that.
+        // The subscription may resolve early: no change is missed then.
         let _ = timeout(Duration::ZERO, &mut waiter).await;
         waiters.push(waiter);
     }
@@ -122,7 +122,7 @@ async fn a_release_wakes_a_waiter(stores: Stores) -> Checked {
     )?;
     for gone in 0..6 {
         match timeout(PATIENCE, waiting.join_next()).await {
-            // It gives up, and its wake-up is another's.
+            // The waiter gives up, and another waiter gets its wake-up.
             Ok(woken) => drop(woken),
             Err(_) => broken!(
                 "expected a subscription to resolve after a release, {PATIENCE:?} after {gone} \
@@ -188,7 +188,7 @@ async fn waiters_get_their_turn(stores: Stores) -> Checked {
         async move { turn(&store, &claim).await }
     });
     let releasing = async {
-        // They wait by then.
+        // The waiters wait by now.
         sleep(SHORT).await;
         held(
             "the release",
@@ -216,7 +216,7 @@ async fn waiters_get_their_turn(stores: Stores) -> Checked {
     Ok(())
 }
 
-/// Waits as the layer does, and releases what it acquires.
+/// Waits as the layer does, and releases the record once it has acquired it.
 async fn turn(store: &Handle, claim: &Claim) -> Checked {
     let mut own_turn = None;
     loop {
@@ -225,7 +225,8 @@ async fn turn(store: &Handle, claim: &Claim) -> Checked {
         drop(own_turn.take());
         match claimed {
             Claimed::Acquired(_) => {
-                // So long that the others have to wait.
+                // Keeps the record long enough that the other waiters have to
+                // wait.
                 sleep(SHORT / 10).await;
                 return held(
                     "a release",

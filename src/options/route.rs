@@ -170,7 +170,8 @@ impl Routes {
         let now = Instant::now();
         // The lock makes one of several requests at the same moment log the warning.
         let mut last = self.last_warning.lock();
-        let may = last.is_none_or(|last| now.duration_since(last) >= Duration::from_secs(60));
+        let may =
+            last.is_none_or(|last| now.saturating_duration_since(last) >= Duration::from_secs(60));
         if may {
             *last = Some(now);
         }

@@ -1,4 +1,4 @@
-//! Answers as bytes.
+//! Completions as bytes.
 
 use std::fmt;
 use std::io::Cursor;
@@ -11,13 +11,13 @@ use sha2::{Digest, Sha256};
 use super::{StoreError, StoreErrorKind};
 use crate::record::Completion;
 
-/// What a store keeps of a [`Completion`]: the answer as one Binary HTTP
+/// A [`Completion`] as a store keeps it: the response as one Binary HTTP
 /// message ([RFC 9292](https://www.rfc-editor.org/rfc/rfc9292), a response of
-/// known length), which any language can read, and beside it what tells a
-/// whole message from a part of one.
+/// known length), which any language can read, with its length and checksum,
+/// which show whether the message is complete.
 ///
-/// Times are cut to whole microseconds, and no retention is longer than a
-/// hundred years.
+/// Times are rounded down to whole microseconds, and no retention is longer
+/// than a hundred years.
 ///
 /// ```
 /// use http::StatusCode;
@@ -33,7 +33,7 @@ use crate::record::Completion;
 /// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct EncodedCompletion {
-    /// The status of the answer, which is in the message too.
+    /// The status of the response. The message has it too.
     pub status: u16,
     /// [`Completion::began_at`], in microseconds since 1970.
     pub began_at: i64,
@@ -43,18 +43,18 @@ pub struct EncodedCompletion {
     pub retention: Duration,
     /// The Binary HTTP message.
     pub answer: Vec<u8>,
-    /// How many bytes the whole message has.
+    /// The number of bytes of the message.
     pub length: u64,
-    /// SHA-256 of the whole message.
+    /// SHA-256 of the message.
     pub checksum: [u8; 32],
 }
 
 impl EncodedCompletion {
-    /// What to keep of a completion.
+    /// Encodes a completion.
     ///
-    /// `None` if its status is not one of a final answer, 200 to 599: a Binary
-    /// HTTP message can't have it. Its operation is done all the same, so keep
-    /// [`Outcome::Sealed`](super::Outcome::Sealed) instead.
+    /// `None` if the status is not that of a final response, 200 to 599: a
+    /// Binary HTTP message can't have another one. The operation is done all
+    /// the same, so store [`Outcome::Sealed`](super::Outcome::Sealed) instead.
     #[must_use]
     pub fn of(completion: &Completion) -> Option<Self> {
         let answer = encode(completion)?;
@@ -69,7 +69,8 @@ impl EncodedCompletion {
         })
     }
 
-    /// What to keep of an outcome, if anything, and for how long.
+    /// Encodes the completion of an outcome, if it has one that can be encoded,
+    /// and returns for how long the record is kept.
     #[cfg(feature = "_sql")]
     pub(crate) fn of_outcome(outcome: &super::Outcome) -> (Option<Self>, Duration) {
         match outcome {
@@ -78,11 +79,11 @@ impl EncodedCompletion {
         }
     }
 
-    /// The completion that was kept.
+    /// Decodes the completion.
     ///
     /// # Errors
     /// [`StoreErrorKind::Unreadable`] if a single byte of the message is
-    /// missing, was changed or is too many, or if it is no answer.
+    /// missing, changed or added, or if the message is no response.
     pub fn completion(&self) -> Result<Completion, StoreError> {
         if self.answer.len() as u64 != self.length {
             return Err(unreadable(format!(
@@ -105,7 +106,7 @@ impl EncodedCompletion {
     }
 }
 
-/// No byte of the answer (G10).
+/// Without the message (G10).
 impl fmt::Debug for EncodedCompletion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EncodedCompletion")
@@ -115,12 +116,12 @@ impl fmt::Debug for EncodedCompletion {
     }
 }
 
-/// No length that reaches an engine is longer: about 100 years, so that no
-/// clock overflows by adding it.
+/// The longest duration that is sent to an engine, about 100 years: adding it
+/// to a time does not overflow.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
-/// A length for an engine, in whole microseconds. What is longer than nothing
-/// stays so.
+/// A duration for an engine, in microseconds. Rounded up, so that a duration
+/// above zero stays above zero.
 pub(crate) fn micros(length: Duration) -> i64 {
     let micros = length.min(LONGEST).as_nanos().div_ceil(1000);
     i64::try_from(micros).expect("a hundred years of microseconds fit")
@@ -147,7 +148,7 @@ pub(crate) fn encode(completion: &Completion) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// A completion of now, with what the message says.
+/// The completion of a message. Its times are now, until the caller sets them.
 pub(crate) fn decode(bytes: &[u8]) -> Result<Completion, StoreError> {
     let mut cursor = Cursor::new(bytes);
     let message = Message::read_bhttp(&mut cursor).map_err(unreadable)?;
@@ -179,7 +180,8 @@ fn fields(section: &FieldSection) -> Result<HeaderMap, StoreError> {
     Ok(map)
 }
 
-/// Rounded down; the ends of what 64 bits can say stand for what is beyond.
+/// Microseconds since 1970, rounded down. A time beyond 64 bits becomes the
+/// nearest one.
 pub(crate) fn micros_since_epoch(time: SystemTime) -> i64 {
     match time.duration_since(UNIX_EPOCH) {
         Ok(since) => i64::try_from(since.as_micros()).unwrap_or(i64::MAX),

@@ -1,31 +1,31 @@
-//! A store that gave no answer.
+//! Errors of a store.
 
 use std::error::Error;
 use std::fmt;
 
 use crate::error::BoxError;
 
-/// Why a store gave no answer.
+/// What is known of an operation that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StoreErrorKind {
-    /// The request certainly did not reach the store, and changed nothing.
+    /// The operation certainly did not reach the store, and changed nothing.
     NotSent,
-    /// The request may or may not have been carried out.
+    /// The store may or may not have done what was asked.
     Unknown,
-    /// The store was too busy to carry it out, and changed nothing.
+    /// The store was too busy for the operation, and changed nothing.
     Contention,
-    /// The store does not do it as it is set up, and changed nothing: a right,
-    /// a table, a setting or room is missing. The source says what, and what
-    /// to do about it.
+    /// The store can't do this operation as it is set up, and changed nothing:
+    /// a right, a table, a setting or space is missing. The source of the error
+    /// says what is missing and what to do.
     Refused,
-    /// There is a record, and it can't be read.
+    /// There is a record that this version can't read.
     Unreadable,
     /// The store has no such operation.
     Unsupported,
 }
 
-/// A store gave no answer: what is known of the request, and the cause.
+/// An operation of a store failed: what is known of it, and the cause.
 ///
 /// ```
 /// use tower_idempotency::store::{StoreError, StoreErrorKind};
@@ -54,12 +54,12 @@ impl StoreError {
         Self::new(StoreErrorKind::Unsupported, operation)
     }
 
-    /// The store did not answer within the deadline.
+    /// The store did not return within `store_timeout`.
     pub(crate) fn timed_out() -> Self {
         Self::new(StoreErrorKind::Unknown, TimedOut(()))
     }
 
-    /// What is known of the request.
+    /// What is known of the operation.
     #[must_use]
     pub fn kind(&self) -> StoreErrorKind {
         self.kind

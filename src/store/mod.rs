@@ -205,7 +205,7 @@ pub trait Store: Send + Sync + 'static {
     }
 
     /// The SQL store that this store passes its operations on to, if there is
-    /// one: what lets [`SqlClaim`](crate::exactly_once) record a completion in a
+    /// one: what lets `exactly_once::SqlClaim` record a completion in a
     /// handler's transaction (G7). The default is `None`: with it, a store that
     /// wraps an SQL store, say to count its operations, can't be used with
     /// `SqlClaim`. Such a store forwards this method:

@@ -376,19 +376,16 @@ impl<L: Listen> Listening<L> {
                 seen.listening = None;
             }
         };
-        match notification {
-            Notification::Changed(id) => {
-                if is_over {
-                    listened.remove(id);
-                }
-                self.waiting.show(&[*id], change);
+        if let Notification::Changed(id) = notification {
+            if is_over {
+                listened.remove(id);
             }
-            _ => {
-                if is_over {
-                    listened.clear();
-                }
-                self.waiting.show_all(change);
+            self.waiting.show(&[*id], change);
+        } else {
+            if is_over {
+                listened.clear();
             }
+            self.waiting.show_all(change);
         }
     }
 

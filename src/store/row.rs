@@ -1,4 +1,4 @@
-//! A record as an engine keeps it, in the words of the contract.
+//! A record as an engine keeps it, and what it means in the contract.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,10 +11,10 @@ use crate::record::{FencingToken, Fingerprint};
 /// The format that this version writes and reads.
 pub(crate) const FORMAT: i64 = 1;
 
-/// What a record is, as every engine writes it: docs/stores.md has the list.
+/// The states of a record, as every engine writes them: see docs/stores.md.
 pub(crate) mod state {
     pub(crate) const IN_FLIGHT: i64 = 1;
-    /// Released as unknown: as good as lapsed, and no longer to be renewed.
+    /// Released as `OutcomeUnknown`: treated as lapsed, and never renewed.
     pub(crate) const UNKNOWN: i64 = 2;
     pub(crate) const COMPLETED: i64 = 3;
     pub(crate) const SEALED: i64 = 4;
@@ -28,16 +28,16 @@ pub(crate) struct RecordRow {
     pub(crate) state: i64,
     pub(crate) token: i64,
     pub(crate) attempt: i64,
-    /// 32 bytes, but for a tombstone, which need not have one.
+    /// 32 bytes. May be empty in a tombstone.
     pub(crate) fingerprint: Vec<u8>,
-    /// Microseconds until the lease lapses; none are left of a lapsed one.
+    /// Microseconds until the lease lapses. Zero or less: it has lapsed.
     pub(crate) lapses_in: i64,
-    /// Of a completed record.
+    /// The completion of a completed record.
     pub(crate) answer: Option<EncodedCompletion>,
 }
 
 impl RecordRow {
-    /// The record.
+    /// The record that these fields mean.
     ///
     /// # Errors
     /// [`StoreErrorKind::Unreadable`](super::StoreErrorKind::Unreadable) if

@@ -8,18 +8,19 @@ use std::time::Duration;
 
 use crate::runtime::{Instant, sleep};
 
-/// Resolves after the next change of one record: what
-/// [`Store::subscribe`](super::Store::subscribe) answers.
+/// Resolves after the next change of one record: the result of
+/// [`Store::subscribe`](super::Store::subscribe).
 ///
-/// It may resolve early, so it decides nothing: only a claim does. Who waits
-/// subscribes, *then* claims. A change before the claim is seen by the claim,
-/// and one after it resolves the subscription, so none is missed. A lease that
-/// lapses by itself is no change: a timer is for that.
+/// A subscription may resolve too early, so only a claim decides. A waiter
+/// subscribes, *then* claims: the claim sees a change before it, and a change
+/// after the claim resolves the subscription, so that no change is missed. A
+/// lease that lapses does not resolve a subscription: the waiter sets a timer
+/// for that.
 ///
-/// A release may resolve just one of a record's subscriptions. It is then the
-/// turn of whoever holds that one, who keeps it until the next claim is
-/// answered: dropped while the record can still be claimed, it lets the next
-/// one resolve in its stead.
+/// A release may resolve just one of a record's subscriptions. Its waiter then
+/// keeps that subscription until its next claim has returned: if the
+/// subscription is dropped while the record can still be claimed, the next
+/// subscription resolves.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
@@ -65,8 +66,9 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// One that resolves when `change` does. `change` is dropped with it, not
-    /// before: its `Drop` is the place to pass a wake-up on.
+    /// A subscription that resolves when `change` does. `change` is dropped
+    /// together with the subscription, not before: `Drop` of `change` can pass
+    /// a wake-up on.
     pub fn new(change: impl Future<Output = ()> + Send + 'static) -> Self {
         Self {
             change: Box::pin(change),
@@ -74,8 +76,8 @@ impl Subscription {
         }
     }
 
-    /// One that resolves `time` from now, for stores that have to be asked
-    /// again and again. Awaiting it needs a tokio runtime with timers.
+    /// A subscription that resolves after `time`, for stores without
+    /// notifications. Awaiting it needs a tokio runtime with timers.
     pub fn after(time: Duration) -> Self {
         let start = Instant::now();
         Self::new(async move { sleep(time.saturating_sub(start.elapsed())).await })
@@ -85,7 +87,7 @@ impl Subscription {
 impl Future for Subscription {
     type Output = ();
 
-    /// Once ready it stays so.
+    /// Ready at every poll after the first time.
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         if !self.resolved {
             ready!(self.change.as_mut().poll(cx));

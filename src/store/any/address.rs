@@ -1,6 +1,6 @@
-//! The URL of a store, taken apart. It may hold a credential: no part of it
-//! but its scheme is ever shown, since a `?` or an `@` that was not encoded
-//! puts half of a password anywhere.
+//! The URL of a store, taken apart. A URL may contain a password, and if a `?`
+//! or an `@` of the password was not encoded, a part of the password may be in
+//! any part of the URL. So errors show nothing of a URL but its scheme.
 
 #![allow(dead_code, reason = "each engine needs a part of it")]
 
@@ -37,7 +37,7 @@ impl<'a> Address<'a> {
         })
     }
 
-    /// The value of a parameter of this crate, which no driver gets to see.
+    /// Removes a parameter that is for this crate, and returns its value.
     pub(super) fn take(&mut self, name: &str) -> Option<&'a str> {
         let at = self
             .parameters
@@ -46,7 +46,7 @@ impl<'a> Address<'a> {
         Some(self.parameters.remove(at).1)
     }
 
-    /// The same, as a number.
+    /// Removes a parameter whose value is a number.
     pub(super) fn take_number(&mut self, name: &str) -> Result<Option<usize>, StoreError> {
         let number = |value: &str| {
             value
@@ -56,7 +56,8 @@ impl<'a> Address<'a> {
         self.take(name).map(number).transpose()
     }
 
-    /// The same, as bytes: `1000`, `64KiB`, `256MiB`, `1GiB`.
+    /// Removes a parameter whose value is a number of bytes: `1000`, `64KiB`,
+    /// `256MiB`, `1GiB`.
     pub(super) fn take_bytes(&mut self, name: &str) -> Result<Option<usize>, StoreError> {
         let bytes = |value: &str| {
             let digits = value.trim_end_matches(|char: char| char.is_ascii_alphabetic());
@@ -81,7 +82,8 @@ impl<'a> Address<'a> {
             .transpose()
     }
 
-    /// What is left for the driver, whose parameters these are.
+    /// The rest of the URL, for the driver. `drivers` are the parameters that
+    /// the driver knows.
     pub(super) fn rest(&self, own: &[&str], drivers: &[&str]) -> Result<String, StoreError> {
         let is_known = |name: &str| drivers.contains(&name) || name.starts_with("options[");
         if !self.parameters.iter().all(|(name, _)| is_known(name)) {

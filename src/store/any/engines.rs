@@ -1,4 +1,4 @@
-//! Which engine a URL means.
+//! Opens the engine that a URL names.
 
 use super::AnyStore;
 use super::address::Address;
@@ -28,7 +28,7 @@ pub(super) async fn migrate(address: Address<'_>) -> Result<(), StoreError> {
     }
 }
 
-/// Features that are off don't count: the URL may be of another process.
+/// Accepts engines whose feature is off: another process may use the URL.
 #[cfg(feature = "config")]
 pub(super) fn check(address: Address<'_>) -> Result<(), StoreError> {
     match address.scheme {
@@ -94,7 +94,7 @@ mod redis {
     }
 }
 
-/// An SQL engine: its pool, and what a driver reads from a URL.
+/// One SQL engine: its pool, and the URL parameters that its driver reads.
 #[cfg(feature = "_sql")]
 macro_rules! sql {
     ($engine:ident, $feature:literal, $DB:ident, $PoolOptions:ident,
@@ -131,7 +131,8 @@ macro_rules! sql {
                 let pool = $PoolOptions::new()
                     .max_connections(most.unwrap_or(10))
                     .acquire_timeout(Duration::from_secs(5))
-                    // A connection in use is not asked each time whether it lives.
+                    // Pinging a connection before each use would cost a round
+                    // trip per operation, so only idle connections are pinged.
                     .test_before_acquire(false)
                     .before_acquire(|connection, meta| {
                         Box::pin(async move {
@@ -204,7 +205,7 @@ sql!(
         "time-zone",
     ]
 );
-/// A file is for this store alone, and the table in it is made like the file.
+/// SQLite: the store opens the file itself, and creates the file and its table.
 #[cfg(feature = "sqlite")]
 mod sqlite {
     use sqlx::Sqlite;

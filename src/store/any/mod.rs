@@ -20,12 +20,11 @@ use address::Address;
 /// | `mysql://…` | `MySqlStore` | `table`, `max_connections` |
 /// | `redis://…`, or several with commas between for a cluster | `RedisStore` | `prefix` |
 ///
-/// The rest of a URL is for the driver to read. Each kind needs the feature of
-/// its name. An SQL store also needs its table: [`migrate`](Self::migrate)
-/// creates it.
+/// The driver reads the rest of the URL. Each kind needs the feature of its
+/// name. An SQL store also needs its table: [`migrate`](Self::migrate) creates
+/// it.
 ///
-/// No part of a URL is shown in an error or a log, since it may hold a
-/// password.
+/// No error and no log shows any part of a URL, which may contain a password.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -47,20 +46,20 @@ pub struct AnyStore {
 }
 
 impl AnyStore {
-    /// The store behind a URL, reached and found in order.
+    /// Opens the store of a URL, and checks that it can be reached and used.
     ///
     /// # Errors
-    /// [`Refused`](super::StoreErrorKind::Refused) if the URL can't work, its
-    /// feature is off, or what is there lacks something;
+    /// [`Refused`](super::StoreErrorKind::Refused) if the URL is wrong, its
+    /// feature is off, or a table, right or setting is missing;
     /// [`NotSent`](super::StoreErrorKind::NotSent) if the store can't be
     /// reached. The source of the error says what to do.
     pub async fn connect(url: &str) -> Result<Self, StoreError> {
         engines::connect(Address::parse(url)?).await
     }
 
-    /// Creates what the store behind a URL needs before it can be used: the
-    /// table of an SQL store. Changes nothing where it is there already, and
-    /// where none is needed. Any number of processes may do this at once.
+    /// Creates the table of an SQL store. Changes nothing if the table is
+    /// there, or if the store needs none. Any number of processes may call this
+    /// at the same time.
     ///
     /// # Errors
     /// As of [`connect`](Self::connect).
@@ -68,7 +67,7 @@ impl AnyStore {
         engines::migrate(Address::parse(url)?).await
     }
 
-    /// What can be said of a URL without asking what is behind it.
+    /// Checks a URL without connecting.
     #[cfg(feature = "config")]
     pub(crate) fn check(url: &str) -> Result<(), StoreError> {
         engines::check(Address::parse(url)?)

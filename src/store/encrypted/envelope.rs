@@ -1,5 +1,5 @@
-//! The bytes that are kept in the place of an answer: docs/stores.md has them
-//! for readers in other languages.
+//! The bytes that are stored in place of a response. docs/stores.md describes
+//! them for other languages.
 
 use chacha20poly1305::aead::{AeadInOut, KeyInit};
 use chacha20poly1305::{Tag, XChaCha20Poly1305, XNonce};
@@ -19,13 +19,14 @@ const KEY: &[u8] = b"tower-idempotency/1 encryption key";
 const KEY_ID: &[u8] = b"tower-idempotency/1 encryption key id";
 const ANSWER: &[u8] = b"tower-idempotency/1 encrypted answer";
 
-/// The record that an answer belongs to: the associated data. Each field has
-/// one length wherever it stands.
+/// The record that a completion belongs to, as associated data of the
+/// encryption. Every field has a fixed length, so that fields can't be shifted
+/// into each other.
 pub(crate) struct Binding(Vec<u8>);
 
 impl Binding {
-    /// `kept` is the answer or what is kept in its place: they have these
-    /// fields in common.
+    /// `kept` is the completion, or the one that is stored in its place: both
+    /// have the same times and status.
     pub(crate) fn new(
         id: &RecordId,
         token: FencingToken,
@@ -46,7 +47,7 @@ impl Binding {
     }
 }
 
-/// What one secret encrypts with.
+/// The key of one secret.
 pub(crate) struct Key {
     id: [u8; KEY_ID_BYTES],
     cipher: XChaCha20Poly1305,
@@ -62,8 +63,8 @@ impl Key {
         }
     }
 
-    /// The envelope of an answer. `None` for a status that Binary HTTP can't
-    /// have.
+    /// The envelope of a completion. `None` for a status that Binary HTTP can't
+    /// encode.
     pub(crate) fn encrypt(
         &self,
         nonce: &[u8; NONCE_BYTES],
@@ -87,7 +88,7 @@ impl Key {
     }
 }
 
-/// The answer in an envelope, if it is the one of this record.
+/// The completion in an envelope, if it belongs to this record.
 pub(crate) fn open(
     keys: &[Key],
     envelope: &[u8],
@@ -119,7 +120,7 @@ pub(crate) fn open(
     decode(&message)
 }
 
-/// What follows the version.
+/// The fields after the version.
 struct Parts<'a> {
     key_id: &'a [u8; KEY_ID_BYTES],
     nonce: &'a [u8; NONCE_BYTES],

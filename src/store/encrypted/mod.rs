@@ -1,4 +1,4 @@
-//! Answers encrypted before a store gets them (G10).
+//! Completions that are encrypted before a store gets them (G10).
 
 mod envelope;
 
@@ -17,24 +17,24 @@ use crate::store::{
     RecordState, Release, StoreError, StoreFuture, Subscription, Transactional,
 };
 
-/// How recorded answers are encrypted at rest, in front of any store: headers,
-/// body and trailers, with XChaCha20-Poly1305.
+/// Encrypts recorded responses (headers, body and trailers) with
+/// XChaCha20-Poly1305 before any store gets them.
 ///
-/// The keys are made of the layer's
-/// [`secrets`](crate::IdempotencyLayerBuilder::secrets): the first one encrypts,
-/// each one listed opens what was encrypted under it. So keys rotate as secrets
-/// do.
+/// The keys are derived from the layer's
+/// [`secrets`](crate::IdempotencyLayerBuilder::secrets): the first secret
+/// encrypts, and each secret in the list decrypts what was encrypted under it.
+/// So keys rotate as secrets do.
 ///
-/// An encrypted answer belongs to its record. What was moved from another
-/// record or another attempt, has other times or another status, is cut short,
-/// or was changed in any bit, is not opened: its retries are told
-/// `store-unavailable`, a line in the log says why, and nothing is executed. The
-/// same goes for an answer that is not encrypted, since whoever can write to
-/// the store could have put it there.
+/// An encrypted completion belongs to its record. A completion that was moved
+/// from another record or attempt, that has other times or another status, or
+/// of which any bit was changed or is missing, is not decrypted: its retries
+/// are rejected with `store-unavailable`, a line in the log says why, and
+/// nothing is executed. The same happens to a completion that is not encrypted,
+/// since anybody who can write to the store could have put it there.
 ///
-/// Not hidden are an answer's status, its length, its times, and that there is
-/// one. Nor does encryption keep anybody who can write to the store from
-/// removing records.
+/// Encryption does not hide the status, the length and the times of a response,
+/// nor that there is one. It does not prevent anybody who can write to the
+/// store from removing records.
 ///
 /// ```
 /// use tower_idempotency::{IdempotencyLayer, MemoryStore, scope};
@@ -64,16 +64,17 @@ impl Encryption {
         Self { also_plain: false }
     }
 
-    /// Replays answers that are not encrypted, too: for as long as records live
-    /// that were made before encryption was turned on, a retention. Whoever can
-    /// write to the store can put answers of their own there meanwhile.
+    /// Also replays completions that are not encrypted. For one retention after
+    /// encryption was turned on, while there are records from before. During
+    /// that time anybody who can write to the store can put their own responses
+    /// there.
     #[must_use]
     pub fn also_plain(mut self) -> Self {
         self.also_plain = true;
         self
     }
 
-    /// The store behind the encryption.
+    /// Puts the encryption in front of `store`.
     pub(crate) fn before(
         &self,
         store: Arc<dyn DynStore>,
@@ -93,10 +94,10 @@ impl Encryption {
     }
 }
 
-/// A store that gets encrypted answers only.
+/// A store that passes on encrypted completions only.
 struct Encrypted {
     store: Arc<dyn DynStore>,
-    /// The current one first: there is at least one.
+    /// The current key first. There is at least one key.
     keys: Vec<Key>,
     also_plain: bool,
 }
@@ -167,7 +168,7 @@ impl DynStore for Encrypted {
 }
 
 impl Encrypted {
-    /// What the store is given in the place of an answer.
+    /// The outcome that the store is given in place of a completion.
     fn encrypt(&self, lease: &Lease, answer: &Completion) -> Outcome {
         let binding = Binding::new(
             &lease.claim.id,
@@ -184,7 +185,7 @@ impl Encrypted {
         }
     }
 
-    /// The record with its answer in the place of what the store kept.
+    /// The record with its completion decrypted.
     fn opened(&self, id: &RecordId, mut record: Record) -> Result<Record, StoreError> {
         let RecordState::Completed {
             fingerprint,
@@ -216,7 +217,8 @@ impl Encrypted {
     }
 }
 
-/// The envelope, with what of its answer a store has to know.
+/// A completion whose body is the envelope, with the status, times and
+/// retention that the store needs.
 fn kept(envelope: Vec<u8>, answer: &Completion) -> Completion {
     let mut kept = Completion::new(answer.status, envelope, whole_micros(answer.completed_at));
     let content_type = HeaderValue::from_static(ENCRYPTED);
@@ -226,7 +228,8 @@ fn kept(envelope: Vec<u8>, answer: &Completion) -> Completion {
     kept
 }
 
-/// As any store gives it back, whichever way it rounds.
+/// In whole microseconds, as every store returns times: they are part of what
+/// is authenticated.
 fn whole_micros(time: SystemTime) -> SystemTime {
     system_time(micros_since_epoch(time)).unwrap_or(time)
 }

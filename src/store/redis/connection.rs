@@ -1,4 +1,4 @@
-//! How the server is reached.
+//! Reaching the server.
 
 use std::fmt;
 use std::time::Duration;
@@ -13,12 +13,12 @@ use super::errors::{not_opened, refused};
 use super::link::{Link, Server};
 use crate::store::StoreError;
 
-/// For one attempt to connect.
+/// How long one attempt to connect may take.
 const CONNECT: Duration = Duration::from_secs(1);
-/// For an answer. Longer than any sensible `store_timeout`, which decides; this
-/// one sees to what nobody waits for any more.
+/// How long a reply may take. Longer than any useful `store_timeout`; this
+/// limit only ends requests for which the layer no longer waits.
 const RESPOND: Duration = Duration::from_secs(5);
-/// After how long without a sign of life a connection is given up.
+/// After which silence a connection is closed.
 const SILENCE: Duration = Duration::from_secs(5);
 
 /// How a [`RedisStore`](super::RedisStore) reaches its server: from a URL
@@ -31,14 +31,14 @@ const SILENCE: Duration = Duration::from_secs(5);
 /// | [`redis::aio::ConnectionManager`] | one server; waiters look every 250 ms |
 /// | [`redis::cluster_async::ClusterConnection`] | a cluster; waiters look every 250 ms |
 ///
-/// Neither of the last two says how to make another connection, which waking
-/// takes: [`waking_by`](Self::waking_by) does.
+/// Waking waiters needs a second connection, which the last two can't make: add
+/// [`waking_by`](Self::waking_by).
 ///
-/// A connection given here decides itself how long it waits for an answer and
-/// how it connects again. Its response timeout should not be below the layer's
-/// `store_timeout`. A `ConnectionManager` that was refused while it connected
-/// again, for its credentials or the server's limit of clients, stays so for
-/// good; those made here are then made anew.
+/// A connection that the application made decides itself how long it waits for
+/// a reply and how it reconnects. Its response timeout should not be below the
+/// layer's `store_timeout`. A `ConnectionManager` whose reconnection the server
+/// rejected, because of credentials or the limit of clients, never recovers;
+/// the store replaces such a manager only if the store made it.
 #[derive(Clone)]
 pub struct RedisConnection {
     source: Source,
@@ -71,7 +71,7 @@ impl RedisConnection {
     /// for 5 s is given up, and made again for the next request.
     ///
     /// # Errors
-    /// If it is no such URL. The error does not repeat it.
+    /// If the URL is none of these. The error does not repeat the URL.
     pub fn from_url(url: &str) -> Result<Self, StoreError> {
         let nodes = nodes(url);
         let (main, wakers): (Vec<_>, Vec<_>) = nodes
@@ -106,7 +106,7 @@ impl RedisConnection {
     }
 
     /// Wakes waiters by connections of this client: to the same server, or to
-    /// any node of the same cluster. Called again, it adds another.
+    /// any node of the same cluster. Each call adds a client.
     #[must_use]
     pub fn waking_by(mut self, client: Client) -> Self {
         self.wakers.push(client);
@@ -118,8 +118,8 @@ impl RedisConnection {
             Source::Manager(manager) => Link::Server(Server::new(manager, None)),
             Source::Cluster(cluster) => Link::Cluster(cluster),
             Source::Client(client) => {
-                // What waits for a connection is told soon that there is none,
-                // and the next one tries again.
+                // A request that waits for a connection fails soon if there is
+                // none, and the next request tries again.
                 let config = ConnectionManagerConfig::new()
                     .set_number_of_retries(0)
                     .set_connection_timeout(Some(CONNECT))
@@ -138,7 +138,7 @@ impl RedisConnection {
     }
 }
 
-/// No address and no credential.
+/// Without address and credentials.
 impl fmt::Debug for RedisConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisConnection").finish_non_exhaustive()
@@ -177,8 +177,8 @@ struct Nodes {
     cluster: bool,
 }
 
-/// A list of nodes is one of URLs, or one of hosts that share a scheme and
-/// credentials. A comma in a password is neither.
+/// A list of nodes is a list of URLs, or of hosts that share a scheme and
+/// credentials. A comma in a password makes neither.
 fn nodes(url: &str) -> Nodes {
     let listed = |urls: &str, scheme: &str| {
         let mut split: Vec<String> = Vec::new();
@@ -216,13 +216,13 @@ fn nodes(url: &str) -> Nodes {
     Nodes { urls, cluster }
 }
 
-/// Of the connection for requests, and of the one for wake-ups.
+/// Settings of the connection for requests, and of the one for notifications.
 fn infos(url: &str) -> Result<(ConnectionInfo, ConnectionInfo), StoreError> {
     let info = url.into_connection_info().map_err(bad_url)?;
     let info = info.set_tcp_settings(tcp_settings());
     let settings = info.redis_settings().clone();
-    // Under RESP3 the driver sees that a connection is gone at once, and not
-    // by the next request that fails.
+    // Under RESP3 the driver learns at once that a connection is lost;
+    // otherwise the next request would fail.
     let protocol = if url.contains("protocol=") {
         settings.protocol()
     } else {
@@ -242,7 +242,8 @@ fn tcp_settings() -> TcpSettings {
     let settings = TcpSettings::default()
         .set_nodelay(true)
         .set_keepalive(keepalive);
-    // What is sent and never acknowledged does not count as silence.
+    // Keep-alive does not notice a peer that no longer acknowledges data that
+    // was sent: this timeout does.
     #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
     let settings = settings.set_user_timeout(SILENCE);
     settings

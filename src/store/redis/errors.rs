@@ -1,4 +1,4 @@
-//! What an error of the driver says about the request.
+//! The meaning of the driver's errors.
 
 use std::error::Error;
 use std::fmt;
@@ -7,11 +7,11 @@ use redis::{ErrorKind, RedisError, ServerErrorKind};
 
 use crate::store::{StoreError, StoreErrorKind};
 
-/// What became of a request that failed, and what to do.
+/// The error of a request: whether the server executed it, and what to do.
 ///
-/// A cluster's driver sends a request again by itself: whatever its last
-/// attempt met, an earlier one may have been carried out. And a right that a
-/// script misses may be that of its second command.
+/// The driver of a cluster repeats requests by itself: whatever the last
+/// attempt met, the server may have executed an earlier one. And if a script
+/// lacks a right, that may be the right to its second command.
 pub(super) fn failed(error: RedisError, in_cluster: bool) -> StoreError {
     use StoreErrorKind::{Contention, NotSent, Refused, Unknown};
     let (kind, remedy) = judged(&error);
@@ -23,7 +23,7 @@ pub(super) fn failed(error: RedisError, in_cluster: bool) -> StoreError {
     StoreError::new(kind, Failed { error, remedy })
 }
 
-/// The same before there are requests, when nothing can have been carried out.
+/// The error of connecting: nothing was executed.
 pub(super) fn not_opened(error: RedisError) -> StoreError {
     let (kind, remedy) = judged(&error);
     StoreError::new(kind, Failed { error, remedy })
@@ -58,15 +58,16 @@ fn judged(error: &RedisError) -> (StoreErrorKind, &'static str) {
     }
 }
 
-/// What the server's state forbids (OOM, MISCONF, READONLY, NOREPLICAS), it
-/// forbids to a script's first write, and lets those after it be.
+/// Whether the state of the server forbids writes (OOM, MISCONF, READONLY,
+/// NOREPLICAS). The server then rejects the first write of a script, and would
+/// accept the later ones; so a script that failed like this changed nothing.
 fn is_of_a_command_in_a_script(error: &RedisError) -> bool {
     let detail = error.detail().unwrap_or_default();
     detail.contains("@user_script") && code(error) == "NOPERM"
 }
 
-/// Whether a command failed for what the server is, and not for the state that
-/// it is in.
+/// Whether a command failed because of the server's setup, not because of its
+/// present state.
 pub(super) fn is_never_allowed(why: &str) -> bool {
     ["NOPERM", NO_RIGHT, "nknown command", "nknown Redis command"]
         .iter()
@@ -77,12 +78,12 @@ pub(super) fn refused(error: RedisError, remedy: &'static str) -> StoreError {
     StoreError::new(StoreErrorKind::Refused, Failed { error, remedy })
 }
 
-/// What is wrong with a server that answered well.
+/// The error for a server that replies but can't be used.
 pub(super) fn unsuitable(why: impl Into<String>) -> StoreError {
     StoreError::new(StoreErrorKind::Refused, why.into())
 }
 
-/// Of a command in a script, as Redis 7.0 says it.
+/// The text of Redis 7.0 for a missing right to a command in a script.
 const NO_RIGHT: &str = "The user executing the script can't";
 
 pub(super) const RIGHTS: &str = "give the server's user ~PREFIX* &PREFIX* +evalsha +eval +time \
@@ -91,8 +92,9 @@ pub(super) const RIGHTS: &str = "give the server's user ~PREFIX* &PREFIX* +evals
 
 const CREDENTIALS: &str = "give the user and password of the server's ACL";
 
-/// The code of a server's error. Of a command that a script called it can be
-/// missing (a right), or stand in the text of another error (before Redis 7).
+/// The code of a server's error. The error of a command in a script can be
+/// without a code (a missing right), or in the text of another error (before
+/// Redis 7).
 fn code(error: &RedisError) -> &str {
     let code = error.code().unwrap_or_default();
     let detail = error.detail().unwrap_or_default();
@@ -157,7 +159,7 @@ fn meaning(code: &str, detail: &str) -> (StoreErrorKind, &'static str) {
     }
 }
 
-/// Whether a server that was reached did not let a connection be made.
+/// Whether the server was reached and rejected the connection.
 pub(super) fn is_of_connecting(error: &RedisError) -> bool {
     let detail = error.detail().unwrap_or_default();
     match error.kind() {
@@ -170,7 +172,7 @@ pub(super) fn is_of_connecting(error: &RedisError) -> bool {
     }
 }
 
-/// Whether the server does not let its settings be read.
+/// Whether the server forbids to read its settings.
 pub(super) fn is_forbidden(error: &RedisError) -> bool {
     let unknown = error.kind() == ErrorKind::Server(ServerErrorKind::ResponseError);
     unknown || code(error) == "NOPERM"

@@ -1,10 +1,10 @@
-//! How records are called.
+//! The keys of records.
 
 use std::sync::Arc;
 
 use crate::record::RecordId;
 
-/// The prefix of every key, and of every channel.
+/// The prefix of every key and every channel.
 #[derive(Clone, Debug)]
 pub(super) struct Keys(Arc<str>);
 

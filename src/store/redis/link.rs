@@ -1,4 +1,4 @@
-//! A connection at work.
+//! A connection that sends commands.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -8,7 +8,7 @@ use redis::{Client, Cmd, ErrorKind, RedisResult, Value};
 
 use super::errors::is_of_connecting;
 
-/// A connection that is there, and comes back by itself.
+/// A connection that reconnects by itself.
 #[derive(Clone)]
 pub(super) enum Link {
     Server(Arc<Server>),
@@ -31,7 +31,8 @@ impl Link {
 /// One server.
 pub(super) struct Server {
     manager: Mutex<Numbered>,
-    /// How to make another, unless the application made this one.
+    /// What a new manager is made of. `None` if the application made the
+    /// manager.
     made_of: Option<(Client, ConnectionManagerConfig)>,
 }
 
@@ -50,11 +51,11 @@ impl Server {
         Arc::new(Self { manager, made_of })
     }
 
-    /// A manager answers with what its last attempt to connect met, which may
-    /// be long ago. Nothing was sent then, so that a second try is safe. A
-    /// refused connection makes the manager try anew; any other cause, such as
-    /// credentials or the server's limit of clients, it keeps for good, so
-    /// that it has to be replaced.
+    /// A manager without a connection returns the error of its last attempt to
+    /// connect, which may be old. Nothing was sent then, so a second try is
+    /// safe. After a refused connection the manager connects again; after any
+    /// other error, such as wrong credentials or the server's limit of clients,
+    /// it never does, and has to be replaced.
     async fn send(&self, command: &Cmd) -> RedisResult<Value> {
         let mut used = self.lock().clone();
         match command.query_async(&mut used.manager).await {
@@ -62,7 +63,8 @@ impl Server {
                 command.query_async(&mut used.manager).await
             }
             Err(error) if is_of_connecting(&error) => match self.replace(used.number) {
-                // Of garbage nobody knows what it answers.
+                // Bytes that are no reply: which requests they belong to is
+                // unknown.
                 Some(mut manager) if error.kind() != ErrorKind::Parse => {
                     command.query_async(&mut manager).await
                 }

@@ -30,7 +30,7 @@ mod settings;
 
 pub use connection::RedisConnection;
 
-/// The prefix of keys, unless told otherwise.
+/// The default prefix of keys.
 const DEFAULT_PREFIX: &str = "idempotency:";
 
 /// A [`Store`] in Redis or Valkey, one server or a Cluster (feature `redis`).
@@ -51,29 +51,29 @@ const DEFAULT_PREFIX: &str = "idempotency:";
 ///
 /// # What it keeps
 ///
-/// One hash per record, which the server removes by itself at its end.
-/// Each operation is one script and one round trip; a replay is one, and
-/// writes nothing. Times are the server's. `docs/stores.md` has the fields and
-/// the scripts, so that a service in another language can share the records.
+/// One hash per record, which the server removes when the record expires. Each
+/// operation is one script and one round trip; a replay writes nothing. Times
+/// are the server's. `docs/stores.md` has the fields and the scripts, so that a
+/// service in another language can share the records.
 ///
 /// # What the server must be
 ///
-/// Redis 5 or later, or Valkey. Redis answers before its disk has what it
-/// answered for, and a replica follows later still. So the guarantees hold as
-/// long as the server's memory does: [`open`](Self::open) warns in the log of
-/// settings that lose records by themselves (an eviction policy other than
-/// `noeviction`, no append-only file, one that is never synced), and
-/// `docs/stores.md` says what survives what.
+/// Redis 5 or later, or Valkey. Redis replies before a change is on its disk,
+/// and before its replicas have the change. So the guarantees hold as long as
+/// the server's memory survives: [`open`](Self::open) warns in the log of
+/// settings that lose records (an eviction policy other than `noeviction`, no
+/// append-only file, or one that is never synced), and `docs/stores.md` lists
+/// which failures records survive.
 ///
 /// # Waiting
 ///
-/// Requests that wait for another process's operation
-/// ([`OnInFlight::Wait`](crate::options::OnInFlight::Wait)) are woken by a message, over
-/// one more connection, made for the first of them. Should a message be lost,
-/// they look for themselves every second; without that connection, every
-/// 250 ms.
+/// A message wakes requests that wait for another process's operation
+/// ([`OnInFlight::Wait`](crate::options::OnInFlight::Wait)). The store makes
+/// one more connection for this when the first request waits. In case a message
+/// is lost, requests look at the record every second; without that connection,
+/// every 250 ms.
 ///
-/// A clone is another handle.
+/// A clone is another handle on the same records.
 #[derive(Clone)]
 pub struct RedisStore {
     shared: Arc<Shared>,
@@ -105,20 +105,20 @@ pub struct RedisStoreBuilder {
 }
 
 impl RedisStoreBuilder {
-    /// What every key and every channel begins with. Default:
-    /// `idempotency:`. In a cluster, a part in `{}` would put all records on
-    /// one node.
+    /// The beginning of every key and channel. Default: `idempotency:`. In a
+    /// cluster, a part in `{}` would put all records on one node.
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = prefix.into();
         self
     }
 
-    /// Connects, sees that the server can serve, and warns in the log of
+    /// Connects, checks that the server can be used, and warns in the log of
     /// settings that lose records.
     ///
     /// # Errors
-    /// With cause and remedy, if the server can't be reached, refuses the
-    /// credentials, is a replica, is too old, or does not let scripts run.
+    /// If the server can't be reached, rejects the credentials, is a replica,
+    /// is too old, or does not let scripts run. The source of the error says
+    /// what to do.
     pub async fn open(self) -> Result<RedisStore, StoreError> {
         if self.prefix.is_empty() {
             return Err(unsuitable("the prefix is empty: choose one of your own"));
@@ -146,16 +146,16 @@ impl RedisStoreBuilder {
 }
 
 impl RedisStore {
-    /// From a URL, with the defaults:
-    /// [`RedisConnection::from_url`] says which there are.
+    /// Opens the store of a URL, with the default prefix:
+    /// [`RedisConnection::from_url`] lists the forms of URLs.
     ///
     /// # Errors
-    /// As [`RedisStoreBuilder::open`], or if it is no such URL.
+    /// As [`RedisStoreBuilder::open`], or if the URL is none of these forms.
     pub async fn connect(url: &str) -> Result<Self, StoreError> {
         Self::open(RedisConnection::from_url(url)?).await
     }
 
-    /// From a connection, with the defaults.
+    /// Opens the store of a connection, with the default prefix.
     ///
     /// # Errors
     /// As [`RedisStoreBuilder::open`].
@@ -163,7 +163,7 @@ impl RedisStore {
         Self::builder(connection).open().await
     }
 
-    /// With another prefix.
+    /// Options, for another prefix.
     pub fn builder(connection: impl Into<RedisConnection>) -> RedisStoreBuilder {
         RedisStoreBuilder {
             connection: connection.into(),
@@ -176,7 +176,7 @@ impl RedisStore {
     }
 }
 
-/// No address and no credential.
+/// Without address and credentials.
 impl fmt::Debug for RedisStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisStore")

@@ -1,5 +1,4 @@
-//! The protocol: a script for each operation, what it is given and what it
-//! answers.
+//! The scripts: one for each operation, with its arguments and its reply.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -36,13 +35,14 @@ script!(RELEASE, "release.lua");
 script!(LOOK_UP, "look_up.lua");
 script!(FORGET, "forget.lua");
 
-/// Before there are records, so without what they are read by.
+/// Runs before there are records, so it is without the functions of
+/// `record.lua`.
 pub(super) static REHEARSE: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("rehearse.lua")));
 
 pub(super) struct Script {
     text: &'static str,
-    /// What the server knows it by once it has seen it.
+    /// By this the server finds a script that it has loaded.
     sha1: String,
 }
 
@@ -52,9 +52,9 @@ impl Script {
         Self { text, sha1 }
     }
 
-    /// In one round trip; in two if the server does not know the script. The
-    /// whole text then goes to the key's own server, so that this needs no
-    /// other of a cluster.
+    /// Runs the script in one round trip, or in two if the server has not
+    /// loaded it. The whole text then goes to the server of the key, so that
+    /// the script need not be loaded on every node of a cluster.
     pub(super) async fn call(&self, link: &Link, key: &str, args: &[&[u8]]) -> RedisResult<Value> {
         match link.send(&command("EVALSHA", &self.sha1, key, args)).await {
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
@@ -69,9 +69,9 @@ impl Script {
         link: &Link,
         key: &str,
         args: &[&[u8]],
-    ) -> Result<Answer, StoreError> {
+    ) -> Result<Reply, StoreError> {
         let answered = self.call(link, key, args).await;
-        Answer::read(answered.map_err(|error| failed(error, link.is_cluster()))?)
+        Reply::read(answered.map_err(|error| failed(error, link.is_cluster()))?)
     }
 }
 
@@ -95,7 +95,7 @@ impl ClaimArgs {
         )
     }
 
-    /// The script decides as [`Claim::takes_over`] does.
+    /// The script decides in the same way as [`Claim::takes_over`].
     pub(super) fn list<'a>(&'a self, claim: &'a Claim) -> [&'a [u8]; 7] {
         let refuses = claim.on_lapsed_lease == OnLapsedLease::Refuse;
         [
@@ -183,13 +183,13 @@ pub(super) fn flag(set: bool) -> &'static [u8] {
     if set { b"1" } else { b"0" }
 }
 
-/// What a script answered: a word, and what belongs to it.
-pub(super) struct Answer {
+/// The reply of a script: a word, and the fields that belong to it.
+pub(super) struct Reply {
     word: Vec<u8>,
     rest: std::vec::IntoIter<Value>,
 }
 
-impl Answer {
+impl Reply {
     fn read(value: Value) -> Result<Self, StoreError> {
         let Value::Array(values) = value else {
             return Err(no_answer());
@@ -265,7 +265,7 @@ impl Answer {
             answer: None,
         };
         if stored.state == state::COMPLETED {
-            // After three that are nobody else's business.
+            // Skips nonce, retention and `refuse`, which only the scripts use.
             self.rest.nth(2);
             stored.answer = Some(self.answer()?);
         }

@@ -1,4 +1,4 @@
-//! Whether the server, as it is set up, keeps what it is given.
+//! Checks the settings of the server.
 
 use std::collections::HashMap;
 
@@ -48,11 +48,11 @@ pub(super) async fn check(link: &Link) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Sees that scripts run, and every command in them.
+/// Checks that the server runs scripts, and every command in them.
 ///
 /// # Errors
-/// If one may not. What the server takes no writes for at the moment is no
-/// cause: it can still replay.
+/// If a command is forbidden. A server that takes no writes at the moment is no
+/// error: it can still replay.
 pub(super) async fn rehearse(link: &Link, key: &str) -> Result<(), StoreError> {
     let answer = REHEARSE.call(link, key, &[]).await.map_err(not_opened)?;
     let [command, why] = &texts(&answer)[..] else {
@@ -118,7 +118,7 @@ fn judge(address: &str, lines: &HashMap<&str, &str>, in_cluster: bool) -> Result
     Ok(())
 }
 
-/// The answers of the server, or of every primary, by address.
+/// The replies of the server, or of every primary, by address.
 async fn ask(link: &Link, words: &[&str]) -> Result<Vec<(String, Value)>, RedisError> {
     let mut command = Cmd::new();
     for word in words {
@@ -150,7 +150,7 @@ fn lines(answer: &Value) -> HashMap<&str, &str> {
         .collect()
 }
 
-/// All strings in an answer: a list under RESP2, a map under RESP3.
+/// All strings in a reply: it is a list under RESP2, and a map under RESP3.
 fn texts(answer: &Value) -> Vec<String> {
     match answer {
         Value::BulkString(bytes) => vec![String::from_utf8_lossy(bytes).into_owned()],

@@ -1,4 +1,4 @@
-//! Connecting to a server, which may take long or fail.
+//! Connecting to a server.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,8 +10,9 @@ use sqlx::error::DatabaseError;
 use super::{Meaning, not_sent};
 use crate::store::StoreError;
 
-/// A pool tries again until its time is over, and then says no more than that.
-/// Whoever starts is told what is in the way.
+/// Checks that the server can be reached. A pool retries until its timeout and
+/// then reports only the timeout; this function connects once more without the
+/// pool to return the real cause.
 pub(super) async fn reach<DB: sqlx::Database>(
     pool: &sqlx::Pool<DB>,
     meaning: fn(&dyn DatabaseError) -> Meaning,
@@ -29,16 +30,18 @@ pub(super) async fn reach<DB: sqlx::Database>(
     Err(not_sent(error, meaning))
 }
 
-/// Whether a task of its own makes a connection for a pool.
+/// Whether a background task is making a connection for a pool.
 ///
-/// A caller that waits no longer takes the connection with it that it was
-/// making, and the next one begins anew. Where connecting takes longer than
-/// callers wait, none would ever be done.
+/// If a caller that waits for a connection is dropped, the pool drops the
+/// connection that it was making, and the next caller begins again. Where
+/// connecting takes longer than callers wait, the pool would never get a
+/// connection.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Connecting(Arc<AtomicBool>);
 
 impl Connecting {
-    /// Makes one, however long it takes, if none is idle and none is being made.
+    /// Makes a connection in a background task, however long that takes, if no
+    /// connection is idle and none is being made.
     pub(super) fn regardless<DB: sqlx::Database>(&self, pool: &sqlx::Pool<DB>) {
         let full = pool.size() >= pool.options().get_max_connections();
         if full || pool.num_idle() > 0 || self.0.swap(true, Ordering::Relaxed) {
@@ -52,7 +55,8 @@ impl Connecting {
     }
 }
 
-/// Also if the task is dropped, with its runtime.
+/// Also resets the flag if the runtime drops the task; otherwise no task would
+/// ever be started again.
 struct Ends(Arc<AtomicBool>);
 
 impl Drop for Ends {

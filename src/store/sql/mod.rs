@@ -9,6 +9,7 @@ use sqlx::error::DatabaseError;
 use tracing::warn;
 
 use super::{StoreError, StoreErrorKind};
+use crate::error::cause;
 
 mod complete_row;
 #[cfg(any(feature = "postgres", feature = "mysql"))]
@@ -27,27 +28,30 @@ use complete_row::{CompleteRow, bind};
 use connecting::{Connecting, reach};
 pub use store::{SqlStore, SqlStoreBuilder};
 
-/// The table of records, unless told otherwise.
+/// The default name of the table.
 pub(super) const DEFAULT_TABLE: &str = "idempotency_records";
-/// What names derived from a table's may add.
+/// The longest name of a table. Names of functions and indexes add a suffix to
+/// it, and engines limit names to about 60 characters.
 const LONGEST_NAME: usize = 40;
-/// How many records one statement removes: few enough to be done in a moment.
+/// How many records one statement removes: few enough that the statement locks
+/// them only briefly.
 pub(super) const PURGE_BATCH: u32 = 500;
-/// How often a store looks for records past their end, unless told otherwise.
+/// How often a store removes expired records, by default.
 pub(super) const PURGE_INTERVAL: Duration = Duration::from_secs(60);
-/// What is longer is a mistake, or means never.
+/// The longest pause between two purges: tokio's timers can't be longer than
+/// about two years.
 const LONGEST_INTERVAL: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
-/// A table's name, with its schema if it has one, that needs no quotes
-/// anywhere.
+/// The name of a table, with its schema if it has one. It needs no quotes in a
+/// statement.
 #[expect(unnameable_types, reason = "of a trait that is sealed")]
 #[derive(Clone, Debug)]
 pub struct Table(String);
 
 impl Table {
     /// # Errors
-    /// If it is anything but one or two words of letters, digits and
-    /// underscores, 40 characters at most: it becomes part of statements.
+    /// If the name is not one or two words of letters, digits and underscores,
+    /// of at most 40 characters: the name becomes part of statements.
     pub(super) fn new(name: &str) -> Result<Self, StoreError> {
         let is_word = |word: &str| {
             let mut chars = word.chars();
@@ -69,8 +73,9 @@ impl Table {
         Err(StoreError::new(StoreErrorKind::Refused, message))
     }
 
-    /// A statement, with `{table}` in it replaced by the name, `{schema}` by
-    /// its schema with a dot (or nothing), and `{name}` by the rest.
+    /// Replaces `{table}` in a statement by the full name, `{schema}` by the
+    /// schema and a dot (or by nothing), and `{name}` by the name without the
+    /// schema.
     pub(super) fn in_statement(&self, statement: &str) -> String {
         let (schema, name) = match self.0.split_once('.') {
             Some((schema, name)) => (format!("{schema}."), name),
@@ -89,10 +94,11 @@ impl fmt::Display for Table {
     }
 }
 
-/// What an engine's error means: what became of the request, and what to do.
+/// What an engine's error means: whether the store did what was asked, and what
+/// the operator should do.
 pub(super) struct Meaning(pub(super) StoreErrorKind, pub(super) &'static str);
 
-/// No connection was to be had: nothing was sent.
+/// The error of an operation that got no connection, and sent nothing.
 pub(super) fn not_sent(
     error: sqlx::Error,
     meaning: fn(&dyn DatabaseError) -> Meaning,
@@ -109,7 +115,7 @@ pub(super) fn not_sent(
     StoreError::new(StoreErrorKind::NotSent, Failed { error, remedy })
 }
 
-/// A statement was sent, and did not succeed.
+/// The error of a statement that was sent.
 pub(super) fn failed(error: sqlx::Error, meaning: fn(&dyn DatabaseError) -> Meaning) -> StoreError {
     let Meaning(kind, remedy) = match &error {
         sqlx::Error::Database(refused) => meaning(&**refused),
@@ -129,7 +135,7 @@ struct Failed {
     remedy: &'static str,
 }
 
-/// No more than its `Display`: a server's details quote rows (G10).
+/// As `Display`: the details in an error of a server can quote rows (G10).
 impl fmt::Debug for Failed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
@@ -146,16 +152,16 @@ impl fmt::Display for Failed {
     }
 }
 
-/// Without a source: the driver's errors say theirs themselves.
+/// Without a source: the text of an `sqlx::Error` contains that of its source.
 impl Error for Failed {}
 
-/// The task that removes records past their end. It ends with its owner.
+/// The task that removes expired records. It ends when this is dropped.
 #[derive(Debug)]
 pub(super) struct Purging(tokio::task::AbortHandle);
 
 impl Purging {
-    /// Removes batches every so often. Any number of processes can do this on
-    /// one table: each waits for a time of its own.
+    /// Removes batches after each pause. Any number of processes can do this on
+    /// one table: the pauses are random, so that they do not all purge at once.
     pub(super) fn every<F>(
         interval: Duration,
         batch: impl Fn() -> F + Send + Sync + 'static,
@@ -172,9 +178,8 @@ impl Purging {
                         Ok(removed) if removed >= u64::from(PURGE_BATCH) => {}
                         Ok(_) => break,
                         Err(error) => {
-                            let error: &dyn Error = &error;
                             warn!(
-                                error,
+                                error = cause(&error),
                                 "records past their end could not be removed, trying again later"
                             );
                             break;

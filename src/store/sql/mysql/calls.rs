@@ -1,4 +1,4 @@
-//! One procedure, one round trip, on a connection that is left as it was.
+//! Calling a stored procedure, in one round trip.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::store::row::{FORMAT, RecordRow};
 use crate::store::sql::{Connecting, Table, failed, not_sent};
 use crate::store::{Ownership, Record, StoreError};
 
-/// How often a call is made that loses to others every time.
+/// How often a call is sent that the server rolls back in favour of others.
 const TRIES: u32 = 5;
 
 #[derive(Clone)]
@@ -85,8 +85,8 @@ impl Calls {
         let mut tries = 1;
         loop {
             let call = bind(sqlx::query(AssertSqlSafe(Arc::clone(statement))));
-            // To the end of the answer, not to its row: the procedure's own end
-            // comes after, and so does what went wrong there.
+            // All rows: an error at the end of the procedure arrives after its
+            // row.
             match call.fetch_all(connection.get()).await {
                 Ok(rows) => {
                     connection.give_back();
@@ -94,7 +94,8 @@ impl Calls {
                 }
                 Err(error) if tries < TRIES && is_retried(&error) => {
                     tries += 1;
-                    // Two that met once don't meet again in step.
+                    // A random pause: two calls that collided would otherwise
+                    // collide again.
                     let pause = rand::random_range(0..1_000 << tries);
                     tokio::time::sleep(Duration::from_micros(pause)).await;
                 }
@@ -109,10 +110,10 @@ impl Calls {
     }
 }
 
-/// A connection of the pool that goes back only by [`Self::give_back`].
-/// Dropped before, it is closed: the driver may have read half a packet, the
-/// server may be at the call still, and of one that was killed in the middle
-/// nobody rolled back what it did.
+/// A connection that goes back to its pool only by [`Self::give_back`]. If it
+/// is dropped before, it is closed: the driver may have read half a packet, the
+/// server may still execute the call, and a transaction that was interrupted is
+/// only rolled back when its connection ends.
 pub(super) struct Lent(Option<PoolConnection<MySql>>);
 
 impl Lent {
@@ -159,7 +160,7 @@ pub(super) fn ownership(row: &MySqlRow) -> Result<Ownership, StoreError> {
     }
 }
 
-/// Why the record of which the row tells could not be touched.
+/// The error for a record that this version can't read.
 pub(super) fn unreadable_format(row: &MySqlRow) -> Result<StoreError, StoreError> {
     let format: i64 = column(row, "format")?;
     let state: i64 = column(row, "state")?;
@@ -195,7 +196,7 @@ pub(super) fn record(row: &MySqlRow) -> Result<Record, StoreError> {
     .record()
 }
 
-/// `None` unless all its columns are there.
+/// The completion, or `None` if a column of it is null.
 fn answer(row: &MySqlRow) -> Result<Option<EncodedCompletion>, StoreError> {
     let Some(answer) = column::<Option<Vec<u8>>>(row, "answer")? else {
         return Ok(None);

@@ -1,4 +1,4 @@
-//! Whether what the store needs is there.
+//! Checks that tables, procedures and rights are there.
 
 use sqlx::{AssertSqlSafe, MySqlPool, Row};
 use tracing::warn;
@@ -9,7 +9,8 @@ use super::migration::procedure_comment;
 use crate::store::sql::{Table, failed};
 use crate::store::{StoreError, StoreErrorKind};
 
-/// The comment of tables of this version. That of a procedure goes on.
+/// The comment of this version's tables, and the beginning of its procedures'
+/// comments.
 const COMMENT: &str = "tower-idempotency 1";
 const PROCEDURES: [&str; 11] = [
     "hold",
@@ -56,21 +57,21 @@ fn missing(what: &str) -> StoreError {
     )
 }
 
-/// Which tables and procedures with the table's name are there.
+/// The tables and procedures of a store that exist.
 pub(super) struct Found {
     names: Vec<String>,
-    /// The procedures are those of this version's text.
+    /// Whether the procedures have the text of this version.
     pub(super) is_current: bool,
 }
 
 impl Found {
-    /// What is not there, if anything.
+    /// The first table or procedure that is missing.
     pub(super) fn lacks(&self, table: &Table) -> Option<String> {
         let tables = [table.to_string(), format!("{table}_renewals")];
         let tables = tables.map(|name| ("table", name));
         let procedures = PROCEDURES.map(|name| ("procedure", format!("{table}_{name}")));
         let mut all = tables.into_iter().chain(procedures);
-        // Some servers keep names in lower case.
+        // Ignoring case: some servers convert names to lower case.
         let is_there = |name: &str| self.names.iter().any(|it| it.eq_ignore_ascii_case(name));
         let (kind, name) = all.find(|(_, name)| !is_there(name))?;
         Some(format!("the {kind} `{name}`"))
@@ -78,15 +79,16 @@ impl Found {
 }
 
 /// # Errors
-/// If one is of another version of the tables, or of another program.
+/// If a table or procedure is of another version, or of another program.
 pub(super) async fn find(lent: &mut Lent, table: &Table) -> Result<Found, StoreError> {
     let full = table.to_string();
     let (schema, name) = match full.split_once('.') {
         Some((schema, name)) => (Some(schema), name),
         None => (None, &*full),
     };
-    // As bytes: the catalogue's own texts have a collation for each version. With
-    // a limit: a session may have a smaller one for queries that have none.
+    // As bytes: the collation of the catalogue's texts depends on the version
+    // of the server. With a `LIMIT`: a session can have a smaller default
+    // limit.
     let sql = "SELECT CAST(table_name AS BINARY), CAST(table_comment AS BINARY) \
                FROM information_schema.tables \
                WHERE table_schema = COALESCE(?, DATABASE()) AND table_name IN (?, CONCAT(?, '_renewals')) \
@@ -141,8 +143,9 @@ pub(super) async fn find(lent: &mut Lent, table: &Table) -> Result<Found, StoreE
     Ok(found)
 }
 
-/// Writes what the procedures write, and takes it back: rights, a read-only
-/// server and a full disk show themselves now rather than at the first request.
+/// Writes what the procedures write, and rolls it back: so a missing right, a
+/// read-only server or a full disk is found now rather than at the first
+/// request.
 async fn rehearse(lent: &mut Lent, table: &Table) -> Result<(), sqlx::Error> {
     let id = rand::random::<[u8; 32]>();
     let statements = [
@@ -165,7 +168,7 @@ async fn rehearse(lent: &mut Lent, table: &Table) -> Result<(), sqlx::Error> {
             .execute(lent.get())
             .await?;
     }
-    // Whatever `completion_type` the session has.
+    // In full, since `completion_type` of the session changes the short form.
     sqlx::raw_sql("ROLLBACK AND NO CHAIN NO RELEASE")
         .execute(lent.get())
         .await?;

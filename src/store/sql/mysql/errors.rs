@@ -12,21 +12,20 @@ fn number(error: &dyn DatabaseError) -> u16 {
         .map_or(0, MySqlDatabaseError::number)
 }
 
-/// The transaction was rolled back in favour of another one, and may succeed
-/// if it is tried again at once.
+/// Whether the server rolled the transaction back in favour of another one, so
+/// that it may succeed if it is tried again at once.
 pub(super) fn is_retried(error: &sqlx::Error) -> bool {
     match error {
-        // Deadlock (or Galera's certification), MariaDB's word for a row that
-        // changed since the snapshot, and no such procedure: a migration that
-        // replaces it drops it for a moment.
+        // 1213: deadlock, or a failed certification of Galera. 1020: on
+        // MariaDB, a row has changed since the snapshot. 1305: no such
+        // procedure, for the moment in which a migration replaces it.
         sqlx::Error::Database(error) => matches!(number(&**error), 1213 | 1020 | 1305),
         _ => false,
     }
 }
 
-/// Whether a transaction failed for others that were at the same: beside those,
-/// one that has waited too long for a lock, and once more a procedure that a
-/// migration replaces.
+/// Whether a handler's transaction failed because of a concurrent one. Beside
+/// the errors above: 1205 and 3572, a lock that was waited for too long.
 pub(in crate::store::sql) fn gave_way(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Database(error) => {

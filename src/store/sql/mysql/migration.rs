@@ -10,15 +10,15 @@ use super::errors::meaning;
 use crate::store::sql::{DEFAULT_TABLE, Table, failed};
 use crate::store::{StoreError, StoreErrorKind};
 
-/// What is published is what is run.
+/// The published text is the text that `migrate` runs.
 const SQL: &str = include_str!("../../../../docs/sql/mysql.sql");
-/// For one migration at a time, on the whole server.
+/// The lock that allows one migration at a time on the whole server.
 const LOCK: &str = "tower-idempotency migration";
-/// How long one waits for the other.
+/// How long a migration waits for another one.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The lock, and the `sql_mode` that the statements set, are the session's:
-/// whatever happens, they end with the connection, which is not given back.
+/// The connection is not given back to its pool: the lock, and the `sql_mode`
+/// that the statements set, end with the connection.
 pub(super) async fn migrate(pool: &MySqlPool, table: &Table) -> Result<(), StoreError> {
     let mut lent = Lent::from(pool).await?;
     let locked = sqlx::query("SELECT GET_LOCK(?, ?)")
@@ -46,7 +46,8 @@ pub(super) async fn migrate(pool: &MySqlPool, table: &Table) -> Result<(), Store
     Ok(())
 }
 
-/// What the published text says of its procedures: it ends in the text's digest.
+/// The comment of the procedures in the published text. It ends in the digest
+/// of that text.
 pub(super) fn procedure_comment() -> &'static str {
     let (_, rest) = SQL
         .split_once("SQL SECURITY INVOKER COMMENT '")
@@ -54,7 +55,8 @@ pub(super) fn procedure_comment() -> &'static str {
     rest.split_once('\'').expect("it ends").0
 }
 
-/// The statements between the two lines that are for the client program.
+/// The statements between the two `DELIMITER` lines, which are for the `mysql`
+/// program.
 fn statements(table: &Table) -> impl Iterator<Item = String> {
     let (_, text) = SQL.split_once("\nDELIMITER //\n").expect("it begins so");
     let (text, _) = text.split_once("\nDELIMITER ;\n").expect("it ends so");

@@ -1,4 +1,4 @@
-//! The functions in the database, and calling them.
+//! Calling the functions in the database.
 
 use std::sync::Arc;
 
@@ -14,12 +14,12 @@ use super::schema;
 use crate::store::StoreError;
 use crate::store::encoding::unreadable;
 
-/// How often a call is made that lost against another, above READ COMMITTED:
-/// each time one of them has won.
+/// How often a call is sent that fails because of a concurrent one. Of the
+/// calls that conflict, one succeeds each time.
 pub(super) const TRIES: u32 = 10;
 
-/// A replay is a plain look at one row. Whatever else there is to find or to
-/// do, the function decides, in a snapshot after this one.
+/// A replay reads one row, without a function. In every other case the function
+/// decides, in a later snapshot than that of the first part.
 const CLAIM: &str = "
     WITH done AS MATERIALIZED (
         SELECT false AS acquired, format, state, token, attempt, fingerprint,
@@ -35,7 +35,8 @@ const CLAIM: &str = "
     SELECT c.* FROM {table}_claim($1, $2, $3, $4, $5, $6, $7, $8) c
      WHERE NOT EXISTS (SELECT FROM done)";
 
-/// Whoever completed the record in a transaction has it locked until the end.
+/// A transaction that has completed the record keeps it locked until the
+/// transaction ends.
 const FATE: &str = "
     WITH free AS MATERIALIZED (
         SELECT state, nonce = $2 AS own FROM {table}
@@ -44,7 +45,7 @@ const FATE: &str = "
     SELECT (SELECT state FROM free), (SELECT own FROM free),
            EXISTS (SELECT FROM {table} WHERE id = $1)";
 
-/// A pool, and what to say to it.
+/// A pool and the statements of one table.
 #[derive(Clone)]
 pub(super) struct Database {
     pool: PgPool,
@@ -98,7 +99,7 @@ impl Database {
         }
     }
 
-    /// Calls a function that answers one row.
+    /// Calls a function that returns one row.
     pub(super) async fn call<'q>(
         &self,
         statement: &Arc<str>,
@@ -108,8 +109,9 @@ impl Database {
         row.ok_or_else(|| unreadable("a function of its table gave no answer"))
     }
 
-    /// Calls a function, once more if it lost a race that a role's or a
-    /// database's isolation level does not let it see the end of.
+    /// Calls a function that returns one row or none. Calls it again if it
+    /// failed because of a concurrent call: that happens where a role or a
+    /// database has another isolation level than READ COMMITTED.
     pub(super) async fn call_for_any<'q>(
         &self,
         statement: &Arc<str>,

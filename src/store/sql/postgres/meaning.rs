@@ -1,12 +1,12 @@
-//! What PostgreSQL's errors mean.
+//! The meaning of PostgreSQL's errors.
 
 use sqlx::error::DatabaseError;
 
 use super::super::Meaning;
 use crate::store::StoreErrorKind::{Contention, Refused, Unknown, Unreadable};
 
-/// By SQLSTATE. An error that the server reports has rolled the statement
-/// back; what is unknown is so because the server itself is in trouble.
+/// By SQLSTATE. A statement whose error the server reports is rolled back; the
+/// result is `Unknown` only for errors of the server itself.
 pub(super) fn meaning(error: &dyn DatabaseError) -> Meaning {
     let code = error.code().unwrap_or_default();
     match &*code {
@@ -36,7 +36,7 @@ pub(super) fn meaning(error: &dyn DatabaseError) -> Meaning {
              statement_cache_capacity(0)",
         ),
         "25001" => Meaning(Refused, ""),
-        // As an infinite time cannot be a number.
+        // An infinite time, which has no number of microseconds.
         "0A000" => Meaning(Unreadable, "another program wrote the record"),
         _ => match code.get(..2) {
             Some("53") => Meaning(Contention, "see what the server has too little of"),
@@ -49,9 +49,9 @@ pub(super) fn meaning(error: &dyn DatabaseError) -> Meaning {
     }
 }
 
-/// Above READ COMMITTED a statement fails that meets what was committed since
-/// it began; and any two can deadlock. The statement was rolled back, and the
-/// next one sees the end of the race.
+/// Whether a statement failed because of a concurrent one: a serialization
+/// failure (above READ COMMITTED) or a deadlock. It was rolled back, and sees
+/// what the other one did if it is sent again.
 pub(super) fn lost_a_race(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(DatabaseError::code);
     matches!(code.as_deref(), Some("40001" | "40P01"))

@@ -1,4 +1,4 @@
-//! What the functions answer.
+//! Reading the rows that the functions return.
 
 use std::time::Duration;
 

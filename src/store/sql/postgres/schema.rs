@@ -1,4 +1,4 @@
-//! The tables and functions: making them, and whether they are there.
+//! Creating tables and functions, and checking that they are there.
 
 use sqlx::postgres::{PgConnection, PgPool};
 use sqlx::{AssertSqlSafe, Row, raw_sql};
@@ -10,17 +10,20 @@ use super::meaning;
 use crate::store::{StoreError, StoreErrorKind};
 
 const SCRIPT: &str = include_str!("../../../../docs/sql/postgres.sql");
-/// What the script makes, as the comment on the table says. Another version has
-/// other tables; a later revision has better functions for the same.
+/// The version and revision of what the script creates, as the comment on the
+/// table has them. Another version has other tables; a later revision has
+/// corrected functions.
 const VERSION: u32 = 1;
 const REVISION: u32 = 2;
 const COMMENT: &str = "tower-idempotency schema ";
-/// Whatever a role's or a database's default is.
+/// With an isolation level, since a role or a database can have another
+/// default.
 pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 
-/// In quotes the script has bare names, elsewhere names with their schema.
+/// The script for another table. Names in quotes are without a schema there,
+/// all others have it.
 fn script(table: &Table) -> String {
-    // By way of placeholders: the other name may contain this one.
+    // In two steps, since the new name may contain the old one.
     let script = SCRIPT
         .replace(&format!("'{DEFAULT_TABLE}"), "'{name}")
         .replace(&format!("\"{DEFAULT_TABLE}"), "\"{name}")
@@ -29,7 +32,8 @@ fn script(table: &Table) -> String {
 }
 
 pub(super) async fn migrate(pool: &PgPool, table: &Table) -> Result<(), StoreError> {
-    // Whoever may only use them can call this too, once they are there.
+    // Once everything is there, a role without the right to create it can call
+    // `migrate` too.
     match found(pool, table).await? {
         found if found.check(table).is_ok() && found.revision() >= REVISION => return Ok(()),
         _ => {}
@@ -37,7 +41,7 @@ pub(super) async fn migrate(pool: &PgPool, table: &Table) -> Result<(), StoreErr
     let failed = |error| failed(error, meaning::meaning);
     let begun = pool.begin_with(BEGIN).await;
     let mut transaction = begun.map_err(|error| not_sent(error, meaning::meaning))?;
-    // Two that create the same at once would fail.
+    // Without this lock, two migrations at once would fail.
     let lock = table.in_statement(
         "SELECT pg_advisory_xact_lock(hashtextextended('tower-idempotency {table}', 0))",
     );
@@ -57,7 +61,7 @@ pub(super) async fn migrate(pool: &PgPool, table: &Table) -> Result<(), StoreErr
     check(pool, table).await
 }
 
-/// Whether all is there that the store needs.
+/// Checks that everything is there that the store needs.
 pub(super) async fn check(pool: &PgPool, table: &Table) -> Result<(), StoreError> {
     let found = found(pool, table).await?;
     found.check(table)?;
@@ -158,7 +162,7 @@ impl Found {
         self.said().1.unwrap_or_default()
     }
 
-    /// Version and revision, by the comment on the table.
+    /// Version and revision in the comment on the table.
     fn said(&self) -> (Option<u32>, Option<u32>) {
         let comment = self.comment.as_deref().unwrap_or_default();
         let numbers = comment.strip_prefix(COMMENT).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Sending a statement: to which connection, and for how long again.
+//! Running a statement, and repeating it while the database is busy.
 
 use std::time::{Duration, SystemTime};
 
@@ -17,16 +17,18 @@ use super::records::SqliteRecords;
 use crate::store::StoreError;
 use crate::store::encoding::micros_since_epoch;
 
-/// For how long a statement is tried again while other processes write.
+/// For how long a statement is repeated while other processes write.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// A connection has a thread. One of them writes, the others read.
+/// Each connection has a thread. At most one connection writes at a time, the
+/// others read.
 const CONNECTIONS: u32 = 8;
-/// SQLite looks for the lock ever more seldom, up to ten times a second, and
-/// rarely finds it free of a process that writes all the time. So it gives up
-/// soon, and is asked again.
+/// How long SQLite itself waits for its lock. SQLite waits longer and longer
+/// between its tries, up to 100 ms, and rarely finds the lock free while
+/// another process writes all the time. So it gives up soon here, and the
+/// statement is repeated.
 const BUSY_TIMEOUT: Duration = Duration::from_millis(5);
 
-/// Connections for records alone. The file is opened by the first use.
+/// A pool for records alone. The first use opens the file.
 pub(super) fn pool_of(options: SqliteConnectOptions, connections: Option<u32>) -> SqlitePool {
     let options = options
         .journal_mode(SqliteJournalMode::Wal)
@@ -34,7 +36,7 @@ pub(super) fn pool_of(options: SqliteConnectOptions, connections: Option<u32>) -
         .busy_timeout(BUSY_TIMEOUT);
     SqlitePoolOptions::new()
         .max_connections(connections.unwrap_or(CONNECTIONS))
-        // Nothing cuts a connection to a file.
+        // A connection to a file does not break.
         .test_before_acquire(false)
         .connect_lazy_with(options)
 }
@@ -94,7 +96,7 @@ impl SqliteRecords {
     }
 }
 
-/// What is left of the time for one operation.
+/// The time until an operation gives up.
 pub(super) struct Patience {
     until: Instant,
 }
@@ -106,7 +108,8 @@ impl Patience {
         }
     }
 
-    /// A moment, if this error may be gone after it.
+    /// Waits about 1 ms and returns `true`, if the database was busy and there
+    /// is time left.
     pub(super) async fn has_waited_for(&self, error: &sqlx::Error) -> bool {
         let waits = is_busy(error) && Instant::now() < self.until;
         if waits {

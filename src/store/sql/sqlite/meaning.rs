@@ -1,4 +1,4 @@
-//! What SQLite's result codes mean: <https://sqlite.org/rescode.html>.
+//! The meaning of SQLite's result codes: <https://sqlite.org/rescode.html>.
 
 use sqlx::error::DatabaseError;
 use sqlx::sqlite::SqliteError;
@@ -24,8 +24,8 @@ const TOOBIG: i32 = 18;
 const AUTH: i32 = 23;
 const NOTADB: i32 = 26;
 
-/// A statement that fails is rolled back whole: but for what the disk did, it
-/// changed nothing.
+/// A statement that fails is rolled back and changes nothing, unless the disk
+/// failed.
 pub(super) fn meaning(error: &dyn DatabaseError) -> Meaning {
     use StoreErrorKind::{Contention, Refused, Unknown, Unreadable};
     match primary(error) {
@@ -53,7 +53,7 @@ pub(super) fn meaning(error: &dyn DatabaseError) -> Meaning {
             Unreadable,
             "stop what writes to it, look with PRAGMA integrity_check, and restore a backup",
         ),
-        // What became of what was being written, the disk alone knows.
+        // The disk failed: whether it has the change is unknown.
         IOERR => Meaning(Unknown, "see what the system says of the disk"),
         ERROR if error.message().contains("no such table") => {
             Meaning(Refused, "call `migrate()`, or run docs/sql/sqlite.sql")
@@ -65,7 +65,8 @@ pub(super) fn meaning(error: &dyn DatabaseError) -> Meaning {
     }
 }
 
-/// Whether waiting a moment may help.
+/// Whether another connection had the lock, so that the statement may succeed a
+/// moment later.
 pub(in crate::store::sql) fn is_busy(error: &sqlx::Error) -> bool {
     error
         .as_database_error()
@@ -73,7 +74,7 @@ pub(in crate::store::sql) fn is_busy(error: &sqlx::Error) -> bool {
         .is_some_and(|error| matches!(primary(error), BUSY | LOCKED | PROTOCOL))
 }
 
-/// The low byte says what, the rest of an extended code which kind of it.
+/// The primary result code, which is the low byte of an extended code.
 fn primary(error: &dyn DatabaseError) -> i32 {
     let code = error.code().and_then(|code| code.parse::<i32>().ok());
     code.map_or(ERROR, |code| code & 0xff)

@@ -22,15 +22,14 @@ use crate::store::StoreError;
 use meaning::meaning;
 use records::SqliteRecords;
 
-/// Keeps records in a SQLite database, for the processes of one machine.
+/// Records in a SQLite database, for the processes of one machine.
 ///
-/// What it answered stays: over restarts, over `kill -9`, and with
-/// `synchronous = FULL` over a loss of power. Any number of processes can have
-/// the file open; one writes at a time, and in WAL mode replays wait for
-/// nobody.
+/// A record that was stored survives a restart and `kill -9`, and with
+/// `synchronous = FULL` also a loss of power. Any number of processes can have
+/// the file open; one writes at a time, and in WAL mode a replay never waits
+/// for a writer.
 ///
-/// [`connect`](Self::connect) is all that an application without a database
-/// needs:
+/// An application without a database needs only [`connect`](SqlStore::connect):
 ///
 /// ```
 /// use tower_idempotency::{IdempotencyLayer, SqliteStore, scope};
@@ -48,7 +47,7 @@ use records::SqliteRecords;
 /// # }
 /// ```
 ///
-/// One that has a database keeps its records there, through a pool of its own:
+/// An application with a SQLite database can keep the records there:
 ///
 /// ```
 /// use std::time::Duration;
@@ -76,8 +75,7 @@ use records::SqliteRecords;
 /// # }
 /// ```
 ///
-/// `docs/stores.md` says which settings to use, what they cost, and what the
-/// table is like.
+/// `docs/stores.md` has the settings, what they cost, and the columns.
 pub type SqliteStore = SqlStore<Sqlite>;
 
 impl Engine for Sqlite {
@@ -93,16 +91,16 @@ impl Engine for Sqlite {
 }
 
 impl SqlStore<Sqlite> {
-    /// Opens a database file for records alone, and makes the file and its
-    /// tables unless they are there: in WAL mode, with `synchronous = FULL`.
+    /// Opens a database file, and creates the file and the tables unless they
+    /// are there. The database is in WAL mode, with `synchronous = FULL`.
     ///
-    /// The file may be the application's own too: connections of the store
-    /// are then beside those of the application.
+    /// The file may also be one that the application uses: the store then has
+    /// connections of its own to it.
     ///
     /// # Errors
     /// If the file or its directory can't be opened or written, if the file is
-    /// no database, or if its tables are of another version. The source names
-    /// the file and what to do.
+    /// no database, or if its tables are of another version. The source of the
+    /// error names the file and says what to do.
     pub async fn connect(file: impl AsRef<Path>) -> Result<Self, StoreError> {
         let options = SqliteConnectOptions::new()
             .filename(file)

@@ -114,8 +114,8 @@ impl SqlRecords<Sqlite> for SqliteRecords {
 }
 
 impl Store for SqliteRecords {
-    /// Looks first: most claims that find something find it so, and neither
-    /// write nor wait for who writes.
+    /// Reads first: a claim that finds a record then neither writes nor waits
+    /// for another writer.
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
         for _ in 0..CLAIM_ATTEMPTS {
             if let Some(found) = self.find(&claim.id, &claim.nonce).await?
@@ -136,7 +136,7 @@ impl Store for SqliteRecords {
             if let Some(lease) = self.take(claim).await? {
                 return Ok(Claimed::Acquired(lease));
             }
-            // Somebody was faster.
+            // Another claim was faster.
         }
         let why = "the record changed each time it was about to be claimed";
         Err(StoreError::new(StoreErrorKind::Contention, why))
@@ -223,8 +223,9 @@ impl Store for SqliteRecords {
             self.wake_ups.wake(id);
             return Ok(Forgotten::Gone);
         }
-        // In flight and alive, or not there, or not to be read. It is one of them
-        // at this moment too, unless it was claimed since, and then it was in flight.
+        // The record was in flight and alive, or absent, or of a format that
+        // can't be read. It still is, unless another process has claimed it
+        // since; then it is in flight.
         Ok(if self.is_readable(id).await? {
             Forgotten::InFlight
         } else {
@@ -270,10 +271,12 @@ impl SqliteRecords {
         }
     }
 
-    /// What became of a renewal or completion that changed nothing, too.
+    /// The result of a renewal or a completion, also of one that changed
+    /// nothing.
     ///
-    /// Held by whoever ended the record, which stays so. Otherwise it was lost
-    /// when the statement met the record, whatever the record is now.
+    /// If the record was completed by this nonce, that does not change any
+    /// more: `Held`. Otherwise the nonce had lost the record when the statement
+    /// ran, whatever the record is now.
     async fn held_or(
         &self,
         changed: bool,
@@ -295,10 +298,10 @@ impl SqliteRecords {
         })
     }
 
-    /// Whether there is a record, over or not.
+    /// Whether there is a record, expired or not.
     ///
     /// # Errors
-    /// If there is one that this version can't read.
+    /// If there is a record that this version can't read.
     async fn is_readable(&self, id: &RecordId) -> Result<bool, StoreError> {
         let found = self.find(id, &Nonce::from_bytes([0; 16])).await?;
         Ok(found.map(Found::record).transpose()?.is_some())

@@ -1,4 +1,4 @@
-//! One row, as it was read.
+//! Reading a row.
 
 use std::time::Duration;
 
@@ -12,9 +12,9 @@ use crate::store::encoding::{EncodedCompletion, unreadable};
 use crate::store::row::{FORMAT, RecordRow, state};
 use crate::store::{Record, StoreError};
 
-/// What was found under an id.
+/// The record that was found under an id.
 pub(super) struct Found {
-    /// The nonce that was asked with is the record's.
+    /// Whether the record has the nonce of the request.
     owned: bool,
     is_over: bool,
     stored: RecordRow,
@@ -22,25 +22,27 @@ pub(super) struct Found {
 
 impl Found {
     /// # Errors
-    /// If a column holds what it can't: SQLite itself would let it.
+    /// If a column has a value of another type: SQLite can store that.
     pub(super) fn read(row: &SqliteRow) -> Result<Self, StoreError> {
         let columns = Columns::read(row).map_err(|error| failed(error, meaning))?;
         columns.found()
     }
 
-    /// Past its end: as good as absent. What is of another format or in no known
-    /// state is not, since nobody knows when that ends.
+    /// Whether the record has expired: it is then treated as absent. A record
+    /// of another format or in an unknown state never is, since its end is
+    /// unknown.
     pub(super) fn is_over(&self) -> bool {
         let is_known = (state::IN_FLIGHT..=state::RELEASED).contains(&self.stored.state);
         self.is_over && is_known && self.stored.format == FORMAT
     }
 
-    /// In flight under the nonce that was asked with, and so to be had again.
+    /// Whether the record is in flight under the nonce of the request, so that
+    /// the claim gets its lease again.
     pub(super) fn is_held(&self) -> bool {
         self.owned && self.stored.state == state::IN_FLIGHT
     }
 
-    /// Ended by the nonce that was asked with.
+    /// Whether the record was completed under the nonce of the request.
     pub(super) fn is_done(&self) -> bool {
         self.owned && matches!(self.stored.state, state::COMPLETED | state::SEALED)
     }
@@ -50,7 +52,7 @@ impl Found {
     }
 }
 
-/// Not a number that is not there: the driver reads that as 0.
+/// Reads a column that must not be null. The driver itself reads null as 0.
 fn required<T>(row: &SqliteRow, column: &'static str) -> Result<T, Error>
 where
     T: for<'r> Decode<'r, Sqlite> + Type<Sqlite>,
@@ -72,10 +74,10 @@ struct Columns {
     fingerprint: Vec<u8>,
     lapses_at: Option<i64>,
     expires_at: Option<i64>,
-    answer: Option<Answer>,
+    answer: Option<CompletionColumns>,
 }
 
-struct Answer {
+struct CompletionColumns {
     status: i64,
     began_at: i64,
     completed_at: i64,
@@ -93,7 +95,7 @@ impl Columns {
             _ => None,
         };
         let answer = match message {
-            Some(message) => Some(Answer {
+            Some(message) => Some(CompletionColumns {
                 status: required(row, "status")?,
                 began_at: required(row, "began_at")?,
                 completed_at: required(row, "completed_at")?,
@@ -132,14 +134,14 @@ impl Columns {
                 attempt: self.attempt,
                 fingerprint: self.fingerprint,
                 lapses_in: self.lapses_at.map_or(0, |at| at.saturating_sub(self.now)),
-                answer: self.answer.map(Answer::at_rest).transpose()?,
+                answer: self.answer.map(CompletionColumns::decode).transpose()?,
             },
         })
     }
 }
 
-impl Answer {
-    fn at_rest(self) -> Result<EncodedCompletion, StoreError> {
+impl CompletionColumns {
+    fn decode(self) -> Result<EncodedCompletion, StoreError> {
         let beyond = |_| unreadable("a number of its answer is beyond what it can be");
         let checksum = self.checksum.try_into();
         Ok(EncodedCompletion {

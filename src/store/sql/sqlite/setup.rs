@@ -1,4 +1,4 @@
-//! Making the tables, and seeing whether the database is fit for records.
+//! Creating the tables, and checking the database's settings.
 
 use std::error::Error;
 
@@ -13,7 +13,7 @@ use super::records::SqliteRecords;
 use super::statements::{in_table, tables};
 use crate::store::{StoreError, StoreErrorKind};
 
-/// The version of the tables that this version of the crate makes and uses.
+/// The version of the tables that this version of the crate creates and uses.
 const VERSION: i64 = 1;
 
 pub(super) async fn migrate(records: &SqliteRecords) -> Result<(), StoreError> {
@@ -21,8 +21,8 @@ pub(super) async fn migrate(records: &SqliteRecords) -> Result<(), StoreError> {
     made.map_err(|error| at_table(records, &error))
 }
 
-/// All or none, so that nobody sees a part of them; and none where a table of
-/// another version, or of another program, has the name.
+/// Creates all tables in one transaction, so that no other process sees a part
+/// of them. Creates none if a table of another version or program has the name.
 async fn make_tables(records: &SqliteRecords) -> Result<(), StoreError> {
     is_in_memory(records).await?;
     let patience = Patience::new();
@@ -48,10 +48,10 @@ async fn make_tables(records: &SqliteRecords) -> Result<(), StoreError> {
     }
 }
 
-/// The version of the tables that are there: this one, if none are.
+/// The version of the tables that are there, or this version if there are none.
 ///
 /// # Errors
-/// Also if a table lacks a column.
+/// Also if a table has not all columns.
 async fn version_there(
     records: &SqliteRecords,
     connection: &mut SqliteConnection,
@@ -68,7 +68,7 @@ async fn version_there(
     } else {
         VERSION
     };
-    // A newer version's may be others.
+    // A newer version may have other columns.
     if has_records && version == VERSION {
         sqlx::query(statements.columns.clone())
             .execute(connection)
@@ -81,14 +81,14 @@ pub(super) async fn check(records: &SqliteRecords) -> Result<(), StoreError> {
     let checked = async {
         let is_in_memory = is_in_memory(records).await?;
         check_version(records).await?;
-        // That every column is there, and that a record can be written.
+        // Checks that every column is there, and that a record can be written.
         let columns = &records.statements.columns;
         records.run(columns, |statement| statement).await?;
         match records
             .run_in_turn(&records.statements.touch, |statement| statement)
             .await
         {
-            // Somebody can write.
+            // Another process writes: so the database can be written.
             Err(error) if error.kind() == StoreErrorKind::Contention => {}
             written => drop(written?),
         }
@@ -116,7 +116,7 @@ fn is_known(version: i64) -> Result<(), StoreError> {
     Err(StoreError::new(StoreErrorKind::Refused, why))
 }
 
-/// Whether the records are in memory. Such a database belongs to one
+/// Whether the database is in memory. Such a database belongs to one
 /// connection, and ends with it.
 async fn is_in_memory(records: &SqliteRecords) -> Result<bool, StoreError> {
     let schema = records.table.in_statement("{schema}");
@@ -196,7 +196,7 @@ where
     value.map_err(|error| failed(error, meaning))
 }
 
-/// The error, and which table of which file it is about.
+/// The error, with the table and the file.
 fn at_table(records: &SqliteRecords, error: &StoreError) -> StoreError {
     let file = records.pool.connect_options();
     let file = file.get_filename().display();
