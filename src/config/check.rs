@@ -31,7 +31,7 @@ impl Config {
         }
     }
 
-    /// No more than the URL's form: the store may be down when a file is checked.
+    /// Checks only the form of the URL: the store may be down when a file is checked.
     fn check_store(&self) -> Result<(), FileError> {
         let Some(Err(error)) = self.store().map(AnyStore::check) else {
             return Ok(());
@@ -40,7 +40,7 @@ impl Config {
         Err(self.error("store", format!("can't work: {why}")))
     }
 
-    /// As the layer does, but for each entry.
+    /// The layer checks the secrets too, but does not say which one is wrong.
     fn check_secrets(&self) -> Result<(), FileError> {
         let secrets = self.said.file.secrets.iter();
         let secrets: Vec<_> = secrets.flat_map(|list| &list.0).map(|own| &own.0).collect();
@@ -56,7 +56,7 @@ impl Config {
         Ok(())
     }
 
-    /// What the sidecar can't do, whoever reads the file.
+    /// Checks the entries of the sidecar, also if an application reads the file.
     fn check_process(&self) -> Result<(), FileError> {
         let file = &self.said.file;
         let authorize = file.authorize.as_ref().and_then(|own| own.timeout);
@@ -80,7 +80,7 @@ impl Config {
             return Err(self.error("contract", message));
         }
         let metrics = file.metrics.map(|own| own.0);
-        // Port 0 is another one each time.
+        // For port 0 the system chooses a free port each time.
         if metrics.is_some_and(|own| own.port() != 0) && metrics == file.listen.map(|own| own.0) {
             let message = "must be another address than `listen`";
             return Err(self.error("metrics", message));
@@ -88,8 +88,8 @@ impl Config {
         Ok(())
     }
 
-    /// Fields that are not an authorizer's to say, or of which one would undo
-    /// another.
+    /// Rejects fields that an authorizer must not set, and a field whose copy would overwrite the
+    /// copy of another.
     fn check_copied(&self) -> Result<(), FileError> {
         let names = self.said.file.authorize.as_ref();
         let names = names.map_or(&[][..], |own| &own.headers);
@@ -107,8 +107,8 @@ impl Config {
         Ok(())
     }
 
-    /// A pattern that stands twice; a method in `match`, which makes `methods` say
-    /// nothing.
+    /// Rejects a pattern that stands twice, and `methods` beside a pattern with a method, where
+    /// `methods` would change nothing.
     fn check_routes(&self) -> Result<(), FileError> {
         let routes = &self.said.file.route;
         for (at, route) in routes.iter().enumerate() {
@@ -145,7 +145,7 @@ impl Config {
         Ok(())
     }
 
-    /// What is wrong with the layer, at the entry that makes it so.
+    /// The error of building the layer, at the entry that causes it.
     pub(super) fn built(&self, error: &ConfigError) -> FileError {
         let mut message = error.message().to_owned();
         let mut source = std::error::Error::source(error);
@@ -164,8 +164,8 @@ impl Config {
         self.error(&path, message)
     }
 
-    /// The entry that makes an option wrong: its own, or another that does not
-    /// go with its default.
+    /// The path of the entry that causes an error: the entry of the option itself, or of another
+    /// option that clashes with its default.
     fn entry(&self, error: &ConfigError, own: &str) -> String {
         let file = &self.said.file;
         if own == "max_buffered_bytes" && file.idempotency.max_buffered_bytes.is_none() {
@@ -188,7 +188,7 @@ impl Config {
             .unwrap_or_else(|| format!("idempotency.{own}"))
     }
 
-    /// The entry that wants the most room.
+    /// The path of the largest `max_request_body`.
     fn largest_body(&self) -> String {
         let file = &self.said.file;
         let routes = file.route.iter().map(|route| &route.max_request_body);
@@ -205,7 +205,7 @@ impl Config {
     }
 }
 
-/// A store for a layer that is only built.
+/// The store of a layer that is built to check its options and never gets a request.
 pub(super) struct Unasked;
 
 impl Unasked {

@@ -1,4 +1,4 @@
-//! Values of single options.
+//! Values that only one option takes.
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -160,10 +160,9 @@ impl TryFrom<HeaderLists> for Headers {
     type Error = &'static str;
 
     fn try_from(lists: HeaderLists) -> Result<Self, &'static str> {
-        let names = |names: Vec<Name>| names.into_iter().map(|Name(name)| name.to_string());
         match (lists.deny, lists.allow) {
-            (Some(deny), None) => Ok(Self(RecordHeaders::deny(names(deny)))),
-            (None, Some(allow)) => Ok(Self(RecordHeaders::allow(names(allow)))),
+            (Some(deny), None) => Ok(Self(RecordHeaders::deny(deny.set()))),
+            (None, Some(allow)) => Ok(Self(RecordHeaders::allow(allow.set()))),
             _ => Err("must have either `deny` or `allow`"),
         }
     }

@@ -1,4 +1,4 @@
-//! What must not be shown.
+//! Text that no error and no log may show.
 
 use schemars::{Schema, SchemaGenerator, json_schema};
 

@@ -84,7 +84,7 @@ impl Document {
         Ok(self)
     }
 
-    /// What is wrong with the entry at this path, or where it should be.
+    /// An error of the entry at this path, or of the table where that entry is missing.
     pub(super) fn error(&self, path: &str, message: impl Into<String>) -> FileError {
         FileError::new(message).on(path).at(self.place(path))
     }

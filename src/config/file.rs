@@ -21,7 +21,7 @@ use crate::options::{
 };
 use crate::store::OnLapsedLease;
 
-/// What makes HTTP operations safe to retry, as tower-idempotency reads it.
+/// The options of tower-idempotency, which makes HTTP operations safe to retry.
 #[derive(Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(title = "tower-idempotency")]
@@ -43,24 +43,24 @@ pub(super) struct File {
     #[schemars(extend("default" = "5s"))]
     pub(super) connect_timeout: Option<Time>,
     /// Sidecar: how long the service may take from the request's last byte to the head of its
-    /// answer.
+    /// response.
     #[schemars(extend("default" = "60s"))]
     pub(super) upstream_timeout: Option<Time>,
-    /// Sidecar: who is asked with each request's head before anything is claimed or replayed,
-    /// since a replay bypasses the service's own check. `env:NAME` reads a variable.
+    /// Sidecar: the URL that is asked with each request's head before anything is claimed or
+    /// replayed, since a replay bypasses the service's own check. `env:NAME` reads a variable.
     pub(super) authorize: Option<Authorize>,
-    /// Sidecar: networks of proxies whose `X-Forwarded-*` is believed.
+    /// Sidecar: networks of proxies whose `X-Forwarded-*` headers are trusted.
     #[schemars(extend("default" = []))]
     pub(super) trusted_proxies: Option<Vec<Net>>,
     /// Sidecar: the address on which `/metrics` (Prometheus) and `/healthz` are served.
     pub(super) metrics: Option<Address>,
-    /// Sidecar: the path on `listen` that tells whether it lives; `false` for none.
+    /// Sidecar: the path on `listen` where it says that it is alive; `false` for none.
     #[schemars(extend("default" = "/healthz"))]
     pub(super) healthz: Option<ServedPath>,
     /// Sidecar: the path on `listen` where the contract can be read; `false` for none.
     #[schemars(extend("default" = false))]
     pub(super) contract: Option<ServedPath>,
-    /// Sidecar: how long it waits for running operations when it is told to end.
+    /// Sidecar: how long it waits for running operations when it is told to stop.
     #[schemars(extend("default" = "30s"))]
     pub(super) drain_timeout: Option<Time>,
     /// Sidecar: whether patterns are matched against the path in lower case, for services that
@@ -71,8 +71,8 @@ pub(super) struct File {
     /// The URL of the store: `memory:`, `sqlite:FILE`, `postgres://…`, `mysql://…` or `redis://…`.
     /// `env:NAME` reads a variable.
     pub(super) store: Option<Credential>,
-    /// Turn every digest into an HMAC; the current one first, at least 16 bytes each. `env:NAME`
-    /// reads a variable.
+    /// Secrets that turn every digest into an HMAC, at least 16 bytes each, the current one first.
+    /// `env:NAME` reads a variable.
     pub(super) secrets: Option<List<Credential>>,
 
     /// The options of every request.
@@ -95,46 +95,47 @@ macro_rules! tables {
             /// Keeps the records of this service apart from those of others on the same store.
             #[schemars(extend("default" = ""))]
             pub(super) namespace: Option<String>,
-            /// How many bytes all request bodies hold together while they are read; beyond it:
+            /// How many bytes all request bodies together may hold while they are read; beyond it:
             /// `over-capacity`.
             #[schemars(extend("default" = "256MiB"))]
             pub(super) max_buffered_bytes: Option<Size>,
-            /// How many operations may run on without a client before others are not begun:
-            /// `over-capacity`.
+            /// How many operations may run on whose clients have left; while there are more, none is
+            /// begun: `over-capacity`.
             #[schemars(extend("default" = 10000), range(min = 1))]
             pub(super) max_background_operations: Option<usize>,
             /// How many requests may wait for the outcome of another at once; beyond it:
             /// `in-flight`.
             #[schemars(extend("default" = 1000))]
             pub(super) max_waiting_requests: Option<usize>,
-            /// How long the store may take for an answer.
+            /// How long each call of the store may take.
             #[schemars(extend("default" = "2s"))]
             pub(super) store_timeout: Option<Time>,
             /// Where this API's clients read about idempotency: the `type` of problem documents,
             /// and `Link: …; rel="describedby"`.
             pub(super) docs_url: Option<String>,
-            /// Encrypts recorded answers before the store gets them, under keys made of `secrets`.
+            /// Encrypts recorded responses before the store gets them, with keys derived from
+            /// `secrets`.
             pub(super) encryption: Option<Encrypting>,
             /// Status, content type and body of each rejection.
             #[serde(default)]
             #[schemars(schema_with = "rejections::schema")]
             pub(super) rejections: Rejections,
-            /// Whose a key is: the first of these that a request has.
+            /// How the caller that a key belongs to is found: the first of these that a request has.
             pub(super) scope: Option<Scopes>,
             $($(#[$doc])* #[schemars(extend("default" = $default))] pub(super) $name: Option<$type>,)+
         }
 
-        /// What is different for some requests.
+        /// Options for the requests that `match` names.
         #[derive(Clone, Deserialize, JsonSchema)]
         #[serde(deny_unknown_fields)]
         pub(super) struct Route {
             /// A path in axum's syntax, with a method before it or none: `POST /orders/{id}`,
-            /// `/files/{*path}`. The most specific path wins, and of equal ones that with a
+            /// `/files/{*path}`. The most specific path wins, and of two equal paths the one with a
             /// method.
             #[serde(rename = "match")]
             #[schemars(regex(pattern = "^([!#$%&'*+.^_`|~0-9A-Z-]+ +)?/[^?#]*$"))]
             pub(super) pattern: String,
-            /// Whose a key is: the first of these that a request has.
+            /// How the caller that a key belongs to is found: the first of these that a request has.
             pub(super) scope: Option<Scopes>,
             $($(#[$doc])* pub(super) $name: Option<$type>,)+
         }

@@ -1,15 +1,18 @@
 //! All options from a file, TOML or JSON (feature `config`).
 //!
-//! 1. The names are those of the methods of [`RouteOptions`](crate::Policy) and
-//!    [`IdempotencyLayerBuilder`], the defaults too. `docs/config.md` has them
-//!    all, [`Config::schema`] is the JSON Schema for editors.
-//! 2. What `[[route]]` tables say overrides `[idempotency]`, for the requests
-//!    that their `match` means.
-//! 3. Whatever is wrong is found when the file is read, not when the layer is
-//!    built or later: a [`FileError`] says the file, the line, the option, and
-//!    what is allowed there.
-//! 4. Entries of the sidecar (`listen`, `upstream`, …) may stand there: an
-//!    application passes over them.
+//! 1. The options have the names and the defaults of the methods of
+//!    [`RouteOptions`](crate::RouteOptions) and [`IdempotencyLayerBuilder`].
+//!    `docs/config.md` lists them all, [`Config::schema`] is the JSON Schema for
+//!    editors.
+//! 2. A `[[route]]` table overrides `[idempotency]`, for the requests that its
+//!    `match` names.
+//! 3. What is wrong is found when the file is read, not when the layer is built or
+//!    later: a [`FileError`] names the file, the option, what is allowed there, and
+//!    in TOML the line.
+//! 4. A file may have entries for the sidecar (`listen`, `upstream`, …), which an
+//!    application ignores.
+//!
+//! Public items: [`Config`], [`FileError`]. May use: `layer` and all that `layer` may use.
 //!
 //! ```
 //! use tower_idempotency::MemoryStore;
@@ -69,7 +72,7 @@ mod value;
 
 pub use error::FileError;
 
-/// A file that was read and found in order.
+/// The options of a file that was read without an error.
 ///
 /// A clone is cheap.
 #[derive(Clone)]
@@ -87,7 +90,7 @@ impl Config {
     /// Reads a file: JSON if its name ends in `.json`, else TOML.
     ///
     /// # Errors
-    /// If it can't be read, or anything in it is wrong.
+    /// If the file can't be read, or an entry of it is wrong.
     pub fn read(path: impl AsRef<Path>) -> Result<Self, FileError> {
         let path = path.as_ref();
         let text =
@@ -108,12 +111,12 @@ impl Config {
     /// Reads TOML.
     ///
     /// # Errors
-    /// If anything in it is wrong.
+    /// If an entry of the text is wrong.
     pub fn from_toml(text: &str) -> Result<Self, FileError> {
         Self::of(Document::from_toml(text)?, None)
     }
 
-    /// Reads JSON: as strict as RFC 8259, and no name twice in an object.
+    /// Reads JSON: as strict as RFC 8259, and without a name that stands twice in an object.
     ///
     /// ```
     /// use tower_idempotency::config::Config;
@@ -123,7 +126,7 @@ impl Config {
     /// ```
     ///
     /// # Errors
-    /// If anything in it is wrong.
+    /// If an entry of the text is wrong.
     pub fn from_json(text: &str) -> Result<Self, FileError> {
         Self::of(Document::from_json(text)?, None)
     }
@@ -150,11 +153,11 @@ impl Config {
         Ok(config)
     }
 
-    /// The JSON Schema (draft 2020-12) of a file, for editors and linters. It
-    /// is published as `docs/config.schema.json`.
+    /// The JSON Schema (draft 2020-12) of a file, for editors and linters. The
+    /// schema is published as `docs/config.schema.json`.
     ///
-    /// The text of values is described as far as a schema can; what depends on
-    /// two entries is only found by reading the file.
+    /// The schema describes the text of values as far as a schema can. A fault that
+    /// depends on two entries is only found by reading the file.
     #[must_use]
     pub fn schema() -> serde_json::Value {
         let settings = SchemaSettings::draft2020_12().with_transform(schema::AsRead);
@@ -169,16 +172,16 @@ impl Config {
     }
 
     /// The entry `store`: a URL for [`AnyStore::connect`](crate::store::AnyStore::connect),
-    /// in which `env:NAME` was resolved. It may hold a password.
+    /// in which `env:NAME` is replaced by the variable's value. The URL may hold a password.
     #[must_use]
     pub fn store(&self) -> Option<&str> {
         self.said.file.store.as_ref().map(|store| &*store.0)
     }
 
-    /// All that the file says of the layer, in front of this store.
+    /// The builder of a layer with the options of the file, in front of this store.
     ///
     /// # Errors
-    /// If the file does not say whose a key is (`scope`).
+    /// If the file has no `scope`, which tells to which caller a key belongs.
     pub fn builder(&self, store: impl Store) -> Result<IdempotencyLayerBuilder, FileError> {
         let Some(scopes) = &self.said.file.idempotency.scope else {
             let message = "is missing: it says whose a key is, such as [\"header:x-api-key\"], and \
@@ -188,9 +191,9 @@ impl Config {
         Ok(self.builder_of(store, scopes.scope()))
     }
 
-    /// The same with a scope of the application's own, such as
-    /// [`scope::extension`](crate::scope::extension): what a middleware for
-    /// authentication found.
+    /// The builder of a layer with the options of the file and a scope of the
+    /// application's own, such as [`scope::extension`](crate::scope::extension) with the
+    /// account that a middleware for authentication found.
     ///
     /// ```
     /// use tower_idempotency::config::Config;
@@ -206,7 +209,7 @@ impl Config {
     /// ```
     ///
     /// # Errors
-    /// If the file says whose a key is, too, for all requests or for a route.
+    /// If the file has a `scope` too, for all requests or for a route.
     pub fn builder_with_scope(
         &self,
         store: impl Store,
@@ -222,7 +225,8 @@ impl Config {
         }
     }
 
-    /// The paths of all tables that options of a route can stand in.
+    /// The paths of all tables that can have the options of a route: `idempotency`, then the
+    /// routes.
     fn tables(&self) -> Vec<String> {
         let routes = 0..self.said.file.route.len();
         let routes = routes.map(|at| format!("route[{at}]"));
@@ -281,7 +285,7 @@ impl Config {
         builder
     }
 
-    /// What is wrong with the entry at this path, or where it should be.
+    /// An error of the entry at this path, or of the table where that entry is missing.
     fn error(&self, path: &str, message: impl Into<String>) -> FileError {
         let error = self.said.document.error(path, message);
         error.in_file(self.said.path.as_deref())

@@ -1,9 +1,9 @@
-//! What to say of a name that is no option where it stands.
+//! The error of a name that is no option of its table.
 
 use super::Config;
 use crate::display::join_with;
 
-/// `known` are the options that can stand there.
+/// `known` are the options of the table.
 pub(super) fn unknown(name: &str, known: &[&str]) -> String {
     let schema = Config::schema();
     let top = &schema["properties"];
@@ -37,7 +37,8 @@ pub(super) fn one_of(words: &[&str]) -> String {
     join_with(&quoted, "or")
 }
 
-/// `maxRequestBody` and `max-request-body` are meant for `max_request_body`.
+/// A name without what people often write in another way: `maxRequestBody` and
+/// `max-request-body` are near `max_request_body`.
 fn plain(name: &str) -> String {
     let letters = name.chars().filter(|char| !matches!(char, '_' | '-'));
     letters.take(64).collect::<String>().to_lowercase()

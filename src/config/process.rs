@@ -1,4 +1,4 @@
-//! What a file says about the sidecar, the program in front of a service.
+//! Values of the sidecar's entries: the sidecar is a program in front of a service.
 
 use std::net::SocketAddr;
 

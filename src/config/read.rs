@@ -81,7 +81,8 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    /// The innermost entry that can't be read is the one that is wrong.
+    /// A table can't be read because one of its entries can't: the fault keeps the path of the
+    /// innermost entry.
     fn read<'de, S: DeserializeSeed<'de>>(self, seed: S) -> Result<S::Value, Fault> {
         let path = self.path.clone();
         seed.deserialize(self).map_err(|fault| Fault {

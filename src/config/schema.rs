@@ -1,11 +1,11 @@
-//! The JSON Schema: what is derived, as files are really read.
+//! Changes the derived JSON Schema where files are read otherwise.
 
 use schemars::Schema;
 use schemars::transform::{Transform, transform_subschemas};
 use serde_json::Value;
 
-/// What may be left out may not be `null` instead; a comment's lines are those
-/// of the code; and `uint` is a format of Rust alone.
+/// The derived schema lets an entry that may be left out be `null`, keeps the line breaks of comments, and
+/// has a format `uint` that JSON Schema does not know. This transform removes all three.
 #[derive(Clone, Debug)]
 pub(super) struct AsRead;
 

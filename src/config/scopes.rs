@@ -1,4 +1,4 @@
-//! Whose a key is, as a list of words and tables.
+//! The option `scope`: how the caller that a key belongs to is found.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,15 +14,15 @@ use super::value::{List, Plain, Setting, Value, Word, read_as_value, values};
 use crate::ConfigError;
 use crate::scope::{self, ForwardedHeader, Scope};
 
-/// The option `scope`: the first that a request has.
+/// The first scope of the list that a request has is its scope.
 #[derive(Clone, Deserialize, JsonSchema)]
 #[serde(try_from = "List<Entry>")]
 #[schemars(with = "List<Entry>")]
 pub(super) struct Scopes {
     scope: Arc<dyn Scope>,
-    /// Networks that are believed about where a request comes from.
+    /// The networks that are trusted to say where a request comes from.
     pub(super) trusted: Vec<IpNet>,
-    /// Whether the connection's address is one of them.
+    /// Whether the address of the connection is one of the scopes.
     pub(super) peer_ip: bool,
 }
 
@@ -71,9 +71,9 @@ impl TryFrom<List<Entry>> for Scopes {
 #[derive(Clone)]
 struct Entry {
     scope: Arc<dyn Scope>,
-    /// Every request has it.
+    /// Whether every request has this scope.
     shared: bool,
-    /// It is the connection's address.
+    /// Whether this scope is the address of the connection.
     is_peer: bool,
     trusted: Vec<IpNet>,
 }
@@ -205,7 +205,7 @@ fn known(scope: scope::Header, known: Option<List<Sha256>>) -> Result<Entry, Con
     Ok(Entry::of(scope))
 }
 
-/// All that a scope's table can have; what goes together is said above.
+/// The entries that a table in `scope` can have. [`Entry`] says which go together.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Table {

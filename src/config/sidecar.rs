@@ -25,9 +25,9 @@ pub struct Entries {
     pub connect_timeout: Option<Duration>,
     /// From the request's last byte to the head of the response.
     pub upstream_timeout: Option<Duration>,
-    /// Who is asked before anything is claimed or replayed.
+    /// The authorizer, which is asked before anything is claimed or replayed.
     pub authorize: Option<AuthorizeEntry>,
-    /// Whose `X-Forwarded-*` is believed.
+    /// The proxies whose `X-Forwarded-*` headers are trusted.
     pub trusted_proxies: Vec<IpNet>,
     /// The entry `metrics`.
     pub metrics: Option<SocketAddr>,

@@ -1,6 +1,6 @@
-//! What an option in a file does to requests, beside the same requests without
-//! it. That each option reaches the policy is said beside the reader itself;
-//! what a policy does in full, in `tests/options`.
+//! The effect of an option in a file on requests, beside the same requests without
+//! it. The tests of `src/config` show that each option reaches `RouteOptions`;
+//! `tests/options` shows what each option does.
 
 use std::time::Duration;
 
@@ -66,12 +66,12 @@ async fn conversation(option: &str, steps: &[Step]) -> String {
             "/missing" => StatusCode::NOT_FOUND,
             _ => StatusCode::CREATED,
         };
-        let mut answer = Response::new(Full::new(Bytes::from(format!("run {run}"))));
-        *answer.status_mut() = status;
-        let headers = answer.headers_mut();
+        let mut response = Response::new(Full::new(Bytes::from(format!("run {run}"))));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
         headers.insert("x-run", HeaderValue::from(run));
         headers.insert("content-type", HeaderValue::from_static("text/plain"));
-        answer
+        response
     }));
     let mut heard = Vec::new();
     for step in steps {

@@ -1,6 +1,6 @@
 //! Every option of a route, with other values than its default.
 
-/// An option, another value than its default, and what the policy then has.
+/// An option, a value that is not its default, and the value that `RouteOptions` then has.
 pub(super) const CHANGES: &[(&str, &str, &str)] = &[
     (
         "header",

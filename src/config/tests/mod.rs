@@ -1,4 +1,4 @@
-//! What a file says, as the policies that are made of it.
+//! The options that the layer gets from a file.
 
 use std::sync::Arc;
 
@@ -17,8 +17,8 @@ use crate::scope;
 
 mod changes;
 
-/// All of a policy, by the names of its options. One that is added is missing
-/// here until somebody says how it is read.
+/// The value of every option, by name. A new field of `RouteOptions` does not compile here until
+/// its option is listed.
 fn facts(options: &RouteOptions) -> Vec<(&'static str, String)> {
     let RouteOptions {
         keys,
@@ -231,7 +231,7 @@ fn what_a_route_says_beats_what_all_say_whatever_it_is() {
     assert_eq!(own.keys.length, 8..=99);
 }
 
-/// What an editor shows as the default is what is done.
+/// Editors show the defaults of the schema.
 #[test]
 fn the_defaults_in_the_schema_are_those_of_the_layer() {
     let schema = Config::schema();
