@@ -1,6 +1,7 @@
 //! Checks that need more than one entry; each error points at the entry to change.
 
 use super::amount::Time;
+use super::field::Verb;
 use super::process::{not_copied, spelling};
 use super::rejections::Code;
 use super::{Config, FileError};
@@ -117,8 +118,14 @@ impl Config {
                 let message = format!("is that of `route[{same}]`, too");
                 return Err(self.error(&format!("route[{at}].match"), message));
             }
-            let names_one = route.pattern.contains(' ');
-            if names_one && route.methods.is_some() {
+            let method = route.pattern.split_once(' ').map(|(method, _)| method);
+            // A method that HTTP does not define has to be listed.
+            let is_own = |Verb(own): &Verb| {
+                Some(own.as_str()) == method
+                    && !["POST", "PUT", "PATCH", "DELETE"].contains(&own.as_str())
+            };
+            let methods = route.methods.as_ref();
+            if method.is_some() && methods.is_some_and(|all| !all.iter().any(is_own)) {
                 let message = "says nothing here: `match` names a method";
                 return Err(self.error(&format!("route[{at}].methods"), message));
             }

@@ -341,3 +341,11 @@ fn every_rejection_has_an_entry() {
     let codes: Vec<RejectionCode> = rejections.keys().map(|Code(code)| *code).collect();
     assert_eq!(codes, RejectionCode::ALL);
 }
+
+#[test]
+fn a_route_can_list_the_method_of_its_pattern_if_http_has_no_such_method() {
+    let method = Method::from_bytes(b"LOCK").unwrap();
+    let text = "[[route]]\nmatch = 'LOCK /a'\nmethods = ['LOCK']\nrequire = 'required'";
+    let own = options_of(&read(text), &method, "/a");
+    assert_eq!(own.require, Require::Required);
+}
