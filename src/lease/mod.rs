@@ -82,7 +82,6 @@ impl Leases {
 /// The right and the duty to end one operation. Dropped before that, the owner
 /// gives the record back.
 pub(crate) struct LeaseOwner {
-    leases: Arc<Leases>,
     state: Arc<LeaseState>,
     phase: Phase,
 }
@@ -110,7 +109,7 @@ impl LeaseOwner {
         max_operation: Duration,
         span: tracing::Span,
     ) -> Self {
-        let state = Arc::new(LeaseState::new(lease, max_operation, span));
+        let state = Arc::new(LeaseState::new(leases, lease, max_operation, span));
         if !state.is_guarded() {
             // The renewer is started before the handler begins, and on another
             // worker: the handler may block this thread from its first line.
@@ -118,7 +117,6 @@ impl LeaseOwner {
             renewer::wake_another_worker();
         }
         Self {
-            leases: Arc::clone(leases),
             state,
             phase: Phase::Claimed,
         }
@@ -137,7 +135,6 @@ impl LeaseOwner {
     /// Step 8: applies the verdict to the store.
     pub(crate) async fn end(mut self, verdict: Verdict) -> Ended {
         self.phase = Phase::Ends(None);
-        let leases = Arc::clone(&self.leases);
         let state = Arc::clone(&self.state);
         let ended = match verdict {
             Verdict::Record(outcome) => self.complete(outcome).await,
@@ -152,14 +149,14 @@ impl LeaseOwner {
             }
             ended => ended,
         };
-        leases.count(ended);
+        state.leases().count(ended);
         ended
     }
 
     /// Ends the operation of an owner that was overtaken: the record is another
     /// owner's, so the store is not asked.
     pub(crate) fn overtaken(self) {
-        self.leases.count(Ended::Overtaken);
+        self.state.leases().count(Ended::Overtaken);
         self.leave();
     }
 
@@ -175,7 +172,7 @@ impl LeaseOwner {
         // The operation has run. Whatever goes wrong from here on, the record is
         // not released to run again: `phase` is `Ends(None)`.
         let asked = Instant::now();
-        let leases = Arc::clone(&self.leases);
+        let leases = Arc::clone(self.state.leases());
         let error = match leases.store.complete(self.state.lease(), &outcome).await {
             Ok(ownership) => return self.settle(ownership, Ended::from(&outcome)),
             Err(error) => error,
@@ -204,10 +201,11 @@ impl LeaseOwner {
     async fn release(mut self, how: Release) -> Ended {
         // A renewal that is under way will find the record released; without this
         // it would report a false takeover.
-        self.leases.renewer.stop(&self.state);
+        self.state.leases().renewer.stop(&self.state);
         let claim = &self.state.lease().claim;
         let released = self
-            .leases
+            .state
+            .leases()
             .store
             .release(&claim.id, &claim.nonce, how)
             .await;
@@ -234,7 +232,13 @@ impl LeaseOwner {
     /// gives whatever still runs a full lease.
     async fn leave_in_flight(self) -> Ended {
         let lease = self.state.lease();
-        match self.leases.store.renew_within(Duration::MAX, lease).await {
+        match self
+            .state
+            .leases()
+            .store
+            .renew_within(Duration::MAX, lease)
+            .await
+        {
             Ok(ownership) => self.settle(ownership, Ended::LeftInFlight),
             Err(error) => {
                 // The lease lapses a little sooner.
@@ -247,14 +251,18 @@ impl LeaseOwner {
     /// Tries again until the store has answered, for `max_operation` at most. The
     /// record stays in flight meanwhile: its lease is renewed.
     async fn keep_completing(self, outcome: Outcome) -> Ended {
-        self.leases.renewer.watch_anew(&self.state);
+        self.state.leases().renewer.watch_anew(&self.state);
         let end = Instant::now().checked_add(self.state.max_operation());
         // `None` is a time that never comes.
         let is_over = || end.is_some_and(|end| end <= Instant::now());
         let mut pause = FIRST_PAUSE;
         while !is_over() {
             sleep(pause).await;
-            let completed = self.leases.store.complete(self.state.lease(), &outcome);
+            let completed = self
+                .state
+                .leases()
+                .store
+                .complete(self.state.lease(), &outcome);
             match completed.await {
                 Ok(ownership) => return self.settle(ownership, Ended::from(&outcome)),
                 Err(error) => self.warn("completion failed, trying again", &error),
@@ -293,7 +301,7 @@ impl LeaseOwner {
 
 impl Drop for LeaseOwner {
     fn drop(&mut self) {
-        self.leases.renewer.unwatch(&self.state);
+        self.state.leases().renewer.unwatch(&self.state);
         // The guard goes before the release: a lease of the memory store can't be
         // taken over while its guard lives.
         drop(self.state.take_guard());
@@ -303,13 +311,15 @@ impl Drop for LeaseOwner {
         let how = match self.phase {
             Phase::Claimed => Release::MayRunAgain,
             Phase::HandlerRuns(if_dropped) => {
-                self.leases.count(Ended::from(if_dropped));
+                self.state.leases().count(Ended::from(if_dropped));
                 if_dropped
             }
             Phase::Ends(Some(how)) => how,
             Phase::Ends(None) => return,
         };
         let claim = &self.state.lease().claim;
-        self.leases.release_later(claim, how, ClaimSent::Acquired);
+        self.state
+            .leases()
+            .release_later(claim, how, ClaimSent::Acquired);
     }
 }

@@ -1,14 +1,17 @@
 //! The part of a lease that several hold: its owner, the handler's context and
 //! the renewer.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::lease::Leases;
 use crate::runtime::atomic::{AtomicBool, Ordering};
 use crate::runtime::{Mutex, OnceLock};
 use crate::store::{Lease, LeaseGuard};
 
 /// What the owner, the handler's context and the renewer share of one lease.
 pub(crate) struct LeaseState {
+    leases: Arc<Leases>,
     lease: Lease,
     /// Keeps a lease of the memory store from lapsing while the guard lives.
     /// `None` once the operation has ended or has run for longer than
@@ -25,9 +28,15 @@ pub(crate) struct LeaseState {
 }
 
 impl LeaseState {
-    pub(super) fn new(mut lease: Lease, max_operation: Duration, span: tracing::Span) -> Self {
+    pub(super) fn new(
+        leases: &Arc<Leases>,
+        mut lease: Lease,
+        max_operation: Duration,
+        span: tracing::Span,
+    ) -> Self {
         let guard = lease.take_guard();
         Self {
+            leases: Arc::clone(leases),
             lease,
             guard: Mutex::new(guard),
             lost: AtomicBool::new(false),
@@ -36,6 +45,10 @@ impl LeaseState {
             max_operation,
             span,
         }
+    }
+
+    pub(super) fn leases(&self) -> &Arc<Leases> {
+        &self.leases
     }
 
     pub(crate) fn lease(&self) -> &Lease {

@@ -262,3 +262,50 @@ where
         Some(Response::from_parts(head, body))
     }
 }
+
+#[cfg(all(test, feature = "memory", not(shuttle)))]
+mod tests {
+    use std::future::Ready;
+
+    use http_body_util::Full;
+
+    use super::*;
+    use crate::layer::IdempotencyLayer;
+    use crate::store::memory::MemoryStore;
+
+    struct Handler;
+
+    impl Service<Request<Full<Bytes>>> for Handler {
+        type Response = Response<Full<Bytes>>;
+        type Error = std::convert::Infallible;
+        type Future = Ready<Result<Self::Response, Self::Error>>;
+
+        fn poll_ready(
+            &mut self,
+            _: &mut std::task::Context<'_>,
+        ) -> std::task::Poll<Result<(), Self::Error>> {
+            std::task::Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, _: Request<Full<Bytes>>) -> Self::Future {
+            unreachable!("the future is not polled")
+        }
+    }
+
+    /// The future is allocated for each request, and glibc's fast path ends at 1 032
+    /// bytes.
+    #[test]
+    fn the_future_of_a_request_fits_into_an_allocators_fast_path() {
+        let layer = IdempotencyLayer::new(MemoryStore::new(), crate::scope::shared()).unwrap();
+        let request = Request::post("/")
+            .header("idempotency-key", "k")
+            .body(Full::default())
+            .unwrap();
+        let options = layer.core().rules.routes.options(request.method(), "/");
+        let options = options.unwrap();
+        let (key, header) = options.keys.read(request.headers()).unwrap().unwrap();
+        let operation = Operation::new(layer.core(), options, key, header, request.headers());
+        let future = run(Arc::new(operation), Handler, request);
+        assert!(size_of_val(&future) <= 1032, "{}", size_of_val(&future));
+    }
+}
