@@ -1,22 +1,28 @@
-//! What the layer costs a request: one process, one thread, no network.
+//! Measures what the layer costs a request, in one process, on one thread,
+//! without a network.
 //!
-//! The same axum app answers six kinds of requests in turn, a batch of each
-//! per round, so that whatever slows the machine down slows all of them:
+//! The same axum app responds to six kinds of requests in turn. Each round
+//! sends a batch of each kind, so that a slow moment of the machine slows all
+//! kinds alike:
 //!
 //! - `bare`: the app without the layer;
-//! - `no-op layer`: behind a layer that does nothing (axum boxes for any);
-//! - `own body type`: behind a layer that does nothing but give answers a body
-//!   type of its own, as most layers do (axum boxes that too);
-//! - `not protected`: behind `IdempotencyLayer`, a request without a key;
-//! - `first`: with a key never seen;
-//! - `replay`: with a key whose answer is recorded.
+//! - `no-op layer`: behind a layer that does nothing (axum boxes the service
+//!   behind any layer);
+//! - `own body type`: behind a layer that only gives responses a body type of
+//!   its own, as most layers do (axum boxes that body too);
+//! - `not protected`: behind `IdempotencyLayer`, with a request without a key;
+//! - `first`: behind `IdempotencyLayer`, with a key that was never sent before;
+//! - `replay`: behind `IdempotencyLayer`, with a key whose response is
+//!   recorded.
 //!
-//! Bodies: 1 KiB in, 256 B out. Two times are taken of each batch: `app`, from
-//! the call to the end of the answer's body, and `exchange`, which also builds
-//! the request. SHA-256 of 1 KiB is timed in the same run, since no way around
-//! it leads to a fingerprint.
+//! Request bodies have 1 KiB, response bodies 256 B. Each batch gives two
+//! times: `app`, from the call to the end of the response's body, and
+//! `exchange`, which also includes building the request. SHA-256 of 1 KiB is
+//! timed in the same run, because the fingerprint of a request can't be
+//! computed without it.
 //!
-//! `cargo bench --bench overhead`; a number after `--` is the number of rounds.
+//! `cargo bench --bench overhead` runs the benchmark; a number after `--` is
+//! the number of rounds.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -74,27 +80,30 @@ fn main() {
     });
 }
 
-/// The times of one batch, in ns per request.
+/// The times of one batch, in nanoseconds per request.
 #[derive(Clone, Copy, Default)]
 struct Times {
     app: f64,
     exchange: f64,
 }
 
-/// The median `app` of each kind as a ratio to `bare`, printed with the others.
+/// Measures all kinds and prints their times. Returns the median `app` time of
+/// each kind as a ratio to `bare`.
 async fn measure(records: u64, rounds: usize) -> [f64; 6] {
     let mut all: Vec<[Times; 6]> = Vec::new();
     let mut hashing = Vec::new();
     let mut bench = Bench::new(records).await;
     let mut keys = 0_u64;
     for round in 0..rounds {
-        // A small store stays small.
+        // Each round adds records, so a store that should stay small is
+        // replaced every ten rounds.
         if records < 100_000 && round % 10 == 9 {
             bench = Bench::new(records).await;
         }
         let mut times = [Times::default(); 6];
         for at in 0..6 {
-            // Begin with another kind each round.
+            // Each round begins with another kind, so that no kind always runs
+            // first.
             let kind = (at + round) % 6;
             let app = match kind {
                 BARE => &mut bench.bare,
@@ -164,7 +173,8 @@ impl Bench {
             })),
             layered: app().layer(layer),
         };
-        // The answer that replays give.
+        // The first of these requests records the response that the others
+        // replay.
         run(&mut bench.layered, REPLAY, &mut 0).await;
         bench
     }
@@ -191,7 +201,8 @@ fn request(kind: usize, key: u64) -> Request<Body> {
         .header("user-agent", "bench/1.0")
         .body(Body::from(vec![b'x'; BODY_IN]))
         .unwrap();
-    // All requests are of one size: what is not protected has another header.
+    // All requests have the same size: a request that is not protected has
+    // another header in the place of the key.
     let (name, value) = match kind {
         NOT_PROTECTED => (
             "x-request-id",

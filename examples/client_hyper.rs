@@ -1,5 +1,6 @@
-//! Orders that are created once, whatever the network and the shop do: with
-//! hyper-util's client. `examples/client_reqwest.rs` is the same with reqwest.
+//! A client that creates each order once, whatever fails in the network or at
+//! the shop. This example uses hyper-util's client;
+//! `proof/examples/client_reqwest.rs` does the same with reqwest.
 //!
 //! ```text
 //! cargo run --example client_hyper --features client
@@ -9,8 +10,9 @@
 //! cargo run --example client_hyper --features client -- --shop http://127.0.0.1:3000
 //! ```
 //!
-//! The shop (`client/shop.rs`) drops connections, before it reads and in the
-//! middle of its answers; it says 409 and 503, and is late.
+//! The shop (`client/shop.rs`) drops connections before it reads a request and
+//! in the middle of a response, responds with 409 and 503, and is sometimes too
+//! slow.
 
 use std::time::Duration;
 
@@ -52,8 +54,9 @@ impl OrderClient {
         })
     }
 
-    /// The shop's id of the order. For the same number it is the same one, in
-    /// another process too: the key is made of the number.
+    /// Creates an order and returns the id that the shop gave it. The key is
+    /// derived from the order's number, so the same number gives the same id,
+    /// also in another process.
     pub(crate) async fn create_order(&self, number: u64) -> Result<String, BoxError> {
         let order = json!({ "number": number, "item": "hat" }).to_string();
         let request = Request::post(format!("{}/orders", self.shop))

@@ -1,6 +1,7 @@
-//! A whole store in one file: a map under one mutex. Slow under load and gone
-//! with the process, but it keeps every rule of the contract of `Store`, and
-//! an SQL or key-value store has the same six decisions to make.
+//! A complete store in one file: a map behind one mutex. The store is slow
+//! under load, and its records are lost when the process ends, but it keeps
+//! every rule of the contract of `Store`. A store on an SQL database or a
+//! key-value server implements the same six operations.
 //!
 //! ```text
 //! cargo run --example custom_store
@@ -29,13 +30,14 @@ pub(crate) struct MapStore {
     rows: Mutex<HashMap<RecordId, Row>>,
 }
 
-/// What a table would have as columns.
+/// One record. An SQL store would have a table with these fields as columns.
 struct Row {
     token: u64,
     attempt: u64,
     claim: Claim,
     state: State,
-    /// When the row is over; `None` stays until someone resolves it.
+    /// When the row expires. A row with `None` stays until somebody resolves
+    /// its record.
     until: Option<Instant>,
 }
 
@@ -43,7 +45,8 @@ enum State {
     InFlight {
         lapses_at: Instant,
     },
-    /// Released as that: as good as lapsed, and no longer to be renewed.
+    /// The owner released the record and said that the outcome is unknown. Such
+    /// a row counts as lapsed, and its lease can't be renewed.
     Unknown,
     Completed(Arc<Completion>),
     Sealed,
@@ -87,24 +90,28 @@ impl Row {
     }
 }
 
-/// A lapsed row is forgotten a retention after its lapse, or never.
+/// When a row is removed whose lease lapses: one retention later if the route
+/// lets the operation run again, otherwise never.
 fn end_of_lapse(claim: &Claim, lapses_at: Instant) -> Option<Instant> {
     (claim.on_lapsed_lease == OnLapsedLease::Rerun).then(|| after(lapses_at, claim.retention))
 }
 
-/// A length can be as long as `Duration::MAX`, which no clock can add.
+/// A `Duration` may be as long as `Duration::MAX`, which can't be added to an
+/// `Instant`, so that each length is cut to a century.
 fn after(start: Instant, length: Duration) -> Instant {
     const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
     start + length.min(CENTURY)
 }
 
 impl MapStore {
-    /// The rows that are not over, and the time: read once the lock is held,
-    /// since waiting for it takes time too.
+    /// Locks the map, removes expired rows and returns the current time. The
+    /// time is read after the lock is taken, because waiting for the lock takes
+    /// time too.
     fn rows(&self) -> (MutexGuard<'_, HashMap<RecordId, Row>>, Instant) {
         let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        // A real store does this in small steps, and not on every call.
+        // A real store removes expired rows in small steps, and not on every
+        // call.
         rows.retain(|_, row| row.until.is_none_or(|until| until > now));
         (rows, now)
     }
@@ -115,7 +122,8 @@ impl Store for MapStore {
         let (mut rows, now) = self.rows();
         let (last_token, attempt) = match rows.get_mut(&claim.id) {
             None => (0, 1),
-            // Sent again, since its acknowledgement was lost.
+            // This claim acquired the record before, but the caller never got
+            // the response of the store and sent the claim again.
             Some(row)
                 if row.is_owned_by(&claim.nonce) && matches!(row.state, State::InFlight { .. }) =>
             {
@@ -137,6 +145,8 @@ impl Store for MapStore {
         let clock = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
+        // A token is at least the time in microseconds, so that tokens also
+        // grow when the row of an earlier owner has been removed.
         let token = (last_token + 1).max(u64::try_from(clock.as_micros()).unwrap_or(0));
         let lapses_at = after(now, claim.lease);
         let row = Row {
@@ -169,7 +179,8 @@ impl Store for MapStore {
     async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Ownership, StoreError> {
         let (mut rows, now) = self.rows();
         match rows.get(&lease.claim.id) {
-            // Completed by the same nonce before: held, unchanged.
+            // The same nonce has completed the record before, so the record
+            // stays as it is.
             Some(row)
                 if row.is_owned_by(&lease.claim.nonce)
                     && matches!(row.state, State::Completed(_) | State::Sealed) =>
@@ -177,6 +188,8 @@ impl Store for MapStore {
                 return Ok(Ownership::Held);
             }
             Some(row) if row.is_owned_by(&lease.claim.nonce) => {}
+            // A released or removed row has no owner. A late completion is
+            // still recorded, unless a newer owner released the row.
             Some(row) if matches!(row.state, State::Released) && row.token <= lease.token.get() => {
             }
             None => {}
@@ -188,8 +201,9 @@ impl Store for MapStore {
                 completion.retention,
             ),
             Outcome::Sealed { retention } => (State::Sealed, *retention),
-            // Of a later version of the crate. An error, not `Lost`: the layer
-            // must not take it that somebody else has the record.
+            // A later version of the crate may add an outcome. The store
+            // returns an error and not `Ownership::Lost`, from which the layer
+            // would conclude that another owner holds the record.
             _ => return Err(StoreError::new(StoreErrorKind::Unsupported, "outcome")),
         };
         let row = Row {

@@ -1,5 +1,7 @@
-//! A payments API that is safe to retry. First a client puts it to the test,
-//! over TCP, and tells the story (`payments/story.rs`); then it is yours to try.
+//! A payments API that is safe to retry. First the program tells a story: a
+//! client sends requests to the API over TCP, and each response is compared
+//! with what the API promises (`payments/story.rs`). Then the program serves
+//! the API, and you can send requests of your own.
 //!
 //! ```text
 //! cargo run --example payments
@@ -7,12 +9,14 @@
 //! cargo run --example payments -- --listen 127.0.0.1:3000    where to serve
 //! cargo run --example payments -- --card-ms 5000             a slow card processor
 //!
-//! # Records in a file: run it twice, and the second process replays the first.
+//! # Records in a file: run this twice, and the second run replays the
+//! responses of the first.
 //! cargo run --example payments --features sqlite -- --store sqlite:payments.db
 //! ```
 //!
-//! On SIGTERM or Ctrl-C it takes no more requests, finishes those that it has,
-//! and then those whose clients have left.
+//! On SIGTERM or Ctrl-C the server accepts no more requests. It finishes the
+//! requests whose clients still wait, and then the operations whose clients
+//! have left.
 
 use std::future::IntoFuture;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -43,8 +47,8 @@ use story::CardProcessor;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// A key belongs to the holder of an `x-api-key`. A real service checks that
-/// credential in a layer around this one.
+/// Each key belongs to the caller that the header `x-api-key` names. A real
+/// service checks that credential in a layer around the idempotency layer.
 fn idempotency(store: AnyStore) -> Result<IdempotencyLayer, ConfigError> {
     IdempotencyLayer::builder(store, scope::header("x-api-key"))
         .route("POST /payments", |options| {
@@ -66,14 +70,16 @@ fn app(shop: Arc<Shop>, idempotency: IdempotencyLayer) -> Router {
         .with_state(shop)
 }
 
-/// Who taps a card at a gate twice within a moment means one ride; later it is
-/// another. All other keys are kept for a day, the default.
+/// How long a key of `/fares` is kept. Two taps of one card at a gate within
+/// this time are one ride; a later tap is a new ride. All other keys are kept
+/// for a day, which is the default.
 const FARE_RETENTION: Duration = Duration::from_millis(300);
 
-/// The ledger, and who moves the money.
+/// What the handlers share: the ledger, and the card processor that moves
+/// money.
 #[derive(Default)]
 struct Shop {
-    /// In every id, before the number.
+    /// Each payment's id contains this text before its number.
     series: String,
     charges: AtomicU64,
     refunds: AtomicU64,
@@ -85,13 +91,14 @@ struct Payment {
     id: String,
     #[serde(flatten)]
     order: PaymentOrder,
-    /// 2 and more where earlier ones with this key came to nothing.
+    /// Which attempt made the payment. It is 2 or more if earlier attempts with
+    /// the same key were not recorded.
     attempt: u64,
 }
 
 #[derive(Serialize, Deserialize)]
 struct PaymentOrder {
-    /// In the currency's smallest unit: 4200 are 42 euros.
+    /// The amount is in the currency's smallest unit: 4200 means 42 euros.
     amount: NonZeroU64,
     currency: Currency,
 }
@@ -105,14 +112,15 @@ enum Currency {
     Usd,
 }
 
-/// The key is required, so there always is an operation to ask about.
+/// These routes require a key, so each request has an `IdempotencyContext`.
 async fn pay(
     State(shop): State<Arc<Shop>>,
     Extension(operation): Extension<IdempotencyContext>,
     Json(order): Json<PaymentOrder>,
 ) -> Response {
     if !shop.processor.charge().await {
-        // Nothing is recorded of a 5xx: the same key may try again.
+        // The layer does not record a 5xx response, so a retry with the same
+        // key runs this handler again.
         let (status, wait) = (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, 1)]);
         return (status, wait, "The card processor is down.\n").into_response();
     }
@@ -136,12 +144,12 @@ struct Refund {
 #[derive(Default, Serialize, Deserialize)]
 struct RefundOrder {
     payment: Option<String>,
-    /// Without one, the whole payment is refunded.
+    /// If the order names no amount, the whole payment is refunded.
     amount: Option<NonZeroU64>,
 }
 
-/// The key is optional: without one there is no operation, and a retry would
-/// refund again.
+/// This route does not require a key. A request without a key has no
+/// `IdempotencyContext`, and a retry of such a request refunds the money again.
 async fn refund(
     State(shop): State<Arc<Shop>>,
     operation: Option<Extension<IdempotencyContext>>,
@@ -249,10 +257,13 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Whether the story came out as promised.
+/// Plays the story and, without `--exit`, serves the API afterwards. Returns
+/// whether every line of the story came out as promised and the server finished
+/// all operations.
 async fn run(options: &Options) -> Result<bool, BoxError> {
-    // Bound before the story, to fail early. Who connects meanwhile is served
-    // after it, by a shop that knows nothing of it.
+    // The listener is bound before the story, so that a wrong address fails at
+    // once. Clients that connect during the story are served after it, with a
+    // ledger of their own.
     let listen = &options.listen;
     let listener = TcpListener::bind(listen)
         .await
@@ -285,8 +296,9 @@ async fn run(options: &Options) -> Result<bool, BoxError> {
     let server = axum::serve(listener, app(Arc::clone(&shop), idempotency.clone()))
         .with_graceful_shutdown(told)
         .into_future();
-    // Who stays gets an answer; but a client that never reads it must not keep
-    // the server from finishing what is left.
+    // Clients that are still connected get their responses. But a client that
+    // never reads its response must not keep the server from finishing the
+    // other operations.
     let too_long = async {
         stop.await.ok();
         tokio::time::sleep(GRACE).await;
@@ -295,8 +307,8 @@ async fn run(options: &Options) -> Result<bool, BoxError> {
         served = server => served?,
         () = too_long => println!("\nSome clients did not take their answers in time."),
     }
-    // Everybody who stayed has an answer. What is left runs for clients that
-    // have gone, and will ask again.
+    // All connected clients have their responses by now. The operations that
+    // are left run for clients that have disconnected and will retry.
     let left = idempotency.drain(Duration::ZERO).await;
     println!("\nStopping. Payments that run on without their client: {left}.");
     let undone = idempotency.drain(SHUTDOWN).await;
@@ -305,7 +317,8 @@ async fn run(options: &Options) -> Result<bool, BoxError> {
     Ok(kept && undone == 0)
 }
 
-/// Each error says its own level: what came of it is in its causes.
+/// Joins an error and its causes: `Display` of an error describes only its own
+/// level.
 fn with_causes(error: &dyn std::error::Error) -> String {
     let mut said = error.to_string();
     let mut next = error.source();
@@ -316,13 +329,13 @@ fn with_causes(error: &dyn std::error::Error) -> String {
     said
 }
 
-/// How long clients that are still there may take at shutdown, and then those
-/// operations that run on without one. Together less than what the supervisor
-/// waits between SIGTERM and SIGKILL.
+/// How long the server waits at shutdown: `GRACE` for clients that are still
+/// connected, then `SHUTDOWN` for operations whose clients have left. The sum
+/// must be less than what the supervisor waits between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(10);
 const SHUTDOWN: Duration = Duration::from_secs(15);
 
-/// SIGTERM, as supervisors and containers send it, or Ctrl-C.
+/// Resolves on Ctrl-C, or on the SIGTERM that supervisors and containers send.
 async fn told_to_stop() {
     let interrupted = async { tokio::signal::ctrl_c().await.unwrap_or_default() };
     #[cfg(unix)]

@@ -1,6 +1,6 @@
-//! Two operations are one if, and only if, the same caller asks for the same
-//! thing with the same key: whatever strings those are made of, they can't be
-//! shifted into each other.
+//! Two operations are the same if, and only if, the same caller sends the same
+//! request with the same key. No choice of strings lets the end of one part
+//! pass for the beginning of the next.
 
 #![cfg(feature = "memory")]
 
@@ -27,7 +27,7 @@ use tower_idempotency::store::{Nonce, RecordId};
 
 use support::{Runs, counting};
 
-/// Refuses every claim, and keeps it.
+/// A store that keeps a copy of every claim and then rejects it.
 #[derive(Clone, Default)]
 struct Claims(Arc<Mutex<Vec<Claim>>>);
 
@@ -47,19 +47,19 @@ impl Store for Claims {
     }
 }
 
-/// Who asks.
+/// The caller of an operation.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Who {
-    /// A kind of id and its value, as a closure finds them.
+    /// The kind and the value of a caller's id, as a closure returns them.
     Caller(&'static str, String),
-    /// The values of `x-a` and `x-b`, as many as are named.
+    /// The values of `x-a` and `x-b`, as many of them as the scope reads.
     Headers(Vec<String>),
     Shared,
 }
 
 const COMPARED: [&str; 2] = ["content-type", "x-version"];
 
-/// What makes up an operation.
+/// All parts that identify an operation.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Operation {
     namespace: String,
@@ -69,7 +69,7 @@ struct Operation {
     method: &'static str,
     path: String,
     query: Option<String>,
-    /// The values of the two headers that are compared.
+    /// The values of the two headers that the fingerprint includes.
     headers: [Vec<String>; 2],
     body: Vec<u8>,
 }
@@ -80,8 +80,8 @@ enum Per {
     Route,
 }
 
-/// Everything that tells one record from another, and one request of a record
-/// from another.
+/// What tells one record from another, and one request of a record from
+/// another: the record's id and the fingerprint.
 type Identity = ([u8; 32], [u8; 32]);
 
 impl Operation {
@@ -96,7 +96,7 @@ impl Operation {
         }
     }
 
-    /// `quoted` says how the key is spelled: it makes no difference.
+    /// `quoted` says how the key is written; both forms mean the same key.
     fn request(&self, quoted: bool) -> Request<Full<Bytes>> {
         let query = self.query.iter().map(|query| format!("?{query}"));
         let target: String = [self.path.clone()].into_iter().chain(query).collect();
@@ -155,8 +155,8 @@ impl Operation {
     }
 }
 
-/// So few strings that parts often are each other's beginnings and ends; with
-/// separators, lengths and escapes among them.
+/// There are so few strings that one part often is the beginning or the end of
+/// another. Separators, lengths and escapes are among them.
 fn text() -> impl Strategy<Value = String> {
     select(vec![
         "", "a", "b", "ab", "aa", "a:b", ":", "a,b", "1", "a\"", "\\",
@@ -172,7 +172,7 @@ fn key() -> impl Strategy<Value = String> {
 }
 
 fn who() -> impl Strategy<Value = Who> {
-    // Kinds of an application's own, and such as the built-in scopes have.
+    // The kinds include an application's own and those of the built-in scopes.
     let kind = select(vec!["", "a", "header:x-a", "header:x-a,x-b", "shared"]);
     let value = || select(vec!["a", "b", "ab", "a,b"]).prop_map(str::to_owned);
     prop_oneof![
@@ -184,7 +184,8 @@ fn who() -> impl Strategy<Value = Who> {
 }
 
 fn body() -> impl Strategy<Value = Vec<u8>> {
-    // Zeros and ones, as the numbers beside lengths are made of.
+    // Bodies contain zeros and ones, because the lengths that are hashed beside
+    // a body consist of these bytes.
     vec(select(vec![0, 1, 2, b'a', b'b']), 0..3)
 }
 
@@ -230,8 +231,9 @@ fn operation() -> impl Strategy<Value = Operation> {
         )
 }
 
-/// Operations that share most of their parts with each other: each takes what
-/// its mask says from the first, so that they differ in one or two.
+/// Operations that share most of their parts: each one takes the parts that its
+/// mask names from the first operation, so that two operations differ in one or
+/// two parts.
 fn relatives() -> impl Strategy<Value = Vec<Operation>> {
     let mask = select((0..9).map(|own| 1_u16 << own).collect::<Vec<_>>());
     let masks = (mask.clone(), mask).prop_map(|(one, other)| one | other);
@@ -295,8 +297,8 @@ proptest! {
         }
     }
 
-    /// Whatever an application calls its callers, they are none of another
-    /// kind's.
+    /// Callers of two different kinds are never the same caller, whatever ids
+    /// an application gives them.
     #[test]
     fn callers_are_one_if_and_only_if_they_are_equal(
         first in operation(),
@@ -312,8 +314,9 @@ proptest! {
         }
     }
 
-    /// The record is that of the key, not of the request: a key that comes
-    /// with another request has to meet its record, to be refused.
+    /// A record belongs to a key, not to a request: if a key arrives with
+    /// another request, that request must find the key's record, so that the
+    /// layer can reject it.
     #[test]
     fn a_record_is_one_callers_key_whatever_is_asked(
         one in operation(),

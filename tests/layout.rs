@@ -1,13 +1,14 @@
-//! The rooms of `src/` and the direction between them: a folder imports only what
-//! stands below it, and no circle of files is larger than three. And one name is one
-//! public type.
+//! The folders of `src/` and the direction between them: a folder imports only
+//! from folders below it, and no circle of imports has more than three files.
+//! Besides, each public type has a name of its own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-/// The folders (and files) directly in `src/`, from top to bottom. Each may import
-/// those below it. Folders of one line don't import each other.
+/// The folders (and files) directly in `src/`, from top to bottom. Each may
+/// import from those below it. Folders on one line don't import from each
+/// other.
 const ROOMS: [&[&str]; 14] = [
     &["for_sidecar"],
     &["config", "contract"],
@@ -25,10 +26,10 @@ const ROOMS: [&[&str]; 14] = [
     &["display", "error"],
 ];
 
-/// Folders whose larger circles are yet to be cut.
+/// Folders that still contain larger circles of imports.
 const UNCUT: [&str; 2] = ["config", "store"];
 
-/// Modules of tests, which may import anything.
+/// Modules that contain tests, which may import anything.
 const TESTS: [&str; 2] = ["tests", "interleavings"];
 
 /// A module's path, without `crate`: `["lease", "renewer"]`.
@@ -36,9 +37,9 @@ type Module = Vec<String>;
 
 #[derive(Default)]
 struct Source {
-    /// Paths that the module names, as written.
+    /// Paths that the module names, as they are written there.
     imports: Vec<Vec<String>>,
-    /// What the module re-exports: the path behind each name.
+    /// The module's re-exports: the path behind each name.
     exports: BTreeMap<String, Vec<String>>,
 }
 
@@ -68,7 +69,7 @@ impl Sources {
         Self(sources)
     }
 
-    /// The module in which the item of a path stands, if the path leads into this
+    /// The module that defines the item of a path, if the path leads into this
     /// crate. Re-exports are followed.
     fn resolve(&self, from: &Module, path: &[String]) -> Option<Module> {
         let (mut module, mut rest) = match path.first()?.as_str() {
@@ -100,7 +101,7 @@ impl Sources {
         }
     }
 
-    /// Which modules each module imports.
+    /// The modules that each module imports.
     fn imports(&self) -> BTreeMap<&Module, BTreeSet<Module>> {
         let of = |(module, source): (_, &Source)| {
             let targets = source.imports.iter();
@@ -108,7 +109,8 @@ impl Sources {
                 .filter_map(|path| self.resolve(module, path))
                 .collect();
             targets.remove(module);
-            // The crate's root only names what stands elsewhere.
+            // The crate's root only re-exports what other modules define, so an
+            // import of the root is no arrow.
             targets.remove(&Vec::new());
             (module, targets)
         };
@@ -153,7 +155,7 @@ impl Source {
     }
 }
 
-/// The paths of a `use` tree.
+/// All paths that a `use` tree contains.
 fn paths(tree: &str, before: &[String]) -> Vec<Vec<String>> {
     let mut depth = 0;
     let branches = tree.split(|char| {
@@ -186,7 +188,7 @@ fn room(module: &Module) -> Option<(usize, &str)> {
     ))
 }
 
-/// Each import that does not go down.
+/// All imports that do not point to a lower folder.
 fn upward(sources: &Sources) -> Vec<String> {
     let mut found = Vec::new();
     for (module, targets) in sources.imports() {
@@ -202,7 +204,7 @@ fn upward(sources: &Sources) -> Vec<String> {
     found
 }
 
-/// The modules that each module reaches, itself only by a circle.
+/// Groups of modules that import each other, directly or by way of others.
 fn circles(sources: &Sources) -> Vec<Vec<String>> {
     let imports = sources.imports();
     let reach = |from: &Module| {
@@ -264,7 +266,8 @@ fn no_circle_of_files_is_larger_than_three_or_leaves_its_folder() {
     }
 }
 
-/// The tests above find what they look for.
+/// The tests above would pass without finding anything, so this test plants
+/// what they must find.
 #[test]
 fn a_planted_arrow_up_and_a_planted_circle_are_found() {
     let mut sources = sources();
@@ -288,7 +291,7 @@ fn a_planted_arrow_up_and_a_planted_circle_are_found() {
     assert!(largest > Some(3), "{largest:?}");
 }
 
-/// The types that `text` defines for everybody.
+/// The names of the public types that `text` defines.
 fn defined(text: &str) -> Vec<String> {
     let kinds = ["struct ", "enum ", "trait ", "type "];
     let names = text.lines().filter_map(|line| {
@@ -300,7 +303,8 @@ fn defined(text: &str) -> Vec<String> {
     names.collect()
 }
 
-/// The public types under `module`, by what public modules define and re-export.
+/// Adds the names of the public types under `module` to `found`: those that
+/// public modules define and those that they re-export.
 fn public(root: &Path, module: &Path, found: &mut BTreeSet<String>) {
     let files = [
         root.join(module).join("mod.rs"),
@@ -322,7 +326,7 @@ fn public(root: &Path, module: &Path, found: &mut BTreeSet<String>) {
     }
     for (at, _) in text.match_indices("\npub mod ") {
         let name = text[at + 9..].split(';').next().unwrap();
-        // No part of the API.
+        // The module `for_sidecar` is not part of the API.
         if name != "for_sidecar" {
             public(root, &module.join(name), found);
         }

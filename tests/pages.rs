@@ -1,10 +1,11 @@
-//! What the pages of the repository say of the repository: links, features, sections.
+//! What the repository's pages state about the repository is true: links,
+//! features, sections.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// All files below the repository's top with one of these endings.
+/// All files in the repository whose names have one of these endings.
 fn files(endings: &[&str]) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut folders = vec![PathBuf::from(env!("CARGO_MANIFEST_DIR"))];
@@ -29,7 +30,7 @@ fn read(path: impl AsRef<Path>) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
 }
 
-/// A page's lines outside of blocks of code.
+/// The lines of a page that are outside of code blocks.
 fn prose(page: &str) -> impl Iterator<Item = &str> {
     let mut is_code = false;
     page.lines().filter(move |line| {
@@ -39,7 +40,7 @@ fn prose(page: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// What a link to a heading is called: as forges make it.
+/// The anchor of a heading, as forges derive it.
 fn anchor(heading: &str) -> String {
     heading
         .trim_start_matches('#')
@@ -51,7 +52,8 @@ fn anchor(heading: &str) -> String {
         .collect()
 }
 
-/// The targets of a line's links, `[text](target)` and `[text]: target`.
+/// The targets of the links in a line, written `[text](target)` or `[text]:
+/// target`.
 fn targets(line: &str) -> Vec<&str> {
     let mut targets: Vec<_> = line
         .split("](")
@@ -121,7 +123,8 @@ fn the_readme_and_the_first_page_of_the_crate_name_every_feature() {
     }
 }
 
-/// Comments cited sections of a document that is not in the repository.
+/// Comments once cited numbered sections of a document that is not in the
+/// repository.
 #[test]
 fn no_comment_cites_a_numbered_section_of_this_projects_documents() {
     let mut cited = Vec::new();
@@ -142,7 +145,7 @@ fn no_comment_cites_a_numbered_section_of_this_projects_documents() {
     assert!(cited.is_empty(), "{cited:#?}");
 }
 
-/// The crate is not published: an application adds it by path or from git.
+/// The crate is not published: applications depend on it by path or from git.
 #[test]
 fn no_page_says_that_the_crate_is_published() {
     let claims = [

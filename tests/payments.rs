@@ -1,5 +1,5 @@
-//! The example `payments`, as a program: what its story prints, how it ends,
-//! and the server that it leaves to others.
+//! The example `payments` as a program: what its story prints, how the program
+//! ends, and the server that it runs afterwards.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -13,10 +13,11 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use serde_json::{Value, json};
 
-/// Where `cargo test` puts the examples it builds. `cargo test --test payments`
-/// builds none, so that here it is asked to, with the features of this test.
+/// The path where `cargo test` puts the built example. `cargo test --test
+/// payments` builds no examples, so this code asks cargo to build it, with the
+/// features of this test.
 static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
-    // target/PROFILE/deps/payments-HASH
+    // The path of this test program is `target/PROFILE/deps/payments-HASH`.
     let this = std::env::current_exe().unwrap();
     let profile = this.parent().and_then(Path::parent).unwrap();
     let program = format!("examples/payments{}", std::env::consts::EXE_SUFFIX);
@@ -44,7 +45,8 @@ static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
     program
 });
 
-/// Whether it is newer than all it is made from, which cargo lists beside it.
+/// Whether the program is newer than all of its sources. Cargo lists the
+/// sources in a file beside the program.
 fn is_current(program: &Path) -> bool {
     let modified = |path: &Path| path.metadata().and_then(|data| data.modified()).ok();
     let list = std::fs::read_to_string(program.with_extension("d")).unwrap_or_default();
@@ -129,11 +131,12 @@ fn an_address_that_is_taken_ends_in_status_1_before_the_story() {
     assert!(text(output.stderr).contains(&format!("can't listen on {address}: ")));
 }
 
-/// The program while it serves; stopped however the test ends.
+/// The program while it serves. Dropping this value stops the program, however
+/// the test ends.
 struct Server {
     program: Child,
     address: String,
-    /// What it says after the invitation.
+    /// The lines that the program prints after the invitation.
     says: Box<dyn Iterator<Item = String>>,
 }
 
@@ -150,7 +153,8 @@ impl Server {
             .spawn()
             .unwrap();
         let stdout = program.stdout.take().unwrap();
-        // Made first, so that the program is stopped if this fails.
+        // The value exists before the output is read, so that the program is
+        // also stopped if reading fails.
         let mut server = Self {
             program,
             address: String::new(),
@@ -225,7 +229,8 @@ const ME: (&str, &str) = ("x-api-key", "me");
 async fn the_server_starts_clean_and_charges_once() {
     let server = Server::start();
     assert_eq!(server.ledger().await, (0, 0));
-    // A key of the story: the server knows nothing of it.
+    // The story used this key, but the server has a ledger and records of its
+    // own.
     let (alice, key) = (("x-api-key", "alice"), ("idempotency-key", "shoes-1"));
     let order = json!({ "amount": 4200, "currency": "EUR" });
     let first = server
@@ -329,7 +334,8 @@ async fn a_payment_whose_client_has_left_is_finished_before_the_server_stops() {
         let headers = [ME, ("idempotency-key", &*key)];
         let second = server.send("POST /payments", &headers, order.clone());
         if second.await.status == 409 {
-            // The first is in flight. Otherwise the second came before it.
+            // The first request is in flight, as this test needs. Without a 409
+            // the second request was the faster one, and the loop tries again.
             break client;
         }
     };

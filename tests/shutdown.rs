@@ -12,8 +12,9 @@ use http_body_util::Full;
 use tower::{ServiceBuilder, ServiceExt};
 use tower_idempotency::{IdempotencyLayer, MemoryStore, scope};
 
-/// The task that renews leases was spawned under the lock that dropping it
-/// takes, and a runtime that is shutting down drops what is spawned.
+/// Once the renewer's task was spawned under a lock that is also taken when the
+/// task is dropped. A runtime that is shutting down drops a task as soon as it
+/// is spawned, so the thread waited for itself.
 #[test]
 fn a_runtime_can_be_dropped_while_a_handler_begins() {
     let (done, ended) = mpsc::channel();
@@ -43,7 +44,7 @@ fn drop_while_a_handler_begins() {
             let (begun, blocks) = (begun.clone(), std::sync::Arc::clone(&blocks));
             async move {
                 begun.send(()).unwrap();
-                // Blocks its thread, until the runtime is being dropped.
+                // This blocks the thread until the runtime is being dropped.
                 let _ = blocks.lock().unwrap().recv();
                 pending::<Result<Response<Full<Bytes>>, Infallible>>().await
             }
@@ -55,8 +56,8 @@ fn drop_while_a_handler_begins() {
     runtime.spawn(service.oneshot(request));
     waits.recv().unwrap();
     let dropping = thread::spawn(move || drop(runtime));
-    // Nothing says when a runtime begins to shut down; too early is no
-    // failure, only less of a test.
+    // Nothing tells when a runtime begins to shut down. If the pause is too
+    // short, the test does not fail, but it does not test the fault either.
     thread::sleep(Duration::from_millis(20));
     drop(go_on);
     dropping.join().unwrap();

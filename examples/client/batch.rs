@@ -1,4 +1,4 @@
-//! Many orders, many at a time; and what came of them.
+//! Sends a batch of orders, many at a time, and prints what came of them.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -11,16 +11,16 @@ use super::shop::Shop;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// How many orders are on their way at a time.
+/// How many orders are sent at the same time.
 const AT_A_TIME: usize = 256;
 
 const USAGE: &str = "it takes --orders NUMBER (1000) and --shop URL (a shop of its own)";
 
-/// Orders to create, and the shop to create them in.
+/// How many orders to create, and the shop that creates them.
 pub(crate) struct Batch {
     pub(crate) orders: u64,
     pub(crate) url: String,
-    /// If it is here.
+    /// The shop, if it runs in this process.
     shop: Option<Shop>,
 }
 
@@ -53,7 +53,7 @@ impl Batch {
         Ok(batch)
     }
 
-    /// Creates the orders 1, 2, 3 … The first error ends it.
+    /// Creates the orders 1, 2, 3 and so on. The first error ends the batch.
     pub(crate) async fn send<F>(
         &self,
         create: impl Fn(u64) -> F + Clone + Send + 'static,
@@ -81,7 +81,7 @@ impl Batch {
         Ok(())
     }
 
-    /// The same, and says what came of it.
+    /// Sends the orders like `send`, and prints what came of them.
     #[allow(dead_code, reason = "tests look for themselves")]
     pub(crate) async fn send_and_tell<F>(
         &self,

@@ -1,5 +1,6 @@
-//! A shop whose every fault a client can meet, on a socket of its own: behind
-//! this crate's layer each order is created once, however often it is sent.
+//! A shop on a socket of its own that shows a client every kind of failure. The
+//! idempotency layer stands in front of the shop's operation, so each order is
+//! created once, however often it is sent.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -28,25 +29,27 @@ use tower_idempotency::{ConfigError, IdempotencyLayer, MemoryStore, RequestBody,
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 type Body = BoxBody<Bytes, BoxError>;
 
-/// How long a client of this shop should wait for an answer. Some take longer.
+/// How long a client of this shop should wait for a response. Some responses
+/// take longer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What goes wrong with a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Mishap {
-    /// The connection is dropped before anything was read.
+    /// The shop drops the connection before it has read the request.
     Unread,
-    /// It is dropped when the order is created, and the answer ready.
+    /// The shop drops the connection when the order is created and the response
+    /// is ready.
     Unanswered,
-    /// It is dropped in the middle of the answer.
+    /// The shop drops the connection in the middle of the response.
     CutOff,
-    /// Something on the way says 409, and when to come again.
+    /// A proxy in front of the layer responds with 409 and a `Retry-After`.
     Conflict,
-    /// Something on the way says 503, and when to come again.
+    /// A proxy in front of the layer responds with 503 and a `Retry-After`.
     Unavailable,
-    /// The warehouse says 503.
+    /// The operation itself responds with 503.
     OutOfOrder,
-    /// The warehouse takes longer than the client waits.
+    /// The operation takes longer than the client waits.
     Late,
 }
 
@@ -60,8 +63,9 @@ const MISHAPS: [Mishap; 7] = [
     Mishap::Late,
 ];
 
-/// A quarter of all requests go wrong, and every tenth connection: but nobody is
-/// out of luck more than four times.
+/// What goes wrong with a request that arrives for the `arrival`-th time: one
+/// request in four fails, but none from its fourth arrival on. Besides this,
+/// the shop drops every tenth connection.
 fn mishap(key: &HeaderValue, arrival: u32) -> Option<Mishap> {
     let mut hasher = DefaultHasher::new();
     (key.as_bytes(), arrival).hash(&mut hasher);
@@ -69,7 +73,7 @@ fn mishap(key: &HeaderValue, arrival: u32) -> Option<Mishap> {
     MISHAPS.get(dice).filter(|_| arrival < 4).copied()
 }
 
-/// A clone is the same shop.
+/// A clone is another handle on the same shop.
 #[derive(Clone)]
 pub(crate) struct Shop {
     books: Arc<Mutex<Books>>,
@@ -81,7 +85,7 @@ pub(crate) struct Shop {
 struct Books {
     /// How often each order was created.
     orders: HashMap<u64, usize>,
-    /// How often each key has come.
+    /// How often each key has arrived.
     arrivals: HashMap<HeaderValue, u32>,
     mishaps: HashMap<Mishap, usize>,
 }
@@ -98,7 +102,8 @@ impl Shop {
         })
     }
 
-    /// Opens it on a free port, for as long as the runtime lives.
+    /// Serves the shop on a free port, for as long as the runtime lives, and
+    /// returns the address.
     pub(crate) async fn open(&self) -> io::Result<SocketAddr> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
@@ -121,18 +126,19 @@ impl Shop {
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .serve_connection(TokioIo::new(socket), service);
-        // That it breaks off is what this shop is for.
+        // The connection is meant to break off, so an error is ignored.
         connection.await.ok();
     }
 
-    /// An error drops the connection.
+    /// Responds to one request. An error drops the connection.
     async fn answer(self, request: Request<Incoming>) -> Result<Response<Body>, BoxError> {
         let mishap = self.next_mishap(&request);
         if mishap == Some(Mishap::Unread) {
             return Err("dropped before it was read".into());
         }
         let (mut head, body) = request.into_parts();
-        // Read, so that the connection can go on.
+        // The body is read to its end, so that the connection can be used
+        // again.
         let body = body.collect().await?.to_bytes();
         head.extensions.insert(mishap);
         let passing = |status| {
@@ -183,7 +189,7 @@ impl Shop {
         Some(mishap)
     }
 
-    /// The operation: it runs once for each key.
+    /// The operation that the layer protects: it runs once for each key.
     async fn create(
         self,
         request: Request<RequestBody<Full<Bytes>>>,
@@ -220,14 +226,15 @@ impl Shop {
         ))
     }
 
-    /// How many orders there are, and how many were created more than once.
+    /// How many orders there are, and how many of them were created more than
+    /// once.
     pub(crate) fn count(&self) -> (usize, usize) {
         let books = self.books.lock().unwrap();
         let twice = books.orders.values().filter(|times| **times > 1).count();
         (books.orders.len(), twice)
     }
 
-    /// How often what went wrong.
+    /// How often each mishap occurred.
     pub(crate) fn mishaps(&self) -> Vec<(String, usize)> {
         let books = self.books.lock().unwrap();
         let each = MISHAPS.iter().map(|mishap| {
@@ -237,7 +244,7 @@ impl Shop {
         each.collect()
     }
 
-    /// Until there are so many orders.
+    /// Resolves when the shop has at least so many orders.
     #[allow(dead_code, reason = "for tests that stop a client in the middle")]
     pub(crate) async fn has_made(&self, orders: usize) {
         let mut made = self.made.subscribe();

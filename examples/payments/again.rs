@@ -1,4 +1,5 @@
-//! What a store is for that outlives its process: run this twice.
+//! The story of a store that outlives its process: run the example twice, and
+//! the second process replays the payments of the first.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -12,7 +13,8 @@ use super::{BoxError, Shop, app, idempotency};
 
 const REPLAYED: &str = "Idempotency-Replayed: true";
 
-/// Whether each payment was made once: here, or by a process before this one.
+/// Sends each payment twice. Returns whether each payment was made once, by
+/// this process or by an earlier one.
 pub(crate) async fn tell(store: AnyStore) -> Result<bool, BoxError> {
     let shop = Arc::new(Shop::of_this_process());
     let router = app(Arc::clone(&shop), idempotency(store)?);
@@ -52,7 +54,8 @@ pub(crate) async fn tell(store: AnyStore) -> Result<bool, BoxError> {
     Ok(failed == 0 && charges == made)
 }
 
-/// The answer, once no other process is at it.
+/// Sends the call until no other process has its operation in flight, and
+/// returns the response.
 async fn settled(client: &Client, call: Call) -> Result<Answer, BoxError> {
     loop {
         let answer = client.post(call).await?;
@@ -64,7 +67,8 @@ async fn settled(client: &Client, call: Call) -> Result<Answer, BoxError> {
 }
 
 impl Shop {
-    /// Whose payments have ids that those of another process don't have.
+    /// A shop whose payments have other ids than the payments of other
+    /// processes.
     pub(crate) fn of_this_process() -> Self {
         let since = SystemTime::now()
             .duration_since(UNIX_EPOCH)

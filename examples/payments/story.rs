@@ -1,4 +1,5 @@
-//! What the client does, what it is promised, and what it gets.
+//! The story: what the client sends, what the API promises, and what the client
+//! receives.
 
 use std::fmt::Display;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -18,8 +19,9 @@ use tower_idempotency::store::AnyStore;
 
 use super::{BoxError, FARE_RETENTION, Shop, app, idempotency};
 
-/// Whether every line came out as promised. The server is one of its own, on
-/// a free port, so that nobody else adds to its ledger.
+/// Plays the story and returns whether every line came out as promised. The
+/// story has a server of its own on a free port, so that no other client adds
+/// to the ledger.
 pub(crate) async fn tell() -> Result<bool, BoxError> {
     let shop = Arc::<Shop>::default();
     let store = AnyStore::connect("memory:").await?;
@@ -43,8 +45,9 @@ pub(crate) async fn tell() -> Result<bool, BoxError> {
     let promised = (422, "", "code: key-reused", 1);
     table.play(line, changed, promised).await?;
 
-    // The second call leaves once the first has reached the card processor,
-    // which goes on only once the second has its answer: no luck of timing.
+    // The second call is sent after the first one has reached the card
+    // processor, and the processor continues only after the second call has its
+    // response. So the two calls overlap on every machine.
     let hat = Call::new("alice", "/payments", "hat-1", 1990);
     let (begun, has_begun) = oneshot::channel();
     let (go_on, may_go_on) = oneshot::channel();
@@ -97,7 +100,8 @@ pub(crate) async fn tell() -> Result<bool, BoxError> {
     let promised = (201, "pay_5", "", 5);
     table.play(&line, ride, promised).await?;
 
-    // Kept since before its answer arrived, so this is always long enough.
+    // The retention began before the response arrived, so this pause is always
+    // long enough.
     tokio::time::sleep(FARE_RETENTION).await;
     let line = format!("... and {kept} ms later the key has expired: a new ride, a new charge.");
     let promised = (201, "pay_6", "", 6);
@@ -107,7 +111,8 @@ pub(crate) async fn tell() -> Result<bool, BoxError> {
     Ok(table.end())
 }
 
-/// Stands for a company that charges cards. The story arranges mishaps there.
+/// Stands for a company that charges cards. The story can let the next charge
+/// fail or wait.
 #[derive(Default)]
 pub(crate) struct CardProcessor {
     next: Mutex<Option<Mishap>>,
@@ -116,7 +121,8 @@ pub(crate) struct CardProcessor {
 
 enum Mishap {
     Down,
-    /// Says that it has begun, then waits until it may go on.
+    /// The processor reports on the first channel that the charge has begun,
+    /// and waits for a message on the second channel before it continues.
     Slow(oneshot::Sender<()>, oneshot::Receiver<()>),
 }
 
@@ -128,7 +134,7 @@ impl CardProcessor {
         }
     }
 
-    /// Whether the card was charged.
+    /// Charges the card and returns whether that succeeded.
     pub(crate) async fn charge(&self) -> bool {
         tokio::time::sleep(self.takes).await;
         let mishap = self.next.lock().expect("no holder panics").take();
@@ -142,13 +148,13 @@ impl CardProcessor {
         }
     }
 
-    /// For the next charge.
+    /// Lets this mishap happen to the next charge.
     fn arrange(&self, mishap: Mishap) {
         *self.next.lock().expect("no holder panics") = Some(mishap);
     }
 }
 
-/// A POST of an amount in euro cents.
+/// A POST request that pays an amount of euro cents.
 #[derive(Clone, Copy)]
 pub(crate) struct Call {
     caller: &'static str,
@@ -173,16 +179,18 @@ impl Call {
     }
 }
 
-/// What a client can see of an answer.
+/// What a client can see of a response.
 pub(crate) struct Answer {
     pub(crate) status: u16,
-    /// The payment's id.
+    /// The id of the payment; it is empty if the response has none.
     pub(crate) payment: String,
-    /// What is said about the operation, in headers and in members of the body.
+    /// What the headers and the JSON members of the response say about the
+    /// operation.
     pub(crate) markers: String,
 }
 
-/// Status, payment, markers; and then, the charges in the ledger.
+/// What a line of the story promises: the status, payment and markers of the
+/// response, and then the number of charges in the ledger.
 type Promise = (u16, &'static str, &'static str, u64);
 
 #[derive(Clone)]
@@ -233,7 +241,8 @@ impl Client {
         charges.ok_or_else(|| "the ledger can't be read".into())
     }
 
-    /// The head of the answer; its body, if that is JSON.
+    /// Sends a request and returns the head of the response and its JSON body.
+    /// A body that is not JSON becomes `null`.
     async fn send(&self, request: Request<Body>) -> Result<(response::Parts, Value), BoxError> {
         let (head, body) = in_time(self.http.request(request)).await??.into_parts();
         let body = in_time(body.collect()).await??.to_bytes();
@@ -241,7 +250,8 @@ impl Client {
     }
 }
 
-/// Nothing here takes long, so that what does is broken.
+/// Fails if `step` takes 30 s: no step of the story takes long, so the server
+/// must be broken then.
 async fn in_time<T>(step: impl Future<Output = T>) -> Result<T, &'static str> {
     let limit = Duration::from_secs(30);
     let timely = tokio::time::timeout(limit, step).await;
@@ -304,7 +314,7 @@ impl Table {
         Ok(())
     }
 
-    /// Whether all were as promised.
+    /// Prints the summary and returns whether all lines came out as promised.
     fn end(self) -> bool {
         let Self { rows, failed, .. } = self;
         match failed {

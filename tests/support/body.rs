@@ -1,4 +1,4 @@
-//! A body that does as it is told.
+//! A body whose frames follow a script.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -13,33 +13,35 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Sleep, sleep};
 
-/// What happens next in a [`Script`].
+/// What a [`Script`] does next.
 pub(crate) enum Step {
     Data(Bytes),
     Trailers(HeaderMap),
-    /// The task is woken, and asks again.
+    /// The body wakes its task and is pending once.
     Yield,
-    /// Nothing for so long.
+    /// The body is pending for so long.
     Wait(Duration),
-    /// Nothing ever.
+    /// The body is pending for ever.
     Never,
     Fail(&'static str),
     Panic,
 }
 
-/// A body of these steps, that does not say how long it is unless it is told to.
+/// A body that follows these steps. It announces no length unless a test sets
+/// one.
 pub(crate) struct Script {
     steps: VecDeque<Step>,
-    /// Goes on with this, so often, if anything.
+    /// After the last step the body repeats this frame so many times.
     more: Option<(Bytes, usize)>,
     waiting: Option<Pin<Box<Sleep>>>,
-    /// What is left of the length that it says, in bytes.
+    /// How many bytes of the announced length are left, if a length is
+    /// announced.
     announced: Option<u64>,
-    /// How often it was polled, for whoever asks.
+    /// How often the body was polled.
     polls: Arc<AtomicUsize>,
-    /// How many bytes it gave out, for whoever asks.
+    /// How many bytes the body has returned.
     given: Arc<AtomicUsize>,
-    /// For who waits until it is dropped.
+    /// A test can see by this value whether the body was dropped.
     alive: Arc<()>,
 }
 
@@ -56,17 +58,17 @@ impl Script {
         }
     }
 
-    /// One frame for each.
+    /// A body with one frame for each item.
     pub(crate) fn frames<D: Into<Bytes>>(data: impl IntoIterator<Item = D>) -> Self {
         Self::new(data.into_iter().map(|data| Step::Data(data.into())))
     }
 
-    /// This frame, again and again.
+    /// A body that repeats this frame without end.
     pub(crate) fn endless(frame: impl Into<Bytes>) -> Self {
         Self::repeated(frame, usize::MAX)
     }
 
-    /// This frame, so often.
+    /// A body that repeats this frame so many times.
     pub(crate) fn repeated(frame: impl Into<Bytes>, times: usize) -> Self {
         Self {
             more: Some((frame.into(), times)),
@@ -74,7 +76,7 @@ impl Script {
         }
     }
 
-    /// Says that it is so long, in bytes, whether it is or not.
+    /// Announces this length in bytes, whether it is true or not.
     pub(crate) fn announcing(mut self, length: u64) -> Self {
         self.announced = Some(length);
         self
@@ -91,19 +93,19 @@ impl Script {
         self.then(Step::Trailers(trailers))
     }
 
-    /// Counts how often the body is polled.
+    /// Returns a function that tells how often the body was polled.
     pub(crate) fn polls(&self) -> impl Fn() -> usize + use<> {
         let polls = Arc::clone(&self.polls);
         move || polls.load(Ordering::SeqCst)
     }
 
-    /// Counts the bytes that it gave out.
+    /// Returns a function that tells how many bytes the body has returned.
     pub(crate) fn given(&self) -> impl Fn() -> usize + use<> {
         let given = Arc::clone(&self.given);
         move || given.load(Ordering::SeqCst)
     }
 
-    /// Whether it was dropped.
+    /// Returns a function that tells whether the body was dropped.
     pub(crate) fn is_gone(&self) -> impl Fn() -> bool + use<> {
         let alive = Arc::downgrade(&self.alive);
         move || alive.upgrade().is_none()

@@ -1,4 +1,4 @@
-//! What is logged.
+//! A log that tests can read.
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -7,16 +7,17 @@ use tracing::level_filters::LevelFilter;
 use tracing::subscriber::DefaultGuard;
 use tracing::{Dispatch, callsite, dispatcher};
 
-/// Everything that this thread logs while somebody [listens](Self::listen).
+/// Everything that this thread logs while a [`Listening`] of the log exists.
 #[derive(Clone, Default)]
 pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
 
-/// Logs until it is dropped.
+/// Lines are collected until this value is dropped.
 pub(crate) struct Listening {
     _default: DefaultGuard,
-    /// While there is but one subscriber, `tracing` asks that of whichever
-    /// thread comes first whether a line is wanted, and the thread of another
-    /// test has none. So there are two.
+    /// While only one subscriber exists, `tracing` asks the first thread that
+    /// reaches a line whether the line is wanted, and keeps that result. The
+    /// thread of another test has no subscriber and would say no for all
+    /// threads. With a second dispatcher, `tracing` asks each thread.
     _other: Dispatch,
 }
 

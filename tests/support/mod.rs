@@ -1,6 +1,6 @@
-//! What the test programs share: requests, answers, handlers that count, and
-//! futures that are polled so many times and no more. Bodies that misbehave
-//! are in [`body`], stores that fail on command in [`store`].
+//! What the test programs share: requests, responses, handlers that count their
+//! executions, and futures that are polled a limited number of times. Bodies
+//! that misbehave are in [`body`], stores that fail on command in [`store`].
 
 #![allow(dead_code, reason = "each program uses a part of it")]
 
@@ -28,19 +28,19 @@ use tower_idempotency::scope::Header;
 use tower_idempotency::store::Store;
 use tower_idempotency::{IdempotencyLayer, IdempotencyLayerBuilder, RouteOptions, scope};
 
-/// Who a key belongs to in these tests.
+/// The header that names the caller in these tests.
 pub(crate) const API_KEY: &str = "x-api-key";
 
 pub(crate) fn by_api_key() -> Header {
     scope::header(API_KEY)
 }
 
-/// The default layer.
+/// A layer with the default options.
 pub(crate) fn protected(store: &(impl Store + Clone)) -> IdempotencyLayer {
     IdempotencyLayer::new(store.clone(), by_api_key()).unwrap()
 }
 
-/// A layer whose requests all have this policy.
+/// A layer whose default options are changed by `change`.
 pub(crate) fn with_policy(
     store: &(impl Store + Clone),
     change: impl FnOnce(RouteOptions) -> RouteOptions,
@@ -52,18 +52,18 @@ pub(crate) fn builder(store: &(impl Store + Clone)) -> IdempotencyLayerBuilder {
     IdempotencyLayer::builder(store.clone(), by_api_key())
 }
 
-/// A POST to `/payments` by Alice.
+/// A POST request to `/payments` from Alice.
 pub(crate) fn post(key: &str, body: impl Into<Bytes>) -> Request<Full<Bytes>> {
     post_with(key, Full::new(body.into()))
 }
 
-/// A POST to `/payments` by Alice, with a body of any type.
+/// A POST request to `/payments` from Alice, with a body of any type.
 pub(crate) fn post_with<B>(key: &str, body: B) -> Request<B> {
     let request = request(Method::POST, "/payments", body);
     with(request, "idempotency-key", key)
 }
 
-/// A request by Alice without a key.
+/// A request from Alice without a key.
 pub(crate) fn request<B>(method: Method, target: &str, body: B) -> Request<B> {
     let mut request = Request::new(body);
     *request.method_mut() = method;
@@ -71,12 +71,12 @@ pub(crate) fn request<B>(method: Method, target: &str, body: B) -> Request<B> {
     by("alice", request)
 }
 
-/// The same request by somebody else.
+/// The same request from another caller.
 pub(crate) fn by<B>(caller: &str, request: Request<B>) -> Request<B> {
     with(request, API_KEY, caller)
 }
 
-/// With this header in the place of any of its name.
+/// Sets a header of the request and removes other values of that header.
 pub(crate) fn with<B>(
     mut request: Request<B>,
     name: &'static str,
@@ -99,12 +99,12 @@ pub(crate) fn to<B>(target: &str, mut request: Request<B>) -> Request<B> {
     request
 }
 
-/// Counts executions.
+/// A counter of executions.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Runs(Arc<AtomicUsize>);
 
 impl Runs {
-    /// One more: its number, from 1.
+    /// Counts one more execution and returns its number, from 1.
     pub(crate) fn begin(&self) -> usize {
         self.0.fetch_add(1, Ordering::SeqCst) + 1
     }
@@ -114,7 +114,8 @@ impl Runs {
     }
 }
 
-/// A service that counts its executions, and answers each as `answer` says.
+/// A service that counts its executions and responds to each with what `answer`
+/// returns.
 pub(crate) fn handler<B, R>(
     runs: &Runs,
     answer: impl Fn(usize, Request<Bytes>) -> Response<R> + Clone + Send + 'static,
@@ -138,7 +139,7 @@ where
     })
 }
 
-/// A service that counts its executions, and answers `201 run N`.
+/// A service that counts its executions and responds with `201 run N`.
 pub(crate) fn counting<B>(
     runs: &Runs,
 ) -> impl Service<
@@ -165,7 +166,7 @@ pub(crate) fn answer(status: StatusCode, body: impl Into<Bytes>) -> Response<Ful
     response
 }
 
-/// An answer that was read to its end.
+/// A response that was read to its end.
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
     pub(crate) status: u16,
@@ -205,19 +206,19 @@ impl Seen {
         self.header("idempotency-replayed") == Some("true")
     }
 
-    /// `Idempotency-Status`.
+    /// The value of `Idempotency-Status`.
     pub(crate) fn lacks(&self) -> Option<&str> {
         self.header("idempotency-status")
     }
 
-    /// Fails unless a handler gave this answer just now.
+    /// Fails unless a handler has just produced this response.
     #[track_caller]
     pub(crate) fn assert_fresh(&self, body: &str) {
         assert!(!self.is_replay(), "{self:?}");
         assert_eq!(self.text(), body, "{self:?}");
     }
 
-    /// Fails unless this is `first` once more, and says so.
+    /// Fails unless this response equals `first` and is marked as a replay.
     #[track_caller]
     pub(crate) fn assert_replays(&self, first: &Self) {
         assert!(!first.is_replay(), "the first answer: {first:?}");
@@ -227,7 +228,7 @@ impl Seen {
         assert_eq!(self.trailers, first.trailers);
     }
 
-    /// Status and code of a refusal, such as `409 in-flight`.
+    /// The status and the code of a rejection, such as `409 in-flight`.
     #[track_caller]
     pub(crate) fn refusal(&self) -> String {
         let problem: serde_json::Value = serde_json::from_slice(&self.body)
@@ -241,7 +242,7 @@ impl Seen {
     }
 }
 
-/// Sends one request, and reads the answer to its end.
+/// Sends one request and reads the response to its end.
 pub(crate) async fn send<S, B, R>(service: &S, request: Request<B>) -> Seen
 where
     S: Service<Request<B>, Response = Response<R>, Error: Debug> + Clone,
@@ -254,14 +255,15 @@ where
     .await
 }
 
-/// What does not come fails its test, rather than hang it.
+/// Awaits a future that would otherwise hang the test: it fails after 30
+/// minutes of the test's clock.
 pub(crate) async fn in_time<F: Future>(future: F) -> F::Output {
     let limit = Duration::from_secs(30 * 60);
     let output = tokio::time::timeout(limit, future).await;
     output.expect("there is an end to waiting")
 }
 
-/// Holds handlers back until the test lets them go.
+/// Makes handlers wait until the test opens the gate.
 #[derive(Clone, Debug)]
 pub(crate) struct Gate(Arc<(Semaphore, Semaphore)>);
 
@@ -270,25 +272,27 @@ impl Gate {
         Self(Arc::new((Semaphore::new(0), Semaphore::new(0))))
     }
 
-    /// For the handler: says that it has begun, and waits.
+    /// For handlers: reports that the handler has begun, and waits until the
+    /// gate opens.
     pub(crate) async fn pass(&self) {
         let (begun, open) = &*self.0;
         begun.add_permits(1);
         open.acquire().await.unwrap().forget();
     }
 
-    /// Until one more handler has begun.
+    /// Waits until one more handler has begun.
     pub(crate) async fn begun(&self) {
         in_time(self.0.0.acquire()).await.unwrap().forget();
     }
 
-    /// Lets one handler go on.
+    /// Lets one handler continue.
     pub(crate) fn open(&self) {
         self.0.1.add_permits(1);
     }
 }
 
-/// A service whose executions wait at the gate, then answer `201 run N`.
+/// A service whose executions wait at the gate and then respond with `201 run
+/// N`.
 pub(crate) fn held_back(
     runs: &Runs,
     gate: &Gate,
@@ -303,7 +307,7 @@ pub(crate) fn held_back(
     held_back_with(runs, gate, |_| StatusCode::CREATED)
 }
 
-/// The same with the status that `status` says for each.
+/// Like [`held_back`], but `status` returns the status of each execution.
 pub(crate) fn held_back_with(
     runs: &Runs,
     gate: &Gate,
@@ -327,14 +331,14 @@ pub(crate) fn held_back_with(
     })
 }
 
-/// Until nobody has anything to do but wait for time to pass. Only where the
-/// clock is paused: it moves once everything else is idle.
+/// Waits until no task can do anything but wait for time to pass. This works
+/// only with a paused clock, which moves once all tasks are idle.
 pub(crate) async fn quiet() {
     tokio::time::sleep(Duration::from_millis(1)).await;
 }
 
-/// Polls `future` up to `times`, as it is woken, and drops it then: its
-/// output, or `None` if it had none by the last poll.
+/// Polls `future` at most `times` times, whenever it is woken, and then drops
+/// it. Returns its output, or `None` if the last poll was still pending.
 pub(crate) async fn poll_times<F: Future>(times: usize, future: F) -> Option<F::Output> {
     let mut future = pin!(future);
     let mut polls = 0;

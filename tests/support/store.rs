@@ -1,5 +1,5 @@
-//! A memory store that fails and stalls on command, and remembers what it was
-//! asked.
+//! A memory store that fails or stalls on command, and remembers the calls that
+//! it received.
 
 use std::collections::HashMap;
 use std::future::{Future, pending};
@@ -29,27 +29,28 @@ pub(crate) enum Op {
 /// What goes wrong with every call of one operation.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Fault {
-    /// It fails, a turn of the others later, and was not carried out.
+    /// The call returns an error after other tasks had a turn, and is not
+    /// carried out.
     Fails(StoreErrorKind),
-    /// It fails so much later, and was not carried out.
+    /// The call returns an error so much later, and is not carried out.
     FailsLate(Duration),
-    /// It is carried out, and its answer gets lost.
+    /// The call is carried out, and its result is replaced by an error.
     AnswerLost(StoreErrorKind),
-    /// It is not carried out, and never answered.
+    /// The call is not carried out, and never returns.
     Stalls,
-    /// It is carried out, and never answered.
+    /// The call is carried out, and never returns.
     AnswerStalls,
-    /// It is carried out, and answered so much later.
+    /// The call is carried out at once, and returns so much later.
     Late(Duration),
-    /// It is carried out, and answered, so much later.
+    /// The call is carried out so much later, and returns then.
     ArrivesLate(Duration),
-    /// It panics.
+    /// The call panics.
     Panics,
-    /// Nothing, but others get a turn before and after.
+    /// The call succeeds, but other tasks get a turn before and after it.
     Yields,
 }
 
-/// Wraps a [`MemoryStore`]; a clone is another handle on the same.
+/// Wraps a [`MemoryStore`]. A clone is another handle on the same store.
 #[derive(Clone, Default)]
 pub(crate) struct Steered {
     pub(crate) memory: MemoryStore,
@@ -72,8 +73,8 @@ impl Steered {
         Self::default()
     }
 
-    /// Whose leases lapse, as those of a store elsewhere do: nothing in this
-    /// process keeps them alive but renewals.
+    /// A store whose leases lapse like those of a remote store: nothing in this
+    /// process keeps them alive except renewals.
     pub(crate) fn unguarded() -> Self {
         Self {
             unguarded: true,
@@ -99,7 +100,7 @@ impl Steered {
         self.told.lock().unwrap().faults.insert(op, fault);
     }
 
-    /// Claims reach the store so much later, and are never answered.
+    /// Claims reach the store so much later, and their calls never return.
     pub(crate) fn let_claims_arrive_late(&self, late: impl Into<Option<Duration>>) {
         self.told.lock().unwrap().claims_arrive_late = late.into();
     }
@@ -108,7 +109,7 @@ impl Steered {
         self.told.lock().unwrap().faults.remove(&op);
     }
 
-    /// How often it was asked for this.
+    /// How often this operation was called.
     pub(crate) fn calls(&self, op: Op) -> usize {
         let told = self.told.lock().unwrap();
         told.calls.get(&op).copied().unwrap_or_default()
@@ -122,12 +123,13 @@ impl Steered {
         self.told.lock().unwrap().claims.clone()
     }
 
-    /// What it was asked to keep.
+    /// The outcomes that the store was asked to record.
     pub(crate) fn outcomes(&self) -> Vec<Outcome> {
         self.told.lock().unwrap().outcomes.clone()
     }
 
-    /// All that it was given, as a log would show it.
+    /// The debug output of everything that the store received, as a log would
+    /// contain it.
     pub(crate) fn debug(&self) -> String {
         let told = self.told.lock().unwrap();
         format!(
@@ -194,7 +196,8 @@ impl Store for Steered {
             told.claims_arrive_late
         };
         if let Some(late) = arrives_late {
-            // Whoever asked may long have gone.
+            // The caller may have given up the claim long before it arrives, so
+            // a task of its own carries it out.
             let (memory, claim) = (self.memory.clone(), *claim);
             tokio::spawn(async move {
                 sleep(late).await;
