@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tower_idempotency::config::{Config, FileError};
 use tower_idempotency::for_sidecar::{ignore_path_case, located};
-use tower_idempotency::store::{Store, StoreError};
+use tower_idempotency::store::{AnyStore, Store, StoreError};
 use tower_idempotency::{ConfigError, IdempotencyLayer};
 
 mod authorize;
@@ -101,6 +101,14 @@ impl Sidecar {
         required_store(config)?;
         let layer = layer(config, &settings, LateStore::default())?;
         Ok(SidecarContract::new(&layer, &settings))
+    }
+
+    /// Creates what the store of this file needs: the table of an SQL store.
+    ///
+    /// # Errors
+    /// If the file names no store, the store refuses or can't be reached.
+    pub async fn migrate(config: &Config) -> Result<(), SidecarError> {
+        Ok(AnyStore::migrate(required_store(config)?).await?)
     }
 
     async fn listen(settings: &Settings, layer: IdempotencyLayer) -> Result<Self, SidecarError> {

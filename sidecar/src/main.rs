@@ -8,7 +8,6 @@ use std::process::ExitCode;
 
 use lexopt::prelude::{Long, Short};
 use tower_idempotency::config::Config;
-use tower_idempotency::store::AnyStore;
 use tower_idempotency_sidecar::Sidecar;
 use tracing::{error, info};
 use tracing_subscriber::EnvFilter;
@@ -99,10 +98,7 @@ fn run(task: Task, file: &Path) -> Result<(), Box<dyn Error>> {
     let config = Config::read(file)?;
     match task {
         Task::Check => print(&Sidecar::contract(&config)?.markdown()),
-        Task::Migrate => {
-            let store = config.store().ok_or("the file names no `store`")?;
-            Ok(runtime()?.block_on(AnyStore::migrate(store))?)
-        }
+        Task::Migrate => Ok(runtime()?.block_on(Sidecar::migrate(&config))?),
         Task::Serve => {
             log();
             runtime()?.block_on(serve(&config))

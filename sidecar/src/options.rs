@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::{HeaderName, Uri};
 use ipnet::IpNet;
 use tower_idempotency::config::{Config, FileError};
-use tower_idempotency::for_sidecar::{Entries, canonical, entries, missing};
+use tower_idempotency::for_sidecar::{Entries, canonical, entries, wrong};
 
 /// Each field is a key of the file, at its top level.
 #[derive(Clone, Debug)]
@@ -84,10 +84,32 @@ impl fmt::Debug for Authorize {
     }
 }
 
-/// The store, which a sidecar can't be given otherwise.
+fn missing(config: &Config, option: &str, example: &str) -> FileError {
+    let message = format!("is missing: the sidecar needs it, such as \"{example}\"");
+    wrong(config, option, &message)
+}
+
+/// The URL of the store, whose engine this program was built with.
 pub(crate) fn required_store(config: &Config) -> Result<&str, FileError> {
-    let store = config.store();
-    store.ok_or_else(|| missing(config, "store", "memory:"))
+    let Some(store) = config.store() else {
+        return Err(missing(config, "store", "memory:"));
+    };
+    let scheme = store.split_once(':').map_or(store, |(scheme, _)| scheme);
+    let (feature, is_on) = match scheme {
+        "mysql" | "mariadb" => ("mysql", cfg!(feature = "mysql")),
+        "postgres" | "postgresql" => ("postgres", cfg!(feature = "postgres")),
+        "redis" | "rediss" | "valkey" | "valkeys" => ("redis", cfg!(feature = "redis")),
+        "sqlite" => ("sqlite", cfg!(feature = "sqlite")),
+        _ => return Ok(store),
+    };
+    if is_on {
+        return Ok(store);
+    }
+    let message = format!(
+        "is a `{scheme}:` URL, and this program was built without the feature `{feature}`: build it \
+         again with `--features {feature}`"
+    );
+    Err(wrong(config, "store", &message))
 }
 
 impl Settings {

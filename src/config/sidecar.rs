@@ -134,10 +134,9 @@ pub fn entries(config: &Config) -> Entries {
     }
 }
 
-/// The entry `option`, at the top of the file, has to be there.
+/// The entry `option`, at the top of the file, is wrong. `message` completes "`store` …".
 #[must_use]
-pub fn missing(config: &Config, option: &str, example: &str) -> FileError {
-    let message = format!("is missing: the sidecar needs it, such as \"{example}\"");
+pub fn wrong(config: &Config, option: &str, message: &str) -> FileError {
     config.error(option, message)
 }
 

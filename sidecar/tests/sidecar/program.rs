@@ -211,6 +211,7 @@ async fn refuses(name: &str, text: &str, place: &str, says: &str) {
     }
 }
 
+#[cfg(feature = "redis")]
 #[tokio::test]
 async fn check_prints_the_contract_and_asks_nobody() {
     let file = File::new(nobody().await)
@@ -248,6 +249,29 @@ async fn a_store_or_an_address_that_can_t_be_used_is_1() {
         error.contains(":3:1: `store` can't work") && error.contains("sqlite:"),
         "{error}"
     );
+}
+
+/// Run by `scripts/test`, which builds the program without any feature once.
+#[cfg(not(feature = "redis"))]
+#[tokio::test]
+async fn a_store_that_is_not_compiled_in_is_refused_with_the_way_to_build_it() {
+    let text = File::new(nobody().await)
+        .top("store = 'redis://:hunter2@cache'")
+        .text();
+    let file = Written::new("not-compiled-in.toml", &text);
+    for task in [&["--check"][..], &["--migrate"], &[]] {
+        let arguments = [&["--config", file.path()], task].concat();
+        let output = run(&arguments).await;
+        assert_eq!(output.status.code(), Some(1), "{task:?}");
+        let stderr = said(&output.stderr);
+        assert!(
+            stderr.contains(
+                "`store` is a `redis:` URL, and this program was built without the feature `redis`: \
+                 build it again with `--features redis`"
+            ) && !stderr.contains("hunter2"),
+            "{stderr}"
+        );
+    }
 }
 
 #[cfg(feature = "sqlite")]
