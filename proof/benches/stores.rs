@@ -1,17 +1,20 @@
-//! What each engine's operations cost, next to its own no-op round trip
-//! (`PING`, `SELECT 1`) over the same connections in the same run.
+//! This benchmark measures what each engine's operations cost, relative to the
+//! engine's own no-op round trip (`PING`, `SELECT 1`) over the same connections in
+//! the same run.
 //!
-//! Per round and engine, one and 64 at a time, batches of: the no-op, claims
-//! of new records, their completions, claims that find a completion (a replay)
-//! and releases. The answer has 256 B. What a table shows is the median over the
-//! rounds of a batch's time to that of the round's no-op.
+//! Each round runs these batches per engine, with one call and with 64 calls at a
+//! time: the no-op, claims of new records, the completions of these records, claims
+//! that find a completion (replays), and releases. A recorded response has 256 B. A
+//! table shows the median over the rounds of a batch's time divided by the time of
+//! the same round's no-op.
 //!
-//! After these, for the databases: [a handler with one INSERT](handlers), bare,
-//! behind the layer, and with its claim committed in its own transaction; with
-//! `handlers` as an argument these alone.
+//! After that, the databases run [a handler with one INSERT](handlers): bare,
+//! behind the layer, and with its claim committed in its own transaction. The
+//! argument `handlers` runs these measurements alone.
 //!
-//! Engines are those whose address is in the environment (`TEST_REDIS_URL`,
-//! `TEST_POSTGRES_URL`, `TEST_MYSQL_URL`), and SQLite in a temporary file:
+//! The benchmark measures each engine whose address is in the environment
+//! (`TEST_REDIS_URL`, `TEST_POSTGRES_URL`, `TEST_MYSQL_URL`), and SQLite in a
+//! temporary file:
 //!
 //! ```text
 //! eval "$(scripts/servers start redis postgres mysql)"
@@ -31,23 +34,24 @@ mod picture;
 use engines::Engine;
 
 const AT_ONCE: [usize; 2] = [1, 64];
-/// How many of each operation a batch has.
+/// A batch makes this many calls of one operation.
 const BATCH: usize = 192;
 const OPERATIONS: [&str; 4] = ["claim", "complete", "replay", "release"];
 
-/// The times of one batch each, of all calls together.
+/// A round holds the time of one batch of each operation, over all calls of the
+/// batch.
 pub(crate) struct Round {
     no_op: Duration,
     operations: [Duration; 4],
 }
 
-/// What one engine took, with so many calls at a time.
+/// These figures are what one engine took, with this many calls at a time.
 pub(crate) struct Figures {
     engine: &'static str,
     at_once: usize,
-    /// Microseconds per call, by the clock on the wall.
+    /// The no-op takes this many microseconds of wall-clock time per call.
     no_op: f64,
-    /// To the no-op, in the order of [`OPERATIONS`].
+    /// These are the ratios to the no-op, in the order of [`OPERATIONS`].
     ratios: [f64; 4],
 }
 
@@ -84,7 +88,7 @@ fn main() {
 }
 
 async fn measure(engine: &Engine, at_once: usize, rounds: usize) -> Figures {
-    // Connections, caches and plans get warm.
+    // This round is not counted: it fills connections, caches and query plans.
     engine.round(at_once, BATCH).await;
     let mut taken = Vec::new();
     for _ in 0..rounds {
@@ -133,7 +137,7 @@ fn print(figures: &[Figures], rounds: usize) {
     }
 }
 
-/// One batch: its calls, so many of them at a time.
+/// Runs one batch: `calls` calls, of which `at_once` run at a time.
 pub(crate) async fn timed<F>(at_once: usize, calls: usize, call: impl Fn(usize) -> F) -> Duration
 where
     F: Future<Output = ()> + Send + 'static,

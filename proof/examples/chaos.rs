@@ -1,19 +1,19 @@
-//! Servers that are killed and frozen, connections that are cut, a database
-//! that crashes, and clients that retry until they have an answer. Each
-//! operation has to take effect once, in a ledger that would keep nothing out,
-//! and a checker that knows everything that happened says whether it did.
+//! This program kills and freezes servers, cuts connections and crashes the
+//! database, while clients retry until they have a response. Each operation must
+//! take effect once in a ledger that does not refuse duplicates. A checker that
+//! knows everything that happened says whether each operation did.
 //!
 //! ```text
 //! cargo run --release -p proof --example chaos -- --store postgres --operations 100000 --kills 200
-//! cargo run --release -p proof --example chaos -- --store redis      where a crash can be a second effect
-//! cargo run --release -p proof --example chaos -- --without fence    what happens without it
+//! cargo run --release -p proof --example chaos -- --store redis      where a crash can cause a second effect
+//! cargo run --release -p proof --example chaos -- --without fence    what happens without the fence
 //! ```
 //!
-//! The servers are processes of this program's own (`chaos/server.rs`), each
-//! behind a network that cuts (`chaos/proxy.rs`). Whoever kills and freezes
-//! (`chaos/killer.rs`) follows a plan drawn from the seed, as clients do
-//! (`chaos/plan.rs`). `chaos/checker.rs` judges. A run is still not repeated to
-//! the bit: real processes decide what meets what.
+//! The servers are processes of this same program (`chaos/server.rs`). Each server
+//! stands behind a proxy that cuts connections (`chaos/proxy.rs`). The seed decides
+//! the plan (`chaos/plan.rs`) of the killer (`chaos/killer.rs`) and of the clients.
+//! `chaos/checker.rs` judges the run. The same seed does not repeat a run exactly,
+//! because real processes decide which events coincide.
 
 use std::env;
 use std::io::{self, IsTerminal, Write};
@@ -88,7 +88,8 @@ fn main() -> ExitCode {
     ))
 }
 
-/// The program: its status. What it has to say goes to `out` and `err`.
+/// Runs the program and returns its exit status. The program prints its results to
+/// `out` and its errors to `err`.
 pub(crate) fn chaos(
     arguments: impl Iterator<Item = String>,
     shows_progress: bool,
@@ -103,11 +104,11 @@ pub(crate) fn chaos(
             Ok(table) => (table.print(out), u8::from(!table.is_content())),
         },
     };
-    // Who can't be told is not content.
+    // A program that cannot print its result fails.
     if said.is_ok() { status } else { 1 }
 }
 
-/// `server` are the arguments with which this program starts as a server.
+/// `server` holds the arguments with which this program starts as a server.
 pub(crate) fn run(
     options: &Options,
     server: &[String],

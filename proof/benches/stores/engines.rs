@@ -1,4 +1,4 @@
-//! The engines under measurement.
+//! This module holds the engines that the benchmark measures.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -23,7 +23,8 @@ pub(crate) struct Engine {
     no_op: Box<dyn Fn() -> Call>,
 }
 
-/// `Store` without its type.
+/// This trait is `Store` without its associated types, so that engines fit into one
+/// list.
 trait Under: Send + Sync {
     fn claim(self: Arc<Self>, claim: Claim) -> Pin<Box<dyn Future<Output = Claimed> + Send>>;
     fn complete(self: Arc<Self>, lease: Lease, outcome: Outcome) -> Call;
@@ -61,10 +62,11 @@ impl Engine {
         }
     }
 
-    /// One batch of each.
+    /// Runs one batch of each operation.
     pub(crate) async fn round(&self, at_once: usize, calls: usize) -> Round {
-        // The first batch wakes what slept, so that it is not counted; the others are
-        // before and after what they are compared with.
+        // The first batch wakes idle connections and is not counted. The no-op runs
+        // once before and once after the operations that are compared with the
+        // no-op.
         timed(at_once, calls, |_| (self.no_op)()).await;
         let before = timed(at_once, calls, |_| (self.no_op)()).await;
         let claims: Vec<Claim> = (0..calls).map(|_| claim()).collect();
@@ -147,7 +149,8 @@ macro_rules! select_1 {
     }};
 }
 
-/// Those whose address is known. The pool's own ping is left out.
+/// Returns the engines whose address is in the environment. The pools do not ping a
+/// connection before they lend the connection, so that no ping is measured.
 pub(crate) async fn all() -> Vec<Engine> {
     let mut engines = Vec::new();
     let given = |name: &str| {

@@ -1,6 +1,6 @@
-//! What a handler with one INSERT in a transaction takes: bare, behind the layer
-//! that completes the record afterwards, and with its claim committed in that
-//! transaction.
+//! This module measures what a handler with one INSERT in a transaction takes:
+//! bare, behind the layer (which completes the record afterwards), and with its
+//! claim committed in that transaction.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -26,7 +26,8 @@ type ResponseHead = Response<Full<Bytes>>;
 
 struct Handlers {
     engine: &'static str,
-    /// Bare, behind the layer, and with the claim committed.
+    /// The calls are, in this order: the bare handler, the handler behind the
+    /// layer, and the handler that commits the claim.
     calls: [Arc<dyn Fn() -> Call>; 3],
 }
 
@@ -45,8 +46,8 @@ fn request() -> Request<Full<Bytes>> {
     request.body(body).unwrap()
 }
 
-/// Service and request are made before the clock starts to count; the call is
-/// the whole of it.
+/// The service and the request are made before the clock starts, so the clock
+/// measures the call and nothing else.
 macro_rules! handlers {
     ($engine:literal, $Db:ty, $pool:expr, $store:expr, $begin:literal) => {{
         let pool = $pool;
@@ -178,7 +179,7 @@ pub(crate) async fn measure(rounds: usize) {
     for handlers in all().await {
         for at_once in AT_ONCE {
             let mut taken: Vec<[Duration; 3]> = Vec::new();
-            // The first round wakes what slept.
+            // The first round wakes idle connections and is not counted.
             for _ in 0..=rounds {
                 let mut round = [Duration::ZERO; 3];
                 for (call, time) in handlers.calls.iter().zip(&mut round) {

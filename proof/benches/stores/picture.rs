@@ -1,4 +1,4 @@
-//! The figures as bars, in SVG.
+//! This module draws the figures as bars, in SVG.
 
 use std::fmt::Write;
 
@@ -11,8 +11,8 @@ const MOST: f64 = 9.0;
 const COLORS: [&str; 4] = ["#4269d0", "#efb118", "#3ca951", "#9c6b4e"];
 
 pub(crate) fn draw(figures: &[Figures]) -> String {
-    // One that is far out would leave no room for the others: it is cut, and its
-    // number says where it ends.
+    // One very long bar would leave no room for the others. Such a bar is cut, and
+    // its label shows the full ratio.
     let most = figures
         .iter()
         .flat_map(|one| one.ratios)

@@ -1,4 +1,4 @@
-//! What a run is asked for.
+//! This module reads the arguments of a run.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -30,14 +30,14 @@ clients that retry. Checks that each operation took effect once.
 
 Status 0 if everything was as promised, 1 if not, 2 for wrong arguments.";
 
-/// What stands between a retry and a second effect.
+/// These protections stand between a retry and a second effect.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Protections {
-    /// The layer.
+    /// The layer claims each key.
     pub(crate) claim: bool,
-    /// Who was overtaken gives up.
+    /// An owner that was overtaken gives up.
     pub(crate) fence: bool,
-    /// The ledger's entry and the answer are committed together.
+    /// The handler commits the ledger's entry and the response together.
     pub(crate) transaction: bool,
 }
 
@@ -52,7 +52,8 @@ pub(crate) struct Options {
     pub(crate) servers: Option<usize>,
     pub(crate) at_once: usize,
     pub(crate) lease: Duration,
-    /// Beside a lease, how long an answer may take when nothing is wrong.
+    /// When nothing is broken, a response may take this long in addition to a
+    /// lease.
     pub(crate) grace: Duration,
     pub(crate) seed: u64,
     pub(crate) protections: Protections,
@@ -125,12 +126,14 @@ impl Options {
     }
 
     pub(crate) fn freezes(&self) -> u32 {
-        // The memory of a frozen server is frozen with it: nobody can overtake.
+        // A frozen server's memory store is frozen too, so nobody can overtake its
+        // owners.
         let most = if self.is("memory") { 0 } else { self.kills };
         self.freezes.unwrap_or(most)
     }
 
-    /// What can be killed: a server of the run's own.
+    /// Returns how often the database is killed. Only a server of the run's own can
+    /// be killed.
     pub(crate) fn database_kills(&self) -> u32 {
         let most = (self.kills / 20).max(1);
         let own = ["postgres", "mysql", "redis"].contains(&self.store.as_str());
@@ -154,8 +157,8 @@ impl Options {
         self.lease + self.grace
     }
 
-    /// Whether the records and the ledger are in one database, which can
-    /// change both in one transaction (G7).
+    /// Returns whether the records and the ledger are in one database, so that one
+    /// transaction can change both (G7).
     pub(crate) fn is_sql(&self) -> bool {
         !self.is("memory") && !["redis", "valkey"].iter().any(|own| self.is(own))
     }

@@ -1,12 +1,12 @@
-//! When nothing was wrong.
+//! This module finds the times in which nothing was broken.
 
 use std::time::Duration;
 
 use super::history::{Broken, Micros};
 
-/// The times in which an answer has to come.
+/// `Calm` knows the times in which a response must come.
 pub(crate) struct Calm {
-    /// Disjoint, in order.
+    /// The broken times do not overlap and are sorted.
     broken: Vec<Broken>,
     patience: Micros,
 }
@@ -26,7 +26,8 @@ impl Calm {
         Self { broken, patience }
     }
 
-    /// Whether nothing was wrong for so long, between these.
+    /// Returns whether nothing was broken for longer than `patience`, at some time
+    /// between `from` and `to`.
     pub(crate) fn waited_for(&self, from: Micros, to: Micros) -> bool {
         let mut calm_since = from;
         let within = self.broken.partition_point(|own| own.to < from);

@@ -1,5 +1,5 @@
-//! Judges a run: the ledger, the whole history of its clients and the journals
-//! of its servers, against what was promised.
+//! The checker judges a run: it compares the ledger, the history of all clients and
+//! the journals of all servers with the guarantees.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
@@ -9,11 +9,11 @@ use super::calm::Calm;
 use super::history::{Answer, Attempt, Broken, End, Entry, Execution, Quest, Saw};
 use super::linearizability::linearizable;
 
-/// All that happened.
+/// `Run` holds everything that happened.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Run {
     pub(crate) operations: u32,
-    /// Each answer has to be there so soon once nothing is wrong.
+    /// Each response must come within this time once nothing is broken.
     pub(crate) patience: Duration,
     pub(crate) entries: Vec<Entry>,
     pub(crate) attempts: Vec<Attempt>,
@@ -66,7 +66,7 @@ impl fmt::Display for Rule {
     }
 }
 
-/// Something that must not happen, and did.
+/// A violation is something that happened although a rule forbids it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Violation {
     pub(crate) rule: Rule,
@@ -74,7 +74,7 @@ pub(crate) struct Violation {
     pub(crate) why: String,
 }
 
-/// Everything that is wrong with it.
+/// Returns all violations of a run.
 pub(crate) fn check(run: &Run) -> Vec<Violation> {
     let mut keys: BTreeMap<u32, Key<'_>> = (0..run.operations)
         .map(|number| (number, Key::default()))
@@ -120,13 +120,13 @@ pub(crate) fn check(run: &Run) -> Vec<Violation> {
     found
 }
 
-/// What happened under one key.
+/// `Key` holds what happened under one key.
 #[derive(Default)]
 struct Key<'a> {
     entries: Vec<&'a Entry>,
     attempts: Vec<&'a Attempt>,
     quests: Vec<&'a Quest>,
-    /// By when they began.
+    /// The executions are sorted by when they began.
     executions: Vec<&'a Execution>,
 }
 
@@ -203,8 +203,9 @@ impl<'a> Key<'a> {
             .iter()
             .filter(|own| answered.contains(&&own.name));
         let token = stood.map(|own| own.token).min();
-        // One that was claimed before, and whose server was frozen before it could
-        // begin, is no new one: what it does is refused.
+        // An execution with an older token was claimed earlier: its server was
+        // frozen before the handler could begin. Its completion is refused, so this
+        // execution is not a new one.
         let is_older = |own: &Execution| own.is_layered() && Some(own.token) < token;
         let again = self
             .executions
@@ -274,7 +275,8 @@ impl<'a> Key<'a> {
     }
 }
 
-/// Whether it set out to complete when another had taken over.
+/// Returns whether the execution tried to complete after another execution had
+/// taken over.
 pub(crate) fn is_late(own: &Execution, all: &[&Execution]) -> bool {
     let overtook = |other: &&&Execution| {
         other.token > own.token && own.completing.is_some_and(|at| at > other.began)

@@ -1,4 +1,4 @@
-//! Histories written by hand, each with one thing wrong.
+//! Each history here is written by hand and has one thing wrong.
 
 use std::time::Duration;
 
@@ -54,8 +54,9 @@ fn execution(name: &str, attempt: u64, began: Micros, completing: Micros, end: E
     }
 }
 
-/// A frozen owner is overtaken, wakes up and is refused; its client is told the
-/// other's answer, and another body is refused all the while.
+/// In this history a frozen owner is overtaken, wakes up, and has its completion
+/// refused. Its client receives the other owner's response, and requests with
+/// another body are rejected all the time.
 fn good() -> Run {
     let quest = |client, begun, settled| Quest {
         operation: 0,
@@ -85,7 +86,7 @@ fn good() -> Run {
     }
 }
 
-/// The rules that a change to the good history breaks.
+/// Returns the rules that a change to the good history breaks.
 fn broken(change: impl FnOnce(&mut Run)) -> Vec<Rule> {
     let mut run = good();
     change(&mut run);
@@ -179,7 +180,8 @@ fn an_execution_that_begins_after_an_answer_is_found() {
         run.executions.push(late);
     });
     assert_eq!(rules, [Rule::OverIsOver]);
-    // Its claim is older than that of the answer: it was frozen in between.
+    // This execution's claim is older than that of the response: its server was
+    // frozen in between.
     let rules = broken(|run| {
         let late = execution("c", 0, 5000, 5010, End::Refused);
         run.executions.push(late);
@@ -191,7 +193,7 @@ fn an_execution_that_begins_after_an_answer_is_found() {
 fn an_overtaken_owner_whose_completion_counts_is_found() {
     let rules = broken(|run| run.executions[0].end = End::Completed);
     assert_eq!(rules, [Rule::LateIsRefused]);
-    // It was first: nobody had taken over yet.
+    // The execution completed first: nobody had taken over yet.
     let rules = broken(|run| {
         run.executions[0].end = End::Completed;
         run.executions[0].completing = Some(2000);
@@ -211,7 +213,8 @@ fn refusals_for_no_reason_are_found() {
     assert_eq!(rules, [Rule::RefusalsAreTrue]);
     let rules = broken(|run| run.attempts[2].saw = Saw::Failed(500));
     assert_eq!(rules, [Rule::RefusalsAreTrue]);
-    // Of one body, there is no other request that it could differ from.
+    // All requests have the same body, so `key-reused` has no other body to differ
+    // from.
     let rules = broken(|run| {
         run.attempts.retain(|own| own.body == Body::Own);
         run.attempts[1].saw = refused("key-reused");
@@ -242,7 +245,7 @@ fn a_request_without_an_answer_may_be_carried_out_at_any_time() {
         run.quests.clear();
     });
     assert_eq!(rules, []);
-    // But there has to be one that asked for what was done.
+    // But some request must have asked for what was done.
     let rules = broken(|run| {
         run.attempts.truncate(1);
         run.quests.clear();

@@ -1,5 +1,5 @@
-//! The clients: each asks for its operation until it has an answer, wherever
-//! that comes from, and some ask again.
+//! Each client asks for its operation until the client has a response, from
+//! whichever server. Some clients then ask again.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -18,7 +18,7 @@ use super::killer::Faults;
 use super::plan::{Body, clients, draws};
 use super::wire::Connection;
 
-/// One key in so many is asked for once more when all is over.
+/// One key of this many is requested once more at the end of the run.
 const SPOT_CHECK: u32 = 50;
 
 #[derive(Debug)]
@@ -27,11 +27,12 @@ pub(crate) struct Clients {
     seed: u64,
     addresses: Vec<SocketAddr>,
     faults: Arc<Faults>,
-    /// How long a client waits for one answer.
+    /// A client waits this long for one response.
     timeout: Duration,
-    /// And for any, when nothing is broken.
+    /// A client gives up when it has had no response for this long and nothing was
+    /// broken.
     gives_up_after: Duration,
-    /// So many operations, each with all of its clients.
+    /// This many operations run at once, each with all of its clients.
     at_once: usize,
     seen: Mutex<Seen>,
     idle: Vec<Mutex<Vec<Connection>>>,
@@ -43,7 +44,7 @@ pub(crate) struct Seen {
     pub(crate) quests: Vec<Quest>,
 }
 
-/// One client of one key.
+/// `Who` names one client of one key.
 #[derive(Clone, Copy, Debug)]
 struct Who {
     operation: u32,
@@ -76,8 +77,8 @@ impl Clients {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs all operations, `done` after each. None begins before the blows
-    /// that are due before it have fallen.
+    /// Runs all operations, and calls `done` after each. No operation begins before
+    /// the blows that are due before that operation have fallen.
     pub(crate) async fn run(
         self: &Arc<Self>,
         operations: u32,
@@ -102,7 +103,8 @@ impl Clients {
                     if operation >= operations {
                         return;
                     }
-                    // If whoever strikes has stopped, that ends the run elsewhere.
+                    // If the killer has stopped, `run` ends the whole run, so this
+                    // error needs no handling.
                     let _ = due.wait_for(|due| operation < *due).await;
                     own.operation(operation).await;
                     done();
@@ -112,7 +114,7 @@ impl Clients {
         join(lanes).await;
     }
 
-    /// Some keys again, long after they were answered.
+    /// Requests some keys again, long after their first response.
     pub(crate) async fn ask_again(self: &Arc<Self>, operations: u32) {
         for operation in (0..operations).step_by(SPOT_CHECK as usize) {
             let bodies = clients(self.seed, operation);
@@ -140,7 +142,7 @@ impl Clients {
                 let mut draws = draws(own.seed, b'c', operation.into(), client as u64);
                 pause(&mut draws, 10 * client as u64).await;
                 let settled = own.quest(who, &mut draws, &answered).await;
-                // Some did not note down what they were told.
+                // Some clients lose the response that they received, and ask again.
                 if settled && draws.random_bool(0.3) {
                     pause(&mut draws, 100).await;
                     own.ask(who, &mut draws).await;
@@ -150,7 +152,8 @@ impl Clients {
         join(all).await;
     }
 
-    /// Whether it came to an end.
+    /// Sends requests until the client has a response or gives up. Returns whether
+    /// the client's operation is settled.
     async fn quest(&self, who: Who, draws: &mut StdRng, answered: &AtomicBool) -> bool {
         let begun = now();
         let mut settled = None;
@@ -162,9 +165,11 @@ impl Clients {
                 }
                 Saw::Refused(code) => match code.as_str() {
                     "in-flight" | "store-unavailable" => {}
-                    // Until the other one is done, it may still come to nothing.
+                    // Until the other operation is done, its execution may still
+                    // fail and free the key.
                     "key-reused" => settled = answered.load(Ordering::SeqCst).then(now),
-                    // What is not to be, and no use to ask again.
+                    // No other rejection is expected here, and a retry would not
+                    // help.
                     _ => break,
                 },
                 Saw::Failed(_) | Saw::Cut | Saw::Late => {}
@@ -189,7 +194,7 @@ impl Clients {
         Duration::from_micros(waited) > self.gives_up_after
     }
 
-    /// One request, to whatever end.
+    /// Sends one request, and returns how the request ended.
     async fn ask(&self, who: Who, draws: &mut StdRng) -> Saw {
         let Who {
             operation,
@@ -243,7 +248,7 @@ async fn pause(draws: &mut StdRng, longest: u64) {
     sleep(Duration::from_millis(draws.random_range(0..=longest))).await;
 }
 
-/// A client that panics is a bug in here: it goes on as that.
+/// A client that panics is a bug of this program, so the panic continues here.
 async fn join(mut tasks: JoinSet<()>) {
     while let Some(task) = tasks.join_next().await {
         task.expect("clients don't panic");

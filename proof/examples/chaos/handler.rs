@@ -1,4 +1,5 @@
-//! What is protected: a handler with one effect, an entry in the ledger.
+//! This module is what the layer protects: a handler with one effect, which is an
+//! entry in the ledger.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,15 +24,16 @@ pub(crate) struct Shop {
     pub(crate) seed: u64,
     pub(crate) ledger: Ledger,
     pub(crate) journal: Arc<Journal>,
-    /// The entry and the answer in one transaction.
+    /// The handler commits the entry and the response in one transaction.
     pub(crate) commits: bool,
-    /// Whoever is told that another has taken over gives up.
+    /// A handler that learns that another owner has taken over gives up.
     pub(crate) fenced: bool,
-    /// Of executions without the layer, which have no token.
+    /// This counter names executions without the layer, because these executions
+    /// have no token.
     pub(crate) unprotected: AtomicU64,
 }
 
-/// The same for all that happens under one claim.
+/// Everything that happens under one claim has the same execution name.
 pub(crate) fn execution(id: &RecordId, token: FencingToken) -> String {
     format!("{}-{token}", &id.to_string()[..12])
 }
@@ -57,7 +59,8 @@ pub(crate) async fn pay(State(shop): State<Arc<Shop>>, request: Request<RequestB
     }
 }
 
-/// What is asked: the number of an operation, and which body this is.
+/// Reads from a request the number of its operation and which of the two bodies the
+/// request has.
 fn read(asked: &[u8]) -> Option<(u32, Body)> {
     let asked = std::str::from_utf8(asked).ok()?;
     let (operation, body) = asked.split_once(' ')?;
@@ -79,8 +82,8 @@ impl Shop {
         )
     }
 
-    /// The ledger first; what the layer makes of the answer comes later, and a
-    /// crash in between is the gap.
+    /// Writes the ledger first. The layer records the response later; a crash in
+    /// between leaves an effect without a record.
     async fn write(&self, extensions: &Extensions, entry: &Entry) -> Response {
         let layered = extensions.get::<IdempotencyContext>().is_some();
         if let Err(error) = self.ledger.write(&self.run, entry).await {
@@ -94,7 +97,7 @@ impl Shop {
     }
 }
 
-/// Its bytes are those of one execution.
+/// The body names its execution, so no two executions give the same bytes.
 pub(crate) fn answer(entry: &Entry) -> Response {
     let body = json!({
         "operation": entry.operation,

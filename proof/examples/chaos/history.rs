@@ -1,5 +1,5 @@
-//! What happened, as the clients, the servers and the ledger tell it. All
-//! times are microseconds of this machine's clock, which all processes share.
+//! The history is what the clients, the servers and the ledger report. All times
+//! are microseconds of this machine's clock, which all processes share.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -17,7 +17,7 @@ pub(crate) fn now() -> Micros {
     now.map_or(0, |now| u64::try_from(now.as_micros()).unwrap_or(u64::MAX))
 }
 
-/// One line of the ledger: the effect of an operation.
+/// An entry is one line of the ledger: the effect of an operation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub(crate) operation: u32,
@@ -25,7 +25,7 @@ pub(crate) struct Entry {
     pub(crate) execution: String,
 }
 
-/// One request, to whatever end.
+/// An attempt is one request and how the request ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Attempt {
     pub(crate) operation: u32,
@@ -38,21 +38,22 @@ pub(crate) struct Attempt {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Saw {
-    /// A 2xx.
+    /// The client saw a 2xx response of the handler.
     Answer(Answer),
-    /// A rejection of the layer, by its code.
+    /// The client saw a rejection of the layer, with this code.
     Refused(String),
-    /// Another status: something in the server did not work, and says so.
+    /// The client saw another status: something in the server failed and the server
+    /// said so.
     Failed(u16),
-    /// The connection ended before the answer did.
+    /// The connection ended before the response did.
     Cut,
-    /// The client had waited for long enough.
+    /// The client had waited longer than its timeout.
     Late,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Answer {
-    /// Which execution it comes from.
+    /// The response names the execution that it comes from.
     pub(crate) entry: String,
     pub(crate) operation: u32,
     pub(crate) digest: [u8; 32],
@@ -66,25 +67,26 @@ pub(crate) fn digest(status: u16, body: &[u8]) -> [u8; 32] {
     digest.finalize().into()
 }
 
-/// One client's way to its answer.
+/// A quest is all that one client did to get its response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Quest {
     pub(crate) operation: u32,
     pub(crate) client: usize,
     pub(crate) begun: Micros,
-    /// When it had an answer or, with another body, was refused for good.
+    /// The client had a response at this time, or its other body was finally
+    /// rejected.
     pub(crate) settled: Option<Micros>,
     pub(crate) gave_up: Micros,
 }
 
-/// Something was broken from then to then.
+/// Something was broken between these two times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Broken {
     pub(crate) from: Micros,
     pub(crate) to: Micros,
 }
 
-/// What a server wrote down of one execution.
+/// An execution is what a server wrote down of one run of the handler.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Execution {
     pub(crate) name: String,
@@ -92,13 +94,14 @@ pub(crate) struct Execution {
     pub(crate) token: u64,
     pub(crate) attempt: u64,
     pub(crate) began: Micros,
-    /// When it last set out to complete.
+    /// The execution last began to complete its record at this time.
     pub(crate) completing: Option<Micros>,
     pub(crate) end: End,
 }
 
 impl Execution {
-    /// Whether it ran under a claim, so that its token says something.
+    /// Returns whether the handler ran under a claim, so that its token has a
+    /// meaning.
     pub(crate) fn is_layered(&self) -> bool {
         !self.name.starts_with("unprotected-")
     }
@@ -106,10 +109,10 @@ impl Execution {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
-    /// Its server was killed, or does not know.
+    /// The server was killed, or the server does not know how the execution ended.
     Unknown,
     Completed,
-    /// Another execution has taken over.
+    /// The completion was refused, because another execution has taken over.
     Refused,
     Failed,
 }
@@ -128,7 +131,7 @@ pub(crate) fn executions(journals: &Path) -> Result<Vec<Execution>, BoxError> {
 fn parse(text: &str) -> Vec<Execution> {
     let mut executions: Vec<Execution> = Vec::new();
     let mut by_name = HashMap::new();
-    // What was cut off by a kill is no line.
+    // A kill can cut off the last line; such a line is ignored.
     let whole = text.rfind('\n').map_or("", |end| &text[..end]);
     for line in whole.lines() {
         let words: Vec<_> = line.split(' ').collect();

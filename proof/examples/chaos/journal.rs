@@ -1,5 +1,5 @@
-//! What a server writes down of its executions. Each line is one write to the
-//! end of a file: what was written before a kill -9 is there.
+//! The journal is what a server writes down of its executions. Each line is one
+//! write to the end of a file, so a written line survives kill -9.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -23,7 +23,8 @@ impl Journal {
         );
     }
 
-    /// It sets out to complete; how that ends is another line, if it gets there.
+    /// Notes that the execution begins to complete its record. The next line says
+    /// how the completion ended, unless the server dies before.
     pub(crate) fn completing(&self, execution: &str) {
         self.write("completing", execution);
     }
@@ -32,7 +33,8 @@ impl Journal {
         self.write("completed", execution);
     }
 
-    /// Another execution has taken over, and this one was told so.
+    /// Notes that the completion was refused because another execution has taken
+    /// over.
     pub(crate) fn refused(&self, execution: &str) {
         self.write("refused", execution);
     }

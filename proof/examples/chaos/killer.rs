@@ -1,5 +1,5 @@
-//! Who kills servers and the database, and freezes servers for longer than a
-//! lease, as planned.
+//! The killer follows the plan: it kills servers and the database, and freezes
+//! servers for longer than a lease.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,16 +16,17 @@ use super::proxy::Proxy;
 use super::server::Setup;
 use super::servers::Server;
 
-/// One server and the network in front of it.
+/// `Place` is one server and the proxy in front of the server.
 #[derive(Debug)]
 pub(crate) struct Place {
     pub(crate) setup: Setup,
     pub(crate) proxy: Proxy,
-    /// Locked by whoever breaks or mends it.
+    /// The task that breaks or mends the server holds this lock, so that two blows
+    /// never hit one server at the same time.
     pub(crate) process: Arc<tokio::sync::Mutex<Process>>,
 }
 
-/// What is broken, and what was.
+/// `Faults` holds what is broken now and what was broken before.
 #[derive(Debug, Default)]
 pub(crate) struct Faults(Mutex<Vec<(Micros, Option<Micros>)>>);
 
@@ -44,7 +45,8 @@ impl Faults {
         self.list()[fault].1 = Some(now());
     }
 
-    /// Since when nothing is; now, if something is.
+    /// Returns since when nothing is broken, or the current time while something is
+    /// broken.
     pub(crate) fn none_since(&self) -> Micros {
         let ends = self
             .list()
@@ -76,13 +78,14 @@ pub(crate) struct Killer {
     pub(crate) database: Option<Arc<Server>>,
     pub(crate) faults: Arc<Faults>,
     pub(crate) lease: Duration,
-    /// With which this program starts as a server.
+    /// This program starts as a server with these arguments.
     pub(crate) arguments: Arc<Vec<String>>,
 }
 
 impl Killer {
-    /// Strikes each blow once the operation before which it is planned has been
-    /// taken on. `due` is told before which operation the next one is.
+    /// Strikes each blow once the operation before which the blow is planned has
+    /// been reached. The killer sends through `due` the operation before which its
+    /// next blow is planned.
     pub(crate) async fn strike(
         self,
         blows: Vec<Planned>,
@@ -91,7 +94,8 @@ impl Killer {
     ) -> Result<Blows, BoxError> {
         let mut struck = Blows::default();
         let mut mending = JoinSet::new();
-        // While many are frozen at once, nobody is left to overtake them.
+        // Only one server is frozen at a time. If many were frozen at once, no
+        // server could overtake the frozen ones.
         let freezers = Arc::new(Semaphore::new(1));
         let nexts = blows.iter().skip(1).map(|next| next.before);
         let nexts: Vec<u32> = nexts.chain([u32::MAX]).collect();
@@ -102,7 +106,8 @@ impl Killer {
                 _ => None,
             };
             begun.wait_for(|begun| *begun >= planned.before).await?;
-            // The servers are busy when it falls.
+            // This line lets the clients go on before the blow falls, so that the
+            // servers are busy when the blow falls.
             due.send_replace(next);
             sleep(planned.after).await;
             match planned.blow {
@@ -110,7 +115,8 @@ impl Killer {
                     struck.kills += 1;
                     let (place, mut process) = self.take(server).await;
                     let fault = self.faults.begin();
-                    // Its port may be another program's in a moment.
+                    // Another program may soon use the killed server's port, so the
+                    // proxy must not connect to that port.
                     self.places[place].proxy.lead_nowhere();
                     process.kill().await?;
                     mending.spawn(self.restart(place, process, fault, planned.lasts));
@@ -152,7 +158,8 @@ impl Killer {
         Ok(struck)
     }
 
-    /// That server, or another while somebody is at it.
+    /// Returns the wanted server, or another one if the wanted server is being
+    /// broken or mended.
     async fn take(&self, wanted: usize) -> (usize, OwnedMutexGuard<Process>) {
         loop {
             for nth in 0..self.places.len() {

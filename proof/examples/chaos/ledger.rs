@@ -1,5 +1,5 @@
-//! Where operations take effect: one line each, and nothing that would keep a
-//! second one out.
+//! Operations take effect in the ledger. Each effect is one line, and the ledger
+//! does not refuse a second line.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -14,7 +14,8 @@ use super::BoxError;
 use super::history::Entry;
 use super::plan::Body;
 
-/// In the database of the records if there is one, or in a file.
+/// The ledger is in the database of the records if the records are in a database,
+/// and in a file otherwise.
 #[derive(Clone, Debug)]
 pub(crate) enum Ledger {
     Postgres(PgPool),
@@ -41,14 +42,14 @@ const ALL_DOLLAR: &str =
 const ALL: &str =
     "SELECT operation, body, execution FROM chaos_ledger WHERE run = ? ORDER BY number";
 
-/// Of each server's, and as many for the records.
+/// Each server has this many connections to the ledger, and as many to the records.
 pub(crate) const CONNECTIONS: u32 = 4;
 
 type Row = (i64, String, String);
 
 impl Ledger {
     pub(crate) async fn open(store: &str, file: &Path) -> Result<Self, BoxError> {
-        // A connection takes its time to be made, and is not given up for that.
+        // A slow connection attempt must not fail the run.
         const WAIT: Duration = Duration::from_secs(20);
         Ok(match store.split(':').next() {
             Some("postgres" | "postgresql") => {
@@ -87,7 +88,8 @@ impl Ledger {
         Ok(())
     }
 
-    /// Makes its connections: each takes its time, above all in a debug build.
+    /// Opens the ledger's connections in advance, because opening is slow, above
+    /// all in a debug build.
     pub(crate) async fn warm_up(&self) -> Result<(), BoxError> {
         macro_rules! hold {
             ($pool:ident) => {{
@@ -105,7 +107,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// Writes an entry and commits it, on its own.
+    /// Writes an entry and commits the entry in a transaction of its own.
     pub(crate) async fn write(&self, run: &str, entry: &Entry) -> Result<(), BoxError> {
         let operation = i64::from(entry.operation);
         let (body, execution) = (entry.body.name(), &entry.execution);

@@ -1,32 +1,34 @@
-//! Whether a key looked to its clients as if each request happened in one
-//! instant between when it was sent and when its answer came, in an order
-//! that explains what they were told and what the ledger says.
+//! This module checks whether each request of a key looks to the clients as if the
+//! request happened in one instant between its sending and its response, in an
+//! order that explains what the clients saw and what the ledger holds.
 //!
-//! The search is that of Wing and Gong, with a memory of where it has been
-//! (as Lowe's), so that a history without an explanation ends as soon as one
-//! with. stateright's tester does the same without that memory: eight clients
-//! that retry are too many for it. It also takes one outcome for what a
-//! request without an answer did, and here nobody knows; and it brings a model
-//! checker with its web server along.
+//! The search is the algorithm of Wing and Gong, with Lowe's set of visited states,
+//! so that a history without an explanation ends as fast as one with an
+//! explanation. stateright's tester does the same without that set, and is too slow
+//! for eight clients that retry. That tester also assumes one outcome for a request
+//! without a response, although the outcome is unknown here, and it depends on a
+//! model checker with a web server.
 
 use std::collections::HashSet;
 
 use super::history::{Attempt, Entry, Micros, Saw};
 use super::plan::Body;
 
-/// Of more attempts, so many orders are possible that it takes too long.
+/// More attempts than this have too many possible orders to search.
 const MOST: usize = 24;
 
-/// What is so, to whoever asks.
+/// `State` is what a request finds under the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum State {
     NotDone,
-    /// By that body, with this answer, once it has been seen.
+    /// A request with that body was executed; the digest is that of its response,
+    /// once a client has seen the response.
     Done(Body, Option<[u8; 32]>),
 }
 
 impl State {
-    /// What is so after this, if it can happen at all.
+    /// Returns the state after this attempt, or `None` if the attempt cannot happen
+    /// in this state.
     fn after(self, own: &Attempt) -> Option<Self> {
         match (&own.saw, self) {
             (Saw::Answer(answer), Self::NotDone) => Some(Self::Done(own.body, Some(answer.digest))),
@@ -39,19 +41,20 @@ impl State {
                 (body != own.body).then_some(self)
             }
             (Saw::Refused(code), _) if is_told(code) => None,
-            // Nobody knows what became of it.
+            // The client does not know what became of this request.
             (_, Self::NotDone) => Some(Self::Done(own.body, None)),
             (_, Self::Done(..)) => None,
         }
     }
 }
 
-/// Refusals that say how things are, and that nothing came of the request.
+/// Returns whether the rejection with this code reports the state of the key and
+/// means that the request did nothing.
 fn is_told(code: &str) -> bool {
     ["in-flight", "key-reused"].contains(&code)
 }
 
-/// `None` if the key is not a small one.
+/// Returns `None` if the key has too many attempts to search.
 pub(crate) fn linearizable(attempts: &[&Attempt], entries: &[&Entry]) -> Option<bool> {
     if attempts.len() > MOST {
         return None;
@@ -67,7 +70,8 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    /// Whether the rest can be explained, with these (a bit each) done.
+    /// Returns whether the remaining attempts can be explained, after the attempts
+    /// in `done` (one bit each).
     fn goes_on(&self, done: u32, state: State, seen: &mut HashSet<(u32, State)>) -> bool {
         if !seen.insert((done, state)) {
             return false;
@@ -82,7 +86,8 @@ impl Search<'_> {
         let first_end: Micros = first_end.unwrap_or(Micros::MAX);
         for at in pending {
             let own = self.attempts[at];
-            // Something else was over before this was sent.
+            // This attempt was sent after another pending attempt had ended, so the
+            // other attempt comes first.
             if own.sent > first_end {
                 continue;
             }
@@ -95,7 +100,7 @@ impl Search<'_> {
         false
     }
 
-    /// How many entries there are is another rule.
+    /// This rule does not count entries; another rule does.
     fn is_what_the_ledger_says(&self, state: State) -> bool {
         match state {
             State::NotDone => self.entries.is_empty(),
@@ -104,8 +109,8 @@ impl Search<'_> {
     }
 }
 
-/// Whether it was over when it ended. A request whose client is gone may still
-/// be carried out, at any time.
+/// Returns whether the request had no effect after its end. A server may still
+/// execute a request whose client is gone, at any time.
 fn has_an_end(own: &Attempt) -> bool {
     match &own.saw {
         Saw::Answer(_) => true,

@@ -1,5 +1,5 @@
-//! What is to happen, drawn from the seed: who asks for what, and when
-//! something goes wrong. Real processes decide what meets what.
+//! The plan says which client asks for what and when something breaks. The seed
+//! decides the plan; real processes decide which events coincide.
 
 use std::time::Duration;
 
@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::arguments::Options;
 
-/// Draws that depend on nothing but the seed and what they are for.
+/// Returns random draws that depend only on the seed and on the purpose of the
+/// draws.
 pub(crate) fn draws(seed: u64, purpose: u8, of: u64, and: u64) -> StdRng {
     let mut whole = [purpose; 32];
     for (part, number) in whole.chunks_mut(8).zip([seed, of, and]) {
@@ -19,11 +20,11 @@ pub(crate) fn draws(seed: u64, purpose: u8, of: u64, and: u64) -> StdRng {
     StdRng::from_seed(whole)
 }
 
-/// Which of two requests is sent under a key.
+/// `Body` is which of two requests is sent under a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub(crate) enum Body {
     Own,
-    /// Another one: a client with a bug.
+    /// A client with a bug sends another body.
     Other,
 }
 
@@ -42,7 +43,7 @@ impl Body {
     }
 }
 
-/// The clients of one key.
+/// Returns the body of each client of one key.
 pub(crate) fn clients(seed: u64, operation: u32) -> Vec<Body> {
     let mut draws = draws(seed, b'o', operation.into(), 0);
     let number = match draws.random_range(0..20) {
@@ -60,18 +61,18 @@ pub(crate) fn clients(seed: u64, operation: u32) -> Vec<Body> {
     bodies
 }
 
-/// How long an execution works before it commits.
+/// Returns how long an execution works before the execution commits.
 pub(crate) fn works_for(seed: u64, operation: u32, attempt: u64) -> Duration {
     let mut draws = draws(seed, b'w', operation.into(), attempt);
     Duration::from_millis(match draws.random_range(0..10) {
         0..6 => draws.random_range(0..5),
         6..9 => draws.random_range(5..30),
-        // So that a freeze always meets somebody.
+        // These executions are long enough that a freeze always meets one.
         _ => draws.random_range(100..400),
     })
 }
 
-/// What goes wrong.
+/// A blow is one thing that breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Blow {
     Kill(usize),
@@ -79,15 +80,16 @@ pub(crate) enum Blow {
     KillDatabase,
 }
 
-/// A blow falls before this operation begins, so that how fast the machine is
-/// does not decide how many there are.
+/// A blow falls before a planned operation begins, so that the speed of the machine
+/// does not decide the number of blows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Planned {
     pub(crate) before: u32,
     pub(crate) blow: Blow,
-    /// Into whatever the servers are doing by then.
+    /// The blow falls this long after its operation was reached, into whatever the
+    /// servers do at that time.
     pub(crate) after: Duration,
-    /// How long it lasts; a freeze, beside a lease.
+    /// The fault lasts this long; a freeze lasts one lease longer.
     pub(crate) lasts: Duration,
 }
 

@@ -1,5 +1,6 @@
-//! A store in front of a store, which writes down completions, and breaks one
-//! rule if it is told to: the checker has to see each.
+//! This store wraps another store. It writes down completions, and breaks one rule
+//! of the store contract if the run asks for that. The checker must notice each
+//! broken rule.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,36 +16,36 @@ use tower_idempotency::store::{
 use super::handler::execution;
 use super::journal::Journal;
 
-/// A rule of the store's contract, broken.
+/// A planted fault breaks one rule of the store's contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Planted {
-    /// Whoever claims is let in, though another is at it.
+    /// A claim succeeds although another owner's lease lives.
     SharesLiveLeases,
-    /// Whoever claims is let in, though it is done.
+    /// A claim succeeds although the record is completed.
     RunsAgain,
-    /// A completion is answered, and not stored.
+    /// A completion is confirmed but not stored.
     ForgetsCompletions,
-    /// A completion leaves a tombstone.
+    /// A completion releases the record, so that the operation may run again.
     ReleasesCompletions,
-    /// A completion ends as soon as it is stored.
+    /// A completion expires as soon as it is stored.
     KeepsNothing,
-    /// Another answer than the one that was given comes back.
+    /// A replay returns another response than the recorded one.
     ChangesAnswers,
-    /// An owner that was overtaken is told that its answer counts.
+    /// An owner that was overtaken is told that its completion counts.
     LetsTheOvertakenComplete,
     /// A lease never lapses.
     NeverLapses,
-    /// What is done is in flight, to whoever asks again.
+    /// A completed record is reported as in flight.
     HidesCompletions,
-    /// Another request is taken for the same.
+    /// A request with another fingerprint is taken for the same request.
     IgnoresFingerprints,
     /// Every token is the same.
     RepeatsTokens,
-    /// Every attempt is the first.
+    /// Every attempt is numbered as the first.
     CountsNoAttempts,
     /// Some keys share a record.
     MixesRecords,
-    /// The answer is not kept.
+    /// A completion is sealed: its response is not kept.
     SealsCompletions,
 }
 

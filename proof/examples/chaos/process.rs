@@ -1,4 +1,5 @@
-//! One of the servers, from outside: a process to kill, freeze and start again.
+//! A `Process` is one of the servers, seen from outside: the run kills it, freezes
+//! it and starts it again.
 
 use std::env;
 use std::process::Stdio;
@@ -20,7 +21,8 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// `arguments` are those that make this program look at its environment.
+    /// `arguments` make this program look at its environment variable and start as
+    /// a server.
     pub(crate) async fn start(setup: &Setup, arguments: &[String]) -> Result<Self, BoxError> {
         let mut child = Command::new(env::current_exe()?)
             .args(arguments)
@@ -33,7 +35,7 @@ impl Process {
         let mut says = BufReader::new(says).lines();
         let port = timeout(COMES_UP_WITHIN, async {
             while let Some(line) = says.next_line().await? {
-                // What runs tests has something to say before it.
+                // The test harness prints lines of its own before this line.
                 if let Some((_, port)) = line.split_once("port ") {
                     return Ok(port.parse()?);
                 }
@@ -44,7 +46,7 @@ impl Process {
         Ok(Self { child, port })
     }
 
-    /// SIGKILL, as the kernel's out-of-memory killer would.
+    /// Sends SIGKILL, as the kernel's out-of-memory killer would.
     pub(crate) async fn kill(&mut self) -> Result<(), BoxError> {
         Ok(self.child.kill().await?)
     }

@@ -1,5 +1,5 @@
-//! A network in front of each server, which cuts connections: before a
-//! request, in it, before its answer, in that.
+//! A proxy stands in front of each server and cuts connections: before a request,
+//! inside a request, before the response, or inside the response.
 
 use std::io;
 use std::net::SocketAddr;
@@ -20,7 +20,7 @@ use super::plan::draws;
 enum Cut {
     BeforeTheRequest,
     InTheRequest,
-    /// A while after the request has arrived.
+    /// The connection is cut this long after the request has arrived.
     WhileItRuns(Duration),
     BeforeTheAnswer,
     InTheAnswer,
@@ -37,7 +37,8 @@ pub(crate) struct Proxy {
 struct Shared {
     seed: u64,
     number: u64,
-    /// Of the server behind it, which changes with each start.
+    /// This is the port of the server behind the proxy; the port changes with each
+    /// start.
     port: AtomicU16,
     cuts: AtomicU64,
 }
@@ -69,7 +70,7 @@ impl Proxy {
         self.lead_to(0);
     }
 
-    /// How many connections it has cut.
+    /// Returns how many connections the proxy has cut.
     pub(crate) fn cuts(&self) -> u64 {
         self.shared.cuts.load(Ordering::Relaxed)
     }
@@ -85,14 +86,16 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
         let draws = draws(shared.seed, b'p', shared.number, connection);
         let shared = Arc::clone(&shared);
         open.spawn(async move {
-            // How it ended, both sides know.
+            // The client and the server see for themselves how the connection
+            // ended.
             let _ = carry(client, &shared, draws).await;
         });
     }
 }
 
-/// A client sends a request in one piece, and the next when it has the answer:
-/// whatever comes from it is a request.
+/// Carries one connection. A client sends a request in one piece, and sends the
+/// next request only after the response, so each piece that comes from a client is
+/// one request.
 async fn carry(mut client: TcpStream, shared: &Shared, mut draws: StdRng) -> io::Result<()> {
     client.set_nodelay(true)?;
     client.set_zero_linger()?;
@@ -119,7 +122,7 @@ async fn carry(mut client: TcpStream, shared: &Shared, mut draws: StdRng) -> io:
                     if timeout(time, server.peek(&mut [0])).await.is_err() {
                         break;
                     }
-                    // It was faster.
+                    // The response came before the planned cut.
                     cut = None;
                 }
             }
@@ -130,7 +133,8 @@ async fn carry(mut client: TcpStream, shared: &Shared, mut draws: StdRng) -> io:
                 }
                 if cut == Some(Cut::InTheAnswer) {
                     client.write_all(&answer[..draws.random_range(1..=answer.len()) - 1]).await?;
-                    // A reset may overtake what was sent.
+                    // Without this pause the reset could overtake the bytes that
+                    // were just sent.
                     sleep(Duration::from_millis(2)).await;
                     break;
                 }
@@ -144,7 +148,7 @@ async fn carry(mut client: TcpStream, shared: &Shared, mut draws: StdRng) -> io:
     Ok(())
 }
 
-/// Six requests of a hundred are cut.
+/// Six of a hundred requests are cut.
 fn draw(draws: &mut StdRng) -> Option<Cut> {
     let place = draws.random_range(0..100);
     let time = Duration::from_millis(draws.random_range(0..40));

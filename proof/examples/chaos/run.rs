@@ -1,4 +1,5 @@
-//! One run, from the first server's start to the verdict.
+//! This module carries out one run, from the start of the first server to the
+//! verdict.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -23,7 +24,7 @@ use super::server::Setup;
 use super::servers::{Server, fresh_directory};
 use super::table::Table;
 
-/// Removed with all that is in it when it goes.
+/// The directory is removed with its files when `Scratch` is dropped.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -36,7 +37,8 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // The system clears up after whoever can't.
+        // A directory that cannot be removed is left to the operating system's
+        // cleaning of temporary files.
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }
@@ -88,7 +90,7 @@ pub(crate) async fn run(
     let strikes = tokio::spawn(killer.strike(blows(options), has_begun, due));
     clients.run(options.operations, begun, is_due, done).await;
     let struck = strikes.await??;
-    // What was frozen may still have something to say.
+    // Servers that were frozen may still send late requests to the store.
     sleep(Duration::from_millis(500)).await;
     clients.ask_again(options.operations).await;
     for place in places.iter() {
@@ -139,12 +141,13 @@ async fn places_for(
     Ok(places)
 }
 
-/// A server of the run's own, if only its kind is asked for.
+/// Starts a server of the run's own if the argument names only the kind of the
+/// store.
 async fn database(store: &str) -> Result<Option<Arc<Server>>, BoxError> {
     let (kind, settings): (_, &[&str]) = match store {
         "postgres" => ("postgres", &[]),
         "mysql" => ("mysql", &[]),
-        // What it has answered is written.
+        // With this setting Redis has written to disk whatever it has confirmed.
         "redis" => ("redis", &["appendfsync always"]),
         _ => return Ok(None),
     };

@@ -1,5 +1,5 @@
-//! One of the servers, from inside: this program again, told by its
-//! environment what it is.
+//! This module is one of the servers, seen from inside. It is this same program,
+//! which an environment variable tells to be a server.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use super::journal::Journal;
 use super::ledger::{CONNECTIONS, Ledger};
 use super::planted::{Planted, Watched};
 
-/// Under this name a server finds what it is to be.
+/// A server reads its setup from this environment variable.
 pub(crate) const VARIABLE: &str = "CHAOS_SERVER";
 const STORE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -40,7 +40,7 @@ pub(crate) struct Setup {
     pub(crate) planted: Option<Planted>,
 }
 
-/// Serves until the standard input ends: no server outlives its run.
+/// Serves until the standard input ends, so that no server outlives its run.
 pub(crate) fn serve(setup: &str) -> Result<(), BoxError> {
     let setup: Setup = serde_json::from_str(setup)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -99,7 +99,8 @@ impl Setup {
         };
         let store = patiently(async || Ok(AnyStore::connect(&url).await?)).await?;
         patiently(async || warm_up(&store).await).await?;
-        // Behind a store of one's own there is no transaction to be had.
+        // A transaction needs the SQL store itself, so the planted store must not
+        // wrap the SQL store here.
         if commits {
             return Ok(self.build(store, true)?);
         }
@@ -129,7 +130,7 @@ impl Setup {
     }
 }
 
-/// The database may be down as well at this moment.
+/// Retries for a while, because the database may also be down at this moment.
 async fn patiently<T>(what: impl AsyncFn() -> Result<T, BoxError>) -> Result<T, BoxError> {
     const PATIENCE: Duration = Duration::from_secs(60);
     let begun = Instant::now();
@@ -142,7 +143,7 @@ async fn patiently<T>(what: impl AsyncFn() -> Result<T, BoxError>) -> Result<T, 
     }
 }
 
-/// Has the store make its connections.
+/// Opens the store's connections in advance.
 async fn warm_up(store: &AnyStore) -> Result<(), BoxError> {
     let mut asked = JoinSet::new();
     for _ in 0..CONNECTIONS {

@@ -1,4 +1,4 @@
-//! What a run came to.
+//! This module prints the result of a run as a table.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{self, Write};
@@ -9,16 +9,17 @@ use super::checker::{RULES, Rule, Run, Violation, is_late};
 use super::history::{End, Execution, Saw};
 use super::killer::Blows;
 
-/// So many violations are printed in full.
+/// This many violations are printed in full.
 const PRINTED: usize = 20;
 
-/// Which rules a store can be held to.
+/// `Promise` says which rules a run with this store must keep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Promise {
-    /// Records and ledger are one database (G7): all of them.
+    /// Records and ledger are in one database (G7), so the store must keep all
+    /// rules.
     ExactlyOnce,
-    /// A crash between effect and record is a second effect, and the record
-    /// of the first one that counts is all there is.
+    /// A crash between the effect and its record can cause a second effect, but
+    /// only one execution's completion counts.
     OnceRecorded,
     /// Records end with their process.
     UntilARestart,
@@ -55,7 +56,8 @@ pub(crate) struct Table {
     pub(crate) violations: Vec<Violation>,
 }
 
-/// What has to be so, or have happened often enough.
+/// These counts are the outcome of a run; some must be zero, and others show that
+/// faults happened often enough.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
     operations: usize,
@@ -65,12 +67,13 @@ pub(crate) struct Counts {
     cuts: u64,
     pub(crate) struck: Blows,
     pub(crate) takeovers: usize,
-    /// Completions of those that had been overtaken.
+    /// This many owners completed after they had been overtaken.
     pub(crate) late: usize,
     pub(crate) fenced: usize,
     pub(crate) duplicates: usize,
-    /// Of keys with a duplicate, the entries whose owner died before its answer
-    /// was recorded, and those of owners that were overtaken.
+    /// Of the entries of keys with a duplicate, these count the ones whose owner
+    /// died before its completion was recorded, and the ones of owners that were
+    /// overtaken.
     crashed: usize,
     overtaken: usize,
     pub(crate) lost: usize,
@@ -190,7 +193,8 @@ fn count(run: &Run, struck: Blows, cuts: u64, violations: &[Violation]) -> Count
         };
         all.iter().filter(tried).count()
     };
-    // Those that failed made way themselves.
+    // An execution that failed released its record, so the next execution took
+    // nothing over.
     let taken_over = |all: &Vec<&Execution>| {
         let open = all.iter().filter(|own| own.end != End::Failed).count();
         open.saturating_sub(1)

@@ -1,4 +1,4 @@
-//! The effect and the answer in one transaction (G7).
+//! This handler commits the effect and the completion in one transaction (G7).
 
 use axum::response::{IntoResponse, Response};
 use http::{Extensions, StatusCode};
@@ -64,13 +64,15 @@ impl Shop {
         };
         match error.kind() {
             CommitErrorKind::Lost if !self.fenced => {
-                // As if nobody had said that another has taken over.
+                // Without the fence, the handler writes its entry although the
+                // layer has said that another owner has taken over.
                 if self.ledger.write(&self.run, entry).await.is_ok() {
                     self.journal.completed(&entry.execution);
                 }
             }
             CommitErrorKind::Lost => self.journal.refused(&entry.execution),
-            // What became of it, the ledger says.
+            // The checker reads from the ledger whether the transaction was
+            // committed.
             CommitErrorKind::Unknown => {}
             _ => self.journal.failed(&entry.execution, &error.to_string()),
         }
@@ -78,7 +80,7 @@ impl Shop {
     }
 }
 
-/// The stricter ones are as good as the default.
+/// The stricter isolation levels must work as well as the default does.
 fn isolation(operation: u32) -> Option<&'static str> {
     match operation % 3 {
         0 => None,

@@ -1,4 +1,5 @@
-//! HTTP/1.1 over a bare connection: one request, one answer, again.
+//! This client speaks HTTP/1.1 over a bare connection, one request and one response
+//! at a time.
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,7 +16,8 @@ impl Connection {
     pub(crate) async fn open(address: SocketAddr) -> io::Result<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        // It is closed with a reset: closed ports don't have to rest.
+        // The connection is closed with a reset, so that no closed port stays in
+        // TIME_WAIT.
         stream.set_zero_linger()?;
         Ok(Self(BufReader::new(stream)))
     }
@@ -49,7 +51,7 @@ impl Connection {
             let code = problem["code"].as_str().unwrap_or("unreadable");
             return Ok(Saw::Refused(code.to_owned()));
         }
-        // It says itself that it is no promise.
+        // The response's own status header says that the response is not recorded.
         if unrecorded || !(200..300).contains(&status) {
             return Ok(Saw::Failed(if unrecorded { 503 } else { status }));
         }
