@@ -1,5 +1,5 @@
-//! Orders that are created once, whatever the network and the shop do: with
-//! reqwest. `examples/client_hyper.rs` says more, and is the same with
+//! This program creates each order once, whatever the network and the shop do. It
+//! uses reqwest; `examples/client_hyper.rs` explains more and does the same with
 //! hyper-util's client.
 //!
 //! ```text
@@ -23,7 +23,8 @@ pub(crate) mod shop;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// The client of an application: whatever is inside, it takes requests of bytes.
+/// The application's client takes requests whose bodies are bytes, whatever HTTP
+/// client it contains.
 type Http = BoxCloneSyncService<Request<Bytes>, Response<BufferedBody<reqwest::Body>>, Error>;
 
 #[derive(Clone)]
@@ -41,11 +42,13 @@ impl OrderClient {
                 Duration::from_secs(2),
             ))
             .build()?;
-        // reqwest's own retries and timeouts would not know of each other.
+        // reqwest's own retries are off: they would know nothing of the layer's
+        // retries and timeouts.
         let client = reqwest::Client::builder()
             .retry(reqwest::retry::never())
             .build()?;
-        // reqwest's client is a service over types of its own.
+        // reqwest's client is a service over reqwest's own types, so this function
+        // converts them.
         let http = service_fn(move |request: Request<Bytes>| {
             let client = client.clone();
             async move {
@@ -59,8 +62,9 @@ impl OrderClient {
         })
     }
 
-    /// The shop's id of the order. For the same number it is the same one, in
-    /// another process too: the key is made of the number.
+    /// Creates the order and returns the shop's id for the order. The same number
+    /// always gives the same id, in another process too, because the key is derived
+    /// from the number.
     pub(crate) async fn create_order(&self, number: u64) -> Result<String, BoxError> {
         let order = json!({ "number": number, "item": "hat" }).to_string();
         let request = Request::post(format!("{}/orders", self.shop))

@@ -1,4 +1,5 @@
-//! An API whose OpenAPI document says what its idempotency layer does.
+//! This program serves an API whose OpenAPI document says what its idempotency
+//! layer does.
 //!
 //! ```sh
 //! cargo run --package proof --example openapi
@@ -17,7 +18,7 @@ use utoipa::OpenApi;
 use utoipa::openapi::path::Operation;
 use utoipa::openapi::{self, Components, Ref, RefOr};
 
-/// What utoipa reads off the handlers. It knows nothing of keys.
+/// utoipa reads this document off the handlers; it contains nothing about keys.
 #[derive(OpenApi)]
 #[openapi(
     info(title = "Orders", version = "1.0.0"),
@@ -63,12 +64,13 @@ fn idempotency() -> Result<IdempotencyLayer, ConfigError> {
         .build()
 }
 
-/// utoipa's document, with what the layer does in it.
+/// Returns utoipa's document, completed with what the layer does.
 fn document(contract: &Contract) -> serde_json::Result<openapi::OpenApi> {
     let mut document = Api::openapi();
     let mut layer: openapi::OpenApi = serde_json::from_value(contract.openapi())?;
-    // utoipa's `merge` takes operations that it does not have, and leaves those
-    // that it has as they are: these are completed first.
+    // utoipa's `merge` adds operations that are missing and does not change
+    // operations that exist. This loop therefore completes the existing operations
+    // first.
     for (path, item) in &mut document.paths.paths {
         let of_layer = layer.paths.paths.get(path).cloned().unwrap_or_default();
         for (own, of_layer) in [
@@ -81,7 +83,7 @@ fn document(contract: &Contract) -> serde_json::Result<openapi::OpenApi> {
                 complete(own, of_layer);
             }
         }
-        // What holds for every other endpoint is among the components.
+        // What holds for every other endpoint is among the layer's components.
         if let Some(own) = &mut item.patch {
             let key = Ref::new("#/components/parameters/IdempotencyKey");
             own.parameters.get_or_insert_default().push(RefOr::Ref(key));
@@ -93,7 +95,7 @@ fn document(contract: &Contract) -> serde_json::Result<openapi::OpenApi> {
             }
         }
     }
-    // It does not merge parameters either.
+    // utoipa's `merge` does not merge parameters either.
     if let Some(of_layer) = &mut layer.components {
         let own = document.components.get_or_insert_with(Components::default);
         own.parameters.append(&mut of_layer.parameters);
@@ -102,7 +104,7 @@ fn document(contract: &Contract) -> serde_json::Result<openapi::OpenApi> {
     Ok(document)
 }
 
-/// Adds parameters and answers that the operation does not have.
+/// Adds the parameters and responses that the operation does not have yet.
 fn complete(own: &mut Operation, of_layer: Operation) {
     let name = |parameter: &RefOr<_>| match parameter {
         RefOr::T(openapi::path::Parameter { name, .. }) => Some(name.clone()),

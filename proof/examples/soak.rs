@@ -1,21 +1,21 @@
-//! Many clients, a real server and a bad day, in one process: what the layer
-//! promises has to hold all the while, and a checker that knows everything
-//! that happened says whether it did.
+//! This program runs many clients and a real server in one process, with many
+//! faults. The layer's guarantees must hold all the time, and a checker that knows
+//! everything that happened says whether they held.
 //!
 //! ```text
 //! cargo run --release -p proof --example soak -- --operations 200000 --seed 7
 //! cargo run --release -p proof --example soak -- --unprotected      what happens without the layer
 //! ```
 //!
-//! Clients share keys, retry, and leave at any byte. Handlers panic, fail,
-//! break off, stream, and take longer than their lease. The store fails,
-//! stalls and loses its answers (`soak/store.rs`). Each execution goes into a
-//! ledger and whatever a client saw into a history; `soak/checker.rs` judges
-//! them.
+//! Clients share keys, retry, and leave at any byte. Handlers panic, fail, break
+//! off, stream, and take longer than their lease. The store fails, stalls and loses
+//! its replies (`soak/store.rs`). Each execution goes into a ledger, and what each
+//! client saw goes into a history; `soak/checker.rs` judges both.
 //!
-//! What is random comes from the seed: each client of each operation, each
-//! execution and the store have draws of their own. A run is still not
-//! repeated to the bit. Real sockets and threads decide what meets what.
+//! The seed decides everything that is random: each client of each operation, each
+//! execution and the store have their own random draws. The same seed still does
+//! not repeat a run exactly, because real sockets and threads decide which events
+//! coincide.
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
@@ -58,9 +58,9 @@ use memory::Memory;
 use report::Report;
 use round::Round;
 
-/// At most so many operations have a store of their own: their history has to
-/// fit into memory, and what one round leaves behind shows in the next. There
-/// are at least two.
+/// At most this many operations share a store. The limit keeps their history in
+/// memory, and there are at least two rounds so that what one round leaves behind
+/// shows in the next.
 const ROUND: u32 = 10_000;
 
 const USAGE: &str = "\
@@ -127,7 +127,8 @@ fn main() -> ExitCode {
     ExitCode::from(soak(arguments, shown, &mut io::stdout(), &mut io::stderr()))
 }
 
-/// The program: its status. What it has to say goes to `out` and `err`.
+/// Runs the program and returns its exit status. The program prints its results to
+/// `out` and its errors to `err`.
 pub(crate) fn soak(
     arguments: impl Iterator<Item = String>,
     shows_progress: bool,
@@ -142,7 +143,7 @@ pub(crate) fn soak(
             Ok(report) => (report.print(out), u8::from(!report.is_content())),
         },
     };
-    // Who can't be told is not content.
+    // A program that cannot print its result fails.
     if said.is_ok() { status } else { 1 }
 }
 

@@ -1,5 +1,5 @@
-//! Proof that the library keeps its guarantees: tests that need servers or heavy
-//! dependencies.
+//! This package proves that the library keeps its guarantees. Its tests need
+//! servers or heavy dependencies.
 //!
 //! Everything stands in `tests/`, `examples/` and `benches/` of this package.
 

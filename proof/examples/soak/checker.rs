@@ -1,14 +1,15 @@
-//! Judges a history: what the guarantees rule out and still happened.
+//! The checker judges a history: it finds what the guarantees rule out and what
+//! happened anyway.
 //!
 //! # The one exception
 //!
 //! Under `rerun` an owner that was paused for longer than its lease can be
-//! overtaken (G1). The faults of the store alone never make that happen. So
-//! an overtake is excused only if the lease had in fact gone unrenewed for its
-//! length, and the process was measured not to run for a tenth of it in just
-//! that time. An execution that was overtaken so may run beside another, its
-//! answer may be discarded unread, and it does not count as the one whose
-//! answer was recorded.
+//! overtaken (G1). The faults of the store alone never cause this. So an overtake
+//! is excused only if the lease went unrenewed for its whole length, and the
+//! process was measured not to run for a tenth of that length in the same time. An
+//! execution that was overtaken in this way may run beside another execution, its
+//! response may be discarded unread, and it does not count as the execution whose
+//! completion was recorded.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -18,19 +19,21 @@ use super::history::{Execution, LeftRecord, Overtake, Pause, Seen};
 use super::one_key::OneKey;
 use super::records::records_match;
 
-/// All that happened, and the rules that it happened under.
+/// `Run` holds everything that happened, and the options under which everything
+/// happened.
 #[derive(Clone, Debug)]
 pub(crate) struct Run<'a> {
     pub(crate) protected: bool,
     pub(crate) lease: Duration,
-    /// Answers above are not kept.
+    /// Responses longer than this are not kept.
     pub(crate) max_recorded: usize,
-    /// Whether a lapsed lease of this operation is refused.
+    /// Says whether a lapsed lease of this operation is refused.
     pub(crate) refuses: fn(u32) -> bool,
     pub(crate) executions: &'a [Execution],
     pub(crate) seen: &'a [Seen],
     pub(crate) overtakes: &'a [Overtake],
-    /// Tokens of operations whose completion the store made hard.
+    /// These are the tokens of operations whose completion the store made
+    /// difficult.
     pub(crate) troubled: &'a HashSet<u64>,
     pub(crate) pauses: &'a [Pause],
     pub(crate) records: &'a [LeftRecord],
@@ -80,7 +83,7 @@ impl fmt::Display for Rule {
     }
 }
 
-/// Something that must not happen, and did.
+/// A violation is something that happened although a guarantee rules it out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Violation {
     pub(crate) rule: Rule,
@@ -88,7 +91,7 @@ pub(crate) struct Violation {
     pub(crate) why: String,
 }
 
-/// Everything that is wrong with it.
+/// Returns all violations of a run.
 pub(crate) fn check(run: &Run<'_>) -> Vec<Violation> {
     let excused = excused(run);
     let mut operations: HashMap<u32, OneKey<'_>> = HashMap::new();
@@ -131,7 +134,8 @@ pub(crate) fn check(run: &Run<'_>) -> Vec<Violation> {
     found
 }
 
-/// The tokens of those that were overtaken because the process was paused.
+/// Returns the tokens of the owners that were overtaken because the process was
+/// paused.
 pub(crate) fn excused(run: &Run<'_>) -> HashSet<u64> {
     let lapsed = run.overtakes.iter().filter(|overtake| {
         overtake.unrenewed >= run.lease && {
@@ -142,8 +146,8 @@ pub(crate) fn excused(run: &Run<'_>) -> HashSet<u64> {
     lapsed.map(|overtake| overtake.from).collect()
 }
 
-/// Whether the process did not get to run for a tenth of a lease in all,
-/// between these times.
+/// Returns whether the process did not run for a tenth of a lease in sum, between
+/// these times.
 pub(crate) fn was_paused(run: &Run<'_>, from: Duration, to: Duration) -> bool {
     let within = |pause: &Pause| pause.to.min(to).saturating_sub(pause.from.max(from));
     run.pauses.iter().map(within).sum::<Duration>() >= run.lease / 10

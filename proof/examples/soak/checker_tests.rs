@@ -12,7 +12,8 @@ fn at(order: u64) -> Moment {
     Moment { order, at }
 }
 
-/// Of operation 1, `201 ok`; its token is its number in thousands.
+/// Returns an execution of operation 1 with a response `201 ok`. Its token is `1000
+/// * (number + 1)`.
 fn execution(number: u64, begun: u64, ended: u64) -> Execution {
     Execution {
         operation: 1,
@@ -56,7 +57,7 @@ fn refused(status: u16, code: &str) -> What {
     What::Refused { status, code }
 }
 
-/// A history that is made wrong in one place.
+/// A `Case` is a good history that a test makes wrong in one place.
 struct Case {
     refuses: fn(u32) -> bool,
     executions: Vec<Execution>,
@@ -68,7 +69,7 @@ struct Case {
 }
 
 impl Case {
-    /// A 503, then an answer, and its replay.
+    /// Returns a history of a 503, then a recorded response, then its replay.
     fn good() -> Self {
         let mut first = execution(0, 10, 20);
         first.answer.as_mut().unwrap().status = 503;
@@ -113,7 +114,7 @@ impl Case {
         rules
     }
 
-    /// The first execution is overtaken by the second while it runs.
+    /// The second execution overtakes the first one while the first one runs.
     fn overtaken(unrenewed: u64, paused: u64) -> Self {
         let mut case = Self::good();
         case.executions[0] = execution(0, 10, 3000);
@@ -145,7 +146,7 @@ fn two_executions_of_a_key_at_once_are_found() {
     assert_eq!(case.broken(), [Rule::OneAtATime]);
     assert_eq!(case.violations()[0].operation, Some(1));
     assert_eq!(case.violations()[0].why, "execution 1 began while 0 ran");
-    // Of two callers they are two operations.
+    // The same key of two callers names two operations.
     case.executions[0].operation = 2;
     case.seen.remove(0);
     assert_eq!(case.violations(), []);
@@ -154,17 +155,20 @@ fn two_executions_of_a_key_at_once_are_found() {
 #[test]
 fn an_overtake_is_excused_only_by_a_lapse_and_a_pause() {
     assert_eq!(Case::overtaken(1200, 200).violations(), []);
-    // The first left no record, which only an excused overtake explains.
+    // The first execution left no record, and only an excused overtake explains
+    // that.
     let both = [Rule::OneAtATime, Rule::RecordsMatch];
     assert_eq!(Case::overtaken(1200, 90).broken(), both);
     assert_eq!(Case::overtaken(900, 200).broken(), both);
-    // Its answer is discarded, once it is known that it is overtaken.
+    // The layer discards the first execution's response once the layer knows of the
+    // overtake.
     let mut discarded = Case::overtaken(1200, 200);
     discarded.executions[0].ended = Some((at(3000), End::Dropped));
     assert_eq!(discarded.broken(), [Rule::NeverCancelled]);
     discarded.executions[0].lost = true;
     assert_eq!(discarded.violations(), []);
-    // Not in the time in which the lease was not renewed.
+    // The pause is before the time in which the lease was not renewed, so the pause
+    // is no excuse.
     let mut early = Case::overtaken(1200, 200);
     early.pauses[0].from -= Duration::from_secs(1);
     early.pauses[0].to -= Duration::from_secs(1);
@@ -176,10 +180,10 @@ fn an_execution_after_one_that_was_done_is_found() {
     let mut case = Case::good();
     case.executions[0] = execution(0, 10, 20);
     case.seen.remove(0);
-    // The first left no record either.
+    // The first execution left no record either.
     let both = [Rule::OnceRecordedNeverAgain, Rule::RecordsMatch];
     assert_eq!(case.broken(), both);
-    // Its effect has happened.
+    // An execution that broke off has had its effect.
     case.executions[0].ended = Some((at(20), End::BrokeOff));
     assert_eq!(case.broken(), both);
 }
@@ -194,7 +198,7 @@ fn an_execution_after_its_answer_was_seen_is_found() {
             .iter()
             .any(|own| own.rule == Rule::OnceRecordedNeverAgain)
     );
-    // An answer that says that it is not recorded promises nothing.
+    // A response that is marked as unrecorded promises nothing.
     let What::Answer(answer) = &mut case.seen[1].what else {
         panic!()
     };
@@ -225,7 +229,7 @@ fn a_recorded_answer_that_is_not_given_again_is_found() {
         case.seen[2].what = refused(409, code);
         assert!(case.broken().contains(&Rule::SameAnswer), "{code}");
     }
-    // The store may be down; an answer too large is not kept.
+    // The store may be down, and a response that is too large is not kept.
     case.seen[2].what = refused(503, "store-unavailable");
     assert_eq!(case.violations(), []);
     case.executions[1].answer.as_mut().unwrap().length = 101;
@@ -234,7 +238,7 @@ fn a_recorded_answer_that_is_not_given_again_is_found() {
     assert_eq!(case.violations(), []);
     case.seen[2].what = refused(409, "in-flight");
     assert_eq!(case.broken(), [Rule::SameAnswer]);
-    // Who asked before is no witness.
+    // A request that was sent before the response was seen proves nothing.
     case.seen[2].sent = at(54);
     assert_eq!(case.violations(), []);
 }
@@ -264,9 +268,9 @@ fn an_answer_of_another_request_is_found() {
         |case| case.seen[2].operation = 2,
         |case| case.seen[2].asked = Asked::Other,
         |case| case.executions[1].asked = Asked::Crossed,
-        // A part of an answer that passes for the whole.
+        // Here a part of a response passes for the whole response.
         |case| case.executions[1].ended = Some((at(50), End::BrokeOff)),
-        // Two that were both first.
+        // Here two responses both claim to be the first one.
         |case| case.seen[2].what = What::Answer(answer(1, false)),
         |case| {
             let mut of_nobody = answer(1, false);
@@ -307,7 +311,7 @@ fn a_refusal_that_is_so_is_fine() {
     sealed.records[0].state = LeftState::Sealed;
     sealed.seen[2].what = refused(409, "response-unavailable");
     assert_eq!(sealed.violations(), []);
-    // Not before it was done.
+    // The rejection came before the execution was done.
     sealed.seen[2].ended = at(49);
     assert_eq!(sealed.broken(), [Rule::RefusalsAreTrue]);
 
@@ -332,7 +336,8 @@ fn an_answer_that_breaks_off_without_a_reason_is_found() {
         let mut case = Case::good();
         case.seen[1].what = what.clone();
         assert_eq!(case.broken(), [Rule::AnswersArrive], "{what:?}");
-        // The store is a reason, but none to hang.
+        // A difficult completion excuses a cut response, but not a response that
+        // never ends.
         case.troubled.insert(2000);
         let hangs = matches!(what, What::Hung);
         assert_eq!(case.broken().is_empty(), !hangs, "{what:?}");

@@ -1,5 +1,5 @@
-//! The clients: each asks for its operation until it has an answer that
-//! counts, and leaves now and then.
+//! Each client asks for its operation until the client has a recorded response, and
+//! sometimes leaves early.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -15,13 +15,13 @@ use super::history::{Asked, Clock, Seen, Stage, What};
 use super::plan::{Operation, draws};
 use super::wire::{Connection, LeaveAt, Read};
 
-/// The most operations at once, each with up to three clients.
+/// At most this many operations run at once, each with up to three clients.
 const AT_ONCE: usize = 256;
-/// More than any answer takes.
+/// Every response takes less time than this.
 const ENOUGH: Duration = Duration::from_secs(30);
 const ATTEMPTS: usize = 9;
 
-/// What the clients of one round share.
+/// `Clients` holds what the clients of one round share.
 #[derive(Debug)]
 pub(crate) struct Clients {
     pub(crate) seed: u64,
@@ -42,14 +42,14 @@ impl Clients {
         }
     }
 
-    /// What they saw. Their connections are closed.
+    /// Returns what the clients saw. The clients' connections are closed.
     pub(crate) fn into_history(self) -> Vec<Seen> {
         self.history
             .into_inner()
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs these operations, `done` after each.
+    /// Runs these operations, and calls `done` after each.
     pub(crate) async fn run(
         self: &Arc<Self>,
         operations: std::ops::Range<u32>,
@@ -57,7 +57,8 @@ impl Clients {
     ) {
         let next = Arc::new(AtomicU32::new(operations.start));
         let mut lanes = JoinSet::new();
-        // A short soak has no more of them than a slow build can serve.
+        // A short soak runs fewer operations at once, so that a slow build can
+        // serve them.
         for _ in 0..(operations.len() / 10).clamp(64, AT_ONCE) {
             let (clients, next, done) = (Arc::clone(self), Arc::clone(&next), done.clone());
             let end = operations.end;
@@ -125,7 +126,7 @@ impl Clients {
         }
     }
 
-    /// One request, to whatever end.
+    /// Sends one request, and returns how the request ended.
     async fn ask(&self, operation: Operation, asked: Asked, draws: &mut StdRng) -> What {
         let body = operation.body(asked);
         let head = format!(
@@ -207,7 +208,7 @@ async fn pause(draws: &mut StdRng, longest: u64) {
     sleep(Duration::from_millis(draws.random_range(0..=longest))).await;
 }
 
-/// A client that panics is a bug in here: it goes on as that.
+/// A client that panics is a bug of this program, so the panic continues here.
 async fn join(mut tasks: JoinSet<()>) {
     while let Some(task) = tasks.join_next().await {
         task.expect("clients don't panic");

@@ -1,4 +1,4 @@
-//! What goes wrong with calls of the store.
+//! This module decides which calls of the store go wrong, and how.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -16,10 +16,11 @@ pub(crate) enum Op {
 }
 
 impl Op {
-    /// How many faults in a row one lease gets.
+    /// Returns how many faults in a row one lease gets.
     fn bears(self) -> u8 {
         match self {
-            // Renewals come so often that one may fail, and not two.
+            // Renewals are frequent enough that a lease survives one failed
+            // renewal, but not two.
             Self::Claim | Self::Renew | Self::Release => 1,
             Self::Complete => 3,
         }
@@ -28,18 +29,18 @@ impl Op {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Fault {
-    /// It fails, and was not carried out.
+    /// The call fails and was not carried out.
     NotSent,
     Busy,
-    /// It is carried out, and its answer gets lost.
+    /// The call is carried out, and its result is replaced by an error.
     AnswerLost,
-    /// It is not carried out, and never answered.
+    /// The call is not carried out and never returns.
     Stalls,
-    /// It is carried out, and never answered.
+    /// The call is carried out and never returns.
     AnswerStalls,
-    /// It is carried out when nobody waits for it any more.
+    /// The call is carried out when nobody waits for it any more.
     ArrivesLate,
-    /// It takes its time, less than the layer gives it.
+    /// The call is slow, but faster than the layer's timeout.
     Slow,
 }
 
@@ -53,7 +54,7 @@ const FAULTS: [Fault; 7] = [
     Fault::Slow,
 ];
 
-/// Draws them, and counts.
+/// `Faults` draws the faults and counts them.
 #[derive(Debug)]
 pub(crate) struct Faults {
     draws: StdRng,
@@ -78,12 +79,13 @@ impl Faults {
         }
     }
 
-    /// No more of them.
+    /// Stops all faults.
     pub(crate) fn heal(&mut self) {
         self.healed = true;
     }
 
-    /// What happens to this call, and what it waits for if it is slow.
+    /// Draws the fault of this call, and how long the call waits if the call is
+    /// slow.
     pub(crate) fn draw(&mut self, op: Op, nonce: Nonce) -> (Option<Fault>, Duration) {
         *self.counted.calls.entry(op).or_default() += 1;
         let wait = Duration::from_millis(self.draws.random_range(2..60));

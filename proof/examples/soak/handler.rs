@@ -1,4 +1,4 @@
-//! The handler: does what the plan says, and writes it into the ledger.
+//! The handler does what the plan says, and writes that into the ledger.
 
 use std::collections::VecDeque;
 use std::panic::resume_unwind;
@@ -21,7 +21,7 @@ use super::plan::{Behaviour, Breaks, Operation, Shape, Then};
 
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Names the execution that an answer is of.
+/// This header names the execution that a response comes from.
 pub(crate) const EXECUTION: &str = "x-execution";
 const TRAILER: &str = "x-sum";
 
@@ -56,12 +56,12 @@ pub(crate) async fn handle(
     }
 }
 
-/// Without the panic hook, which would print thousands of them.
+/// Panics without the panic hook, which would print thousands of panics.
 fn panic_quietly() -> ! {
     resume_unwind(Box::new("as planned"))
 }
 
-/// The body of an answer; the execution runs until it ends.
+/// This is the body of a response. The execution runs until the body ends.
 #[derive(Debug)]
 pub(crate) struct Answer {
     steps: VecDeque<Step>,
@@ -82,7 +82,8 @@ impl Answer {
     fn response(running: Running, operation: Operation, shape: &Shape) -> Response<Self> {
         let number = running.number();
         let mut body = format!("Execution {number} of operation {}. ", operation.0).repeat(
-            // At least one of 20 bytes each.
+            // One sentence has at least 20 bytes, so this many sentences are
+            // enough.
             1 + shape.length / 20,
         );
         body.truncate(shape.length);
@@ -138,7 +139,8 @@ impl Answer {
         response
     }
 
-    /// Nobody has to poll a body that says it is over.
+    /// Ends the execution as soon as no step is left, because a server need not
+    /// poll a body whose `is_end_stream` is true.
     fn end_if_over(&mut self) {
         if self.steps.is_empty() {
             self.end(End::Whole);

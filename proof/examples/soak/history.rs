@@ -1,5 +1,5 @@
-//! What happened: the server's ledger of executions, what clients saw, and
-//! what the store let happen to leases.
+//! The history is the server's ledger of executions, what the clients saw, and
+//! which leases the store let lapse.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
-/// One clock for all, so that any two moments have an order.
+/// All parts of the run share one clock, so any two moments have an order.
 #[derive(Clone, Debug)]
 pub(crate) struct Clock(Arc<(AtomicU64, Instant)>);
 
-/// The order decides; the time is for whoever reads it.
+/// Moments are compared by `order`; `at` is for the reader of a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Moment {
     pub(crate) order: u64,
@@ -39,21 +39,22 @@ impl fmt::Display for Moment {
     }
 }
 
-/// What was asked under an operation's key.
+/// `Asked` is what a request under an operation's key asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Asked {
-    /// What the key is for.
+    /// The request asks for what the key is for.
     Own,
-    /// Another body: a client with a bug.
+    /// A client with a bug sends another body under the key.
     Other,
-    /// A body of another operation; the handler can only see it if requests
-    /// cross.
+    /// The body belongs to another operation; the handler can see this only if the
+    /// layer mixes up requests.
     Crossed,
 }
 
 pub(crate) type AnswerDigest = [u8; 32];
 
-/// Of all that makes two answers the same: status, body, trailers.
+/// Returns the digest of all that makes two responses the same: status, body and
+/// trailers.
 pub(crate) fn digest(status: u16, body: &[u8], trailers: &[(String, String)]) -> AnswerDigest {
     let mut digest = Sha256::new();
     digest.update(status.to_be_bytes());
@@ -65,40 +66,42 @@ pub(crate) fn digest(status: u16, body: &[u8], trailers: &[(String, String)]) ->
     digest.finalize().into()
 }
 
-/// One run of the handler, until its answer's body has ended. Its number is
-/// its place in the ledger, and in its answer.
+/// An execution is one run of the handler, until the body of its response has
+/// ended. Its number is its place in the ledger; the response carries the number
+/// too.
 #[derive(Clone, Debug)]
 pub(crate) struct Execution {
     pub(crate) operation: u32,
     pub(crate) asked: Asked,
-    /// 0 where nothing protects it.
+    /// The token is 0 if no layer protects the handler.
     pub(crate) token: u64,
     pub(crate) attempt: u64,
     pub(crate) begun: Moment,
     pub(crate) ended: Option<(Moment, End)>,
-    /// Once the handler has answered.
+    /// This is set once the handler has returned its response.
     pub(crate) answer: Option<Answered>,
-    /// Whether its context said, at the end, that another has taken over.
+    /// Says whether the handler's context reported, at the end, that another owner
+    /// has taken over.
     pub(crate) lost: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum End {
-    /// Its answer came to its own end.
+    /// The body of the response came to its own end.
     Whole,
-    /// Its answer's body broke off with an error.
+    /// The body of the response broke off with an error.
     BrokeOff,
-    /// Its answer's body broke off with a panic.
+    /// The body of the response broke off with a panic.
     BodyPanicked,
     /// The handler panicked.
     Panicked,
     /// The handler returned an error.
     Failed,
-    /// Somebody stopped polling it.
+    /// The execution's future or body was dropped before its end.
     Dropped,
 }
 
-/// What the handler meant to send.
+/// `Answered` is the response that the handler intended to send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Answered {
     pub(crate) status: u16,
@@ -106,13 +109,14 @@ pub(crate) struct Answered {
     pub(crate) digest: AnswerDigest,
 }
 
-/// Whether the layer records an answer with this status, by its defaults.
+/// Returns whether the layer records a response with this status, by its defaults.
 pub(crate) fn is_recorded(status: u16) -> bool {
     status < 500 && ![401, 403, 407, 408, 425, 429].contains(&status)
 }
 
 impl Execution {
-    /// When it was done for good: it must not run again.
+    /// Returns when the execution was finally done, so that the operation must not
+    /// run again.
     pub(crate) fn done(&self) -> Option<Moment> {
         let (at, end) = self.ended?;
         let recorded = is_recorded(self.answer?.status);
@@ -128,13 +132,13 @@ impl Execution {
         matches!(self.ended, Some((_, End::Panicked | End::BodyPanicked)))
     }
 
-    /// Whether nobody can say how it ended.
+    /// Returns whether nobody can know how the execution ended.
     pub(crate) fn is_unknown(&self) -> bool {
         matches!(self.ended, Some((_, End::Panicked | End::Failed)))
     }
 }
 
-/// What a client saw of one request.
+/// `Seen` is what a client saw of one request.
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
     pub(crate) operation: u32,
@@ -152,34 +156,34 @@ pub(crate) enum What {
         status: u16,
         code: String,
     },
-    /// The server ended the connection before the answer's end; of which
-    /// execution, if its head had come.
+    /// The server ended the connection before the end of the response. The number
+    /// is that of the execution, if the response's head had come.
     Cut(Option<u32>),
     /// The client left.
     Left(Stage),
-    /// No end of an answer in a time that is enough for any.
+    /// The response did not end within a time that is enough for any response.
     Hung,
 }
 
-/// An answer that was read to its end.
+/// This response was read to its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct WholeAnswer {
     pub(crate) status: u16,
     pub(crate) execution: Option<u32>,
     pub(crate) replayed: bool,
-    /// `Idempotency-Status`.
+    /// This is the value of the header `Idempotency-Status`.
     pub(crate) lacks: Option<String>,
     pub(crate) digest: AnswerDigest,
 }
 
 impl WholeAnswer {
-    /// Whether it says of itself that a retry gets it again.
+    /// Returns whether the response says that a retry gets the same response again.
     pub(crate) fn is_recorded(&self) -> bool {
         self.lacks.is_none() && self.execution.is_some() && is_recorded(self.status)
     }
 }
 
-/// Where a client left.
+/// A client leaves at one of these stages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Stage {
     BeforeTheBody,
@@ -189,17 +193,17 @@ pub(crate) enum Stage {
     BeforeTheLastByte,
 }
 
-/// A claim that took over a lease that had lapsed.
+/// An overtake is a claim that took over a lapsed lease.
 #[derive(Clone, Debug)]
 pub(crate) struct Overtake {
     pub(crate) from: u64,
     pub(crate) to: u64,
     pub(crate) at: Moment,
-    /// How long ago the lease had last been claimed or renewed.
+    /// The lease had last been claimed or renewed this long ago.
     pub(crate) unrenewed: Duration,
 }
 
-/// A time in which the process did not get to run.
+/// A pause is a time in which the process did not run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pause {
     pub(crate) from: Duration,
@@ -212,7 +216,8 @@ impl Pause {
     }
 }
 
-/// What the store holds in the end, by the token of its last claim.
+/// `LeftRecord` is what the store holds in the end, under the token of its last
+/// claim.
 #[derive(Clone, Debug)]
 pub(crate) struct LeftRecord {
     pub(crate) token: u64,

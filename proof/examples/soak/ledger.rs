@@ -1,4 +1,4 @@
-//! The server's own account of its executions.
+//! The ledger is the server's own account of its executions.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -63,7 +63,7 @@ impl Ledger {
         }
     }
 
-    /// How many executions there still are.
+    /// Returns how many executions still run.
     pub(crate) fn running(&self) -> usize {
         self.running.load(Ordering::SeqCst)
     }
@@ -77,13 +77,13 @@ impl Ledger {
     }
 }
 
-/// An execution under way. Dropped before it was told its end, it was
-/// dropped by somebody else.
+/// `Running` is an execution under way. If `Running` is dropped before it was told
+/// its end, then the execution was cancelled.
 #[derive(Debug)]
 pub(crate) struct Running {
     ledger: Arc<Ledger>,
     number: usize,
-    /// How many executions of its operation had begun before it.
+    /// This many executions of the same operation had begun before this one.
     pub(crate) earlier: u64,
     context: Option<IdempotencyContext>,
 }

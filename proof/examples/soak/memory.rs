@@ -1,14 +1,14 @@
-//! How much memory the process holds between rounds.
+//! This module measures how much memory the process holds between rounds.
 
 use std::fmt;
 
-/// What all rounds after the first may add, in KiB. Rounds are alike, so what
-/// the first leaves with the allocator serves the next, give or take how it
-/// is cut up; what still adds up is a leak. Of 200 000 operations one of
-/// 400 bytes each would show.
+/// All rounds after the first may add at most this many KiB. Rounds are alike, so
+/// the memory that the first round leaves with the allocator serves the next
+/// rounds, except for fragmentation; memory that still grows is a leak. With 200
+/// 000 operations, a leak of 400 bytes per operation would show.
 const MAY_GROW: u64 = 64 << 10;
 
-/// The resident size, in KiB. Nothing where there is no `/proc`.
+/// These are resident sizes in KiB. There is none where there is no `/proc`.
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
     first: Option<u64>,
@@ -16,7 +16,7 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    /// To be called when all that a round held has been dropped.
+    /// Measures. Call this function when all that a round held has been dropped.
     pub(crate) fn after_a_round(&mut self) {
         self.last = resident();
         self.first = self.first.or(self.last);

@@ -1,4 +1,4 @@
-//! What the guarantees rule out for one key of one caller.
+//! This module finds what the guarantees rule out for one key of one caller.
 
 use std::collections::HashSet;
 
@@ -6,10 +6,10 @@ use super::checker::{Run, was_paused};
 use super::history::{Asked, End, Execution, Moment, Seen, What, WholeAnswer};
 use super::records::is_sealed;
 
-/// What happened under one key of one caller.
+/// `OneKey` is what happened under one key of one caller.
 #[derive(Default)]
 pub(crate) struct OneKey<'a> {
-    /// With their numbers, by when they began.
+    /// The executions come with their numbers, and are sorted by when they began.
     pub(crate) executions: Vec<(usize, &'a Execution)>,
     pub(crate) seen: Vec<&'a Seen>,
 }
@@ -81,8 +81,8 @@ impl<'a> OneKey<'a> {
         wrong
     }
 
-    /// Who asks when somebody has seen the whole answer gets that, not news of
-    /// what became of it.
+    /// A request that is sent after some client has seen the whole response gets
+    /// that response, not a rejection.
     fn refused_after_the_answer(&self, run: &Run<'_>) -> Vec<String> {
         let recorded = self.answers().filter(|(_, answer)| answer.is_recorded());
         let Some((answered, answer)) = recorded.min_by_key(|(seen, _)| seen.ended.order) else {
@@ -109,7 +109,8 @@ impl<'a> OneKey<'a> {
         wrong
     }
 
-    /// What was overtaken may be dropped: its answer is discarded.
+    /// An execution that was overtaken may be dropped, because its response is
+    /// discarded.
     pub(crate) fn never_cancelled(&self, excused: &HashSet<u64>) -> Vec<String> {
         let dropped = |own: &&(usize, &Execution)| {
             own.1.ended.is_none_or(|(_, end)| end == End::Dropped)
@@ -146,7 +147,7 @@ impl<'a> OneKey<'a> {
         }
         for (seen, answer) in self.answers() {
             let Some(number) = answer.execution else {
-                // What stands for a panic.
+                // A 500 without an execution is the response of the panic layer.
                 let panicked = self.executions.iter().any(|(_, own)| own.has_panicked());
                 if answer.status != 500 || !panicked {
                     wrong.push(format!("client {} saw an answer of nobody", seen.client));

@@ -1,4 +1,4 @@
-//! What an operation is, and what its executions do: drawn from the seed.
+//! The seed decides what an operation is and what its executions do.
 
 use std::time::Duration;
 
@@ -7,13 +7,14 @@ use rand::{RngExt, SeedableRng};
 
 use super::history::Asked;
 
-/// Short, so that dawdlers outlive it and renewals matter.
+/// The lease is short, so that slow handlers outlive it and renewals matter.
 pub(crate) const LEASE: Duration = Duration::from_secs(1);
 pub(crate) const STORE_TIMEOUT: Duration = Duration::from_millis(100);
-/// Answers above are sealed.
+/// Responses longer than this are sealed.
 pub(crate) const MAX_RECORDED: usize = 4096;
 
-/// Draws that depend on nothing but the seed and what they are for.
+/// Returns random draws that depend only on the seed and on the purpose of the
+/// draws.
 pub(crate) fn draws(seed: u64, purpose: u8, of: u64, and: u64) -> StdRng {
     let mut whole = [purpose; 32];
     for (part, number) in whole.chunks_mut(8).zip([seed, of, and]) {
@@ -22,7 +23,7 @@ pub(crate) fn draws(seed: u64, purpose: u8, of: u64, and: u64) -> StdRng {
     StdRng::from_seed(whole)
 }
 
-/// One operation, by its number. Two callers share each key.
+/// An operation is known by its number. Two callers share each key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Operation(pub(crate) u32);
 
@@ -35,7 +36,7 @@ impl Operation {
         format!("key-{}", self.0 / 2)
     }
 
-    /// What the handler makes of a request's headers.
+    /// Returns the operation that a request's headers name.
     pub(crate) fn of(caller: &str, key: &str) -> Option<Self> {
         let second = match caller {
             "alice" => 0,
@@ -46,7 +47,7 @@ impl Operation {
         key.checked_mul(2)?.checked_add(second).map(Self)
     }
 
-    /// Whether its route is the one where a lapsed lease is refused.
+    /// Returns whether the operation's route refuses a lapsed lease.
     pub(crate) fn refuses(self) -> bool {
         self.0 % 10 < 3
     }
@@ -55,7 +56,7 @@ impl Operation {
         if self.refuses() { "/refuse" } else { "/rerun" }
     }
 
-    /// The body of a request under its key.
+    /// Returns the body of a request under the operation's key.
     pub(crate) fn body(self, asked: Asked) -> String {
         let what = match asked {
             Asked::Own => "what the key is for",
@@ -64,7 +65,7 @@ impl Operation {
         format!("{} {what}", self.0)
     }
 
-    /// What a body that came under its key asks for.
+    /// Returns what a body that came under the operation's key asks for.
     pub(crate) fn asked(self, body: &[u8]) -> Asked {
         [Asked::Own, Asked::Other]
             .into_iter()
@@ -73,7 +74,7 @@ impl Operation {
     }
 }
 
-/// What one execution does.
+/// `Behaviour` is what one execution does.
 #[derive(Clone, Debug)]
 pub(crate) struct Behaviour {
     pub(crate) works_for: Duration,
@@ -87,13 +88,13 @@ pub(crate) enum Then {
     Answer(Shape),
 }
 
-/// How an answer is sent.
+/// `Shape` says how a response is sent.
 #[derive(Clone, Debug)]
 pub(crate) struct Shape {
     pub(crate) status: u16,
     pub(crate) length: usize,
     pub(crate) pieces: usize,
-    /// Before each piece but the first.
+    /// The handler pauses this long before each piece but the first.
     pub(crate) pause: Duration,
     pub(crate) with_length: bool,
     pub(crate) trailers: bool,
@@ -107,15 +108,15 @@ pub(crate) enum Breaks {
 }
 
 impl Behaviour {
-    /// What the `nth` execution of an operation does, from 0. Those that come
-    /// to nothing get fewer, so that operations come to an end.
+    /// Returns what the `nth` execution of an operation does, counted from 0. Later
+    /// executions fail less often, so that every operation comes to an end.
     pub(crate) fn of(seed: u64, operation: Operation, nth: u64) -> Self {
         let mut draws = draws(seed, b'b', operation.0.into(), nth);
         let millis = |draws: &mut StdRng, range| Duration::from_millis(draws.random_range(range));
         let works_for = match draws.random_range(0..100) {
             0..40 => Duration::ZERO,
             40..97 => millis(&mut draws, 1..30),
-            // Longer than its lease.
+            // This execution works for longer than its lease.
             _ => millis(&mut draws, 1100..2300),
         };
         let mut shape = Shape {
@@ -151,7 +152,7 @@ impl Behaviour {
                 Then::Answer(shape)
             }
             80..84 => {
-                // At the cap, to the byte.
+                // The length is exactly at the limit, or one byte above the limit.
                 shape.length = MAX_RECORDED + draws.random_range(0..=1);
                 shape.with_length = draws.random_bool(0.5);
                 Then::Answer(shape)

@@ -1,18 +1,18 @@
-//! What the store holds in the end, against the ledger.
+//! This module compares what the store holds in the end with the ledger.
 
 use std::collections::{HashMap, HashSet};
 
 use super::checker::{Rule, Run, Violation, excused};
 use super::history::{Execution, LeftRecord, LeftState};
 
-/// Whether what is kept of it is only that it is done.
+/// Returns whether the record keeps only the fact that the execution is done.
 pub(crate) fn is_sealed(run: &Run<'_>, execution: &Execution) -> bool {
     let length = execution.answer.map_or(0, |answer| answer.length);
     execution.done().is_some() && (length > run.max_recorded || !execution.is_whole())
 }
 
-/// Each record is what the ledger says of the execution with its token, and
-/// each execution that must have left one has.
+/// Each record must match what the ledger says of the execution with its token, and
+/// each execution that must have left a record must have one.
 pub(crate) fn records_match(run: &Run<'_>) -> Vec<Violation> {
     let mut found = Vec::new();
     if !run.protected {

@@ -1,4 +1,4 @@
-//! What all rounds came to, as a table.
+//! This module prints the result of all rounds as a table.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -10,7 +10,7 @@ use super::history::{End, Seen, Stage, What};
 use super::memory::Memory;
 use super::round::Round;
 
-/// How many keys are printed with all that happened under them.
+/// This many violating keys are printed with everything that happened under them.
 const PRINTED: usize = 10;
 
 #[derive(Debug, Default)]
@@ -21,9 +21,9 @@ pub(crate) struct Report {
     longest_pause: Duration,
     memory: Memory,
     violations: BTreeMap<Rule, usize>,
-    /// Violating keys, each with all that happened under it.
+    /// These are violating keys, each with everything that happened under the key.
     stories: Vec<String>,
-    /// Violations of no key.
+    /// These violations belong to no key.
     others: Vec<String>,
 }
 
@@ -129,7 +129,7 @@ impl Report {
     }
 }
 
-/// All that happened under one key, in order.
+/// Returns everything that happened under one key, in order.
 fn history(operation: u32, round: &Round) -> String {
     let mut lines = Vec::new();
     for (number, own) in round.executions.iter().enumerate() {

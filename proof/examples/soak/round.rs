@@ -1,5 +1,5 @@
-//! One round: a fresh store, layer, server and clients; then the verdict on
-//! all that happened.
+//! A round has a fresh store, layer, server and clients. At its end the checker
+//! judges everything that happened.
 
 use std::io;
 use std::sync::Arc;
@@ -18,10 +18,10 @@ use super::plan::{LEASE, MAX_RECORDED, Operation, draws};
 use super::server::{Server, layer};
 use super::store::{Account, Faulty};
 
-/// Dawdlers, late calls and every retry are over by then.
+/// Slow handlers, late calls and all retries are over within this time.
 const SETTLES_WITHIN: Duration = Duration::from_secs(30);
 
-/// What one round was, and what is wrong with it.
+/// `Round` is what happened in one round, and what is wrong with it.
 #[derive(Debug)]
 pub(crate) struct Round {
     pub(crate) executions: Vec<Execution>,
@@ -116,8 +116,9 @@ impl Round {
     }
 }
 
-/// What the store holds, once no lease lives any more: a renewal that arrives
-/// late can keep one for its length after its owner gave it up as unknown.
+/// Returns what the store holds, once no lease lives. A renewal that arrives late
+/// can keep a lease alive for one lease length after its owner gave the record up
+/// as unknown.
 async fn records(store: &Faulty) -> Vec<LeftRecord> {
     let records = store.records();
     let in_flight = |record: &LeftRecord| record.state == LeftState::InFlight;
@@ -128,7 +129,8 @@ async fn records(store: &Faulty) -> Vec<LeftRecord> {
     store.records()
 }
 
-/// By how much what the store counts differs from what it can be shown to hold.
+/// Returns by how much the store's own counts differ from the records that the
+/// store returns.
 fn miscounted(store: &Faulty, records: &[LeftRecord]) -> usize {
     let stats = store.stats();
     let held = |wanted: fn(&LeftState) -> bool| {
@@ -155,7 +157,9 @@ fn miscounted(store: &Faulty, records: &[LeftRecord]) -> usize {
     .sum()
 }
 
-/// The layer is gone, and so is all that it had going on, or soon will be.
+/// Waits until nothing holds a handle on the store, and returns how many handles
+/// are left after some seconds. The layer is dropped, and its background tasks end
+/// soon.
 async fn still_held(store: &Faulty) -> usize {
     let end = Instant::now() + Duration::from_secs(5);
     while store.others() > 0 && Instant::now() < end {
@@ -164,8 +168,8 @@ async fn still_held(store: &Faulty) -> usize {
     store.others()
 }
 
-/// Measures when the process does not get to run: a task that wants to run
-/// every few milliseconds, and does not.
+/// Measures when the process does not run: this task wants to run every few
+/// milliseconds, and notes each time that it ran late.
 async fn watch(clock: Clock, pauses: Arc<Mutex<Vec<Pause>>>) {
     const EVERY: Duration = Duration::from_millis(10);
     loop {
@@ -173,7 +177,7 @@ async fn watch(clock: Clock, pauses: Arc<Mutex<Vec<Pause>>>) {
         sleep(EVERY).await;
         let to = clock.now().at;
         let late = to.saturating_sub(from + EVERY);
-        // The timer's own grain is no pause.
+        // A delay of up to 3 ms comes from the timer's resolution and is no pause.
         if late > Duration::from_millis(3) {
             let from = to.saturating_sub(late);
             let mut pauses = pauses.lock().expect("nobody panics with it");

@@ -1,4 +1,4 @@
-//! hyper on a port of this machine, with the layer or without.
+//! This server is hyper on a port of this machine, with the layer or without.
 
 use std::future::Future;
 use std::io;
@@ -76,7 +76,8 @@ impl Server {
             .map_request(|request: Request<Incoming>| request.map(RequestBody::new))
             .service(service);
         let catching = CatchPanicLayer::new().layer(plain.clone());
-        // Of every other connection, a panic ends the connection.
+        // On every other connection a panic ends the connection; on the others a
+        // layer turns the panic into a 500.
         let mut catches = false;
         let connection = move |stream| {
             catches = !catches;
@@ -100,10 +101,11 @@ impl Server {
         })
     }
 
-    /// Until its last connection has ended.
+    /// Stops the server, and waits until its last connection has ended.
     pub(crate) async fn stop(self) {
         drop(self.stop);
-        // A panic in there has ended a connection, not this.
+        // A panic on a connection ended that connection only, so the result is of
+        // no interest.
         let _ = self.done.await;
     }
 }
@@ -137,10 +139,11 @@ where
     S::Error: Into<BoxError>,
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
-    // Small answers in pieces would wait for acknowledgements.
+    // Without this option small pieces of a response would wait for
+    // acknowledgements.
     let _ = stream.set_nodelay(true);
     let service = TowerToHyperService::new(service);
-    // How it ended, its client knows.
+    // The client sees for itself how the connection ended.
     let _ = http1::Builder::new()
         .serve_connection(TokioIo::new(stream), service)
         .await;

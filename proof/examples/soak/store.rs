@@ -1,10 +1,10 @@
-//! A store that fails, loses its answers, stalls and is late, at random, and
-//! writes down what becomes of leases. Its leases lapse, as those of a store
-//! elsewhere do: nothing in this process keeps them alive but renewals.
+//! This store fails, loses its results, stalls and is late, at random, and writes
+//! down what happens to leases. Its leases lapse as in a store on another machine:
+//! only renewals keep them alive.
 //!
-//! It is held to a measure, so that no lease of a living owner lapses: after
-//! as many faults in a row as `Op::bears` says, the next call of that kind
-//! for that lease is carried out and answered at once.
+//! The faults are limited, so that no lease of a living owner lapses: after as many
+//! faults in a row as `Op::bears` says, the next call of that kind for that lease
+//! is carried out and returns at once.
 
 use std::collections::{HashMap, HashSet};
 use std::future::{Future, pending};
@@ -27,7 +27,7 @@ use tower_idempotency::store::{MemoryStats, Nonce, RecordId};
 use super::faults::{Counted, Fault, Faults, Op};
 use super::history::{Clock, LeftRecord, LeftState, Moment, Overtake, digest};
 
-/// A clone is another handle on the same.
+/// A clone is another handle on the same store.
 #[derive(Clone, Debug)]
 pub(crate) struct Faulty(Arc<Shared>);
 
@@ -36,7 +36,7 @@ struct Shared {
     memory: MemoryStore,
     clock: Clock,
     told: Mutex<Told>,
-    /// Calls that are still on their way.
+    /// This many calls will be carried out later.
     late: AtomicUsize,
 }
 
@@ -44,9 +44,9 @@ struct Shared {
 struct Told {
     faults: Faults,
     owners: HashMap<RecordId, Owner>,
-    /// How many of them have not ended.
+    /// This many owners have not ended.
     open: usize,
-    /// The tokens that a completion was asked for.
+    /// A completion was requested for these tokens.
     completing: HashSet<u64>,
     account: Account,
 }
@@ -59,11 +59,11 @@ struct Owner {
     open: bool,
 }
 
-/// What became of leases.
+/// The account says what happened to leases.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Account {
     pub(crate) overtakes: Vec<Overtake>,
-    /// The tokens of operations whose completion took more than one try.
+    /// These are the tokens of operations whose completion took more than one try.
     pub(crate) troubled: HashSet<u64>,
 }
 
@@ -88,17 +88,18 @@ impl Faulty {
         }))
     }
 
-    /// No more faults.
+    /// Stops all faults.
     pub(crate) fn heal(&self) {
         self.0.told().faults.heal();
     }
 
-    /// How many leases have not ended.
+    /// Returns how many leases have not ended.
     pub(crate) fn open(&self) -> usize {
         self.0.told().open
     }
 
-    /// Each is under way for less than half a second.
+    /// Waits until no late call is left. Each late call is under way for less than
+    /// half a second.
     pub(crate) async fn wait_for_late_calls(&self) {
         while self.0.late.load(Ordering::SeqCst) > 0 {
             sleep(Duration::from_millis(5)).await;
@@ -117,14 +118,14 @@ impl Faulty {
         self.0.memory.stats()
     }
 
-    /// What it holds, of all that was ever claimed.
+    /// Returns what the store holds, of all that was ever claimed.
     pub(crate) fn records(&self) -> Vec<LeftRecord> {
         let told = self.0.told();
         let look_up = |id| at_once(self.0.memory.look_up(id)).ok().flatten();
         told.owners.keys().filter_map(look_up).map(left).collect()
     }
 
-    /// How many handles others still have on it.
+    /// Returns how many other handles on the store exist.
     pub(crate) fn others(&self) -> usize {
         Arc::strong_count(&self.0) - 1
     }
@@ -159,7 +160,7 @@ impl Faulty {
                 let shared = Arc::clone(shared);
                 tokio::spawn(async move {
                     sleep(wait * 5).await;
-                    // Whoever asked has long gone.
+                    // Nobody waits for the result of a late call.
                     let _ = carry_out(&shared);
                     shared.late.fetch_sub(1, Ordering::SeqCst);
                 });
@@ -180,8 +181,8 @@ impl Shared {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    // The account is written under one lock with the step itself, so that it
-    // has the order of the store.
+    // The account is written under the same lock as the step itself. Without that,
+    // the account could have another order than the store.
 
     fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
         let mut told = self.told();
@@ -208,7 +209,7 @@ impl Shared {
                 unrenewed: now.at.saturating_sub(before.renewed.at),
             }),
         }
-        // Without its guard.
+        // This lease has no guard, so nothing but renewals keeps it alive.
         let lease = Lease::new(&lease.claim, lease.token, lease.attempt);
         Ok(Claimed::Acquired(lease))
     }
@@ -295,7 +296,7 @@ impl Store for Faulty {
     }
 }
 
-/// The memory store answers in the first poll.
+/// Polls the call once; the memory store is ready at the first poll.
 fn at_once<T>(call: impl Future<Output = T>) -> T {
     match pin!(call).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(answer) => answer,
@@ -319,7 +320,7 @@ fn left(record: Record) -> LeftRecord {
         }
         RecordState::Sealed { .. } => LeftState::Sealed,
         RecordState::Released => LeftState::Released,
-        // Whatever else there will be, it is not an answer.
+        // `RecordState` may get more states, and none of them holds a response.
         _ => LeftState::Lapsed,
     };
     LeftRecord {

@@ -1,4 +1,5 @@
-//! HTTP/1.1 over a bare connection, so that a client can leave at any byte.
+//! This client speaks HTTP/1.1 over a bare connection, so that the client can leave
+//! at any byte.
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,7 +13,7 @@ use super::history::{What, WholeAnswer, digest};
 #[derive(Debug)]
 pub(crate) struct Connection(BufReader<TcpStream>);
 
-/// Where in an answer a client leaves.
+/// A client leaves at this place in a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LeaveAt {
     Never,
@@ -20,11 +21,11 @@ pub(crate) enum LeaveAt {
     TheLastByte,
 }
 
-/// What was read of an answer.
+/// `Read` is what was read of a response.
 #[derive(Debug)]
 pub(crate) enum Read {
     Whole(Whole),
-    /// The server ended the connection; its head had come, or not.
+    /// The server ended the connection. The head is there if it had come.
     Cut(Option<Head>),
     Left,
 }
@@ -53,9 +54,11 @@ impl Connection {
         self.0.write_all(bytes).await
     }
 
-    /// Leaves as a machine does that lost its power: no farewell.
+    /// Leaves without closing the connection properly, as a machine that lost its
+    /// power does.
     pub(crate) fn reset(self) {
-        // If it can't be, the client leaves politely.
+        // If the option cannot be set, the client closes the connection properly
+        // instead.
         let _ = self.0.get_ref().set_zero_linger();
     }
 
@@ -83,7 +86,7 @@ impl Connection {
         })
     }
 
-    /// `None` if the client left.
+    /// Reads the rest of the response. Returns `None` if the client left.
     async fn rest(
         &mut self,
         head: &Head,
@@ -126,7 +129,7 @@ impl Connection {
         }
     }
 
-    /// Header or trailer lines, up to the empty one.
+    /// Reads header or trailer lines, up to the empty line.
     async fn fields(&mut self) -> io::Result<Vec<(String, String)>> {
         let mut fields = Vec::new();
         loop {
@@ -164,7 +167,7 @@ impl Head {
 }
 
 impl Whole {
-    /// Whether the connection can carry another request.
+    /// Returns whether the connection can carry another request.
     pub(crate) fn leaves_open(&self) -> bool {
         self.head.field("connection") != Some("close")
     }
