@@ -9,8 +9,7 @@
 //! cargo run --example payments -- --listen 127.0.0.1:3000    where to serve
 //! cargo run --example payments -- --card-ms 5000             a slow card processor
 //!
-//! # Records in a file: run this twice, and the second run replays the
-//! responses of the first.
+//! # Records in a file: the second run replays the responses of the first.
 //! cargo run --example payments --features sqlite -- --store sqlite:payments.db
 //! ```
 //!

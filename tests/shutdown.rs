@@ -12,9 +12,9 @@ use http_body_util::Full;
 use tower::{ServiceBuilder, ServiceExt};
 use tower_idempotency::{IdempotencyLayer, MemoryStore, scope};
 
-/// Once the renewer's task was spawned under a lock that is also taken when the
-/// task is dropped. A runtime that is shutting down drops a task as soon as it
-/// is spawned, so the thread waited for itself.
+/// An earlier version spawned the renewer's task under a lock that is also taken
+/// when the task is dropped. A runtime that is shutting down drops a task as soon
+/// as it is spawned, so the thread waited for itself.
 #[test]
 fn a_runtime_can_be_dropped_while_a_handler_begins() {
     let (done, ended) = mpsc::channel();

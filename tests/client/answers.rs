@@ -1,5 +1,5 @@
-//! Answers that are read to their end, and those that never end; and bodies
-//! that mean harm.
+//! Responses that are read to their end, responses that never end, and bodies
+//! that try to harm the client.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -21,7 +21,8 @@ use crate::scripted::{
 
 const MIB: usize = 1 << 20;
 
-/// As many frames of a megabyte as a reader takes, and how many it took.
+/// A response of frames of a megabyte without end, and the number of frames
+/// that the client has read.
 fn endless(status: u16, content_type: &str) -> (Response<AnyBody>, Arc<AtomicUsize>) {
     let taken = Arc::<AtomicUsize>::default();
     let counted = Arc::clone(&taken);
@@ -124,7 +125,8 @@ async fn no_more_than_a_limit_is_held_of_a_body_that_never_ends() {
         let answered = server.ask(post("k")).await.unwrap();
         assert_eq!(answered.status(), 409);
         assert!(answered.body().whole().is_none());
-        // The limit, and the frame that went beyond it.
+        // The client reads up to its limit, and with it the frame that goes
+        // beyond the limit.
         assert_eq!(taken.load(Ordering::Relaxed), 2);
         let (page, taken) = endless(503, kind);
         let server = Server::that([Step::Answer(page)]);
@@ -140,7 +142,8 @@ async fn no_more_than_a_limit_is_held_of_a_body_that_never_ends() {
     }
 }
 
-/// What a client makes of a 409, for which its body has to speak.
+/// Whether the client sends again after this 409. A 409 is final unless its
+/// body says otherwise.
 async fn asked_again(answer: Response<AnyBody>) -> bool {
     let server = Server::that([Step::Answer(answer)]);
     let layer = at_once().build().unwrap();
@@ -152,7 +155,7 @@ async fn asked_again(answer: Response<AnyBody>) -> bool {
 async fn a_body_that_is_no_refusal_says_nothing() {
     let same = || json!({ "code": "in-flight", "retry": "same-key", "source": "idempotency" });
     assert!(asked_again(problem(409, same())).await);
-    // An advice is one, whatever stands beside it.
+    // The member `retry` counts, whatever the other members contain.
     let beside = json!({ "code": ["in-flight"], "retry": "same-key", "source": 1 });
     assert!(asked_again(problem(409, beside)).await);
     let nested = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
@@ -170,7 +173,8 @@ async fn a_body_that_is_no_refusal_says_nothing() {
         json!({ "code": 409, "retry": true, "source": "idempotency" }).to_string(),
         json!([same()]).to_string(),
         json!({ "error": same() }).to_string(),
-        // The operation's own.
+        // The operation's own response says `in-flight`, but the layer is not
+        // its source.
         json!({ "code": "in-flight", "source": "the warehouse" }).to_string(),
         json!({ "code": "in-flight" }).to_string(),
         json!({ "code": "moon-phase", "retry": "Same-Key", "source": "idempotency" }).to_string(),
@@ -220,7 +224,8 @@ async fn a_refusal_comes_back_typed() {
         (None, Some(Retry::Never))
     );
 
-    // The operation's own answer of then, and a success, are none.
+    // A replay of the operation's own response is no rejection, and neither is
+    // a success.
     let replay = refusal(422, "key-reused", "new-key");
     let replay = received(header(replay, "idempotency-replayed", "true")).await;
     assert!(replay.is_replay() && replay.problem().is_none());

@@ -1,4 +1,4 @@
-//! What an error says to whoever is woken by it.
+//! What an error reports to a person who has to act on it.
 
 use std::error::Error as _;
 use std::io;
@@ -21,7 +21,7 @@ async fn error_of(script: impl IntoIterator<Item = Step>) -> Error {
     server.ask_with(layer, post("\"ord_1\"")).await.unwrap_err()
 }
 
-/// Times of the day are those of the test.
+/// Removes the times of the attempts, which differ in each run of the test.
 fn without_times(text: &str) -> String {
     let words = text.split(' ').filter(|word| {
         let is_time = word.len() == 20 && word.ends_with('Z') && word.contains('T');
@@ -57,13 +57,13 @@ async fn it_carries_the_key_and_every_attempt() {
         SystemTime::from(time.parse::<jiff::Timestamp>().unwrap())
     });
     let at: Vec<_> = at.collect();
-    // Cut to whole seconds.
+    // The error's times are cut to whole seconds.
     assert!(before < at[0] + Duration::from_secs(1));
     assert!(at.is_sorted() && at[3] <= SystemTime::now());
     assert!(texts[0].contains(" after 1.5s"), "{}", texts[0]);
     let last = error.last_response().unwrap();
     assert_eq!(last.status, 503);
-    // The last attempt had an answer, so nothing caused it.
+    // The last attempt got a response, so the error has no source.
     assert!(error.source().is_none());
 }
 
@@ -95,7 +95,7 @@ async fn one_line_says_all_of_it() {
          3. 201 cut off after 0ms (unexpected end of file); \
          4. no response after 0ms (connection refused)"
     );
-    // When: to the second, in UTC.
+    // The error gives each time to the second, in UTC.
     let first = text.split("1. ").nth(1).unwrap();
     let time: String = first.chars().take(20).collect();
     assert!(time.starts_with("20") && time.ends_with('Z'), "{time}");

@@ -1,4 +1,4 @@
-//! Keys: how they are made, and how they get to the server.
+//! Keys: how the client makes them, and how they reach the server.
 
 use std::collections::HashSet;
 
@@ -8,9 +8,9 @@ use tower_idempotency::options::KeySyntax;
 
 use crate::scripted::{Server, Step, at_once, cut_off, post, refused, request, status};
 
-/// They are looked for in records that were made by other versions, and from
-/// other languages: they must never change. Made with Python's `hashlib`, by
-/// what the documentation of `for_operation` says.
+/// Servers keep records of keys that other versions and other languages
+/// derived, so derived keys must never change. The expected keys were computed
+/// with Python's `hashlib`, as the documentation of `for_operation` describes.
 #[test]
 fn derived_keys_are_the_documented_ones() {
     for (kind, id, key) in [
@@ -111,7 +111,7 @@ async fn every_attempt_of_an_operation_has_the_same_key_and_the_same_bytes() {
         assert!(seen.iter().all(|attempt| attempt.body == "an order"));
         keys.insert(seen[0].key().to_owned());
     }
-    // And another operation another one.
+    // Each operation has a key of its own.
     assert_eq!(keys.len(), 2);
 }
 

@@ -1,5 +1,5 @@
-//! The client's half: keys, retries, and what is told of them, in paused time. What
-//! needs sockets and processes is in `proof/tests/client`.
+//! The client: keys, retries, and what the client reports about them, in paused
+//! time. Tests that need sockets and processes are in `proof/tests/client`.
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,4 +1,5 @@
-//! When a request is sent again, and when no more: all in paused time.
+//! When the client sends a request again, and when it gives up. All tests run
+//! in paused time.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -25,14 +26,14 @@ const fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-/// Between attempts.
+/// The pauses between attempts.
 fn pauses(server: &Server) -> Vec<Duration> {
     let seen = server.seen();
     let pairs = seen.iter().zip(&seen[1..]);
     pairs.map(|(one, next)| next.at - one.at).collect()
 }
 
-/// A timer is late by up to this.
+/// A timer may be late by this much.
 const TICK: Duration = millis(1);
 
 fn is_about(own: Duration, wanted: Duration) -> bool {
@@ -64,8 +65,9 @@ async fn pauses_are_random_from_nothing_up_to_a_bound_that_doubles_to_its_cap() 
     for (bound, pauses) in bounds.into_iter().zip(all) {
         assert_eq!(pauses.len(), ROUNDS);
         assert!(pauses.iter().all(|pause| *pause <= bound + TICK));
-        // All of it is random: each quarter has its share. That one has less
-        // than half of what it should has a chance of one in many millions.
+        // The pauses are spread over the whole range, so each quarter of it has
+        // its share. The chance that a quarter has less than half of its share
+        // is one in many millions.
         for quarter in 0..4 {
             let range = bound * quarter / 4..bound * (quarter + 1) / 4 + TICK;
             let share = pauses.iter().filter(|pause| range.contains(pause)).count();
@@ -112,7 +114,7 @@ async fn retry_after_is_obeyed_in_seconds_and_dates_up_to_a_cap() {
         (&[("retry-after", "61")], 60),
         (&[("retry-after", "86400")], 60),
         (&[("retry-after", "99999999999999999999999999")], 60),
-        // By the server's own clock.
+        // A date is compared with the server's own clock.
         (
             &[
                 ("retry-after", "Sun, 01 Mar 2026 02:00:42 GMT"),
@@ -148,7 +150,7 @@ async fn retry_after_is_obeyed_in_seconds_and_dates_up_to_a_cap() {
             ],
             0,
         ),
-        // Which says nothing.
+        // These values mean nothing, so they ask for no pause.
         (&[("retry-after", "")], 0),
         (&[("retry-after", "-1")], 0),
         (&[("retry-after", "1.5")], 0),
@@ -171,7 +173,7 @@ async fn retry_after_is_obeyed_in_seconds_and_dates_up_to_a_cap() {
 async fn a_date_without_the_servers_clock_is_taken_by_our_own() {
     let soon = httpdate::fmt_http_date(SystemTime::now() + seconds(30));
     let pause = pause_after(&[("retry-after", &soon)], at_once().build().unwrap()).await;
-    // Cut to whole seconds, and the test may be slow.
+    // Dates are cut to whole seconds, and the test may be slow.
     assert!(
         pause > seconds(20) && pause <= seconds(30) + TICK,
         "{pause:?}"
@@ -198,7 +200,8 @@ async fn no_more_attempts_are_made_than_allowed() {
         assert_eq!(error.kind(), ErrorKind::OutOfAttempts);
         assert_eq!((server.count(), error.attempts().len()), (allowed, allowed));
     }
-    // The default; in the default time it is not always used up.
+    // The default number of attempts, which the default deadline does not
+    // always allow.
     let layer = ClientLayer::builder().deadline(seconds(3600));
     let (server, _) = failing(100, layer.build().unwrap()).await;
     assert_eq!(server.count(), 16);
@@ -285,7 +288,8 @@ async fn one_layer_serves_many_requests_each_from_its_own_beginning() {
 
 #[tokio::test(start_paused = true)]
 async fn an_operation_that_lost_its_owner_is_outlasted() {
-    // The lease of a server that died lapses after 30 s. Until then:
+    // The lease of a server that died lapses after 30 s. Until then each
+    // request is rejected as in flight.
     struct Leased(Instant);
 
     impl Service<Request<http_body_util::Full<bytes::Bytes>>> for Leased {
@@ -319,7 +323,7 @@ async fn an_operation_that_lost_its_owner_is_outlasted() {
 
 #[tokio::test(start_paused = true)]
 async fn retries_stop_where_the_budget_ends_and_go_on_when_it_is_filled() {
-    // Nothing in reserve: for each request that is settled, one retry.
+    // The budget has no reserve: each request that succeeds pays for one retry.
     let budget = TpsBudget::new(seconds(60), 0, 1.0);
     let layer = at_once().budget(budget).build().unwrap();
     let (server, answered) = failing(1, layer.clone()).await;
@@ -361,7 +365,7 @@ async fn a_service_that_does_not_get_ready_is_one_that_does_not_answer_in_time()
     assert_eq!(error.kind(), ErrorKind::OutOfTime);
 }
 
-/// What an attempt comes to, and after how many milliseconds.
+/// The kind of an attempt's result, how late it comes, and its `Retry-After`.
 fn any_step() -> impl Strategy<Value = (u8, u64, u64)> {
     (0..4_u8, 0..8_000_u64, 0..20_u64)
 }

@@ -1,4 +1,4 @@
-//! What an answer says of itself, by this crate's own layer.
+//! What a response from this crate's own layer tells the client about itself.
 
 use std::convert::Infallible;
 use std::time::{Duration, SystemTime};
@@ -47,7 +47,7 @@ fn marks_are_read_and_anything_else_is_not_taken_for_one() {
     }
 }
 
-/// What the client leaves in a response with these headers.
+/// The `Received` that the client adds to a response with these headers.
 async fn received(retries: &ClientLayer, fields: &[(&'static str, &str)]) -> Received {
     let mut response = status(200);
     response.headers_mut().extend(headers(fields));
@@ -85,7 +85,7 @@ async fn times_are_read_under_the_names_that_the_api_gave_them() {
         let none = received(&retries, &[("x-made", wrong), ("x-kept", wrong)]).await;
         assert_eq!((none.made_at(), none.kept_until()), (None, None));
     }
-    // A server without a mark for replays.
+    // This server sends no header that marks replays.
     let retries = ClientLayer::builder()
         .replayed_header(None)
         .build()
@@ -102,7 +102,7 @@ async fn a_replay_under_another_name_is_settled_too() {
     assert_eq!(answered.status(), 503);
 }
 
-/// The layer of this crate in front of a shop, and a client in front of that.
+/// Sends a request through the client and through this crate's layer to a shop.
 async fn ask(layer: &IdempotencyLayer) -> Received {
     let shop = service_fn(async |_: Request<Full<Bytes>>| {
         Ok::<_, Infallible>(Response::new(Full::new(Bytes::from("made"))))
@@ -139,7 +139,7 @@ async fn a_replay_says_when_the_original_was_made_and_until_when_it_is_kept() {
     assert!(!first.is_unrecorded() && !first.is_unprotected());
     let made = first.made_at().unwrap();
     assert_eq!(second.made_at(), Some(made));
-    // Cut to whole seconds.
+    // The layer's times are cut to whole seconds.
     assert!(made + Duration::from_secs(1) >= began && made <= SystemTime::now());
     let kept = second.kept_until().unwrap().duration_since(made).unwrap();
     let day = Duration::from_secs(24 * 60 * 60);

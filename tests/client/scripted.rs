@@ -1,4 +1,4 @@
-//! A server that follows a script, in place of an HTTP client.
+//! A server that follows a script. It replaces the HTTP client under the layer.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -23,17 +23,17 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 pub(crate) type AnyBody = BoxBody<Bytes, BoxError>;
 pub(crate) type Answered = Result<Response<BufferedBody<AnyBody>>, Error>;
 
-/// What becomes of one attempt.
+/// What happens to one attempt.
 pub(crate) enum Step {
     Answer(Response<AnyBody>),
-    /// After so long.
+    /// The response comes so much later.
     Late(Duration, Response<AnyBody>),
     Fail(BoxError),
-    /// Nothing ever comes back.
+    /// No response comes.
     Hang,
 }
 
-/// One attempt as the server saw it.
+/// One attempt as the server received it.
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
     pub(crate) at: Instant,
@@ -48,7 +48,7 @@ impl Seen {
     }
 }
 
-/// When the script has ended, it answers 200.
+/// A server that responds with 200 after its script has ended.
 #[derive(Clone, Default)]
 pub(crate) struct Server {
     script: Arc<Mutex<VecDeque<Step>>>,
@@ -67,12 +67,12 @@ impl Server {
         self.seen.lock().unwrap().clone()
     }
 
-    /// How often it was asked.
+    /// How often the server received a request.
     pub(crate) fn count(&self) -> usize {
         self.seen.lock().unwrap().len()
     }
 
-    /// One request through the whole client, with the default options.
+    /// Sends one request through the whole client with the default options.
     pub(crate) async fn ask(&self, request: Request<Full<Bytes>>) -> Answered {
         self.ask_with(ClientLayer::default(), request).await
     }
@@ -146,13 +146,13 @@ pub(crate) fn with_body(status: u16, body: impl Into<Bytes>) -> Response<AnyBody
     response
 }
 
-/// A problem document.
+/// A response with a problem document.
 pub(crate) fn problem(status: u16, document: impl ToString) -> Response<AnyBody> {
     let response = with_body(status, document.to_string());
     header(response, "content-type", "application/problem+json")
 }
 
-/// A refusal as an idempotency layer words it.
+/// A rejection as an idempotency layer words it.
 pub(crate) fn refusal(status: u16, code: &str, retry: &str) -> Response<AnyBody> {
     problem(
         status,
@@ -173,7 +173,7 @@ pub(crate) fn header(
     response
 }
 
-/// A body that breaks off after these bytes.
+/// A response whose body breaks off after these bytes.
 pub(crate) fn cut_off(status: u16, read: &'static str) -> Response<AnyBody> {
     let broken = io::Error::from(io::ErrorKind::UnexpectedEof);
     let frames = [Ok(Frame::data(Bytes::from(read))), Err(broken.into())];
@@ -185,7 +185,7 @@ pub(crate) fn refused() -> BoxError {
     io::Error::from(io::ErrorKind::ConnectionRefused).into()
 }
 
-/// Pauses of no length, so that only `Retry-After` is waited for.
+/// The client waits for no backoff, so that only `Retry-After` causes pauses.
 pub(crate) fn at_once() -> ClientLayerBuilder {
     ClientLayer::builder().backoff(FullJitter::new(Duration::ZERO, Duration::ZERO))
 }
@@ -196,7 +196,8 @@ pub(crate) async fn text(answered: Answered) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-/// How an attempt ended, without when it began and how long it took.
+/// The result of an attempt, without the time when the attempt began and how
+/// long it took.
 pub(crate) fn outcome_of(attempt: &Attempt) -> String {
     let text = attempt.to_string();
     let (time, rest) = text.split_once(' ').unwrap();

@@ -1,4 +1,4 @@
-//! Which request is sent again after what.
+//! After which results the client sends a request again.
 
 use std::io;
 
@@ -12,7 +12,7 @@ use crate::scripted::{
 
 type Outcome = fn() -> Step;
 
-/// What calls for another attempt.
+/// The results after which the client tries again.
 const AGAIN: &[(&str, Outcome)] = &[
     ("no connection", || Step::Fail(refused())),
     ("too late", || Step::Hang),
@@ -51,7 +51,7 @@ const AGAIN: &[(&str, Outcome)] = &[
     ),
 ];
 
-/// What doesn't.
+/// The results after which the client does not try again.
 const DONE: &[(&str, Outcome)] = &[
     ("200", || Step::Answer(status(200))),
     ("201", || Step::Answer(status(201))),
@@ -113,8 +113,9 @@ async fn attempts(layer: ClientLayer, method: &Method, key: Option<&str>, first:
     server.count()
 }
 
-/// A POST or PATCH without the header gets a key. An empty header is no key, and
-/// is left as it is.
+/// Sends a request without a key. A POST or PATCH without the header would get
+/// a key, so these have an empty header: that is no key, and the client leaves
+/// it as it is.
 async fn without_key(method: &Method, first: Step) -> (usize, Result<u16, Error>) {
     let draws_a_key = [Method::POST, Method::PATCH].contains(method);
     let server = Server::that([first]);
@@ -223,7 +224,7 @@ async fn errors_that_cannot_be_helped_are_told_at_once() {
         (ErrorKind::PermissionDenied.into(), 1),
         (ErrorKind::Unsupported.into(), 1),
         (wrapped(ErrorKind::InvalidData.into()), 1),
-        // A connection that was reset over a certificate that is not trusted.
+        // The connection was reset because a certificate is not trusted.
         (
             io::Error::new(
                 ErrorKind::ConnectionReset,
@@ -279,7 +280,8 @@ async fn which_errors_are_transient_can_be_said_otherwise() {
         let attempts = attempts(layer.clone(), &Method::POST, Some("k"), step).await;
         assert_eq!(attempts, count);
     }
-    // What needs no error to be judged by is not asked for.
+    // A timeout or a response is not an error of the HTTP client, so the
+    // function is not called.
     for step in [Step::Hang, Step::Answer(cut_off(200, "a"))] {
         let attempts = attempts(layer.clone(), &Method::POST, Some("k"), step).await;
         assert_eq!(attempts, 2);

@@ -1,9 +1,10 @@
-//! Files that are wrong, and what is said of them.
+//! Files that are wrong, and the errors that the reader reports for them.
 //!
-//! The cases stand in `wrong/toml.txt` and `wrong/json.txt`, with a line of `====`
-//! between two cases. The last line of a case is what the reader says of it, after
-//! `=> ` if the JSON Schema refuses the case too, after `-> ` if only the reader does.
-//! `proof/tests/config_schema` holds the schema to the same cases.
+//! The cases are in `wrong/toml.txt` and `wrong/json.txt`, with a line of
+//! `====` between two cases. The last line of a case is the reader's error. It
+//! follows `=> ` if the JSON Schema rejects the file too, and `-> ` if only the
+//! reader rejects it. `proof/tests/config_schema` tests the schema with the
+//! same cases.
 
 #![allow(dead_code, reason = "each program uses a part of it")]
 

@@ -1,5 +1,5 @@
-//! Files that were cut off or changed: none panics the reader, and no error
-//! shows a credential.
+//! Files that were cut off or changed: the reader never panics, and no error
+//! contains a credential.
 
 use proptest::prelude::*;
 use tower_idempotency::config::{Config, FileError};
@@ -23,7 +23,8 @@ fn json_with_credentials() -> String {
     serde_json::to_string_pretty(&value).unwrap()
 }
 
-/// One changed byte leaves five in a row of the credential as they were.
+/// Fails if the result contains five characters of the credential in a row. One
+/// changed byte still leaves so many unchanged.
 fn assert_shows_nothing(read: &Result<Config, FileError>, text: &str) {
     let shown = match read {
         Ok(config) => format!("{config:?}"),

@@ -1,6 +1,6 @@
-//! The effect of an option in a file on requests, beside the same requests without
-//! it. The tests of `src/config` show that each option reaches `RouteOptions`;
-//! `tests/options` shows what each option does.
+//! How an option in a file changes the responses to some requests. The tests
+//! beside the reader check that each option gets into the `RouteOptions`;
+//! `tests/options` tests everything that the options do.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ enum Step {
 }
 use Step::{Ask, Pass};
 
-/// What a client sees of it, in one line.
+/// What a client sees of a response, in one line.
 fn told(seen: &Seen) -> String {
     let mut told = seen.status.to_string();
     let problem: Option<serde_json::Value> = serde_json::from_slice(&seen.body).ok();
@@ -52,7 +52,8 @@ fn told(seen: &Seen) -> String {
     told
 }
 
-/// `option` stands in `[idempotency]`, or begins with a table of its own.
+/// The responses to these steps, from a layer with this option. `option` is a
+/// line of the table `[idempotency]`, or begins a table of its own.
 async fn conversation(option: &str, steps: &[Step]) -> String {
     let scope = if option.starts_with("scope") {
         ""
@@ -90,7 +91,8 @@ const USUAL: &str = "201 run 1 x-run=1 | 201 run 1 again x-run=1";
 const RUNS_AGAIN: &str = "201 run 1 x-run=1 | 201 run 2 x-run=2";
 const DAY: Duration = Duration::from_secs(24 * 3600 + 1);
 
-/// An option, the requests, and what comes of them without it and with it.
+/// An option, some requests, and the responses to them without and with the
+/// option.
 const CASES: &[(&str, &[Step], &str, &str)] = &[
     ("header = ['X-Key']", TWICE, USUAL, RUNS_AGAIN),
     (
@@ -138,7 +140,7 @@ const CASES: &[(&str, &[Step], &str, &str)] = &[
         USUAL,
     ),
     (
-        // Alice is known, Bob falls through.
+        // The scope knows Alice's credential and does not know Bob's.
         "scope = [{ header = 'x-api-key', known_sha256 = ['2bd806c97f0e00af1a1fc3328fa763a9269723c8db8fac4f93af71db186d6e90'] }]",
         &[Ask(|| post("k", "{}")), Ask(|| by("bob", post("k", "{}")))],
         RUNS_AGAIN,

@@ -1,4 +1,5 @@
-//! What an option in a file does where requests meet, and in front of the store.
+//! What an option in a file changes for requests that arrive together, and for
+//! the calls of the store.
 
 use bytes::Bytes;
 use http::Method;
@@ -139,7 +140,7 @@ async fn the_application_can_say_whose_a_key_is() {
     send(&app, by("bob", put())).await.assert_fresh("run 2");
 }
 
-/// What the store can do is not known while the file is read.
+/// Whether the store can commit claims is not known while the file is read.
 #[test]
 fn claims_are_committed_only_where_the_store_can() {
     let config = Config::from_toml("idempotency = { scope = ['shared'], exactly_once = true }");

@@ -1,4 +1,5 @@
-//! The examples of `docs/config.md` are read, and mean what it says.
+//! The examples in `docs/config.md` are read, and have the effect that the page
+//! describes.
 
 use serde_json::Value;
 use tower_idempotency::MemoryStore;
@@ -6,18 +7,19 @@ use tower_idempotency::config::Config;
 
 pub(crate) const DOCS: &str = include_str!("../../docs/config.md");
 
-/// What stands between the fences of this language, the first time.
+/// The first code block in this language.
 fn block(language: &str) -> &'static str {
     let (_, rest) = DOCS.split_once(&format!("```{language}\n")).unwrap();
     rest.split_once("```").unwrap().0
 }
 
-/// Cargo sets this variable for every test.
+/// The example of a whole file. Its secret comes from a variable that cargo
+/// sets for every test.
 pub(crate) fn whole_file() -> String {
     block("toml").replace("IDEMPOTENCY_SECRET", "CARGO_PKG_DESCRIPTION")
 }
 
-/// The same file in JSON.
+/// The same file as JSON.
 pub(crate) fn whole_file_in_json() -> String {
     let value: Value = toml::from_str(&whole_file()).unwrap();
     serde_json::to_string_pretty(&value).unwrap()

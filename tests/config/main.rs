@@ -1,4 +1,4 @@
-//! Options from files.
+//! Options that are read from files.
 
 #![cfg(all(feature = "config", feature = "memory", feature = "encryption"))]
 #![allow(
@@ -20,7 +20,7 @@ use tower_idempotency::IdempotencyLayer;
 use tower_idempotency::config::Config;
 use tower_idempotency::store::Store;
 
-/// The layer of a file that is right.
+/// A layer built from the text of a file without errors.
 fn layer(store: impl Store, text: &str) -> IdempotencyLayer {
     let config = Config::from_toml(text).unwrap_or_else(|error| panic!("{text}\n{error}"));
     config.builder(store).unwrap().build().unwrap()

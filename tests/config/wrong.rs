@@ -1,4 +1,4 @@
-//! Files that are wrong: where, what, and what is allowed.
+//! Errors in files name the place, the mistake and what is allowed.
 
 use tower_idempotency::config::{Config, FileError};
 

@@ -1,4 +1,5 @@
-//! What servers serve: the layer, and handlers that do as a test wants.
+//! What the servers of these tests serve: the layer, and handlers that follow a
+//! test's instructions.
 
 use std::convert::Infallible;
 use std::fmt::Debug;
@@ -21,10 +22,11 @@ use crate::LIMIT;
 use crate::support::{Gate, Runs};
 
 pub(crate) type Asked = Request<RequestBody<Incoming>>;
-/// What handlers answer with.
+/// The body type of the handlers' responses.
 pub(crate) type Sent = UnsyncBoxBody<Bytes, io::Error>;
 
-/// A layer with all callers in one, on a store that may take its time.
+/// A layer for which all requests have the same caller, on a store that a test
+/// can delay.
 pub(crate) fn layer(
     store: &(impl Store + Clone),
     change: impl FnOnce(RouteOptions) -> RouteOptions,
@@ -36,7 +38,7 @@ pub(crate) fn layer(
         .unwrap()
 }
 
-/// `201` with this body.
+/// A `201` response with this body.
 pub(crate) fn created<B>(body: B) -> Response<Sent>
 where
     B: Body<Data = Bytes> + Send + 'static,
@@ -51,7 +53,7 @@ pub(crate) fn text(text: impl Into<Bytes>) -> Response<Sent> {
     created(Full::new(text.into()))
 }
 
-/// A handler that is told which execution it is.
+/// A handler that receives the number of its execution.
 pub(crate) fn handler<B, F>(
     runs: &Runs,
     handle: impl Fn(usize) -> F + Clone + Send + Sync + 'static,
@@ -71,7 +73,8 @@ where
     })
 }
 
-/// A handler that waits at the gate, and answers which execution it is.
+/// A handler that waits at the gate and responds with the number of its
+/// execution.
 pub(crate) fn at_gate<B: Send + 'static>(
     runs: &Runs,
     gate: &Gate,
@@ -90,12 +93,12 @@ pub(crate) fn at_gate<B: Send + 'static>(
     })
 }
 
-/// A body that the test sends.
+/// A body whose frames the test sends.
 pub(crate) fn channel() -> (Sender<Bytes, io::Error>, Channel<Bytes, io::Error>) {
     Channel::new(64)
 }
 
-/// `layer` before `service`, over hyper's own body.
+/// Puts `layer` in front of `service`, for hyper's request bodies.
 pub(crate) fn app<S, R>(
     layer: &IdempotencyLayer,
     service: S,
@@ -119,15 +122,15 @@ where
         .service(service)
 }
 
-/// Until everything that runs without a client has ended.
+/// Waits until all operations that run without a client have ended.
 pub(crate) async fn settled(layer: &IdempotencyLayer) {
     assert_eq!(layer.drain(LIMIT).await, 0, "it runs on");
 }
 
-/// For what has to be short.
+/// A short time, for timeouts that should expire.
 pub(crate) const MOMENT: Duration = Duration::from_millis(50);
 
-/// For what must not come.
+/// Fails the test with a value that should not have arrived.
 pub(crate) fn never<T: Debug>(unexpected: T) -> ! {
     panic!("unexpected: {unexpected:?}")
 }

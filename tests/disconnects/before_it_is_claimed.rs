@@ -24,7 +24,8 @@ async fn a_client_that_leaves_before_its_body_is_whole_leaves_nothing() {
         let server = Server::start(app(&layer, service)).await;
         let mut client = Client::connect(server.address, way).await;
         client.begin("k").await;
-        // Otherwise a reset can overtake what was sent before it.
+        // The server has the request before the client leaves. Otherwise a
+        // reset could overtake what the client sent before it.
         within(server.begun()).await;
         let gone = client.leave().await;
         server.over().await;
@@ -42,11 +43,12 @@ async fn a_client_that_leaves_before_its_body_is_whole_leaves_nothing() {
 async fn an_upload_without_its_end_is_not_executed() {
     let head = "POST /payments HTTP/1.1\r\nhost: a\r\nidempotency-key: k\r\n";
     for part in [
-        // Of chunks: in the middle of one, between two, before the last line.
+        // Chunked bodies that end in the middle of a chunk, between two chunks,
+        // and before the last line.
         "transfer-encoding: chunked\r\n\r\n5\r\n7 E",
         "transfer-encoding: chunked\r\n\r\n5\r\n7 EUR\r\n",
         "transfer-encoding: chunked\r\n\r\n5\r\n7 EUR\r\n0\r\n",
-        // Told to continue, and gone.
+        // A client that is told to continue, and leaves.
         "expect: 100-continue\r\ncontent-length: 5\r\n\r\n",
     ] {
         for resets in [false, true] {
@@ -76,7 +78,7 @@ async fn an_upload_without_its_end_is_not_executed() {
     }
 }
 
-/// It is carried out when its client has long gone.
+/// The store carries the claim out after its client has left.
 #[tokio::test]
 async fn a_claim_under_way_is_given_back_when_its_client_leaves() {
     for on_lapsed_lease in [OnLapsedLease::Rerun, OnLapsedLease::Refuse] {
@@ -116,7 +118,8 @@ async fn a_claim_that_is_never_answered_is_given_back_when_its_client_leaves() {
         store.met().await;
         store.open();
         let gone = client.leave().await;
-        // By leaving, or answered that the store is not available.
+        // The exchange ends because the client leaves, or with the response
+        // that the store is not available.
         server.over().await;
         settled(&layer).await;
         assert_eq!((runs.count(), store.store.stats().in_flight), (0, 0));
@@ -126,7 +129,7 @@ async fn a_claim_that_is_never_answered_is_given_back_when_its_client_leaves() {
     }
 }
 
-/// Its retry does not wait for the one that nobody asks for any more.
+/// A retry does not wait for the request of the client that left.
 #[tokio::test]
 async fn a_client_that_waits_for_another_can_leave() {
     for way in WAYS {

@@ -1,4 +1,4 @@
-//! `on_disconnect = cancel`.
+//! The option `on_disconnect = cancel`: the operation ends with its client.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::support::store::Steered;
 use crate::support::{Gate, Runs};
 use crate::{LIMIT, within};
 
-/// Tells when it is dropped.
+/// Notifies the test when it is dropped.
 struct Dropped(Arc<Notify>);
 
 impl Drop for Dropped {
@@ -89,7 +89,7 @@ async fn a_route_is_cancelled_and_another_is_finished() {
             within(gate.begun()).await;
             let gone = client.leave().await;
             server.over().await;
-            // What is cancelled may be giving back its key.
+            // A cancelled operation may still be releasing its record.
             let limit = if left == 0 { LIMIT } else { Duration::ZERO };
             assert_eq!(layer.drain(limit).await, left, "{way:?}");
             drop(gone);

@@ -1,4 +1,4 @@
-//! Clients, and the ways in which they leave.
+//! Clients, and the ways in which they disconnect.
 
 use std::io;
 use std::net::SocketAddr;
@@ -20,16 +20,16 @@ use crate::support::Seen;
 use crate::wire::{Part, Wire};
 use crate::within;
 
-/// How a client leaves.
+/// How a client disconnects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Leaves {
     Closing,
-    /// It sends no more, and would read on.
+    /// The client closes its sending side and would still read.
     HalfClosing,
-    /// The connection is reset.
+    /// The client resets the connection.
     Resetting,
     Http2Closing,
-    /// The stream is reset; the connection stays.
+    /// The client resets the stream, and the connection stays open.
     Http2Resetting,
 }
 
@@ -43,7 +43,7 @@ pub(crate) const WAYS: [Leaves; 5] = [
 
 type Upload = Either<Full<Bytes>, Channel<Bytes, io::Error>>;
 
-/// A client with one request.
+/// A client that sends one request.
 pub(crate) struct Client {
     way: Leaves,
     kind: Kind,
@@ -62,7 +62,8 @@ struct Http2 {
     body: Option<Incoming>,
 }
 
-/// All that works for a connection of HTTP/2: where it ends, that is closed.
+/// The tasks of an HTTP/2 connection. The connection is closed when they are
+/// dropped.
 #[derive(Clone, Default)]
 struct Tasks(Arc<Mutex<JoinSet<()>>>);
 
@@ -76,13 +77,14 @@ where
     }
 }
 
-/// What stays of a client that has left; a connection may.
+/// What is left of a client that has left: over HTTP/2, the connection may
+/// still be open.
 #[must_use]
 pub(crate) struct Gone {
     _kind: Option<Kind>,
 }
 
-/// The target of all requests that need none of their own.
+/// The target of requests for which a test names none.
 const TARGET: &str = "/payments";
 
 impl Client {
@@ -108,7 +110,7 @@ impl Client {
         Self { way, kind }
     }
 
-    /// For another request on the same connection, of HTTP/2.
+    /// A client for another request on the same HTTP/2 connection.
     pub(crate) fn another_stream(&self) -> Self {
         let Kind::Http2(http2) = &self.kind else {
             panic!("HTTP/1 has one stream");
@@ -125,7 +127,7 @@ impl Client {
         }
     }
 
-    /// A whole request.
+    /// Sends a complete request.
     pub(crate) async fn ask(&mut self, key: &str) {
         self.ask_for(TARGET, key).await;
     }
@@ -140,7 +142,7 @@ impl Client {
         }
     }
 
-    /// A request whose body is not sent whole.
+    /// Sends a request without the end of its body.
     pub(crate) async fn begin(&mut self, key: &str) {
         match &mut self.kind {
             Kind::Http1(wire) => wire.say(&(head(TARGET, key) + "7 E")).await,
@@ -153,7 +155,7 @@ impl Client {
         }
     }
 
-    /// The head of the answer. `None` if there is no answer.
+    /// Reads the head of the response. `None` if there is no response.
     pub(crate) async fn head(&mut self) -> Option<(u16, HeaderMap)> {
         match &mut self.kind {
             Kind::Http1(wire) => wire.head().await,
@@ -167,7 +169,7 @@ impl Client {
         }
     }
 
-    /// The next part of the answer's body.
+    /// Reads the next part of the response's body.
     pub(crate) async fn part(&mut self) -> Part {
         match &mut self.kind {
             Kind::Http1(wire) => wire.part().await,
@@ -185,7 +187,7 @@ impl Client {
         }
     }
 
-    /// So many bytes of the answer's body.
+    /// Reads so many bytes of the response's body.
     pub(crate) async fn data(&mut self, length: usize) -> Vec<u8> {
         let mut body = Vec::new();
         while body.len() < length {
@@ -198,7 +200,7 @@ impl Client {
         body
     }
 
-    /// The whole answer. `None` if there is none, or not all of it.
+    /// Reads the whole response. `None` if there is none, or if it is cut off.
     pub(crate) async fn answer(&mut self) -> Option<Seen> {
         let (status, headers) = self.head().await?;
         let (body, trailers) = self.rest().await?;
@@ -210,7 +212,7 @@ impl Client {
         })
     }
 
-    /// What is left of the body. `None` if that is cut off.
+    /// Reads the rest of the body. `None` if the body is cut off.
     pub(crate) async fn rest(&mut self) -> Option<(Bytes, Option<HeaderMap>)> {
         let mut body = Vec::new();
         loop {
@@ -264,14 +266,14 @@ impl Http2 {
     }
 }
 
-/// Of a request with five bytes.
+/// The head of a request whose body has five bytes.
 fn head(target: &str, key: &str) -> String {
     format!(
         "POST {target} HTTP/1.1\r\nhost: a\r\nidempotency-key: {key}\r\ncontent-length: 5\r\n\r\n"
     )
 }
 
-/// Asks on a connection of its own.
+/// Sends a request on a connection of its own.
 pub(crate) async fn ask(address: SocketAddr, key: &str) -> Option<Seen> {
     ask_for(address, TARGET, key).await
 }
@@ -282,7 +284,7 @@ pub(crate) async fn ask_for(address: SocketAddr, target: &str, key: &str) -> Opt
     client.answer().await
 }
 
-/// The same, where there is an answer.
+/// Like [`ask`], but fails the test if there is no response.
 pub(crate) async fn retry(address: SocketAddr, key: &str) -> Seen {
     ask(address, key).await.expect("a retry is answered")
 }

@@ -1,4 +1,4 @@
-//! A store that keeps the first call of one operation waiting.
+//! A store that makes the first call of one operation wait.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +12,7 @@ use crate::support::Gate;
 use crate::support::store::{Op, Steered};
 use crate::within;
 
-/// A clone is another handle on the same.
+/// A clone is another handle on the same store.
 #[derive(Clone)]
 pub(crate) struct Gated {
     pub(crate) store: Steered,
@@ -22,7 +22,8 @@ pub(crate) struct Gated {
 }
 
 impl Gated {
-    /// The first call of `op` waits, and is carried out then.
+    /// A store whose first call of `op` waits at the gate, and is carried out
+    /// afterwards.
     pub(crate) fn at(op: Op) -> Self {
         Self {
             store: Steered::new(),
@@ -32,7 +33,7 @@ impl Gated {
         }
     }
 
-    /// Until that call waits.
+    /// Waits until that call has arrived at the gate.
     pub(crate) async fn met(&self) {
         within(self.gate.begun()).await;
     }

@@ -1,5 +1,5 @@
-//! Leases that nothing but renewals keeps, in real time: while a client does
-//! not read, and while a handler blocks its thread.
+//! In real time, leases that only renewals keep alive: while a client does not
+//! read, and while a handler blocks its thread.
 
 use std::convert::Infallible;
 use std::thread;
@@ -28,7 +28,7 @@ async fn reads_nothing_for_two_leases(way: Leaves) {
     let layer = layer(&store, |options| {
         options.lease(LEASE).max_recorded_body(1000)
     });
-    // More than sockets hold.
+    // The response is larger than the buffers of the sockets.
     let service = handler(&runs, async |_| {
         created(Script::frames(vec![vec![b'x'; 1 << 20]; 20]))
     });
@@ -49,7 +49,7 @@ async fn reads_nothing_for_two_leases(way: Leaves) {
     assert_eq!(runs.count(), 1);
 }
 
-/// hyper polls nothing while its client does not read.
+/// hyper does not poll the response while its client does not read.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_client_does_not_lose_the_lease_of_a_large_answer() {
     tokio::join!(
@@ -58,7 +58,7 @@ async fn a_slow_client_does_not_lose_the_lease_of_a_large_answer() {
     );
 }
 
-/// Its handler blocks its thread for three leases.
+/// A handler that blocks its thread for the length of three leases.
 async fn blocks_its_thread(with_others: bool, leaves: bool) {
     let (store, runs, gate) = (Steered::unguarded(), Runs::default(), Gate::closed());
     let layer = layer(&store, |options| options.lease(LEASE));
@@ -77,8 +77,8 @@ async fn blocks_its_thread(with_others: bool, leaves: bool) {
         })
     };
     let server = Server::start(app(&layer, service)).await;
-    // A server at work: of one at rest, the thread that is about to block may be
-    // the one that has timers and sockets to look after.
+    // This task keeps the runtime busy. In an idle runtime the thread that the
+    // handler blocks may be the one that drives timers and sockets.
     tokio::spawn(async {
         loop {
             yield_now().await;
@@ -111,7 +111,8 @@ async fn blocks_its_thread(with_others: bool, leaves: bool) {
         let first = client.answer().await.unwrap();
         first.assert_fresh(&format!("run {run}"));
     } else {
-        // That of the retry, and this one.
+        // One exchange is that of the retry, the other one that of the first
+        // request.
         server.over().await;
         server.over().await;
     }
@@ -141,8 +142,8 @@ async fn the_first_handler_of_all_can_block_its_thread_and_not_lose_its_lease() 
     );
 }
 
-/// Of workers at rest one looks after the timers of all. Here it is likely the
-/// one that is woken, and then blocks.
+/// In an idle runtime one worker thread drives the timers for all. Here the
+/// request probably wakes that thread, and the handler then blocks it.
 #[test]
 fn a_handler_that_blocks_a_runtime_at_rest_is_renewed_all_the_same() {
     let store = Steered::unguarded();
@@ -169,14 +170,14 @@ fn a_handler_that_blocks_a_runtime_at_rest_is_renewed_all_the_same() {
             let request = to("/pending", post(&format!("other {other}"), "{}"));
             runtime.spawn(service.clone().oneshot(request));
         }
-        // Until everybody rests.
+        // The pause lets all workers become idle.
         thread::sleep(LEASE / 10);
         let request = post(&format!("with {others}"), "{}");
         let answer = runtime.spawn(service.clone().oneshot(request));
         let answer = runtime.block_on(answer).unwrap().unwrap();
         let body = runtime.block_on(answer.into_body().collect()).unwrap();
         let renewals = String::from_utf8(body.to_bytes().to_vec()).unwrap();
-        // Each is sent once a third of a lease is over.
+        // A renewal is sent after each third of a lease.
         let least = 2 * (1 + others);
         assert!(renewals.parse::<usize>().unwrap() >= least, "{renewals}");
         runtime.shutdown_background();

@@ -1,4 +1,5 @@
-//! Clients of HTTP/1.0: no chunks, and the end is where the connection ends.
+//! Clients of HTTP/1.0, which has no chunks: a body without a length ends where
+//! the connection ends.
 
 use http::HeaderValue;
 use http::header::CONTENT_LENGTH;
@@ -44,7 +45,7 @@ async fn an_answer_of_any_length_comes_with_it_and_so_does_its_replay() {
             answers.push(answer);
         }
         answers[1].assert_replays(&answers[0]);
-        // The same operation over HTTP/1.1.
+        // The retry over HTTP/1.1 is the same operation.
         retry(server.address, "k").await.assert_replays(&answers[0]);
         assert_eq!(runs.count(), 1);
     }

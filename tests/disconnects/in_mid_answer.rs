@@ -1,4 +1,4 @@
-//! Clients that leave while their answer is being sent.
+//! Clients that leave while their response is sent.
 
 use std::sync::{Arc, Mutex};
 
@@ -14,7 +14,7 @@ use crate::support::Runs;
 use crate::support::body::Script;
 use crate::support::store::{Op, Steered};
 
-/// What an answer says of its length.
+/// The lengths that a response announces.
 const LENGTHS: [Option<usize>; 2] = [None, Some(200_000)];
 const HALF: usize = 100_000;
 
@@ -102,7 +102,7 @@ async fn an_answer_too_large_to_record_is_read_to_its_end_without_its_client() {
     }
 }
 
-/// The handler has answered: what it did is done.
+/// The handler has responded, so its effect has happened.
 #[tokio::test]
 async fn under_cancel_an_answer_whose_client_leaves_in_the_middle_is_not_run_again() {
     for way in WAYS {
@@ -124,7 +124,7 @@ async fn under_cancel_an_answer_whose_client_leaves_in_the_middle_is_not_run_aga
         assert_eq!(client.data(HALF).await, half(b'1'));
         let gone = client.leave().await;
         server.over().await;
-        // Nobody waits for the rest.
+        // Nobody reads the rest of the body.
         settled(&layer).await;
         assert!(rest.send_data(half(b'2')).await.is_err());
         let late = retry(server.address, "k").await;

@@ -1,4 +1,4 @@
-//! The last byte of a recorded answer leaves when its record is stored (G3).
+//! The last byte of a recorded response leaves after its record is stored (G3).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,18 +19,22 @@ use crate::support::body::{Script, Step};
 use crate::support::store::{Fault, Op, Steered};
 use crate::wire::Part;
 
-/// Four of them are more than is collected before the head leaves.
+/// Four frames of this length are more than the layer collects before the head
+/// leaves.
 const FRAME: usize = 20_000;
 
-/// An answer of four frames, and what of it may leave before its record is in.
+/// How a response of four frames announces its length, which decides how much
+/// of it leaves before its record is stored.
 #[derive(Clone, Copy, Debug)]
 enum Shape {
-    /// All but its end.
+    /// The response announces no length: all four frames leave, but not the end
+    /// of the body.
     Unknown,
-    /// By its header alone, which is where hyper stops polling: all but its
-    /// last frame.
+    /// Only the header announces the length, so hyper stops polling at the last
+    /// byte: all frames but the last one leave.
     Header,
-    /// With more to do after the last byte.
+    /// As with `Header`, but the body is still pending for some polls after its
+    /// last byte.
     HeaderThenMore,
 }
 
@@ -61,8 +65,8 @@ impl Shape {
     }
 }
 
-/// A server whose first answer is held up by its record, and a client that
-/// has read of it what there is.
+/// A server whose first response waits for its record to be stored, and a
+/// client that has read all that left before.
 async fn held_up(way: Leaves, shape: Shape) -> (Server, IdempotencyLayer, Gated, Client) {
     let (store, runs) = (Gated::at(Op::Complete), Runs::default());
     let layer = layer(&store, |options| options);
@@ -121,7 +125,7 @@ async fn a_client_that_leaves_before_the_last_byte_gets_it_from_a_retry() {
     }
 }
 
-/// Small answers of a known length are recorded before their head leaves.
+/// Small responses of a known length are recorded before their head leaves.
 #[tokio::test]
 async fn a_client_that_leaves_before_the_head_gets_it_from_a_retry() {
     for way in WAYS {
@@ -173,8 +177,8 @@ async fn an_answer_that_was_not_recorded_in_time_is_cut_and_not_completed() {
     }
 }
 
-/// A whole body in the client's hands means a record in the store, whichever
-/// connection it came over.
+/// A client that has read the whole body gets a replay at once, because the
+/// record is stored by then. This holds on every connection.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_has_read_an_answer_to_its_end_gets_it_again_at_once() {
     for shape in SHAPES {

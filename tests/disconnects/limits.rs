@@ -1,4 +1,5 @@
-//! How much runs on without a client, and for how long that is waited for.
+//! How many operations run without a client, and how long a server waits for
+//! them when it stops.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -42,7 +43,7 @@ async fn a_server_that_has_stopped_waits_for_what_runs_without_a_client() {
         assert_eq!(drain.await, 0);
         assert_eq!((store.stats().in_flight, store.stats().completed), (0, 1));
 
-        // The next one finds the record.
+        // The next server finds the record.
         let server = Server::start(app(&layer, at_gate(&runs, &gate))).await;
         let late = retry(server.address, "k").await;
         assert_eq!((late.is_replay(), late.text()), (true, "run 1"));
@@ -107,7 +108,8 @@ async fn a_new_key_has_to_wait_while_as_many_as_may_run_on_without_a_client() {
         let mut client = Client::connect(server.address, way).await;
         client.ask("a").await;
         within(gate.begun()).await;
-        // It has a client: others may begin.
+        // This operation has a client, so it does not keep others from
+        // beginning.
         gate.open();
         client.answer().await.unwrap().assert_fresh("run 1");
 
@@ -115,13 +117,15 @@ async fn a_new_key_has_to_wait_while_as_many_as_may_run_on_without_a_client() {
         client.ask("b").await;
         within(gate.begun()).await;
         let gone = client.leave().await;
-        // That of the answer, and this one.
+        // One exchange is that of the response above, the other one that of the
+        // client that left.
         server.over().await;
         server.over().await;
         let other = retry(server.address, "c").await;
         assert_eq!(other.refusal(), "503 over-capacity", "{way:?}");
         assert!(other.header("retry-after").is_some());
-        // What is dropped with its client needs no room.
+        // An operation that is dropped with its client does not count against
+        // the limit.
         let quote = ask_for(server.address, "/quotes", "q").await;
         quote.unwrap().assert_fresh("run 3");
         gate.open();

@@ -1,4 +1,4 @@
-//! Servers on real sockets, and clients that leave them at every stage.
+//! Servers on real sockets, and clients that leave at every stage of a request.
 
 #![cfg(feature = "memory")]
 
@@ -26,7 +26,7 @@ mod while_it_runs;
 use std::future::Future;
 use std::time::Duration;
 
-/// Real sockets have a real clock: what takes this long hangs.
+/// Real sockets need a real clock: a step that takes this long hangs.
 const LIMIT: Duration = Duration::from_secs(10);
 
 async fn within<F: Future>(future: F) -> F::Output {

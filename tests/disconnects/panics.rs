@@ -1,4 +1,4 @@
-//! Handlers that panic.
+//! Handlers that panic while clients wait on real sockets.
 
 use http::Response;
 use tower::ServiceBuilder;
@@ -13,7 +13,8 @@ use crate::support::store::Steered;
 use crate::support::{Gate, Runs};
 use crate::within;
 
-/// The first ends well, the second panics, both once they may.
+/// The first execution responds and the second one panics, after the test has
+/// opened the gate.
 async fn panics_once(run: usize, gate: Gate) -> Response<Sent> {
     if run == 2 {
         gate.pass().await;
@@ -46,7 +47,7 @@ async fn a_retry_executes_after_a_panic_and_other_connections_notice_nothing() {
                 } else {
                     Server::start(app).await
                 };
-                // One that runs all the while.
+                // Another operation that runs during the whole test.
                 let mut other = Client::connect(server.address, way).await;
                 other.ask("other").await;
                 within(gate.begun()).await;
@@ -96,7 +97,7 @@ async fn a_retry_executes_after_a_panic_that_no_client_saw() {
     }
 }
 
-/// The handler has answered: what it did is done.
+/// The handler has responded, so its effect has happened.
 #[tokio::test]
 async fn an_answer_that_panics_in_the_middle_is_cut_and_not_run_again() {
     for way in [Leaves::Closing, Leaves::Http2Closing] {

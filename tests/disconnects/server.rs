@@ -1,4 +1,4 @@
-//! A server on a socket, and how it tells that it is done with a request.
+//! A server on a socket that reports when it has finished with a request.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -24,7 +24,7 @@ use tower_idempotency::IdempotencyLayer;
 use crate::app::Sent;
 use crate::within;
 
-/// What a server had to do with requests.
+/// The requests that a server has received and finished.
 #[derive(Clone, Debug)]
 pub(crate) struct Exchanges {
     begun: Arc<Semaphore>,
@@ -43,7 +43,8 @@ impl Exchanges {
         }
     }
 
-    /// To lie outside of everything that is to be watched.
+    /// Wraps a service. The wrapper must be outside of everything that a test
+    /// observes.
     pub(crate) fn watch<S, B, R>(
         &self,
         service: S,
@@ -86,7 +87,7 @@ impl Drop for Exchange {
 }
 
 pin_project! {
-    /// The body of an answer. The exchange is over when it is dropped.
+    /// The body of a response. Dropping the body ends the exchange.
     pub(crate) struct Watched<R> {
         #[pin]
         body: R,
@@ -109,7 +110,7 @@ impl<R: Body> Body for Watched<R> {
             let bytes = frame.data_ref().map_or(0, Buf::remaining);
             this.exchange.0.sent.fetch_add(bytes, Ordering::SeqCst);
         }
-        // Servers do not ask for more than there is said to be.
+        // A server does not poll a body again that says that it has ended.
         if !*this.ended && (frame.is_none() || this.body.is_end_stream()) {
             *this.ended = true;
             this.exchange.0.whole.fetch_add(1, Ordering::SeqCst);
@@ -126,7 +127,7 @@ impl<R: Body> Body for Watched<R> {
     }
 }
 
-/// Serves until it is stopped, or the test's runtime ends.
+/// Serves until a test stops it or the test's runtime ends.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     exchanges: Exchanges,
@@ -163,7 +164,8 @@ impl Server {
                 let (http, service) = (http.clone(), service.clone());
                 tokio::spawn(async move {
                     let service = TowerToHyperService::new(service);
-                    // How a connection ends is the client's business.
+                    // A client may end a connection in any way, so the result
+                    // is ignored.
                     http.serve_connection(TokioIo::new(stream), service)
                         .await
                         .ok();
@@ -177,7 +179,8 @@ impl Server {
         }
     }
 
-    /// The same with axum; whoever drops what it gives stops it gracefully.
+    /// The same with axum. Dropping the returned sender stops the server
+    /// gracefully.
     pub(crate) async fn axum<S>(layer: &IdempotencyLayer, service: S) -> (Self, oneshot::Sender<()>)
     where
         S: Service<axum::extract::Request, Response = Response<Sent>, Error = Infallible>
@@ -209,7 +212,7 @@ impl Server {
         (server, stop)
     }
 
-    /// Until one more request has arrived.
+    /// Waits until one more request has arrived.
     pub(crate) async fn begun(&self) {
         within(self.exchanges.begun.acquire())
             .await
@@ -217,7 +220,7 @@ impl Server {
             .forget();
     }
 
-    /// Until one more request and its answer have been let go of.
+    /// Waits until one more request and its response have been dropped.
     pub(crate) async fn over(&self) {
         within(self.exchanges.over.acquire())
             .await
@@ -225,17 +228,17 @@ impl Server {
             .forget();
     }
 
-    /// How many answers have come to their end.
+    /// How many responses have come to their end.
     pub(crate) fn whole(&self) -> usize {
         self.exchanges.whole.load(Ordering::SeqCst)
     }
 
-    /// How many bytes of answers have left.
+    /// How many bytes of responses have left.
     pub(crate) fn sent(&self) -> usize {
         self.exchanges.sent.load(Ordering::SeqCst)
     }
 
-    /// Until it has been shut down.
+    /// Waits until the server has shut down.
     pub(crate) async fn stopped(self) {
         within(self.accepting).await.unwrap();
     }

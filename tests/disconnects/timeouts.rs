@@ -1,4 +1,4 @@
-//! Timeouts outside of the layer, and inside.
+//! Timeouts outside and inside of the layer.
 
 use std::convert::Infallible;
 use std::future::pending;
@@ -29,7 +29,7 @@ async fn an_operation_outlives_a_timeout_outside_and_the_retry_is_a_replay() {
             let outside = TimeoutLayer::with_status_code(status, MOMENT);
             Server::start(ServiceBuilder::new().layer(outside).service(inner)).await
         };
-        // A slow machine can be too late to begin.
+        // On a slow machine the timeout may expire before the handler begins.
         while runs.count() == 0 {
             let late = ask(server.address, "k").await;
             assert_eq!(late.map(|late| late.status), (!of_tower).then_some(504));
@@ -44,7 +44,7 @@ async fn an_operation_outlives_a_timeout_outside_and_the_retry_is_a_replay() {
     }
 }
 
-/// The first execution never ends, the second does.
+/// A handler whose first execution never ends. Later executions respond.
 fn hangs_once<B: Send + 'static>(
     runs: &Runs,
 ) -> impl Service<Request<B>, Response = Response<Sent>, Error = Infallible, Future: Send + 'static>
@@ -91,7 +91,7 @@ async fn an_error_of_a_timeout_inside_frees_the_key_or_leaves_it_in_doubt() {
             .layer(Timeout::new(MOMENT))
             .service(hangs_once(&runs));
         let server = Server::start(app(&layer, inside)).await;
-        // hyper closes the connection on an error.
+        // hyper closes the connection if the service returns an error.
         assert!(ask(server.address, "k").await.is_none());
         let second = retry(server.address, "k").await;
         match refused {

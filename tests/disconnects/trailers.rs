@@ -1,4 +1,4 @@
-//! Trailers of streamed answers.
+//! Trailers of streamed responses.
 
 use http::HeaderValue;
 use http::header::TRAILER;
@@ -40,7 +40,8 @@ async fn trailers_arrive_in_chunks_once_the_record_is_stored() {
             let mut wire = Wire::connect(server.address).await;
             wire.say(&ask).await;
             if !replayed {
-                // Its head and its data leave, and nothing of its end.
+                // The head and the data leave before the record is stored, but
+                // not the end of the body.
                 store.met().await;
                 assert_eq!(server.whole(), 0);
             }

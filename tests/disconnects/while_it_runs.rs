@@ -52,7 +52,7 @@ async fn a_handler_finishes_without_its_client_and_the_retry_is_a_replay() {
     }
 }
 
-/// Worker threads, and clients that leave and retry all at once.
+/// Several worker threads serve clients that leave and retry at the same time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_clients_that_leave_and_retry_at_once_get_one_execution_each() {
     let (store, runs) = (Steered::new(), Runs::default());
@@ -80,7 +80,7 @@ async fn many_clients_that_leave_and_retry_at_once_get_one_execution_each() {
             let answer = within(async {
                 loop {
                     let answer = retry(address, &key).await;
-                    // A claim that is just being given back is in flight too.
+                    // A claim that is being released is still in flight.
                     if answer.status == 201 {
                         break answer;
                     }
@@ -100,7 +100,8 @@ async fn many_clients_that_leave_and_retry_at_once_get_one_execution_each() {
     assert_eq!((runs.count(), store.stats().in_flight), (60, 0));
 }
 
-/// A server can be told that a client which sends no more may still read.
+/// A server can be configured for clients that close their sending side and
+/// still read.
 #[tokio::test]
 async fn a_client_that_half_closes_gets_its_answer_from_a_server_that_allows_it() {
     let (store, runs, gate) = (Steered::new(), Runs::default(), Gate::closed());
@@ -123,7 +124,8 @@ async fn a_client_that_half_closes_gets_its_answer_from_a_server_that_allows_it(
     retry(server.address, "k").await.assert_replays(&first);
 }
 
-/// One connection has many requests; one of them is given up.
+/// One HTTP/2 connection carries several requests, and one of them is
+/// cancelled.
 #[tokio::test]
 async fn other_streams_of_a_connection_go_on_when_one_is_reset() {
     let (store, runs, gate) = (Steered::new(), Runs::default(), Gate::closed());

@@ -1,4 +1,4 @@
-//! HTTP/1, byte by byte.
+//! An HTTP/1 client that shows each byte of a response.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use std::net::SocketAddr;
@@ -10,12 +10,12 @@ use crate::within;
 
 pub(crate) struct Wire {
     pub(crate) stream: TcpStream,
-    /// What was read and not looked at.
+    /// Bytes that were read and not parsed yet.
     read: Vec<u8>,
     framing: Framing,
 }
 
-/// How the end of an answer is told.
+/// How a response marks the end of its body.
 #[derive(Clone, Copy, Debug)]
 enum Framing {
     Length(usize),
@@ -23,7 +23,7 @@ enum Framing {
     UntilClose,
 }
 
-/// A part of an answer's body.
+/// A part of a response's body.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Part {
     Data(Vec<u8>),
@@ -45,13 +45,13 @@ impl Wire {
         self.stream.write_all(text.as_bytes()).await.unwrap();
     }
 
-    /// Whether there was more.
+    /// Reads once, and returns whether bytes arrived.
     async fn more(&mut self) -> bool {
         let read = within(self.stream.read_buf(&mut self.read)).await;
         read.is_ok_and(|length| length > 0)
     }
 
-    /// What there is up to and with `end`.
+    /// Takes the bytes up to and with `end`, if they have arrived.
     fn line(&mut self, end: &[u8]) -> Option<String> {
         let found = self.read.windows(end.len()).position(|some| some == end)?;
         let line = self.take(found + end.len());
@@ -63,7 +63,7 @@ impl Wire {
         std::mem::replace(&mut self.read, rest)
     }
 
-    /// The head of an answer as it was sent, with its last line. `None` if the
+    /// The head of a response as it was sent, with its last line. `None` if the
     /// connection ends instead.
     pub(crate) async fn head_text(&mut self) -> Option<String> {
         loop {
@@ -93,7 +93,7 @@ impl Wire {
         Some((status, headers))
     }
 
-    /// The next part of the body, as much as there is of it.
+    /// The next part of the body, as much of it as has arrived.
     pub(crate) async fn part(&mut self) -> Part {
         loop {
             if let Some(part) = self.parse() {
@@ -140,7 +140,7 @@ impl Wire {
         }
     }
 
-    /// A whole answer; `None` if it is cut off.
+    /// Reads a whole response. `None` if it is cut off.
     pub(crate) async fn answer(&mut self) -> Option<Seen> {
         let (status, headers) = self.head().await?;
         let mut body = Vec::new();

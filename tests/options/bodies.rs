@@ -1,5 +1,5 @@
-//! `max_request_body`, `body_timeout`, `max_buffered_bytes`, `max_recorded_body`,
-//! `oversize`.
+//! The options `max_request_body`, `body_timeout`, `max_buffered_bytes`,
+//! `max_recorded_body` and `oversize`.
 
 use std::time::Duration;
 
@@ -89,8 +89,8 @@ async fn all_bodies_together_may_have_as_much_as_max_buffered() {
     assert_eq!(all.status, 201);
 }
 
-/// The answers to a request and to its retry, where answers have 10 bytes and
-/// `limit` are recorded.
+/// The responses to a request and to its retry, if a response has 10 bytes and
+/// up to `limit` bytes are recorded. The number is how often the handler ran.
 async fn first_and_retry(limit: usize, oversize: OnOversize, frames: usize) -> (Seen, Seen, usize) {
     let runs = Runs::default();
     let layer = with_policy(&MemoryStore::new(), |options| {
@@ -128,7 +128,8 @@ async fn an_answer_up_to_the_limit_is_recorded_and_a_larger_one_is_delivered_all
     }
 }
 
-/// Under `rerun` the operation ends with the delivery of its answer.
+/// With `rerun` a response that is too large to record ends its operation when
+/// it is delivered to the end.
 #[tokio::test]
 async fn while_a_large_answer_is_being_delivered_its_operation_is_in_flight() {
     let layer = with_policy(&MemoryStore::new(), |options| {
@@ -143,7 +144,8 @@ async fn while_a_large_answer_is_being_delivered_its_operation_is_in_flight() {
     let first = first.into_body().collect().await.unwrap();
     assert_eq!(first.to_bytes(), "run 1");
     send(&app, post("k", "{}")).await.assert_fresh("run 2");
-    // One that is not read to its end ends when it is dropped.
+    // A response that is not read to its end ends its operation when it is
+    // dropped.
     let left = app.clone().oneshot(post("other", "{}")).await.unwrap();
     drop(left);
     yield_now().await;
@@ -185,7 +187,8 @@ async fn the_service_gets_the_whole_request_its_trailers_and_a_context() {
     );
 }
 
-/// A body that waits takes as much room as one that is being read.
+/// A body whose request waits counts against `max_buffered_bytes` as much as a
+/// body that is being read.
 #[tokio::test(start_paused = true)]
 async fn a_request_that_waits_for_another_keeps_its_share_of_max_buffered_bytes() {
     let (runs, gate) = (Runs::default(), Gate::closed());
@@ -203,7 +206,8 @@ async fn a_request_that_waits_for_another_keeps_its_share_of_max_buffered_bytes(
     };
     let first = ask("k", "01234567");
     gate.begun().await;
-    // The first one runs: its body is the handler's now.
+    // The first request runs, so its body belongs to the handler and no longer
+    // counts.
     let waiter = ask("k", "01234567");
     quiet().await;
     let refused = ask("other", "0123").await.unwrap();

@@ -1,5 +1,5 @@
-//! What can't work is said when the layer, the scope or the store is built,
-//! with the name of the option.
+//! A wrong option is an error when the layer, the scope or the store is built,
+//! and the error names the option.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -22,7 +22,8 @@ fn builder() -> IdempotencyLayerBuilder {
 fn assert_names(error: &ConfigError, option: &str) {
     assert_eq!(error.option(), option, "{error}");
     assert!(error.to_string().starts_with(&format!("`{option}` ")));
-    // A reporter walks the chain: no level repeats the next one.
+    // A reporter prints each error of the chain, so no error repeats the text
+    // of its source.
     if let Some(source) = error.source() {
         assert!(!error.to_string().contains(&source.to_string()), "{error}");
     }

@@ -1,5 +1,5 @@
-//! `IdempotencyLayer::counts` and `protects`: what an application's metrics and
-//! its authorisation ask.
+//! `IdempotencyLayer::counts` and `protects`, which an application's metrics
+//! and its authorisation use.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use crate::support::{
     with_policy,
 };
 
-/// What is not zero of them, by name.
+/// The counters that are not zero, by name.
 fn seen(layer: &IdempotencyLayer) -> Vec<(&'static str, u64)> {
     let counts = layer.counts();
     let named = [
@@ -106,7 +106,7 @@ async fn operations_that_leave_by_another_door_are_counted_too() {
         .build()
         .unwrap();
     let app = layer.layer(held_back(&runs, &gate));
-    // Its client leaves.
+    // The client of this request leaves while the handler runs.
     let mut left = Box::pin(app.clone().oneshot(to("/cancelled", post("k", "{}"))));
     tokio::select! {
         _ = &mut left => panic!("nothing lets it through"),
@@ -121,7 +121,7 @@ async fn operations_that_leave_by_another_door_are_counted_too() {
     send(&app, post("u", "{}")).await;
     let without_store = [("executed", 1), ("released", 1), ("unprotected", 1)];
     assert_eq!(seen(&layer), without_store);
-    // It fails to hear of a release at first.
+    // The first attempt to release the record fails.
     let failing = Steered::new();
     let layer = with_policy(&failing, |options| options);
     failing.make(Op::Release, Fault::Fails(StoreErrorKind::NotSent));
@@ -133,7 +133,7 @@ async fn operations_that_leave_by_another_door_are_counted_too() {
     sleep(Duration::from_secs(1)).await;
     assert_eq!(failing.stats().in_flight, 0);
     assert_eq!(seen(&layer), [("executed", 1), ("released", 1)]);
-    // It can't be reached when the answer is there.
+    // The store can't be reached when the response is ready.
     let other = Steered::new();
     let layer = with_policy(&other, |options| options);
     other.make(Op::Complete, Fault::Fails(StoreErrorKind::NotSent));
@@ -204,8 +204,8 @@ fn whether_a_request_is_protected_can_be_asked_before_it_is_sent() {
     }
 }
 
-/// Nobody knows how they ended, so a retry executes nothing: they are not among the
-/// released.
+/// Nobody knows how these operations ended, and a retry executes nothing, so
+/// they are not counted as released.
 #[tokio::test(start_paused = true)]
 async fn operations_whose_outcome_is_unknown_are_counted_as_that() {
     let refuse = |options: RouteOptions| options.on_lapsed_lease(OnLapsedLease::Refuse);
@@ -217,7 +217,7 @@ async fn operations_whose_outcome_is_unknown_are_counted_as_that() {
     ));
     failing.oneshot(post("fails", "{}")).await.unwrap_err();
     assert_eq!(seen(&layer), [("executed", 1), ("outcome_unknown", 1)]);
-    // A handler that is dropped while it runs.
+    // The handler is dropped while it runs.
     let layer = with_policy(&MemoryStore::new(), move |options| {
         refuse(options).on_disconnect(OnDisconnect::Cancel)
     });

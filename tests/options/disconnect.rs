@@ -1,4 +1,5 @@
-//! `on_disconnect`, `max_background_operations`, and waiting at shutdown.
+//! The options `on_disconnect` and `max_background_operations`, and waiting at
+//! shutdown.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -41,7 +42,7 @@ fn store(guarded: bool) -> Steered {
     }
 }
 
-/// What was seen of executions.
+/// What a test observed of the executions.
 #[derive(Clone, Default)]
 struct Seams {
     begun: Runs,
@@ -49,8 +50,8 @@ struct Seams {
     running: Arc<AtomicUsize>,
 }
 
-/// One execution, until it is dropped: there must not be two of them, and its
-/// key must not be free before it is gone.
+/// Exists while an execution runs. It fails the test if a second execution runs
+/// at the same time, or if the key is free before the execution is dropped.
 struct Running {
     seams: Seams,
     store: Steered,
@@ -73,7 +74,8 @@ impl Drop for Running {
     }
 }
 
-/// Can be left at many points, also in the middle of its answer.
+/// A service whose client can leave at many polls, some of them in the middle
+/// of the response.
 fn with_seams(
     seams: &Seams,
     store: &Steered,
@@ -104,7 +106,8 @@ fn with_seams(
     })
 }
 
-/// What was begun, what was answered, and whether it was over by then.
+/// Drops `call` after so many polls. Returns how many executions had begun, how
+/// many responded, and whether `call` had ended.
 async fn leave_after<F: Future>(polls: usize, seams: &Seams, call: F) -> (usize, usize, bool) {
     let over = poll_times(polls, call).await.is_some();
     let begun = seams.begun.count();
@@ -182,7 +185,8 @@ async fn at_whichever_poll_its_client_leaves_a_key_is_free_or_its_answer_recorde
                     assert_eq!(retry.text(), "run 1!");
                     recorded += 1;
                 }
-                // The rest of its body had nobody to go to.
+                // The client left while the body was sent, so nobody read the
+                // rest of the body.
                 _ => {
                     assert_eq!(retry.refusal(), "409 response-unavailable");
                     sealed += 1;
@@ -246,7 +250,8 @@ async fn an_answer_that_was_given_is_recorded_after_its_client_has_left() {
     }
 }
 
-/// Not transient, not worth recording: it had no end.
+/// The status is not transient, but the response can't be recorded, because its
+/// body has no end.
 #[tokio::test(start_paused = true)]
 async fn an_answer_without_an_end_ends_with_its_client_and_is_not_run_again() {
     let (store, runs) = (Steered::new(), Runs::default());
@@ -289,7 +294,7 @@ async fn dropped_where_nothing_can_go_on_its_lease_lapses() {
     }
 }
 
-/// Begins an operation whose client leaves at once.
+/// Begins an operation whose client leaves while the handler runs.
 async fn leave_alone<S, R>(app: &S, key: &str)
 where
     S: Service<Request<Full<Bytes>>, Response = Response<R>> + Clone,
@@ -318,7 +323,8 @@ async fn while_max_detached_run_without_a_client_no_other_begins() {
     assert_eq!(refused.header("retry-after"), Some("1"));
     assert_eq!((store.calls(Op::Claim), runs.count()), (claims, 2));
 
-    // What ends with its client takes nobody's place.
+    // An operation that is dropped with its client does not count against the
+    // limit.
     let cancelled = crate::support::to("/cancelled", post("d", "{}"));
     let left = timeout(SECOND, app.clone().oneshot(cancelled)).await;
     assert!(left.is_err());
@@ -354,7 +360,7 @@ async fn operations_whose_clients_are_there_are_not_counted() {
         task.abort();
         assert!(task.await.is_err());
     }
-    // They were begun, so they go on.
+    // These operations had begun, so they continue.
     assert_eq!(layer.drain(Duration::ZERO).await, 3);
     for _ in 0..3 {
         gate.open();
@@ -439,7 +445,8 @@ async fn drain_waits_for_what_the_store_has_still_to_be_told() {
         assert_eq!(layer.drain(SECOND).await, 1, "{op:?}");
         store.heal(op);
         store.heal(Op::Release);
-        // A claim of unknown fate may arrive as late as its lease is long.
+        // If the result of a claim is unknown, the claim may still reach the
+        // store until the length of its lease has passed.
         assert_eq!(layer.drain(LEASE + SECOND * 10).await, 0, "{op:?}");
         assert_eq!(store.stats().in_flight, 0);
     }
@@ -493,7 +500,8 @@ async fn what_panics_without_a_client_is_not_waited_for_for_ever() {
     assert_eq!(store.stats().in_flight, 0);
 }
 
-/// A first attempt that fails late leaves the next ones what is left of it.
+/// If the first attempt to record the response fails late, the next attempts
+/// have only the rest of `store_timeout`.
 #[tokio::test(start_paused = true)]
 async fn an_answer_is_held_for_its_record_no_longer_than_store_timeout() {
     for late in [SECOND / 2, SECOND, SECOND * 2 - SECOND / 100] {
@@ -516,7 +524,7 @@ async fn an_answer_is_held_for_its_record_no_longer_than_store_timeout() {
     }
 }
 
-/// And one that succeeds within it is recorded.
+/// If an attempt succeeds within `store_timeout`, the response is recorded.
 #[tokio::test(start_paused = true)]
 async fn an_answer_recorded_at_the_second_attempt_lacks_nothing() {
     let store = Steered::unguarded();
@@ -536,7 +544,8 @@ async fn an_answer_recorded_at_the_second_attempt_lacks_nothing() {
     send(&app, post("k", "{}")).await.assert_replays(&first);
 }
 
-/// It began without a record, and ends with its client all the same.
+/// The operation began without a record, and with `OnDisconnect::Cancel` it
+/// still ends with its client.
 #[tokio::test(start_paused = true)]
 async fn a_handler_that_runs_unprotected_is_dropped_with_its_request_too() {
     let store = Steered::new();
@@ -565,7 +574,8 @@ async fn a_handler_that_runs_unprotected_is_dropped_with_its_request_too() {
     assert_eq!(ended.count(), 0);
 }
 
-/// Its flow waits for the task that tries again: that is one operation.
+/// The operation and the task that tries again to record its completion count
+/// as one operation.
 #[tokio::test(start_paused = true)]
 async fn an_operation_whose_completion_is_tried_again_is_counted_once() {
     let store = Steered::unguarded();

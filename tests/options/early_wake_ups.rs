@@ -1,5 +1,5 @@
-//! `on_in_flight` on a store whose subscriptions resolve though nothing has
-//! changed, as the contract of stores allows.
+//! The option `on_in_flight` on a store whose subscriptions resolve although
+//! nothing has changed, as the contract of stores allows.
 
 use std::future::ready;
 use std::time::Duration;
@@ -16,14 +16,16 @@ use crate::support::store::{Op, Steered};
 use crate::support::{Gate, Runs, held_back, post, send, with_policy};
 
 const SECOND: Duration = Duration::from_secs(1);
-/// No clock moves under one who asks again and again: that fails the test here.
+/// A waiter that asks again and again without a pause never lets the paused
+/// clock move, so this many claims fail the test.
 const FAR_TOO_OFTEN: usize = 1000;
 
 #[derive(Clone)]
 struct Early {
     store: Steered,
     subscriptions: Runs,
-    /// By its number, from 1. `None`: the one that resolves when it should.
+    /// The subscription with this number, from 1. With `None` the store gives
+    /// one that resolves when it should.
     gives: fn(usize) -> Option<Subscription>,
 }
 
@@ -64,7 +66,8 @@ impl Store for Early {
     }
 }
 
-/// It was asked as fast as it answered, for as long as the wait.
+/// In an earlier version a waiter sent its next claim as soon as the store had
+/// responded to the last one, for as long as the waiter waited.
 #[tokio::test(start_paused = true)]
 async fn a_store_whose_subscriptions_resolve_at_once_is_not_asked_without_pause() {
     let early = Early::new(|_| Some(Subscription::new(ready(()))));
@@ -88,7 +91,8 @@ async fn a_store_whose_subscriptions_resolve_at_once_is_not_asked_without_pause(
     first.await.unwrap().assert_fresh("run 1");
 }
 
-/// Where nothing slowed it down it never came to it.
+/// In an earlier version a waiter that nothing slowed down never came to the
+/// step that returns the response.
 #[tokio::test(start_paused = true)]
 async fn a_waiter_that_is_woken_for_nothing_is_given_the_answer_all_the_same() {
     let always: fn(usize) -> Option<Subscription> = |_| Some(Subscription::new(ready(())));

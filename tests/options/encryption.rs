@@ -1,4 +1,5 @@
-//! `encryption`. What readers of the store see is among the tests of G10.
+//! The option `encryption`. The tests of G10 check what somebody can read who
+//! has access to the store.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -42,7 +43,8 @@ fn id_of(layer: &IdempotencyLayer, key: &str) -> RecordId {
         .unwrap()
 }
 
-/// What somebody with the right to write does to every record that is found.
+/// What somebody with write access to the store does to each record that a
+/// claim finds.
 type Change = Box<dyn Fn(&mut Record) + Send + Sync>;
 
 #[derive(Clone, Default)]
@@ -166,7 +168,7 @@ async fn what_cannot_be_opened_is_store_unavailable_with_a_log_line_and_not_exec
         let layer = encrypting(&store, &[OLD])
             .defaults(|options| {
                 options
-                    // Neither of them makes it run.
+                    // Neither of these options makes the operation run.
                     .on_store_error(OnStoreError::RunUnprotected)
                     .on_in_flight(OnInFlight::Wait(Duration::from_secs(1)))
             })
@@ -186,7 +188,7 @@ async fn what_cannot_be_opened_is_store_unavailable_with_a_log_line_and_not_exec
         let id = id_of(&layer, "k");
         let looked_up = layer.records().look_up(&id).await.unwrap_err();
         assert_eq!(looked_up.kind(), StoreErrorKind::Unreadable);
-        // Under a secret on its way out it is no other.
+        // The result is the same while that secret is listed as the old one.
         let rotated = encrypting(&store, &[NEW, OLD]).build().unwrap();
         let retry = send(&rotated.layer(counting(&runs)), post("k", "{}")).await;
         assert_eq!(retry.refusal(), "503 store-unavailable", "{at}: {why}");
@@ -208,7 +210,7 @@ async fn an_answer_in_the_place_of_another_records_is_not_replayed() {
     send(&app, post("k", "{}")).await;
     let mallorys = by("mallory", post("k", "{}")).into_parts().0;
     let mallorys = layer.records().id_of(&mallorys).unwrap();
-    // The whole of it, with its token and its times.
+    // The change replaces the whole record, with its token and its times.
     let other = store.memory.look_up(&mallorys).await.unwrap().unwrap();
     store.by(move |record| *record = other.clone());
     let retry = send(&app, post("k", "{}")).await;
@@ -247,7 +249,7 @@ async fn plain_answers_are_replayed_only_if_the_layer_says_so() {
     let lenient = plain(&store, &[OLD]).encryption(lenient).build().unwrap();
     let app = lenient.layer(counting(&runs));
     send(&app, post("k", "{}")).await.assert_replays(&first);
-    // What it records itself is encrypted, and nothing less.
+    // What this process records itself is encrypted.
     let own = send(&app, post("own", "{}")).await;
     send(&app, post("own", "{}")).await.assert_replays(&own);
     let strict = strict.layer(counting(&runs));
@@ -302,14 +304,15 @@ async fn while_an_old_secret_is_listed_what_it_encrypted_is_replayed() {
         quiet().await;
         assert_eq!(store.stats().in_flight, 0, "nothing is left claimed");
     }
-    // In the middle of a rotation each process opens what the other encrypted.
+    // In the middle of a rotation each process can decrypt what the other one
+    // encrypted.
     let of_early = send(&app(&[NEW, OLD]), post("early", "{}")).await;
     let retry = send(&app(&[OLD, NEW]), post("early", "{}")).await;
     retry.assert_replays(&of_early);
     let of_late = send(&app(&[OLD, NEW]), post("late", "{}")).await;
     let retry = send(&app(&[NEW, OLD]), post("late", "{}")).await;
     retry.assert_replays(&of_late);
-    // Once it is gone, so are the records under it.
+    // Once a secret is removed, the records that it encrypted can't be read.
     send(&app(&[NEW]), post("early", "{}"))
         .await
         .assert_replays(&of_early);
@@ -334,7 +337,8 @@ async fn who_waits_gets_the_answer_and_so_does_who_comes_after_a_completion_was_
         tokio::spawn(async move { send(&app, post("k", "{}")).await })
     };
     quiet().await;
-    // Carried out, and unheard of: the next attempt is under another nonce.
+    // The store records the completion, but the result is lost, so the layer
+    // tries again and encrypts the response with another nonce.
     store.make(Op::Complete, Fault::AnswerLost(StoreErrorKind::Unknown));
     gate.open();
     sleep(Duration::from_millis(20)).await;

@@ -1,5 +1,5 @@
-//! `fingerprint_body`, `fingerprint_query`, `fingerprint_headers`,
-//! `on_mismatch`.
+//! The options `fingerprint_body`, `fingerprint_query`, `fingerprint_headers`
+//! and `on_mismatch`.
 
 use bytes::Bytes;
 use http::Request;
@@ -12,7 +12,7 @@ use crate::support::{Gate, Runs, counting, held_back, post, send, to, with, with
 
 type Ask = Request<Full<Bytes>>;
 
-/// Whether `second` is the same request as `first` under this policy.
+/// Whether `second` counts as the same request as `first` with these options.
 async fn is_same(
     change: impl FnOnce(RouteOptions) -> RouteOptions,
     first: Ask,
@@ -72,7 +72,7 @@ async fn what_is_not_strict_json_counts_as_bytes() {
     for (one, other, same) in [
         ("not json", "not json", true),
         ("not json", "not  json", false),
-        // Doubles can't tell these amounts apart.
+        // A 64-bit floating-point number can't tell these two amounts apart.
         (
             r#"{"a":10000000000000001}"#,
             r#"{"a":10000000000000000}"#,

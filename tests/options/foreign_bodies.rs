@@ -1,5 +1,5 @@
-//! `MemoryStore` and answers whose memory is somebody else's: what that does
-//! when it is dropped may be anything.
+//! `MemoryStore` and responses whose memory belongs to other code: dropping
+//! such a body may run any code.
 
 use std::sync::{Arc, mpsc};
 use std::task::{Context, Waker};
@@ -18,7 +18,7 @@ use crate::support::Runs;
 const ID: RecordId = RecordId::from_bytes([1; 32]);
 const LENGTH: usize = 100_000;
 
-/// Looks its record up when it is dropped.
+/// A body that looks its record up in the store when it is dropped.
 struct Nosy(MemoryStore, Runs, Vec<u8>);
 
 impl AsRef<[u8]> for Nosy {
@@ -54,7 +54,9 @@ async fn complete(store: &MemoryStore, id: RecordId, body: Bytes) {
     store.complete(&lease, &outcome).await.unwrap();
 }
 
-/// It was dropped under the lock of the map that it looked into, for ever.
+/// An earlier version of the store dropped the body while it held the lock of
+/// its map. The body looked into that map, and the thread waited for itself for
+/// ever.
 #[test]
 fn an_answer_that_looks_into_the_store_when_it_is_let_go_does_not_lock_it_up() {
     let (ended, end) = mpsc::channel();

@@ -1,4 +1,5 @@
-//! `in_doubt` and `Recording::InDoubt`: what a handler started elsewhere may still be running.
+//! The option `in_doubt` and `Recording::InDoubt`: an operation that a handler
+//! started elsewhere may still be running after the response.
 
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ fn stores() -> [Steered; 2] {
     [Steered::new(), Steered::unguarded()]
 }
 
-/// The option `in_doubt`.
+/// The option `in_doubt` decides where the handler does not.
 #[tokio::test(start_paused = true)]
 async fn a_status_in_doubt_leaves_the_record_in_flight_unless_the_handler_decides() {
     for (word, retried) in [
@@ -99,7 +100,8 @@ async fn an_operation_in_doubt_is_in_flight_for_one_lease_and_then_as_its_policy
     }
 }
 
-/// The lease counts from the answer, however long the handler took for it.
+/// The lease counts from the response, however long the handler took to
+/// respond.
 #[tokio::test(start_paused = true)]
 async fn the_lease_of_an_operation_in_doubt_is_counted_from_its_answer() {
     for store in stores() {
@@ -187,8 +189,8 @@ async fn who_waits_for_an_operation_in_doubt_takes_over_when_its_lease_lapses() 
     }
 }
 
-/// An upstream that breaks off may still be running, unless its answer says
-/// that it has happened.
+/// If an upstream's response breaks off, the operation may still be running,
+/// unless the status says that the operation has happened.
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_counts_only_whole_is_in_doubt_when_it_breaks_off() {
     for (status, ends, expected) in [

@@ -1,4 +1,4 @@
-//! `header`, `key_syntax`, `key_length`, `key_format`.
+//! The options `header`, `key_syntax`, `key_length` and `key_format`.
 
 use tower::Layer;
 use tower_idempotency::MemoryStore;
@@ -48,18 +48,19 @@ async fn of_several_headers_the_first_that_is_present_wins() {
     send(&app, both("a", "b")).await.assert_replays(&a);
     send(&app, both("b", "a")).await.assert_replays(&b);
     send(&app, second("a")).await.assert_replays(&a);
-    // It wins even where it is malformed: falling back would guess.
+    // The first header decides even if it is malformed: to use the second
+    // header instead would be a guess.
     let refused = send(&app, both("\"a", "b")).await;
     assert_eq!(refused.refusal(), "400 key-invalid");
-    // What does not win is not looked at.
+    // A header that does not decide is not read.
     send(&app, both("a", "\"b")).await.assert_replays(&a);
     assert_eq!(runs.count(), 2);
 }
 
 #[tokio::test]
 async fn syntax_says_what_of_the_header_is_the_key() {
-    // What `k` and `"k"` are: run 1, run 2 (another key), a replay of run 1,
-    // or refused.
+    // The results for `k` and then for `"k"`: run 1, run 2 (if it is another
+    // key), a replay of run 1, or a rejection.
     for (syntax, bare, quoted) in [
         (KeySyntax::Lenient, "run 1", "replay of run 1"),
         (KeySyntax::Strict, "key-invalid", "run 1"),
@@ -108,7 +109,7 @@ async fn format_is_what_the_application_says() {
     let layer = with_policy(&MemoryStore::new(), |options| options.key_format(format));
     let app = layer.layer(counting(&Runs::default()));
     assert_eq!(send(&app, post("ord_7", "{}")).await.status, 201);
-    // It sees the key, not the header.
+    // The function receives the key, not the text of the header.
     assert_eq!(send(&app, post("\"ord_8\"", "{}")).await.status, 201);
     let refused = send(&app, post("order 7", "{}")).await;
     assert_eq!(refused.refusal(), "400 key-invalid");

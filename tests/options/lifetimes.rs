@@ -1,4 +1,5 @@
-//! `lease`, `max_operation`, `retention`, `on_lapsed_lease`, by route.
+//! The options `lease`, `max_operation`, `retention` and `on_lapsed_lease`, for
+//! each route.
 
 use std::time::Duration;
 
@@ -35,8 +36,8 @@ async fn an_answer_is_kept_for_the_retention_of_its_route() {
     send(&app, ask("/long")).await.assert_fresh("run 4");
 }
 
-/// Two routes: `/short` has leases of 10 s, `/long` of 50 s, which are renewed
-/// for no longer than a minute.
+/// A layer with two routes: `/short` has leases of 10 s, `/long` has leases of
+/// 50 s, and both are renewed for at most a minute.
 fn layer(store: &Steered) -> IdempotencyLayer {
     builder(store)
         .defaults(|options| options.max_operation(MINUTE))
@@ -104,8 +105,9 @@ async fn leases_of_every_length_are_renewed_until_max_operation() {
     assert_eq!(seen.refusal(), "409 outcome-unknown");
 }
 
-/// Under a lease without end it was released again and again until that would
-/// have lapsed, which never came.
+/// In an earlier version a claim whose result is unknown was released again and
+/// again until its lease would have lapsed. A lease without an end never
+/// lapses, so the drain never ended.
 #[tokio::test(start_paused = true)]
 async fn a_claim_of_unknown_fate_keeps_a_drain_busy_for_no_longer_than_a_day() {
     let store = Steered::new();

@@ -1,4 +1,4 @@
-//! Every option, proven by what it does.
+//! Every option is tested by its effect on requests.
 
 #![cfg(feature = "memory")]
 #![allow(

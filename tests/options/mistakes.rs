@@ -1,4 +1,4 @@
-//! Mistakes of an application that only its log can tell.
+//! Mistakes of an application that are reported only in its log.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::support::{Runs, counting, post, send};
 #[derive(Clone)]
 struct Claims;
 
-/// How often a line of the log contains `text`, and all of the log.
+/// How often a line of the log contains `text`, and the whole log.
 fn count(log: &Log, text: &str) -> (usize, String) {
     let all = log.text();
     (all.matches(text).count(), all)

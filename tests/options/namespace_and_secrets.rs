@@ -1,4 +1,4 @@
-//! `namespace`, `secrets`.
+//! The options `namespace` and `secrets`.
 
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ async fn namespaces_keep_two_services_on_one_store_apart() {
     ] {
         seen.assert_fresh(run);
     }
-    // Two processes of one service share theirs.
+    // Two processes of one service share the records of their namespace.
     send(&service("billing"), post("k", "{}"))
         .await
         .assert_replays(&billing);
@@ -76,11 +76,11 @@ async fn while_an_old_secret_is_listed_its_completions_are_replayed() {
     }
     let other = send(&during, post("k", "[]")).await;
     assert_eq!(other.refusal(), "422 key-reused");
-    // Others are not concerned.
+    // Other callers are not affected.
     send(&during, by("bob", post("k", "{}")))
         .await
         .assert_fresh("run 2");
-    // Dropped a retention later.
+    // The old secret is dropped one retention later.
     sleep(Duration::from_secs(24 * 60 * 60)).await;
     let after = under(&store, &[NEW]).layer(counting(&runs));
     send(&after, post("k", "{}")).await.assert_fresh("run 3");
@@ -105,7 +105,8 @@ async fn while_an_old_secret_is_listed_its_operations_are_in_flight() {
     assert_eq!(runs.count(), 1);
 }
 
-/// The new secret is listed second in every process before it is first in any.
+/// In a rotation every process lists the new secret second before any process
+/// lists it first.
 #[tokio::test(start_paused = true)]
 async fn processes_in_the_middle_of_a_rotation_see_each_others_records() {
     let (store, runs) = (Steered::new(), Runs::default());
@@ -145,7 +146,8 @@ async fn a_look_up_under_an_old_secret_that_fails_closes_the_request() {
         let layer = builder(&store)
             .namespace("billing")
             .secrets([NEW, OLD])
-            // Not even here: the claim did reach the store.
+            // The option does not apply here, because the claim reached the
+            // store.
             .defaults(|options| options.on_store_error(OnStoreError::RunUnprotected))
             .build()
             .unwrap();

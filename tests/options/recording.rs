@@ -1,4 +1,5 @@
-//! `record`, `skip_types`, the handler's own word, `record_headers`.
+//! The options `record`, `skip_types` and `record_headers`, and the handler's
+//! own decision.
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
@@ -11,8 +12,8 @@ use tower_idempotency::{MemoryStore, RouteOptions};
 use crate::support::body::Script;
 use crate::support::{Runs, Seen, answer, handler, post, send, with_policy};
 
-/// Whether an answer is recorded under this policy: a retry is then a replay
-/// of it, and otherwise executes again.
+/// Whether a response is recorded with these options: a retry then gets a
+/// replay of it, and otherwise executes again.
 async fn is_recorded<B>(
     change: impl FnOnce(RouteOptions) -> RouteOptions,
     answer: impl Fn() -> Response<B> + Clone + Send + 'static,
@@ -51,8 +52,8 @@ async fn by_default_what_is_settled_is_recorded_and_what_may_pass_is_not() {
     }
 }
 
-/// The statuses of gRPC stand beside an HTTP 200, in the trailers or, where
-/// there is no body, in the headers.
+/// A gRPC response has the HTTP status 200. Its gRPC status is in the trailers
+/// or, if the response has no body, in the headers.
 #[tokio::test]
 async fn of_grpc_answers_the_grpc_status_counts() {
     fn in_trailers(code: &'static str) -> Response<Script> {
@@ -78,7 +79,8 @@ async fn of_grpc_answers_the_grpc_status_counts() {
         let got = is_recorded(|options| options, move || in_headers(code)).await;
         assert_eq!(got, settled, "{code} in headers");
     }
-    // None at all, and none that gRPC knows, are as good as unknown.
+    // A response without a gRPC status, or with a number that gRPC does not
+    // define, counts as `Unknown`.
     let none = || of_type("application/grpc", 200);
     assert!(!is_recorded(|options| options, none).await);
     assert!(!is_recorded(|options| options, || in_trailers("4711")).await);
@@ -178,7 +180,7 @@ async fn the_handlers_word_beats_policies() {
     assert!(!is_recorded(all, || saying(Recording::Skip, status(201))).await);
 }
 
-/// The answers to a request and to its retry, of a handler that sends these
+/// The responses to a request and to its retry, from a handler that sends these
 /// headers.
 async fn first_and_replay(
     change: impl FnOnce(RouteOptions) -> RouteOptions,
@@ -256,7 +258,7 @@ async fn recorded_headers_are_those_that_are_allowed_or_not_denied() {
             "www-authenticate"
         ]
     );
-    // Hop-by-hop fields are not for anybody to allow.
+    // An application can't allow hop-by-hop fields.
     let allow = RecordHeaders::allow(["Location", "connection", "x-hop", "upgrade", "x-other"]);
     let (_, replay) = first_and_replay(|options| options.record_headers(allow), &SENT).await;
     assert_eq!(names(&replay.headers), ["location"]);
@@ -280,7 +282,7 @@ async fn an_answer_can_say_by_a_header_that_it_is_not_to_be_recorded() {
     assert!(is_recorded(skips, with("transient-error", "false")).await);
     assert!(!is_recorded(skips, with("x-volatile", "")).await);
     assert!(is_recorded(|options| options, with("transient-error", "true")).await);
-    // The handler's own word beats it.
+    // The handler's own decision takes precedence over the header.
     let kept = move || {
         let mut response = with("x-volatile", "1")();
         response.extensions_mut().insert(Recording::Keep);

@@ -1,4 +1,5 @@
-//! `rejection_status`, `render_rejections`, `retry_after`, `docs_url`.
+//! The options `rejection_status`, `render_rejections`, `retry_after` and
+//! `docs_url`.
 
 use std::time::Duration;
 
@@ -28,7 +29,7 @@ async fn a_code_can_have_another_status() {
     let app = layer.layer(counting(&Runs::default()));
     send(&app, post("k", "one")).await;
     let reused = send(&app, post("k", "two")).await;
-    // In the document too, as `refusal` sees to.
+    // `refusal` checks that the problem document has the same status.
     assert_eq!(reused.refusal(), "409 key-reused");
     let invalid = send(&app, post("\"k", "one")).await;
     assert_eq!(invalid.refusal(), "400 key-invalid");
@@ -75,12 +76,13 @@ async fn retry_after_is_in_whole_seconds_and_by_route() {
         assert_eq!(seen.refusal(), "503 store-unavailable");
         assert_eq!(seen.header("retry-after"), Some(expected), "{target}");
     }
-    // Where waiting does not help, nobody is told to.
+    // A rejection that waiting does not resolve has no `Retry-After`.
     let seen = send(&app, post("\"k", "{}")).await;
     assert_eq!(seen.header("retry-after"), None);
 }
 
-/// Nothing fails once the layer is built.
+/// A value that is too large must not fail when a request arrives, since the
+/// layer is built by then.
 #[tokio::test]
 async fn a_retry_after_without_an_end_is_a_large_number() {
     let store = Steered::new();
@@ -98,7 +100,7 @@ async fn a_retry_after_without_an_end_is_a_large_number() {
     );
 }
 
-/// A service's own envelope, with the id of the request.
+/// Sets up rejections in a service's own format, with the id of the request.
 fn in_an_envelope(builder: IdempotencyLayerBuilder) -> IdempotencyLayer {
     builder
         .render_rejections(|rejection: &Rejection, request: &Parts| {
@@ -115,7 +117,7 @@ fn in_an_envelope(builder: IdempotencyLayerBuilder) -> IdempotencyLayer {
         .unwrap()
 }
 
-/// What the envelope holds: code and request id.
+/// The code and the request id in a rejection of that format.
 #[track_caller]
 fn opened(seen: &Seen) -> (String, String) {
     assert_eq!(seen.header("content-type"), Some("application/json"));
@@ -164,7 +166,8 @@ async fn a_renderer_gives_rejections_the_applications_shape_and_knows_their_requ
     assert_eq!(seen.header("retry-after"), Some("1"));
 }
 
-/// The last of all rejections: its request has gone to the handler long ago.
+/// This rejection comes last of all: the handler has received the request long
+/// before.
 #[tokio::test(start_paused = true)]
 async fn an_overtaken_owners_answer_is_rendered_too() {
     let store = Steered::unguarded();
@@ -187,7 +190,7 @@ async fn an_overtaken_owners_answer_is_rendered_too() {
 
 #[tokio::test]
 async fn a_renderer_may_replace_the_whole_answer() {
-    /// As gRPC wants it: a 200, the status beside it.
+    /// gRPC clients expect a 200 with the gRPC status in a header.
     struct Grpc;
     impl RenderRejection for Grpc {
         fn render(&self, rejection: &Rejection, _: &Parts) -> Response<Bytes> {
@@ -258,12 +261,14 @@ async fn a_code_can_have_a_body_of_its_own() {
     let other = send(&app, post("\"k", "one")).await;
     assert_eq!((other.status, &other.body[..]), (400, &b"all"[..]));
     assert_eq!(other.header("x-request-id"), None);
-    // Clients of gRPC read only their own.
+    // A gRPC client reads only gRPC rejections, so the body of the code is not
+    // sent to it.
     let grpc = with(post("k", "three"), "content-type", "application/grpc");
     assert_eq!(&send(&app, grpc).await.body[..], b"all");
 }
 
-/// The owner that was overtaken is rejected after its handler took the request.
+/// The layer rejects the request of an overtaken owner after the handler has
+/// received the request.
 #[tokio::test(start_paused = true)]
 async fn an_overtaken_owner_gets_that_body_too() {
     let store = Steered::unguarded();

@@ -1,5 +1,5 @@
-//! `replayed_header`, `created_at_header`, `expires_at_header`, `echo_key`,
-//! `replay_status`.
+//! The options `replayed_header`, `created_at_header`, `expires_at_header`,
+//! `echo_key` and `replay_status`.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -47,8 +47,8 @@ async fn replays_are_marked_with_a_header_of_any_name_or_none() {
     assert!(retry.headers.is_empty(), "{:?}", retry.headers);
 }
 
-/// A service behind this one may have a layer of its own: its mark is that of
-/// its own replay.
+/// A service behind this layer may have an idempotency layer of its own, whose
+/// replays carry the same header.
 #[tokio::test]
 async fn a_mark_that_the_handler_sends_does_not_stand_twice() {
     let app = with_policy(&MemoryStore::new(), |options| options).layer(handler(
@@ -99,7 +99,7 @@ async fn times_are_the_same_on_the_first_answer_and_on_replays() {
     assert!((kept - jiff::SignedDuration::from_hours(7 * 24)).abs() <= second);
 }
 
-/// Has an answer from long ago for every claim.
+/// A store that finds a completion from long ago for every claim.
 #[derive(Clone)]
 struct LongAgo(Completion);
 
@@ -182,7 +182,8 @@ async fn an_answer_that_is_not_kept_does_not_say_until_when() {
     }
 }
 
-/// A time that RFC 3339 has no year for, or that no clock has.
+/// The end of the retention is a year that RFC 3339 can't express, or a time
+/// that no clock can represent.
 #[tokio::test]
 async fn an_end_that_cannot_be_written_down_is_said_neither_first_nor_later() {
     for retention in [DAY * 365 * 9000, Duration::MAX] {
@@ -249,7 +250,8 @@ async fn statuses_of_replays_can_be_mapped() {
     }
 }
 
-/// How long an answer is kept is not said of one that may not be kept at all.
+/// A response that may not be recorded in the end does not say how long it is
+/// kept.
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_is_not_recorded_in_time_does_not_say_how_long_it_is_kept() {
     let store = Steered::new();

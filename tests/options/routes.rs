@@ -1,5 +1,5 @@
-//! What a route can have for itself: `methods`, `require`, `scope`,
-//! `keys_per`. And which route a request is on.
+//! The options that a route can set for itself, such as `methods`, `require`,
+//! `scope` and `keys_per`, and how the layer finds the route of a request.
 
 use bytes::Bytes;
 use http::{Method, Request};
@@ -54,7 +54,8 @@ async fn a_method_in_a_pattern_is_protected_by_it() {
         (Method::PUT, "/orders/1", false),
         (Method::POST, "/orders/1", true),
         (Method::PUT, "/files/a/b", true),
-        // By the default policy, which the pattern does not change for it.
+        // POST is protected by the default options, which the pattern does not
+        // change for POST.
         (Method::POST, "/files/a/b", true),
         (Method::DELETE, "/files/a/b", false),
     ] {
@@ -103,7 +104,7 @@ async fn the_most_specific_route_wins_and_begins_with_the_defaults() {
         .route("POST /orders/{id}/capture", |options| {
             options.key_length(1..=4)
         })
-        // Set last, and still the beginning of every route.
+        // The defaults are set last, and still apply to every route.
         .defaults(|options| options.require(Require::Required))
         .build()
         .unwrap();
@@ -145,7 +146,7 @@ async fn a_route_can_have_a_scope_of_its_own() {
     blue.assert_fresh("run 2");
     let of_no_team = send(&app, keyed(Method::POST, "/teams")).await;
     assert_eq!(of_no_team.refusal(), "400 scope-missing");
-    // Elsewhere a key is its caller's.
+    // On other routes a key belongs to its caller.
     let elsewhere = |caller| by(caller, keyed(Method::POST, "/payments"));
     send(&app, elsewhere("alice")).await.assert_fresh("run 3");
     send(&app, elsewhere("bob")).await.assert_fresh("run 4");
@@ -163,7 +164,7 @@ async fn the_first_of_several_scopes_that_finds_a_caller_counts() {
     one.assert_fresh("run 1");
     anybody.assert_fresh("run 2");
     send(&app, user("1")).await.assert_replays(&one);
-    // Whoever names no user is one and the same.
+    // All requests that name no user count as one user.
     send(&app, by("bob", post("k", "{}")))
         .await
         .assert_replays(&anybody);
@@ -192,7 +193,7 @@ async fn keys_are_unique_per_scope_or_per_route() {
         send(&app, keyed(Method::POST, "/a"))
             .await
             .assert_replays(&first);
-        // The query and the body are no part of an endpoint.
+        // The query and the body are not part of an endpoint.
         let other = send(&app, keyed(Method::POST, "/a?x=1")).await;
         assert_eq!(other.refusal(), "422 key-reused");
     }

@@ -1,4 +1,4 @@
-//! `on_store_error`, `store_timeout`.
+//! The options `on_store_error` and `store_timeout`.
 
 use std::time::Duration;
 
@@ -53,7 +53,8 @@ async fn open_is_open_only_to_claims_that_certainly_did_not_reach_the_store() {
         if kind == StoreErrorKind::NotSent {
             first.assert_fresh("run 1");
             assert_eq!((first.status, first.lacks()), (201, Some("unprotected")));
-            // And so is its retry: that is the price.
+            // The retry runs the operation again: that is the price of
+            // `RunUnprotected`.
             let retry = send(&app, post("k", "{}")).await;
             retry.assert_fresh("run 2");
             assert_eq!(retry.lacks(), Some("unprotected"));
@@ -123,7 +124,8 @@ async fn a_claim_whose_outcome_is_unknown_is_released_by_its_nonce_in_the_backgr
         assert_eq!(lost.refusal(), "503 store-unavailable");
         assert_eq!(store.stats().in_flight, 1);
 
-        // The store is asked again and again, long before the lease lapses.
+        // The layer asks the store again and again to release the record, long
+        // before the lease lapses.
         store.heal(Op::Claim);
         sleep(Duration::from_secs(10)).await;
         let meanwhile = send(&app, post("k", "{}")).await;
@@ -189,7 +191,7 @@ async fn a_release_that_never_answers_holds_an_answer_up_no_longer_than_store_ti
     send(&app, post("k", "{}")).await.assert_fresh("run 2");
 }
 
-/// It was on its way still when it was given up.
+/// The claim was still on its way to the store when the layer gave it up.
 #[tokio::test(start_paused = true)]
 async fn a_claim_that_reaches_the_store_after_it_was_given_up_is_released() {
     let (store, runs) = (Steered::unguarded(), Runs::default());
@@ -198,7 +200,7 @@ async fn a_claim_that_reaches_the_store_after_it_was_given_up_is_released() {
     let lost = send(&app, post("k", "{}")).await;
     assert_eq!(lost.refusal(), "503 store-unavailable");
     store.let_claims_arrive_late(None);
-    // It arrives after 5 s, and would lapse only after 35.
+    // The claim arrives after 5 s, and its lease would lapse only after 35 s.
     sleep(Duration::from_secs(12)).await;
     assert_eq!((store.stats().in_flight, store.stats().released), (0, 1));
     send(&app, post("k", "{}")).await.assert_fresh("run 1");
@@ -210,7 +212,7 @@ async fn a_claim_that_never_reached_the_store_is_not_asked_for_for_ever() {
     store.make(Op::Claim, Fault::Stalls);
     let app = with_policy(&store, |options| options).layer(counting(&Runs::default()));
     assert_eq!(send(&app, post("k", "{}")).await.status, 503);
-    // It would have lapsed by then.
+    // After this time the lease of such a claim would have lapsed.
     sleep(Duration::from_secs(30 + 5)).await;
     let releases = store.calls(Op::Release);
     assert!(releases > 1);
@@ -218,7 +220,7 @@ async fn a_claim_that_never_reached_the_store_is_not_asked_for_for_ever() {
     assert_eq!(store.calls(Op::Release), releases);
 }
 
-/// Its content type is for that alone.
+/// This content type is reserved for responses that `encryption` encrypted.
 #[tokio::test]
 async fn an_answer_that_another_layer_encrypted_is_not_replayed_as_it_is() {
     let (store, runs, log) = (Steered::new(), Runs::default(), Log::default());

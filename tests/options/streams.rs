@@ -1,5 +1,6 @@
-//! What is collected and what is streamed, what is read ahead, and what of it
-//! `max_recorded_body` and `oversize` say is kept.
+//! Which responses are collected and which are streamed, how far a body is read
+//! ahead of its client, and which of the read responses `max_recorded_body` and
+//! `oversize` keep.
 
 use std::time::Duration;
 
@@ -19,16 +20,16 @@ use crate::support::store::{Fault, Op, Steered};
 use crate::support::{Runs, Seen, handler, in_time, post, protected, quiet, send, with_policy};
 
 const SECOND: Duration = Duration::from_secs(1);
-/// Up to this length an answer is collected.
+/// A response up to this length is collected.
 const SMALL: usize = 64 << 10;
-/// What may wait for a client beside what is recorded.
+/// How many bytes may wait for a client in addition to what is recorded.
 const AHEAD: usize = 64 << 10;
 
 fn tasks() -> usize {
     Handle::current().metrics().num_alive_tasks()
 }
 
-/// Two halves, with a second in between.
+/// A body in two halves, the second one a second after the first.
 fn in_halves(length: usize) -> Script {
     let half = |length| Step::Data(vec![b'x'; length].into());
     let (first, second) = (length / 2, length - length / 2);
@@ -75,8 +76,9 @@ async fn a_small_answer_of_known_length_that_could_not_be_recorded_says_so_in_it
     assert_eq!(first.lacks(), Some("unrecorded"));
 }
 
-/// Its end is the connection's, which a proxy may take for its end when it is
-/// not: nothing of it leaves before the record.
+/// A body over HTTP/1.0 ends when the connection ends, and a proxy may take a
+/// connection that breaks off for the end of the body. So nothing of the
+/// response leaves before its record is stored.
 #[tokio::test(start_paused = true)]
 async fn an_answer_over_http_1_0_is_collected() {
     for version in [Version::HTTP_09, Version::HTTP_10, Version::HTTP_11] {
@@ -120,7 +122,8 @@ async fn a_replay_has_its_own_length_and_announces_the_trailers_that_it_has() {
     }
 }
 
-/// A gibibyte for a client that does not read, then reads slowly.
+/// A response of one gibibyte for a client that first does not read and then
+/// reads slowly.
 #[tokio::test(start_paused = true)]
 async fn a_large_answer_is_read_ahead_as_far_as_it_may_be_recorded_and_no_further() {
     const GIBIBYTE: usize = 1 << 30;
@@ -154,7 +157,7 @@ async fn a_large_answer_is_read_ahead_as_far_as_it_may_be_recorded_and_no_furthe
             let mut taken = 0;
             while let Some(data) = in_time(body.frame()).await {
                 taken += data.unwrap().into_data().unwrap().len();
-                // The reader has as long as it wants.
+                // The client takes a break of any length.
                 if taken % 7 == 0 {
                     quiet().await;
                 }
@@ -167,7 +170,8 @@ async fn a_large_answer_is_read_ahead_as_far_as_it_may_be_recorded_and_no_furthe
     }
 }
 
-/// What may be recorded is read whole, whether the client reads or not.
+/// A response that may be recorded is read to its end, whether the client reads
+/// it or not.
 #[tokio::test(start_paused = true)]
 async fn a_client_that_does_not_read_holds_up_no_answer_that_may_be_recorded() {
     let store = Steered::new();
@@ -226,7 +230,7 @@ async fn an_answer_without_end_that_could_not_be_sealed_says_so_in_its_head() {
     }
 }
 
-/// The operation is in flight as long as its client listens.
+/// The operation is in flight as long as its client is connected.
 #[tokio::test(start_paused = true)]
 async fn an_answer_without_end_runs_again_once_its_client_has_left_if_the_route_says_so() {
     for answer in WITHOUT_END {
@@ -250,7 +254,8 @@ async fn an_answer_without_end_runs_again_once_its_client_has_left_if_the_route_
     }
 }
 
-/// Events that go on for ever are not read ahead for a client that does not.
+/// Events without an end are read ahead only up to a limit while the client
+/// does not read.
 #[tokio::test(start_paused = true)]
 async fn events_are_not_read_ahead_without_limit() {
     let (sender, receiver) = std::sync::mpsc::channel();
@@ -271,8 +276,9 @@ async fn events_are_not_read_ahead_without_limit() {
     assert!(given() <= AHEAD + 9);
 }
 
-/// They were taken for an answer that is only too large, whose effect has
-/// happened, and sealed.
+/// In an earlier version events that broke off were taken for a response that
+/// is only too large. The effect of such a response has happened, so the record
+/// was sealed.
 #[tokio::test(start_paused = true)]
 async fn events_that_break_off_run_again_if_the_route_says_so() {
     for end in [|| Step::Fail("as the test wants it"), || Step::Panic] {

@@ -1,4 +1,4 @@
-//! `on_in_flight`, `max_waiting_requests`.
+//! The options `on_in_flight` and `max_waiting_requests`.
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -23,7 +23,7 @@ use crate::support::{
 };
 
 const SECOND: Duration = Duration::from_secs(1);
-/// Less than what a test waits for.
+/// A wait that ends before a hanging test fails.
 const BOUND: Duration = Duration::from_secs(20 * 60);
 
 fn wait(bound: Duration) -> impl FnOnce(RouteOptions) -> RouteOptions {
@@ -45,7 +45,8 @@ where
     tokio::spawn(async move { send(&app, post("k", body)).await })
 }
 
-/// Fails unless so long has passed since `start`, as exactly as timers are.
+/// Fails unless so much time has passed since `start`, with the precision of
+/// the timers.
 #[track_caller]
 fn assert_passed(start: Instant, expected: Duration) {
     let passed = start.elapsed();
@@ -62,7 +63,7 @@ async fn a_duplicate_that_waits_is_given_the_answer_when_it_is_there() {
     gate.begun().await;
     let waiters: Vec<_> = (0..5).map(|_| ask(&app, "{}")).collect();
     sleep(BOUND / 2).await;
-    // Nobody asks while nothing changes.
+    // Waiters send no claims while nothing changes.
     assert_eq!(store.calls(Op::Claim), 1 + 2 * 5);
     let start = Instant::now();
     gate.open();
@@ -199,7 +200,7 @@ async fn beyond_max_waiters_a_duplicate_is_refused_at_once() {
         }
         assert_eq!(start.elapsed(), Duration::ZERO);
 
-        // A place is free again when its client has left.
+        // When a waiting client leaves, another request may wait.
         if let Some(leaves) = waiters.pop() {
             leaves.abort();
             assert!(leaves.await.is_err());
@@ -244,7 +245,7 @@ async fn who_took_over_after_a_wait_waits_no_more() {
     assert_eq!(next.await.unwrap().body, answer.body);
 }
 
-/// The four operations and nothing else.
+/// A store with the four required operations and no others.
 #[derive(Clone, Default)]
 struct Silent(Steered);
 
@@ -337,8 +338,8 @@ async fn a_store_that_panics_fails_the_request_that_waits_and_nothing_else() {
     waiter.await.unwrap().assert_replays(&first);
 }
 
-/// It knows that the operation runs: that the store failed since is no reason
-/// to run it a second time.
+/// The waiter has seen that the operation runs. A failure of the store after
+/// that is no reason to run the operation a second time.
 #[tokio::test(start_paused = true)]
 async fn who_has_seen_the_operation_in_flight_does_not_run_it_unprotected() {
     let store = Steered::new();
@@ -422,7 +423,8 @@ async fn at_whichever_poll_one_that_waits_leaves_it_leaves_nothing_behind() {
     }
 }
 
-/// It waited on for nobody, and ran the operation once its turn came.
+/// In an earlier version such a request waited without a client, and ran the
+/// operation when its turn came.
 #[tokio::test(start_paused = true)]
 async fn who_left_during_its_first_claim_does_not_wait() {
     let store = Steered::new();
@@ -474,7 +476,8 @@ async fn waiting_takes_no_place_of_an_operation_without_a_client() {
     assert_eq!(other.status, 201);
 }
 
-/// Its turn came while there was no room for another that can't be stopped.
+/// The waiter's turn came while `max_background_operations` allowed no further
+/// operation.
 #[tokio::test(start_paused = true)]
 async fn one_that_waited_does_not_begin_beyond_max_detached() {
     let store = Steered::new();
@@ -501,7 +504,8 @@ async fn one_that_waited_does_not_begin_beyond_max_detached() {
     assert_eq!(waiter.await.unwrap().refusal(), "503 over-capacity");
 }
 
-/// Its own claim comes before the look under the old secret, and is given back.
+/// The duplicate claims the record of the new secret before it looks up the
+/// record of the old secret. That claim is then released.
 #[tokio::test(start_paused = true)]
 async fn a_duplicate_does_not_wait_for_an_operation_under_an_old_secret() {
     const OLD: &str = "the old secret, 16 bytes at least";
