@@ -1,4 +1,4 @@
-//! A store that keeps the contract, or all of it but one thing.
+//! A store that keeps the whole contract, or breaks it in one place.
 
 mod operations;
 
@@ -26,14 +26,14 @@ pub(crate) struct BrokenStore {
 #[derive(Default)]
 struct Shared {
     rows: HashMap<RecordId, Row>,
-    /// What is past its end, for those who can't let go.
+    /// Rows whose time is over, for faults that use such rows.
     over: HashMap<RecordId, Row>,
     changes: HashMap<RecordId, Arc<Notify>>,
     locked: HashSet<RecordId>,
     last_token: u64,
 }
 
-/// What a claim is going to do.
+/// What a claim will do.
 enum Step {
     Again,
     Acquire { last: u64, attempt: u64 },
@@ -80,7 +80,7 @@ impl BrokenStore {
                 && shared.rows.values().any(|row| row.claim.nonce == *nonce)
     }
 
-    /// Holds a lock over an await, as a transaction does.
+    /// Holds a lock across an await, as a transaction does.
     async fn lock(&self, id: &RecordId) -> Result<(), StoreError> {
         if self.is(Fault::RefusesZeroBytes) && id.as_bytes().starts_with(&[0; 8]) {
             return Err(StoreError::new(StoreErrorKind::Refused, "no text"));
@@ -214,7 +214,7 @@ impl BrokenStore {
         }
     }
 
-    /// What a nonce is told that has completed already.
+    /// The result for a nonce that has completed its record before.
     fn completed_before(
         &self,
         shared: &mut Shared,
@@ -278,7 +278,7 @@ impl BrokenStore {
     }
 }
 
-/// Takes the way to wake anybody with it.
+/// Removes the means to wake other subscribers when it is dropped.
 struct Ends(BrokenStore, RecordId);
 
 impl Drop for Ends {

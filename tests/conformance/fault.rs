@@ -1,6 +1,6 @@
-//! Ways to break the contract, and the rule that catches each.
+//! Ways to break the contract, and the rule that finds each.
 
-/// One thing that a [`BrokenStore`](crate::broken::BrokenStore) gets wrong.
+/// One thing that a [`BrokenStore`](crate::broken::BrokenStore) does wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     LooksThenClaims,
@@ -82,7 +82,8 @@ pub(crate) enum Fault {
 
 use Fault::*;
 
-/// Each fault, and rules that have to fail because of it. Others may, too.
+/// Each fault, and the rules that must fail because of it. Other rules may fail
+/// too.
 pub(crate) const CAUGHT: &[(Fault, &[&str])] = &[
     (
         LooksThenClaims,

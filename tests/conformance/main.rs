@@ -1,4 +1,4 @@
-//! The conformance suite, proven on stores that keep the contract and on
+//! The conformance suite is tested on stores that keep the contract and on
 //! stores that break it.
 
 #[path = "../../examples/custom_store.rs"]

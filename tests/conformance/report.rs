@@ -1,4 +1,4 @@
-//! What the suite says of a store that can't be used.
+//! What the suite reports about a store that can't be used.
 
 use std::future::pending;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,7 +10,7 @@ use tower_idempotency::store::{
 };
 use tower_idempotency::store::{Nonce, RecordId};
 
-/// The four operations that every store has, and no more.
+/// A store with the four required operations and no others.
 #[derive(Clone)]
 struct Bare(MemoryStore);
 
@@ -100,7 +100,7 @@ enum How {
     IsFull,
 }
 
-/// Has no answer to anything.
+/// A store on which no operation succeeds.
 struct Failing(How);
 
 impl Failing {

@@ -18,7 +18,7 @@ pub(crate) struct Row {
     pub(crate) token: u64,
     pub(crate) attempt: u64,
     pub(crate) claim: Claim,
-    /// Who had it before.
+    /// The nonces of the record's earlier owners.
     pub(crate) formers: Vec<Nonce>,
     pub(crate) state: State,
     pub(crate) until: Option<Instant>,
@@ -91,7 +91,7 @@ pub(crate) fn after(start: Instant, length: Duration, fault: Option<Fault>) -> I
     start + length.min(CENTURY)
 }
 
-/// When a record is forgotten that is in flight until then.
+/// When a record is removed whose lease lapses at `lapses_at`.
 pub(crate) fn end_of_lapse(
     claim: &Claim,
     lapses_at: Instant,
@@ -105,7 +105,7 @@ pub(crate) fn end_of_lapse(
     }
 }
 
-/// What becomes of a completion, and when it is over.
+/// The state that an outcome gives to its record, and when the record expires.
 pub(crate) fn done(
     claim: &Claim,
     outcome: &Outcome,
@@ -140,7 +140,7 @@ fn kept(completion: &Completion, fault: Option<Fault>) -> Completion {
     let mut kept = completion.clone();
     match fault {
         Some(Fault::TakesBodiesForText) => {
-            // Latin-1 that was read as UTF-8.
+            // The fault: the body is converted as if it were UTF-8 text.
             kept.body = String::from_utf8_lossy(&kept.body).into_owned().into();
         }
         Some(Fault::CutsBodies) => kept.body = kept.body.slice(..kept.body.len().min(65_535)),

@@ -20,7 +20,8 @@ async fn send(app: &Router, request: Request) -> Seen {
     crate::common::send(app, request).await
 }
 
-/// Answers with the number of the execution and what it was sent.
+/// A handler that responds with the number of its execution and the body that
+/// it received.
 fn counting(runs: &Runs) -> axum::routing::MethodRouter {
     let runs = runs.clone();
     on_post(async move |body: String| {
@@ -191,7 +192,8 @@ async fn one_layer_inside_of_a_nest_and_outside_protects_once() {
     assert_eq!((runs.count(), store.len()), (1, 1));
 }
 
-/// Two nests of the same routes, each with a layer of its own on one store.
+/// Two nests with the same routes. Each has a layer of its own, and both layers
+/// use one store.
 fn two_nests(
     runs: &Runs,
     store: &MemoryStore,
@@ -207,8 +209,9 @@ fn two_nests(
     Router::new().nest("/api/a", nest()).nest("/api/b", nest())
 }
 
-/// With the feature `axum` and without: `IdempotencyLayerBuilder::target` can keep what an
-/// application had before the feature was turned on.
+/// `IdempotencyLayerBuilder::target` can keep the behaviour that an application
+/// had before the feature `axum` was turned on, so this test passes with the
+/// feature and without it.
 #[tokio::test]
 async fn a_target_as_seen_is_the_same_with_the_feature_and_without() {
     let (runs, store) = (Runs::default(), MemoryStore::new());
@@ -232,8 +235,8 @@ async fn a_target_as_seen_is_the_same_with_the_feature_and_without() {
         .assert_replays(&first);
 }
 
-/// `IdempotencyLayerBuilder::target` says what happens without the feature: the layer sees the
-/// path less the nest's prefix.
+/// The documentation of `IdempotencyLayerBuilder::target` says what happens
+/// without the feature: the layer sees the path without the nest's prefix.
 #[cfg(not(feature = "axum"))]
 mod without_the_feature {
     use super::*;
@@ -415,7 +418,7 @@ mod with_the_feature {
         assert_eq!(runs.count(), 1);
     }
 
-    /// A route for each way to extract the context.
+    /// One route for each way to extract the context.
     fn extracting() -> Router {
         let must = async |context: IdempotencyContext| {
             (
@@ -435,7 +438,7 @@ mod with_the_feature {
     #[tokio::test]
     async fn a_handler_extracts_its_context() {
         let app = extracting().layer(protected(&MemoryStore::new()));
-        // A 500 is not recorded: the second one is a second attempt.
+        // A 500 is not recorded, so the second request is a second attempt.
         for attempt in 1..=2 {
             let answer = send(&app, post("/must", "\"a b\"", "")).await;
             assert_eq!(answer.text(), format!("a b {attempt}"));
@@ -465,7 +468,7 @@ mod with_the_feature {
 #[derive(Clone)]
 struct Account(String);
 
-/// Knows who asks by what they say their name is.
+/// Authenticates a user by name alone, which is enough for a test.
 async fn authenticate(mut request: Request, next: Next) -> Response {
     let name = request.headers().get("authorization");
     let Some(name) = name.and_then(|name| name.to_str().ok()) else {
@@ -582,7 +585,8 @@ async fn events_of_a_handler_that_never_ends_arrive_at_once() {
         .route("/orders", on_post(subscribe))
         .layer(protected(&MemoryStore::new()));
 
-    // With the clock paused, whatever would wait for the end is over at once.
+    // The clock is paused, so a request that waits for the end of the body
+    // times out at once.
     let soon = Duration::from_secs(1);
     let asked = app.clone().oneshot(post::<Body>("/orders", "a", ""));
     let response = tokio::time::timeout(soon, asked).await.expect("the head");

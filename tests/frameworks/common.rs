@@ -1,4 +1,4 @@
-//! What the test apps share.
+//! What the test apps of this program share.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -19,21 +19,22 @@ use tokio::sync::Semaphore;
 use tower::{Service, ServiceExt};
 use tower_idempotency::{IdempotencyLayer, MemoryStore, scope};
 
-/// The default layer, for tests in which all callers are one.
+/// A layer with the default options, for tests in which all requests have one
+/// caller.
 pub(crate) fn protected(store: &MemoryStore) -> IdempotencyLayer {
     IdempotencyLayer::new(store.clone(), scope::shared()).unwrap()
 }
 
-/// What a handler returns that is a plain function of its request.
+/// The future that a handler returns.
 pub(crate) type Answering<R> =
     Pin<Box<dyn Future<Output = Result<Response<R>, Infallible>> + Send>>;
 
-/// Counts executions.
+/// A counter of executions.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Runs(Arc<AtomicUsize>);
 
 impl Runs {
-    /// One more begins: its number, from 1.
+    /// Counts one more execution and returns its number, from 1.
     pub(crate) fn begin(&self) -> usize {
         self.0.fetch_add(1, Ordering::SeqCst) + 1
     }
@@ -43,7 +44,7 @@ impl Runs {
     }
 }
 
-/// Holds handlers back until the test lets them go.
+/// Makes handlers wait until the test opens the gate.
 #[derive(Clone, Debug)]
 pub(crate) struct Gate(Arc<(Semaphore, Semaphore)>);
 
@@ -52,20 +53,21 @@ impl Gate {
         Self(Arc::new((Semaphore::new(0), Semaphore::new(0))))
     }
 
-    /// For the handler: says that it has begun, and waits.
+    /// For handlers: reports that the handler has begun, and waits until the
+    /// gate opens.
     pub(crate) async fn pass(&self) {
         let (begun, open) = &*self.0;
         begun.add_permits(1);
         open.acquire().await.unwrap().forget();
     }
 
-    /// Until one more handler has begun.
+    /// Waits until one more handler has begun.
     pub(crate) async fn begun(&self) {
         let begun = tokio::time::timeout(Duration::from_secs(20), self.0.0.acquire());
         begun.await.expect("a handler begins").unwrap().forget();
     }
 
-    /// Lets one handler go on.
+    /// Lets one handler continue.
     pub(crate) fn open(&self) {
         self.0.1.add_permits(1);
     }
@@ -85,7 +87,7 @@ pub(crate) fn request<B: From<Bytes>>(
         .unwrap()
 }
 
-/// A POST with a key.
+/// A POST request with a key.
 pub(crate) fn post<B: From<Bytes>>(target: &str, key: &str, body: impl Into<Bytes>) -> Request<B> {
     with(request(Method::POST, target, body), "idempotency-key", key)
 }
@@ -98,7 +100,7 @@ pub(crate) fn with<B>(mut request: Request<B>, name: &'static str, value: &str) 
     request
 }
 
-/// An answer that was read to its end.
+/// A response that was read to its end.
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
     pub(crate) status: u16,
@@ -139,7 +141,7 @@ impl Seen {
         self.header("idempotency-replayed") == Some("true")
     }
 
-    /// Fails unless this is `first` once more, and says so.
+    /// Fails unless this response equals `first` and is marked as a replay.
     #[track_caller]
     pub(crate) fn assert_replays(&self, first: &Self) {
         assert!(!first.is_replay(), "the first answer: {first:?}");
@@ -150,7 +152,7 @@ impl Seen {
         assert_eq!(self.header("content-type"), first.header("content-type"));
     }
 
-    /// Status and code of a refusal, such as `409 in-flight`.
+    /// The status and the code of a rejection, such as `409 in-flight`.
     #[track_caller]
     pub(crate) fn refusal(&self) -> String {
         let problem: serde_json::Value = serde_json::from_slice(&self.body)
@@ -164,7 +166,7 @@ impl Seen {
     }
 }
 
-/// Sends one request, and reads the answer to its end.
+/// Sends one request and reads the response to its end.
 pub(crate) async fn send<S, B, R>(service: &S, request: Request<B>) -> Seen
 where
     S: Service<Request<B>, Response = Response<R>> + Clone,
@@ -175,7 +177,7 @@ where
     Seen::whole(service.clone().oneshot(request).await.unwrap()).await
 }
 
-/// A body of several frames that does not say how long it is.
+/// A body of several frames that does not announce its length.
 #[derive(Debug)]
 pub(crate) struct Frames(VecDeque<Frame<Bytes>>);
 
@@ -196,8 +198,10 @@ impl Frames {
     }
 }
 
-/// What [`RequestBody`](tower_idempotency::RequestBody) would give; with this,
-/// a test's own body can go through the layer without it.
+/// The layer gives a handler the body that it has read as the request's own
+/// body type, by way of `From<Bytes>`.
+/// [`RequestBody`](tower_idempotency::RequestBody) has this conversion for
+/// other body types.
 impl From<Bytes> for Frames {
     fn from(data: Bytes) -> Self {
         Self::new([data])

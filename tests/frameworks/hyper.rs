@@ -1,4 +1,4 @@
-//! A raw hyper server on TCP, HTTP/1.1 and HTTP/2.
+//! A hyper server on TCP without a framework, over HTTP/1.1 and HTTP/2.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -32,14 +32,14 @@ use crate::common::{Answering, Frames, Gate, Runs, Seen, post, with};
 type Asked = Request<RequestBody<Incoming>>;
 type Sent = UnsyncBoxBody<Bytes, Infallible>;
 
-/// Real sockets have a real clock: what takes this long hangs.
+/// Real sockets need a real clock: a step that takes this long hangs.
 async fn within<F: Future>(future: F) -> F::Output {
     tokio::time::timeout(Duration::from_secs(20), future)
         .await
         .expect("it hangs")
 }
 
-/// Serves until the test's runtime ends, and gives the address.
+/// Serves until the test's runtime ends, and returns the address.
 async fn serve<S, R>(service: S) -> SocketAddr
 where
     S: Service<Request<Incoming>, Response = Response<R>> + Clone + Send + 'static,
@@ -63,7 +63,8 @@ where
             tokio::spawn(async move {
                 let service = TowerToHyperService::new(service);
                 let io = TokioIo::new(stream);
-                // How a connection ends is the client's business.
+                // A client may end a connection in any way, so the result is
+                // ignored.
                 auto::Builder::new(TokioExecutor::new())
                     .serve_connection_with_upgrades(io, service)
                     .await
@@ -74,7 +75,7 @@ where
     address
 }
 
-/// `layer` in front of `handler`, over hyper's own body.
+/// Puts `layer` in front of `handler`, for hyper's request bodies.
 macro_rules! app {
     ($layer:expr, $handler:expr) => {
         ServiceBuilder::new()
@@ -91,7 +92,8 @@ fn layer(change: impl FnOnce(RouteOptions) -> RouteOptions) -> IdempotencyLayer 
         .unwrap()
 }
 
-/// Echoes what it was sent, and which execution it is, in several frames.
+/// A handler that responds, in several frames, with what it received and the
+/// number of its execution.
 fn echo(runs: &Runs) -> impl Fn(Asked) -> Answering<Frames> + Clone + Send + use<> {
     let runs = runs.clone();
     move |asked: Asked| {
@@ -113,7 +115,7 @@ fn echo(runs: &Runs) -> impl Fn(Asked) -> Answering<Frames> + Clone + Send + use
     }
 }
 
-/// A client's connection.
+/// The connection of a client.
 enum Client {
     Http1(http1::SendRequest<Sent>),
     Http2(http2::SendRequest<Sent>),
@@ -194,7 +196,7 @@ async fn a_retry_gets_the_same_bytes_with_their_length() {
         let expected = [b"run 1: ", &*every_byte, b"."].concat();
         assert_eq!(first.body, expected);
 
-        // On the same connection, then on another one.
+        // The retry is sent on the same connection, and then on another one.
         let again = client
             .send(ask("/payments?x=1", "a", every_byte.clone()))
             .await;
@@ -250,7 +252,7 @@ async fn an_empty_answer_is_replayed_empty() {
     }
 }
 
-/// HTTP/1.1, byte by byte.
+/// An HTTP/1.1 client that shows each byte of a response.
 struct Wire {
     stream: TcpStream,
     read: Vec<u8>,
@@ -268,7 +270,7 @@ impl Wire {
         self.stream.write_all(text.as_bytes()).await.unwrap();
     }
 
-    /// Until there are as many bytes as `enough` says.
+    /// Reads until `enough` returns how many bytes to take, and takes them.
     async fn until(&mut self, enough: impl Fn(&[u8]) -> Option<usize>) -> String {
         let length = loop {
             if let Some(length) = enough(&self.read) {
@@ -282,13 +284,13 @@ impl Wire {
         String::from_utf8(std::mem::replace(&mut self.read, rest)).unwrap()
     }
 
-    /// A head, with the empty line after it.
+    /// Reads a head, with the empty line after it.
     async fn head(&mut self) -> String {
         let end = |read: &[u8]| read.windows(4).position(|four| four == b"\r\n\r\n");
         self.until(|read| Some(end(read)? + 4)).await
     }
 
-    /// An answer that says how long it is.
+    /// Reads a response that announces its length.
     async fn answer(&mut self) -> (String, String) {
         let head = self.head().await;
         let length = head.lines().find_map(|line| {
@@ -300,7 +302,7 @@ impl Wire {
         (head, body.await)
     }
 
-    /// Whatever comes until the server closes.
+    /// Reads everything until the server closes the connection.
     async fn rest(mut self) -> String {
         within(self.stream.read_to_end(&mut self.read)).await.ok();
         String::from_utf8(self.read).unwrap()
@@ -370,7 +372,8 @@ async fn a_refused_request_is_not_told_to_continue() {
 async fn a_good_request_is_told_to_continue_before_it_is_answered() {
     let runs = Runs::default();
     let address = serve(app!(layer(|options| options), echo(&runs))).await;
-    // The retry's body has to be read as well: it might be another request.
+    // The layer must read the retry's body too, since the retry might be
+    // another request.
     for replayed in [false, true] {
         let mut wire = Wire::connect(address).await;
         wire.say(
@@ -458,7 +461,8 @@ async fn trailed(_: Asked) -> Result<Response<Frames>, Infallible> {
     Ok(response.body(body).unwrap())
 }
 
-/// First without the layer, so that it is the layer which loses them.
+/// Requests the trailers without the layer first, to show that it is not the
+/// layer that makes the difference.
 async fn trailers_arrive(version: Version) {
     let without = ServiceBuilder::new()
         .map_request(|asked: Request<Incoming>| asked.map(RequestBody::new))
@@ -541,7 +545,7 @@ async fn events_reach_the_client_as_they_are_sent() {
 async fn an_answer_too_large_to_record_arrives_whole() {
     let long: Bytes = (0..=255).cycle().take(3 << 20).collect();
     for version in VERSIONS {
-        // Of a length that is known before, and of one that is not.
+        // The response's length is known in advance, or it is not.
         for known in [true, false] {
             let (runs, long) = (Runs::default(), long.clone());
             let handler = {
@@ -589,7 +593,8 @@ async fn under_rerun_a_retry_executes_once_the_large_answer_was_sent() {
         let address = serve(app!(layer(options), handler)).await;
         let mut client = Client::connect(address, version).await;
         for run in 1..=3 {
-            // The client can be done with an answer before the server is.
+            // The client may have the whole response before the server has
+            // finished with the operation.
             let answer = within(async {
                 loop {
                     let answer = client.send(ask("/", "a", "")).await;
@@ -640,7 +645,7 @@ async fn a_connection_can_be_upgraded_and_a_retry_is_not() {
     assert!(body.contains("response-unavailable"), "{body}");
 }
 
-/// Tells when it is dropped.
+/// Notifies the test when it is dropped.
 struct Dropped(Arc<Notify>);
 
 impl Drop for Dropped {
@@ -682,7 +687,7 @@ async fn a_client_that_hangs_up_gets_the_answer_on_another_connection() {
         within(gate.begun()).await;
         asking.abort();
         assert!(asking.await.unwrap_err().is_cancelled());
-        // The server has let go of the request.
+        // The server has dropped the request.
         within(left.notified()).await;
 
         let mut client = Client::connect(address, version).await;
@@ -748,7 +753,7 @@ async fn a_reverse_proxy_asks_its_upstream_once() {
     for version in VERSIONS {
         let key = format!("{version:?}");
         let mut client = Client::connect(address, version).await;
-        // In chunks, and with a length.
+        // The first body is sent in chunks, the second one with a length.
         let upload = ask("/", &key, "").map(|_| Frames::new(["7 ", "EUR"]));
         let first = client.send(upload).await;
         assert!(first.text().ends_with(": 7 EUR"), "{first:?}");

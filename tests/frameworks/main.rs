@@ -1,5 +1,6 @@
-//! One test app for each place that the layer can stand in: axum, tower-http's
-//! and tower's layers on both sides, a raw hyper server, a `service_fn`.
+//! One test app for each place in which the layer can be used: axum,
+//! tower-http's and tower's layers on both sides, a hyper server, a
+//! `service_fn`.
 
 #![cfg(feature = "memory")]
 

@@ -1,5 +1,5 @@
-//! `Records::id_of` of a request as its client sent it, and as
-//! its handler and its store know it.
+//! `Records::id_of` for a request as its client sent it, compared with the
+//! record that the handler and the store see.
 
 use std::sync::{Arc, Mutex};
 
@@ -22,7 +22,7 @@ fn layer(store: &MemoryStore, keys_per: KeysPer) -> IdempotencyLayer {
         .unwrap()
 }
 
-/// Routes that tell which record they ran under.
+/// Routes that store the id of the record under which they ran.
 fn telling(ids: &Arc<Mutex<Vec<RecordId>>>) -> Router {
     let ids = Arc::clone(ids);
     let tell = async move |Extension(context): Extension<IdempotencyContext>| {
@@ -57,7 +57,8 @@ async fn outside_of_a_nest_a_record_id_is_that_of_the_handler() {
     }
 }
 
-/// By the path that the client sent, not by what the nest leaves of it.
+/// The id is made of the path that the client sent, not of the part that the
+/// nest leaves of it.
 #[cfg(feature = "axum")]
 #[tokio::test]
 async fn inside_of_a_nest_a_record_id_is_that_of_the_path_that_was_sent() {

@@ -1,4 +1,4 @@
-//! A `service_fn` and nothing else: plain bodies, plain errors, one thread.
+//! A `service_fn` without a framework: plain bodies, plain errors, one thread.
 
 use std::convert::Infallible;
 use std::future::{Future, Ready, ready};
@@ -26,7 +26,8 @@ use crate::common::{Answering, Frames, Runs, Seen, post, protected, request, sen
 
 type Ask = Request<Full<Bytes>>;
 
-/// Answers with the number of the execution and what it was sent.
+/// A handler that responds with the number of its execution and the body that
+/// it received.
 fn counting(runs: &Runs) -> impl Fn(Ask) -> Answering<Full<Bytes>> + Clone + Send + use<> {
     let runs = runs.clone();
     move |asked: Ask| {
@@ -56,7 +57,8 @@ async fn a_retry_gets_the_same_answer() {
     assert_eq!(runs.count(), 1);
 }
 
-/// First, replay and pass-through, in whatever runs the future.
+/// Sends a first request, its retry and a request without a key. Different
+/// tests run this future on different runtimes.
 async fn three_ways() {
     let runs = Runs::default();
     let service = ServiceBuilder::new()
@@ -74,11 +76,11 @@ async fn three_ways() {
 fn it_works_without_a_runtime() {
     let mut future = pin!(three_ways());
     let mut cx = Context::from_waker(Waker::noop());
-    // Everything in it is ready at once, so nothing needs to wake it.
+    // Each step of the future is ready at once, so nothing needs to wake it.
     assert!(future.as_mut().poll(&mut cx).is_ready());
 }
 
-/// Background work that needs a timer must not panic for want of one.
+/// Background work needs a timer, and must not panic if the runtime has none.
 #[test]
 fn it_works_in_a_runtime_without_timers() {
     static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
@@ -98,7 +100,7 @@ fn it_works_in_a_runtime_without_timers() {
         .unwrap();
     runtime.block_on(async {
         three_ways().await;
-        // What was spawned meanwhile has its turn.
+        // Tasks that were spawned get their turn here.
         for _ in 0..10 {
             tokio::task::yield_now().await;
         }
@@ -109,7 +111,8 @@ fn it_works_in_a_runtime_without_timers() {
 
 #[tokio::test]
 async fn an_error_of_the_service_passes_unchanged_and_the_key_executes_again() {
-    /// Neither `Error` nor `Display`, as `Service` allows.
+    /// The error implements neither `Error` nor `Display`, which `Service` does
+    /// not require.
     #[derive(Debug, PartialEq)]
     struct Refused {
         attempt: u64,
@@ -135,7 +138,7 @@ async fn an_error_of_the_service_passes_unchanged_and_the_key_executes_again() {
         .assert_replays(&third);
 }
 
-/// A body that nobody may touch, and that can be told from any other.
+/// A body that must not be read. Two such bodies can be told apart.
 #[derive(Clone, Debug)]
 struct Untouched(Arc<str>);
 
@@ -161,8 +164,8 @@ impl Body for Untouched {
     }
 }
 
-/// Requests that pass: without a key, with a method that is not protected, on
-/// a route that is ignored.
+/// Requests that the layer passes through: without a key, with a method that is
+/// not protected, on a route that is ignored.
 fn passing(body: &Untouched) -> [Request<Untouched>; 4] {
     let ask = |method, target| {
         let request = Request::builder().method(method).uri(target);
@@ -328,8 +331,8 @@ async fn a_requests_trailers_reach_the_handler_as_an_extension() {
 
 type Streamed = Ready<Result<Response<Channel<Bytes>>, Infallible>>;
 
-/// A service that answers with a stream, and the other ends of its streams in
-/// the order of its executions.
+/// A service that responds with a stream. It keeps the senders of its streams
+/// in the order of its executions.
 struct Streaming {
     runs: Runs,
     begin: UnboundedSender<Sender<Bytes>>,
@@ -346,7 +349,8 @@ impl Streaming {
         }
     }
 
-    /// `head` goes before each stream.
+    /// The service responds with a new stream after the head that `head`
+    /// returns.
     fn service(
         &self,
         head: fn() -> http::response::Builder,
@@ -367,13 +371,14 @@ impl Streaming {
             })
     }
 
-    /// The other end of the next answer.
+    /// The sender of the next response's body.
     async fn begun(&mut self) -> Sender<Bytes> {
         soon(self.begun.recv()).await.unwrap()
     }
 }
 
-/// With the clock paused, what would wait for something else is over at once.
+/// Fails if `future` does not end soon. The clock is paused, so a future that
+/// waits for something else times out at once.
 async fn soon<F: Future>(future: F) -> F::Output {
     tokio::time::timeout(Duration::from_secs(1), future)
         .await
@@ -434,7 +439,7 @@ async fn an_answer_too_large_to_record_arrives_whole_and_a_retry_does_not_execut
     for piece in ["1234", "5678", "9"] {
         sender.send_data(Bytes::from(piece)).await.unwrap();
     }
-    // The head waits for no more than that.
+    // The layer does not wait for more of the body before it returns the head.
     let answer = soon(asked).await.unwrap().unwrap();
     sender.send_data(Bytes::from("and more")).await.unwrap();
     drop(sender);

@@ -1,4 +1,5 @@
-//! tower's own layers, outside and inside; readiness; the names of the types.
+//! tower's own layers outside and inside of the layer; readiness; the names of
+//! the types.
 
 use std::convert::Infallible;
 use std::fmt::Debug;
@@ -35,7 +36,7 @@ fn text(text: impl Into<Bytes>) -> ResponseHead {
     Response::new(Full::new(text.into()))
 }
 
-/// Answers at once with the number of the execution.
+/// A handler that responds at once with the number of its execution.
 fn counting(runs: &Runs) -> Reply {
     let runs = runs.clone();
     let run = move |_: Ask| {
@@ -45,7 +46,7 @@ fn counting(runs: &Runs) -> Reply {
     Reply::new(service_fn(run))
 }
 
-/// Answers once the gate is opened.
+/// A handler that responds after the gate is opened.
 fn waiting(runs: &Runs, gate: &Gate) -> Reply {
     let (runs, gate) = (runs.clone(), gate.clone());
     let run = move |_: Ask| {
@@ -58,7 +59,7 @@ fn waiting(runs: &Runs, gate: &Gate) -> Reply {
     Reply::new(service_fn(run))
 }
 
-/// What a request got that was sent in a task of its own.
+/// Awaits the response to a request that was sent in a task of its own.
 async fn answer<R>(asked: JoinHandle<Result<Response<R>, BoxError>>) -> Seen
 where
     R: Body<Error: Debug>,
@@ -66,8 +67,8 @@ where
     Seen::whole(asked.await.unwrap().unwrap()).await
 }
 
-/// Panics if it is called without having said that it is ready. A clone has
-/// not said so, whatever its original did.
+/// A service that panics if it is called before it has reported that it is
+/// ready. A clone is not ready, whatever the original reported.
 #[derive(Debug, Default)]
 struct Strict {
     asked: bool,
@@ -122,7 +123,7 @@ async fn the_service_that_was_ready_is_the_one_that_is_called() {
         let ready = ServiceExt::<Ask>::ready(&mut service).await.unwrap();
         Seen::whole(ready.call(request).await.unwrap()).await
     };
-    // One service, whatever became of the request before.
+    // All requests use one service, whatever happened to the request before.
     assert_eq!(ask(post("/", "a", "")).await.text(), "run 1");
     assert!(ask(post("/", "a", "")).await.is_replay());
     assert_eq!(ask(request(Method::POST, "/", "")).await.text(), "run 2");
@@ -147,7 +148,8 @@ async fn each_of_many_clones_waits_until_it_is_ready_itself() {
     for number in 0..300 {
         let service = service.clone();
         asked.spawn(async move {
-            // A third each: passed through, alone with its key, shared by ten.
+            // A third of the requests has no key, a third has keys of their
+            // own, and in the last third ten requests share each key.
             let asked: Ask = match number % 3 {
                 0 => request(Method::POST, "/", ""),
                 1 => post("/", &format!("own-{number}"), ""),
@@ -205,7 +207,8 @@ async fn a_service_that_is_not_ready_makes_its_callers_wait() {
     let (same, other) = (ask("a"), ask("b"));
     gate.open();
     let first = answer(first).await;
-    // Only now was there room, for the one and then for the other.
+    // The limit lets the two other requests through only now, one after the
+    // other.
     gate.open();
     answer(same).await.assert_replays(&first);
     assert_eq!(answer(other).await.text(), "run 2");
@@ -244,7 +247,8 @@ async fn what_a_limit_inside_refuses_executes_on_a_retry() {
     gate.begun().await;
     let shed = service.clone().oneshot(post("/", "b", "")).await;
     assert!(shed.unwrap_err().is::<Overloaded>());
-    // The key of the one that runs is answered without asking for room.
+    // The layer rejects the key of the running operation without asking the
+    // limit for room.
     let early = send(&service, post("/", "a", "")).await;
     assert_eq!(early.refusal(), "409 in-flight");
     gate.open();
@@ -269,7 +273,8 @@ async fn a_buffer_works_on_either_side() {
     assert_eq!(runs.count(), 1);
 }
 
-/// Takes 15 s on its first execution; says which attempt another one is.
+/// A handler whose first execution takes 15 s. Later executions respond with
+/// the number of their attempt.
 async fn slow_at_first(request: Ask) -> Result<ResponseHead, BoxError> {
     let attempt = request.extensions().get::<IdempotencyContext>();
     let attempt = attempt.map_or(0, IdempotencyContext::attempt);
@@ -306,7 +311,7 @@ async fn a_timeout_outside_does_not_stop_the_operation() {
     assert_eq!(late.text(), "attempt 1");
 }
 
-/// An application's own service, with the layer's type written out.
+/// A service of an application, with the layer's type written out.
 #[derive(Clone, Debug)]
 struct Payments {
     service: Idempotency<Strict>,
@@ -328,7 +333,7 @@ async fn the_types_can_be_named() {
 
     let first = send(&payments.service, post::<Full<Bytes>>("/", "a", "")).await;
     assert_eq!(first.text(), "run 1");
-    // Two services of one layer have the same records.
+    // Two services of one layer share their records.
     send(&payments.boxed, post("/", "a", ""))
         .await
         .assert_replays(&first);

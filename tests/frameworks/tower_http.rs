@@ -1,4 +1,4 @@
-//! tower-http's layers, outside and inside.
+//! tower-http's layers outside and inside of the layer.
 
 use std::convert::Infallible;
 use std::fmt::Write as _;
@@ -32,14 +32,14 @@ async fn ask(app: &Router, request: Request<Body>) -> Seen {
     send(app, request).await
 }
 
-/// One route that counts its executions.
+/// An app with one route, which counts its executions.
 fn counting(runs: &Runs) -> Router {
     let runs = runs.clone();
     let pay = async move |body: String| format!("run {}: {body}", runs.begin());
     Router::new().route("/payments", on_post(pay))
 }
 
-/// Counts up, so that no two requests have the same id.
+/// Makes request ids that count up, so that no two requests have the same id.
 #[derive(Clone, Default)]
 struct Ids(Arc<AtomicUsize>);
 
@@ -184,7 +184,7 @@ async fn cors_inside_is_recorded_as_it_was_answered() {
     assert_eq!(again.header("vary"), first.header("vary"));
 }
 
-/// Long enough to be worth compressing, and not all the same.
+/// A text that is long enough to be compressed, and varied.
 fn long_text() -> String {
     (0..500).fold(String::new(), |mut text, line| {
         writeln!(text, "{line}: ten green bottles hanging on the wall").unwrap();
@@ -205,7 +205,7 @@ fn gzipped() -> Request<Body> {
     with(post("/reports", "a", ""), "accept-encoding", "gzip")
 }
 
-/// What a client sees that decodes.
+/// The response to a client that decompresses it.
 async fn decoded(app: &Router) -> Seen {
     let client = ServiceBuilder::new()
         .layer(DecompressionLayer::new())
@@ -260,7 +260,7 @@ fn timing_out(status: StatusCode) -> TimeoutLayer {
     TimeoutLayer::with_status_code(status, Duration::from_secs(10))
 }
 
-/// Takes 15 s on its first execution, and no time on any other.
+/// A handler whose first execution takes 15 s. Later executions take no time.
 fn slow_at_first(runs: &Runs) -> Router {
     let runs = runs.clone();
     let pay = async move || {
@@ -314,7 +314,8 @@ async fn a_body_over_a_limit_outside_is_refused_and_not_executed() {
     let app = counting(&runs)
         .layer(protected(&store))
         .layer(RequestBodyLimitLayer::new(8));
-    // Of unknown length, so that only reading it tells.
+    // The body announces no length, so the limit is met only while the body is
+    // read.
     let upload = |frames: &[&'static str]| {
         let frames = Frames::new(frames.iter().copied());
         post::<Body>("/payments", "a", "").map(|_| Body::new(frames))
@@ -329,7 +330,7 @@ async fn a_body_over_a_limit_outside_is_refused_and_not_executed() {
         .await
         .assert_replays(&first);
 
-    // A length that is declared is tower-http's own to refuse.
+    // If the length is announced, tower-http's own layer rejects the request.
     let declared = with(post("/payments", "b", "123456789"), "content-length", "9");
     let refused = ask(&app, declared).await;
     assert_eq!(
@@ -375,7 +376,8 @@ async fn a_limit_inside_answers_what_is_recorded() {
     assert_eq!(ask(&app, post("/payments", "b", "12")).await.status, 200);
 }
 
-/// Panics on its first execution; says which attempt another one is.
+/// A handler that panics in its first execution. Later executions respond with
+/// the number of their attempt.
 fn panicking_at_first(runs: &Runs) -> Router {
     let runs = runs.clone();
     let pay = async move |request: Request<Body>| {

@@ -1,5 +1,5 @@
-//! Records by hand: records whose outcome is unknown are resolved or
-//! forgotten, and an owner that comes back is powerless (G5).
+//! What operators do with records: they resolve or forget records whose outcome
+//! is unknown, and an owner that comes back afterwards can't change them (G5).
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -32,7 +32,7 @@ fn refusing(store: &Steered) -> IdempotencyLayer {
     })
 }
 
-/// Which record the request of these tests belongs to.
+/// The id of the record to which the request of these tests belongs.
 fn id(layer: &IdempotencyLayer) -> RecordId {
     id_of(layer, post("k", "{}")).unwrap()
 }
@@ -48,13 +48,13 @@ fn paid() -> Outcome {
 fn paid_when(when: SystemTime) -> Completion {
     let mut paid = Completion::new(StatusCode::CREATED, "paid, says the bank", when);
     paid.headers.insert("x-by", "hand".parse().unwrap());
-    // A replay has its own.
+    // The header must not get into replays, which have a length of their own.
     paid.headers
         .insert("content-length", "999".parse().unwrap());
     paid
 }
 
-/// How an operation comes to have an unknown outcome.
+/// The event that makes the outcome of an operation unknown.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Doubt {
     Error,
@@ -62,7 +62,8 @@ enum Doubt {
     Lapse,
 }
 
-/// An operation in doubt, with its paused owner where it has one.
+/// An operation whose outcome is unknown, with its owner if the owner still
+/// runs.
 async fn in_doubt(
     store: &Steered,
     doubt: Doubt,
@@ -122,14 +123,14 @@ async fn what_was_resolved_with_an_answer_is_replayed_to_the_retries_of_its_requ
         let after = layer.records().look_up(&id).await.unwrap().unwrap();
         assert!(after.token > record.token);
 
-        // A person's second thought changes nothing.
+        // A second resolution changes nothing.
         let other = Outcome::Sealed { retention: DAY };
         assert_eq!(
             layer.records().resolve(&id, &other).await.unwrap(),
             Resolved::Done
         );
         assert!(retry("{}").await.is_replay());
-        // It is kept as long as it says, and no longer.
+        // The completion is kept as long as it says, and no longer.
         sleep(DAY - SECOND).await;
         assert!(retry("{}").await.is_replay());
         sleep(SECOND).await;
@@ -167,7 +168,8 @@ async fn what_was_forgotten_executes_again_whatever_it_is_asked() {
         owners.gate.open();
         let seen = retry(body).await;
         if doubt == Doubt::Lapse {
-            // Its owner may have been first to end.
+            // The owner may have recorded its response before the retry
+            // arrived.
             assert_eq!(seen.status, 201);
         } else {
             seen.assert_fresh("run 2");
@@ -185,7 +187,8 @@ async fn an_owner_that_comes_back_after_its_operation_was_resolved_is_fenced_off
     let resolved = layer.records().resolve(&id(&layer), &paid()).await.unwrap();
     assert_eq!(resolved, Resolved::Recorded);
     assert!(!owners.context(1).is_lost());
-    // It may learn it by a renewal, and does by its completion.
+    // The owner could learn of the resolution by a renewal. Here it learns of
+    // it when it records its completion.
     owners.gate.open();
     let seen = owner.unwrap().await.unwrap();
     assert_eq!(seen.refusal(), "409 in-flight");
@@ -253,7 +256,8 @@ async fn a_live_operation_is_forgotten_only_by_force_and_never_resolved() {
             Forgotten::Gone
         );
 
-        // Its answer is recorded if it ends before a retry begins.
+        // The owner's response is recorded if the handler ends before a retry
+        // begins.
         owners.gate.open();
         let first = Seen::whole(first.await.unwrap().unwrap()).await;
         first.assert_fresh("run 1");
@@ -281,7 +285,8 @@ async fn an_operation_forgotten_by_force_is_overtaken_by_its_retry() {
     }
 }
 
-/// Who waits for it hears of it, and no outcome is lost.
+/// The waiters are woken when the record is forgotten. One of them executes,
+/// and all get its response.
 #[tokio::test(start_paused = true)]
 async fn one_that_waits_executes_when_what_it_waits_for_is_forgotten() {
     let store = Steered::new();
@@ -367,7 +372,8 @@ async fn of_two_that_resolve_at_once_one_does() {
     }
 }
 
-/// Under `rerun` too: until a retry comes, a person may be first.
+/// With `rerun` too, a person may resolve a lapsed operation until a retry
+/// takes over.
 #[tokio::test(start_paused = true)]
 async fn a_lapsed_operation_that_would_rerun_can_be_resolved() {
     let store = Steered::unguarded();
@@ -419,7 +425,8 @@ async fn an_outcome_whose_acknowledgement_was_lost_is_recorded() {
     assert_eq!(again, Resolved::Done);
 }
 
-/// Whoever resolved it has gone, or its store: nobody ran it meanwhile.
+/// The resolution failed after it had claimed the record. The handler did not run
+/// because of that claim, so the outcome of the operation is still unknown.
 #[tokio::test(start_paused = true)]
 async fn under_refuse_a_resolution_that_failed_is_no_reason_to_run_it_days_later() {
     let mut runs = Vec::new();
@@ -536,7 +543,7 @@ async fn a_record_has_one_id_to_its_request_its_handler_and_its_store() {
             assert_eq!(store.claims().last().unwrap().id, id);
             assert!(layer.records().look_up(&id).await.unwrap().is_some());
         }
-        // What a body, a query or another form of the key says is not in it.
+        // The body, the query and the form of the key do not change the id.
         let id = id_of(&layer, post("c", "")).unwrap();
         assert_eq!(id, ids.lock().unwrap()[1]);
         let elsewhere = id_of(&layer, to("/refunds", post("a", ""))).unwrap();
@@ -592,8 +599,9 @@ fn a_record_id_depends_on_namespace_and_secret() {
     assert!(ids[0] != ids[1] && ids[1] != ids[2] && ids[0] != ids[2]);
 }
 
-/// What a person knows of one attempt says nothing of a later one: a retry that took
-/// over and ended while the record was being resolved is not overwritten.
+/// A person's decision is about one attempt. Here a retry takes over and ends
+/// while the record is being resolved, and the decision does not overwrite the
+/// retry's result.
 #[tokio::test(start_paused = true)]
 async fn a_resolution_does_not_overwrite_a_newer_attempt_than_the_one_it_is_about() {
     let store = Steered::unguarded();
@@ -605,7 +613,8 @@ async fn a_resolution_does_not_overwrite_a_newer_attempt_than_the_one_it_is_abou
         async move { layer.records().resolve(&id, &paid()).await }
     });
     quiet().await;
-    // A process whose route says `rerun` takes over, and frees the key.
+    // Another process, whose route says `rerun`, takes over and releases the
+    // key.
     let claim = Claim::new(id, asked.scope, asked.fingerprint);
     let claimed = store.memory.claim(&claim).await.unwrap();
     assert!(matches!(claimed, Claimed::Acquired(_)), "{claimed:?}");
@@ -614,7 +623,8 @@ async fn a_resolution_does_not_overwrite_a_newer_attempt_than_the_one_it_is_abou
     assert_eq!(resolving.await.unwrap().unwrap(), Resolved::InFlight);
     store.heal(Op::Claim);
     assert_eq!(retry("{}").await.refusal(), "409 outcome-unknown");
-    // Looked at again, it is resolved.
+    // When the person has seen the newer attempt and resolves the record again,
+    // that succeeds.
     let resolved = layer.records().resolve(&id, &paid()).await.unwrap();
     assert_eq!(resolved, Resolved::Recorded);
     assert_eq!(retry("{}").await.text(), "paid, says the bank");

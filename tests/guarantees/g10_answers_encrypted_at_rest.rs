@@ -1,5 +1,5 @@
-//! G10: with encryption on, nothing of an answer but its status, its length and
-//! its times is readable at rest.
+//! G10: with encryption, only the status, the length and the times of a
+//! response can be read in the store.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::support::store::Steered;
 use crate::support::{Runs, builder, handler, post_with, quiet, send};
 
 const SECOND: Duration = Duration::from_secs(1);
-/// Of which not a part this long may be found.
+/// No part of a response that is this long may be found in the store.
 const READABLE: usize = 4;
 const BODY: &str = "4242-4242-4242-4242 was charged";
 const NAME: &str = "x-account-holder";
@@ -38,7 +38,7 @@ fn ask(key: &str) -> Request<Script> {
     post_with(key, Script::frames(["{}"]))
 }
 
-/// As its key says.
+/// A handler whose response depends on the key.
 fn answering(
     runs: &Runs,
 ) -> impl Service<
@@ -77,7 +77,7 @@ fn assert_unreadable(kept: &[u8]) {
     }
 }
 
-/// What the store was given to keep.
+/// The completions that the store was asked to record.
 fn kept(store: &Steered) -> Vec<Arc<Completion>> {
     let completion = |outcome| match outcome {
         Outcome::Completed(completion) => completion,
@@ -93,7 +93,8 @@ fn assert_encrypted(kept: &Completion) {
         kept.headers["content-type"],
         "application/vnd.tower-idempotency.encrypted"
     );
-    // As any store gives them back, whichever way it rounds.
+    // The times have whole microseconds, so every store returns the same times,
+    // whichever way it rounds.
     for time in [kept.began_at, kept.completed_at] {
         let since_epoch = time.duration_since(UNIX_EPOCH).unwrap();
         assert_eq!(since_epoch.subsec_nanos() % 1000, 0);
@@ -116,7 +117,8 @@ async fn no_part_of_an_answer_is_readable_at_rest_and_every_retry_gets_all_of_it
         assert_eq!(kept.len(), 1, "{key}");
         assert_encrypted(&kept[0]);
 
-        // Of this process and of another.
+        // The first app is this process, the second one stands for another
+        // process.
         let other = encrypting(&store).layer(answering(&runs));
         for app in [app, other] {
             let mut retry = send(&app, ask(key)).await;
@@ -139,7 +141,8 @@ async fn equal_answers_are_not_equal_at_rest() {
         layer.records().forget(&id("at once")).await.unwrap();
     }
     let kept = kept(&store);
-    // Whatever else binds an answer: nonces.
+    // These bytes of each body are the nonce, so equal responses are encrypted
+    // differently.
     let nonces: HashSet<_> = kept.iter().map(|kept| &kept.body[9..33]).collect();
     assert_eq!((kept.len(), nonces.len()), (20, 20));
 }
@@ -172,7 +175,7 @@ async fn what_was_resolved_by_hand_is_encrypted_too() {
     let retry = send(&layer.layer(answering(&runs)), ask("at once")).await;
     assert!(retry.is_replay());
     assert_eq!((retry.text(), retry.header(NAME)), (BODY, Some(VALUE)));
-    // Whoever has the layer can read it.
+    // An application that has the layer can read the response.
     let record = layer.records().look_up(&id).await.unwrap().unwrap();
     let RecordState::Completed { completion, .. } = record.state else {
         panic!("{record:?}");

@@ -1,5 +1,5 @@
-//! G10: keys, credentials and caller ids reach stores and logs only as
-//! digests, HMACs when a secret is set.
+//! G10: keys, credentials and caller ids reach stores and logs only as digests.
+//! With a secret, the digests are HMACs.
 
 use std::collections::HashSet;
 use std::fmt::Write;
@@ -42,8 +42,8 @@ fn ask(end: &'static str) -> Request<Full<Bytes>> {
     with(by(CREDENTIAL, request), "end", end)
 }
 
-/// Ends as the request's header `end` says. What it is given as a context is
-/// kept as a log would show it.
+/// A handler that ends as the header `end` of the request says. It stores the
+/// debug output of the context that it received.
 fn ending(
     contexts: &Arc<Mutex<String>>,
 ) -> impl Service<
@@ -82,7 +82,7 @@ where
     A::Error: Send,
     A::Future: Send,
 {
-    // In a task of its own, since it may panic.
+    // The request runs in a task of its own, since the handler may panic.
     let told = tokio::spawn(app.clone().oneshot(request)).await;
     if let Ok(Ok(response)) = told {
         let head = format!("{:?}", response.headers());
@@ -90,7 +90,7 @@ where
     }
 }
 
-/// Everything that can go well or wrong, once.
+/// Makes everything happen once that can succeed or fail.
 async fn all_that_can_happen<A>(app: &A, store: &Steered)
 where
     A: Service<Request<Full<Bytes>>, Response = Response<ResponseBody<Full<Bytes>>>>,
@@ -126,7 +126,7 @@ where
             store.heal(op);
         }
     }
-    // One that is overtaken, and then runs for too long.
+    // This operation is overtaken, and then runs for too long.
     store.make(Op::Renew, Fault::Fails(StoreErrorKind::Unknown));
     let slow = {
         let app = app.clone();
@@ -136,7 +136,7 @@ where
     tell(app, ask("slow")).await;
     store.heal(Op::Renew);
     slow.await.unwrap();
-    // One that leaves.
+    // The client of this operation leaves.
     drop(
         tokio::time::timeout(
             Duration::from_secs(1),
@@ -228,7 +228,7 @@ fn digests(claim: &Claim) -> [[u8; 32]; 3] {
     ]
 }
 
-/// What a store is asked for one request, under these secrets.
+/// The digests in the claim for a request, with these secrets.
 async fn claimed(secrets: &[&str], request: Request<Full<Bytes>>) -> [[u8; 32]; 3] {
     let store = Steered::new();
     let layer = builder(&store).secrets(secrets.iter().copied());
@@ -244,16 +244,16 @@ async fn a_secret_changes_every_digest() {
     let other = claimed(&["another-readable-secret"], ask("well")).await;
     let all: HashSet<_> = [plain, one, other].concat().into_iter().collect();
     assert_eq!(all.len(), 9);
-    // Old secrets make no difference to what is claimed, and nothing is random.
+    // Old secrets do not change a claim, and no digest is random.
     let rotated = claimed(&[SECRET, "another-readable-secret"], ask("well")).await;
     assert_eq!(rotated, one);
     assert_eq!(claimed(&[], ask("well")).await, plain);
 }
 
-/// A stored digest can't be looked up in a table of digests of likely values.
+/// A stored digest can't be found in a table of the digests of likely values.
 #[tokio::test]
 async fn a_digest_is_not_the_bare_sha_256_of_a_key_or_a_credential() {
-    // Of "a", by sha256sum.
+    // The SHA-256 of `a`, as `sha256sum` prints it.
     let bare = [
         0xca, 0x97, 0x81, 0x12, 0xca, 0x1b, 0xbd, 0xca, 0xfa, 0xc2, 0x31, 0xb3, 0x9a, 0x23, 0xdc,
         0x4d, 0xa7, 0x86, 0xef, 0xf8, 0x14, 0x7c, 0x4e, 0x72, 0xb9, 0x80, 0x77, 0x85, 0xaf, 0xee,

@@ -1,4 +1,4 @@
-//! G1: what keeps the lease of an operation that runs, and for how long.
+//! G1: what renews the lease of a running operation, and for how long.
 
 use http::Response;
 use tokio::time::sleep;
@@ -50,7 +50,8 @@ async fn a_lease_is_renewed_after_a_third_of_it_and_not_once_its_operation_ended
     assert_eq!(store.calls(Op::Renew), renewals);
 }
 
-/// None of them waits for another: one after the other they would come too late.
+/// The renewals are sent at the same time. One after the other they would be
+/// too late.
 #[tokio::test(start_paused = true)]
 async fn leases_of_many_operations_are_kept_by_a_store_that_answers_late() {
     let store = Steered::unguarded();
@@ -73,7 +74,8 @@ async fn leases_of_many_operations_are_kept_by_a_store_that_answers_late() {
     assert_eq!(owners.count(), keys.len());
 }
 
-/// Nobody polls a future whose client reads nothing, or that was put aside.
+/// The future of an operation is not polled while its client reads nothing, or
+/// if a task puts the future aside.
 #[tokio::test(start_paused = true)]
 async fn a_lease_is_renewed_while_nobody_polls_its_operation() {
     let store = Steered::unguarded();
@@ -111,8 +113,8 @@ async fn a_renewal_that_panics_is_tried_again() {
     assert_eq!(first.await.unwrap().unwrap().status(), 201);
 }
 
-/// A server may have a runtime per thread, and lose one: that of the first
-/// operation, on which leases are renewed.
+/// A server may have several runtimes and lose one of them. Here it loses the
+/// runtime of the first operation, on which the renewer runs.
 fn leases_are_kept_without_the_first_runtime(in_the_middle_of_renewals: bool) {
     let runtime = || {
         tokio::runtime::Builder::new_current_thread()
@@ -124,7 +126,7 @@ fn leases_are_kept_without_the_first_runtime(in_the_middle_of_renewals: bool) {
     let (gone, stays) = (runtime(), runtime());
     let store = stays.block_on(async { Steered::unguarded() });
     let owners = Owners::new();
-    // So long that no renewal is given up.
+    // The timeout is so long that no renewal is given up.
     let layer = builder(&store).store_timeout(LEASE * 100).build().unwrap();
     let app = layer.layer(owners.service(First::Answers));
     gone.block_on(async {
@@ -168,9 +170,10 @@ fn leases_are_renewed_after_a_runtime_has_gone_in_the_middle_of_renewals() {
 #[tokio::test(start_paused = true)]
 async fn max_operation_ends_renewals() {
     for (store, free_by) in [
-        // Its last renewal was before max_operation, and lasts for a lease.
+        // The last renewal is sent before `max_operation` is over, and its
+        // lease lapses a whole lease later.
         (Steered::unguarded(), LEASE * 2 + LEASE),
-        // What the store was given to keep the lease alive is let go.
+        // The guard that keeps the lease alive in this store is dropped.
         (Steered::new(), LEASE * 2 + LEASE / 6),
     ] {
         let owners = Owners::new();
@@ -212,8 +215,8 @@ async fn an_operation_that_ran_for_too_long_and_was_not_overtaken_is_recorded() 
     }
 }
 
-/// An answer too large to record is delivered as its client reads it; until
-/// then its operation runs.
+/// A response that is too large to record is delivered as fast as its client
+/// reads, and its operation runs until then.
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_nobody_reads_holds_its_key_no_longer_than_max_operation() {
     for store in [Steered::unguarded(), Steered::new()] {
@@ -224,7 +227,8 @@ async fn an_answer_that_nobody_reads_holds_its_key_no_longer_than_max_operation(
                 .max_recorded_body(3)
                 .max_operation(LEASE * 2)
         });
-        // More than is read ahead of a client that does not take it.
+        // The response is larger than what the layer reads ahead of a client
+        // that does not read.
         let app = layer.layer(handler(&runs, |_, _| {
             Response::new(Script::frames(vec![vec![b'x'; 64 << 10]; 3]))
         }));

@@ -1,4 +1,4 @@
-//! G1: while an operation's owner holds its lease, no second execution of
+//! G1: while the owner of an operation holds its lease, no second execution for
 //! that caller's key begins.
 
 use std::sync::Arc;
@@ -30,7 +30,8 @@ async fn of_fifty_first_requests_at_once_one_executes_and_the_others_are_in_flig
                 send(&app, post(&key, "{}")).await
             });
         }
-        // The one that executes is not among them: it waits at the gate.
+        // The request that executes waits at the gate, so it is not among
+        // these.
         for _ in 0..49 {
             let seen = requests.join_next().await.unwrap().unwrap();
             assert_eq!(seen.refusal(), "409 in-flight");
@@ -101,8 +102,8 @@ async fn an_operation_in_flight_does_not_hold_up_other_keys() {
     assert_eq!(requests.join_all().await, [201; 3]);
 }
 
-/// A lease counts from when its claim was sent: an owner that hears of it too
-/// late may have been overtaken already.
+/// A lease counts from the time when its claim was sent. An owner whose claim
+/// is confirmed too late may have been overtaken already.
 #[tokio::test(start_paused = true)]
 async fn a_claim_that_is_answered_after_its_lease_begins_nothing() {
     let lease = Duration::from_secs(1);

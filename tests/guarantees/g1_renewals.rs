@@ -1,5 +1,5 @@
-//! G1: renewals that come in time, though some stall or cross what else is
-//! said to the store.
+//! G1: renewals arrive in time, although some stall, or arrive in another order
+//! than they were sent relative to a release.
 
 use std::time::Duration;
 
@@ -10,8 +10,9 @@ use crate::owners::{First, Owners, SECOND, begin};
 use crate::support::store::{Fault, Op, Steered};
 use crate::support::{Seen, builder, post, send, with_policy};
 
-/// It counted from when the claim was answered, while the lease counts from
-/// when it was made: between the two the key was free to be taken over.
+/// The lease counts from the time when the claim was made. In an earlier
+/// version the first renewal counted from the time when the store had responded
+/// to the claim, so the lease could lapse before that renewal.
 #[tokio::test(start_paused = true)]
 async fn the_first_renewal_counts_from_when_the_claim_was_sent() {
     let store = Steered::unguarded();
@@ -33,7 +34,8 @@ async fn the_first_renewal_counts_from_when_the_claim_was_sent() {
     assert_eq!(owners.count(), 1);
 }
 
-/// It had `store_timeout`, and the lease lapsed before the next was sent.
+/// In an earlier version a renewal could take the whole `store_timeout`, and
+/// the lease lapsed before the next renewal was sent.
 #[tokio::test(start_paused = true)]
 async fn a_renewal_that_stalls_leaves_time_for_the_next() {
     let store = Steered::unguarded();
@@ -61,15 +63,16 @@ async fn a_renewal_that_stalls_leaves_time_for_the_next() {
     assert_eq!(owners.count(), 1);
 }
 
-/// The store had no lease of its any more, which the owner took for another's,
-/// and its client was told `in-flight` in the place of the answer.
+/// After the release the store no longer holds the lease. In an earlier version
+/// the owner concluded from this that it was overtaken, and its client got
+/// `in-flight` instead of the response.
 #[tokio::test(start_paused = true)]
 async fn a_renewal_that_crosses_a_release_does_not_make_its_owner_one_overtaken() {
     let millis = Duration::from_millis;
     for (ends, renewed, renewals) in [
-        // It would be due while the release is on its way.
+        // The next renewal would be due while the release is on its way.
         (millis(900), None, 0),
-        // It is sent before the release, and arrives after it.
+        // The renewal is sent before the release and arrives after it.
         (millis(1200), Some(Fault::ArrivesLate(SECOND / 2)), 1),
     ] {
         let store = Steered::unguarded();

@@ -1,5 +1,5 @@
-//! G1 for those that wait (`on_in_flight = wait`): whatever ends an operation
-//! wakes them, and one of them, no more, takes over what was released.
+//! G1 for requests that wait (`on_in_flight = wait`): every end of an operation
+//! wakes them, and exactly one of them takes over a released record.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -20,7 +20,7 @@ use crate::support::{
     Gate, Runs, Seen, held_back_with, poll_times, post, quiet, send, with_policy,
 };
 
-/// Less than what a test waits for.
+/// A wait that ends before a hanging test fails.
 const BOUND: Duration = Duration::from_secs(20 * 60);
 
 fn waiting(store: &Steered, change: impl FnOnce(RouteOptions) -> RouteOptions) -> IdempotencyLayer {
@@ -29,7 +29,8 @@ fn waiting(store: &Steered, change: impl FnOnce(RouteOptions) -> RouteOptions) -
     })
 }
 
-/// Executions that wait at the gate, and are transient up to number `last`.
+/// A handler that waits at the gate. The executions up to number `last` respond
+/// with a transient status.
 fn transient_until(
     last: usize,
     runs: &Runs,
@@ -79,7 +80,7 @@ async fn of_twenty_that_wait_one_takes_over_what_was_released_and_the_rest_wait_
     gate.begun().await;
     let waiters: Vec<_> = (0..20).map(|_| ask(&app)).collect();
     quiet().await;
-    // Each asked, subscribed, and asked once more.
+    // Each waiter sent a claim, subscribed, and sent a second claim.
     assert_eq!(store.calls(Op::Claim), 1 + 2 * 20);
 
     gate.open();
@@ -105,7 +106,7 @@ async fn of_twenty_that_wait_one_takes_over_what_was_released_and_the_rest_wait_
     assert_eq!(store.calls(Op::Claim), 1 + 2 * 20 + 3 + 17);
 }
 
-/// Its wake-up is the next one's.
+/// The wake-up of the dropped waiter must reach the next waiter.
 #[tokio::test(start_paused = true)]
 async fn a_waiter_that_is_dropped_once_it_was_woken_passes_its_turn_on() {
     let store = Steered::new();
@@ -116,7 +117,8 @@ async fn a_waiter_that_is_dropped_once_it_was_woken_passes_its_turn_on() {
     let waiters: Vec<_> = (0..5).map(|_| ask(&app)).collect();
     quiet().await;
     gate.open();
-    // In this very task, so that the waiter that it wakes has no turn yet.
+    // This runs in the test's own task, so the waiter that is woken does not
+    // run before it is aborted.
     assert_eq!(first.await.unwrap().status(), 503);
     waiters[0].abort();
     let start = Instant::now();
@@ -132,8 +134,8 @@ async fn poll_once<F: Future + Unpin>(future: &mut F) -> bool {
     poll_times(1, future).await.is_none()
 }
 
-/// The first waiter leaves at each of its polls in turn, while asking,
-/// waiting, taking its turn, and executing.
+/// The first waiter leaves at each of its polls in turn: during its claim,
+/// while it waits, when it is woken, and while it executes.
 #[tokio::test(start_paused = true)]
 async fn at_whichever_poll_a_waiter_leaves_the_next_one_has_its_turn() {
     for guarded in [true, false] {
@@ -213,7 +215,7 @@ async fn when_the_lease_of_a_dead_owner_lapses_one_waiter_takes_over_at_that_mom
     assert_eq!(owners.count(), 2);
     assert!(store.calls(Op::Claim) <= 1 + 4 * 20);
     store.heal(Op::Renew);
-    // Who was overtaken is told so, whoever took over.
+    // An overtaken owner's client gets a rejection, whoever took over.
     owners.gate.open();
     let first = Seen::whole(first.await.unwrap().unwrap()).await;
     assert_eq!(first.refusal(), "409 in-flight");
@@ -224,7 +226,7 @@ async fn when_the_lease_of_a_dead_owner_lapses_one_waiter_takes_over_at_that_mom
     assert_eq!(owners.count(), 2);
 }
 
-/// While its owner's renewals arrive, a waiter is no nuisance to the store.
+/// While the owner's renewals arrive, a waiter sends few claims.
 #[tokio::test(start_paused = true)]
 async fn a_waiter_asks_again_when_the_lease_that_it_saw_would_lapse_and_no_sooner() {
     let store = Steered::unguarded();
@@ -240,7 +242,8 @@ async fn a_waiter_asks_again_when_the_lease_that_it_saw_would_lapse_and_no_soone
     assert!(waiter.await.unwrap().is_replay());
 }
 
-/// Nothing can go on where there is no runtime: the lease ends with its owner.
+/// A thread without a runtime can't finish the operation when its future is
+/// dropped there, so the lease lapses.
 #[tokio::test(start_paused = true)]
 async fn when_an_owner_vanishes_in_this_process_its_waiters_learn_when_its_lease_ends() {
     for (on_lapsed_lease, expected) in [
@@ -270,8 +273,8 @@ async fn when_an_owner_vanishes_in_this_process_its_waiters_learn_when_its_lease
     }
 }
 
-/// The lease of an operation that runs for longer than `max_operation` ends
-/// at once where the store held it for its owner's life.
+/// An operation runs for longer than `max_operation`. If the store keeps leases
+/// alive by guards, its lease ends at once.
 #[tokio::test(start_paused = true)]
 async fn what_runs_for_too_long_is_taken_over_by_one_that_waits() {
     let store = Steered::new();
@@ -345,8 +348,8 @@ async fn under_refuse_a_waiter_is_told_of_a_lapse_when_it_happens() {
     assert_eq!(owners.count(), 1);
 }
 
-/// What was released may be asked differently the next time, also before
-/// those that wait have their turn.
+/// After a release, another request may claim the key before the waiters have
+/// their turn.
 #[tokio::test(start_paused = true)]
 async fn a_waiter_whose_key_went_to_another_request_meanwhile_is_told() {
     let store = Steered::new();

@@ -1,5 +1,5 @@
-//! G2: an operation whose answer was recorded does not run again before its
-//! retention ends.
+//! G2: an operation whose response was recorded does not run again before the
+//! end of its retention.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -30,7 +30,7 @@ async fn a_recorded_operation_runs_again_only_when_its_retention_has_ended() {
     let first = send(&app, post("k", "{}")).await;
     advance(DAY - TICK).await;
     send(&app, post("k", "{}")).await.assert_replays(&first);
-    // A replay does not prolong it.
+    // A replay does not extend the retention.
     advance(TICK).await;
     send(&app, post("k", "{}")).await.assert_fresh("run 2");
     assert_eq!(runs.count(), 2);
@@ -163,7 +163,8 @@ async fn a_layer_that_stands_twice_claims_once() {
     assert_eq!(runs.count(), 1);
 }
 
-/// Such as those of a batch, made of what the batch's request had.
+/// A handler for batches makes such requests out of the parts of its own
+/// request.
 #[tokio::test]
 async fn a_request_made_inside_an_operation_is_one_of_its_own() {
     let store = MemoryStore::new();
@@ -188,7 +189,8 @@ async fn a_request_made_inside_an_operation_is_one_of_its_own() {
     assert_eq!(runs.count(), 1);
 }
 
-/// The gap that G2 names: done, and never recorded.
+/// G2 names this exception: the operation ended, and its response was never
+/// recorded.
 #[tokio::test(start_paused = true)]
 async fn what_could_not_be_recorded_until_max_operation_is_left_to_the_lapse_policy() {
     for (on_lapsed_lease, expected) in [
@@ -220,7 +222,8 @@ async fn what_could_not_be_recorded_until_max_operation_is_left_to_the_lapse_pol
     }
 }
 
-/// Whatever goes wrong with its record, an operation that ran is not released.
+/// Whatever fails while a response is recorded, the record of an operation that
+/// ran is not released.
 #[tokio::test(start_paused = true)]
 async fn a_store_that_panics_when_it_should_record_does_not_free_the_key() {
     for (on_lapsed_lease, expected) in [
@@ -248,7 +251,7 @@ async fn a_store_that_panics_when_it_should_record_does_not_free_the_key() {
     }
 }
 
-/// `max_operation(Duration::MAX)` reads as "no limit".
+/// Applications set `max_operation(Duration::MAX)` for "no limit".
 #[tokio::test(start_paused = true)]
 async fn an_operation_without_a_limit_survives_a_store_that_fails_for_a_moment() {
     let store = Steered::new();
@@ -265,8 +268,8 @@ async fn an_operation_without_a_limit_survives_a_store_that_fails_for_a_moment()
     assert_eq!(runs.count(), 1);
 }
 
-/// A claim whose answer was lost is released for a lease's length: however
-/// long that is.
+/// A claim whose result was lost is released again and again for the length of
+/// its lease. That must also work if the lease has no end.
 #[tokio::test(start_paused = true)]
 async fn a_lease_without_an_end_is_given_back_all_the_same() {
     let store = Steered::new();

@@ -1,5 +1,5 @@
-//! G2 and G3 for answers of any shape: whatever a handler writes, and however,
-//! its client gets that and no less, and so does a retry.
+//! G2 and G3 for responses of any form: however a handler writes its response,
+//! the client gets all of it, and so does a retry.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ impl Case {
         self.written.len() > self.cap
     }
 
-    /// What a retry may be.
+    /// The responses that a retry may get.
     fn retry(&self) -> &'static [&'static str] {
         let oversize = match self.oversize {
             OnOversize::Seal => "response-unavailable",
@@ -46,8 +46,8 @@ impl Case {
         }
     }
 
-    /// Asks, and reads on as long as `polls` last; then asks again: the first
-    /// answer, if it was read to its end, and the retry's.
+    /// Sends a request and drops it after so many polls, then sends a retry.
+    /// Returns the first response, if it was read to its end, and the retry's.
     async fn ask_twice(&self, polls: usize) -> (Option<Got>, Got) {
         let (store, runs) = (Steered::new(), Runs::default());
         store.let_all(Fault::Yields);
@@ -63,7 +63,7 @@ impl Case {
         };
         let look = |got: &Got| self.assert_recorded_before(got, &store);
         let first = poll_times(polls, Got::all(ask(), look)).await;
-        // Past the longest that a body waits.
+        // This pause is longer than the longest pause in a body.
         sleep(Duration::from_secs(10)).await;
         assert_eq!(store.stats().in_flight, 0, "nothing is left behind");
         let ran = runs.count();
@@ -73,13 +73,15 @@ impl Case {
         if ran > 0 {
             assert!(self.retry().contains(&retry.kind()), "{}", retry.kind());
         }
-        // Past the last look of the renewer.
+        // This pause is longer than the renewer's interval, after which its
+        // task ends.
         sleep(Duration::from_secs(60)).await;
         assert_eq!(tasks(), 0, "no task is left behind");
         (first, retry)
     }
 
-    /// G3: of what was got the last byte, and the end, come after the record.
+    /// G3: the last byte and the end of a response leave after its record is
+    /// stored.
     fn assert_recorded_before(&self, got: &Got, store: &Steered) {
         let whole = self.written.is_known() && got.data.len() == self.written.len();
         let head = got.head.is_some();
@@ -93,7 +95,7 @@ impl Case {
     fn assert_is_what_was_written(&self, got: &Got) {
         let written = &self.written;
         if written.lies() {
-            // Broken off, if a panic does not come first.
+            // The body breaks off, unless a panic comes first.
             assert!([Some(End::Broken), Some(written.end)].contains(&got.end));
             assert_ne!(got.end, Some(End::Whole));
             assert!((got.data.len() as u64) < written.announced().unwrap().max(1));
@@ -107,8 +109,9 @@ impl Case {
             return;
         };
         assert_eq!(*status, written.status);
-        // Whole answers end well: of one that breaks off what may be its last
-        // is withheld, where its length is known or HTTP/1.0 knows no other end.
+        // A whole response arrives whole. If a response breaks off, the frame
+        // that could be its last one is withheld where a client would take it
+        // for the end: if the length is known, or over HTTP/1.0.
         let end_can_be_told = written.announced().is_none() && self.version > Version::HTTP_10;
         if written.end == End::Whole || end_can_be_told {
             assert_eq!(got.data.len(), written.len());
@@ -137,7 +140,7 @@ impl Case {
         whole.then(|| HeaderMap::from_iter([("sum".parse().unwrap(), "42".parse().unwrap())]))
     }
 
-    /// A client that stays, and its retry.
+    /// Checks a client that reads the whole response, and its retry.
     fn check_staying(&self) {
         paused(async {
             let (first, retry) = self.ask_twice(usize::MAX).await;
@@ -150,8 +153,8 @@ impl Case {
         });
     }
 
-    /// A client that leaves, at whichever poll: its retry gets what that of a
-    /// client gets that stays.
+    /// Checks a client that leaves, at each poll in turn: its retry gets the
+    /// same as the retry of a client that stays.
     fn check_leaving(&self) {
         for polls in 1.. {
             let over = paused(async {
@@ -171,7 +174,8 @@ impl Case {
 }
 
 fn parts(most: usize) -> impl Strategy<Value = Vec<Part>> {
-    // Around what is put together, what is small, and in between.
+    // The sizes lie around the limits for frames that are joined and for small
+    // responses, and in between.
     const SIZES: &[usize] = &[0, 1, 1, 2, 100, 1023, 1024, 1025, 5000, 65_535, 65_537];
     let part = prop_oneof![
         4 => select(SIZES).prop_map(Part::Data),

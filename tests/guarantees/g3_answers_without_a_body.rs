@@ -1,4 +1,4 @@
-//! G3 where the head is the whole answer: a server drops the body unread.
+//! G3 for responses without a body: a server drops the body without reading it.
 
 use std::time::Duration;
 
@@ -18,14 +18,15 @@ use crate::support::{Runs, handler, in_time, post, protected, with_policy};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// That it has no more to say shows a second later.
+/// A response whose body is empty, which is known only after a second.
 fn answer(status: StatusCode) -> Response<Script> {
     let mut response = Response::new(Script::new([Step::Wait(SECOND)]));
     *response.status_mut() = status;
     response
 }
 
-/// Its head left as that of a stream, before there was a record.
+/// In an earlier version the head left before the record was stored, like the
+/// head of a stream.
 #[tokio::test(start_paused = true)]
 async fn an_answer_without_a_body_is_recorded_before_its_head_leaves() {
     for status in [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED] {
@@ -57,8 +58,8 @@ async fn an_answer_without_a_body_that_could_not_be_recorded_says_so_in_its_head
 const ASK: &[u8] = b"POST /payments HTTP/1.1\r\nhost: a\r\nidempotency-key: k\r\n\
                      x-api-key: alice\r\ncontent-length: 0\r\n\r\n";
 
-/// hyper drops the body of a 204 unread, which was taken for a client that left:
-/// the retry was refused.
+/// hyper drops the body of a 204 without reading it. An earlier version
+/// concluded that the client had left, and rejected the retry.
 #[tokio::test(start_paused = true)]
 async fn a_server_that_drops_the_body_of_a_204_is_no_client_that_left() {
     for on_disconnect in [OnDisconnect::Finish, OnDisconnect::Cancel] {

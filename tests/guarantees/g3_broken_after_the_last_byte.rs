@@ -1,4 +1,5 @@
-//! G3: what a client takes for a whole answer is one that its retry gets.
+//! G3: if a client takes a response for complete, its retry gets the same
+//! response.
 
 use http_body_util::BodyExt;
 use tower::{Layer, ServiceExt};
@@ -7,7 +8,8 @@ use tower_idempotency::MemoryStore;
 use crate::support::{Runs, handler, post, protected, send};
 use crate::written::{Announced, End, Part, Written};
 
-/// A server that knows the length stops there, and never sees the error.
+/// A server that knows the length stops at the last byte, and never sees the
+/// error after it.
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_breaks_off_after_its_last_byte_is_not_delivered_whole() {
     for length in [5, 100_000] {

@@ -1,5 +1,5 @@
-//! G3 where an answer is not as long as its `Content-Length` says: its client
-//! goes by the header, and so must the record.
+//! G3 for responses that are not as long as their `Content-Length` says: the
+//! client relies on the header, so the layer must do so too.
 
 use tower::{Layer, ServiceExt};
 
@@ -9,7 +9,8 @@ use crate::written::{Announced, End, Got, Part, Written};
 
 const LARGE: usize = 100_000;
 
-/// A server sends no more than the header says: all of that must not leave.
+/// A server sends no more than the header says, so the layer must not let all
+/// of that leave.
 #[tokio::test(start_paused = true)]
 async fn an_answer_longer_than_it_says_is_cut_before_the_last_byte_announced() {
     for length in [10, LARGE] {
@@ -27,8 +28,8 @@ async fn an_answer_longer_than_it_says_is_cut_before_the_last_byte_announced() {
     }
 }
 
-/// A server breaks the connection off, so the client saw no whole answer. A
-/// replay with a length of its own would pass a part off as one.
+/// The server breaks the connection off, so the client did not see a complete
+/// response. A replay with a length of its own would look complete.
 #[tokio::test(start_paused = true)]
 async fn an_answer_shorter_than_it_says_is_not_replayed_as_a_whole_one() {
     for length in [5, LARGE] {

@@ -1,4 +1,4 @@
-//! G3: an answer leaves only after its record is stored, or says that it
+//! G3: a response leaves only after its record is stored, or it says that it
 //! could not be recorded in time.
 
 use std::convert::Infallible;
@@ -19,7 +19,8 @@ use crate::support::{
 use crate::written::{End, Got};
 
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
-/// Longer than the longest pause between two attempts, and one more attempt.
+/// This is longer than the longest pause between two attempts, and one more
+/// attempt.
 const A_WHILE: Duration = Duration::from_secs(8);
 
 #[tokio::test(start_paused = true)]
@@ -40,7 +41,8 @@ async fn an_answer_that_the_store_fails_to_record_is_delivered_unrecorded_and_re
         assert_eq!((first.status, first.text()), (201, "run 1"));
         assert_eq!(first.lacks(), Some("unrecorded"));
 
-        // It is done, and must not run again: its record is being retried.
+        // The operation ended and must not run again. The layer still tries to
+        // record the response.
         let retry = send(&app, post("k", "{}")).await;
         assert_eq!(retry.refusal(), "409 in-flight");
         sleep(Duration::from_secs(120)).await;
@@ -93,7 +95,7 @@ async fn a_record_whose_acknowledgement_was_lost_is_a_record() {
         let runs = Runs::default();
         let app = protected(&store).layer(counting(&runs));
         let first = send(&app, post("k", "{}")).await;
-        // Nobody here knows better.
+        // The record is stored, but the layer does not know this.
         assert_eq!(first.lacks(), Some("unrecorded"));
         assert!(send(&app, post("k", "{}")).await.is_replay());
         store.heal(Op::Complete);
@@ -136,7 +138,7 @@ async fn the_lease_is_renewed_for_as_long_as_the_record_is_being_retried() {
         );
         let mut renewals = 0;
         for _ in 0..10 {
-            // Of a lease of 30 s.
+            // The lease is 30 s long.
             sleep(Duration::from_secs(25)).await;
             let retry = send(&app, post("k", "{}")).await;
             assert_eq!(retry.refusal(), "409 in-flight");
@@ -146,7 +148,7 @@ async fn the_lease_is_renewed_for_as_long_as_the_record_is_being_retried() {
         store.heal(Op::Complete);
         sleep(A_WHILE).await;
         assert!(send(&app, post("k", "{}")).await.is_replay());
-        // Recorded: nothing is left to renew.
+        // After the response is recorded there is no lease to renew.
         let renewals = store.calls(Op::Renew);
         sleep(Duration::from_secs(300)).await;
         assert_eq!(store.calls(Op::Renew), renewals);
@@ -154,7 +156,8 @@ async fn the_lease_is_renewed_for_as_long_as_the_record_is_being_retried() {
     }
 }
 
-/// `max_operation` is for the handler, and once more for its record.
+/// The time that `max_operation` allows for the handler is allowed once more
+/// for recording the response.
 #[tokio::test(start_paused = true)]
 async fn the_record_of_a_long_operation_is_retried_for_as_long_as_that_of_a_short_one() {
     let store = Steered::unguarded();
@@ -224,8 +227,9 @@ async fn an_answer_is_not_delivered_before_it_is_recorded() {
     assert_eq!(first.await.unwrap().lacks(), Some("unrecorded"));
 }
 
-/// Its last frame left before the record, and the cut that followed is to a
-/// client of HTTP/1.0 an end like any other.
+/// In an earlier version the last frame left before the record was stored. The
+/// body was then cut, but a client of HTTP/1.0 takes a cut for the end of the
+/// body.
 #[tokio::test(start_paused = true)]
 async fn the_last_frame_of_a_large_answer_over_http_1_0_waits_for_the_record() {
     for (fault, expected) in [

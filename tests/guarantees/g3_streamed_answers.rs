@@ -1,5 +1,5 @@
-//! G3 where the head has left already: the last byte, or the end, leaves after
-//! the record, and the body is cut where there is none.
+//! G3 if the head has already left: the last byte, or the end of the body,
+//! leaves after the record is stored. Without a record the body is cut.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -19,10 +19,12 @@ use crate::support::store::{Fault, Op, Steered};
 use crate::support::{Runs, Seen, handler, in_time, post, protected, send, with_policy};
 use crate::written::{Announced, End, Got, Part, Written};
 
-/// More than is collected before its head leaves.
+/// Two halves of this length are more than the layer collects before the head
+/// leaves.
 const HALF: usize = 40_000;
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
-/// Longer than the longest pause between two attempts, and one more attempt.
+/// This is longer than the longest pause between two attempts, and one more
+/// attempt.
 const A_WHILE: Duration = Duration::from_secs(8);
 
 const ANNOUNCED: [Announced; 3] = [
@@ -31,13 +33,13 @@ const ANNOUNCED: [Announced; 3] = [
     Announced::ByHeader(0),
 ];
 
-/// Its second half comes a second after its first.
+/// A response in two halves, the second one a second after the first.
 fn in_halves(announced: Announced) -> Written {
     let parts = [Part::Data(HALF), Part::Wait(1000), Part::Data(HALF)];
     Written::new(announced, parts)
 }
 
-/// How much of it leaves before the record is in.
+/// How many bytes of the response leave before its record is stored.
 fn before_the_record(announced: Announced) -> usize {
     match announced {
         Announced::Nothing => 2 * HALF,
@@ -91,8 +93,8 @@ async fn the_last_byte_of_a_known_length_and_the_end_of_another_wait_for_the_rec
     }
 }
 
-/// A server that knows the length sends no more than that, and looks at
-/// `is_end_stream` and `size_hint` to learn what is left.
+/// A server that knows the length sends no more than that, and uses
+/// `is_end_stream` and `size_hint` to learn how much is left.
 #[tokio::test(start_paused = true)]
 async fn a_body_whose_last_byte_is_withheld_says_that_it_is_to_come() {
     let store = Steered::new();
@@ -223,7 +225,7 @@ async fn an_answer_whose_lease_was_lost_is_cut_and_nothing_of_it_is_recorded() {
     }
 }
 
-/// The server then polls neither the body nor anything else.
+/// While its client does not read, a server does not poll the body.
 #[tokio::test(start_paused = true)]
 async fn the_lease_is_kept_while_the_client_does_not_read() {
     for cap in [1 << 20, 0] {
@@ -252,7 +254,8 @@ async fn the_lease_is_kept_while_the_client_does_not_read() {
     }
 }
 
-/// What a route says about a large answer is done before its end leaves.
+/// Before the end of a large response leaves, its record is sealed or released,
+/// as the route says.
 #[tokio::test(start_paused = true)]
 async fn an_answer_too_large_to_record_ends_after_it_is_sealed_or_released() {
     for (oversize, op) in [

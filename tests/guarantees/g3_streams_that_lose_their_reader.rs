@@ -1,4 +1,5 @@
-//! G3: a body whose reader is gone before the end, whatever took it, is cut.
+//! G3: if the task that reads a body is gone before the end of the body, the
+//! body is cut.
 
 use std::time::Duration;
 
@@ -41,7 +42,8 @@ async fn an_answer_whose_record_policy_panics_is_cut() {
     assert_ne!(first.end, Some(End::Whole));
 }
 
-/// A server with a runtime for each thread, one of which is shut down.
+/// A server may have one runtime for each thread. Here one of the runtimes is
+/// shut down.
 #[test]
 fn an_answer_whose_runtime_is_shut_down_is_cut() {
     let runtime = || {

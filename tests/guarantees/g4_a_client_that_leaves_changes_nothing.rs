@@ -1,5 +1,5 @@
-//! G4: a dropped connection or an outer timeout never cancels an operation
-//! that began.
+//! G4: neither a dropped connection nor an outer timeout cancels an operation
+//! that has begun.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -21,11 +21,11 @@ use crate::support::{
     with_policy,
 };
 
-/// How the operations of a test end.
+/// How the executions of a test end.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum End {
     ResponseHead,
-    /// Released by policy.
+    /// The handler responds with a status for which the record is released.
     Transient,
     Error,
     Panic,
@@ -33,15 +33,15 @@ enum End {
     BodyPanics,
 }
 
-/// What was seen of executions: how many were called, and how many of them
-/// came to have their effect.
+/// How many executions were called, and how many of them had their effect.
 #[derive(Clone, Default)]
 struct Seams {
     begun: Runs,
     effects: Runs,
 }
 
-/// Each of whose executions can be left at many points.
+/// A handler that is pending at many places, so that its client can leave at
+/// each of them.
 fn with_many_seams(
     seams: &Seams,
     end: End,
@@ -94,7 +94,7 @@ fn ask() -> Request<Script> {
     post_with("k", Script::new(body))
 }
 
-/// The answer to a retry. `None` if there was an error or a panic.
+/// The response to a retry, or `None` after an error or a panic.
 async fn retry<A>(app: &A) -> Option<Seen>
 where
     A: Service<Request<Script>, Response = Response<ResponseBody<Script>>> + Clone + Send + 'static,
@@ -107,7 +107,7 @@ where
     }
 }
 
-/// Asks once, and reads the answer to its end, or to where it breaks off.
+/// Sends one request and reads the response until it ends or breaks off.
 fn ask_once<A>(app: &A) -> impl Future<Output = ()> + Send + 'static
 where
     A: Service<Request<Script>, Response = Response<ResponseBody<Script>>> + Clone + Send + 'static,
@@ -122,8 +122,8 @@ where
     }
 }
 
-/// Sends a request, and is gone after so many polls of it and of its answer:
-/// whether it was over by then.
+/// Sends a request and drops it, or its response, after so many polls. Returns
+/// whether the response had ended by then.
 async fn leave_after<A>(polls: usize, app: &A, seams: &Seams, store: &Steered) -> bool
 where
     A: Service<Request<Script>, Response = Response<ResponseBody<Script>>> + Clone + Send + 'static,
@@ -131,8 +131,8 @@ where
     A::Future: Send,
 {
     let call = ask_once(app);
-    // In a task of its own, since it may panic; what is left when it is
-    // dropped goes on in another.
+    // The request runs in a task of its own, since it may panic. After the
+    // request is dropped, the operation continues in another task.
     let (over, begun) = {
         let seams = seams.clone();
         let left = tokio::spawn(async move {
@@ -196,7 +196,7 @@ async fn at_whichever_poll_a_client_leaves_its_retry_is_a_replay_or_the_first_ex
                 break;
             }
         }
-        // Each kind of place was met.
+        // The polls covered each of the three cases.
         assert!(unclaimed >= 2 && given_back >= 1 && finished >= 5);
     }
 }
@@ -284,8 +284,8 @@ async fn at_whichever_poll_a_client_leaves_an_answer_that_breaks_off_is_not_run_
     }
 }
 
-/// Running unprotected is for a client that waits: one that left gets nothing
-/// from it, and its retry may run again.
+/// An operation may run unprotected only for a client that waits. A client that
+/// has left gets no response, and its retry may run again.
 #[tokio::test(start_paused = true)]
 async fn a_client_that_left_during_a_claim_is_not_served_unprotected() {
     for polls in 0.. {
@@ -332,7 +332,7 @@ async fn a_claim_that_is_acknowledged_after_its_client_left_is_given_back() {
                 .await
                 .is_none_or(|answer| answer.unwrap().status() == 503)
         );
-        // The claim is waited for as long as store_timeout says.
+        // The layer waits for the claim for the time of `store_timeout`.
         sleep(Duration::from_secs(3)).await;
         assert_eq!(runs.count(), 0);
         assert_eq!(store.stats().in_flight, 0);
@@ -341,7 +341,8 @@ async fn a_claim_that_is_acknowledged_after_its_client_left_is_given_back() {
     }
 }
 
-/// With nobody to ask, only time frees the key.
+/// The store can't be reached for the release, so only the lapse of the lease
+/// frees the key.
 #[tokio::test(start_paused = true)]
 async fn a_claim_that_cannot_be_given_back_lapses() {
     for store in [Steered::new(), Steered::unguarded()] {
@@ -349,7 +350,7 @@ async fn a_claim_that_cannot_be_given_back_lapses() {
         store.make(Op::Release, Fault::Fails(StoreErrorKind::NotSent));
         let runs = Runs::default();
         let app = protected(&store).layer(counting(&runs));
-        // The second poll meets the claim half way.
+        // At the second poll the claim is under way.
         let left = poll_times(2, app.clone().oneshot(post("k", "{}"))).await;
         assert!(left.is_none());
         quiet().await;
@@ -387,7 +388,7 @@ async fn an_outer_timeout_cancels_no_operation() {
 
 #[tokio::test(start_paused = true)]
 async fn an_operation_keeps_its_span_when_its_client_leaves() {
-    // A span that nobody listens to has no name.
+    // A span without a subscriber has no name.
     let _listening = Log::default().listen();
     let names = Arc::new(Mutex::new(Vec::new()));
     let gate = Gate::closed();

@@ -1,5 +1,5 @@
-//! G4 where the head has left already: the rest of an answer is read without
-//! its client, up to a limit, and is waited for at shutdown.
+//! G4 if the head has already left: the layer reads the rest of a response
+//! without its client, up to a limit, and a server waits for that at shutdown.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -20,12 +20,13 @@ use crate::written::{Announced, End, Part, Written, tasks};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MAX_OPERATION: Duration = Duration::from_secs(600);
-/// More than is collected before its head leaves.
+/// A response of this length is more than the layer collects before the head
+/// leaves.
 const LARGE: usize = 100_000;
 const GIBIBYTE: usize = 1 << 30;
 const FRAME: usize = 32 << 10;
 
-/// A body for one execution, and `None` for the next.
+/// A handler's response with this body. The handler must not run a second time.
 fn once(body: Script) -> impl Fn() -> Response<Script> + Clone + Send + 'static {
     let body = std::sync::Arc::new(std::sync::Mutex::new(Some(body)));
     move || {
@@ -146,8 +147,9 @@ async fn an_answer_without_end_is_given_up_max_operation_after_its_client_left()
     }
 }
 
-/// The time that its handler took was counted as its own, so that there was
-/// none left to read it in, and it was sealed.
+/// In an earlier version the handler's time counted against the limit for
+/// reading the body. No time was left after the handler, and the record was
+/// sealed.
 #[tokio::test(start_paused = true)]
 async fn a_short_answer_that_came_after_max_operation_is_recorded_though_its_client_left() {
     let (store, runs) = (Steered::new(), Runs::default());
@@ -195,7 +197,7 @@ async fn an_answer_on_its_way_is_waited_for_at_shutdown_once_its_client_has_left
     assert_eq!(store.stats().completed, 1);
 }
 
-/// Its record is still on its way, too.
+/// The body has ended, but its record is still being stored.
 #[tokio::test(start_paused = true)]
 async fn an_answer_whose_record_is_being_stored_is_waited_for_at_shutdown() {
     let (store, runs) = (Steered::new(), Runs::default());
@@ -288,7 +290,8 @@ async fn an_answer_at_hand_costs_no_task_and_one_on_its_way_one_until_its_end() 
         answer(StatusCode::OK, vec![b'x'; 1 << 20])
     }));
     send(&app, post("large", "{}")).await;
-    // None of them had a turn yet, if there were any.
+    // If these requests had spawned tasks, the tasks would still be alive,
+    // because none has had its turn.
     assert_eq!(tasks(), 0);
 
     for staying in [true, false] {
@@ -298,7 +301,7 @@ async fn an_answer_at_hand_costs_no_task_and_one_on_its_way_one_until_its_end() 
         }));
         let key = format!("slow {staying}");
         let response = app.clone().oneshot(post(&key, "{}")).await.unwrap();
-        // That, and the one that renews all leases.
+        // One task reads the response, the other one renews all leases.
         assert_eq!(tasks(), 2);
         if staying {
             response.into_body().collect().await.unwrap();

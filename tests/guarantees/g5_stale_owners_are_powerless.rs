@@ -1,5 +1,5 @@
-//! G5: an owner that was overtaken can neither complete, renew nor release
-//! what another has taken over.
+//! G5: an owner that was overtaken can't complete, renew or release the record
+//! of the owner that took over.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -24,7 +24,7 @@ async fn an_overtaken_owner_learns_it_and_its_answer_is_discarded() {
     let owners = Owners::new();
     let app = protected(&store).layer(owners.service(First::Answers));
 
-    // Cut off: its renewals fail.
+    // The owner is cut off from the store: its renewals fail.
     store.make(Op::Renew, Fault::Fails(StoreErrorKind::NotSent));
     let first = begin(&app);
     owners.gate.begun().await;
@@ -115,8 +115,9 @@ async fn an_overtaken_owner_releases_nothing_however_it_ends() {
     }
 }
 
-/// What the client of an owner gets that knew that it was overtaken before it
-/// had its answer. The store does not say what became of that.
+/// The response to the client of an owner that knew that it was overtaken
+/// before its handler responded. The store never returns from the attempt to
+/// record the completion.
 async fn answer_of_one_that_knows(max_recorded_body: usize) -> Seen {
     let store = Steered::unguarded();
     let owners = Owners::new();
@@ -175,8 +176,8 @@ async fn a_record_that_is_being_retried_does_not_overwrite_that_of_who_took_over
     send(&app, post("k", "{}")).await.assert_replays(&second);
 }
 
-/// A key that comes with another request is refused, whatever became of the
-/// first one.
+/// A key that arrives with another request is rejected, whatever happened to
+/// the first request.
 #[tokio::test(start_paused = true)]
 async fn a_lapsed_lease_is_taken_over_by_the_same_request_only() {
     for (on_mismatch, expected) in [
@@ -224,12 +225,12 @@ async fn under_refuse_a_lapsed_lease_is_outcome_unknown_and_its_owner_is_never_o
     assert_eq!(retry.header("retry-after"), None, "waiting is no help");
     let other = send(&app, post("k", "{ }")).await;
     assert_eq!(other.refusal(), "422 key-reused");
-    // It stays for longer than any retention, until someone resolves it.
+    // The record stays for longer than any retention, until it is resolved.
     sleep(Duration::from_secs(2 * 24 * 60 * 60)).await;
     let retry = send(&app, post("k", "{}")).await;
     assert_eq!(retry.refusal(), "409 outcome-unknown");
 
-    // Its owner was only slow: that resolves it.
+    // The owner was only slow. Its completion resolves the record.
     owners.gate.open();
     let first = Seen::whole(first.await.unwrap().unwrap()).await;
     first.assert_fresh("run 1");
@@ -273,7 +274,8 @@ async fn under_refuse_a_transient_answer_is_released_all_the_same() {
     send(&app, post("k", "{}")).await.assert_fresh("run 2");
 }
 
-/// Whether it ran is not what its status tells, but whether it ended.
+/// The status does not tell whether such an operation ran, because its body
+/// never ended.
 #[tokio::test(start_paused = true)]
 async fn a_transient_answer_that_breaks_off_is_left_to_the_lapse_policy() {
     for (on_lapsed_lease, expected) in [
@@ -319,7 +321,8 @@ async fn under_rerun_an_error_or_a_panic_frees_the_key_at_once() {
     }
 }
 
-/// Whatever panics between the claim and the record, the claim is not lost.
+/// If anything panics between the claim and the record, the record is still
+/// released or left to lapse.
 
 #[tokio::test(start_paused = true)]
 async fn a_policy_that_panics_is_a_failure_of_its_operation() {
@@ -350,7 +353,8 @@ async fn a_policy_that_panics_is_a_failure_of_its_operation() {
     }
 }
 
-/// It is counted as what it is, and there is nothing of its own to give back.
+/// The response counts as overtaken, and the owner has no record of its own to
+/// release.
 #[tokio::test(start_paused = true)]
 async fn a_streamed_answer_of_an_owner_that_knows_that_it_was_overtaken_counts_as_that() {
     let store = Steered::unguarded();

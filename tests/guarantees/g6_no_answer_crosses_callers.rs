@@ -1,4 +1,5 @@
-//! G6: a caller is never given, and never learns of, another caller's record.
+//! G6: a caller never gets, and never learns anything of, another caller's
+//! record.
 
 use bytes::Bytes;
 use http::Request;
@@ -20,7 +21,8 @@ async fn two_callers_with_one_key_have_an_operation_each() {
     let app = protected(&MemoryStore::new()).layer(counting(&runs));
     let alice = send(&app, post("k", "{}")).await;
     alice.assert_fresh("run 1");
-    // Neither with the same request nor with another does Bob meet Alice's.
+    // Bob never meets Alice's record, neither with the same request nor with
+    // another one.
     let bob = send(&app, by("bob", post("k", "{}"))).await;
     bob.assert_fresh("run 2");
     let carol = send(&app, by("carol", post("k", r#"{"amount":2}"#))).await;
@@ -73,7 +75,7 @@ async fn a_request_that_says_not_whose_it_is_is_refused_unread_and_nothing_is_st
     let store = Steered::new();
     let runs = Runs::default();
     let known = by_api_key()
-        // Of "alice".
+        // The digest of `alice`.
         .known_sha256(["2bd806c97f0e00af1a1fc3328fa763a9269723c8db8fac4f93af71db186d6e90"]);
     let layer = IdempotencyLayer::new(store.clone(), known).unwrap();
     let app = layer.layer(counting::<Script>(&runs));
@@ -98,7 +100,7 @@ async fn a_request_that_says_not_whose_it_is_is_refused_unread_and_nothing_is_st
     assert_eq!(known.status, 201);
 }
 
-/// What is Alice's and nobody else's to see.
+/// The values that only Alice may see.
 const HERS: [&str; 6] = [
     "alice-credential",
     "her-key",
@@ -144,7 +146,7 @@ fn answering_hers(
     })
 }
 
-/// Bob guesses everything but the credential.
+/// Bob guesses everything except the credential.
 #[tokio::test(start_paused = true)]
 async fn no_answer_to_another_caller_has_anything_of_hers() {
     let (store, runs) = (Steered::new(), Runs::default());
@@ -172,7 +174,8 @@ async fn no_answer_to_another_caller_has_anything_of_hers() {
     assert_nothing_of_hers(&unavailable);
 }
 
-/// A refusal goes through logs and screens: not even her own repeats her.
+/// A rejection appears in logs and on screens, so even Alice's own rejections
+/// do not repeat her values.
 #[tokio::test(start_paused = true)]
 async fn no_refusal_repeats_a_request_a_scope_or_a_stored_answer() {
     let (store, runs) = (Steered::new(), Runs::default());

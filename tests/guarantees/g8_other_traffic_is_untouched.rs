@@ -1,5 +1,5 @@
-//! G8: a request that is not protected is passed on unread, its body, errors
-//! and readiness as they were.
+//! G8: a request that is not protected is passed on without being read. The
+//! layer changes neither its body, nor errors, nor readiness.
 
 use std::future::{Ready, ready};
 use std::pin::Pin;
@@ -17,7 +17,8 @@ use crate::support::body::Script;
 use crate::support::store::{Op, Steered};
 use crate::support::{API_KEY, request, with, with_policy, without};
 
-/// A body that must not be looked at, and is told from others by what it holds.
+/// A body that must not be read, and that is told from others by the value that
+/// it holds.
 struct Untouchable(Arc<()>);
 
 impl From<Bytes> for Untouchable {
@@ -46,11 +47,11 @@ impl Body for Untouchable {
     }
 }
 
-/// What a request had in its extensions.
+/// A value in a request's extensions.
 #[derive(Clone)]
 struct Mark(Arc<()>);
 
-/// Keeps what it was called with.
+/// A service that keeps the requests that it receives.
 #[derive(Clone, Default)]
 struct Keeps(Arc<Mutex<Vec<Request<Untouchable>>>>);
 
@@ -84,17 +85,17 @@ fn ask(method: Method, body: &Arc<()>) -> Request<Untouchable> {
 
 type Change = fn(RouteOptions) -> RouteOptions;
 
-/// The policies and requests that make up other traffic.
+/// The options and requests that make up unprotected traffic.
 fn other_traffic(body: &Arc<()>) -> Vec<(Change, Request<Untouchable>)> {
     let keyed = |method| with(ask(method, body), "idempotency-key", "k");
     let mut all: Vec<(Change, _)> = vec![
-        // No key where none is needed.
+        // The request has no key, and the route requires none.
         (|options| options, ask(Method::POST, body)),
         (
             |options| options,
             without(ask(Method::PATCH, body), API_KEY),
         ),
-        // An ignored route, whatever its key.
+        // The route is ignored, whatever the key.
         (
             |options| options.require(Require::Ignored),
             keyed(Method::POST),
@@ -108,7 +109,7 @@ fn other_traffic(body: &Arc<()>) -> Vec<(Change, Request<Untouchable>)> {
             ask(Method::POST, body),
         ),
     ];
-    // Methods that have nothing to repeat, or are not listed.
+    // The methods are safe, or the route does not list them.
     for method in [
         Method::GET,
         Method::HEAD,
@@ -159,7 +160,7 @@ async fn the_client_gets_the_very_same_answer_or_error() {
         let response = app.oneshot(request).await.unwrap();
         assert!(response.headers().is_empty(), "{response:?}");
         let mut answer = response.into_body();
-        // Frame by frame, as the service sends them.
+        // The frames arrive as the service sends them.
         let mut frames = Vec::new();
         while let Some(frame) = http_body_util::BodyExt::frame(&mut answer).await {
             let frame = frame.unwrap();
@@ -177,10 +178,10 @@ async fn the_client_gets_the_very_same_answer_or_error() {
     }
 }
 
-/// Ready when it was asked this often, or never.
+/// A service that is ready when it was polled this often. With 0 it never is.
 struct Reluctant(usize);
 
-/// A clone was not asked yet.
+/// A clone was not polled yet.
 impl Clone for Reluctant {
     fn clone(&self) -> Self {
         Self(3)
@@ -205,7 +206,7 @@ impl Service<Request<Script>> for Reluctant {
 
     fn call(&mut self, _: Request<Script>) -> Self::Future {
         assert_eq!(self.0, 1, "called before it was ready");
-        // It has to be asked anew.
+        // The service must be polled until it is ready again.
         self.0 = 3;
         ready(Ok(Response::new(Script::frames(["done"]))))
     }
@@ -222,7 +223,8 @@ async fn readiness_is_that_of_the_service() {
     assert_eq!(at_last.poll_ready(&mut cx), Poll::Pending);
     assert_eq!(at_last.poll_ready(&mut cx), Poll::Ready(Ok(())));
 
-    // The one that was ready is the one that is called, protected or not.
+    // The layer calls the clone of the service that was ready, for protected
+    // requests and for others.
     let other = request(Method::GET, "/", Script::frames(["{}"]));
     assert_eq!(at_last.call(other).await.unwrap().status(), 200);
     let mut at_last = layer.layer(Reluctant(1));

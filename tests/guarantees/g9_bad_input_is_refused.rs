@@ -1,5 +1,5 @@
-//! G9: the handler does not run, nothing is stored, the answer says what to
-//! change.
+//! G9: the handler does not run, nothing is stored, and the rejection says what
+//! to change.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use crate::support::{
     quiet, send, with, with_policy, without,
 };
 
-/// The whole problem document of one code, with a detail.
+/// The whole problem document for a code, with this detail.
 pub(crate) fn problem(
     code: RejectionCode,
     status: u16,
@@ -45,8 +45,8 @@ fn changed(options: RouteOptions) -> RouteOptions {
         .max_request_body(16)
 }
 
-/// A request that is wrong, and what it is told: byte for byte, since clients
-/// match on it.
+/// A wrong request, and the text of its rejection. The test compares each byte,
+/// since clients match on the text.
 type Wrong = (Request<Script>, RejectionCode, String);
 
 fn keyed(key: &str) -> Request<Script> {
@@ -173,7 +173,7 @@ async fn a_request_that_is_wrong_is_told_how_and_neither_runs_nor_is_stored() {
         assert_eq!((runs.count(), store.calls(Op::Claim)), (0, 0), "{code}");
         assert!(store.memory.is_empty(), "{code}");
     }
-    // Nothing of the refusals sticks to the key.
+    // The rejections left nothing behind under the key.
     let right = send(&app, post_with("k-01", whole())).await;
     right.assert_fresh("run 1");
 }
@@ -280,7 +280,7 @@ async fn a_store_without_room_is_over_capacity() {
 async fn every_byte_in_a_key_is_taken_if_it_is_printable_and_refused_if_not() {
     for byte in 0..=u8::MAX {
         let Ok(value) = HeaderValue::from_bytes(&[b'k', b'e', byte, b'y']) else {
-            // No HTTP implementation lets it through.
+            // No HTTP implementation accepts this byte in a header.
             assert!(byte < b' ' && byte != b'\t' || byte == 0x7f, "{byte:#x}");
             continue;
         };
@@ -315,7 +315,7 @@ async fn a_key_has_up_to_255_characters() {
         let seen = send(&app, post(&too_long, "{}")).await;
         assert_eq!(seen.refusal(), "400 key-too-long");
     }
-    // 255, each of them escaped.
+    // This key has 255 characters, and each of them is escaped.
     let escaped = format!("\"{}\"", r#"\""#.repeat(255));
     send(&app, post(&escaped, "{}")).await.assert_fresh("run 2");
     assert_eq!((runs.count(), store.len()), (2, 2));

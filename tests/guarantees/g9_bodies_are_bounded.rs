@@ -1,5 +1,5 @@
-//! G9: what is too large, too slow or too much at once is refused, and holds
-//! nothing afterwards.
+//! G9: bodies that are too large, too slow or too many at once are rejected,
+//! and hold no memory afterwards.
 
 use std::time::Duration;
 
@@ -75,11 +75,11 @@ async fn a_body_that_a_layer_outside_limits_is_too_large_too() {
     assert_eq!(runs.count(), 0);
 }
 
-/// How an upload goes on.
+/// How an upload continues after its first part.
 type End = fn(Script) -> Script;
 
-/// Nobody gets an upload's room but the upload: however it ends, a body that
-/// takes all the room there is can be read afterwards.
+/// Each upload releases its share of the limit, however it ends: a body that
+/// needs the whole limit can be read afterwards.
 #[tokio::test(start_paused = true)]
 async fn uploads_at_once_share_a_limit_and_give_their_room_back() {
     const ROOM: usize = 1000;
@@ -138,7 +138,7 @@ async fn uploads_at_once_share_a_limit_and_give_their_room_back() {
             assert_refused(&seen, RejectionCode::OverCapacity, &over);
         }
         assert_eq!(store.calls(Op::Claim), claims);
-        // There still is room for little ones.
+        // The limit still has room for small bodies.
         let little = Script::frames([vec![b'x'; ROOM - 800]]);
         let little = send(&app, post_with(&format!("{round} little"), little)).await;
         assert_eq!(little.status, 201);

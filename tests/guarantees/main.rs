@@ -1,4 +1,5 @@
-//! The guarantees, one section each. G7 needs a database.
+//! The guarantees, with files for each. The tests of G7 need a database, so
+//! they are elsewhere.
 
 #![cfg(feature = "memory")]
 #![allow(

@@ -1,4 +1,4 @@
-//! Owners of operations, whose leases are lost and kept.
+//! Owners of operations that keep or lose their leases.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,7 +15,8 @@ use crate::support::{Gate, answer, created, post};
 pub(crate) const LEASE: Duration = Duration::from_secs(30);
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
-/// How the first execution of a test ends; the others answer `201 run N`.
+/// How the first execution of a test ends. Later executions respond with `201
+/// run N`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum First {
     Answers,
@@ -25,7 +26,7 @@ pub(crate) enum First {
     PanicsAtOnce,
 }
 
-/// The contexts of all executions, and the gate they wait at.
+/// The contexts of all executions, and the gate at which they wait.
 #[derive(Clone)]
 pub(crate) struct Owners {
     pub(crate) contexts: Arc<Mutex<Vec<IdempotencyContext>>>,
@@ -40,7 +41,7 @@ impl Owners {
         }
     }
 
-    /// Of the execution with this number, from 1.
+    /// The context of the execution with this number, from 1.
     pub(crate) fn context(&self, run: usize) -> IdempotencyContext {
         self.contexts.lock().unwrap()[run - 1].clone()
     }
@@ -93,7 +94,7 @@ impl Owners {
     }
 }
 
-/// Sends the request of these tests, as a task.
+/// Sends the request of these tests in a task of its own.
 pub(crate) fn begin<A, R>(app: &A) -> JoinHandle<Result<Response<R>, &'static str>>
 where
     A: Service<Request<Full<Bytes>>, Response = Response<R>, Error = &'static str>,

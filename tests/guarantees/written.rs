@@ -1,4 +1,4 @@
-//! Answers as handlers write them, and what clients get of them.
+//! Responses as handlers write them, and what clients receive of them.
 
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,7 +15,7 @@ use tokio::runtime::{Builder, Handle};
 use crate::support::body::{Script, Step};
 use crate::support::in_time;
 
-/// What a handler answers.
+/// The response of a handler.
 #[derive(Clone, Debug)]
 pub(crate) struct Written {
     pub(crate) status: StatusCode,
@@ -27,10 +27,10 @@ pub(crate) struct Written {
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Part {
-    /// So many bytes.
+    /// A frame of so many bytes.
     Data(usize),
     Yield,
-    /// So many milliseconds.
+    /// A pause of so many milliseconds.
     Wait(u64),
 }
 
@@ -42,7 +42,8 @@ pub(crate) enum End {
     Panicked,
 }
 
-/// How a length becomes known; it is so much longer than the truth.
+/// How the response announces its length. The number says how many bytes the
+/// announced length is longer than the real one.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Announced {
     Nothing,
@@ -51,7 +52,7 @@ pub(crate) enum Announced {
 }
 
 impl Written {
-    /// Created, whole, of this length and these parts.
+    /// A complete `201` response with these parts.
     pub(crate) fn new(announced: Announced, parts: impl Into<Vec<Part>>) -> Self {
         Self {
             status: StatusCode::CREATED,
@@ -74,12 +75,12 @@ impl Written {
         lengths.sum()
     }
 
-    /// No two stretches of it are alike.
+    /// The bytes of the body. No two parts of it are alike.
     pub(crate) fn data(&self) -> Bytes {
         (0..=250).cycle().take(self.len()).collect()
     }
 
-    /// What the answer says that its length is.
+    /// The length that the response announces.
     pub(crate) fn announced(&self) -> Option<u64> {
         let (Announced::ByHint(more) | Announced::ByHeader(more)) = self.announced else {
             return None;
@@ -87,12 +88,12 @@ impl Written {
         Some(self.len().saturating_add_signed(more.try_into().unwrap()) as u64)
     }
 
-    /// Whether the answer says how long it is, and that is wrong.
+    /// Whether the response announces a wrong length.
     pub(crate) fn lies(&self) -> bool {
         self.announced().is_some() && !self.is_known()
     }
 
-    /// Whether the answer says how long it is, and that is true.
+    /// Whether the response announces its real length.
     pub(crate) fn is_known(&self) -> bool {
         self.announced() == Some(self.len() as u64)
     }
@@ -126,23 +127,23 @@ impl Written {
     }
 }
 
-/// What a client got of an answer.
+/// What a client received of a response.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Got {
-    /// `None` if there was a panic in its place.
+    /// `None` if a panic came instead.
     pub(crate) head: Option<(StatusCode, HeaderMap)>,
     pub(crate) data: Vec<u8>,
     pub(crate) trailers: Option<HeaderMap>,
-    /// `None` while there may be more.
+    /// `None` while more may come.
     pub(crate) end: Option<End>,
-    /// What the error said.
+    /// The text of the error.
     pub(crate) error: String,
-    /// The body said that it was at its end.
+    /// Whether the body reported its end by `is_end_stream`.
     pub(crate) said_end: bool,
 }
 
 impl Got {
-    /// Reads to the end, and lets `look` see what there is after each step.
+    /// Reads to the end, and calls `look` after each step.
     pub(crate) async fn all<B, E>(
         call: impl Future<Output = Result<Response<B>, E>>,
         mut look: impl FnMut(&Self),
@@ -175,7 +176,7 @@ impl Got {
         got
     }
 
-    /// One frame more: whether there may be another.
+    /// Polls for one more frame. Returns whether another one may follow.
     pub(crate) fn poll_more<B>(&mut self, mut body: Pin<&mut B>, cx: &mut Context<'_>) -> Poll<bool>
     where
         B: Body<Data = Bytes, Error: ToString>,
@@ -205,7 +206,7 @@ impl Got {
         headers.get(name)?.to_str().ok()
     }
 
-    /// In a few words: what a retry is to a client.
+    /// Names the kind of the response to a retry.
     pub(crate) fn kind(&self) -> &'static str {
         let refused = self.header("content-type") == Some("application/problem+json");
         let text = String::from_utf8_lossy(&self.data);
@@ -219,7 +220,7 @@ impl Got {
     }
 }
 
-/// `None` in the place of a panic.
+/// Returns `None` if `poll` panics.
 fn caught<T>(poll: impl FnOnce() -> Poll<T>) -> Poll<Option<T>> {
     match catch_unwind(AssertUnwindSafe(poll)) {
         Ok(poll) => poll.map(Some),
@@ -227,14 +228,14 @@ fn caught<T>(poll: impl FnOnce() -> Poll<T>) -> Poll<Option<T>> {
     }
 }
 
-/// Runs a test in a runtime of its own, whose clock is paused.
+/// Runs a test on a runtime of its own whose clock is paused.
 pub(crate) fn paused<F: Future>(test: F) -> F::Output {
     let mut runtime = Builder::new_current_thread();
     let runtime = runtime.enable_time().start_paused(true).build().unwrap();
     runtime.block_on(test)
 }
 
-/// How many tasks there are.
+/// How many tasks are alive.
 pub(crate) fn tasks() -> usize {
     Handle::current().metrics().num_alive_tasks()
 }

@@ -1,4 +1,4 @@
-//! What can be asked of a [`BrokenStore`].
+//! The operations of a [`BrokenStore`].
 
 use std::sync::Arc;
 
@@ -211,7 +211,8 @@ impl Store for BrokenStore {
         let ends = self
             .is(Fault::EndsEverySubscriptionAtADrop)
             .then(|| Ends(self.clone(), id));
-        // Sees what changes from now on, polled or not.
+        // The future notices all changes from now on, even before its first
+        // poll.
         let changed = change.notified_owned();
         Ok(Subscription::new(async move {
             let _ends = ends;
