@@ -17,6 +17,7 @@ use crate::rejection::RejectionCode;
 /// let counts = layer.counts();
 /// assert_eq!(counts.executed, 0);
 /// assert_eq!(counts.rejected(RejectionCode::KeyReused), 0);
+/// # Ok::<(), tower_idempotency::ConfigError>(())
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]

@@ -15,7 +15,8 @@ use std::path::{Path, PathBuf};
 /// assert_eq!(error.option(), Some("idempotency.lease"));
 /// assert_eq!(
 ///     error.to_string(),
-/// X
+///     "2:1: `idempotency.lease` must be a duration such as \"300ms\", \"30s\", \"10m\", \"24h\" \
+///      or \"7d\", at most \"36500d\""
 /// );
 /// ```
 ///

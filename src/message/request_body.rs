@@ -34,6 +34,7 @@ pin_project! {
     ///     .service_fn(|_request: Request<RequestBody<Incoming>>| async {
     ///         Ok::<_, Infallible>(Response::new(Full::new(Bytes::from("done"))))
     ///     });
+    /// # Ok::<(), tower_idempotency::ConfigError>(())
     /// ```
     pub struct RequestBody<B> {
         #[pin]

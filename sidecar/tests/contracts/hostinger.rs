@@ -172,5 +172,5 @@ async fn what_clients_have_to_know_is_published(api: &Api) {
     says("Responses are kept for 2 days");
     says("A key belongs to");
     says("While the first request runs, the same request");
-    says("A key that was used for another request");
+    says("A different request with a used key gets 409 `key-reused`");
 }
