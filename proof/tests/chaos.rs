@@ -1,7 +1,7 @@
-//! The chaos run, short ones: all is well while everything goes wrong; without
-//! a protection, or with a store that breaks a rule, the checker sees what it
-//! should. What the checker itself rules out has its tests beside it, and they
-//! run here.
+//! These tests are short chaos runs. With all protections, each operation takes
+//! effect once although everything breaks. Without one protection, or with a store
+//! that breaks a rule, the checker reports the expected violation. The checker's
+//! own tests stand beside the checker and run here.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -16,7 +16,7 @@ use chaos::planted::Planted;
 use chaos::server;
 use chaos::table::Table;
 
-/// One after the other, so that each has the machine to itself.
+/// The runs take turns, so that each run has the machine to itself.
 static ALONE: Mutex<()> = Mutex::new(());
 
 const ALL: Protections = Protections {
@@ -38,7 +38,7 @@ fn alone<T>(run: impl FnOnce() -> T) -> T {
     run()
 }
 
-/// The rules that were broken, each once.
+/// Returns the rules that were broken, each once.
 fn broken(table: &Table) -> Vec<Rule> {
     let mut rules: Vec<_> = table.violations.iter().map(|own| own.rule).collect();
     rules.sort();
@@ -46,7 +46,8 @@ fn broken(table: &Table) -> Vec<Rule> {
     rules
 }
 
-/// A server of the runs below, which run this program again for it.
+/// The runs below start this program again with this test, which is one of their
+/// servers.
 #[test]
 #[ignore = "is run by the other tests"]
 fn serves() {
@@ -82,7 +83,8 @@ fn each_operation_takes_effect_once_while_servers_and_their_database_are_killed(
     assert!(counts.fenced > 0, "nobody was refused");
 }
 
-/// On the database that all tests share: nobody kills that.
+/// These runs use the database that all tests share, so they never kill the
+/// database.
 fn without(protections: Protections, kills: u32, freezes: u32) -> Table {
     alone(|| {
         chaos(Options {
@@ -138,7 +140,7 @@ fn without_the_transaction_what_crashes_in_the_gap_is_found() {
     assert!(!table.is_content());
     let broken = broken(&table);
     assert!(broken.contains(&Rule::OneEntry), "{broken:?}");
-    // The record itself is as it should be.
+    // The record itself is correct.
     assert!(!broken.contains(&Rule::LateIsRefused), "{broken:?}");
 }
 
@@ -148,7 +150,8 @@ fn a_store_that_breaks_a_rule_is_found_by_what_comes_of_it() {
         let (rule, operations, kills, freezes) = match planted {
             Planted::SharesLiveLeases | Planted::ForgetsCompletions => (Rule::OneEntry, 120, 0, 0),
             Planted::ReleasesCompletions | Planted::KeepsNothing => (Rule::OverIsOver, 120, 0, 0),
-            // Clients ask until they give up.
+            // In these runs clients ask until they give up, so few operations are
+            // enough.
             Planted::RunsAgain | Planted::HidesCompletions => (Rule::OverIsOver, 24, 0, 0),
             Planted::ChangesAnswers => (Rule::SameBytes, 120, 0, 0),
             Planted::LetsTheOvertakenComplete => (Rule::LateIsRefused, 200, 0, 6),
@@ -191,7 +194,8 @@ fn on_redis(planted: Option<Planted>, operations: u32, kills: u32, freezes: u32)
         freezes: Some(freezes),
         servers: Some(2),
         at_once: 24,
-        // Of a store without a fault no lease lapses because a machine is busy.
+        // The lease without a planted fault is long, so that a busy machine causes
+        // no lapse.
         lease: Duration::from_secs(match planted {
             None => 20,
             Some(_) if freezes > 0 => 1,
@@ -211,7 +215,7 @@ fn url(name: &str) -> String {
     }
 }
 
-/// Status, and what it printed on stdout and stderr.
+/// Returns the exit status, and what the program printed on stdout and stderr.
 fn program(arguments: &[&str]) -> (u8, String, String) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let arguments = arguments.iter().map(|own| (*own).to_owned());

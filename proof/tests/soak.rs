@@ -1,6 +1,6 @@
-//! The soak, a short one: with the layer all is well, and without it the
-//! checker sees that it is not. What the checker itself rules out has its
-//! tests beside it, and they run here.
+//! These tests are short soaks. With the layer the guarantees hold, and without the
+//! layer the checker reports violations. The checker's own tests stand beside the
+//! checker and run here.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -8,10 +8,10 @@ use std::sync::{Mutex, PoisonError};
 #[path = "../examples/soak.rs"]
 mod soak;
 
-/// One at a time: they measure whether the process gets to run.
+/// The runs take turns, because they measure whether the process gets to run.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// Status, and what it printed on stdout and stderr.
+/// Returns the exit status, and what the program printed on stdout and stderr.
 fn soak(arguments: &[&str]) -> (u8, String, String) {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let (mut out, mut err) = (Vec::new(), Vec::new());
@@ -26,7 +26,7 @@ fn all_guarantees_hold_while_clients_leave_and_the_store_fails() {
     let (status, out, err) = soak(&["--operations", "2000", "--seed", "11"]);
     assert_eq!(status, 0, "{out}{err}");
     assert!(!out.contains("VIOLATED"), "{out}");
-    // All of it has happened.
+    // Each of these events must have happened.
     for happened in [
         "2000",
         "before the body was sent",
@@ -60,7 +60,7 @@ fn without_the_layer_the_checker_names_the_keys_it_goes_wrong_for() {
         let verdict = out.lines().find(|line| line.starts_with(rule)).unwrap();
         assert!(verdict.contains("VIOLATED"), "{verdict}");
     }
-    // With all that happened under them.
+    // The report shows everything that happened under the violating keys.
     for part in [
         "operation ",
         "  ! G2",

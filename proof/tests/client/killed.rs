@@ -1,4 +1,4 @@
-//! A process with a batch of orders that is killed, and started again.
+//! A process that sends a batch of orders is killed and started again.
 
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -7,11 +7,11 @@ use crate::client_hyper::{OrderClient, batch::Batch, shop::Shop};
 
 const ORDERS: u64 = 1_500;
 
-/// Says to [`the_process`] where to send its orders.
+/// This variable tells [`the_process`] where to send its orders.
 const SHOP: &str = "TEST_CLIENT_SHOP";
 
-/// Not a test, but what is killed: it sends the batch from its beginning, and
-/// knows nothing of those before it.
+/// This is no test but the process that the tests kill. The process sends the batch
+/// from its beginning, and knows nothing of earlier processes.
 #[tokio::test]
 #[ignore = "the tests below start it"]
 async fn the_process() {
@@ -25,7 +25,8 @@ async fn the_process() {
     batch.send(create).await.unwrap();
 }
 
-/// However the test ends, it does not outlive it.
+/// `Process` kills its child when it is dropped, so the child never outlives the
+/// test.
 struct Process(Child);
 
 impl Process {

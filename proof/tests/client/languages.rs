@@ -1,5 +1,6 @@
-//! The clients in other languages of `docs/client.md`, as they stand there,
-//! against the shop that drops connections. They need curl, Python and Node.
+//! The clients in other languages of `docs/client.md` run exactly as the page shows
+//! them, against the shop that drops connections. The tests need curl, Python and
+//! Node.
 
 use std::path::PathBuf;
 use std::process::{Command, Output};
@@ -9,14 +10,14 @@ use crate::client_hyper::shop::Shop;
 
 const DOCS: &str = include_str!("../../../docs/client.md");
 
-/// The code below `<!-- name -->`.
+/// Returns the code that follows `<!-- name -->` on the page.
 fn snippet(name: &str) -> &'static str {
     let (_, after) = DOCS.split_once(&format!("<!-- {name} -->\n```")).unwrap();
     let (_, code) = after.split_once('\n').unwrap();
     code.split_once("\n```").unwrap().0
 }
 
-/// Removed when it is dropped.
+/// The directory is removed when `Directory` is dropped.
 struct Directory(PathBuf);
 
 impl Directory {
@@ -37,8 +38,8 @@ impl Drop for Directory {
     }
 }
 
-/// Lets `program` run `main`, which sends the orders 1 to 60 and expects each
-/// to be created, and then one of them with other bytes.
+/// Lets `program` run `main`, which sends the orders 1 to 60 and expects each order
+/// to be created. Then `main` sends one of the orders again with other bytes.
 async fn sends_orders(program: &'static str, send: (&str, &str), main: (&'static str, &str)) {
     let shop = Shop::new().unwrap();
     let url = format!("http://{}/orders", shop.open().await.unwrap());

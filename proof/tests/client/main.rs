@@ -1,5 +1,6 @@
-//! The client's half over sockets: with hyper and with reqwest, with a server that
-//! drops connections, with processes that are killed, and in other languages.
+//! These tests run the client over sockets: with hyper and with reqwest, against a
+//! server that drops connections, with processes that are killed, and in other
+//! languages.
 
 #![allow(clippy::duplicate_mod, reason = "each example has a shop of its own")]
 

@@ -1,11 +1,11 @@
-//! The examples, as they are: over sockets, at a shop that drops connections
-//! and is late.
+//! These tests run the examples unchanged, over sockets, against a shop that drops
+//! connections and responds late.
 
 use std::time::Duration;
 
 use crate::{client_hyper, client_reqwest};
 
-/// So many that every mishap meets every other.
+/// With this many orders, every kind of fault meets every other kind.
 const ORDERS: u64 = 10_000;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,4 +1,4 @@
-//! The errors of real clients, by what they say of themselves.
+//! These tests check how the layer classifies the errors of real HTTP clients.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -40,7 +40,7 @@ async fn with_reqwest(url: &str) -> Error {
     client.oneshot(request.unwrap()).await.unwrap_err()
 }
 
-/// How often each of both tries.
+/// Returns how many attempts each of the two clients makes.
 async fn tries(url: &str, kind: ErrorKind) -> [usize; 2] {
     let errors = [with_hyper(url, false).await, with_reqwest(url).await];
     errors.map(|error| {
@@ -49,7 +49,8 @@ async fn tries(url: &str, kind: ErrorKind) -> [usize; 2] {
     })
 }
 
-/// A server that reads a request, writes this, and closes.
+/// Starts a server that reads a request, writes these bytes, and closes the
+/// connection.
 async fn that_says(answer: &'static [u8]) -> String {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let url = format!("http://{}/orders", listener.local_addr().unwrap());
@@ -88,9 +89,9 @@ async fn what_another_attempt_may_mend_is_tried_again() {
 async fn what_no_attempt_can_mend_is_tried_once() {
     let garbage = that_says(b"SSH-2.0-OpenSSH_9.6\r\n\r\n\r\n").await;
     assert_eq!(tries(&garbage, ErrorKind::Failed).await, [1, 1]);
-    // A URL without a host.
+    // This URL has no host.
     assert_eq!(tries("/orders", ErrorKind::Failed).await, [1, 1]);
-    // A scheme that neither can speak here.
+    // Neither client supports this scheme.
     assert_eq!(
         tries("gopher://127.0.0.1/", ErrorKind::Failed).await,
         [1, 1]

@@ -1,5 +1,5 @@
-//! The published JSON Schema: up to date, right, and of the same mind as the
-//! reader.
+//! The published JSON Schema must be up to date and valid, and must accept and
+//! reject the same files as the reader of the configuration does.
 
 #[path = "../../../tests/config/cases.rs"]
 mod cases;
@@ -55,7 +55,8 @@ fn the_example_validates() {
     }
 }
 
-/// The files of docs/vendor-contracts.md, which are there to be copied.
+/// Readers copy the files of docs/vendor-contracts.md, so the files must fit the
+/// schema.
 #[test]
 fn the_contracts_in_the_field_validate() {
     let validator = validator();

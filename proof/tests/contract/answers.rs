@@ -1,5 +1,5 @@
-//! What the contract says of answers is so: their marks, what is recorded of
-//! them and which are, and what a changed request gets.
+//! What the contract says of responses must be true: their marks, which responses
+//! and which of their headers are recorded, and what a changed request gets.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use tower_idempotency::recording::{RecordHeaders, Statuses};
 use crate::client::{ANSWERED, Client, STATUS, TYPE};
 use crate::layers::api_key;
 
-/// Policies for `POST /a`.
+/// Each function sets the options of `POST /a`.
 const POLICIES: &[fn(RouteOptions) -> RouteOptions] = &[
     |options| options,
     |options| {
@@ -57,7 +57,7 @@ fn client(change: fn(RouteOptions) -> RouteOptions) -> Client {
     Client { layer, at: 0 }
 }
 
-/// Whether this status is recorded, as the contract says it in words.
+/// Returns whether this status is recorded, according to the words of the contract.
 fn says(endpoint: &Value, status: u16) -> bool {
     let record = endpoint["record"].as_str().unwrap();
     let words = record.strip_prefix("responses with ").unwrap();
@@ -77,7 +77,7 @@ fn says(endpoint: &Value, status: u16) -> bool {
     }
 }
 
-/// Whether the header is replayed, if the answer is.
+/// Returns whether the contract says that a replay has this header.
 fn replays(endpoint: &Value, name: &str) -> bool {
     let choice = &endpoint["record_headers"];
     name != "connection"

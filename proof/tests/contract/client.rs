@@ -1,5 +1,5 @@
-//! A client that does what the contract says, and a handler that does what it
-//! is told.
+//! This client does what the contract says, and this handler does what the request
+//! tells the handler.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use crate::support::Seen;
 use crate::support::body::{Script, Step};
 use crate::support::store::{Fault, Op, Steered};
 
-/// What the handler is told to do, in headers of its own.
+/// A request tells the handler in this header what to do.
 const DO: HeaderName = HeaderName::from_static("x-do");
 pub(crate) const STATUS: HeaderName = HeaderName::from_static("x-status");
 pub(crate) const TYPE: HeaderName = HeaderName::from_static("x-type");
@@ -31,10 +31,10 @@ const BREAK_OFF: &str = "break off";
 
 pub(crate) type Configure = fn(IdempotencyLayerBuilder) -> IdempotencyLayerBuilder;
 
-/// One who has read the contract of the layer in front of it.
+/// This client knows nothing but the contract of the layer in front of the handler.
 pub(crate) struct Client {
     pub(crate) layer: IdempotencyLayer,
-    /// Which of its endpoints.
+    /// This is the index of the endpoint that the client uses.
     pub(crate) at: usize,
 }
 
@@ -47,7 +47,8 @@ impl Client {
         Self { layer, at }
     }
 
-    /// Does what it takes to be told this.
+    /// Sends the requests that cause the rejection with this code, and returns the
+    /// rejection.
     pub(crate) async fn provokes(
         configure: Configure,
         at: usize,
@@ -131,7 +132,7 @@ impl Client {
         (client, seen)
     }
 
-    /// What the contract says about the endpoint, as JSON.
+    /// Returns what the contract says about the endpoint, as JSON.
     pub(crate) fn endpoint(&self) -> Value {
         self.layer.contract().json()["endpoints"][self.at].take()
     }
@@ -147,7 +148,7 @@ impl Client {
         self.layer.layer(service_fn(handle))
     }
 
-    /// As the contract wants keys.
+    /// Returns a key that the contract allows.
     pub(crate) fn key(&self, number: usize) -> String {
         let longest = size(&self.endpoint()["key_length"]["max"]);
         let uuid = format!("{number:08x}-0000-4000-8000-000000000000");
@@ -167,7 +168,7 @@ impl Client {
         let name: HeaderName = endpoint["header"][0].as_str().unwrap().parse().unwrap();
         headers.insert(name, HeaderValue::try_from(value).unwrap());
         headers.insert("x-api-key", HeaderValue::from_static("alice"));
-        // The one that stands in the contract's examples.
+        // The contract's examples show this request id.
         let id = HeaderValue::from_static("6d2f7c1e-0b0a-4b6e-9a53-5c1d0e9f8a77");
         headers.insert("x-request-id", id);
         request
@@ -197,7 +198,7 @@ impl Client {
         drop(first);
     }
 
-    /// Sends a request that ends in no whole answer.
+    /// Sends a request whose response never ends properly.
     async fn fails(&self, how: &'static str) {
         if let Ok(response) = self.service().oneshot(self.told(how)).await {
             let body = http_body_util::BodyExt::collect(response.into_body()).await;
@@ -210,7 +211,7 @@ fn size(value: &Value) -> usize {
     value.as_u64().unwrap().try_into().unwrap()
 }
 
-/// The headers of every response.
+/// The handler sets these headers on every response.
 pub(crate) const ANSWERED: &[(&str, &str)] = &[
     ("content-type", "text/plain"),
     ("location", "/a/1"),
@@ -219,7 +220,7 @@ pub(crate) const ANSWERED: &[(&str, &str)] = &[
     ("connection", "close"),
 ];
 
-/// `201 done` with some headers, unless it is told otherwise.
+/// Responds `201 done` with some headers, unless the request says otherwise.
 async fn handle(request: Request<Body>) -> Result<Response<Body>, &'static str> {
     let headers = request.into_parts().0.headers;
     let told = |name: &HeaderName| Some(headers.get(name)?.to_str().unwrap());

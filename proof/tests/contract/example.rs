@@ -1,4 +1,4 @@
-//! The example `openapi`, as it is asked.
+//! This test requests the documents of the example `openapi`.
 
 use axum::body::Body;
 use axum::http::{Method, Request};
@@ -47,7 +47,7 @@ async fn its_document_has_what_the_handlers_say_and_what_the_layer_says() {
         .collect();
     assert_eq!(names, ["id", "Idempotency-Key"]);
     assert_eq!(capture["parameters"][1]["schema"]["format"], "uuid");
-    // What the handler says goes first.
+    // The description by the handler has precedence over that of the layer.
     let conflict = &capture["responses"]["409"]["description"];
     assert_eq!(conflict, "Captured before, or cancelled.");
 

@@ -1,4 +1,4 @@
-//! The schema of keys, and what the layer takes.
+//! The schema of keys must agree with the keys that the layer accepts.
 
 use http::Method;
 use serde_json::json;
@@ -8,7 +8,7 @@ use tower_idempotency::options::{KeyFormat, KeySyntax};
 use crate::layers::api_key;
 use crate::openapi::validator;
 
-/// What the schema takes is never refused by the layer.
+/// The layer never rejects a key that fits the schema.
 #[tokio::test]
 async fn a_key_that_fits_the_schema_is_accepted() {
     let candidates = [

@@ -1,4 +1,4 @@
-//! Layers to describe.
+//! The other modules describe these layers.
 
 use std::time::Duration;
 
@@ -18,7 +18,8 @@ pub(crate) fn api_key() -> IdempotencyLayerBuilder {
     IdempotencyLayer::builder(MemoryStore::new(), scope)
 }
 
-/// Every option that clients can notice, on one route or another.
+/// Returns a layer that uses every option that clients can notice, on one route or
+/// another.
 pub(crate) fn full() -> IdempotencyLayer {
     let scope = scope::header("x-api-key").or(scope::peer_ip());
     IdempotencyLayer::builder(MemoryStore::new(), scope)

@@ -1,5 +1,5 @@
-//! What a layer publishes of itself: that it says everything, that it is
-//! valid where it has to be, and that it is true.
+//! These tests check that what a layer publishes about itself is complete, valid
+//! and true.
 
 #[path = "../../../tests/support/mod.rs"]
 mod support;

@@ -1,4 +1,5 @@
-//! The contract as OpenAPI: valid, complete in itself, and fit to be merged.
+//! The contract as OpenAPI must be valid, complete in itself, and fit to be merged
+//! into another document.
 
 use std::collections::HashSet;
 
@@ -10,7 +11,7 @@ use tower_idempotency::rejection::RejectionCode;
 
 use crate::layers::{api_key, full};
 
-/// Fails unless the official schema takes it.
+/// Fails unless the document fits the official schema of OpenAPI.
 #[track_caller]
 pub(crate) fn assert_valid(document: &Value, name: &str) {
     let schema = include_str!("openapi-3.1/schema.json");
@@ -22,7 +23,7 @@ pub(crate) fn assert_valid(document: &Value, name: &str) {
     assert!(errors.is_empty(), "{name}: {errors:#?}");
 }
 
-/// Layers that differ in what becomes of them in OpenAPI.
+/// Returns layers whose OpenAPI documents differ in structure.
 fn layers() -> Vec<(&'static str, IdempotencyLayer)> {
     let ignored = |options: tower_idempotency::RouteOptions| options.require(Require::Ignored);
     let built = |builder: tower_idempotency::IdempotencyLayerBuilder| builder.build().unwrap();
@@ -87,7 +88,7 @@ fn a_document_that_is_not_valid_fails() {
     assert_valid(&document, "a wrong one");
 }
 
-/// Every member of this name, wherever it stands.
+/// Collects every member with this name, at any depth.
 fn all<'a>(value: &'a Value, name: &str, found: &mut Vec<&'a Value>) {
     match value {
         Value::Object(members) => {
@@ -109,7 +110,8 @@ fn found<'a>(value: &'a Value, name: &str) -> Vec<&'a Value> {
     found
 }
 
-/// A schema on its own, with the components that it refers to.
+/// Returns a validator of the schema, with the components that the schema refers
+/// to.
 pub(crate) fn validator(document: &Value, schema: &Value) -> jsonschema::Validator {
     let mut schema = schema.clone();
     schema["components"] = document["components"].clone();
@@ -261,7 +263,7 @@ fn an_operation_has_the_key_the_errors_and_the_marks() {
     let responses = &operation["responses"];
     let statuses: Vec<_> = responses.as_object().unwrap().keys().collect();
     assert_eq!(statuses, ["400", "408", "409", "413", "503", "default"]);
-    // Codes that share a status share the response.
+    // Rejections with the same status share one response.
     let conflict = &responses["409"]["content"]["application/problem+json"];
     let codes: Vec<_> = conflict["examples"].as_object().unwrap().keys().collect();
     assert_eq!(codes, ["in-flight", "key-reused", "response-unavailable"]);
@@ -293,7 +295,8 @@ fn an_operation_has_the_key_the_errors_and_the_marks() {
     assert_eq!(strict[1]["name"], "X-Request-Key");
 }
 
-/// utoipa leaves out what it does not know: it has to know all of it.
+/// utoipa silently leaves out what it does not know, so this test checks that
+/// utoipa knows every member.
 #[test]
 fn utoipa_reads_all_of_a_document() {
     for (name, layer) in layers() {
@@ -304,7 +307,8 @@ fn utoipa_reads_all_of_a_document() {
     }
 }
 
-/// Where the second has not what the first has, empty members aside.
+/// Returns the path of the first member that `all` has and `some` does not have.
+/// Empty members do not count.
 fn lost(all: &Value, some: &Value) -> Option<String> {
     match (all, some) {
         (Value::Object(all), Value::Object(some)) => all

@@ -1,5 +1,4 @@
-//! Nothing that clients can notice is left out, and nothing that is none of
-//! their business is in.
+//! The contract contains every option that clients can notice, and no other option.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -20,7 +19,7 @@ use crate::layers::api_key;
 
 type Change = fn(RouteOptions) -> RouteOptions;
 
-/// One row for each value that is not the default.
+/// The table has one row for each value that is not the default.
 const OPTIONS: &[(&str, Change)] = &[
     ("header", |options| options.header("X-Key")),
     ("header", |options| {
@@ -173,7 +172,8 @@ fn an_option_of_the_defaults_has_its_name_in_the_json() {
     let plain = api_key().build().unwrap().contract().json();
     let endpoint = plain["endpoints"][0].as_object().unwrap();
     for (option, _) in OPTIONS {
-        // What `Retry-After` says stands with the rejections that have one.
+        // The contract states `Retry-After` with the rejections that have this
+        // header, not with the endpoint.
         assert!(
             endpoint.contains_key(*option) || *option == "retry_after",
             "{option}"
@@ -250,7 +250,7 @@ fn nothing_of_the_inside_gets_out() {
     }
 }
 
-/// What completes "A key belongs to …".
+/// The words complete the sentence "A key belongs to …".
 #[test]
 fn every_scope_says_whose_a_key_is() {
     struct Account(u64);
@@ -318,7 +318,7 @@ fn every_scope_says_whose_a_key_is() {
     }
 }
 
-/// What completes "What is recorded: …".
+/// The words complete the sentence "What is recorded: …".
 #[test]
 fn statuses_are_said_as_ranges_the_shorter_way() {
     use tower_idempotency::recording::RecordRule;

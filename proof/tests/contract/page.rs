@@ -1,11 +1,12 @@
-//! The contract as Markdown.
+//! This test checks the contract as Markdown.
 
 use tower_idempotency::options::Require;
 use tower_idempotency::{IdempotencyLayer, MemoryStore, scope};
 
 use crate::layers::{api_key, full};
 
-/// `UPDATE_CONTRACT=1 cargo test --test contract` writes it anew; then read it.
+/// `UPDATE_CONTRACT=1 cargo test --test contract` writes the page anew; read the
+/// changes afterwards.
 #[test]
 fn a_full_configuration_is_this_page() {
     let page = full().contract().markdown();

@@ -1,5 +1,5 @@
-//! What the contract says is so: a client that knows nothing else provokes
-//! every rejection, and gets what it was promised.
+//! What the contract says must be true: a client that knows nothing but the
+//! contract causes every rejection, and gets what the contract promised.
 
 use std::convert::identity;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::layers::api_key;
 use crate::openapi::assert_valid;
 use crate::support::Seen;
 
-/// All have a route, `POST /a`, beside the defaults.
+/// All configurations have a route, `POST /a`, beside the defaults.
 const CONFIGURATIONS: &[(&str, Configure)] = &[
     ("defaults", |layer| layer.route("POST /a", identity)),
     ("required and short", |layer| {
@@ -107,7 +107,7 @@ async fn every_rejection_is_what_the_contract_says_it_is() {
                         client.is_on_the_page(&seen, refusal, &case);
                         checked += 1;
                     }
-                    // It isn't refused for that.
+                    // This endpoint never rejects a request with this code.
                     None => assert_eq!(seen.status, 201, "{case}: {seen:?}"),
                 }
             }
@@ -126,24 +126,25 @@ fn is_as_claimed(seen: &Seen, claimed: &Value, case: &str) {
     let headers: serde_json::Map<_, _> = headers.collect();
     assert_eq!(headers.len(), seen.headers.len(), "{case}: one value each");
     assert_eq!(claimed["headers"], Value::Object(headers), "{case}");
-    // The page has the same body byte for byte.
+    // The contract's page shows the same body, byte for byte.
     assert_eq!(claimed["body"], body_of(seen), "{case}");
 }
 
-/// The endpoint's example of this rejection.
+/// Returns the endpoint's example of this rejection.
 fn example(endpoint: &Value, code: RejectionCode) -> Option<&Value> {
     let mut examples = endpoint["rejections"].as_array().unwrap().iter();
     examples.find(|own| own["code"] == code.as_str())
 }
 
-/// As JSON, if that is its type, or else as a string.
+/// Returns the body as JSON if that is its type, or else as a string.
 fn body_of(seen: &Seen) -> Value {
     let is_json = seen.header("content-type").unwrap().contains("json");
     let json = is_json.then(|| serde_json::from_slice(&seen.body).ok());
     json.flatten().unwrap_or_else(|| seen.text().into())
 }
 
-/// What it is asked about is made up: it may count on more than there is.
+/// The contract calls the renderer with a made-up request, which lacks the
+/// extension that the renderer expects.
 #[test]
 fn a_renderer_that_panics_leaves_the_contract_without_examples() {
     let contract = api_key()
@@ -173,8 +174,8 @@ fn a_renderer_that_panics_leaves_the_contract_without_examples() {
 }
 
 impl Client {
-    /// The document has this answer: its status, type and headers, and the
-    /// body fits the schema.
+    /// Checks that the OpenAPI document has this response: its status, type and
+    /// headers, and a schema that the body fits.
     fn is_in_openapi(&self, seen: &Seen, code: RejectionCode, case: &str) {
         let document = self.layer.contract().openapi();
         let status = seen.status;

@@ -1,4 +1,5 @@
-//! What an operator does to a server, over a connection of its own.
+//! These functions do what an operator does to a server, over a connection of their
+//! own.
 
 use sqlx::{Connection, PgConnection};
 
@@ -15,7 +16,7 @@ pub(crate) async fn redis(server: &Server, command: &[&str]) -> String {
     redis::from_redis_value(answer.clone()).unwrap_or_else(|_| format!("{answer:?}"))
 }
 
-/// Each a statement of its own.
+/// Runs each statement on its own, outside of a transaction.
 pub(crate) async fn postgres(server: &Server, statements: &[&'static str]) {
     let mut connection = PgConnection::connect(server.url()).await.unwrap();
     for statement in statements {
@@ -27,7 +28,7 @@ pub(crate) async fn postgres(server: &Server, statements: &[&'static str]) {
     connection.close().await.unwrap();
 }
 
-/// All but the one that does it.
+/// Cuts all connections but the one that cuts the others.
 pub(crate) async fn cut_connections(server: &Server) {
     if server.url().starts_with("redis") {
         redis(server, &["CLIENT", "KILL", "TYPE", "normal"]).await;
@@ -39,7 +40,7 @@ pub(crate) async fn cut_connections(server: &Server) {
     }
 }
 
-/// How many there are, without the one that asks.
+/// Returns the number of connections, without the one that counts them.
 pub(crate) async fn connections(server: &Server) -> usize {
     if server.url().starts_with("redis") {
         let info = redis(server, &["INFO", "clients"]).await;

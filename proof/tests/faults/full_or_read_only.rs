@@ -1,5 +1,5 @@
-//! Servers that answer and do not write. Nothing executes, nothing hangs, and
-//! it is over when that is over.
+//! These servers respond but refuse to write. No handler runs, no request hangs,
+//! and everything works again once the server writes again.
 
 use std::sync::Arc;
 
@@ -68,7 +68,7 @@ async fn nothing_new<T, U>(
     let service = service(connect(server.url()).await, &book);
     book.insist(&service, "old").await;
     worse.await;
-    // A server takes on a setting in its own time.
+    // A server needs some time before a new setting takes effect.
     let mut new = (0..).map(|number| format!("new-{number}"));
     while let Seen::Answer = book.ask(&service, &new.next().unwrap()).await {}
     for key in new.by_ref().take(5) {
@@ -78,7 +78,7 @@ async fn nothing_new<T, U>(
         assert_eq!(code, "store-unavailable");
         assert_eq!(book.executions_of(&key), 0);
     }
-    // A replay writes nothing.
+    // A replay writes nothing, so a replay still works.
     book.insist(&service, "old").await;
     better.await;
     for key in new.take(5) {

@@ -1,9 +1,9 @@
-//! Servers of stores that crash, lose their connections, freeze or refuse to
+//! The servers of the stores crash, lose their connections, freeze or refuse to
 //! write, while requests go on. Each test has a server of its own.
 //!
-//! What must not come of it: a request that hangs, an operation that was
-//! recorded and runs again (G2), two answers to one key (G3), a layer that has
-//! to be restarted, tasks or connections that pile up.
+//! None of these may follow: a request that hangs, an operation that was recorded
+//! and runs again (G2), two responses for one key (G3), a layer that has to be
+//! restarted, tasks or connections that accumulate.
 
 #[path = "../support/servers.rs"]
 mod servers;
@@ -21,7 +21,7 @@ use servers::Server;
 use tokio::time::sleep;
 use traffic::{LEASE, STORE_TIMEOUT, Traffic, connect};
 
-/// Redis that has written what it answered.
+/// With this setting Redis has written to disk whatever it has confirmed.
 const DURABLE: &[&str] = &["appendfsync always"];
 
 #[tokio::test(flavor = "multi_thread")]
@@ -56,7 +56,7 @@ async fn a_postgres_that_freezes_holds_no_request_longer_than_its_deadlines() {
     nothing_lingers().await;
 }
 
-/// Down for a second, twice.
+/// The server is down for a second, twice.
 async fn crash(server: &Server) {
     for _ in 0..2 {
         server.kill();
@@ -66,7 +66,7 @@ async fn crash(server: &Server) {
     }
 }
 
-/// At any moment of a request.
+/// Connections are cut at any moment of a request.
 async fn cut(server: &Server) {
     for _ in 0..15 {
         admin::cut_connections(server).await;
@@ -74,7 +74,7 @@ async fn cut(server: &Server) {
     }
 }
 
-/// For longer than the layer waits for the store, twice.
+/// The server is frozen for longer than the layer waits for the store, twice.
 async fn freeze(server: &Server) {
     for _ in 0..2 {
         server.freeze();
@@ -84,8 +84,8 @@ async fn freeze(server: &Server) {
     }
 }
 
-/// Traffic before, during and after a fault, which ends with the server as
-/// it was.
+/// Runs traffic before, during and after a fault. The fault ends with the server as
+/// it was before.
 async fn weather(kind: &'static str, settings: &[&str], fault: impl AsyncFn(&Server)) -> Server {
     let server = Server::start(kind, settings);
     let (first, second) = (connect(server.url()).await, connect(server.url()).await);
@@ -106,13 +106,14 @@ async fn weather(kind: &'static str, settings: &[&str], fault: impl AsyncFn(&Ser
     );
     assert!(seen.turned_away > 0, "nothing happened to the traffic");
     assert_eq!(seen.violations, Vec::<String>::new());
-    // No more than the pools of the two services.
+    // The pools of the two services open at most this many connections.
     assert!(connections_after <= 20 + 1, "{connections_after}");
     server
 }
 
-/// A claim of which nobody knows whether it arrived is released in the
-/// background, again and again for the length of its lease; then that is over.
+/// If the layer does not know whether a claim arrived, the layer releases the claim
+/// in the background, again and again for the length of its lease. After that no
+/// task may be left.
 async fn nothing_lingers() {
     let alive = || {
         tokio::runtime::Handle::current()

@@ -1,4 +1,4 @@
-//! What a Redis without an append-only file forgets, as `docs/stores.md` says.
+//! A Redis without an append-only file forgets records, as `docs/stores.md` says.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ async fn a_redis_without_an_append_only_file_forgets_at_a_crash_what_it_answered
     server.restart();
     for key in &keys {
         book.insist(&service, key).await;
-        // Each operation ran again: this is why `open` warns of the setting.
+        // Each operation ran again, so `open` warns of this setting.
         assert_eq!(book.executions_of(key), 2, "{key}");
     }
 }

@@ -1,4 +1,4 @@
-//! A server to which connecting takes longer than a request waits.
+//! Connecting to this server takes longer than a request waits.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,8 +12,8 @@ use crate::admin;
 use crate::servers::Server;
 use crate::traffic::{Book, STORE_TIMEOUT, Seen, connect, service};
 
-/// Each request made a connection and dropped it with its deadline; no request
-/// was answered any more.
+/// Each request once opened a connection and dropped the connection at its
+/// deadline, so no request succeeded any more.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_postgres_that_is_slower_to_connect_than_a_request_waits_is_reached_all_the_same() {
     let server = Server::start("postgres", &[]);
@@ -38,7 +38,7 @@ async fn a_postgres_that_is_slower_to_connect_than_a_request_waits_is_reached_al
     assert_eq!(book.violations(), Vec::<String>::new());
 }
 
-/// The URL of a proxy that, while it is slow, lets new connections wait.
+/// Returns the URL of a proxy that delays new connections while `slow` is set.
 async fn behind_a_proxy(url: &str, slow: Arc<AtomicBool>) -> String {
     let port = url.rsplit(':').next().unwrap().split('/').next().unwrap();
     let server = format!("127.0.0.1:{port}");

@@ -1,5 +1,5 @@
-//! Clients that never rest, in front of two services on one store, and a book
-//! of all that they see.
+//! Clients send requests all the time to two services on one store, and write all
+//! that they see into a book.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -19,12 +19,12 @@ use tower_idempotency::store::AnyStore;
 use tower_idempotency::{IdempotencyLayer, scope};
 
 pub(crate) const STORE_TIMEOUT: Duration = Duration::from_millis(1500);
-/// Longer than any fault lasts: no operation has an excuse to run twice.
+/// The lease lasts longer than any fault, so no operation may run twice.
 pub(crate) const LEASE: Duration = Duration::from_secs(20);
-/// A claim and a completion may take their time each; the rest is for a busy
-/// machine.
+/// A claim and a completion may each take the store's timeout; the rest is for a
+/// busy machine.
 const BOUND: Duration = Duration::from_secs(6);
-/// From the fault to the end of the last attempt.
+/// The last attempt must end within this time after the fault.
 const PATIENCE: Duration = Duration::from_secs(20);
 const CLIENTS: usize = 8;
 
@@ -33,7 +33,8 @@ pub(crate) async fn connect(url: &str) -> AnyStore {
     AnyStore::connect(url).await.unwrap()
 }
 
-/// A service with the layer in front of a handler that writes in the book.
+/// Returns a service with the layer in front of a handler that writes into the
+/// book.
 pub(crate) fn service(store: AnyStore, book: &Arc<Book>) -> Router {
     let layer = IdempotencyLayer::builder(store, scope::header("x-api-key"))
         .store_timeout(STORE_TIMEOUT)
@@ -50,7 +51,7 @@ pub(crate) fn service(store: AnyStore, book: &Arc<Book>) -> Router {
     Router::new().route("/payments", post(pay)).layer(layer)
 }
 
-/// What happened, by key.
+/// The book holds what happened, by key.
 #[derive(Default)]
 pub(crate) struct Book(Mutex<Pages>);
 
@@ -72,7 +73,8 @@ impl Pages {
         unavailable.copied().unwrap_or(0)
     }
 
-    /// Of requests turned away for the store's sake, and of answers.
+    /// Returns the number of requests that were rejected as `store-unavailable`,
+    /// and the number of responses.
     fn counts(&mut self) -> (usize, usize) {
         (
             self.unavailable(),
@@ -80,7 +82,8 @@ impl Pages {
         )
     }
 
-    /// Of each key one execution and one answer, told to all who asked.
+    /// Checks that each key has one execution and that all its responses come from
+    /// that execution.
     fn judge(&mut self) {
         for (key, executions) in &self.executions {
             let answers = self.answers.get(key).map_or(&[][..], Vec::as_slice);
@@ -121,7 +124,7 @@ impl Book {
         self.pages(|pages| pages.violations.clone())
     }
 
-    /// Asks once, and writes down what comes of it.
+    /// Sends one request, and writes down its result.
     pub(crate) async fn ask(&self, service: &Router, key: &str) -> Seen {
         let request = Request::post("/payments")
             .header("x-api-key", "alice")
@@ -159,7 +162,7 @@ impl Book {
         })
     }
 
-    /// Asks until there is an answer.
+    /// Sends requests until there is a response of the handler.
     pub(crate) async fn insist(&self, service: &Router, key: &str) {
         let begun = Instant::now();
         while let Seen::NotNow(_) = self.ask(service, key).await {
@@ -179,7 +182,7 @@ pub(crate) struct Traffic {
     stopping: Arc<AtomicBool>,
 }
 
-/// What came of it all.
+/// `Found` is the result of all traffic.
 pub(crate) struct Found {
     keys: usize,
     requests: usize,
@@ -224,8 +227,8 @@ impl Traffic {
                         return;
                     }
                     let (new, old) = (key(number), key(number / 2));
-                    // One payment asked for by both services at once, and a
-                    // retry of one that was answered long ago.
+                    // Both services get the same new payment at once. After that
+                    // comes a retry of a payment that was completed long ago.
                     tokio::join!(
                         book.insist(&services[0], &new),
                         book.insist(&services[1], &new),
@@ -242,8 +245,8 @@ impl Traffic {
         }
     }
 
-    /// Waits for a second with answers, and without a request that was turned
-    /// away for the store's sake.
+    /// Waits for a second in which responses come and no request is rejected as
+    /// `store-unavailable`.
     pub(crate) async fn is_calm(&self, within: Duration) {
         let begun = Instant::now();
         loop {
@@ -261,7 +264,7 @@ impl Traffic {
         }
     }
 
-    /// Asks for everything once more, and judges.
+    /// Requests every key once more, and judges the book.
     pub(crate) async fn stop(mut self) -> Found {
         self.stopping.store(true, Ordering::Relaxed);
         while let Some(client) = self.clients.join_next().await {

@@ -1,4 +1,4 @@
-//! The client of the shop, and what it saw.
+//! This module holds the shop's client, and what the client saw.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -14,7 +14,7 @@ use tonic::{Code, Response, Status, Streaming};
 use crate::shop::{Codec, Note};
 use crate::support::API_KEY;
 
-/// A call by Alice.
+/// Returns a call by Alice.
 pub(crate) fn ask<T>(key: &'static str, message: T) -> tonic::Request<T> {
     let mut request = tonic::Request::new(message);
     let metadata = request.metadata_mut();
@@ -23,18 +23,19 @@ pub(crate) fn ask<T>(key: &'static str, message: T) -> tonic::Request<T> {
     request
 }
 
-/// A call by Alice whose message nobody looks at.
+/// Returns a call by Alice whose message does not matter.
 pub(crate) fn order(key: &'static str) -> tonic::Request<Note> {
     ask(key, Note::new("one book"))
 }
 
-/// What a client saw of a streamed answer.
+/// `Listed` is what a client saw of a streamed response.
 #[derive(Debug)]
 pub(crate) struct Listed {
-    /// What came before the messages; nothing of an answer in headers alone.
+    /// This is the metadata before the messages. It is `None` if the response has
+    /// headers alone.
     pub(crate) metadata: Option<MetadataMap>,
     pub(crate) messages: Vec<Note>,
-    /// With the trailers as its metadata.
+    /// The status has the trailers as its metadata.
     pub(crate) status: Status,
 }
 
@@ -64,7 +65,7 @@ impl Client {
         soon(async { self.ready().await.unary(asked, pay, Codec::default()).await }).await
     }
 
-    /// As often as its operation is told to be in flight.
+    /// Calls again as long as the status says that the operation is in flight.
     pub(crate) async fn pay_in_the_end(
         &self,
         asked: impl Fn() -> tonic::Request<Note>,
@@ -79,7 +80,7 @@ impl Client {
         }
     }
 
-    /// Up to its first message.
+    /// Calls `List`, and returns before the first message.
     pub(crate) async fn begin_list(
         &self,
         asked: tonic::Request<Note>,
@@ -141,12 +142,12 @@ impl Client {
     }
 }
 
-/// The next message of a stream.
+/// Returns the next message of a stream.
 pub(crate) async fn next<T>(stream: &mut (impl Stream<Item = T> + Unpin)) -> Option<T> {
     soon(stream.next()).await
 }
 
-/// Sockets have a real clock: what takes this long hangs.
+/// Sockets need a real clock, so a future that takes this long counts as hanging.
 pub(crate) async fn soon<F: Future>(future: F) -> F::Output {
     tokio::time::timeout(Duration::from_secs(20), future)
         .await

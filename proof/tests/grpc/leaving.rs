@@ -1,4 +1,4 @@
-//! Clients that leave, and deadlines, which are a way of leaving.
+//! Clients leave before the response, or because their deadline passes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,8 +17,8 @@ use crate::client::{Client, is_replay, order, soon};
 use crate::shop::{Note, Shop, serve_router, serve_with};
 use crate::support::{Gate, Runs, protected};
 
-/// Tells when the server is done with a call: it has sent the answer, or has
-/// learnt that nobody waits for it.
+/// `Done` tells when the server has finished a call: the server has sent the
+/// response, or has noticed that the client is gone.
 #[derive(Clone)]
 struct Done(Arc<Semaphore>);
 
@@ -44,7 +44,7 @@ impl Drop for InTheEnd {
     }
 }
 
-/// A server that tells when it is done with a call.
+/// Starts a server that tells when it has finished a call.
 async fn watched(done: &Done, shop: Shop) -> Client {
     let done = done.clone();
     let watch = from_fn(move |request: Request, next: Next| {
@@ -96,7 +96,7 @@ async fn a_streamed_answer_that_its_client_drops_is_whole_for_a_retry() {
         let client = client.clone();
         async move { client.list(order("k")).await }
     });
-    // The first message is on its way.
+    // The first message has been sent by now.
     gate.begun().await;
     call.abort();
     done.with_one_more().await;
@@ -113,14 +113,14 @@ async fn a_streamed_answer_that_its_client_drops_is_whole_for_a_retry() {
     assert_eq!(runs.count(), 1);
 }
 
-/// Lets time pass while its handler is held back, until the call has failed.
+/// Holds the handler back, and lets time pass until the call has failed.
 async fn past_its_deadline(client: &Client, gate: &Gate, asked: tonic::Request<Note>) -> Status {
     let call = tokio::spawn({
         let client = client.clone();
         async move { client.pay(asked).await }
     });
     gate.begun().await;
-    // Nobody has anything else to do: the clock moves to the next timer.
+    // No other task can run, so the paused clock moves to the next timer.
     tokio::time::pause();
     let status = call.await.unwrap().unwrap_err();
     tokio::time::resume();
@@ -132,7 +132,7 @@ async fn an_operation_outlives_a_deadline(server: Server, asked: tonic::Request<
     let shop = Shop::new(&runs).behind(&gate);
     let client = serve_with(server, protected(&MemoryStore::new()), shop).await;
     let status = past_its_deadline(&client, &gate, asked).await;
-    // tonic's word for an expired deadline.
+    // tonic reports an expired deadline with this code.
     assert_eq!(status.code(), Code::Cancelled, "{status:?}");
     assert_eq!(status.message(), "Timeout expired");
     let early = client.pay(order("k")).await.unwrap_err();

@@ -1,4 +1,4 @@
-//! A tonic server behind the layer on TCP, and tonic's client.
+//! In these tests tonic's client calls a tonic server behind the layer, over TCP.
 
 #[path = "../../../tests/support/mod.rs"]
 mod support;

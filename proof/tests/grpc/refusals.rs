@@ -1,4 +1,4 @@
-//! How a gRPC client is told that its call was not executed.
+//! These tests check how a gRPC client learns that its call was not executed.
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -25,8 +25,8 @@ use crate::support::{
     with_policy,
 };
 
-/// What a client can act on: gRPC's code, ours, whether to retry, after how
-/// many milliseconds.
+/// Returns what a client can act on: gRPC's code, the layer's code, whether to
+/// retry, and after how many milliseconds.
 #[track_caller]
 fn told(status: &Status) -> (Code, &str, &str, Option<&str>) {
     assert!(!status.message().is_empty(), "{status:?}");
@@ -146,8 +146,8 @@ async fn a_message_that_is_too_large_is_out_of_range() {
     assert_eq!(runs.count(), 0);
 }
 
-/// `Trailers-Only` of gRPC over HTTP/2: one block of headers that ends the
-/// stream. Clients retry on their own only after such an answer.
+/// gRPC over HTTP/2 calls this `Trailers-Only`: one block of headers that ends the
+/// stream. Clients retry automatically only after such a response.
 #[tokio::test]
 async fn a_refusal_is_one_block_of_headers_on_the_wire() {
     let client = serve(protected(&MemoryStore::new()), Shop::new(&Runs::default())).await;
@@ -187,7 +187,8 @@ async fn a_refusal_is_one_block_of_headers_on_the_wire() {
     assert!(body.to_bytes().is_empty());
 }
 
-/// The last of all rejections: its request has gone to the handler long ago.
+/// This rejection comes later than all others: the handler has had the request for
+/// a long time.
 #[tokio::test(start_paused = true)]
 async fn an_overtaken_owner_tells_its_client_as_grpc_does() {
     let store = Steered::unguarded();
@@ -210,7 +211,8 @@ async fn an_overtaken_owner_tells_its_client_as_grpc_does() {
     assert_eq!(second.await.unwrap().unwrap().status(), 201);
 }
 
-/// Its status is in its body, where a refusal could not be put.
+/// gRPC-Web has its status in the body, so the gRPC form of a rejection would not
+/// be understood.
 #[tokio::test]
 async fn a_request_of_grpc_web_is_refused_as_any_other() {
     let layer = protected(&MemoryStore::new());
@@ -241,7 +243,7 @@ async fn a_status_that_was_changed_is_changed_for_http_only() {
     assert_eq!((seen.status, seen.header("grpc-status")), (200, Some("3")));
 }
 
-/// And what it says may be of any letters.
+/// The renderer's message may contain any letters.
 #[tokio::test]
 async fn a_renderer_of_the_applications_own_can_build_on_the_grpc_answer() {
     let layer = builder(&MemoryStore::new())

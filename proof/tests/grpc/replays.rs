@@ -1,4 +1,5 @@
-//! What gRPC calls it a retry gets.
+//! A retry gets what gRPC considers to be the response: messages, metadata and
+//! status.
 
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::service::{InterceptorLayer, Routes};
@@ -35,7 +36,7 @@ fn refused(code: Code, run: usize) -> Status {
     Status::with_details_and_metadata(code, "für Elise", vec![1, 2, 255].into(), metadata)
 }
 
-/// `retry` without its mark is `first`.
+/// Checks that `retry`, without its mark as a replay, has the metadata of `first`.
 #[track_caller]
 fn assert_replays_metadata(retry: &MetadataMap, first: &MetadataMap) {
     assert!(!is_replay(first), "{first:?}");
@@ -64,7 +65,7 @@ async fn a_unary_call_replays_its_message_and_its_metadata_in_both_stacks() {
         assert_eq!(retry.metadata().get_all("x-note").iter().count(), 2);
         let trace = retry.metadata().get_bin("x-trace-bin").unwrap();
         assert_eq!(trace.to_bytes().unwrap().as_ref(), [0, 255, 7]);
-        // The status of a unary call is in its trailers too.
+        // The status of a unary call is in its trailers, and also in the metadata.
         assert_eq!(retry.metadata().get("grpc-status").unwrap(), "0");
         assert_eq!(runs.count(), 1, "{stack:?}");
         let other = client.pay(order("other")).await.unwrap();
@@ -118,7 +119,7 @@ async fn a_streamed_answer_without_a_message_replays() {
     assert_eq!(runs.count(), 1);
 }
 
-/// The status is in the headers, since there is no message.
+/// There is no message, so the status is in the headers.
 #[tokio::test]
 async fn a_settled_status_in_headers_alone_replays_with_message_details_and_metadata() {
     let runs = Runs::default();
@@ -162,7 +163,7 @@ async fn a_settled_status_after_messages_replays_with_them() {
     assert_eq!(runs.count(), 1);
 }
 
-/// A settled answer follows, and that one stays.
+/// The second response is settled and therefore recorded.
 #[tokio::test]
 async fn after_a_transient_status_in_headers_alone_a_retry_executes() {
     let runs = Runs::default();
@@ -203,7 +204,8 @@ async fn after_a_transient_status_behind_messages_a_retry_executes() {
     assert_eq!(runs.count(), 2);
 }
 
-/// Not one for a service (`with_interceptor`): that would be further in.
+/// An interceptor of a single service (`with_interceptor`) would run inside the
+/// layer, which is too late.
 #[tokio::test]
 async fn an_interceptor_further_out_says_whose_a_key_is() {
     let authenticate = |mut call: tonic::Request<()>| {
@@ -239,7 +241,7 @@ async fn an_interceptor_further_out_says_whose_a_key_is() {
     assert_eq!(runs.count(), 2);
 }
 
-/// Metadata is not the operation; the message is.
+/// Only the message belongs to the fingerprint; metadata does not.
 #[tokio::test]
 async fn a_retry_may_have_another_deadline_and_other_metadata() {
     let runs = Runs::default();

@@ -1,5 +1,5 @@
-//! A gRPC service as `tonic-build` would write it, the stacks that it can
-//! stand in.
+//! This module has a gRPC service as `tonic-build` would write it, and the stacks
+//! in which the service can stand.
 
 use std::convert::Infallible;
 use std::future::{Future, ready};
@@ -24,7 +24,7 @@ use tower_idempotency::{IdempotencyLayer, RequestBody};
 use crate::client::Client;
 use crate::support::{Gate, Runs};
 
-/// The one message of this service.
+/// This message is the only one of the service.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct Note {
     #[prost(string, tag = "1")]
@@ -40,25 +40,26 @@ impl Note {
 pub(crate) type Codec = ProstCodec<Note, Note>;
 type Notes = Pin<Box<dyn Stream<Item = Result<Note, Status>> + Send>>;
 
-/// What an execution answers: a status in the place of any message, or
-/// messages and perhaps a status after them.
+/// An execution returns either a status without any message, or messages and
+/// perhaps a status after the messages.
 pub(crate) type ResponseHead = Result<Vec<Result<Note, Status>>, Status>;
 
-/// What execution N answers.
+/// The script returns what execution N returns.
 type Script = dyn Fn(usize) -> ResponseHead + Send + Sync;
 
-/// `shop.Shop`: `Pay` is unary, `List` streams its answer, `Upload` what it is
-/// asked, `Chat` both.
+/// This is the service `shop.Shop`: `Pay` is unary, `List` streams its response,
+/// `Upload` streams its request, and `Chat` streams both.
 #[derive(Clone)]
 pub(crate) struct Shop {
     runs: Runs,
     script: Arc<Script>,
-    /// Where executions wait; those that stream wait after their first message.
+    /// Executions wait at this gate; an execution that streams waits after its
+    /// first message.
     gate: Option<Gate>,
 }
 
 impl Shop {
-    /// Answers `run N` to each call.
+    /// Returns a shop that responds `run N` to each call.
     pub(crate) fn new(runs: &Runs) -> Self {
         Self::answering(runs, |run| Ok(vec![Ok(Note::new(format!("run {run}")))]))
     }
@@ -101,7 +102,8 @@ impl Shop {
                 if number == 1 {
                     self.pass().await;
                 }
-                // Whether anybody listens is the layer's business.
+                // The handler ignores a client that is gone, because the layer
+                // handles that.
                 send.send(note).await.ok();
             }
         });
@@ -109,7 +111,7 @@ impl Shop {
         Ok(with_metadata(run, Box::pin(notes)))
     }
 
-    /// Answers what it was sent, joined.
+    /// Responds with all received messages, joined.
     async fn upload(self, mut asked: Streaming<Note>) -> Result<Response<Note>, Status> {
         let run = self.runs.begin();
         let mut text = format!("run {run}:");
@@ -120,14 +122,14 @@ impl Shop {
         Ok(Response::new(Note::new(text)))
     }
 
-    /// Answers each message with itself.
+    /// Sends each received message back.
     fn chat(&self, asked: Streaming<Note>) -> Response<Streaming<Note>> {
         self.runs.begin();
         Response::new(asked)
     }
 }
 
-/// Metadata of every kind: text, two of a name, bytes.
+/// Adds metadata of every kind: text, two values of one name, and bytes.
 fn with_metadata<T>(run: usize, message: T) -> Response<T> {
     let mut response = Response::new(message);
     let metadata = response.metadata_mut();
@@ -182,12 +184,12 @@ impl Service<Request<Body>> for Shop {
     }
 }
 
-/// The two places that a gRPC server has for layers.
+/// A gRPC server can have layers in these two places.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Stack {
-    /// `Server::layer`, whose body needs a [`RequestBody`] around it.
+    /// `Server::layer` takes the layer. Its body needs a [`RequestBody`] around it.
     Tonic,
-    /// The axum router that tonic's routes are.
+    /// The axum router of tonic's routes takes the layer.
     Axum,
 }
 
@@ -209,12 +211,12 @@ pub(crate) async fn serve_router(app: axum::Router) -> Client {
     Client::to(address)
 }
 
-/// On tonic's own server.
+/// Serves the shop with tonic's own server.
 pub(crate) async fn serve(layer: IdempotencyLayer, shop: Shop) -> Client {
     Stack::Tonic.serve(layer, shop).await
 }
 
-/// On tonic's own server, with settings.
+/// Serves the shop with tonic's own server and these settings.
 pub(crate) async fn serve_with(server: Server, layer: IdempotencyLayer, shop: Shop) -> Client {
     let stack = ServiceBuilder::new()
         .map_request(|asked: Request<Body>| asked.map(RequestBody::new))

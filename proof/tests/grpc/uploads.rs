@@ -1,4 +1,5 @@
-//! Calls that stream what they ask: their routes are to be ignored.
+//! Some calls stream their request; the layer must ignore the routes of these
+//! calls.
 
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ fn ignoring_streams() -> IdempotencyLayer {
         .unwrap()
 }
 
-/// A stream that the test feeds, and ends.
+/// Returns a stream that the test feeds and ends.
 fn fed() -> (Sender<Note>, impl Stream<Item = Note> + Send + 'static) {
     let (feed, notes) = mpsc::channel(1);
     (feed, ReceiverStream::new(notes))
@@ -56,7 +57,7 @@ async fn an_ignored_client_stream_passes_through_in_both_stacks() {
     }
 }
 
-/// No message waits for the next one, in either direction.
+/// No message waits for the next message, in either direction.
 #[tokio::test]
 async fn an_ignored_call_of_two_streams_is_a_conversation_in_both_stacks() {
     for stack in Stack::ALL {
@@ -107,7 +108,7 @@ async fn a_forgotten_stream_that_is_too_long_is_out_of_range_and_runs_nothing() 
     let refused = client.upload(ask("k", notes)).await.unwrap_err();
     assert_eq!(code_of(&refused), (Code::OutOfRange, "body-too-large"));
     assert_eq!(runs.count(), 0);
-    // The client stops sending when it is told.
+    // The client stops sending once the call is rejected.
     soon(endless).await.unwrap();
 }
 

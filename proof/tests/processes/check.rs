@@ -1,21 +1,21 @@
-//! What may be seen from outside, whichever process did what.
+//! This module checks what is visible from outside, whichever process did what.
 
 use std::collections::HashMap;
 
-/// A handler ran.
+/// `Execution` is one run of a handler.
 #[derive(Clone, Debug)]
 pub(crate) struct Execution {
     pub(crate) process: usize,
     pub(crate) key: String,
-    /// No other execution has it, in any process.
+    /// No other execution in any process has this id.
     pub(crate) id: String,
 }
 
-/// An attempt came to an answer.
+/// `Answer` is the final response of one attempt.
 #[derive(Clone, Debug)]
 pub(crate) struct Answer {
     pub(crate) key: String,
-    /// The body: the id of the execution that it is of.
+    /// The body of the response is the id of its execution.
     pub(crate) id: String,
     pub(crate) replayed: bool,
 }
@@ -24,13 +24,13 @@ pub(crate) struct Answer {
 pub(crate) struct Found {
     pub(crate) executions: Vec<Execution>,
     pub(crate) answers: Vec<Answer>,
-    /// Those answered with `in-flight` included.
+    /// This count includes the requests that were rejected as `in-flight`.
     pub(crate) requests: usize,
 }
 
-/// What is not as it should be: of each key one execution (G1, G2), and as
-/// many answers as attempts, all of them that execution's (G3), one of them
-/// the first.
+/// Returns the violations. Each key must have one execution (G1, G2) and as many
+/// responses as attempts, all from that execution (G3); exactly one response must
+/// not be a replay.
 pub(crate) fn violations(found: &Found, keys: usize, attempts: usize) -> Vec<String> {
     let mut violations = Vec::new();
     let mut executions: HashMap<&str, Vec<&Execution>> = HashMap::new();

@@ -1,5 +1,5 @@
-//! Clients that send each key to all processes at once, and again while it is
-//! in flight elsewhere.
+//! Clients send each key to all processes at once, and again while another process
+//! has the operation in flight.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,35 +16,36 @@ use tokio::task::JoinSet;
 
 use crate::check::Answer;
 
-/// So many keys at once, each with all of its attempts: enough to be busy while
-/// some wait for a store that is only asked every so often (SQL without NOTIFY).
+/// This many keys are in work at once, each with all of its attempts. That keeps
+/// the processes busy while some attempts wait for a store that is only polled (SQL
+/// without NOTIFY).
 const AT_ONCE: usize = 24;
 
 type Http = Client<HttpConnector, Full<Bytes>>;
 
-/// All answers, and how many requests it took to get them.
+/// Returns all responses, and how many requests were needed.
 pub(crate) async fn attempt(ports: &[u16], keys: usize, attempts: usize) -> (Vec<Answer>, usize) {
     let http = Client::builder(TokioExecutor::new()).build_http();
     let requests = Arc::new(AtomicUsize::new(0));
     let room = Arc::new(Semaphore::new(AT_ONCE * attempts));
-    // No run meets the records of another.
+    // The time in the keys separates each run from the records of earlier runs.
     let run = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let run = run.unwrap().as_nanos();
     let mut answers = Vec::new();
     let mut clients = JoinSet::new();
     for number in 0..keys {
-        // What goes wrong ends the test at once.
+        // A client that fails ends the test at once.
         while let Some(answer) = clients.try_join_next() {
             answers.push(answer.unwrap());
         }
-        // Taken for all of a key's attempts together, so that they meet.
+        // One permit covers all of a key's attempts, so that the attempts meet.
         let some = u32::try_from(attempts).unwrap();
         let permit = Arc::clone(&room).acquire_many_owned(some).await.unwrap();
         let permit = Arc::new(permit);
         for attempt in 0..attempts {
             let port = ports[(number + attempt) % ports.len()];
             let key = format!("key-{run}-{number}");
-            // Every other key is waited for by the servers, not by its clients.
+            // For every other key the servers wait, not the clients.
             let path = if number % 2 == 0 {
                 "payments"
             } else {
@@ -64,7 +65,7 @@ pub(crate) async fn attempt(ports: &[u16], keys: usize, attempts: usize) -> (Vec
     (answers, requests.load(Ordering::Relaxed))
 }
 
-/// For how long a client takes `store-unavailable` for an answer.
+/// A client tolerates `store-unavailable` for this long.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 async fn until_answered(http: &Http, uri: &str, key: &str, requests: &AtomicUsize) -> Answer {
@@ -90,7 +91,8 @@ async fn until_answered(http: &Http, uri: &str, key: &str, requests: &AtomicUsiz
             StatusCode::CONFLICT if body.contains("in-flight") => {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
-            // While connections are made, on a machine that has other things to do.
+            // The store may be unavailable while connections are opened on a busy
+            // machine.
             StatusCode::SERVICE_UNAVAILABLE
                 if body.contains("store-unavailable") && begun.elapsed() < PATIENCE =>
             {

@@ -1,6 +1,6 @@
-//! One store, three processes: each a real HTTP server with the layer in front
-//! of its handlers. Clients send the same keys to all three at once, and each
-//! key executes once, in one of them.
+//! Three processes share one store. Each process is a real HTTP server with the
+//! layer in front of its handlers. Clients send the same keys to all three
+//! processes at once, and each key executes once, in one process.
 
 #[path = "../support/servers.rs"]
 mod servers;
@@ -17,7 +17,7 @@ use servers::{fresh_directory, url};
 
 const PROCESSES: usize = 3;
 const KEYS: usize = 5_000;
-/// For each key, spread over the processes.
+/// Each key has this many attempts, spread over the processes.
 const ATTEMPTS: usize = 6;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -52,7 +52,7 @@ async fn three_processes_on_one_sqlite_file_execute_each_key_once() {
     std::fs::remove_dir_all(&directory).unwrap();
 }
 
-/// The test is able to see what it looks for.
+/// This test shows that the check notices keys that execute more than once.
 #[tokio::test(flavor = "multi_thread")]
 async fn three_processes_with_a_store_each_are_found_out() {
     let keys = 100;
@@ -64,14 +64,15 @@ async fn three_processes_with_a_store_each_are_found_out() {
     assert_eq!(more_than_once.count(), keys, "{violations:#?}");
 }
 
-/// A process of the tests above, which run this program again for it.
+/// The tests above start this program again with this test, which is one of their
+/// processes.
 #[test]
 #[ignore = "is run by the other tests"]
 fn serves() {
     process::serve();
 }
 
-/// One after the other, so that each has the machine to itself.
+/// The tests take turns, so that each test has the machine to itself.
 static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 async fn once_each(url: &str) {
@@ -93,7 +94,8 @@ async fn once_each(url: &str) {
         violations.len(),
         &violations[..violations.len().min(20)]
     );
-    // How they share the work is the scheduler's business, that each takes part is not.
+    // The scheduler decides how the processes share the work, but each process must
+    // take part.
     for process in 0..PROCESSES {
         let took_part = |execution: &Execution| execution.process == process;
         assert!(

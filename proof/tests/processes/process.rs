@@ -1,4 +1,5 @@
-//! One of the processes: from outside a handle on it, from inside a server.
+//! This module is one of the processes: a handle on the process from outside, a
+//! server from inside.
 
 use std::env;
 use std::process::Stdio;
@@ -49,7 +50,7 @@ impl Process {
         self.line("port ").await.parse().unwrap()
     }
 
-    /// All that it executed.
+    /// Stops the process, and returns all that the process executed.
     pub(crate) async fn stop(mut self) -> Vec<Execution> {
         drop(self.child.stdin.take());
         let mut executions = Vec::new();
@@ -67,12 +68,12 @@ impl Process {
         executions
     }
 
-    /// The rest of the next line that begins so.
+    /// Returns the rest of the next line that contains `beginning`.
     async fn line(&mut self, beginning: &str) -> String {
         loop {
             let line = self.says.next_line().await.unwrap();
             let line = line.unwrap_or_else(|| panic!("process {} ended early", self.number));
-            // The first one stands behind what the test harness has to say.
+            // The test harness prints text of its own before the first such line.
             if let Some((_, rest)) = line.split_once(beginning) {
                 return rest.to_owned();
             }
@@ -80,16 +81,16 @@ impl Process {
     }
 }
 
-/// Serves until the standard input ends: no process outlives its test.
+/// Serves until the standard input ends, so that no process outlives its test.
 #[tokio::main(worker_threads = 2)]
 pub(crate) async fn serve() {
     let url = env::var(STORE).expect("this is run by the tests of several processes");
     let number = env::var(NUMBER).unwrap();
-    // All three at once.
+    // All three processes migrate at once.
     AnyStore::migrate(&url).await.unwrap();
     let store = AnyStore::connect(&url).await.unwrap();
     let layer = IdempotencyLayer::builder(store, scope::header("x-api-key"))
-        // That the machine is busy is no reason to fail.
+        // A busy machine must not fail the test.
         .store_timeout(Duration::from_secs(30))
         .defaults(|options| options.retention(Duration::from_secs(600)))
         .route("POST /waiting", |options| {
@@ -109,7 +110,8 @@ pub(crate) async fn serve() {
                 executed.push((key, id.clone()));
                 id
             };
-            // Long enough for the other attempts to meet it.
+            // The handler takes long enough that other attempts find its operation
+            // in flight.
             tokio::time::sleep(Duration::from_millis(3)).await;
             (StatusCode::CREATED, id)
         }

@@ -1,4 +1,5 @@
-//! The hosts that the layer runs on: axum behind hyper, one store for all.
+//! The hosts of the apps run the layer: axum behind hyper, with one store for all
+//! apps.
 
 use std::convert::Infallible;
 use std::net::Ipv4Addr;
@@ -28,13 +29,13 @@ pub(crate) const PORT: u16 = 80;
 pub(crate) struct App {
     pub(crate) name: String,
     pub(crate) plan: Plan,
-    /// How far its wall clock is ahead of the others'.
+    /// The wall clock of this host is ahead of the others' clocks by this much.
     pub(crate) clock_ahead: Duration,
     pub(crate) log: Log,
 }
 
 impl App {
-    /// Answers until it crashes.
+    /// Serves until the host crashes.
     pub(crate) async fn serve(self) -> turmoil::Result {
         let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)).await?;
         let router = self.router()?;
@@ -45,7 +46,7 @@ impl App {
                 let connection = http1::Builder::new()
                     .auto_date_header(false)
                     .serve_connection(TokioIo::new(stream), service);
-                // How a client or the network left is of no interest.
+                // The test does not need to know how a connection ended.
                 let _ = connection.await;
             });
         }
@@ -81,7 +82,7 @@ impl App {
     }
 }
 
-/// Takes its time, and mostly ends well.
+/// This handler takes its time, and mostly ends well.
 async fn pay(
     State(app): State<App>,
     context: Option<IdempotencyContext>,
@@ -114,7 +115,7 @@ async fn pay(
     };
     app.log.add(&app.name, What::Ended { execution, status });
     let Some(status) = status else {
-        // Past the hook that would print it.
+        // This call skips the panic hook, which would print the panic.
         std::panic::resume_unwind(Box::new("as the seed wants it"));
     };
     let body = format!("execution {execution} of {key}");

@@ -1,4 +1,4 @@
-//! What must be true of every log, whatever broke.
+//! These rules must hold for every log, whatever broke.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -9,23 +9,24 @@ use crate::plan::{MAX_RECORDED_BODY, Plan};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rule {
-    /// One at a time; under `refuse`, never two.
+    /// One execution runs at a time; under `refuse` there are never two.
     G1,
-    /// Once recorded, never again.
+    /// A recorded operation never runs again.
     G2,
-    /// Recorded before delivered: every retry gets the same answer.
+    /// A response is recorded before it is delivered, so every retry gets the same
+    /// response.
     G3,
-    /// What began ends, whether its client waits or not.
+    /// An operation that began comes to its end, whether its client waits or not.
     G4,
-    /// Stale owners are powerless, and tokens grow.
+    /// Stale owners can change nothing, and tokens grow.
     G5,
-    /// A record is released, or completed, as its handler's end says.
+    /// A record is released or completed according to how its handler ended.
     Judged,
-    /// In the end every client has an answer, and no record is in flight.
+    /// In the end every client has a final response, and no record is in flight.
     Ends,
     /// Where nothing breaks, no lease lapses.
     Calm,
-    /// The layer gives no answer that nothing here calls for.
+    /// The layer rejects only for reasons that exist in the simulation.
     Answers,
 }
 
@@ -48,7 +49,7 @@ impl fmt::Display for Violation {
     }
 }
 
-/// Everything that is wrong with what happened until `end`.
+/// Returns everything that is wrong in what happened until `end`.
 pub(crate) fn check(plan: &Plan, events: &[Event], end: Duration) -> Vec<Violation> {
     let mut seen = Seen {
         plan: Some(plan),
@@ -68,19 +69,20 @@ struct Seen<'a> {
     plan: Option<&'a Plan>,
     now: Duration,
     violations: Vec<Violation>,
-    /// By record and token: until when it lives, by the store's word.
+    /// These are the ends of the leases, by record and token, as the store reported
+    /// them.
     leases: BTreeMap<(&'a str, u64), Duration>,
-    /// By token, since the store gives each only once.
+    /// These are the records by token. The store gives each token only once.
     records: BTreeMap<u64, &'a str>,
     last_token: BTreeMap<&'a str, u64>,
-    /// Which token completed a record, and with what.
+    /// These are the token and the outcome that completed each record.
     completed: BTreeMap<&'a str, (u64, &'a str)>,
     may_run_again: BTreeSet<u64>,
-    /// By key, in order.
+    /// These are the executions by key, in order.
     executions: BTreeMap<&'a str, Vec<Execution<'a>>>,
-    /// By number: of which key, and what its answer must be.
+    /// By number: each request's key, and the response that the request must get.
     requests: BTreeMap<u64, (&'a str, Option<&'a Answer>)>,
-    /// By key: what somebody was answered.
+    /// By key: the recorded response that a client got.
     answered: BTreeMap<&'a str, &'a Answer>,
     content: u64,
 }
@@ -89,7 +91,7 @@ struct Execution<'a> {
     number: u64,
     token: Option<u64>,
     host: &'a str,
-    /// Latest, unless its host crashes.
+    /// The execution ends by this time, unless its host crashes.
     ends_by: Duration,
     end: End,
 }
@@ -97,7 +99,7 @@ struct Execution<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
     NotYet,
-    /// Its host did.
+    /// The execution's host crashed.
     Crashed,
     With(u16),
     Panicked,
@@ -252,7 +254,8 @@ impl<'a> Seen<'a> {
         self.leases.insert((record, token), until);
     }
 
-    /// Nobody does who was overtaken, or whose record is completed.
+    /// Checks that the owner was not overtaken, and that its record is not
+    /// completed.
     fn acts_as_owner(&mut self, record: &'a str, token: u64, does: &str) {
         let last = self.last_token.get(record).copied().unwrap_or(token);
         if last > token {
@@ -278,7 +281,7 @@ impl<'a> Seen<'a> {
     }
 
     fn release(&mut self, token: u64, may_run_again: bool) {
-        // A claim may be given back before its handler begins.
+        // The layer may release a claim before the handler begins.
         let Some(execution) = self.execution_under(token) else {
             return;
         };
@@ -391,7 +394,7 @@ fn same(one: &Answer, other: &Answer) -> bool {
     (one.status, one.execution, &one.body) == (other.status, other.execution, &other.body)
 }
 
-/// Whether `later` is right after `first` was seen whole.
+/// Returns whether `later` is correct after a client has seen the whole of `first`.
 fn keeps(first: &Answer, later: &Answer) -> bool {
     let sealed = first.body.len() > MAX_RECORDED_BODY;
     match later.code.as_deref() {

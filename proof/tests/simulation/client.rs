@@ -1,5 +1,5 @@
-//! The clients: each asks for one key after the other, through any app, until
-//! it has a final answer, and then a few times more.
+//! Each client asks for one key after the other, through any app, until the client
+//! has a final response. Then the client asks a few times more.
 
 use std::time::Duration;
 
@@ -32,7 +32,8 @@ impl Client {
         let mut chance = chance(plan.seed, 100 + number);
         let mut keys: Vec<_> = (0..plan.keys).map(|key| format!("key-{key}")).collect();
         keys.shuffle(&mut chance);
-        // Not all, but each key has several that ask for it.
+        // Each client asks for some of the keys, and each key has several clients
+        // that ask for it.
         keys.truncate(usize::try_from(plan.keys * 2 / 3).unwrap());
         Self {
             name: client(number),
@@ -66,10 +67,11 @@ impl Client {
         sleep(Duration::from_millis(self.chance.random_range(millis))).await;
     }
 
-    /// One try, which the client gives up after a while.
+    /// Sends one request, and gives up after a while.
     async fn ask(&mut self, key: &str) -> Option<Answer> {
         let app = app(self.chance.random_range(0..APPS));
-        // Some wait for long enough to see an owner that was overtaken end.
+        // Some clients wait long enough to see the end of an owner that was
+        // overtaken.
         let most = if self.chance.random_ratio(1, 3) {
             15_000
         } else {
@@ -105,7 +107,7 @@ impl Client {
 async fn exchange(app: &str, key: &str) -> turmoil::Result<Answer> {
     let stream = TcpStream::connect((app, PORT)).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    // Dropped with this: the connection is closed when the client gives up.
+    // Dropping this set closes the connection, also when the client gives up.
     let mut running = JoinSet::new();
     running.spawn(connection);
     let request = Request::post("/payments")
@@ -128,12 +130,13 @@ async fn exchange(app: &str, key: &str) -> turmoil::Result<Answer> {
 }
 
 impl Answer {
-    /// The handler's own, and recorded.
+    /// Returns whether the response comes from a handler and is recorded.
     pub(crate) fn is_recorded(&self) -> bool {
         self.execution.is_some() && self.status < 500 && !self.unrecorded
     }
 
-    /// No retry will get another one, unless somebody resolves the record.
+    /// Returns whether every retry will get the same response, unless an operator
+    /// resolves the record.
     fn is_final(&self) -> bool {
         let final_codes = ["response-unavailable", "outcome-unknown"];
         self.is_recorded()

@@ -1,11 +1,11 @@
-//! What happened, as everyone saw it: kept outside of the simulation, in the
-//! simulation's time.
+//! The log holds what happened, as everyone saw it. It is kept outside of the
+//! simulation, with the simulation's time.
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// One log for all hosts; a clone is another handle on it.
+/// All hosts share one log; a clone is another handle on it.
 #[derive(Clone, Default)]
 pub(crate) struct Log(Arc<Mutex<Written>>);
 
@@ -13,7 +13,7 @@ pub(crate) struct Log(Arc<Mutex<Written>>);
 struct Written {
     events: Vec<Event>,
     numbers: u64,
-    /// How many clients have a final answer to everything.
+    /// This many clients have a final response for each of their keys.
     content: u64,
 }
 
@@ -26,35 +26,36 @@ pub(crate) struct Event {
 
 #[derive(Clone, Debug)]
 pub(crate) enum What {
-    /// Something is broken, or whole again.
+    /// Something breaks, or works again.
     Fault(String),
-    /// Its software ended without a word, and begins anew from its store.
+    /// The host's software ended without a word, and will start anew from its
+    /// store.
     Crashed,
     Restarted,
     /// A handler began.
     Began {
         key: String,
         execution: u64,
-        /// None: without a claim.
+        /// The token is `None` if the handler ran without a claim.
         token: Option<u64>,
         attempt: u64,
         lasts: Duration,
     },
-    /// A handler came to its end; `None`: by a panic.
+    /// A handler ended; the status is `None` if the handler panicked.
     Ended {
         execution: u64,
         status: Option<u16>,
     },
-    /// The store gave a record to an owner, until then.
+    /// The store gave a record to an owner until this time.
     Acquired {
         record: String,
         token: u64,
         attempt: u64,
         until: Duration,
-        /// From an owner that let its lease lapse.
+        /// The previous owner had let its lease lapse.
         takes_over: bool,
     },
-    /// The store put the end of a lease ahead.
+    /// The store moved the end of a lease into the future.
     Renewed {
         record: String,
         token: u64,
@@ -69,10 +70,10 @@ pub(crate) enum What {
     Released {
         record: String,
         token: u64,
-        /// Otherwise its outcome is unknown.
+        /// If this is false, the outcome of the operation is unknown.
         may_run_again: bool,
     },
-    /// The store told somebody that he is not the owner.
+    /// The store told an app that the app is not the owner.
     Lost {
         record: String,
         asked: &'static str,
@@ -83,27 +84,28 @@ pub(crate) enum What {
         request: u64,
         app: String,
     },
-    /// It got a whole answer.
+    /// The client got a whole response.
     Answered {
         request: u64,
         answer: Answer,
     },
-    /// It got none.
+    /// The client got no whole response.
     Failed {
         request: u64,
         why: String,
     },
-    /// It has a final answer to everything.
+    /// The client has a final response for each of its keys.
     Satisfied,
 }
 
-/// A whole answer, as a client saw it.
+/// `Answer` is a whole response, as a client saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
-    /// Which execution it is of, unless it is of the layer.
+    /// This is the execution that the response comes from. It is `None` for a
+    /// response of the layer.
     pub(crate) execution: Option<u64>,
-    /// The code of a rejection.
+    /// This is the code of a rejection.
     pub(crate) code: Option<String>,
     pub(crate) unrecorded: bool,
     pub(crate) replayed: bool,
@@ -127,7 +129,7 @@ impl Log {
         });
     }
 
-    /// 1, 2, 3 …
+    /// Returns the numbers 1, 2, 3 and so on.
     pub(crate) fn number(&self) -> u64 {
         let mut written = self.0.lock().unwrap();
         written.numbers += 1;
@@ -138,8 +140,8 @@ impl Log {
         self.0.lock().unwrap().content
     }
 
-    /// Everything, in the order of time: within one tick each host runs for
-    /// the whole of it before the next one does.
+    /// Returns all events in the order of time. The sort is needed because within
+    /// one tick each host runs for the whole tick before the next host runs.
     pub(crate) fn events(&self) -> Vec<Event> {
         let mut events = self.0.lock().unwrap().events.clone();
         events.sort_by_key(|event| event.at);
@@ -147,7 +149,7 @@ impl Log {
     }
 }
 
-/// The log as text, a line for each event.
+/// Returns the log as text, with a line for each event.
 pub(crate) fn text(events: &[Event]) -> String {
     let lines: Vec<_> = events.iter().map(ToString::to_string).collect();
     lines.join("\n")

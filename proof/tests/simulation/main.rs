@@ -1,10 +1,8 @@
-//! Apps, clients and a store in a simulated network that breaks in a way of
-//! its own for every seed, and G1 to G5 of what happened.
+//! These tests run apps, clients and a store in a simulated network. Each seed
+//! breaks the network in its own way, and the check asks whether G1 to G5 held.
 //!
-//! `SIMULATION_SEEDS=5000` runs so many seeds, `SIMULATION_SEED=17` the one,
-//! and prints what happened. A test that fails names its seed.
-//!
-//! Under the feature `axum`, since one run of it in `scripts/test` is enough.
+//! `SIMULATION_SEEDS=5000` runs that many seeds; `SIMULATION_SEED=17` runs that one
+//! seed and prints what happened. A test that fails names its seed.
 
 mod app;
 mod check;
@@ -28,9 +26,9 @@ use self::occurrences::Occurrences;
 use self::plan::{Plan, Sabotage};
 use self::simulate::simulate;
 
-/// How many seeds, unless told otherwise.
+/// This many seeds run, unless the environment says otherwise.
 const SEEDS: u64 = 500;
-/// Within how many seeds something that is wrong on purpose must be found.
+/// A planted fault must be found within this many seeds.
 const SEEDS_TO_NOTICE: u64 = 60;
 
 fn number(variable: &str) -> Option<u64> {
@@ -42,7 +40,7 @@ fn number(variable: &str) -> Option<u64> {
     )
 }
 
-/// What is wrong with one seed, and everything that happened.
+/// Returns what is wrong with one seed, and everything that happened.
 fn run(plan: &Plan) -> (Vec<Violation>, Vec<Event>) {
     let (events, end) = simulate(plan);
     (check(plan, &events, end), events)
@@ -61,7 +59,7 @@ fn report(plan: &Plan, violations: &[Violation], events: &[Event]) -> String {
     )
 }
 
-/// Runs seeds on all cores, up to the first few that fail.
+/// Runs seeds on all cores, until the first few fail.
 fn run_all(seeds: u64, seen: &Mutex<Occurrences>) -> Vec<(u64, String)> {
     let next = AtomicU64::new(0);
     let failed = Mutex::new(Vec::new());
@@ -130,7 +128,7 @@ fn a_seed_always_tells_the_same_story() {
     }
 }
 
-/// That `sabotage` breaks `rule` in one of the first seeds.
+/// Checks that `sabotage` breaks `rule` in one of the first seeds.
 #[track_caller]
 fn assert_noticed(sabotage: Sabotage, rule: Rule) {
     let noticed = (0..SEEDS_TO_NOTICE).find(|seed| {

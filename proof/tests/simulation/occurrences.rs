@@ -1,5 +1,5 @@
-//! How often what the faults are there for came about: a guarantee that
-//! nothing put to the test would hold too.
+//! This module counts how often the faults caused what they are there for. A
+//! guarantee that was never put to the test would hold too.
 
 use crate::log::{Event, What};
 
@@ -9,12 +9,12 @@ pub(crate) struct Occurrences {
     executions_that_panic: u64,
     crashes: u64,
     requests_without_answer: u64,
-    /// From an owner that let its lease lapse.
+    /// These claims took a record from an owner that let its lease lapse.
     takeovers: u64,
-    /// Of a record that was released.
+    /// These claims took a record that was released.
     claims_after_a_release: u64,
     renewals: u64,
-    /// By owners that were overtaken.
+    /// These completions came from owners that were overtaken.
     completions_in_vain: u64,
     renewals_in_vain: u64,
     releases_in_vain: u64,

@@ -1,5 +1,5 @@
-//! What a seed stands for: the options of the layer, how long handlers take,
-//! and what breaks when.
+//! A seed decides the options of the layer, how long handlers take, and what breaks
+//! when.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use rand::{RngExt, SeedableRng};
 
 pub(crate) const APPS: u64 = 2;
 pub(crate) const STORE: &str = "store";
-/// What is larger is sealed.
+/// A larger response is sealed.
 pub(crate) const MAX_RECORDED_BODY: usize = 1024;
 
-/// Something that is wrong on purpose, to see that it is noticed.
+/// A sabotage is something wrong on purpose; the check must notice it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sabotage {
     /// The apps have no layer.
@@ -20,40 +20,42 @@ pub(crate) enum Sabotage {
     TakesLiveLeases,
     /// The store gives away records that are completed.
     ForgetsCompletions,
-    /// The store lets whoever asks complete a record.
+    /// The store lets any app complete a record.
     AnyoneCompletes,
-    /// The store does not tell one owner from the next.
+    /// The store gives the next owner the same token.
     RepeatsTokens,
     /// The store keeps records in flight for ever.
     LeasesNeverLapse,
-    /// The store counts leases four times as fast as it was asked to.
+    /// The store ends leases after a quarter of the requested time.
     ShortLeases,
-    /// The apps take a completion for stored that was not.
+    /// The apps behave as if a completion was stored that was not.
     StoresNothing,
-    /// The apps take a lease for renewed that was not.
+    /// The apps behave as if a lease was renewed that was not.
     RenewsNothing,
-    /// The apps release what they should have completed.
+    /// The apps release a record that they should have completed.
     ReleasesInstead,
 }
 
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) seed: u64,
-    /// Nothing breaks.
+    /// If this is true, nothing breaks.
     pub(crate) calm: bool,
-    /// `on_lapsed_lease = refuse`, otherwise `rerun`.
+    /// If this is true, `on_lapsed_lease` is `refuse`; otherwise it is `rerun`.
     pub(crate) refuse: bool,
     pub(crate) lease: Duration,
     pub(crate) store_timeout: Duration,
     pub(crate) max_operation: Duration,
-    /// How fast the store's clock runs, in thousandths of the apps'.
+    /// This is the speed of the store's clock, in thousandths of the speed of the
+    /// apps' clocks.
     pub(crate) store_clock: u64,
-    /// After how long the store's client sends a request again that has no answer.
+    /// The store's client sends a request again if there was no reply after this
+    /// time.
     pub(crate) resends_after: Option<Duration>,
     pub(crate) clients: u64,
     pub(crate) keys: u64,
     pub(crate) faults: Vec<Fault>,
-    /// From here on everything is whole.
+    /// From this time on nothing is broken.
     pub(crate) healed_at: Duration,
     pub(crate) sabotage: Option<Sabotage>,
 }
@@ -66,15 +68,16 @@ pub(crate) struct Fault {
 
 #[derive(Clone, Debug)]
 pub(crate) enum Break {
-    /// Nothing passes in either direction, and what is on its way is lost.
+    /// Nothing passes in either direction, and messages under way are lost.
     Cut(String, String),
-    /// The same in one direction: of a call, for example, the answer is lost.
+    /// Nothing passes in one direction, so that for example the reply to a call is
+    /// lost.
     CutOneWay(String, String),
-    /// Messages wait, and arrive all at once in the end.
+    /// Messages wait, and all arrive at once in the end.
     Hold(String, String),
-    /// Messages get lost, one in so many.
+    /// One of this many messages is lost.
     Lossy(String, String, u32),
-    /// Messages take up to so long.
+    /// Messages take up to this long.
     Slow(String, String, Duration),
     Mend(String, String),
     Crash(String),
@@ -89,8 +92,8 @@ pub(crate) fn client(number: u64) -> String {
     format!("client-{number}")
 }
 
-/// Chance of its own for each purpose, so that one more draw here does not
-/// change everything there.
+/// Returns random draws of their own for each purpose, so that one more draw for
+/// one purpose does not change the draws for another.
 pub(crate) fn chance(seed: u64, purpose: u64) -> StdRng {
     StdRng::seed_from_u64(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ purpose)
 }
@@ -103,8 +106,9 @@ impl Plan {
     pub(crate) fn new(seed: u64) -> Self {
         let mut chance = chance(seed, 0);
         let lease = millis(&mut chance, 1000, 3000);
-        // A claim that is answered after its lease has lapsed is given back by
-        // the app's clock, so the store's must not be faster then.
+        // The app releases a claim whose reply came after the lease had lapsed. The
+        // app measures that by its own clock, so the store's clock must not be
+        // faster in this case.
         let patient = chance.random_ratio(1, 3);
         let (store_timeout, store_clock) = if patient {
             (
@@ -144,8 +148,8 @@ impl Plan {
         self
     }
 
-    /// How long a handler takes: mostly no time, sometimes longer than its
-    /// lease, seldom longer than it is renewed.
+    /// Returns how long a handler takes: mostly a short time, sometimes longer than
+    /// its lease, rarely longer than the layer renews the lease.
     pub(crate) fn handler_lasts(&self, chance: &mut StdRng) -> Duration {
         match chance.random_range(0..20) {
             0..12 => millis(chance, 0, 300),
@@ -173,7 +177,8 @@ impl Plan {
         self.faults.sort_by_key(|fault| fault.at);
     }
 
-    /// One thing after the other: the network knows no two at once.
+    /// Breaks a link in one way after another, because the network can break a link
+    /// in one way only.
     fn break_link(&mut self, chance: &mut StdRng, a: &str, b: &str) {
         let mut at = millis(chance, 0, 3000);
         while at < self.healed_at {

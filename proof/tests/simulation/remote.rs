@@ -1,4 +1,4 @@
-//! A `Store` whose records are on another host.
+//! This `Store` keeps its records on another host.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -17,12 +17,12 @@ use crate::plan::{Plan, STORE, Sabotage};
 use crate::store::PORT;
 use crate::wire::{Ask, Found, Kept, Told, frame, hex, read, unhex};
 
-/// As a driver does it: a pool of connections, one call at a time on each, and
-/// perhaps a second try of its own.
+/// This client behaves as a database driver does: it has a pool of connections with
+/// one call at a time on each, and it may send a call a second time.
 pub(crate) struct Remote {
     idle: Mutex<Vec<TcpStream>>,
     resends_after: Option<Duration>,
-    /// How far this host's wall clock is ahead of the others'.
+    /// The wall clock of this host is ahead of the others' clocks by this much.
     clock_ahead: Duration,
     sabotage: Option<Sabotage>,
 }
@@ -45,7 +45,8 @@ impl Remote {
         if let Ok(Ok(told)) = timeout(patience, self.exchange(&frame)).await {
             return Ok(told);
         }
-        // The first one may be carried out still.
+        // The store may still carry out the first request, so an error now means
+        // that the outcome is unknown.
         let again = self.exchange(&frame).await;
         again.map_err(|error| StoreError::new(StoreErrorKind::Unknown, error))
     }
@@ -57,7 +58,7 @@ impl Remote {
             Some(stream) => stream,
             None => TcpStream::connect((STORE, PORT)).await.map_err(not_sent)?,
         };
-        // One segment: what fails has not left.
+        // The frame fits into one segment, so a write that fails has sent nothing.
         stream.write_all(frame).await.map_err(not_sent)?;
         let told = read(&mut stream)
             .await

@@ -1,4 +1,4 @@
-//! A plan carried out: hosts, faults, and the end.
+//! This module carries out a plan: the hosts, the faults, and the end.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, UNIX_EPOCH};
@@ -11,18 +11,19 @@ use crate::log::{Event, Log, What};
 use crate::plan::{APPS, Break, Plan, STORE, app, client};
 use crate::store::{self, Records};
 
-/// A message takes at least as long, so that no host hears of what others do
+/// A message takes at least one tick, so that no host sees what another host does
 /// later in the same tick.
 const TICK: Duration = Duration::from_millis(20);
 const SLOWEST: Duration = Duration::from_millis(80);
 
-/// How long after everything is whole again every client must be content.
+/// Every client must have its final responses within this time after everything
+/// works again.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How long after its lease a record may still be in flight: the longest pause
-/// between two tries of the layer, and the time that they take.
+/// A record may be in flight for this long after its lease: the longest pause
+/// between two tries of the layer, and the duration of these tries.
 const SETTLES_WITHIN: Duration = Duration::from_secs(8);
 
-/// What happened, and when it ended.
+/// Returns what happened, and when the simulation ended.
 pub(crate) fn simulate(plan: &Plan) -> (Vec<Event>, Duration) {
     let log = Log::default();
     let records = Arc::new(Mutex::new(Records::new(plan, log.clone())));
@@ -33,8 +34,8 @@ pub(crate) fn simulate(plan: &Plan) -> (Vec<Event>, Duration) {
         .min_message_latency(TICK)
         .max_message_latency(SLOWEST)
         .simulation_duration(Duration::from_secs(3600))
-        // Messages that waited arrive at once, and the network panics at what
-        // it has no room for.
+        // Messages that waited arrive at once, and the network panics if its buffer
+        // is too small.
         .tcp_capacity(4096)
         .enable_random_order()
         .build();
@@ -127,10 +128,11 @@ fn carry_out(sim: &mut Sim<'_>, plan: &Plan, what: &Break, log: &Log) {
     }
 }
 
-/// The layer's own tasks end in an order that tokio takes from a counter of the
-/// whole process, and each connection that they close draws a delay: so that a
-/// seed tells one story, all have the same one. Tasks of a `LocalSet` have an
-/// order. What slowed the host's links ends with it.
+/// Crashes a host. The layer's own tasks end in an order that tokio takes from a
+/// counter of the whole process, and each connection that the tasks close draws a
+/// delay. All delays are therefore set to the same value, so that a seed always
+/// gives the same run. Tasks of a `LocalSet` end in a fixed order. A fault that
+/// slowed the host's links ends with the crash.
 fn crash(sim: &mut Sim<'_>, plan: &Plan, host: &str) {
     let apps = (0..APPS).map(app);
     let all = apps

@@ -1,5 +1,5 @@
-//! The store's host: the contract of `Store` over a map, each operation one
-//! step on a clock of its own, and a log of what it did.
+//! The store's host implements the contract of `Store` over a map. Each operation
+//! is one step on the store's own clock, and a log says what the store did.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -15,7 +15,7 @@ use crate::wire::{Ask, Found, Kept, Told, frame, read};
 
 pub(crate) const PORT: u16 = 7000;
 
-/// Answers until it crashes; the records outlive that.
+/// Serves until the host crashes; the records outlive the crash.
 pub(crate) async fn serve(records: Arc<Mutex<Records>>) -> turmoil::Result {
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)).await?;
     loop {
@@ -71,7 +71,7 @@ impl Records {
         }
     }
 
-    /// Whether a lease lives at this time of the simulation.
+    /// Returns whether a lease lives at this time of the simulation.
     pub(crate) fn any_lives(&self, at: Duration) -> bool {
         let now = self.by_own_clock(at);
         self.by_id.values().any(
@@ -83,7 +83,7 @@ impl Records {
         at * u32::try_from(self.clock).unwrap() / 1000
     }
 
-    /// When this clock says so, by the clock of the simulation.
+    /// Converts a time of the store's clock to the clock of the simulation.
     fn in_simulation(&self, at: Duration) -> Duration {
         at * 1000 / u32::try_from(self.clock).unwrap()
     }
@@ -206,7 +206,8 @@ impl Records {
         }
         let micros = u64::try_from(now.as_micros()).unwrap();
         if !(takes_over && self.is(Sabotage::RepeatsTokens)) {
-            // Above those of all records, so that a token names its record.
+            // The token is larger than the tokens of all records, so that a token
+            // names its record.
             self.last_token = micros.max(self.last_token + 1);
         }
         let token = self.last_token;

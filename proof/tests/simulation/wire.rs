@@ -1,4 +1,4 @@
-//! What the apps and the store say to each other: JSON behind its length.
+//! The apps and the store exchange JSON that is preceded by its length.
 
 use std::io;
 
@@ -26,7 +26,7 @@ pub(crate) enum Ask {
         fingerprint: String,
         token: u64,
         attempt: u64,
-        /// `None`: sealed.
+        /// `None` means that the record is sealed.
         answer: Option<Kept>,
     },
     Release {
@@ -58,17 +58,17 @@ pub(crate) enum Found {
         lapses_in_ms: u64,
     },
     Lapsed,
-    /// `None`: sealed.
+    /// `None` means that the record is sealed.
     Done(Option<Kept>),
 }
 
-/// A recorded answer.
+/// `Kept` is a recorded response.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Kept {
     pub(crate) status: u16,
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) body: String,
-    /// Microseconds since 1970, by the clock of the app that wrote it.
+    /// This is in microseconds since 1970, by the clock of the app that wrote it.
     pub(crate) began_at: u64,
     pub(crate) completed_at: u64,
     pub(crate) retention_ms: u64,

@@ -1,5 +1,5 @@
-//! Real servers: those that the environment names, and ones of a test's own,
-//! for tests that are hard on them.
+//! These are real servers: shared ones whose addresses are in the environment, and
+//! servers of a single test, which may damage them.
 
 #![allow(dead_code, reason = "each program uses a part of it")]
 
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{self, Command};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// The address of a server that all tests share.
+/// Returns the address of a server that all tests share.
 pub(crate) fn url(name: &str) -> String {
     match env::var(name) {
         Ok(url) if !url.is_empty() => url,
@@ -19,8 +19,8 @@ pub(crate) fn url(name: &str) -> String {
     }
 }
 
-/// A directory that nothing else has, below that of the servers if there is
-/// one: who stops them removes it as well.
+/// Returns a new directory. It lies in the directory of the shared servers if there
+/// is one, so that stopping these servers removes it as well.
 pub(crate) fn fresh_directory(name: &str) -> PathBuf {
     static COUNT: AtomicUsize = AtomicUsize::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -29,7 +29,7 @@ pub(crate) fn fresh_directory(name: &str) -> PathBuf {
         .join(format!("{name}-{}-{count}", process::id()))
 }
 
-/// A server of a test's own. Stopped when it is dropped.
+/// This server belongs to one test. It is stopped when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Server {
     kind: &'static str,
@@ -38,7 +38,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Each of `settings` is a line of the server's configuration.
+    /// Starts a server. Each of `settings` is a line of the server's configuration.
     pub(crate) fn start(kind: &'static str, settings: &[&str]) -> Self {
         let directory = fresh_directory(kind);
         let url = start_one(kind, &directory, settings);
@@ -53,17 +53,17 @@ impl Server {
         &self.url
     }
 
-    /// Ends it as a crash does: SIGKILL, to all of its processes.
+    /// Ends the server as a crash does: SIGKILL to all of its processes.
     pub(crate) fn kill(&self) {
         self.script("kill");
     }
 
-    /// Brings it up again on the data that it has, on the same port.
+    /// Starts the server again on its data and on the same port.
     pub(crate) fn restart(&self) {
         assert_eq!(start_one(self.kind, &self.directory, &[]), self.url);
     }
 
-    /// It keeps its connections and answers nothing.
+    /// Freezes the server: it keeps its connections and does not respond.
     pub(crate) fn freeze(&self) {
         self.script("freeze");
     }
@@ -79,7 +79,8 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // Its directory says what it is if it cannot be stopped.
+        // If the server cannot be stopped, its directory still says which server it
+        // is.
         let _ = script().arg("stop").arg(&self.directory).status();
     }
 }
@@ -95,8 +96,8 @@ fn script() -> Command {
     Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/servers"))
 }
 
-/// What the script says on its standard output; what goes wrong it says on
-/// that for errors.
+/// Runs the script, and returns what the script prints on standard output. Errors
+/// of the script go to standard error.
 fn run(script: &mut Command) -> String {
     let output = script.stderr(process::Stdio::inherit()).output();
     let output = output.expect("scripts/servers runs");
