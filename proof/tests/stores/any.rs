@@ -1,4 +1,4 @@
-//! Each engine by its URL.
+//! These tests open each engine by its URL.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -12,7 +12,8 @@ use tower_idempotency::store::{
 
 use crate::servers::{fresh_directory, url};
 
-/// With a table or a prefix of its own, where the engine takes `name`.
+/// Returns the URL with a table or a prefix of its own, where the engine's URL
+/// takes `name`.
 fn with(url: &str, name: &str) -> String {
     let own = format!("{name}{:x}", rand::random::<u64>());
     let separator = if url.contains('?') { '&' } else { '?' };
@@ -75,7 +76,7 @@ async fn what_one_handle_records_another_of_the_same_url_finds() {
     }
 }
 
-/// What it says, all the way down.
+/// Returns what the error says, with all its sources.
 fn said(error: &StoreError) -> String {
     let mut said = format!("{error:?} {error}");
     let mut source = error.source();
@@ -88,7 +89,7 @@ fn said(error: &StoreError) -> String {
 
 #[tokio::test]
 async fn a_url_that_cannot_work_says_why_and_shows_no_credential() {
-    // A port that nobody listens to.
+    // Nothing listens on this port.
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let nobody = closed.local_addr().unwrap();
     drop(closed);

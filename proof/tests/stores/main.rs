@@ -1,5 +1,5 @@
-//! The stores for more than one process, each on the real thing: servers come from
-//! `scripts/servers`, which `scripts/test` starts.
+//! These tests run the stores that several processes can share, against real
+//! servers. The servers come from `scripts/servers`, which `scripts/test` starts.
 
 mod any;
 #[path = "../../../tests/support/log.rs"]

@@ -1,4 +1,4 @@
-//! MySQL and MariaDB.
+//! These tests run the store against MySQL and MariaDB.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -28,7 +28,7 @@ fn url() -> MySqlConnectOptions {
     url.parse().expect("TEST_MYSQL_URL is a mysql:// URL")
 }
 
-/// A table that no other test has.
+/// Returns the name of a table that no other test has.
 fn table() -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
@@ -43,7 +43,7 @@ struct Place {
 }
 
 impl Place {
-    /// A store in a table of its own, on a pool of this many connections.
+    /// Opens a store in a table of its own, on a pool of this many connections.
     async fn new(connections: u32) -> Self {
         let pool = MySqlPoolOptions::new().max_connections(connections);
         Self::on(pool.connect_with(url()).await.unwrap()).await
@@ -59,7 +59,8 @@ impl Place {
         Self { pool, table, store }
     }
 
-    /// Runs a statement with the table's name for `{t}`, and the clock for `{now}`.
+    /// Runs a statement. `{t}` stands for the table's name, and `{now}` for the
+    /// server's clock.
     async fn run(&self, statement: &str) {
         run(&self.pool, &self.sql(statement)).await;
     }
@@ -69,7 +70,7 @@ impl Place {
         statement.replace("{t}", &self.table).replace("{now}", now)
     }
 
-    /// The one number that a query answers.
+    /// Returns the one number that a query selects.
     async fn number(&self, query: &str) -> i64 {
         sqlx::query_scalar(AssertSqlSafe(self.sql(query)))
             .fetch_one(&self.pool)
@@ -81,8 +82,8 @@ impl Place {
         acquired(self.store.claim(claim).await.unwrap())
     }
 
-    /// Whether the pool's next connection comes with one: the server refuses
-    /// this in the middle of a transaction.
+    /// Returns whether the pool's next connection has an open transaction: the
+    /// server refuses this statement in the middle of a transaction.
     async fn has_open_transaction(&self) -> bool {
         let set = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED";
         sqlx::raw_sql(set).execute(&self.pool).await.is_err()
@@ -105,7 +106,7 @@ fn claim(id: u8) -> Claim {
     )
 }
 
-/// The same request, by another process.
+/// Returns the same claim by another process.
 fn another(claim: &Claim) -> Claim {
     let mut another = *claim;
     another.nonce = Nonce::random();
@@ -150,10 +151,11 @@ fn body(claimed: Claimed) -> bytes::Bytes {
     }
 }
 
-/// Waits until somebody has waited a while, for a lock on a table of this
-/// name as nothing else takes as long, and says which connection it is.
+/// Waits until a statement on this table has run for a second, and returns the id
+/// of its connection. Only waiting for a lock takes that long.
 async fn until_one_waits(place: &Place) -> i64 {
-    // Not `innodb_trx`: it is not refreshed while anybody looks often.
+    // `innodb_trx` would not do: the server does not refresh that table while it is
+    // read often.
     let query = "SELECT CAST(id AS SIGNED) FROM information_schema.processlist \
                  WHERE command = 'Execute' AND time >= 1 AND info LIKE '%{t}%'";
     let looks = MySqlPoolOptions::new().connect_with(url()).await.unwrap();

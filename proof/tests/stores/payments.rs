@@ -1,5 +1,5 @@
-//! The example `payments` of the library, twice on one store: what the first process
-//! did, the second one replays.
+//! The library's example `payments` runs twice on one store: the second process
+//! replays what the first process did.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -7,9 +7,10 @@ use std::sync::LazyLock;
 
 use crate::servers;
 
-/// `cargo test --workspace` has built the example already; `cargo test -p proof` has not.
+/// `cargo test --workspace` has built the example already; `cargo test -p proof`
+/// has not.
 static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
-    // target/PROFILE/deps/stores-HASH
+    // This is `target/PROFILE/deps/stores-HASH`.
     let this = std::env::current_exe().unwrap();
     let profile = this.parent().and_then(Path::parent).unwrap();
     let name = match profile.file_name().and_then(|name| name.to_str()) {
@@ -35,7 +36,7 @@ fn text(bytes: Vec<u8>) -> String {
     String::from_utf8(bytes).unwrap()
 }
 
-/// Whoever made them, each payment is made once.
+/// Each payment is made once, whichever process made the payment.
 fn two_processes_pay_once(store: &str) {
     let tell = || {
         let output = run(&["--exit", "--store", store]);
@@ -60,7 +61,7 @@ fn two_processes_pay_once(store: &str) {
     );
     assert_eq!((made.len(), replayed.len()), (3, 3));
     for (made, replayed) in made.iter().zip(&replayed) {
-        // The key, the status and the id of the payment.
+        // These are the key, the status and the id of the payment.
         assert_eq!(made[..3], replayed[..3]);
     }
 }

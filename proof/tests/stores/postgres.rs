@@ -1,4 +1,4 @@
-//! PostgreSQL.
+//! These tests run the store against PostgreSQL.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -38,7 +38,7 @@ fn pool() -> PgPool {
     pool_with(options())
 }
 
-/// A name that no other test uses.
+/// Returns a name that no other test uses.
 fn fresh(prefix: &str) -> String {
     static LAST: AtomicU32 = AtomicU32::new(0);
     let number = LAST.fetch_add(1, Ordering::Relaxed);
@@ -49,14 +49,15 @@ fn fresh(prefix: &str) -> String {
     )
 }
 
-/// Held by every test, and by one that measures what the server does in all
-/// alone.
+/// Every test holds this lock for reading. A test that measures the whole server
+/// holds the lock for writing.
 static SERVER: RwLock<()> = RwLock::const_new(());
 
-/// A table of this test's own.
+/// `Fresh` is a table that belongs to one test.
 struct Fresh {
     table: String,
-    /// To look at it, and to do to it what a store would not.
+    /// A test uses this pool to look at the table, and to change it in ways in
+    /// which no store would.
     pool: PgPool,
     _server: Option<RwLockReadGuard<'static, ()>>,
 }
@@ -70,7 +71,7 @@ impl Fresh {
         }
     }
 
-    /// For one that has the server to itself.
+    /// Makes a table for a test that has the server to itself.
     async fn alone() -> Self {
         let (table, pool) = (fresh("t"), pool());
         let builder = PostgresStore::builder(pool.clone()).table(&table);
@@ -95,7 +96,7 @@ impl Fresh {
             .unwrap()
     }
 
-    /// A statement with the table's name for `{t}`.
+    /// Returns a statement. `{t}` stands for the table's name.
     fn sql(&self, statement: &str) -> AssertSqlSafe<String> {
         AssertSqlSafe(statement.replace("{t}", &self.table))
     }
@@ -142,8 +143,8 @@ async fn the_contract_is_kept() {
     conformance::check(|| fresh.store()).await.assert_passed();
 }
 
-/// Where a database or a role has another default, one snapshot serves a
-/// whole call.
+/// If a database or a role has another default isolation, then one snapshot serves
+/// a whole call.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_contract_is_kept_whatever_the_default_isolation() {
     for level in ["repeatable read", "serializable"] {

@@ -1,4 +1,4 @@
-//! Redis, standalone and Cluster.
+//! These tests run the store against Redis, standalone and Cluster.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
@@ -28,7 +28,7 @@ mod waiting;
 const LEASE: Duration = Duration::from_secs(30);
 const RETENTION: Duration = Duration::from_secs(3600);
 
-/// A prefix that no other test uses, nor one before it.
+/// Returns a prefix that no other test uses, in this run or in an earlier one.
 fn prefix() -> String {
     static LAST: AtomicU64 = AtomicU64::new(0);
     let at = LAST.fetch_add(1, Ordering::Relaxed);
@@ -152,7 +152,7 @@ async fn a_record_ends_a_retention_after_its_lapse_and_not_at_it() {
         .unwrap();
     about(left(&claim.id), RETENTION);
 
-    // In doubt under `refuse`, it stays.
+    // Under `refuse` a record whose outcome is unknown never expires.
     claim.on_lapsed_lease = OnLapsedLease::Refuse;
     let lease = acquire(&store, &claim).await;
     assert_eq!(left(&claim.id), -1000);
@@ -179,7 +179,7 @@ async fn a_server_that_was_killed_has_its_records_again_and_is_used_again() {
     let lease = acquire(&store, &running).await;
     server.kill();
     let error = loop {
-        // The connection may not know yet.
+        // The client's connection may not have noticed the crash yet.
         let error = store.claim(&claim()).await.unwrap_err();
         if error.kind() == tower_idempotency::store::StoreErrorKind::NotSent {
             break error;
@@ -188,7 +188,7 @@ async fn a_server_that_was_killed_has_its_records_again_and_is_used_again() {
     let cause = std::error::Error::source(&error).unwrap().to_string();
     assert!(cause.contains("see whether the server runs"), "{cause}");
 
-    // What that claim set off has failed as well by now.
+    // The tasks that the failed claim started have failed as well by now.
     for _ in 0..1000 {
         tokio::task::yield_now().await;
     }

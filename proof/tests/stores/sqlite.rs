@@ -1,4 +1,5 @@
-//! Records in SQLite. It needs no server: each test has a file of its own.
+//! These tests run the store on SQLite, which needs no server: each test has a file
+//! of its own.
 
 mod crashes;
 mod purging;
@@ -18,7 +19,7 @@ use tower_idempotency::conformance::check;
 use tower_idempotency::store::{Claim, Claimed, Lease, Outcome, Store};
 use tower_idempotency::store::{Completion, Fingerprint, RecordId, ScopeDigest};
 
-/// A directory that is gone with the test.
+/// The directory is removed when the test ends.
 struct Directory(PathBuf);
 
 impl Directory {
@@ -42,7 +43,7 @@ impl Drop for Directory {
     }
 }
 
-/// An application's own pool, in WAL mode.
+/// Returns an application's own pool, in WAL mode.
 async fn pool_of(file: &Path) -> SqlitePool {
     let options = SqliteConnectOptions::new()
         .filename(file)

@@ -7,7 +7,8 @@ use tower_idempotency::store::{ForgetMode, Release, Store};
 
 use super::{Place, acquired, another, body, claim, paid};
 
-/// Polls a future so many times, then drops it; whether it ended before.
+/// Polls a future this many times, then drops it. Returns whether the future ended
+/// before.
 async fn cut_off<F: Future>(future: F, polls: usize) -> bool {
     let mut future = pin!(future);
     let mut left = polls;
@@ -18,7 +19,8 @@ async fn cut_off<F: Future>(future: F, polls: usize) -> bool {
         left -= 1;
         match future.as_mut().poll(context) {
             Poll::Ready(_) => Poll::Ready(true),
-            // Its own wake-up comes at once if it is the last poll.
+            // The last poll returns at once, because another wake-up may never
+            // come.
             Poll::Pending if left == 0 => Poll::Ready(false),
             Poll::Pending => Poll::Pending,
         }
@@ -63,13 +65,15 @@ async fn a_call_dropped_at_any_await_leaves_nothing_on_the_pools_connection() {
     panic!("not every call ended: {whole:?}");
 }
 
-/// The next one that gets the connection finds it clean, and its own answer.
+/// Checks that the next caller that gets the connection finds no open transaction
+/// and receives its own result.
 async fn check(place: &Place) {
     assert_eq!(place.number("SELECT 42").await, 42);
     assert!(!place.has_open_transaction().await);
 }
 
-/// The server goes on with it: the connection must not wait for that.
+/// The server still runs the statement of a dropped call, and the pool must not
+/// wait for that statement.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dropped_call_that_hangs_does_not_keep_its_place_in_the_pool() {
     let place = Place::new(2).await;
@@ -120,21 +124,21 @@ async fn a_call_that_is_killed_leaves_no_transaction_open() {
     let mut connections = Vec::new();
     for _ in 0..3 {
         let mut connection = place.pool.acquire().await.unwrap();
-        // Which the server refuses in the middle of a transaction.
+        // The server refuses this statement in the middle of a transaction.
         let set = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED";
         let set = sqlx::raw_sql(set).execute(&mut *connection);
         set.await.expect("no open transaction");
         connections.push(connection);
     }
     drop(connections);
-    // It had the record's row locked.
+    // The killed call had the record's row locked.
     for _ in 0..100 {
         let claimed = place.store.claim(&another(&claim(1))).await.unwrap();
         if matches!(claimed, tower_idempotency::store::Claimed::Acquired(_)) {
             acquired(claimed);
             return;
         }
-        // The server notices a closed connection when it gets to it.
+        // The server needs some time to notice a closed connection.
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     panic!("the row stays locked");

@@ -1,4 +1,4 @@
-//! A server to which connecting takes longer than a request waits.
+//! Connecting to this server takes longer than a request waits.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,8 +15,8 @@ use super::{Place, claim, url};
 
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// Each request dropped the connection that it was making, and none was
-/// answered any more.
+/// Each request once dropped the connection that it was opening, so no request
+/// succeeded any more.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_is_slow_to_connect_to_is_reached_all_the_same() {
     let place = Place::new(1).await;
@@ -39,7 +39,7 @@ async fn a_server_that_is_slow_to_connect_to_is_reached_all_the_same() {
     panic!("no request gets through");
 }
 
-/// The port of a proxy that, while it is slow, lets new connections wait.
+/// Returns the port of a proxy that delays new connections while `slow` is set.
 async fn proxy(slow: Arc<AtomicBool>) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();

@@ -3,7 +3,7 @@ use tower_idempotency::store::{Store, StoreErrorKind};
 use super::{Place, another, claim, paid};
 use crate::mysql::refusals::text;
 
-/// The procedure fails with this code after it has written.
+/// Replaces the procedure by one that writes and then fails with this code.
 async fn failing(place: &Place, code: u16) {
     place.run("DROP PROCEDURE IF EXISTS {t}_claim").await;
     let procedure = "CREATE PROCEDURE {t}_claim (a BLOB, b BLOB, c BLOB, d BIGINT, e BIGINT, \
@@ -82,7 +82,8 @@ async fn an_answer_that_no_packet_holds_is_refused_with_a_remedy_or_unknown() {
         .await;
     let lease = place.acquire(&claim(1)).await;
     let answer = paid(vec![1; usize::try_from(room).unwrap()]);
-    // The server may close the connection before the client has sent it all.
+    // The server may close the connection before the client has sent the whole
+    // packet.
     let error = place.store.complete(&lease, &answer).await.unwrap_err();
     match error.kind() {
         StoreErrorKind::Refused => assert!(text(&error).contains("max_allowed_packet")),

@@ -49,7 +49,8 @@ async fn what_a_crash_left_half_done_is_mended() {
     }
 }
 
-/// In the place of the purge: one of this comment, whose answer can't be read.
+/// Replaces the purge by a procedure with this comment, whose result the store
+/// cannot read.
 async fn stand_in(place: &Place, comment: &str) {
     let procedure = "DROP PROCEDURE {t}_purge; \
                      CREATE PROCEDURE {t}_purge (IN p INT) COMMENT 'COMMENT' SELECT -1 AS removed";
@@ -145,7 +146,8 @@ async fn a_migration_keeps_records_and_leaves_neither_lock_nor_settings() {
     assert_eq!(place.number(mode).await, before);
     assert_eq!(place.number("SELECT COUNT(*) FROM {t}").await, 1);
 
-    // A migration that fails in the middle has its connection closed.
+    // When a migration fails in the middle, the store closes the migration's
+    // connection.
     place
         .run("DROP PROCEDURE {t}_purge; ALTER TABLE {t} COMMENT = 'another 7'")
         .await;

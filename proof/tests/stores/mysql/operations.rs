@@ -10,7 +10,7 @@ use tower_idempotency::store::{
 
 use super::{Place, acquired, another, body, claim, found, is_in_flight, paid, run, url};
 
-/// One life of a record after another, as any session has to live it.
+/// Runs records through all their states, as must work in any session.
 async fn lives(place: &Place) {
     is_completed(place).await;
     is_released_and_sealed(place).await;
@@ -132,7 +132,7 @@ async fn is_resolved_by_hand(place: &Place) {
 
 async fn is_completed_though_forgotten(place: &Place) {
     let store = &place.store;
-    // The record is gone, the answer is not.
+    // The record is gone, but the completion must still be stored.
     let fourth = claim(4);
     let lease = place.acquire(&fourth).await;
     assert_eq!(
@@ -202,7 +202,7 @@ async fn a_session_that_never_commits_sees_what_others_did_since() {
     let one = Place::on(pool).await;
     let lease = one.acquire(&claim(1)).await;
     one.run("SET autocommit = 0").await;
-    // Its snapshot is from here, unless the store ends the transaction.
+    // The session's snapshot begins here, unless the store ends the transaction.
     one.number("SELECT COUNT(*) FROM {t}").await;
     let other = MySqlPoolOptions::new().connect_with(url()).await.unwrap();
     let other = MySqlStore::builder(other)
@@ -285,10 +285,10 @@ async fn a_renewed_lease_lapses_when_it_was_renewed_to() {
     let mut lease = place.acquire(&short).await;
     let long = another(&short);
     lease.claim.lease = Duration::from_secs(60);
-    // It has lapsed by now, and nobody took it.
+    // The lease has lapsed by now, and no other process has claimed the record.
     assert_eq!(place.store.renew(&lease).await.unwrap(), Ownership::Held);
     is_in_flight(place.store.claim(&long).await.unwrap());
-    // A claim by its own nonce finds it too.
+    // A claim with the same nonce also finds the renewed lease.
     assert_eq!(place.acquire(&short).await.attempt, 1);
     place
         .run("UPDATE {t}_renewals SET lapses_at = {now} - 1000")
@@ -297,7 +297,8 @@ async fn a_renewed_lease_lapses_when_it_was_renewed_to() {
     assert_eq!(place.store.renew(&lease).await.unwrap(), Ownership::Lost);
 }
 
-/// The renewals of its life before made its lease lapsed from the start.
+/// Renewals of an earlier lease of the same nonce once made the new lease look
+/// lapsed from its start.
 #[tokio::test]
 async fn a_nonce_that_claims_again_has_its_whole_lease() {
     for gone in [

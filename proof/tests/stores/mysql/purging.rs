@@ -6,7 +6,7 @@ use tower_idempotency::store::{Ownership, Release, Store};
 
 use super::{Place, another, claim, paid};
 
-/// As many records past their end.
+/// Inserts this many expired records.
 async fn fill(place: &Place, count: usize) {
     let rows: Vec<_> = (0..count)
         .map(|at| format!("(RPAD('over{at}', 32, '.'), 1, 3, '', 1, 1, '', 1, 1, 1)"))
@@ -21,7 +21,8 @@ async fn a_batch_is_five_hundred_and_passes_over_what_is_locked() {
     let place = Place::new(2).await;
     fill(&place, 1100).await;
     let mut connection = place.pool.acquire().await.unwrap();
-    // Which locks the rows that it answers, and no neighbour.
+    // At this isolation level the server locks only the selected rows, and not
+    // their neighbours.
     let exactly = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED";
     sqlx::raw_sql(exactly)
         .execute(&mut *connection)
@@ -75,7 +76,8 @@ async fn purges_at_once_remove_each_record_once() {
 async fn what_is_not_over_stays() {
     let place = Place::new(1).await;
     let store = &place.store;
-    // Its end by the record's row has come, but it was renewed since.
+    // This record has expired according to its own row, but its lease was renewed
+    // later.
     let renewed = claim(1);
     let lease = place.acquire(&renewed).await;
     store.renew(&lease).await.unwrap();
@@ -96,7 +98,7 @@ async fn what_is_not_over_stays() {
     assert_eq!(place.number("SELECT COUNT(*) FROM {t}").await, 3);
     assert_eq!(store.renew(&lease).await.unwrap(), Ownership::Held);
     assert_eq!(place.acquire(&another(&over)).await.attempt, 1);
-    // A later version's records are not ours to remove.
+    // The store must not remove the records of a later version.
     place.run("UPDATE {t} SET format = 2, expires_at = 1").await;
     assert_eq!(store.purge().await.unwrap(), 0);
 }

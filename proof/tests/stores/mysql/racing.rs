@@ -8,14 +8,16 @@ use tower_idempotency::store::{Claimed, Ownership, RecordState, Release, Store};
 
 use super::{Place, another, claim, paid, until_one_waits};
 
-/// Of all who claim each of these ids at once, who acquired it.
+/// Lets many claimants claim each of these ids at once, and returns who acquired
+/// each id.
 async fn storm(place: &Place, ids: &[RecordId], claimants: usize) -> HashMap<RecordId, usize> {
     let start = Arc::new(Barrier::new(claimants));
     let tasks: Vec<_> = (0..claimants)
         .map(|at| {
             let (store, start) = (place.store.clone(), Arc::clone(&start));
             let mut ids = ids.to_vec();
-            // Each in another order: neighbours at once, too.
+            // Each claimant begins at another id, so that neighbouring rows are
+            // also claimed at once.
             let from = at % ids.len();
             ids.rotate_left(from / 4);
             tokio::spawn(async move {
@@ -64,14 +66,14 @@ async fn of_claims_at_once_one_acquires_and_none_fails() {
         ids.iter().all(|id| winners.get(id) == Some(&1)),
         "{winners:?}"
     );
-    // And of claims of tombstones.
+    // The same holds for claims of released records.
     place.run("UPDATE {t} SET state = 5").await;
     let winners = storm(&place, &ids, 12).await;
     assert!(
         ids.iter().all(|id| winners.get(id) == Some(&1)),
         "{winners:?}"
     );
-    // And of lapsed leases that were renewed once.
+    // The same holds for claims of lapsed leases that were renewed once.
     place
         .run(
             "UPDATE {t} SET lapses_at = {now} - 1000; \
@@ -119,8 +121,8 @@ async fn claims_releases_and_completions_at_once_leave_one_owner_at_a_time() {
     );
 }
 
-/// A renewal in another session has locked the renewals of the record, whose
-/// lease has lapsed; what it does then, it commits.
+/// The record's lease has lapsed. A renewal in another session has locked the
+/// record's renewals, and then commits its change.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_takeover_that_meets_a_renewal_leaves_the_lease_to_its_owner() {
     let place = Place::new(4).await;
@@ -145,7 +147,7 @@ async fn a_takeover_that_meets_a_renewal_leaves_the_lease_to_its_owner() {
     assert_eq!(place.store.renew(&lease).await.unwrap(), Ownership::Held);
 }
 
-/// The other way round: a takeover has locked them first.
+/// Here a takeover has locked the record's renewals before the renewal arrives.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_renewal_that_meets_a_takeover_is_lost() {
     for renewed_before in [false, true] {

@@ -10,7 +10,7 @@ use super::{Place, claim, run, table, url};
 
 const PASSWORD: &str = "s3cret-pass";
 
-/// All that a log line would say.
+/// Returns everything that a log line would say about the error.
 pub(super) fn text(error: &StoreError) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -69,7 +69,7 @@ async fn a_table_that_is_not_ours_is_named() {
     let said = [place.table.as_str(), "`tower-idempotency 2`"];
     refused(pool(), &place.table, StoreErrorKind::Refused, &said).await;
 
-    // It was there when the store was opened.
+    // The table existed when the store was opened.
     place.run("DROP TABLE {t}").await;
     let error = place.store.claim(&claim(1)).await.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::Refused);

@@ -12,7 +12,8 @@ const QUIT: u8 = 0x01;
 const PING: u8 = 0x0e;
 const EXECUTE: u8 = 0x17;
 
-/// The first byte of each command that a client sent to the server.
+/// `Commands` holds the first byte of each command that a client sent to the
+/// server.
 #[derive(Clone, Default)]
 struct Commands(Arc<Mutex<Vec<u8>>>);
 
@@ -24,8 +25,8 @@ impl Commands {
     }
 }
 
-/// Passes bytes on, and notes commands: packets whose number in their
-/// exchange is 0.
+/// Passes bytes on, and notes commands. A command is a packet with the number 0 in
+/// its exchange.
 async fn wire(commands: Commands) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -74,7 +75,7 @@ async fn each_operation_is_one_round_trip() {
     let pool = MySqlPoolOptions::new().max_connections(1);
     let place = Place::on(pool.connect_with(options).await.unwrap()).await;
     let store = &place.store;
-    // The first time the connection prepares the call.
+    // In the first round the connection prepares each call.
     for id in [1, 2] {
         let warm = id == 2;
         let one_trip = |what| {
@@ -111,7 +112,8 @@ async fn each_operation_is_one_round_trip() {
     }
 }
 
-/// What this session has written to tables, and how many transactions wrote.
+/// Returns what this session has written to tables, and how many transactions
+/// wrote.
 async fn written(place: &Place) -> Vec<(String, String)> {
     let query = "SHOW SESSION STATUS WHERE variable_name IN ('Handler_write', 'Handler_update', \
                  'Handler_delete', 'Handler_prepare', 'Binlog_bytes_written')";
@@ -133,7 +135,8 @@ async fn a_claim_that_finds_something_writes_nothing_and_locks_nothing() {
     }
     assert_eq!(written(&place).await, before);
 
-    // Nor does it mind who has the whole table locked.
+    // A replay does not wait either while another session has the whole table
+    // locked.
     let others = MySqlPoolOptions::new().connect_with(url()).await.unwrap();
     let mut locker = others.begin().await.unwrap();
     let lock = place.sql("SELECT 1 FROM {t} FOR UPDATE");

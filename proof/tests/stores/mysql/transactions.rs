@@ -1,4 +1,5 @@
-//! A handler's own transaction that has the record's row, or will.
+//! In these tests a handler's own transaction has locked the record's row, or will
+//! lock the row.
 
 use std::time::Duration;
 
@@ -36,8 +37,8 @@ async fn a_claim_does_not_wait_for_a_transaction_that_has_the_row() {
         let mut other = another(&first);
         is_in_flight(soon(place.store.claim(&other)).await.unwrap());
         if !before.starts_with("UPDATE {t} SET lapses_at = {now}") {
-            // Nor is it told that it asks for something else: of the record
-            // that the transaction leaves, nothing is known.
+            // Another fingerprint does not lead to a mismatch either, because
+            // nobody knows yet which record the transaction will leave.
             other.fingerprint = tower_idempotency::store::Fingerprint::from_bytes([1; 32]);
             is_in_flight(soon(place.store.claim(&other)).await.unwrap());
         }
@@ -54,8 +55,8 @@ async fn a_renewal_neither_waits_for_a_handlers_transaction_nor_breaks_it() {
         let mut connection = place.pool.acquire().await.unwrap();
         for setting in [
             format!("SET SESSION TRANSACTION ISOLATION LEVEL {level}"),
-            // MariaDB from 10.6.18, on by default from 11.6: a row that has
-            // changed since the snapshot is an error.
+            // MariaDB has this setting since 10.6.18, and it is on by default since
+            // 11.6: changing a row that has changed since the snapshot is an error.
             "SET SESSION innodb_snapshot_isolation = ON".to_owned(),
         ] {
             let set = sqlx::raw_sql(AssertSqlSafe(setting));
@@ -70,7 +71,7 @@ async fn a_renewal_neither_waits_for_a_handlers_transaction_nor_breaks_it() {
         let renewal = soon(place.store.renew(&lease)).await.unwrap();
         assert_eq!(renewal, Ownership::Held);
         step(&mut handler, &place, "UPDATE {t} SET state = 4").await;
-        // It has the row now, and renewals go on.
+        // The transaction has locked the row by now, and renewals still work.
         let renewal = soon(place.store.renew(&lease)).await.unwrap();
         assert_eq!(renewal, Ownership::Held);
         is_in_flight(soon(place.store.claim(&another(&claim(1)))).await.unwrap());

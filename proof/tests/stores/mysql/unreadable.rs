@@ -37,7 +37,7 @@ async fn what_cannot_be_read_is_an_error_and_never_acquired() {
         let error = claimed.expect_err(damage);
         assert_eq!(error.kind(), StoreErrorKind::Unreadable, "{damage}");
         let looked_up = place.store.look_up(&claim(1).id).await;
-        // What is past its end is not there to be looked at.
+        // An expired record counts as absent, so looking it up is no error.
         if !damage.starts_with("state = 9, expires_at") {
             let error = looked_up.expect_err(damage);
             assert_eq!(error.kind(), StoreErrorKind::Unreadable, "{damage}");

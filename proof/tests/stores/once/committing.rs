@@ -1,4 +1,4 @@
-//! What holds of every handler.
+//! These tests hold for every handler.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use tower_idempotency::options::{OnDisconnect, OnInFlight};
 
 use super::shop::*;
 
-/// Every request pays, and then does this.
+/// Returns a handler that pays for every request, and then runs `after`.
 fn then<F>(shop: &Arc<Shop>, after: impl Fn(Answer) -> F + Clone + Send + Sync + 'static) -> Till
 where
     F: Future<Output = Result<Answer, BoxError>> + Send + 'static,
@@ -84,7 +84,8 @@ async fn an_overtaken_owner_can_not_commit() {
     assert_eq!(ask(&late, "k").await, got(201, "paid 1"));
 }
 
-/// Who asks again gets the answer, while the handler that gave it goes on.
+/// A retry gets the response while the handler that committed the response still
+/// runs.
 #[tokio::test]
 async fn a_handler_that_never_returns_after_its_commit_keeps_nobody_waiting() {
     let shop = Shop::open().await;
@@ -157,7 +158,8 @@ async fn a_client_that_leaves_during_the_transaction_changes_nothing() {
         let _ = leaves.await;
         goes_on.notify_one();
         layer.drain(Duration::from_secs(20)).await;
-        // Finished without its client, or taken back with it: once each time.
+        // Either the handler finished without its client, or its transaction was
+        // rolled back with the client. Each way gives one entry.
         let again = ask(&till, &key);
         goes_on.notify_one();
         assert_eq!(again.await.0, 201, "{disconnect:?}");
@@ -179,7 +181,7 @@ async fn a_claim_that_is_not_committed_is_an_ordinary_request() {
             let shop = Arc::clone(&shop);
             async move {
                 drop(claim(&request));
-                // What was not committed is taken back.
+                // A transaction that is not committed is rolled back.
                 let mut transaction = shop.begin().await;
                 shop.write(&mut transaction).await.unwrap();
                 drop(transaction);
@@ -213,7 +215,8 @@ async fn commits_are_counted() {
     );
 }
 
-/// Those who wait are woken, and not only by their own looks.
+/// The commit wakes the waiting requests, so they do not depend on their own
+/// polling.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_waits_for_the_outcome_gets_it() {
     let shop = Shop::open().await;

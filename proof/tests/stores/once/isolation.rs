@@ -1,4 +1,5 @@
-//! At every isolation level, beside the layer's own work on the record.
+//! These tests run handlers at every isolation level, beside the layer's own work
+//! on the record.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use tower_idempotency::exactly_once::CommitError;
 use super::shop::*;
 use super::{Db, ISOLATIONS};
 
-/// A pool whose transactions have this isolation.
+/// Returns a shop whose handlers' transactions have this isolation level.
 pub(super) async fn at(level: &'static str) -> Arc<Shop> {
     let pool = super::pool().await;
     let options = pool.options().clone();
@@ -41,7 +42,7 @@ async fn renewals_go_on_beside_a_transaction_and_do_not_break_it() {
                 let shop = Arc::clone(&shop);
                 async move {
                     let mut transaction = shop.begin().await;
-                    // Its snapshot is older than every renewal.
+                    // The transaction's snapshot is older than every renewal.
                     assert_eq!(count(&shop, &mut transaction).await, 0);
                     let mut seen = Vec::new();
                     while seen.len() < 3 {
@@ -60,8 +61,9 @@ async fn renewals_go_on_beside_a_transaction_and_do_not_break_it() {
     }
 }
 
-/// Each writes how many there were: at REPEATABLE READ and above two that run at
-/// once would write the same number, and one of them has to give way.
+/// Each handler increases a sum that it has read. At REPEATABLE READ and above, one
+/// of two concurrent transactions must fail, because both would write the same
+/// number.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn transact_runs_again_what_had_to_give_way() {
     let shop = at(ISOLATIONS[2]).await;
@@ -98,7 +100,7 @@ async fn transact_runs_again_what_had_to_give_way() {
         .map(|number| {
             let till = till.clone();
             let key = number.to_string();
-            // Whoever gave way too often asks again, as any client would.
+            // A client whose transaction failed too often sends its request again.
             tokio::spawn(async move { while ask_or_again(&till, &key).await != 201 {} })
         })
         .collect();

@@ -1,4 +1,5 @@
-//! A `COMMIT` of which nobody hears, and connections that end before one.
+//! In these tests the result of a `COMMIT` is lost, or a connection ends before the
+//! `COMMIT`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,14 +14,14 @@ use super::super::wire::{Cut, Wire};
 use super::shop::*;
 use super::{COMMIT, KILL, WHO, address, options_at, pool, pool_with};
 
-/// A shop whose handlers reach the database over a wire.
+/// Returns a shop whose handlers reach the database over a wire that can be cut.
 async fn shop() -> (Arc<Shop>, Wire) {
     let wire = Wire::to(address(), COMMIT).await;
     let handlers = pool_with(options_at(wire.port));
     (Shop::with(handlers, pool().await).await, wire)
 }
 
-/// Its handlers pay, and tell what became of that.
+/// The handlers pay, and respond with the kind of the commit's error.
 fn telling(shop: &Arc<Shop>, layer: &IdempotencyLayer) -> Till {
     let shop = Arc::clone(shop);
     till(layer, move |request| {
@@ -92,7 +93,7 @@ async fn transact_runs_again_what_was_lost_with_its_connection() {
     assert_eq!(shop.entries().await, 1);
 }
 
-/// The server still has the transaction, and nobody can tell whether the
+/// The server still has the transaction open, and nobody can know whether the
 /// `COMMIT` is on its way.
 async fn in_doubt(cut: Cut) -> (Arc<Shop>, Wire, Till) {
     let (shop, wire) = shop().await;
@@ -102,7 +103,7 @@ async fn in_doubt(cut: Cut) -> (Arc<Shop>, Wire, Till) {
     wire.cut(cut);
     assert_refused(&ask(&till, "k").await, 409, "in-flight");
     assert_eq!(layer.counts().in_doubt, 1);
-    // Nor does anybody else wait for it.
+    // Other requests do not wait for the transaction either.
     for _ in 0..3 {
         let others = ask(&till, "k");
         let others = tokio::time::timeout(Duration::from_millis(250), others).await;
@@ -135,7 +136,8 @@ async fn a_transaction_in_doubt_that_is_rolled_back_runs_again_once_its_lease_la
     assert_eq!(shop.entries().await, 1);
 }
 
-/// The handler's future is gone, and with it whoever waited for the answer.
+/// The timeout drops the handler's future, so nothing in the handler waits for the
+/// commit any more.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_timeout_in_the_middle_of_a_commit_does_not_hide_it() {
     let (shop, wire) = shop().await;

@@ -1,5 +1,5 @@
-//! Claims that handlers commit in transactions of their own (G7): the same tests
-//! on each database, and what one of them alone can do.
+//! In these tests handlers commit claims in transactions of their own (G7). The
+//! same tests run on each database, and some tests run on one database only.
 
 #![allow(clippy::duplicate_mod, reason = "the same tests on each database")]
 

@@ -1,4 +1,4 @@
-//! MySQL and MariaDB.
+//! This module runs the tests on MySQL and MariaDB.
 
 use sqlx::mysql::{MySqlConnectOptions, MySqlPoolOptions};
 use sqlx::{MySql, Pool};
@@ -25,9 +25,9 @@ type Store = MySqlStore;
 
 const LEDGER: &str = "CREATE TABLE {ledger} (entry VARCHAR(20) NOT NULL)";
 const LAPSE: &str = "UPDATE {t} SET lapses_at = 0; DELETE FROM {t}_renewals";
-/// When the last renewal was, in a number.
+/// This query returns the time of the last renewal as a number.
 const RENEWED: &str = "SELECT COALESCE(MAX(lapses_at), 0) FROM {t}_renewals";
-/// For the session, before it begins a transaction.
+/// A session runs one of these statements before it begins a transaction.
 const ISOLATIONS: [&str; 3] = [
     "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
     "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ",
@@ -35,7 +35,7 @@ const ISOLATIONS: [&str; 3] = [
 ];
 const KILL: &str = "KILL CONNECTION {id}";
 const WHO: &str = "SELECT CAST(CONNECTION_ID() AS SIGNED)";
-/// Ends a message that asks to commit.
+/// A message that asks to commit ends with these bytes.
 const COMMIT: &[u8] = b"COMMIT";
 
 fn options() -> MySqlConnectOptions {

@@ -1,4 +1,4 @@
-//! PostgreSQL.
+//! This module runs the tests on PostgreSQL.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,10 +30,10 @@ type Store = PostgresStore;
 
 const LEDGER: &str = "CREATE TABLE {ledger} (entry text NOT NULL)";
 const LAPSE: &str = "UPDATE {t} SET lapses_at = 'epoch'; DELETE FROM {t}_renewals";
-/// When the last renewal was, in a number.
+/// This query returns the time of the last renewal as a number.
 const RENEWED: &str =
     "SELECT coalesce(max(extract(epoch FROM lapses_at) * 1000000), 0)::bigint FROM {t}_renewals";
-/// For the session, before it begins a transaction.
+/// A session runs one of these statements before it begins a transaction.
 const ISOLATIONS: [&str; 3] = [
     "SET default_transaction_isolation = 'read committed'",
     "SET default_transaction_isolation = 'repeatable read'",
@@ -41,7 +41,7 @@ const ISOLATIONS: [&str; 3] = [
 ];
 const KILL: &str = "SELECT pg_terminate_backend({id})";
 const WHO: &str = "SELECT pg_backend_pid()::bigint";
-/// Ends a message that asks to commit.
+/// A message that asks to commit ends with these bytes.
 const COMMIT: &[u8] = b"COMMIT\0";
 
 fn options() -> PgConnectOptions {
@@ -74,8 +74,9 @@ async fn store(pool: &Pool<Db>, table: &str) -> Store {
     builder.open().await.unwrap()
 }
 
-/// Who waits is registered in a table. The transaction leaves that alone, at any
-/// isolation, and those in it are told once it is committed.
+/// Waiting processes are registered in a table. The transaction does not touch that
+/// table at any isolation level; the store notifies the registered processes after
+/// the commit.
 #[tokio::test]
 async fn who_waits_is_told_after_the_commit() {
     for level in ISOLATIONS {

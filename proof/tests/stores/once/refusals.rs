@@ -1,4 +1,4 @@
-//! What can't be committed, and what becomes of it.
+//! These tests check what cannot be committed, and what happens then.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,7 +15,8 @@ use tower_idempotency::exactly_once::{CommitError, CommitErrorKind, SqlClaim};
 use super::Db;
 use super::shop::*;
 
-/// What a handler's attempt is told, whose answer is then 500.
+/// Runs `attempt` in a handler, and checks that the attempt fails and that the
+/// claim can still be committed afterwards.
 async fn told<F>(attempt: impl Fn(Arc<Shop>, SqlClaim<Db>) -> F + Clone + Send + Sync + 'static)
 where
     F: Future<Output = CommitError> + Send + 'static,
@@ -30,13 +31,13 @@ where
                 let claim = claim(&request);
                 let error = attempt(shop.clone(), claim.clone()).await;
                 assert_eq!(error.kind(), CommitErrorKind::Failed, "{error:?}");
-                // The claim is as good as before.
+                // The claim can still be committed.
                 shop.pay(&claim).await
             }
         })
     };
     assert_eq!(ask(&till, "k").await.0, 201);
-    // What was refused was rolled back.
+    // The failed transaction was rolled back.
     assert_eq!(shop.entries().await, 1);
 }
 
@@ -52,7 +53,8 @@ async fn a_savepoint_is_refused_before_anything_is_done() {
         shop.write(&mut inner).await.unwrap();
         let error = claim.commit(inner, shop.paid()).await.unwrap_err();
         assert!(why(&error).contains("savepoint"), "{error:?}");
-        // The outer one is alive, and nothing of the inner one is in it.
+        // The outer transaction is still open, and contains nothing of the inner
+        // one.
         outer.commit().await.unwrap();
         error
     })
@@ -95,7 +97,8 @@ async fn of_clones_that_commit_at_once_one_does() {
                         let (shop, claim) = (shop.clone(), claim(&request));
                         tokio::spawn(async move {
                             let kind = shop.pay(&claim).await.map_err(|error| error.kind());
-                            // Only on SQLite can they be in each other's way before.
+                            // Only on SQLite can the clones' transactions block
+                            // each other before their commit.
                             !matches!(kind, Err(CommitErrorKind::Failed | CommitErrorKind::Retry))
                         })
                     })
@@ -113,7 +116,7 @@ async fn of_clones_that_commit_at_once_one_does() {
     assert_eq!(shop.entries().await, 1);
 }
 
-/// A task of the handler's that is late by itself.
+/// Here a task that the handler started commits too late.
 #[tokio::test]
 async fn a_claim_that_outlives_its_request_can_not_be_committed() {
     let shop = Shop::open().await;
@@ -134,7 +137,7 @@ async fn a_claim_that_outlives_its_request_can_not_be_committed() {
     assert_eq!(ask(&till, "k").await, got(200, "no payment"));
 }
 
-/// One frame, and then an error, or no end.
+/// The body has one frame, and then either an error or no end.
 struct Breaks {
     first: bool,
 }

@@ -1,4 +1,4 @@
-//! With the layer's options.
+//! These tests combine claims that handlers commit with the layer's options.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use tower_idempotency::{IdempotencyContext, IdempotencyLayer, IdempotencyLayerBu
 use super::Db;
 use super::shop::*;
 
-/// Every request pays, with this answer.
+/// Returns a handler that pays for every request, and commits this response.
 fn paying(
     shop: &Arc<Shop>,
     layer: &IdempotencyLayer,
@@ -170,7 +170,7 @@ async fn on_a_route_that_is_exactly_once_failures_are_judged_as_ever() {
     let (refuses, fails) = (of(StatusCode::NOT_FOUND), of(StatusCode::BAD_GATEWAY));
     assert_eq!(ask(&refuses, "a").await, got(404, "no"));
     assert_eq!(ask(&fails, "b").await, got(502, "no"));
-    // The one was recorded, the other released.
+    // The 404 was recorded, and the claim of the 502 was released.
     let pays = shop.till(&layer);
     assert_eq!(ask(&pays, "a").await, got(404, "no"));
     assert_eq!(ask(&pays, "b").await, got(201, "paid 1"));
@@ -269,8 +269,8 @@ async fn axum_extracts_claims() {
     assert_eq!(shop.entries().await, 2);
 }
 
-/// Attempts of an operation, the first under an old secret, have one name for a
-/// call elsewhere.
+/// All attempts of an operation derive the same key for a call to another service,
+/// even if the first attempt was under an old secret.
 #[tokio::test]
 async fn a_derived_key_is_the_same_on_every_attempt_over_a_change_of_secrets() {
     let shop = Shop::open().await;

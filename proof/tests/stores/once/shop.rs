@@ -1,5 +1,5 @@
-//! A shop whose ledger is in the database of the records, without a unique
-//! constraint: what is written twice shows.
+//! This shop has its ledger in the database of the records. The ledger has no
+//! unique constraint, so an effect that happens twice is visible.
 
 #![allow(dead_code, reason = "each database uses a part of it")]
 
@@ -21,7 +21,7 @@ use super::{Db, LEDGER, Pool, Store, pool, store};
 pub(super) type Answer = Response<Full<Bytes>>;
 pub(super) type Asked = Request<Full<Bytes>>;
 
-/// Records and a ledger of one test's own.
+/// A `Shop` has records and a ledger of its own test.
 pub(super) struct Shop {
     pub(super) handlers: Pool<Db>,
     pub(super) pool: Pool<Db>,
@@ -35,12 +35,12 @@ impl Shop {
         Self::on(pool().await).await
     }
 
-    /// Its handlers and its store have a pool in common.
+    /// Opens a shop whose handlers share a pool with the store.
     pub(super) async fn on(pool: Pool<Db>) -> Arc<Self> {
         Self::with(pool.clone(), pool).await
     }
 
-    /// Its handlers have a pool, and everybody else another one.
+    /// Opens a shop whose handlers have a pool of their own.
     pub(super) async fn with(handlers: Pool<Db>, pool: Pool<Db>) -> Arc<Self> {
         static LAST: AtomicU32 = AtomicU32::new(0);
         let number = LAST.fetch_add(1, Ordering::Relaxed);
@@ -61,7 +61,7 @@ impl Shop {
         Arc::new(shop)
     }
 
-    /// A statement with the names of the tables for `{t}` and `{ledger}`.
+    /// Returns a statement. `{t}` and `{ledger}` stand for the names of the tables.
     pub(super) fn sql(&self, statement: &str) -> AssertSqlSafe<String> {
         let ledger = format!("{}_ledger", self.table);
         AssertSqlSafe(
@@ -85,7 +85,7 @@ impl Shop {
         self.number("SELECT count(*) FROM {ledger}").await
     }
 
-    /// What a handler writes.
+    /// Writes a handler's effect.
     pub(super) async fn write(
         &self,
         transaction: &mut Transaction<'_, Db>,
@@ -99,20 +99,20 @@ impl Shop {
         self.handlers.begin().await.unwrap()
     }
 
-    /// A handler that does all of it.
+    /// Does all that a handler has to do: it begins, writes and commits.
     pub(super) async fn pay(&self, claim: &SqlClaim<Db>) -> Result<Answer, CommitError> {
         let mut transaction = self.begin().await;
         self.write(&mut transaction).await.unwrap();
         claim.commit(transaction, self.paid()).await
     }
 
-    /// Another answer each time.
+    /// Returns a response that differs each time.
     pub(super) fn paid(&self) -> Answer {
         let number = self.ran.fetch_add(1, Ordering::SeqCst) + 1;
         answer(StatusCode::CREATED, format!("paid {number}"))
     }
 
-    /// Every request pays.
+    /// Returns a service that pays for every request.
     pub(super) fn till(self: &Arc<Self>, layer: &IdempotencyLayer) -> Till {
         let shop = Arc::clone(self);
         till(layer, move |request| {
@@ -125,16 +125,16 @@ impl Shop {
         IdempotencyLayer::builder(self.store.clone(), scope::shared())
     }
 
-    /// The record stays, its owner seems dead.
+    /// Lets the lease of every record lapse, as if the owner had died.
     pub(super) async fn lapse(&self) {
         self.run(super::LAPSE).await;
     }
 }
 
-/// Whoever asks for payments.
+/// A till is the service to which clients send payments.
 pub(super) type Till = BoxCloneSyncService<Asked, Sent, BoxError>;
 
-/// A handler behind a layer.
+/// Returns the handler behind the layer.
 pub(super) fn till<F, E>(
     layer: &IdempotencyLayer,
     handler: impl Fn(Asked) -> F + Clone + Send + Sync + 'static,
@@ -174,7 +174,7 @@ pub(super) fn post(key: &str) -> Asked {
     request
 }
 
-/// A status, and a body.
+/// `Got` is a status and a body.
 pub(super) type Got = (u16, String);
 
 pub(super) fn got(status: u16, body: &str) -> Got {
@@ -195,13 +195,13 @@ pub(super) fn assert_refused(got: &Got, status: u16, reason: &str) {
     assert_eq!((got.0, &*code(got)), (status, reason), "{got:?}");
 }
 
-/// The code of a refusal.
+/// Returns the code of a rejection.
 pub(super) fn code((_, body): &Got) -> String {
     let problem: serde_json::Value = serde_json::from_str(body).unwrap_or_default();
     problem["code"].as_str().unwrap_or(body).to_owned()
 }
 
-/// Waits until it is so.
+/// Waits until the condition holds.
 pub(super) async fn until(mut is_so: impl AsyncFnMut() -> bool) {
     let waited = tokio::time::timeout(Duration::from_secs(20), async {
         while !is_so().await {

@@ -1,4 +1,4 @@
-//! SQLite.
+//! This module runs the tests on SQLite.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -35,7 +35,7 @@ type Store = SqliteStore;
 const LEDGER: &str = "CREATE TABLE {ledger} (entry TEXT NOT NULL)";
 const LAPSE: &str = "UPDATE {t} SET lapses_at = 0";
 
-/// A database of the test's own.
+/// Returns a pool on a database of the test's own.
 async fn pool() -> Pool<Db> {
     pool_of(8)
 }
@@ -62,7 +62,8 @@ async fn named_records() -> Arc<Shop> {
     Shop::named("records".to_owned(), pool.clone(), pool).await
 }
 
-/// Writes in one file, records in another.
+/// Lets the handler write in one file while the records are in another, and returns
+/// the error.
 async fn told_of(other: Arc<Shop>) -> String {
     let shop = named_records().await;
     let layer = shop.builder().build().unwrap();
@@ -101,7 +102,7 @@ async fn a_transaction_in_another_database_is_told_so() {
     assert!(why.contains("not in the database of the records"), "{why}");
 }
 
-/// A store of somebody's own around another one.
+/// This store wraps another store, as an application's own store may do.
 struct Around<S>(S);
 
 impl<S: tower_idempotency::store::Store> tower_idempotency::store::Store for Around<S> {
@@ -157,7 +158,8 @@ async fn a_shared_store_of_any_kind_commits() {
     commits_by(IdempotencyLayer::builder(store, scope::shared()), shop).await;
 }
 
-/// The store is asked for nothing in between.
+/// The layer does not call the store between the claim and the commit, so one
+/// connection is enough.
 #[tokio::test]
 async fn one_connection_is_enough() {
     let shop = Shop::on(pool_of(1)).await;
@@ -171,8 +173,8 @@ async fn one_connection_is_enough() {
     assert_eq!(shop.entries().await, 1);
 }
 
-/// One that begins as a reader can't become a writer if anybody, such as the
-/// layer with a renewal, has written since.
+/// A transaction that begins as a reader cannot become a writer if anything has
+/// been written since, such as a renewal by the layer.
 #[tokio::test]
 async fn a_deferred_transaction_that_others_overtook_is_to_be_run_again() {
     let shop = Shop::open().await;
@@ -189,7 +191,7 @@ async fn a_deferred_transaction_that_others_overtook_is_to_be_run_again() {
                 shop.run("UPDATE {t} SET lapses_at = lapses_at + 1").await;
                 let error = claim.commit(reader, shop.paid()).await.unwrap_err();
                 assert_eq!(error.kind(), CommitErrorKind::Retry, "{error:?}");
-                // The helper begins as a writer.
+                // The helper `transact` begins as a writer.
                 let work = |mut transaction| {
                     let shop = Arc::clone(&shop);
                     async move {
@@ -205,7 +207,7 @@ async fn a_deferred_transaction_that_others_overtook_is_to_be_run_again() {
     assert_eq!(shop.entries().await, 1);
 }
 
-/// Many handlers at once, each of which reads before it writes.
+/// Many handlers write at once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn writers_take_turns() {
     let shop = Shop::open().await;

@@ -1,4 +1,4 @@
-//! A wire that can be cut at a `COMMIT`.
+//! This wire can be cut at a `COMMIT`.
 
 use std::sync::{Arc, Mutex};
 
@@ -6,19 +6,20 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, oneshot};
 
-/// What becomes of the next `COMMIT`.
+/// `Cut` says what happens to the next `COMMIT`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cut {
-    /// The server gets it, and its answer is lost with the connection.
+    /// The server gets the `COMMIT`, and its result is lost with the connection.
     AfterIt,
-    /// It is lost with the connection.
+    /// The `COMMIT` is lost with the connection.
     BeforeIt,
-    /// The client's connection is cut. Until the wire is mended the server hears
-    /// neither of that nor of the `COMMIT`.
+    /// The client's connection is cut. Until the wire is mended, the server learns
+    /// neither of the cut nor of the `COMMIT`.
     Silently,
-    /// So it is, but the server gets it when the wire is mended.
+    /// The connection is cut in the same way, but the server gets the `COMMIT` when
+    /// the wire is mended.
     Late,
-    /// The server gets it, and the client waits for its answer.
+    /// The server gets the `COMMIT`, and the client waits for the result.
     Unanswered,
 }
 
@@ -51,7 +52,7 @@ impl Wire {
         *self.next.lock().unwrap() = Some(next);
     }
 
-    /// Whether a `COMMIT` came since.
+    /// Returns whether a `COMMIT` came since the last call of `cut`.
     pub(super) fn was_cut(&self) -> bool {
         self.next.lock().unwrap().is_none()
     }
@@ -95,7 +96,8 @@ impl Wire {
                 Cut::BeforeIt => {}
                 Cut::AfterIt => {
                     to_server.write_all(sent).await.unwrap();
-                    // Not before it was answered: closing might overtake it.
+                    // The server must have responded before the connection closes,
+                    // because a close might overtake the `COMMIT`.
                     let _ = from_server.read(&mut [0]).await;
                 }
                 Cut::Silently => self.mended.notified().await,

@@ -1,4 +1,5 @@
-//! Beside transactions that are at work on a record, and against each other.
+//! These tests run the store beside transactions that work on a record, and run the
+//! store's operations against each other.
 
 use std::time::{Duration, Instant};
 
@@ -22,7 +23,8 @@ async fn promptly<T>(what: impl Future<Output = T>) -> T {
         .expect("it waits for somebody")
 }
 
-/// What a handler's own transaction does when it completes the record.
+/// Begins a transaction and changes the record, as a handler's own transaction does
+/// when it completes the record.
 async fn begin_and_touch(fresh: &Fresh, level: &str, claim: &Claim) -> PgConnection {
     let mut handler = connection().await;
     sqlx::raw_sql(fresh.sql(&format!("BEGIN ISOLATION LEVEL {level}")))
@@ -74,7 +76,8 @@ async fn a_claim_does_not_wait_behind_a_transaction_that_has_locked_the_record()
         assert_eq!(fingerprint, rival.fingerprint);
         assert_eq!(lapses_in < Duration::from_secs(1), released.is_some());
         handler.close_hard().await.unwrap();
-        // The transaction is rolled back once the server sees that it is gone.
+        // The server rolls the transaction back once the server notices the closed
+        // connection.
         if released.is_some() {
             loop {
                 if let Claimed::Acquired(_) = store.claim(&rival).await.unwrap() {
@@ -103,7 +106,7 @@ async fn a_renewal_neither_waits_for_a_transaction_nor_breaks_it() {
             if touched_first {
                 touch(&fresh, &mut handler, &lease.claim).await;
             }
-            // The first makes a row, the second changes it.
+            // The first renewal inserts a row, and the second changes that row.
             for _ in 0..2 {
                 let tenure = promptly(store.renew(&lease)).await.unwrap();
                 assert_eq!(tenure, Ownership::Held);
@@ -114,8 +117,8 @@ async fn a_renewal_neither_waits_for_a_transaction_nor_breaks_it() {
     }
 }
 
-/// Renewals of the last moment against takeovers of the first: whoever is told
-/// `Held` keeps the record for a lease from then on.
+/// Renewals at the last moment meet takeovers at the first moment. An owner that is
+/// told `Held` keeps the record for a whole lease from then on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_lease_is_taken_over_before_its_last_renewal_ends() {
     let mut levels = JoinSet::new();
@@ -140,7 +143,8 @@ async fn renew_until_taken_over(store: &PostgresStore, round: u64) {
     let lease = acquire(store, &claim).await;
     let owner = async {
         let mut last = claimed;
-        // First well before the lease ends, later and later.
+        // The first renewal comes well before the lease ends, and each later
+        // renewal comes closer to the end.
         for late in 0..8 {
             let pause = Duration::from_micros(27_000 + late * 400 + round * 10);
             tokio::time::sleep_until((last + pause).into()).await;
@@ -174,8 +178,8 @@ async fn renew_until_taken_over(store: &PostgresStore, round: u64) {
     assert_eq!(store.renew(&lease).await.unwrap(), Ownership::Lost);
 }
 
-/// One statement that inserts, or else selects, can do neither: what it
-/// collided with was not committed when it began.
+/// One statement that inserts or else selects may do neither: the row with which
+/// the insert collides was not committed when the statement began.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_claim_of_a_race_gets_an_answer() {
     for level in ["read committed", "repeatable read", "serializable"] {
@@ -188,7 +192,7 @@ async fn every_claim_of_a_race_gets_an_answer() {
     }
 }
 
-/// How many of eight acquire it.
+/// Returns how many of eight claims acquire the record.
 async fn race(store: &PostgresStore, id: RecordId) -> u32 {
     let racing: Vec<_> = (0..8)
         .map(|_| {
@@ -209,7 +213,7 @@ async fn race(store: &PostgresStore, id: RecordId) -> u32 {
     acquired
 }
 
-/// The server answers a call before it commits it.
+/// The server returns the result of a call before the server commits the call.
 #[tokio::test]
 async fn what_fails_at_its_commit_was_not_stored() {
     let fresh = Fresh::new().await;
@@ -235,8 +239,8 @@ async fn what_fails_at_its_commit_was_not_stored() {
     );
 }
 
-/// A renewal that commits while somebody waits to remove the record is seen, at
-/// whatever isolation.
+/// The store must notice a renewal that commits while another session waits to
+/// remove the record, at every isolation level.
 #[tokio::test]
 async fn a_record_that_is_renewed_just_now_is_not_forgotten() {
     let fresh = Fresh::new().await;
@@ -265,7 +269,7 @@ async fn a_record_that_is_renewed_just_now_is_not_forgotten() {
             tokio::spawn(
                 async move { forgetting.forget(&claim.id, ForgetMode::UnlessAlive).await },
             );
-        // Until it waits for the row.
+        // This loop ends when the other session waits for the row.
         while fresh
             .count(
                 "SELECT count(*) FROM pg_stat_activity
@@ -287,7 +291,7 @@ async fn a_record_that_is_renewed_just_now_is_not_forgotten() {
     }
 }
 
-/// A renewal is one of an acquisition, not of a nonce.
+/// A renewal belongs to one acquisition, and not to a nonce.
 #[tokio::test]
 async fn what_is_left_of_renewals_shortens_no_later_lease() {
     let fresh = Fresh::new().await;

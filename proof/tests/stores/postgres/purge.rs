@@ -1,4 +1,4 @@
-//! Removing what is past its end.
+//! These tests remove expired records.
 
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ async fn records_past_their_end_go_and_no_others() {
                 .unwrap();
         }
     }
-    // Stays until someone resolves it.
+    // This record stays until an operator resolves it.
     let mut claim = claim_of(id());
     (claim.lease, claim.retention) = (brief, brief);
     claim.on_lapsed_lease = OnLapsedLease::Refuse;
@@ -55,7 +55,7 @@ async fn a_renewed_record_is_not_purged() {
     let mut claim = claim_of(id());
     (claim.lease, claim.retention) = (Duration::from_secs(5), Duration::from_micros(1));
     let lease = acquire(&store, &claim).await;
-    // As if it had been renewed all the time since.
+    // The record now looks as if its lease had been renewed all the time.
     fresh
         .run(
             "UPDATE {t} SET lapses_at = lapses_at - interval '1 h',
@@ -139,7 +139,7 @@ async fn a_task_purges_until_the_store_is_dropped() {
         .expect("nothing purges");
 }
 
-/// It may be in flight for all that this version knows.
+/// This version cannot know whether such a record is in flight.
 #[tokio::test]
 async fn a_record_of_a_foreign_format_or_state_is_left_alone() {
     let fresh = Fresh::new().await;

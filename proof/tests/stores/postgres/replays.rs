@@ -1,4 +1,5 @@
-//! What an operation costs: round trips, write-ahead log, syncs.
+//! These tests measure what an operation costs: round trips, write-ahead log and
+//! syncs.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -81,7 +82,8 @@ async fn each_operation_is_one_round_trip() {
     }
 }
 
-/// One more than its handler alone has, for the claim, and one for the completion.
+/// The claim costs one round trip more than the bare handler, and the completion
+/// costs one more.
 #[tokio::test]
 async fn a_committed_claim_costs_two_round_trips_more_than_the_bare_handler() {
     use bytes::Bytes;
@@ -127,18 +129,19 @@ async fn a_committed_claim_costs_two_round_trips_more_than_the_bare_handler() {
         let request = Request::post("/").header("idempotency-key", key);
         let request = request.body(Full::<Bytes>::default()).unwrap();
         service.clone().oneshot(request).await.unwrap();
-        // What is told later would be heard by now.
+        // Notifications that are sent later have arrived by now.
         layer.drain(Duration::from_secs(10)).await;
         let counted = round_trips.load(Ordering::SeqCst);
         assert!(key == "cold" || counted == 5, "{counted}");
     }
 }
 
-/// `pg_stat_wal`, by name.
+/// These are columns of `pg_stat_wal`.
 const WAL: [&str; 3] = ["wal_bytes::bigint", "wal_records", "wal_sync"];
 
 async fn wal(pool: &PgPool) -> [i64; 3] {
-    // Each connection keeps its counts to itself for a while.
+    // Each connection reports its counts only after a while, unless the connection
+    // is told to.
     for statement in ["SELECT pg_stat_force_next_flush()", "SELECT 1"] {
         sqlx::raw_sql(statement).execute(pool).await.unwrap();
     }
@@ -168,7 +171,8 @@ async fn a_replay_writes_nothing() {
     let fresh = Fresh::alone().await;
     let pool = single(options());
     let store = fresh.store_on(pool.clone()).await;
-    // So that no page is written whole because it is the first time.
+    // After a checkpoint the first change of each page writes the whole page to the
+    // log; these claims make that change before the measurement.
     fresh.run("CHECKPOINT").await;
     for _ in 0..TIMES {
         acquire(&store, &claim_of(id())).await;
@@ -217,7 +221,8 @@ async fn a_replay_writes_nothing() {
     for (what, [bytes, records, syncs]) in costs {
         println!("{TIMES} times {what}: {bytes} bytes of WAL, {records} records, {syncs} syncs");
     }
-    // The server has work of its own now and then.
+    // The server sometimes does work of its own, so the smallest of several
+    // measurements counts.
     let mut least = [i64::MAX; 3];
     for _ in 0..5 {
         let replays = cost(&pool, async {
@@ -234,8 +239,8 @@ async fn a_replay_writes_nothing() {
     assert_eq!(least, [0; 3], "{WAL:?} of {REPLAYS} replays");
 }
 
-/// Counts what a client asks for between two waits for an answer. A lone
-/// `Sync` is the pool's ping.
+/// Counts the requests between two waits for a response. A lone `Sync` is the
+/// pool's ping.
 async fn counting_proxy(count: Arc<AtomicU32>) -> u16 {
     let server = (options().get_host().to_owned(), options().get_port());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -258,7 +263,7 @@ async fn forward(
     mut server: OwnedWriteHalf,
     count: Arc<AtomicU32>,
 ) -> std::io::Result<()> {
-    // The first message has no type.
+    // The first message of the protocol has no type byte.
     let mut length = client.read_u32().await?;
     server.write_u32(length).await?;
     let mut is_asking = false;

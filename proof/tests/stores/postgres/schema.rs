@@ -1,4 +1,5 @@
-//! What is missing when the application starts, and what it is told.
+//! These tests check what an application is told if something is missing when it
+//! starts.
 
 use std::error::Error;
 use std::fmt::Write;
@@ -13,7 +14,7 @@ use tower_idempotency::store::{
 
 use super::{Fresh, acquire, claim_of, fresh, id, options, pool, pool_with, url};
 
-/// All that a log line could have of it.
+/// Returns everything that a log line could say about the error.
 fn told(error: &StoreError) -> String {
     let mut told = format!("{error:?}");
     let mut next: Option<&dyn Error> = Some(error);
@@ -98,7 +99,7 @@ async fn what_is_missing_is_named_with_its_remedy() {
         format!("{}_waiters", fresh.table),
     ];
     is_refused(pool(), &fresh.table, &[&names[0], &names[1], "migrate()"]).await;
-    // Which mends it.
+    // `migrate` creates what is missing.
     PostgresStore::builder(pool())
         .table(&fresh.table)
         .migrate()
@@ -157,7 +158,8 @@ async fn a_role_with_the_rights_that_the_docs_name_can_do_everything() {
             "GRANT SELECT, INSERT, UPDATE, DELETE ON {{t}}, {{t}}_renewals, {{t}}_waiters TO {role}"
         ))
         .await;
-    // May be called by every process, also by one that may not make anything.
+    // Every process may call `migrate`, also a process without the right to create
+    // anything.
     let builder = PostgresStore::builder(as_role()).table(&fresh.table);
     builder.migrate().await.unwrap();
     let store = builder.open().await.unwrap();
@@ -210,7 +212,7 @@ async fn a_read_only_database_is_said_when_the_application_starts_or_later() {
         store.renew(&lease).await.unwrap_err().kind(),
         StoreErrorKind::Refused
     );
-    // What needs no writing goes on.
+    // A claim that needs no writing still works.
     let Claimed::Found(record) = store.claim(&claim_of(claim.id)).await.unwrap() else {
         panic!()
     };
@@ -255,7 +257,7 @@ async fn who_can_not_be_reached_is_said_without_a_credential() {
     assert_eq!(format!("{store:?}"), shown);
 }
 
-/// The text is the same for all names but the name itself.
+/// The test looks for the text, which is the same for every invalid name.
 #[tokio::test]
 async fn a_name_that_is_none_is_refused() {
     let (kind, told) = refusal(pool(), "a; DROP TABLE b").await;

@@ -1,4 +1,4 @@
-//! Records that this version can't read are never acquired.
+//! The store never acquires a record that this version cannot read.
 
 use std::time::{Duration, SystemTime};
 
@@ -11,7 +11,7 @@ use tower_idempotency::store::{
 
 use super::{Fresh, acquire, claim_of, id};
 
-/// Whatever another program might do.
+/// Without the table's checks, another program may write anything.
 const WITHOUT_CHECKS: &str = "
     DO $$ DECLARE c record; BEGIN
         FOR c IN SELECT conname FROM pg_constraint
@@ -129,7 +129,8 @@ async fn an_acquisition_beyond_the_last_token_changes_nothing() {
     fresh.run("UPDATE {t} SET token = 9007199254740991").await;
     let error = store.claim(&claim_of(claim.id)).await.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::Unreadable);
-    // The server's detail quotes the row.
+    // The server's error detail quotes the row, so the detail must not appear in
+    // the error.
     assert!(!format!("{error:?}").contains("Failing row"), "{error:?}");
     assert_eq!(
         fresh

@@ -1,4 +1,4 @@
-//! Waiting, woken by `NOTIFY`.
+//! In these tests requests wait for a record, and `NOTIFY` wakes them.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ const SEALED: Outcome = Outcome::Sealed {
     retention: Duration::from_secs(60),
 };
 
-/// How soon who waits learns that the record was completed meanwhile.
+/// Returns how soon a waiter learns that the record was completed.
 async fn woken_after(owner: &PostgresStore, waiting: &PostgresStore) -> Duration {
     let lease = acquire(owner, &claim_of(id())).await;
     let changed = waiting.subscribe(&lease.claim.id).await.unwrap();
@@ -23,8 +23,7 @@ async fn woken_after(owner: &PostgresStore, waiting: &PostgresStore) -> Duration
     sent.elapsed()
 }
 
-/// Once a first notification has arrived, the store looks for itself only once
-/// a second.
+/// Waits for a first notification. After that the store polls only once a second.
 async fn hears(owner: &PostgresStore, waiting: &PostgresStore) {
     woken_after(owner, waiting).await;
 }
@@ -53,7 +52,8 @@ async fn a_listener_that_is_cut_off_comes_back() {
     let fresh = Fresh::new().await;
     let (owner, waiting) = (fresh.store().await, fresh.store().await);
     hears(&owner, &waiting).await;
-    // Who waits at that moment looks for itself at once.
+    // A waiter that is subscribed when the connection is cut looks at the record at
+    // once.
     let lease = acquire(&owner, &claim_of(id())).await;
     let changed = waiting.subscribe(&lease.claim.id).await.unwrap();
     let cut = fresh
@@ -65,7 +65,7 @@ async fn a_listener_that_is_cut_off_comes_back() {
     assert_eq!(cut, 1);
     let woken = timeout(Duration::from_millis(500), changed).await;
     assert!(woken.is_ok(), "it went on listening to nothing");
-    // Meanwhile it asks.
+    // Until the store listens again, it polls.
     assert!(woken_after(&owner, &waiting).await < Duration::from_secs(1));
     let back = async {
         loop {
@@ -83,7 +83,7 @@ async fn a_listener_that_is_cut_off_comes_back() {
         .expect("it stays deaf");
 }
 
-/// Between reading whether anybody waits and the commit, somebody may come.
+/// A waiter may register between the read of the waiters and the commit.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_completion_goes_unheard_by_who_came_while_it_was_stored() {
     let fresh = Fresh::new().await;
@@ -117,7 +117,8 @@ async fn no_completion_goes_unheard_by_who_came_while_it_was_stored() {
     assert!(slowest < Duration::from_millis(700), "{slowest:?}");
 }
 
-/// A notification takes a lock of the whole server at the commit.
+/// A notification takes a lock of the whole server at the commit, so the store
+/// sends none without need.
 #[tokio::test]
 async fn nobody_is_notified_where_nobody_waits() {
     let fresh = Fresh::new().await;
@@ -142,7 +143,7 @@ async fn nobody_is_notified_where_nobody_waits() {
     assert_eq!(fresh.count("SELECT count(*) FROM {t}_waiters").await, 1);
     owner.complete(&lease, &SEALED).await.unwrap();
     changed.await;
-    // The first of all that there were.
+    // No earlier notification was sent.
     assert_eq!(
         all.recv().await.unwrap().payload(),
         lease.claim.id.to_string()
@@ -150,7 +151,7 @@ async fn nobody_is_notified_where_nobody_waits() {
     assert_eq!(fresh.count("SELECT count(*) FROM {t}_waiters").await, 0);
 }
 
-/// As behind a pooler, or with no connection left for it.
+/// The store cannot listen behind a pooler, or if no connection is left.
 #[tokio::test]
 async fn without_a_connection_to_listen_on_it_asks_now_and_then() {
     let fresh = Fresh::new().await;

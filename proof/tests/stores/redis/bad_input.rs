@@ -1,4 +1,5 @@
-//! Errors when the application starts: cause, remedy, no credential.
+//! Errors when the application starts name the cause and the remedy, and show no
+//! credential.
 
 use std::error::Error;
 use std::fmt::Write as _;

@@ -1,4 +1,5 @@
-//! A server that a test can set up, kill and count on for itself.
+//! This server belongs to one test, which can configure it, kill it and read its
+//! counts.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -16,7 +17,8 @@ pub(super) struct OwnServer {
 }
 
 impl OwnServer {
-    /// With nothing but a socket of its own, and these options.
+    /// Starts a server that listens only on a socket of its own, with these
+    /// options.
     pub(super) fn start(options: &[&str]) -> Self {
         let dir = std::env::temp_dir().join(format!("idempotency-{:x}", rand::random::<u64>()));
         fs::create_dir(&dir).unwrap();
@@ -50,7 +52,7 @@ impl OwnServer {
         self.wait();
     }
 
-    /// A command's answer, as text; lists as lines.
+    /// Returns a command's reply as text, with one line for each element of a list.
     pub(super) fn run(&self, command: &str) -> String {
         let words: Vec<&[u8]> = command.split(' ').map(str::as_bytes).collect();
         String::from_utf8_lossy(&self.run_raw(&words)).into_owned()

@@ -1,4 +1,4 @@
-//! What a server refuses while the application runs.
+//! These tests check what a server refuses while the application runs.
 
 use std::error::Error;
 use std::time::Duration;
@@ -90,7 +90,8 @@ async fn a_right_that_scripts_miss_is_named_before_there_are_records() {
     assert_eq!(server.run("DBSIZE"), "0");
 }
 
-/// It may be that of a script's second command, of which the first was done.
+/// The refused command may be a script's second command, after the first command
+/// was carried out.
 #[tokio::test]
 async fn without_a_right_that_was_taken_away_nobody_knows_what_a_script_did() {
     let server = OwnServer::start(&[]);
@@ -110,7 +111,8 @@ async fn without_a_right_that_was_taken_away_nobody_knows_what_a_script_did() {
     server.run("ACL SETUSER app +pexpireat -hset");
     let error = store.complete(&another, &paid()).await.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::Unknown, "{error:?}");
-    // Neither is lost or kept for ever by what was done of it.
+    // The partly executed scripts neither lost these records nor made them
+    // permanent.
     server.run("ACL SETUSER app +hset");
     for lease in [lease, another] {
         assert_ne!(

@@ -1,4 +1,4 @@
-//! What an operation costs.
+//! These tests measure what an operation costs.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use tower_idempotency::store::{Claimed, ForgetMode, Ownership, RecordState, Rele
 use super::own_server::OwnServer;
 use super::{acquire, claim, paid};
 
-/// How often each command was called since the last look, by clients or by
+/// Returns how often each command was called since the last look, by clients or by
 /// their scripts.
 fn calls(server: &OwnServer) -> BTreeMap<String, u64> {
     let stats = server.run("INFO commandstats");
@@ -23,7 +23,8 @@ fn calls(server: &OwnServer) -> BTreeMap<String, u64> {
     calls
 }
 
-/// What only a client calls, in any of these stores' scripts.
+/// Returns the calls of commands that only clients send, and that no script of the
+/// store calls.
 fn requests(server: &OwnServer) -> Vec<(String, u64)> {
     let of_scripts = [
         "time",
@@ -46,7 +47,7 @@ fn requests(server: &OwnServer) -> Vec<(String, u64)> {
 async fn every_operation_is_one_request() {
     let server = OwnServer::start(&[]);
     let store = server.open().await;
-    // Every script is known to the server from here on.
+    // The server knows every script from here on.
     let warm = claim();
     let lease = acquire(&store, &warm).await;
     store.renew(&lease).await.unwrap();
@@ -101,7 +102,7 @@ async fn every_operation_is_one_request() {
     assert_eq!(requests(&server), one, "forget");
 }
 
-/// Another request for the same record.
+/// Returns another claim for the same record.
 fn claim_of(lease: &tower_idempotency::store::Lease) -> tower_idempotency::store::Claim {
     let mut another = claim();
     another.id = lease.claim.id;

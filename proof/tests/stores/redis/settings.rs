@@ -1,4 +1,4 @@
-//! What is said of a server that loses records.
+//! These tests check the warnings about a server that loses records.
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -30,7 +30,7 @@ impl<'a> MakeWriter<'a> for Log {
     }
 }
 
-/// What is logged while a store is opened.
+/// Returns what is logged while a store is opened.
 async fn said(url: &str) -> String {
     let log = Log::default();
     let subscriber = tracing_subscriber::fmt()
@@ -84,7 +84,7 @@ async fn settings_that_may_not_be_read_are_said_to_be_unknown() {
         said_managed.contains("does not answer CONFIG GET"),
         "{said_managed}"
     );
-    // What INFO says is known all the same.
+    // The store still warns of what INFO shows.
     assert!(
         said_managed.contains("`appendonly` is `no`"),
         "{said_managed}"
@@ -97,8 +97,8 @@ async fn settings_that_may_not_be_read_are_said_to_be_unknown() {
 
 #[tokio::test]
 async fn every_primary_of_a_cluster_is_looked_at() {
-    // How the cluster of the tests is set up is not known here: that each is
-    // asked is seen in what each has counted.
+    // The test does not know how its cluster is set up. The nodes' own counts show
+    // that the store asked each node.
     let url = crate::servers::url("TEST_REDIS_CLUSTER_URL");
     let asked = || async {
         let mut numbers = Vec::new();

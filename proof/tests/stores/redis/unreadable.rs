@@ -1,4 +1,4 @@
-//! Records that something else wrote.
+//! Something else than the store wrote these records.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -63,8 +63,8 @@ impl Planted {
         self.server.run_raw(&[b"DUMP", self.key.as_bytes()])
     }
 
-    /// By a request, by its owner, and by hand: nothing is read into it, and
-    /// it stays as it is.
+    /// Checks that a request, the owner and an operator all get an error, and that
+    /// the record stays unchanged.
     async fn is_unreadable(&self, what: &str) {
         let before = self.dump();
         let mut another = claim();

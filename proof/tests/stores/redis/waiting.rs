@@ -1,4 +1,4 @@
-//! Waiting for what other processes do.
+//! These tests wait for what other processes do.
 
 use std::future::Future;
 use std::time::Duration;
@@ -11,7 +11,8 @@ use tower_idempotency::store::{Release, Store, Subscription};
 use super::own_server::OwnServer;
 use super::{acquire, claim, open, paid, prefix};
 
-/// Well below the second after which a waiter looks by itself.
+/// This time is well below the second after which a waiter looks at the record
+/// itself.
 const SOON: Duration = Duration::from_millis(700);
 
 async fn is_woken(changed: Subscription, what: &str) {
@@ -23,7 +24,7 @@ fn listeners(server: &OwnServer, id: &RecordId) -> String {
     answer.lines().last().unwrap().to_owned()
 }
 
-/// Until it holds; that it never does is a failure.
+/// Waits until the condition holds. The test fails if the condition never holds.
 async fn until<F: Future<Output = bool>>(what: &str, holds: impl Fn() -> F) {
     let until = async {
         while !holds().await {
@@ -142,7 +143,7 @@ async fn waking_works_again_after_its_connection_was_cut() {
         .await;
         let changed = store.subscribe(&first.id).await.unwrap();
         assert_eq!(server.run("CLIENT KILL TYPE pubsub"), "1");
-        // It may miss something from here on, so that it looks.
+        // The waiter may miss a change from here on, so it must look at the record.
         is_woken(changed, "a cut connection").await;
     }
     until("a channel", async || {

@@ -1,4 +1,4 @@
-//! What is there after the end of a process.
+//! These tests check what is in the file after a process has ended.
 
 use std::collections::BTreeSet;
 use std::env;
@@ -42,7 +42,7 @@ async fn a_restart_keeps_everything() {
         panic!("two would run");
     };
     assert!(matches!(record.state, RecordState::InFlight { .. }));
-    // Its owner is known by its nonce.
+    // The store knows the owner by its nonce.
     let again = acquire(&store, &running.claim).await;
     assert_eq!((again.token, again.attempt), (running.token, 1));
     let next = acquire(&store, &claim(3)).await;
@@ -53,7 +53,7 @@ async fn a_restart_keeps_everything() {
 const FILE: &str = "SQLITE_STORE_OF_THE_ONE_TO_BE_KILLED";
 const FIRST: &str = "SQLITE_STORE_FIRST_NUMBER";
 
-/// Claims and completes for ever, and says what it was answered.
+/// This process claims and completes for ever, and prints each confirmed step.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_one_to_be_killed() {
     let (Ok(file), Ok(first)) = (env::var(FILE), env::var(FIRST)) else {
@@ -83,7 +83,7 @@ fn say(line: &str) {
     out.flush().unwrap();
 }
 
-/// What such a process was answered.
+/// `Said` holds the steps that such a process printed.
 #[derive(Default)]
 struct Said {
     claimed: BTreeSet<u32>,
@@ -91,7 +91,8 @@ struct Said {
 }
 
 impl Said {
-    /// Kills it once it has said so many lines, if it still runs then.
+    /// Starts the process, and kills it once it has printed this many lines, if it
+    /// still runs then.
     fn hear(&mut self, mut command: Command, file: &Path, first: u32, lines: usize) {
         let mut child = command
             .env(FILE, file)
@@ -101,7 +102,7 @@ impl Said {
             .spawn()
             .unwrap();
         let mut said = 0;
-        // What it says before the signal reaches it counts too.
+        // Lines that the process prints before the signal reaches it count too.
         for line in BufReader::new(child.stdout.take().unwrap()).lines() {
             match line.unwrap().split_once(' ') {
                 Some(("claimed", number)) => self.claimed.insert(number.parse().unwrap()),
@@ -158,16 +159,16 @@ async fn a_killed_process_has_said_nothing_that_is_not_there() {
     said.is_there(&directory.file()).await;
 }
 
-/// A write fails only when it is committed, after the statement has told what
-/// it is going to have done.
+/// Here a write fails only at its commit, after the statement has already returned
+/// its result.
 #[cfg(unix)]
 #[tokio::test]
 async fn what_could_not_be_committed_was_not_said_either() {
     let directory = Directory::new();
     let mut said = Said::default();
     let mut command = Command::new("sh");
-    // No file may grow beyond one or two megabytes, before which SQLite does
-    // not move anything out of its log.
+    // No file may grow beyond one or two megabytes. SQLite does not move anything
+    // out of its log before the log has that size.
     let limited = "trap '' XFSZ; ulimit -f 2000; exec \"$0\" \"$@\"";
     command
         .args(["-c", limited])

@@ -1,4 +1,4 @@
-//! Records past their end.
+//! These tests remove expired records.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ async fn count(pool: &SqlitePool) -> i64 {
         .unwrap()
 }
 
-/// Tombstones that ended long ago, one after the other.
+/// Inserts released records that expired long ago, one after the other.
 async fn fill(pool: &SqlitePool, records: i64) {
     let insert = "
         WITH RECURSIVE number (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM number WHERE n < ?)
@@ -98,7 +98,7 @@ async fn a_store_removes_them_by_itself() {
     while count(&pool).await > 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    // And no longer than it lives.
+    // A store that was dropped removes nothing any more.
     drop(store);
     tokio::task::yield_now().await;
     while pool.num_idle() < pool.size() as usize {

@@ -1,4 +1,5 @@
-//! Opening a store: what is made, what is checked, and what is said.
+//! These tests open a store, and check what it creates, what it verifies, and what
+//! it reports.
 
 use std::error::Error;
 use std::fs;
@@ -14,7 +15,7 @@ use tower_idempotency::store::{RecordState, Store, StoreError, StoreErrorKind};
 use super::{Directory, acquire, answer, claim, connect, id, pool_of};
 use crate::log::Log;
 
-/// The kind of an error, and everything that it says.
+/// Returns the kind of an error, and everything that the error says.
 fn told(error: StoreError) -> (StoreErrorKind, String) {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -120,7 +121,7 @@ async fn a_missing_table_is_named_with_its_file_and_what_to_do() {
         &["app_keys", "records.db", "migrate"],
     );
 
-    // Also if it vanishes later.
+    // The same holds if the table vanishes later.
     records.migrate().await.unwrap();
     let store = records.open().await.unwrap();
     sqlx::raw_sql("DROP TABLE app_keys")
@@ -155,7 +156,7 @@ async fn a_table_of_another_version_is_refused() {
     }
 }
 
-/// All that a database has: its tables and indexes, and the version in it.
+/// Returns the tables and indexes of a database, with their SQL.
 async fn all_of(pool: &SqlitePool) -> Vec<String> {
     let names = "SELECT concat(name, sql) FROM sqlite_schema ORDER BY name";
     sqlx::query_scalar(names).fetch_all(pool).await.unwrap()
@@ -263,7 +264,7 @@ async fn a_full_disk_changes_nothing_and_says_so() {
     says(error, StoreErrorKind::Refused, &["full", "make room"]);
     let record = store.look_up(&id(1)).await.unwrap().unwrap();
     assert!(matches!(record.state, RecordState::InFlight { .. }));
-    // What fits is kept all the same.
+    // A smaller completion still fits and is stored.
     store.complete(&lease, &answer("paid")).await.unwrap();
 }
 

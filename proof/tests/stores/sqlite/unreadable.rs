@@ -1,4 +1,4 @@
-//! Records that another program wrote, or that were damaged.
+//! Another program wrote these records, or something damaged them.
 
 use sqlx::{AssertSqlSafe, SqlitePool};
 use tower_idempotency::SqliteStore;
@@ -8,7 +8,7 @@ use super::{Directory, acquire, answer, claim, id, pool_of};
 
 const TABLES: &str = include_str!("../../../../docs/sql/sqlite.sql");
 
-/// Tables in which any column holds anything.
+/// Makes tables whose columns accept any value.
 async fn lenient(pool: &SqlitePool) -> SqliteStore {
     let tables = TABLES
         .replace(" STRICT", "")
@@ -21,7 +21,8 @@ async fn lenient(pool: &SqlitePool) -> SqliteStore {
     SqliteStore::open(pool.clone()).await.unwrap()
 }
 
-/// Records in each state, all of which a claim would replay or take over.
+/// Makes records in every state. A claim would replay or take over each of these
+/// records.
 async fn in_every_state(store: &SqliteStore, pool: &SqlitePool) {
     let completed = acquire(store, &claim(1)).await;
     store.complete(&completed, &answer("paid")).await.unwrap();
@@ -156,7 +157,7 @@ async fn a_foreign_record_is_changed_by_nobody_but_by_force() {
     }
 }
 
-/// All of the one record, as text.
+/// Returns all columns of the only record, as text.
 async fn row(pool: &SqlitePool) -> String {
     let query = "SELECT concat_ws(' ', format, state, hex(nonce), token, attempt, \
                  hex(fingerprint), retention, lapses_at, expires_at, status, kept_for, hex(answer)) \

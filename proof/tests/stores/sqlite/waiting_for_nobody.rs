@@ -1,4 +1,4 @@
-//! Who waits for whose lock, and who does not.
+//! These tests check which operations wait for which locks.
 
 use std::path::Path;
 use std::pin::Pin;
@@ -39,7 +39,7 @@ async fn of_many_first_claims_at_once_one_acquires() {
     assert_eq!(acquired, [1; 40]);
 }
 
-/// Changes whenever another connection has written.
+/// The returned number changes whenever another connection has written.
 async fn data_version(pool: &SqlitePool) -> i64 {
     sqlx::query_scalar("PRAGMA data_version")
         .fetch_one(pool)
@@ -76,7 +76,7 @@ async fn a_claim_that_finds_something_writes_nothing() {
         }
         store.look_up(&id(1)).await.unwrap().unwrap();
     }
-    // Nor does what is said again, or too late.
+    // A repeated or late call does not write either.
     assert_eq!(store.renew(&lease).await.unwrap(), Ownership::Held);
     let again = store.complete(&lease, &answer("other")).await.unwrap();
     assert_eq!(again, Ownership::Held);
@@ -110,13 +110,14 @@ async fn a_replay_does_not_wait_while_the_application_writes() {
         .execute(&mut *transaction)
         .await
         .unwrap();
-    // As long as this is open, whoever waits for it waits in vain.
+    // While this transaction is open, a call that waits for the transaction's lock
+    // waits in vain.
     for number in [1, 2] {
         let claimed = store.claim(&claim(number)).await.unwrap();
         assert!(matches!(claimed, Claimed::Found(_)));
     }
     store.look_up(&id(1)).await.unwrap().unwrap();
-    // And what has to write is told that it changed nothing.
+    // A claim that has to write gets an error that says that nothing was changed.
     let error = store.claim(&claim(3)).await.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::Contention);
     transaction.commit().await.unwrap();
@@ -142,7 +143,7 @@ async fn a_lease_counts_from_after_the_wait_for_the_lock() {
         let store = store.clone();
         tokio::spawn(async move { acquire(&store, &claim(1)).await })
     };
-    // Were it not waiting by then, the test would only say less.
+    // If the claim does not wait by then, the test proves less but does not fail.
     tokio::time::sleep(Duration::from_millis(300)).await;
     let released = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     transaction.commit().await.unwrap();
@@ -161,7 +162,7 @@ async fn a_call_that_is_given_up_leaves_no_lock_behind() {
     let directory = Directory::new();
     let store = connect(&directory.file()).await;
     for number in 0..100 {
-        // Given up at any await, and while SQLite is at it.
+        // The call is dropped at any await, and also while SQLite works.
         let claimed = claim(number);
         let called = store.claim(&claimed);
         let _ = tokio::time::timeout(Duration::from_micros(u64::from(number) * 20), called).await;
@@ -187,7 +188,7 @@ async fn who_waits_in_the_same_process_is_woken_at_once() {
         assert!(Pin::new(&mut changed).poll(&mut cx).is_pending());
         store.complete(&lease, &answer("paid")).await.unwrap();
         let is_woken = Pin::new(&mut changed).poll(&mut cx).is_ready();
-        // On a busy machine it may have been time to look again anyway.
+        // On a busy machine the waiter may have become ready by its own timer.
         if start.elapsed() < Duration::from_millis(250) {
             assert!(is_woken);
             return;
