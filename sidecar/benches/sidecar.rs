@@ -1,5 +1,5 @@
-//! What the sidecar costs: the sidecar and a plain proxy, in one process, over TCP
-//! on this machine.
+//! This benchmark measures what the sidecar costs: the sidecar and a plain proxy
+//! run in one process, over TCP on this machine.
 //!
 //! The plain proxy is hyper's server and hyper-util's client, and forwards messages
 //! as they are. Both proxies stand in front of the same upstream. Rounds alternate
@@ -8,14 +8,14 @@
 //! is taken within each pair of rounds, so that a slow moment of the machine slows
 //! both rounds; the median of the ratios counts:
 //!
-//! - `GET`, `POST`: without a key. Nothing is recorded.
-//! - `first`, `replay`: with a key never seen, or with one whose response is
-//!   recorded; compared with `POST` through the plain proxy.
+//! - `GET`, `POST`: these requests have no key, so nothing is recorded.
+//! - `first`, `replay`: these requests have a key that is new, or a key whose
+//!   response is recorded. They are compared with `POST` through the plain proxy.
 //!
 //! Request bodies have 1 KiB (`GET` has none), response bodies 256 B.
 //!
-//! `cargo bench -p tower-idempotency-sidecar`; after `--` the number of pairs and of
-//! connections.
+//! `cargo bench -p tower-idempotency-sidecar` runs the benchmark; the number of
+//! pairs and the number of connections may follow after `--`.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -47,7 +47,7 @@ enum Kind {
     Replay,
 }
 
-/// Never twice the same.
+/// This counter makes each key different.
 static KEYS: AtomicU64 = AtomicU64::new(0);
 
 fn main() {
@@ -82,7 +82,7 @@ async fn compare(pairs: usize, connections: usize) {
         let compared = if kind == Kind::Get { kind } else { Kind::Post };
         let mut ratios = Vec::new();
         let mut rates = [Vec::new(), Vec::new()];
-        // The first pair warms up.
+        // The first pair warms both proxies up and is not counted.
         for pair in 0..=pairs {
             let (without, with) = if pair % 2 == 0 {
                 let without = round(plain, compared, connections).await;
@@ -127,7 +127,8 @@ fn serve(sidecar: Sidecar) -> SocketAddr {
     address
 }
 
-/// A proxy without a layer: it changes no more than the address.
+/// Starts a proxy without a layer. The proxy changes nothing but the address of a
+/// request.
 async fn plain_proxy(upstream: SocketAddr) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
@@ -173,7 +174,7 @@ async fn upstream() -> SocketAddr {
     address
 }
 
-/// Requests per second.
+/// Runs one round, and returns the requests per second.
 async fn round(address: SocketAddr, kind: Kind, connections: usize) -> f64 {
     let mut clients = Vec::new();
     for at in 0..connections {

@@ -1,4 +1,5 @@
-//! Adyen: <https://docs.adyen.com/development-resources/api-idempotency>.
+//! This is the contract of Adyen:
+//! <https://docs.adyen.com/development-resources/api-idempotency>.
 
 use http::Method;
 
@@ -55,7 +56,7 @@ async fn a_key_belongs_to_the_company_account(api: &Api) {
     };
     with("acme-2").replays(&first, NO_MARK).await;
     with("globex-1").executes().await;
-    // Who the account is says the authoriser, not the client.
+    // The authorizer decides which account a request belongs to, not the client.
     with("initech-1")
         .header("x-company-account", "acme")
         .executes()

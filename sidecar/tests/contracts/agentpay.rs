@@ -1,4 +1,5 @@
-//! Metering and settlement for agents, with API keys and without.
+//! This is the contract of an API for metering and settlement between agents.
+//! Clients come with API keys and without.
 
 use std::fs;
 
@@ -97,7 +98,7 @@ async fn no_answer_crosses_tenants(api: &Api) {
     keyless(report(api, "tenants"))
         .replays(&nobody, REPLAYED)
         .await;
-    // A tenant may change its address.
+    // A tenant keeps its keys when its address changes.
     report(api, "tenants")
         .from("127.0.0.2")
         .replays(&acme, REPLAYED)
@@ -119,7 +120,7 @@ async fn a_key_that_nobody_knows_is_told_by_its_address(api: &Api) {
     let elsewhere = || keyless(report(api, "unknown")).from("127.0.0.2");
     let other = elsewhere().executes().await;
     elsewhere().replays(&other, REPLAYED).await;
-    // What a client says of its address does not count.
+    // An address that the client claims in a header does not count.
     let forged = elsewhere().header("x-forwarded-for", "127.0.0.1");
     forged.replays(&other, REPLAYED).await;
 }
@@ -151,7 +152,8 @@ async fn without_a_key_requests_pass_through(api: &Api) {
 }
 
 async fn the_answers_of_the_api_keep_their_shape(api: &Api) {
-    // The answers of what is not protected, and of what failed.
+    // `plain` is not protected, and `failed` below is not recorded; both look like
+    // a recorded response.
     let plain = report(api, "").without("idempotency-key").executes().await;
     let first = report(api, "shape").executes().await;
     let names = Answer::header_names;
@@ -212,7 +214,7 @@ async fn the_store_and_the_log_hold_keys_only_as_digests(api: &Api) {
         }
         first
     };
-    // The digests are of no use to who does not have the secret.
+    // A store with these digests is of no use without the secret.
     report(&Api::start(&file).await, key)
         .replays(&first, REPLAYED)
         .await;

@@ -1,4 +1,4 @@
-//! An API as its clients see it: the upstream behind the sidecar.
+//! An `Api` is what clients see: the upstream behind the sidecar.
 
 use http::Method;
 
@@ -6,7 +6,7 @@ pub(crate) use crate::request::{Answer, NO_MARK, REPLAYED, Request, is_sentence}
 use crate::sidecar::Sidecar;
 use crate::upstream::{Reply, Upstream};
 
-/// A store that nobody can reach.
+/// No store listens at this address.
 const NOWHERE: &str = "redis://127.0.0.1:1/";
 
 pub(crate) struct Api {
@@ -16,18 +16,19 @@ pub(crate) struct Api {
 }
 
 impl Api {
-    /// With a contract's file, but addresses of this test's own, and in memory
-    /// what the file keeps in Redis.
+    /// Starts the API with a contract's file. The addresses are the test's own, and
+    /// the memory store replaces Redis.
     pub(crate) async fn start(file: &str) -> Self {
         Self::with_store(file, "store = \"redis:", "memory:").await
     }
 
-    /// With a store that is out of reach.
+    /// Starts the API with a store that is out of reach.
     pub(crate) async fn start_without_store(file: &str) -> Self {
         Self::with_store(file, "store", NOWHERE).await
     }
 
-    /// `store` in the place of a line that begins with `instead_of`.
+    /// Replaces the line that begins with `instead_of` by the address of this
+    /// store.
     async fn with_store(file: &str, instead_of: &str, store: &str) -> Self {
         let upstream = Upstream::start().await;
         let address = upstream.address().to_string();
@@ -50,7 +51,7 @@ impl Api {
         }
     }
 
-    /// The contract's file, to start a variant of it.
+    /// Returns the contract's file, so that a test can start a variant of the file.
     pub(crate) fn file(&self) -> &str {
         &self.file
     }
@@ -63,13 +64,13 @@ impl Api {
         self.upstream.executions()
     }
 
-    /// The upstream's answer to the next request.
+    /// Sets the upstream's response to the next request.
     pub(crate) fn answers_next(&self, reply: Reply) {
         self.upstream.answers_next(reply);
     }
 
-    /// Every endpoint that takes keys keeps answers for so long, as the
-    /// published contract says.
+    /// Checks that the published contract keeps the responses of every endpoint
+    /// with keys for this many hours.
     pub(crate) async fn keeps_answers_for(&self, hours: u64) {
         let api = Self::start(&format!("contract = \"/contract\"\n{}", self.file)).await;
         let published = api

@@ -1,4 +1,5 @@
-//! Checkout.com: <https://www.checkout.com/docs/payments/manage-payments/idempotency>.
+//! This is the contract of Checkout.com:
+//! <https://www.checkout.com/docs/payments/manage-payments/idempotency>.
 
 use http::Method;
 
@@ -99,7 +100,7 @@ async fn other_endpoints_are_left_alone(api: &Api) {
         .header("authorization", "sk_alice")
         .header("cko-idempotency-key", "others");
     patch.executes_twice().await;
-    // Another API's header is no key here.
+    // This API has another header, so `Idempotency-Key` is no key here.
     pay(api, "")
         .without("cko-idempotency-key")
         .header("idempotency-key", "others")

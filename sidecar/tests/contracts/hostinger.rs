@@ -1,4 +1,5 @@
-//! Orders at a hosting provider: of virtual machines, and of anything else.
+//! This is the contract of a hosting provider: clients order virtual machines and
+//! other products.
 
 use http::Method;
 
@@ -110,7 +111,7 @@ async fn an_order_that_failed_is_tried_again(api: &Api) {
         assert_eq!(failed.status(), status);
         assert_eq!(order(api, ORDERS, &key).executes().await.status(), 201);
     }
-    // What was refused for good is refused again.
+    // A final rejection by the API is recorded and replayed.
     api.answers_next(Reply::status(422));
     let refused = order(api, ORDERS, "refused").executes().await;
     order(api, ORDERS, "refused")
@@ -164,7 +165,7 @@ async fn what_clients_have_to_know_is_published(api: &Api) {
                 .contains("authorization")
         );
     }
-    // The same, in words for people.
+    // The page says the same in words for people.
     let page = read("markdown").await;
     let says = |what: &str| assert!(page.text().contains(what), "{what}:\n{}", page.text());
     says(MACHINES);

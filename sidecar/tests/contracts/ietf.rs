@@ -1,4 +1,4 @@
-//! The draft of the IETF, and nothing that it does not allow.
+//! This is the contract of the IETF draft; the file allows nothing else.
 
 use http::Method;
 
@@ -25,7 +25,7 @@ fn pay(api: &Api, key: &str) -> Request {
         .json(r#"{"amount":4200}"#)
 }
 
-/// A problem document, with a link to what it is about.
+/// Checks that the response is a problem document with a link to its explanation.
 fn is_linked_problem(answer: &Answer, code: &str) {
     answer.is_problem(code);
     assert_eq!(

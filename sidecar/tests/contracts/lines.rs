@@ -1,12 +1,13 @@
-//! From the promises of a contract to tests: each holds, and each line of the
-//! file, with each number and string in it, is needed for one of them.
+//! This module turns the promises of a contract into tests. Each promise must hold.
+//! Each line of the contract's file, and each number and string in the line, must
+//! be needed for one of the promises.
 
 use std::future::Future;
 use std::pin::Pin;
 
 use crate::api::Api;
 
-/// The tests of one contract: its file, and what it promises.
+/// Makes the tests of one contract from its file and its promises.
 macro_rules! contract {
     ($file:literal: $($promise:ident),+ $(,)?) => {
         const FILE: &str = include_str!($file);
@@ -42,7 +43,7 @@ macro_rules! contract {
     };
 }
 
-/// All promises of a contract, one after the other.
+/// This function checks all promises of a contract, one after the other.
 type Promises = for<'a> fn(&'a Api) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 
 pub(crate) async fn all_count(file: &str, promises: Promises) {
@@ -71,10 +72,12 @@ pub(crate) async fn all_count(file: &str, promises: Promises) {
     assert!(idle.is_empty(), "no promise is broken by: {idle:#?}");
 }
 
-/// The line gone, and with each of its numbers and strings another.
+/// Returns the changes of a line: once the line is removed, and once for each of
+/// its numbers and strings with another value.
 fn changes(line: &str) -> Vec<Option<String>> {
     let said = line.split(" #").next().unwrap_or_default().trim_end();
-    // Another listen, upstream and Redis than the file's is what the tests use.
+    // The tests use a listen address, an upstream and a Redis of their own, so
+    // changes of these lines would break nothing.
     let ours = ["listen", "upstream", "store = \"redis:", "#"];
     if said.is_empty() || ours.iter().any(|ours| said.starts_with(ours)) {
         return Vec::new();

@@ -1,6 +1,7 @@
-//! Contracts that APIs have published, each as one file, and what it promises
-//! as requests: to the program `tower-idempotency-sidecar` with that file, in
-//! front of a small upstream. `docs/vendor-contracts.md` is the table of them.
+//! Each of these contracts, which APIs have published, is one configuration file
+//! and a list of promises. The tests start the program `tower-idempotency-sidecar`
+//! with the file, in front of a small upstream, and check each promise with
+//! requests. `docs/vendor-contracts.md` lists the contracts.
 
 #[macro_use]
 mod lines;

@@ -1,4 +1,5 @@
-//! Modern Treasury: <https://docs.moderntreasury.com/reference/idempotent-requests>.
+//! This is the contract of Modern Treasury:
+//! <https://docs.moderntreasury.com/reference/idempotent-requests>.
 
 use http::Method;
 

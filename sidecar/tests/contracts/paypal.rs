@@ -1,4 +1,5 @@
-//! Orders and payments of a wallet: <https://developer.paypal.com/api/rest/reference/idempotency/>,
+//! This is the contract of PayPal for orders and payments:
+//! <https://developer.paypal.com/api/rest/reference/idempotency/>,
 //! <https://developer.paypal.com/docs/api/orders/v2/>.
 
 use http::Method;

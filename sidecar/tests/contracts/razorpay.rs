@@ -1,4 +1,5 @@
-//! Payouts, by the API of a bank: <https://razorpay.com/docs/api/x/payout-idempotency/>.
+//! This is the contract of RazorpayX for payouts:
+//! <https://razorpay.com/docs/api/x/payout-idempotency/>.
 
 use http::Method;
 

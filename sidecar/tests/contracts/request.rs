@@ -1,4 +1,4 @@
-//! Requests to an API, and what has to come of them.
+//! This module sends requests to an API, and checks what happens to each request.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use crate::upstream::{Held, Upstream};
 
-/// The mark that is there unless a contract has another, or none.
+/// A replay has this mark, unless a contract has another mark or none.
 pub(crate) const REPLAYED: &[(&str, &str)] = &[("idempotency-replayed", "true")];
 pub(crate) const NO_MARK: &[(&str, &str)] = &[];
 
@@ -41,7 +41,7 @@ pub(crate) struct Answer {
     body: Bytes,
 }
 
-/// A request that the upstream has begun to execute.
+/// The upstream has begun to execute this request.
 pub(crate) struct Running {
     held: Held,
     client: JoinHandle<Answer>,
@@ -84,8 +84,8 @@ impl Request {
         self
     }
 
-    /// From another of this machine's addresses, such as `127.0.0.2`: Linux has
-    /// all of 127.0.0.0/8.
+    /// Sends the request from another of this machine's addresses, such as
+    /// `127.0.0.2`. On Linux this machine has all of 127.0.0.0/8.
     pub(crate) fn from(mut self, address: &str) -> Self {
         self.from = address.parse().unwrap();
         self
@@ -118,7 +118,8 @@ impl Request {
         }
     }
 
-    /// The upstream executes it, and its own answer comes.
+    /// Checks that the upstream executes the request, and that its response arrives
+    /// without a mark.
     pub(crate) async fn executes(self) -> Answer {
         let upstream = self.upstream.clone();
         let before = upstream.executions();
@@ -138,8 +139,8 @@ impl Request {
         answer
     }
 
-    /// Nothing is executed: what `first` answered comes again, with these
-    /// headers more and no others.
+    /// Checks that nothing is executed, and that the response is `first` with these
+    /// additional headers and no others.
     pub(crate) async fn replays(self, first: &Answer, marks: &[(&str, &str)]) -> Answer {
         let upstream = self.upstream.clone();
         let before = upstream.executions();
@@ -156,7 +157,8 @@ impl Request {
         again
     }
 
-    /// Nothing is executed, and the layer says so.
+    /// Checks that nothing is executed, and that the layer rejects the request with
+    /// this status.
     pub(crate) async fn refused(self, status: u16) -> Answer {
         let upstream = self.upstream.clone();
         let before = upstream.executions();
@@ -167,14 +169,14 @@ impl Request {
         answer
     }
 
-    /// Each time it is sent it is executed.
+    /// Checks that the request is executed each time it is sent.
     pub(crate) async fn executes_twice(self) {
         self.clone().executes().await;
         self.executes().await;
     }
 
-    /// Executed, replayed, and at last executed again: its answer is not kept
-    /// for long, however often it is asked for.
+    /// Checks that the request is executed, replayed, and finally executed again:
+    /// the completion expires soon, however often it is replayed.
     pub(crate) async fn lapses(self) {
         let first = self.clone().executes().await;
         let deadline = Instant::now() + FORGETS_WITHIN;
@@ -189,7 +191,8 @@ impl Request {
         assert_eq!(again.header("idempotency-replayed"), None);
     }
 
-    /// Executed by the upstream, which has not answered.
+    /// Sends the request, and returns when the upstream has begun to execute the
+    /// request and has not responded yet.
     pub(crate) async fn begins(self) -> Running {
         let mut held = self.upstream.holds_next();
         let client = tokio::spawn(self.send());
@@ -210,7 +213,7 @@ impl Answer {
         self.status
     }
 
-    /// This answer, were its status another.
+    /// Returns the same response with another status.
     pub(crate) fn with_status(&self, status: u16) -> Self {
         Self {
             status,
@@ -218,7 +221,7 @@ impl Answer {
         }
     }
 
-    /// The value of a header that stands there once.
+    /// Returns the value of a header. The header must not occur more than once.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let mut values = self.headers.get_all(name).iter();
         let value = values.next()?;
@@ -241,7 +244,7 @@ impl Answer {
         serde_json::from_slice(&self.body).unwrap()
     }
 
-    /// A problem document of the layer with this code.
+    /// Checks that the response is a problem document of the layer with this code.
     pub(crate) fn is_problem(&self, code: &str) {
         assert_eq!(
             self.header("content-type"),
@@ -254,13 +257,13 @@ impl Answer {
     }
 }
 
-/// What a person can read, and nothing behind it.
+/// Checks that the text is a sentence for people.
 pub(crate) fn is_sentence(text: &Value) {
     let text = text.as_str().unwrap_or_default();
     assert!(text.contains(' ') && text.ends_with('.'), "{text:?}");
 }
 
-/// All headers but the time of sending, in the order of their names.
+/// Returns all headers but `date`, in the order of their names.
 fn but_date(headers: &HeaderMap) -> Vec<(&str, &[u8])> {
     let mut all: Vec<_> = headers
         .iter()

@@ -1,4 +1,5 @@
-//! Resend: <https://resend.com/docs/dashboard/emails/idempotency-keys>.
+//! This is the contract of Resend:
+//! <https://resend.com/docs/dashboard/emails/idempotency-keys>.
 
 use crate::api::{Answer, Api, NO_MARK, Request, is_sentence};
 use crate::upstream::Reply;

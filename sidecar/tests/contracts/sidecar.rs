@@ -1,4 +1,4 @@
-//! The program, run with a file.
+//! This module runs the sidecar's program with a file.
 
 use std::env;
 use std::fs;
@@ -11,11 +11,11 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
-/// What `env:IDEMPOTENCY_SECRET` is.
+/// This is the value of the variable that `env:IDEMPOTENCY_SECRET` names.
 pub(crate) const SECRET: &str = "a secret of the contract tests, 32 bytes or more";
 const STARTS_WITHIN: Duration = Duration::from_secs(20);
 
-/// A running sidecar. Killed when it is dropped.
+/// This is a running sidecar. It is killed when it is dropped.
 pub(crate) struct Sidecar {
     address: SocketAddr,
     child: Child,
@@ -36,7 +36,8 @@ impl Sidecar {
         thread::spawn(move || {
             for line in stderr.lines().map_while(Result::ok) {
                 if let Some(address) = listening(&line) {
-                    // Nobody waits for a second one.
+                    // The program prints its address once, and the receiver of a
+                    // second address would be gone.
                     let _ = found.send(address);
                 }
                 let mut log = kept.lock().unwrap();
@@ -61,7 +62,7 @@ impl Sidecar {
         self.address
     }
 
-    /// What it has logged.
+    /// Returns what the sidecar has logged.
     pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
@@ -77,7 +78,7 @@ impl Drop for Sidecar {
     }
 }
 
-/// What `--check` says of one of the files here.
+/// Returns what `--check` prints for a contract file of this directory.
 pub(crate) fn check(name: &str) -> String {
     let file = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/contracts")
@@ -107,7 +108,7 @@ fn command(file: &Path) -> Command {
     command
 }
 
-/// A directory that nothing else has, for as long as this lives.
+/// No other test uses this directory. It is removed when `Directory` is dropped.
 pub(crate) struct Directory(PathBuf);
 
 impl Directory {
@@ -130,7 +131,7 @@ impl Drop for Directory {
     }
 }
 
-/// The address in the line that says where it listens.
+/// Returns the address from the log line that says where the sidecar listens.
 fn listening(line: &str) -> Option<SocketAddr> {
     let (_, address) = line.split_once("listening address=")?;
     address.trim_end().parse().ok()

@@ -1,4 +1,5 @@
-//! Starship Rewards: orders and payouts of partners and of their clients.
+//! This is the contract of Starship Rewards: orders and payouts of partners and of
+//! the partners' clients.
 
 use std::time::Duration;
 
@@ -62,7 +63,7 @@ async fn a_retry_gets_the_first_answer_with_all_marks(api: &Api) {
         assert_eq!(first.status(), 201);
         has_marks(&first, &key);
         for _ in 0..2 {
-            // The time is that of the first.
+            // The time of creation is that of the first response.
             let again = order(api, &key).to(path).replays(&first, REPLAYED).await;
             has_marks(&again, &key);
         }
@@ -217,7 +218,8 @@ async fn an_answer_is_kept_for_24_hours(api: &Api) {
 
 async fn the_time_of_creation_is_that_of_the_first_answer(api: &Api) {
     let first = order(api, "time-of-creation").executes().await;
-    // It is said in whole seconds.
+    // The time of creation has whole seconds, so the test waits for the next
+    // second.
     while Timestamp::now().as_second() <= created_at(&first).as_second() {
         sleep(Duration::from_millis(20)).await;
     }

@@ -1,4 +1,5 @@
-//! Stripe, API v1: <https://docs.stripe.com/api/idempotent_requests>,
+//! This is the contract of Stripe, API v1:
+//! <https://docs.stripe.com/api/idempotent_requests>,
 //! <https://docs.stripe.com/error-low-level>.
 
 use http::Method;

@@ -1,5 +1,5 @@
-//! The service behind the sidecar: it counts what it executes, answers what it
-//! is told, and waits where it is told to.
+//! This upstream is the service behind the sidecar. It counts what it executes,
+//! responds as the test says, and waits where the test says so.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -34,7 +34,7 @@ struct State {
     hold: Option<(oneshot::Sender<()>, oneshot::Receiver<()>)>,
 }
 
-/// What it is to answer.
+/// A `Reply` is the upstream's response.
 #[derive(Clone)]
 pub(crate) struct Reply {
     status: u16,
@@ -42,7 +42,8 @@ pub(crate) struct Reply {
     body: Option<Bytes>,
 }
 
-/// The next request, once it has arrived, until it is let go.
+/// The upstream holds the next request back, from its arrival until the test lets
+/// the request go.
 pub(crate) struct Held {
     arrived: oneshot::Receiver<()>,
     release: oneshot::Sender<()>,
@@ -71,8 +72,8 @@ impl Upstream {
         self.state.lock().unwrap().executions
     }
 
-    /// The answer to the next request, instead of a 201 with a JSON body that
-    /// no other answer has.
+    /// Sets the response to the next request. Without this call the response is a
+    /// 201 with a JSON body that no other response has.
     pub(crate) fn answers_next(&self, reply: Reply) {
         self.state.lock().unwrap().next = Some(reply);
     }
@@ -115,7 +116,7 @@ impl Held {
     }
 
     pub(crate) fn let_go(self) {
-        // It is gone if its client was.
+        // The request is gone if its client was.
         let _ = self.release.send(());
     }
 }
@@ -164,8 +165,8 @@ async fn answer(
     Ok(response)
 }
 
-/// An authoriser: the account is what stands before the first hyphen of a
-/// credential.
+/// This function is an authorizer: the account is the part of a credential before
+/// the first hyphen.
 fn authorize(request: &HeaderMap) -> Response<Full<Bytes>> {
     let credential = request.get("authorization").or(request.get("x-api-key"));
     let credential = credential

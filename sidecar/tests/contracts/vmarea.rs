@@ -1,4 +1,4 @@
-//! Virtual machines, disks and invoices.
+//! This is the contract of an API for virtual machines, disks and invoices.
 
 use http::Method;
 
@@ -170,7 +170,7 @@ async fn an_invoice_as_pdf_is_made_again(api: &Api) {
 
 async fn an_answer_is_kept_for_24_hours_from_the_original(api: &Api) {
     api.keeps_answers_for(24).await;
-    // Replays don't make it last longer.
+    // A replay does not extend the retention.
     let short = api
         .file()
         .replace("[idempotency]", "[idempotency]\nretention = \"300ms\"");
@@ -187,7 +187,7 @@ async fn without_a_store_requests_go_through(api: &Api) {
         assert_eq!(answer.header("idempotency-status"), Some("unprotected"));
         assert_eq!(answer.header("idempotency-replayed"), None);
     }
-    // A wrong key is still wrong.
+    // An invalid key is rejected even without a store.
     create(&api, "")
         .refused(400)
         .await

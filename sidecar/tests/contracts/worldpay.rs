@@ -1,4 +1,5 @@
-//! Worldpay, WPG: <https://developer.worldpay.com/docs/wpg/idempotency/>,
+//! This is the contract of Worldpay, WPG:
+//! <https://developer.worldpay.com/docs/wpg/idempotency/>,
 //! <https://developer.worldpay.com/docs/wpg/troubleshoot/idempotencyerrors/>.
 
 use http::Method;
@@ -19,7 +20,7 @@ contract! { "worldpay.toml":
     an_answer_is_kept_for_the_agreed_time,
 }
 
-/// `digit` tells keys apart.
+/// Returns an order; `digit` makes its key differ from other keys.
 fn order(api: &Api, digit: u8) -> Request {
     api.post("/jsp/merchant/xml/paymentService.jsp")
         .header("authorization", "Basic bWVyY2hhbnQtMTpw")

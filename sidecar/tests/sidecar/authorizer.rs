@@ -1,4 +1,5 @@
-//! Nothing is claimed or replayed before the authorizer has said yes.
+//! The sidecar claims and replays nothing before the authorizer has allowed the
+//! request.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -7,7 +8,7 @@ use tower_idempotency::config::Config;
 
 use crate::support::{File, Message, Running, Step, Upstream, answer, get, nobody, ok, post};
 
-/// An upstream, and an authorizer whose answer can be changed.
+/// `Both` is an upstream, and an authorizer whose response a test can change.
 struct Both {
     upstream: Upstream,
     authorizer: Upstream,
@@ -95,7 +96,8 @@ async fn who_is_denied_claims_nothing() {
     assert_eq!(both.upstream.last().field("idempotency-attempt"), Some("1"));
 }
 
-/// Its body is not asked for before it is allowed to come.
+/// The sidecar does not ask the client for the body (100 Continue) before the
+/// authorizer has allowed the request.
 #[tokio::test]
 async fn who_is_denied_need_not_send_a_body() {
     let both = Both::start(|file| file).await;
@@ -193,7 +195,7 @@ async fn the_caller_is_who_the_authorizer_says_and_not_who_the_client_says() {
     both.says(answer("200 OK", "X-Account: bob\r\n", ""));
     let bob = both.sidecar.exchange(&charge("X-Account: alice\r\n")).await;
     assert_eq!(bob.field("idempotency-replayed"), None);
-    // No word of the caller is no caller.
+    // The authorizer does not name a caller, so the request has no caller.
     both.says(answer("200 OK", "", ""));
     let nobody = both.sidecar.exchange(&charge("X-Account: alice\r\n")).await;
     assert_eq!(nobody.code(), "scope-missing");

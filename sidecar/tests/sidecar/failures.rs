@@ -1,4 +1,4 @@
-//! Upstreams that don't answer.
+//! These upstreams do not respond, or do not respond completely.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,7 +11,8 @@ use crate::support::{
     File, Message, Running, Step, Upstream, answer, get, nobody, ok, post, until, within,
 };
 
-/// Does this with the first request, and answers the others.
+/// Starts an upstream that carries out `first` for the first request, and responds
+/// `done` to the others.
 pub(crate) async fn at_first(first: Vec<Step>) -> Upstream {
     let asked = Arc::<AtomicUsize>::default();
     Upstream::start(move |_| {
@@ -51,7 +52,7 @@ async fn an_upstream_that_does_not_accept_in_time_gives_the_key_back() {
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let listener = socket.listen(1).unwrap();
     let address = listener.local_addr().unwrap();
-    // Nobody accepts: its queue is full soon.
+    // This listener accepts no connection, so its queue is soon full.
     let mut queue = Vec::new();
     while let Ok(stream) =
         tokio::time::timeout(Duration::from_millis(100), TcpStream::connect(address)).await
@@ -71,7 +72,8 @@ async fn an_upstream_that_does_not_accept_in_time_gives_the_key_back() {
     assert!(upstream.last().field("idempotency-attempt") > Some("1"));
 }
 
-/// What a second attempt gets while the first may still be running, and after.
+/// Checks that a second attempt is rejected while the first attempt may still be
+/// running, and is executed after the first attempt's lease.
 async fn is_in_doubt_until_its_lease_lapses(upstream: &Upstream, sidecar: &Running) {
     let second = charge(sidecar).await;
     assert_eq!(
@@ -151,9 +153,9 @@ async fn an_answer_whose_body_breaks_off_is_never_taken_for_whole() {
         vec![Step::Write(head), Step::Close]
     };
     for (status, code) in [
-        // What it says has happened.
+        // The status says that the operation took place.
         ("201 Created", "response-unavailable"),
-        // What it says may have been the end of it, or not.
+        // The status does not tell whether the operation has ended.
         ("503 Service Unavailable", "in-flight"),
     ] {
         let upstream = at_first(cut(status)).await;
@@ -178,7 +180,7 @@ async fn an_upstream_that_is_still_at_it_by_its_own_word_is_asked_again() {
     let sidecar = File::new(upstream.address).start().await;
     assert_eq!(charge(&sidecar).await.text(), "still running");
     assert_eq!(charge(&sidecar).await.text(), "done");
-    // A conflict that does not pass is an answer like others.
+    // A conflict without `Retry-After` is recorded like any other response.
     let upstream = at_first(conflict("")).await;
     let sidecar = File::new(upstream.address).start().await;
     for _ in 0..2 {
@@ -201,8 +203,9 @@ async fn without_a_key_nobody_is_told_to_send_it_again() {
     assert_eq!(upstream.seen().len(), 1);
 }
 
-/// The upstream takes a second request on a connection that it kept, and
-/// closes: a pool that sends it once more would execute it twice.
+/// The upstream reads a second request on a kept connection, and closes the
+/// connection. A connection pool that sent the request again would execute the
+/// request twice.
 #[tokio::test]
 async fn a_request_on_a_connection_that_dies_is_not_sent_again() {
     for protected in [true, false] {
@@ -229,9 +232,9 @@ async fn a_request_on_a_connection_that_dies_is_not_sent_again() {
     }
 }
 
-/// An upstream that closes each connection after its answer without saying so,
-/// as most do after a while: a request that finds it dead goes to another, and
-/// none is executed twice.
+/// This upstream closes each connection after its response without saying so
+/// before, as most servers do after a while. A request that finds its connection
+/// dead goes to another connection, and no request is executed twice.
 #[tokio::test]
 async fn a_request_that_finds_its_connection_dead_goes_to_another_once() {
     let upstream = Upstream::start(|_| {

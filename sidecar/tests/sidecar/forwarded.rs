@@ -1,4 +1,4 @@
-//! Who is said to be asking.
+//! These tests check which client a forwarded request says it comes from.
 
 use crate::support::{File, Message, Upstream, ok};
 
@@ -79,8 +79,8 @@ async fn a_trusted_network_in_ipv6_clothes_is_the_ipv4_one() {
     assert_eq!(believed.field("x-forwarded-proto"), Some("https"));
 }
 
-/// Two clients of one proxy are two callers; a client that is no proxy can't
-/// choose to be another.
+/// Two clients of one proxy are two callers. A client that is no trusted proxy
+/// cannot pretend to be another caller.
 #[tokio::test]
 async fn a_scope_of_forwarded_addresses_sees_what_is_believed() {
     let upstream = Upstream::start(|_| ok("done")).await;

@@ -1,4 +1,4 @@
-//! What is forwarded is what was sent.
+//! The sidecar forwards what the client sent.
 
 use std::collections::BTreeMap;
 
@@ -118,7 +118,8 @@ async fn connections_to_the_upstream_are_kept() {
         assert_eq!(client.answer().await.text(), "done");
     }
     assert_eq!(upstream.seen().len(), 20);
-    // A second one may be begun while the first is about to be idle again.
+    // The sidecar may open a second connection before the first connection is idle
+    // again.
     assert!(upstream.connections() <= 3, "{}", upstream.connections());
 }
 

@@ -1,4 +1,5 @@
-//! HTTP/2 on either side.
+//! These tests use HTTP/2 between client and sidecar, and between sidecar and
+//! upstream.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -26,7 +27,7 @@ async fn client(sidecar: &Running) -> SendRequest<Full<Bytes>> {
     client
 }
 
-/// An upstream that speaks HTTP/2 only, and answers with trailers.
+/// This upstream speaks only HTTP/2, and its responses have trailers.
 struct Http2 {
     address: SocketAddr,
     seen: Arc<Mutex<Vec<request::Parts>>>,
@@ -186,7 +187,8 @@ async fn a_connection_that_has_died_is_made_anew() {
     for connection in upstream.connected.lock().unwrap().drain(..) {
         connection.abort();
     }
-    // Until its end was noticed here, a request may meet it.
+    // A request may still use the dead connection until the sidecar has noticed its
+    // end.
     let mut key = 1;
     until(async || {
         key += 1;
@@ -210,7 +212,7 @@ async fn an_upstream_with_http_2_that_is_not_reached_gives_the_key_back() {
     }
 }
 
-/// It takes a head, and no byte of a body.
+/// This upstream accepts a head, and no byte of a body.
 #[tokio::test]
 async fn an_upstream_that_takes_no_body_is_not_waited_for_without_end() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -221,13 +223,13 @@ async fn an_upstream_that_takes_no_body_is_not_waited_for_without_end() {
     let sidecar = file.start().await;
     tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
-        // SETTINGS_INITIAL_WINDOW_SIZE is 0, and stays so.
+        // SETTINGS_INITIAL_WINDOW_SIZE is 0 and stays 0.
         let settings = b"\0\0\x06\x04\0\0\0\0\0\0\x04\0\0\0\0";
         stream.write_all(settings).await.unwrap();
         let mut some = [0; 1024];
         while stream.read(&mut some).await.is_ok_and(|read| read > 0) {}
     });
-    // By the end of this one, its settings have arrived.
+    // When this exchange ends, the upstream's settings have arrived.
     let first = sidecar.exchange(&get("/")).await;
     assert_eq!(first.code(), "upstream-timeout");
     let answer = sidecar.exchange(&post("/a", "k", "{}")).await;

@@ -1,4 +1,4 @@
-//! Slow and endless clients.
+//! These clients are slow, or send without end.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Duration, Instant};
@@ -43,7 +43,8 @@ async fn an_endless_body_meets_its_limit_before_anything_is_claimed() {
         (answer.status(), answer.code().as_str()),
         (413, "body-too-large")
     );
-    // One that says so is not even asked for.
+    // If the client announces a body that is too large, the sidecar rejects the
+    // request without asking for the body.
     let mut client = sidecar.client().await;
     client
         .send(
@@ -74,14 +75,15 @@ async fn what_is_no_http_or_too_much_of_it_is_refused() {
         (format!("GET / HTTP/1.1\r\nX: {long}\r\n\r\n"), 431),
     ] {
         let mut client = sidecar.client().await;
-        // It may be refused before all of it was sent.
+        // The sidecar may reject the request before the client has sent all of it.
         let _ = client.0.write_all(request.as_bytes()).await;
         assert_eq!(client.head().await.status(), status);
     }
     assert!(upstream.seen().is_empty());
 }
 
-/// A request that is two, depending on who reads it.
+/// This message is one request or two requests, depending on which of its lengths a
+/// reader believes.
 #[tokio::test]
 async fn a_request_with_two_lengths_smuggles_nothing() {
     let upstream = Upstream::start(|_| ok("done")).await;
@@ -99,7 +101,8 @@ async fn a_request_with_two_lengths_smuggles_nothing() {
     }));
 }
 
-/// Of a clock that goes on when nothing else does.
+/// Returns after how long the sidecar closes the connection. The paused clock moves
+/// on when no task can run.
 async fn closed_after(mut client: crate::support::Client) -> Duration {
     let begun = Instant::now();
     let mut some = [0; 1024];
@@ -122,7 +125,8 @@ async fn a_connection_on_which_nothing_comes_is_closed() {
         "",
         "PRI * HTTP/2.0\r\n",
         "GET / HTTP/1.1\r\nHost: a\r\n",
-        // A whole beginning of HTTP/2, with its settings, and no request.
+        // This is a whole beginning of HTTP/2, with its settings, but without a
+        // request.
         "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\u{4}\0\0\0\0\0",
     ] {
         let mut client = sidecar.client().await;

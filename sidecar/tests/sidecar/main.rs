@@ -1,4 +1,5 @@
-//! The sidecar, over TCP, between clients and upstreams that see every byte.
+//! These tests run the sidecar over TCP, between clients and upstreams that see
+//! every byte.
 
 mod authorizer;
 mod failures;

@@ -1,4 +1,4 @@
-//! What the sidecar serves itself.
+//! The sidecar serves some paths itself.
 
 use crate::support::{Client, File, Step, Upstream, get, nobody, ok, post};
 
@@ -47,7 +47,8 @@ async fn it_serves_its_contract_where_it_is_told_to() {
     assert!(answer.text().contains("/orders"), "{}", answer.text());
     let json = sidecar.exchange(&get("/idempotency?format=json")).await;
     let json: serde_json::Value = serde_json::from_slice(&json.body).unwrap();
-    // The sidecar adds its own errors, and says what it can't know about the service.
+    // The sidecar adds its own errors, and says what it cannot know about the
+    // service.
     let codes = json["gateway"].as_array().unwrap().iter();
     let codes: Vec<_> = codes.map(|error| error["code"].as_str().unwrap()).collect();
     assert_eq!(
@@ -74,7 +75,7 @@ async fn it_serves_its_contract_where_it_is_told_to() {
     let bad = responses["400"]["description"].as_str().unwrap();
     assert!(bad.contains("key-required") && bad.contains("path-ambiguous"));
     assert!(upstream.seen().is_empty());
-    // And rejections lead there, unless the file says otherwise.
+    // Rejections link to the contract, unless the file names another page.
     let refused = sidecar.exchange(&post("/orders", "\"", "{}")).await;
     let link = "</idempotency>; rel=\"describedby\"";
     assert_eq!(refused.field("link"), Some(link));
@@ -95,7 +96,7 @@ async fn it_serves_its_contract_where_it_is_told_to() {
     );
 }
 
-/// The value of a sample.
+/// Returns the value of a sample.
 fn value(text: &str, sample: &str) -> u64 {
     let mut lines = text.lines();
     let found = lines.find_map(|line| line.strip_prefix(&format!("{sample} ")));
@@ -165,7 +166,7 @@ async fn it_tells_its_numbers() {
     ] {
         assert_eq!(value(answer.text(), sample), expected, "{sample}");
     }
-    // Each sample stands under its type, as Prometheus wants it.
+    // Prometheus wants each sample below the type of its family.
     let mut family = "";
     for line in answer.text().lines() {
         if let Some(of) = line.strip_prefix("# TYPE ") {

@@ -1,4 +1,4 @@
-//! No spelling of a path gets around its policy.
+//! No spelling of a path evades the options of its route.
 
 use crate::support::{File, Upstream, get, ok};
 
@@ -106,7 +106,8 @@ async fn what_no_policy_protects_passes_whatever_its_path() {
     }
 }
 
-/// Express and Django take them for the same route; so a retry must be one too.
+/// Express and Django treat these spellings as the same route, so the layer must
+/// treat a retry with another spelling as a retry.
 #[tokio::test]
 async fn a_retry_may_spell_the_path_otherwise() {
     let upstream = Upstream::start(|_| ok("done")).await;
@@ -138,7 +139,7 @@ async fn case_matters_unless_the_file_says_it_does_not() {
     }
     assert_eq!(sidecar.exchange(&post("/Other")).await.status(), 200);
     assert_eq!(upstream.last().target(), "/Other");
-    // What is named in a path may differ by its case alone.
+    // The part of a path that a pattern captures may differ by its case alone.
     let capture = |path| crate::support::post(path, "k", "{}");
     assert_eq!(
         sidecar.exchange(&capture("/orders/aB3")).await.status(),

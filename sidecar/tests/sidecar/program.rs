@@ -1,4 +1,5 @@
-//! The program itself: its arguments, its exit status, its signals.
+//! These tests run the program itself: its arguments, its exit status and its
+//! signals.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -21,7 +22,7 @@ async fn run(arguments: &[&str]) -> Output {
     within(program().args(arguments).output()).await.unwrap()
 }
 
-/// A file that is gone with the test.
+/// The file is removed when `Written` is dropped.
 struct Written(PathBuf);
 
 impl Written {
@@ -39,7 +40,7 @@ impl Written {
 
 impl Drop for Written {
     fn drop(&mut self) {
-        // SQLite has two more.
+        // SQLite has two more files.
         for suffix in ["", "-wal", "-shm"] {
             let _ = std::fs::remove_file(format!("{}{suffix}", self.path()));
         }
@@ -193,7 +194,8 @@ async fn what_a_proxy_can_t_keep_is_refused() {
     }
 }
 
-/// With the file's place, and these words.
+/// Checks that the program refuses the file, and names this place in the file and
+/// these words.
 async fn refuses(name: &str, text: &str, place: &str, says: &str) {
     let file = Written::new(name, text);
     for arguments in [
@@ -215,7 +217,7 @@ async fn refuses(name: &str, text: &str, place: &str, says: &str) {
 #[tokio::test]
 async fn check_prints_the_contract_and_asks_nobody() {
     let file = File::new(nobody().await)
-        // Taken, and there is no such server.
+        // These addresses belong to no server, because `--check` must not connect.
         .top(&format!("listen = '{}'", nobody().await))
         .top(&format!("store = 'redis://{}'", nobody().await))
         .route("POST /orders", "require = 'required'");
@@ -293,7 +295,7 @@ async fn migrate_makes_the_table_and_ends() {
     assert!(has_table("") || has_table("-wal"));
 }
 
-/// The program, serving.
+/// This is the running program.
 struct Serving {
     child: Child,
     address: SocketAddr,

@@ -1,4 +1,4 @@
-//! What only the layer says, to either side.
+//! Some headers come from the layer alone, and neither side can forge them.
 
 use crate::support::{File, Upstream, answer, get, ok, post};
 

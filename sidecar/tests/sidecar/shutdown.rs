@@ -1,4 +1,5 @@
-//! What runs is finished, and nothing else begins.
+//! At shutdown the sidecar finishes running requests, and accepts no other
+//! requests.
 
 use std::sync::Arc;
 
@@ -7,7 +8,7 @@ use tokio::sync::Notify;
 
 use crate::support::{Client, File, Step, Upstream, get, ok, post, until, within};
 
-/// Answers when it is told to.
+/// Starts an upstream that responds when `go_on` is notified.
 async fn waiting(go_on: &Arc<Notify>) -> Upstream {
     let go_on = Arc::clone(go_on);
     Upstream::start(move |_| {

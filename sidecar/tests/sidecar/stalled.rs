@@ -1,4 +1,4 @@
-//! Answers that begin, and rest.
+//! These responses begin and then stall.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +25,7 @@ async fn an_answer_whose_body_stalls_is_one_that_breaks_off() {
             .top("metrics = '127.0.0.1:0'")
             .idempotency("max_detached = 1");
         let sidecar = file.start().await;
-        // Nobody waits for it.
+        // No client waits for this response.
         let mut client = sidecar.client().await;
         client.send(&post("/charges", "k", "{}")).await;
         until(async || upstream.seen().len() == 1).await;
@@ -58,7 +58,7 @@ async fn a_client_that_waits_for_an_answer_that_stalls_sees_it_cut() {
     assert!(client.is_closed().await);
 }
 
-/// The clock stands still but for what waits.
+/// The clock is paused: it moves only when all tasks wait.
 #[tokio::test(start_paused = true)]
 async fn what_is_not_protected_and_event_streams_may_rest() {
     let go_on = Arc::new(Notify::new());

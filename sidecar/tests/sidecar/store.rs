@@ -1,4 +1,4 @@
-//! A store that is not there, or not as it should be.
+//! In these tests the store is missing or not in order.
 
 use crate::support::{File, Upstream, get, nobody, ok, post};
 #[cfg(feature = "sqlite")]

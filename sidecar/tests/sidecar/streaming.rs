@@ -1,4 +1,5 @@
-//! Bodies flow through, with their trailers; nothing waits for their end.
+//! The sidecar streams bodies with their trailers, and never waits for the end of a
+//! body.
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
-//! A sidecar in this process, an upstream and a client that see every byte.
+//! This module runs a sidecar in the test's process, with an upstream and a client
+//! that see every byte.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -13,10 +14,11 @@ use tokio::task::JoinHandle;
 use tower_idempotency::config::Config;
 use tower_idempotency_sidecar::Sidecar;
 
-/// Longer than anything here takes.
+/// Nothing in these tests takes longer than this.
 pub(crate) const LONG: Duration = Duration::from_secs(20);
 
-/// The text of a file, with entries added in their places.
+/// `File` is the text of a configuration file, to which tests add entries in the
+/// right places.
 #[derive(Clone)]
 pub(crate) struct File {
     top: String,
@@ -99,7 +101,7 @@ impl Running {
         }
     }
 
-    /// Begins to shut down; the handle ends when it has.
+    /// Begins to shut down. The returned handle ends when the sidecar has ended.
     pub(crate) fn stop(self) -> JoinHandle<()> {
         self.stop.send(()).unwrap();
         self.ended
@@ -109,7 +111,7 @@ impl Running {
         Client::connect(self.address).await
     }
 
-    /// One request on a connection of its own.
+    /// Sends one request on a connection of its own, and returns the response.
     pub(crate) async fn exchange(&self, request: &str) -> Message {
         let mut client = self.client().await;
         client.send(request).await;
@@ -117,12 +119,13 @@ impl Running {
     }
 }
 
-/// A head, and what came behind it.
+/// `Message` is a head, and what came after the head.
 #[derive(Clone, Debug)]
 pub(crate) struct Message {
-    /// The first line.
+    /// This is the first line.
     pub(crate) start: String,
-    /// In the order they came, with names as they were written.
+    /// The fields are in the order in which they came, with their names as they
+    /// were written.
     pub(crate) fields: Vec<(String, String)>,
     pub(crate) body: Vec<u8>,
     pub(crate) trailers: Vec<(String, String)>,
@@ -143,7 +146,7 @@ impl Message {
         found.map(|(_, value)| value.as_str())
     }
 
-    /// All fields by name, those of one name joined.
+    /// Returns all fields by name. The values of one name are joined.
     pub(crate) fn named(&self) -> BTreeMap<String, String> {
         let mut named = BTreeMap::<String, String>::new();
         for (name, value) in &self.fields {
@@ -160,7 +163,7 @@ impl Message {
         std::str::from_utf8(&self.body).unwrap()
     }
 
-    /// Of a problem document.
+    /// Returns the code of a problem document.
     pub(crate) fn code(&self) -> String {
         assert_eq!(self.field("content-type"), Some("application/problem+json"));
         let problem: serde_json::Value = serde_json::from_slice(&self.body).unwrap();
@@ -168,7 +171,7 @@ impl Message {
     }
 }
 
-/// Reads one HTTP/1.1 message; `None` if there is none.
+/// Reads the head of one HTTP/1.1 message. Returns `None` if there is none.
 async fn read_head(from: &mut (impl AsyncRead + AsyncBufReadExt + Unpin)) -> Option<Message> {
     let start = line(from).await?;
     let fields = fields(from).await?;
@@ -198,7 +201,7 @@ async fn fields(from: &mut (impl AsyncBufReadExt + Unpin)) -> Option<Vec<(String
     }
 }
 
-/// `false` if it broke off.
+/// Reads the body. Returns `false` if the body broke off.
 async fn read_body(message: &mut Message, from: &mut BufReader<TcpStream>) -> bool {
     if message.field("transfer-encoding") == Some("chunked") {
         loop {
@@ -224,7 +227,7 @@ async fn read_body(message: &mut Message, from: &mut BufReader<TcpStream>) -> bo
     from.read_exact(&mut message.body).await.is_ok()
 }
 
-/// A client that writes what it is told.
+/// This client writes what a test gives it.
 pub(crate) struct Client(pub(crate) BufReader<TcpStream>);
 
 impl Client {
@@ -244,7 +247,7 @@ impl Client {
         self.try_answer().await.expect("a whole answer")
     }
 
-    /// `None` if it broke off.
+    /// Reads a response. Returns `None` if the response broke off.
     pub(crate) async fn try_answer(&mut self) -> Option<Message> {
         let mut head = within(read_head(&mut self.0)).await?;
         let whole = within(read_body(&mut head, &mut self.0)).await;
@@ -263,17 +266,17 @@ pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
         .expect("it takes too long")
 }
 
-/// What an upstream does once it has a request.
+/// An upstream carries out these steps once it has a request.
 #[derive(Clone)]
 pub(crate) enum Step {
     Write(String),
     Wait(Arc<Notify>),
-    /// Closes the connection.
+    /// The upstream closes the connection.
     Close,
     Hang,
 }
 
-/// An answer with a length.
+/// Returns the steps of a response with a `Content-Length`.
 pub(crate) fn answer(status: &str, fields: &str, body: &str) -> Vec<Step> {
     vec![Step::Write(format!(
         "HTTP/1.1 {status}\r\n{fields}Content-Length: {}\r\n\r\n{body}",
@@ -285,7 +288,7 @@ pub(crate) fn ok(body: &str) -> Vec<Step> {
     answer("200 OK", "", body)
 }
 
-/// A server that keeps what it was sent.
+/// This server keeps the requests that it received.
 pub(crate) struct Upstream {
     pub(crate) address: SocketAddr,
     seen: Arc<Mutex<Vec<Message>>>,
@@ -343,7 +346,7 @@ impl Upstream {
         }
     }
 
-    /// Requests that came whole.
+    /// Returns the requests that arrived completely.
     pub(crate) fn seen(&self) -> Vec<Message> {
         self.seen.lock().unwrap().clone()
     }
@@ -357,13 +360,13 @@ impl Upstream {
     }
 }
 
-/// An address where nobody listens.
+/// Returns an address where nobody listens.
 pub(crate) async fn nobody() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     listener.local_addr().unwrap()
 }
 
-/// A POST with a key.
+/// Returns a POST request with a key.
 pub(crate) fn post(path: &str, key: &str, body: &str) -> String {
     format!(
         "POST {path} HTTP/1.1\r\nHost: shop.example\r\nIdempotency-Key: {key}\r\n\
@@ -376,7 +379,8 @@ pub(crate) fn get(path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: shop.example\r\n\r\n")
 }
 
-/// Until it is so; a test that hopes fails here.
+/// Waits until the condition holds. The test fails if the condition does not hold
+/// in time.
 pub(crate) async fn until(mut is_so: impl AsyncFnMut() -> bool) {
     within(async {
         while !is_so().await {

@@ -1,4 +1,4 @@
-//! Connections that are handed over.
+//! These connections are handed over to another protocol.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -9,7 +9,8 @@ use crate::support::{Client, File, Running, Step, Upstream, answer, get, ok, wit
 const UPGRADE: &str = "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\n\
                        Upgrade: websocket\r\nSec-WebSocket-Key: x\r\n\r\n";
 
-/// Changes to `websocket` and sends everything back; the head it got.
+/// Starts an upstream that changes the protocol to `websocket` and sends all bytes
+/// back. The upstream's task returns the request head that it received.
 async fn echoing() -> (Running, JoinHandle<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let sidecar = File::new(listener.local_addr().unwrap()).start().await;
@@ -71,7 +72,7 @@ async fn an_upstream_that_does_not_change_the_protocol_just_answers() {
     assert_eq!(client.answer().await.text(), "no");
 }
 
-/// In a tunnel of HTTP, requests would go past the layer.
+/// In a tunnel of HTTP, requests would bypass the layer.
 #[tokio::test]
 async fn no_other_http_is_tunnelled() {
     let upstream = Upstream::start(|_| ok("done")).await;
