@@ -1,4 +1,4 @@
-//! This is the contract of PayPal for orders and payments:
+//! This is the contract of a wallet for orders and payments:
 //! <https://developer.paypal.com/api/rest/reference/idempotency/>,
 //! <https://developer.paypal.com/docs/api/orders/v2/>.
 

@@ -1,4 +1,4 @@
-//! This is the contract of RazorpayX for payouts:
+//! This is the contract of a bank for payouts:
 //! <https://razorpay.com/docs/api/x/payout-idempotency/>.
 
 use http::Method;
