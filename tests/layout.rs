@@ -312,7 +312,7 @@ fn public(root: &Path, module: &Path, found: &mut BTreeSet<String>) {
         root.join(module).join("lib.rs"),
     ];
     let text = files.iter().find_map(|file| fs::read_to_string(file).ok());
-    let text = text.unwrap_or_else(|| panic!("no file of the module {module:?}"));
+    let text = text.unwrap_or_else(|| panic!("no file of the module {}", module.display()));
     found.extend(defined(&text));
     for (at, _) in text.match_indices("\npub use ") {
         let tree = text[at + 9..].split(';').next().unwrap();

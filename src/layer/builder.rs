@@ -216,7 +216,8 @@ impl IdempotencyLayerBuilder {
 
     /// Another body and headers for all rejections that have no
     /// [body of their own](Self::rejection_body). Default:
-    /// [`Rejection::problem`], and [`Rejection::grpc`] where the request is of
+    /// [`Rejection::problem`](crate::rejection::Rejection::problem), and
+    /// [`Rejection::grpc`](crate::rejection::Rejection::grpc) where the request is of
     /// gRPC.
     pub fn render_rejections(mut self, renderer: impl RenderRejection) -> Self {
         self.rejections.renderer = Some(Arc::new(renderer));

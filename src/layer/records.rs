@@ -31,7 +31,7 @@ pub enum Resolved {
 /// [`IdempotencyLayer::records`](crate::IdempotencyLayer::records).
 ///
 /// A record whose owner died under
-/// [`OnLapsedLease::Refuse`](crate::options::OnLapsedLease::Refuse) is
+/// [`OnLapsedLease::Refuse`] is
 /// `outcome-unknown` to its client until somebody has found out what happened:
 ///
 /// - The operation happened: [`resolve`](Self::resolve) the record with the

@@ -5,9 +5,9 @@
 //! request, is an argument of [`IdempotencyLayer::new`] without a default. A scope should return
 //! a stable id of a *verified* caller, so put the layer inside authentication:
 //!
-//! - [`extension`]: what an authentication middleware left in the request's extensions. Prefer
+//! - [`extension()`]: what an authentication middleware left in the request's extensions. Prefer
 //!   this scope where there is such a middleware.
-//! - [`header`] and [`headers`]: a whole credential, such as an API key. Only its digest is
+//! - [`header()`] and [`headers`]: a whole credential, such as an API key. Only its digest is
 //!   stored. A credential that rotates (a short-lived bearer token) becomes another caller with
 //!   each rotation: prefer the account.
 //! - [`peer_ip`] and [`forwarded_ip`]: the network address. Callers behind one NAT share it.

@@ -90,8 +90,8 @@ type TransactionalInner<'a> = &'a dyn TransactionalStore;
 #[cfg(not(feature = "_sql"))]
 type TransactionalInner<'a> = (std::convert::Infallible, std::marker::PhantomData<&'a ()>);
 
+#[cfg(feature = "_sql")]
 impl<'a> Transactional<'a> {
-    #[cfg(feature = "_sql")]
     pub(crate) fn new(store: &'a dyn TransactionalStore) -> Self {
         Self(store)
     }
