@@ -44,6 +44,13 @@ pub(crate) fn join_with(items: &[String], conjunction: &str) -> String {
     }
 }
 
+/// `` `a`, `b` or `c` ``.
+#[cfg(feature = "config")]
+pub(crate) fn one_of(words: &[&str]) -> String {
+    let quoted: Vec<String> = words.iter().map(|word| format!("`{word}`")).collect();
+    join_with(&quoted, "or")
+}
+
 /// `Idempotency-Key`, as people write the names of headers.
 pub(crate) fn header_name(name: &HeaderName) -> String {
     let capitalized = |word: &str| match word {

@@ -1,25 +1,9 @@
 //! The error of a name that is no option of its table.
 
-use super::Config;
-use crate::display::join_with;
+use crate::display::one_of;
 
-/// `known` are the options of the table.
+/// `known` are the names that the table may have.
 pub(super) fn unknown(name: &str, known: &[&str]) -> String {
-    let schema = Config::schema();
-    let top = &schema["properties"];
-    let all = &top["idempotency"]["properties"];
-    let route = &schema["$defs"]["Route"]["properties"];
-    let places = [
-        (top, "at the top of the file, before any table"),
-        (route, "in `[idempotency]` or in a `[[route]]`"),
-        (all, "in `[idempotency]`, since it is for all requests"),
-    ];
-    let place = places
-        .iter()
-        .find(|(options, _)| options.get(name).is_some());
-    if let Some((_, place)) = place {
-        return format!("stands in the wrong place: it belongs {place}");
-    }
     let nearest = known
         .iter()
         .map(|own| (distance(&plain(own), &plain(name)), *own))
@@ -29,12 +13,6 @@ pub(super) fn unknown(name: &str, known: &[&str]) -> String {
         Some((_, nearest)) => format!("is not an option: did you mean `{nearest}`?"),
         None => format!("is not an option: it must be {}", one_of(known)),
     }
-}
-
-/// `a`, `b` or `c`.
-pub(super) fn one_of(words: &[&str]) -> String {
-    let quoted: Vec<String> = words.iter().map(|word| format!("`{word}`")).collect();
-    join_with(&quoted, "or")
 }
 
 /// A name without what people often write in another way: `maxRequestBody` and

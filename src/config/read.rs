@@ -9,8 +9,9 @@ use serde::de::{
 use serde::forward_to_deserialize_any;
 use serde_json::Value;
 
+use super::Config;
 use super::document::member;
-use super::names::unknown;
+use super::names;
 
 /// What is wrong with one entry. No message quotes a value, since any value may be
 /// a credential that stands in the wrong place.
@@ -191,4 +192,24 @@ impl<'de> MapAccess<'de> for Table {
         let entry = self.entry.take();
         entry.expect("serde reads a name first").read(seed)
     }
+}
+
+/// The error of a name that is no option of its table. `known` are the table's options.
+fn unknown(name: &str, known: &[&str]) -> String {
+    let schema = Config::schema();
+    let top = &schema["properties"];
+    let all = &top["idempotency"]["properties"];
+    let route = &schema["$defs"]["Route"]["properties"];
+    let places = [
+        (top, "at the top of the file, before any table"),
+        (route, "in `[idempotency]` or in a `[[route]]`"),
+        (all, "in `[idempotency]`, since it is for all requests"),
+    ];
+    let place = places
+        .iter()
+        .find(|(options, _)| options.get(name).is_some());
+    if let Some((_, place)) = place {
+        return format!("stands in the wrong place: it belongs {place}");
+    }
+    names::unknown(name, known)
 }

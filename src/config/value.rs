@@ -7,8 +7,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, MapAccess, Unexpected, Visitor};
 
-use super::names::one_of;
 use crate::display::Words;
+use crate::display::one_of;
 
 /// A value that is not a table.
 pub(super) enum Plain<'a> {

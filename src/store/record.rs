@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-#[cfg(doc)]
-use super::Store;
 use super::{StoreError, StoreErrorKind};
 use crate::record::{Completion, FencingToken, Fingerprint};
 
@@ -20,7 +18,7 @@ pub enum RecordState {
         ///
         /// [`Duration::MAX`]: the lease does not lapse by time. Its owner lives
         /// in this process, and if the owner vanishes, that resolves the
-        /// record's [subscriptions](Store::subscribe).
+        /// record's [subscriptions](crate::store::Store::subscribe).
         lapses_in: Duration,
     },
     /// An owner began the operation, and its lease lapsed or it
@@ -83,7 +81,7 @@ impl Record {
     }
 }
 
-/// Which records [`Store::forget`] removes.
+/// Which records [`Store::forget`](crate::store::Store::forget) removes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ForgetMode {
     /// Any record but one that is in flight and whose lease has not lapsed.
@@ -93,7 +91,7 @@ pub enum ForgetMode {
     Forced,
 }
 
-/// What [`Store::forget`] did.
+/// What [`Store::forget`](crate::store::Store::forget) did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Forgotten {

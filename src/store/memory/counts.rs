@@ -1,8 +1,16 @@
 //! The number of records in each state, and their bytes.
 
 use super::limits::{Limits, MemoryStats, RECORD_BYTES};
-use super::slot::{Kind, Slot};
 use super::sync::{AtomicUsize, Ordering};
+
+/// The state of a record, as it is counted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    InFlight,
+    Completed,
+    Sealed,
+    Released,
+}
 
 #[derive(Default)]
 pub(super) struct Counts {
@@ -26,37 +34,33 @@ impl Counts {
         fits
     }
 
-    pub(super) fn add(&self, slot: &Slot) {
+    pub(super) fn add(&self, kind: Kind, bytes: usize) {
         self.records.fetch_add(1, Ordering::Relaxed);
-        self.bytes.fetch_add(slot.bytes, Ordering::Relaxed);
-        if let Some(count) = self.of(slot.kind()) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        if let Some(count) = self.of(kind) {
             count.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    pub(super) fn remove(&self, slot: &Slot) {
+    pub(super) fn remove(&self, kind: Kind, bytes: usize) {
         self.records.fetch_sub(1, Ordering::Relaxed);
-        self.bytes.fetch_sub(slot.bytes, Ordering::Relaxed);
-        if let Some(count) = self.of(slot.kind()) {
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        if let Some(count) = self.of(kind) {
             count.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
-    /// Replaces a record, and returns the old one, for the caller to drop once the
-    /// map is unlocked: dropping a completion may run any code.
-    #[must_use]
-    pub(super) fn replace(&self, slot: &mut Slot, mut new: Slot) -> Slot {
-        new.queued = slot.queued;
+    /// Counts a record that replaces another.
+    pub(super) fn replace(&self, old: (Kind, usize), new: (Kind, usize)) {
         // Modulo 2⁶⁴: the new record may be smaller.
-        let more = new.bytes.wrapping_sub(slot.bytes);
+        let more = new.1.wrapping_sub(old.1);
         self.bytes.fetch_add(more, Ordering::Relaxed);
-        if let Some(count) = self.of(new.kind()) {
+        if let Some(count) = self.of(new.0) {
             count.fetch_add(1, Ordering::Relaxed);
         }
-        if let Some(count) = self.of(slot.kind()) {
+        if let Some(count) = self.of(old.0) {
             count.fetch_sub(1, Ordering::Relaxed);
         }
-        std::mem::replace(slot, new)
     }
 
     /// Records in flight have no counter: they are the rest of all records.

@@ -56,7 +56,7 @@ impl Records {
                     false
                 }
                 Some(end) if end <= now || early && end <= due.at => {
-                    self.counts.remove(slot);
+                    self.counts.remove(slot.kind(), slot.bytes);
                     true
                 }
                 Some(end) => {

@@ -1,8 +1,5 @@
 //! How much a memory store may hold, and how much it holds.
 
-#[cfg(doc)]
-use super::MemoryStore;
-
 /// About the number of bytes that a record takes beside its completion: its
 /// entries in the map and in a queue, and its own fields.
 pub(super) const RECORD_BYTES: usize = 320;
@@ -14,7 +11,7 @@ pub(super) struct Limits {
     pub(super) when_full: WhenFull,
 }
 
-/// What a full [`MemoryStore`] does with a new operation.
+/// What a full [`MemoryStore`](crate::MemoryStore) does with a new operation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WhenFull {
@@ -28,7 +25,7 @@ pub enum WhenFull {
     Refuse,
 }
 
-/// What a [`MemoryStore`] holds at one moment.
+/// What a [`MemoryStore`](crate::MemoryStore) holds at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MemoryStats {

@@ -12,10 +12,11 @@ use crate::store::{
 
 use super::clock::{Clock, SinceStart};
 use super::counts::Counts;
+use super::counts::Kind;
 use super::guard::Guard;
 use super::limits::{Limits, RECORD_BYTES, WhenFull};
 use super::queues::{Expiry, ExpiryQueue, Queues};
-use super::slot::{Kind, Slot, State, token};
+use super::slot::{Slot, State, token};
 use super::sync::{AtomicU64, Entry, Map, Ordering, map};
 use super::waiters::Waiters;
 
@@ -122,7 +123,7 @@ impl Records {
         let guard = Guard::new(records, claim);
         let token = records.next_token();
         let new = Slot::in_flight(claim, token, attempt, now, &guard);
-        let gone = records.counts.replace(slot, new);
+        let gone = slot.replace(&records.counts, new);
         (acquired(claim, token, attempt, guard), Some(gone))
     }
 
@@ -172,13 +173,13 @@ impl Records {
                     _ => return Ownership::Lost,
                 }
                 done = self.done(lease, outcome, now);
-                gone = Some(self.counts.replace(slot, done.slot));
+                gone = Some(slot.replace(&self.counts, done.slot));
                 enters = slot.enters(ExpiryQueue::DONE);
             }
             Entry::Vacant(place) => {
                 now = self.clock.now();
                 done = self.done(lease, outcome, now);
-                self.counts.add(&done.slot);
+                self.counts.add(done.slot.kind(), done.slot.bytes);
                 let mut slot = Box::new(done.slot);
                 enters = slot.enters(ExpiryQueue::DONE);
                 place.insert(slot);
@@ -227,7 +228,7 @@ impl Records {
                     expires_at,
                 },
             };
-            gone = Some(self.counts.replace(&mut slot, sealed));
+            gone = Some(slot.replace(&self.counts, sealed));
         }
         drop(gone);
     }
@@ -282,7 +283,7 @@ impl Records {
                     },
                 };
                 // A record in flight has no completion: it may be dropped here.
-                drop(self.counts.replace(&mut slot, tombstone));
+                drop(slot.replace(&self.counts, tombstone));
                 line = ExpiryQueue::RELEASED;
                 enters = slot.enters(line);
             }
@@ -316,7 +317,7 @@ impl Records {
             };
             let goes = answer != Forgotten::InFlight;
             if goes {
-                self.counts.remove(slot);
+                self.counts.remove(slot.kind(), slot.bytes);
             }
             goes
         });

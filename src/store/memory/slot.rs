@@ -7,6 +7,7 @@ use crate::record::{Completion, FencingToken, Fingerprint, Nonce};
 use crate::store::{Claim, OnLapsedLease, Record, RecordState};
 
 use super::clock::SinceStart;
+use super::counts::{Counts, Kind};
 use super::guard::Guard;
 use super::limits::RECORD_BYTES;
 use super::queues::ExpiryQueue;
@@ -172,12 +173,15 @@ pub(super) fn token(token: u64) -> FencingToken {
     FencingToken::new(token).expect("a counter of microseconds stays below 2^53")
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    InFlight,
-    Completed,
-    Sealed,
-    Released,
+impl Slot {
+    /// Replaces the record and returns the old one, for the caller to drop once the
+    /// map is unlocked: dropping a completion may run any code.
+    #[must_use]
+    pub(super) fn replace(&mut self, counts: &Counts, mut new: Slot) -> Slot {
+        new.queued = self.queued;
+        counts.replace((self.kind(), self.bytes), (new.kind(), new.bytes));
+        std::mem::replace(self, new)
+    }
 }
 
 impl Kind {
