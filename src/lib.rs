@@ -325,7 +325,7 @@ pub use layer::future::ResponseFuture;
 pub use layer::records::{Records, Resolved};
 pub use layer::service::Idempotency;
 pub use message::body::RequestTrailers;
-pub use message::request_body::RequestBody;
+pub use message::request_body::{FromBytes, RequestBody};
 pub use message::response_body::ResponseBody;
 pub use options::RouteOptions;
 pub use options::recording;

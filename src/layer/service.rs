@@ -5,7 +5,6 @@ use std::mem;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
@@ -13,6 +12,7 @@ use tower_service::Service;
 use crate::layer::future::ResponseFuture;
 use crate::message::body::BoxError;
 use crate::message::media_type::is_grpc;
+use crate::message::request_body::FromBytes;
 use crate::options::Require;
 use crate::request;
 use crate::request::core::Core;
@@ -22,7 +22,7 @@ use crate::request::operation::Operation;
 /// [`IdempotencyLayer`](crate::IdempotencyLayer).
 ///
 /// It wraps any `tower` service over `http` requests whose body can be made of
-/// [`Bytes`]; [`RequestBody`](crate::RequestBody) makes any body such a body. Its error
+/// [`Bytes`](bytes::Bytes); [`RequestBody`](crate::RequestBody) makes any body such a body. Its error
 /// is the service's own: whatever goes wrong in the layer is a response.
 #[derive(Clone)]
 pub struct Idempotency<S> {
@@ -64,7 +64,7 @@ where
     S: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
     S::Future: Send + 'static,
     S::Error: Send + 'static,
-    B: Body + From<Bytes> + Send + 'static,
+    B: FromBytes + Send + 'static,
     B::Data: Send,
     B::Error: Into<BoxError>,
     R: Body + Send + 'static,

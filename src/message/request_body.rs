@@ -1,4 +1,4 @@
-//! A request body that can be made of bytes.
+//! Request bodies that can be made of bytes.
 
 use std::fmt;
 use std::pin::Pin;
@@ -9,6 +9,25 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 use crate::message::body::as_bytes;
+
+/// A request body that can be made of bytes, as the layer needs it: the layer reads the
+/// body of a protected request, and hands the service a body made of what it read.
+///
+/// Every `B: Body + From<Bytes>` is one, such as axum's `Body`. [`RequestBody`] makes
+/// any other body one.
+#[diagnostic::on_unimplemented(
+    message = "the request body `{Self}` can't be made of bytes, so it can't go through an `IdempotencyLayer`",
+    label = "the layer reads a protected request's body, and needs `{Self}: From<bytes::Bytes>`",
+    note = "wrap the body outside the layer: \
+            `.map_request(|request: http::Request<{Self}>| request.map(tower_idempotency::RequestBody::new))`; \
+            the service inside then takes `http::Request<tower_idempotency::RequestBody<{Self}>>`"
+)]
+pub trait FromBytes: Body + From<Bytes> {}
+
+// Without this attribute the compiler reports the missing `From<Bytes>`, and nothing of
+// the note above.
+#[diagnostic::do_not_recommend]
+impl<B: Body + From<Bytes>> FromBytes for B {}
 
 pin_project! {
     /// A request body that can be made of bytes: either the body `B` of the server,
