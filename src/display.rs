@@ -4,12 +4,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::{HeaderName, HeaderValue};
 
-/// An enum whose variants have words, as files and contracts have them.
+/// An enum whose variants have words, by which configuration files and contracts name them.
 #[cfg(feature = "config")]
 pub(crate) trait Words: Copy + 'static {
     /// The word of each variant.
     const WORDS: &'static [(&'static str, Self)];
-    /// Older words that a file may still have.
+    /// Older words of variants, which a file may still use.
     const ALIASES: &'static [(&'static str, Self)];
 }
 
@@ -17,7 +17,7 @@ pub(crate) trait Words: Copy + 'static {
 macro_rules! words {
     ($($type:ident { $($variant:ident = $word:literal $(| $alias:literal)*),+ $(,)? })+) => {$(
         impl $type {
-            /// The word for it in files and contracts.
+            /// Returns the word for this value in configuration files and contracts.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self {
@@ -35,7 +35,7 @@ macro_rules! words {
 }
 pub(crate) use words;
 
-/// `a, b and c`.
+/// Joins items as in `a, b and c`, where `conjunction` is `and`.
 pub(crate) fn join_with(items: &[String], conjunction: &str) -> String {
     match items {
         [] => String::new(),
@@ -44,14 +44,14 @@ pub(crate) fn join_with(items: &[String], conjunction: &str) -> String {
     }
 }
 
-/// `` `a`, `b` or `c` ``.
+/// Quotes words and joins them, as in `` `a`, `b` or `c` ``.
 #[cfg(feature = "config")]
 pub(crate) fn one_of(words: &[&str]) -> String {
     let quoted: Vec<String> = words.iter().map(|word| format!("`{word}`")).collect();
     join_with(&quoted, "or")
 }
 
-/// `Idempotency-Key`, as people write the names of headers.
+/// Returns the name of a header as people write it, such as `Idempotency-Key`.
 pub(crate) fn header_name(name: &HeaderName) -> String {
     let capitalized = |word: &str| match word {
         "www" => "WWW".to_owned(),
@@ -66,7 +66,7 @@ pub(crate) fn header_name(name: &HeaderName) -> String {
     words.join("-")
 }
 
-/// `24 hours`, in the largest unit that counts it exactly.
+/// Returns a duration such as `24 hours`, in the largest unit of which it is a whole number.
 #[cfg(any(test, feature = "contract"))]
 pub(crate) fn duration(duration: std::time::Duration) -> String {
     const DAY: u128 = 24 * 60 * 60 * 1_000_000_000;
@@ -80,7 +80,7 @@ pub(crate) fn duration(duration: std::time::Duration) -> String {
         (1_000, "microsecond"),
         (1, "nanosecond"),
     ];
-    // One day is 24 hours, as people say it.
+    // A duration of one day is written as 24 hours, which is more usual.
     let fits =
         |unit: u128| nanos >= unit && nanos.is_multiple_of(unit) && !(unit == DAY && nanos == DAY);
     let unit = units.into_iter().find(|(unit, _)| fits(*unit));
@@ -90,7 +90,7 @@ pub(crate) fn duration(duration: std::time::Duration) -> String {
     format!("{count} {name}{plural}")
 }
 
-/// `1 MiB`, in the largest unit that counts it exactly.
+/// Returns a size such as `1 MiB`, in the largest unit of which it is a whole number.
 #[cfg(any(test, feature = "contract"))]
 pub(crate) fn bytes(bytes: usize) -> String {
     let units = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
@@ -103,8 +103,8 @@ pub(crate) fn bytes(bytes: usize) -> String {
     }
 }
 
-/// `2023-11-14T22:13:20Z`: a time in UTC as RFC 3339 has it, without fractions of a second.
-/// `None` before 1970 and after 9999.
+/// Returns a time in UTC in the form of RFC 3339, without fractions of a second:
+/// `2023-11-14T22:13:20Z`. `None` for a time before 1970 or after 9999.
 pub(crate) fn rfc3339(time: SystemTime) -> Option<HeaderValue> {
     let seconds = time.duration_since(UNIX_EPOCH).ok()?.as_secs();
     let (year, month, day) = date(seconds / 86_400).filter(|(year, ..)| *year <= 9999)?;
@@ -113,13 +113,13 @@ pub(crate) fn rfc3339(time: SystemTime) -> Option<HeaderValue> {
     HeaderValue::try_from(text).ok()
 }
 
-/// The year, month and day that are `days` after 1970-01-01.
+/// Returns the year, month and day that are `days` after 1970-01-01.
 ///
-/// A year is counted from March, so that a leap day is the last day of its year. Then the lengths
-/// of the months repeat every five months (153 days), and the calendar every 400 years
-/// (146 097 days).
+/// The function counts years from March, so that a leap day is the last day of its year. Then the
+/// lengths of the months repeat every five months (153 days), and the calendar repeats every 400
+/// years (146 097 days).
 fn date(days: u64) -> Option<(u64, u64, u64)> {
-    // Day 0 is now the first of March in the year 0.
+    // The sum counts days since the first of March in the year 0.
     let days = days.checked_add(719_468)?;
     let (era, day) = (days / 146_097, days % 146_097);
     let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
@@ -131,8 +131,8 @@ fn date(days: u64) -> Option<(u64, u64, u64)> {
     Some((400 * era + year + u64::from(is_next_year), month, day))
 }
 
-/// The UUID of this version that `bits` make (RFC 9562), with hyphens and in lower case. Version
-/// and variant replace six of the bits.
+/// Returns the UUID (RFC 9562) with these bits, with hyphens and in lower case. The version and
+/// the variant replace six of the bits.
 pub(crate) fn uuid(bits: u128, version: u8) -> String {
     let bits = bits & !(0xf << 76) | u128::from(version) << 76;
     let hex = format!("{:032x}", bits & !(0x3 << 62) | 0x2 << 62);

@@ -1,6 +1,6 @@
-//! What the crate `tower-idempotency-sidecar` needs of this one's inside.
+//! Items that only the crate `tower-idempotency-sidecar` needs.
 //!
-//! No part of the API: any release may change these items.
+//! These items are not part of the API: any release may change them.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ use crate::scope;
 pub struct Route<'a> {
     /// The methods that the route protects.
     pub methods: &'a [Method],
-    /// The pattern as it was given; `None` for every path that no other route matches.
+    /// The pattern as the application wrote it; `None` for every path that no other route matches.
     pub pattern: Option<&'a str>,
     /// The path of the pattern.
     pub path: Option<&'a str>,
@@ -39,7 +39,7 @@ pub struct Route<'a> {
     pub marks: [Option<&'a HeaderName>; 3],
 }
 
-/// The routes of a layer, the defaults last.
+/// Returns the routes of a layer, and last the default options if they protect a method.
 pub fn routes(layer: &IdempotencyLayer) -> impl Iterator<Item = Route<'_>> {
     let listed = layer.core().rules.routes.listed().iter();
     listed.map(|listed| {
@@ -60,43 +60,44 @@ pub fn routes(layer: &IdempotencyLayer) -> impl Iterator<Item = Route<'_>> {
     })
 }
 
-/// Whether patterns are matched against the path in lower case, for services
-/// that take `/Orders` and `/orders` for one path. The fingerprint is made of the
-/// path as it was sent all the same.
+/// Sets whether patterns are matched with the path in lower case, for services that take `/Orders`
+/// and `/orders` for the same path. The fingerprint still has the path that was sent.
 pub fn ignore_path_case(builder: IdempotencyLayerBuilder, ignore: bool) -> IdempotencyLayerBuilder {
     builder.ignore_path_case(ignore)
 }
 
-/// The headers of one connection (RFC 9110, section 7.6.1).
+/// The headers that belong to one connection (RFC 9110, section 7.6.1).
 pub const HOP_BY_HOP: [HeaderName; 6] = media_type::HOP_BY_HOP;
 
-/// A path in lower case, except for the digits of its escapes.
+/// Returns a path in lower case, except the digits of percent-encoded bytes.
 #[must_use]
 pub fn lower_case(path: &str) -> String {
     route::lower_case(path)
 }
 
-/// Whether a response may have no end that could be waited for.
+/// Whether the body of a response may never end, so that nothing can wait for its end.
 #[must_use]
 pub fn never_ends(head: &Parts) -> bool {
     media_type::never_ends(head)
 }
 
-/// An IPv4 network that is written as IPv6, as IPv4.
+/// Returns the IPv4 network for a network of IPv4 addresses in IPv6 form, and any other network
+/// unchanged.
 #[must_use]
 pub fn canonical(network: IpNet) -> IpNet {
     scope::canonical(network)
 }
 
-/// The contract of a layer behind an authorizer that sets the request headers
-/// `verified`, whatever the client sends.
+/// Returns the contract of a layer behind an authorizer. The authorizer sets the request headers
+/// `verified`, so a client can't choose them.
 #[cfg(feature = "contract")]
 #[must_use]
 pub fn contract(layer: &IdempotencyLayer, verified: &[HeaderName]) -> Contract {
     Contract::of(layer.core(), verified)
 }
 
-/// An option of the layer that can't work in a proxy.
+/// Makes the error for an option of the layer that can't work in a proxy. `pattern` names the
+/// route, if the option is one of a route.
 #[must_use]
 pub fn config_error(option: &'static str, pattern: Option<&str>, message: &str) -> ConfigError {
     let error = ConfigError::new(option, message);

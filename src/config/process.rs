@@ -1,4 +1,4 @@
-//! Values of the sidecar's entries: the sidecar is a program in front of a service.
+//! The values of the sidecar's entries. The sidecar is a program that runs in front of a service.
 
 use std::net::SocketAddr;
 
@@ -14,13 +14,13 @@ use super::field::{Name, text};
 use super::value::{Plain, Setting, Value, read_as_value, values};
 
 values! {
-    /// Where to listen.
+    /// The address and port on which the sidecar listens.
     #[derive(Copy)]
     Address(SocketAddr): "an address and a port such as \"127.0.0.1:8080\", \"0.0.0.0:8080\" or \
         \"[::1]:8080\"",
         { "type": "string", "pattern": "^[0-9a-fA-F.:\\[\\]%]+:[0-9]+$" },
         |plain| text(&plain)?.parse().ok();
-    /// The service behind the sidecar.
+    /// The URL of the service behind the sidecar.
     Upstream(Uri): "a URL such as \"http://127.0.0.1:9000\": of http, without a user, a path or a \
         query",
         { "type": "string", "pattern": "^http://[^/?#@]+/?$" },
@@ -28,7 +28,7 @@ values! {
             let has_no_path = |url: &Uri| matches!(url.path(), "" | "/") && url.query().is_none();
             http_url(text(&plain)?).filter(has_no_path)
         };
-    /// Something that the sidecar itself serves.
+    /// The path of a page that the sidecar itself serves; `None` if it serves no such page.
     ServedPath(Option<String>): "a path such as \"/.well-known/idempotency\", without a query, or \
         `false` for none",
         { "anyOf": [
@@ -58,7 +58,7 @@ fn http_url(text: &str) -> Option<Uri> {
     plain.then_some(url)
 }
 
-/// The URL that is asked. Its query may hold a credential.
+/// The URL of the authorizer. The query of the URL may contain a credential.
 #[derive(Clone)]
 struct AuthorizeUrl(Uri);
 
@@ -78,7 +78,7 @@ impl Value for AuthorizeUrl {
     }
 }
 
-/// The URL that is asked, and how.
+/// The authorizer of the sidecar: a service that the sidecar asks about each request.
 #[derive(Clone)]
 pub(super) struct Authorize {
     pub(super) url: Uri,
@@ -86,9 +86,11 @@ pub(super) struct Authorize {
     pub(super) headers: Vec<HeaderName>,
 }
 
-/// Why a field of the authorizer's response can't be copied into the request, if it can't.
+/// Returns why this field of the authorizer's response can't be copied into the request; `None` if
+/// it can be copied.
 pub(super) fn not_copied(name: &HeaderName) -> Option<&'static str> {
-    // WSGI, Rack and PHP read `_` in a field's name as `-`.
+    // WSGI, Rack and PHP read `_` in a field's name as `-`, so `content_type` counts as
+    // `content-type`.
     let name = spelling(name);
     match &*name {
         "connection" | "http2-settings" | "keep-alive" | "proxy-connection" | "te" | "trailer"
@@ -103,7 +105,8 @@ pub(super) fn not_copied(name: &HeaderName) -> Option<&'static str> {
     }
 }
 
-/// The name of a field as CGI-like interfaces tell fields apart: `_` is `-`.
+/// Returns the name of a field with `-` for each `_`, because interfaces like CGI take both for
+/// the same character.
 pub(super) fn spelling(name: &HeaderName) -> String {
     name.as_str().replace('_', "-")
 }
@@ -144,11 +147,11 @@ impl Value for Authorize {
 #[serde(deny_unknown_fields)]
 #[schemars(inline)]
 struct AuthorizeTable {
-    /// Asked with GET and the head of the request.
+    /// The URL that the sidecar asks, with GET and the head of the request.
     url: AuthorizeUrl,
-    /// How long its response may take.
+    /// How long the response of the authorizer may take.
     timeout: Option<Time>,
-    /// Fields of its response that are copied into the request.
+    /// The fields of the authorizer's response that the sidecar copies into the request.
     #[serde(default)]
     headers: Vec<Name>,
 }

@@ -1,4 +1,4 @@
-//! Which statuses are recorded, as a list of words.
+//! The option `record`: which statuses are recorded, as a list of words.
 
 use std::ops::RangeInclusive;
 
@@ -50,7 +50,7 @@ values! {
 
 #[derive(Clone)]
 pub(super) struct Statement {
-    /// Whether the set is what is not recorded.
+    /// Whether the entry begins with `!`: the statuses of `set` are not recorded.
     but: bool,
     set: Set,
 }
@@ -63,7 +63,7 @@ enum Set {
     Grpc(RangeInclusive<u16>),
 }
 
-/// `2xx`
+/// Reads a class such as `2xx`.
 fn class(text: &str) -> Option<RangeInclusive<u16>> {
     let [first @ b'1'..=b'9', b'x', b'x'] = text.as_bytes() else {
         return None;
@@ -72,7 +72,7 @@ fn class(text: &str) -> Option<RangeInclusive<u16>> {
     Some(first..=first + 99)
 }
 
-/// `201` or `200-299`
+/// Reads a number such as `201` or a range such as `200-299`, within `known`.
 fn range(text: &str, known: RangeInclusive<u16>) -> Option<RangeInclusive<u16>> {
     let number = |text: &str| {
         let digits = text.bytes().all(|byte| byte.is_ascii_digit());
@@ -85,7 +85,8 @@ fn range(text: &str, known: RangeInclusive<u16>) -> Option<RangeInclusive<u16>> 
     (from <= to).then_some(from..=to)
 }
 
-/// What is recorded is listed, in any order, less what is listed with `!`.
+/// Collects the entries without `!`, and then removes the entries with `!`. The order of the list
+/// does not matter.
 impl TryFrom<List<Rule>> for Record {
     type Error = &'static str;
 
@@ -110,7 +111,8 @@ impl TryFrom<List<Rule>> for Record {
                 }
                 (false, false) => {}
             }
-            // HTTP and gRPC are two lists: a rule for one of them leaves the other as it is.
+            // HTTP statuses and gRPC codes are separate sets, so an entry for one set does not
+            // change the other.
             if lists(grpc, false) {
                 statuses = statuses.without_grpc(..);
             }

@@ -10,7 +10,7 @@ use super::names::unknown;
 use super::value::{Plain, Value, read_as_value};
 use crate::rejection::RejectionCode;
 
-/// By the rejection's code.
+/// What each rejection is sent with, by the rejection's code.
 pub(super) type Rejections = BTreeMap<Code, Rejected>;
 
 /// The code of a rejection, as a name in a table.
@@ -52,17 +52,17 @@ pub(super) fn schema(generator: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "object", "properties": properties, "additionalProperties": false })
 }
 
-/// What one rejection is sent with.
+/// The status and the body of one rejection.
 #[derive(Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Rejection")]
 pub(super) struct Rejected {
-    /// Another status.
+    /// The HTTP status, instead of the default one.
     pub(super) status: Option<BodyStatus>,
-    /// The type of `body`.
+    /// The content type of `body`.
     pub(super) content_type: Option<String>,
-    /// The body, in which `{code}`, `{title}`, `{detail}`, `{status}`, `{retry}`, `{docs_url}` and
-    /// `{request_id}` are filled in; in anything but JSON only `{code}`, `{status}`, `{retry}` and
-    /// `{request_id}` can stand.
+    /// The body. Its placeholders `{code}`, `{title}`, `{detail}`, `{status}`, `{retry}`,
+    /// `{docs_url}` and `{request_id}` are replaced by values. A body that is not JSON may have
+    /// only `{code}`, `{status}`, `{retry}` and `{request_id}`.
     pub(super) body: Option<String>,
 }

@@ -14,15 +14,16 @@ use super::value::{List, Plain, Setting, Value, Word, read_as_value, values};
 use crate::ConfigError;
 use crate::scope::{self, ForwardedHeader, Scope};
 
-/// The first scope of the list that a request has is its scope.
+/// The scopes that are tried in this order: the caller of a request is the one that the first of
+/// them finds.
 #[derive(Clone, Deserialize, JsonSchema)]
 #[serde(try_from = "List<Entry>")]
 #[schemars(with = "List<Entry>")]
 pub(super) struct Scopes {
     scope: Arc<dyn Scope>,
-    /// The networks that are trusted to say where a request comes from.
+    /// The networks of proxies that are trusted to name the address of the client.
     pub(super) trusted: Vec<IpNet>,
-    /// Whether the address of the connection is one of the scopes.
+    /// Whether one of the scopes is the address of the connection.
     pub(super) peer_ip: bool,
 }
 
@@ -67,11 +68,11 @@ impl TryFrom<List<Entry>> for Scopes {
     }
 }
 
-/// One scope of several.
+/// One entry of the list.
 #[derive(Clone)]
 struct Entry {
     scope: Arc<dyn Scope>,
-    /// Whether every request has this scope.
+    /// Whether this scope finds a caller in every request.
     shared: bool,
     /// Whether this scope is the address of the connection.
     is_peer: bool,
@@ -205,7 +206,8 @@ fn known(scope: scope::Header, known: Option<List<Sha256>>) -> Result<Entry, Con
     Ok(Entry::of(scope))
 }
 
-/// The entries that a table in `scope` can have. [`Entry`] says which go together.
+/// All entries that a table in `scope` can have. [`Entry`] rejects combinations that don't make a
+/// scope.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Table {
@@ -217,14 +219,14 @@ struct Table {
 }
 
 values! {
-    /// The digest of a credential that is known.
+    /// The digest of a credential that the scope accepts.
     Sha256(String): "a SHA-256 in hex: 64 digits",
         { "type": "string", "pattern": "^[0-9a-fA-F]{64}$" },
         |plain| {
             let is_hex = |text: &str| text.bytes().all(|byte| byte.is_ascii_hexdigit());
             text(&plain).filter(|text| text.len() == 64 && is_hex(text)).map(str::to_owned)
         };
-    /// A network, or an address.
+    /// A network. A single address is a network of one address.
     Net(IpNet): "a network such as \"10.0.0.0/8\", or an address",
         { "type": "string", "pattern": "^[0-9a-fA-F.:]+(/[0-9]+)?$" },
         |plain| {

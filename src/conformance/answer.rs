@@ -36,7 +36,7 @@ impl Answer {
     }
 }
 
-/// As [`answer`], with changes.
+/// Makes a completion like [`answer`], and changes it.
 pub(crate) fn answer_with(change: impl FnOnce(&mut Completion)) -> Answer {
     let mut completion = (*answer().0).clone();
     change(&mut completion);

@@ -10,7 +10,7 @@ use crate::conformance::expect::{
 use crate::conformance::stage::{Stores, at_once, other_request, request, rival};
 use crate::conformance::{Rule, rule};
 
-/// How often a race is run, and with how many claims.
+/// How often a race is run. `RIVALS` claims take part in each race.
 const ROUNDS: usize = 6;
 const RIVALS: usize = 12;
 

@@ -232,7 +232,7 @@ async fn a_completion_of_nothing_is_kept(stores: Stores) -> Checked {
     let sealing = Outcome::Sealed { retention: DAY };
     for (attempt, outcome) in [(3, kept.outcome()), (1, sealing)] {
         let claim = request();
-        // The token of another record, which is as large as tokens are.
+        // The token of a new record is as large as any token that the store has made.
         let token = a.acquire("a claim elsewhere", &request()).await?.token;
         let owner = Lease::new(&claim, token, attempt);
         held(

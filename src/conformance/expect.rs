@@ -1,4 +1,4 @@
-//! Expectations of rules, and texts for what came instead.
+//! What the rules expect, and the texts for what came instead.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -64,7 +64,7 @@ pub(crate) fn in_flight(what: &str, record: &Record, lease: &Lease) -> Checked {
                 "{what}: expected the fingerprint of the claim, it was another"
             );
             let end = *lapses_in;
-            // The longest time: the owner lives in this process.
+            // `Duration::MAX` says that the owner lives in this process.
             ensure!(
                 end <= lease.claim.lease || end == Duration::MAX,
                 "{what}: expected a lease of {:?} at most, {end:?} are left of it",

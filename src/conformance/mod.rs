@@ -1,9 +1,11 @@
-//! The contract of a store as rules, and a check of any store against them.
+//! The contract of a store as a list of rules, and a check that runs them on any store.
 //!
-//! Run these rules in a test of every [`Store`] that you write. [`check`] runs
-//! all rules, each on records of its own, and its [`Report`] says for each
-//! broken rule what was expected and what came. May use: `store` and what is
-//! below it.
+//! Run these rules in a test of every [`Store`] that you write. [`check`] runs all rules, each on
+//! records of its own, and its [`Report`] says for each broken rule what was expected and what
+//! came instead.
+//!
+//! Public items: [`check`], [`check_only`], [`Report`], [`Finding`], [`Verdict`]. May use:
+//! `store`, `message`, `record`, `runtime`.
 //!
 //! ```
 //! use tower_idempotency::MemoryStore;
@@ -20,40 +22,39 @@
 //!
 //! # A store of one's own
 //!
-//! - **`open` gives another handle on the same records**, as another process
-//!   would have it: a client and a pool of connections of its own, the same
-//!   table. It is called three times, and each rule works with all three.
-//!   A store in this process gives clones.
-//! - **Time.** A store elsewhere has a clock of its own: use
-//!   `#[tokio::test(flavor = "multi_thread")]`, and the rules take some
-//!   seconds of real time, most of them at once. A store in this process that
-//!   reads tokio's clock takes next to none with `start_paused = true`; one
-//!   that reads another clock must not have it paused.
-//! - **A slow machine fails no rule.** Where a rule needs a lease that lives
-//!   it takes a long one; where it needs one that has lapsed, it waits well
-//!   beyond; and what must not happen yet is judged by when it was asked.
-//! - **Records.** Ids are random, so one table serves any number of runs. Most
-//!   of what is left in it is gone a day later. A few records stay, for they
-//!   are under [`OnLapsedLease::Refuse`](crate::options::OnLapsedLease::Refuse) or kept
-//!   for `Duration::MAX`: give the suite a table of its own.
-//! - **Load.** There are never more than eight calls under way, so a pool of
-//!   ten connections will do. A store that says
-//!   [`Contention`](crate::store::StoreErrorKind::Contention) is asked again,
-//!   for 15 seconds at most. Any other error is a broken rule.
-//! - **`look_up` and `forget` are optional.** Rules about them are reported as
-//!   not supported, and fail [`Report::assert_passed`] unless
-//!   [excepted](Report::except) by name. Without `subscribe` a store is polled,
-//!   which passes.
-//! - **One rule at a time.** [`check_only`] looks into what a report says.
+//! - **`open` returns another handle on the same records**, as another process would have it: with
+//!   a client and a pool of connections of its own, and the same table. `open` is called three
+//!   times, and each rule works with all three handles. A store in the memory of this process
+//!   returns clones.
+//! - **Time.** A store on a server has a clock of its own: use
+//!   `#[tokio::test(flavor = "multi_thread")]`. The rules then take some seconds of real time, and
+//!   most rules run at the same time. A store in this process that reads tokio's clock can use
+//!   `start_paused = true`, and then the rules take almost no time. A store that reads another
+//!   clock must not use `start_paused`.
+//! - **A slow machine breaks no rule.** A rule that needs a live lease takes a long one. A rule
+//!   that needs a lapsed lease waits for much longer than the lease. A rule by which something
+//!   must not happen before some time checks the time at which it made the call.
+//! - **Records.** The ids are random, so any number of runs can use the same table. Most of the
+//!   records that a run leaves expire within a day. A few records stay, because they have
+//!   [`OnLapsedLease::Refuse`](crate::options::OnLapsedLease::Refuse) or are kept for
+//!   `Duration::MAX`: give the rules a table of their own.
+//! - **Load.** No more than eight calls run at the same time, so a pool of ten connections is
+//!   enough. A call that fails with [`Contention`](crate::store::StoreErrorKind::Contention) is
+//!   repeated for at most 15 seconds. Any other error breaks the rule.
+//! - **`look_up` and `forget` are optional.** If a store does not support them, the rules about
+//!   them are reported as not supported, and [`Report::assert_passed`] panics unless each is
+//!   [excepted](Report::except) by name. `subscribe` is optional too: without it the store is
+//!   polled, and the rules about waiting pass.
+//! - **Some rules only.** [`check_only`] runs the rules that you name, for example those that a
+//!   report lists as broken.
 //!
-//! What no rule can see: that a claim which finds a completion writes nothing,
-//! that each call is one round trip, what survives a crash of the server, and
-//! that the store's own clock is read after it waited for a lock. Test these
-//! yourself.
+//! No rule can check that a claim which finds a completion writes nothing, that each call is one
+//! round trip, that records survive a crash of the server, and that the store reads its clock
+//! after it has waited for a lock. Test these points yourself.
 //!
 //! # The rules
 //!
-//! A rule's name does not change. A later version may have more of them.
+//! The name of a rule does not change. A later version may have more rules.
 //!
 #![doc = include_str!("rules.md")]
 
@@ -94,7 +95,7 @@ use self::stage::{CALLS, Handle, Stores};
 
 pub use report::{Finding, Report, Verdict};
 
-/// After which time a rule that hangs counts as broken.
+/// The time after which a rule that has not ended counts as broken.
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// Checks a store against every rule.
@@ -111,8 +112,7 @@ where
     run(open, rules()).await
 }
 
-/// Checks a store against some rules only, to look into what a [`Report`]
-/// says.
+/// Checks a store against some rules only, for example those that a [`Report`] lists as broken.
 ///
 /// # Panics
 /// If there is no rule of such a name.
@@ -200,7 +200,7 @@ where
     for Rule { name, states, run } in rules {
         let running = tasks.spawn(timeout(LIMIT, run(stores.clone())));
         places.insert(running.id(), findings.len());
-        // Until it has ended.
+        // This verdict stands until the rule has ended.
         let verdict = Verdict::Failed(String::new());
         findings.push(Finding {
             rule: name,

@@ -1,4 +1,4 @@
-//! Every part of a completion is kept.
+//! Rules by which a store keeps every part of a completion.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -186,7 +186,7 @@ async fn times_are_kept_to_the_microsecond(stores: Stores) -> Checked {
         })
         .await?;
     }
-    // The time of a clock that was not set.
+    // A clock that was never set has a time in 1970.
     is_kept(&stores, "times in 1970", |kept| {
         kept.began_at = UNIX_EPOCH;
         kept.completed_at = UNIX_EPOCH + Duration::from_nanos(1_999);

@@ -59,7 +59,7 @@ async fn a_release_lets_the_next_claim_in(stores: Stores) -> Checked {
             ..request()
         };
         let first = a.acquire("the first claim", &claim).await?;
-        // By any handle: only the nonce counts.
+        // Another handle can release the record, because only the nonce counts.
         held(
             "the release",
             b.release(&claim, Release::MayRunAgain).await?,

@@ -1,5 +1,5 @@
-//! What a rule works with: three handles on one store, as if in three
-//! processes.
+//! Three handles on one store, as three processes would have them, and the calls that the rules
+//! make.
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -31,7 +31,7 @@ pub(crate) const SECOND: Duration = Duration::from_secs(1);
 pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
 /// How long after its end a lease or a record is certain to be over.
 pub(crate) const SURELY: Duration = Duration::from_millis(1500);
-/// By how much two clocks may drift apart during a rule.
+/// How far two clocks may drift apart during a rule.
 pub(crate) const SLACK: Duration = Duration::from_millis(10);
 const PAUSE: Duration = Duration::from_millis(20);
 

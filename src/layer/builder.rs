@@ -1,4 +1,4 @@
-//! The options of a layer, and what can be wrong with them.
+//! The builder of a layer, which checks the options.
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,8 +23,8 @@ use crate::scope::Scope;
 use crate::store::encrypted::Encryption;
 use crate::store::{DynStore, Store, TimedStore, erased};
 
-/// Options of an [`IdempotencyLayer`]: those of the whole layer here, those
-/// that a route can have for itself in [`RouteOptions`].
+/// The options of an [`IdempotencyLayer`]. The methods here set the options of the whole layer;
+/// [`RouteOptions`] has the options that each route can set for itself.
 ///
 /// ```
 /// use http::StatusCode;
@@ -63,7 +63,7 @@ pub struct IdempotencyLayerBuilder {
     skip_store_checks: bool,
     store_timeout: Duration,
     rejections: RejectionRules,
-    /// Content type and body, not looked at yet.
+    /// The content type and the body for each code. `build` checks them.
     bodies: Vec<(RejectionCode, String, String)>,
     defaults: RouteOptions,
     routes: Vec<Rule>,
@@ -93,102 +93,105 @@ impl IdempotencyLayerBuilder {
         }
     }
 
-    /// Keeps the records of this service apart from those of others on the
-    /// same store. Default: empty.
+    /// Separates the records of this service from those of other services on the same store.
+    /// Default: empty.
     pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
         self.namespace = namespace.into();
         self
     }
 
-    /// Turns every digest into an HMAC, so that whoever reads the store can't
-    /// try out keys and callers (G10). At least 16 bytes each; the current one
-    /// first. Default: none.
+    /// Makes every digest an HMAC under a secret, so that a reader of the store can't find out
+    /// keys and callers by trying (G10). The first secret is the current one, and each has at
+    /// least 16 bytes. Default: none.
     ///
-    /// To change a secret, list the new one second in every process, then
-    /// first, and drop the old one a retention later: while it is listed,
-    /// records made under it still count. The store has to be able to
-    /// [`look_up`](Store::look_up). An operation that lapsed under an old
-    /// secret runs again as if it were the first, and its former owner is not
-    /// fenced off.
+    /// To change the secret, first list the new secret second in every process, then list it first
+    /// in every process, and remove the old secret one retention later. While an old secret is
+    /// listed, the layer also finds the records that were made under it; for that the store must
+    /// support [`look_up`](Store::look_up). An operation whose lease lapsed under an old secret
+    /// runs again as a first attempt: it gets a record of its own, so the store does not stop its
+    /// former owner, which holds the old record.
     ///
-    /// There is no way to list "none": turning secrets on in front of a store
-    /// that outlives the process forgets the records that were made without.
+    /// No secret stands for "none". So if an application begins to use secrets with a store that
+    /// has records already, the layer does not find those records any more.
     pub fn secrets<K: Into<Vec<u8>>>(mut self, secrets: impl IntoIterator<Item = K>) -> Self {
         self.secrets = secrets.into_iter().map(Into::into).collect();
         self
     }
 
-    /// Encrypts recorded answers before the store gets them, under keys made of
-    /// the [`secrets`](Self::secrets) (G10). See [`Encryption`]. Default: none.
+    /// Encrypts recorded responses before the store gets them (G10). The keys are derived from the
+    /// [`secrets`](Self::secrets); see [`Encryption`]. Default: no encryption.
     #[cfg(feature = "encryption")]
     pub fn encryption(mut self, encryption: Encryption) -> Self {
         self.encryption = Some(encryption);
         self
     }
 
-    /// The most bytes that all request bodies hold together while they are
-    /// being read; beyond it: `over-capacity`. Default: 256 MiB.
+    /// Limits how many bytes all request bodies may take together while the layer reads them. A
+    /// request beyond the limit is rejected with `over-capacity`. Default: 256 MiB.
     pub fn max_buffered_bytes(mut self, bytes: usize) -> Self {
         self.max_buffered_bytes = bytes;
         self
     }
 
-    /// While this many operations or more run on without a client, others are not
-    /// begun: `over-capacity`. Asked before the claim, since one that has begun
-    /// can't be stopped when its client leaves (G4); so whether it would have
-    /// been a replay is not known either. Default: 10 000.
+    /// Limits how many operations may run without a client. While that many operations run, the
+    /// layer rejects requests with `over-capacity`. Default: 10 000.
     ///
-    /// What the layer still has to tell the store counts too: completions and
-    /// releases that are being tried again. Routes with
-    /// [`OnDisconnect::Cancel`](crate::options::OnDisconnect::Cancel) begin all the same.
-    /// How many clients leave at one moment this does not bound; a limit of
-    /// concurrent requests outside the layer does.
+    /// The layer checks the limit before the claim, because an operation that has begun is not
+    /// stopped when its client leaves (G4). So a request that would have been a replay is rejected
+    /// too.
+    ///
+    /// Completions and releases that the layer sends to the store again count as operations.
+    /// Requests to routes with [`OnDisconnect::Cancel`](crate::options::OnDisconnect::Cancel) are
+    /// not rejected. The limit does not bound how many clients leave at the same moment; a limit
+    /// of concurrent requests outside the layer does.
     pub fn max_background_operations(mut self, operations: usize) -> Self {
         self.max_background_operations = operations;
         self
     }
 
-    /// How many requests wait for the outcome of another at once
-    /// ([`OnInFlight::Wait`](crate::options::OnInFlight::Wait)); beyond it: `in-flight`.
-    /// Default: 1 000.
+    /// Limits how many requests wait at once for the outcome of another request
+    /// ([`OnInFlight::Wait`](crate::options::OnInFlight::Wait)). A request beyond the limit is
+    /// rejected with `in-flight`. Default: 1 000.
     pub fn max_waiting_requests(mut self, requests: usize) -> Self {
         self.max_waiting_requests = requests;
         self
     }
 
-    /// How long the store may take for an answer. Default: 2 s.
+    /// Sets how long one call of the store may take. Default: 2 s.
     pub fn store_timeout(mut self, timeout: Duration) -> Self {
         self.store_timeout = timeout;
         self
     }
 
-    /// Where this API's clients read about idempotency: the `type` of problem
-    /// documents, and `Link: …; rel="describedby"`. Default: none.
-    /// With the feature `contract`, `IdempotencyLayer::contract` makes a page for them.
+    /// Sets the URL of the page on which clients of the API read about idempotency. It is the
+    /// `type` of problem documents, and rejections have it in `Link: …; rel="describedby"`.
+    /// Default: none.
+    ///
+    /// With the feature `contract`, `IdempotencyLayer::contract` makes such a page.
     pub fn docs_url(mut self, url: impl Into<Arc<str>>) -> Self {
         self.rejections.docs_url = Some(url.into());
         self
     }
 
-    /// Another HTTP status for one rejection. gRPC clients are told the
-    /// [status of gRPC](RejectionCode::grpc_status) all the same.
+    /// Sets the HTTP status of one rejection. gRPC clients still get the [status of
+    /// gRPC](RejectionCode::grpc_status). Default: [`RejectionCode::default_status`].
     pub fn rejection_status(mut self, code: RejectionCode, status: StatusCode) -> Self {
         self.rejections.statuses.retain(|(own, _)| *own != code);
         self.rejections.statuses.push((code, status));
         self
     }
 
-    /// Another body for one rejection, and the type of its content, with
-    /// `{code}`, `{title}`, `{detail}`, `{status}`, `{retry}`, `{docs_url}` and
-    /// `{request_id}` filled in. gRPC clients are told in their own way all the
-    /// same.
+    /// Sets the body and the content type of one rejection. gRPC clients still get the form of
+    /// gRPC.
     ///
-    /// In JSON a value is escaped as the inside of a string, so it belongs
-    /// between quotation marks. In other types only the values of `{code}`,
-    /// `{status}`, `{retry}` and `{request_id}` can stand, and of these only
-    /// what consists of 1 to 128 letters, digits, `.`, `_` and `-`. The id of a
-    /// request is its `x-request-id`, or else a new UUID; it is sent back under
-    /// that name.
+    /// The body may have the placeholders `{code}`, `{title}`, `{detail}`, `{status}`, `{retry}`,
+    /// `{docs_url}` and `{request_id}`, which the layer replaces by values. In a JSON body a value
+    /// is escaped for the inside of a string, so write the placeholder between quotation marks. A
+    /// body of another type may have only `{code}`, `{status}`, `{retry}` and `{request_id}`, and
+    /// a value is left out unless it consists of 1 to 128 ASCII letters, digits, `.`, `_` and `-`.
+    ///
+    /// The id of a request is its `x-request-id`, or a new UUID if it has none. The response to a
+    /// request whose id is in the body has the id in `x-request-id` too.
     ///
     /// ```
     /// use tower_idempotency::{IdempotencyLayer, MemoryStore, scope};
@@ -214,31 +217,31 @@ impl IdempotencyLayerBuilder {
         self
     }
 
-    /// Another body and headers for all rejections that have no
-    /// [body of their own](Self::rejection_body). Default:
-    /// [`Rejection::problem`](crate::rejection::Rejection::problem), and
-    /// [`Rejection::grpc`](crate::rejection::Rejection::grpc) where the request is of
-    /// gRPC.
+    /// Sets the renderer of all rejections that have no [body of their own](Self::rejection_body).
+    /// Default: [`Rejection::problem`](crate::rejection::Rejection::problem), and
+    /// [`Rejection::grpc`](crate::rejection::Rejection::grpc) for gRPC requests.
     pub fn render_rejections(mut self, renderer: impl RenderRejection) -> Self {
         self.rejections.renderer = Some(Arc::new(renderer));
         self
     }
 
-    /// Changes the options of every request.
+    /// Changes the default options, with which every route begins.
     pub fn defaults(mut self, change: impl FnOnce(RouteOptions) -> RouteOptions) -> Self {
         self.defaults = change(self.defaults);
         self
     }
 
-    /// Changes the options of the requests that match `pattern`, beginning
-    /// with the defaults, wherever those are set.
+    /// Changes the options of the requests that match `pattern`. The change begins with the
+    /// defaults, also if [`defaults`](Self::defaults) is called later.
     ///
-    /// The pattern is a path in axum's syntax, with a method before it or
-    /// none: `POST /orders/{id}/capture`, `/files/{*path}`. The most specific
-    /// path wins, and of equal paths the one with a method. Patterns that
-    /// conflict (`/orders/{*rest}` beside `/orders/{id}/capture`) are an error. A method in a
-    /// pattern is protected by it; a pattern without one is for the policy's
-    /// [`methods`](RouteOptions::methods), and leaves other methods to the defaults.
+    /// The pattern is a path in axum's syntax, with or without a method before it:
+    /// `POST /orders/{id}/capture`, `/files/{*path}`. The pattern with the most specific path
+    /// applies, and of two patterns with the same path the one with a method. Two patterns that
+    /// conflict (`/orders/{*rest}` and `/orders/{id}/capture`) are an error in
+    /// [`build`](Self::build).
+    ///
+    /// A method in a pattern is protected. A pattern without a method applies to the
+    /// [`methods`](RouteOptions::methods) of its options; for other methods the defaults apply.
     ///
     /// The pattern is matched with the path that the client sent; see [`target`](Self::target) for
     /// nested axum routers.
@@ -251,36 +254,38 @@ impl IdempotencyLayerBuilder {
         self
     }
 
-    /// Which target of a request is matched with patterns and digested. It makes a difference only
-    /// inside a nested axum router. Default: [`Target::AsSent`].
+    /// Sets which target of a request is matched with patterns and digested. The option makes a
+    /// difference only inside a nested axum router. Default: [`Target::AsSent`].
     ///
-    /// [`Target::AsSent`] needs the feature `axum` there. Turning that feature on later changes the
-    /// fingerprints of requests in nested routers, and their record ids with
-    /// [`KeysPer::Route`](crate::options::KeysPer::Route): a retry that is sent before and after the
-    /// change is rejected with `key-reused`, or executed twice. [`Target::AsSeen`] keeps them.
+    /// Inside a nested router [`Target::AsSent`] needs the feature `axum`. If an application turns
+    /// the feature `axum` on later, the fingerprints of requests in nested routers change, and so
+    /// do their record ids with [`KeysPer::Route`](crate::options::KeysPer::Route): a retry after
+    /// the change is rejected with `key-reused`, or its operation is executed twice.
+    /// [`Target::AsSeen`] keeps the fingerprints and ids as they were.
     pub fn target(mut self, target: Target) -> Self {
         self.target = target;
         self
     }
 
-    /// For a layer that is only built, to see whether it can be.
+    /// Skips the checks that depend on the store, so that the options of a file can be checked
+    /// without the store that the program will use.
     #[cfg(feature = "config")]
     pub(crate) fn skip_store_checks(mut self) -> Self {
         self.skip_store_checks = true;
         self
     }
 
-    /// For services that don't tell `/Orders` from `/orders`. What is compared is
-    /// the path as it was sent all the same.
+    /// Matches patterns with the path in lower case, for services that take `/Orders` and
+    /// `/orders` for the same path. The fingerprint still has the path that was sent.
     pub(crate) fn ignore_path_case(mut self, ignore: bool) -> Self {
         self.ignore_path_case = ignore;
         self
     }
 
-    /// The layer.
+    /// Checks the options and makes the layer.
     ///
     /// # Errors
-    /// If an option has a value that can't work; the error names it.
+    /// If an option has a value that can't work. The error names the option.
     pub fn build(mut self) -> Result<IdempotencyLayer, ConfigError> {
         if self.store_timeout.is_zero() {
             return Err(ConfigError::new(

@@ -1,4 +1,4 @@
-//! What a route can choose between: one enum for each such option.
+//! The enums of options that have a few fixed values.
 
 use std::time::Duration;
 
@@ -6,80 +6,89 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Require {
-    /// Without a key: `key-required`.
+    /// A request without a key is rejected with `key-required`.
     Required,
-    /// Without a key the request passes through.
+    /// A request without a key passes through the layer unprotected.
     #[default]
     Optional,
-    /// Every request passes through, with a key or without.
+    /// Every request passes through the layer unprotected, with a key or without one.
     Ignored,
 }
 
-/// What a key is unique in.
+/// Within which limits a key names one operation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum KeysPer {
-    /// The caller: a key that was used on one route is `key-reused` on another.
+    /// A key names one operation of its caller: a key that was used on one route is rejected with
+    /// `key-reused` on another.
     #[default]
     Scope,
-    /// The caller and the endpoint (method and path): the same key on two
-    /// endpoints is two independent operations.
+    /// A key names one operation of its caller on one endpoint (method and path): the same key on
+    /// two endpoints names two independent operations.
     Route,
 }
 
-/// What becomes of an operation whose answer can't be recorded: it is larger
-/// than `max_recorded_body`, a stream of events, or an upgrade.
+/// What happens to an operation whose response can't be recorded, because the response is larger
+/// than `max_recorded_body`, is a stream of events, or is an upgrade.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnOversize {
-    /// The operation is done and does not run again: a retry is told
+    /// The operation is done and does not run again (G2): a retry is rejected with
     /// `response-unavailable`.
     #[default]
     Seal,
-    /// A retry executes again. (Of an answer that is only too large and breaks
-    /// off, the operation does not: its effect has happened.)
+    /// A retry executes again. There is one exception: if a response is only too large, and breaks
+    /// off, then the operation does not run again, because its effect has happened.
     Rerun,
 }
 
-/// What becomes of a request when the store can't be reached.
+/// What happens to a request when the store can't be reached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnStoreError {
-    /// `store-unavailable`.
+    /// The request is rejected with `store-unavailable`.
     #[default]
     Reject,
-    /// It is executed unprotected, and its answer says so
-    /// (`Idempotency-Status: unprotected`). Only where the claim certainly
-    /// did not reach the store; any doubt stays closed.
+    /// The request is executed unprotected, and its response has the header
+    /// `Idempotency-Status: unprotected`. This applies only if the claim certainly did not reach
+    /// the store; if the claim may have reached the store, the request is rejected with
+    /// `store-unavailable`.
     RunUnprotected,
 }
 
-/// What a duplicate gets while the first request runs.
+/// What happens to a duplicate that arrives while the first request runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnInFlight {
-    /// `in-flight`, at once.
+    /// The duplicate is rejected with `in-flight` at once.
     #[default]
     Reject,
-    /// The outcome, as soon as it is there: the answer is replayed, and if the
-    /// first request was released, one of those that wait executes. After this
-    /// long, and what a last claim takes: `in-flight`. Not for an operation in flight under a secret that is
-    /// on its way out: `in-flight`, at once.
+    /// The duplicate waits until the first request ends, but not longer than this duration. If the
+    /// response of the first request was recorded, the response is replayed to every duplicate; if
+    /// the first request was released, one of the duplicates executes. After this duration the
+    /// layer makes a last claim, and rejects the duplicate with `in-flight` if the first request
+    /// still runs.
+    ///
+    /// If the operation is in flight under an [old
+    /// secret](crate::IdempotencyLayerBuilder::secrets), the duplicate does not wait: it is
+    /// rejected with `in-flight` at once.
     Wait(Duration),
 }
 
-/// What becomes of an operation whose client leaves: its connection closes, or
-/// a timeout outside the layer drops its request.
+/// What happens to an operation whose client leaves: the client's connection closes, or a timeout
+/// outside the layer drops the request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnDisconnect {
-    /// It runs to its end, and its answer is recorded (G4).
+    /// The operation runs to its end, and its response is recorded (G4).
     #[default]
     Finish,
-    /// A handler that has not answered is dropped, its outcome unknown
-    /// ([`OnLapsedLease`](crate::options::OnLapsedLease)). For handlers whose effects end with them. An answer
-    /// that the handler gave is recorded all the same, or sealed if the rest
-    /// of its body is not to be had without a client.
+    /// A handler that has not returned a response is dropped, and the outcome of the operation is
+    /// unknown: [`OnLapsedLease`](crate::options::OnLapsedLease) says what happens to a retry.
+    /// This is for handlers whose effects stop when the handler is dropped.
+    ///
+    /// If the handler has returned a response, the response is recorded all the same; the
+    /// operation is sealed instead if the rest of the body can't be read without a client.
     Cancel,
 }
 

@@ -1,4 +1,5 @@
-//! What was asked, as a digest; and the id of the record it is asked under.
+//! Makes the digest of a request's content (its fingerprint), and the id of the record that
+//! belongs to the request's key.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -19,23 +20,22 @@ use crate::record::{Fingerprint, RecordId, ScopeDigest};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FingerprintBody {
-    /// Byte for byte.
+    /// The body is compared byte for byte.
     #[default]
     Bytes,
-    /// As JSON: white space, the order of members and the spelling of numbers
-    /// and strings don't count. What is not strict JSON counts as bytes.
+    /// The body is compared as JSON: white space, the order of members and the spelling of numbers
+    /// and strings don't count. A body that is not strict JSON is compared byte for byte.
     Json(JsonFingerprint),
-    /// Not at all: a retry may carry another body and still gets the first
-    /// answer.
+    /// The body is not compared: a retry with another body still gets the first response.
     None,
 }
 
-/// Which parts of a JSON body enter the fingerprint, in its RFC 8785 form.
+/// Which parts of a JSON body enter the fingerprint. They enter in the canonical form of RFC 8785.
 ///
-/// Strict JSON (I-JSON) is meant: a body with a member that stands twice, or
-/// with a number that a double can't tell from its neighbours (more than 15
-/// significant digits), is compared as bytes instead, so that two different
-/// amounts never look alike.
+/// The body must be strict JSON (I-JSON). A body in which an object has a member twice, or a
+/// number has more than 15 significant digits, is compared byte for byte instead: a double may not
+/// tell such a number from another one, and two different amounts must never have the same
+/// fingerprint.
 ///
 /// ```
 /// use tower_idempotency::options::{FingerprintBody, JsonFingerprint};
@@ -50,20 +50,25 @@ pub struct JsonFingerprint {
 }
 
 impl JsonFingerprint {
-    /// The whole body.
+    /// Compares the whole body.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Only what this JSON pointer (RFC 6901) names, and any others included.
+    /// Compares only the value that this JSON pointer (RFC 6901) names, and the values that other
+    /// calls of `include` name.
+    ///
+    /// A pointer that does not start with `/` is an error when the layer is built.
     #[must_use]
     pub fn include(mut self, pointer: impl Into<String>) -> Self {
         self.include.push(pointer.into());
         self
     }
 
-    /// Not what this JSON pointer (RFC 6901) names.
+    /// Leaves out the value that this JSON pointer (RFC 6901) names.
+    ///
+    /// A pointer that does not start with `/` is an error when the layer is built.
     #[must_use]
     pub fn exclude(mut self, pointer: impl Into<String>) -> Self {
         self.exclude.push(pointer.into());
@@ -81,7 +86,8 @@ impl JsonFingerprint {
         }
     }
 
-    /// The canonical form of what counts, or `None` if the body is not strict JSON.
+    /// Returns the canonical form of the parts that are compared, or `None` if the body is not
+    /// strict JSON.
     fn canonical(&self, body: &[u8]) -> Option<Vec<u8>> {
         if !numbers_are_exact(body) {
             return None;
@@ -102,8 +108,8 @@ impl JsonFingerprint {
     }
 }
 
-/// Removes what `pointer` names; in an array it becomes `null`, so that the
-/// places of the others stay what they are.
+/// Removes the value that `pointer` names. In an array the value becomes `null`, so that the other
+/// elements keep their places.
 fn exclude(document: &mut Value, pointer: &str) {
     let Some((parent, last)) = pointer.rsplit_once('/') else {
         *document = Value::Null;
@@ -122,9 +128,8 @@ fn exclude(document: &mut Value, pointer: &str) {
     }
 }
 
-/// Whether every number has at most 15 significant digits and an exponent
-/// well inside the range of a double. Two such numbers that differ are two
-/// different doubles.
+/// Whether every number has at most 15 significant digits, and an exponent far from the limits of
+/// a double. Two different numbers of this kind are two different doubles.
 fn numbers_are_exact(json: &[u8]) -> bool {
     let mut at = 0;
     while let Some(&byte) = json.get(at) {
@@ -165,14 +170,14 @@ fn is_exact(number: &[u8]) -> bool {
         .collect();
     let significant = digits.iter().skip_while(|digit| **digit == b'0').count();
     let exponent_digits = exponent.iter().filter(|b| b.is_ascii_digit()).count();
-    // 15 digits with an exponent of two more digits stay within 10^±130.
+    // A number of at most 30 digits with an exponent of at most two digits stays within 10^±130.
     significant <= 15 && digits.len() <= 30 && exponent_digits <= 2
 }
 
-/// A JSON value whose objects have no member twice.
+/// A JSON value in which no object has a member twice.
 ///
-/// Some other crate may turn on the feature `arbitrary_precision` of `serde_json`, which then
-/// hands over numbers as text. `AS_TEXT` says whether such numbers are read.
+/// If another crate turns on the feature `arbitrary_precision` of `serde_json`, then `serde_json`
+/// gives numbers to the visitor as text. `AS_TEXT` says whether the visitor accepts such numbers.
 pub(crate) struct Strict<const AS_TEXT: bool>(pub(crate) Value);
 
 impl<'de, const AS_TEXT: bool> Deserialize<'de> for Strict<AS_TEXT> {
@@ -229,7 +234,8 @@ impl<'de, const AS_TEXT: bool> Visitor<'de> for StrictVisitor<AS_TEXT> {
         while let Some(name) = map.next_key::<String>()? {
             if name == "$serde_json::private::Number" {
                 if !AS_TEXT {
-                    // The text of a number is not canonical.
+                    // The same number can be written as different texts, and a fingerprint needs
+                    // one form.
                     return Err(A::Error::custom("a number as text"));
                 }
                 let number: String = map.next_value()?;
@@ -245,7 +251,7 @@ impl<'de, const AS_TEXT: bool> Visitor<'de> for StrictVisitor<AS_TEXT> {
     }
 }
 
-/// What enters the fingerprint beside the method and the path.
+/// Which parts of a request enter the fingerprint, besides its method and path.
 #[derive(Clone, Debug)]
 pub(crate) struct FingerprintRules {
     pub(crate) body: FingerprintBody,
@@ -316,8 +322,8 @@ impl FingerprintRules {
     }
 }
 
-/// The id of the record of `key` in this scope; of one endpoint of it where
-/// `route` is given.
+/// Returns the id of the record that `key` has in this scope. If there is a `route`, the record
+/// belongs to this method and path only.
 pub(crate) fn record_id(
     digests: &Digests,
     scope: &ScopeDigest,
@@ -325,7 +331,7 @@ pub(crate) fn record_id(
     route: Option<(&Method, &str)>,
 ) -> RecordId {
     let mut hasher = digests.start(Label::RecordId);
-    // The scope's digest holds the namespace.
+    // The namespace is not a part of its own, because the scope's digest contains it.
     hasher.digest(scope.as_bytes()).part(key.as_bytes());
     if let Some((method, path)) = route {
         hasher
@@ -336,7 +342,8 @@ pub(crate) fn record_id(
 }
 
 impl RouteOptions {
-    /// The id of the record that a key of a scope has on this request's route.
+    /// Returns the id of the record that `key` has in this scope, for a request with this method
+    /// and target.
     pub(crate) fn record_id(
         &self,
         digests: &Digests,

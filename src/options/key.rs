@@ -1,4 +1,5 @@
-//! The client's key: how it is read off the header, and what is refused.
+//! Reads the client's key from a header of the request, and rejects a key that breaks the route's
+//! rules.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -9,23 +10,23 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use crate::display::header_name;
 use crate::rejection::{Rejection, RejectionCode};
 
-/// How the value of the key's header is read.
+/// How the value of the key's header becomes a key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum KeySyntax {
-    /// An RFC 8941 string or the bare characters: `"k"` and `k` are one key.
+    /// The value is an RFC 8941 string or the bare characters: `"k"` and `k` are the same key.
     #[default]
     Lenient,
-    /// An RFC 8941 string only, as the IETF draft has it: `"k"`.
+    /// The value must be an RFC 8941 string such as `"k"`, as the IETF draft requires.
     Strict,
-    /// The characters as they are, quotation marks included.
+    /// Every character of the value belongs to the key, quotation marks included.
     Raw,
 }
 
-/// What clients are told that send anything but a UUID.
+/// The words for the format [`KeyFormat::uuid`] in rejections and contracts.
 pub(crate) const UUID: &str = "a UUID such as 2fd4e1c6-7a2d-48fc-a1ed-99a0b5c3c2f1";
 
-/// What a key has to look like, besides its length.
+/// The format that a key must have, besides its length.
 #[derive(Clone, Default)]
 pub struct KeyFormat(Option<Named>);
 
@@ -36,20 +37,20 @@ struct Named {
 }
 
 impl KeyFormat {
-    /// Any printable ASCII. The default.
+    /// Accepts any printable ASCII. This is the default.
     #[must_use]
     pub fn any() -> Self {
         Self(None)
     }
 
-    /// A UUID of any version in its hyphenated form, in either case.
+    /// Accepts a UUID of any version in its hyphenated form, in upper or lower case.
     #[must_use]
     pub fn uuid() -> Self {
         Self::custom(UUID, is_uuid)
     }
 
-    /// A format of the application's own. Clients that miss it are told that
-    /// the key must be `name`.
+    /// Accepts the keys for which `accepts` returns `true`. The rejection of any other key says
+    /// that the key must be `name`.
     ///
     /// ```
     /// use tower_idempotency::options::KeyFormat;
@@ -68,7 +69,7 @@ impl KeyFormat {
         }))
     }
 
-    /// What clients are told; `None` if any key will do.
+    /// The words for this format in rejections and contracts; `None` if every key has the format.
     pub(crate) fn name(&self) -> Option<&str> {
         self.0.as_ref().map(|named| &*named.name)
     }
@@ -89,9 +90,10 @@ fn is_uuid(key: &str) -> bool {
         })
 }
 
-/// A key that was accepted: printable ASCII, unescaped.
+/// A key that was accepted: printable ASCII without escapes.
 ///
-/// Kept as the header's own bytes, so that reading one allocates nothing.
+/// The key shares the bytes of the header's value, so that reading a key without escapes allocates
+/// nothing.
 #[derive(Clone)]
 pub(crate) struct Key {
     value: HeaderValue,
@@ -114,13 +116,13 @@ impl fmt::Debug for Key {
     }
 }
 
-/// The rules by which keys are read.
+/// The rules by which the keys of a route are read.
 #[derive(Clone, Debug)]
 pub(crate) struct KeyRules {
-    /// In order of preference: the first that is present wins.
+    /// The headers that may carry the key. The key is in the first one that the request has.
     pub(crate) headers: Vec<HeaderName>,
     pub(crate) syntax: KeySyntax,
-    /// Of the decoded key, in characters.
+    /// The shortest and the longest key that is accepted, in characters after decoding.
     pub(crate) length: RangeInclusive<usize>,
     pub(crate) format: KeyFormat,
 }
@@ -137,7 +139,8 @@ impl Default for KeyRules {
 }
 
 impl KeyRules {
-    /// The key in the first header that the request has, and that header.
+    /// Returns the key in the first of the headers that the request has, and the name of that
+    /// header. `None` if the request has none of the headers.
     pub(crate) fn read<'a>(
         &'a self,
         headers: &HeaderMap,
@@ -201,7 +204,7 @@ impl KeyRules {
         )
     }
 
-    /// The refusal of a request that has no key and needs one.
+    /// The rejection of a request that has no key, on a route that requires one.
     pub(crate) fn required(&self) -> Rejection {
         let name = self.headers.first().map(header_name);
         let name = name.as_deref().unwrap_or("Idempotency-Key");
@@ -218,7 +221,7 @@ impl KeyRules {
 
     fn decode(&self, value: &HeaderValue) -> Result<Key, &'static str> {
         let bytes = value.as_bytes();
-        // Without a way out of the loop it takes many bytes at a time.
+        // The loop has no early exit, so that the compiler can check many bytes at a time.
         let printable = bytes.iter().fold(true, |so_far, byte| {
             so_far & matches!(byte, b' '..=b'~' | b'\t')
         });
@@ -280,8 +283,8 @@ fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t')
 }
 
-/// What stands between the quotation marks of an RFC 8941 string (section
-/// 4.2.5), escapes and all. Parameters are refused: a key has none.
+/// Returns the characters between the quotation marks of an RFC 8941 string (section 4.2.5), with
+/// their escapes. Parameters after the string are an error, because a key has none.
 fn string_content(quoted: &[u8]) -> Result<&[u8], &'static str> {
     let mut at = 1;
     loop {
@@ -471,7 +474,8 @@ mod tests {
     }
 
     proptest! {
-        /// No byte makes a key panic; what is accepted is printable and in range.
+        /// No byte makes the reader panic, and every accepted key is printable and of an allowed
+        /// length.
         #[test]
         fn any_header_value_is_read_or_refused(
             bytes in proptest::collection::vec(any::<u8>(), 0..300),
@@ -485,7 +489,7 @@ mod tests {
             }
         }
 
-        /// Quoting and reading is the identity.
+        /// A key that is quoted and then read is the same key.
         #[test]
         fn every_printable_key_survives_being_quoted(key in "[ -~]{1,255}") {
             let quoted = format!("\"{}\"", key.replace('\\', r"\\").replace('"', "\\\""));

@@ -7,26 +7,26 @@ use crate::error::ConfigError;
 use crate::message::media_type::HOP_BY_HOP;
 
 /// Which headers of a response are recorded. Hop-by-hop headers, and headers that `Connection`
-/// names, never are.
+/// names, are never recorded.
 ///
 /// A name that is not a header's name is an error when the layer is built.
 #[derive(Clone, Debug)]
 pub struct RecordHeaders {
-    /// Whether only `names` are recorded, or all other headers.
+    /// `true` if only `names` are recorded, `false` if all other headers are.
     pub(crate) allow: bool,
     pub(crate) names: Vec<HeaderName>,
     error: Option<String>,
 }
 
 impl RecordHeaders {
-    /// All headers but these. The default is
+    /// Records all headers except these. The default is
     /// `deny(["set-cookie", "www-authenticate", "date"])`.
     #[must_use]
     pub fn deny<N: AsRef<str>>(names: impl IntoIterator<Item = N>) -> Self {
         Self::new(false, names)
     }
 
-    /// Only these headers. `Content-Type` is not implied.
+    /// Records only these headers. `Content-Type` is recorded only if it is one of them.
     #[must_use]
     pub fn allow<N: AsRef<str>>(names: impl IntoIterator<Item = N>) -> Self {
         Self::new(true, names)

@@ -12,8 +12,8 @@ use crate::message::media_type::{is_grpc, media_type};
 
 pub use super::record_headers::RecordHeaders;
 
-/// Says in a response's extensions whether that response is recorded. A handler inserts it; it
-/// overrides `record`, `skip_types` and `skip_headers`.
+/// Says in a response's extensions whether that response is recorded. A handler inserts this
+/// value, and the value overrides `record`, `skip_types` and `skip_headers`.
 ///
 /// ```
 /// use http::Response;
@@ -25,22 +25,22 @@ pub use super::record_headers::RecordHeaders;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Recording {
-    /// Record the response: a retry gets it.
+    /// Record the response: a retry gets the recorded response.
     Keep,
     /// Do not record the response: a retry executes again.
     Skip,
-    /// It is not known whether the operation has happened: what the handler started elsewhere may
-    /// still be running, as with an upstream that stopped responding. The record stays in flight
-    /// until its lease lapses; [`OnLapsedLease`](crate::options::OnLapsedLease) says what happens
-    /// then.
+    /// The handler does not know whether the operation has happened. For example, an upstream
+    /// stopped responding, and may still execute the request. The record stays in flight until its
+    /// lease lapses; [`OnLapsedLease`](crate::options::OnLapsedLease) says what happens then.
     InDoubt,
-    /// Apply the route's `record` rule if the body arrives complete. If it breaks off and the rule
-    /// would not record it, leave the record in flight (see [`InDoubt`](Self::InDoubt)). For
-    /// responses forwarded from an upstream, which may still be running when it breaks off.
+    /// Apply the route's `record` rule if the body arrives complete. If the body breaks off, and
+    /// the rule would not record the response, leave the record in flight (see
+    /// [`InDoubt`](Self::InDoubt)). This is for responses that are forwarded from an upstream: the
+    /// upstream may still execute the request when the body breaks off.
     IfComplete,
 }
 
-/// A finished response, as a [`RecordRule`] sees it.
+/// The status, headers and trailers of a finished response, which a [`RecordRule`] decides about.
 #[derive(Debug)]
 pub struct ResponseHead<'a> {
     pub(crate) status: StatusCode,
@@ -49,7 +49,7 @@ pub struct ResponseHead<'a> {
 }
 
 impl<'a> ResponseHead<'a> {
-    /// A response as a rule sees it, to test a rule with.
+    /// Makes the head of a response, so that a rule can be tested.
     #[must_use]
     pub fn new(
         status: StatusCode,
@@ -93,7 +93,7 @@ impl<'a> ResponseHead<'a> {
         is_grpc(self.headers) && self.sent_grpc_status().is_none()
     }
 
-    /// Whether this is a gRPC response whose headers already say that the call failed.
+    /// Whether this is a gRPC response whose headers or trailers say that the call failed.
     #[cfg(feature = "_sql")]
     pub(crate) fn is_failed_grpc(&self) -> bool {
         is_grpc(self.headers) && self.sent_grpc_status().is_some_and(|code| code != 0)
@@ -108,7 +108,8 @@ impl<'a> ResponseHead<'a> {
 /// Decides which responses are recorded. An operation whose response is not recorded is released:
 /// a retry executes again.
 ///
-/// Closures are rules, and [`Statuses`] is the default rule. A full implementation looks like this:
+/// A closure from `&ResponseHead<'_>` to `bool` is a rule, and [`Statuses`] is the default rule. A
+/// full implementation looks like this:
 ///
 /// ```
 /// use std::borrow::Cow;
@@ -180,7 +181,7 @@ pointer!(Arc<dyn RecordRule>);
 /// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct Statuses {
-    /// Index 0 is status 100, because `http` allows 100 to 999.
+    /// Index 0 is status 100: the crate `http` allows the statuses 100 to 999.
     http: Box<[bool; 900]>,
     grpc: [bool; 17],
 }
@@ -497,7 +498,7 @@ mod tests {
             code(Some(&fields(&[("grpc-status", "99")]))),
             (Some(99), false)
         );
-        // gRPC-Web has its status in the body: the HTTP status decides.
+        // gRPC-Web sends its status in the body, so the HTTP status decides.
         let web = fields(&[("content-type", "application/grpc-web+proto")]);
         assert_eq!(
             ResponseHead::new(StatusCode::OK, &web, None).grpc_status(),

@@ -30,7 +30,7 @@ pub(crate) struct Routes {
     largest_body: usize,
 }
 
-/// A pattern as it was given.
+/// A route of the layer, with its pattern as the application wrote it.
 #[derive(Debug)]
 pub(crate) struct Listed {
     pub(crate) methods: Vec<Method>,
@@ -45,7 +45,8 @@ pub(crate) struct Listed {
 #[derive(Debug, Default)]
 struct MethodRoutes {
     patterns: Option<matchit::Router<Arc<RouteOptions>>>,
-    /// For paths that no pattern matches; `None` if the default options do not protect this method.
+    /// The options of paths that no pattern matches; `None` if the default options do not protect
+    /// this method.
     default: Option<Arc<RouteOptions>>,
 }
 
@@ -134,7 +135,8 @@ impl Routes {
         Ok(routes)
     }
 
-    /// The options of a request; `None` if it passes through.
+    /// Returns the options of a request; `None` if the request passes through the layer
+    /// unprotected.
     pub(crate) fn options(&self, method: &Method, path: &str) -> Option<&Arc<RouteOptions>> {
         let (_, routes) = self.by_method.iter().find(|(own, _)| own == method)?;
         let path = if self.ignore_case {
@@ -160,7 +162,7 @@ impl Routes {
         {
             return &original.0;
         }
-        // Without the feature nothing keeps the target that was sent.
+        // Without the feature `axum` no extension has the target that the client sent.
         let _ = (extensions, self.target);
         uri
     }
@@ -299,7 +301,7 @@ fn unmatchable(error: &matchit::InsertError, method: &Method) -> String {
     }
 }
 
-/// Lower case, except the digits of percent-encoded bytes.
+/// Returns `path` in lower case, except the digits of percent-encoded bytes.
 pub(crate) fn lower_case(path: &str) -> String {
     let mut pieces = path.split('%');
     let mut lower = pieces.next().unwrap_or_default().to_ascii_lowercase();

@@ -1,6 +1,8 @@
-//! SHA-256, or HMAC-SHA-256 with a secret, over length-prefixed parts under a
-//! domain label. Everything that identifies a caller or a request goes
-//! through here, so that `("a", "b:c")` is never `("a:b", "c")` (G6, G10).
+//! Digests: SHA-256, or HMAC-SHA-256 with a secret, of a label and then of parts that each follow
+//! their length.
+//!
+//! The digest of a scope, a record id and a fingerprint are all made here. The lengths keep the
+//! parts `("a", "b:c")` and `("a:b", "c")` from having the same digest (G6, G10).
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
@@ -8,7 +10,8 @@ use sha2::{Digest, Sha256};
 /// One block of SHA-256, in bytes.
 const BLOCK: usize = 64;
 
-/// What a digest is of. Two digests under different labels never meet.
+/// The kind of a digest. The label enters the digest, so that the same parts have different
+/// digests under two labels.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Label {
     Scope,
@@ -27,20 +30,21 @@ impl Label {
         }
     }
 
-    /// The state after it is computed once, and costs a request nothing.
+    /// Returns the label as one block of SHA-256. The state after a whole block is computed once
+    /// for a layer, and not for each request.
     fn block(self) -> [u8; BLOCK] {
         block(self.text())
     }
 }
 
-/// A label padded to one block.
+/// Pads a label with zeros to one block.
 fn block(label: &[u8]) -> [u8; BLOCK] {
     let mut block = [0; BLOCK];
     block[..label.len()].copy_from_slice(label);
     block
 }
 
-/// The states from which every digest of one secret (or of none) starts.
+/// The states with which the digests under one secret, or under none, begin.
 #[derive(Clone)]
 pub(crate) struct Digests {
     scope: State,
@@ -58,7 +62,8 @@ impl Digests {
         })
     }
 
-    /// Each label gets a key of its own, derived from the secret.
+    /// Makes the states of a secret. Each label has a key of its own, which is derived from the
+    /// secret.
     pub(crate) fn keyed(secret: &[u8]) -> Self {
         Self::with(|label| {
             let mut hasher = hmac(&derived(secret, label.text()));
@@ -95,8 +100,8 @@ impl std::fmt::Debug for Digests {
     }
 }
 
-/// A key for one purpose. Whoever knows it knows neither the secret nor the
-/// key for another.
+/// Derives the key for one purpose from a secret. The derived key reveals neither the secret nor
+/// the key for another purpose.
 pub(crate) fn derived(secret: &[u8], label: &[u8]) -> [u8; 32] {
     hmac(secret)
         .chain_update(label)
@@ -109,7 +114,7 @@ fn hmac(key: &[u8]) -> Hmac<Sha256> {
     Hmac::new_from_slice(key).expect("HMAC takes a key of any length")
 }
 
-/// A digest in the making.
+/// A digest to which parts are added.
 pub(crate) struct Hasher {
     state: State,
 }
@@ -121,7 +126,7 @@ enum State {
 }
 
 impl Hasher {
-    /// Without a secret, under the label of a client's keys.
+    /// Begins the digest that makes the key of a client's operation. A client has no secret.
     #[cfg(feature = "client")]
     pub(crate) fn of_operation() -> Self {
         let mut hasher = Sha256::new();
@@ -131,19 +136,19 @@ impl Hasher {
         }
     }
 
-    /// Adds one part, after its length.
+    /// Adds the length of a part, and then the part.
     pub(crate) fn part(&mut self, bytes: &[u8]) -> &mut Self {
         self.number(bytes.len()).raw(bytes)
     }
 
-    /// Adds a part that is 32 bytes long wherever it stands.
+    /// Adds a digest without its length, because every digest has 32 bytes.
     pub(crate) fn digest(&mut self, digest: &[u8; 32]) -> &mut Self {
         self.raw(digest)
     }
 
-    /// Adds a length, or a count of what follows: one byte, or 255 and eight
-    /// bytes. Short lengths save blocks, and no number is the beginning of
-    /// another.
+    /// Adds a length, or the number of parts that follow: as one byte below 255, otherwise as the
+    /// byte 255 and eight bytes. One byte keeps the input short, and no encoded number is the
+    /// beginning of another.
     pub(crate) fn number(&mut self, number: usize) -> &mut Self {
         match u8::try_from(number) {
             Ok(short) if short < u8::MAX => self.raw(&[short]),
@@ -173,7 +178,7 @@ impl State {
     }
 }
 
-/// SHA-256 of one value, as `sha256sum` prints it.
+/// Returns the plain SHA-256 of one value, which the program `sha256sum` computes too.
 pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
     Sha256::digest(bytes).into()
 }
@@ -219,7 +224,7 @@ mod tests {
         }
     }
 
-    /// Stored records are found again by these bytes: they must never change.
+    /// The layer finds stored records by these bytes, so a change of them loses every record.
     #[test]
     fn digests_are_the_published_ones() {
         let mut expected = Sha256::new();

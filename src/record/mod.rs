@@ -1,4 +1,7 @@
-//! What a store holds, and the digests and numbers it is held under.
+//! The content of a record: its completion, and the digests and numbers that identify it.
+//!
+//! Public items, in `store`: [`RecordId`], [`Fingerprint`], [`ScopeDigest`], [`Nonce`],
+//! [`FencingToken`], [`Completion`]. May use: nothing else of this crate.
 
 pub(crate) mod digest;
 
@@ -17,20 +20,20 @@ macro_rules! digest {
         pub struct $name([u8; 32]);
 
         impl $name {
-            /// From the 32 bytes that a store kept.
+            /// Makes the digest from the 32 bytes that a store kept.
             #[must_use]
             pub const fn from_bytes(bytes: [u8; 32]) -> Self {
                 Self(bytes)
             }
 
-            /// The 32 bytes, for a store to keep.
+            /// Returns the 32 bytes that a store keeps.
             #[must_use]
             pub const fn as_bytes(&self) -> &[u8; 32] {
                 &self.0
             }
         }
 
-        /// The first four bytes in hex: enough to find a line in a log.
+        /// Writes the first four bytes in hex, which are enough to find a record in a log.
         impl fmt::Debug for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 write!(f, concat!(stringify!($name), "({}..)"), Hex(&self.0[..4]))
@@ -40,16 +43,16 @@ macro_rules! digest {
 }
 
 digest! {
-    /// The primary key of a record: a digest of namespace, scope, key, and
-    /// the route where keys are per route.
+    /// The primary key of a record: a digest of the namespace, the scope and the client's key.
     ///
-    /// SHA-256, or HMAC-SHA-256 when the layer has a secret (G10).
+    /// With [`KeysPer::Route`](crate::options::KeysPer::Route) the method and the path enter the
+    /// digest too. The digest is SHA-256, or HMAC-SHA-256 if the layer has a secret (G10).
     RecordId
 }
 
 impl RecordId {
-    /// From 64 hexadecimal digits, as [`Display`](fmt::Display) writes them
-    /// into logs. `None` if it is anything else.
+    /// Reads an id from its 64 hexadecimal digits, which [`Display`](fmt::Display) writes into
+    /// logs. `None` if the text is anything else.
     ///
     /// ```
     /// use tower_idempotency::store::RecordId;
@@ -63,7 +66,7 @@ impl RecordId {
     }
 }
 
-/// 32 bytes from 64 hexadecimal digits. `None` if it is anything else.
+/// Reads 32 bytes from 64 hexadecimal digits. `None` if the text is anything else.
 pub(crate) fn unhex(hex: &str) -> Option<[u8; 32]> {
     let digits: Option<Vec<u8>> = hex
         .chars()
@@ -79,16 +82,15 @@ pub(crate) fn unhex(hex: &str) -> Option<[u8; 32]> {
     }))
 }
 
-/// All 64 hexadecimal digits.
+/// Writes all 64 hexadecimal digits.
 impl fmt::Display for RecordId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         Hex(&self.0).fmt(f)
     }
 }
 
-/// Feeds only the first eight bytes: an id is a digest, its own bits are as
-/// good as any hash of them. A map on ids still wants a seed, since clients
-/// choose keys.
+/// Hashes only the first eight bytes: an id is a digest, so these bytes are as random as a hash of
+/// all bytes. A map of ids still needs a hasher with a seed, because clients choose their keys.
 impl Hash for RecordId {
     fn hash<H: Hasher>(&self, state: &mut H) {
         let (head, _) = self.0.split_at(8);
@@ -98,36 +100,36 @@ impl Hash for RecordId {
 
 digest! {
     #[derive(Hash)]
-    /// A digest of what was asked: method, target, chosen headers, body.
+    /// A digest of the content of a request: its method, its target, chosen headers and its body.
     Fingerprint
 }
 
 digest! {
     #[derive(Hash)]
-    /// A digest of who asked: namespace and scope, of both its kind and its value.
+    /// A digest of the caller: the namespace, and the kind and the value of the scope (G6).
     ScopeDigest
 }
 
-/// A random 128-bit number that one claim carries: whoever knows it owns
-/// what the claim acquired.
+/// A random 128-bit number that identifies one claim. The owner of a lease proves by the nonce of
+/// its claim that it is the owner (G5).
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Nonce([u8; 16]);
 
 impl Nonce {
-    /// A fresh one.
+    /// Makes a new random nonce.
     #[must_use]
     pub fn random() -> Self {
-        // One number: an array would be drawn byte by byte.
+        // One number of 128 bits is drawn at once, but an array would be drawn byte by byte.
         Self(rand::random::<u128>().to_ne_bytes())
     }
 
-    /// From the 16 bytes that a store kept.
+    /// Makes the nonce from the 16 bytes that a store kept.
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(bytes)
     }
 
-    /// The 16 bytes, for a store to keep.
+    /// Returns the 16 bytes that a store keeps.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 16] {
         &self.0
@@ -140,21 +142,22 @@ impl fmt::Debug for Nonce {
     }
 }
 
-/// A number that grows with every claim of a record, whatever became of the
-/// claims before: a downstream write that remembers the highest token it saw
-/// can refuse an owner that was overtaken (G5).
+/// A number that is larger for each later owner of a record (G5).
 ///
-/// Strictly increasing per record id over all claims ever, and below 2⁵³, so
-/// that every JSON number and every Lua double carries it exactly. A store
-/// makes it as `max(last + 1, its clock in µs)`.
+/// A system that the handler writes to can keep the highest token that it has seen, and reject a
+/// write with a lower token: that write comes from an owner that was overtaken.
+///
+/// The token increases strictly with each acquisition of a record id, also after the record was
+/// forgotten. A store makes it as `max(last + 1, its clock in µs)`. The token is below 2⁵³, so
+/// that a JSON number and a Lua double can represent it exactly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FencingToken(u64);
 
 impl FencingToken {
-    /// The number of tokens there are: 2⁵³.
+    /// The limit of tokens, 2⁵³: every token is below it.
     pub const LIMIT: u64 = 1 << 53;
 
-    /// `None` at or above [`LIMIT`](Self::LIMIT).
+    /// Makes a token; `None` if the number is not below [`LIMIT`](Self::LIMIT).
     #[must_use]
     pub const fn new(token: u64) -> Option<Self> {
         if token < Self::LIMIT {
@@ -164,7 +167,7 @@ impl FencingToken {
         }
     }
 
-    /// The number.
+    /// Returns the number.
     #[must_use]
     pub const fn get(self) -> u64 {
         self.0
@@ -177,10 +180,10 @@ impl fmt::Display for FencingToken {
     }
 }
 
-/// The content type of what a store keeps in the place of an encrypted answer.
+/// The content type of the completion that a store keeps in place of an encrypted one.
 pub(crate) const ENCRYPTED: &str = "application/vnd.tower-idempotency.encrypted";
 
-/// A recorded answer: what every retry is given.
+/// A recorded response, which every retry gets.
 ///
 /// ```
 /// use http::{HeaderMap, StatusCode};
@@ -194,26 +197,26 @@ pub(crate) const ENCRYPTED: &str = "application/vnd.tower-idempotency.encrypted"
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Completion {
-    /// The status as the handler answered it.
+    /// The status of the handler's response.
     pub status: StatusCode,
-    /// The headers that `record_headers` lets through.
+    /// The headers that the option `record_headers` selects.
     pub headers: HeaderMap,
     /// The whole body.
     pub body: Bytes,
-    /// The trailers, if the answer had any.
+    /// The trailers, if the response had any.
     pub trailers: Option<HeaderMap>,
     /// When the execution began, by the wall clock of the process that ran it.
     pub began_at: SystemTime,
-    /// When the answer was whole, by the same clock.
+    /// When the response was complete, by the same clock.
     pub completed_at: SystemTime,
-    /// For how long, from `completed_at`, the record is kept. The store
-    /// counts it on its own clock.
+    /// How long the record is kept. The store measures this time by its own clock, from the moment
+    /// in which it stores the completion.
     pub retention: Duration,
 }
 
 impl Completion {
-    /// An answer without headers that began and ended at `when`, to be kept
-    /// for 24 hours.
+    /// Makes a completion without headers, whose execution began and ended at `when`, and which is
+    /// kept for 24 hours.
     pub fn new(status: StatusCode, body: impl Into<Bytes>, when: SystemTime) -> Self {
         Self {
             status,
@@ -226,13 +229,15 @@ impl Completion {
         }
     }
 
-    /// When the record ends; `None` if that is beyond what a clock can say.
+    /// Returns when the retention ends: `retention` after `completed_at`. `None` if a `SystemTime`
+    /// can't represent that time.
     #[must_use]
     pub fn kept_until(&self) -> Option<SystemTime> {
         self.completed_at.checked_add(self.retention)
     }
 
-    /// What the answer weighs, in bytes: body, header names and values.
+    /// Returns the size of the completion in bytes: of its body, and of the names and values of
+    /// its headers and trailers.
     #[must_use]
     pub fn weight(&self) -> usize {
         let fields = |map: &HeaderMap| -> usize {
@@ -243,14 +248,14 @@ impl Completion {
         self.body.len() + fields(&self.headers) + self.trailers.as_ref().map_or(0, fields)
     }
 
-    /// Whether this is what a store was given in the place of an answer.
+    /// Whether this completion stands for an encrypted one.
     pub(crate) fn is_encrypted(&self) -> bool {
         let content_type = self.headers.get(CONTENT_TYPE);
         content_type.is_some_and(|content_type| content_type == ENCRYPTED)
     }
 }
 
-/// Lower-case hex of some bytes.
+/// Writes bytes as lower-case hexadecimal digits.
 pub(crate) struct Hex<'a>(pub(crate) &'a [u8]);
 
 impl fmt::Display for Hex<'_> {

@@ -15,11 +15,13 @@ const IDEMPOTENCY_CODE: HeaderName = HeaderName::from_static("idempotency-code")
 const IDEMPOTENCY_RETRY: HeaderName = HeaderName::from_static("idempotency-retry");
 
 impl Rejection {
-    /// The answer as gRPC has it, in headers alone (`Trailers-Only`): HTTP
-    /// status 200, `grpc-status` and `grpc-message`, and for programs the
-    /// metadata `idempotency-code`, `idempotency-retry` and, where waiting
-    /// helps, `grpc-retry-pushback-ms`. What a layer sends to gRPC requests
-    /// that was told nothing else; [`status`](Self::status) is not in it.
+    /// Renders the rejection for a gRPC client, as a response that has headers and no body
+    /// (`Trailers-Only`).
+    ///
+    /// The response has the HTTP status 200, whatever [`status`](Self::status) is, and the headers
+    /// `grpc-status` and `grpc-message`. For programs it has the metadata `idempotency-code`,
+    /// `idempotency-retry` and, if waiting helps, `grpc-retry-pushback-ms` (in milliseconds). This
+    /// is the default form for gRPC requests.
     ///
     /// ```
     /// use tower_idempotency::rejection::{Rejection, RejectionCode};
@@ -43,7 +45,8 @@ impl Rejection {
         let retry = code.retry().as_str();
         headers.insert(IDEMPOTENCY_RETRY, HeaderValue::from_static(retry));
         if let Some(wait) = self.retry_after() {
-            // 32 bits with a sign; clients take anything else for "never".
+            // The value is a signed number of 32 bits. A client takes any other value for "do not
+            // retry".
             let millis = i32::try_from(wait.as_millis()).unwrap_or(i32::MAX);
             headers.insert(GRPC_RETRY_PUSHBACK_MS, HeaderValue::from(millis));
         }
@@ -51,8 +54,8 @@ impl Rejection {
     }
 }
 
-/// As `grpc-message` wants it: space and what is printable in ASCII as it
-/// stands, but for the percent sign; of anything else the bytes of its UTF-8.
+/// Encodes a value of `grpc-message`. The space and printable ASCII except the percent sign stay
+/// as they are; every other character becomes the percent-encoded bytes of its UTF-8.
 fn percent_encoded(message: &str) -> HeaderValue {
     let mut encoded = String::with_capacity(message.len());
     for byte in message.bytes() {
@@ -104,10 +107,10 @@ mod tests {
         }
     }
 
-    /// Clients act on these.
+    /// Clients act on these statuses, so a change of them breaks clients.
     #[test]
     fn codes_have_the_grpc_statuses_of_the_contract() {
-        // Statuses are those of HTTP.
+        // The option `rejection_status` sets HTTP statuses, so it must not change a gRPC status.
         let statuses = RejectionCode::ALL
             .iter()
             .map(|code| (*code, http::StatusCode::GONE));

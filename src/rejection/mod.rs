@@ -1,4 +1,8 @@
-//! What a request that the layer rejects is told: codes, texts, and the forms they are sent in.
+//! The responses to requests that the layer rejects (G9): their codes, their texts, and the forms
+//! in which they are sent.
+//!
+//! Public items: [`Rejection`], [`RejectionCode`], [`Retry`], [`RenderRejection`]. May use:
+//! `message`, and the leaves `display` and `error`.
 
 pub(crate) mod grpc;
 
@@ -21,16 +25,17 @@ pub(crate) use template::Template;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Retry {
-    /// Send the same request again, with the same key.
+    /// The client can send the same request again, with the same key.
     SameKey,
-    /// Correct the request, and send it with a new (or well-formed) key.
+    /// The client can correct the request, and send it with a new (or a well-formed) key.
     NewKey,
-    /// Sending it again does not help.
+    /// The client gets the same rejection if it sends the request again.
     Never,
 }
 
 impl Retry {
-    /// As it stands in the member `retry`: `same-key`, `new-key` or `never`.
+    /// Returns the value of the member `retry` in the problem document: `same-key`, `new-key` or
+    /// `never`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -41,11 +46,11 @@ impl Retry {
     }
 }
 
-/// Declares [`RejectionCode`]. A row has the variant; its word; the HTTP status and the gRPC status;
-/// what a client can do; and the title.
+/// Declares [`RejectionCode`]. Each row has the variant, its word, its HTTP status, its gRPC
+/// status, its [`Retry`], and its title.
 macro_rules! codes {
     ($($(#[$doc:meta])* $code:ident $word:literal $status:ident $grpc:literal $retry:ident $title:literal;)*) => {
-        /// Why a request was not executed and not replayed.
+        /// Why the layer neither executed a request nor replayed a response.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[non_exhaustive]
         pub enum RejectionCode {
@@ -53,7 +58,7 @@ macro_rules! codes {
         }
 
         impl RejectionCode {
-            /// All of them.
+            /// All codes, in the order of their declaration.
             pub const ALL: &'static [Self] = &[$(Self::$code),*];
 
             const fn row(self) -> (&'static str, StatusCode, u32, Retry, &'static str) {
@@ -66,7 +71,7 @@ macro_rules! codes {
 }
 
 codes! {
-    /// A key is required here, and the request has none.
+    /// The route requires a key, and the request has none.
     KeyRequired "key-required" BAD_REQUEST 3 NewKey "Idempotency key required";
     /// The key is malformed, empty, sent twice or of the wrong format.
     KeyInvalid "key-invalid" BAD_REQUEST 3 NewKey "Idempotency key invalid";
@@ -74,7 +79,7 @@ codes! {
     KeyTooShort "key-too-short" BAD_REQUEST 3 NewKey "Idempotency key too short";
     /// The key is too long.
     KeyTooLong "key-too-long" BAD_REQUEST 3 NewKey "Idempotency key too long";
-    /// The scope finds no caller.
+    /// The scope found no caller in the request (G6).
     ScopeMissing "scope-missing" BAD_REQUEST 16 Never "Caller unknown";
     /// The request's body is larger than `max_request_body`.
     BodyTooLarge "body-too-large" PAYLOAD_TOO_LARGE 11 Never "Request body too large";
@@ -84,50 +89,54 @@ codes! {
     BodyUnreadable "body-unreadable" BAD_REQUEST 14 SameKey "Request body unreadable";
     /// The key was used for another request.
     KeyReused "key-reused" UNPROCESSABLE_ENTITY 3 NewKey "Idempotency key reused";
-    /// The first request with this key is still running.
+    /// The first request with this key is still running, or may still be running.
     InFlight "in-flight" CONFLICT 10 SameKey "Request still in flight";
-    /// It is not known how the first request ended (`on_lapsed_lease = refuse`).
+    /// It is not known how the operation ended: the route has
+    /// [`OnLapsedLease::Refuse`](crate::options::OnLapsedLease::Refuse), or the handler of an
+    /// `exactly_once` route did not commit.
     OutcomeUnknown "outcome-unknown" CONFLICT 9 SameKey "Outcome unknown";
-    /// The operation is done, but its response was not kept.
+    /// The operation is done, but its response was not recorded.
     ResponseUnavailable "response-unavailable" CONFLICT 6 Never "Response unavailable";
-    /// The store did not answer.
+    /// The store failed, or did not respond within `store_timeout`.
     StoreUnavailable "store-unavailable" SERVICE_UNAVAILABLE 14 SameKey "Idempotency store unavailable";
-    /// There is no room for another operation.
+    /// The store has no room for another record, or the layer for another request body or
+    /// background operation.
     OverCapacity "over-capacity" SERVICE_UNAVAILABLE 8 SameKey "Over capacity";
 }
 
 impl RejectionCode {
-    /// The code as it stands in the member `code`, such as `key-reused`.
+    /// Returns the value of the member `code` in the problem document, such as `key-reused`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         self.row().0
     }
 
-    /// The HTTP status, unless the layer was given another one.
+    /// Returns the HTTP status that the rejection has unless
+    /// [`rejection_status`](crate::IdempotencyLayerBuilder::rejection_status) sets another one.
     #[must_use]
     pub const fn default_status(self) -> StatusCode {
         self.row().1
     }
 
-    /// The status code of gRPC, such as 10 (`ABORTED`).
+    /// Returns the status code of gRPC, such as 10 (`ABORTED`).
     #[must_use]
     pub const fn grpc_status(self) -> u32 {
         self.row().2
     }
 
-    /// What the client can do.
+    /// Returns what the client can do.
     #[must_use]
     pub const fn retry(self) -> Retry {
         self.row().3
     }
 
-    /// A short name for people, the same for every occurrence.
+    /// Returns a short name for people, which is the same for all rejections with this code.
     #[must_use]
     pub const fn title(self) -> &'static str {
         self.row().4
     }
 
-    /// Whether waiting a moment is what helps.
+    /// Whether the rejection says after which time the client can try again.
     const fn says_when(self) -> bool {
         matches!(
             self,
@@ -142,8 +151,9 @@ impl fmt::Display for RejectionCode {
     }
 }
 
-/// One refusal, before it is rendered. It holds nothing of another request,
-/// of a scope or of a stored answer.
+/// A rejection of one request, before it is rendered as a response.
+///
+/// A rejection contains nothing of another request, of a scope or of a recorded response (G6).
 #[derive(Clone, Debug)]
 pub struct Rejection {
     code: RejectionCode,
@@ -154,8 +164,8 @@ pub struct Rejection {
 }
 
 impl Rejection {
-    /// A rejection with the default status of its code, to test a renderer
-    /// with. `detail` is for the person who reads the answer.
+    /// Makes a rejection with the default status of its code, so that a renderer can be tested.
+    /// `detail` is for the person who reads the response.
     pub fn new(code: RejectionCode, detail: impl Into<Cow<'static, str>>) -> Self {
         Self {
             code,
@@ -166,14 +176,15 @@ impl Rejection {
         }
     }
 
-    /// With another status than the default of its code.
+    /// Sets another status than the default of the code.
     #[cfg(feature = "_sql")]
     pub(crate) fn with_status(mut self, status: StatusCode) -> Self {
         self.status = status;
         self
     }
 
-    /// With the layer's word on statuses, waiting and documentation.
+    /// Sets the status and the URL of the documentation that the layer's options name, and
+    /// `Retry-After` if waiting helps.
     pub(crate) fn settle(mut self, rules: &RejectionRules, retry_after: Duration) -> Self {
         let own = rules.statuses.iter().find(|(code, _)| *code == self.code);
         self.status = own.map_or(self.status, |(_, status)| *status);
@@ -182,34 +193,35 @@ impl Rejection {
         self
     }
 
-    /// Which of the reasons it is.
+    /// Returns the reason for the rejection.
     #[must_use]
     pub fn code(&self) -> RejectionCode {
         self.code
     }
 
-    /// One or two sentences for the person who reads the answer.
+    /// Returns one or two sentences for the person who reads the response.
     #[must_use]
     pub fn detail(&self) -> &str {
         &self.detail
     }
 
-    /// The status of the answer.
+    /// Returns the HTTP status of the response.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         self.status
     }
 
-    /// How long to wait before the next attempt, where waiting helps.
+    /// Returns how long the client should wait before its next attempt; `None` if waiting does not
+    /// help.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         self.retry_after
     }
 
-    /// The answer as RFC 9457 has it: `application/problem+json` with the
-    /// members `type`, `title`, `status`, `detail`, `code`, `retry` and
-    /// `source`. What a layer sends that was told nothing else, except to gRPC
-    /// requests: they get [`grpc`](Self::grpc).
+    /// Renders the rejection as a problem document (RFC 9457): `application/problem+json` with the
+    /// members `type`, `title`, `status`, `detail`, `code`, `retry` and `source`.
+    ///
+    /// This is the default form. The default form for gRPC requests is [`grpc`](Self::grpc).
     #[must_use]
     pub fn problem(&self) -> Response<Bytes> {
         let problem = serde_json::json!({
@@ -224,9 +236,11 @@ impl Rejection {
         self.answer("application/problem+json", problem.to_string())
     }
 
-    /// An answer with a body of the application's own, and the status and
-    /// headers of this rejection: `Cache-Control: no-store`, `Retry-After` and
-    /// `Link` where they apply.
+    /// Renders the rejection with the application's own body.
+    ///
+    /// The response has the status of this rejection and its headers: `Cache-Control: no-store`,
+    /// `Retry-After` (in seconds) if waiting helps, and `Link` if the layer has a `docs_url`. A
+    /// `content_type` that is not a valid header value is left out.
     pub fn answer(&self, content_type: &str, body: impl Into<Bytes>) -> Response<Bytes> {
         let mut response = Response::new(body.into());
         *response.status_mut() = self.status;
@@ -236,7 +250,8 @@ impl Rejection {
         }
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Some(wait) = self.retry_after {
-            // Whole seconds on the wire; less than one would say "at once".
+            // `Retry-After` has whole seconds. The wait is rounded up, because a client takes 0
+            // for "at once".
             let seconds = wait
                 .as_secs()
                 .saturating_add(u64::from(wait.subsec_nanos() > 0));
@@ -251,10 +266,10 @@ impl Rejection {
     }
 }
 
-/// Gives rejections an application's own shape.
+/// Renders rejections in the application's own form.
 ///
-/// Closures are renderers. This one gives a service its envelope, with the
-/// id of the request:
+/// A closure from `(&Rejection, &Parts)` to `Response<Bytes>` is a renderer. This one puts each
+/// rejection into the JSON object that a service uses for its errors, with the id of the request:
 ///
 /// ```
 /// use http::request::Parts;
@@ -276,9 +291,9 @@ impl Rejection {
 /// # Ok::<(), tower_idempotency::ConfigError>(())
 /// ```
 ///
-/// A type does the same, and may replace the whole answer. It is asked about
-/// gRPC requests too: [`Rejection::grpc`] is what they get without it. And it
-/// is asked for the examples of the contract (`IdempotencyLayer::contract`).
+/// A full implementation by a type looks like this. A renderer also renders the rejections of gRPC
+/// requests, which otherwise get [`Rejection::grpc`], and the examples in the contract
+/// (`IdempotencyLayer::contract`).
 ///
 /// ```
 /// use bytes::Bytes;
@@ -297,7 +312,7 @@ impl Rejection {
 /// }
 /// ```
 pub trait RenderRejection: Send + Sync + 'static {
-    /// The answer to the request with this head.
+    /// Returns the response to the request with this head.
     fn render(&self, rejection: &Rejection, request: &Parts) -> Response<Bytes>;
 }
 
@@ -322,7 +337,7 @@ impl RenderRejection for Arc<dyn RenderRejection> {
     }
 }
 
-/// What the layer was told about rejections.
+/// The options of a layer that concern rejections.
 #[derive(Clone, Default)]
 pub(crate) struct RejectionRules {
     pub(crate) statuses: Vec<(RejectionCode, StatusCode)>,
@@ -332,13 +347,14 @@ pub(crate) struct RejectionRules {
 }
 
 impl RejectionRules {
-    /// Whether a request's head is looked at once more when it is rejected.
+    /// Whether the response to a rejected request depends on the head of that request.
     pub(crate) fn look_at_requests(&self) -> bool {
         self.renderer.is_some() || !self.bodies.is_empty()
     }
 
-    /// `request` is there wherever [it is looked at](Self::look_at_requests);
-    /// `grpc` says whether it was a gRPC request.
+    /// Renders a rejection. `request` must be `Some` if
+    /// [`look_at_requests`](Self::look_at_requests) is true; `grpc` says whether the request was a
+    /// gRPC request.
     pub(crate) fn render(
         &self,
         rejection: &Rejection,
@@ -374,7 +390,7 @@ mod tests {
             .problem()
     }
 
-    /// Clients act on these bytes.
+    /// Clients parse these bytes, so a change of them breaks clients.
     #[test]
     fn the_problem_document_is_exactly_this() {
         let response = settled(RejectionCode::InFlight, &RejectionRules::default());

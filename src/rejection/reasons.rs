@@ -14,7 +14,7 @@ impl Rejection {
         )
     }
 
-    /// `limit` in bytes.
+    /// `limit` is the option `max_request_body`, in bytes.
     pub(crate) fn body_too_large(limit: usize) -> Self {
         Self::new(
             RejectionCode::BodyTooLarge,
@@ -24,7 +24,8 @@ impl Rejection {
         )
     }
 
-    /// A body limit outside the layer, which is not the layer's to name.
+    /// A body limit outside the layer ended the request's body. The text does not name that limit,
+    /// because the layer does not know it.
     pub(crate) fn body_too_large_elsewhere() -> Self {
         Self::new(
             RejectionCode::BodyTooLarge,

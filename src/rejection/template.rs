@@ -1,4 +1,4 @@
-//! Bodies of rejections as an API has published them, with placeholders.
+//! The application's own bodies of rejections, as texts with placeholders.
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
@@ -13,7 +13,7 @@ use crate::message::media_type::is_json;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Checked when it is made, so that it can't fail when it is used.
+/// A text with placeholders, and its content type. `new` checks both, so that `render` can't fail.
 #[derive(Clone, Debug)]
 pub(crate) struct Template {
     content_type: HeaderValue,
@@ -54,14 +54,17 @@ impl Placeholder {
         all.find(|(own, _)| *own == name).map(|(_, own)| own)
     }
 
-    /// Whether its values are safe in any type of content.
+    /// Whether the placeholder is allowed in a body that is not JSON, where its value can't be
+    /// escaped.
     fn is_plain(self) -> bool {
         !matches!(self, Self::Title | Self::Detail | Self::DocsUrl)
     }
 }
 
 impl Template {
-    /// The option of the error is `content_type` or `body`, whichever is wrong.
+    /// # Errors
+    /// If the content type or the body is wrong. The option of the error is `content_type` or
+    /// `body`.
     pub(crate) fn new(content_type: &str, body: &str) -> Result<Self, ConfigError> {
         let is_type = |own: &str| {
             let essence = own.split(';').next().unwrap_or_default().trim();
@@ -89,8 +92,9 @@ impl Template {
 
     fn check(&self) -> Result<(), String> {
         if self.is_json {
-            // A value that no escape and no number begins with: where this is
-            // right, any value is.
+            // No escape, number or word of JSON begins with `sample`. So if the body is JSON with
+            // `sample` in it, the placeholder is inside a string, and the body is JSON with every
+            // escaped value.
             let sample = self.fill(|placeholder| match placeholder {
                 Placeholder::Status => "409".to_owned(),
                 _ => "sample".to_owned(),
@@ -130,7 +134,7 @@ impl Template {
             .collect()
     }
 
-    /// The answer to the request with this head.
+    /// Returns the response to the request with this head.
     pub(crate) fn render(&self, rejection: &Rejection, request: &Parts) -> Response<Bytes> {
         let id = self.names(Placeholder::RequestId).then(|| id_of(request));
         let body = self.fill(|placeholder| {
@@ -166,7 +170,8 @@ impl Template {
     }
 }
 
-/// `{name}` is a placeholder; every other brace is text, as JSON is full of them.
+/// Splits a body at its placeholders. `{name}` is a placeholder; every other brace is text,
+/// because JSON contains many braces.
 fn pieces(body: &str) -> Result<Vec<Piece>, String> {
     let mut pieces = Vec::new();
     let mut text = String::new();
@@ -201,7 +206,7 @@ fn pieces(body: &str) -> Result<Vec<Piece>, String> {
     Ok(pieces)
 }
 
-/// The request's own id, or a new one.
+/// Returns the value of the request's `x-request-id`, or a new UUID if the request has none.
 fn id_of(request: &Parts) -> (String, HeaderValue) {
     let own = request.headers.get(REQUEST_ID);
     let own = own.and_then(|value| Some((value.to_str().ok()?, value)));
@@ -213,7 +218,7 @@ fn id_of(request: &Parts) -> (String, HeaderValue) {
     (id, value)
 }
 
-/// As the inside of a JSON string.
+/// Escapes `value` for the inside of a JSON string.
 fn escaped(value: &str) -> String {
     let quoted = serde_json::Value::from(value).to_string();
     quoted[1..quoted.len() - 1].to_owned()

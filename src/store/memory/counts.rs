@@ -52,7 +52,8 @@ impl Counts {
 
     /// Counts a record that replaces another.
     pub(super) fn replace(&self, old: (Kind, usize), new: (Kind, usize)) {
-        // Modulo 2⁶⁴: the new record may be smaller.
+        // The difference wraps around, because the new record may be smaller; so does the
+        // addition, and the sum is right.
         let more = new.1.wrapping_sub(old.1);
         self.bytes.fetch_add(more, Ordering::Relaxed);
         if let Some(count) = self.of(new.0) {
@@ -63,7 +64,8 @@ impl Counts {
         }
     }
 
-    /// Records in flight have no counter: they are the rest of all records.
+    /// Returns the counter of a kind of record. Records in flight have no counter: their number is
+    /// that of all records less the others.
     fn of(&self, kind: Kind) -> Option<&AtomicUsize> {
         match kind {
             Kind::InFlight => None,

@@ -7,8 +7,8 @@ use super::queues::{Expired, Expiry, ExpiryQueue};
 use super::records::Records;
 
 impl Records {
-    /// Puts a record into the queue of its kind, and removes a few expired ones:
-    /// so the store shrinks without a task of its own.
+    /// Puts a record into the queue of its kind, and removes a few expired records, so that the
+    /// store shrinks without a task of its own.
     pub(super) fn enqueue(&self, entry: Option<(ExpiryQueue, Duration, Expiry)>, now: SinceStart) {
         let taken = {
             let mut queues = self.queues.lock();

@@ -1,4 +1,4 @@
-//! What keeps a lease from lapsing while its owner lives.
+//! The guard of a lease: the lease does not lapse while its guard lives.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -16,8 +16,8 @@ use super::sync::{AtomicBool, Ordering};
 pub(super) struct Guard {
     store: Weak<Records>,
     id: RecordId,
-    /// For how long the record stays once the guard is dropped. `None`: until
-    /// someone resolves the record.
+    /// How long the record stays after the guard is dropped. `None` if the record stays until
+    /// someone resolves it.
     stays: Option<Duration>,
     /// The operation has ended, so the drop of the guard changes nothing.
     settled: AtomicBool,
@@ -66,7 +66,8 @@ impl Drop for Guard {
                     guard,
                     ..
                 } if std::ptr::eq(guard.as_ptr(), self) => {
-                    // The lease ends now, if its time was over before.
+                    // A lease whose time is over already ends now. The guard kept it alive until
+                    // here.
                     *guarded = false;
                     *lapses_at = now.max(*lapses_at);
                 }

@@ -1,4 +1,4 @@
-//! The hash of the map.
+//! The hasher of the map.
 
 use std::hash::{BuildHasher, Hasher};
 

@@ -1,4 +1,4 @@
-//! Records in this process.
+//! A store that keeps its records in the memory of this process.
 
 use std::fmt;
 use std::sync::Arc;
@@ -35,13 +35,14 @@ pub use self::limits::{MemoryStats, WhenFull};
 
 /// A [`Store`] in this process's memory, on [`DashMap`](dashmap::DashMap).
 ///
-/// Records end with the process. A clone is another handle on the same
-/// records. Held to a number of records and of bytes, see
-/// [`builder`](Self::builder): at its cap the store forgets tombstones, then
-/// completions, oldest first, and never a record in flight.
+/// The records end with the process. A clone is another handle on the same records.
 ///
-/// A lease does not lapse while the layer runs its operation, whatever blocks
-/// the runtime: the store sees that its guard lives.
+/// The number of records and their bytes are limited (see [`builder`](Self::builder)). At a limit
+/// the store forgets the oldest tombstone or, if there is none, the oldest completion; it never
+/// forgets a record in flight.
+///
+/// A lease does not lapse while the layer runs its operation, also if something blocks the
+/// runtime: the store sees that the guard of the lease lives.
 ///
 /// Expiry follows tokio's clock, so a test can pause and advance it:
 ///
@@ -101,16 +102,16 @@ impl MemoryStoreBuilder {
         self
     }
 
-    /// What to do at a cap. Default: [`WhenFull::Evict`].
+    /// What the store does at a limit. Default: [`WhenFull::Evict`].
     pub fn when_full(mut self, when_full: WhenFull) -> Self {
         self.limits.when_full = when_full;
         self
     }
 
-    /// The store.
+    /// Makes the store.
     ///
     /// # Errors
-    /// If a cap leaves no room for a single record.
+    /// If a limit leaves no room for a single record.
     pub fn build(self) -> Result<MemoryStore, ConfigError> {
         if self.limits.max_records == 0 {
             return Err(ConfigError::new("max_records", "must be at least 1"));
@@ -124,13 +125,13 @@ impl MemoryStoreBuilder {
 }
 
 impl MemoryStore {
-    /// With the default caps: a million records, 256 MiB.
+    /// Makes a store with the default limits: a million records and 256 MiB.
     #[must_use]
     pub fn new() -> Self {
         Self::with(Self::builder(), Clock::tokio())
     }
 
-    /// With other caps.
+    /// Returns the options of a store, such as other limits.
     pub fn builder() -> MemoryStoreBuilder {
         MemoryStoreBuilder {
             limits: Limits {
@@ -153,13 +154,13 @@ impl MemoryStore {
         self.stats().records
     }
 
-    /// Whether there is none.
+    /// Whether there are no records.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// How many records there are in each state, and what they take.
+    /// Returns how many records there are in each state, and about how many bytes they take.
     #[must_use]
     pub fn stats(&self) -> MemoryStats {
         self.records.counts.stats()
@@ -180,7 +181,7 @@ impl fmt::Debug for MemoryStore {
     }
 }
 
-/// No operation awaits: a guard of the map never meets one.
+/// No operation has an `await`, so no guard of the map is held over one.
 impl Store for MemoryStore {
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
         Ok(Records::claim(&self.records, claim))
@@ -220,7 +221,7 @@ impl Store for MemoryStore {
     }
 }
 
-/// The same operations, without a future around each.
+/// The same operations for the layer, with results that are there at once instead of futures.
 struct AtOnce(MemoryStore);
 
 impl DynStore for AtOnce {

@@ -20,7 +20,7 @@ use super::slot::{Slot, State, token};
 use super::sync::{AtomicU64, Entry, Map, Ordering, map};
 use super::waiters::Waiters;
 
-/// Estimate of the bytes that one header takes beside its name and value.
+/// An estimate of the bytes that one header takes besides its name and value.
 const FIELD_BYTES: usize = 96;
 /// The records of one store.
 pub(super) struct Records {
@@ -44,7 +44,7 @@ impl Records {
         let since_epoch = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
-        // Below 2⁵³ until the year 2255.
+        // The number of microseconds stays below 2⁵³ until the year 2255.
         let micros = u64::try_from(since_epoch.as_micros()).unwrap_or(0);
         Self {
             slots: map(),
@@ -186,7 +186,8 @@ impl Records {
             }
         }
         drop(gone);
-        // Before the record is in a queue itself: it must not evict itself.
+        // Room is made before the record enters a queue, because otherwise the record could evict
+        // itself.
         let full = || self.counts.bytes.load(Ordering::Relaxed) > self.limits.max_bytes;
         if self.limits.when_full == WhenFull::Evict {
             while full() && self.evict_one(false) {}

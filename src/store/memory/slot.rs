@@ -41,7 +41,7 @@ pub(super) enum State {
     Done {
         fingerprint: Fingerprint,
         nonce: Nonce,
-        /// `None`: the record is sealed.
+        /// `None` if the record is sealed.
         completion: Option<Arc<Completion>>,
         expires_at: SinceStart,
     },
@@ -133,7 +133,7 @@ impl Slot {
         }
     }
 
-    /// When the record expires, unless it changes before; `None`: never.
+    /// Returns when the record expires if it does not change before; `None` if it never expires.
     pub(super) fn end(&self) -> Option<SinceStart> {
         match &self.state {
             State::Done { expires_at, .. } | State::Released { expires_at } => Some(*expires_at),

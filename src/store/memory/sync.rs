@@ -17,8 +17,8 @@ pub(super) type Map<T> = dashmap::DashMap<RecordId, T, IdHasher>;
 #[cfg(shuttle)]
 pub(super) type Map<T> = shuttle_dashmap::DashMap<RecordId, T>;
 
-/// Many small shards: a shard is locked while it grows, and a small one only
-/// briefly.
+/// The map has many small shards, because a shard is locked while it grows, and a small shard
+/// grows fast.
 #[cfg(not(shuttle))]
 const SHARDS: usize = 128;
 

@@ -46,12 +46,13 @@ impl Drop for Waiter {
     /// Passes a wake-up on that the dropped waiter did not use: without this the
     /// other waiters of a released record would not learn of the release.
     ///
-    /// This ends: each wake-up removes a ticket, and a request takes another
-    /// ticket only after its claim found the record in flight. A record in flight
-    /// is not claimable, and its owner wakes the other waiters later.
+    /// The chain of wake-ups ends: each wake-up removes a ticket, and a request takes another
+    /// ticket only after its claim found the record in flight. A record in flight can't be
+    /// claimed, and its owner wakes the other waiters later.
     fn drop(&mut self) {
         let woken = !self.records.waiters.leave(&self.id, self.ticket);
-        // Looks at the record before `wake_one` reads `count`: see there.
+        // The record is read before `wake_one` reads `count`; `Waiters::count` says why this order
+        // is needed.
         if woken && self.records.is_claimable(&self.id) {
             self.records.waiters.wake_one(&self.id);
         }

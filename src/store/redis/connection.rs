@@ -18,7 +18,7 @@ const CONNECT: Duration = Duration::from_secs(1);
 /// How long a reply may take. Longer than any useful `store_timeout`; this
 /// limit only ends requests for which the layer no longer waits.
 const RESPOND: Duration = Duration::from_secs(5);
-/// After which silence a connection is closed.
+/// How long a connection may be silent before it is closed.
 const SILENCE: Duration = Duration::from_secs(5);
 
 /// How a [`RedisStore`](super::RedisStore) reaches its server: from a URL
@@ -54,7 +54,7 @@ enum Source {
 }
 
 impl RedisConnection {
-    /// One server, or a cluster:
+    /// Makes the connection from the URL of one server, or of a cluster:
     ///
     /// | URL | |
     /// | --- | --- |
@@ -67,8 +67,8 @@ impl RedisConnection {
     /// `rediss` for `redis`: turn on a TLS feature of the `redis` crate.
     /// Connections speak RESP3, unless the URL ends in `?protocol=resp2`.
     ///
-    /// Connecting takes at most 1 s, an answer 5 s; a connection that is silent
-    /// for 5 s is given up, and made again for the next request.
+    /// Connecting may take 1 s, and a reply 5 s. A connection that is silent for 5 s is closed,
+    /// and the next request opens a new one.
     ///
     /// # Errors
     /// If the URL is none of these. The error does not repeat the URL.
@@ -138,7 +138,7 @@ impl RedisConnection {
     }
 }
 
-/// Without address and credentials.
+/// Writes neither the address nor the credentials.
 impl fmt::Debug for RedisConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisConnection").finish_non_exhaustive()
@@ -216,7 +216,8 @@ fn nodes(url: &str) -> Nodes {
     Nodes { urls, cluster }
 }
 
-/// Settings of the connection for requests, and of the one for notifications.
+/// Returns the settings of the connection for requests, and those of the connection for
+/// notifications.
 fn infos(url: &str) -> Result<(ConnectionInfo, ConnectionInfo), StoreError> {
     let info = url.into_connection_info().map_err(bad_url)?;
     let info = info.set_tcp_settings(tcp_settings());

@@ -206,7 +206,7 @@ mod tests {
 
     use super::*;
 
-    /// What these servers answer, as the driver hands it on.
+    /// Returns the kind of the error that the driver makes of this line of a server's reply.
     fn kind(line: &str) -> StoreErrorKind {
         let error = redis::parse_redis_value(line.as_bytes())
             .unwrap()
@@ -259,7 +259,7 @@ mod tests {
                 "-WRONGTYPE Operation against a key holding the wrong kind of value",
                 Unreadable,
             ),
-            // Of commands in scripts, Redis 7 and before.
+            // The next errors are those of commands in scripts, in Redis 7 and earlier versions.
             (
                 "-ERR The user executing the script can't run this command or subcommand script: \
                  f30f, on @user_script:181.",
@@ -309,7 +309,7 @@ mod tests {
         ] {
             assert_eq!(kind(io, false), StoreErrorKind::Unknown);
         }
-        // An attempt before it may have.
+        // In a cluster, an earlier attempt may have reached the server.
         assert_eq!(
             kind(ErrorKind::ConnectionRefused, true),
             StoreErrorKind::Unknown

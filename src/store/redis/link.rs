@@ -31,8 +31,7 @@ impl Link {
 /// One server.
 pub(super) struct Server {
     manager: Mutex<Numbered>,
-    /// What a new manager is made of. `None` if the application made the
-    /// manager.
+    /// The client and the settings for a new manager. `None` if the application made the manager.
     made_of: Option<(Client, ConnectionManagerConfig)>,
 }
 
@@ -63,8 +62,8 @@ impl Server {
                 command.query_async(&mut used.manager).await
             }
             Err(error) if is_of_connecting(&error) => match self.replace(used.number) {
-                // Bytes that are no reply: which requests they belong to is
-                // unknown.
+                // After a `Parse` error the bytes of the connection are no replies, and it is
+                // unknown to which requests they belong.
                 Some(mut manager) if error.kind() != ErrorKind::Parse => {
                     command.query_async(&mut manager).await
                 }

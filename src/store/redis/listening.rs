@@ -17,8 +17,8 @@ use crate::store::notify::{Channels, Listen, Notification};
 /// How long one server may take to accept a connection.
 const CONNECT: Duration = Duration::from_millis(700);
 
-/// The servers of which one is connected to: in a cluster a message reaches
-/// every node.
+/// The servers of the store. One connection to any of them is enough, because in a cluster a
+/// message reaches every node.
 pub(super) struct Servers {
     pub(super) clients: Vec<Client>,
     pub(super) keys: Keys,

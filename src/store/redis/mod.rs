@@ -150,7 +150,8 @@ impl RedisStore {
     /// [`RedisConnection::from_url`] lists the forms of URLs.
     ///
     /// # Errors
-    /// As [`RedisStoreBuilder::open`], or if the URL is none of these forms.
+    /// The same errors as [`RedisStoreBuilder::open`], and an error if the URL has none of these
+    /// forms.
     pub async fn connect(url: &str) -> Result<Self, StoreError> {
         Self::open(RedisConnection::from_url(url)?).await
     }
@@ -158,12 +159,12 @@ impl RedisStore {
     /// Opens the store of a connection, with the default prefix.
     ///
     /// # Errors
-    /// As [`RedisStoreBuilder::open`].
+    /// The same errors as [`RedisStoreBuilder::open`].
     pub async fn open(connection: impl Into<RedisConnection>) -> Result<Self, StoreError> {
         Self::builder(connection).open().await
     }
 
-    /// Options, for another prefix.
+    /// Returns the options of a store on this connection, such as another prefix.
     pub fn builder(connection: impl Into<RedisConnection>) -> RedisStoreBuilder {
         RedisStoreBuilder {
             connection: connection.into(),
@@ -176,7 +177,7 @@ impl RedisStore {
     }
 }
 
-/// Without address and credentials.
+/// Writes neither the address nor the credentials.
 impl fmt::Debug for RedisStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisStore")

@@ -35,14 +35,14 @@ script!(RELEASE, "release.lua");
 script!(LOOK_UP, "look_up.lua");
 script!(FORGET, "forget.lua");
 
-/// Runs before there are records, so it is without the functions of
+/// This script runs before there are records, so it does not contain the functions of
 /// `record.lua`.
 pub(super) static REHEARSE: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("rehearse.lua")));
 
 pub(super) struct Script {
     text: &'static str,
-    /// By this the server finds a script that it has loaded.
+    /// The SHA-1 of the text, by which the server finds a script that it has loaded.
     sha1: String,
 }
 

@@ -6,8 +6,8 @@ use crate::store::Lease;
 use crate::store::encoding::EncodedCompletion;
 use crate::store::row::{micros, state};
 
-/// What completing a record writes: the fields of docs/stores.md, in their
-/// order. Numbers are signed, as all engines keep them.
+/// The fields that the completion of a record writes, in the order of `docs/stores.md`. The
+/// numbers are signed, because all engines keep signed numbers.
 #[derive(Clone, Copy)]
 #[allow(dead_code, reason = "no engine binds every field")]
 pub(super) struct CompleteRow<'a> {
@@ -28,8 +28,8 @@ pub(super) struct CompleteRow<'a> {
 }
 
 impl<'a> CompleteRow<'a> {
-    /// The row of `lease`, with what [`EncodedCompletion::of_outcome`] made of the
-    /// outcome.
+    /// Makes the row from a lease and from the outcome, which [`EncodedCompletion::of_outcome`]
+    /// has encoded.
     pub(super) fn of(
         lease: &'a Lease,
         (answer, kept_for): &'a (Option<EncodedCompletion>, Duration),

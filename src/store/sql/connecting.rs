@@ -1,4 +1,4 @@
-//! Connecting to a server.
+//! Connecting to a database server.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -55,7 +55,7 @@ impl Connecting {
     }
 }
 
-/// Also resets the flag if the runtime drops the task; otherwise no task would
+/// Resets the flag when it is dropped, also if the runtime drops the task. Otherwise no task would
 /// ever be started again.
 struct Ends(Arc<AtomicBool>);
 

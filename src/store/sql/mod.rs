@@ -98,7 +98,7 @@ impl fmt::Display for Table {
 /// the operator should do.
 pub(super) struct Meaning(pub(super) StoreErrorKind, pub(super) &'static str);
 
-/// The error of an operation that got no connection, and sent nothing.
+/// Makes the error of an operation that got no connection, and therefore sent nothing.
 pub(super) fn not_sent(
     error: sqlx::Error,
     meaning: fn(&dyn DatabaseError) -> Meaning,
@@ -115,7 +115,7 @@ pub(super) fn not_sent(
     StoreError::new(StoreErrorKind::NotSent, Failed { error, remedy })
 }
 
-/// The error of a statement that was sent.
+/// Makes the error of a statement that was sent.
 pub(super) fn failed(error: sqlx::Error, meaning: fn(&dyn DatabaseError) -> Meaning) -> StoreError {
     let Meaning(kind, remedy) = match &error {
         sqlx::Error::Database(refused) => meaning(&**refused),
@@ -135,7 +135,8 @@ struct Failed {
     remedy: &'static str,
 }
 
-/// As `Display`: the details in an error of a server can quote rows (G10).
+/// Writes only the text of `Display`, because the details in a server's error can quote rows
+/// (G10).
 impl fmt::Debug for Failed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
@@ -152,10 +153,10 @@ impl fmt::Display for Failed {
     }
 }
 
-/// Without a source: the text of an `sqlx::Error` contains that of its source.
+/// This error has no source, because the text of an `sqlx::Error` contains the text of its source.
 impl Error for Failed {}
 
-/// The task that removes expired records. It ends when this is dropped.
+/// A handle of the task that removes expired records. The task ends when the handle is dropped.
 #[derive(Debug)]
 pub(super) struct Purging(tokio::task::AbortHandle);
 

@@ -1,4 +1,4 @@
-//! The store of every SQL engine: options, and what does not depend on the engine.
+//! The store of every SQL engine: its options, and the code that does not depend on the engine.
 
 use std::fmt;
 use std::sync::Arc;
@@ -38,12 +38,12 @@ impl<DB: SqlDatabase> SqlStore<DB> {
     /// [`migrate`](SqlStoreBuilder::migrate) must have made before.
     ///
     /// # Errors
-    /// As [`SqlStoreBuilder::open`].
+    /// The same errors as [`SqlStoreBuilder::open`].
     pub async fn open(pool: Pool<DB>) -> Result<Self, StoreError> {
         Self::builder(pool).open().await
     }
 
-    /// Options for a store, and [`migrate`](SqlStoreBuilder::migrate).
+    /// Returns the options of a store on this pool, and of [`migrate`](SqlStoreBuilder::migrate).
     pub fn builder(pool: Pool<DB>) -> SqlStoreBuilder<DB> {
         SqlStoreBuilder {
             pool,

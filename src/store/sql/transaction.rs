@@ -1,5 +1,5 @@
-//! What each SQL engine implements, and completions inside a transaction of the
-//! handler's own.
+//! The traits that each SQL engine implements, among others for completions inside the handler's
+//! own transaction (G7).
 
 use std::any::Any;
 use std::future::Future;
@@ -20,17 +20,17 @@ pub trait SqlDatabase: Engine {}
 
 impl<DB: Engine> SqlDatabase for DB {}
 
-/// What an engine does in its own way. The trait can't be named outside this
-/// crate, so no other type implements it.
+/// The parts of a store that each engine implements. The trait can't be named outside this crate,
+/// so no other crate can implement [`SqlDatabase`].
 #[expect(unnameable_types, reason = "it seals `SqlDatabase`")]
 pub trait Engine: Database {
-    /// The records in such a database.
+    /// The type that keeps the records in a database of this engine.
     type Records: SqlRecords<Self>;
 
-    /// The statement that begins a transaction which is going to write.
+    /// The statement that begins a transaction in which the handler writes.
     const BEGIN: &'static str;
 
-    /// The error, with advice for the operator.
+    /// Returns a store's error for this error, with advice for the operator.
     fn explained(error: sqlx::Error) -> StoreError;
 }
 
@@ -43,7 +43,7 @@ pub trait SqlRecords<DB: Database>: Store + Sized {
         table: &Table,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Checks that everything is there and of this version.
+    /// Checks that all tables, functions and procedures exist and have this version.
     fn open(pool: Pool<DB>, table: &Table)
     -> impl Future<Output = Result<Self, StoreError>> + Send;
 
@@ -60,7 +60,7 @@ pub trait SqlRecords<DB: Database>: Store + Sized {
         outcome: &'a Outcome,
     ) -> impl Future<Output = Result<CompletedInside, sqlx::Error>> + Send + 'a;
 
-    /// As [`TransactionalStore::fate`].
+    /// Does the same as [`TransactionalStore::fate`].
     fn fate(
         &self,
         lease: &Lease,
@@ -105,8 +105,8 @@ pub enum TransactionFate {
 }
 
 impl TransactionFate {
-    /// By the state of a record that no transaction has locked, and whether its
-    /// nonce is the lease's.
+    /// Returns the fate of the transaction. `state` is the state of a record that no transaction
+    /// has locked, and `is_own` says whether its nonce is that of the lease.
     pub(super) fn of(state: i64, is_own: bool) -> Self {
         use crate::store::row::state::{COMPLETED, IN_FLIGHT, SEALED, UNKNOWN};
         match state {

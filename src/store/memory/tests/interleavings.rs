@@ -1,5 +1,5 @@
-//! The store's operations against each other, in every order that a scheduler
-//! comes up with: `RUSTFLAGS="--cfg shuttle" cargo test --lib interleavings`.
+//! Runs operations of the store at once, under a scheduler that tries many orders of their steps:
+//! `RUSTFLAGS="--cfg shuttle" cargo test --lib interleavings`.
 
 use std::pin::Pin;
 use std::task::{Context, Waker};
@@ -21,7 +21,7 @@ fn explore(scenario: fn()) {
     shuttle::check_pct(scenario, WITH_FEW_SWITCHES, 3);
 }
 
-/// Runs every one of these at once and waits for them.
+/// Runs all threads at once and waits for their ends.
 fn at_once(threads: Vec<Box<dyn FnOnce() + Send>>) {
     let running: Vec<_> = threads.into_iter().map(thread::spawn).collect();
     for thread in running {
@@ -33,7 +33,7 @@ fn bench(max_records: usize) -> Arc<Bench> {
     Arc::new(Bench::with(MemoryStore::builder().max_records(max_records)))
 }
 
-/// A claim whose lease is over at once: only its guard keeps the record.
+/// Returns a claim whose lease ends at once, so that only its guard keeps the lease from lapsing.
 fn brief(id: u8) -> Claim {
     Claim {
         lease: Duration::ZERO,
@@ -64,8 +64,8 @@ fn of_claims_at_once_one_acquires() {
     });
 }
 
-/// G1 and G5: whoever holds a guard is the only owner, whatever its lease
-/// says; whoever lets go can be followed, and then changes nothing.
+/// G1 and G5: the holder of a guard is the only owner, also if its lease is over. After the guard
+/// is dropped another owner can take over, and then the first owner changes nothing.
 #[test]
 fn a_guard_keeps_every_other_owner_out() {
     explore(|| {
@@ -95,7 +95,7 @@ fn a_guard_keeps_every_other_owner_out() {
     });
 }
 
-/// A completion and a takeover race for the record: one of them has it.
+/// A completion and a takeover race for the record, and exactly one of them succeeds.
 #[test]
 fn a_completion_and_a_takeover_exclude_each_other() {
     explore(|| {
@@ -125,7 +125,7 @@ fn a_completion_and_a_takeover_exclude_each_other() {
     });
 }
 
-/// At its cap the store never forgets what runs, and its counts stay right.
+/// At its limit the store never forgets a record in flight, and its counts stay right.
 #[test]
 fn eviction_spares_what_is_in_flight() {
     explore(|| {
@@ -151,8 +151,8 @@ fn eviction_spares_what_is_in_flight() {
     });
 }
 
-/// Release, completion and the next claim: a completion that was
-/// acknowledged is there, and one that was not is not.
+/// A release, a completion and another claim run at once. A completion whose result was `Held` is
+/// in the store, and a completion whose result was `Lost` is not.
 #[test]
 fn a_release_never_undoes_a_completion() {
     explore(|| {
@@ -185,8 +185,8 @@ fn a_release_never_undoes_a_completion() {
     });
 }
 
-/// A claim whose acknowledgement was lost is sent again while the guard of
-/// the first is being dropped: whoever holds a guard at the end owns it.
+/// A claim whose result was lost is sent again while the guard of the first result is dropped. A
+/// lease that has a guard at the end owns the record.
 #[test]
 fn a_claim_that_is_sent_again_is_guarded_again() {
     explore(|| {
@@ -211,8 +211,7 @@ fn a_claim_that_is_sent_again_is_guarded_again() {
     });
 }
 
-/// One of the ways in which an operation ends, each of which leaves a record
-/// that is done or can be claimed.
+/// Ends an operation in a random way. Each way leaves a record that is done or can be claimed.
 fn end_somehow(bench: &Bench, lease: Lease) {
     let Claim { id, nonce, .. } = lease.claim;
     match thread_rng().gen_range(0..6) {
@@ -220,13 +219,13 @@ fn end_somehow(bench: &Bench, lease: Lease) {
         1 => drop(bench.records.release(&id, &nonce, Release::OutcomeUnknown)),
         2 => drop(bench.records.forget(&id, ForgetMode::Forced)),
         3 => drop(lease),
-        // The one that wakes only one.
+        // Only this way wakes a single waiter instead of all.
         _ => drop(bench.records.release(&id, &nonce, Release::MayRunAgain)),
     }
 }
 
-/// What a request does that waits: subscribe, claim, wait, again, and give up
-/// at any point if `patient` does not say otherwise.
+/// Does what a waiting request does: it subscribes, claims and waits, until it acquires the
+/// record. If it is not `patient`, it may give up at any of these steps.
 fn wait_for_a_turn(bench: &Bench, patient: bool) -> Option<Lease> {
     let gives_up = || !patient && thread_rng().gen_bool(0.3);
     let mut turn = None;
@@ -247,7 +246,8 @@ fn wait_for_a_turn(bench: &Bench, patient: bool) -> Option<Lease> {
         }
         drop(turn.take());
         if gives_up() {
-            // After it was polled, so that its waker may be called meanwhile.
+            // The subscription is polled before it is dropped, so that its waker may be called
+            // meanwhile.
             let mut cx = Context::from_waker(Waker::noop());
             let _ = Pin::new(&mut changed).poll(&mut cx);
             return None;
@@ -256,7 +256,8 @@ fn wait_for_a_turn(bench: &Bench, patient: bool) -> Option<Lease> {
         if gives_up() {
             return None;
         }
-        // Some keep it until their claim is answered, some don't.
+        // A patient request keeps its old subscription until its next claim has a result; the
+        // others drop the old one at once.
         turn = patient.then_some(changed);
     }
 }
@@ -279,7 +280,7 @@ fn wait_in_turns(patience: [bool; 3]) {
     assert_eq!(bench.records.waiters.counted(), (0, 0, 0));
 }
 
-/// If somebody waited for ever, the scheduler would find that nobody can go on.
+/// If a thread waited for ever, the scheduler would report a deadlock.
 #[test]
 fn nobody_waits_for_ever() {
     explore(|| wait_in_turns([true, true, true]));
@@ -290,7 +291,7 @@ fn nobody_waits_for_ever_for_one_that_was_woken_and_gave_up() {
     explore(|| wait_in_turns([false, false, true]));
 }
 
-/// A release wakes one, who is being dropped at that moment, before or after.
+/// A release wakes a waiter that is dropped at the same moment, before the wake-up or after it.
 #[test]
 fn a_wake_up_is_never_lost_with_the_one_it_was_for() {
     explore(|| {

@@ -17,7 +17,7 @@ mod waiting;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// A store with a clock that is moved by hand.
+/// A store whose clock the test moves.
 struct Bench {
     records: Arc<Records>,
     clock: Arc<AtomicU64>,
@@ -64,7 +64,7 @@ impl Bench {
         self.records.complete(lease, &completed(b"done"))
     }
 
-    /// One record, from claim to completion.
+    /// Claims a record and completes it.
     fn run(&self, id: u8) {
         assert_eq!(self.complete(&self.acquire(&claim(id))), Ownership::Held);
     }
@@ -257,11 +257,11 @@ fn an_unknown_outcome_is_a_lapse_at_once() {
     let mut next = claim(1);
     next.on_lapsed_lease = OnLapsedLease::Refuse;
     assert!(matches!(bench.found(&next), RecordState::Lapsed { .. }));
-    // A renewal that was on its way, or the claim once more, does not revive it.
+    // Neither a late renewal nor a repeated claim makes the record in flight again.
     assert_eq!(bench.records.renew(&lease), Ownership::Lost);
     assert!(matches!(bench.found(&refuse), RecordState::Lapsed { .. }));
     assert_eq!(bench.stats().in_flight, 1);
-    // Somebody resolves it by hand, under a nonce of their own.
+    // A claim by hand resolves the record, under another nonce.
     next.by_hand = true;
     let by_hand = bench.acquire(&next);
     assert_eq!(bench.complete(&by_hand), Ownership::Held);
@@ -485,7 +485,7 @@ fn sealed_records_are_kept_for_their_retention() {
     assert_eq!(bench.acquire(&claim(1)).attempt, 1);
 }
 
-/// However often one key is claimed and released, it takes the room of one.
+/// A key that is claimed and released many times takes the room of one record.
 #[test]
 fn releases_of_one_key_do_not_add_up() {
     let bench = Bench::new();
@@ -497,7 +497,7 @@ fn releases_of_one_key_do_not_add_up() {
         bench.advance(Duration::from_millis(5));
     }
     assert_eq!(bench.records.queued(), 1);
-    // Its end is that of the last release.
+    // The retention of the record began with its last release.
     bench.advance(HOUR.saturating_sub(Duration::from_secs(1)));
     bench.run(2);
     assert!(bench.has(1));
@@ -533,7 +533,7 @@ fn an_answer_beside_operations_in_flight_is_sealed_rather_than_forgotten() {
     assert_eq!(bench.stats().bytes, 4 * RECORD_BYTES);
 }
 
-/// No record is ever left behind: what has ended makes room as others come.
+/// Every expired record is removed while other records are added.
 #[test]
 fn expired_records_are_removed_as_others_come() {
     let bench = Bench::new();
@@ -581,7 +581,8 @@ fn fifty_claims_at_once_acquire_once() {
     assert_eq!(acquired.into_inner(), 1);
 }
 
-/// Threads over few ids and a small cap: the counts must come out even.
+/// Several threads use few ids and a small limit. In the end the counts must be those of the
+/// records.
 #[test]
 fn counts_are_right_after_any_scramble() {
     let store = MemoryStore::builder()

@@ -1,5 +1,5 @@
-//! The store against a plain reference model: whatever is done to both, in
-//! whatever order and at whatever time, they must say the same.
+//! Compares the store with a simple model: random operations at random times must have the same
+//! results on both.
 
 #![expect(
     clippy::too_many_lines,
@@ -22,7 +22,7 @@ enum Step {
         lease: u64,
         retention: u64,
     },
-    /// The same claim again, nonce and all.
+    /// Sends the same claim again, with the same nonce.
     ClaimAgain {
         lease: usize,
     },
@@ -77,7 +77,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What a record is, as plainly as it can be said.
+/// A record of the model.
 #[derive(Clone, Debug)]
 struct Plain {
     token: u64,
@@ -93,7 +93,7 @@ enum What {
         lapses: u64,
         refuse: bool,
         retention: u64,
-        /// Released as that.
+        /// Whether the owner released the record as unknown.
         unknown: bool,
     },
     Completed {
@@ -110,7 +110,7 @@ enum What {
 #[derive(Default)]
 struct Model {
     records: HashMap<u8, Plain>,
-    /// Nonces whose guard lives.
+    /// The nonces of leases whose guard lives.
     guarded: Vec<Nonce>,
     now: u64,
 }
@@ -121,7 +121,7 @@ impl Model {
             && !self.guarded.contains(&record.nonce)
     }
 
-    /// The record, unless its time is over.
+    /// Returns the record, unless it has expired.
     fn get(&self, id: u8) -> Option<&Plain> {
         let record = self.records.get(&id)?;
         let over = match record.what {
@@ -151,7 +151,7 @@ impl Model {
         }
     }
 
-    /// `Some(attempt)` if the claim acquires.
+    /// Returns the attempt if the claim acquires the record.
     fn claims(&self, id: u8, fingerprint: u8, refuse: bool) -> Option<u64> {
         match self.get(id) {
             None => Some(1),
@@ -177,7 +177,7 @@ fn said(state: &RecordState) -> String {
     }
 }
 
-/// A lease that was given, and its guard while it is held.
+/// A lease that the store gave, and its guard until a step drops the guard.
 struct Given {
     id: u8,
     bare: Lease,
@@ -310,7 +310,7 @@ fn by_lease(
             let guarded = model.guarded.contains(&nonce);
             given.guard = None;
             model.guarded.retain(|own| *own != nonce);
-            // Until now it could not lapse.
+            // The lease could not lapse while its guard lived.
             if let Some(record) = model.records.get_mut(&id)
                 && record.nonce == nonce
                 && let What::InFlight { lapses, .. } = &mut record.what
@@ -320,7 +320,8 @@ fn by_lease(
             }
         }
         Step::ClaimAgain { .. } => {
-            // Only what a resent claim can meet: its own record.
+            // While the record is in flight under this nonce, the same claim gets the same lease
+            // again.
             if renewable {
                 let Claimed::Acquired(again) = bench.claim(&given.bare.claim) else {
                     return Err(TestCaseError::fail("its own record was not given back"));
@@ -355,7 +356,7 @@ fn by_lease(
         Step::Complete { .. } | Step::Seal { .. } => {
             let seal = matches!(step, Step::Seal { .. });
             let outcome = outcome(seal, kept);
-            // An overdue record still knows its token.
+            // The store may still have an expired record, with its token.
             let known = model.records.get(&id);
             let stores = in_flight
                 || match (&current, known) {
@@ -370,8 +371,8 @@ fn by_lease(
                 Ownership::Lost
             };
             let answered = bench.records.complete(&given.bare, &outcome);
-            // Whether the store still knows an overdue record is its own
-            // affair: it may have removed it in passing.
+            // The store may have removed an expired record during another operation. Both results
+            // are right then.
             let either = current.is_none() && !stores;
             prop_assert!(
                 answered == expected || either,

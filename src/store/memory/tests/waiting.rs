@@ -1,4 +1,4 @@
-//! Who is woken by what, and who is not.
+//! Which changes wake which waiters.
 
 use std::pin::Pin;
 use std::sync::Mutex;
@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use super::*;
 use crate::store::{ForgetMode, Subscription};
 
-/// Counts how often it was woken.
+/// A waker that counts how often it was woken.
 #[derive(Default)]
 struct Counting(AtomicUsize);
 
@@ -18,7 +18,7 @@ impl Wake for Counting {
     }
 }
 
-/// One that subscribed, and was polled once.
+/// A waiter whose subscription was polled once.
 struct Waiting {
     subscription: Subscription,
     wakes: Arc<Counting>,
@@ -139,7 +139,7 @@ fn one_that_is_dropped_unused_passes_its_wake_up_on() {
     assert!(first.is_woken());
     drop(first);
     assert!(second.is_woken());
-    // Not polled since it was woken, which changes nothing.
+    // `second` is dropped after its wake-up and before its next poll.
     let mut waiting = [third];
     assert_eq!(woken(&mut waiting), [false]);
     drop(second);
@@ -174,7 +174,8 @@ fn one_that_claimed_passes_nothing_on() {
     assert!(second.is_woken());
 }
 
-/// Woken, but a newcomer was faster: the newcomer's end wakes, nothing else.
+/// A newcomer claims the record before the waiter that was woken. Then only the end of the
+/// newcomer's operation wakes the next waiter.
 #[test]
 fn one_that_was_woken_too_late_passes_nothing_on() {
     let bench = Bench::new();
@@ -206,7 +207,8 @@ fn one_that_was_never_woken_passes_nothing_on() {
     assert!(!second.is_woken());
     bench.release(&lease.claim);
     assert!(second.is_woken());
-    // The record can be claimed by now, but it is the turn of the second.
+    // The record can be claimed now, but `second` has the wake-up, and `third` has none to pass
+    // on.
     drop(third);
     assert!(!fourth.is_woken());
 }
@@ -298,7 +300,7 @@ fn an_owner_that_vanishes_wakes_all_whatever_the_policy() {
     }
 }
 
-/// Who waits sets a timer by what the claim says.
+/// A request that waits sets a timer by `lapses_in` of the record that its claim found.
 #[test]
 fn a_lease_lapses_by_time_only_once_its_owner_has_vanished() {
     let bench = Bench::new();
@@ -371,7 +373,8 @@ fn whoever_leaves_leaves_nothing_behind() {
     let lease = bench.acquire(&claim(1));
     let mut waiting: Vec<_> = (0..100).map(|turn| bench.wait(turn % 3)).collect();
     assert_eq!(bench.records.waiters.counted(), (100, 3, 100));
-    // From the middle, so that it is not only the first that can leave.
+    // Waiters are removed from the middle, because each of them must be able to leave, not only
+    // the first.
     for _ in 0..50 {
         waiting.remove(waiting.len() / 2);
     }
@@ -439,8 +442,8 @@ async fn a_store_behind_handles_and_without_its_type_wakes_too() {
     }
 }
 
-/// Each waits for its turn, takes it, and releases it to whoever is next. Some
-/// give up once they were woken.
+/// Each task waits until it acquires the record, and releases the record to the next task. Some
+/// tasks give up after they were woken.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn of_a_hundred_who_wait_nobody_is_left_out() {
     let store = MemoryStore::new();

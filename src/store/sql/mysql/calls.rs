@@ -85,7 +85,7 @@ impl Calls {
         let mut tries = 1;
         loop {
             let call = bind(sqlx::query(AssertSqlSafe(Arc::clone(statement))));
-            // All rows: an error at the end of the procedure arrives after its
+            // Fetches all rows, because an error at the end of the procedure arrives after its
             // row.
             match call.fetch_all(connection.get()).await {
                 Ok(rows) => {
@@ -94,8 +94,8 @@ impl Calls {
                 }
                 Err(error) if tries < TRIES && is_retried(&error) => {
                     tries += 1;
-                    // A random pause: two calls that collided would otherwise
-                    // collide again.
+                    // The pause is random, because two calls that collided would otherwise collide
+                    // again.
                     let pause = rand::random_range(0..1_000 << tries);
                     tokio::time::sleep(Duration::from_micros(pause)).await;
                 }
@@ -110,10 +110,9 @@ impl Calls {
     }
 }
 
-/// A connection that goes back to its pool only by [`Self::give_back`]. If it
-/// is dropped before, it is closed: the driver may have read half a packet, the
-/// server may still execute the call, and a transaction that was interrupted is
-/// only rolled back when its connection ends.
+/// A connection that goes back to its pool only by [`Self::give_back`]. A connection that is
+/// dropped before is closed: the driver may have read half a packet, the server may still execute
+/// the call, and a transaction that was interrupted is only rolled back when its connection ends.
 pub(super) struct Lent(Option<PoolConnection<MySql>>);
 
 impl Lent {

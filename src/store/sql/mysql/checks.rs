@@ -1,4 +1,4 @@
-//! Checks that tables, procedures and rights are there.
+//! Checks that the tables and procedures exist, and that the user has the rights to use them.
 
 use sqlx::{AssertSqlSafe, MySqlPool, Row};
 use tracing::warn;
@@ -71,7 +71,7 @@ impl Found {
         let tables = tables.map(|name| ("table", name));
         let procedures = PROCEDURES.map(|name| ("procedure", format!("{table}_{name}")));
         let mut all = tables.into_iter().chain(procedures);
-        // Ignoring case: some servers convert names to lower case.
+        // The comparison ignores case, because some servers convert names to lower case.
         let is_there = |name: &str| self.names.iter().any(|it| it.eq_ignore_ascii_case(name));
         let (kind, name) = all.find(|(_, name)| !is_there(name))?;
         Some(format!("the {kind} `{name}`"))
@@ -86,9 +86,9 @@ pub(super) async fn find(lent: &mut Lent, table: &Table) -> Result<Found, StoreE
         Some((schema, name)) => (Some(schema), name),
         None => (None, &*full),
     };
-    // As bytes: the collation of the catalogue's texts depends on the version
-    // of the server. With a `LIMIT`: a session can have a smaller default
-    // limit.
+    // The texts are cast to bytes, because the collation of the catalogue's texts depends on the
+    // version of the server. The statement has a `LIMIT`, because a session can have a smaller
+    // default limit.
     let sql = "SELECT CAST(table_name AS BINARY), CAST(table_comment AS BINARY) \
                FROM information_schema.tables \
                WHERE table_schema = COALESCE(?, DATABASE()) AND table_name IN (?, CONCAT(?, '_renewals')) \
@@ -143,9 +143,9 @@ pub(super) async fn find(lent: &mut Lent, table: &Table) -> Result<Found, StoreE
     Ok(found)
 }
 
-/// Writes what the procedures write, and rolls it back: so a missing right, a
-/// read-only server or a full disk is found now rather than at the first
-/// request.
+/// Writes to every table that the procedures write to, and rolls the transaction back. So a
+/// missing right, a read-only server or a full disk is found when the store is opened, and not at
+/// the first request.
 async fn rehearse(lent: &mut Lent, table: &Table) -> Result<(), sqlx::Error> {
     let id = rand::random::<[u8; 32]>();
     let statements = [
@@ -168,7 +168,8 @@ async fn rehearse(lent: &mut Lent, table: &Table) -> Result<(), sqlx::Error> {
             .execute(lent.get())
             .await?;
     }
-    // In full, since `completion_type` of the session changes the short form.
+    // The statement is written in full, because `completion_type` of the session changes the
+    // meaning of a plain `ROLLBACK`.
     sqlx::raw_sql("ROLLBACK AND NO CHAIN NO RELEASE")
         .execute(lent.get())
         .await?;

@@ -16,16 +16,16 @@ fn number(error: &dyn DatabaseError) -> u16 {
 /// that it may succeed if it is tried again at once.
 pub(super) fn is_retried(error: &sqlx::Error) -> bool {
     match error {
-        // 1213: deadlock, or a failed certification of Galera. 1020: on
-        // MariaDB, a row has changed since the snapshot. 1305: no such
-        // procedure, for the moment in which a migration replaces it.
+        // 1213 is a deadlock, or a failed certification of Galera. 1020 says on MariaDB that a row
+        // has changed since the snapshot. 1305 says that there is no such procedure, which is so
+        // for a moment while a migration replaces the procedure.
         sqlx::Error::Database(error) => matches!(number(&**error), 1213 | 1020 | 1305),
         _ => false,
     }
 }
 
-/// Whether a handler's transaction failed because of a concurrent one. Beside
-/// the errors above: 1205 and 3572, a lock that was waited for too long.
+/// Whether a handler's transaction failed because of a concurrent one. Besides the errors of
+/// `is_retried`, these are 1205 and 3572: the transaction waited too long for a lock.
 pub(in crate::store::sql) fn gave_way(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Database(error) => {

@@ -1,4 +1,4 @@
-//! Making tables and procedures.
+//! Creates the tables and the procedures.
 
 use std::time::Duration;
 
@@ -10,15 +10,15 @@ use super::errors::meaning;
 use crate::store::sql::{DEFAULT_TABLE, Table, failed};
 use crate::store::{StoreError, StoreErrorKind};
 
-/// The published text is the text that `migrate` runs.
+/// The statements that `migrate` runs, which are published as a file.
 const SQL: &str = include_str!("../../../../docs/sql/mysql.sql");
 /// The lock that allows one migration at a time on the whole server.
 const LOCK: &str = "tower-idempotency migration";
 /// How long a migration waits for another one.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The connection is not given back to its pool: the lock, and the `sql_mode`
-/// that the statements set, end with the connection.
+/// Creates the tables and procedures that are missing. The connection is not given back to its
+/// pool, so that the lock, and the `sql_mode` that the statements set, end with the connection.
 pub(super) async fn migrate(pool: &MySqlPool, table: &Table) -> Result<(), StoreError> {
     let mut lent = Lent::from(pool).await?;
     let locked = sqlx::query("SELECT GET_LOCK(?, ?)")
@@ -46,8 +46,8 @@ pub(super) async fn migrate(pool: &MySqlPool, table: &Table) -> Result<(), Store
     Ok(())
 }
 
-/// The comment of the procedures in the published text. It ends in the digest
-/// of that text.
+/// Returns the comment that the procedures have in the published text. The comment ends in the
+/// digest of that text.
 pub(super) fn procedure_comment() -> &'static str {
     let (_, rest) = SQL
         .split_once("SQL SECURITY INVOKER COMMENT '")
@@ -55,8 +55,8 @@ pub(super) fn procedure_comment() -> &'static str {
     rest.split_once('\'').expect("it ends").0
 }
 
-/// The statements between the two `DELIMITER` lines, which are for the `mysql`
-/// program.
+/// Returns the statements between the two `DELIMITER` lines. These lines are for the program
+/// `mysql`, and the server does not know them.
 fn statements(table: &Table) -> impl Iterator<Item = String> {
     let (_, text) = SQL.split_once("\nDELIMITER //\n").expect("it begins so");
     let (text, _) = text.split_once("\nDELIMITER ;\n").expect("it ends so");

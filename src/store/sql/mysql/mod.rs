@@ -103,7 +103,7 @@ impl SqlRecords<MySql> for MySqlRecords {
         let call = bind!(sqlx::query(AssertSqlSafe(statement)), row:
             id nonce state kept_for status began_at completed_at
             answer_length answer_sha256 answer);
-        // All rows: an error of the procedure's end comes after its row.
+        // Fetches all rows, because an error at the end of the procedure arrives after its row.
         let rows = call.fetch_all(transaction).await?;
         let row = rows.first().ok_or(sqlx::Error::RowNotFound)?;
         Ok(match row.try_get::<i64, _>("outcome")? {
@@ -150,9 +150,9 @@ impl Store for MySqlRecords {
                 let (token, attempt) = token_and_attempt(&row)?;
                 Ok(Claimed::Acquired(Lease::new(claim, token, attempt)))
             }
-            // The fingerprint that the other transaction writes is not known yet.
-            // The claim's own stands in its place: with another one the client
-            // would be told that it reused the key, and never retry.
+            // The fingerprint that the other transaction writes is not known yet, so the record
+            // gets the claim's own fingerprint. With any other one the layer would reject the
+            // request with `key-reused`, and the client would never retry.
             2 => {
                 let (token, attempt) = token_and_attempt(&row)?;
                 let state = RecordState::InFlight {

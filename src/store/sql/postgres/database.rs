@@ -14,8 +14,8 @@ use super::schema;
 use crate::store::StoreError;
 use crate::store::encoding::unreadable;
 
-/// How often a call is sent that fails because of a concurrent one. Of the
-/// calls that conflict, one succeeds each time.
+/// How often a call is sent if it fails because of a concurrent call. Each time, one of the calls
+/// that conflict succeeds.
 pub(super) const TRIES: u32 = 10;
 
 /// A replay reads one row, without a function. In every other case the function

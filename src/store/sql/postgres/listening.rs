@@ -41,17 +41,17 @@ impl Listen for Notifications {
     type Channels = Listener;
 
     async fn connect(&self) -> Result<Listener, BoxError> {
-        // An application that closes its pool wants no connection any more.
+        // An application that has closed its pool expects no connection to its database any more.
         if self.app.is_closed() {
             return Err("the pool of the store is closed".into());
         }
-        // A pool of its own: a connection that has listened never goes back to
-        // the application's.
+        // The connection has a pool of its own, so that a connection that has listened never goes
+        // back to the application's pool.
         let pool = PgPoolOptions::new()
             .max_connections(1)
             .connect_lazy_with((*self.app.connect_options()).clone());
         let mut connection = PgListener::connect_with(&pool).await?;
-        // A connection that was made again without a word would hide that
+        // If the driver replaced a lost connection by itself, the store would not know that
         // notifications were lost in between.
         connection.eager_reconnect(false);
         connection.listen(&self.channel).await?;
@@ -67,16 +67,17 @@ impl Listen for Notifications {
 pub(super) struct Listener {
     connection: PgListener,
     closed: Pin<Box<CloseEvent>>,
-    /// What the table of waiters knows this connection by.
+    /// The id of this connection in the table of waiters.
     id: [u8; 16],
     wait: Arc<str>,
 }
 
 impl Channels for Listener {
-    /// Rows of `_waiters` end by themselves, so that few are left of processes
-    /// that died. A change removes its waiters and notifies them once.
+    /// Rows of the table `_waiters` expire, so that few rows are left of processes that died. A
+    /// change of a record removes the rows of its waiters and notifies them once.
     const LASTS: Option<Duration> = Some(Duration::from_secs(60));
-    /// Behind a pooler in transaction mode `LISTEN` succeeds, and nothing arrives.
+    /// Behind a connection pooler in transaction mode `LISTEN` succeeds, but no notification
+    /// arrives.
     const IS_RELIABLE: bool = false;
 
     async fn listen(&mut self, ids: &[RecordId]) -> Result<Vec<RecordId>, BoxError> {
@@ -103,7 +104,7 @@ impl Channels for Listener {
         }
     }
 
-    /// The rows of waiters end by themselves: a round trip would cost more.
+    /// Does nothing: the rows of waiters expire, and removing them here would cost a round trip.
     async fn leave(&mut self, _: &[RecordId]) -> Result<(), BoxError> {
         Ok(())
     }
@@ -112,7 +113,8 @@ impl Channels for Listener {
         if self.closed.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Notification::Disconnected);
         }
-        // A new future at each poll: `try_recv` loses nothing if it is dropped.
+        // Each poll makes a new future. No notification is lost with a future of `try_recv` that
+        // is dropped.
         let received = pin!(self.connection.try_recv()).poll(cx);
         received.map(|received| match received {
             Ok(Some(received)) => match RecordId::from_hex(received.payload()) {

@@ -5,8 +5,8 @@ use sqlx::error::DatabaseError;
 use super::super::Meaning;
 use crate::store::StoreErrorKind::{Contention, Refused, Unknown, Unreadable};
 
-/// By SQLSTATE. A statement whose error the server reports is rolled back; the
-/// result is `Unknown` only for errors of the server itself.
+/// Returns the meaning of an error by its SQLSTATE. The server rolls back a statement whose error
+/// it reports, so the result is `Unknown` only for errors of the server itself.
 pub(super) fn meaning(error: &dyn DatabaseError) -> Meaning {
     let code = error.code().unwrap_or_default();
     match &*code {
@@ -36,7 +36,7 @@ pub(super) fn meaning(error: &dyn DatabaseError) -> Meaning {
              statement_cache_capacity(0)",
         ),
         "25001" => Meaning(Refused, ""),
-        // An infinite time, which has no number of microseconds.
+        // The record has an infinite time, which is no number of microseconds.
         "0A000" => Meaning(Unreadable, "another program wrote the record"),
         _ => match code.get(..2) {
             Some("53") => Meaning(Contention, "see what the server has too little of"),
@@ -49,9 +49,9 @@ pub(super) fn meaning(error: &dyn DatabaseError) -> Meaning {
     }
 }
 
-/// Whether a statement failed because of a concurrent one: a serialization
-/// failure (above READ COMMITTED) or a deadlock. It was rolled back, and sees
-/// what the other one did if it is sent again.
+/// Whether a statement failed because of a concurrent one: by a serialization failure (above READ
+/// COMMITTED) or a deadlock. The server rolled the statement back. If the statement is sent again,
+/// it sees the changes of the other one.
 pub(super) fn lost_a_race(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(DatabaseError::code);
     matches!(code.as_deref(), Some("40001" | "40P01"))

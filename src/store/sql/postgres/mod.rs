@@ -68,7 +68,7 @@ impl Engine for Postgres {
 /// Whether a transaction failed because of a concurrent one.
 pub(super) fn gave_way(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(DatabaseError::code);
-    // Serialization failure, deadlock, lock timeout.
+    // The codes are a serialization failure, a deadlock and a lock timeout.
     matches!(code.as_deref(), Some("40001" | "40P01" | "55P03"))
 }
 
@@ -232,8 +232,8 @@ impl Store for PostgresRecords {
     }
 }
 
-/// The row of a completion, with times between 1684 and 2255: only there can the
-/// server's floating point numbers tell microseconds apart.
+/// Returns the row of a completion. Its times are moved into the years 1684 to 2255, because only
+/// there the server's floating point numbers have the precision of microseconds.
 fn row_of<'a>(
     lease: &'a Lease,
     encoded: &'a (Option<EncodedCompletion>, Duration),

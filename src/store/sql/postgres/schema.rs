@@ -1,4 +1,4 @@
-//! Creating tables and functions, and checking that they are there.
+//! Creates the tables and functions, and checks that they exist.
 
 use sqlx::postgres::{PgConnection, PgPool};
 use sqlx::{AssertSqlSafe, Row, raw_sql};
@@ -10,20 +10,19 @@ use super::meaning;
 use crate::store::{StoreError, StoreErrorKind};
 
 const SCRIPT: &str = include_str!("../../../../docs/sql/postgres.sql");
-/// The version and revision of what the script creates, as the comment on the
-/// table has them. Another version has other tables; a later revision has
-/// corrected functions.
+/// The version and the revision of the tables and functions that the script creates. The comment
+/// on the table has both. Another version has other tables; a later revision has corrected
+/// functions.
 const VERSION: u32 = 1;
 const REVISION: u32 = 2;
 const COMMENT: &str = "tower-idempotency schema ";
-/// With an isolation level, since a role or a database can have another
-/// default.
+/// The statement names the isolation level, because a role or a database can have another default.
 pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 
-/// The script for another table. Names in quotes are without a schema there,
-/// all others have it.
+/// Returns the script for this table. In the script, names in quotes have no schema, and all other
+/// names have it.
 fn script(table: &Table) -> String {
-    // In two steps, since the new name may contain the old one.
+    // The names are replaced in two steps, because the new name may contain the old one.
     let script = SCRIPT
         .replace(&format!("'{DEFAULT_TABLE}"), "'{name}")
         .replace(&format!("\"{DEFAULT_TABLE}"), "\"{name}")
@@ -32,8 +31,8 @@ fn script(table: &Table) -> String {
 }
 
 pub(super) async fn migrate(pool: &PgPool, table: &Table) -> Result<(), StoreError> {
-    // Once everything is there, a role without the right to create it can call
-    // `migrate` too.
+    // If all tables and functions exist, `migrate` also succeeds for a role without the right to
+    // create them.
     match found(pool, table).await? {
         found if found.check(table).is_ok() && found.revision() >= REVISION => return Ok(()),
         _ => {}
@@ -61,7 +60,7 @@ pub(super) async fn migrate(pool: &PgPool, table: &Table) -> Result<(), StoreErr
     check(pool, table).await
 }
 
-/// Checks that everything is there that the store needs.
+/// Checks that all tables, functions and rights exist that the store needs.
 pub(super) async fn check(pool: &PgPool, table: &Table) -> Result<(), StoreError> {
     let found = found(pool, table).await?;
     found.check(table)?;
@@ -162,7 +161,7 @@ impl Found {
         self.said().1.unwrap_or_default()
     }
 
-    /// Version and revision in the comment on the table.
+    /// Returns the version and the revision that the comment on the table names.
     fn said(&self) -> (Option<u32>, Option<u32>) {
         let comment = self.comment.as_deref().unwrap_or_default();
         let numbers = comment.strip_prefix(COMMENT).unwrap_or_default();
@@ -205,7 +204,8 @@ mod tests {
         )));
     }
 
-    /// Both parties listen and tell on the bare name.
+    /// The store listens on the name without the schema, and the functions notify on the same
+    /// name.
     #[test]
     fn the_other_name_may_contain_the_usual_one() {
         for name in [
@@ -225,7 +225,7 @@ mod tests {
         }
     }
 
-    /// Databases that have the functions get others only with a higher number.
+    /// A database that has the functions gets changed functions only if the revision is higher.
     #[test]
     fn a_change_of_the_script_raises_the_revision() {
         use sha2::{Digest, Sha256};

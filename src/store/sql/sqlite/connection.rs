@@ -22,13 +22,12 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Each connection has a thread. At most one connection writes at a time, the
 /// others read.
 const CONNECTIONS: u32 = 8;
-/// How long SQLite itself waits for its lock. SQLite waits longer and longer
-/// between its tries, up to 100 ms, and rarely finds the lock free while
-/// another process writes all the time. So it gives up soon here, and the
-/// statement is repeated.
+/// How long SQLite itself waits for its lock. SQLite waits longer and longer between its tries, up
+/// to 100 ms, and rarely finds the lock free while another process writes all the time. So SQLite
+/// gives up soon, and the store repeats the statement.
 const BUSY_TIMEOUT: Duration = Duration::from_millis(5);
 
-/// A pool for records alone. The first use opens the file.
+/// Makes a pool that is used for records only. The first use of the pool opens the file.
 pub(super) fn pool_of(options: SqliteConnectOptions, connections: Option<u32>) -> SqlitePool {
     let options = options
         .journal_mode(SqliteJournalMode::Wal)
@@ -36,7 +35,7 @@ pub(super) fn pool_of(options: SqliteConnectOptions, connections: Option<u32>) -
         .busy_timeout(BUSY_TIMEOUT);
     SqlitePoolOptions::new()
         .max_connections(connections.unwrap_or(CONNECTIONS))
-        // A connection to a file does not break.
+        // A connection to a file does not break, so testing it before each use would be in vain.
         .test_before_acquire(false)
         .connect_lazy_with(options)
 }
@@ -55,8 +54,8 @@ impl SqliteRecords {
         loop {
             let mut connection = self.acquire(&patience).await?;
             let statement = bind(sqlx::query(statement.clone()).bind(clock()));
-            // To the last row: the statement commits at its end, and only the
-            // commit fails if the disk is full.
+            // Fetches all rows, because the statement commits after its last row, and a full disk
+            // makes only the commit fail.
             let error = match statement.fetch_all(&mut *connection).await {
                 Ok(rows) => return Ok(rows),
                 Err(error) => error,

@@ -53,7 +53,7 @@ pub(super) fn meaning(error: &dyn DatabaseError) -> Meaning {
             Unreadable,
             "stop what writes to it, look with PRAGMA integrity_check, and restore a backup",
         ),
-        // The disk failed: whether it has the change is unknown.
+        // The disk failed, so it is unknown whether the disk has the change.
         IOERR => Meaning(Unknown, "see what the system says of the disk"),
         ERROR if error.message().contains("no such table") => {
             Meaning(Refused, "call `migrate()`, or run docs/sql/sqlite.sql")

@@ -81,8 +81,8 @@ pub type SqliteStore = SqlStore<Sqlite>;
 impl Engine for Sqlite {
     type Records = SqliteRecords;
 
-    /// A transaction that begins with a read fails at its first write if another
-    /// connection has written in between.
+    /// `IMMEDIATE` takes the lock at once. Without it, a transaction that begins with a read fails
+    /// at its first write if another connection has written in between.
     const BEGIN: &'static str = "BEGIN IMMEDIATE";
 
     fn explained(error: sqlx::Error) -> StoreError {

@@ -31,8 +31,8 @@ pub struct SqliteRecords {
     pub(super) pool: SqlitePool,
     pub(super) table: Table,
     pub(super) statements: Statements,
-    /// Held by the task of this process that writes. Without it the tasks would
-    /// compete for SQLite's lock, which is not fair.
+    /// Locked by the task of this process that writes. Without this lock the tasks would compete
+    /// for SQLite's lock, which is not fair, and some tasks would wait too long.
     pub(super) writing: Mutex<()>,
     wake_ups: WakeUps,
 }
@@ -136,7 +136,7 @@ impl Store for SqliteRecords {
             if let Some(lease) = self.take(claim).await? {
                 return Ok(Claimed::Acquired(lease));
             }
-            // Another claim was faster.
+            // Another claim changed the record between the read and the write.
         }
         let why = "the record changed each time it was about to be claimed";
         Err(StoreError::new(StoreErrorKind::Contention, why))
@@ -223,9 +223,9 @@ impl Store for SqliteRecords {
             self.wake_ups.wake(id);
             return Ok(Forgotten::Gone);
         }
-        // The record was in flight and alive, or absent, or of a format that
-        // can't be read. It still is, unless another process has claimed it
-        // since; then it is in flight.
+        // The statement did not remove the record, because it was in flight with a live lease, or
+        // absent, or of a format that can't be read. The record is still so, or another process
+        // has claimed it, and then it is in flight.
         Ok(if self.is_readable(id).await? {
             Forgotten::InFlight
         } else {

@@ -1,10 +1,10 @@
-//! What is said to SQLite. Every statement is a transaction of its own.
+//! The statements of the store. Each statement is a transaction of its own.
 //!
-//! `{now}` is the clock, and `?1` this process's reading of it, taken before
-//! the statement was sent. SQLite reads its own once it has the lock that the
-//! statement waits for, but in whole milliseconds. The machine has one clock,
-//! so the later of the two is never ahead of it, is exact where nothing was
-//! waited for, and is less than a millisecond behind where something was.
+//! In the statements `?1` is the time at which this process sent the statement, in microseconds,
+//! and `?2` is the id of the record. `{now}` is the later of `?1` and SQLite's own time. SQLite
+//! reads its time after it got the lock that the statement waits for, but in whole milliseconds.
+//! Both times come from the clock of this machine. So `{now}` is never in the future; it is exact
+//! if the statement did not wait for the lock, and otherwise less than a millisecond behind.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use super::super::{DEFAULT_TABLE, PURGE_BATCH, Table};
 
 const NOW: &str = "max(?1, CAST(unixepoch('now', 'subsec') * 1000000 AS INTEGER))";
 
-/// The very text that is published.
+/// The statements that create the tables, which are published as a file.
 const TABLES: &str = include_str!("../../../../docs/sql/sqlite.sql");
 
 const FIND: &str = "
@@ -22,10 +22,11 @@ const FIND: &str = "
         expires_at, status, began_at, completed_at, kept_for, answer_length, answer_sha256, answer
     FROM {table} WHERE id = ?2";
 
-/// ?3 nonce, ?4 fingerprint, ?5 lease, ?6 retention, ?7 whether it stays after
-/// a lapse, ?8 whether it takes over a lapsed record, ?9 of any fingerprint.
+/// `?3` is the nonce, `?4` the fingerprint, `?5` the lease, `?6` the retention, `?7` whether the
+/// record stays after its lease has lapsed, `?8` whether the claim takes over a lapsed record, and
+/// `?9` whether it does so for any fingerprint.
 ///
-/// What the record is by now decides, whatever a look before has found.
+/// The statement decides by the record as it is now, also if an earlier read found another one.
 const CLAIM: &str = "
     INSERT INTO {table} (id, format, state, nonce, token, attempt, fingerprint, retention,
         lapses_at, expires_at)
@@ -57,7 +58,7 @@ const CLAIM: &str = "
             AND ?8 AND (?9 OR fingerprint = excluded.fingerprint)))
     RETURNING token, attempt";
 
-/// ?3 nonce, ?4 lease, ?5 retention.
+/// `?3` is the nonce, `?4` the lease and `?5` the retention.
 const RENEW: &str = "
     UPDATE {table} SET
         lapses_at = {now} + ?4,
@@ -66,8 +67,9 @@ const RENEW: &str = "
         AND (expires_at IS NULL OR expires_at > {now})
     RETURNING 1";
 
-/// ?3 nonce, ?4 token, ?5 attempt, ?6 fingerprint, ?7 the claim's retention,
-/// ?8 state, ?9 for how long it is kept, ?10 to ?15 the answer.
+/// `?3` is the nonce, `?4` the token, `?5` the attempt, `?6` the fingerprint, `?7` the claim's
+/// retention, `?8` the state, `?9` how long the completion is kept, and `?10` to `?15` are the
+/// completion.
 const COMPLETE: &str = "
     INSERT INTO {table} (id, format, state, nonce, token, attempt, fingerprint, retention,
         expires_at, kept_for, status, began_at, completed_at, answer_length, answer_sha256, answer)
@@ -93,8 +95,8 @@ const COMPLETE: &str = "
         OR ((state = 5 OR expires_at <= {now}) AND token <= excluded.token))
     RETURNING 1";
 
-/// In a transaction of its caller's own. ?3 nonce, ?4 state, ?5 for how long it is
-/// kept, ?6 to ?11 the answer.
+/// This statement runs in the handler's own transaction. `?3` is the nonce, `?4` the state, `?5`
+/// how long the completion is kept, and `?6` to `?11` are the completion.
 const COMPLETE_WITHIN: &str = "
     UPDATE {table} SET
         state = ?4, lapses_at = NULL, expires_at = {now} + ?5, kept_for = ?5,
@@ -103,12 +105,12 @@ const COMPLETE_WITHIN: &str = "
     WHERE id = ?2 AND nonce = ?3 AND state IN (1, 2) AND format = 1
     RETURNING 1";
 
-/// Changes nothing, but is a write: it succeeds once no other transaction that
-/// has written is left. ?3 nonce.
+/// The statement writes without changing a value, so that it succeeds only when no other
+/// transaction has written and not ended. `?3` is the nonce.
 const FATE: &str = "
     UPDATE {table} SET state = state WHERE id = ?2 AND ?1 RETURNING state, nonce = ?3";
 
-/// ?3 nonce, ?4 the state that it leaves.
+/// `?3` is the nonce, and `?4` the state of the record after the release.
 const RELEASE: &str = "
     UPDATE {table} SET
         state = ?4,
@@ -118,7 +120,7 @@ const RELEASE: &str = "
         AND (expires_at IS NULL OR expires_at > {now})
     RETURNING 1";
 
-/// ?3 force.
+/// `?3` is whether the record is removed in every state.
 const FORGET: &str = "
     DELETE FROM {table}
     WHERE id = ?2 AND (?3 OR format = 1 AND state BETWEEN 1 AND 5
@@ -132,13 +134,13 @@ const PURGE: &str = "
         ORDER BY expires_at LIMIT {batch})
     RETURNING 1";
 
-/// Whether there is anything by the name of either table.
+/// Counts the tables, indexes and views that have the name of one of the two tables.
 const THERE: &str = "
     SELECT count(*) FILTER (WHERE name = '{name}' COLLATE NOCASE),
         count(*) FILTER (WHERE name = '{name}_schema' COLLATE NOCASE)
     FROM {schema}sqlite_schema";
 
-/// No row: only that every column is there.
+/// The statement returns no row, and fails if a column is missing.
 const COLUMNS: &str = "
     SELECT id, format, state, nonce, token, attempt, fingerprint, retention, lapses_at, expires_at,
         status, began_at, completed_at, kept_for, answer_length, answer_sha256, answer
@@ -146,7 +148,7 @@ const COLUMNS: &str = "
 
 const VERSION: &str = "SELECT version FROM {table}_schema";
 
-/// Changes nothing, and needs all that a change needs.
+/// The statement changes no row, but fails if the database can't be written.
 const TOUCH: &str = "UPDATE {table} SET state = state WHERE id = x''";
 
 #[derive(Debug)]
@@ -190,16 +192,16 @@ impl Statements {
     }
 }
 
-/// What makes the tables.
+/// Returns the statements that create the tables.
 pub(super) fn tables(table: &Table) -> SqlStr {
-    // The table of an index is in the schema of the index.
+    // The name of an index has the schema, and the name of its table must not have it.
     let text = TABLES
         .replace(&format!(" ON {DEFAULT_TABLE}"), " ON {name}")
         .replace(DEFAULT_TABLE, "{table}");
     in_table(table, &text)
 }
 
-/// A name that is a `Table` needs no quotes.
+/// Puts the name of the table into a statement. The name of a `Table` needs no quotes.
 pub(super) fn in_table(table: &Table, statement: &str) -> SqlStr {
     let text: Arc<str> = table.in_statement(statement).into();
     AssertSqlSafe(text).into_sql_str()

@@ -61,7 +61,7 @@ mod tests {
         wake_ups.wake(&id(1));
         tokio::join!(first, second);
         assert_eq!(start.elapsed().as_millis(), 0);
-        // And what another process does is found by looking.
+        // `other` resolves only after `POLL`, as it does for a change by another process.
         other.await;
         assert_eq!(start.elapsed(), POLL);
         wake_ups.subscribe(&id(1)).await;
