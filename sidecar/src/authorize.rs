@@ -1,5 +1,6 @@
-//! Whether a caller may have an answer: asked before anything is claimed or
-//! replayed, since a replay goes past the upstream's own check.
+//! The authorizer: the service that says whether a caller may send a request. The
+//! sidecar asks it before the layer claims or replays anything, since a replay never
+//! reaches the upstream's own check.
 
 use std::error::Error;
 use std::time::Duration;
@@ -25,8 +26,8 @@ use crate::problem::{NO_AUTHORIZER, NOT_ALLOWED, Problem};
 
 const ORIGINAL_METHOD: HeaderName = HeaderName::from_static("x-original-method");
 const ORIGINAL_URI: HeaderName = HeaderName::from_static("x-original-uri");
-/// Of an answer's body, which is not looked at: so much is read for the sake of
-/// the connection.
+/// How many bytes of the authorizer's response body are read. The sidecar does not
+/// use the body; a body that is read to its end lets the connection be used again.
 const READ: usize = 64 << 10;
 
 pub(crate) struct Authorizer {
@@ -36,8 +37,8 @@ pub(crate) struct Authorizer {
     headers: Vec<HeaderName>,
 }
 
-/// Why a request goes no further.
-pub(crate) enum Refused {
+/// Why a request does not reach the layer. Each variant holds the response to it.
+pub(crate) enum NotAllowed {
     Denied(Response<Bytes>),
     Unknown(Response<Bytes>),
 }
@@ -60,39 +61,39 @@ impl Authorizer {
         }
     }
 
-    /// Asks about a request by its head, and puts into it what the answer says
-    /// of its caller.
-    pub(crate) async fn allow(&self, parts: &mut Parts) -> Result<(), Refused> {
-        let asked = timeout(self.timeout, self.ask(parts)).await;
-        let answer = match asked {
-            Ok(Ok(answer)) => answer,
+    /// Sends the request's head to the authorizer. If the authorizer allows the request,
+    /// its response's `headers` of the option `authorize` replace those of the request.
+    pub(crate) async fn allow(&self, parts: &mut Parts) -> Result<(), NotAllowed> {
+        let response = timeout(self.timeout, self.ask(parts)).await;
+        let response = match response {
+            Ok(Ok(response)) => response,
             Ok(Err(error)) => {
                 warn!(
                     error = &*error as &dyn Error,
-                    "the authorizer gave no answer"
+                    "the authorizer gave no response"
                 );
                 return Err(unknown());
             }
             Err(_) => {
-                warn!("the authorizer did not answer in time");
+                warn!("the authorizer did not respond in time");
                 return Err(unknown());
             }
         };
-        match answer.status() {
+        match response.status() {
             status if status.is_success() => {
                 for name in &self.headers {
                     parts.headers.remove(name);
-                    for value in answer.headers().get_all(name) {
+                    for value in response.headers().get_all(name) {
                         parts.headers.append(name, value.clone());
                     }
                 }
                 Ok(())
             }
             status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
-                Err(denied(status, answer.headers()))
+                Err(denied(status, response.headers()))
             }
             status => {
-                warn!(%status, "the authorizer answered neither yes nor no");
+                warn!(%status, "the authorizer responded with neither yes nor no");
                 Err(unknown())
             }
         }
@@ -101,17 +102,17 @@ impl Authorizer {
     async fn ask(&self, parts: &Parts) -> Result<Response<()>, BoxError> {
         let mut request = Request::new(Empty::new());
         *request.uri_mut() = self.url.clone();
-        *request.headers_mut() = question(parts)?;
+        *request.headers_mut() = authorization_headers(parts)?;
         let (head, body) = self.client.request(request).await?.into_parts();
-        // What comes after the head changes nothing.
+        // The status and the headers decide; an error in the body changes nothing.
         let _ = Limited::new(body, READ).collect().await;
         Ok(Response::from_parts(head, ()))
     }
 }
 
-/// What the client said, but nothing of a body, and no condition that the
-/// authorizer would take for its own answer's.
-fn question(parts: &Parts) -> Result<HeaderMap, BoxError> {
+/// The client's headers, without those that describe a body, and without conditions and
+/// ranges, which the authorizer would apply to its own response.
+fn authorization_headers(parts: &Parts) -> Result<HeaderMap, BoxError> {
     let mut headers = parts.headers.clone();
     let left_out: Vec<_> = headers
         .keys()
@@ -137,22 +138,22 @@ fn question(parts: &Parts) -> Result<HeaderMap, BoxError> {
     Ok(headers)
 }
 
-fn denied(status: StatusCode, headers: &HeaderMap) -> Refused {
+fn denied(status: StatusCode, headers: &HeaderMap) -> NotAllowed {
     let problem = Problem {
         status,
         ..NOT_ALLOWED
     };
     let detail = "The caller may not do this. Nothing was executed, and nothing replayed.";
-    let mut response = problem.answer(detail);
+    let mut response = problem.response(detail);
     for challenge in headers.get_all(WWW_AUTHENTICATE) {
         let challenge = challenge.clone();
         response.headers_mut().append(WWW_AUTHENTICATE, challenge);
     }
-    Refused::Denied(response)
+    NotAllowed::Denied(response)
 }
 
-fn unknown() -> Refused {
+fn unknown() -> NotAllowed {
     let detail = "Whether the caller may do this can't be told right now. Nothing was executed; \
                   send the same request again in a moment.";
-    Refused::Unknown(NO_AUTHORIZER.answer(detail))
+    NotAllowed::Unknown(NO_AUTHORIZER.response(detail))
 }

@@ -1,4 +1,4 @@
-//! Bodies on their way through: nothing of them is kept.
+//! The bodies of forwarded messages, frame by frame: none of them is buffered here.
 
 use std::convert::Infallible;
 use std::io;
@@ -17,30 +17,30 @@ use tokio::time::{Sleep, sleep};
 use tracing::warn;
 
 use crate::BoxError;
-use crate::forwarded::{OfTheLayer, Reserved};
+use crate::forwarded::{LayerHeaders, ReservedHeaders};
 use crate::metrics::Numbers;
 use tower_idempotency::RequestBody;
 
 pin_project! {
-    /// A request's body, as the upstream gets it.
+    /// The body of a request, as the upstream gets it.
     #[derive(Debug)]
     pub(crate) struct Outgoing {
         #[pin]
         body: RequestBody<Incoming>,
-        // Those of a body that the layer has read.
+        // The trailers of a body that the layer has read; `body` has the data alone.
         trailers: Option<HeaderMap>,
-        reserved: Reserved,
-        // Dropped with the body, which is when its last byte was taken.
+        reserved: ReservedHeaders,
+        // hyper drops the body once it has taken the last byte; the receiver of `new` sees that drop.
         _sent: oneshot::Sender<Infallible>,
     }
 }
 
 impl Outgoing {
-    /// The receiver fails once the body was taken to its end.
+    /// The receiver fails once the body is dropped: after its last byte, or when the request ends early.
     pub(crate) fn new(
         body: RequestBody<Incoming>,
         trailers: Option<HeaderMap>,
-        reserved: Reserved,
+        reserved: ReservedHeaders,
     ) -> (Self, oneshot::Receiver<Infallible>) {
         let (sent, taken) = oneshot::channel();
         let outgoing = Self {
@@ -84,7 +84,7 @@ impl Body for Outgoing {
         if self.trailers.is_none() {
             return self.body.size_hint();
         }
-        // HTTP/1.1 has no place for trailers behind a known length.
+        // HTTP/1.1 sends trailers only after a chunked body, so no length may be announced.
         SizeHint::new()
     }
 }
@@ -97,21 +97,21 @@ fn in_trailers(mut frame: Frame<Bytes>, change: impl FnOnce(&mut HeaderMap)) -> 
 }
 
 pin_project! {
-    /// An answer's body, as the upstream sends it or as the sidecar says it.
+    /// The body of a response: the upstream's, or one that the sidecar wrote.
     #[project = IncomingProjection]
     #[derive(Debug)]
-    pub(crate) enum Answered {
+    pub(crate) enum ForwardedBody {
         Upstream {
             #[pin]
             body: Incoming,
-            layer_headers: OfTheLayer,
+            layer_headers: LayerHeaders,
             patience: Option<Patience>,
         },
         Here { data: Bytes },
     }
 }
 
-impl Body for Answered {
+impl Body for ForwardedBody {
     type Data = Bytes;
     type Error = BoxError;
 
@@ -133,7 +133,7 @@ impl Body for Answered {
                     return Poll::Ready(Some(Err(stalled.into())));
                 };
                 if let Some(patience) = patience {
-                    patience.begin_anew();
+                    patience.restart();
                 }
                 Poll::Ready(frame.map(|frame| {
                     let frame = frame?;
@@ -164,12 +164,13 @@ impl Body for Answered {
     }
 }
 
-/// How long an answer's body may rest. An operation lasts as long as its
-/// answer, also without a client that could give up.
+/// How long the upstream may pause within a response body. The layer reads the body of a
+/// protected operation to its end even when the client has left, so nobody else would
+/// give up on an upstream that stalls.
 #[derive(Debug)]
 pub(crate) struct Patience {
     timeout: Duration,
-    /// Only while there is nothing to read: a client may take its time.
+    /// Runs only while the upstream has nothing to read: a slow client does not count.
     ends: Option<Pin<Box<Sleep>>>,
     numbers: Arc<Numbers>,
 }
@@ -183,7 +184,7 @@ impl Patience {
         }
     }
 
-    fn begin_anew(&mut self) {
+    fn restart(&mut self) {
         self.ends = None;
     }
 
@@ -192,28 +193,28 @@ impl Patience {
         let ends = self.ends.get_or_insert_with(|| Box::pin(sleep(timeout)));
         ready!(ends.as_mut().poll(cx));
         self.numbers.timed_out.add();
-        warn!("the upstream's answer stalled");
+        warn!("the upstream's response stalled");
         Poll::Ready(io::ErrorKind::TimedOut.into())
     }
 }
 
 pin_project! {
-    /// A body that something lives as long as.
+    /// A body that keeps a guard alive until the body is dropped.
     #[derive(Debug)]
-    pub(crate) struct Until<B, G> {
+    pub(crate) struct GuardedBody<B, G> {
         #[pin]
         body: B,
         guard: G,
     }
 }
 
-impl<B, G> Until<B, G> {
+impl<B, G> GuardedBody<B, G> {
     pub(crate) fn new(body: B, guard: G) -> Self {
         Self { body, guard }
     }
 }
 
-impl<B: Body, G> Body for Until<B, G> {
+impl<B: Body, G> Body for GuardedBody<B, G> {
     type Data = B::Data;
     type Error = B::Error;
 

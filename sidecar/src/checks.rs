@@ -1,8 +1,8 @@
-//! What a layer can be told that a proxy can't keep.
+//! Options of the layer that cannot work in a proxy.
 
 use http::{HeaderName, Method};
 
-use crate::forwarded::Reserved;
+use crate::forwarded::ReservedHeaders;
 use crate::options::Settings;
 use crate::path::normal;
 use tower_idempotency::ConfigError;
@@ -10,11 +10,11 @@ use tower_idempotency::IdempotencyLayer;
 use tower_idempotency::for_sidecar::{config_error, lower_case, routes};
 use tower_idempotency::options::OnDisconnect;
 
-/// Before anything is served.
+/// Checks every route, before the sidecar serves anything.
 pub(crate) fn check(layer: &IdempotencyLayer, settings: &Settings) -> Result<(), ConfigError> {
     let ignore_case = settings.ignore_path_case;
     let authorize = settings.authorize.as_ref();
-    let reserved = Reserved::new(authorize.map_or(&[], |authorize| &authorize.headers));
+    let reserved = ReservedHeaders::new(authorize.map_or(&[], |authorize| &authorize.headers));
     for route in routes(layer) {
         let of = route.pattern;
         if let Some(name) = route.key_headers.iter().find(|name| reserved.has(name)) {
@@ -24,7 +24,7 @@ pub(crate) fn check(layer: &IdempotencyLayer, settings: &Settings) -> Result<(),
         }
         if route.max_operation < settings.upstream_timeout {
             let message = "must not be shorter than `upstream_timeout`: an operation that the \
-                           upstream may still answer would be executed again";
+                           upstream may still respond to would be executed again";
             return Err(config_error("max_operation", of, message));
         }
         if route.on_disconnect == OnDisconnect::Cancel {
@@ -39,7 +39,7 @@ pub(crate) fn check(layer: &IdempotencyLayer, settings: &Settings) -> Result<(),
     Ok(())
 }
 
-/// A pattern that no path is matched as would protect nothing.
+/// Rejects a pattern that no normal spelling of a path can match: it would protect nothing.
 fn check_path(pattern: &str, path: &str, ignore_case: bool) -> Result<(), ConfigError> {
     let fail = |message: &str| Err(config_error("route", Some(pattern), message));
     let literal = without_names(path);
@@ -58,7 +58,7 @@ fn check_path(pattern: &str, path: &str, ignore_case: bool) -> Result<(), Config
     }
 }
 
-/// With `x` for every `{name}`.
+/// The pattern with `x` in the place of every `{name}`.
 fn without_names(pattern: &str) -> String {
     let mut literal = String::with_capacity(pattern.len());
     let mut rest = pattern;
@@ -71,7 +71,7 @@ fn without_names(pattern: &str) -> String {
     literal
 }
 
-/// The methods that some policy protects.
+/// The methods that some route protects.
 pub(crate) fn methods(layer: &IdempotencyLayer) -> Vec<Method> {
     let mut methods = Vec::new();
     for route in routes(layer) {
@@ -84,7 +84,7 @@ pub(crate) fn methods(layer: &IdempotencyLayer) -> Vec<Method> {
     methods
 }
 
-/// The names under which the layer says something about an answer.
+/// The names of the headers that the layer adds to responses.
 pub(crate) fn layer_header_names(layer: &IdempotencyLayer) -> Vec<HeaderName> {
     let mut names = Vec::new();
     for route in routes(layer) {
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_that_no_path_is_matched_as_is_refused() {
+    fn a_pattern_that_no_path_is_matched_as_is_a_config_error() {
         for pattern in [
             "/",
             "POST /orders",

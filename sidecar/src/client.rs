@@ -1,4 +1,4 @@
-//! Requests to the upstream, over connections that are kept.
+//! The HTTP client for the upstream, which keeps connections open.
 
 use std::error::Error;
 use std::time::Duration;
@@ -18,21 +18,21 @@ use crate::bodies::Outgoing;
 use crate::connect::Connector;
 use crate::options::Settings;
 
-/// Servers close connections that idle for 2 s (gunicorn) or 5 s (Node.js). A
-/// request that meets that moment may or may not have been seen; so a connection
-/// is not used again for as long as they may keep it.
+/// How long an idle connection is kept. Servers close idle connections after 2 s (gunicorn)
+/// or 5 s (Node.js). If a request is sent while the server closes, nobody knows whether the
+/// server has seen the request. The sidecar therefore gives up a connection first.
 const IDLE: Duration = Duration::from_secs(1);
-/// A connection that all requests share must not be dead for long.
+/// All requests share one HTTP/2 connection, so a dead connection has to be noticed soon.
 const PING: Duration = Duration::from_secs(10);
 
-/// What came instead of an answer.
+/// Why there is no response.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// Certainly no byte of the request was sent.
+    /// No byte of the request was sent.
     Unreached(BoxError),
-    /// What was sent of it may have been carried out.
+    /// The upstream may have executed the request.
     Broken(BoxError),
-    /// The client did not send all of it.
+    /// The client broke off before the end of its request.
     Client(BoxError),
 }
 
@@ -62,8 +62,8 @@ impl Client {
         Self::Http1(client)
     }
 
-    /// A request is sent once: it goes to a second connection only if the first
-    /// had closed before any of it was written.
+    /// Sends a request once. A second connection is used only if the first one closed before
+    /// any byte of the request was written to it.
     pub(crate) async fn send(
         &self,
         mut request: Request<Outgoing>,
@@ -74,7 +74,7 @@ impl Client {
                 client.request(request).await.map_err(|error| {
                     if error.is_connect() {
                         Failure::Unreached(error.into())
-                    } else if is_of_the_client(&error) {
+                    } else if is_client_error(&error) {
                         Failure::Client(error.into())
                     } else {
                         Failure::Broken(error.into())
@@ -89,15 +89,15 @@ impl Client {
     }
 }
 
-fn is_of_the_client(error: &legacy::Error) -> bool {
+fn is_client_error(error: &legacy::Error) -> bool {
     error
         .source()
         .and_then(|cause| cause.downcast_ref::<hyper::Error>())
         .is_some_and(hyper::Error::is_user)
 }
 
-/// One connection for all requests. hyper-util's client would take a connection
-/// for each `:authority`, and clients choose those.
+/// One connection for all requests. hyper-util's client would open a connection for each
+/// `:authority`, and clients choose that value.
 #[derive(Debug)]
 pub(crate) struct Http2 {
     connector: Connector,
@@ -139,8 +139,8 @@ impl Http2 {
     }
 
     async fn connection(&self) -> Result<http2::SendRequest<Outgoing>, BoxError> {
-        // Who waits for another's attempt to connect waits no longer than for one
-        // of its own.
+        // The lock is held while another request connects. Without the timeout, a request would
+        // wait for all attempts of the requests before it, one after the other.
         let shared = timeout(self.connector.timeout, self.connection.lock());
         let mut shared = shared.await?;
         if let Some(connection) = &*shared

@@ -1,4 +1,4 @@
-//! Connections to what is behind the sidecar.
+//! TCP connections to the upstream and to the authorizer.
 
 use std::future::Future;
 use std::io;
@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tower_service::Service;
 
-/// Connects over TCP, within a time that includes finding the address.
+/// Connects over TCP. `timeout` includes the look-up of the address.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Connector {
     pub(crate) timeout: Duration,

@@ -1,4 +1,4 @@
-//! What changes in the fields of a message on its way through.
+//! The headers that the sidecar changes in a message that it forwards.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -28,14 +28,14 @@ const FRAMING: [HeaderName; 7] = [
     TRAILER,
 ];
 
-/// Belongs to an offer of h2c, so to one connection too.
+/// A part of an offer of h2c, which concerns one connection (RFC 7540, section 3.2.1).
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
-/// Removes what is meant for one connection. Returns the protocol of an
-/// `Upgrade`, which the next connection may be asked for too.
+/// Removes the headers of one connection. Returns the protocol of an `Upgrade`, so that the
+/// caller can ask for it on the next connection.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) -> Option<HeaderValue> {
     let named: Vec<HeaderName> = tokens(headers, &CONNECTION)
-        // The request would get another target without it.
+        // `Connection: host` would remove the host and so change the target.
         .filter(|name| !name.eq_ignore_ascii_case("host"))
         .filter_map(|name| name.parse().ok())
         .collect();
@@ -53,8 +53,8 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) -> Option<HeaderValue> {
     upgrade
 }
 
-/// Whether a connection can be handed over to this protocol. Not to another
-/// HTTP: requests would go past the layer.
+/// Whether a connection may become a tunnel for this protocol. A tunnel for another version
+/// of HTTP would carry requests past the layer.
 pub(crate) fn can_be_tunnelled(protocol: &HeaderValue) -> bool {
     protocol.to_str().is_ok_and(|protocols| {
         protocols.split(',').all(|protocol| {
@@ -75,11 +75,11 @@ fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item =
         .map(str::trim)
 }
 
-/// What a client can't say, since only the sidecar may.
+/// The headers that only the sidecar sets: they are removed from what a client sends.
 #[derive(Clone, Debug)]
-pub(crate) struct Reserved(Arc<[HeaderName]>);
+pub(crate) struct ReservedHeaders(Arc<[HeaderName]>);
 
-impl Reserved {
+impl ReservedHeaders {
     pub(crate) fn new(of_authoriser: &[HeaderName]) -> Self {
         let own = [ATTEMPT, FENCING_TOKEN];
         Self(own.iter().chain(of_authoriser).cloned().collect())
@@ -94,19 +94,20 @@ impl Reserved {
             .iter()
             .any(|own| reads_as(name.as_str(), own.as_str()))
     }
-    /// What could change how the request is read goes too, whoever it is from:
-    /// servers merge trailers into the head (RFC 9110 section 6.5.1).
+
+    /// Removes the reserved headers from trailers, and every header that could change how the
+    /// request is read: some servers merge trailers into the head (RFC 9110, section 6.5.1).
     pub(crate) fn strip_from_trailers(&self, trailers: &mut HeaderMap) {
         self.strip_from(trailers);
         remove_spellings(trailers, &HOP_BY_HOP);
         remove_spellings(trailers, &[HTTP2_SETTINGS]);
         remove_spellings(trailers, &FRAMING);
-        remove_where(trailers, says_who_asks);
+        remove_where(trailers, names_the_client);
     }
 }
 
-/// `Forwarded`, or one of the family of `X-Forwarded-For`.
-fn says_who_asks(name: &HeaderName) -> bool {
+/// Whether this is `Forwarded` or a header that begins with `X-Forwarded-`.
+fn names_the_client(name: &HeaderName) -> bool {
     let name = name.as_str();
     *name == FORWARDED
         || name
@@ -114,7 +115,7 @@ fn says_who_asks(name: &HeaderName) -> bool {
             .is_some_and(|start| reads_as(start, "x-forwarded-"))
 }
 
-/// Removes these in any spelling that a CGI-like interface takes for the same.
+/// Removes these headers in every spelling that CGI-like interfaces read as the same name.
 pub(crate) fn remove_spellings(headers: &mut HeaderMap, names: &[HeaderName]) {
     remove_where(headers, |name| {
         names
@@ -123,7 +124,7 @@ pub(crate) fn remove_spellings(headers: &mut HeaderMap, names: &[HeaderName]) {
     });
 }
 
-/// WSGI, Rack and PHP see `X-Account` and `X_Account` as one.
+/// WSGI, Rack and PHP read `X-Account` and `X_Account` as the same name.
 fn reads_as(name: &str, other: &str) -> bool {
     let plain = |byte| if byte == b'_' { b'-' } else { byte };
     name.len() == other.len()
@@ -144,13 +145,13 @@ fn remove_where(headers: &mut HeaderMap, is_removed: impl Fn(&HeaderName) -> boo
     }
 }
 
-/// Says who is asking, to what is behind the sidecar.
+/// Sets `X-Forwarded-For`, `-Proto` and `-Host`, which tell the upstream who sent the request.
 pub(crate) fn forward(parts: &mut request::Parts, peer: SocketAddr, trusted: &[IpNet]) {
     let headers = &mut parts.headers;
     let ip = peer.ip().to_canonical();
     let is_trusted = trusted.iter().any(|network| network.contains(&ip));
     if !is_trusted {
-        remove_where(headers, says_who_asks);
+        remove_where(headers, names_the_client);
     }
     let from = from(headers, ip);
     headers.insert(FORWARDED_FOR, from);
@@ -164,7 +165,7 @@ pub(crate) fn forward(parts: &mut request::Parts, peer: SocketAddr, trusted: &[I
     }
 }
 
-/// The addresses that a trusted proxy named, and its own.
+/// The addresses that a trusted proxy named, then the peer's own.
 fn from(headers: &HeaderMap, peer: IpAddr) -> HeaderValue {
     let mut addresses = Vec::new();
     for line in headers.get_all(FORWARDED_FOR) {
@@ -175,8 +176,8 @@ fn from(headers: &HeaderMap, peer: IpAddr) -> HeaderValue {
     HeaderValue::from_bytes(&addresses).expect("made of header values and an address")
 }
 
-/// `Host` is what the request line says, where it says one (RFC 9112 section
-/// 3.2.2): `:authority` in HTTP/2. `false` if there is more than one.
+/// Sets `Host` to the host of the request line (RFC 9112, section 3.2.2) or, in HTTP/2, to
+/// `:authority`, if there is one. Returns `false` for more than one `Host`.
 pub(crate) fn normalize_host(parts: &mut request::Parts) -> bool {
     if let Some(authority) = parts.uri.authority() {
         let host = authority
@@ -189,8 +190,8 @@ pub(crate) fn normalize_host(parts: &mut request::Parts) -> bool {
     parts.headers.get_all(HOST).iter().nth(1).is_none()
 }
 
-/// HTTP/2 may split cookies, HTTP/1.1 has no way to say so (RFC 9113 section
-/// 8.2.3).
+/// Joins the `Cookie` headers into one. HTTP/2 may split cookies, HTTP/1.1 may not (RFC 9113,
+/// section 8.2.3).
 pub(crate) fn join_cookies(headers: &mut HeaderMap) {
     if headers.get_all(COOKIE).iter().nth(1).is_none() {
         return;
@@ -204,11 +205,12 @@ pub(crate) fn join_cookies(headers: &mut HeaderMap) {
     headers.insert(COOKIE, joined.expect("made of header values"));
 }
 
-/// What the layer says about an answer, and therefore no upstream.
+/// The headers that the layer adds to responses. The sidecar removes them from responses of the
+/// upstream, so that clients can rely on them.
 #[derive(Clone, Debug)]
-pub(crate) struct OfTheLayer(Arc<[HeaderName]>);
+pub(crate) struct LayerHeaders(Arc<[HeaderName]>);
 
-impl OfTheLayer {
+impl LayerHeaders {
     pub(crate) fn new(names: Vec<HeaderName>) -> Self {
         Self(names.into())
     }

@@ -1,4 +1,4 @@
-//! What a request meets, from the outside in.
+//! The steps that a request passes before the layer, in order.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,14 +14,15 @@ use ipnet::IpNet;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::authorize::{Authorizer, Refused};
-use crate::bodies::{Answered, Until};
+use crate::authorize::{Authorizer, NotAllowed};
+use crate::bodies::{ForwardedBody, GuardedBody};
 use crate::checks::{layer_header_names, methods};
 use crate::contract::SidecarContract;
 use crate::forwarded::{
-    OfTheLayer, Reserved, can_be_tunnelled, forward, join_cookies, normalize_host, strip_hop_by_hop,
+    LayerHeaders, ReservedHeaders, can_be_tunnelled, forward, join_cookies, normalize_host,
+    strip_hop_by_hop,
 };
-use crate::metrics::{Counted, Numbers};
+use crate::metrics::{GaugeGuard, Numbers};
 use crate::options::Settings;
 use crate::path::{SentTarget, matched};
 use crate::problem::{BAD_HOST, BAD_METHOD, BAD_PATH, NO_TUNNEL, Problem};
@@ -32,19 +33,20 @@ use tower_idempotency::RequestBody;
 use tower_idempotency::ResponseBody;
 use tower_idempotency::scope::PeerAddr;
 
-/// What leaves: counted until its last byte has.
-pub(crate) type Leaving<G> = Until<Either<ResponseBody<Answered>, Full<Bytes>>, (Counted, G)>;
+/// The body of every response. Its guard counts the request until the last byte is sent.
+pub(crate) type ServedBody<G> =
+    GuardedBody<Either<ResponseBody<ForwardedBody>, Full<Bytes>>, (GaugeGuard, G)>;
 
-/// All that connections share.
+/// The state that all connections share.
 pub(crate) struct Front {
     layer: IdempotencyLayer,
     proxy: Idempotency<Upstream>,
-    reserved: Reserved,
+    reserved: ReservedHeaders,
     authorizer: Option<Authorizer>,
     trusted: Vec<IpNet>,
     healthz: Option<String>,
     contract: Option<(String, SidecarContract)>,
-    /// Those that some policy protects.
+    /// The methods that some route protects.
     methods: Vec<Method>,
     numbers: Arc<Numbers>,
     draining: AtomicBool,
@@ -54,8 +56,8 @@ impl Front {
     pub(crate) fn new(layer: IdempotencyLayer, settings: &Settings) -> Self {
         let numbers = Arc::<Numbers>::default();
         let authorize = settings.authorize.as_ref();
-        let reserved = Reserved::new(authorize.map_or(&[], |authorize| &authorize.headers));
-        let layer_headers = OfTheLayer::new(layer_header_names(&layer));
+        let reserved = ReservedHeaders::new(authorize.map_or(&[], |authorize| &authorize.headers));
+        let layer_headers = LayerHeaders::new(layer_header_names(&layer));
         let upstream = Upstream::new(
             settings,
             reserved.clone(),
@@ -88,16 +90,17 @@ impl Front {
     }
 
     pub(crate) fn begin_draining(&self) {
+        // Relaxed: only `/healthz` reads the flag, and nothing else is published with it.
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    /// `guard` lives as long as the answer.
-    pub(crate) async fn answer<G>(
+    /// Responds to a request. `guard` lives as long as the response's body.
+    pub(crate) async fn respond<G>(
         &self,
         request: Request<Incoming>,
         peer: SocketAddr,
         guard: G,
-    ) -> Response<Leaving<G>> {
+    ) -> Response<ServedBody<G>> {
         let counted = self.numbers.request();
         let response = match self.admit(request, peer).await {
             Ok(request) => match self.proxy.clone().call(request).await {
@@ -106,10 +109,10 @@ impl Front {
             },
             Err(here) => here.map(|data| Either::Right(Full::new(data))),
         };
-        response.map(|body| Until::new(body, (counted, guard)))
+        response.map(|body| GuardedBody::new(body, (counted, guard)))
     }
 
-    /// The request as the layer gets it, or what keeps it from there.
+    /// The request as the layer gets it, or the response that the sidecar gives instead.
     async fn admit(
         &self,
         request: Request<Incoming>,
@@ -117,10 +120,10 @@ impl Front {
     ) -> Result<Request<RequestBody<Incoming>>, Response<Bytes>> {
         let (mut parts, body) = request.into_parts();
         if parts.method == Method::CONNECT {
-            return Err(NO_TUNNEL.answer("This is no proxy for other addresses."));
+            return Err(NO_TUNNEL.response("This is no proxy for other addresses."));
         }
         if !normalize_host(&mut parts) {
-            return Err(BAD_HOST.answer("A request is for one host."));
+            return Err(BAD_HOST.response("A request is for one host."));
         }
         strip(&mut parts, &self.reserved);
         if let Some(here) = self.served_here(&parts) {
@@ -128,8 +131,8 @@ impl Front {
         }
         forward(&mut parts, peer, &self.trusted);
         parts.extensions.insert(PeerAddr(peer));
-        self.settle_path(&mut parts)
-            .map_err(|(problem, detail)| problem.answer(&detail))?;
+        self.normalize_path(&mut parts)
+            .map_err(|(problem, detail)| problem.response(&detail))?;
         if let Some(authorizer) = &self.authorizer
             && self.layer.protects(&parts)
         {
@@ -165,12 +168,12 @@ impl Front {
         response
     }
 
-    /// Has policies found by one spelling of the path, where the method has any.
-    fn settle_path(&self, parts: &mut request::Parts) -> Result<(), (&'static Problem, String)> {
+    /// Replaces the path by its normal spelling, if some route protects the method.
+    fn normalize_path(&self, parts: &mut request::Parts) -> Result<(), (&'static Problem, String)> {
         if !self.methods.contains(&parts.method) {
             let sent = parts.method.as_str();
             let alike = |own: &Method| own.as_str().eq_ignore_ascii_case(sent);
-            // Some frameworks take `post` for POST.
+            // Some frameworks read `post` as POST; the layer would let such a request pass unprotected.
             if self.methods.iter().any(alike) {
                 return Err((&BAD_METHOD, "Methods are written in upper case.".to_owned()));
             }
@@ -202,12 +205,12 @@ impl Front {
         authorizer
             .allow(parts)
             .await
-            .map_err(|refused| match refused {
-                Refused::Denied(response) => {
+            .map_err(|reason| match reason {
+                NotAllowed::Denied(response) => {
                     self.numbers.denied.add();
                     response
                 }
-                Refused::Unknown(response) => {
+                NotAllowed::Unknown(response) => {
                     self.numbers.authorizer_failed.add();
                     response
                 }
@@ -215,8 +218,8 @@ impl Front {
     }
 }
 
-/// Removes what ends at this connection, and what a client can't say.
-fn strip(parts: &mut request::Parts, reserved: &Reserved) {
+/// Removes the headers of this connection, and those that only the sidecar sets.
+fn strip(parts: &mut request::Parts, reserved: &ReservedHeaders) {
     let upgrade = strip_hop_by_hop(&mut parts.headers);
     match upgrade {
         Some(protocol) if parts.version == Version::HTTP_11 && can_be_tunnelled(&protocol) => {

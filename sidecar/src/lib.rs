@@ -1,8 +1,7 @@
-//! The layer as a process, in front of a service in any language.
+//! [`tower_idempotency`] as a proxy in front of a service in any language.
 //!
-//! `tower-idempotency-sidecar --config FILE` is a program made of this; a
-//! [`Sidecar`] can run inside another one just as well. `docs/sidecar.md` says
-//! what it does and what stands in its file.
+//! The program `tower-idempotency-sidecar --config FILE` runs one [`Sidecar`]; so can any other
+//! program. `docs/sidecar.md` describes what the proxy does and the entries of its file.
 
 use std::error::Error;
 use std::fmt;
@@ -41,7 +40,7 @@ use store::{Connected, LateStore};
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
-/// A proxy with an [`IdempotencyLayer`], listening.
+/// A proxy with an [`IdempotencyLayer`] that listens on its addresses.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -74,15 +73,15 @@ pub struct Sidecar {
 }
 
 impl Sidecar {
-    /// As the file says: connected to its store, and listening. A store that
-    /// can't be reached right now is tried again in the background.
+    /// Connects to the store that the file names, and listens. If the store can't be reached within
+    /// five seconds, the sidecar starts all the same and keeps trying in the background.
     ///
     /// # Errors
-    /// If the file lacks something or asks for what a proxy can't do, if the
-    /// store refuses, or if an address can't be listened on.
+    /// If the file lacks an entry or has an option that can't work in a proxy, if the store refuses
+    /// the connection, or if an address can't be listened on.
     pub async fn new(config: &Config) -> Result<Self, SidecarError> {
         let settings = Settings::read(config)?;
-        // What is wrong in the file is said before a store is waited for.
+        // Errors of the file are found before the sidecar waits for a store.
         layer(config, &settings, LateStore::default())?;
         let layer = match store::connect(required_store(config)?).await? {
             Connected::Now(store) => layer(config, &settings, store)?,
@@ -91,11 +90,11 @@ impl Sidecar {
         Self::listen(&settings, layer).await
     }
 
-    /// What a sidecar with this file would promise to clients. Neither the
-    /// store nor the upstream is asked.
+    /// What a sidecar with this file promises to clients. Neither the store nor the upstream is
+    /// contacted.
     ///
     /// # Errors
-    /// As of [`new`](Self::new).
+    /// Those of [`new`](Self::new) that concern the file.
     pub fn contract(config: &Config) -> Result<SidecarContract, SidecarError> {
         let settings = Settings::read(config)?;
         required_store(config)?;
@@ -125,18 +124,18 @@ impl Sidecar {
         })
     }
 
-    /// Where it listens.
+    /// The address on which it serves.
     ///
     /// # Errors
-    /// If the system does not say.
+    /// If the system cannot tell the address.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }
 
-    /// Where it tells its numbers, if it does.
+    /// The address on which it serves `/metrics`, if the file has the entry `metrics`.
     ///
     /// # Errors
-    /// If the system does not say.
+    /// If the system cannot tell the address.
     pub fn metrics_addr(&self) -> io::Result<Option<SocketAddr>> {
         self.metrics
             .as_ref()
@@ -144,9 +143,8 @@ impl Sidecar {
             .transpose()
     }
 
-    /// Serves until `shutdown`. Then it accepts no more connections, finishes
-    /// the requests that run and waits for operations whose clients have left,
-    /// for `drain_timeout` at most.
+    /// Serves until `shutdown` completes. Then it accepts no more connections, and waits for running
+    /// requests and for operations whose clients have left, for at most `drain_timeout`.
     pub async fn serve(self, shutdown: impl Future<Output = ()>) {
         server::serve(
             self.front,
@@ -166,7 +164,7 @@ fn layer(
 ) -> Result<IdempotencyLayer, SidecarError> {
     let mut builder = ignore_path_case(config.builder(store)?, settings.ignore_path_case);
     let docs_url = settings.docs_url.as_ref();
-    // Where rejections lead to, unless the file says otherwise.
+    // Rejections link to the contract that the sidecar serves, unless the file names another page.
     if let (None, Some(path)) = (docs_url, &settings.contract) {
         builder = builder.docs_url(path.as_str());
     }

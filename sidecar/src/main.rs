@@ -1,4 +1,4 @@
-//! The sidecar as a program: `docs/sidecar.md` of this package.
+//! The program `tower-idempotency-sidecar`. `docs/sidecar.md` of this package describes it.
 
 use std::error::Error;
 use std::future::Future;
@@ -29,8 +29,8 @@ Exit status: 0 done, or shut down by SIGTERM or SIGINT; 1 the file, the store
 or an address can't be used; 2 wrong arguments.
 ";
 
-/// What the arguments ask for.
-enum Asked {
+/// What the arguments ask the program to do.
+enum Invocation {
     Help,
     Version,
     Do(Task, PathBuf),
@@ -44,20 +44,20 @@ enum Task {
 }
 
 fn main() -> ExitCode {
-    let asked = match asked(lexopt::Parser::from_env()) {
-        Ok(asked) => asked,
+    let invocation = match invocation(lexopt::Parser::from_env()) {
+        Ok(invocation) => invocation,
         Err(error) => {
             eprintln!("error: {error}\n\n{HELP}");
             return ExitCode::from(2);
         }
     };
-    let done = match asked {
-        Asked::Help => print(HELP),
-        Asked::Version => print(&format!(
+    let done = match invocation {
+        Invocation::Help => print(HELP),
+        Invocation::Version => print(&format!(
             "tower-idempotency-sidecar {}\n",
             env!("CARGO_PKG_VERSION")
         )),
-        Asked::Do(task, file) => run(task, &file),
+        Invocation::Do(task, file) => run(task, &file),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -68,7 +68,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn asked(mut arguments: lexopt::Parser) -> Result<Asked, lexopt::Error> {
+fn invocation(mut arguments: lexopt::Parser) -> Result<Invocation, lexopt::Error> {
     let mut config = None;
     let mut task = Task::Serve;
     while let Some(argument) = arguments.next()? {
@@ -79,8 +79,8 @@ fn asked(mut arguments: lexopt::Parser) -> Result<Asked, lexopt::Error> {
             }
             Long("check") => Task::Check,
             Long("migrate") => Task::Migrate,
-            Long("help") | Short('h') => return Ok(Asked::Help),
-            Long("version") | Short('V') => return Ok(Asked::Version),
+            Long("help") | Short('h') => return Ok(Invocation::Help),
+            Long("version") | Short('V') => return Ok(Invocation::Version),
             other => return Err(other.unexpected()),
         };
         match task {
@@ -91,7 +91,7 @@ fn asked(mut arguments: lexopt::Parser) -> Result<Asked, lexopt::Error> {
         }
     }
     let config = config.ok_or("--config FILE is missing")?;
-    Ok(Asked::Do(task, config))
+    Ok(Invocation::Do(task, config))
 }
 
 fn run(task: Task, file: &Path) -> Result<(), Box<dyn Error>> {
@@ -106,7 +106,7 @@ fn run(task: Task, file: &Path) -> Result<(), Box<dyn Error>> {
     }
 }
 
-/// Unlike `print!` no panic where nobody reads.
+/// Unlike `print!`, does not panic when the reader has closed the pipe.
 fn print(text: &str) -> Result<(), Box<dyn Error>> {
     match std::io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
@@ -133,7 +133,7 @@ fn log() {
 }
 
 async fn serve(config: &Config) -> Result<(), Box<dyn Error>> {
-    // From here on a signal is no sudden end.
+    // The handlers are installed first, so that a signal during the start ends the process in order.
     let shutdown = signals()?;
     let sidecar = Sidecar::new(config).await?;
     info!(address = %sidecar.local_addr()?, "listening");
@@ -145,7 +145,7 @@ async fn serve(config: &Config) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The first SIGTERM or SIGINT; a second one ends the process.
+/// Completes at the first SIGTERM or SIGINT. A second signal ends the process at once.
 fn signals() -> std::io::Result<impl Future<Output = ()>> {
     let mut signals = Signals::new()?;
     Ok(async move {
@@ -182,7 +182,7 @@ impl Signals {
     }
 }
 
-/// Elsewhere Ctrl-C is all there is.
+/// Other systems than Unix have Ctrl-C alone.
 #[cfg(not(unix))]
 struct Signals;
 
@@ -199,7 +199,7 @@ impl Signals {
     }
 }
 
-/// An error with all its causes.
+/// The text of an error and of all its causes.
 fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

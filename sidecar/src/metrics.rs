@@ -1,4 +1,4 @@
-//! Numbers, as Prometheus reads them.
+//! Counters and gauges, in the text format of Prometheus.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -12,11 +12,12 @@ pub(crate) struct Counter(AtomicU64);
 
 impl Counter {
     pub(crate) fn add(&self) {
+        // Relaxed: each number counts for itself, and none of them decides anything.
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-/// What rises and falls.
+/// A number that rises and falls.
 #[derive(Debug, Default)]
 pub(crate) struct Gauge(AtomicI64);
 
@@ -30,7 +31,7 @@ impl Gauge {
     }
 }
 
-/// What the layer does not count, since it does not know of it.
+/// The numbers of the proxy. The layer counts operations itself.
 #[derive(Debug, Default)]
 pub(crate) struct Numbers {
     pub(crate) requests: Counter,
@@ -44,34 +45,34 @@ pub(crate) struct Numbers {
     connections: Gauge,
 }
 
-/// Counted while it lives.
+/// Raises a gauge, and lowers it again on drop.
 #[derive(Debug)]
-pub(crate) struct Counted(Arc<Numbers>, fn(&Numbers) -> &Gauge);
+pub(crate) struct GaugeGuard(Arc<Numbers>, fn(&Numbers) -> &Gauge);
 
-impl Counted {
+impl GaugeGuard {
     fn new(numbers: &Arc<Numbers>, gauge: fn(&Numbers) -> &Gauge) -> Self {
         gauge(numbers).up();
         Self(Arc::clone(numbers), gauge)
     }
 }
 
-impl Drop for Counted {
+impl Drop for GaugeGuard {
     fn drop(&mut self) {
         self.1(&self.0).down();
     }
 }
 
 impl Numbers {
-    pub(crate) fn connection(self: &Arc<Self>) -> Counted {
-        Counted::new(self, |numbers| &numbers.connections)
+    pub(crate) fn connection(self: &Arc<Self>) -> GaugeGuard {
+        GaugeGuard::new(self, |numbers| &numbers.connections)
     }
 
-    pub(crate) fn request(self: &Arc<Self>) -> Counted {
+    pub(crate) fn request(self: &Arc<Self>) -> GaugeGuard {
         self.requests.add();
-        Counted::new(self, |numbers| &numbers.in_flight)
+        GaugeGuard::new(self, |numbers| &numbers.in_flight)
     }
 
-    /// The text format, version 0.0.4.
+    /// All numbers in the text format, version 0.0.4.
     pub(crate) fn text(&self, layer: &Counts) -> String {
         let mut text = Text::default();
         let of = |counter: &Counter| counter.0.load(Ordering::Relaxed);
@@ -82,7 +83,7 @@ impl Numbers {
         );
         text.gauge(
             "idempotency_sidecar_requests_in_flight",
-            "Requests whose answer has not left yet.",
+            "Requests whose response is not sent to its end yet.",
             &self.in_flight,
         );
         text.gauge(
@@ -92,7 +93,7 @@ impl Numbers {
         );
         text.counter(
             "idempotency_sidecar_upstream_failures_total",
-            "Requests that the upstream did not answer.",
+            "Requests without a response of the upstream.",
             &[
                 (r#"{kind="unreachable"}"#, of(&self.unreached)),
                 (r#"{kind="broken"}"#, of(&self.broken)),
@@ -106,12 +107,12 @@ impl Numbers {
         );
         text.counter(
             "idempotency_sidecar_authorizer_failures_total",
-            "Requests that the authorizer gave no word on.",
+            "Requests for which the authorizer gave no usable response.",
             &[("", of(&self.authorizer_failed))],
         );
         text.counter(
             "idempotency_sidecar_ambiguous_paths_total",
-            "Requests refused since their path could mean several things.",
+            "Requests rejected because servers could read their path in different ways.",
             &[("", of(&self.ambiguous))],
         );
         text.layer_counts(layer);
@@ -127,21 +128,21 @@ impl Text {
         for (name, help, value) in [
             ("executed", "Operations that began.", counts.executed),
             ("rerun", "Operations that began again.", counts.rerun),
-            ("replayed", "Answers given again.", counts.replayed),
-            ("recorded", "Answers recorded.", counts.recorded),
+            ("replayed", "Responses replayed.", counts.replayed),
+            ("recorded", "Responses recorded.", counts.recorded),
             (
                 "sealed",
-                "Operations done whose answer was not kept.",
+                "Operations done whose response was not kept.",
                 counts.sealed,
             ),
             (
                 "released",
-                "Operations whose key was given back.",
+                "Operations that a retry executes again.",
                 counts.released,
             ),
             (
                 "outcome_unknown",
-                "Operations of which nobody knows how they ended.",
+                "Operations whose outcome is unknown.",
                 counts.outcome_unknown,
             ),
             (
@@ -151,17 +152,17 @@ impl Text {
             ),
             (
                 "overtaken",
-                "Operations whose answer was discarded for another owner's.",
+                "Operations whose response was discarded, since another owner had taken over.",
                 counts.overtaken,
             ),
             (
                 "unrecorded",
-                "Answers sent before they were recorded.",
+                "Responses sent without a record.",
                 counts.unrecorded,
             ),
             (
                 "unprotected",
-                "Operations that ran unprotected, the store being down.",
+                "Operations that ran unprotected while the store was down.",
                 counts.unprotected,
             ),
         ] {
@@ -177,7 +178,7 @@ impl Text {
             .collect();
         self.counter(
             "idempotency_rejected_total",
-            "Requests refused, by reason.",
+            "Requests rejected, by code.",
             &rejected,
         );
     }

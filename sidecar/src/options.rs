@@ -1,5 +1,5 @@
-//! The options of the process, from the top of the file. The other tables are the
-//! layer's.
+//! The options of the process, from the top of the file. The tables `[idempotency]` and
+//! `[[route]]` configure the layer.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use tower_idempotency::config::{Config, FileError};
 use tower_idempotency::for_sidecar::{Entries, canonical, entries, wrong};
 
-/// Each field is a key of the file, at its top level.
+/// Each field is an entry at the top of the file.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     /// Required.
@@ -20,35 +20,35 @@ pub(crate) struct Settings {
     /// HTTP/2 with prior knowledge instead of HTTP/1.1.
     pub(crate) upstream_http2: bool,
     pub(crate) connect_timeout: Duration,
-    /// From the request's last byte to the head of its answer.
+    /// From the request's last byte to the head of the upstream's response.
     pub(crate) upstream_timeout: Duration,
     pub(crate) authorize: Option<Authorize>,
-    /// Whose `X-Forwarded-*` is believed.
+    /// Networks of proxies whose `X-Forwarded-*` headers the sidecar trusts.
     pub(crate) trusted_proxies: Vec<IpNet>,
     /// Where `/metrics` and `/healthz` are served.
     pub(crate) metrics: Option<SocketAddr>,
-    /// A path on `listen`.
+    /// The path on `listen` that says whether the sidecar is alive.
     pub(crate) healthz: Option<String>,
-    /// A path on `listen` that answers with the contract.
+    /// The path on `listen` where the contract is served.
     pub(crate) contract: Option<String>,
     pub(crate) drain_timeout: Duration,
     /// Patterns are matched against the path in lower case.
     pub(crate) ignore_path_case: bool,
-    /// Where rejections lead to. `None` for the path `contract`.
+    /// The page that rejections link to. `None` for the path `contract`.
     pub(crate) docs_url: Option<String>,
 }
 
-/// Who is asked before anything is claimed or replayed.
+/// The authorizer, which is asked before the layer claims or replays anything.
 #[derive(Clone)]
 pub(crate) struct Authorize {
     /// `http://`, asked with GET.
     pub(crate) url: Uri,
     pub(crate) timeout: Duration,
-    /// Copied from its answer into the request.
+    /// Headers that are copied from the authorizer's response into the request.
     pub(crate) headers: Vec<HeaderName>,
 }
 
-/// `listen` and `upstream` have no defaults: what stands here for them reaches
+/// `listen` and `upstream` have no defaults: a file has to name them. The values here reach
 /// nothing.
 impl Default for Settings {
     fn default() -> Self {
@@ -74,7 +74,7 @@ impl Authorize {
     pub(crate) const TIMEOUT: Duration = Duration::from_secs(5);
 }
 
-/// Its address may hold a credential.
+/// Leaves out `url`, which may hold a credential.
 impl fmt::Debug for Authorize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Authorize")

@@ -1,8 +1,8 @@
-//! Which path a request means: what its policy is found by.
+//! The spelling of a path by which the layer finds the route of a request.
 //!
-//! Servers decode a path before they route by it, and each a little
-//! differently. Matched is the one spelling that all others of it lead to;
-//! where servers disagree on what is meant, the request is refused.
+//! Servers decode a path before they route by it, and they differ in how. All spellings of a
+//! path are matched as one normal spelling. The sidecar rejects a path that servers read
+//! in different ways, since the layer and the upstream could choose different routes for it.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,12 +10,12 @@ use std::fmt;
 use http::Uri;
 use http::uri::PathAndQuery;
 
-/// The target as the client sent it, as an extension of the request: what the
-/// upstream gets.
+/// The target as the client sent it: an extension of the request. The upstream gets this
+/// target, not the normal spelling.
 #[derive(Clone, Debug)]
 pub(crate) struct SentTarget(pub(crate) Uri);
 
-/// Why a path could mean several things.
+/// Why servers could read a path in different ways.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ambiguous {
     Escape,
@@ -45,8 +45,7 @@ impl fmt::Display for Ambiguous {
     }
 }
 
-/// `uri` with the path that policies are found by; as it is where that is its
-/// own.
+/// `uri` with the normal spelling of its path; `None` if `uri` has it already.
 pub(crate) fn matched(uri: &Uri) -> Result<Option<Uri>, Ambiguous> {
     let own = uri.path();
     let path = normal(own)?;
@@ -65,8 +64,8 @@ pub(crate) fn matched(uri: &Uri) -> Result<Option<Uri>, Ambiguous> {
         .map_err(|_| Ambiguous::NoPath)
 }
 
-/// A path decoded, without the slash at its end. What can't stand in a path as
-/// it is stays an escape, in upper case.
+/// The normal spelling: decoded, and without a slash at the end. A byte that a path cannot
+/// hold as it is stays an escape, with upper-case digits.
 pub(crate) fn normal(path: &str) -> Result<Cow<'_, str>, Ambiguous> {
     let kept = |byte| byte == b'/' || stands_for_itself(byte);
     if path.bytes().all(kept) {
@@ -143,7 +142,7 @@ fn hex(digit: u8) -> Result<u8, Ambiguous> {
     }
 }
 
-/// RFC 3986 `pchar` that is not an escape.
+/// Whether a byte is a `pchar` of RFC 3986 and no escape.
 fn stands_for_itself(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,=:@".contains(&byte)
 }

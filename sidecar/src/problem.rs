@@ -1,23 +1,23 @@
-//! Answers of the sidecar itself.
+//! Responses that the sidecar writes itself.
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, Response, StatusCode};
 
-/// What went wrong before, behind or beside the layer.
+/// An error of the proxy. Errors of the layer are its rejections.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Problem {
     pub(crate) status: StatusCode,
     pub(crate) code: &'static str,
     pub(crate) title: &'static str,
-    /// `same-key`, `new-key` or `never`, as the layer's own rejections have it;
-    /// `None` where a key has no say.
+    /// `same-key`, `new-key` or `never`, as in the layer's rejections. `None` for a request
+    /// that was not protected, whose key does not matter.
     pub(crate) retry: Option<&'static str>,
 }
 
 impl Problem {
-    /// RFC 9457, with the members that the layer's rejections have.
-    pub(crate) fn answer(&self, detail: &str) -> Response<Bytes> {
+    /// A problem document (RFC 9457) with the members that the layer's rejections have.
+    pub(crate) fn response(&self, detail: &str) -> Response<Bytes> {
         let problem = serde_json::json!({
             "type": "about:blank",
             "title": self.title,

@@ -1,4 +1,4 @@
-//! Connections: accepted, kept, and ended when the process does.
+//! Connections of clients: the sidecar accepts, serves and closes them.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -23,25 +23,25 @@ use tracing::{debug, info, warn};
 
 use crate::front::Front;
 
-/// For the head of a request to arrive, and for a connection without one.
-/// Longer than the minute after which load balancers close theirs, so that it is
-/// they who do.
+/// How long the head of a request may take, and how long an idle connection is kept. Load
+/// balancers close idle connections after a minute. Since this is longer, the load balancer
+/// closes first, and never sends a request on a connection that the sidecar is closing.
 pub(crate) const IDLE: Duration = Duration::from_secs(75);
-/// After which a connection that has vanished is noticed.
+/// How often an HTTP/2 connection is pinged, so that a vanished client is noticed.
 const PING: Duration = Duration::from_secs(20);
-/// When there is no room for another connection.
+/// How long the sidecar waits after it ran out of file descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// What connections are told.
+/// What the tasks of all connections are to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Serve,
-    /// Finish what runs.
+    /// Finish the requests that run, and take no new ones.
     Drain,
     End,
 }
 
-/// Serves until `shutdown`, then finishes what runs, for `drain` at most.
+/// Serves until `shutdown`. Then requests and operations may finish, within `drain`.
 pub(crate) async fn serve(
     front: Arc<Front>,
     listener: TcpListener,
@@ -54,6 +54,7 @@ pub(crate) async fn serve(
     let mut shutdown = pin!(shutdown);
     loop {
         tokio::select! {
+            // Otherwise a shutdown could wait for as long as connections keep arriving.
             biased;
             () = &mut shutdown => break,
             (stream, peer) = accept(&listener) => {
@@ -87,7 +88,7 @@ async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
         match listener.accept().await {
             Ok(accepted) => return accepted,
             Err(error) => {
-                if is_of_one_connection(&error) {
+                if is_connection_error(&error) {
                     debug!(error = &error as &dyn std::error::Error, "no connection");
                 } else {
                     warn!(
@@ -101,7 +102,7 @@ async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     }
 }
 
-fn is_of_one_connection(error: &io::Error) -> bool {
+fn is_connection_error(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(
         error.kind(),
@@ -130,18 +131,19 @@ async fn connection(
     mut phase: watch::Receiver<Phase>,
 ) {
     let _counted = front.numbers().connection();
-    // Answers are written whole, so waiting for more of them only delays.
+    // hyper writes a response in large pieces, so Nagle's algorithm could only delay the last one.
     let _ = stream.set_nodelay(true);
     let activity = Activity::new();
     let service = service_fn(|request| {
         let front = Arc::clone(&front);
         let running = activity.begin();
-        async move { Ok::<_, Infallible>(front.answer(request, peer, running).await) }
+        async move { Ok::<_, Infallible>(front.respond(request, peer, running).await) }
     });
     let builder = builder();
     let mut served = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
     let mut closing = false;
     loop {
+        // `idle_at` is computed anew in each turn: a request that began meanwhile moves it.
         let idle_at = activity.idle_since().unwrap_or_else(Instant::now) + IDLE;
         tokio::select! {
             ended = served.as_mut() => {
@@ -159,7 +161,7 @@ async fn connection(
             }
             () = sleep_until(idle_at) => {
                 if activity.idle_since().is_some_and(|since| since.elapsed() >= IDLE) {
-                    // Asked once already, and still there.
+                    // The client was asked to close the connection and is still there.
                     if closing {
                         return;
                     }
@@ -172,7 +174,10 @@ async fn connection(
     }
 }
 
-/// What runs on one connection.
+/// How many requests run on a connection, and since when that number holds.
+///
+/// Both change under one lock. Apart from each other, the timer could close a connection as idle
+/// whose request has just begun.
 #[derive(Clone, Debug)]
 struct Activity(Arc<Mutex<(usize, Instant)>>);
 
@@ -190,7 +195,7 @@ impl Activity {
         self.change(|running| running);
     }
 
-    /// `None` while something runs.
+    /// `None` while a request runs.
     fn idle_since(&self) -> Option<Instant> {
         let (running, since) = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         (running == 0).then_some(since)
@@ -202,7 +207,7 @@ impl Activity {
     }
 }
 
-/// One request, from its head to the last byte of its answer.
+/// A request from its head to the last byte of its response.
 #[derive(Debug)]
 struct Running(Activity);
 
@@ -231,7 +236,7 @@ async fn serve_metrics(front: Arc<Front>, listener: TcpListener) {
 }
 
 fn metrics(front: &Front, request: &Request<Incoming>) -> Response<Bytes> {
-    let answer = |status, text: String, content_type: &'static str| {
+    let response = |status, text: String, content_type: &'static str| {
         let mut response = Response::new(Bytes::from(text));
         *response.status_mut() = status;
         let content_type = HeaderValue::from_static(content_type);
@@ -240,15 +245,15 @@ fn metrics(front: &Front, request: &Request<Incoming>) -> Response<Bytes> {
     };
     let plain = "text/plain; charset=utf-8";
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        return answer(StatusCode::METHOD_NOT_ALLOWED, String::new(), plain);
+        return response(StatusCode::METHOD_NOT_ALLOWED, String::new(), plain);
     }
     match request.uri().path() {
         "/metrics" => {
             let text = front.numbers().text(&front.layer().counts());
             let prometheus = "text/plain; version=0.0.4; charset=utf-8";
-            answer(StatusCode::OK, text, prometheus)
+            response(StatusCode::OK, text, prometheus)
         }
         "/healthz" => front.health(),
-        _ => answer(StatusCode::NOT_FOUND, String::new(), plain),
+        _ => response(StatusCode::NOT_FOUND, String::new(), plain),
     }
 }

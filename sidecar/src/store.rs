@@ -1,4 +1,4 @@
-//! A store that may come later than the process.
+//! A store that may become reachable only after the sidecar has started.
 
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
@@ -11,21 +11,22 @@ use tower_idempotency::store::{
     RecordId, Release, Store, StoreError, StoreErrorKind, Subscription,
 };
 
-/// How long the start waits for a store before it goes on without.
+/// How long the start waits for the store before the sidecar serves without it.
 const PATIENCE: Duration = Duration::from_secs(5);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// What connecting came to.
+/// The store after the first attempt to connect.
 pub(crate) enum Connected {
     Now(AnyStore),
     Later(LateStore),
 }
 
-/// The store behind `url`, or one that becomes it once it can be reached.
+/// Connects to the store behind `url`. If it can't be reached, returns a store that passes calls on
+/// as soon as a later attempt has succeeded.
 ///
 /// # Errors
-/// If the store refuses, which waiting does not change.
+/// If the store refuses the connection, which a later attempt would not change.
 pub(crate) async fn connect(url: &str) -> Result<Connected, StoreError> {
     let error = match timeout(PATIENCE, AnyStore::connect(url)).await {
         Ok(Ok(store)) => return Ok(Connected::Now(store)),
@@ -33,7 +34,7 @@ pub(crate) async fn connect(url: &str) -> Result<Connected, StoreError> {
         Err(elapsed) => StoreError::new(StoreErrorKind::Unknown, elapsed),
     };
     let may_pass = match error.kind() {
-        // A file that can't be opened is no server that is about to come.
+        // A server may come up later; a file that can't be opened will not.
         StoreErrorKind::NotSent | StoreErrorKind::Unknown => !url.starts_with("sqlite:"),
         kind => kind == StoreErrorKind::Contention,
     };
@@ -49,6 +50,8 @@ pub(crate) async fn connect(url: &str) -> Result<Connected, StoreError> {
     Ok(Connected::Later(late))
 }
 
+/// Connects again and again until it succeeds. `store` is weak, so that this task ends when the
+/// sidecar was dropped.
 async fn keep_trying(url: String, store: Weak<OnceLock<AnyStore>>) {
     let mut pause = FIRST_PAUSE;
     loop {
@@ -73,7 +76,7 @@ async fn keep_trying(url: String, store: Weak<OnceLock<AnyStore>>) {
     }
 }
 
-/// Until the store is there, nothing reaches it.
+/// Fails every call with `NotSent` until the store is connected.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LateStore(Arc<OnceLock<AnyStore>>);
 

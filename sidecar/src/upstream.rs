@@ -1,4 +1,4 @@
-//! The service behind the layer: it forwards.
+//! The service inside the layer: it forwards requests to the upstream.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -17,9 +17,9 @@ use tokio::time::{sleep, timeout};
 use tower_service::Service;
 use tracing::{debug, warn};
 
-use crate::bodies::{Answered, Outgoing, Patience};
+use crate::bodies::{ForwardedBody, Outgoing, Patience};
 use crate::client::{Client, Failure};
-use crate::forwarded::{ATTEMPT, FENCING_TOKEN, OfTheLayer, Reserved, strip_hop_by_hop};
+use crate::forwarded::{ATTEMPT, FENCING_TOKEN, LayerHeaders, ReservedHeaders, strip_hop_by_hop};
 use crate::metrics::Numbers;
 use crate::options::Settings;
 use crate::path::SentTarget;
@@ -30,11 +30,11 @@ use tower_idempotency::RequestTrailers;
 use tower_idempotency::for_sidecar::never_ends;
 use tower_idempotency::recording::Recording;
 
-/// The protocol that a client wants to change to, as an extension.
+/// The protocol that a client asks to upgrade to: an extension of the request.
 #[derive(Clone, Debug)]
 pub(crate) struct Protocol(pub(crate) HeaderValue);
 
-/// Forwards every request, and never fails: what went wrong is an answer.
+/// Forwards every request. An error becomes a response, so this service never fails.
 #[derive(Clone, Debug)]
 pub(crate) struct Upstream(Arc<Shared>);
 
@@ -44,16 +44,16 @@ struct Shared {
     upstream: Uri,
     connect_timeout: Duration,
     timeout: Duration,
-    reserved: Reserved,
-    layer_headers: OfTheLayer,
+    reserved: ReservedHeaders,
+    layer_headers: LayerHeaders,
     numbers: Arc<Numbers>,
 }
 
 impl Upstream {
     pub(crate) fn new(
         settings: &Settings,
-        reserved: Reserved,
-        layer_headers: OfTheLayer,
+        reserved: ReservedHeaders,
+        layer_headers: LayerHeaders,
         numbers: Arc<Numbers>,
     ) -> Self {
         Self(Arc::new(Shared {
@@ -69,7 +69,7 @@ impl Upstream {
 }
 
 impl Service<Request<RequestBody<Incoming>>> for Upstream {
-    type Response = Response<Answered>;
+    type Response = Response<ForwardedBody>;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
@@ -84,7 +84,7 @@ impl Service<Request<RequestBody<Incoming>>> for Upstream {
 }
 
 impl Shared {
-    async fn forward(&self, request: Request<RequestBody<Incoming>>) -> Response<Answered> {
+    async fn forward(&self, request: Request<RequestBody<Incoming>>) -> Response<ForwardedBody> {
         let (mut parts, body) = request.into_parts();
         let upgrade = parts
             .extensions
@@ -110,32 +110,34 @@ impl Shared {
         *forwarded.uri_mut() = self.target(&parts.uri, parts.extensions.get());
         *forwarded.headers_mut() = parts.headers;
 
-        let answered = self.client.send(forwarded);
+        let response = self.client.send(forwarded);
         let too_late = async {
-            // It only ever fails, when the request's last byte was taken.
+            // `taken` never holds a value: it fails when the upstream has the request's last byte.
             if protected {
-                // It is in memory: only an upstream that does not read leaves it there
-                // for longer than connecting takes.
+                // The layer has read the whole body into memory, so sending it takes no longer
+                // than connecting, unless the upstream does not read.
                 let _ = timeout(self.connect_timeout, &mut taken).await;
             } else {
                 let _ = (&mut taken).await;
             }
             sleep(self.timeout).await;
         };
+        // The branch that ends second is dropped: after the timeout, the request to the upstream is
+        // cancelled.
         tokio::select! {
-            answered = answered => match answered {
-                Ok(response) => self.answer(response, upgrade.map(|(client, _)| client), protected),
+            response = response => match response {
+                Ok(response) => self.respond(response, upgrade.map(|(client, _)| client), protected),
                 Err(failure) => self.failed(failure, protected),
             },
             () = too_late => {
                 self.numbers.timed_out.add();
-                warn!("the upstream did not answer in time");
+                warn!("the upstream did not respond in time");
                 in_doubt(TIMED_OUT, protected)
             }
         }
     }
 
-    /// The upstream's address, with what the client asked for.
+    /// The upstream's address with the client's path and query.
     fn target(&self, uri: &Uri, sent: Option<&SentTarget>) -> Uri {
         let asked = sent.map_or(uri, |SentTarget(sent)| sent);
         let mut parts = self.upstream.clone().into_parts();
@@ -145,14 +147,14 @@ impl Shared {
         Uri::from_parts(parts).expect("scheme and authority stay, and there is a path")
     }
 
-    fn answer(
+    fn respond(
         &self,
         response: Response<Incoming>,
         client: Option<OnUpgrade>,
         protected: bool,
-    ) -> Response<Answered> {
+    ) -> Response<ForwardedBody> {
         let (mut head, body) = response.into_parts();
-        // That of the upstream's connection, not of the client's.
+        // The version of the upstream's connection says nothing to the client.
         head.version = Version::HTTP_11;
         let protocol = strip_hop_by_hop(&mut head.headers);
         self.layer_headers.strip_from(&mut head.headers);
@@ -169,10 +171,10 @@ impl Shared {
             tokio::spawn(tunnel(client, upstream));
         }
         head.extensions.insert(recording(&head));
-        // An event stream rests for as long as nothing happens.
+        // An event stream sends nothing for as long as nothing happens.
         let may_rest = !protected || never_ends(&head);
         let patience = (!may_rest).then(|| Patience::new(self.timeout, Arc::clone(&self.numbers)));
-        let body = Answered::Upstream {
+        let body = ForwardedBody::Upstream {
             body,
             layer_headers: self.layer_headers.clone(),
             patience,
@@ -180,7 +182,7 @@ impl Shared {
         Response::from_parts(head, body)
     }
 
-    fn failed(&self, failure: Failure, protected: bool) -> Response<Answered> {
+    fn failed(&self, failure: Failure, protected: bool) -> Response<ForwardedBody> {
         match failure {
             Failure::Unreached(error) => {
                 self.numbers.unreached.add();
@@ -206,8 +208,8 @@ impl Shared {
     }
 }
 
-/// The upstream's answer counts if all of it arrives; a layer in there that says
-/// "still running" has not answered.
+/// A response is recorded if all of it arrives. A 409 with `Retry-After` is not recorded: a layer
+/// in the upstream says with it that the operation still runs.
 fn recording(head: &response::Parts) -> Recording {
     if head.status == StatusCode::CONFLICT && head.headers.contains_key(RETRY_AFTER) {
         return Recording::Skip;
@@ -215,8 +217,8 @@ fn recording(head: &response::Parts) -> Recording {
     Recording::IfComplete
 }
 
-/// The request may have been carried out, or still be running.
-fn in_doubt(problem: Problem, protected: bool) -> Response<Answered> {
+/// A response for a request that the upstream may have executed, or may still execute.
+fn in_doubt(problem: Problem, protected: bool) -> Response<ForwardedBody> {
     if protected {
         let detail = "Nobody knows whether the operation was executed; it may still be running. \
                       Send the same request again with the same key, in a while: until the lease of \
@@ -232,13 +234,15 @@ fn in_doubt(problem: Problem, protected: bool) -> Response<Answered> {
     here(&problem, detail, Recording::InDoubt)
 }
 
-fn here(problem: &Problem, detail: &str, recording: Recording) -> Response<Answered> {
-    let mut response = problem.answer(detail).map(|data| Answered::Here { data });
+fn here(problem: &Problem, detail: &str, recording: Recording) -> Response<ForwardedBody> {
+    let mut response = problem
+        .response(detail)
+        .map(|data| ForwardedBody::Here { data });
     response.extensions_mut().insert(recording);
     response
 }
 
-/// Until either side has closed.
+/// Copies bytes in both directions until one side closes.
 async fn tunnel(client: OnUpgrade, upstream: OnUpgrade) {
     let ended = async {
         let (client, upstream) = tokio::try_join!(client, upstream)?;

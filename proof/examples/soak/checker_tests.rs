@@ -12,8 +12,8 @@ fn at(order: u64) -> Moment {
     Moment { order, at }
 }
 
-/// Returns an execution of operation 1 with a response `201 ok`. Its token is `1000
-/// * (number + 1)`.
+/// Returns an execution of operation 1 with a response `201 ok`. Its token is
+/// `1000 * (number + 1)`.
 fn execution(number: u64, begun: u64, ended: u64) -> Execution {
     Execution {
         operation: 1,
