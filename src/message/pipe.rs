@@ -73,6 +73,7 @@ impl Pipe {
     pub(crate) fn push(&self, data: Bytes) {
         let mut state = self.lock();
         state.push(data);
+        // Without the wake-up a client that has read everything would wait for ever.
         let sender = state.sender.take();
         drop(state);
         wake(sender);
@@ -86,6 +87,8 @@ impl Pipe {
             state.push(data);
         }
         state.end = Some(end);
+        // Data and end are set under one lock: a client that polls between the two would
+        // have all bytes of the body, and take it for complete, before the end is known.
         let sender = state.sender.take();
         drop(state);
         wake(sender);
@@ -104,6 +107,8 @@ impl Pipe {
         if state.left.is_some() {
             return Demand::Gone;
         }
+        // The waker is stored under the lock in which the state was read: a client that
+        // takes data, or leaves, right after that finds the waker and wakes the task.
         state.reader_is_held_up = bounded && state.bytes > AHEAD;
         match &mut state.reader {
             Some(reader) => reader.clone_from(cx.waker()),
@@ -190,6 +195,8 @@ impl PipeBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let mut state = self.stream.lock();
         if let Some(data) = state.pop() {
+            // The reading task is woken only if it waits for this: each wake-up costs a
+            // poll of the handler's body.
             let goes_on = state.reader_is_held_up && state.bytes <= AHEAD;
             let reader = goes_on.then(|| state.reader.take()).flatten();
             drop(state);
@@ -200,6 +207,8 @@ impl PipeBody {
         }
         let Some(end) = state.end.replace(End::Delivered) else {
             state.end = None;
+            // The waker is stored under the lock in which nothing to send was found, so
+            // the next `push` or `end` wakes this client.
             match &mut state.sender {
                 Some(sender) => sender.clone_from(cx.waker()),
                 none => *none = Some(cx.waker().clone()),
@@ -232,14 +241,19 @@ impl Drop for PipeBody {
         let Some(detached) = self.detached.as_ref().filter(|_| state.end.is_none()) else {
             return;
         };
+        // The operation counts as one without a client before the lock is released:
+        // `drain` must not see zero while the reading task goes on.
         state.left = Some(detached.enter());
         let unsent = (
             std::mem::take(&mut state.frames),
             std::mem::take(&mut state.small),
         );
         state.bytes = 0;
+        // A task that is held up by this client would otherwise wait for it for ever.
         let reader = state.reader.take();
         drop(state);
+        // The data are dropped after the lock is released: they may be the last part of
+        // a large buffer.
         drop(unsent);
         wake(reader);
     }

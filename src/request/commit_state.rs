@@ -77,6 +77,8 @@ impl Commit {
 
     /// Begins an attempt to commit. One attempt is at work at a time.
     pub(crate) fn attempt(&self) -> Result<Attempt<'_>, NotOpen> {
+        // Read and changed under one lock: two attempts would otherwise both find `Open`,
+        // and commit twice.
         let mut state = self.state.lock();
         match &*state {
             State::Open => {
@@ -97,6 +99,8 @@ impl Commit {
     /// Closes the claim to later commits and returns `false`, unless a commit has
     /// begun.
     pub(crate) fn close_unless_begun(&self) -> bool {
+        // Closed under the lock in which `Open` was read: a commit that begins in between
+        // would be answered by the handler's own response as well.
         let mut state = self.state.lock();
         if matches!(&*state, State::Open) {
             *state = State::Over;
@@ -120,6 +124,7 @@ impl Commit {
 
     /// `None` while an attempt is at work.
     fn close_or_outcome(&self) -> Option<CommitOutcome> {
+        // As in `close_unless_begun`, `Open` is closed under the lock that read it.
         let state = &mut *self.state.lock();
         match state {
             State::Open | State::Over => {
