@@ -190,8 +190,8 @@ pub(crate) fn normalize_host(parts: &mut request::Parts) -> bool {
     parts.headers.get_all(HOST).iter().nth(1).is_none()
 }
 
-/// Joins the `Cookie` headers into one. HTTP/2 may split cookies, HTTP/1.1 may not (RFC 9113,
-/// section 8.2.3).
+/// Joins the `Cookie` headers into one: HTTP/2 may split cookies, HTTP/1.1 may not
+/// (RFC 9113, section 8.2.3).
 pub(crate) fn join_cookies(headers: &mut HeaderMap) {
     if headers.get_all(COOKIE).iter().nth(1).is_none() {
         return;

@@ -8,6 +8,7 @@ mod forwarding;
 mod http2;
 mod limits;
 mod own_paths;
+mod pages;
 mod paths;
 mod program;
 mod said_by_the_layer;
