@@ -33,5 +33,6 @@ mod g6_no_answer_crosses_callers;
 mod g8_other_traffic_is_untouched;
 mod g9_bad_input_is_refused;
 mod g9_bodies_are_bounded;
+mod identity;
 mod owners;
 mod written;

@@ -2,10 +2,6 @@
 //! request with the same key. No choice of strings lets the end of one part
 //! pass for the beginning of the next.
 
-#![cfg(feature = "memory")]
-
-mod support;
-
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
@@ -25,7 +21,7 @@ use tower_idempotency::store::{
 };
 use tower_idempotency::store::{Nonce, RecordId};
 
-use support::{Runs, counting};
+use crate::support::{Runs, counting};
 
 /// A store that keeps a copy of every claim and then rejects it.
 #[derive(Clone, Default)]
