@@ -14,12 +14,12 @@ use hyper::body::Incoming;
 use pin_project_lite::pin_project;
 use tokio::sync::oneshot;
 use tokio::time::{Sleep, sleep};
+use tower_idempotency::RequestBody;
 use tracing::warn;
 
 use crate::BoxError;
 use crate::forwarded::{LayerHeaders, ReservedHeaders};
 use crate::metrics::Numbers;
-use tower_idempotency::RequestBody;
 
 pin_project! {
     /// The body of a request, as the upstream gets it.

@@ -1,14 +1,13 @@
 //! Options of the layer that cannot work in a proxy.
 
 use http::{HeaderName, Method};
+use tower_idempotency::for_sidecar::{config_error, lower_case, routes};
+use tower_idempotency::options::OnDisconnect;
+use tower_idempotency::{ConfigError, IdempotencyLayer};
 
 use crate::forwarded::ReservedHeaders;
 use crate::options::Settings;
 use crate::path::normal;
-use tower_idempotency::ConfigError;
-use tower_idempotency::IdempotencyLayer;
-use tower_idempotency::for_sidecar::{config_error, lower_case, routes};
-use tower_idempotency::options::OnDisconnect;
 
 /// Checks every route, before the sidecar serves anything.
 pub(crate) fn check(layer: &IdempotencyLayer, settings: &Settings) -> Result<(), ConfigError> {

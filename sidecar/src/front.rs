@@ -11,6 +11,8 @@ use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use ipnet::IpNet;
+use tower_idempotency::scope::PeerAddr;
+use tower_idempotency::{Idempotency, IdempotencyLayer, RequestBody, ResponseBody};
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -27,11 +29,6 @@ use crate::options::Settings;
 use crate::path::{SentTarget, matched};
 use crate::problem::{BAD_HOST, BAD_METHOD, BAD_PATH, NO_TUNNEL, Problem};
 use crate::upstream::{Protocol, Upstream};
-use tower_idempotency::Idempotency;
-use tower_idempotency::IdempotencyLayer;
-use tower_idempotency::RequestBody;
-use tower_idempotency::ResponseBody;
-use tower_idempotency::scope::PeerAddr;
 
 /// The body of every response. Its guard counts the request until the last byte is sent.
 pub(crate) type ServedBody<G> =

@@ -14,6 +14,9 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::time::{sleep, timeout};
+use tower_idempotency::for_sidecar::never_ends;
+use tower_idempotency::recording::Recording;
+use tower_idempotency::{IdempotencyContext, RequestBody, RequestTrailers};
 use tower_service::Service;
 use tracing::{debug, warn};
 
@@ -24,11 +27,6 @@ use crate::metrics::Numbers;
 use crate::options::Settings;
 use crate::path::SentTarget;
 use crate::problem::{BODY_BROKEN, BROKEN, Problem, TIMED_OUT, UNREACHED};
-use tower_idempotency::IdempotencyContext;
-use tower_idempotency::RequestBody;
-use tower_idempotency::RequestTrailers;
-use tower_idempotency::for_sidecar::never_ends;
-use tower_idempotency::recording::Recording;
 
 /// The protocol that a client asks to upgrade to: an extension of the request.
 #[derive(Clone, Debug)]
