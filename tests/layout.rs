@@ -119,37 +119,62 @@ impl Source {
     fn of(text: &str) -> Self {
         let code: String = text
             .lines()
-            .map(|line| line.split("//").next().unwrap())
+            .map(without_comment)
             .take_while(|line| !line.starts_with("mod tests {"))
-            .flat_map(|line| [line, "\n"])
+            .flat_map(|line| [line, "\n".to_owned()])
             .collect();
         let mut source = Self::default();
         for (at, _) in code.match_indices("use ") {
-            let line = code[..at].rsplit('\n').next().unwrap().trim();
-            if !(line.is_empty() || line.starts_with("pub")) {
+            let before = code[..at].rsplit(['\n', '{', ';']).next().unwrap().trim();
+            if !(before.is_empty() || before.starts_with("pub")) {
                 continue;
             }
             let Some(tree) = code[at + 4..].split(';').next() else {
                 continue;
             };
             for path in paths(tree, &[]) {
-                if line.starts_with("pub") {
+                if before.starts_with("pub") {
                     source.exports.insert(path.last().unwrap().clone(), path);
                 } else {
                     source.imports.push(path);
                 }
             }
         }
-        for (at, _) in code.match_indices("crate::") {
-            let path: String = code[at..]
-                .chars()
-                .take_while(|char| char.is_alphanumeric() || "_:".contains(*char))
-                .collect();
-            let path = path.split("::").filter(|name| !name.is_empty());
-            source.imports.push(path.map(str::to_owned).collect());
+        for root in ["crate::", "super::"] {
+            for (at, _) in code.match_indices(root) {
+                // The rest of a path that begins further left.
+                if code[..at].ends_with(':') {
+                    continue;
+                }
+                let path: String = code[at..]
+                    .chars()
+                    .take_while(|char| char.is_alphanumeric() || "_:".contains(*char))
+                    .collect();
+                // A `use` tree, which is read above.
+                if code[at + path.len()..].starts_with('{') {
+                    continue;
+                }
+                let path = path.split("::").filter(|name| !name.is_empty());
+                source.imports.push(path.map(str::to_owned).collect());
+            }
         }
         source
     }
+}
+
+/// A line of code without its comment and without what its strings hold.
+fn without_comment(line: &str) -> String {
+    let mut code = String::new();
+    for (at, part) in line.replace("\\\"", "").split('"').enumerate() {
+        if at % 2 == 1 {
+            continue;
+        }
+        match part.split_once("//") {
+            Some((part, _)) => return code + part,
+            None => code.push_str(part),
+        }
+    }
+    code
 }
 
 /// All paths that a `use` tree contains.
@@ -185,10 +210,15 @@ fn room(module: &Module) -> Option<(usize, &str)> {
     ))
 }
 
-/// All imports that do not point to a lower folder.
+/// All imports, and all re-exports, that do not point to a lower folder.
 fn upward(sources: &Sources) -> Vec<String> {
     let mut found = Vec::new();
-    for (module, targets) in sources.imports() {
+    for (module, mut targets) in sources.imports() {
+        // The crate's root re-exports from every room.
+        if !module.is_empty() {
+            let exports = sources.0[module].exports.values();
+            targets.extend(exports.filter_map(|path| sources.resolve(module, path)));
+        }
         for target in targets {
             if let (Some((from, own)), Some((to, other))) = (room(module), room(&target))
                 && own != other
@@ -255,6 +285,43 @@ fn no_circle_of_files_is_larger_than_three_or_leaves_its_folder() {
     }
 }
 
+/// The page of a folder says which rooms the folder may use, and uses all of these.
+#[test]
+fn the_page_of_a_room_names_the_rooms_that_it_uses() {
+    let sources = sources();
+    let mut used: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+    for (module, targets) in sources.imports() {
+        let Some((_, own)) = room(module) else {
+            continue;
+        };
+        let others = targets.iter().filter_map(|target| room(target));
+        let others = others.map(|(_, other)| other.to_owned());
+        let others = others.filter(|other| other != own);
+        used.entry(own).or_default().extend(others);
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    for (room, used) in used {
+        let Ok(page) = fs::read_to_string(root.join(room).join("mod.rs")) else {
+            continue;
+        };
+        let page = page.lines().map_while(|line| line.strip_prefix("//!"));
+        let page: String = page.flat_map(|line| [line, " "]).collect();
+        let may_use = page
+            .split("May use: ")
+            .nth(1)
+            .unwrap_or_else(|| panic!("{room}"));
+        let named = may_use
+            .split('.')
+            .next()
+            .unwrap()
+            .split('`')
+            .skip(1)
+            .step_by(2);
+        let named: BTreeSet<_> = named.map(str::to_owned).collect();
+        assert_eq!(named, used, "src/{room}/mod.rs");
+    }
+}
+
 /// The tests above would pass without finding anything, so this test plants
 /// what they must find.
 #[test]
@@ -271,6 +338,27 @@ fn a_planted_arrow_up_and_a_planted_circle_are_found() {
         "crate::{options, layer::builder::X}",
     );
     assert_eq!(upward(&sources), ["lease::state -> layer::builder"]);
+    for line in [
+        "pub(crate) use crate::{layer::builder::X};",
+        "pub(super) use super::super::layer::builder::X;",
+        "fn f() { super::super::layer::builder::x() }",
+        "fn f() { use crate::{layer::builder::X}; }",
+        "const A: (&str, X) = (\"//\", crate::layer::builder::X);",
+    ] {
+        let mut sources = self::sources();
+        let planted = Source::of(line);
+        let lease = sources
+            .0
+            .get_mut(&["lease", "state"].map(str::to_owned)[..]);
+        let lease = lease.expect("a module of this name");
+        lease.imports.extend(planted.imports);
+        lease.exports.extend(planted.exports);
+        assert_eq!(
+            upward(&sources),
+            ["lease::state -> layer::builder"],
+            "{line}"
+        );
+    }
     plant(&mut sources, ["request", "judge"], "crate::request::run");
     plant(&mut sources, ["request", "stop"], "super::judge::judge");
     let largest = circles(&sources)

@@ -44,11 +44,11 @@
 //!
 //! The request's body must be `Clone`, such as `Full<Bytes>`, because a retry
 //! sends the same bytes. `docs/client.md` has the rules for other languages,
-//! `examples/client_reqwest.rs` shows reqwest.
+//! `proof/examples/client_reqwest.rs` shows reqwest.
 //!
 //! The client needs a tokio runtime with timers.
 //!
-//! May use: options, rejection, message, record, and the leaves.
+//! May use: `options`, `rejection`, `message`, `record`, `display`, `error`.
 
 use std::future::Future;
 use std::pin::Pin;

@@ -12,7 +12,8 @@
 //! 4. A file may have entries for the sidecar (`listen`, `upstream`, …), which an
 //!    application ignores.
 //!
-//! Public items: [`Config`], [`FileError`]. May use: `layer` and all that `layer` may use.
+//! Public items: [`Config`], [`FileError`]. May use: `layer`, `options`, `scope`, `rejection`,
+//! `store`, `message`, `record`, `display`, `error`.
 //!
 //! ```
 //! use tower_idempotency::MemoryStore;

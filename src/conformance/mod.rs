@@ -5,7 +5,7 @@
 //! came instead.
 //!
 //! Public items: [`check`], [`check_only`], [`Report`], [`Finding`], [`Verdict`]. May use:
-//! `store`, `message`, `record`, `runtime`.
+//! `store`, `record`.
 //!
 //! ```
 //! use tower_idempotency::MemoryStore;

@@ -5,7 +5,7 @@
 //! makes an example of each rejection, `sentences` describes the options in plain
 //! words, and `markdown`, `json` and `openapi` write the documents.
 //!
-//! May use: layer, request, options, rejection, scope, message, and the leaves.
+//! May use: `layer`, `request`, `options`, `rejection`, `store`, `message`, `display`.
 
 use std::fmt;
 use std::sync::Arc;

@@ -6,7 +6,8 @@ use std::fmt;
 use crate::message::body::BoxError;
 use crate::request::commit_state::NotOpen;
 use crate::store::StoreErrorKind;
-use crate::store::sql::transaction::{SqlDatabase, is_retried};
+use crate::store::sql::retried::is_retried;
+use crate::store::sql::transaction::SqlDatabase;
 
 /// What became of a transaction whose claim was not committed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! A handler's own writes and its response in one database transaction (G7).
 //!
 //! Public items: `SqlClaim`, `SqlDatabase`, `CommitError`, `CommitErrorKind`,
-//! `MissingClaim`. May use: `request`, `lease`, `store`, `message`, `runtime`.
+//! `MissingClaim`. May use: `request`, `options`, `store`, `message`, `runtime`, `error`.
 
 use std::any::Any;
 use std::fmt;
@@ -24,9 +24,8 @@ use crate::request::context::IdempotencyContext;
 use crate::request::operation::Operation;
 use crate::runtime::deadline::Deadline;
 use crate::store::SqlStore;
-use crate::store::sql::transaction::{
-    CompletedInside, TransactionFate, TransactionalStore, is_retried,
-};
+use crate::store::sql::retried::is_retried;
+use crate::store::sql::transaction::{CompletedInside, TransactionFate, TransactionalStore};
 
 mod error;
 
@@ -157,8 +156,8 @@ impl<DB: SqlDatabase> SqlClaim<DB> {
                          the records, or began before the request was claimed",
                     ));
                 }
-                attempt.lost();
                 lose(operation);
+                attempt.lost();
                 return Err(CommitError::lost());
             }
             Ok(inside) => inside,
@@ -190,8 +189,8 @@ impl<DB: SqlDatabase> SqlClaim<DB> {
                 Err(CommitError::rolled_back::<DB>(error))
             }
             TransactionFate::Overtaken => {
-                attempt.lost();
                 lose(operation);
+                attempt.lost();
                 Err(CommitError::lost())
             }
             TransactionFate::UnderWay | TransactionFate::Absent => {

@@ -2,8 +2,8 @@
 //! by hand.
 //!
 //! Public items: `IdempotencyLayer`, `IdempotencyLayerBuilder`, `Idempotency`,
-//! `ResponseFuture`, `Records`, `Resolved`. May use: `request`, `lease`, `options`,
-//! `rejection`, `scope`, `store`, `message`, `record`, `runtime`.
+//! `ResponseFuture`, `Records`, `Resolved`. May use: `request`, `lease`, `counts`, `options`,
+//! `scope`, `rejection`, `store`, `message`, `record`, `runtime`, `error`.
 
 pub(crate) mod builder;
 pub(crate) mod future;

@@ -1,7 +1,7 @@
 //! Owning a record: a lease that is renewed while its operation runs, ended once,
 //! and given back if its owner is dropped unfinished.
 //!
-//! Public items: none. May use: `store`, `record`, `runtime`.
+//! Public items: none. May use: `counts`, `store`, `record`, `runtime`, `error`.
 
 mod release;
 mod renewer;
@@ -23,7 +23,7 @@ use crate::error::cause;
 use crate::runtime::background::Background;
 use crate::runtime::deadline::Deadline;
 use crate::runtime::{Handle, Instant, sleep};
-use crate::store::{Lease, Outcome, Ownership, Release, StoreError, TimedStore};
+use crate::store::{Lease, OnLapsedLease, Outcome, Ownership, Release, StoreError, TimedStore};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -94,8 +94,8 @@ enum Phase {
     Claimed,
     /// The handler has begun: a drop ends the operation so, and counts.
     HandlerRuns(Release),
-    /// The operation has ended and is counted. A release that the store has not
-    /// answered is sent again by the drop.
+    /// The operation's end is under way, or done; [`LeaseOwner::end`] counts it. The
+    /// drop sends a release that the store has not answered again.
     Ends(Option<Release>),
 }
 
@@ -202,6 +202,9 @@ impl LeaseOwner {
         // A renewal that is under way will find the record released; without this
         // it would report a false takeover.
         self.state.leases().renewer.stop(&self.state);
+        // Until the store has answered, a drop sends the release again: the store may
+        // panic, or the runtime end, at the await below.
+        self.phase = Phase::Ends(Some(how));
         let claim = &self.state.lease().claim;
         let released = self
             .state
@@ -212,7 +215,9 @@ impl LeaseOwner {
         match released {
             Ok(ownership) => {
                 let id = claim.id;
-                let ended = self.settle(ownership, Ended::from(how));
+                let ended = self.ended_by(how);
+                self.phase = Phase::Ends(None);
+                let ended = self.settle(ownership, ended);
                 if ended == Ended::OutcomeUnknown {
                     error!(record = %id,
                         "nobody knows how an operation ended: its record waits to be resolved");
@@ -221,9 +226,18 @@ impl LeaseOwner {
             }
             Err(error) => {
                 self.warn("release failed, trying again", &error);
-                // The drop sends the release again.
-                self.phase = Phase::Ends(Some(how));
-                Ended::from(how)
+                self.ended_by(how)
+            }
+        }
+    }
+
+    /// What a release comes to once the store has it. An outcome that nobody knows waits
+    /// for a person only where the route says `refuse`: under `rerun` a retry executes.
+    fn ended_by(&self, how: Release) -> Ended {
+        match (how, self.state.lease().claim.on_lapsed_lease) {
+            (Release::OutcomeUnknown, OnLapsedLease::Refuse) => Ended::OutcomeUnknown,
+            (Release::OutcomeUnknown, OnLapsedLease::Rerun) | (Release::MayRunAgain, _) => {
+                Ended::Released
             }
         }
     }
@@ -311,7 +325,7 @@ impl Drop for LeaseOwner {
         let how = match self.phase {
             Phase::Claimed => Release::MayRunAgain,
             Phase::HandlerRuns(if_dropped) => {
-                self.state.leases().count(Ended::from(if_dropped));
+                self.state.leases().count(self.ended_by(if_dropped));
                 if_dropped
             }
             Phase::Ends(Some(how)) => how,

@@ -52,13 +52,3 @@ impl From<&Outcome> for Ended {
         }
     }
 }
-
-impl From<Release> for Ended {
-    /// What a release comes to once the store has it.
-    fn from(how: Release) -> Self {
-        match how {
-            Release::MayRunAgain => Ended::Released,
-            Release::OutcomeUnknown => Ended::OutcomeUnknown,
-        }
-    }
-}

@@ -10,8 +10,8 @@
 //! | 8 the record | `lease/mod.rs`, `LeaseOwner::end` |
 //! | responses and headers of the layer's own | `respond.rs` |
 //!
-//! Public items: `IdempotencyContext`. May use: `lease`, `options`, `rejection`,
-//! `scope`, `store`, `message`, `record`, `runtime`.
+//! Public items: `IdempotencyContext`. May use: `lease`, `options`, `scope`, `rejection`,
+//! `store`, `message`, `record`, `runtime`, `display`, `error`.
 
 mod admit;
 mod claim;
@@ -49,6 +49,7 @@ use tower_service::Service;
 
 use crate::lease::{Ended, LeaseOwner, Verdict};
 use crate::message::body::{BoxError, FullBody, RequestTrailers};
+use crate::message::first_read::{AnnouncedLength, FirstRead, read};
 use crate::message::media_type::{can_have_body, never_ends};
 use crate::message::response_body::ResponseBody;
 use crate::record::Completion;
@@ -61,7 +62,7 @@ use crate::request::operation::{Operation, Progress};
 use crate::request::respond::{unprotected, unrecorded};
 #[cfg(feature = "_sql")]
 use crate::request::settle::Settled;
-use crate::request::stream::{AnnouncedLength, FirstRead, ReadAhead, read};
+use crate::request::stream::ReadAhead;
 use crate::runtime::Handle;
 use crate::runtime::catch::CatchUnwind;
 
@@ -258,7 +259,9 @@ where
             }
             Ended::Sealed | Ended::Released | Ended::OutcomeUnknown | Ended::LeftInFlight => None,
         };
-        operation.mark(&mut head.headers, began_at, kept_until);
+        if operation.marks_responses() {
+            operation.mark(&mut head.headers, began_at, kept_until);
+        }
         Some(Response::from_parts(head, body))
     }
 }

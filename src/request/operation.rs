@@ -84,6 +84,13 @@ impl Operation {
         }
     }
 
+    /// Whether the route puts headers of the layer's own on first responses.
+    pub(crate) fn marks_responses(&self) -> bool {
+        let options = &self.options;
+        let times = [&options.created_at_header, &options.expires_at_header];
+        self.echo.is_some() || times.into_iter().any(Option::is_some)
+    }
+
     pub(crate) fn acquired(&self, lease: &Arc<LeaseState>) {
         let set = self.lease.set(Arc::clone(lease));
         assert!(set.is_ok(), "an operation acquires one lease");

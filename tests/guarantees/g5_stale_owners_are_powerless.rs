@@ -16,7 +16,9 @@ use tower_idempotency::store::StoreErrorKind;
 use crate::owners::{First, LEASE, Owners, SECOND, begin};
 use crate::support::body::{Script, Step};
 use crate::support::store::{Fault, Op, Steered};
-use crate::support::{Gate, Runs, Seen, handler, post, protected, quiet, send, with_policy};
+use crate::support::{
+    Gate, Runs, Seen, answer, created, handler, post, protected, quiet, send, with_policy,
+};
 
 #[tokio::test(start_paused = true)]
 async fn an_overtaken_owner_learns_it_and_its_answer_is_discarded() {
@@ -351,6 +353,23 @@ async fn a_policy_that_panics_is_a_failure_of_its_operation() {
             Some(refusal) => assert_eq!(retry.refusal(), refusal),
         }
     }
+}
+
+/// The store may panic, or the runtime end, while a release is under way. The release is
+/// then sent again, and the key does not stay blocked until its lease lapses.
+#[tokio::test(start_paused = true)]
+async fn a_release_that_panics_is_sent_again() {
+    let store = Steered::unguarded();
+    let app = protected(&store).layer(handler(&Runs::default(), |run, _| match run {
+        1 => answer(StatusCode::SERVICE_UNAVAILABLE, "later"),
+        _ => created("done"),
+    }));
+    store.make(Op::Release, Fault::PanicsOnce);
+    let first = tokio::spawn(app.clone().oneshot(post("k", "{}")));
+    assert!(first.await.unwrap_err().is_panic());
+    sleep(SECOND).await;
+    assert_eq!(store.stats().in_flight, 0);
+    send(&app, post("k", "{}")).await.assert_fresh("done");
 }
 
 /// The response counts as overtaken, and the owner has no record of its own to

@@ -46,6 +46,8 @@ pub(crate) enum Fault {
     ArrivesLate(Duration),
     /// The call panics.
     Panics,
+    /// The next call panics, and those after it are carried out.
+    PanicsOnce,
     /// The call succeeds, but other tasks get a turn before and after it.
     Yields,
 }
@@ -178,6 +180,10 @@ impl Steered {
                 call.await
             }
             Some(Fault::Panics) => panic!("as the test wants it"),
+            Some(Fault::PanicsOnce) => {
+                self.heal(op);
+                panic!("as the test wants it")
+            }
             Some(Fault::Yields) => {
                 yield_now().await;
                 let answer = call.await;

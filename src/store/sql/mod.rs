@@ -18,6 +18,7 @@ mod connecting;
 pub(crate) mod mysql;
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;
+pub(crate) mod retried;
 #[cfg(feature = "sqlite")]
 pub(crate) mod sqlite;
 mod store;

@@ -129,22 +129,3 @@ pub(crate) trait TransactionalStore: Any + Send + Sync {
 }
 
 pub(crate) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
-
-/// Whether the database rolled a transaction back in favour of another one, so
-/// that it may succeed if it is run again.
-pub(crate) fn is_retried(error: &sqlx::Error) -> bool {
-    #[cfg(feature = "postgres")]
-    if super::postgres::gave_way(error) {
-        return true;
-    }
-    #[cfg(feature = "mysql")]
-    if super::mysql::gave_way(error) {
-        return true;
-    }
-    #[cfg(feature = "sqlite")]
-    if super::sqlite::gave_way(error) {
-        return true;
-    }
-    let _ = error;
-    false
-}

@@ -154,7 +154,28 @@ async fn on_a_route_that_is_exactly_once_a_success_without_a_commit_is_an_error(
         });
         assert_refused(&ask(&till, "k").await, 500, "outcome-unknown");
         assert_refused(&ask(&till, "k").await, 409, "outcome-unknown");
-        assert_eq!(layer.counts().executed, 1);
+        let counts = layer.counts();
+        assert_eq!((counts.executed, counts.outcome_unknown), (1, 1));
+        assert_eq!(counts.released, 0);
+    }
+}
+
+/// Under `rerun` a retry executes, so the record waits for nobody.
+#[tokio::test]
+async fn without_a_commit_under_rerun_a_retry_executes_and_nobody_is_called() {
+    let shop = Shop::open().await;
+    let layer =
+        exactly_once(&shop).defaults(|options| options.on_lapsed_lease(OnLapsedLease::Rerun));
+    let layer = layer.build().unwrap();
+    let till = till(&layer, move |request| {
+        drop(claim(&request));
+        async move { Ok::<_, BoxError>(answer(StatusCode::OK, "")) }
+    });
+    for executed in 1..=2 {
+        assert_refused(&ask(&till, "k").await, 500, "outcome-unknown");
+        let counts = layer.counts();
+        assert_eq!((counts.executed, counts.released), (executed, executed));
+        assert_eq!(counts.outcome_unknown, 0);
     }
 }
 

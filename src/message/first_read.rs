@@ -1,0 +1,125 @@
+//! Reading a response's body before its head is sent: to its end where that is possible
+//! at once, else as far as the body is ready.
+
+use std::error::Error;
+use std::fmt;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::Poll;
+
+use bytes::Bytes;
+use http::response;
+use http_body::Body;
+
+use crate::message::body::{BodyBuffer, BoxError, FullBody, announced_length, up_to};
+use crate::message::media_type::can_have_body;
+use crate::runtime::Handle;
+use crate::runtime::catch::{CatchUnwind, Panic};
+
+/// The length that a response announces, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AnnouncedLength {
+    /// Exact length from the body's size hint.
+    pub(crate) by_size_hint: Option<u64>,
+    /// Length the server will enforce: `Content-Length` if present, else
+    /// `by_size_hint`.
+    pub(crate) by_header: Option<u64>,
+}
+
+impl AnnouncedLength {
+    /// The length of a body that announces none.
+    pub(crate) const UNKNOWN: Self = Self {
+        by_size_hint: None,
+        by_header: None,
+    };
+
+    /// A body that announces no more is read to its end before its head leaves.
+    const SMALL: u64 = 64 << 10;
+
+    pub(crate) fn of(head: &response::Parts, body: &impl Body) -> Self {
+        let exact = body.size_hint().exact();
+        let announced = can_have_body(head.status)
+            .then(|| announced_length(&head.headers))
+            .flatten();
+        Self {
+            by_size_hint: exact,
+            // A server enforces the header, if there are both.
+            by_header: announced.or(exact),
+        }
+    }
+
+    /// The part of a broken body that may be sent. A server that knows the length
+    /// takes all of its bytes for a full body, so the last byte is left out.
+    fn unfinished(self, mut read: Bytes) -> Bytes {
+        let all = self
+            .by_header
+            .and_then(|length| usize::try_from(length).ok());
+        read.truncate(all.map_or(usize::MAX, |length| length.saturating_sub(1)));
+        read
+    }
+
+    /// Whether a body of this many bytes is not as long as it announced.
+    fn is_off(self, bytes: usize) -> bool {
+        self.by_header.is_some_and(|length| length != bytes as u64)
+    }
+
+    pub(crate) fn is_small(self) -> bool {
+        self.by_header.is_some_and(|length| length <= Self::SMALL)
+    }
+}
+
+/// How far a response was read before its head leaves.
+pub(crate) enum FirstRead {
+    Full(FullBody),
+    Broken(Bytes, BoxError),
+    Panicked(Panic),
+    /// The rest is read while it is sent, by a task of this runtime.
+    Part(BodyBuffer, Handle),
+}
+
+/// Reads up to `limit` bytes and one frame more. With `at_once`, reading stops at the
+/// first frame that is not ready.
+pub(crate) async fn read<R>(
+    mut body: Pin<&mut R>,
+    length: AnnouncedLength,
+    limit: usize,
+    at_once: bool,
+) -> FirstRead
+where
+    R: Body,
+    R::Error: Into<BoxError>,
+{
+    let mut read = BodyBuffer::default();
+    let mut admit = up_to(limit);
+    let reading = poll_fn(|cx| match read.poll_from(body.as_mut(), &mut admit, cx) {
+        Poll::Pending if at_once => Poll::Ready(Ok(false)),
+        other => other,
+    });
+    let broken = |read: BodyBuffer, error| {
+        let read = length.unfinished(read.whole().data);
+        FirstRead::Broken(read, error)
+    };
+    match CatchUnwind::call(|| reading).await {
+        Ok(Ok(true)) if length.is_off(read.len()) => broken(read, Box::new(Misannounced)),
+        Ok(Ok(true)) => FirstRead::Full(read.whole()),
+        Ok(Ok(false)) => match Handle::try_current() {
+            Ok(runtime) => FirstRead::Part(read, runtime),
+            Err(error) => broken(read, error.into()),
+        },
+        Ok(Err(error)) => broken(read, error),
+        Err(panic) => FirstRead::Panicked(panic),
+    }
+}
+
+/// A response whose body is not as long as it announced. A client can't take such a
+/// body for complete, so it is not recorded.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Misannounced;
+
+impl fmt::Display for Misannounced {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the response's body is not as long as it announced")
+    }
+}
+
+impl Error for Misannounced {}
