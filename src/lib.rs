@@ -69,8 +69,8 @@
 //!
 //! # Ten questions
 //!
-//! **Where does the layer go?** Inside authentication, CORS, compression, rate
-//! limits and timeouts, because these have to happen on a replay too; outside body limits
+//! **Where does the layer go?** The layer stands inside authentication, CORS, compression, rate
+//! limits and timeouts, because these have to happen on a replay too. It stands outside body limits
 //! and transactions. With `Router::layer` the last layer is the outermost:
 //!
 //! ```

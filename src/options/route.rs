@@ -265,7 +265,7 @@ fn method_of(text: &str, own: &[Method]) -> Result<Method, String> {
     let method =
         Method::from_bytes(text.as_bytes()).map_err(|_| "begins with no method".to_owned())?;
     if text.bytes().any(|byte| byte.is_ascii_lowercase()) {
-        return Err("begins with a method in lower case".to_owned());
+        return Err("begins with a method in lower case: methods are written as `POST`".to_owned());
     }
     if !can_protect(&method) {
         return Err(format!("names {method}, which can't be protected"));

@@ -66,7 +66,8 @@ impl<T: Send + Sync + 'static> Scope for Extension<T> {
 
     fn mistake(&self, _: &Parts) -> Option<Cow<'static, str>> {
         Some(Cow::Owned(format!(
-            "no `{}` in the request's extensions: put the layer inside what sets it",
+            "no `{}` in the request's extensions: put the layer inside what sets it, or, \
+             if it is, expect this of requests that are not authenticated",
             type_name::<T>()
         )))
     }

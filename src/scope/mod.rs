@@ -465,9 +465,8 @@ mod tests {
             "{mistake}"
         );
         assert!(
-            mistake.ends_with(
-                "Claims` in the request's extensions: put the layer inside what sets it"
-            )
+            mistake
+                .contains("Claims` in the request's extensions: put the layer inside what sets it")
         );
         let boxed: Box<dyn Scope> = Box::new(peer_ip());
         assert!(boxed.mistake(&request(&[])).unwrap().contains("`peer-ip`"));
