@@ -54,7 +54,7 @@ async fn a_call_without_the_key_that_it_needs_is_an_invalid_argument_in_both_sta
         let refused = client.pay(asked).await.unwrap_err();
         let expected = (Code::InvalidArgument, "key-required", "new-key", None);
         assert_eq!(told(&refused), expected, "{stack:?}");
-        assert!(refused.message().contains("idempotency-key"), "{refused:?}");
+        assert!(refused.message().contains("Idempotency-Key"), "{refused:?}");
 
         let mut asked = order("k");
         let two = MetadataValue::from_static("k2");
