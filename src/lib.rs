@@ -121,8 +121,8 @@
 //! A request without a key is then rejected with 400 `key-required`; on every other
 //! route it runs unprotected.
 //!
-//! **What is recorded?** Every response below 500 but 401, 403, 407, 408, 425 and 429
-//! ([`Statuses`](recording::Statuses)). A 400 or 422 of your validation is recorded
+//! **What is recorded?** Every response below 500 but 307, 308, 401, 403, 407, 408, 417,
+//! 421, 425 and 429 ([`Statuses`](recording::Statuses)). A 400 or 422 of your validation is recorded
 //! too: a retry gets it again, and a corrected body needs a new key. Where clients are to
 //! correct a request under the same key, leave these statuses out:
 //!

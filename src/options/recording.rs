@@ -165,11 +165,16 @@ macro_rules! pointer {
 pointer!(Box<dyn RecordRule>);
 pointer!(Arc<dyn RecordRule>);
 
+/// The statuses that ask the client for the same request again: at another address (RFC 9110,
+/// 15.4.8 and 15.4.9), without `Expect` (15.5.18), on another connection (15.5.20). Nothing was
+/// executed.
+pub(crate) const ASKS_AGAIN: [u16; 4] = [307, 308, 417, 421];
+
 /// Records by status: a set of HTTP statuses and a set of gRPC codes.
 ///
-/// The default records final results and leaves out what may be different at the next attempt. It
-/// has every HTTP status below 500 except 401, 403, 407, 408, 425 and 429, and every gRPC code
-/// except 1, 2, 4, 8, 10 and 13 to 15.
+/// The default records final results, and leaves out what asks for the same request again and what
+/// may be different at the next attempt. It has every HTTP status below 500 except 307, 308, 401,
+/// 403, 407, 408, 417, 421, 425 and 429, and every gRPC code except 1, 2, 4, 7, 8, 10 and 13 to 16.
 ///
 /// ```
 /// use tower_idempotency::recording::Statuses;
@@ -328,9 +333,10 @@ impl Default for Statuses {
     fn default() -> Self {
         Self::none()
             .with(..500)
+            .without(ASKS_AGAIN)
             .without([401, 403, 407, 408, 425, 429])
             .with_grpc(..)
-            .without_grpc([1, 2, 4, 8, 10, 13, 14, 15])
+            .without_grpc([1, 2, 4, 7, 8, 10, 13, 14, 15, 16])
     }
 }
 
@@ -456,7 +462,10 @@ mod tests {
         let transient: Vec<_> = (100..1000)
             .filter(|status| *status < 500 && !records(&Statuses::default(), *status))
             .collect();
-        assert_eq!(transient, [401, 403, 407, 408, 425, 429]);
+        assert_eq!(
+            transient,
+            [307, 308, 401, 403, 407, 408, 417, 421, 425, 429]
+        );
         assert!((500..1000).all(|status| !records(&Statuses::default(), status)));
         assert!((100..1000).all(|status| records(&Statuses::all(), status)));
         assert!(records(&Statuses::none().with(200..300), 299));
@@ -494,10 +503,14 @@ mod tests {
             code(Some(&fields(&[("grpc-status", "14")]))),
             (Some(14), false)
         );
-        assert_eq!(
-            code(Some(&fields(&[("grpc-status", "99")]))),
-            (Some(99), false)
-        );
+        // A number that gRPC does not define counts as 2.
+        for undefined in ["17", "99", "65536", "4294967295"] {
+            let undefined = fields(&[("grpc-status", undefined)]);
+            let (code, recorded) = code(Some(&undefined));
+            assert!(code.is_some_and(|code| code > 16) && !recorded, "{code:?}");
+        }
+        let no_number = fields(&[("grpc-status", "4294967296")]);
+        assert_eq!(code(Some(&no_number)), (Some(2), false));
         // gRPC-Web sends its status in the body, so the HTTP status decides.
         let web = fields(&[("content-type", "application/grpc-web+proto")]);
         assert_eq!(

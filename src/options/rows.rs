@@ -109,7 +109,8 @@ options! {
         /// Whether handlers must commit their claims in transactions of their own (`SqlClaim`, G7).
         /// A 2xx or 3xx response of a handler that did not is then replaced by a 500
         /// (`outcome-unknown`), the mistake is logged, and the record's outcome is unknown
-        /// ([`OnLapsedLease`]). Responses of 4xx and 5xx are judged as on other routes.
+        /// ([`OnLapsedLease`]). Responses of 4xx, 5xx, 307
+        /// and 308 are judged as on other routes.
         ///
         /// Needs a store in an SQL database, and [`OnStoreError::Reject`]. Default: `false`.
         exactly_once: bool = false;

@@ -8,7 +8,7 @@ use tracing::{Instrument, debug, error};
 use crate::error::cause;
 use crate::lease::{Ended, LeaseOwner, Verdict};
 use crate::message::response_body::ResponseBody;
-use crate::options::recording::ResponseHead;
+use crate::options::recording::{ASKS_AGAIN, ResponseHead};
 use crate::rejection::Rejection;
 use crate::request::commit_fate::find_out;
 use crate::request::commit_state::{CommitOutcome, CommittedResponse};
@@ -109,6 +109,7 @@ impl Operation {
         let status = response.status();
         let failed = status.is_client_error()
             || status.is_server_error()
+            || ASKS_AGAIN.contains(&status.as_u16())
             || ResponseHead::new(status, response.headers(), None).is_failed_grpc();
         self.options.exactly_once && !failed
     }

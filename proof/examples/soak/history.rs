@@ -111,7 +111,7 @@ pub(crate) struct Answered {
 
 /// Returns whether the layer records a response with this status, by its defaults.
 pub(crate) fn is_recorded(status: u16) -> bool {
-    status < 500 && ![401, 403, 407, 408, 425, 429].contains(&status)
+    status < 500 && ![307, 308, 401, 403, 407, 408, 417, 421, 425, 429].contains(&status)
 }
 
 impl Execution {

@@ -101,7 +101,7 @@ fn told(client: &Client, name: &HeaderName, value: &str) -> Request<Body> {
 async fn answers_are_recorded_by_the_statuses_and_types_that_it_names() {
     for (at, options) in POLICIES.iter().enumerate() {
         for status in [
-            200, 201, 302, 400, 401, 404, 407, 409, 425, 429, 499, 500, 503, 999,
+            200, 201, 302, 307, 400, 401, 404, 407, 409, 417, 421, 425, 429, 499, 500, 503, 999,
         ] {
             let client = client(*options);
             let request = || told(&client, &STATUS, &status.to_string());

@@ -339,7 +339,8 @@ fn statuses_are_said_as_ranges_the_shorter_way() {
         ),
         (
             Statuses::default(),
-            "responses with every status but 401, 403, 407-408, 425, 429 and 500-999",
+            "responses with every status but 307-308, 401, 403, 407-408, 417, 421, 425, 429 and \
+             500-999",
         ),
         (
             Statuses::none().with(200..300).with_grpc(0),

@@ -1,6 +1,7 @@
 //! These tests run the sidecar over TCP, between clients and upstreams that see
 //! every byte.
 
+mod asked_again;
 mod authorizer;
 mod failures;
 mod forwarded;

@@ -191,11 +191,14 @@ async fn on_a_route_that_is_exactly_once_failures_are_judged_as_ever() {
     let (refuses, fails) = (of(StatusCode::NOT_FOUND), of(StatusCode::BAD_GATEWAY));
     assert_eq!(ask(&refuses, "a").await, got(404, "no"));
     assert_eq!(ask(&fails, "b").await, got(502, "no"));
-    // The 404 was recorded, and the claim of the 502 was released.
+    let moves = of(StatusCode::TEMPORARY_REDIRECT);
+    assert_eq!(ask(&moves, "c").await, got(307, "no"));
+    // The 404 was recorded, and the claims of the 502 and the 307 were released.
     let pays = shop.till(&layer);
     assert_eq!(ask(&pays, "a").await, got(404, "no"));
     assert_eq!(ask(&pays, "b").await, got(201, "paid 1"));
     assert_eq!(ask(&pays, "b").await, got(201, "paid 1"));
+    assert_eq!(ask(&pays, "c").await, got(201, "paid 2"));
 }
 
 #[tokio::test]
