@@ -14,10 +14,9 @@ pub use crate::config::sidecar::{AuthorizeEntry, Entries, Table, entries, locate
 use crate::contract::Contract;
 use crate::error::ConfigError;
 use crate::layer::IdempotencyLayer;
-use crate::layer::builder::IdempotencyLayerBuilder;
 use crate::message::media_type;
 use crate::options::OnDisconnect;
-use crate::options::route;
+pub use crate::options::target::NormalPath;
 use crate::scope;
 
 /// The options of one route that a proxy has to know.
@@ -60,20 +59,8 @@ pub fn routes(layer: &IdempotencyLayer) -> impl Iterator<Item = Route<'_>> {
     })
 }
 
-/// Sets whether patterns are matched with the path in lower case, for services that take `/Orders`
-/// and `/orders` for the same path. The fingerprint still has the path that was sent.
-pub fn ignore_path_case(builder: IdempotencyLayerBuilder, ignore: bool) -> IdempotencyLayerBuilder {
-    builder.ignore_path_case(ignore)
-}
-
 /// The headers that belong to one connection (RFC 9110, section 7.6.1).
 pub const HOP_BY_HOP: [HeaderName; 6] = media_type::HOP_BY_HOP;
-
-/// Returns a path in lower case, except the digits of percent-encoded bytes.
-#[must_use]
-pub fn lower_case(path: &str) -> String {
-    route::lower_case(path)
-}
 
 /// Whether the body of a response may never end, so that nothing can wait for its end.
 #[must_use]

@@ -21,7 +21,6 @@ use crate::BoxError;
 use crate::connect::Connector;
 use crate::forwarded::remove_spellings;
 use crate::options::Authorize;
-use crate::path::SentTarget;
 use crate::problem::{NO_AUTHORIZER, NOT_ALLOWED, Problem};
 
 const ORIGINAL_METHOD: HeaderName = HeaderName::from_static("x-original-method");
@@ -127,9 +126,8 @@ fn authorization_headers(parts: &Parts) -> Result<HeaderMap, BoxError> {
         headers.remove(name);
     }
     remove_spellings(&mut headers, &[ORIGINAL_METHOD, ORIGINAL_URI]);
-    let sent = parts.extensions.get::<SentTarget>();
-    let target = sent.map_or(&parts.uri, |SentTarget(uri)| uri);
-    let target = target
+    let target = parts
+        .uri
         .path_and_query()
         .map_or("/", |target| target.as_str());
     headers.insert(ORIGINAL_METHOD, parts.method.as_str().parse()?);

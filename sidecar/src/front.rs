@@ -26,7 +26,7 @@ use crate::forwarded::{
 };
 use crate::metrics::{GaugeGuard, Numbers};
 use crate::options::Settings;
-use crate::path::{SentTarget, matched};
+use crate::path::meant;
 use crate::problem::{BAD_HOST, BAD_METHOD, BAD_PATH, NO_TUNNEL, Problem};
 use crate::upstream::{Protocol, Upstream};
 
@@ -41,6 +41,7 @@ pub(crate) struct Front {
     reserved: ReservedHeaders,
     authorizer: Option<Authorizer>,
     trusted: Vec<IpNet>,
+    ignore_path_case: bool,
     healthz: Option<String>,
     contract: Option<(String, SidecarContract)>,
     /// The methods that some route protects.
@@ -71,6 +72,7 @@ impl Front {
             reserved,
             authorizer: authorize.map(Authorizer::new),
             trusted: settings.trusted_proxies.clone(),
+            ignore_path_case: settings.ignore_path_case,
             healthz: settings.healthz.clone(),
             contract,
             numbers,
@@ -128,7 +130,7 @@ impl Front {
         }
         forward(&mut parts, peer, &self.trusted);
         parts.extensions.insert(PeerAddr(peer));
-        self.normalize_path(&mut parts)
+        self.read_path(&mut parts)
             .map_err(|(problem, detail)| problem.response(&detail))?;
         if let Some(authorizer) = &self.authorizer
             && self.layer.protects(&parts)
@@ -165,8 +167,9 @@ impl Front {
         response
     }
 
-    /// Replaces the path by its normal spelling, if some route protects the method.
-    fn normalize_path(&self, parts: &mut request::Parts) -> Result<(), (&'static Problem, String)> {
+    /// Finds the normal spelling of the path, if some route protects the method. The layer finds
+    /// the route by that spelling; for everything else the path stays as it was sent.
+    fn read_path(&self, parts: &mut request::Parts) -> Result<(), (&'static Problem, String)> {
         if !self.methods.contains(&parts.method) {
             let sent = parts.method.as_str();
             let alike = |own: &Method| own.as_str().eq_ignore_ascii_case(sent);
@@ -176,11 +179,10 @@ impl Front {
             }
             return Ok(());
         }
-        match matched(&parts.uri) {
+        match meant(parts.uri.path(), self.ignore_path_case) {
             Ok(None) => Ok(()),
-            Ok(Some(uri)) => {
-                let sent = std::mem::replace(&mut parts.uri, uri);
-                parts.extensions.insert(SentTarget(sent));
+            Ok(Some(path)) => {
+                parts.extensions.insert(path);
                 Ok(())
             }
             Err(why) => {

@@ -7,13 +7,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use http::Uri;
-use http::uri::PathAndQuery;
-
-/// The target as the client sent it: an extension of the request. The upstream gets this
-/// target, not the normal spelling.
-#[derive(Clone, Debug)]
-pub(crate) struct SentTarget(pub(crate) Uri);
+use tower_idempotency::for_sidecar::NormalPath;
 
 /// Why servers could read a path in different ways.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +15,7 @@ pub(crate) enum Ambiguous {
     Escape,
     EscapedTwice,
     NotUtf8,
+    NotAscii,
     Slash,
     Control,
     Dots,
@@ -35,6 +30,7 @@ impl fmt::Display for Ambiguous {
             Self::Escape => "has a `%` without two hexadecimal digits behind it",
             Self::EscapedTwice => "is percent-encoded twice",
             Self::NotUtf8 => "is not UTF-8 once it is decoded",
+            Self::NotAscii => "has a letter outside of ASCII, where the case of letters is ignored",
             Self::Slash => "has an encoded slash, or a backslash",
             Self::Control => "has a control character",
             Self::Dots => "has a segment `.` or `..`",
@@ -45,34 +41,32 @@ impl fmt::Display for Ambiguous {
     }
 }
 
-/// `uri` with the normal spelling of its path; `None` if `uri` has it already.
-pub(crate) fn matched(uri: &Uri) -> Result<Option<Uri>, Ambiguous> {
-    let own = uri.path();
-    let path = normal(own)?;
-    if path == own {
-        return Ok(None);
-    }
-    let mut target = path.into_owned();
-    if let Some(query) = uri.query() {
-        target.push('?');
-        target.push_str(query);
-    }
-    let mut parts = uri.clone().into_parts();
-    parts.path_and_query = Some(PathAndQuery::try_from(target).map_err(|_| Ambiguous::NotUtf8)?);
-    Uri::from_parts(parts)
-        .map(Some)
-        .map_err(|_| Ambiguous::NoPath)
+/// The normal spelling of a path that was sent, for the layer; `None` if it was sent like that.
+pub(crate) fn meant(sent: &str, ignore_case: bool) -> Result<Option<NormalPath>, Ambiguous> {
+    let path = normal(sent, ignore_case)?;
+    Ok((path != sent).then(|| NormalPath(path.into_owned())))
 }
 
 /// The normal spelling: decoded, and without a slash at the end. A byte that a path cannot
 /// hold as it is stays an escape, with upper-case digits.
-pub(crate) fn normal(path: &str) -> Result<Cow<'_, str>, Ambiguous> {
+///
+/// With `ignore_case` all letters are small ones. Frameworks fold the letters outside of ASCII in
+/// different ways, and some fold the Kelvin sign to `k` and the long s to `s`, so that a path has
+/// none of them.
+pub(crate) fn normal(path: &str, ignore_case: bool) -> Result<Cow<'_, str>, Ambiguous> {
     let kept = |byte| byte == b'/' || stands_for_itself(byte);
-    if path.bytes().all(kept) {
+    let is_folded = |byte: u8| ignore_case && byte.is_ascii_uppercase();
+    if path.bytes().all(|byte| kept(byte) && !is_folded(byte)) {
         return trimmed(path).map(Cow::Borrowed);
     }
     let decoded = decoded(path.as_bytes())?;
-    let text = String::from_utf8(decoded).map_err(|_| Ambiguous::NotUtf8)?;
+    let mut text = String::from_utf8(decoded).map_err(|_| Ambiguous::NotUtf8)?;
+    if ignore_case {
+        if !text.is_ascii() {
+            return Err(Ambiguous::NotAscii);
+        }
+        text.make_ascii_lowercase();
+    }
     let text = trimmed(&text)?;
     let mut normal = String::with_capacity(text.len());
     for byte in text.bytes() {
@@ -150,9 +144,10 @@ fn stands_for_itself(byte: u8) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn read(path: &str) -> Result<String, Ambiguous> {
-        normal(path).map(Cow::into_owned)
+        normal(path, false).map(Cow::into_owned)
     }
 
     #[test]
@@ -225,11 +220,45 @@ mod tests {
     }
 
     #[test]
-    fn the_query_is_kept_as_it_was_sent() {
-        let uri = Uri::from_static("http://a.example/%6frders/?q=%6f&r=//");
-        let uri = matched(&uri).unwrap().unwrap();
-        assert_eq!(uri, "http://a.example/orders?q=%6f&r=//");
-        let plain = Uri::from_static("/orders?q=%6f");
-        assert!(matched(&plain).unwrap().is_none());
+    fn where_case_is_ignored_letters_are_small_and_ascii() {
+        let read = |path| normal(path, true).map(Cow::into_owned);
+        for (sent, matched) in [
+            ("/Orders/aB", "/orders/ab"),
+            ("/%4Frders/", "/orders"),
+            ("/A%3f%5B", "/a%3F%5B"),
+            ("/a%20B", "/a%20b"),
+        ] {
+            assert_eq!(read(sent).as_deref(), Ok(matched), "{sent}");
+            assert_eq!(read(matched).as_deref(), Ok(matched), "{matched} again");
+        }
+        for sent in [
+            "/%E2%84%AAept",
+            "/order%C5%BF",
+            "/caf%C3%A9",
+            "/café",
+            "/%EF%BC%AF",
+        ] {
+            assert_eq!(read(sent), Err(Ambiguous::NotAscii), "{sent}");
+        }
+        assert_eq!(read("/%c1%8frders"), Err(Ambiguous::NotUtf8));
+    }
+
+    #[test]
+    fn a_path_that_is_sent_in_its_normal_spelling_costs_no_extension() {
+        assert!(meant("/orders", true).unwrap().is_none());
+        assert!(meant("/Orders", false).unwrap().is_none());
+        let NormalPath(path) = meant("/%4Frders/", false).unwrap().unwrap();
+        assert_eq!(path, "/Orders");
+    }
+
+    proptest! {
+        /// A second server that reads the path decodes nothing more.
+        #[test]
+        fn a_normal_spelling_is_its_own(path in "/([a-zK/.;% é]|%[0-9A-Fa-f]{2}){0,12}", fold in any::<bool>()) {
+            if let Ok(own) = normal(&path, fold) {
+                prop_assert_eq!(normal(&own, fold), Ok(Cow::Borrowed(&*own)));
+                prop_assert!(own.starts_with('/') && own.is_ascii());
+            }
+        }
     }
 }

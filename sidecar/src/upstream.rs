@@ -25,7 +25,6 @@ use crate::client::{Client, Failure};
 use crate::forwarded::{ATTEMPT, FENCING_TOKEN, LayerHeaders, ReservedHeaders, strip_hop_by_hop};
 use crate::metrics::Numbers;
 use crate::options::Settings;
-use crate::path::SentTarget;
 use crate::problem::{BODY_BROKEN, BROKEN, Problem, TIMED_OUT, UNREACHED};
 
 /// The protocol that a client asks to upgrade to: an extension of the request.
@@ -105,7 +104,7 @@ impl Shared {
             Outgoing::new(body, trailers.map(|read| read.0), self.reserved.clone());
         let mut forwarded = Request::new(body);
         *forwarded.method_mut() = parts.method;
-        *forwarded.uri_mut() = self.target(&parts.uri, parts.extensions.get());
+        *forwarded.uri_mut() = self.target(&parts.uri);
         *forwarded.headers_mut() = parts.headers;
 
         let response = self.client.send(forwarded);
@@ -136,8 +135,7 @@ impl Shared {
     }
 
     /// The upstream's address with the client's path and query.
-    fn target(&self, uri: &Uri, sent: Option<&SentTarget>) -> Uri {
-        let asked = sent.map_or(uri, |SentTarget(sent)| sent);
+    fn target(&self, asked: &Uri) -> Uri {
         let mut parts = self.upstream.clone().into_parts();
         if let Some(target) = asked.path_and_query() {
             parts.path_and_query = Some(target.clone());

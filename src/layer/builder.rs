@@ -58,7 +58,6 @@ pub struct IdempotencyLayerBuilder {
     max_background_operations: usize,
     max_waiting_requests: usize,
     target: Target,
-    ignore_path_case: bool,
     #[cfg(feature = "config")]
     skip_store_checks: bool,
     store_timeout: Duration,
@@ -82,7 +81,6 @@ impl IdempotencyLayerBuilder {
             max_background_operations: 10_000,
             max_waiting_requests: 1_000,
             target: Target::default(),
-            ignore_path_case: false,
             #[cfg(feature = "config")]
             skip_store_checks: false,
             store_timeout: Duration::from_secs(2),
@@ -254,8 +252,9 @@ impl IdempotencyLayerBuilder {
         self
     }
 
-    /// Sets which target of a request is matched with patterns and digested. The option makes a
-    /// difference only inside a nested axum router. Default: [`Target::AsSent`].
+    /// Sets which target of a request counts as sent: its path is matched with patterns, and it is
+    /// digested. The option makes a difference only inside a nested axum router. Default:
+    /// [`Target::AsSent`].
     ///
     /// Inside a nested router [`Target::AsSent`] needs the feature `axum`. If an application turns
     /// the feature `axum` on later, the fingerprints of requests in nested routers change, and so
@@ -272,13 +271,6 @@ impl IdempotencyLayerBuilder {
     #[cfg(feature = "config")]
     pub(crate) fn skip_store_checks(mut self) -> Self {
         self.skip_store_checks = true;
-        self
-    }
-
-    /// Matches patterns with the path in lower case, for services that take `/Orders` and
-    /// `/orders` for the same path. The fingerprint still has the path that was sent.
-    pub(crate) fn ignore_path_case(mut self, ignore: bool) -> Self {
-        self.ignore_path_case = ignore;
         self
     }
 
@@ -338,7 +330,6 @@ impl IdempotencyLayerBuilder {
         #[cfg(feature = "config")]
         let commits = commits || self.skip_store_checks;
         let routes = Routes::new(self.defaults, self.routes, self.target, commits)?;
-        let routes = routes.ignoring_case(self.ignore_path_case);
         if self.max_buffered_bytes < routes.largest_body() {
             let message = format!(
                 "must hold the largest body, `max_request_body` of {} bytes",

@@ -111,8 +111,7 @@ impl IdempotencyLayer {
     #[must_use]
     pub fn protects(&self, request: &Parts) -> bool {
         let routes = &self.core.rules.routes;
-        let path = routes.target(&request.uri, &request.extensions).path();
-        match routes.options(&request.method, path) {
+        match routes.options(&request.method, &request.uri, &request.extensions) {
             None => false,
             Some(options) => match options.require {
                 Require::Required => true,

@@ -90,15 +90,16 @@ impl<'a> Records<'a> {
     #[must_use]
     pub fn id_of(self, request: &Parts) -> Option<RecordId> {
         let rules = &self.core.rules;
-        let target = rules.routes.target(&request.uri, &request.extensions);
-        let options = rules.routes.options(&request.method, target.path())?;
+        let (method, extensions) = (&request.method, &request.extensions);
+        let options = rules.routes.options(method, &request.uri, extensions)?;
         if options.require == Require::Ignored {
             return None;
         }
         let (key, _) = options.keys.read(&request.headers)?.ok()?;
         let caller = rules.caller(options, request)?;
         let scope = caller.digest(&rules.digests, &rules.namespace);
-        Some(options.record_id(&rules.digests, &scope, &key, &request.method, target))
+        let (_, meant) = rules.routes.target(request);
+        Some(options.record_id(&rules.digests, &scope, &key, method, meant))
     }
 
     /// The record with this id.

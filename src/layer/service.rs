@@ -82,8 +82,7 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         // Step 1: the route.
         let routes = &self.core.rules.routes;
-        let path = routes.target(request.uri(), request.extensions()).path();
-        let options = match routes.options(request.method(), path) {
+        let options = match routes.options(request.method(), request.uri(), request.extensions()) {
             Some(options) if options.require != Require::Ignored => options,
             _ => return ResponseFuture::passed(self.inner.call(request)),
         };

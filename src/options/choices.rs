@@ -91,22 +91,3 @@ pub enum OnDisconnect {
     /// operation is sealed instead if the rest of the body can't be read without a client.
     Cancel,
 }
-
-/// Which target of a request is matched with the routes' patterns and digested.
-///
-/// The two differ inside a nested axum router only, which strips its prefix from the request's
-/// target: for `POST /v1/orders` inside `nest("/v1", ..)` the target as sent is `/v1/orders`, the
-/// target as seen `/orders`.
-///
-/// Records are found again only by the same target: with another one, a key that was used before
-/// is rejected with `key-reused`, or (with [`KeysPer::Route`]) its operation runs again.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Target {
-    /// The target that the client sent. Inside a nested axum router the layer finds it only with
-    /// the feature `axum`; without that feature it is the same as [`AsSeen`](Self::AsSeen).
-    #[default]
-    AsSent,
-    /// The target of the request as it reaches the layer.
-    AsSeen,
-}

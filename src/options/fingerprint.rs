@@ -6,12 +6,13 @@ use std::fmt;
 
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
-use http::{HeaderName, Method, Uri};
+use http::{HeaderName, Method};
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
 use crate::error::ConfigError;
 use crate::options::key::Key;
+use crate::options::target::{MeantPath, SentTarget};
 use crate::options::{KeysPer, RouteOptions};
 use crate::record::digest::{Digests, Hasher, Label};
 use crate::record::{Fingerprint, RecordId, ScopeDigest};
@@ -286,7 +287,7 @@ impl FingerprintRules {
         &self,
         digests: &Digests,
         request: &Parts,
-        target: &Uri,
+        SentTarget(target): SentTarget<'_>,
         body: &[u8],
     ) -> Fingerprint {
         let mut hasher = digests.start(Label::Fingerprint);
@@ -343,18 +344,18 @@ pub(crate) fn record_id(
 
 impl RouteOptions {
     /// Returns the id of the record that `key` has in this scope, for a request with this method
-    /// and target.
+    /// that is meant for this path.
     pub(crate) fn record_id(
         &self,
         digests: &Digests,
         scope: &ScopeDigest,
         key: &Key,
         method: &Method,
-        target: &Uri,
+        MeantPath(path): MeantPath<'_>,
     ) -> RecordId {
         let route = match self.keys_per {
             KeysPer::Scope => None,
-            KeysPer::Route => Some((method, target.path())),
+            KeysPer::Route => Some((method, path)),
         };
         record_id(digests, scope, key, route)
     }
@@ -377,7 +378,8 @@ mod tests {
 
     fn of(rules: &FingerprintRules, target: &str, body: &str) -> Fingerprint {
         let request = http::Request::post(target).body(()).unwrap().into_parts().0;
-        rules.fingerprint(&Digests::plain(), &request, &request.uri, body.as_bytes())
+        let sent = SentTarget(&request.uri);
+        rules.fingerprint(&Digests::plain(), &request, sent, body.as_bytes())
     }
 
     #[test]

@@ -14,13 +14,15 @@ pub mod recording;
 pub(crate) mod route;
 mod rows;
 mod setters;
+pub(crate) mod target;
 
-pub use choices::{KeysPer, OnDisconnect, OnInFlight, OnOversize, OnStoreError, Require, Target};
+pub use choices::{KeysPer, OnDisconnect, OnInFlight, OnOversize, OnStoreError, Require};
 pub use fingerprint::{FingerprintBody, JsonFingerprint};
 pub use key::{KeyFormat, KeySyntax};
 pub use rows::RouteOptions;
 #[cfg(feature = "config")]
 pub(crate) use rows::route_options;
+pub use target::Target;
 
 pub use crate::store::{OnLapsedLease, OnMismatch};
 

@@ -1,15 +1,16 @@
 //! Finds the options of a request by its method and path.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::request::Parts;
 use http::{Extensions, Method, Uri};
 use tracing::debug;
 
 use crate::display::join_with;
 use crate::error::ConfigError;
-use crate::options::{RouteOptions, Target, can_protect};
+use crate::options::target::{MeantPath, SentTarget, Target};
+use crate::options::{RouteOptions, can_protect};
 use crate::runtime::{Instant, Mutex};
 
 /// A pattern, and what it changes in the default options.
@@ -24,8 +25,6 @@ pub(crate) struct Routes {
     listed: Vec<Listed>,
     target: Target,
     last_warning: Mutex<Option<Instant>>,
-    /// Paths are matched in lower case, except the digits of percent-encoded bytes.
-    ignore_case: bool,
     shortest_lease: Duration,
     largest_body: usize,
 }
@@ -73,7 +72,6 @@ impl Routes {
             listed: Vec::new(),
             target,
             last_warning: Mutex::new(None),
-            ignore_case: false,
             shortest_lease: default.lease,
             largest_body: default.max_request_body,
         };
@@ -137,34 +135,26 @@ impl Routes {
 
     /// Returns the options of a request; `None` if the request passes through the layer
     /// unprotected.
-    pub(crate) fn options(&self, method: &Method, path: &str) -> Option<&Arc<RouteOptions>> {
+    pub(crate) fn options(
+        &self,
+        method: &Method,
+        uri: &Uri,
+        extensions: &Extensions,
+    ) -> Option<&Arc<RouteOptions>> {
         let (_, routes) = self.by_method.iter().find(|(own, _)| own == method)?;
-        let path = if self.ignore_case {
-            Cow::Owned(lower_case(path))
-        } else {
-            Cow::Borrowed(path)
-        };
+        let MeantPath(path) = self.target.meant(uri, extensions);
         let matched = routes
             .patterns
             .as_ref()
-            .and_then(|patterns| patterns.at(&path).ok());
+            .and_then(|patterns| patterns.at(path).ok());
         matched.map(|found| found.value).or(routes.default.as_ref())
     }
 
-    /// The target by which a request is matched and digested.
-    ///
-    /// axum strips the prefix of a nested router from the request's URI, and keeps the URI that the
-    /// client sent in the extensions.
-    pub(crate) fn target<'a>(&self, uri: &'a Uri, extensions: &'a Extensions) -> &'a Uri {
-        #[cfg(feature = "axum")]
-        if self.target == Target::AsSent
-            && let Some(original) = extensions.get::<axum::extract::OriginalUri>()
-        {
-            return &original.0;
-        }
-        // Without the feature `axum` no extension has the target that the client sent.
-        let _ = (extensions, self.target);
-        uri
+    /// The target for the fingerprint of a request, and the path for its record's id.
+    pub(crate) fn target<'a>(&self, request: &'a Parts) -> (SentTarget<'a>, MeantPath<'a>) {
+        let (uri, extensions) = (&request.uri, &request.extensions);
+        let sent = self.target.sent(uri, extensions);
+        (sent, self.target.meant(uri, extensions))
     }
 
     /// Whether no warning was logged during the last minute.
@@ -178,11 +168,6 @@ impl Routes {
             *last = Some(now);
         }
         may
-    }
-
-    pub(crate) fn ignoring_case(mut self, ignore: bool) -> Self {
-        self.ignore_case = ignore;
-        self
     }
 
     /// All patterns in the order in which they were given, then the default options, if they
@@ -301,19 +286,6 @@ fn unmatchable(error: &matchit::InsertError, method: &Method) -> String {
     }
 }
 
-/// Returns `path` in lower case, except the digits of percent-encoded bytes.
-pub(crate) fn lower_case(path: &str) -> String {
-    let mut pieces = path.split('%');
-    let mut lower = pieces.next().unwrap_or_default().to_ascii_lowercase();
-    for piece in pieces {
-        let (digits, rest) = piece.split_at_checked(2).unwrap_or((piece, ""));
-        lower.push('%');
-        lower.push_str(digits);
-        lower.push_str(&rest.to_ascii_lowercase());
-    }
-    lower
-}
-
 fn wrong(pattern: &str, what: impl Into<String>) -> ConfigError {
     ConfigError::new("route", what).on_route(pattern)
 }
@@ -339,7 +311,8 @@ mod tests {
     }
 
     fn require(routes: &Routes, method: Method, path: &str) -> Option<Require> {
-        routes.options(&method, path).map(|options| options.require)
+        let options = routes.options(&method, &path.parse().unwrap(), &Extensions::new());
+        options.map(|options| options.require)
     }
 
     #[test]
@@ -459,27 +432,10 @@ mod tests {
         let rule = || -> Rule { ("LOCK /a".to_owned(), Box::new(|options| options)) };
         let options = RouteOptions::default().methods([lock()]);
         let listed = Routes::new(options, vec![rule()], Target::AsSent, false).unwrap();
-        assert!(listed.options(&lock(), "/a").is_some());
+        let of_a = listed.options(&lock(), &Uri::from_static("/a"), &Extensions::new());
+        assert!(of_a.is_some());
         let unlisted = Routes::new(RouteOptions::default(), vec![rule()], Target::AsSent, false);
         assert_eq!(unlisted.unwrap_err().option(), "route");
-    }
-
-    #[test]
-    fn only_where_it_is_wanted_case_does_not_matter() {
-        let rules = [("POST /caf%C3%A9/{id}", Require::Required)];
-        let routes = routes(&rules).unwrap();
-        let sent = "/CAF%C3%A9/aB";
-        assert_eq!(
-            require(&routes, Method::POST, sent),
-            Some(Require::Optional)
-        );
-        let routes = routes.ignoring_case(true);
-        assert_eq!(
-            require(&routes, Method::POST, sent),
-            Some(Require::Required)
-        );
-        assert_eq!(lower_case("/A%"), "/a%");
-        assert_eq!(lower_case("/A%4"), "/a%4");
     }
 
     #[test]

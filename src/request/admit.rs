@@ -153,11 +153,9 @@ impl Operation {
         body: &[u8],
     ) -> Claim {
         let options = &self.options;
-        let target = self.core.rules.routes.target(&parts.uri, &parts.extensions);
-        let id = options.record_id(digests, &scope, &self.key, &parts.method, target);
-        let fingerprint = options
-            .fingerprint
-            .fingerprint(digests, parts, target, body);
+        let (sent, meant) = self.core.rules.routes.target(parts);
+        let id = options.record_id(digests, &scope, &self.key, &parts.method, meant);
+        let fingerprint = options.fingerprint.fingerprint(digests, parts, sent, body);
         Claim {
             lease: options.lease,
             retention: options.retention,

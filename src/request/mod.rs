@@ -304,7 +304,8 @@ mod tests {
             .header("idempotency-key", "k")
             .body(Full::default())
             .unwrap();
-        let options = layer.core().rules.routes.options(request.method(), "/");
+        let routes = &layer.core().rules.routes;
+        let options = routes.options(request.method(), request.uri(), request.extensions());
         let options = options.unwrap();
         let (key, header) = options.keys.read(request.headers()).unwrap().unwrap();
         let operation = Operation::new(layer.core(), options, key, header, request.headers());

@@ -106,25 +106,52 @@ async fn what_no_policy_protects_passes_whatever_its_path() {
     }
 }
 
-/// Express and Django treat these spellings as the same route, so the layer must
-/// treat a retry with another spelling as a retry.
+/// Express and Django route these spellings alike, and another upstream may not: the key belongs to
+/// the request that was sent.
 #[tokio::test]
-async fn a_retry_may_spell_the_path_otherwise() {
+async fn another_spelling_of_a_path_is_another_request() {
+    for keys_per in ["scope", "route"] {
+        let upstream = Upstream::start(|_| ok("done")).await;
+        let sidecar = File::new(upstream.address)
+            .idempotency(&format!("keys_per = '{keys_per}'"))
+            .start()
+            .await;
+        for (at, (one, other)) in [
+            ("/orders", "/orders/"),
+            ("/orders/", "/orders"),
+            ("/a%62c", "/abc"),
+            ("/caf%c3%a9", "/caf%C3%A9"),
+            ("/orders?q=%6f", "/orders?q=o"),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let key = format!("k{at}");
+            let ask = |path| crate::support::post(path, &key, "{}");
+            let first = sidecar.exchange(&ask(one)).await;
+            assert_eq!((first.status(), first.text()), (200, "done"), "{one}");
+            let second = sidecar.exchange(&ask(other)).await;
+            let seen = (second.status(), second.code());
+            assert_eq!(seen, (422, "key-reused".to_owned()), "{one}, {other}");
+            let retry = sidecar.exchange(&ask(one)).await;
+            assert_eq!(retry.field("idempotency-replayed"), Some("true"), "{one}");
+            assert_eq!(upstream.last().target(), one);
+            assert_eq!(upstream.seen().len(), at + 1);
+        }
+    }
+}
+
+/// RFC 9112, 3.2.2: the absolute form of a target is the same request.
+#[tokio::test]
+async fn the_absolute_form_of_a_target_is_the_same_request() {
     let upstream = Upstream::start(|_| ok("done")).await;
-    let sidecar = File::new(upstream.address)
-        .idempotency("keys_per = 'route'")
-        .start()
-        .await;
-    for (path, replayed) in [
-        ("/orders", None),
-        ("/orders/", Some("true")),
-        ("/%6frders", Some("true")),
-    ] {
-        let request = crate::support::post(path, "k", "{}");
-        let answer = sidecar.exchange(&request).await;
+    let sidecar = File::new(upstream.address).start().await;
+    for (path, replayed) in [("/orders/", None), ("http://a/orders/", Some("true"))] {
+        let answer = sidecar
+            .exchange(&crate::support::post(path, "k", "{}"))
+            .await;
         assert_eq!(answer.field("idempotency-replayed"), replayed, "{path}");
     }
-    assert_eq!(upstream.seen().len(), 1);
 }
 
 #[tokio::test]
@@ -147,4 +174,43 @@ async fn case_matters_unless_the_file_says_it_does_not() {
     );
     let other = sidecar.exchange(&capture("/orders/Ab3")).await;
     assert_eq!(other.status(), 422);
+}
+
+/// The Kelvin sign and the long s become `k` and `s` in lower case: a framework that folds all of
+/// Unicode would route these paths as it routes `/orders/kept`.
+#[tokio::test]
+async fn where_case_is_ignored_a_path_is_ascii() {
+    let upstream = Upstream::start(|_| ok("done")).await;
+    let file = || File::new(upstream.address).route("POST /orders/kept", "require = 'required'");
+    let paths = [
+        "/orders/%E2%84%AAept",
+        "/order%C5%BF/kept",
+        "/orders/kept%C3%A9",
+        "/%EF%BC%AFrders/kept",
+    ];
+    let sidecar = file().start().await;
+    for path in paths {
+        assert_eq!(sidecar.exchange(&post(path)).await.status(), 200, "{path}");
+    }
+    let sidecar = file().top("ignore_path_case = true").start().await;
+    for path in paths {
+        let answer = sidecar.exchange(&post(path)).await;
+        let seen = (answer.status(), answer.code());
+        assert_eq!(seen, (400, "path-ambiguous".to_owned()), "{path}");
+    }
+    assert_eq!(upstream.seen().len(), paths.len());
+}
+
+#[tokio::test]
+async fn where_case_is_ignored_a_key_per_route_is_for_every_case_of_a_path() {
+    let upstream = Upstream::start(|_| ok("done")).await;
+    let sidecar = File::new(upstream.address)
+        .top("ignore_path_case = true")
+        .idempotency("keys_per = 'route'")
+        .start()
+        .await;
+    for (path, status) in [("/Orders", 200), ("/orders", 422), ("/other", 200)] {
+        let request = crate::support::post(path, "k", "{}");
+        assert_eq!(sidecar.exchange(&request).await.status(), status, "{path}");
+    }
 }

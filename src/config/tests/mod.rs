@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::{Extensions, HeaderMap, HeaderValue, Method, StatusCode};
 use serde_json::{Map, Value, json};
 
 use self::changes::CHANGES;
@@ -136,7 +136,8 @@ fn ranges(numbers: impl Iterator<Item = u16>) -> String {
 fn options_of(config: &Config, method: &Method, path: &str) -> Arc<RouteOptions> {
     let builder = config.builder_of(Unasked, scope::shared());
     let layer = builder.skip_store_checks().build().unwrap();
-    let options = layer.core().rules.routes.options(method, path);
+    let routes = &layer.core().rules.routes;
+    let options = routes.options(method, &path.parse().unwrap(), &Extensions::new());
     Arc::clone(options.unwrap())
 }
 
