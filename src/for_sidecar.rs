@@ -17,6 +17,7 @@ use crate::layer::IdempotencyLayer;
 use crate::message::media_type;
 use crate::options::OnDisconnect;
 pub use crate::options::target::NormalPath;
+pub use crate::rejection::gateway::{Asked, GatewayCode, Refusal, Refusals};
 use crate::scope;
 
 /// The options of one route that a proxy has to know.
@@ -57,6 +58,13 @@ pub fn routes(layer: &IdempotencyLayer) -> impl Iterator<Item = Route<'_>> {
             ],
         }
     })
+}
+
+/// Returns what makes the responses of the sidecar's own refusals, with the statuses and bodies that
+/// the layer's file has for them.
+#[must_use]
+pub fn refusals(layer: &IdempotencyLayer) -> Refusals {
+    Refusals::new(&layer.core().rules.rejections)
 }
 
 /// The headers that belong to one connection (RFC 9110, section 7.6.1).

@@ -15,13 +15,14 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::timeout;
+use tower_idempotency::for_sidecar::{GatewayCode, Refusal, Refusals};
 use tracing::warn;
 
 use crate::BoxError;
 use crate::connect::Connector;
 use crate::forwarded::remove_spellings;
 use crate::options::Authorize;
-use crate::problem::{NO_AUTHORIZER, NOT_ALLOWED, Problem};
+use crate::problem::usual;
 
 const ORIGINAL_METHOD: HeaderName = HeaderName::from_static("x-original-method");
 const ORIGINAL_URI: HeaderName = HeaderName::from_static("x-original-uri");
@@ -34,6 +35,7 @@ pub(crate) struct Authorizer {
     url: Uri,
     timeout: Duration,
     headers: Vec<HeaderName>,
+    refusals: Refusals,
 }
 
 /// Why a request does not reach the layer. Each variant holds the response to it.
@@ -43,7 +45,7 @@ pub(crate) enum NotAllowed {
 }
 
 impl Authorizer {
-    pub(crate) fn new(settings: &Authorize) -> Self {
+    pub(crate) fn new(settings: &Authorize, refusals: Refusals) -> Self {
         let connector = Connector {
             timeout: settings.timeout,
         };
@@ -57,6 +59,7 @@ impl Authorizer {
             url: settings.url.clone(),
             timeout: settings.timeout,
             headers: settings.headers.clone(),
+            refusals,
         }
     }
 
@@ -71,11 +74,11 @@ impl Authorizer {
                     error = &*error as &dyn Error,
                     "the authorizer gave no response"
                 );
-                return Err(unknown());
+                return Err(self.unknown(parts));
             }
             Err(_) => {
                 warn!("the authorizer did not respond in time");
-                return Err(unknown());
+                return Err(self.unknown(parts));
             }
         };
         match response.status() {
@@ -89,11 +92,11 @@ impl Authorizer {
                 Ok(())
             }
             status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
-                Err(denied(status, response.headers()))
+                Err(self.denied(parts, status, response.headers()))
             }
             status => {
                 warn!(%status, "the authorizer responded with neither yes nor no");
-                Err(unknown())
+                Err(self.unknown(parts))
             }
         }
     }
@@ -106,6 +109,26 @@ impl Authorizer {
         // The status and the headers decide; an error in the body changes nothing.
         let _ = Limited::new(body, READ).collect().await;
         Ok(Response::from_parts(head, ()))
+    }
+
+    fn denied(&self, parts: &Parts, status: StatusCode, headers: &HeaderMap) -> NotAllowed {
+        let refusal = Refusal {
+            status,
+            ..usual(GatewayCode::NotAuthorized)
+        };
+        let asked = self.refusals.asked(&parts.headers);
+        let mut response = self.refusals.response(&refusal, &asked);
+        for challenge in headers.get_all(WWW_AUTHENTICATE) {
+            let challenge = challenge.clone();
+            response.headers_mut().append(WWW_AUTHENTICATE, challenge);
+        }
+        NotAllowed::Denied(response)
+    }
+
+    fn unknown(&self, parts: &Parts) -> NotAllowed {
+        let refusal = usual(GatewayCode::AuthorizerUnavailable);
+        let asked = self.refusals.asked(&parts.headers);
+        NotAllowed::Unknown(self.refusals.response(&refusal, &asked))
     }
 }
 
@@ -134,24 +157,4 @@ fn authorization_headers(parts: &Parts) -> Result<HeaderMap, BoxError> {
     headers.insert(ORIGINAL_URI, HeaderValue::from_bytes(target.as_bytes())?);
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(headers)
-}
-
-fn denied(status: StatusCode, headers: &HeaderMap) -> NotAllowed {
-    let problem = Problem {
-        status,
-        ..NOT_ALLOWED
-    };
-    let detail = "The caller may not do this. Nothing was executed, and nothing replayed.";
-    let mut response = problem.response(detail);
-    for challenge in headers.get_all(WWW_AUTHENTICATE) {
-        let challenge = challenge.clone();
-        response.headers_mut().append(WWW_AUTHENTICATE, challenge);
-    }
-    NotAllowed::Denied(response)
-}
-
-fn unknown() -> NotAllowed {
-    let detail = "Whether the caller may do this can't be told right now. Nothing was executed; \
-                  send the same request again in a moment.";
-    NotAllowed::Unknown(NO_AUTHORIZER.response(detail))
 }

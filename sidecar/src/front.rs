@@ -11,6 +11,7 @@ use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use ipnet::IpNet;
+use tower_idempotency::for_sidecar::{GatewayCode, Refusal, Refusals, refusals};
 use tower_idempotency::scope::PeerAddr;
 use tower_idempotency::{Idempotency, IdempotencyLayer, RequestBody, ResponseBody};
 use tower_layer::Layer;
@@ -27,7 +28,7 @@ use crate::forwarded::{
 use crate::metrics::{GaugeGuard, Numbers};
 use crate::options::Settings;
 use crate::path::meant;
-use crate::problem::{BAD_HOST, BAD_METHOD, BAD_PATH, NO_TUNNEL, Problem};
+use crate::problem::usual;
 use crate::upstream::{Protocol, Upstream};
 
 /// The body of every response. Its guard counts the request until the last byte is sent.
@@ -38,6 +39,7 @@ pub(crate) type ServedBody<G> =
 pub(crate) struct Front {
     layer: IdempotencyLayer,
     proxy: Idempotency<Upstream>,
+    refusals: Refusals,
     reserved: ReservedHeaders,
     authorizer: Option<Authorizer>,
     trusted: Vec<IpNet>,
@@ -60,6 +62,7 @@ impl Front {
             settings,
             reserved.clone(),
             layer_headers,
+            refusals(&layer),
             Arc::clone(&numbers),
         );
         let proxy = layer.layer(upstream);
@@ -67,10 +70,11 @@ impl Front {
         let contract = contract.map(|path| (path, SidecarContract::new(&layer, settings)));
         Self {
             methods: methods(&layer),
+            refusals: refusals(&layer),
+            authorizer: authorize.map(|own| Authorizer::new(own, refusals(&layer))),
             layer,
             proxy,
             reserved,
-            authorizer: authorize.map(Authorizer::new),
             trusted: settings.trusted_proxies.clone(),
             ignore_path_case: settings.ignore_path_case,
             healthz: settings.healthz.clone(),
@@ -119,10 +123,10 @@ impl Front {
     ) -> Result<Request<RequestBody<Incoming>>, Response<Bytes>> {
         let (mut parts, body) = request.into_parts();
         if parts.method == Method::CONNECT {
-            return Err(NO_TUNNEL.response("This is no proxy for other addresses."));
+            return Err(self.refused(&usual(GatewayCode::ConnectRefused), &parts));
         }
         if !normalize_host(&mut parts) {
-            return Err(BAD_HOST.response("A request is for one host."));
+            return Err(self.refused(&usual(GatewayCode::HostInvalid), &parts));
         }
         strip(&mut parts, &self.reserved);
         if let Some(here) = self.served_here(&parts) {
@@ -131,13 +135,19 @@ impl Front {
         forward(&mut parts, peer, &self.trusted);
         parts.extensions.insert(PeerAddr(peer));
         self.read_path(&mut parts)
-            .map_err(|(problem, detail)| problem.response(&detail))?;
+            .map_err(|(code, detail)| self.refused(&Refusal::new(code, &detail), &parts))?;
         if let Some(authorizer) = &self.authorizer
             && self.layer.protects(&parts)
         {
             self.authorize(authorizer, &mut parts).await?;
         }
         Ok(Request::from_parts(parts, RequestBody::new(body)))
+    }
+
+    /// The response to a request that the sidecar refuses.
+    fn refused(&self, refusal: &Refusal<'_>, parts: &request::Parts) -> Response<Bytes> {
+        let asked = self.refusals.asked(&parts.headers);
+        self.refusals.response(refusal, &asked)
     }
 
     fn served_here(&self, parts: &request::Parts) -> Option<Response<Bytes>> {
@@ -169,13 +179,14 @@ impl Front {
 
     /// Finds the normal spelling of the path, if some route protects the method. The layer finds
     /// the route by that spelling; for everything else the path stays as it was sent.
-    fn read_path(&self, parts: &mut request::Parts) -> Result<(), (&'static Problem, String)> {
+    fn read_path(&self, parts: &mut request::Parts) -> Result<(), (GatewayCode, String)> {
         if !self.methods.contains(&parts.method) {
             let sent = parts.method.as_str();
             let alike = |own: &Method| own.as_str().eq_ignore_ascii_case(sent);
             // Some frameworks read `post` as POST; the layer would let such a request pass unprotected.
             if self.methods.iter().any(alike) {
-                return Err((&BAD_METHOD, "Methods are written in upper case.".to_owned()));
+                let usual = usual(GatewayCode::MethodInvalid);
+                return Err((usual.code, usual.detail.to_owned()));
             }
             return Ok(());
         }
@@ -191,7 +202,7 @@ impl Front {
                     "The path {why}, so that servers may read it differently. Nothing was \
                      executed; send the request to the path as it is documented."
                 );
-                Err((&BAD_PATH, detail))
+                Err((GatewayCode::PathAmbiguous, detail))
             }
         }
     }

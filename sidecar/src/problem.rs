@@ -1,99 +1,43 @@
-//! Responses that the sidecar writes itself.
+//! The texts of the responses that the sidecar writes itself. Errors of the layer are its rejections.
 
-use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use http::{HeaderValue, Response, StatusCode};
+use tower_idempotency::for_sidecar::{GatewayCode, Refusal};
 
-/// An error of the proxy. Errors of the layer are its rejections.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Problem {
-    pub(crate) status: StatusCode,
-    pub(crate) code: &'static str,
-    pub(crate) title: &'static str,
-    /// `same-key`, `new-key` or `never`, as in the layer's rejections. `None` for a request
-    /// that was not protected, whose key does not matter.
-    pub(crate) retry: Option<&'static str>,
+/// The refusal with this code, in the words that most requests get.
+pub(crate) const fn usual(code: GatewayCode) -> Refusal<'static> {
+    let detail = match code {
+        GatewayCode::UpstreamUnreachable => {
+            "The service behind this address can't be reached. Nothing was executed; send the same \
+             request again in a moment."
+        }
+        GatewayCode::UpstreamBroken | GatewayCode::UpstreamTimeout => {
+            "Nobody knows whether the operation was executed; it may still be running. Send the \
+             same request again with the same key, in a while: until the lease of this attempt has \
+             lapsed it is not executed again."
+        }
+        GatewayCode::BodyUnreadable => "The request's body broke off before its end.",
+        GatewayCode::PathAmbiguous => {
+            "The path can be read in more than one way. Nothing was executed; send the request to \
+             the path as it is documented."
+        }
+        GatewayCode::MethodInvalid => "Methods are written in upper case.",
+        GatewayCode::HostInvalid => "A request is for one host.",
+        GatewayCode::ConnectRefused => "This is no proxy for other addresses.",
+        GatewayCode::NotAuthorized => {
+            "The caller may not do this. Nothing was executed, and nothing replayed."
+        }
+        GatewayCode::AuthorizerUnavailable => {
+            "Whether the caller may do this can't be told right now. Nothing was executed; send the \
+             same request again in a moment."
+        }
+    };
+    Refusal::new(code, detail)
 }
 
-impl Problem {
-    /// A problem document (RFC 9457) with the members that the layer's rejections have.
-    pub(crate) fn response(&self, detail: &str) -> Response<Bytes> {
-        let problem = serde_json::json!({
-            "type": "about:blank",
-            "title": self.title,
-            "status": self.status.as_u16(),
-            "detail": detail,
-            "code": self.code,
-            "retry": self.retry,
-            "source": "idempotency-sidecar",
-        });
-        let mut response = Response::new(Bytes::from(problem.to_string()));
-        *response.status_mut() = self.status;
-        let headers = response.headers_mut();
-        let content_type = HeaderValue::from_static("application/problem+json");
-        headers.insert(CONTENT_TYPE, content_type);
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        response
+/// The refusal of a request that was not protected, and that the upstream may have executed.
+pub(crate) const fn in_doubt_without_key(code: GatewayCode) -> Refusal<'static> {
+    Refusal {
+        retry: None,
+        detail: "Nobody knows whether the request was executed. Find out before you send it again.",
+        ..usual(code)
     }
 }
-
-pub(crate) const BAD_PATH: Problem = Problem {
-    status: StatusCode::BAD_REQUEST,
-    code: "path-ambiguous",
-    title: "Path ambiguous",
-    retry: Some("never"),
-};
-pub(crate) const BAD_METHOD: Problem = Problem {
-    status: StatusCode::BAD_REQUEST,
-    code: "method-invalid",
-    title: "Method not in upper case",
-    retry: Some("never"),
-};
-pub(crate) const BAD_HOST: Problem = Problem {
-    status: StatusCode::BAD_REQUEST,
-    code: "host-invalid",
-    title: "More than one Host",
-    retry: Some("never"),
-};
-pub(crate) const NO_TUNNEL: Problem = Problem {
-    status: StatusCode::NOT_IMPLEMENTED,
-    code: "connect-refused",
-    title: "CONNECT is not served",
-    retry: Some("never"),
-};
-pub(crate) const UNREACHED: Problem = Problem {
-    status: StatusCode::BAD_GATEWAY,
-    code: "upstream-unreachable",
-    title: "Upstream not reached",
-    retry: Some("same-key"),
-};
-pub(crate) const BROKEN: Problem = Problem {
-    status: StatusCode::BAD_GATEWAY,
-    code: "upstream-broken",
-    title: "Upstream broke off",
-    retry: Some("same-key"),
-};
-pub(crate) const TIMED_OUT: Problem = Problem {
-    status: StatusCode::GATEWAY_TIMEOUT,
-    code: "upstream-timeout",
-    title: "Upstream did not answer in time",
-    retry: Some("same-key"),
-};
-pub(crate) const BODY_BROKEN: Problem = Problem {
-    status: StatusCode::BAD_REQUEST,
-    code: "body-unreadable",
-    title: "Request body unreadable",
-    retry: Some("same-key"),
-};
-pub(crate) const NOT_ALLOWED: Problem = Problem {
-    status: StatusCode::FORBIDDEN,
-    code: "not-authorized",
-    title: "Not authorized",
-    retry: Some("never"),
-};
-pub(crate) const NO_AUTHORIZER: Problem = Problem {
-    status: StatusCode::BAD_GATEWAY,
-    code: "authorizer-unavailable",
-    title: "Authorizer not available",
-    retry: Some("same-key"),
-};

@@ -14,7 +14,7 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::time::{sleep, timeout};
-use tower_idempotency::for_sidecar::never_ends;
+use tower_idempotency::for_sidecar::{Asked, GatewayCode, Refusal, Refusals, never_ends};
 use tower_idempotency::recording::Recording;
 use tower_idempotency::{IdempotencyContext, RequestBody, RequestTrailers};
 use tower_service::Service;
@@ -25,7 +25,7 @@ use crate::client::{Client, Failure};
 use crate::forwarded::{ATTEMPT, FENCING_TOKEN, LayerHeaders, ReservedHeaders, strip_hop_by_hop};
 use crate::metrics::Numbers;
 use crate::options::Settings;
-use crate::problem::{BODY_BROKEN, BROKEN, Problem, TIMED_OUT, UNREACHED};
+use crate::problem::{in_doubt_without_key, usual};
 
 /// The protocol that a client asks to upgrade to: an extension of the request.
 #[derive(Clone, Debug)]
@@ -43,6 +43,7 @@ struct Shared {
     timeout: Duration,
     reserved: ReservedHeaders,
     layer_headers: LayerHeaders,
+    refusals: Refusals,
     numbers: Arc<Numbers>,
 }
 
@@ -51,6 +52,7 @@ impl Upstream {
         settings: &Settings,
         reserved: ReservedHeaders,
         layer_headers: LayerHeaders,
+        refusals: Refusals,
         numbers: Arc<Numbers>,
     ) -> Self {
         Self(Arc::new(Shared {
@@ -60,6 +62,7 @@ impl Upstream {
             timeout: settings.upstream_timeout,
             reserved,
             layer_headers,
+            refusals,
             numbers,
         }))
     }
@@ -89,6 +92,7 @@ impl Shared {
             .zip(parts.extensions.remove::<Protocol>());
         let context = parts.extensions.remove::<IdempotencyContext>();
         let protected = context.is_some();
+        let asked = self.refusals.asked(&parts.headers);
         if let Some(context) = &context {
             let token = context.fencing_token().get();
             parts.headers.insert(ATTEMPT, context.attempt().into());
@@ -123,13 +127,13 @@ impl Shared {
         // cancelled.
         tokio::select! {
             response = response => match response {
-                Ok(response) => self.respond(response, upgrade.map(|(client, _)| client), protected),
-                Err(failure) => self.failed(failure, protected),
+                Ok(response) => self.respond(response, upgrade.map(|(client, _)| client), protected, &asked),
+                Err(failure) => self.failed(failure, protected, &asked),
             },
             () = too_late => {
                 self.numbers.timed_out.add();
                 warn!("the upstream did not respond in time");
-                in_doubt(TIMED_OUT, protected)
+                self.in_doubt(GatewayCode::UpstreamTimeout, protected, &asked)
             }
         }
     }
@@ -148,6 +152,7 @@ impl Shared {
         response: Response<Incoming>,
         client: Option<OnUpgrade>,
         protected: bool,
+        asked: &Asked,
     ) -> Response<ForwardedBody> {
         let (mut head, body) = response.into_parts();
         // The version of the upstream's connection says nothing to the client.
@@ -159,7 +164,7 @@ impl Shared {
             let (Some(client), Some(upstream), Some(protocol)) = (client, upstream, protocol)
             else {
                 let unasked = "it changes to a protocol that was not asked for";
-                return self.failed(Failure::Broken(unasked.into()), protected);
+                return self.failed(Failure::Broken(unasked.into()), protected, asked);
             };
             let connection = HeaderValue::from_static("upgrade");
             head.headers.insert(CONNECTION, connection);
@@ -178,7 +183,7 @@ impl Shared {
         Response::from_parts(head, body)
     }
 
-    fn failed(&self, failure: Failure, protected: bool) -> Response<ForwardedBody> {
+    fn failed(&self, failure: Failure, protected: bool, asked: &Asked) -> Response<ForwardedBody> {
         match failure {
             Failure::Unreached(error) => {
                 self.numbers.unreached.add();
@@ -186,21 +191,47 @@ impl Shared {
                     error = &*error as &dyn Error,
                     "the upstream was not reached"
                 );
-                let detail = "The service behind this address can't be reached. Nothing was \
-                              executed; send the same request again in a moment.";
-                here(&UNREACHED, detail, Recording::Skip)
+                let refusal = usual(GatewayCode::UpstreamUnreachable);
+                self.here(&refusal, asked, Recording::Skip)
             }
             Failure::Broken(error) => {
                 self.numbers.broken.add();
                 warn!(error = &*error as &dyn Error, "the upstream broke off");
-                in_doubt(BROKEN, protected)
+                self.in_doubt(GatewayCode::UpstreamBroken, protected, asked)
             }
             Failure::Client(error) => {
                 debug!(error = &*error as &dyn Error, "a request's body broke off");
-                let detail = "The request's body broke off before its end.";
-                here(&BODY_BROKEN, detail, Recording::InDoubt)
+                let refusal = usual(GatewayCode::BodyUnreadable);
+                self.here(&refusal, asked, Recording::InDoubt)
             }
         }
+    }
+
+    /// A response for a request that the upstream may have executed, or may still execute.
+    fn in_doubt(
+        &self,
+        code: GatewayCode,
+        protected: bool,
+        asked: &Asked,
+    ) -> Response<ForwardedBody> {
+        let refusal = if protected {
+            usual(code)
+        } else {
+            in_doubt_without_key(code)
+        };
+        self.here(&refusal, asked, Recording::InDoubt)
+    }
+
+    fn here(
+        &self,
+        refusal: &Refusal<'_>,
+        asked: &Asked,
+        recording: Recording,
+    ) -> Response<ForwardedBody> {
+        let response = self.refusals.response(refusal, asked);
+        let mut response = response.map(|data| ForwardedBody::Here { data });
+        response.extensions_mut().insert(recording);
+        response
     }
 }
 
@@ -211,31 +242,6 @@ fn recording(head: &response::Parts) -> Recording {
         return Recording::Skip;
     }
     Recording::IfComplete
-}
-
-/// A response for a request that the upstream may have executed, or may still execute.
-fn in_doubt(problem: Problem, protected: bool) -> Response<ForwardedBody> {
-    if protected {
-        let detail = "Nobody knows whether the operation was executed; it may still be running. \
-                      Send the same request again with the same key, in a while: until the lease of \
-                      this attempt has lapsed it is not executed again.";
-        return here(&problem, detail, Recording::InDoubt);
-    }
-    let problem = Problem {
-        retry: None,
-        ..problem
-    };
-    let detail =
-        "Nobody knows whether the request was executed. Find out before you send it again.";
-    here(&problem, detail, Recording::InDoubt)
-}
-
-fn here(problem: &Problem, detail: &str, recording: Recording) -> Response<ForwardedBody> {
-    let mut response = problem
-        .response(detail)
-        .map(|data| ForwardedBody::Here { data });
-    response.extensions_mut().insert(recording);
-    response
 }
 
 /// Copies bytes in both directions until one side closes.

@@ -7,7 +7,7 @@ use super::rejections::Code;
 use super::{Config, FileError};
 use crate::error::ConfigError;
 use crate::record::{Nonce, RecordId};
-use crate::rejection::Template;
+use crate::rejection::{DEFAULT, Template};
 use crate::scope;
 use crate::store::{
     AnyStore, Claim, Claimed, Lease, Outcome, Ownership, Release, Store, StoreError, StoreErrorKind,
@@ -138,7 +138,14 @@ impl Config {
             let wrong = |entry: &str, message: &str| {
                 self.error(&format!("idempotency.rejections.{code}.{entry}"), message)
             };
+            if *code == DEFAULT && rejection.status.is_some() {
+                let message = "must not stand here: each code has a status of its own";
+                return Err(wrong("status", message));
+            }
             match (&rejection.content_type, &rejection.body) {
+                (None, None) if *code == DEFAULT => {
+                    return Err(wrong("body", "is missing, and so is its `content_type`"));
+                }
                 (None, None) => {}
                 (Some(_), None) => return Err(wrong("content_type", "needs a `body` beside it")),
                 (None, Some(_)) => return Err(wrong("body", "needs a `content_type` beside it")),

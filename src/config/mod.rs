@@ -273,10 +273,10 @@ impl Config {
         }
         for (Code(code), rejection) in &all.rejections {
             if let Some(status) = rejection.status {
-                builder = builder.rejection_status(*code, status.0);
+                builder = builder.status_of(code, status.0);
             }
             if let (Some(content_type), Some(body)) = (&rejection.content_type, &rejection.body) {
-                builder = builder.rejection_body(*code, content_type, body);
+                builder = builder.body_of(code, content_type.clone(), body.clone());
             }
         }
         for route in routes {

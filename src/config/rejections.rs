@@ -8,14 +8,30 @@ use serde::Deserialize;
 use super::field::BodyStatus;
 use super::names::unknown;
 use super::value::{Plain, Value, read_as_value};
-use crate::rejection::RejectionCode;
+use crate::rejection::gateway::GatewayCode;
+use crate::rejection::{DEFAULT, RejectionCode};
 
 /// What each rejection is sent with, by the rejection's code.
 pub(super) type Rejections = BTreeMap<Code, Rejected>;
 
-/// The code of a rejection, as a name in a table.
+/// The word of a code, or `default` for all codes without a body of their own, as a name in a table.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Code(pub(super) RejectionCode);
+pub(super) struct Code(pub(super) &'static str);
+
+impl Code {
+    /// The names that the table may have: the codes of the layer, those of the sidecar, and
+    /// `default`.
+    pub(super) fn all() -> Vec<&'static str> {
+        let layer = RejectionCode::ALL.iter().map(|code| code.as_str());
+        let mut all: Vec<_> = layer.collect();
+        let sidecar = GatewayCode::ALL.iter().map(|code| code.as_str());
+        all.extend(
+            sidecar.filter(|code| !RejectionCode::ALL.iter().any(|own| own.as_str() == *code)),
+        );
+        all.push(DEFAULT);
+        all
+    }
+}
 
 read_as_value![Code];
 
@@ -25,16 +41,14 @@ impl Value for Code {
     }
 
     fn plain(plain: Plain<'_>) -> Result<Self, String> {
-        let mut all = RejectionCode::ALL.iter();
-        let found = all.find(|code| matches!(plain, Plain::Text(text) if text == code.as_str()));
-        let codes: Vec<&str> = RejectionCode::ALL
-            .iter()
-            .map(|code| code.as_str())
-            .collect();
-        found.copied().map(Self).ok_or_else(|| match plain {
-            Plain::Text(text) => unknown(text, &codes),
-            _ => format!("must be {}", Self::allowed()),
-        })
+        let Plain::Text(text) = plain else {
+            return Err(format!("must be {}", Self::allowed()));
+        };
+        let all = Self::all();
+        let found = all.iter().find(|code| **code == text);
+        found
+            .map(|code| Self(code))
+            .ok_or_else(|| unknown(text, &all))
     }
 
     fn schema(_: &mut SchemaGenerator) -> Schema {
@@ -45,10 +59,12 @@ impl Value for Code {
 /// The JSON Schema of [`Rejections`].
 pub(super) fn schema(generator: &mut SchemaGenerator) -> Schema {
     let rejected = generator.subschema_for::<Rejected>();
-    let codes = RejectionCode::ALL
-        .iter()
-        .map(|code| (code.as_str(), &rejected));
-    let properties: BTreeMap<_, _> = codes.collect();
+    let default = generator.subschema_for::<DefaultRejected>();
+    let of = |code| if code == DEFAULT { &default } else { &rejected };
+    let properties: BTreeMap<_, _> = Code::all()
+        .into_iter()
+        .map(|code| (code, of(code)))
+        .collect();
     json_schema!({ "type": "object", "properties": properties, "additionalProperties": false })
 }
 
@@ -65,4 +81,15 @@ pub(super) struct Rejected {
     /// `{docs_url}` and `{request_id}` are replaced by values. A body that is not JSON may have
     /// only `{code}`, `{status}`, `{retry}` and `{request_id}`.
     pub(super) body: Option<String>,
+}
+
+/// The body of all rejections that have none of their own. Each keeps its own status.
+#[derive(JsonSchema)]
+#[schemars(rename = "DefaultRejection", deny_unknown_fields)]
+#[allow(dead_code, reason = "describes what `Rejected` reads for `default`")]
+pub(super) struct DefaultRejected {
+    /// The content type of `body`.
+    content_type: String,
+    /// The body, with the placeholders of every other `body`.
+    body: String,
 }

@@ -32,7 +32,7 @@ impl RejectionExample {
         let options = &*listed.options;
         let rejection = rejection(options, code).settle(rules, options.retry_after);
         let request = request(listed);
-        let has_body = rules.bodies.iter().any(|(own, _)| *own == code);
+        let has_body = rules.body(code.as_str()).is_some();
         // A renderer may rely on extensions that only a real request has.
         let made = catch_unwind(AssertUnwindSafe(|| {
             rules.render(&rejection, Some(&request), false)

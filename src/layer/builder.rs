@@ -15,7 +15,7 @@ use crate::message::media_type::can_have_body;
 use crate::options::route::{Routes, Rule};
 use crate::options::{RouteOptions, Target};
 use crate::record::digest::Digests;
-use crate::rejection::{RejectionCode, RejectionRules, RenderRejection, Template};
+use crate::rejection::{DEFAULT, RejectionCode, RejectionRules, RenderRejection, Template};
 use crate::request::core::{Core, Rules};
 use crate::runtime::background::Background;
 use crate::scope::Scope;
@@ -62,8 +62,8 @@ pub struct IdempotencyLayerBuilder {
     skip_store_checks: bool,
     store_timeout: Duration,
     rejections: RejectionRules,
-    /// The content type and the body for each code. `build` checks them.
-    bodies: Vec<(RejectionCode, String, String)>,
+    /// The content type and the body for each code, by the code's word. `build` checks them.
+    bodies: Vec<(&'static str, String, String)>,
     defaults: RouteOptions,
     routes: Vec<Rule>,
 }
@@ -173,7 +173,12 @@ impl IdempotencyLayerBuilder {
 
     /// Sets the HTTP status of one rejection. gRPC clients still get the [status of
     /// gRPC](RejectionCode::grpc_status). Default: [`RejectionCode::default_status`].
-    pub fn rejection_status(mut self, code: RejectionCode, status: StatusCode) -> Self {
+    pub fn rejection_status(self, code: RejectionCode, status: StatusCode) -> Self {
+        self.status_of(code.as_str(), status)
+    }
+
+    /// Sets the status of the code with this word, which may be one of the sidecar's.
+    pub(crate) fn status_of(mut self, code: &'static str, status: StatusCode) -> Self {
         self.rejections.statuses.retain(|(own, _)| *own != code);
         self.rejections.statuses.push((code, status));
         self
@@ -205,18 +210,54 @@ impl IdempotencyLayerBuilder {
     /// # Ok::<(), tower_idempotency::ConfigError>(())
     /// ```
     pub fn rejection_body(
-        mut self,
+        self,
         code: RejectionCode,
         content_type: impl Into<String>,
         body: impl Into<String>,
     ) -> Self {
+        self.body_of(code.as_str(), content_type.into(), body.into())
+    }
+
+    /// Sets the body and the content type of all rejections that have no [body of their
+    /// own](Self::rejection_body), with the same placeholders. gRPC clients still get the form of
+    /// gRPC. Default: none.
+    ///
+    /// A client library that looks for `error` in a body takes a body without it for a success. So
+    /// an API whose errors have a form of their own needs this form for all rejections:
+    ///
+    /// ```
+    /// use tower_idempotency::{IdempotencyLayer, MemoryStore, scope};
+    ///
+    /// let layer = IdempotencyLayer::builder(MemoryStore::new(), scope::shared())
+    ///     .default_rejection_body(
+    ///         "application/json",
+    ///         r#"{"error":{"type":"{code}","message":"{detail}"}}"#,
+    ///     )
+    ///     .build()?;
+    /// # Ok::<(), tower_idempotency::ConfigError>(())
+    /// ```
+    pub fn default_rejection_body(
+        self,
+        content_type: impl Into<String>,
+        body: impl Into<String>,
+    ) -> Self {
+        self.body_of(DEFAULT, content_type.into(), body.into())
+    }
+
+    /// Sets the body of the code with this word, or of [`DEFAULT`].
+    pub(crate) fn body_of(
+        mut self,
+        code: &'static str,
+        content_type: String,
+        body: String,
+    ) -> Self {
         self.bodies.retain(|(own, ..)| *own != code);
-        self.bodies.push((code, content_type.into(), body.into()));
+        self.bodies.push((code, content_type, body));
         self
     }
 
-    /// Sets the renderer of all rejections that have no [body of their own](Self::rejection_body).
-    /// Default: [`Rejection::problem`](crate::rejection::Rejection::problem), and
+    /// Sets the renderer of all rejections that have neither a [body of their
+    /// own](Self::rejection_body) nor the [default body](Self::default_rejection_body). Default: [`Rejection::problem`](crate::rejection::Rejection::problem), and
     /// [`Rejection::grpc`](crate::rejection::Rejection::grpc) for gRPC requests.
     pub fn render_rejections(mut self, renderer: impl RenderRejection) -> Self {
         self.rejections.renderer = Some(Arc::new(renderer));
@@ -306,10 +347,16 @@ impl IdempotencyLayerBuilder {
             return Err(ConfigError::new("rejection_status", message));
         }
         for (code, content_type, body) in &self.bodies {
-            let template = Template::new(content_type, body).map_err(|error| {
-                ConfigError::new("rejection_body", format!("of {code} {}", error.message()))
+            let template = Template::new(content_type, body).map_err(|error| match *code {
+                DEFAULT => ConfigError::new("default_rejection_body", error.message()),
+                code => {
+                    ConfigError::new("rejection_body", format!("of {code} {}", error.message()))
+                }
             })?;
-            self.rejections.bodies.push((*code, template));
+            match *code {
+                DEFAULT => self.rejections.default_body = Some(template),
+                code => self.rejections.bodies.push((code, template)),
+            }
         }
         if let Some(url) = &self.rejections.docs_url
             && (url.is_empty()

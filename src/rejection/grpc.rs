@@ -113,7 +113,7 @@ mod tests {
         // The option `rejection_status` sets HTTP statuses, so it must not change a gRPC status.
         let statuses = RejectionCode::ALL
             .iter()
-            .map(|code| (*code, http::StatusCode::GONE));
+            .map(|code| (code.as_str(), http::StatusCode::GONE));
         let rules = RejectionRules {
             statuses: statuses.collect(),
             ..RejectionRules::default()

@@ -4,6 +4,7 @@
 //! Public items: [`Rejection`], [`RejectionCode`], [`Retry`], [`RenderRejection`]. May use:
 //! `message`, and the leaves `display` and `error`.
 
+pub(crate) mod gateway;
 pub(crate) mod grpc;
 
 use std::borrow::Cow;
@@ -19,7 +20,8 @@ use http::{HeaderValue, Response, StatusCode};
 mod reasons;
 mod template;
 
-pub(crate) use template::Template;
+pub(crate) use template::{DEFAULT, Template};
+use template::{Values, request_id};
 
 /// What a client can do about a rejection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,94 +48,107 @@ impl Retry {
     }
 }
 
-/// Declares [`RejectionCode`]. Each row has the variant, its word, its HTTP status, its gRPC
-/// status, its [`Retry`], and its title.
+/// Declares an enum of codes. Each row has the variant, its word, and what else is the same for all
+/// rejections with this code.
 macro_rules! codes {
-    ($($(#[$doc:meta])* $code:ident $word:literal $status:ident $grpc:literal $retry:ident $title:literal;)*) => {
-        /// Why the layer neither executed a request nor replayed a response.
+    ($(#[$enum_doc:meta])* $name:ident -> $rest:ty: $($(#[$doc:meta])* $code:ident $word:literal $row:expr;)*) => {
+        $(#[$enum_doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        #[non_exhaustive]
-        pub enum RejectionCode {
+        pub enum $name {
             $($(#[$doc])* $code,)*
         }
 
-        impl RejectionCode {
+        impl $name {
             /// All codes, in the order of their declaration.
             pub const ALL: &'static [Self] = &[$(Self::$code),*];
 
-            const fn row(self) -> (&'static str, StatusCode, u32, Retry, &'static str) {
+            /// Returns the value of the member `code` in the problem document, such as
+            #[doc = concat!("`", codes!(@first $($word)*), "`.")]
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
                 match self {
-                    $(Self::$code => ($word, StatusCode::$status, $grpc, Retry::$retry, $title),)*
+                    $(Self::$code => $word,)*
+                }
+            }
+
+            const fn row(self) -> $rest {
+                match self {
+                    $(Self::$code => $row,)*
                 }
             }
         }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
     };
+    (@first $first:literal $($others:literal)*) => { $first };
 }
+use codes;
 
 codes! {
+    /// Why the layer neither executed a request nor replayed a response.
+    #[non_exhaustive]
+    RejectionCode -> (StatusCode, u32, Retry, &'static str):
     /// The route requires a key, and the request has none.
-    KeyRequired "key-required" BAD_REQUEST 3 NewKey "Idempotency key required";
+    KeyRequired "key-required" (StatusCode::BAD_REQUEST, 3, Retry::NewKey, "Idempotency key required");
     /// The key is malformed, empty, sent twice or of the wrong format.
-    KeyInvalid "key-invalid" BAD_REQUEST 3 NewKey "Idempotency key invalid";
+    KeyInvalid "key-invalid" (StatusCode::BAD_REQUEST, 3, Retry::NewKey, "Idempotency key invalid");
     /// The key is too short.
-    KeyTooShort "key-too-short" BAD_REQUEST 3 NewKey "Idempotency key too short";
+    KeyTooShort "key-too-short" (StatusCode::BAD_REQUEST, 3, Retry::NewKey, "Idempotency key too short");
     /// The key is too long.
-    KeyTooLong "key-too-long" BAD_REQUEST 3 NewKey "Idempotency key too long";
+    KeyTooLong "key-too-long" (StatusCode::BAD_REQUEST, 3, Retry::NewKey, "Idempotency key too long");
     /// The scope found no caller in the request (G6).
-    ScopeMissing "scope-missing" BAD_REQUEST 16 Never "Caller unknown";
+    ScopeMissing "scope-missing" (StatusCode::BAD_REQUEST, 16, Retry::Never, "Caller unknown");
     /// The request's body is larger than `max_request_body`.
-    BodyTooLarge "body-too-large" PAYLOAD_TOO_LARGE 11 Never "Request body too large";
+    BodyTooLarge "body-too-large" (StatusCode::PAYLOAD_TOO_LARGE, 11, Retry::Never, "Request body too large");
     /// The request's body took longer than `body_timeout`.
-    BodyTimeout "body-timeout" REQUEST_TIMEOUT 4 SameKey "Request body too slow";
+    BodyTimeout "body-timeout" (StatusCode::REQUEST_TIMEOUT, 4, Retry::SameKey, "Request body too slow");
     /// The request's body broke off.
-    BodyUnreadable "body-unreadable" BAD_REQUEST 14 SameKey "Request body unreadable";
+    BodyUnreadable "body-unreadable" (StatusCode::BAD_REQUEST, 14, Retry::SameKey, "Request body unreadable");
     /// The key was used for another request.
-    KeyReused "key-reused" UNPROCESSABLE_ENTITY 3 NewKey "Idempotency key reused";
+    KeyReused "key-reused" (StatusCode::UNPROCESSABLE_ENTITY, 3, Retry::NewKey, "Idempotency key reused");
     /// The first request with this key is still running, or may still be running.
-    InFlight "in-flight" CONFLICT 10 SameKey "Request still in flight";
+    InFlight "in-flight" (StatusCode::CONFLICT, 10, Retry::SameKey, "Request still in flight");
     /// It is not known how the operation ended: the route has
     /// [`OnLapsedLease::Refuse`](crate::options::OnLapsedLease::Refuse), or the handler of an
     /// `exactly_once` route did not commit.
-    OutcomeUnknown "outcome-unknown" CONFLICT 9 SameKey "Outcome unknown";
+    OutcomeUnknown "outcome-unknown" (StatusCode::CONFLICT, 9, Retry::SameKey, "Outcome unknown");
     /// The operation is done, but its response was not recorded.
-    ResponseUnavailable "response-unavailable" CONFLICT 6 Never "Response unavailable";
+    ResponseUnavailable "response-unavailable" (StatusCode::CONFLICT, 6, Retry::Never, "Response unavailable");
     /// The store failed, or did not respond within `store_timeout`.
-    StoreUnavailable "store-unavailable" SERVICE_UNAVAILABLE 14 SameKey "Idempotency store unavailable";
+    StoreUnavailable "store-unavailable" (StatusCode::SERVICE_UNAVAILABLE, 14, Retry::SameKey, "Idempotency store unavailable");
     /// The store has no room for another record, or the layer for another request body or
     /// background operation.
-    OverCapacity "over-capacity" SERVICE_UNAVAILABLE 8 SameKey "Over capacity";
+    OverCapacity "over-capacity" (StatusCode::SERVICE_UNAVAILABLE, 8, Retry::SameKey, "Over capacity");
 }
 
 impl RejectionCode {
-    /// Returns the value of the member `code` in the problem document, such as `key-reused`.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        self.row().0
-    }
-
     /// Returns the HTTP status that the rejection has unless
     /// [`rejection_status`](crate::IdempotencyLayerBuilder::rejection_status) sets another one.
     #[must_use]
     pub const fn default_status(self) -> StatusCode {
-        self.row().1
+        self.row().0
     }
 
     /// Returns the status code of gRPC, such as 10 (`ABORTED`).
     #[must_use]
     pub const fn grpc_status(self) -> u32 {
-        self.row().2
+        self.row().1
     }
 
     /// Returns what the client can do.
     #[must_use]
     pub const fn retry(self) -> Retry {
-        self.row().3
+        self.row().2
     }
 
     /// Returns a short name for people, which is the same for all rejections with this code.
     #[must_use]
     pub const fn title(self) -> &'static str {
-        self.row().4
+        self.row().3
     }
 
     /// Whether the rejection says after which time the client can try again.
@@ -142,12 +157,6 @@ impl RejectionCode {
             self,
             Self::InFlight | Self::StoreUnavailable | Self::OverCapacity
         )
-    }
-}
-
-impl fmt::Display for RejectionCode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
     }
 }
 
@@ -186,11 +195,21 @@ impl Rejection {
     /// Sets the status and the URL of the documentation that the layer's options name, and
     /// `Retry-After` if waiting helps.
     pub(crate) fn settle(mut self, rules: &RejectionRules, retry_after: Duration) -> Self {
-        let own = rules.statuses.iter().find(|(code, _)| *code == self.code);
-        self.status = own.map_or(self.status, |(_, status)| *status);
+        self.status = rules.status(self.code.as_str()).unwrap_or(self.status);
         self.retry_after = self.code.says_when().then_some(retry_after);
         self.docs_url.clone_from(&rules.docs_url);
         self
+    }
+
+    fn values(&self) -> Values<'_> {
+        Values {
+            code: self.code.as_str(),
+            title: self.code.title(),
+            detail: &self.detail,
+            status: self.status,
+            retry: self.code.retry().as_str(),
+            docs_url: self.docs_url.as_deref().unwrap_or_default(),
+        }
     }
 
     /// Returns the reason for the rejection.
@@ -337,11 +356,14 @@ impl RenderRejection for Arc<dyn RenderRejection> {
     }
 }
 
-/// The options of a layer that concern rejections.
+/// The options of a layer that concern rejections. Statuses and bodies are found by the words of
+/// codes, because a layer has those of [`GatewayCode`](gateway::GatewayCode) too.
 #[derive(Clone, Default)]
 pub(crate) struct RejectionRules {
-    pub(crate) statuses: Vec<(RejectionCode, StatusCode)>,
-    pub(crate) bodies: Vec<(RejectionCode, Template)>,
+    pub(crate) statuses: Vec<(&'static str, StatusCode)>,
+    pub(crate) bodies: Vec<(&'static str, Template)>,
+    /// The body of the codes that `bodies` does not list.
+    pub(crate) default_body: Option<Template>,
     pub(crate) renderer: Option<Arc<dyn RenderRejection>>,
     pub(crate) docs_url: Option<Arc<str>>,
 }
@@ -349,7 +371,19 @@ pub(crate) struct RejectionRules {
 impl RejectionRules {
     /// Whether the response to a rejected request depends on the head of that request.
     pub(crate) fn look_at_requests(&self) -> bool {
-        self.renderer.is_some() || !self.bodies.is_empty()
+        self.renderer.is_some() || self.default_body.is_some() || !self.bodies.is_empty()
+    }
+
+    /// The status that the options name for this code.
+    fn status(&self, code: &str) -> Option<StatusCode> {
+        let own = self.statuses.iter().find(|(own, _)| *own == code);
+        own.map(|(_, status)| *status)
+    }
+
+    /// The body that the options name for this code, or for all codes.
+    pub(crate) fn body(&self, code: &str) -> Option<&Template> {
+        let own = self.bodies.iter().find(|(own, _)| *own == code);
+        own.map(|(_, body)| body).or(self.default_body.as_ref())
     }
 
     /// Renders a rejection. `request` must be `Some` if
@@ -361,9 +395,12 @@ impl RejectionRules {
         request: Option<&Parts>,
         grpc: bool,
     ) -> Response<Bytes> {
-        let body = self.bodies.iter().find(|(code, _)| *code == rejection.code);
+        let body = self.body(rejection.code.as_str()).filter(|_| !grpc);
         match (body, &self.renderer, request) {
-            (Some((_, body)), _, Some(request)) if !grpc => body.render(rejection, request),
+            (Some(body), _, Some(request)) => {
+                let response = rejection.answer("", Bytes::new());
+                body.render(&rejection.values(), request_id(&request.headers), response)
+            }
             (_, Some(renderer), Some(request)) => renderer.render(rejection, request),
             _ if grpc => rejection.grpc(),
             _ => rejection.problem(),
@@ -448,10 +485,9 @@ mod tests {
     #[test]
     fn statuses_and_documentation_can_be_changed() {
         let rules = RejectionRules {
-            statuses: vec![(RejectionCode::KeyReused, StatusCode::CONFLICT)],
-            bodies: Vec::new(),
-            renderer: None,
+            statuses: vec![("key-reused", StatusCode::CONFLICT)],
             docs_url: Some("https://example.com/keys".into()),
+            ..RejectionRules::default()
         };
         let response = settled(RejectionCode::KeyReused, &rules);
         assert_eq!(response.status(), 409);

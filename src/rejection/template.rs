@@ -2,16 +2,28 @@
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
-use http::request::Parts;
-use http::{HeaderName, HeaderValue, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use serde::de::IgnoredAny;
 
-use super::Rejection;
 use crate::display::uuid;
 use crate::error::ConfigError;
 use crate::message::media_type::is_json;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The word that stands in a file for all codes without a body of their own.
+pub(crate) const DEFAULT: &str = "default";
+
+/// The values of a rejection's placeholders.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Values<'a> {
+    pub(super) code: &'a str,
+    pub(super) title: &'a str,
+    pub(super) detail: &'a str,
+    pub(super) status: StatusCode,
+    pub(super) retry: &'a str,
+    pub(super) docs_url: &'a str,
+}
 
 /// A text with placeholders, and its content type. `new` checks both, so that `render` can't fail.
 #[derive(Clone, Debug)]
@@ -134,17 +146,25 @@ impl Template {
             .collect()
     }
 
-    /// Returns the response to the request with this head.
-    pub(crate) fn render(&self, rejection: &Rejection, request: &Parts) -> Response<Bytes> {
-        let id = self.names(Placeholder::RequestId).then(|| id_of(request));
+    /// Puts the body and its headers into `response`. `request_id` is that of the request, if it has
+    /// one.
+    pub(super) fn render(
+        &self,
+        values: &Values<'_>,
+        request_id: Option<&HeaderValue>,
+        mut response: Response<Bytes>,
+    ) -> Response<Bytes> {
+        let id = self
+            .names(Placeholder::RequestId)
+            .then(|| id_of(request_id));
         let body = self.fill(|placeholder| {
             let value = match placeholder {
-                Placeholder::Code => rejection.code().as_str(),
-                Placeholder::Title => rejection.code().title(),
-                Placeholder::Detail => rejection.detail(),
-                Placeholder::Status => rejection.status.as_str(),
-                Placeholder::Retry => rejection.code().retry().as_str(),
-                Placeholder::DocsUrl => rejection.docs_url.as_deref().unwrap_or_default(),
+                Placeholder::Code => values.code,
+                Placeholder::Title => values.title,
+                Placeholder::Detail => values.detail,
+                Placeholder::Status => values.status.as_str(),
+                Placeholder::Retry => values.retry,
+                Placeholder::DocsUrl => values.docs_url,
                 Placeholder::RequestId => id.as_ref().map_or("", |(text, _)| text),
             };
             if self.is_json {
@@ -155,7 +175,7 @@ impl Template {
                 String::new()
             }
         });
-        let mut response = rejection.answer("", body);
+        *response.body_mut() = body.into();
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, self.content_type.clone());
         if let Some((_, id)) = id {
@@ -206,9 +226,13 @@ fn pieces(body: &str) -> Result<Vec<Piece>, String> {
     Ok(pieces)
 }
 
-/// Returns the value of the request's `x-request-id`, or a new UUID if the request has none.
-fn id_of(request: &Parts) -> (String, HeaderValue) {
-    let own = request.headers.get(REQUEST_ID);
+/// Returns the value of the request's `x-request-id`.
+pub(super) fn request_id(headers: &HeaderMap) -> Option<&HeaderValue> {
+    headers.get(REQUEST_ID)
+}
+
+/// Returns this id as text and as a header, or a new UUID if there is none.
+fn id_of(own: Option<&HeaderValue>) -> (String, HeaderValue) {
     let own = own.and_then(|value| Some((value.to_str().ok()?, value)));
     if let Some((text, value)) = own.filter(|(text, _)| !text.is_empty()) {
         return (text.to_owned(), value.clone());
@@ -235,19 +259,8 @@ fn is_safe(value: &str) -> bool {
 mod tests {
     use std::time::Duration;
 
-    use http::Request;
-
     use super::*;
-    use crate::rejection::{RejectionCode, RejectionRules};
-
-    fn from(id: Option<&str>) -> Parts {
-        let mut request = Request::new(());
-        if let Some(id) = id {
-            let id = HeaderValue::from_str(id).unwrap();
-            request.headers_mut().insert(REQUEST_ID, id);
-        }
-        request.into_parts().0
-    }
+    use crate::rejection::{Rejection, RejectionCode, RejectionRules};
 
     fn rejection() -> Rejection {
         let rules = RejectionRules {
@@ -258,9 +271,16 @@ mod tests {
             .settle(&rules, Duration::from_secs(1))
     }
 
+    fn rendered(template: &Template, id: Option<&str>) -> Response<Bytes> {
+        let rejection = rejection();
+        let id = id.map(|id| HeaderValue::from_str(id).unwrap());
+        let response = rejection.answer("", Bytes::new());
+        template.render(&rejection.values(), id.as_ref(), response)
+    }
+
     fn body(content_type: &str, body: &str, id: Option<&str>) -> String {
         let template = Template::new(content_type, body).unwrap();
-        let response = template.render(&rejection(), &from(id));
+        let response = rendered(&template, id);
         String::from_utf8(response.into_body().to_vec()).unwrap()
     }
 
@@ -283,22 +303,22 @@ mod tests {
     #[test]
     fn a_request_id_is_sent_back_and_made_where_there_is_none() {
         let template = Template::new("text/plain", "id={request_id}").unwrap();
-        let response = template.render(&rejection(), &from(Some("r-1")));
+        let response = rendered(&template, Some("r-1"));
         assert_eq!(response.headers()["x-request-id"], "r-1");
         assert_eq!(response.headers()["content-type"], "text/plain");
         assert_eq!(response.headers()["retry-after"], "1");
         assert_eq!(response.body(), "id=r-1");
         for none in [None, Some("")] {
-            let response = template.render(&rejection(), &from(none));
+            let response = rendered(&template, none);
             let id = response.headers()["x-request-id"].to_str().unwrap();
             assert_eq!(*response.body(), format!("id={id}"));
             let id = uuid::Uuid::parse_str(id).unwrap();
             assert_eq!(id.get_version_num(), 4);
-            let other = template.render(&rejection(), &from(none));
+            let other = rendered(&template, none);
             assert_ne!(other.body(), response.body());
         }
         let without = Template::new("text/plain", "no").unwrap();
-        let response = without.render(&rejection(), &from(Some("r-1")));
+        let response = rendered(&without, Some("r-1"));
         assert!(!response.headers().contains_key("x-request-id"));
     }
 

@@ -32,7 +32,7 @@ fn assert_names(error: &ConfigError, option: &str) {
 #[test]
 fn wrong_options_of_a_layer_are_named() {
     type Change = fn(IdempotencyLayerBuilder) -> IdempotencyLayerBuilder;
-    let rows: [(&str, Change); 16] = [
+    let rows: [(&str, Change); 17] = [
         ("store_timeout", |b| b.store_timeout(Duration::ZERO)),
         ("secrets", |b| b.secrets(["too short"])),
         ("secrets", |b| {
@@ -61,6 +61,9 @@ fn wrong_options_of_a_layer_are_named() {
         }),
         ("rejection_body", |b| {
             b.rejection_body(RejectionCode::InFlight, "json", "{}")
+        }),
+        ("default_rejection_body", |b| {
+            b.default_rejection_body("text/plain", "{detail}")
         }),
         ("docs_url", |b| b.docs_url("")),
         ("docs_url", |b| b.docs_url("https://example.com/a page")),

@@ -267,6 +267,40 @@ async fn a_code_can_have_a_body_of_its_own() {
     assert_eq!(&send(&app, grpc).await.body[..], b"all");
 }
 
+#[tokio::test]
+async fn one_body_can_be_that_of_every_code() {
+    let layer = builder(&MemoryStore::new())
+        .default_rejection_body("application/json", r#"{"error":"{code}"}"#)
+        .rejection_body(RejectionCode::KeyTooLong, "text/plain", "too long")
+        .rejection_status(RejectionCode::KeyReused, StatusCode::CONFLICT)
+        .render_rejections(|rejection: &Rejection, _: &Parts| rejection.answer("text/plain", "all"))
+        .build()
+        .unwrap();
+    let app = layer.layer(counting(&Runs::default()));
+    send(&app, post("k", "one")).await;
+    let too_long = "k".repeat(256);
+    for (request, status, body) in [
+        (post("\"k", "one"), 400, r#"{"error":"key-invalid"}"#),
+        (post("k", "two"), 409, r#"{"error":"key-reused"}"#),
+        (
+            without(post("k", "one"), API_KEY),
+            400,
+            r#"{"error":"scope-missing"}"#,
+        ),
+        (post(&too_long, "one"), 400, "too long"),
+        // A gRPC client reads only gRPC rejections.
+        (
+            with(post("k", "three"), "content-type", "application/grpc"),
+            409,
+            "all",
+        ),
+    ] {
+        let seen = send(&app, request).await;
+        assert_eq!((seen.status, seen.text()), (status, body));
+        assert_eq!(seen.header("cache-control"), Some("no-store"));
+    }
+}
+
 /// The layer rejects the request of an overtaken owner after the handler has
 /// received the request.
 #[tokio::test(start_paused = true)]

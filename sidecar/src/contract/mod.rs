@@ -1,15 +1,16 @@
 //! What the sidecar promises to clients: the contract of its layer, and the errors
 //! of requests on their way to the service and back.
 
-use http::StatusCode;
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde_json::{Map, Value, json};
+use tower_idempotency::IdempotencyLayer;
 use tower_idempotency::contract::Contract;
-use tower_idempotency::{IdempotencyLayer, for_sidecar};
+use tower_idempotency::for_sidecar::{self, GatewayCode, Refusals};
 
 use crate::options::Settings;
-use crate::problem::{
-    BAD_METHOD, BAD_PATH, BROKEN, NO_AUTHORIZER, NOT_ALLOWED, Problem, TIMED_OUT, UNREACHED,
-};
+use crate::problem::usual;
 
 mod serve;
 #[cfg(test)]
@@ -26,12 +27,15 @@ pub struct SidecarContract {
 /// A response that the sidecar makes itself, besides the layer's rejections.
 #[derive(Clone, Debug)]
 struct ProxyError {
-    code: &'static str,
+    code: GatewayCode,
     status: StatusCode,
     when: &'static str,
     advice: &'static str,
+    content_type: String,
+    body: Bytes,
 }
 
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const AGAIN: &str = "Send the same request again in a moment, with the same key.";
 const IN_DOUBT: &str =
     "The operation may have been executed or not. Send the same request again, with the same key.";
@@ -44,48 +48,62 @@ const SERVICE: &str = "Only a response of the service is recorded. A 409 of the 
                        operation or not. The key then counts as in flight for a while, as it does after a \
                        server died.";
 
+/// When the sidecar refuses a request with this code, and what a client can do. `None` for what
+/// another part of the contract describes: the layer's rejections have `body-unreadable` too.
+const fn for_clients(code: GatewayCode) -> Option<(&'static str, &'static str)> {
+    Some(match code {
+        GatewayCode::UpstreamUnreachable => {
+            ("The service was not reached. Nothing was executed.", AGAIN)
+        }
+        GatewayCode::UpstreamBroken => ("The service broke off before it had responded.", IN_DOUBT),
+        GatewayCode::UpstreamTimeout => ("The service did not respond in time.", IN_DOUBT),
+        GatewayCode::PathAmbiguous => (
+            "The path can be read in more than one way. Nothing was executed.",
+            CORRECT,
+        ),
+        GatewayCode::MethodInvalid => (
+            "The method is not in upper case. Nothing was executed.",
+            CORRECT,
+        ),
+        GatewayCode::HostInvalid => (
+            "The request does not name one host. Nothing was executed.",
+            CORRECT,
+        ),
+        GatewayCode::ConnectRefused => (
+            "The method is CONNECT. Nothing was executed.",
+            "Send the request to the service.",
+        ),
+        GatewayCode::NotAuthorized => (
+            "The caller may not do this; the status is 401 or 403. Nothing was executed or replayed.",
+            "Authenticate the request.",
+        ),
+        GatewayCode::AuthorizerUnavailable => (
+            "At the moment the API can't find out whether the caller may do this. Nothing was executed.",
+            AGAIN,
+        ),
+        GatewayCode::BodyUnreadable => return None,
+    })
+}
+
+const fn needs_authorizer(code: GatewayCode) -> bool {
+    matches!(
+        code,
+        GatewayCode::NotAuthorized | GatewayCode::AuthorizerUnavailable
+    )
+}
+
 impl SidecarContract {
     pub(crate) fn new(layer: &IdempotencyLayer, settings: &Settings) -> Self {
-        let mut errors = vec![
-            ProxyError::new(
-                &UNREACHED,
-                "The service was not reached. Nothing was executed.",
-                AGAIN,
-            ),
-            ProxyError::new(
-                &BROKEN,
-                "The service broke off before it had responded.",
-                IN_DOUBT,
-            ),
-            ProxyError::new(&TIMED_OUT, "The service did not respond in time.", IN_DOUBT),
-            ProxyError::new(
-                &BAD_PATH,
-                "The path can be read in more than one way. Nothing was executed.",
-                CORRECT,
-            ),
-            ProxyError::new(
-                &BAD_METHOD,
-                "The method is not in upper case. Nothing was executed.",
-                CORRECT,
-            ),
-        ];
         let authorize = settings.authorize.as_ref();
-        if authorize.is_some() {
-            errors.push(ProxyError::new(
-                &NOT_ALLOWED,
-                "The caller may not do this; the status is 401 or 403. Nothing was executed or replayed.",
-                "Authenticate the request.",
-            ));
-            errors.push(ProxyError::new(
-                &NO_AUTHORIZER,
-                "At the moment the API can't find out whether the caller may do this. Nothing was executed.",
-                AGAIN,
-            ));
-        }
+        let refusals = for_sidecar::refusals(layer);
+        let codes = GatewayCode::ALL.iter().copied();
+        let errors = codes
+            .filter(|code| authorize.is_some() || !needs_authorizer(*code))
+            .filter_map(|code| ProxyError::new(code, &refusals));
         let verified = authorize.map_or(&[][..], |authorize| &authorize.headers);
         Self {
+            errors: errors.collect(),
             layer: for_sidecar::contract(layer, verified),
-            errors,
         }
     }
 
@@ -103,10 +121,12 @@ impl SidecarContract {
         let mut document = self.layer.json();
         let errors = self.errors.iter().map(|error| {
             json!({
-                "code": error.code,
+                "code": error.code.as_str(),
                 "status": error.status.as_u16(),
                 "when": error.when,
                 "advice": error.advice,
+                "content_type": error.content_type,
+                "body": error.json_body(),
             })
         });
         document["gateway"] = errors.collect();
@@ -137,16 +157,25 @@ impl SidecarContract {
     /// Adds the sidecar's errors to responses whose names are `prefix` and a status.
     fn add_to(&self, responses: Option<&mut Map<String, Value>>, prefix: &str) {
         let Some(responses) = responses else { return };
-        for error in &self.errors {
+        // No operation has the method CONNECT.
+        let errors = self.errors.iter();
+        for error in errors.filter(|error| error.code != GatewayCode::ConnectRefused) {
             let name = format!("{prefix}{}", error.status.as_u16());
-            let response = responses
-                .entry(name)
-                .or_insert_with(|| json!({ "content": { "application/problem+json": {} } }));
+            let response = responses.entry(name).or_insert_with(|| json!({}));
             let own = format!("- `{}`: {}", error.code, error.when);
             response["description"] = match response["description"].as_str() {
                 Some(others) => json!(format!("{others}\n{own}")),
                 None => json!(own),
             };
+            let media_type = &mut response["content"][&error.content_type];
+            // A schema that stands there describes the layer's rejections.
+            if let Some(layer) = media_type.get("schema").cloned()
+                && layer["description"] != GATEWAY
+            {
+                media_type["schema"] = json!({ "anyOf": [layer, {}], "description": GATEWAY });
+            }
+            let example = json!({ "summary": error.when, "value": error.json_body() });
+            media_type["examples"][error.code.as_str()] = example;
         }
     }
 
@@ -158,24 +187,58 @@ impl SidecarContract {
                 status,
                 when,
                 advice,
+                ..
             } = error;
             format!("| `{code}` | {} | {when} | {advice} |\n", status.as_u16())
         });
         let rows: String = rows.collect();
+        let examples: String = self.errors.iter().map(ProxyError::example).collect();
         format!(
             "\n## The service behind the proxy\n\n{SERVICE}\n\n## Errors on the way to the service\n\n\
-             | code | status | when | what to do |\n| --- | --- | --- | --- |\n{rows}"
+             | code | status | when | what to do |\n| --- | --- | --- | --- |\n{rows}{examples}"
         )
     }
 }
 
+/// What the schema of a media type is for that some of the layer's rejections have too.
+const GATEWAY: &str = "An error of this API, or of the way to its service.";
+
 impl ProxyError {
-    fn new(problem: &Problem, when: &'static str, advice: &'static str) -> Self {
-        Self {
-            code: problem.code,
-            status: problem.status,
+    fn new(code: GatewayCode, refusals: &Refusals) -> Option<Self> {
+        let (when, advice) = for_clients(code)?;
+        let id = HeaderValue::from_static("6d2f7c1e-0b0a-4b6e-9a53-5c1d0e9f8a77");
+        let asked = refusals.asked(&HeaderMap::from_iter([(REQUEST_ID, id)]));
+        let (head, body) = refusals.response(&usual(code), &asked).into_parts();
+        let content_type = head.headers.get(CONTENT_TYPE);
+        let content_type = content_type.and_then(|own| own.to_str().ok());
+        Some(Self {
+            code,
+            status: head.status,
             when,
             advice,
-        }
+            content_type: content_type.unwrap_or_default().to_owned(),
+            body,
+        })
+    }
+
+    /// The body as JSON if it is JSON, else as a string.
+    fn json_body(&self) -> Value {
+        let text = || String::from_utf8_lossy(&self.body).into_owned();
+        serde_json::from_slice(&self.body).unwrap_or_else(|_| Value::String(text()))
+    }
+
+    /// The response as HTTP/1.1 sends it.
+    fn example(&self) -> String {
+        let Self {
+            code,
+            status,
+            content_type,
+            ..
+        } = self;
+        let body = String::from_utf8_lossy(&self.body);
+        format!(
+            "\n### `{code}`\n\n```http\nHTTP/1.1 {status}\nContent-Type: {content_type}\n\n{}\n```\n",
+            body.trim_end()
+        )
     }
 }

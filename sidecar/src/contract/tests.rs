@@ -178,18 +178,23 @@ fn a_caller_is_known_by_every_header_that_the_authorizer_sets() {
     );
 }
 
-#[test]
-fn its_own_errors_are_in_every_format() {
-    let contract = shared();
+/// Checks that each format of this contract has the sidecar's own errors, with an example each.
+fn has_its_own_errors(contract: &SidecarContract, codes: usize) {
     let page = contract.markdown();
     let document = contract.openapi();
     let description = document["info"]["description"].as_str().unwrap();
     let all = &contract.json()["gateway"];
-    assert_eq!(all.as_array().unwrap().len(), 5);
+    assert_eq!(all.as_array().unwrap().len(), codes);
     for error in all.as_array().unwrap() {
         let (code, status) = (error["code"].as_str().unwrap(), &error["status"]);
         let row = format!("| `{code}` | {status} | ");
         assert!(page.contains(&row) && description.contains(&row), "{row}");
+        let content_type = error["content_type"].as_str().unwrap();
+        let example = format!("\n### `{code}`\n\n```http\nHTTP/1.1 {status} ");
+        assert!(page.contains(&example), "{example}: {page}");
+        if code == "connect-refused" {
+            continue;
+        }
         let responses = [
             &document["paths"]["/orders"]["post"]["responses"][status.to_string()],
             &document["components"]["responses"][format!("Idempotency{status}")],
@@ -197,6 +202,53 @@ fn its_own_errors_are_in_every_format() {
         for response in responses {
             let description = response["description"].as_str().unwrap();
             assert!(description.contains(&format!("- `{code}`: ")), "{code}");
+            let media_type = &response["content"][content_type];
+            assert_eq!(media_type["examples"][code]["value"], error["body"]);
         }
     }
+}
+
+#[test]
+fn its_own_errors_are_in_every_format() {
+    has_its_own_errors(&shared(), 7);
+    let asks = "authorize = 'http://127.0.0.1:9001'\nidempotency.scope = ['shared']";
+    has_its_own_errors(&contract(asks), 9);
+}
+
+#[test]
+fn its_own_errors_have_the_form_that_the_file_gives_them() {
+    let contract = contract(
+        r#"
+        [idempotency]
+        scope = ['shared']
+        [idempotency.rejections.default]
+        content_type = "application/json"
+        body = '{"error":"{code}"}'
+        [idempotency.rejections.upstream-broken]
+        status = 500
+        [idempotency.rejections.path-ambiguous]
+        content_type = "text/plain"
+        body = "no {code}"
+        "#,
+    );
+    has_its_own_errors(&contract, 7);
+    let json = contract.json();
+    let error = |code: &str| {
+        let mut all = json["gateway"].as_array().unwrap().iter();
+        all.find(|error| error["code"] == code).unwrap()
+    };
+    let broken = error("upstream-broken");
+    assert_eq!(broken["status"], 500);
+    assert_eq!(
+        broken["body"],
+        serde_json::json!({ "error": "upstream-broken" })
+    );
+    assert_eq!(error("path-ambiguous")["content_type"], "text/plain");
+    assert_eq!(error("path-ambiguous")["body"], "no path-ambiguous");
+    let document = contract.openapi();
+    let broken = &document["paths"]["/orders"]["post"]["responses"]["500"];
+    assert_eq!(
+        broken["description"],
+        "- `upstream-broken`: The service broke off before it had responded."
+    );
 }

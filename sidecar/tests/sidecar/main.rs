@@ -12,6 +12,7 @@ mod own_paths;
 mod pages;
 mod paths;
 mod program;
+mod refusals;
 mod said_by_the_layer;
 mod shutdown;
 mod stalled;

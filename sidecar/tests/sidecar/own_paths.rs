@@ -59,6 +59,8 @@ async fn it_serves_its_contract_where_it_is_told_to() {
             "upstream-timeout",
             "path-ambiguous",
             "method-invalid",
+            "host-invalid",
+            "connect-refused",
         ]
     );
     let page = answer.text();

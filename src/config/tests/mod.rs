@@ -1,5 +1,6 @@
 //! The options that the layer gets from a file.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use http::{Extensions, HeaderMap, HeaderValue, Method, StatusCode};
@@ -13,6 +14,7 @@ use super::rejections::Code;
 use crate::options::recording::{RecordRule, ResponseHead};
 use crate::options::{Require, RouteOptions};
 use crate::rejection::RejectionCode;
+use crate::rejection::gateway::GatewayCode;
 use crate::scope;
 
 mod changes;
@@ -333,14 +335,59 @@ fn encryption_without_its_feature_is_an_error() {
 }
 
 #[test]
-fn every_rejection_has_an_entry() {
-    let tables = RejectionCode::ALL
+fn every_rejection_has_an_entry_and_so_has_every_refusal_of_the_sidecar() {
+    let layer = RejectionCode::ALL.iter().map(|code| code.as_str());
+    let sidecar = GatewayCode::ALL.iter().map(|code| code.as_str());
+    let codes: BTreeSet<&str> = layer.chain(sidecar).collect();
+    // The word `body-unreadable` is both.
+    assert_eq!(
+        codes.len() + 1,
+        RejectionCode::ALL.len() + GatewayCode::ALL.len()
+    );
+    let tables = codes
         .iter()
         .map(|code| format!("[idempotency.rejections.{code}]\nstatus = 418"));
     let config = read(&tables.collect::<Vec<_>>().join("\n"));
     let rejections = &config.said.file.idempotency.rejections;
-    let codes: Vec<RejectionCode> = rejections.keys().map(|Code(code)| *code).collect();
-    assert_eq!(codes, RejectionCode::ALL);
+    let read: BTreeSet<&str> = rejections.keys().map(|Code(code)| *code).collect();
+    assert_eq!(read, codes);
+}
+
+#[test]
+fn faults_in_rejections_are_found_where_they_stand() {
+    let errors = [
+        (
+            "[idempotency.rejections.upstream-unreachble]\nstatus = 500",
+            "1:25: `idempotency.rejections.upstream-unreachble` is not an option: did you mean \
+             `upstream-unreachable`?",
+        ),
+        (
+            "[idempotency.rejections.default]\ncontent_type = 'application/json'\nbody = '{\"a\":\"{codes}\"}'",
+            "3:1: `idempotency.rejections.default.body` has the unknown placeholder `{codes}`; there \
+             are `{code}`, `{title}`, `{detail}`, `{status}`, `{retry}`, `{docs_url}`, `{request_id}`",
+        ),
+        (
+            "[idempotency.rejections.default]\nbody = '{}'",
+            "2:1: `idempotency.rejections.default.body` needs a `content_type` beside it",
+        ),
+        (
+            "[idempotency.rejections.default]\ncontent_type = 'text/plain'\nbody = 'no'\nstatus = 500",
+            "4:1: `idempotency.rejections.default.status` must not stand here: each code has a \
+             status of its own",
+        ),
+        (
+            "[idempotency.rejections.default]",
+            "1:25: `idempotency.rejections.default.body` is missing, and so is its `content_type`",
+        ),
+        (
+            "[idempotency.rejections.upstream-broken]\nstatus = 204",
+            "2:1: `idempotency.rejections.upstream-broken.status` must be a status from 200 to 999 \
+             whose response has a body: not 204 or 304",
+        ),
+    ];
+    for (text, expected) in errors {
+        assert_eq!(Config::from_toml(text).unwrap_err().to_string(), expected);
+    }
 }
 
 #[test]
