@@ -9,7 +9,9 @@ use http::{HeaderName, Method};
 use ipnet::IpNet;
 
 #[cfg(feature = "config")]
-pub use crate::config::sidecar::{AuthorizeEntry, Entries, Table, entries, located, wrong};
+pub use crate::config::sidecar::{
+    AuthorizeEntry, Entries, Table, builder, entries, located, wrong,
+};
 #[cfg(feature = "contract")]
 use crate::contract::Contract;
 use crate::error::ConfigError;

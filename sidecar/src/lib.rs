@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tower_idempotency::config::{Config, FileError};
-use tower_idempotency::for_sidecar::located;
+use tower_idempotency::for_sidecar::{builder, located};
 use tower_idempotency::store::{AnyStore, Store, StoreError};
 use tower_idempotency::{ConfigError, IdempotencyLayer};
 
@@ -162,7 +162,7 @@ fn layer(
     settings: &Settings,
     store: impl Store,
 ) -> Result<IdempotencyLayer, SidecarError> {
-    let mut builder = config.builder(store)?;
+    let mut builder = builder(config, store)?;
     let docs_url = settings.docs_url.as_ref();
     // Rejections link to the contract that the sidecar serves, unless the file names another page.
     if let (None, Some(path)) = (docs_url, &settings.contract) {

@@ -10,7 +10,7 @@ use super::choice::{Body, Encrypting, Format, Headers, Lengths, Waiting};
 use super::credential::Credential;
 use super::field::{BodyStatus, HeaderSwitch, MediaType, Name, SkipHeader, StatusName, Verb};
 use super::process::{Address, Authorize, ServedPath, Upstream};
-use super::record::Record;
+use super::record::{InDoubt, Record};
 use super::rejections::{self, Rejections};
 use super::scopes::{Net, Scopes};
 use super::value::{List, Setting, Word};

@@ -1,4 +1,4 @@
-//! The option `record`: which statuses are recorded, as a list of words.
+//! The options `record` and `in_doubt`: sets of statuses, as lists of words.
 
 use std::ops::RangeInclusive;
 
@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::field::text;
-use super::value::{List, Setting, values};
+use super::value::{List, Plain, Setting, values};
 use crate::options::recording::Statuses;
 
 /// The option `record`.
@@ -38,14 +38,56 @@ values! {
                 Some(rest) => (true, rest),
                 None => (false, text),
             };
-            let set = match rest.strip_prefix("grpc:") {
-                Some(codes) => range(codes, 0..=16).map(Set::Grpc),
-                None if rest == "all" && !but => Some(Set::All),
-                None if rest == "default" && !but => Some(Set::Default),
-                None => class(rest).or_else(|| range(rest, 100..=999)).map(Set::Http),
+            let set = match rest {
+                "all" if !but => Some(Set::All),
+                "default" if !but => Some(Set::Default),
+                _ => numbers(rest),
             };
             Some(Statement { but, set: set? })
         };
+    /// One entry of the list `in_doubt`.
+    Doubt(Set): "a status such as `502`, a class such as `5xx`, a range such as `502-504`, or codes \
+        of gRPC such as `grpc:4`",
+        { "anyOf": [
+            { "type": "integer", "minimum": 100, "maximum": 999 },
+            {
+                "type": "string",
+                "pattern": "^([1-9]xx|[1-9][0-9]{2}(-[1-9][0-9]{2})?|grpc:[0-9]{1,2}(-[0-9]{1,2})?)$",
+            },
+        ]},
+        |plain| match plain {
+            Plain::Text(text) => numbers(text),
+            Plain::Number(status @ 100..=999) => {
+                let status = u16::try_from(status).ok()?;
+                Some(Set::Http(status..=status))
+            }
+            _ => None,
+        };
+}
+
+/// The option `in_doubt`.
+#[derive(Clone, Deserialize, JsonSchema)]
+#[serde(from = "Vec<Doubt>")]
+#[schemars(with = "Vec<Doubt>")]
+pub(super) struct InDoubt(Statuses);
+
+impl From<Vec<Doubt>> for InDoubt {
+    fn from(entries: Vec<Doubt>) -> Self {
+        let none = Statuses::none();
+        Self(entries.into_iter().fold(none, |all, Doubt(set)| match set {
+            Set::Http(range) => all.with(range),
+            Set::Grpc(range) => all.with_grpc(range),
+            Set::All | Set::Default => all,
+        }))
+    }
+}
+
+impl Setting for InDoubt {
+    type Set = Statuses;
+
+    fn set(&self) -> Statuses {
+        self.0.clone()
+    }
 }
 
 #[derive(Clone)]
@@ -56,11 +98,21 @@ pub(super) struct Statement {
 }
 
 #[derive(Clone, PartialEq, Eq)]
-enum Set {
+pub(super) enum Set {
     All,
     Default,
     Http(RangeInclusive<u16>),
     Grpc(RangeInclusive<u16>),
+}
+
+/// Reads statuses of HTTP, or codes of gRPC.
+fn numbers(text: &str) -> Option<Set> {
+    match text.strip_prefix("grpc:") {
+        Some(codes) => range(codes, 0..=16).map(Set::Grpc),
+        None => class(text)
+            .or_else(|| range(text, 100..=999))
+            .map(Set::Http),
+    }
 }
 
 /// Reads a class such as `2xx`.

@@ -9,8 +9,11 @@ use ipnet::IpNet;
 
 use super::scopes::Scopes;
 use super::{Config, FileError};
+use crate::IdempotencyLayerBuilder;
 use crate::error::ConfigError;
+use crate::options::recording::Statuses;
 use crate::scope::canonical;
+use crate::store::Store;
 
 /// Each field is an entry at the top of the file; `None` where it is left out.
 #[derive(Clone, Debug)]
@@ -132,6 +135,21 @@ pub fn entries(config: &Config) -> Entries {
             .chain(routes)
             .collect(),
     }
+}
+
+/// Returns the builder of the sidecar's layer, in front of this store. A gateway between the sidecar
+/// and the service responds with 502 or 504 while the service may still run, so these statuses leave
+/// the outcome in doubt, unless the file has the option `in_doubt` itself.
+///
+/// # Errors
+/// Those of [`Config::builder`].
+pub fn builder(config: &Config, store: impl Store) -> Result<IdempotencyLayerBuilder, FileError> {
+    let builder = config.builder(store)?;
+    if config.said.file.idempotency.in_doubt.is_some() {
+        return Ok(builder);
+    }
+    let of_gateways = Statuses::none().with([502, 504]);
+    Ok(builder.defaults(|options| options.in_doubt(of_gateways)))
 }
 
 /// The entry `option`, at the top of the file, is wrong. `message` completes "`store` …".

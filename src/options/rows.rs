@@ -218,12 +218,10 @@ macro_rules! route_options {
             /// Which responses are recorded, by status: `2xx`, `201`, `200-299`, `all`, `default`,
             /// less `!401`; by code of gRPC: `grpc:0`, `grpc:1-4`, `!grpc:5`.
             record: Record = ["default"];
-            /// Statuses of responses that leave the outcome in doubt: the record stays in flight until
-            /// its lease lapses.
-            in_doubt: Vec<BodyStatus> = [], |options, own| {
-                let none = crate::recording::Statuses::none();
-                options.in_doubt(own.set().iter().fold(none, |all, own| all.with(own.as_u16())))
-            };
+            /// Which responses leave the outcome in doubt, by status: `502`, `5xx`, `502-504`, or by
+            /// code of gRPC: `grpc:4`. The record then stays in flight until its lease lapses. In the
+            /// sidecar 502 and 504 do, unless the file says otherwise.
+            in_doubt: InDoubt = [];
             /// Content types that are never recorded, such as `application/pdf` or `image/*`.
             skip_types: Vec<MediaType> = [];
             /// Headers by which a response says that it is not to be recorded: a name, or a name

@@ -6,6 +6,7 @@ mod authorizer;
 mod failures;
 mod forwarded;
 mod forwarding;
+mod gateways;
 mod http2;
 mod limits;
 mod own_paths;

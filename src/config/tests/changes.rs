@@ -79,8 +79,13 @@ pub(super) const CHANGES: &[(&str, &str, &str)] = &[
     ),
     (
         "in_doubt",
-        "[502, 504]",
+        "['502', 504]",
         "responses with status 502 and 504",
+    ),
+    (
+        "in_doubt",
+        "['502-504', '9xx', 'grpc:4']",
+        "responses with status 502-504 and 900-999; in gRPC, responses with code 4",
     ),
     (
         "skip_types",

@@ -5,6 +5,7 @@ use http::HeaderName;
 use crate::contract::Endpoint;
 use crate::contract::sentences::{Sentences, gets, names, quoted};
 use crate::display::{bytes, duration, header_name, join_with};
+use crate::options::recording::{RecordRule, Statuses};
 use crate::options::{OnDisconnect, OnInFlight, OnLapsedLease, OnOversize, OnStoreError};
 use crate::rejection::RejectionCode;
 
@@ -174,11 +175,20 @@ pub(in crate::contract) fn not_recorded(endpoint: &Endpoint) -> Sentences {
              the API can't tell whether the key was recorded, the request {store} and is not executed."
         ),
     };
+    let in_doubt = if options.in_doubt == Statuses::none() {
+        String::new()
+    } else {
+        format!(
+            "After {} the operation may still be running, so the key is not free: a retry gets what it gets \
+             after an operation that ended without a response. ",
+            options.in_doubt.describe()
+        )
+    };
     vec![
         format!(
-            "These responses are recorded: {}. After any other response the key is free again, and the \
-             same request with this key is executed again. The application may decide otherwise for a \
-             single response.",
+            "These responses are recorded: {}. {in_doubt}After any other response the key is free again, \
+             and the same request with this key is executed again. The application may decide otherwise \
+             for a single response.",
             options.record.describe()
         ),
         types,
