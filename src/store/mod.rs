@@ -27,6 +27,8 @@ pub(crate) mod memory;
 #[cfg(any(feature = "redis", feature = "postgres"))]
 pub(crate) mod notify;
 mod record;
+#[cfg(any(feature = "redis", feature = "postgres", feature = "mysql"))]
+mod redial;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
 #[cfg(any(feature = "redis", feature = "_sql"))]

@@ -27,6 +27,8 @@ const BOUND: Duration = Duration::from_secs(6);
 /// The last attempt must end within this time after the fault.
 const PATIENCE: Duration = Duration::from_secs(20);
 const CLIENTS: usize = 8;
+/// The operation of this key takes a second, that of any other key takes 2 ms.
+pub(crate) const SLOW: &str = "slow";
 
 pub(crate) async fn connect(url: &str) -> AnyStore {
     AnyStore::migrate(url).await.unwrap();
@@ -44,8 +46,9 @@ pub(crate) fn service(store: AnyStore, book: &Arc<Book>) -> Router {
     let book = Arc::clone(book);
     let pay = async move |headers: HeaderMap| {
         let key = headers["idempotency-key"].to_str().unwrap().to_owned();
+        let takes = if key == SLOW { 1_000 } else { 2 };
         let id = book.execution(key);
-        sleep(Duration::from_millis(2)).await;
+        sleep(Duration::from_millis(takes)).await;
         (StatusCode::CREATED, id)
     };
     Router::new().route("/payments", post(pay)).layer(layer)
@@ -118,6 +121,10 @@ impl Book {
 
     pub(crate) fn executions_of(&self, key: &str) -> usize {
         self.pages(|pages| pages.executions.get(key).map_or(0, Vec::len))
+    }
+
+    pub(crate) fn unavailable(&self) -> usize {
+        self.pages(|pages| pages.unavailable())
     }
 
     pub(crate) fn violations(&self) -> Vec<String> {

@@ -118,12 +118,12 @@ async fn a_url_that_cannot_work_says_why_and_shows_no_credential() {
         ),
         (
             wrong_password("TEST_POSTGRES_URL"),
-            StoreErrorKind::NotSent,
+            StoreErrorKind::Refused,
             "password",
         ),
         (
             wrong_password("TEST_MYSQL_URL"),
-            StoreErrorKind::NotSent,
+            StoreErrorKind::Refused,
             "password",
         ),
         (
@@ -163,7 +163,7 @@ async fn a_url_that_cannot_work_says_why_and_shows_no_credential() {
         ),
         (
             "sqlite:/no/such/directory/hunter2.db".into(),
-            StoreErrorKind::NotSent,
+            StoreErrorKind::Refused,
             "directory",
         ),
         (

@@ -49,6 +49,18 @@ impl Server {
         }
     }
 
+    /// Starts a server of the same kind that follows this one.
+    pub(crate) fn replica(&self) -> Self {
+        let directory = fresh_directory(self.kind);
+        let start = ["start-replica", self.kind];
+        let url = run(script().args(start).args([&directory, &self.directory]));
+        Self {
+            kind: self.kind,
+            directory,
+            url,
+        }
+    }
+
     pub(crate) fn url(&self) -> &str {
         &self.url
     }

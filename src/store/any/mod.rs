@@ -49,8 +49,9 @@ impl AnyStore {
     /// Opens the store of a URL, and checks that it can be reached and used.
     ///
     /// # Errors
-    /// [`Refused`](super::StoreErrorKind::Refused) if the URL is wrong, its
-    /// feature is off, or a table, right or setting is missing;
+    /// [`Refused`](super::StoreErrorKind::Refused) if the URL, its user or
+    /// its password is wrong, its feature is off, its file can't be opened, or
+    /// a database, table, right or setting is missing;
     /// [`NotSent`](super::StoreErrorKind::NotSent) if the store can't be
     /// reached. The source of the error says what to do.
     pub async fn connect(url: &str) -> Result<Self, StoreError> {

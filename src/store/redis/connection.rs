@@ -37,7 +37,8 @@ const SILENCE: Duration = Duration::from_secs(5);
 /// A connection that the application made decides itself how long it waits for
 /// a reply and how it reconnects. Its response timeout should not be below the
 /// layer's `store_timeout`. A `ConnectionManager` whose reconnection the server
-/// rejected, because of credentials or the limit of clients, never recovers;
+/// rejected, because of credentials or the limit of clients, never recovers, and
+/// one whose server became a replica stays with that server;
 /// the store replaces such a manager only if the store made it.
 #[derive(Clone)]
 pub struct RedisConnection {

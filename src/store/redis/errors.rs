@@ -119,7 +119,7 @@ fn meaning(code: &str, detail: &str) -> (StoreErrorKind, &'static str) {
     match code {
         "LOADING" => (Contention, "the server reads its data, and will be ready"),
         "BUSY" => (Contention, "a script keeps the server: see SCRIPT KILL"),
-        "TRYAGAIN" | "CLUSTERDOWN" | "MASTERDOWN" => {
+        "TRYAGAIN" | "CLUSTERDOWN" | "MASTERDOWN" | "UNBLOCKED" => {
             (Contention, "see CLUSTER INFO, should it last")
         }
         "MOVED" | "ASK" | "CROSSSLOT" => (
@@ -168,6 +168,31 @@ pub(super) fn is_of_connecting(error: &RedisError) -> bool {
             matches!(code(error), "NOAUTH" | "WRONGPASS" | "NOPROTO")
                 || detail.starts_with("max number of clients")
         }
+        _ => false,
+    }
+}
+
+/// Whether the server refuses, by its state, to do what it is asked, and did nothing. Another
+/// server may be the primary by now, and the connection has to follow the address.
+pub(super) fn is_of_wrong_server(error: &RedisError) -> bool {
+    if !matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension) {
+        return false;
+    }
+    match code(error) {
+        // A replica: the primary of before, after a failover.
+        "READONLY"
+        // A replica that has lost its primary and was told not to serve old data.
+        | "MASTERDOWN"
+        // The server reads its data: it has crashed, or copies those of another primary.
+        | "LOADING"
+        // A node of a cluster that is cut off from the others.
+        | "CLUSTERDOWN"
+        // A primary that is cut off from its replicas, of which one may have been promoted.
+        | "NOREPLICAS"
+        // A primary that can't write to its disk, and that is to be replaced.
+        | "MISCONF"
+        // A primary that became a replica while a command waited.
+        | "UNBLOCKED" => true,
         _ => false,
     }
 }
@@ -230,6 +255,10 @@ mod tests {
             ),
             ("-CLUSTERDOWN The cluster is down", Contention),
             ("-MASTERDOWN Link with MASTER is down", Contention),
+            (
+                "-UNBLOCKED force unblock from blocking operation",
+                Contention,
+            ),
             ("-ERR max number of clients reached", Contention),
             ("-MOVED 3999 127.0.0.1:6381", Refused),
             (
@@ -290,6 +319,40 @@ mod tests {
         ] {
             assert_eq!(kind(&format!("{line}\r\n")), expected, "{line}");
         }
+    }
+
+    #[test]
+    fn a_refusal_by_the_state_of_a_server_is_of_the_wrong_server() {
+        let is_wrong = |line: &str| {
+            let value = redis::parse_redis_value(format!("-{line}\r\n").as_bytes()).unwrap();
+            is_of_wrong_server(&value.extract_error().unwrap_err())
+        };
+        for line in [
+            "READONLY You can't write against a read only replica.",
+            "READONLY You can't write against a read only replica. script: f30f, on \
+             @user_script:181.",
+            "ERR Error running script (call to f_1b2c): @user_script:31: @user_script: 31: \
+             -READONLY You can't write against a read only replica.",
+            "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+            "LOADING Redis is loading the dataset in memory",
+            "CLUSTERDOWN The cluster is down",
+            "NOREPLICAS Not enough good replicas to write.",
+            "MISCONF Redis is configured to save RDB snapshots, but",
+            "UNBLOCKED force unblock from blocking operation, instance state changed",
+        ] {
+            assert!(is_wrong(line), "{line}");
+        }
+        for line in [
+            "OOM command not allowed when used memory > 'maxmemory'.",
+            "BUSY Redis is busy running a script.",
+            "NOPERM User x has no permissions to run the 'evalsha' command",
+            "WRONGTYPE Operation against a key holding the wrong kind of value",
+            "ERR something new",
+        ] {
+            assert!(!is_wrong(line), "{line}");
+        }
+        let cut = RedisError::from(std::io::Error::from(std::io::ErrorKind::BrokenPipe));
+        assert!(!is_of_wrong_server(&cut));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The pub/sub connection.
 
+use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -10,6 +11,7 @@ use redis::aio::{PubSubSink, PubSubStream};
 use tokio::time::timeout;
 
 use super::keys::Keys;
+use super::link::Link;
 use crate::error::BoxError;
 use crate::record::RecordId;
 use crate::store::notify::{Channels, Listen, Notification};
@@ -22,12 +24,15 @@ const CONNECT: Duration = Duration::from_millis(700);
 pub(super) struct Servers {
     pub(super) clients: Vec<Client>,
     pub(super) keys: Keys,
+    /// The connection for requests, which finds out that the address leads to another server.
+    pub(super) link: Link,
 }
 
 impl Listen for Servers {
     type Channels = PubSub;
 
     async fn connect(&self) -> Result<PubSub, BoxError> {
+        let given_up = self.link.next_redial();
         let mut failed: BoxError = "no server is known".into();
         // A random server comes first, so that connections are spread over all.
         // `CONNECT` is short, so that the next server gets its turn in time.
@@ -46,6 +51,7 @@ impl Listen for Servers {
                         sink,
                         stream,
                         keys: self.keys.clone(),
+                        given_up,
                     });
                 }
                 Ok(Err(error)) => failed = error.into(),
@@ -60,6 +66,9 @@ pub(super) struct PubSub {
     sink: PubSubSink,
     stream: PubSubStream,
     keys: Keys,
+    /// Completes when the store gives up its connection for requests: this one is to the same
+    /// server.
+    given_up: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
 impl Channels for PubSub {
@@ -78,6 +87,9 @@ impl Channels for PubSub {
     }
 
     fn poll_notification(&mut self, cx: &mut Context<'_>) -> Poll<Notification> {
+        if self.given_up.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Notification::Disconnected);
+        }
         loop {
             let Poll::Ready(message) = Pin::new(&mut self.stream).poll_next(cx) else {
                 return Poll::Pending;

@@ -131,6 +131,7 @@ impl RedisStoreBuilder {
             WakeUps::new(Servers {
                 clients,
                 keys: keys.clone(),
+                link: link.clone(),
             })
         });
         if wake_ups.is_none() {

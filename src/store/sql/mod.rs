@@ -25,8 +25,10 @@ mod store;
 pub(crate) mod transaction;
 
 use complete_row::{CompleteRow, bind};
+#[cfg(feature = "mysql")]
+use connecting::Lent;
 #[cfg(any(feature = "postgres", feature = "mysql"))]
-use connecting::{Connecting, reach};
+use connecting::{Condition, Connections, reach};
 pub use store::{SqlStore, SqlStoreBuilder};
 
 /// The default name of the table.
@@ -104,8 +106,13 @@ pub(super) fn not_sent(
     error: sqlx::Error,
     meaning: fn(&dyn DatabaseError) -> Meaning,
 ) -> StoreError {
+    StoreError::new(StoreErrorKind::NotSent, not_connected(error, meaning))
+}
+
+fn not_connected(error: sqlx::Error, meaning: fn(&dyn DatabaseError) -> Meaning) -> Failed {
     let remedy = match &error {
         sqlx::Error::Database(refused) => meaning(&**refused).1,
+        sqlx::Error::Tls(_) => "see whether the server has TLS, and the certificates of both",
         sqlx::Error::PoolTimedOut => {
             "the database can't be reached, or every connection of the pool is in use: give it \
              more, or find who keeps them"
@@ -113,7 +120,30 @@ pub(super) fn not_sent(
         sqlx::Error::Configuration(_) => "mend the address of the database",
         _ => "see whether the database runs and can be reached",
     };
-    StoreError::new(StoreErrorKind::NotSent, Failed { error, remedy })
+    Failed { error, remedy }
+}
+
+/// Makes the error of opening a store: [`Refused`](StoreErrorKind::Refused) if a later attempt
+/// would fail as well, because the address, the user or the database's rights are wrong, and
+/// otherwise [`NotSent`](StoreErrorKind::NotSent).
+pub(super) fn not_opened(
+    error: sqlx::Error,
+    meaning: fn(&dyn DatabaseError) -> Meaning,
+) -> StoreError {
+    let lasts = match &error {
+        sqlx::Error::Database(refused) => matches!(
+            meaning(&**refused).0,
+            StoreErrorKind::Refused | StoreErrorKind::Unreadable
+        ),
+        sqlx::Error::Configuration(_) | sqlx::Error::Tls(_) => true,
+        _ => false,
+    };
+    let kind = if lasts {
+        StoreErrorKind::Refused
+    } else {
+        StoreErrorKind::NotSent
+    };
+    StoreError::new(kind, not_connected(error, meaning))
 }
 
 /// Makes the error of a statement that was sent.

@@ -99,7 +99,8 @@ impl<DB: SqlDatabase> SqlStoreBuilder<DB> {
     ///
     /// # Errors
     /// [`NotSent`](crate::store::StoreErrorKind::NotSent) if the database can't
-    /// be reached; [`Refused`](crate::store::StoreErrorKind::Refused) if the name
+    /// be reached; [`Refused`](crate::store::StoreErrorKind::Refused) if the user,
+    /// its password or the database is wrong, if the name
     /// can't be that of a table, if a right is missing, or if the table is of
     /// another program or of a newer version. The source of the error says what
     /// to do.
@@ -113,8 +114,8 @@ impl<DB: SqlDatabase> SqlStoreBuilder<DB> {
     ///
     /// # Errors
     /// [`NotSent`](crate::store::StoreErrorKind::NotSent) if the database can't
-    /// be reached, [`Refused`](crate::store::StoreErrorKind::Refused) if it is
-    /// read-only, or if tables, functions, procedures or rights are missing or of
+    /// be reached, [`Refused`](crate::store::StoreErrorKind::Refused) if the user,
+    /// its password or the database is wrong, if the database is read-only, or if tables, functions, procedures or rights are missing or of
     /// another version. The source of the error says what to do.
     pub async fn open(self) -> Result<SqlStore<DB>, StoreError> {
         let table = Table::new(&self.table)?;

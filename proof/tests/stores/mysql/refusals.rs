@@ -43,10 +43,10 @@ async fn refused(pool: MySqlPool, table: &str, kind: StoreErrorKind, words: &[&s
 async fn what_cannot_be_reached_is_said_when_the_store_is_opened() {
     let wrong = url().username("nobody-here").password(PASSWORD);
     let said = ["Access denied", "mend user and password"];
-    refused(lazy(wrong), "t", StoreErrorKind::NotSent, &said).await;
+    refused(lazy(wrong), "t", StoreErrorKind::Refused, &said).await;
     let wrong = url().database("no_such_database");
     let said = ["no_such_database", "create the database"];
-    refused(lazy(wrong), "t", StoreErrorKind::NotSent, &said).await;
+    refused(lazy(wrong), "t", StoreErrorKind::Refused, &said).await;
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
     drop(taken);

@@ -229,20 +229,24 @@ async fn who_can_not_be_reached_is_said_without_a_credential() {
     };
     let given = url();
     let refusals = [
-        (options(), "password"),
-        (options().username("nobody_knows"), "nobody_knows"),
-        (options().port(1), "refused"),
-        (options().host("host.invalid"), ""),
+        (options(), StoreErrorKind::Refused, "password"),
+        (
+            options().username("nobody_knows"),
+            StoreErrorKind::Refused,
+            "nobody_knows",
+        ),
+        (options().port(1), StoreErrorKind::NotSent, "refused"),
+        (options().host("host.invalid"), StoreErrorKind::NotSent, ""),
     ];
-    for (options, because) in refusals {
+    for (options, expected, because) in refusals {
         let (kind, told) = refusal(pool(options), "t").await;
-        assert_eq!(kind, StoreErrorKind::NotSent, "{told}");
+        assert_eq!(kind, expected, "{told}");
         assert!(told.contains(because), "{told} has no {because:?}");
         assert!(!told.contains(PASSWORD) && !told.contains(&given), "{told}");
     }
     let missing = options().database("no_such_database");
     let (kind, told) = refusal(pool_with(missing), "t").await;
-    assert_eq!(kind, StoreErrorKind::NotSent, "{told}");
+    assert_eq!(kind, StoreErrorKind::Refused, "{told}");
     assert!(
         told.contains("no_such_database") && told.contains("create the database"),
         "{told}"

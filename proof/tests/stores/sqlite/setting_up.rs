@@ -214,20 +214,20 @@ async fn a_path_that_is_no_database_is_named() {
     let error = SqliteStore::connect(&text).await.unwrap_err();
     says(
         error,
-        StoreErrorKind::NotSent,
+        StoreErrorKind::Refused,
         &["notes.txt", "another file"],
     );
     let error = SqliteStore::connect(&directory.0).await.unwrap_err();
     says(
         error,
-        StoreErrorKind::NotSent,
+        StoreErrorKind::Refused,
         &["the path is that of a file"],
     );
     let lost = directory.0.join("missing").join("records.db");
     let error = SqliteStore::connect(&lost).await.unwrap_err();
     says(
         error,
-        StoreErrorKind::NotSent,
+        StoreErrorKind::Refused,
         &["missing", "in a directory which is there"],
     );
 }

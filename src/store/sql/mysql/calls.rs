@@ -4,15 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::mysql::{MySql, MySqlArguments, MySqlRow};
-use sqlx::pool::PoolConnection;
 use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, MySqlPool, Row};
 
-use super::errors::{is_retried, meaning};
+use super::errors::{condition, is_retried, meaning};
 use crate::record::FencingToken;
 use crate::store::encoding::{EncodedCompletion, unreadable};
 use crate::store::row::{FORMAT, RecordRow};
-use crate::store::sql::{Connecting, Table, failed, not_sent};
+use crate::store::sql::{Connections, Table, failed};
 use crate::store::{Ownership, Record, StoreError};
 
 /// How often a call is sent that the server rolls back in favour of others.
@@ -20,8 +19,7 @@ const TRIES: u32 = 5;
 
 #[derive(Clone)]
 pub(super) struct Calls {
-    pool: MySqlPool,
-    connecting: Connecting,
+    connections: Connections<MySql>,
     pub(super) statements: Arc<Statements>,
 }
 
@@ -55,8 +53,7 @@ impl Calls {
             purge: call("purge", 1),
         };
         Self {
-            pool,
-            connecting: Connecting::default(),
+            connections: Connections::new(pool, meaning, false),
             statements: Arc::new(statements),
         }
     }
@@ -74,15 +71,15 @@ impl Calls {
     }
 
     /// Calls a procedure, and calls it again if the server rolled it back in
-    /// favour of another transaction.
+    /// favour of another transaction. Calls it once more on another connection if this one leads
+    /// to the wrong server.
     pub(super) async fn rows<'q>(
         &self,
         statement: &Arc<str>,
         bind: impl Fn(Query<'q, MySql, MySqlArguments>) -> Query<'q, MySql, MySqlArguments>,
     ) -> Result<Vec<MySqlRow>, StoreError> {
-        self.connecting.regardless(&self.pool);
-        let mut connection = Lent::from(&self.pool).await?;
-        let mut tries = 1;
+        let mut connection = self.connections.lend().await?;
+        let (mut tries, mut is_second) = (1, false);
         loop {
             let call = bind(sqlx::query(AssertSqlSafe(Arc::clone(statement))));
             // Fetches all rows, because an error at the end of the procedure arrives after its
@@ -100,42 +97,13 @@ impl Calls {
                     tokio::time::sleep(Duration::from_micros(pause)).await;
                 }
                 Err(error) => {
-                    if is_retried(&error) {
-                        connection.give_back();
+                    if !connection.failed(condition(&error)) || is_second {
+                        return Err(failed(error, meaning));
                     }
-                    return Err(failed(error, meaning));
+                    is_second = true;
+                    connection = self.connections.lend().await?;
                 }
             }
-        }
-    }
-}
-
-/// A connection that goes back to its pool only by [`Self::give_back`]. A connection that is
-/// dropped before is closed: the driver may have read half a packet, the server may still execute
-/// the call, and a transaction that was interrupted is only rolled back when its connection ends.
-pub(super) struct Lent(Option<PoolConnection<MySql>>);
-
-impl Lent {
-    pub(super) async fn from(pool: &MySqlPool) -> Result<Self, StoreError> {
-        match pool.acquire().await {
-            Ok(connection) => Ok(Self(Some(connection))),
-            Err(error) => Err(not_sent(error, meaning)),
-        }
-    }
-
-    pub(super) fn get(&mut self) -> &mut sqlx::MySqlConnection {
-        self.0.as_mut().expect("it is taken out at the end only")
-    }
-
-    pub(super) fn give_back(mut self) {
-        self.0.take();
-    }
-}
-
-impl Drop for Lent {
-    fn drop(&mut self) {
-        if let Some(connection) = self.0.take() {
-            drop(connection.detach());
         }
     }
 }

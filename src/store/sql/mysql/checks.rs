@@ -1,12 +1,11 @@
 //! Checks that the tables and procedures exist, and that the user has the rights to use them.
 
-use sqlx::{AssertSqlSafe, MySqlPool, Row};
+use sqlx::{AssertSqlSafe, MySql, MySqlPool, Row};
 use tracing::warn;
 
-use super::calls::Lent;
 use super::errors::meaning;
 use super::migration::procedure_comment;
-use crate::store::sql::{Table, failed};
+use crate::store::sql::{Connections, Lent, Table, failed};
 use crate::store::{StoreError, StoreErrorKind};
 
 /// The comment of this version's tables, and the beginning of its procedures'
@@ -27,7 +26,9 @@ const PROCEDURES: [&str; 11] = [
 ];
 
 pub(super) async fn check(pool: &MySqlPool, table: &Table) -> Result<(), StoreError> {
-    let mut lent = Lent::from(pool).await?;
+    let mut lent = Connections::new(pool.clone(), meaning, false)
+        .lend()
+        .await?;
     let found = find(&mut lent, table).await?;
     if let Some(what) = found.lacks(table) {
         return Err(missing(&what));
@@ -80,7 +81,7 @@ impl Found {
 
 /// # Errors
 /// If a table or procedure is of another version, or of another program.
-pub(super) async fn find(lent: &mut Lent, table: &Table) -> Result<Found, StoreError> {
+pub(super) async fn find(lent: &mut Lent<MySql>, table: &Table) -> Result<Found, StoreError> {
     let full = table.to_string();
     let (schema, name) = match full.split_once('.') {
         Some((schema, name)) => (Some(schema), name),
@@ -146,7 +147,7 @@ pub(super) async fn find(lent: &mut Lent, table: &Table) -> Result<Found, StoreE
 /// Writes to every table that the procedures write to, and rolls the transaction back. So a
 /// missing right, a read-only server or a full disk is found when the store is opened, and not at
 /// the first request.
-async fn rehearse(lent: &mut Lent, table: &Table) -> Result<(), sqlx::Error> {
+async fn rehearse(lent: &mut Lent<MySql>, table: &Table) -> Result<(), sqlx::Error> {
     let id = rand::random::<[u8; 32]>();
     let statements = [
         "INSERT INTO {table}_renewals (id, nonce, lapses_at) VALUES (?, '', 0)",

@@ -4,10 +4,9 @@ use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, MySqlPool, Row};
 
-use super::calls::Lent;
 use super::checks::find;
 use super::errors::meaning;
-use crate::store::sql::{DEFAULT_TABLE, Table, failed};
+use crate::store::sql::{Connections, DEFAULT_TABLE, Table, failed};
 use crate::store::{StoreError, StoreErrorKind};
 
 /// The statements that `migrate` runs, which are published as a file.
@@ -20,7 +19,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Creates the tables and procedures that are missing. The connection is not given back to its
 /// pool, so that the lock, and the `sql_mode` that the statements set, end with the connection.
 pub(super) async fn migrate(pool: &MySqlPool, table: &Table) -> Result<(), StoreError> {
-    let mut lent = Lent::from(pool).await?;
+    let mut lent = Connections::new(pool.clone(), meaning, false)
+        .lend()
+        .await?;
     let locked = sqlx::query("SELECT GET_LOCK(?, ?)")
         .bind(LOCK)
         .bind(PATIENCE.as_secs())

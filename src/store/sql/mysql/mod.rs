@@ -24,7 +24,7 @@ mod checks;
 mod errors;
 mod migration;
 
-pub(super) use errors::gave_way;
+pub(super) use errors::may_succeed_again;
 
 /// The time until the lease lapses that a claim returns for a record whose row
 /// another transaction has locked: the record is in flight, and its real time is

@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgArguments, PgPool, PgRow};
+use sqlx::postgres::{PgArguments, PgConnection, PgPool, PgRow};
 use sqlx::query::Query;
-use sqlx::{AssertSqlSafe, Postgres};
+use sqlx::{AssertSqlSafe, Connection, Postgres};
 
-use super::super::{Connecting, PURGE_BATCH, Table, failed, not_sent};
-use super::meaning::{self, meaning};
+use super::super::{Connections, PURGE_BATCH, Table, failed};
+use super::meaning::{self, condition, meaning};
 use super::row::column;
 use super::schema;
 use crate::store::StoreError;
@@ -48,8 +47,7 @@ const FATE: &str = "
 /// A pool and the statements of one table.
 #[derive(Clone)]
 pub(super) struct Database {
-    pool: PgPool,
-    connecting: Connecting,
+    pub(super) connections: Connections<Postgres>,
     pub(super) statements: Arc<Statements>,
 }
 
@@ -93,8 +91,7 @@ impl Statements {
 impl Database {
     pub(super) fn new(pool: PgPool, table: &Table) -> Self {
         Self {
-            pool,
-            connecting: Connecting::default(),
+            connections: Connections::new(pool, meaning, true),
             statements: Arc::new(Statements::of(table)),
         }
     }
@@ -111,40 +108,55 @@ impl Database {
 
     /// Calls a function that returns one row or none. Calls it again if it
     /// failed because of a concurrent call: that happens where a role or a
-    /// database has another isolation level than READ COMMITTED.
+    /// database has another isolation level than READ COMMITTED. Calls it once more
+    /// on another connection if this one leads to the wrong server.
     pub(super) async fn call_for_any<'q>(
         &self,
         statement: &Arc<str>,
         bind: impl Fn(Call<'q>) -> Call<'q> + Send,
     ) -> Result<Option<PgRow>, StoreError> {
-        self.connecting.regardless(&self.pool);
-        let mut connection = connection(&self.pool).await?;
-        let mut tries = 1;
+        let mut lent = self.connections.lend().await?;
+        let (mut tries, mut is_second) = (1, false);
         loop {
             let call = bind(sqlx::query(AssertSqlSafe(Arc::clone(statement))));
-            match call.fetch_optional(&mut *connection).await {
+            match call.fetch_optional(lent.get()).await {
+                Ok(row) => {
+                    lent.give_back();
+                    return Ok(row);
+                }
                 Err(error) if meaning::lost_a_race(&error) && tries < TRIES => tries += 1,
-                answer => return answer.map_err(|error| failed(error, meaning)),
+                Err(error) => {
+                    if !lent.failed(condition(&error)) || is_second {
+                        return Err(failed(error, meaning));
+                    }
+                    is_second = true;
+                    lent = self.connections.lend().await?;
+                }
             }
         }
     }
 
     pub(super) async fn purge(&self) -> Result<u64, StoreError> {
-        let failed = |error| failed(error, meaning);
-        let begun = self.pool.begin_with(schema::BEGIN).await;
-        let mut transaction = begun.map_err(|error| not_sent(error, meaning))?;
+        let mut lent = self.connections.lend().await?;
+        match self.purge_on(lent.get()).await {
+            Ok(row) => {
+                lent.give_back();
+                column(&row, 0).map(i64::cast_unsigned)
+            }
+            Err(error) => {
+                lent.failed(condition(&error));
+                Err(failed(error, meaning))
+            }
+        }
+    }
+
+    async fn purge_on(&self, connection: &mut PgConnection) -> Result<PgRow, sqlx::Error> {
+        let mut transaction = connection.begin_with(schema::BEGIN).await?;
         let row = sqlx::query(AssertSqlSafe(Arc::clone(&self.statements.purge)))
             .bind(PURGE_BATCH.cast_signed())
             .fetch_one(&mut *transaction)
-            .await
-            .map_err(failed)?;
-        transaction.commit().await.map_err(failed)?;
-        column(&row, 0).map(i64::cast_unsigned)
+            .await?;
+        transaction.commit().await?;
+        Ok(row)
     }
-}
-
-pub(super) async fn connection(pool: &PgPool) -> Result<PoolConnection<Postgres>, StoreError> {
-    pool.acquire()
-        .await
-        .map_err(|error| not_sent(error, meaning))
 }

@@ -7,11 +7,11 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use sqlx::pool::CloseEvent;
-use sqlx::postgres::{PgListener, PgPool, PgPoolOptions};
-use sqlx::{AssertSqlSafe, Row};
+use sqlx::postgres::{PgListener, PgPoolOptions};
+use sqlx::{AssertSqlSafe, Postgres, Row};
 use tracing::debug;
 
-use super::super::Table;
+use super::super::{Connections, Table};
 use super::database::TRIES;
 use super::meaning::lost_a_race;
 use crate::error::{BoxError, cause};
@@ -21,16 +21,16 @@ use crate::store::row::micros;
 
 /// The database of a store, as the listening connection needs it.
 pub(super) struct Notifications {
-    app: PgPool,
+    connections: Connections<Postgres>,
     channel: String,
     wait: Arc<str>,
 }
 
 impl Notifications {
-    pub(super) fn new(app: PgPool, table: &Table) -> Self {
+    pub(super) fn new(connections: Connections<Postgres>, table: &Table) -> Self {
         let wait = "SELECT id FROM unnest($1::bytea[]) id WHERE NOT {table}_wait(id, $2, $3)";
         Self {
-            app,
+            connections,
             channel: table.in_statement("{name}"),
             wait: table.in_statement(wait).into(),
         }
@@ -42,14 +42,16 @@ impl Listen for Notifications {
 
     async fn connect(&self) -> Result<Listener, BoxError> {
         // An application that has closed its pool expects no connection to its database any more.
-        if self.app.is_closed() {
+        let app = self.connections.pool();
+        if app.is_closed() {
             return Err("the pool of the store is closed".into());
         }
         // The connection has a pool of its own, so that a connection that has listened never goes
         // back to the application's pool.
         let pool = PgPoolOptions::new()
             .max_connections(1)
-            .connect_lazy_with((*self.app.connect_options()).clone());
+            .connect_lazy_with((*app.connect_options()).clone());
+        let given_up = Box::pin(self.connections.next_redial());
         let mut connection = PgListener::connect_with(&pool).await?;
         // If the driver replaced a lost connection by itself, the store would not know that
         // notifications were lost in between.
@@ -57,7 +59,8 @@ impl Listen for Notifications {
         connection.listen(&self.channel).await?;
         Ok(Listener {
             connection,
-            closed: Box::pin(self.app.close_event()),
+            closed: Box::pin(app.close_event()),
+            given_up,
             id: rand::random(),
             wait: Arc::clone(&self.wait),
         })
@@ -67,6 +70,8 @@ impl Listen for Notifications {
 pub(super) struct Listener {
     connection: PgListener,
     closed: Pin<Box<CloseEvent>>,
+    /// Completes when the store gives up its other connections: this one is to the same server.
+    given_up: Pin<Box<dyn Future<Output = ()> + Send>>,
     /// The id of this connection in the table of waiters.
     id: [u8; 16],
     wait: Arc<str>,
@@ -110,7 +115,8 @@ impl Channels for Listener {
     }
 
     fn poll_notification(&mut self, cx: &mut Context<'_>) -> Poll<Notification> {
-        if self.closed.as_mut().poll(cx).is_ready() {
+        let closed = self.closed.as_mut().poll(cx).is_ready();
+        if closed || self.given_up.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Notification::Disconnected);
         }
         // Each poll makes a new future. No notification is lost with a future of `try_recv` that

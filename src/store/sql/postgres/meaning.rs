@@ -2,7 +2,9 @@
 
 use sqlx::error::DatabaseError;
 
-use super::super::Meaning;
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
+
+use super::super::{Condition, Meaning};
 use crate::store::StoreErrorKind::{Contention, Refused, Unknown, Unreadable};
 
 /// Returns the meaning of an error by its SQLSTATE. The server rolls back a statement whose error
@@ -14,6 +16,10 @@ pub(super) fn meaning(error: &dyn DatabaseError) -> Meaning {
         "57014" => Meaning(
             Contention,
             "see statement_timeout, and what the database is busy with",
+        ),
+        "57P03" => Meaning(
+            Contention,
+            "the server starts or shuts down, and will be ready",
         ),
         "53100" => Meaning(Refused, "make room on the database's disk"),
         "25006" => Meaning(
@@ -46,6 +52,46 @@ pub(super) fn meaning(error: &dyn DatabaseError) -> Meaning {
             ),
             _ => Meaning(Unknown, ""),
         },
+    }
+}
+
+/// What an error says of its connection.
+pub(super) fn condition(error: &sqlx::Error) -> Condition {
+    let sqlx::Error::Database(error) = error else {
+        return match error {
+            sqlx::Error::Io(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::Protocol(_)
+            | sqlx::Error::WorkerCrashed => Condition::Broken,
+            _ => Condition::Usable,
+        };
+    };
+    if is_of_wrong_server(&error.code().unwrap_or_default()) {
+        return Condition::OfWrongServer;
+    }
+    let severity = error
+        .try_downcast_ref::<PgDatabaseError>()
+        .map(PgDatabaseError::severity);
+    // The server closes a connection after an error of these severities, such as 57P01 and 57P02
+    // (the server shuts down), 57P05 (the connection was idle too long), and the errors of class
+    // 08 by which a pooler says that it has lost its server.
+    match severity {
+        Some(PgSeverity::Fatal | PgSeverity::Panic) => Condition::Broken,
+        _ => Condition::Usable,
+    }
+}
+
+/// Whether the server rejects, by its state, every call that writes. The statement was rolled back.
+/// Another server is then the primary, or will soon be, and the connection has to follow the
+/// address.
+pub(super) fn is_of_wrong_server(code: &str) -> bool {
+    match code {
+        // A standby is in recovery, or a cloud's former primary got `default_transaction_read_only`.
+        "25006"
+        // The server starts, shuts down or is not yet consistent. A pooler that keeps its client's
+        // connection passes this error on.
+        | "57P03" => true,
+        _ => false,
     }
 }
 

@@ -10,7 +10,7 @@ use sqlx::{AssertSqlSafe, Row};
 
 use self::database::Database;
 use self::listening::Notifications;
-use self::meaning::meaning;
+use self::meaning::{is_of_wrong_server, meaning};
 use self::row::{column, not_of_this_version, ownership, stored};
 use super::transaction::{CompletedInside, Engine, SqlRecords, TransactionFate};
 use super::{CompleteRow, SqlStore, Table, bind, failed, reach};
@@ -65,11 +65,14 @@ impl Engine for Postgres {
     }
 }
 
-/// Whether a transaction failed because of a concurrent one.
-pub(super) fn gave_way(error: &sqlx::Error) -> bool {
+/// Whether a transaction that was rolled back may succeed if it is run again, because a concurrent
+/// one was in its way or its connection led to the wrong server.
+pub(super) fn may_succeed_again(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(DatabaseError::code);
     // The codes are a serialization failure, a deadlock and a lock timeout.
-    matches!(code.as_deref(), Some("40001" | "40P01" | "55P03"))
+    code.is_some_and(|code| {
+        matches!(&*code, "40001" | "40P01" | "55P03") || is_of_wrong_server(&code)
+    })
 }
 
 #[expect(unnameable_types, reason = "of a trait that is sealed")]
@@ -88,9 +91,11 @@ impl SqlRecords<Postgres> for PostgresRecords {
     async fn open(pool: PgPool, table: &Table) -> Result<Self, StoreError> {
         reach(&pool, meaning).await?;
         schema::check(&pool, table).await?;
+        let database = Database::new(pool, table);
+        let notifications = Notifications::new(database.connections.clone(), table);
         Ok(Self {
-            wake_ups: WakeUps::new(Notifications::new(pool.clone(), table)),
-            database: Database::new(pool, table),
+            wake_ups: WakeUps::new(notifications),
+            database,
         })
     }
 

@@ -5,7 +5,6 @@ use sqlx::{AssertSqlSafe, Row, raw_sql};
 use tracing::warn;
 
 use super::super::{DEFAULT_TABLE, Table, failed, not_sent};
-use super::database::connection;
 use super::meaning;
 use crate::store::{StoreError, StoreErrorKind};
 
@@ -75,7 +74,8 @@ pub(super) async fn check(pool: &PgPool, table: &Table) -> Result<(), StoreError
 }
 
 async fn found(pool: &PgPool, table: &Table) -> Result<Found, StoreError> {
-    let mut connection = connection(pool).await?;
+    let acquired = pool.acquire().await;
+    let mut connection = acquired.map_err(|error| not_sent(error, meaning::meaning))?;
     let found = Found::by(&mut connection, table).await;
     found.map_err(|error| failed(error, meaning::meaning))
 }

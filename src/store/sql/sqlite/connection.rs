@@ -11,7 +11,7 @@ use sqlx::sqlite::{
 use sqlx::{SqlStr, Sqlite};
 use tokio::time::Instant;
 
-use super::super::{failed, not_sent};
+use super::super::{failed, not_opened, not_sent};
 use super::meaning::{is_busy, meaning};
 use super::records::SqliteRecords;
 use crate::store::StoreError;
@@ -89,7 +89,8 @@ impl SqliteRecords {
                 Err(error) => error,
             };
             if !patience.has_waited_for(&error).await {
-                return Err(not_sent(error, meaning));
+                let unreached = if self.is_open { not_sent } else { not_opened };
+                return Err(unreached(error, meaning));
             }
         }
     }

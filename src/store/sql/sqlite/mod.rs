@@ -8,7 +8,7 @@ mod setup;
 mod statements;
 mod wake_ups;
 
-pub(super) use meaning::is_busy as gave_way;
+pub(super) use meaning::is_busy as may_succeed_again;
 
 use std::path::Path;
 

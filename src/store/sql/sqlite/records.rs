@@ -35,6 +35,8 @@ pub struct SqliteRecords {
     /// for SQLite's lock, which is not fair, and some tasks would wait too long.
     pub(super) writing: Mutex<()>,
     wake_ups: WakeUps,
+    /// Whether the store was opened, so that the file was there and could be read.
+    pub(super) is_open: bool,
 }
 
 impl SqliteRecords {
@@ -45,6 +47,7 @@ impl SqliteRecords {
             table,
             writing: Mutex::default(),
             wake_ups: WakeUps::new(),
+            is_open: false,
         }
     }
 }
@@ -55,8 +58,9 @@ impl SqlRecords<Sqlite> for SqliteRecords {
     }
 
     async fn open(pool: SqlitePool, table: &Table) -> Result<Self, StoreError> {
-        let records = Self::new(pool, table.clone());
+        let mut records = Self::new(pool, table.clone());
         setup::check(&records).await?;
+        records.is_open = true;
         Ok(records)
     }
 
