@@ -33,12 +33,13 @@ pub(crate) async fn connect(url: &str) -> Result<Connected, StoreError> {
         Ok(Err(error)) => error,
         Err(elapsed) => StoreError::new(StoreErrorKind::Unknown, elapsed),
     };
-    let may_pass = match error.kind() {
-        // A server may come up later; a file that can't be opened will not.
-        StoreErrorKind::NotSent | StoreErrorKind::Unknown => !url.starts_with("sqlite:"),
-        kind => kind == StoreErrorKind::Contention,
-    };
-    if !may_pass {
+    // A server may come up later, or have time later. It will not change a password.
+    let may_pass = [
+        StoreErrorKind::NotSent,
+        StoreErrorKind::Unknown,
+        StoreErrorKind::Contention,
+    ];
+    if !may_pass.contains(&error.kind()) {
         return Err(error);
     }
     warn!(

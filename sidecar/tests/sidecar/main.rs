@@ -15,9 +15,24 @@ mod paths;
 mod program;
 mod refusals;
 mod said_by_the_layer;
+#[cfg(all(
+    feature = "mysql",
+    feature = "postgres",
+    feature = "redis",
+    feature = "sqlite"
+))]
+#[path = "../../../proof/tests/support/servers.rs"]
+mod servers;
 mod shutdown;
 mod stalled;
 mod store;
 mod streaming;
 mod support;
 mod tunnels;
+#[cfg(all(
+    feature = "mysql",
+    feature = "postgres",
+    feature = "redis",
+    feature = "sqlite"
+))]
+mod unusable_store;

@@ -18,22 +18,22 @@ fn program() -> Command {
     command
 }
 
-async fn run(arguments: &[&str]) -> Output {
+pub(crate) async fn run(arguments: &[&str]) -> Output {
     within(program().args(arguments).output()).await.unwrap()
 }
 
 /// The file is removed when `Written` is dropped.
-struct Written(PathBuf);
+pub(crate) struct Written(PathBuf);
 
 impl Written {
-    fn new(name: &str, text: &str) -> Self {
+    pub(crate) fn new(name: &str, text: &str) -> Self {
         let name = format!("sidecar-{}-{name}", std::process::id());
         let path = std::env::temp_dir().join(name);
         std::fs::write(&path, text).unwrap();
         Self(path)
     }
 
-    fn path(&self) -> &str {
+    pub(crate) fn path(&self) -> &str {
         self.0.to_str().unwrap()
     }
 }
@@ -47,7 +47,7 @@ impl Drop for Written {
     }
 }
 
-fn said(bytes: &[u8]) -> &str {
+pub(crate) fn said(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap()
 }
 
@@ -296,7 +296,7 @@ async fn migrate_makes_the_table_and_ends() {
 }
 
 /// This is the running program.
-struct Serving {
+pub(crate) struct Serving {
     child: Child,
     address: SocketAddr,
     log: tokio::io::Lines<BufReader<tokio::process::ChildStderr>>,
@@ -304,7 +304,7 @@ struct Serving {
 }
 
 impl Serving {
-    async fn start(name: &str, file: &File) -> Self {
+    pub(crate) async fn start(name: &str, file: &File) -> Self {
         Self::run(program(), name, file).await
     }
 
@@ -316,11 +316,17 @@ impl Serving {
             .spawn()
             .unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
-        let line = within(log.next_line()).await.unwrap().unwrap();
-        let (_, address) = line.split_once("listening address=").expect(&line);
+        let address = loop {
+            let line = within(log.next_line()).await.unwrap();
+            let line = line.expect("the program listens");
+            // A warning of the store may come first.
+            if let Some((_, address)) = line.split_once("listening address=") {
+                break address.parse().unwrap();
+            }
+        };
         Self {
             child,
-            address: address.parse().unwrap(),
+            address,
             log,
             _file: file,
         }
@@ -332,7 +338,7 @@ impl Serving {
         assert!(sent.unwrap().success());
     }
 
-    async fn says(&mut self, what: &str) {
+    pub(crate) async fn says(&mut self, what: &str) {
         loop {
             let line = within(self.log.next_line()).await.unwrap();
             if line.expect("more of the log").contains(what) {
