@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::HeaderMap;
 use http::header::CONTENT_LENGTH;
+use http::{HeaderMap, HeaderValue};
 use http_body::{Body, Frame};
 
 pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
@@ -25,6 +25,10 @@ pub(crate) struct FullBody {
     /// Boxed, because hardly any message has trailers.
     pub(crate) trailers: Option<Box<HeaderMap>>,
 }
+
+/// A body of no more bytes is copied when it is recorded, which costs less than to find out
+/// whether it is alone in its allocation.
+pub(crate) const SMALL: usize = 64 << 10;
 
 /// After so many frames in one poll, the task yields to others.
 pub(crate) const TURN: usize = 256;
@@ -50,7 +54,7 @@ where
 {
     let mut read = BodyBuffer::default();
     match poll_fn(|cx| read.poll_from(body.as_mut(), &mut admit, cx)).await {
-        Ok(true) => ReadToEnd::Full(read.whole()),
+        Ok(true) => ReadToEnd::Full(read.joined()),
         Ok(false) => ReadToEnd::OverLimit,
         Err(error) => ReadToEnd::Broken(error),
     }
@@ -132,7 +136,8 @@ impl BodyBuffer {
             .extend(fields);
     }
 
-    pub(crate) fn whole(self) -> FullBody {
+    /// The body so far, as one slice.
+    pub(crate) fn joined(self) -> FullBody {
         FullBody {
             data: if self.all.is_empty() {
                 self.first
@@ -142,6 +147,40 @@ impl BodyBuffer {
             trailers: self.trailers,
         }
     }
+
+    /// The body of a response that may be recorded. Data of more than [`SMALL`] bytes are
+    /// alone in their allocation; a record copies smaller ones.
+    pub(crate) fn whole(self) -> FullBody {
+        let FullBody { data, trailers } = self.joined();
+        let data = if data.len() > SMALL {
+            alone(data)
+        } else {
+            data
+        };
+        FullBody { data, trailers }
+    }
+}
+
+/// The same bytes, in an allocation that holds nothing else and has no room to spare. Bytes
+/// can be a slice of a buffer many times their size, and whoever kept them would keep the
+/// whole buffer.
+fn alone(data: Bytes) -> Bytes {
+    // Only a slice of a buffer that something else holds too is copied here. The vector
+    // shows how large the allocation is, which `Bytes` does not.
+    let mut data = Vec::from(data);
+    if data.capacity() - data.len() > data.len() / 16 {
+        data.shrink_to_fit();
+    }
+    Bytes::from(data)
+}
+
+/// The same value, in an allocation of its own: a value can be a slice of the buffer that a
+/// whole message was read into.
+pub(crate) fn own_value(value: &HeaderValue) -> HeaderValue {
+    let copy = HeaderValue::from_bytes(value.as_bytes());
+    let mut copy = copy.unwrap_or_else(|_| value.clone());
+    copy.set_sensitive(value.is_sensitive());
+    copy
 }
 
 /// The value of `Content-Length`, in bytes.

@@ -96,7 +96,7 @@ where
         other => other,
     });
     let broken = |read: BodyBuffer, error| {
-        let read = length.unfinished(read.whole().data);
+        let read = length.unfinished(read.joined().data);
         FirstRead::Broken(read, error)
     };
     match CatchUnwind::call(|| reading).await {

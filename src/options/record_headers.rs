@@ -1,13 +1,34 @@
 //! Which headers of a response are recorded.
 
-use http::header::{CONNECTION, DATE, SET_COOKIE, WWW_AUTHENTICATE};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{
+    CONNECTION, CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, DATE, SET_COOKIE, TRAILER,
+    WWW_AUTHENTICATE,
+};
+use http::{HeaderMap, HeaderName};
 
 use crate::error::ConfigError;
+use crate::message::body::own_value;
 use crate::message::media_type::HOP_BY_HOP;
 
-/// Which headers of a response are recorded. Hop-by-hop headers, and headers that `Connection`
-/// names, are never recorded.
+/// The headers without which a client reads a body as something else (RFC 9110, 8.3, 8.4, 14.4
+/// and 6.6.2), or a gRPC response as failed.
+const SAYS_HOW_TO_READ: [HeaderName; 8] = [
+    CONTENT_TYPE,
+    CONTENT_ENCODING,
+    CONTENT_RANGE,
+    TRAILER,
+    HeaderName::from_static("grpc-encoding"),
+    HeaderName::from_static("grpc-status"),
+    HeaderName::from_static("grpc-message"),
+    HeaderName::from_static("grpc-status-details-bin"),
+];
+
+/// Which headers of a response are recorded, and which of its trailers.
+///
+/// Hop-by-hop headers, and headers that `Connection` names, are never recorded. Headers that say
+/// how a response is read are always recorded: `Content-Type`, `Content-Encoding`,
+/// `Content-Range` and `Trailer`, and `grpc-encoding`, `grpc-status`, `grpc-message` and
+/// `grpc-status-details-bin` of gRPC. To deny one of them is an error when the layer is built.
 ///
 /// A name that is not a header's name is an error when the layer is built.
 #[derive(Clone, Debug)]
@@ -26,7 +47,7 @@ impl RecordHeaders {
         Self::new(false, names)
     }
 
-    /// Records only these headers. `Content-Type` is recorded only if it is one of them.
+    /// Records only these headers, and those that say how a response is read.
     #[must_use]
     pub fn allow<N: AsRef<str>>(names: impl IntoIterator<Item = N>) -> Self {
         Self::new(true, names)
@@ -49,24 +70,33 @@ impl RecordHeaders {
     }
 
     pub(super) fn check(&self) -> Result<(), ConfigError> {
-        match &self.error {
+        let wrong = |error: &str| Err(ConfigError::new("record_headers", error));
+        if let Some(error) = &self.error {
+            return wrong(error);
+        }
+        let mut denied = self.names.iter().filter(|_| !self.allow);
+        match denied.find(|name| SAYS_HOW_TO_READ.contains(name)) {
             None => Ok(()),
-            Some(error) => Err(ConfigError::new("record_headers", error)),
+            Some(name) => wrong(&format!(
+                "denies `{name}`, without which a client can't read the response"
+            )),
         }
     }
 
-    /// Copies the headers that are recorded. Values are copied byte by byte, because a value can be
-    /// a slice of the buffer that a whole message was read into.
-    pub(crate) fn of(&self, headers: &HeaderMap) -> HeaderMap {
-        let mut kept = HeaderMap::with_capacity(headers.keys_len());
-        for (name, value) in headers {
+    /// Copies the fields that are recorded, each value into an allocation of its own.
+    pub(crate) fn of(&self, fields: &HeaderMap) -> HeaderMap {
+        let mut kept = HeaderMap::with_capacity(fields.keys_len());
+        for (name, value) in fields {
             if self.keeps(name) {
-                let mut copy =
-                    HeaderValue::from_bytes(value.as_bytes()).unwrap_or_else(|_| value.clone());
-                copy.set_sensitive(value.is_sensitive());
-                kept.append(name, copy);
+                kept.append(name, own_value(value));
             }
         }
+        kept
+    }
+
+    /// Copies the headers that are recorded, as [`of`](Self::of) does.
+    pub(crate) fn of_head(&self, headers: &HeaderMap) -> HeaderMap {
+        let mut kept = self.of(headers);
         for named in headers.get_all(CONNECTION) {
             for name in named.to_str().unwrap_or_default().split(',') {
                 kept.remove(name.trim());
@@ -76,7 +106,8 @@ impl RecordHeaders {
     }
 
     fn keeps(&self, name: &HeaderName) -> bool {
-        self.names.contains(name) == self.allow && !HOP_BY_HOP.contains(name)
+        let chosen = self.names.contains(name) == self.allow || SAYS_HOW_TO_READ.contains(name);
+        chosen && !HOP_BY_HOP.contains(name)
     }
 }
 
@@ -88,6 +119,8 @@ impl Default for RecordHeaders {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
 
     #[test]
@@ -114,16 +147,15 @@ mod tests {
         })
         .into_iter()
         .collect();
-        let kept = RecordHeaders::default().of(&headers);
+        let kept = RecordHeaders::default().of_head(&headers);
         let mut names: Vec<_> = kept.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         assert_eq!(names, ["content-type", "trailer", "x-id"]);
         assert_eq!(kept.get_all("x-id").iter().count(), 2);
 
-        let kept = RecordHeaders::allow(["X-Id", "connection"]).of(&headers);
-        assert_eq!(
-            kept.keys().map(HeaderName::as_str).collect::<Vec<_>>(),
-            ["x-id"]
-        );
+        let kept = RecordHeaders::allow(["X-Id", "connection"]).of_head(&headers);
+        let mut names: Vec<_> = kept.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["content-type", "trailer", "x-id"]);
     }
 }

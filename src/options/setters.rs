@@ -159,7 +159,8 @@ impl RouteOptions {
     }
 
     /// The header that says until when the response is kept (RFC 3339), on replays and on first
-    /// responses, except first responses that are sent while they are read. Default: none.
+    /// responses that are recorded before their heads are sent. A memory store that is full may
+    /// forget the response earlier. Default: none.
     #[must_use]
     pub fn expires_at_header<'a>(mut self, name: impl Into<Option<&'a str>>) -> Self {
         self.expires_at_header = self.mark("expires_at_header", name.into());
@@ -242,14 +243,15 @@ impl RouteOptions {
     }
 }
 
-/// Whether HTTP itself reads a header of this name, so that a key or a mark in it would change the
+/// Whether HTTP or gRPC itself reads a header of this name, so that a key or a mark in it would change the
 /// message.
 fn is_defined_by_http(name: &HeaderName) -> bool {
     HOP_BY_HOP.contains(name)
         || [HOST, TRAILER, EXPECT].contains(name)
         || name.as_str().starts_with("content-")
+        || name.as_str().starts_with("grpc-")
 }
 
 fn defined_by_http(name: &HeaderName) -> String {
-    format!("names `{name}`, which has a meaning of its own in HTTP")
+    format!("names `{name}`, which has a meaning of its own in HTTP or gRPC")
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Response, response};
 
 use crate::lease::Verdict;
-use crate::message::body::FullBody;
+use crate::message::body::{FullBody, SMALL};
 use crate::options::recording::{RecordRule, Recording, ResponseHead};
 use crate::options::{OnLapsedLease, OnOversize, RouteOptions};
 use crate::record::Completion;
@@ -77,9 +77,12 @@ fn completed(
 ) -> Outcome {
     Outcome::Completed(Arc::new(Completion {
         status: head.status,
-        headers: options.record_headers.of(&head.headers),
+        headers: options.record_headers.of_head(&head.headers),
         body: recorded_body(&body.data),
-        trailers: body.trailers.as_deref().cloned(),
+        trailers: body.trailers.as_deref().and_then(|trailers| {
+            let trailers = options.record_headers.of(trailers);
+            (!trailers.is_empty()).then_some(trailers)
+        }),
         began_at,
         completed_at: SystemTime::now(),
         retention: options.retention,
@@ -137,12 +140,10 @@ pub(crate) fn head_for_judging(head: &response::Parts) -> response::Parts {
     parts
 }
 
-/// The body as it is recorded: a copy of its own, unless the body is large. A body
-/// can be a slice of a buffer many times its size, and the record would keep the
-/// whole buffer.
+/// The body as it is recorded: alone in its allocation, since a record keeps that whole.
+/// A large body of a response [is so already](crate::message::body::BodyBuffer::whole).
 fn recorded_body(data: &Bytes) -> Bytes {
-    const COPIED: usize = 64 << 10;
-    if data.len() <= COPIED {
+    if data.len() <= SMALL {
         Bytes::copy_from_slice(data)
     } else {
         data.clone()

@@ -100,22 +100,24 @@ impl Operation {
     }
 
     /// The headers that first responses and replays have in common. `kept_until` is
-    /// `None` where no completion is stored.
+    /// `None` where no completion is stored, or not yet. Values of the same headers that the
+    /// handler has set say something else, and are removed.
     pub(crate) fn mark(
         &self,
         headers: &mut HeaderMap,
         began_at: SystemTime,
         kept_until: Option<SystemTime>,
     ) {
-        if let Some(name) = &self.options.created_at_header
-            && let Some(time) = rfc3339(began_at)
-        {
-            headers.insert(name, time);
-        }
-        if let Some(name) = &self.options.expires_at_header
-            && let Some(time) = kept_until.and_then(rfc3339)
-        {
-            headers.insert(name, time);
+        let times = [
+            (&self.options.created_at_header, Some(began_at)),
+            (&self.options.expires_at_header, kept_until),
+        ];
+        for (name, time) in times {
+            let Some(name) = name else { continue };
+            match time.and_then(rfc3339) {
+                Some(time) => headers.insert(name, time),
+                None => headers.remove(name),
+            };
         }
         if let Some(key) = &self.echo {
             headers.insert(&self.key_header, key.clone());

@@ -93,7 +93,7 @@ where
             trailers: None,
             overdue: None,
         };
-        let FullBody { data, trailers } = read.whole();
+        let FullBody { data, trailers } = read.joined();
         reading.data(data);
         reading.trailers = trailers.map(|trailers| *trailers);
         reading

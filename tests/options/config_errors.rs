@@ -80,7 +80,7 @@ fn wrong_options_of_a_layer_are_named() {
 #[test]
 fn wrong_options_of_a_policy_are_named_and_so_is_their_route() {
     type Change = fn(RouteOptions) -> RouteOptions;
-    let rows: [(&str, Change); 27] = [
+    let rows: [(&str, Change); 30] = [
         ("header", |p| p.header("not a name")),
         ("header", |p| p.header("")),
         ("header", |p| p.headers(["x-key", "schlüssel"])),
@@ -121,6 +121,13 @@ fn wrong_options_of_a_policy_are_named_and_so_is_their_route() {
         ("record_headers", |p| {
             p.record_headers(RecordHeaders::deny(["a b"]))
         }),
+        ("record_headers", |p| {
+            p.record_headers(RecordHeaders::deny(["Content-Encoding"]))
+        }),
+        ("record_headers", |p| {
+            p.record_headers(RecordHeaders::deny(["x-a", "grpc-status"]))
+        }),
+        ("replayed_header", |p| p.replayed_header("grpc-status")),
         ("record_headers", |p| {
             p.record_headers(RecordHeaders::allow(["a:"]))
         }),

@@ -19,6 +19,7 @@ mod encryption;
 mod fingerprint;
 mod foreign_bodies;
 mod in_doubt;
+mod kept;
 mod keys;
 mod lifetimes;
 mod mistakes;

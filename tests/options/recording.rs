@@ -9,7 +9,7 @@ use tower::Layer;
 use tower_idempotency::recording::{RecordHeaders, RecordRule, Recording, ResponseHead, Statuses};
 use tower_idempotency::{MemoryStore, RouteOptions};
 
-use crate::support::body::Script;
+use crate::support::body::{Script, Step};
 use crate::support::{Runs, Seen, answer, handler, post, send, with_policy};
 
 /// Whether a response is recorded with these options: a retry then gets a
@@ -262,10 +262,81 @@ async fn recorded_headers_are_those_that_are_allowed_or_not_denied() {
     // An application can't allow hop-by-hop fields.
     let allow = RecordHeaders::allow(["Location", "connection", "x-hop", "upgrade", "x-other"]);
     let (_, replay) = first_and_replay(|options| options.record_headers(allow), &SENT).await;
-    assert_eq!(names(&replay.headers), ["location"]);
+    assert_eq!(
+        names(&replay.headers),
+        ["content-type", "location", "trailer"]
+    );
     let nothing = RecordHeaders::allow(Vec::<String>::new());
     let (_, replay) = first_and_replay(|options| options.record_headers(nothing), &SENT).await;
-    assert_eq!(names(&replay.headers), Vec::<&str>::new());
+    assert_eq!(names(&replay.headers), ["content-type", "trailer"]);
+}
+
+/// Without these fields a client would take the body of a replay for something else.
+#[tokio::test]
+async fn headers_that_say_how_a_body_is_read_are_recorded_whatever_is_allowed() {
+    const SENT: [(&str, &str); 12] = [
+        ("content-type", "text/plain"),
+        ("content-encoding", "gzip"),
+        ("content-range", "bytes 0-5/6"),
+        ("trailer", "checksum"),
+        ("grpc-encoding", "gzip"),
+        ("grpc-status", "0"),
+        ("grpc-message", "done"),
+        ("grpc-status-details-bin", "AA"),
+        ("content-language", "en"),
+        ("content-location", "/payments/1"),
+        ("etag", "\"1\""),
+        ("grpc-accept-encoding", "gzip"),
+    ];
+    let allow = RecordHeaders::allow(["ETag"]);
+    let (_, replay) = first_and_replay(|options| options.record_headers(allow), &SENT).await;
+    assert_eq!(
+        names(&replay.headers),
+        [
+            "content-encoding",
+            "content-range",
+            "content-type",
+            "etag",
+            "grpc-encoding",
+            "grpc-message",
+            "grpc-status",
+            "grpc-status-details-bin",
+            "trailer",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn trailers_are_recorded_by_the_rule_for_headers() {
+    async fn kept(headers: RecordHeaders) -> Vec<String> {
+        let with_trailers = |_, _: Request<Bytes>| {
+            let trailers = [("grpc-status", "0"), ("checksum", "7"), ("x-cost", "9")];
+            let trailers = trailers.map(|(name, value)| {
+                let name = http::HeaderName::from_static(name);
+                (name, value.parse().unwrap())
+            });
+            let trailers = HeaderMap::from_iter(trailers);
+            Response::new(Script::frames(["body"]).then(Step::Trailers(trailers)))
+        };
+        let layer = with_policy(&MemoryStore::new(), |options| {
+            options.record_headers(headers)
+        });
+        let app = layer.layer(handler(&Runs::default(), with_trailers));
+        let first = send(&app, post("k", "{}")).await;
+        assert_eq!(first.trailers.unwrap().len(), 3);
+        let replay = send(&app, post("k", "{}")).await;
+        assert!(replay.is_replay());
+        let names = replay.trailers.iter().flat_map(HeaderMap::keys);
+        let mut names: Vec<_> = names.map(ToString::to_string).collect();
+        names.sort_unstable();
+        names
+    }
+    let all = ["checksum", "grpc-status", "x-cost"];
+    assert_eq!(kept(RecordHeaders::default()).await, all);
+    let deny = RecordHeaders::deny(["x-cost"]);
+    assert_eq!(kept(deny).await, ["checksum", "grpc-status"]);
+    let allow = RecordHeaders::allow(["x-cost"]);
+    assert_eq!(kept(allow).await, ["grpc-status", "x-cost"]);
 }
 
 #[tokio::test]

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use http::StatusCode;
 use http::header::CONTENT_TYPE;
+use http::{Response, StatusCode};
 use jiff::Timestamp;
 use tower::Layer;
 use tower_idempotency::options::{KeySyntax, OnOversize};
@@ -17,6 +17,7 @@ use tower_idempotency::store::{
 use tower_idempotency::store::{Completion, FencingToken, Nonce, RecordId};
 use tower_idempotency::{MemoryStore, RouteOptions};
 
+use crate::support::body::{Script, Step};
 use crate::support::store::{Fault, Op, Steered};
 use crate::support::{
     Runs, Seen, answer, counting, created, handler, post, send, with, with_policy, without,
@@ -179,6 +180,55 @@ async fn an_answer_that_is_not_kept_does_not_say_until_when() {
         tokio::task::yield_now().await;
         send(&app, post("k", "{}")).await.assert_fresh("run 2");
         assert_eq!(first.header("x-expires-at"), None, "{status} {word:?}");
+    }
+}
+
+/// The record may be a seal in the end, or its body cut: when the head leaves, nobody
+/// knows.
+#[tokio::test]
+async fn an_answer_that_is_sent_while_it_is_read_does_not_say_until_when() {
+    let app =
+        with_policy(&MemoryStore::new(), with_times).layer(handler(&Runs::default(), |_, _| {
+            let steps = [
+                Step::Data("in two ".into()),
+                Step::Yield,
+                Step::Data("parts".into()),
+            ];
+            Response::new(Script::new(steps))
+        }));
+    let first = send(&app, post("k", "{}")).await;
+    let replay = send(&app, post("k", "{}")).await;
+    replay.assert_replays(&first);
+    assert_eq!(time(&first, "x-created-at"), time(&replay, "x-created-at"));
+    assert_eq!(first.header("x-expires-at"), None);
+    assert!(time(&replay, "x-expires-at") > Timestamp::now());
+}
+
+/// A service behind the layer may set the same headers.
+#[tokio::test]
+async fn times_that_the_handler_sends_are_not_passed_on() {
+    for status in [StatusCode::CREATED, StatusCode::SERVICE_UNAVAILABLE] {
+        let app = with_policy(&MemoryStore::new(), with_times).layer(handler(
+            &Runs::default(),
+            move |_, _| {
+                let mut response = answer(status, "done");
+                for name in ["x-created-at", "x-expires-at"] {
+                    let old = "1970-01-01T00:00:00Z".parse().unwrap();
+                    response.headers_mut().insert(name, old);
+                }
+                response
+            },
+        ));
+        for _ in 0..2 {
+            let seen = send(&app, post("k", "{}")).await;
+            let now = Timestamp::now();
+            let minute = jiff::SignedDuration::from_mins(1);
+            assert!(time(&seen, "x-created-at") > now - minute);
+            match status {
+                StatusCode::CREATED => assert!(time(&seen, "x-expires-at") > now),
+                _ => assert_eq!(seen.header("x-expires-at"), None),
+            }
+        }
     }
 }
 

@@ -30,8 +30,13 @@ pub(in crate::contract) fn retrying(endpoint: &Endpoint) -> Sentences {
     };
     let own = &options.record_headers.names;
     let headers = match (options.record_headers.allow, own.is_empty()) {
-        (true, true) => "Headers are not replayed.".to_owned(),
-        (true, false) => format!("Of the headers, only {} are replayed.", names(own, "and")),
+        (true, true) => {
+            "Of the headers, only those are replayed that say how the body is read.".to_owned()
+        }
+        (true, false) => format!(
+            "Of the headers, only {} are replayed, and those that say how the body is read.",
+            names(own, "and")
+        ),
         (false, true) => {
             "All headers are replayed, except those of a single connection.".to_owned()
         }
