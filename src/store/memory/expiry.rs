@@ -1,83 +1,96 @@
 //! Removing records: expired ones as time goes by, and others to make room.
+//!
+//! The entry of a record changes only while the record's shard is locked, and within that lock:
+//! so each record that can expire has exactly one entry, and each entry a record. Nothing else is
+//! locked while the queues are.
 
 use std::time::Duration;
 
+use crate::record::RecordId;
+
 use super::clock::SinceStart;
-use super::queues::{Expired, Expiry, ExpiryQueue};
+use super::queues::{Expiry, ExpiryQueue, Place, REMOVED_PER_CALL};
 use super::records::Records;
+use super::slot::Slot;
+
+/// Expired records, for the caller to remove once its shard is unlocked.
+#[derive(Default)]
+#[must_use]
+pub(super) struct Expired([Option<RecordId>; REMOVED_PER_CALL]);
 
 impl Records {
-    /// Puts a record into the queue of its kind, and removes a few expired records, so that the
-    /// store shrinks without a task of its own.
-    pub(super) fn enqueue(&self, entry: Option<(ExpiryQueue, Duration, Expiry)>, now: SinceStart) {
-        let taken = {
-            let mut queues = self.queues.lock();
-            if let Some((line, retention, due)) = entry {
-                queues.push(line, retention, due);
-            }
-            queues.take_expired(now)
-        };
-        for taken in taken.into_iter().flatten() {
-            self.remove_expired(taken, now, false);
+    /// Moves the entry of a record to the end of its queue: the record ends a `retention` from now,
+    /// at the latest. Also returns a few expired records, so that the store shrinks without a task
+    /// of its own.
+    pub(super) fn enqueue(
+        &self,
+        id: RecordId,
+        slot: &mut Slot,
+        retention: Duration,
+        now: SinceStart,
+    ) -> Expired {
+        let at = now.saturating_add(retention);
+        let line = slot.kind().line();
+        let mut queues = self.queues.lock();
+        if let Some(place) = slot.queued.take() {
+            queues.remove(place);
+        }
+        slot.queued = Some(queues.push(line, retention, Expiry { id, at }));
+        Expired(queues.expired(now))
+    }
+
+    /// Removes the entry of a record that can't expire, or that is removed itself.
+    pub(super) fn dequeue(&self, place: Option<Place>) {
+        if let Some(place) = place {
+            self.queues.lock().remove(place);
+        }
+    }
+
+    pub(super) fn remove_expired(&self, expired: Expired, now: SinceStart) {
+        for id in expired.0.into_iter().flatten() {
+            self.remove_if(&id, |slot| slot.is_over(now));
         }
     }
 
     /// Removes one record to make room: an expired one; if there is none, and
     /// unless `only_over`, the oldest tombstone, or else the oldest completion.
-    /// Never removes a record in flight.
-    pub(super) fn evict_one(&self, only_over: bool) -> bool {
+    /// Never removes a record in flight, nor `kept`.
+    pub(super) fn evict_one(&self, only_over: bool, kept: Option<&RecordId>) -> bool {
         loop {
             let now = self.clock.now();
-            let Some(taken) = self.queues.lock().take_oldest(now, only_over) else {
+            let oldest = self.queues.lock().oldest(now, only_over, kept);
+            let Some((line, Expiry { id, at })) = oldest else {
                 return false;
             };
-            if self.remove_expired(taken, now, !only_over) {
+            // The record may have changed since. Then another is the oldest.
+            let removed = self.remove_if(&id, |slot| {
+                let is_same = slot.kind().line() == line && slot.end() == Some(at);
+                slot.is_over(now) || is_same && !only_over && line != ExpiryQueue::Abandoned
+            });
+            if removed {
                 return true;
             }
         }
     }
 
-    /// Removes the record of this entry if the record has expired, or if it is to
-    /// go `early`. If the record ends later than the entry says, the entry goes
-    /// back into the queue; if the record is of another kind by now, the entry is
-    /// dropped.
-    fn remove_expired(&self, taken: Expired, now: SinceStart, early: bool) -> bool {
-        let Expired {
-            line,
-            retention,
-            due,
-        } = taken;
-        let mut waits = None;
-        let removed = self.slots.remove_if_mut(&due.id, |_, slot| {
-            let end = slot.end().filter(|_| slot.kind().line() == line);
-            match end {
-                None => {
-                    slot.queued &= !line.bit();
-                    false
-                }
-                Some(end) if end <= now || early && end <= due.at => {
-                    self.counts.remove(slot.kind(), slot.bytes);
-                    true
-                }
-                Some(end) => {
-                    waits = Some(end);
-                    false
-                }
+    fn remove_if(&self, id: &RecordId, goes: impl FnOnce(&Slot) -> bool) -> bool {
+        let removed = self.slots.remove_if(id, |_, slot| {
+            let goes = goes(slot);
+            if goes {
+                self.counts.remove(slot.kind(), slot.bytes);
+                self.dequeue(slot.queued);
             }
+            goes
         });
-        if let Some(at) = waits {
-            self.queues
-                .lock()
-                .push(line, retention, Expiry { id: due.id, at });
-        }
         if removed.is_some() {
-            self.waiters.wake_all(&due.id);
+            self.waiters.wake_all(id);
         }
         removed.is_some()
     }
 
+    /// The number of entries, and of queues.
     #[cfg(test)]
-    pub(super) fn queued(&self) -> usize {
+    pub(super) fn queued(&self) -> (usize, usize) {
         self.queues.lock().len()
     }
 }

@@ -6,7 +6,6 @@ use std::time::Duration;
 use crate::record::RecordId;
 use crate::store::{Claim, OnLapsedLease};
 
-use super::queues::{Expiry, ExpiryQueue};
 use super::records::Records;
 use super::slot::State;
 use super::sync::{AtomicBool, Ordering};
@@ -53,7 +52,7 @@ impl Drop for Guard {
             return;
         };
         let now;
-        let enters;
+        let expired;
         {
             let Some(mut slot) = store.slots.get_mut(&self.id) else {
                 return;
@@ -73,13 +72,10 @@ impl Drop for Guard {
                 }
                 _ => return,
             }
-            enters = self.stays.is_some() && slot.enters(ExpiryQueue::ABANDONED);
+            let stays = self.stays;
+            expired = stays.map(|stays| store.enqueue(self.id, &mut slot, stays, now));
         }
-        if let Some(stays) = self.stays {
-            let at = now.saturating_add(stays);
-            let due = Expiry { id: self.id, at };
-            store.enqueue(enters.then_some((ExpiryQueue::ABANDONED, stays, due)), now);
-        }
+        store.remove_expired(expired.unwrap_or_default(), now);
         store.waiters.wake_all(&self.id);
     }
 }

@@ -1,6 +1,5 @@
 //! The records in the order in which they expire.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::record::RecordId;
@@ -13,153 +12,206 @@ pub(super) const REMOVED_PER_CALL: usize = 2;
 /// The kind of a queue. To make room, records of a smaller kind are removed
 /// first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct ExpiryQueue(u8);
-
-impl ExpiryQueue {
-    pub(super) const RELEASED: ExpiryQueue = ExpiryQueue(0);
-    pub(super) const DONE: ExpiryQueue = ExpiryQueue(1);
-    pub(super) const ABANDONED: ExpiryQueue = ExpiryQueue(2);
-
-    pub(super) fn bit(self) -> u8 {
-        1 << self.0
-    }
+pub(super) enum ExpiryQueue {
+    Released,
+    Done,
+    Abandoned,
 }
 
-/// When a record expires, as was known when this entry was made. The record may
-/// have changed since.
+/// The entry of a record: when the record expires, at the latest.
 #[derive(Clone, Copy)]
 pub(super) struct Expiry {
     pub(super) id: RecordId,
     pub(super) at: SinceStart,
 }
 
-/// An entry that was taken out, and the queue that it was in.
-#[derive(Clone, Copy)]
-pub(super) struct Expired {
-    pub(super) line: ExpiryQueue,
-    pub(super) retention: Duration,
-    pub(super) due: Expiry,
-}
+/// Where a record's entry is, for as long as the record has one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place(u32);
 
 /// One queue for each kind and each retention: records of one retention expire
-/// in the order in which their retention began. So both ends of a queue take
-/// constant time.
+/// in the order in which their retention began. So an entry goes in at the end and
+/// comes out at any place in constant time.
 #[derive(Default)]
-pub(super) struct Queues(Vec<Queue>);
+pub(super) struct Queues {
+    queues: Vec<Queue>,
+    entries: Entries,
+}
 
 struct Queue {
     line: ExpiryQueue,
     retention: Duration,
-    due: Chunks,
+    first: Option<Place>,
+    last: Option<Place>,
 }
 
 impl Queues {
-    pub(super) fn push(&mut self, line: ExpiryQueue, retention: Duration, due: Expiry) {
+    pub(super) fn push(&mut self, line: ExpiryQueue, retention: Duration, due: Expiry) -> Place {
         let own = |queue: &Queue| queue.line == line && queue.retention == retention;
-        let at = self.0.iter().position(own).unwrap_or_else(|| {
-            self.0.push(Queue {
+        let is_empty = |queue: &Queue| queue.first.is_none();
+        // An empty queue serves another retention: there are never more queues than entries.
+        let queues = &mut self.queues;
+        let at = (queues.iter().position(own))
+            .or_else(|| queues.iter().position(is_empty))
+            .unwrap_or(queues.len());
+        if at == queues.len() || is_empty(&queues[at]) {
+            let (first, last) = (None, None);
+            let queue = Queue {
                 line,
                 retention,
-                due: Chunks::default(),
-            });
-            self.0.len() - 1
-        });
-        self.0[at].due.push(due);
-    }
-
-    /// Takes out a few entries whose time has come.
-    pub(super) fn take_expired(&mut self, now: SinceStart) -> [Option<Expired>; REMOVED_PER_CALL] {
-        let mut over = [None; REMOVED_PER_CALL];
-        let mut found = over.iter_mut();
-        let Some(mut place) = found.next() else {
-            return over;
-        };
-        for queue in &mut self.0 {
-            while let Some(due) = queue.due.front().filter(|due| due.at <= now).copied() {
-                queue.due.pop();
-                *place = Some(queue.taken(due));
-                match found.next() {
-                    Some(next) => place = next,
-                    None => return over,
-                }
+                first,
+                last,
+            };
+            if at == queues.len() {
+                queues.push(queue);
+            } else {
+                queues[at] = queue;
             }
         }
+        let queue = &mut queues[at];
+        let place = self.entries.add(Entry {
+            due,
+            queue: u32::try_from(at).expect("there are fewer queues than entries"),
+            before: queue.last,
+            after: None,
+        });
+        match queue.last.replace(place) {
+            Some(last) => self.entries.get_mut(last).after = Some(place),
+            None => queue.first = Some(place),
+        }
+        place
+    }
+
+    pub(super) fn remove(&mut self, place: Place) {
+        let Entry {
+            queue,
+            before,
+            after,
+            ..
+        } = *self.entries.get(place);
+        let queue = &mut self.queues[queue as usize];
+        match before {
+            Some(before) => self.entries.get_mut(before).after = after,
+            None => queue.first = after,
+        }
+        match after {
+            Some(after) => self.entries.get_mut(after).before = before,
+            None => queue.last = before,
+        }
+        self.entries.free(place);
+    }
+
+    /// A few records whose time has come.
+    pub(super) fn expired(&self, now: SinceStart) -> [Option<RecordId>; REMOVED_PER_CALL] {
+        let mut over = [None; REMOVED_PER_CALL];
+        let due = |queue| {
+            self.entries_of(queue)
+                .take_while(|entry| entry.due.at <= now)
+        };
+        let found = self.queues.iter().flat_map(due).map(|entry| entry.due.id);
+        over.iter_mut()
+            .zip(found)
+            .for_each(|(place, id)| *place = Some(id));
         over
     }
 
-    /// Takes out the entry whose record is to be removed first; if `only_over`,
+    /// The entry whose record is to be removed first, if not that of `kept`; if `only_over`,
     /// only one whose time has come.
-    pub(super) fn take_oldest(&mut self, now: SinceStart, only_over: bool) -> Option<Expired> {
-        let queue = self
-            .0
-            .iter_mut()
-            .filter_map(|queue| {
-                let first = *queue.due.front()?;
-                let over = first.at <= now;
-                // When the retention began.
-                let began = first.at.saturating_sub(queue.retention);
-                (over || queue.line != ExpiryQueue::ABANDONED && !only_over)
-                    .then_some(((!over, queue.line, began), queue))
-            })
-            .min_by_key(|(rank, _)| *rank)
-            .map(|(_, queue)| queue)?;
-        let due = queue.due.pop()?;
-        Some(queue.taken(due))
+    pub(super) fn oldest(
+        &self,
+        now: SinceStart,
+        only_over: bool,
+        kept: Option<&RecordId>,
+    ) -> Option<(ExpiryQueue, Expiry)> {
+        let candidate = |queue: &Queue| {
+            let mut entries = self.entries_of(queue);
+            let due = entries.find(|entry| Some(&entry.due.id) != kept)?.due;
+            let over = due.at <= now;
+            // When the retention began.
+            let began = due.at.saturating_sub(queue.retention);
+            (over || queue.line != ExpiryQueue::Abandoned && !only_over)
+                .then_some(((!over, queue.line, began), (queue.line, due)))
+        };
+        let oldest = self.queues.iter().filter_map(candidate);
+        oldest.min_by_key(|(rank, _)| *rank).map(|(_, found)| found)
     }
 
+    fn entries_of(&self, queue: &Queue) -> impl Iterator<Item = &Entry> {
+        let entry = |place: Option<Place>| Some(self.entries.get(place?));
+        std::iter::successors(entry(queue.first), move |last| entry(last.after))
+    }
+
+    /// The number of entries, and of queues.
     #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
-        self.0
+    pub(super) fn len(&self) -> (usize, usize) {
+        let entries = self
+            .queues
             .iter()
-            .flat_map(|queue| &queue.due.0)
-            .map(VecDeque::len)
-            .sum()
+            .map(|queue| self.entries_of(queue).count());
+        (entries.sum(), self.queues.len())
     }
 }
 
-impl Queue {
-    fn taken(&self, due: Expiry) -> Expired {
-        Expired {
-            line: self.line,
-            retention: self.retention,
-            due,
-        }
-    }
+#[derive(Clone, Copy)]
+struct Entry {
+    due: Expiry,
+    queue: u32,
+    before: Option<Place>,
+    after: Option<Place>,
 }
 
-/// A queue in chunks, so that it does not move its entries when it grows.
+/// The entries of all queues. They are kept in chunks, so that no entry moves when there are
+/// more of them.
 #[derive(Default)]
-struct Chunks(VecDeque<VecDeque<Expiry>>);
+struct Entries {
+    chunks: Vec<Vec<Entry>>,
+    /// The first of the entries that are free; each of these has the next in `after`.
+    free: Option<Place>,
+}
 
-impl Chunks {
-    const LEN: usize = 512;
+impl Entries {
+    const CHUNK: usize = 512;
 
-    fn push(&mut self, due: Expiry) {
-        match self.0.back_mut() {
-            Some(last) if last.len() < Self::LEN => last.push_back(due),
-            _ => {
-                // The first chunk grows by itself: most queues are short.
-                let mut chunk = if self.0.is_empty() {
-                    VecDeque::new()
-                } else {
-                    VecDeque::with_capacity(Self::LEN)
-                };
-                chunk.push_back(due);
-                self.0.push_back(chunk);
-            }
+    fn add(&mut self, entry: Entry) -> Place {
+        if let Some(place) = self.free {
+            let reused = self.get_mut(place);
+            let next = reused.after;
+            *reused = entry;
+            self.free = next;
+            return place;
         }
+        if self
+            .chunks
+            .last()
+            .is_none_or(|last| last.len() == Self::CHUNK)
+        {
+            // The first chunk grows by itself: many stores stay small.
+            let size = if self.chunks.is_empty() {
+                0
+            } else {
+                Self::CHUNK
+            };
+            self.chunks.push(Vec::with_capacity(size));
+        }
+        let full = (self.chunks.len() - 1) * Self::CHUNK;
+        let last = self.chunks.last_mut().expect("a chunk has room");
+        last.push(entry);
+        let place = u32::try_from(full + last.len() - 1);
+        Place(place.expect("a process holds fewer records than that"))
     }
 
-    fn front(&self) -> Option<&Expiry> {
-        self.0.front()?.front()
+    fn free(&mut self, place: Place) {
+        let next = self.free.replace(place);
+        self.get_mut(place).after = next;
     }
 
-    fn pop(&mut self) -> Option<Expiry> {
-        let first = self.0.front_mut()?;
-        let due = first.pop_front();
-        if first.is_empty() {
-            self.0.pop_front();
-        }
-        due
+    fn get(&self, place: Place) -> &Entry {
+        let at = place.0 as usize;
+        &self.chunks[at / Self::CHUNK][at % Self::CHUNK]
+    }
+
+    fn get_mut(&mut self, place: Place) -> &mut Entry {
+        let at = place.0 as usize;
+        &mut self.chunks[at / Self::CHUNK][at % Self::CHUNK]
     }
 }

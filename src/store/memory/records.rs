@@ -13,9 +13,10 @@ use crate::store::{
 use super::clock::{Clock, SinceStart};
 use super::counts::Counts;
 use super::counts::Kind;
+use super::expiry::Expired;
 use super::guard::Guard;
 use super::limits::{Limits, RECORD_BYTES, WhenFull};
-use super::queues::{Expiry, ExpiryQueue, Queues};
+use super::queues::Queues;
 use super::slot::{Slot, State, token};
 use super::sync::{AtomicU64, Entry, Map, Ordering, map};
 use super::waiters::Waiters;
@@ -24,10 +25,10 @@ use super::waiters::Waiters;
 const FIELD_BYTES: usize = 96;
 /// The records of one store.
 pub(super) struct Records {
-    /// A guard of this map locks a shard. While one is held, neither `queues` is
-    /// locked nor a waiter woken: either could lead back to this shard, and
-    /// deadlock.
+    /// A guard of this map locks a shard. While one is held, no waiter is woken: a waker
+    /// could lead back to this shard, and deadlock.
     pub(super) slots: Map<Box<Slot>>,
+    /// Locked within a shard, never the other way round.
     pub(super) queues: Mutex<Queues>,
     pub(super) counts: Counts,
     pub(super) waiters: Waiters,
@@ -76,8 +77,8 @@ impl Records {
                     }
                 }
             }
-            // No guard of the map is held here: `evict_one` locks the queues.
-            if !records.evict_one(records.limits.when_full == WhenFull::Refuse) {
+            // No guard of the map is held here: `evict_one` locks other shards.
+            if !records.evict_one(records.limits.when_full == WhenFull::Refuse, None) {
                 return Claimed::OverCapacity;
             }
         }
@@ -102,6 +103,7 @@ impl Records {
                 } if *nonce == claim.nonce => {
                     *lapses_at = now.saturating_add(claim.lease);
                     *guarded = true;
+                    records.dequeue(slot.queued.take());
                     let held = guard.upgrade().unwrap_or_else(|| {
                         let another = Guard::new(records, claim);
                         *guard = Arc::downgrade(&another);
@@ -123,6 +125,7 @@ impl Records {
         let guard = Guard::new(records, claim);
         let token = records.next_token();
         let new = Slot::in_flight(claim, token, attempt, now, &guard);
+        records.dequeue(slot.queued.take());
         let gone = slot.replace(&records.counts, new);
         (acquired(claim, token, attempt, guard), Some(gone))
     }
@@ -135,27 +138,35 @@ impl Records {
         if slot.is_over(now) {
             return Ownership::Lost;
         }
-        match &mut slot.state {
+        let mut expired = Expired::default();
+        let ownership = match &mut slot.state {
             State::InFlight {
                 nonce,
                 lapses_at,
+                retention,
                 unknown: false,
                 ..
             } if *nonce == lease.claim.nonce => {
                 *lapses_at = now.saturating_add(lease.claim.lease);
+                let stays = lease.claim.lease.saturating_add(*retention);
+                if slot.queued.is_some() {
+                    expired = self.enqueue(lease.claim.id, &mut slot, stays, now);
+                }
                 Ownership::Held
             }
             State::Done { nonce, .. } if *nonce == lease.claim.nonce => Ownership::Held,
             _ => Ownership::Lost,
-        }
+        };
+        drop(slot);
+        self.remove_expired(expired, now);
+        ownership
     }
 
     pub(super) fn complete(&self, lease: &Lease, outcome: &Outcome) -> Ownership {
         let id = lease.claim.id;
         let token = lease.token.get();
         let now;
-        let done;
-        let enters;
+        let expired;
         let mut gone = None;
         match self.slots.entry(id) {
             Entry::Occupied(mut found) => {
@@ -172,34 +183,28 @@ impl Records {
                     }
                     _ => return Ownership::Lost,
                 }
-                done = self.done(lease, outcome, now);
-                gone = Some(slot.replace(&self.counts, done.slot));
-                enters = slot.enters(ExpiryQueue::DONE);
+                let (done, retention) = self.done(lease, outcome, now);
+                gone = Some(slot.replace(&self.counts, done));
+                expired = self.enqueue(id, slot, retention, now);
             }
             Entry::Vacant(place) => {
                 now = self.clock.now();
-                done = self.done(lease, outcome, now);
-                self.counts.add(done.slot.kind(), done.slot.bytes);
-                let mut slot = Box::new(done.slot);
-                enters = slot.enters(ExpiryQueue::DONE);
+                let (done, retention) = self.done(lease, outcome, now);
+                self.counts.add(done.kind(), done.bytes);
+                let mut slot = Box::new(done);
+                expired = self.enqueue(id, &mut slot, retention, now);
                 place.insert(slot);
             }
         }
         drop(gone);
-        // Room is made before the record enters a queue, because otherwise the record could evict
-        // itself.
+        self.remove_expired(expired, now);
         let full = || self.counts.bytes.load(Ordering::Relaxed) > self.limits.max_bytes;
         if self.limits.when_full == WhenFull::Evict {
-            while full() && self.evict_one(false) {}
+            while full() && self.evict_one(false, Some(&id)) {}
             if full() {
                 self.seal(&id, token);
             }
         }
-        let due = Expiry { id, at: done.at };
-        self.enqueue(
-            enters.then_some((ExpiryQueue::DONE, done.retention, due)),
-            now,
-        );
         self.waiters.wake_all(&id);
         Ownership::Held
     }
@@ -236,9 +241,7 @@ impl Records {
 
     pub(super) fn release(&self, id: &RecordId, nonce: &Nonce, how: Release) -> Ownership {
         let now;
-        let kept;
-        let line;
-        let enters;
+        let mut expired = Expired::default();
         {
             let Some(mut slot) = self.slots.get_mut(id) else {
                 return Ownership::Lost;
@@ -264,34 +267,32 @@ impl Records {
                 return Ownership::Lost;
             }
             Guard::settle(guard);
-            kept = *retention;
+            let kept = *retention;
             if how == Release::OutcomeUnknown {
                 *lapses_at = now;
                 *guarded = false;
                 *unknown = true;
                 *guard = Weak::new();
-                line = ExpiryQueue::ABANDONED;
                 // Under `Refuse` the record stays until someone resolves it.
-                enters = *on_lapsed_lease == OnLapsedLease::Rerun && slot.enters(line);
+                if *on_lapsed_lease == OnLapsedLease::Rerun {
+                    expired = self.enqueue(*id, &mut slot, kept, now);
+                }
             } else {
                 let tombstone = Slot {
                     token: slot.token,
                     attempt: slot.attempt,
                     bytes: RECORD_BYTES,
-                    queued: 0,
+                    queued: None,
                     state: State::Released {
                         expires_at: now.saturating_add(kept),
                     },
                 };
                 // A record in flight has no completion: it may be dropped here.
                 drop(slot.replace(&self.counts, tombstone));
-                line = ExpiryQueue::RELEASED;
-                enters = slot.enters(line);
+                expired = self.enqueue(*id, &mut slot, kept, now);
             }
         }
-        let at = now.saturating_add(kept);
-        let due = Expiry { id: *id, at };
-        self.enqueue(enters.then_some((line, kept, due)), now);
+        self.remove_expired(expired, now);
         match how {
             // Only one waiter can claim the record.
             Release::MayRunAgain => self.waiters.wake_one(id),
@@ -319,6 +320,7 @@ impl Records {
             let goes = answer != Forgotten::InFlight;
             if goes {
                 self.counts.remove(slot.kind(), slot.bytes);
+                self.dequeue(slot.queued);
             }
             goes
         });
@@ -338,8 +340,8 @@ impl Records {
         self.last_token.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// The record of a finished operation, and when it expires.
-    fn done(&self, lease: &Lease, outcome: &Outcome, now: SinceStart) -> Done {
+    /// The record of a finished operation, and its retention.
+    fn done(&self, lease: &Lease, outcome: &Outcome, now: SinceStart) -> (Slot, Duration) {
         let (completion, retention) = match outcome {
             Outcome::Completed(completion) => (Some(completion), completion.retention),
             Outcome::Sealed { retention } => (None, *retention),
@@ -351,30 +353,20 @@ impl Records {
         // A completion larger than the cap would evict every other in vain.
         let fits = RECORD_BYTES + weight <= self.limits.max_bytes;
         let completion = completion.filter(|_| fits).cloned();
-        let at = now.saturating_add(retention);
-        Done {
-            at,
-            retention,
-            slot: Slot {
-                token: lease.token.get(),
-                attempt: lease.attempt,
-                bytes: RECORD_BYTES + if fits { weight } else { 0 },
-                queued: 0,
-                state: State::Done {
-                    fingerprint: lease.claim.fingerprint,
-                    nonce: lease.claim.nonce,
-                    completion,
-                    expires_at: at,
-                },
+        let done = Slot {
+            token: lease.token.get(),
+            attempt: lease.attempt,
+            bytes: RECORD_BYTES + if fits { weight } else { 0 },
+            queued: None,
+            state: State::Done {
+                fingerprint: lease.claim.fingerprint,
+                nonce: lease.claim.nonce,
+                completion,
+                expires_at: now.saturating_add(retention),
             },
-        }
+        };
+        (done, retention)
     }
-}
-
-struct Done {
-    slot: Slot,
-    at: SinceStart,
-    retention: Duration,
 }
 
 fn acquired(claim: &Claim, number: u64, attempt: u64, guard: Arc<Guard>) -> Claimed {

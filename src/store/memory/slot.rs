@@ -10,17 +10,16 @@ use super::clock::SinceStart;
 use super::counts::{Counts, Kind};
 use super::guard::Guard;
 use super::limits::RECORD_BYTES;
-use super::queues::ExpiryQueue;
+use super::queues::{ExpiryQueue, Place};
 
 pub(super) struct Slot {
     pub(super) token: u64,
     pub(super) attempt: u64,
     /// How much of `Counts::bytes` is for this record.
     pub(super) bytes: usize,
-    /// The queues in which the record has an entry, one bit each. It has at most
-    /// one entry in each, so that claiming and releasing it again and again takes
-    /// no more room.
-    pub(super) queued: u8,
+    /// Where the record's only entry in the queues is; `None` while the record can't expire.
+    /// Without this an entry could outlive its record, and no cap would count it.
+    pub(super) queued: Option<Place>,
     pub(super) state: State,
 }
 
@@ -62,7 +61,7 @@ impl Slot {
             token,
             attempt,
             bytes: RECORD_BYTES,
-            queued: 0,
+            queued: None,
             state: State::InFlight {
                 fingerprint: claim.fingerprint,
                 nonce: claim.nonce,
@@ -148,14 +147,6 @@ impl Slot {
         }
     }
 
-    /// Marks the record as being in this queue. Returns whether it has no entry
-    /// there yet, so that the caller has to add one.
-    pub(super) fn enters(&mut self, line: ExpiryQueue) -> bool {
-        let before = self.queued;
-        self.queued |= line.bit();
-        self.queued != before
-    }
-
     pub(super) fn kind(&self) -> Kind {
         match &self.state {
             State::InFlight { .. } => Kind::InFlight,
@@ -187,9 +178,9 @@ impl Slot {
 impl Kind {
     pub(super) fn line(self) -> ExpiryQueue {
         match self {
-            Kind::InFlight => ExpiryQueue::ABANDONED,
-            Kind::Completed | Kind::Sealed => ExpiryQueue::DONE,
-            Kind::Released => ExpiryQueue::RELEASED,
+            Kind::InFlight => ExpiryQueue::Abandoned,
+            Kind::Completed | Kind::Sealed => ExpiryQueue::Done,
+            Kind::Released => ExpiryQueue::Released,
         }
     }
 }

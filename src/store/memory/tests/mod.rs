@@ -10,6 +10,7 @@ use super::*;
 use crate::record::{Completion, Fingerprint, ScopeDigest};
 use crate::store::{ForgetMode, OnLapsedLease, RecordState};
 
+mod caps;
 #[cfg(shuttle)]
 mod interleavings;
 mod model;
@@ -80,6 +81,12 @@ impl Bench {
 
     fn stats(&self) -> MemoryStats {
         self.records.counts.stats()
+    }
+
+    /// How many records can expire.
+    fn ending(&self) -> usize {
+        let slots = self.records.slots.iter();
+        slots.filter(|slot| slot.end().is_some()).count()
     }
 }
 
@@ -496,7 +503,7 @@ fn releases_of_one_key_do_not_add_up() {
         drop(lease);
         bench.advance(Duration::from_millis(5));
     }
-    assert_eq!(bench.records.queued(), 1);
+    assert_eq!(bench.records.queued(), (1, 1));
     // The retention of the record began with its last release.
     bench.advance(HOUR.saturating_sub(Duration::from_secs(1)));
     bench.run(2);

@@ -286,6 +286,7 @@ fn check(steps: &[Step]) -> Result<(), TestCaseError> {
                 by_lease(step, given, &bench, &mut model, KEPT)?;
             }
         }
+        prop_assert_eq!(bench.records.queued().0, bench.ending());
     }
     Ok(())
 }
