@@ -1,9 +1,11 @@
 //! This is the contract of an API for metering and settlement between agents.
 //! Clients come with API keys and without.
 
+use serde_json::json;
 use std::fs;
 
 use crate::api::{Answer, Api, REPLAYED, Request, is_sentence};
+use crate::refusals::Refused;
 use crate::sidecar::{Directory, SECRET};
 use crate::upstream::Reply;
 
@@ -25,6 +27,20 @@ contract! { "agentpay.toml":
     the_oldest_answers_go_when_there_are_too_many,
     an_answer_is_kept_for_its_time,
     the_store_and_the_log_hold_keys_only_as_digests,
+}
+
+/// Whether a refusal has the form of this vendor's errors.
+fn is_error(refused: &Refused) -> bool {
+    let code = match &*refused.code {
+        "key-reused" => "idempotency_conflict",
+        code => code,
+    };
+    let (message, id) = (
+        refused.sentence("/error/message"),
+        refused.id("/error/requestId"),
+    );
+    let error = json!({ "error": { "code": code, "message": message, "requestId": id } });
+    refused.content_type == "application/json" && refused.body == error
 }
 
 fn report(api: &Api, key: &str) -> Request {
@@ -130,7 +146,7 @@ async fn a_concurrent_request_is_told_to_wait(api: &Api) {
     report(api, "concurrent")
         .refused(409)
         .await
-        .is_problem("in-flight");
+        .is("in-flight", is_error);
     let conflict = report(api, "concurrent").json("{}").refused(409).await;
     assert_eq!(conflict.json()["error"]["code"], "idempotency_conflict");
     let first = running.ends().await;

@@ -2,7 +2,7 @@
 
 use http::Method;
 
-pub(crate) use crate::request::{Answer, NO_MARK, REPLAYED, Request, is_sentence};
+pub(crate) use crate::request::{Answer, NO_MARK, REPLAYED, Request, is_problem, is_sentence};
 use crate::sidecar::Sidecar;
 use crate::upstream::{Reply, Upstream};
 

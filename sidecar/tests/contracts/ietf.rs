@@ -2,6 +2,7 @@
 
 use http::Method;
 
+use crate::api::is_problem as is_error;
 use crate::api::{Answer, Api, REPLAYED, Request, is_sentence};
 use crate::upstream::Reply;
 
@@ -27,7 +28,7 @@ fn pay(api: &Api, key: &str) -> Request {
 
 /// Checks that the response is a problem document with a link to its explanation.
 fn is_linked_problem(answer: &Answer, code: &str) {
-    answer.is_problem(code);
+    answer.is(code, is_error);
     assert_eq!(
         answer.json()["type"],
         "https://developer.example.com/idempotency"

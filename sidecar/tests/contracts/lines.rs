@@ -29,6 +29,11 @@ macro_rules! contract {
             assert!(said.starts_with("# Idempotency\n"), "{said}");
         }
 
+        #[test]
+        fn every_refusal_has_the_form_of_the_vendors_errors() {
+            crate::refusals::all_are_errors(FILE, is_error);
+        }
+
         #[tokio::test]
         async fn with_any_of_its_lines_gone_or_changed_a_promise_is_broken() {
             crate::lines::all_count(FILE, |api| {

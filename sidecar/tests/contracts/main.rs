@@ -15,6 +15,7 @@ mod ietf;
 mod modern_treasury;
 mod paypal;
 mod razorpay;
+mod refusals;
 mod request;
 mod resend;
 mod sidecar;

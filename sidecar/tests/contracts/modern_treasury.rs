@@ -2,8 +2,10 @@
 //! <https://docs.moderntreasury.com/reference/idempotent-requests>.
 
 use http::Method;
+use serde_json::json;
 
 use crate::api::{Api, NO_MARK, Request};
+use crate::refusals::Refused;
 use crate::upstream::Reply;
 
 contract! { "modern-treasury.toml":
@@ -14,6 +16,13 @@ contract! { "modern-treasury.toml":
     a_key_belongs_to_an_api_key,
     only_posts_have_keys,
     an_answer_is_kept_for_24_hours,
+}
+
+/// Whether a refusal has the form of this vendor's errors.
+fn is_error(refused: &Refused) -> bool {
+    let message = refused.sentence("/errors/message");
+    let error = json!({ "errors": { "code": refused.code, "message": message } });
+    refused.content_type == "application/json" && refused.body == error
 }
 
 fn order(api: &Api, key: &str) -> Request {
@@ -60,9 +69,9 @@ async fn a_concurrent_request_is_a_conflict(api: &Api) {
     order(api, "concurrent")
         .refused(409)
         .await
-        .is_problem("in-flight");
+        .is("in-flight", is_error);
     let elsewhere = order(api, "concurrent").to("/api/counterparties");
-    elsewhere.refused(409).await.is_problem("in-flight");
+    elsewhere.refused(409).await.is("in-flight", is_error);
     let first = running.ends().await;
     order(api, "concurrent").replays(&first, NO_MARK).await;
 }

@@ -14,6 +14,7 @@ use tokio::net::TcpSocket;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use crate::refusals::{IsError, Refused};
 use crate::upstream::{Held, Upstream};
 
 /// A replay has this mark, unless a contract has another mark or none.
@@ -244,17 +245,27 @@ impl Answer {
         serde_json::from_slice(&self.body).unwrap()
     }
 
-    /// Checks that the response is a problem document of the layer with this code.
-    pub(crate) fn is_problem(&self, code: &str) {
-        assert_eq!(
-            self.header("content-type"),
-            Some("application/problem+json")
-        );
-        let problem = self.json();
-        assert_eq!(problem["code"], code);
-        assert_eq!(problem["status"], self.status);
-        assert_eq!(problem["source"], "idempotency");
+    /// Checks that the response is the vendor's error for this code.
+    pub(crate) fn is(&self, code: &str, is_error: IsError) {
+        let refused = Refused {
+            code: code.to_owned(),
+            status: self.status,
+            content_type: self.header("content-type").unwrap_or_default().to_owned(),
+            body: serde_json::from_slice(&self.body)
+                .unwrap_or_else(|_| Value::String(self.text().to_owned())),
+        };
+        assert!(is_error(&refused), "{refused:#?}");
     }
+}
+
+/// Whether a refusal is a problem document with its code.
+pub(crate) fn is_problem(refused: &Refused) -> bool {
+    let Refused { body, .. } = refused;
+    let source = body["source"].as_str().unwrap_or_default();
+    refused.content_type == "application/problem+json"
+        && body["code"] == *refused.code
+        && body["status"] == refused.status
+        && ["idempotency", "idempotency-sidecar"].contains(&source)
 }
 
 /// Checks that the text is a sentence for people.

@@ -3,8 +3,10 @@
 //! <https://docs.stripe.com/error-low-level>.
 
 use http::Method;
+use serde_json::json;
 
 use crate::api::{Api, Request, is_sentence};
+use crate::refusals::Refused;
 use crate::upstream::Reply;
 
 const REPLAYED: &[(&str, &str)] = &[("idempotent-replayed", "true")];
@@ -18,6 +20,20 @@ contract! { "stripe.toml":
     a_key_belongs_to_an_api_key,
     only_posts_have_keys,
     an_answer_is_kept_for_24_hours,
+}
+
+/// Whether a refusal has the form of this vendor's errors.
+fn is_error(refused: &Refused) -> bool {
+    let message = refused.sentence("/error/message");
+    let error = match &*refused.code {
+        "key-too-long" => json!({ "type": "invalid_request_error", "message": message }),
+        "key-reused" => json!({ "type": "idempotency_error", "message": message }),
+        "in-flight" => json!({
+            "type": "idempotency_error", "code": "idempotency_key_in_use", "message": message,
+        }),
+        code => json!({ "type": "api_error", "code": code, "message": message }),
+    };
+    refused.content_type == "application/json" && refused.body == json!({ "error": error })
 }
 
 fn charge(api: &Api, key: &str) -> Request {
@@ -45,8 +61,11 @@ async fn a_key_has_up_to_255_characters(api: &Api) {
     charge(api, &"k".repeat(256))
         .refused(400)
         .await
-        .is_problem("key-too-long");
-    charge(api, "").refused(400).await.is_problem("key-invalid");
+        .is("key-too-long", is_error);
+    charge(api, "")
+        .refused(400)
+        .await
+        .is("key-invalid", is_error);
 }
 
 async fn every_answer_is_kept_but_429(api: &Api) {
@@ -96,6 +115,8 @@ async fn a_key_belongs_to_an_api_key(api: &Api) {
         .executes()
         .await;
     charge(api, "belongs").replays(&first, REPLAYED).await;
+    let nobody = charge(api, "belongs").without("authorization");
+    nobody.refused(401).await.is("scope-missing", is_error);
 }
 
 async fn only_posts_have_keys(api: &Api) {

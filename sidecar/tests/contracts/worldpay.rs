@@ -5,6 +5,7 @@
 use http::Method;
 
 use crate::api::{Api, NO_MARK, Request};
+use crate::refusals::Refused;
 use crate::upstream::Reply;
 
 const KEY: &str = "2fd4e1c6-7a2d-48fc-a1ed-99a0b5c3c2f";
@@ -20,6 +21,16 @@ contract! { "worldpay.toml":
     an_answer_is_kept_for_the_agreed_time,
 }
 
+/// Whether a refusal has the form of this vendor's errors.
+fn is_error(refused: &Refused) -> bool {
+    let expected = match &*refused.code {
+        "key-invalid" => error("9", "Invalid idempotency-key"),
+        "in-flight" => error("9", "Request in progress"),
+        code => error("1", code),
+    };
+    refused.content_type == "text/xml" && refused.body == expected
+}
+
 /// Returns an order; `digit` makes its key differ from other keys.
 fn order(api: &Api, digit: u8) -> Request {
     api.post("/jsp/merchant/xml/paymentService.jsp")
@@ -28,10 +39,10 @@ fn order(api: &Api, digit: u8) -> Request {
         .header("content-type", "text/xml")
 }
 
-fn error(message: &str) -> String {
+fn error(number: &str, message: &str) -> String {
     format!(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?><paymentService version=\"1.4\"><reply>\
-         <error code=\"9\"><![CDATA[{message}]]></error></reply></paymentService>"
+         <error code=\"{number}\"><![CDATA[{message}]]></error></reply></paymentService>"
     )
 }
 
@@ -64,7 +75,7 @@ async fn a_key_is_a_uuid(api: &Api) {
             .header("idempotency-key", key);
         let refused = wrong.refused(400).await;
         assert_eq!(refused.header("content-type"), Some("text/xml"));
-        assert_eq!(refused.text(), error("Invalid idempotency-key"));
+        assert_eq!(refused.text(), error("9", "Invalid idempotency-key"));
     }
 }
 
@@ -72,7 +83,7 @@ async fn a_request_in_progress_is_error_9(api: &Api) {
     let running = order(api, 2).begins().await;
     let refused = order(api, 2).refused(409).await;
     assert_eq!(refused.header("content-type"), Some("text/xml"));
-    assert_eq!(refused.text(), error("Request in progress"));
+    assert_eq!(refused.text(), error("9", "Request in progress"));
     let first = running.ends().await;
     order(api, 2).replays(&first, NO_MARK).await;
 }
@@ -85,6 +96,8 @@ async fn a_key_belongs_to_a_merchant(api: &Api) {
         .executes()
         .await;
     order(api, 3).replays(&first, NO_MARK).await;
+    let nobody = order(api, 3).without("authorization");
+    nobody.refused(400).await.is("scope-missing", is_error);
 }
 
 async fn what_failed_is_processed_again(api: &Api) {
