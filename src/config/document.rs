@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use toml::de::{DeTable, DeValue};
 
 use super::error::FileError;
-use crate::options::fingerprint::Strict;
+use crate::options::json::read_strict;
 
 /// Keys of `[idempotency]` that had another name once: the old name, and the name now.
 pub(super) const RENAMED: [(&str, &str); 3] = [
@@ -46,7 +46,7 @@ impl Document {
     /// JSON as RFC 8259 has it, without a name that stands twice in one object.
     pub(super) fn from_json(text: &str) -> Result<Self, FileError> {
         let text = without_mark(text);
-        let Strict::<true>(root) = serde_json::from_str(text).map_err(|error| {
+        let root = read_strict(text).map_err(|error| {
             let message = error.to_string();
             let what = message
                 .rsplit_once(" at line ")

@@ -26,7 +26,7 @@ pub(super) fn key_parameter(options: &RouteOptions, name: &HeaderName, descripti
         KeySyntax::Strict => "^\"[ !#-\\[\\]-~]+\"$".to_owned(),
         // The layer removes spaces at the ends before it counts the characters,
         // so a value with such spaces could be shorter than `minLength`.
-        KeySyntax::Lenient => "^[!#-~]([ -~]*[!-~])?$".to_owned(),
+        KeySyntax::Lenient => r"^[!#-+\--~]([ -+\--~]*[!-+\--~])?$".to_owned(),
         KeySyntax::Raw => "^[!-~]([ -~]*[!-~])?$".to_owned(),
     };
     let quotes = if strict { 2 } else { 0 };

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::display::header_name;
+use crate::options::structured::string_content;
 use crate::rejection::{Rejection, RejectionCode};
 
 /// How the value of the key's header becomes a key.
@@ -15,11 +16,16 @@ use crate::rejection::{Rejection, RejectionCode};
 #[non_exhaustive]
 pub enum KeySyntax {
     /// The value is an RFC 8941 string or the bare characters: `"k"` and `k` are the same key.
+    ///
+    /// Parameters behind a string are ignored, as with [`Strict`](Self::Strict). Bare characters
+    /// with a comma are two keys, which a proxy has joined (RFC 9110, 5.3), and are rejected; a key
+    /// that has a comma is sent as a string. A bare key has no parameters: a `;` is its own.
     #[default]
     Lenient,
-    /// The value must be an RFC 8941 string such as `"k"`, as the IETF draft requires.
+    /// The value must be an RFC 8941 string such as `"k"`, as the IETF draft requires. Parameters
+    /// behind the string (`"k";v=1`) are ignored.
     Strict,
-    /// Every character of the value belongs to the key, quotation marks included.
+    /// Every character of the value belongs to the key, quotation marks and commas included.
     Raw,
 }
 
@@ -244,14 +250,19 @@ impl KeyRules {
             KeySyntax::Strict => false,
         };
         if bare {
-            return if trimmed.contains(&b'\t') {
-                Err("must be printable ASCII")
-            } else {
-                Ok(Key {
-                    value: value.clone(),
-                    range: (start, end),
-                })
-            };
+            if trimmed.contains(&b'\t') {
+                return Err("must be printable ASCII");
+            }
+            if self.syntax == KeySyntax::Lenient && trimmed.contains(&b',') {
+                return Err(
+                    "has a comma, as two keys that were joined have: send one key, and \
+                            between quotation marks if a comma is a part of it",
+                );
+            }
+            return Ok(Key {
+                value: value.clone(),
+                range: (start, end),
+            });
         }
         if !quoted {
             return Err("must be an RFC 8941 string: characters between quotation marks");
@@ -260,7 +271,7 @@ impl KeyRules {
         if !inner.contains(&b'\\') {
             return Ok(Key {
                 value: value.clone(),
-                range: (start + 1, end - 1),
+                range: (start + 1, start + 1 + inner.len()),
             });
         }
         let mut unescaped = Vec::with_capacity(inner.len());
@@ -281,29 +292,6 @@ impl KeyRules {
 
 fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t')
-}
-
-/// Returns the characters between the quotation marks of an RFC 8941 string (section 4.2.5), with
-/// their escapes. Parameters after the string are an error, because a key has none.
-fn string_content(quoted: &[u8]) -> Result<&[u8], &'static str> {
-    let mut at = 1;
-    loop {
-        match quoted.get(at) {
-            None => return Err("has no closing quotation mark"),
-            Some(b'"') if at + 1 == quoted.len() => return Ok(&quoted[1..at]),
-            Some(b'"') => return Err("has characters after the closing quotation mark"),
-            Some(b'\\') => match quoted.get(at + 1) {
-                Some(b'"' | b'\\') => at += 2,
-                _ => {
-                    return Err(
-                        "has a backslash that escapes neither a quotation mark nor a backslash",
-                    );
-                }
-            },
-            Some(b'\t') => return Err("must be printable ASCII"),
-            Some(_) => at += 1,
-        }
-    }
 }
 
 pub(crate) fn empty(name: &HeaderName) -> Rejection {
@@ -347,6 +335,9 @@ mod tests {
         assert_eq!(read(&rules, &[b"  abc\t"]).unwrap(), "abc");
         assert_eq!(read(&rules, &[br#""a\"b\\c""#]).unwrap(), r#"a"b\c"#);
         assert_eq!(read(&rules, &[b"a b"]).unwrap(), "a b");
+        assert_eq!(read(&rules, &[b" \"a,b\";p=1 "]).unwrap(), "a,b");
+        assert_eq!(read(&rules, &[br#""a\"";p"#]).unwrap(), "a\"");
+        assert_eq!(read(&rules, &[b"a;p=1"]).unwrap(), "a;p=1");
     }
 
     #[test]
@@ -376,7 +367,11 @@ mod tests {
             b"\"",
             b"\"abc",
             b"\"a\"b\"",
-            b"\"a\";p=1",
+            b"\"a\";P=1",
+            b"\"a\" ;p=1",
+            b"a,b",
+            b"a, a",
+            b"a, \"a\"",
             br#""a\n""#,
             br#""a\"#,
             b"a\tb",

@@ -8,16 +8,19 @@
 
 mod choices;
 pub(crate) mod fingerprint;
+pub(crate) mod json;
 pub(crate) mod key;
 mod record_headers;
 pub mod recording;
 pub(crate) mod route;
 mod rows;
 mod setters;
+mod structured;
 pub(crate) mod target;
 
 pub use choices::{KeysPer, OnDisconnect, OnInFlight, OnOversize, OnStoreError, Require};
-pub use fingerprint::{FingerprintBody, JsonFingerprint};
+pub use fingerprint::FingerprintBody;
+pub use json::JsonFingerprint;
 pub use key::{KeyFormat, KeySyntax};
 pub use rows::RouteOptions;
 #[cfg(feature = "config")]

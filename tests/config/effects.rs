@@ -14,6 +14,10 @@ use tower_idempotency::MemoryStore;
 use crate::layer;
 use crate::support::{Runs, Seen, by, handler, post, request, send, to, with, without};
 
+fn json(body: &'static str) -> Request<Full<Bytes>> {
+    with(post("k", body), "content-type", "application/json")
+}
+
 enum Step {
     Ask(fn() -> Request<Full<Bytes>>),
     Pass(Duration),
@@ -170,18 +174,15 @@ const CASES: &[(&str, &[Step], &str, &str)] = &[
     ),
     (
         "fingerprint_body = 'json'",
-        &[
-            Ask(|| post("k", "{\"a\":1}")),
-            Ask(|| post("k", "{ \"a\": 1.0 }")),
-        ],
+        &[Ask(|| json("{\"a\":1}")), Ask(|| json("{ \"a\": 1.0 }"))],
         "201 run 1 x-run=1 | 422 key-reused",
         USUAL,
     ),
     (
         "fingerprint_body = { json = { exclude = ['/at'] } }",
         &[
-            Ask(|| post("k", "{\"at\":1}")),
-            Ask(|| post("k", "{\"at\":2}")),
+            Ask(|| json("{\"at\":1,\"n\":1}")),
+            Ask(|| json("{\"at\":2,\"n\":1}")),
         ],
         "201 run 1 x-run=1 | 422 key-reused",
         USUAL,

@@ -12,6 +12,11 @@ use crate::support::{Gate, Runs, counting, held_back, post, send, to, with, with
 
 type Ask = Request<Full<Bytes>>;
 
+/// A POST request with a body that says that it is JSON.
+fn json(body: &'static str) -> Ask {
+    with(post("k", body), "content-type", "application/json")
+}
+
 /// Whether `second` counts as the same request as `first` with these options.
 async fn is_same(
     change: impl FnOnce(RouteOptions) -> RouteOptions,
@@ -62,7 +67,7 @@ async fn json_counts_by_what_it_means() {
         (r#"{"a":1,"a":1,"b":["x",{"c":null}]}"#, false),
     ] {
         let change = of_json(JsonFingerprint::new());
-        let got = is_same(change, post("k", first), post("k", other)).await;
+        let got = is_same(change, json(first), json(other)).await;
         assert_eq!(got, same, "{other}");
     }
 }
@@ -85,7 +90,7 @@ async fn what_is_not_strict_json_counts_as_bytes() {
         ("{}", "{", false),
     ] {
         let change = of_json(JsonFingerprint::new());
-        let got = is_same(change, post("k", one), post("k", other)).await;
+        let got = is_same(change, json(one), json(other)).await;
         assert_eq!(got, same, "{one} and {other}");
     }
 }
@@ -125,11 +130,144 @@ async fn of_json_only_what_is_included_and_not_excluded_counts() {
         ),
     ] {
         let change = of_json(exclude.clone());
-        let got = is_same(change, post("k", first), post("k", other)).await;
+        let got = is_same(change, json(first), json(other)).await;
         assert_eq!(got, same_but, "all but some of {other}");
         let change = of_json(include.clone());
-        let got = is_same(change, post("k", first), post("k", other)).await;
+        let got = is_same(change, json(first), json(other)).await;
         assert_eq!(got, same_only, "only some of {other}");
+    }
+}
+
+/// RFC 9110, 8.3: the content type says how a body is read.
+#[tokio::test]
+async fn json_is_what_its_content_type_calls_json() {
+    for (content_type, is_json) in [
+        ("application/json", true),
+        ("Application/JSON ; charset=utf-8", true),
+        ("application/merge-patch+json", true),
+        ("application/json; charset=utf-16", true),
+        ("text/plain", false),
+        ("application/jsonp", false),
+        ("application/x-ndjson", false),
+        ("text/plain; note=application/json", false),
+        ("application/x-www-form-urlencoded", false),
+        ("", false),
+    ] {
+        for (one, other) in [("1.0", "1"), (r#"{"a":1,"b":2}"#, r#"{"b":2, "a":1}"#)] {
+            let ask = |body| with(post("k", body), "content-type", content_type);
+            let change = of_json(JsonFingerprint::new());
+            let got = is_same(change, ask(one), ask(other)).await;
+            assert_eq!(got, is_json, "{content_type}: {one} and {other}");
+            let change = of_json(JsonFingerprint::new());
+            assert!(is_same(change, ask(one), ask(one)).await, "{content_type}");
+        }
+    }
+    // Without a content type, and with two, nobody knows.
+    let two = |body| {
+        let mut request = json(body);
+        let plain = "text/plain".parse().unwrap();
+        request.headers_mut().append("content-type", plain);
+        request
+    };
+    let change = || of_json(JsonFingerprint::new());
+    assert!(!is_same(change(), post("k", "1.0"), post("k", "1")).await);
+    assert!(!is_same(change(), two("1.0"), two("1")).await);
+    // RFC 8259, 8.1: no byte order mark.
+    assert!(!is_same(change(), json("\u{feff}1.0"), json("\u{feff}1")).await);
+}
+
+#[tokio::test]
+async fn what_leaves_nothing_to_compare_counts_as_bytes() {
+    let include = JsonFingerprint::new()
+        .include("/amount")
+        .include("/to/iban");
+    let exclude = JsonFingerprint::new()
+        .exclude("/sent_at")
+        .exclude("/list/0");
+    for (pointers, one, other) in [
+        (&include, r#"{"sum":1}"#, r#"{"sum":2}"#),
+        (
+            &include,
+            r#"{"amount":null,"sum":1}"#,
+            r#"{"amount":null,"sum":2}"#,
+        ),
+        (
+            &include,
+            r#"{"amount":{},"sum":1}"#,
+            r#"{"amount":{},"sum":2}"#,
+        ),
+        (&include, "[]", "{}"),
+        (&include, "1", "2"),
+        (&exclude, r#"{"sent_at":1}"#, r#"{"sent_at":2}"#),
+        (&exclude, r#"{"list":[1]}"#, r#"{"list":[2]}"#),
+        (&JsonFingerprint::new().exclude(""), "1", "2"),
+    ] {
+        let got = is_same(of_json(pointers.clone()), json(one), json(other)).await;
+        assert!(!got, "{one} and {other} with {pointers:?}");
+        assert!(is_same(of_json(pointers.clone()), json(one), json(one)).await);
+    }
+    // An empty body is one, and an empty list of pointers chooses the whole body.
+    assert!(is_same(of_json(include.clone()), json(""), json("")).await);
+    assert!(!is_same(of_json(include), json(""), json("{}")).await);
+}
+
+/// A number that no double holds matters only where it is compared.
+#[tokio::test]
+async fn numbers_are_asked_to_be_exact_where_they_are_compared() {
+    let sent_at = || JsonFingerprint::new().exclude("/sent_at");
+    let amount = || JsonFingerprint::new().include("/amount").include("/to");
+    for (pointers, one, other, same) in [
+        (
+            sent_at(),
+            r#"{"amount":5,"sent_at":1753900000123456789}"#,
+            r#"{"sent_at":1753900000123456790, "amount":5.0}"#,
+            true,
+        ),
+        (
+            sent_at(),
+            r#"{"amount":10000000000000001,"sent_at":1}"#,
+            r#"{"amount":10000000000000000,"sent_at":1}"#,
+            false,
+        ),
+        (
+            amount(),
+            r#"{"amount":5,"id":1753900000123456789}"#,
+            r#"{"id":1753900000123456790,"amount":5.0}"#,
+            true,
+        ),
+        (
+            amount(),
+            r#"{"amount":5,"to":{"id":1753900000123456789}}"#,
+            r#"{"amount":5,"to":{"id":1753900000123456790}}"#,
+            false,
+        ),
+        (
+            amount(),
+            r#"{"amount":5,"to":["x",{"id":1753900000123456789}]}"#,
+            r#"{"amount":5, "to":["x",{"id":1753900000123456789}]}"#,
+            false,
+        ),
+        (
+            JsonFingerprint::new(),
+            r#"{"amount":1000000000000000000000}"#,
+            r#"{"amount":1e21}"#,
+            true,
+        ),
+        (
+            JsonFingerprint::new(),
+            r#"{"amount":1.25000000000000000000000000000000000000}"#,
+            r#"{"amount":125e-2}"#,
+            true,
+        ),
+        (
+            JsonFingerprint::new(),
+            r#"{"amount":123456789012345.00000}"#,
+            r#"{"amount":123456789012345}"#,
+            true,
+        ),
+    ] {
+        let got = is_same(of_json(pointers), json(one), json(other)).await;
+        assert_eq!(got, same, "{one} and {other}");
     }
 }
 

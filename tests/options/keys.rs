@@ -81,6 +81,67 @@ async fn syntax_says_what_of_the_header_is_the_key() {
     }
 }
 
+/// RFC 8941, 3.1.2 and RFC 9651, 3.1.2: parameters that the recipient does not know are ignored. A
+/// value whose parameters can't be parsed is none (4.2).
+#[tokio::test]
+async fn parameters_of_a_quoted_key_are_ignored_if_they_can_be_parsed() {
+    for syntax in [KeySyntax::Strict, KeySyntax::Lenient] {
+        let layer = with_policy(&MemoryStore::new(), |options| options.key_syntax(syntax));
+        let app = layer.layer(counting(&Runs::default()));
+        let first = send(&app, post("\"k\"", "{}")).await;
+        first.assert_fresh("run 1");
+        for same in ["\"k\";v=1", " \"k\"; v=1;w;x=\"a;b\" ", "\"k\";e=?0;d=@-1"] {
+            send(&app, post(same, "{}")).await.assert_replays(&first);
+        }
+        for malformed in [
+            "\"k\" ;v=1",
+            "\"k\";",
+            "\"k\";V=1",
+            "\"k\";v=",
+            "\"k\";v=1 w",
+            "\"k\" \"l\"",
+            "\"k\"k",
+        ] {
+            let seen = send(&app, post(malformed, "{}")).await;
+            assert_eq!(seen.refusal(), "400 key-invalid", "{malformed}");
+        }
+    }
+}
+
+/// RFC 9110, 5.3: a proxy may join two field lines with a comma.
+#[tokio::test]
+async fn two_keys_that_a_proxy_joined_are_no_key() {
+    for syntax in [KeySyntax::Lenient, KeySyntax::Strict, KeySyntax::Raw] {
+        let layer = with_policy(&MemoryStore::new(), |options| options.key_syntax(syntax));
+        let app = layer.layer(counting(&Runs::default()));
+        for joined in [
+            "k1, k2",
+            "k1,k2",
+            "\"k1\", \"k2\"",
+            "\"k1\", k2",
+            "k1, \"k2\"",
+            "k1,",
+            ",",
+        ] {
+            let seen = send(&app, post(joined, "{}")).await;
+            if syntax == KeySyntax::Raw {
+                assert_eq!(seen.status, 201, "{joined}");
+            } else {
+                assert_eq!(seen.refusal(), "400 key-invalid", "{syntax:?} {joined}");
+            }
+        }
+        let quoted = send(&app, post("\"one, and the same\"", "{}")).await;
+        assert_eq!(quoted.status, 201);
+        // A bare key has no parameters: its semicolons are its own.
+        if syntax == KeySyntax::Lenient {
+            let bare = send(&app, post("k;v=1", "{}")).await;
+            send(&app, post("\"k;v=1\"", "{}"))
+                .await
+                .assert_replays(&bare);
+        }
+    }
+}
+
 #[tokio::test]
 async fn length_is_that_of_the_decoded_key() {
     let layer = with_policy(&MemoryStore::new(), |options| options.key_length(3..=5));

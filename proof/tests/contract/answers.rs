@@ -218,8 +218,14 @@ async fn a_changed_request_gets_what_it_says() {
         for (what, change, is_compared) in changes {
             let client = client(*options);
             let endpoint = client.endpoint();
-            let first = client.send(client.request("{}")).await;
-            let mut request = client.request("{}");
+            let ask = || {
+                let mut request = client.request("{}");
+                let json = "application/json".parse().unwrap();
+                request.headers_mut().insert(CONTENT_TYPE, json);
+                request
+            };
+            let first = client.send(ask()).await;
+            let mut request = ask();
             change(&mut request);
             let seen = client.send(request).await;
             let case = format!("{at}: {what}");

@@ -257,7 +257,7 @@ fn an_operation_has_the_key_the_errors_and_the_marks() {
         key["schema"],
         json!({
             "type": "string", "minLength": 8, "maxLength": 64,
-            "pattern": "^[!#-~]([ -~]*[!-~])?$",
+            "pattern": r"^[!#-+\--~]([ -+\--~]*[!-+\--~])?$",
         })
     );
     let responses = &operation["responses"];

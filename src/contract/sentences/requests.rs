@@ -3,7 +3,8 @@
 use crate::contract::sentences::{Sentences, gets, names, quoted};
 use crate::contract::{Endpoint, can_mismatch};
 use crate::display::{bytes, duration, header_name, join_with};
-use crate::options::fingerprint::{FingerprintBody, JsonFingerprint};
+use crate::options::fingerprint::FingerprintBody;
+use crate::options::json::JsonFingerprint;
 use crate::options::key::KeySyntax;
 use crate::options::{KeysPer, OnMismatch, Require};
 use crate::rejection::RejectionCode;
@@ -34,7 +35,8 @@ pub(in crate::contract) fn sending(endpoint: &Endpoint) -> Sentences {
     let format = format.map_or(String::new(), |format| format!(" It must be {format}."));
     let syntax = match keys.syntax {
         KeySyntax::Lenient => {
-            "A key may be sent as it is or as an RFC 8941 string: `abc` and `\"abc\"` are the same key."
+            "A key may be sent as it is or as an RFC 8941 string: `abc` and `\"abc\"` are the same key. A \
+             key with a comma is sent as a string."
         }
         KeySyntax::Strict => {
             "A key is sent as an RFC 8941 string, between quotation marks: `\"abc\"` is the key `abc`."
@@ -126,8 +128,9 @@ fn json_body(json: &JsonFingerprint) -> String {
         own => format!(" {before}: {}.", quoted(own.iter(), "and")),
     };
     format!(
-        "Bodies are compared as JSON: white space and the order of members don't count.{}{} A body that is \
-         not strict JSON is compared byte by byte.",
+        "Bodies are compared as JSON: white space and the order of members don't count.{}{} A body \
+         whose content type is not JSON, that is not strict JSON, or that has nothing else to compare, is \
+         compared byte by byte.",
         pointers(&json.include, "Only these members count"),
         pointers(&json.exclude, "These members don't count")
     )
