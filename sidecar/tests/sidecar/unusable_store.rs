@@ -133,9 +133,8 @@ async fn a_mariadb_that_refuses_ends_the_program() {
     let user = "mend user and password";
     ends(&server.store("test", database), &[user]).await;
     ends(&server.store("nobody_knows", database), &[user]).await;
-    let missing = server
-        .url
-        .replace(&format!("/{database}"), "/no_such_database");
+    let missing = server.url.strip_suffix(database).unwrap();
+    let missing = format!("{missing}no_such_database");
     ends(&missing, &["no_such_database", "create the database"]).await;
     ends(&server.store(&reader, "mysql"), &["grant the rights"]).await;
     let no_table = format!("{database}?table={}", fresh("none"));

@@ -189,7 +189,7 @@ async fn a_read_only_database_is_said_when_the_application_starts_or_later() {
     let fresh = Fresh::new().await;
     let read_only = options().options([("default_transaction_read_only", "on")]);
     is_refused(
-        pool_with(read_only),
+        pool_with(read_only.clone()),
         &fresh.table,
         &["read-only", "primary"],
     )
@@ -201,6 +201,8 @@ async fn a_read_only_database_is_said_when_the_application_starts_or_later() {
     let store = fresh.store_on(pool.clone()).await;
     let claim = claim_of(id());
     let lease = acquire(&store, &claim).await;
+    // The store makes a new connection, which is read-only as well.
+    pool.set_connect_options(read_only);
     sqlx::raw_sql("SET default_transaction_read_only = on")
         .execute(&pool)
         .await
