@@ -6,7 +6,12 @@ use sqlx::{Connection, PgConnection};
 use crate::servers::Server;
 
 pub(crate) async fn redis(server: &Server, command: &[&str]) -> String {
-    let client = redis::Client::open(server.url()).unwrap();
+    redis_at(server.url(), command).await
+}
+
+/// Sends a command to one node of a cluster.
+pub(crate) async fn redis_at(url: &str, command: &[&str]) -> String {
+    let client = redis::Client::open(url).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
     let mut asked = redis::cmd(command[0]);
     for word in &command[1..] {

@@ -19,7 +19,7 @@ use crate::traffic::{Book, SLOW, STORE_TIMEOUT, Seen, connect, service};
 
 /// A store must serve again within this time after its address has moved. The store
 /// itself takes 250 ms at most, and the time to connect; the rest is for a busy machine.
-const BOUND: Duration = Duration::from_secs(2);
+pub(crate) const BOUND: Duration = Duration::from_secs(2);
 
 /// Without the second setting a replica gets its first data after 5 s.
 const REDIS: &[&str] = &["appendfsync always", "repl-diskless-sync-delay 0"];
@@ -250,13 +250,13 @@ async fn follows(primary: &Server, replica: &Server, url: &str, engine: impl Eng
     }
 }
 
-fn keys(name: &str) -> Vec<String> {
+pub(crate) fn keys(name: &str) -> Vec<String> {
     (0..8).map(|number| format!("{name}-{number}")).collect()
 }
 
 /// Requests all keys at once, each until it is answered. So the store uses several
 /// connections.
-async fn all(book: &Arc<Book>, service: &Router, keys: &[String]) {
+pub(crate) async fn all(book: &Arc<Book>, service: &Router, keys: &[String]) {
     let mut clients = JoinSet::new();
     for key in keys {
         let (book, service, key) = (Arc::clone(book), service.clone(), key.clone());
@@ -265,7 +265,7 @@ async fn all(book: &Arc<Book>, service: &Router, keys: &[String]) {
     clients.join_all().await;
 }
 
-async fn until(holds: impl AsyncFn() -> bool) {
+pub(crate) async fn until(holds: impl AsyncFn() -> bool) {
     let begun = Instant::now();
     while !holds().await {
         assert!(begun.elapsed() < Duration::from_secs(20), "it never holds");

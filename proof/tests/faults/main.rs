@@ -9,6 +9,7 @@
 mod servers;
 
 mod admin;
+mod cluster_failover;
 mod failover;
 mod full_or_read_only;
 mod redis_without_aof;

@@ -2,13 +2,14 @@
 //! on the record.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use sqlx::Transaction;
 use tower_idempotency::exactly_once::CommitError;
 
 use super::shop::*;
-use super::{Db, ISOLATIONS};
+use super::{Db, ISOLATIONS, READ_ONLY};
 
 /// Returns a shop whose handlers' transactions have this isolation level.
 pub(super) async fn at(level: &'static str) -> Arc<Shop> {
@@ -113,6 +114,52 @@ async fn transact_runs_again_what_had_to_give_way() {
             .await,
         1
     );
+}
+
+/// A connection of the handlers' pool leads to a server that has become read-only.
+#[tokio::test]
+async fn transact_runs_again_what_met_a_read_only_server() {
+    let pool = super::pool().await;
+    let handlers = pool.options().clone().max_connections(2);
+    let handlers = handlers.connect_lazy_with((*pool.connect_options()).clone());
+    let shop = Shop::with(handlers, pool).await;
+    let mut refuses = shop.handlers.acquire().await.unwrap();
+    let works = shop.handlers.acquire().await.unwrap();
+    sqlx::raw_sql(READ_ONLY)
+        .execute(&mut *refuses)
+        .await
+        .unwrap();
+    drop((refuses, works));
+
+    let refused = Arc::new(AtomicU32::new(0));
+    let layer = shop.builder().build().unwrap();
+    let till = {
+        let (shop, refused) = (Arc::clone(&shop), Arc::clone(&refused));
+        till(&layer, move |request| {
+            let (shop, refused) = (Arc::clone(&shop), Arc::clone(&refused));
+            async move {
+                let work = |mut transaction: Transaction<'static, Db>| {
+                    let (shop, refused) = (Arc::clone(&shop), Arc::clone(&refused));
+                    async move {
+                        if let Err(error) = shop.write(&mut transaction).await {
+                            refused.fetch_add(1, Ordering::Relaxed);
+                            return Err(error.into());
+                        }
+                        Ok((transaction, shop.paid()))
+                    }
+                };
+                let claim = claim(&request);
+                claim
+                    .transact::<_, _, CommitError>(&shop.handlers, work)
+                    .await
+            }
+        })
+    };
+    for key in ["a", "b", "c", "d"] {
+        assert_eq!(ask(&till, key).await.0, 201);
+    }
+    assert_eq!(shop.entries().await, 4);
+    assert!(refused.load(Ordering::Relaxed) > 0, "nothing was refused");
 }
 
 async fn ask_or_again(till: &Till, key: &str) -> u16 {

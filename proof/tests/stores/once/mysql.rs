@@ -33,6 +33,8 @@ const ISOLATIONS: [&str; 3] = [
     "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ",
     "SET SESSION TRANSACTION ISOLATION LEVEL SERIALIZABLE",
 ];
+/// A session that runs this statement has read-only transactions.
+const READ_ONLY: &str = "SET SESSION TRANSACTION READ ONLY";
 const KILL: &str = "KILL CONNECTION {id}";
 const WHO: &str = "SELECT CAST(CONNECTION_ID() AS SIGNED)";
 /// A message that asks to commit ends with these bytes.

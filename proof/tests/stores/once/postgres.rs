@@ -39,6 +39,8 @@ const ISOLATIONS: [&str; 3] = [
     "SET default_transaction_isolation = 'repeatable read'",
     "SET default_transaction_isolation = 'serializable'",
 ];
+/// A session that runs this statement has read-only transactions.
+const READ_ONLY: &str = "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY";
 const KILL: &str = "SELECT pg_terminate_backend({id})";
 const WHO: &str = "SELECT pg_backend_pid()::bigint";
 /// A message that asks to commit ends with these bytes.
