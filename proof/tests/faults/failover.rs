@@ -19,7 +19,7 @@ use crate::traffic::{Book, SLOW, STORE_TIMEOUT, Seen, connect, service};
 
 /// A store must serve again within this time after its address has moved. The store
 /// itself takes 250 ms at most, and the time to connect; the rest is for a busy machine.
-pub(crate) const BOUND: Duration = Duration::from_secs(2);
+pub(crate) const BOUND: Duration = Duration::from_secs(5);
 
 /// Without the second setting a replica gets its first data after 5 s.
 const REDIS: &[&str] = &["appendfsync always", "repl-diskless-sync-delay 0"];
