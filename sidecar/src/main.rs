@@ -25,8 +25,8 @@ Usage: tower-idempotency-sidecar --config FILE [--check | --migrate]
 
 RUST_LOG says what is logged, such as `debug`. Default: info.
 
-Exit status: 0 done, or shut down by SIGTERM or SIGINT; 1 the file, the store
-or an address can't be used; 2 wrong arguments.
+Exit status: 0 done, or shut down by SIGTERM, SIGINT, SIGHUP or SIGQUIT; 1 the
+file, the store or an address can't be used; 2 wrong arguments.
 ";
 
 /// What the arguments ask the program to do.
@@ -47,7 +47,7 @@ fn main() -> ExitCode {
     let invocation = match invocation(lexopt::Parser::from_env()) {
         Ok(invocation) => invocation,
         Err(error) => {
-            eprintln!("error: {error}\n\n{HELP}");
+            complain(&format!("{error}\n\n{HELP}"));
             return ExitCode::from(2);
         }
     };
@@ -62,7 +62,7 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", chain(&*error));
+            complain(&format!("{}\n", chain(&*error)));
             ExitCode::FAILURE
         }
     }
@@ -114,6 +114,11 @@ fn print(text: &str) -> Result<(), Box<dyn Error>> {
     }
 }
 
+/// Unlike `eprint!`, does not panic when nobody reads stderr any more.
+fn complain(text: &str) {
+    let _ = write!(std::io::stderr(), "error: {text}");
+}
+
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -129,6 +134,8 @@ fn log() {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
+        // Otherwise a line that can't be written, since nobody reads stderr any more, is a panic.
+        .log_internal_errors(false)
         .init();
 }
 
@@ -145,7 +152,7 @@ async fn serve(config: &Config) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Completes at the first SIGTERM or SIGINT. A second signal ends the process at once.
+/// Completes at the first signal that asks for an end. A second signal ends the process at once.
 fn signals() -> std::io::Result<impl Future<Output = ()>> {
     let mut signals = Signals::new()?;
     Ok(async move {
@@ -159,27 +166,53 @@ fn signals() -> std::io::Result<impl Future<Output = ()>> {
 }
 
 #[cfg(unix)]
-struct Signals {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
-}
+struct Signals(Vec<tokio::signal::unix::Signal>);
 
 #[cfg(unix)]
 impl Signals {
     fn new() -> std::io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
+        let mut kinds = vec![
+            SignalKind::terminate(),
+            SignalKind::interrupt(),
+            SignalKind::quit(),
+        ];
+        // `nohup` starts a program that is to ignore the end of its terminal.
+        if !ignores(SignalKind::hangup().as_raw_value()) {
+            kinds.push(SignalKind::hangup());
+        }
+        let signals: std::io::Result<_> = kinds.into_iter().map(signal).collect();
+        Ok(Self(signals?))
     }
 
     async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
+        std::future::poll_fn(|cx| {
+            // All are polled, so that each of them can wake this task.
+            let received = self
+                .0
+                .iter_mut()
+                .map(|signal| signal.poll_recv(cx).is_ready());
+            if received.fold(false, |any, ready| any | ready) {
+                std::task::Poll::Ready(())
+            } else {
+                std::task::Poll::Pending
+            }
+        })
+        .await;
     }
+}
+
+/// Whether the process was started with this signal ignored. Only Linux tells.
+#[cfg(unix)]
+fn ignores(signal: i32) -> bool {
+    let ignored = std::fs::read_to_string("/proc/self/status").ok();
+    let ignored = ignored.as_deref().and_then(|status| {
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("SigIgn:"))?;
+        u64::from_str_radix(line.trim(), 16).ok()
+    });
+    ignored.is_some_and(|ignored| ignored >> (signal - 1) & 1 == 1)
 }
 
 /// Other systems than Unix have Ctrl-C alone.

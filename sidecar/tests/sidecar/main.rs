@@ -24,6 +24,7 @@ mod said_by_the_layer;
 #[path = "../../../proof/tests/support/servers.rs"]
 mod servers;
 mod shutdown;
+mod signals;
 mod stalled;
 mod store;
 mod streaming;

@@ -1,18 +1,15 @@
-//! These tests run the program itself: its arguments, its exit status and its
-//! signals.
+//! These tests run the program itself: its arguments and its exit status.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Output, Stdio};
-use std::sync::Arc;
 
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
-use tokio::sync::Notify;
 
-use crate::support::{Client, File, Step, Upstream, nobody, ok, post, until, within};
+use crate::support::{Client, File, Upstream, nobody, ok, post, within};
 
-fn program() -> Command {
+pub(crate) fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tower-idempotency-sidecar"));
     command.kill_on_drop(true).env_remove("RUST_LOG");
     command
@@ -297,9 +294,9 @@ async fn migrate_makes_the_table_and_ends() {
 
 /// This is the running program.
 pub(crate) struct Serving {
-    child: Child,
-    address: SocketAddr,
-    log: tokio::io::Lines<BufReader<tokio::process::ChildStderr>>,
+    pub(crate) child: Child,
+    pub(crate) address: SocketAddr,
+    pub(crate) log: tokio::io::Lines<BufReader<tokio::process::ChildStderr>>,
     _file: Written,
 }
 
@@ -308,7 +305,7 @@ impl Serving {
         Self::run(program(), name, file).await
     }
 
-    async fn run(mut program: Command, name: &str, file: &File) -> Self {
+    pub(crate) async fn run(mut program: Command, name: &str, file: &File) -> Self {
         let file = Written::new(name, &file.text());
         let mut child = program
             .args(["--config", file.path()])
@@ -332,7 +329,7 @@ impl Serving {
         }
     }
 
-    async fn signal(&self, signal: &str) {
+    pub(crate) async fn signal(&self, signal: &str) {
         let id = self.child.id().unwrap().to_string();
         let sent = Command::new("kill").args([signal, &id]).status().await;
         assert!(sent.unwrap().success());
@@ -367,49 +364,4 @@ async fn running_out_of_file_descriptors_is_told() {
     let mut client = Client::connect(serving.address).await;
     client.send(&post("/a", "k", "{}")).await;
     assert_eq!(client.answer().await.text(), "done");
-}
-
-async fn waiting(go_on: &Arc<Notify>) -> Upstream {
-    let go_on = Arc::clone(go_on);
-    Upstream::start(move |_| {
-        let mut steps = vec![Step::Wait(Arc::clone(&go_on))];
-        steps.extend(ok("done"));
-        steps
-    })
-    .await
-}
-
-#[tokio::test]
-async fn sigterm_and_sigint_finish_what_runs() {
-    for signal in ["-TERM", "-INT"] {
-        let go_on = Arc::new(Notify::new());
-        let upstream = waiting(&go_on).await;
-        let name = format!("signal{signal}.toml");
-        let mut serving = Serving::start(&name, &File::new(upstream.address)).await;
-        let mut client = Client::connect(serving.address).await;
-        client.send(&post("/a", "k", "{}")).await;
-        until(async || upstream.seen().len() == 1).await;
-        serving.signal(signal).await;
-        serving.says("draining").await;
-        go_on.notify_one();
-        assert_eq!(client.answer().await.text(), "done");
-        let status = within(serving.child.wait()).await.unwrap();
-        assert_eq!(status.code(), Some(0));
-    }
-}
-
-#[tokio::test]
-async fn a_second_signal_waits_for_nothing() {
-    let go_on = Arc::new(Notify::new());
-    let upstream = waiting(&go_on).await;
-    let mut serving = Serving::start("twice.toml", &File::new(upstream.address)).await;
-    let mut client = Client::connect(serving.address).await;
-    client.send(&post("/a", "k", "{}")).await;
-    until(async || upstream.seen().len() == 1).await;
-    serving.signal("-TERM").await;
-    serving.says("draining").await;
-    serving.signal("-TERM").await;
-    let status = within(serving.child.wait()).await.unwrap();
-    assert_eq!(status.code(), Some(1));
-    assert!(client.is_closed().await);
 }
