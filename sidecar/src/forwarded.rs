@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use http::header::{
     CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, COOKIE, EXPECT,
-    FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER, UPGRADE,
+    FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, MAX_FORWARDS, TE, TRAILER, UPGRADE, VIA,
 };
-use http::request;
+use http::{Method, Version, request};
 use ipnet::IpNet;
 
 use tower_idempotency::for_sidecar::HOP_BY_HOP;
@@ -66,7 +66,11 @@ pub(crate) fn can_be_tunnelled(protocol: &HeaderValue) -> bool {
     })
 }
 
-fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+/// The members of a comma-separated list, in all lines of the header.
+pub(crate) fn tokens<'a>(
+    headers: &'a HeaderMap,
+    name: &HeaderName,
+) -> impl Iterator<Item = &'a str> {
     headers
         .get_all(name)
         .iter()
@@ -145,6 +149,24 @@ fn remove_where(headers: &mut HeaderMap, is_removed: impl Fn(&HeaderName) -> boo
     }
 }
 
+/// Counts `Max-Forwards` down. Returns `false` if the request must not be forwarded (RFC 9110,
+/// 7.6.2).
+pub(crate) fn may_be_forwarded(parts: &mut request::Parts) -> bool {
+    if !matches!(parts.method, Method::OPTIONS | Method::TRACE) {
+        return true;
+    }
+    let sent = parts.headers.get(MAX_FORWARDS);
+    let hops = sent.and_then(|hops| hops.to_str().ok()?.parse::<u64>().ok());
+    match hops {
+        Some(0) => false,
+        Some(hops) => {
+            parts.headers.insert(MAX_FORWARDS, (hops - 1).into());
+            true
+        }
+        None => true,
+    }
+}
+
 /// Sets `X-Forwarded-For`, `-Proto` and `-Host`, which tell the upstream who sent the request.
 pub(crate) fn forward(parts: &mut request::Parts, peer: SocketAddr, trusted: &[IpNet]) {
     let headers = &mut parts.headers;
@@ -165,6 +187,16 @@ pub(crate) fn forward(parts: &mut request::Parts, peer: SocketAddr, trusted: &[I
     }
 }
 
+/// Adds the sidecar to the intermediaries that `Via` lists (RFC 9110, 7.6.3).
+pub(crate) fn sign(parts: &mut request::Parts) {
+    let via = match parts.version {
+        Version::HTTP_10 => "1.0 idempotency-sidecar",
+        Version::HTTP_2 => "2 idempotency-sidecar",
+        _ => "1.1 idempotency-sidecar",
+    };
+    parts.headers.append(VIA, HeaderValue::from_static(via));
+}
+
 /// The addresses that a trusted proxy named, then the peer's own.
 fn from(headers: &HeaderMap, peer: IpAddr) -> HeaderValue {
     let mut addresses = Vec::new();
@@ -174,20 +206,6 @@ fn from(headers: &HeaderMap, peer: IpAddr) -> HeaderValue {
     }
     addresses.extend_from_slice(peer.to_string().as_bytes());
     HeaderValue::from_bytes(&addresses).expect("made of header values and an address")
-}
-
-/// Sets `Host` to the host of the request line (RFC 9112, section 3.2.2) or, in HTTP/2, to
-/// `:authority`, if there is one. Returns `false` for more than one `Host`.
-pub(crate) fn normalize_host(parts: &mut request::Parts) -> bool {
-    if let Some(authority) = parts.uri.authority() {
-        let host = authority
-            .as_str()
-            .rsplit_once('@')
-            .map_or(authority.as_str(), |(_, host)| host);
-        let host = HeaderValue::from_str(host).expect("an authority is visible ASCII");
-        parts.headers.insert(HOST, host);
-    }
-    parts.headers.get_all(HOST).iter().nth(1).is_none()
 }
 
 /// Joins the `Cookie` headers into one: HTTP/2 may split cookies, HTTP/1.1 may not

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
+use http::header::{ALLOW, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, request};
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
@@ -22,9 +22,10 @@ use crate::bodies::{ForwardedBody, GuardedBody};
 use crate::checks::{layer_header_names, methods};
 use crate::contract::SidecarContract;
 use crate::forwarded::{
-    LayerHeaders, ReservedHeaders, can_be_tunnelled, forward, join_cookies, normalize_host,
+    LayerHeaders, ReservedHeaders, can_be_tunnelled, forward, join_cookies, may_be_forwarded, sign,
     strip_hop_by_hop,
 };
+use crate::head::check;
 use crate::metrics::{GaugeGuard, Numbers};
 use crate::options::Settings;
 use crate::path::meant;
@@ -125,12 +126,13 @@ impl Front {
         if parts.method == Method::CONNECT {
             return Err(self.refused(&usual(GatewayCode::ConnectRefused), &parts));
         }
-        if !normalize_host(&mut parts) {
-            return Err(self.refused(&usual(GatewayCode::HostInvalid), &parts));
-        }
+        check(&mut parts).map_err(|refusal| self.refused(&refusal, &parts))?;
         strip(&mut parts, &self.reserved);
         if let Some(here) = self.served_here(&parts) {
             return Err(here);
+        }
+        if !may_be_forwarded(&mut parts) {
+            return Err(last(&parts.method));
         }
         forward(&mut parts, peer, &self.trusted);
         parts.extensions.insert(PeerAddr(peer));
@@ -141,6 +143,7 @@ impl Front {
         {
             self.authorize(authorizer, &mut parts).await?;
         }
+        sign(&mut parts);
         Ok(Request::from_parts(parts, RequestBody::new(body)))
     }
 
@@ -226,6 +229,20 @@ impl Front {
                 }
             })
     }
+}
+
+/// The response to an OPTIONS or TRACE request that ends here. The sidecar reflects no TRACE, which
+/// could show credentials that proxies have added.
+fn last(method: &Method) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    if *method == Method::TRACE {
+        *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
+        response
+            .headers_mut()
+            .insert(ALLOW, HeaderValue::from_static("OPTIONS"));
+    }
+    response
 }
 
 /// Removes the headers of this connection, and those that only the sidecar sets.

@@ -25,6 +25,7 @@ mod connect;
 mod contract;
 mod forwarded;
 mod front;
+mod head;
 mod metrics;
 mod options;
 mod path;

@@ -21,6 +21,8 @@ pub(crate) const fn usual(code: GatewayCode) -> Refusal<'static> {
         }
         GatewayCode::MethodInvalid => "Methods are written in upper case.",
         GatewayCode::HostInvalid => "A request is for one host.",
+        GatewayCode::RequestMalformed => "The request can't be read in one way only.",
+        GatewayCode::TransferCodingUnknown => "The only transfer coding here is `chunked`.",
         GatewayCode::ConnectRefused => "This is no proxy for other addresses.",
         GatewayCode::NotAuthorized => {
             "The caller may not do this. Nothing was executed, and nothing replayed."

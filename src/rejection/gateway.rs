@@ -26,7 +26,11 @@ codes! {
     /// The method is that of a protected route in other letters.
     MethodInvalid "method-invalid" (StatusCode::BAD_REQUEST, Retry::Never, "Method not in upper case");
     /// The request does not name one host.
-    HostInvalid "host-invalid" (StatusCode::BAD_REQUEST, Retry::Never, "More than one Host");
+    HostInvalid "host-invalid" (StatusCode::BAD_REQUEST, Retry::Never, "Host missing or invalid");
+    /// The target, or what says where the request ends, is not as HTTP requires.
+    RequestMalformed "request-malformed" (StatusCode::BAD_REQUEST, Retry::Never, "Request malformed");
+    /// The body has another transfer coding than `chunked`.
+    TransferCodingUnknown "transfer-coding-unknown" (StatusCode::NOT_IMPLEMENTED, Retry::Never, "Transfer coding unknown");
     /// The method is CONNECT.
     ConnectRefused "connect-refused" (StatusCode::NOT_IMPLEMENTED, Retry::Never, "CONNECT is not served");
     /// The authorizer denied the request. The status is the authorizer's 401 or 403.

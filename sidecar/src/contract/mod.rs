@@ -69,6 +69,14 @@ const fn for_clients(code: GatewayCode) -> Option<(&'static str, &'static str)> 
             "The request does not name one host. Nothing was executed.",
             CORRECT,
         ),
+        GatewayCode::RequestMalformed => (
+            "The request is not as HTTP requires. Nothing was executed.",
+            CORRECT,
+        ),
+        GatewayCode::TransferCodingUnknown => (
+            "The body has another transfer coding than `chunked`. Nothing was executed.",
+            CORRECT,
+        ),
         GatewayCode::ConnectRefused => (
             "The method is CONNECT. Nothing was executed.",
             "Send the request to the service.",

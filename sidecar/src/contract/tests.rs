@@ -210,9 +210,9 @@ fn has_its_own_errors(contract: &SidecarContract, codes: usize) {
 
 #[test]
 fn its_own_errors_are_in_every_format() {
-    has_its_own_errors(&shared(), 7);
+    has_its_own_errors(&shared(), 9);
     let asks = "authorize = 'http://127.0.0.1:9001'\nidempotency.scope = ['shared']";
-    has_its_own_errors(&contract(asks), 9);
+    has_its_own_errors(&contract(asks), 11);
 }
 
 #[test]
@@ -231,7 +231,7 @@ fn its_own_errors_have_the_form_that_the_file_gives_them() {
         body = "no {code}"
         "#,
     );
-    has_its_own_errors(&contract, 7);
+    has_its_own_errors(&contract, 9);
     let json = contract.json();
     let error = |code: &str| {
         let mut all = json["gateway"].as_array().unwrap().iter();

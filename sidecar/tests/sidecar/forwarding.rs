@@ -60,6 +60,7 @@ async fn a_request_arrives_as_it_was_sent_but_for_hop_by_hop_fields() {
             ("x-forwarded-for", "127.0.0.1"),
             ("x-forwarded-proto", "http"),
             ("x-forwarded-host", "Shop.Example:8443"),
+            ("via", "1.1 idempotency-sidecar"),
         ])
     );
 }

@@ -7,6 +7,7 @@ mod failures;
 mod forwarded;
 mod forwarding;
 mod gateways;
+mod heads;
 mod http2;
 mod limits;
 mod own_paths;

@@ -60,6 +60,8 @@ async fn it_serves_its_contract_where_it_is_told_to() {
             "path-ambiguous",
             "method-invalid",
             "host-invalid",
+            "request-malformed",
+            "transfer-coding-unknown",
             "connect-refused",
         ]
     );

@@ -57,6 +57,12 @@ impl Both {
             GatewayCode::PathAmbiguous => ("POST //orders", "Host: a", key),
             GatewayCode::MethodInvalid => ("post /orders", "Host: a", key),
             GatewayCode::HostInvalid => ("POST /orders", "Host: a\r\nHost: b", key),
+            GatewayCode::RequestMalformed => ("POST *", "Host: a", key),
+            GatewayCode::TransferCodingUnknown => (
+                "POST /orders",
+                "Host: a",
+                "Transfer-Encoding: gzip, chunked",
+            ),
             GatewayCode::ConnectRefused => ("CONNECT a:1", "Host: a", key),
             GatewayCode::NotAuthorized => ("POST /denied", "Host: a", key),
             GatewayCode::AuthorizerUnavailable => ("POST /unknown", "Host: a", key),
