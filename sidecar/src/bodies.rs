@@ -20,13 +20,14 @@ use tracing::warn;
 use crate::BoxError;
 use crate::forwarded::{LayerHeaders, ReservedHeaders};
 use crate::metrics::Numbers;
+use crate::received::ReceivedBody;
 
 pin_project! {
     /// The body of a request, as the upstream gets it.
     #[derive(Debug)]
     pub(crate) struct Outgoing {
         #[pin]
-        body: RequestBody<Incoming>,
+        body: RequestBody<ReceivedBody>,
         // The trailers of a body that the layer has read; `body` has the data alone.
         trailers: Option<HeaderMap>,
         reserved: ReservedHeaders,
@@ -38,7 +39,7 @@ pin_project! {
 impl Outgoing {
     /// The receiver fails once the body is dropped: after its last byte, or when the request ends early.
     pub(crate) fn new(
-        body: RequestBody<Incoming>,
+        body: RequestBody<ReceivedBody>,
         trailers: Option<HeaderMap>,
         reserved: ReservedHeaders,
     ) -> (Self, oneshot::Receiver<Infallible>) {
@@ -55,12 +56,12 @@ impl Outgoing {
 
 impl Body for Outgoing {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BoxError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.project();
         let frame = match ready!(this.body.poll_frame(cx)) {
             Some(Ok(frame)) => frame,

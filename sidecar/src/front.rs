@@ -8,7 +8,6 @@ use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, request};
 use http_body_util::{Either, Full};
-use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use ipnet::IpNet;
 use tower_idempotency::for_sidecar::{GatewayCode, Refusal, Refusals, refusals};
@@ -30,6 +29,7 @@ use crate::metrics::{GaugeGuard, Numbers};
 use crate::options::Settings;
 use crate::path::meant;
 use crate::problem::usual;
+use crate::received::ReceivedBody;
 use crate::upstream::{Protocol, Upstream};
 
 /// The body of every response. Its guard counts the request until the last byte is sent.
@@ -101,7 +101,7 @@ impl Front {
     /// Responds to a request. `guard` lives as long as the response's body.
     pub(crate) async fn respond<G>(
         &self,
-        request: Request<Incoming>,
+        request: Request<ReceivedBody>,
         peer: SocketAddr,
         guard: G,
     ) -> Response<ServedBody<G>> {
@@ -119,9 +119,9 @@ impl Front {
     /// The request as the layer gets it, or the response that the sidecar gives instead.
     async fn admit(
         &self,
-        request: Request<Incoming>,
+        request: Request<ReceivedBody>,
         peer: SocketAddr,
-    ) -> Result<Request<RequestBody<Incoming>>, Response<Bytes>> {
+    ) -> Result<Request<RequestBody<ReceivedBody>>, Response<Bytes>> {
         let (mut parts, body) = request.into_parts();
         if parts.method == Method::CONNECT {
             return Err(self.refused(&usual(GatewayCode::ConnectRefused), &parts));

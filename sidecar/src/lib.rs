@@ -23,14 +23,18 @@ mod checks;
 mod client;
 mod connect;
 mod contract;
+mod ending;
 mod forwarded;
 mod front;
 mod head;
+mod http2;
 mod metrics;
 mod options;
 mod path;
 mod problem;
+mod received;
 mod server;
+mod socket;
 mod store;
 mod upstream;
 

@@ -5,41 +5,33 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
+use http::header::{CONNECTION, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
+use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{debug, info, warn};
 
+use crate::ending::{Close, Ending, IDLE, Phase};
 use crate::front::Front;
+use crate::received::{ReceivedBody, Unread};
+use crate::socket::{Socket, share};
+use crate::{BoxError, http2};
 
-/// How long the head of a request may take, and how long an idle connection is kept. Load
-/// balancers close idle connections after a minute. Since this is longer, the load balancer
-/// closes first, and never sends a request on a connection that the sidecar is closing.
-pub(crate) const IDLE: Duration = Duration::from_secs(75);
-/// How often an HTTP/2 connection is pinged, so that a vanished client is noticed.
-const PING: Duration = Duration::from_secs(20);
+/// How much of a body hyper may discard before the next request, instead of closing the connection.
+const SHORT_REST: u64 = 8 << 10;
 /// How long the sidecar waits after it ran out of file descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
-
-/// What the tasks of all connections are to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    Serve,
-    /// Finish the requests that run, and take no new ones.
-    Drain,
-    End,
-}
 
 /// Serves until `shutdown`. Then requests and operations may finish, within `drain`.
 pub(crate) async fn serve(
@@ -110,110 +102,82 @@ fn is_connection_error(error: &io::Error) -> bool {
     )
 }
 
-fn builder() -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(IDLE);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .keep_alive_interval(PING)
-        .keep_alive_timeout(PING);
-    builder
-}
-
 async fn connection(
     front: Arc<Front>,
     stream: TcpStream,
     peer: SocketAddr,
-    mut phase: watch::Receiver<Phase>,
+    phase: watch::Receiver<Phase>,
 ) {
     let _counted = front.numbers().connection();
-    // hyper writes a response in large pieces, so Nagle's algorithm could only delay the last one.
-    let _ = stream.set_nodelay(true);
-    let activity = Activity::new();
-    let service = service_fn(|request| {
-        let front = Arc::clone(&front);
-        let running = activity.begin();
-        async move { Ok::<_, Infallible>(front.respond(request, peer, running).await) }
-    });
-    let builder = builder();
-    let mut served = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
-    let mut closing = false;
-    loop {
-        // `idle_at` is computed anew in each turn: a request that began meanwhile moves it.
-        let idle_at = activity.idle_since().unwrap_or_else(Instant::now) + IDLE;
+    let (socket, watched) = share(stream);
+    let mut ending = Ending::new(phase);
+    let may_send_on = tokio::select! {
+        // The half of the socket that speaks HTTP is dropped with this future, before `linger` begins.
+        served = requests(front, socket, peer, &mut ending) => served.unwrap_or_else(|error| {
+            debug!(%peer, error = &*error, "connection ended");
+            true
+        }),
+        () = watched.failed() => false,
+    };
+    if may_send_on {
         tokio::select! {
-            ended = served.as_mut() => {
-                if let Err(error) = ended {
-                    debug!(%peer, error = &*error, "connection ended");
-                }
-                return;
-            }
-            changed = phase.changed() => {
-                if changed.is_err() || *phase.borrow() == Phase::End {
-                    return;
-                }
-                closing = true;
-                served.as_mut().graceful_shutdown();
-            }
-            () = sleep_until(idle_at) => {
-                if activity.idle_since().is_some_and(|since| since.elapsed() >= IDLE) {
-                    // The client was asked to close the connection and is still there.
-                    if closing {
-                        return;
-                    }
-                    closing = true;
-                    activity.touch();
-                    served.as_mut().graceful_shutdown();
-                }
-            }
+            () = watched.linger() => {}
+            () = ending.end() => {}
         }
     }
 }
 
-/// How many requests run on a connection, and since when that number holds.
-///
-/// Both change under one lock. Apart from each other, the timer could close a connection as idle
-/// whose request has just begun.
-#[derive(Clone, Debug)]
-struct Activity(Arc<Mutex<(usize, Instant)>>);
-
-impl Activity {
-    fn new() -> Self {
-        Self(Arc::new(Mutex::new((0, Instant::now()))))
+/// Serves the requests of a connection. Returns whether the client may still be sending while it has a
+/// response to read.
+async fn requests(
+    front: Arc<Front>,
+    mut socket: Socket,
+    peer: SocketAddr,
+    ending: &mut Ending,
+) -> Result<bool, BoxError> {
+    let is_http2 = tokio::select! {
+        is_http2 = socket.begins_with_http2() => is_http2?,
+        _ = ending.next() => return Ok(false),
+    };
+    if is_http2 {
+        http2::serve(front, socket, peer, ending).await?;
+        return Ok(true);
     }
-
-    fn begin(&self) -> Running {
-        self.change(|running| running + 1);
-        Running(self.clone())
-    }
-
-    fn touch(&self) {
-        self.change(|running| running);
-    }
-
-    /// `None` while a request runs.
-    fn idle_since(&self) -> Option<Instant> {
-        let (running, since) = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        (running == 0).then_some(since)
-    }
-
-    fn change(&self, to: impl FnOnce(usize) -> usize) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *state = (to(state.0), Instant::now());
-    }
-}
-
-/// A request from its head to the last byte of its response.
-#[derive(Debug)]
-struct Running(Activity);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.change(|running| running - 1);
+    let unread = Unread::default();
+    let activity = ending.activity().clone();
+    let service = service_fn(|request: Request<Incoming>| {
+        let (front, unread) = (Arc::clone(&front), unread.clone());
+        let running = activity.begin();
+        async move {
+            let request = request.map(|body| ReceivedBody::http1(body, unread.clone()));
+            let mut response = front.respond(request, peer, running).await;
+            // A request can only follow on a body that was read. hyper reads a short rest by itself.
+            if unread.get() > SHORT_REST && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(CONNECTION, close);
+            }
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(IDLE)
+        // A client that closes its sending half still waits for the response.
+        .half_close(true)
+        .serve_connection(TokioIo::new(socket), service)
+        .with_upgrades();
+    let mut served = pin!(served);
+    loop {
+        tokio::select! {
+            served = served.as_mut() => {
+                served?;
+                return Ok(unread.get() > 0);
+            }
+            close = ending.next() => match close {
+                Close::Gracefully => served.as_mut().graceful_shutdown(),
+                Close::AtOnce => return Ok(false),
+            },
+        }
     }
 }
 
@@ -226,7 +190,17 @@ async fn serve_metrics(front: Arc<Front>, listener: TcpListener) {
                 let response = metrics(&front, &request).map(Full::new);
                 async move { Ok::<_, Infallible>(response) }
             });
-            let builder = builder();
+            let mut builder = auto::Builder::new(TokioExecutor::new());
+            builder
+                .http1()
+                .timer(TokioTimer::new())
+                .header_read_timeout(IDLE)
+                .half_close(true);
+            builder
+                .http2()
+                .timer(TokioTimer::new())
+                .keep_alive_interval(http2::PING)
+                .keep_alive_timeout(http2::PING);
             let served = builder.serve_connection(TokioIo::new(stream), service);
             if let Err(error) = served.await {
                 debug!(error = &*error, "connection for metrics ended");

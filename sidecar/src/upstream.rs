@@ -26,6 +26,7 @@ use crate::forwarded::{ATTEMPT, FENCING_TOKEN, LayerHeaders, ReservedHeaders, st
 use crate::metrics::Numbers;
 use crate::options::Settings;
 use crate::problem::{in_doubt_without_key, usual};
+use crate::received::ReceivedBody;
 
 /// The protocol that a client asks to upgrade to: an extension of the request.
 #[derive(Clone, Debug)]
@@ -68,7 +69,7 @@ impl Upstream {
     }
 }
 
-impl Service<Request<RequestBody<Incoming>>> for Upstream {
+impl Service<Request<RequestBody<ReceivedBody>>> for Upstream {
     type Response = Response<ForwardedBody>;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
@@ -77,14 +78,17 @@ impl Service<Request<RequestBody<Incoming>>> for Upstream {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<RequestBody<Incoming>>) -> Self::Future {
+    fn call(&mut self, request: Request<RequestBody<ReceivedBody>>) -> Self::Future {
         let shared = Arc::clone(&self.0);
         Box::pin(async move { Ok(shared.forward(request).await) })
     }
 }
 
 impl Shared {
-    async fn forward(&self, request: Request<RequestBody<Incoming>>) -> Response<ForwardedBody> {
+    async fn forward(
+        &self,
+        request: Request<RequestBody<ReceivedBody>>,
+    ) -> Response<ForwardedBody> {
         let (mut parts, body) = request.into_parts();
         let upgrade = parts
             .extensions

@@ -3,13 +3,18 @@
 
 mod asked_again;
 mod authorizer;
+mod expectations;
 mod failures;
+mod floods;
 mod forwarded;
 mod forwarding;
+mod frames;
 mod gateways;
 mod heads;
 mod http2;
+mod leaving;
 mod limits;
+mod malformed;
 mod own_paths;
 mod pages;
 mod paths;
@@ -29,6 +34,7 @@ mod signals;
 mod stalled;
 mod store;
 mod streaming;
+mod streams;
 mod support;
 mod tunnels;
 #[cfg(all(

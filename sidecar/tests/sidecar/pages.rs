@@ -10,6 +10,22 @@ fn files(page: &str) -> Vec<&str> {
         .collect()
 }
 
+/// `http.md` names a test for each requirement, as `file::function`.
+#[test]
+fn every_test_that_a_page_names_exists() {
+    let page = include_str!("../../docs/http.md");
+    let names = page.split('`').filter(|code| code.contains("::"));
+    let mut count = 0;
+    for name in names {
+        let (file, function) = name.split_once("::").unwrap();
+        let path = format!("{}/tests/sidecar/{file}.rs", env!("CARGO_MANIFEST_DIR"));
+        let text = std::fs::read_to_string(&path).expect(&path);
+        assert!(text.contains(&format!("fn {function}()")), "{name}");
+        count += 1;
+    }
+    assert!(count > 40, "{count}");
+}
+
 #[test]
 fn every_file_that_a_page_shows_is_right() {
     let pages = [

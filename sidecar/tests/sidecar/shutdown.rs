@@ -63,7 +63,7 @@ async fn an_operation_whose_client_has_left_is_finished() {
     let mut client = sidecar.client().await;
     client.send(&post("/a", "k", "{}")).await;
     until(async || upstream.seen().len() == 1).await;
-    drop(client);
+    client.reset();
     let mut ended = sidecar.stop();
     let early = tokio::time::timeout(std::time::Duration::from_millis(200), &mut ended);
     assert!(early.await.is_err());

@@ -29,7 +29,7 @@ async fn an_answer_whose_body_stalls_is_one_that_breaks_off() {
         let mut client = sidecar.client().await;
         client.send(&post("/charges", "k", "{}")).await;
         until(async || upstream.seen().len() == 1).await;
-        drop(client);
+        client.reset();
         until(async || {
             sidecar
                 .exchange(&post("/charges", "free", "{}"))

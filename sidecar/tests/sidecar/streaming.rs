@@ -169,7 +169,7 @@ async fn a_client_that_leaves_stops_no_operation_that_has_begun() {
     let mut client = sidecar.client().await;
     client.send(&post("/a", "k", "{}")).await;
     until(async || upstream.seen().len() == 1).await;
-    drop(client);
+    client.reset();
     let running = sidecar.exchange(&post("/a", "k", "{}")).await;
     assert_eq!(running.code(), "in-flight");
     go_on.notify_one();
@@ -190,6 +190,6 @@ async fn a_client_that_leaves_is_gone_for_the_upstream_where_nothing_is_protecte
     let (mut upstream, _) = within(listener.accept()).await.unwrap();
     let mut some = [0; 1024];
     assert!(within(upstream.read(&mut some)).await.unwrap() > 0);
-    drop(client);
+    client.reset();
     assert_eq!(within(upstream.read(&mut some)).await.unwrap(), 0);
 }

@@ -254,6 +254,12 @@ impl Client {
         whole.then_some(head)
     }
 
+    /// Closes the connection so that the sidecar notices at once. Otherwise the client could as well
+    /// have closed its sending half.
+    pub(crate) fn reset(self) {
+        self.0.get_ref().set_zero_linger().unwrap();
+    }
+
     pub(crate) async fn is_closed(&mut self) -> bool {
         let mut byte = [0];
         matches!(within(self.0.read(&mut byte)).await, Ok(0) | Err(_))
@@ -349,6 +355,10 @@ impl Upstream {
     /// Returns the requests that arrived completely.
     pub(crate) fn seen(&self) -> Vec<Message> {
         self.seen.lock().unwrap().clone()
+    }
+
+    pub(crate) fn forget(&self) {
+        self.seen.lock().unwrap().clear();
     }
 
     pub(crate) fn last(&self) -> Message {

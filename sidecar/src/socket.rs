@@ -1,0 +1,267 @@
+//! The socket of a client, which is shared by the connection's task and by hyper or h2.
+
+use std::io;
+use std::net::Shutdown;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, Interest, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tracing::debug;
+
+/// How long a connection may rest before TCP asks whether the client's system still knows it.
+const PROBE_AFTER: Duration = Duration::from_secs(30);
+/// How long the sidecar reads on at most once it has nothing more to say.
+const LINGER: Duration = Duration::from_secs(30);
+/// How long the client may pause meanwhile.
+const LINGER_PAUSE: Duration = Duration::from_secs(3);
+/// How many bytes the sidecar discards at most.
+const LINGER_BYTES: usize = 64 << 20;
+
+/// What a connection of HTTP/2 begins with (RFC 9113, 3.4).
+const HTTP2: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// The half of the socket that hyper or h2 reads and writes.
+#[derive(Debug)]
+pub(crate) struct Socket {
+    stream: Arc<TcpStream>,
+    /// The beginning of what the client sent, which is read again.
+    begun: Bytes,
+}
+
+/// Splits a connection into the half that speaks HTTP and the half of the connection's task.
+pub(crate) fn share(stream: TcpStream) -> (Socket, Watched) {
+    let socket = SockRef::from(&stream);
+    // hyper writes a response in large pieces, so Nagle's algorithm could only delay the last one.
+    // Neither option changes what is sent, so a system that refuses one does no harm.
+    let _ = socket.set_tcp_nodelay(true);
+    let probes = TcpKeepalive::new()
+        .with_time(PROBE_AFTER)
+        .with_interval(PROBE_AFTER);
+    let _ = socket.set_tcp_keepalive(&probes);
+    let stream = Arc::new(stream);
+    let socket = Socket {
+        stream: Arc::clone(&stream),
+        begun: Bytes::new(),
+    };
+    (socket, Watched(stream))
+}
+
+impl Socket {
+    /// Reads as much as tells whether the client speaks HTTP/2.
+    pub(crate) async fn begins_with_http2(&mut self) -> io::Result<bool> {
+        let mut begun = Vec::with_capacity(HTTP2.len());
+        while begun.len() < HTTP2.len() && HTTP2.starts_with(&begun) {
+            let mut some = [0; HTTP2.len()];
+            self.stream.readable().await?;
+            match self.stream.try_read(&mut some[begun.len()..]) {
+                Ok(0) => break,
+                Ok(read) => {
+                    let from = begun.len();
+                    begun.extend_from_slice(&some[from..from + read]);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let is_http2 = begun == HTTP2;
+        self.begun = begun.into();
+        Ok(is_http2)
+    }
+
+    fn poll_try_write(
+        &self,
+        cx: &mut Context<'_>,
+        write: impl Fn(&TcpStream) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.stream.poll_write_ready(cx))?;
+            match write(&self.stream) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                written => return Poll::Ready(written),
+            }
+        }
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if !self.begun.is_empty() {
+            let length = self.begun.len().min(into.remaining());
+            into.put_slice(&self.begun.split_to(length));
+            return Poll::Ready(Ok(()));
+        }
+        loop {
+            ready!(self.stream.poll_read_ready(cx))?;
+            match self.stream.try_read_buf(into) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                read => return Poll::Ready(read.map(drop)),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_try_write(cx, |stream| stream.try_write(data))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_try_write(cx, |stream| stream.try_write_vectored(data))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(SockRef::from(&*self.stream).shutdown(Shutdown::Write))
+    }
+}
+
+/// The connection task's half of the socket.
+#[derive(Debug)]
+pub(crate) struct Watched(Arc<TcpStream>);
+
+impl Watched {
+    /// Completes when the client has reset the connection, or no longer answers TCP's probes.
+    ///
+    /// The end of what the client sends says nothing: a client may close the sending half of its
+    /// connection and wait for the response. hyper reads nothing while a response is pending, so it
+    /// would not notice a reset.
+    pub(crate) async fn failed(&self) {
+        if self.0.ready(Interest::ERROR).await.is_err() {
+            // The runtime shuts down.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Reads on and discards what the client still sends, within bounds, before the connection is
+    /// closed (RFC 9112, 9.6). Otherwise the system would reset the connection, and the
+    /// client could lose a response that it has not read yet, such as a 413 to a body that it is still
+    /// sending.
+    pub(crate) async fn linger(self) {
+        // A tunnel goes on with the other half of the socket.
+        let Some(mut stream) = Arc::into_inner(self.0) else {
+            return;
+        };
+        let _ = SockRef::from(&stream).shutdown(Shutdown::Write);
+        let discarded = async {
+            let mut left = LINGER_BYTES;
+            let mut some = vec![0; 16 << 10];
+            while let Ok(Ok(read)) = timeout(LINGER_PAUSE, stream.read(&mut some)).await {
+                if read == 0 || read > left {
+                    break;
+                }
+                left -= read;
+            }
+            LINGER_BYTES - left
+        };
+        match timeout(LINGER, discarded).await {
+            Ok(0) => {}
+            Ok(bytes) => debug!(bytes, "discarded what the client sent after its response"),
+            Err(_) => debug!("the client sends without end"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::net::TcpListener;
+    use tokio::time::{Instant, sleep};
+
+    use super::*;
+
+    /// Returns a client, and the sidecar's half of a connection that has nothing more to say.
+    async fn lingering() -> (TcpStream, tokio::task::JoinHandle<()>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap());
+        let (client, accepted) = tokio::join!(client, listener.accept());
+        let client = client.unwrap();
+        client.set_nodelay(true).unwrap();
+        let (socket, watched) = share(accepted.unwrap().0);
+        drop(socket);
+        (client, tokio::spawn(watched.linger()))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_pauses_is_not_waited_for() {
+        let (_client, lingers) = lingering().await;
+        let begun = Instant::now();
+        lingers.await.unwrap();
+        assert_eq!(begun.elapsed().as_secs(), LINGER_PAUSE.as_secs());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_sends_slowly_is_read_for_a_while() {
+        let (mut client, lingers) = lingering().await;
+        let begun = Instant::now();
+        while !lingers.is_finished() {
+            let _ = client.write_all(b"more").await;
+            sleep(Duration::from_secs(1)).await;
+        }
+        let took = begun.elapsed();
+        assert!(
+            took >= LINGER && took < LINGER + 2 * LINGER_PAUSE,
+            "{took:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_client_that_sends_without_end_is_read_up_to_a_bound() {
+        let (mut client, lingers) = lingering().await;
+        let some = vec![0; 64 << 10];
+        let mut sent = 0;
+        while client.write_all(&some).await.is_ok() {
+            sent += some.len();
+        }
+        lingers.await.unwrap();
+        // The buffers of the system hold a part too.
+        assert!((LINGER_BYTES..2 * LINGER_BYTES).contains(&sent), "{sent}");
+    }
+
+    #[tokio::test]
+    async fn what_the_client_began_with_is_read_again() {
+        for (sent, is_http2) in [
+            (&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nmore"[..], true),
+            (b"POST / HTTP/1.1\r\n", false),
+            (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r!", false),
+            (b"P", false),
+            (b"", false),
+        ] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let mut client = TcpStream::connect(listener.local_addr().unwrap())
+                .await
+                .unwrap();
+            let (mut socket, _watched) = share(listener.accept().await.unwrap().0);
+            client.write_all(sent).await.unwrap();
+            client.shutdown().await.unwrap();
+            assert_eq!(socket.begins_with_http2().await.unwrap(), is_http2);
+            let mut read = Vec::new();
+            socket.read_to_end(&mut read).await.unwrap();
+            assert_eq!(read, sent);
+        }
+    }
+}
