@@ -77,6 +77,9 @@ pub enum OnInFlight {
 
 /// What happens to an operation whose client leaves: the client's connection closes, or a timeout
 /// outside the layer drops the request.
+///
+/// The server decides when a client has left. hyper by default takes a client for gone that has closed
+/// only the sending half of its connection; with `half_close(true)` hyper goes on until a write fails.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnDisconnect {
