@@ -143,6 +143,7 @@ impl<DB: SqlDatabase> SqlClaim<DB> {
         let began_at = operation.commit.began_at();
         let began_at = began_at.expect("the handler has begun");
         let outcome = committed(&operation.options, &head, &body, began_at);
+        let outcome = timed.fitted(outcome);
         let kept = timed.store().kept(lease, outcome.clone());
         let store = self.store().expect("it was there when the claim was made");
         let completed = store.complete_within(&mut transaction, lease, &kept);

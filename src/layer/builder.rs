@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use tokio::sync::Semaphore;
+use tracing::warn;
 
 use crate::error::ConfigError;
 use crate::layer::IdempotencyLayer;
@@ -21,6 +22,8 @@ use crate::runtime::background::Background;
 use crate::scope::Scope;
 #[cfg(feature = "encryption")]
 use crate::store::encrypted::Encryption;
+#[cfg(feature = "_sql")]
+use crate::store::sql::transaction::TransactionalStore;
 use crate::store::{DynStore, Store, TimedStore, erased};
 
 /// The options of an [`IdempotencyLayer`]. The methods here set the options of the whole layer;
@@ -315,6 +318,28 @@ impl IdempotencyLayerBuilder {
         self
     }
 
+    /// Whether handlers can commit their claims in the store, or why not.
+    fn commits(&self) -> Result<(), String> {
+        #[cfg(feature = "config")]
+        if self.skip_store_checks {
+            return Ok(());
+        }
+        if self.store.transactional().is_none() {
+            let why = "needs a store in an SQL database: PostgresStore, MySqlStore or SqliteStore";
+            return Err(why.to_owned());
+        }
+        #[cfg(feature = "_sql")]
+        let database = self.store.in_database();
+        #[cfg(feature = "_sql")]
+        if let Some(change) = database.and_then(TransactionalStore::loses_commits) {
+            return Err(format!(
+                "needs a database that keeps each commit that others have read, and a crash of this \
+                 one takes them back: {change}"
+            ));
+        }
+        Ok(())
+    }
+
     /// Checks the options and makes the layer.
     ///
     /// # Errors
@@ -373,9 +398,7 @@ impl IdempotencyLayerBuilder {
         let mut digests = self.secrets.iter().map(|secret| Digests::keyed(secret));
         let current = digests.next().unwrap_or_else(Digests::plain);
         let old_digests = digests.collect();
-        let commits = self.store.transactional().is_some();
-        #[cfg(feature = "config")]
-        let commits = commits || self.skip_store_checks;
+        let commits = self.commits();
         let routes = Routes::new(self.defaults, self.routes, self.target, commits)?;
         if self.max_buffered_bytes < routes.largest_body() {
             let message = format!(
@@ -397,6 +420,7 @@ impl IdempotencyLayerBuilder {
         };
         #[cfg(not(feature = "encryption"))]
         let store = self.store;
+        warn_of_limit(store.largest_completion(), routes.largest_recorded_body());
         let background = Background::up_to(self.max_background_operations);
         let store = TimedStore::new(store, self.store_timeout);
         let leases = Arc::new(Leases::new(store, background, routes.shortest_lease()));
@@ -417,6 +441,18 @@ impl IdempotencyLayerBuilder {
                 body_budget: Budget::new(self.max_buffered_bytes),
             }),
         })
+    }
+}
+
+/// Warns if the store keeps less than the options record.
+fn warn_of_limit(most: Option<usize>, max_recorded_body: usize) {
+    if let Some(most) = most.filter(|most| *most < max_recorded_body) {
+        warn!(
+            max_recorded_body,
+            store_keeps_at_most = most,
+            "the store can't keep the largest responses that the options record: their records \
+             will be sealed; lower `max_recorded_body`, or raise the limit of the store"
+        );
     }
 }
 

@@ -23,7 +23,9 @@ use crate::error::cause;
 use crate::runtime::background::Background;
 use crate::runtime::deadline::Deadline;
 use crate::runtime::{Handle, Instant, sleep};
-use crate::store::{Lease, OnLapsedLease, Outcome, Ownership, Release, StoreError, TimedStore};
+use crate::store::{
+    Lease, OnLapsedLease, Outcome, Ownership, Release, StoreError, StoreErrorKind, TimedStore,
+};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -173,9 +175,19 @@ impl LeaseOwner {
         // not released to run again: `phase` is `Ends(None)`.
         let asked = Instant::now();
         let leases = Arc::clone(self.state.leases());
-        let error = match leases.store.complete(self.state.lease(), &outcome).await {
-            Ok(ownership) => return self.settle(ownership, Ended::from(&outcome)),
-            Err(error) => error,
+        let mut outcome = leases.store.fitted(outcome);
+        let error = loop {
+            match leases.store.complete(self.state.lease(), &outcome).await {
+                Ok(ownership) => return self.settle(ownership, Ended::from(&outcome)),
+                Err(error) if is_too_large(&error, &outcome) => {
+                    self.warn(
+                        "the store can't keep a response, its record is sealed",
+                        &error,
+                    );
+                    outcome = outcome.sealed();
+                }
+                Err(error) => break error,
+            }
         };
         self.warn("completion failed, trying again", &error);
         let Ok(runtime) = Handle::try_current() else {
@@ -264,7 +276,7 @@ impl LeaseOwner {
 
     /// Tries again until the store has answered, for `max_operation` at most. The
     /// record stays in flight meanwhile: its lease is renewed.
-    async fn keep_completing(self, outcome: Outcome) -> Ended {
+    async fn keep_completing(self, mut outcome: Outcome) -> Ended {
         self.state.leases().renewer.watch_anew(&self.state);
         let end = Instant::now().checked_add(self.state.max_operation());
         // `None` is a time that never comes.
@@ -279,7 +291,12 @@ impl LeaseOwner {
                 .complete(self.state.lease(), &outcome);
             match completed.await {
                 Ok(ownership) => return self.settle(ownership, Ended::from(&outcome)),
-                Err(error) => self.warn("completion failed, trying again", &error),
+                Err(error) => {
+                    self.warn("completion failed, trying again", &error);
+                    if is_too_large(&error, &outcome) {
+                        outcome = outcome.sealed();
+                    }
+                }
             }
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
@@ -311,6 +328,11 @@ impl LeaseOwner {
     fn warn(&self, what: &'static str, error: &StoreError) {
         warn!(lease = ?self.state.lease(), error = cause(error), "{what}");
     }
+}
+
+/// Whether the store will never take this completion.
+fn is_too_large(error: &StoreError, outcome: &Outcome) -> bool {
+    error.kind() == StoreErrorKind::TooLarge && matches!(outcome, Outcome::Completed(_))
 }
 
 impl Drop for LeaseOwner {

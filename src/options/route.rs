@@ -27,6 +27,7 @@ pub(crate) struct Routes {
     last_warning: Mutex<Option<Instant>>,
     shortest_lease: Duration,
     largest_body: usize,
+    largest_recorded_body: usize,
 }
 
 /// A route of the layer, with its pattern as the application wrote it.
@@ -50,19 +51,18 @@ struct MethodRoutes {
 }
 
 impl Routes {
-    /// `commits` says whether handlers can commit their claims in the store.
+    /// `commits` says whether handlers can commit their claims in the store, or why not.
     pub(crate) fn new(
         default: RouteOptions,
         rules: Vec<Rule>,
         target: Target,
-        commits: bool,
+        commits: Result<(), String>,
     ) -> Result<Self, ConfigError> {
         let check = |options: &RouteOptions| {
-            if options.exactly_once && !commits {
-                return Err(ConfigError::new(
-                    "exactly_once",
-                    "needs a store in an SQL database: PostgresStore, MySqlStore or SqliteStore",
-                ));
+            if options.exactly_once
+                && let Err(why) = &commits
+            {
+                return Err(ConfigError::new("exactly_once", why.clone()));
             }
             options.check()
         };
@@ -74,6 +74,7 @@ impl Routes {
             last_warning: Mutex::new(None),
             shortest_lease: default.lease,
             largest_body: default.max_request_body,
+            largest_recorded_body: default.max_recorded_body,
         };
         let mut any_method = Vec::new();
         let mut exact = Vec::new();
@@ -82,6 +83,8 @@ impl Routes {
             check(&options).map_err(|error| error.on_route(&pattern))?;
             routes.shortest_lease = routes.shortest_lease.min(options.lease);
             routes.largest_body = routes.largest_body.max(options.max_request_body);
+            routes.largest_recorded_body =
+                routes.largest_recorded_body.max(options.max_recorded_body);
             let options = Arc::new(options);
             match pattern.split_once(' ') {
                 Some((method, path)) => {
@@ -178,6 +181,11 @@ impl Routes {
 
     pub(crate) fn largest_body(&self) -> usize {
         self.largest_body
+    }
+
+    /// The largest `max_recorded_body` of all routes.
+    pub(crate) fn largest_recorded_body(&self) -> usize {
+        self.largest_recorded_body
     }
 
     pub(crate) fn shortest_lease(&self) -> Duration {
@@ -306,7 +314,7 @@ mod tests {
             RouteOptions::default(),
             rules.collect(),
             Target::AsSent,
-            false,
+            Ok(()),
         )
     }
 
@@ -431,10 +439,15 @@ mod tests {
         let lock = || Method::from_bytes(b"LOCK").unwrap();
         let rule = || -> Rule { ("LOCK /a".to_owned(), Box::new(|options| options)) };
         let options = RouteOptions::default().methods([lock()]);
-        let listed = Routes::new(options, vec![rule()], Target::AsSent, false).unwrap();
+        let listed = Routes::new(options, vec![rule()], Target::AsSent, Ok(())).unwrap();
         let of_a = listed.options(&lock(), &Uri::from_static("/a"), &Extensions::new());
         assert!(of_a.is_some());
-        let unlisted = Routes::new(RouteOptions::default(), vec![rule()], Target::AsSent, false);
+        let unlisted = Routes::new(
+            RouteOptions::default(),
+            vec![rule()],
+            Target::AsSent,
+            Ok(()),
+        );
         assert_eq!(unlisted.unwrap_err().option(), "route");
     }
 
@@ -445,7 +458,7 @@ mod tests {
             Box::new(|options| options.lease(Duration::ZERO)),
         );
         let error =
-            Routes::new(RouteOptions::default(), vec![rule], Target::AsSent, false).unwrap_err();
+            Routes::new(RouteOptions::default(), vec![rule], Target::AsSent, Ok(())).unwrap_err();
         assert_eq!(
             error.to_string(),
             "`lease` must be longer than zero (on route `POST /a`)"

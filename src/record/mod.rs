@@ -248,6 +248,13 @@ impl Completion {
         self.body.len() + fields(&self.headers) + self.trailers.as_ref().map_or(0, fields)
     }
 
+    /// The size that a store keeps of this completion, at most: with the framing of each field and
+    /// of the record.
+    pub(crate) fn stored_size(&self) -> usize {
+        let trailers = self.trailers.as_ref().map_or(0, HeaderMap::len);
+        self.weight() + 16 * (self.headers.len() + trailers) + 1024
+    }
+
     /// Whether this completion stands for an encrypted one.
     pub(crate) fn is_encrypted(&self) -> bool {
         let content_type = self.headers.get(CONTENT_TYPE);

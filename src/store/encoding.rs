@@ -52,8 +52,9 @@ pub struct EncodedCompletion {
 impl EncodedCompletion {
     /// Encodes a completion.
     ///
-    /// `None` if the status is not that of a final response, 200 to 599: a
-    /// Binary HTTP message can't have another one. The operation is done all
+    /// `None` if the status is not that of a final response, 200 to 599, since a
+    /// Binary HTTP message can't have another one, and for a response of more
+    /// than 16 384 headers or trailers. The operation is done all
     /// the same, so store [`Outcome::Sealed`](super::Outcome::Sealed) instead.
     #[must_use]
     pub fn of(completion: &Completion) -> Option<Self> {
@@ -127,10 +128,16 @@ pub(crate) fn micros(length: Duration) -> i64 {
     i64::try_from(micros).expect("a hundred years of microseconds fit")
 }
 
-/// Status, headers, body and trailers as a Binary HTTP message.
+/// How many fields a response may have, and how many trailers: more do not fit into a
+/// [`HeaderMap`], whose methods panic instead.
+const MOST_FIELDS: usize = 1 << 14;
+
+/// Status, headers, body and trailers as a Binary HTTP message. `None` for a response that
+/// [`decode`] would not read again.
 pub(crate) fn encode(completion: &Completion) -> Option<Vec<u8>> {
     let status = completion.status.as_u16();
-    if !(200..600).contains(&status) {
+    let trailers = completion.trailers.as_ref().map_or(0, HeaderMap::len);
+    if !(200..600).contains(&status) || completion.headers.len().max(trailers) > MOST_FIELDS {
         return None;
     }
     let mut message = Message::response(bhttp::StatusCode::try_from(status).ok()?);
@@ -171,11 +178,17 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Completion, StoreError> {
 }
 
 fn fields(section: &FieldSection) -> Result<HeaderMap, StoreError> {
-    let mut map = HeaderMap::with_capacity(section.len());
+    if section.len() > MOST_FIELDS {
+        return Err(unreadable(format!(
+            "its answer has {} fields, more than {MOST_FIELDS}",
+            section.len()
+        )));
+    }
+    let mut map = HeaderMap::try_with_capacity(section.len()).map_err(unreadable)?;
     for field in section.iter() {
         let name = HeaderName::from_bytes(field.name()).map_err(unreadable)?;
         let value = HeaderValue::from_bytes(field.value()).map_err(unreadable)?;
-        map.append(name, value);
+        map.try_append(name, value).map_err(unreadable)?;
     }
     Ok(map)
 }
@@ -302,6 +315,44 @@ mod tests {
         let mut never = whole;
         never.began_at = i64::MIN;
         assert!(never.completion().is_ok() || cfg!(windows));
+    }
+
+    /// A row of another program can have any number of fields, of one name or of many.
+    #[test]
+    fn more_fields_than_a_header_map_takes_are_unreadable_and_do_not_panic() {
+        for (number, one_name) in [(1 << 14, true), (1 << 14, false)] {
+            let name = |at: usize| {
+                if one_name {
+                    "x".to_owned()
+                } else {
+                    format!("x{at}")
+                }
+            };
+            let message = |headers: usize, trailers: usize| {
+                let mut message = Message::response(bhttp::StatusCode::OK);
+                (0..headers).for_each(|at| message.put_header(name(at), "1"));
+                (0..trailers).for_each(|at| message.put_trailer(name(at), "1"));
+                let mut bytes = Vec::new();
+                message.write_bhttp(Mode::KnownLength, &mut bytes).unwrap();
+                bytes
+            };
+            let whole = decode(&message(number, number)).unwrap();
+            assert_eq!(whole.headers.len(), number);
+            assert_eq!(
+                decode(&encode(&whole).unwrap()).unwrap().headers,
+                whole.headers
+            );
+            for (headers, trailers) in [(number + 1, 0), (0, number + 1), (40_000, 0), (1, 40_000)]
+            {
+                let error = decode(&message(headers, trailers)).unwrap_err();
+                assert_eq!(error.kind(), StoreErrorKind::Unreadable);
+            }
+            let mut more = whole;
+            more.headers.append("y", "1".parse().unwrap());
+            assert!(encode(&more).is_none(), "it could not be read again");
+            (more.headers, more.trailers) = (HeaderMap::new(), Some(more.headers));
+            assert!(encode(&more).is_none(), "it could not be read again");
+        }
     }
 
     #[test]

@@ -32,6 +32,11 @@ pub(crate) trait DynStore: Send + Sync {
     fn forget<'a>(&'a self, id: &'a RecordId, mode: ForgetMode) -> StoreFuture<'a, Forgotten>;
     fn subscribe<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Subscription>;
 
+    /// As [`Store::largest_completion`].
+    fn largest_completion(&self) -> Option<usize> {
+        None
+    }
+
     /// The SQL store that this store is, or passes its operations on to.
     fn transactional(&self) -> Option<Transactional<'_>>;
 
@@ -150,6 +155,10 @@ impl<S: Store> DynStore for Boxed<S> {
 
     fn subscribe<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Subscription> {
         StoreFuture::Later(Box::pin(self.0.subscribe(id)))
+    }
+
+    fn largest_completion(&self) -> Option<usize> {
+        self.0.largest_completion()
     }
 
     fn transactional(&self) -> Option<Transactional<'_>> {

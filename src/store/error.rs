@@ -19,6 +19,9 @@ pub enum StoreErrorKind {
     /// a right, a table, a setting or space is missing. The source of the error
     /// says what is missing and what to do.
     Refused,
+    /// The completion is larger than the store can keep, and the store changed nothing. The layer
+    /// seals the record instead: trying again would be in vain.
+    TooLarge,
     /// There is a record that this version can't read.
     Unreadable,
     /// The store has no such operation.
@@ -73,6 +76,7 @@ impl fmt::Display for StoreError {
             StoreErrorKind::Unknown => "the store did not say what became of the request",
             StoreErrorKind::Contention => "the store was too busy for the request",
             StoreErrorKind::Refused => "the store refused the request",
+            StoreErrorKind::TooLarge => "the response is larger than the store can keep",
             StoreErrorKind::Unreadable => "the store has a record that can't be read",
             StoreErrorKind::Unsupported => "the store has no such operation",
         })

@@ -87,6 +87,18 @@ pub enum Outcome {
     },
 }
 
+impl Outcome {
+    /// The same outcome without its response.
+    pub(crate) fn sealed(self) -> Self {
+        match self {
+            Outcome::Completed(completion) => Outcome::Sealed {
+                retention: completion.retention,
+            },
+            sealed @ Outcome::Sealed { .. } => sealed,
+        }
+    }
+}
+
 /// How an operation ends without an [`Outcome`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

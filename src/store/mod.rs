@@ -206,6 +206,16 @@ pub trait Store: Send + Sync + 'static {
         async { Ok(Subscription::after(POLL)) }
     }
 
+    /// The size of the largest completion that the store can keep, in bytes, if there is a limit:
+    /// of the body and of all headers and trailers. The layer seals what may be larger, and warns of
+    /// a [`max_recorded_body`](crate::RouteOptions::max_recorded_body) beyond this limit. For a store
+    /// that wraps another one: the limit of the inner store, less what the wrapper adds.
+    ///
+    /// A store that finds out later fails with [`StoreErrorKind::TooLarge`].
+    fn largest_completion(&self) -> Option<usize> {
+        None
+    }
+
     /// The SQL store that this store passes its operations on to, if there is
     /// one: what lets `exactly_once::SqlClaim` record a completion in a
     /// handler's transaction (G7). The default is `None`: with it, a store that
@@ -308,6 +318,10 @@ macro_rules! forward_store {
             id: &$crate::store::RecordId,
         ) -> Result<$crate::store::Subscription, $crate::store::StoreError> {
             $store.subscribe(id).await
+        }
+
+        fn largest_completion(&$this) -> Option<usize> {
+            $store.largest_completion()
         }
     };
 }

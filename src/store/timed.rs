@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use pin_project_lite::pin_project;
+use tracing::warn;
 
 use crate::record::{Nonce, RecordId};
 use crate::runtime::deadline::Deadline;
@@ -31,6 +32,26 @@ impl TimedStore {
 
     pub(crate) fn timeout(&self) -> Duration {
         self.timeout
+    }
+
+    /// The outcome as the store can keep it: sealed if its completion may be too large.
+    pub(crate) fn fitted(&self, outcome: Outcome) -> Outcome {
+        let (Outcome::Completed(completion), Some(most)) =
+            (&outcome, self.store.largest_completion())
+        else {
+            return outcome;
+        };
+        let bytes = completion.stored_size();
+        if bytes <= most {
+            return outcome;
+        }
+        warn!(
+            bytes,
+            most,
+            "a response is larger than the store can keep: its operation is done, and retries are \
+             rejected with `response-unavailable`"
+        );
+        outcome.sealed()
     }
 
     /// The store itself, for calls that are not operations on a record.

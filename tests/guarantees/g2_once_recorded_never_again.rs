@@ -11,7 +11,10 @@ use tokio::time::{advance, sleep};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_idempotency::MemoryStore;
 use tower_idempotency::options::OnLapsedLease;
-use tower_idempotency::store::{Outcome, StoreErrorKind};
+use tower_idempotency::store::{
+    Claim, Claimed, Lease, Nonce, Outcome, Ownership, RecordId, Release, Store, StoreError,
+    StoreErrorKind,
+};
 
 use crate::support::body::Script;
 use crate::support::store::{Fault, Op, Steered};
@@ -296,4 +299,67 @@ async fn a_retention_without_an_end_keeps_the_answer() {
     advance(100 * 365 * DAY).await;
     send(&app, post("k", "{}")).await.assert_replays(&first);
     assert!(matches!(&*store.outcomes(), [Outcome::Completed(_)]));
+}
+
+/// A store that takes no completion, and may say so beforehand.
+#[derive(Clone, Default)]
+struct Small {
+    memory: MemoryStore,
+    says: Option<usize>,
+    asked: Runs,
+}
+
+impl Store for Small {
+    async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
+        self.memory.claim(claim).await
+    }
+    async fn renew(&self, lease: &Lease) -> Result<Ownership, StoreError> {
+        self.memory.renew(lease).await
+    }
+    async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Ownership, StoreError> {
+        self.asked.begin();
+        match outcome {
+            Outcome::Completed(_) => Err(StoreError::new(StoreErrorKind::TooLarge, "400 kB")),
+            outcome => self.memory.complete(lease, outcome).await,
+        }
+    }
+    async fn release(
+        &self,
+        id: &RecordId,
+        nonce: &Nonce,
+        how: Release,
+    ) -> Result<Ownership, StoreError> {
+        self.memory.release(id, nonce, how).await
+    }
+    fn largest_completion(&self) -> Option<usize> {
+        self.says
+    }
+}
+
+/// Trying again would be in vain, and the lapse of the lease would run the operation again.
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_the_store_can_never_take_is_sealed_at_once() {
+    for (says, calls) in [(None, 2), (Some(2_000), 1), (Some(0), 1), (Some(9_000), 2)] {
+        let store = Small {
+            says,
+            ..Small::default()
+        };
+        let runs = Runs::default();
+        let app = protected(&store).layer(handler(&runs, |_, _| created(vec![b'x'; 1_500])));
+        let first = send(&app, post("k", "{}")).await;
+        assert_eq!((first.status, first.body.len()), (201, 1_500));
+        assert_eq!(first.lacks(), None);
+        let retry = send(&app, post("k", "{}")).await;
+        assert_eq!(retry.refusal(), "409 response-unavailable");
+        assert_eq!((runs.count(), store.asked.count()), (1, calls), "{says:?}");
+    }
+    let store = Small::default();
+    let runs = Runs::default();
+    let app = protected(&store).layer(handler(&runs, |_, _| {
+        Response::new(Script::frames(["one", "two"]).and_trailer("x-sum", "6"))
+    }));
+    assert_eq!(send(&app, post("k", "{}")).await.body, "onetwo");
+    let retry = send(&app, post("k", "{}")).await;
+    assert_eq!(retry.refusal(), "409 response-unavailable");
+    assert_eq!(runs.count(), 1);
 }

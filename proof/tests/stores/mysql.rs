@@ -20,6 +20,7 @@ mod purging;
 mod racing;
 mod refusals;
 mod round_trips;
+mod settings;
 mod transactions;
 mod unreadable;
 

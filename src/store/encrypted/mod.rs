@@ -3,14 +3,14 @@
 mod envelope;
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::HeaderValue;
 use http::header::CONTENT_TYPE;
 
 use self::envelope::{Binding, Key, open};
 use crate::error::ConfigError;
-use crate::record::{Completion, ENCRYPTED, Nonce, RecordId};
+use crate::record::{Completion, ENCRYPTED, FencingToken, Nonce, RecordId};
 use crate::store::encoding::{micros_since_epoch, system_time, unreadable};
 use crate::store::{
     Claim, Claimed, DynStore, ForgetMode, Forgotten, Lease, Outcome, Ownership, Record,
@@ -94,6 +94,10 @@ impl Encryption {
     }
 }
 
+/// The bytes by which an encrypted completion is longer, at most: its content type, key id, nonce
+/// and tag.
+const ENVELOPE: usize = 128;
+
 /// A store that passes on encrypted completions only.
 struct Encrypted {
     store: Arc<dyn DynStore>,
@@ -154,6 +158,11 @@ impl DynStore for Encrypted {
         self.store.subscribe(id)
     }
 
+    fn largest_completion(&self) -> Option<usize> {
+        let most = self.store.largest_completion()?;
+        Some(most.saturating_sub(ENVELOPE))
+    }
+
     fn transactional(&self) -> Option<Transactional<'_>> {
         self.store.transactional()
     }
@@ -212,9 +221,29 @@ impl Encrypted {
         answer.began_at = kept.began_at;
         answer.completed_at = kept.completed_at;
         answer.retention = kept.retention;
+        if is_over(&answer, record.token) {
+            return Err(unreadable(
+                "its retention is over by the times that were encrypted with its answer, and the \
+                 store still has it: its times were changed there, or a clock is wrong",
+            ));
+        }
         *kept = Arc::new(answer);
         Ok(record)
     }
+}
+
+/// Whether the retention is over. The store counts the retention too, but anybody who can write to
+/// the store can change what it counts from. The store's clock and this one may differ by a
+/// hundredth of the retention.
+///
+/// The retention begins when the operation ends, or, for an outcome that a person has given later,
+/// with that person's claim: a token is at least the time of its claim, by the store's clock in
+/// microseconds.
+fn is_over(answer: &Completion, token: FencingToken) -> bool {
+    let claimed_at = UNIX_EPOCH + Duration::from_micros(token.get());
+    let kept_for = answer.retention.saturating_add(answer.retention / 100);
+    let since = SystemTime::now().duration_since(answer.completed_at.max(claimed_at));
+    since.is_ok_and(|since| since > kept_for)
 }
 
 /// A completion whose body is the envelope, with the status, times and

@@ -82,6 +82,7 @@ pub struct RedisStore {
 struct Shared {
     link: Link,
     keys: Keys,
+    largest_value: usize,
     wake_ups: Option<Arc<WakeUps<Servers>>>,
 }
 
@@ -138,6 +139,7 @@ impl RedisStoreBuilder {
             debug!("no connection for wake-ups can be made, waiters poll");
         }
         let shared = Arc::new(Shared {
+            largest_value: settings::largest_value(&link).await,
             link,
             keys,
             wake_ups,
@@ -189,6 +191,10 @@ impl fmt::Debug for RedisStore {
 }
 
 impl Store for RedisStore {
+    fn largest_completion(&self) -> Option<usize> {
+        Some(self.shared.largest_value)
+    }
+
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
         let args = ClaimArgs::of(claim);
         let key = self.key(&claim.id);

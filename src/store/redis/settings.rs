@@ -48,6 +48,16 @@ pub(super) async fn check(link: &Link) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// The longest string that every primary takes, in bytes: `proto-max-bulk-len`, or its default where
+/// the server does not say.
+pub(super) async fn largest_value(link: &Link) -> usize {
+    let answers = ask(link, &["CONFIG", "GET", "proto-max-bulk-len"]).await;
+    let answers = answers.unwrap_or_default();
+    let said = answers.iter().flat_map(|(_, answer)| texts(answer));
+    let said = said.filter_map(|text| text.parse().ok());
+    said.min().unwrap_or(512 << 20)
+}
+
 /// Checks that the server runs scripts, and every command in them.
 ///
 /// # Errors

@@ -146,6 +146,10 @@ impl<DB: SqlDatabase> TransactionalStore for SqlStore<DB> {
         Box::pin(self.records.fate(lease))
     }
 
+    fn loses_commits(&self) -> Option<&'static str> {
+        self.records.loses_commits()
+    }
+
     fn wake<'a>(&'a self, id: &'a RecordId) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(self.records.wake(id))
     }

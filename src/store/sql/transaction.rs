@@ -60,6 +60,11 @@ pub trait SqlRecords<DB: Database>: Store + Sized {
         outcome: &'a Outcome,
     ) -> impl Future<Output = Result<CompletedInside, sqlx::Error>> + Send + 'a;
 
+    /// Does the same as [`TransactionalStore::loses_commits`].
+    fn loses_commits(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Does the same as [`TransactionalStore::fate`].
     fn fate(
         &self,
@@ -123,6 +128,9 @@ pub(crate) trait TransactionalStore: Any + Send + Sync {
     /// Finds out what became of a transaction that completed the record. Does
     /// not wait for the end of the transaction.
     fn fate<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<TransactionFate, StoreError>>;
+
+    /// What to change if the database, as nobody chose it, loses commits that others have read.
+    fn loses_commits(&self) -> Option<&'static str>;
 
     /// Wakes the waiters of a record that a transaction has changed.
     fn wake<'a>(&'a self, id: &'a RecordId) -> BoxFuture<'a, Result<(), StoreError>>;

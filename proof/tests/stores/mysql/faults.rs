@@ -82,7 +82,7 @@ async fn a_connection_lost_on_the_way_is_an_unknown_outcome() {
 }
 
 #[tokio::test]
-async fn an_answer_that_no_packet_holds_is_refused_with_a_remedy_or_unknown() {
+async fn an_answer_that_no_packet_holds_is_too_large_with_a_remedy_or_unknown() {
     let place = Place::new(1).await;
     let room = place
         .number("SELECT CAST(@@GLOBAL.max_allowed_packet AS SIGNED)")
@@ -93,7 +93,7 @@ async fn an_answer_that_no_packet_holds_is_refused_with_a_remedy_or_unknown() {
     // packet.
     let error = place.store.complete(&lease, &answer).await.unwrap_err();
     match error.kind() {
-        StoreErrorKind::Refused => assert!(text(&error).contains("max_allowed_packet")),
+        StoreErrorKind::TooLarge => assert!(text(&error).contains("max_allowed_packet")),
         kind => assert_eq!(kind, StoreErrorKind::Unknown),
     }
     super::is_in_flight(place.store.claim(&another(&claim(1))).await.unwrap());

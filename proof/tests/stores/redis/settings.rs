@@ -2,11 +2,15 @@
 
 use std::io;
 use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
 
+use http::StatusCode;
 use tower_idempotency::RedisStore;
+use tower_idempotency::store::{Completion, Outcome, Ownership, Store};
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::own_server::OwnServer;
+use super::{acquire, claim, paid};
 
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
@@ -47,6 +51,32 @@ async fn said(url: &str) -> String {
 async fn a_server_that_keeps_records_is_not_warned_of() {
     let server = OwnServer::start(&["--appendonly", "yes"]);
     assert_eq!(said(&server.url()).await, "");
+}
+
+/// `proto-max-bulk-len` is the longest string that the server takes; beyond it the server closes
+/// the connection.
+#[tokio::test]
+async fn what_the_server_takes_at_most_is_known_when_the_store_is_opened() {
+    for (options, most) in [
+        (&["--appendonly", "yes"][..], 512 << 20),
+        (
+            &["--appendonly", "yes", "--proto-max-bulk-len", "1mb"],
+            1 << 20,
+        ),
+    ] {
+        let server = OwnServer::start(options);
+        let store = RedisStore::connect(&server.url()).await.unwrap();
+        assert_eq!(store.largest_completion(), Some(most));
+        let lease = acquire(&store, &claim()).await;
+        if most == 1 << 20 {
+            let body = vec![b'x'; most + 1];
+            let completion = Completion::new(StatusCode::OK, body, SystemTime::now());
+            let outcome = Outcome::Completed(completion.into());
+            store.complete(&lease, &outcome).await.unwrap_err();
+        }
+        let held = store.complete(&lease, &paid()).await.unwrap();
+        assert_eq!(held, Ownership::Held);
+    }
 }
 
 #[tokio::test]

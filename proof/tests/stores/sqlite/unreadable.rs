@@ -1,8 +1,20 @@
 //! Another program wrote these records, or something damaged them.
 
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::Router;
+use axum::routing::post;
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::Full;
+use sha2::{Digest, Sha256};
 use sqlx::{AssertSqlSafe, SqlitePool};
-use tower_idempotency::SqliteStore;
-use tower_idempotency::store::{ForgetMode, Forgotten, Release, Store, StoreErrorKind};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tower::{Layer, ServiceExt, service_fn};
+use tower_idempotency::store::{Encryption, ForgetMode, Forgotten, Release, Store, StoreErrorKind};
+use tower_idempotency::{IdempotencyLayer, SqliteStore, scope};
 
 use super::{Directory, acquire, answer, claim, id, pool_of};
 
@@ -227,4 +239,95 @@ async fn who_meets_one_can_remove_it_by_hand() {
         store.forget(&id(number), ForgetMode::Forced).await.unwrap();
         assert_eq!(acquire(&store, &claim(number)).await.attempt, 1);
     }
+}
+
+/// The response of another program can have more fields than this program can hold. This one is a
+/// Binary HTTP message of known length, with one-letter names and values.
+fn with_fields(headers: usize, trailers: usize) -> Vec<u8> {
+    let number = |number: usize| (u32::try_from(number).unwrap() | 0x8000_0000).to_be_bytes();
+    let fields = |count: usize| {
+        let name = |at: usize| format!("{at:05}");
+        let field = |at| [&[5], name(at).as_bytes(), b"\x011"].concat();
+        let fields: Vec<u8> = (0..count).flat_map(field).collect();
+        [&number(fields.len())[..], &fields].concat()
+    };
+    let (status, no_content) = ([1, 0x40, 201], [0]);
+    [
+        &status[..],
+        &fields(headers),
+        &no_content,
+        &fields(trailers),
+    ]
+    .concat()
+}
+
+#[tokio::test]
+async fn a_response_with_forty_thousand_fields_is_a_rejection_and_not_a_panic() {
+    let directory = Directory::new();
+    let store = super::connect(&directory.file()).await;
+    let pool = pool_of(&directory.file()).await;
+    let layer = IdempotencyLayer::new(store, scope::shared()).unwrap();
+    let app = Router::new().route("/", post(async || StatusCode::CREATED).layer(layer));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = tokio::spawn(async move { axum::serve(listener, app).await });
+    let mut connection = TcpStream::connect(address).await.unwrap();
+    let mut ask = async || {
+        let request =
+            b"POST / HTTP/1.1\r\nhost: a\r\nidempotency-key: k\r\ncontent-length: 0\r\n\r\n";
+        connection.write_all(request).await.unwrap();
+        let mut answer = vec![0; 1 << 16];
+        let length = connection.read(&mut answer).await.unwrap();
+        String::from_utf8_lossy(&answer[..length]).into_owned()
+    };
+    assert!(ask().await.starts_with("HTTP/1.1 201 "));
+    for (headers, trailers) in [(40_000, 0), (0, 40_000)] {
+        let planted = with_fields(headers, trailers);
+        sqlx::query(
+            "UPDATE idempotency_records SET answer = ?, answer_length = ?, answer_sha256 = ?",
+        )
+        .bind(&planted)
+        .bind(i64::try_from(planted.len()).unwrap())
+        .bind(&Sha256::digest(&planted)[..])
+        .execute(&pool)
+        .await
+        .unwrap();
+        let answer = ask().await;
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+        assert!(answer.contains("store-unavailable"), "{answer}");
+    }
+    server.abort();
+}
+
+/// Whoever can write to the file can move the end of a record, but not that of its retention.
+#[tokio::test]
+async fn the_retention_that_was_encrypted_ends_a_response_whatever_the_row_says() {
+    let directory = Directory::new();
+    let pool = pool_of(&directory.file()).await;
+    let retention = Duration::from_millis(500);
+    let layer = IdempotencyLayer::builder(super::connect(&directory.file()).await, scope::shared())
+        .secrets(["a secret of thirty-two bytes ..."])
+        .encryption(Encryption::xchacha20_poly1305())
+        .defaults(|options| options.retention(retention))
+        .build()
+        .unwrap();
+    let service = layer.layer(service_fn(async |_: Request<Full<Bytes>>| {
+        Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("paid")))
+    }));
+    let ask = async || {
+        let request = Request::post("/").header("idempotency-key", "k");
+        let request = request.body(Full::default()).unwrap();
+        service.clone().oneshot(request).await.unwrap()
+    };
+    assert!(!ask().await.headers().contains_key("idempotency-replayed"));
+    // The time may be moved at any moment, so it is moved before the record's end.
+    let kept = "UPDATE idempotency_records SET expires_at = expires_at + 1000000000000";
+    sqlx::raw_sql(kept).execute(&pool).await.unwrap();
+    assert!(ask().await.headers().contains_key("idempotency-replayed"));
+    tokio::time::sleep(retention.mul_f64(1.1)).await;
+    assert_eq!(ask().await.status(), StatusCode::SERVICE_UNAVAILABLE);
+    // Nor does a later beginning of the retention help.
+    let moved = "UPDATE idempotency_records SET completed_at = completed_at + 1000000000000";
+    sqlx::raw_sql(moved).execute(&pool).await.unwrap();
+    assert_eq!(ask().await.status(), StatusCode::SERVICE_UNAVAILABLE);
 }

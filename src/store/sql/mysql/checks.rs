@@ -5,6 +5,7 @@ use tracing::warn;
 
 use super::errors::meaning;
 use super::migration::procedure_comment;
+use super::settings::{Settings, settings};
 use crate::store::sql::{Connections, Lent, Table, failed};
 use crate::store::{StoreError, StoreErrorKind};
 
@@ -25,7 +26,7 @@ const PROCEDURES: [&str; 11] = [
     "purge",
 ];
 
-pub(super) async fn check(pool: &MySqlPool, table: &Table) -> Result<(), StoreError> {
+pub(super) async fn check(pool: &MySqlPool, table: &Table) -> Result<Settings, StoreError> {
     let mut lent = Connections::new(pool.clone(), meaning, false)
         .lend()
         .await?;
@@ -44,8 +45,9 @@ pub(super) async fn check(pool: &MySqlPool, table: &Table) -> Result<(), StoreEr
     rehearse(&mut lent, table)
         .await
         .map_err(|error| failed(error, meaning))?;
+    let settings = settings(&mut lent, table).await?;
     lent.give_back();
-    Ok(())
+    Ok(settings)
 }
 
 fn missing(what: &str) -> StoreError {

@@ -3,7 +3,7 @@
 use sqlx::error::DatabaseError;
 use sqlx::mysql::MySqlDatabaseError;
 
-use crate::store::StoreErrorKind::{Contention, Refused, Unknown};
+use crate::store::StoreErrorKind::{Contention, Refused, TooLarge, Unknown};
 use crate::store::sql::{Condition, Meaning};
 
 fn number(error: &dyn DatabaseError) -> u16 {
@@ -117,8 +117,8 @@ pub(super) fn meaning(error: &dyn DatabaseError) -> Meaning {
             Refused,
             "the database has no room: make some on its disk, and see its own log",
         ),
-        1153 | 1301 => Meaning(
-            Refused,
+        1118 | 1153 | 1301 => Meaning(
+            TooLarge,
             "the answer is larger than `max_allowed_packet`: raise that, or lower `max_recorded_body`",
         ),
         1665 => Meaning(Refused, "set `binlog_format` to ROW or MIXED"),

@@ -9,6 +9,7 @@ use self::calls::{
     Calls, column, outcome, ownership, record, token_and_attempt, unreadable_format,
 };
 use self::errors::meaning;
+use self::settings::Settings;
 use super::transaction::{CompletedInside, Engine, SqlRecords, TransactionFate};
 use super::{CompleteRow, PURGE_BATCH, SqlStore, Table, bind, failed, reach};
 use crate::record::{Nonce, RecordId};
@@ -23,6 +24,7 @@ mod calls;
 mod checks;
 mod errors;
 mod migration;
+mod settings;
 
 pub(super) use errors::may_succeed_again;
 
@@ -41,7 +43,7 @@ const LOCKED_FOR: Duration = Duration::from_secs(1);
 /// the columns, what the server must offer, and which failures the records
 /// survive.
 ///
-/// Completions larger than the server's `max_allowed_packet` can't be stored.
+/// Responses larger than the server's `max_allowed_packet` are not kept: their records are sealed.
 ///
 /// ```no_run
 /// use sqlx::MySqlPool;
@@ -69,7 +71,7 @@ impl Engine for MySql {
 
 #[expect(unnameable_types, reason = "of a trait that is sealed")]
 #[expect(missing_debug_implementations, reason = "of a trait that is sealed")]
-pub struct MySqlRecords(Calls);
+pub struct MySqlRecords(Calls, Settings);
 
 impl SqlRecords<MySql> for MySqlRecords {
     async fn migrate(pool: &MySqlPool, table: &Table) -> Result<(), StoreError> {
@@ -79,8 +81,12 @@ impl SqlRecords<MySql> for MySqlRecords {
 
     async fn open(pool: MySqlPool, table: &Table) -> Result<Self, StoreError> {
         reach(&pool, meaning).await?;
-        checks::check(&pool, table).await?;
-        Ok(Self(Calls::new(pool, table)))
+        let settings = checks::check(&pool, table).await?;
+        Ok(Self(Calls::new(pool, table), settings))
+    }
+
+    fn loses_commits(&self) -> Option<&'static str> {
+        self.1.loses_commits
     }
 
     async fn purge(&self) -> Result<u64, StoreError> {
@@ -127,6 +133,10 @@ impl SqlRecords<MySql> for MySqlRecords {
 }
 
 impl Store for MySqlRecords {
+    fn largest_completion(&self) -> Option<usize> {
+        Some(self.1.largest_packet)
+    }
+
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
         let stays = claim.on_lapsed_lease == OnLapsedLease::Refuse;
         let takes_over = claim.by_hand || !stays;

@@ -27,7 +27,7 @@ const NOTADB: i32 = 26;
 /// A statement that fails is rolled back and changes nothing, unless the disk
 /// failed.
 pub(super) fn meaning(error: &dyn DatabaseError) -> Meaning {
-    use StoreErrorKind::{Contention, Refused, Unknown, Unreadable};
+    use StoreErrorKind::{Contention, Refused, TooLarge, Unknown, Unreadable};
     match primary(error) {
         BUSY | LOCKED | PROTOCOL => Meaning(
             Contention,
@@ -48,7 +48,7 @@ pub(super) fn meaning(error: &dyn DatabaseError) -> Meaning {
             Refused,
             "name another file, or give the key if it is encrypted",
         ),
-        TOOBIG => Meaning(Refused, "lower max_recorded_body"),
+        TOOBIG => Meaning(TooLarge, "lower max_recorded_body"),
         CORRUPT => Meaning(
             Unreadable,
             "stop what writes to it, look with PRAGMA integrity_check, and restore a backup",

@@ -117,7 +117,14 @@ impl SqlRecords<Sqlite> for SqliteRecords {
     }
 }
 
+/// `SQLITE_MAX_LENGTH`, the most bytes of a row, unless SQLite was compiled with another number.
+const LARGEST_ROW: usize = 1_000_000_000;
+
 impl Store for SqliteRecords {
+    fn largest_completion(&self) -> Option<usize> {
+        Some(LARGEST_ROW)
+    }
+
     /// Reads first: a claim that finds a record then neither writes nor waits
     /// for another writer.
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
