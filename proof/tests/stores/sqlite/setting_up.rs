@@ -10,7 +10,7 @@ use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
 use tower_idempotency::SqliteStore;
-use tower_idempotency::store::{RecordState, Store, StoreError, StoreErrorKind};
+use tower_idempotency::store::{AnyStore, RecordState, Store, StoreError, StoreErrorKind};
 
 use super::{Directory, acquire, answer, claim, connect, id, pool_of};
 use crate::log::Log;
@@ -365,4 +365,40 @@ async fn a_pool_without_a_free_connection_has_sent_nothing() {
         StoreErrorKind::NotSent,
         &["every connection of the pool is in use"],
     );
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_new_file_belongs_to_its_owner_alone_and_an_existing_one_stays_as_it_is() {
+    use std::os::unix::fs::PermissionsExt;
+
+    fn mode(file: &Path, suffix: &str) -> u32 {
+        let file = format!("{}{suffix}", file.display());
+        fs::metadata(file).unwrap().permissions().mode() & 0o777
+    }
+
+    let directory = Directory::new();
+    let by_url = directory.0.join("url.db");
+    let url = format!("sqlite:{}", by_url.display());
+    AnyStore::migrate(&url).await.unwrap();
+    assert_eq!(mode(&by_url, ""), 0o600);
+    let stores = (
+        connect(&directory.file()).await,
+        AnyStore::connect(&url).await.unwrap(),
+    );
+    for file in [directory.file(), by_url] {
+        for suffix in ["", "-wal", "-shm"] {
+            assert_eq!(mode(&file, suffix), 0o600, "{}{suffix}", file.display());
+        }
+    }
+    drop(stores);
+
+    let shared = directory.0.join("shared.db");
+    fs::write(&shared, "").unwrap();
+    fs::set_permissions(&shared, fs::Permissions::from_mode(0o640)).unwrap();
+    let store = connect(&shared).await;
+    for suffix in ["", "-wal", "-shm"] {
+        assert_eq!(mode(&shared, suffix), 0o640, "{suffix}");
+    }
+    drop(store);
 }

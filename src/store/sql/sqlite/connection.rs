@@ -1,5 +1,7 @@
 //! Running a statement, and repeating it while the database is busy.
 
+use std::fs::OpenOptions;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use sqlx::pool::PoolConnection;
@@ -29,6 +31,7 @@ const BUSY_TIMEOUT: Duration = Duration::from_millis(5);
 
 /// Makes a pool that is used for records only. The first use of the pool opens the file.
 pub(super) fn pool_of(options: SqliteConnectOptions, connections: Option<u32>) -> SqlitePool {
+    create_for_owner_alone(options.get_filename());
     let options = options
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
@@ -38,6 +41,24 @@ pub(super) fn pool_of(options: SqliteConnectOptions, connections: Option<u32>) -
         // A connection to a file does not break, so testing it before each use would be in vain.
         .test_before_acquire(false)
         .connect_lazy_with(options)
+}
+
+/// Creates a database file that only its owner may read, unless the file exists. SQLite would
+/// create the file with all rights that the umask leaves; it gives its files `-wal` and `-shm` the
+/// mode of the database. SQLite itself reports a file that can't be created.
+fn create_for_owner_alone(file: &Path) {
+    let name = file.as_os_str().as_encoded_bytes();
+    // These are databases in memory and other names that are not simply those of a file.
+    if name.is_empty() || name.starts_with(b":") || name.starts_with(b"file:") {
+        return;
+    }
+    let mut options = OpenOptions::new();
+    // The call must not open a file that exists: closing the file would end the locks that another
+    // SQLite connection of this process has on it.
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    drop(options.open(file));
 }
 
 pub(super) type Statement<'q> = Query<'q, Sqlite, SqliteArguments>;
