@@ -14,6 +14,8 @@ use tower_idempotency::store::{Fingerprint, RecordId, ScopeDigest};
 use crate::servers;
 
 mod isolation;
+mod pgbouncer;
+mod pooled;
 mod purge;
 mod replays;
 mod schema;

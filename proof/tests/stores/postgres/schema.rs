@@ -15,7 +15,7 @@ use tower_idempotency::store::{
 use super::{Fresh, acquire, claim_of, fresh, id, options, pool, pool_with, url};
 
 /// Returns everything that a log line could say about the error.
-fn told(error: &StoreError) -> String {
+pub(super) fn told(error: &StoreError) -> String {
     let mut told = format!("{error:?}");
     let mut next: Option<&dyn Error> = Some(error);
     while let Some(error) = next {

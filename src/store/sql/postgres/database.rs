@@ -10,6 +10,7 @@ use super::super::{Connections, PURGE_BATCH, Table, failed};
 use super::meaning::{self, condition, meaning};
 use super::row::column;
 use super::schema;
+use super::sessions::Sessions;
 use crate::store::StoreError;
 use crate::store::encoding::unreadable;
 
@@ -48,6 +49,7 @@ const FATE: &str = "
 #[derive(Clone)]
 pub(super) struct Database {
     pub(super) connections: Connections<Postgres>,
+    pub(super) sessions: Sessions,
     pub(super) statements: Arc<Statements>,
 }
 
@@ -89,9 +91,10 @@ impl Statements {
 }
 
 impl Database {
-    pub(super) fn new(pool: PgPool, table: &Table) -> Self {
+    pub(super) fn new(pool: PgPool, sessions: Sessions, table: &Table) -> Self {
         Self {
             connections: Connections::new(pool, meaning, true),
+            sessions,
             statements: Arc::new(Statements::of(table)),
         }
     }
@@ -119,12 +122,13 @@ impl Database {
         let (mut tries, mut is_second) = (1, false);
         loop {
             let call = bind(sqlx::query(AssertSqlSafe(Arc::clone(statement))));
-            match call.fetch_optional(lent.get()).await {
-                Ok(row) => {
+            match self.sessions.fetch_all(lent.get(), call).await {
+                Ok(rows) => {
                     lent.give_back();
-                    return Ok(row);
+                    return Ok(rows.into_iter().next());
                 }
                 Err(error) if meaning::lost_a_race(&error) && tries < TRIES => tries += 1,
+                Err(error) if self.sessions.prove_shared(&error) => {}
                 Err(error) => {
                     if !lent.failed(condition(&error)) || is_second {
                         return Err(failed(error, meaning));
@@ -144,6 +148,7 @@ impl Database {
                 column(&row, 0).map(i64::cast_unsigned)
             }
             Err(error) => {
+                self.sessions.prove_shared(&error);
                 lent.failed(condition(&error));
                 Err(failed(error, meaning))
             }
@@ -154,6 +159,7 @@ impl Database {
         let mut transaction = connection.begin_with(schema::BEGIN).await?;
         let row = sqlx::query(AssertSqlSafe(Arc::clone(&self.statements.purge)))
             .bind(PURGE_BATCH.cast_signed())
+            .persistent(self.sessions.may_prepare())
             .fetch_one(&mut *transaction)
             .await?;
         transaction.commit().await?;

@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use sqlx::pool::CloseEvent;
 use sqlx::postgres::{PgListener, PgPoolOptions};
-use sqlx::{AssertSqlSafe, Postgres, Row};
+use sqlx::{Acquire, AssertSqlSafe, Postgres, Row};
 use tracing::debug;
 
 use super::super::{Connections, Table};
 use super::database::TRIES;
 use super::meaning::lost_a_race;
+use super::sessions::Sessions;
 use crate::error::{BoxError, cause};
 use crate::record::RecordId;
 use crate::store::notify::{Channels, Listen, Notification};
@@ -22,15 +23,21 @@ use crate::store::row::micros;
 /// The database of a store, as the listening connection needs it.
 pub(super) struct Notifications {
     connections: Connections<Postgres>,
+    sessions: Sessions,
     channel: String,
     wait: Arc<str>,
 }
 
 impl Notifications {
-    pub(super) fn new(connections: Connections<Postgres>, table: &Table) -> Self {
+    pub(super) fn new(
+        connections: Connections<Postgres>,
+        sessions: Sessions,
+        table: &Table,
+    ) -> Self {
         let wait = "SELECT id FROM unnest($1::bytea[]) id WHERE NOT {table}_wait(id, $2, $3)";
         Self {
             connections,
+            sessions,
             channel: table.in_statement("{name}"),
             wait: table.in_statement(wait).into(),
         }
@@ -45,6 +52,11 @@ impl Listen for Notifications {
         let app = self.connections.pool();
         if app.is_closed() {
             return Err("the pool of the store is closed".into());
+        }
+        // A session that a pooler shares would bring its notifications to any client, whose driver
+        // does not expect them.
+        if !self.sessions.are_own() {
+            return Err("a pooler shares the sessions of the server".into());
         }
         // The connection has a pool of its own, so that a connection that has listened never goes
         // back to the application's pool.
@@ -62,6 +74,7 @@ impl Listen for Notifications {
             closed: Box::pin(app.close_event()),
             given_up,
             id: rand::random(),
+            sessions: self.sessions.clone(),
             wait: Arc::clone(&self.wait),
         })
     }
@@ -74,6 +87,7 @@ pub(super) struct Listener {
     given_up: Pin<Box<dyn Future<Output = ()> + Send>>,
     /// The id of this connection in the table of waiters.
     id: [u8; 16],
+    sessions: Sessions,
     wait: Arc<str>,
 }
 
@@ -86,6 +100,9 @@ impl Channels for Listener {
     const IS_RELIABLE: bool = false;
 
     async fn listen(&mut self, ids: &[RecordId]) -> Result<Vec<RecordId>, BoxError> {
+        if !self.sessions.are_own() {
+            return Err("a pooler shares the sessions of the server".into());
+        }
         let lasts = micros(Self::LASTS.expect("it is some"));
         let bytes: Vec<&[u8]> = ids.iter().map(|id| &id.as_bytes()[..]).collect();
         let mut tries = 1;
@@ -94,11 +111,13 @@ impl Channels for Listener {
                 .bind(&bytes)
                 .bind(&self.id[..])
                 .bind(lasts);
-            let rows = match ask.fetch_all(&mut self.connection).await {
+            let connection = self.connection.acquire().await?;
+            let rows = match self.sessions.fetch_all(connection, ask).await {
                 Err(error) if lost_a_race(&error) && tries < TRIES => {
                     tries += 1;
                     continue;
                 }
+                Err(error) if self.sessions.prove_shared(&error) => continue,
                 asked => asked?,
             };
             let changing = rows.iter().map(|row| -> Result<RecordId, BoxError> {

@@ -5,7 +5,7 @@ use sqlx::error::DatabaseError;
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
 use super::super::{Condition, Meaning};
-use crate::store::StoreErrorKind::{Contention, Refused, Unknown, Unreadable};
+use crate::store::StoreErrorKind::{Contention, Refused, TooLarge, Unknown, Unreadable};
 
 /// Returns the meaning of an error by its SQLSTATE. The server rolls back a statement whose error
 /// it reports, so the result is `Unknown` only for errors of the server itself.
@@ -39,8 +39,14 @@ pub(super) fn meaning(error: &dyn DatabaseError) -> Meaning {
         "26000" | "42P05" => Meaning(
             Refused,
             "a pooler between does not know prepared statements: connect with \
-             statement_cache_capacity(0)",
+             statement-cache-capacity=0",
         ),
+        // pgbouncer rejects settings of a session that it does not know.
+        "08P01" if error.message().contains("startup parameter") => Meaning(
+            Refused,
+            "write `ignore_startup_parameters = extra_float_digits` into pgbouncer.ini",
+        ),
+        "54000" => Meaning(TooLarge, "lower `max_recorded_body`"),
         "25001" => Meaning(Refused, ""),
         // The record has an infinite time, which is no number of microseconds.
         "0A000" => Meaning(Unreadable, "another program wrote the record"),

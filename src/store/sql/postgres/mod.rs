@@ -12,6 +12,7 @@ use self::database::Database;
 use self::listening::Notifications;
 use self::meaning::{is_of_wrong_server, meaning};
 use self::row::{column, not_of_this_version, ownership, stored};
+use self::sessions::Sessions;
 use super::transaction::{CompletedInside, Engine, SqlRecords, TransactionFate};
 use super::{CompleteRow, SqlStore, Table, bind, failed, reach};
 use crate::record::{Nonce, RecordId};
@@ -20,7 +21,7 @@ use crate::store::notify::WakeUps;
 use crate::store::row::micros;
 use crate::store::{
     Claim, Claimed, ForgetMode, Forgotten, Lease, OnLapsedLease, OnMismatch, Outcome, Ownership,
-    Record, Release, Store, StoreError, Subscription,
+    POLL, Record, Release, Store, StoreError, Subscription,
 };
 
 mod database;
@@ -28,6 +29,7 @@ mod listening;
 mod meaning;
 mod row;
 mod schema;
+mod sessions;
 
 /// Records in a PostgreSQL database.
 ///
@@ -79,7 +81,8 @@ pub(super) fn may_succeed_again(error: &sqlx::Error) -> bool {
 #[expect(missing_debug_implementations, reason = "of a trait that is sealed")]
 pub struct PostgresRecords {
     database: Database,
-    wake_ups: Arc<WakeUps<Notifications>>,
+    /// None where no notification can arrive: waiters then look at the record every so often.
+    wake_ups: Option<Arc<WakeUps<Notifications>>>,
 }
 
 impl SqlRecords<Postgres> for PostgresRecords {
@@ -91,12 +94,13 @@ impl SqlRecords<Postgres> for PostgresRecords {
     async fn open(pool: PgPool, table: &Table) -> Result<Self, StoreError> {
         reach(&pool, meaning).await?;
         schema::check(&pool, table).await?;
-        let database = Database::new(pool, table);
-        let notifications = Notifications::new(database.connections.clone(), table);
-        Ok(Self {
-            wake_ups: WakeUps::new(notifications),
-            database,
-        })
+        let sessions = Sessions::find(&pool).await;
+        let database = Database::new(pool, sessions.clone(), table);
+        let connections = database.connections.clone();
+        let wake_ups = sessions
+            .are_own()
+            .then(|| WakeUps::new(Notifications::new(connections, sessions, table)));
+        Ok(Self { database, wake_ups })
     }
 
     async fn purge(&self) -> Result<u64, StoreError> {
@@ -114,7 +118,12 @@ impl SqlRecords<Postgres> for PostgresRecords {
         let statement = self.database.statements.complete_within.clone();
         let call = bind!(sqlx::query(AssertSqlSafe(statement)), row:
             id nonce kept_for status began_at completed_at answer answer_length answer_sha256);
-        let done = call.fetch_one(transaction).await?;
+        let sessions = &self.database.sessions;
+        let call = call.persistent(sessions.may_prepare());
+        let done = call.fetch_one(transaction).await;
+        let done = done.inspect_err(|error| {
+            sessions.prove_shared(error);
+        })?;
         Ok(match done.try_get::<i16, _>(0)? {
             1 => CompletedInside::Held,
             2 => CompletedInside::HeldAndAwaited,
@@ -143,7 +152,14 @@ impl SqlRecords<Postgres> for PostgresRecords {
     }
 }
 
+/// The largest field of a row, in bytes, less what else is in a message.
+const LARGEST_FIELD: usize = (1 << 30) - (64 << 10);
+
 impl Store for PostgresRecords {
+    fn largest_completion(&self) -> Option<usize> {
+        Some(LARGEST_FIELD)
+    }
+
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
         let database = &self.database;
         let row = database
@@ -233,7 +249,10 @@ impl Store for PostgresRecords {
     }
 
     async fn subscribe(&self, id: &RecordId) -> Result<Subscription, StoreError> {
-        Ok(self.wake_ups.subscribe(id).await)
+        match &self.wake_ups {
+            Some(wake_ups) => Ok(wake_ups.subscribe(id).await),
+            None => Ok(Subscription::after(POLL)),
+        }
     }
 }
 

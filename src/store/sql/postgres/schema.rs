@@ -43,7 +43,7 @@ pub(super) async fn migrate(pool: &PgPool, table: &Table) -> Result<(), StoreErr
     let lock = table.in_statement(
         "SELECT pg_advisory_xact_lock(hashtextextended('tower-idempotency {table}', 0))",
     );
-    sqlx::query(AssertSqlSafe(lock))
+    raw_sql(AssertSqlSafe(lock))
         .execute(&mut *transaction)
         .await
         .map_err(failed)?;
@@ -63,6 +63,13 @@ pub(super) async fn migrate(pool: &PgPool, table: &Table) -> Result<(), StoreErr
 pub(super) async fn check(pool: &PgPool, table: &Table) -> Result<(), StoreError> {
     let found = found(pool, table).await?;
     found.check(table)?;
+    if found.loses_commits {
+        warn!(
+            %table,
+            "a crash of this server takes back records that others have read, and their operations \
+             run again: set synchronous_commit and fsync to on (docs/stores.md)"
+        );
+    }
     if found.revision() < REVISION {
         warn!(
             %table,
@@ -84,6 +91,7 @@ struct Found {
     exists: bool,
     comment: Option<String>,
     read_only: bool,
+    loses_commits: bool,
     missing: Vec<String>,
     forbidden: Vec<String>,
 }
@@ -103,6 +111,7 @@ impl Found {
                 to_regclass('{table}') IS NOT NULL,
                 obj_description(to_regclass('{table}'), 'pg_class'),
                 current_setting('transaction_read_only') = 'on',
+                current_setting('synchronous_commit') = 'off' OR current_setting('fsync') = 'off',
                 ARRAY(
                     SELECT name FROM tables WHERE to_regclass(name) IS NULL
                     UNION ALL
@@ -115,15 +124,17 @@ impl Found {
                     SELECT 'EXECUTE on ' || name || '()' FROM functions
                     WHERE NOT has_function_privilege(to_regproc(name), 'EXECUTE'))",
         );
-        let row = sqlx::query(AssertSqlSafe(statement))
+        // A statement without parameters is not prepared, so that every pooler lets it pass.
+        let row = raw_sql(AssertSqlSafe(statement))
             .fetch_one(connection)
             .await?;
         Ok(Self {
             exists: row.try_get(0)?,
             comment: row.try_get(1)?,
             read_only: row.try_get(2)?,
-            missing: row.try_get(3)?,
-            forbidden: row.try_get(4)?,
+            loses_commits: row.try_get(3)?,
+            missing: row.try_get(4)?,
+            forbidden: row.try_get(5)?,
         })
     }
 
