@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use super::super::arguments::Options;
 use super::super::history::{
     Answer, Attempt, Broken, End, Entry, Execution, Micros, Quest, Saw, digest,
 };
+use super::super::killer::Blows;
 use super::super::plan::Body;
+use super::super::table::Table;
 use super::{Rule, Run, check};
 
 const SECOND: Micros = 1_000_000;
@@ -109,6 +112,23 @@ fn a_second_entry_is_a_duplicate() {
 fn an_answer_without_an_entry_is_lost() {
     let rules = broken(|run| run.entries[0].execution = "c".to_owned());
     assert_eq!(rules, [Rule::NothingLost]);
+}
+
+#[test]
+fn a_late_response_is_counted_as_late_and_only_a_lost_one_as_lost() {
+    let lost_and_late = |change: fn(&mut Run)| {
+        let mut run = good();
+        change(&mut run);
+        let (options, found) = (Options::default(), check(&run));
+        let table = Table::new(&options, &run, Blows::default(), 0, Duration::ZERO, found);
+        (table.counts.lost, table.counts.unanswered)
+    };
+    assert_eq!(lost_and_late(|_| ()), (0, 0));
+    assert_eq!(lost_and_late(|run| run.quests[0].settled = None), (0, 1));
+    assert_eq!(
+        lost_and_late(|run| run.entries[0].execution = "c".to_owned()),
+        (1, 0)
+    );
 }
 
 #[test]

@@ -50,7 +50,7 @@ pub(crate) async fn run(
 ) -> Result<Table, BoxError> {
     let began = Instant::now();
     let scratch = Scratch::new()?;
-    let database = database(&options.store).await?;
+    let database = database(options).await?;
     let store = match (&database, options.store.as_str()) {
         (Some(database), _) => database.url().to_owned(),
         (None, "memory") => "memory:".to_owned(),
@@ -71,6 +71,7 @@ pub(crate) async fn run(
         journal: journal(&scratch.0, server),
         lease: options.lease,
         protections: options.protections,
+        insists: options.settings.is_empty(),
         planted: options.planted,
     };
     let places = (0..options.servers()).map(setup).collect();
@@ -143,14 +144,22 @@ async fn places_for(
 
 /// Starts a server of the run's own if the argument names only the kind of the
 /// store.
-async fn database(store: &str) -> Result<Option<Arc<Server>>, BoxError> {
-    let (kind, settings): (_, &[&str]) = match store {
-        "postgres" => ("postgres", &[]),
-        "mysql" => ("mysql", &[]),
-        // With this setting Redis has written to disk whatever it has confirmed.
-        "redis" => ("redis", &["appendfsync always"]),
+async fn database(options: &Options) -> Result<Option<Arc<Server>>, BoxError> {
+    let kind = match options.store.as_str() {
+        "postgres" => "postgres",
+        "mysql" => "mysql",
+        "redis" => "redis",
         _ => return Ok(None),
     };
-    let server = tokio::task::spawn_blocking(move || Server::start(kind, settings)).await?;
+    let mut settings = options.settings.clone();
+    if kind == "redis" && settings.is_empty() {
+        // With this setting Redis has written to disk whatever it has confirmed.
+        settings.push("appendfsync always".to_owned());
+    }
+    let start = move || {
+        let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+        Server::start(kind, &settings)
+    };
+    let server = tokio::task::spawn_blocking(start).await?;
     Ok(Some(Arc::new(server)))
 }

@@ -37,6 +37,9 @@ pub(crate) struct Setup {
     pub(crate) journal: PathBuf,
     pub(crate) lease: Duration,
     pub(crate) protections: Protections,
+    /// The layer does not insist on commits where the database is set up by hand, because it
+    /// refuses a database that loses them.
+    pub(crate) insists: bool,
     pub(crate) planted: Option<Planted>,
 }
 
@@ -114,13 +117,13 @@ impl Setup {
     }
 
     fn build(&self, store: impl Store, commits: bool) -> Result<IdempotencyLayer, ConfigError> {
-        let lease = self.lease;
+        let (lease, insists) = (self.lease, commits && self.insists);
         IdempotencyLayer::builder(store, scope::header("x-api-key"))
             .store_timeout(STORE_TIMEOUT)
             .defaults(|options| {
                 options
                     .require(Require::Required)
-                    .exactly_once(commits)
+                    .exactly_once(insists)
                     .lease(lease)
             })
             .route("POST /waited-for", move |options| {

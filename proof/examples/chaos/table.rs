@@ -76,11 +76,14 @@ pub(crate) struct Counts {
     /// overtaken.
     crashed: usize,
     overtaken: usize,
+    /// Keys with a response that names no entry.
     pub(crate) lost: usize,
+    /// Keys of which a client had no response soon after the last fault, or none at all.
+    pub(crate) unanswered: usize,
 }
 
 impl Counts {
-    fn rows(&self) -> [(&'static str, String); 15] {
+    fn rows(&self) -> [(&'static str, String); 16] {
         let number = |number: usize| number.to_string();
         [
             ("operations", number(self.operations)),
@@ -98,6 +101,7 @@ impl Counts {
             ("  after a crash", number(self.crashed)),
             ("  after a freeze", number(self.overtaken)),
             ("lost", number(self.lost)),
+            ("late", number(self.unanswered)),
         ]
     }
 }
@@ -199,12 +203,10 @@ fn count(run: &Run, struck: Blows, cuts: u64, violations: &[Violation]) -> Count
         let open = all.iter().filter(|own| own.end != End::Failed).count();
         open.saturating_sub(1)
     };
-    let lost: BTreeSet<u32> = violations
-        .iter()
-        .filter(|own| own.rule == Rule::NothingLost || own.rule == Rule::InTime)
-        .map(|own| own.operation)
-        .chain((0..run.operations).filter(|operation| !entries.contains_key(operation)))
-        .collect();
+    let keys = |rule: Rule| {
+        let of = violations.iter().filter(move |own| own.rule == rule);
+        of.map(|own| own.operation).collect::<BTreeSet<u32>>().len()
+    };
     let ends: HashMap<&str, End> = run
         .executions
         .iter()
@@ -230,6 +232,7 @@ fn count(run: &Run, struck: Blows, cuts: u64, violations: &[Violation]) -> Count
         duplicates: entries.values().map(|entries| entries - 1).sum(),
         crashed: ended(End::Unknown),
         overtaken: ended(End::Refused),
-        lost: lost.len(),
+        lost: keys(Rule::NothingLost),
+        unanswered: keys(Rule::InTime),
     }
 }
