@@ -18,7 +18,7 @@ mod migrating;
 mod operations;
 mod purging;
 mod racing;
-mod refusals;
+pub(crate) mod refusals;
 mod round_trips;
 mod settings;
 mod transactions;

@@ -13,6 +13,7 @@ use tower_idempotency::store::{Fingerprint, RecordId, ScopeDigest};
 
 use crate::servers;
 
+mod faults;
 mod isolation;
 mod pgbouncer;
 mod pooled;

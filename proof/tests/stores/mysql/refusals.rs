@@ -11,7 +11,7 @@ use super::{Place, claim, run, table, url};
 const PASSWORD: &str = "s3cret-pass";
 
 /// Returns everything that a log line would say about the error.
-pub(super) fn text(error: &StoreError) -> String {
+pub(crate) fn text(error: &StoreError) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
