@@ -12,8 +12,10 @@ use tracing::Instrument;
 
 use crate::message::response_body::ResponseBody;
 use crate::options::OnDisconnect;
+use crate::rejection::grpc::{deadline_exceeded, deadline_exceeded_response};
 use crate::request::operation::{Operation, Progress};
 use crate::runtime::Handle;
+use crate::runtime::deadline::Moment;
 
 pin_project! {
     /// The future that [`Idempotency`](crate::Idempotency) returns.
@@ -56,6 +58,8 @@ where
     /// not polled again, nor handed to a task by the drop below.
     flow: Option<Running<R, E>>,
     operation: Arc<Operation>,
+    /// When the client of a gRPC call stops waiting.
+    deadline: Option<Moment>,
 }
 
 impl<F, R: 'static, E: 'static> ResponseFuture<F, R, E> {
@@ -76,12 +80,14 @@ impl<F, R: 'static, E: 'static> ResponseFuture<F, R, E> {
     pub(crate) fn protected(
         flow: impl Future<Output = Result<Response<ResponseBody<R>>, E>> + Send + 'static,
         operation: Arc<Operation>,
+        deadline: Option<Moment>,
     ) -> Self {
         Self {
             kind: Kind::Protected {
                 protected: Protected {
                     flow: Some(Box::pin(flow)),
                     operation,
+                    deadline,
                 },
             },
         }
@@ -103,21 +109,32 @@ where
             KindProjection::Rejected { response } => {
                 Poll::Ready(Ok(response.take().expect("polled after completion")))
             }
-            KindProjection::Protected { protected } => {
-                let mut flow = protected.flow.take().expect("polled after completion");
-                let polled = flow.as_mut().poll(cx);
-                if polled.is_pending() {
-                    protected.flow = Some(flow);
-                    protected.operation.watch();
-                }
-                polled
-            }
+            KindProjection::Protected { protected } => protected.poll(cx),
         }
     }
 }
 
-impl<R: 'static, E: 'static> Drop for Protected<R, E> {
-    fn drop(&mut self) {
+impl<R: 'static, E: 'static> Protected<R, E> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<ResponseBody<R>>, E>> {
+        let mut flow = self.flow.take().expect("polled after completion");
+        if let Poll::Ready(response) = flow.as_mut().poll(cx) {
+            return Poll::Ready(response.map(|response| match self.deadline.take() {
+                Some(deadline) => response.map(|body| body.until(deadline, deadline_exceeded())),
+                None => response,
+            }));
+        }
+        self.flow = Some(flow);
+        self.operation.watch();
+        let Some(deadline) = &mut self.deadline else {
+            return Poll::Pending;
+        };
+        ready!(deadline.poll(cx));
+        self.go_on_without_client();
+        let response = deadline_exceeded_response();
+        Poll::Ready(Ok(response.map(|_| ResponseBody::default())))
+    }
+
+    fn go_on_without_client(&mut self) {
         let Some(flow) = self.flow.take() else {
             return;
         };
@@ -138,6 +155,12 @@ impl<R: 'static, E: 'static> Drop for Protected<R, E> {
             let rest = rest.instrument(operation.span.clone());
             operation.core.leases.background.spawn(&runtime, rest);
         }
+    }
+}
+
+impl<R: 'static, E: 'static> Drop for Protected<R, E> {
+    fn drop(&mut self) {
+        self.go_on_without_client();
     }
 }
 

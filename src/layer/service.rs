@@ -11,12 +11,14 @@ use tower_service::Service;
 
 use crate::layer::future::ResponseFuture;
 use crate::message::body::BoxError;
+use crate::message::client_deadline::grpc_timeout;
 use crate::message::media_type::is_grpc;
 use crate::message::request_body::FromBytes;
 use crate::options::Require;
 use crate::request;
 use crate::request::core::Core;
 use crate::request::operation::Operation;
+use crate::runtime::deadline::Moment;
 
 /// A service whose operations are safe to retry. Made by
 /// [`IdempotencyLayer`](crate::IdempotencyLayer).
@@ -108,6 +110,8 @@ where
         let headers = request.headers();
         let operation = Operation::new(&self.core, options, key, key_header, headers);
         let operation = Arc::new(operation);
+        let timeout = operation.grpc.then(|| grpc_timeout(headers)).flatten();
+        let deadline = timeout.and_then(Moment::after);
         // The service that was polled ready runs this request; its clone, which was
         // not, stays for the next.
         let clone = self.inner.clone();
@@ -115,6 +119,7 @@ where
         ResponseFuture::protected(
             request::run(Arc::clone(&operation), ready, request),
             operation,
+            deadline,
         )
     }
 }

@@ -5,6 +5,7 @@
 //! `runtime`.
 
 pub(crate) mod body;
+pub(crate) mod client_deadline;
 pub(crate) mod first_read;
 pub(crate) mod media_type;
 pub(crate) mod pipe;

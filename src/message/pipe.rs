@@ -13,6 +13,7 @@ use http_body::Frame;
 use crate::message::body::BoxError;
 use crate::runtime::background::{Background, BackgroundTask};
 use crate::runtime::catch::Panic;
+use crate::runtime::deadline::Moment;
 use crate::runtime::{Mutex, MutexGuard};
 
 /// How many bytes may wait for the client, beside one frame, once the body is too
@@ -165,6 +166,8 @@ pub(crate) struct PipeBody {
     detached: Option<Arc<Background>>,
     /// How many bytes of a known length are not yet sent.
     to_come: Option<u64>,
+    /// When the client stops waiting, and the trailers that it gets then.
+    deadline: Option<(Moment, HeaderMap)>,
 }
 
 impl PipeBody {
@@ -177,6 +180,7 @@ impl PipeBody {
             stream,
             detached: Some(Arc::clone(detached)),
             to_come: exact_length,
+            deadline: None,
         }
     }
 
@@ -186,7 +190,13 @@ impl PipeBody {
             stream: Arc::new(stream),
             detached: None,
             to_come: None,
+            deadline: None,
         }
+    }
+
+    /// Ends the body with these trailers at the deadline. The reading task goes on.
+    pub(crate) fn ends_at(&mut self, deadline: Moment, trailers: HeaderMap) {
+        self.deadline = Some((deadline, trailers));
     }
 
     pub(crate) fn poll_frame(
@@ -213,7 +223,14 @@ impl PipeBody {
                 Some(sender) => sender.clone_from(cx.waker()),
                 none => *none = Some(cx.waker().clone()),
             }
-            return Poll::Pending;
+            drop(state);
+            return self.poll_deadline(cx).map(|trailers| {
+                self.leave();
+                // The end that the reading task comes to is nobody's from here on.
+                self.stream = Arc::new(Pipe::default());
+                self.stream.end(None, End::Delivered);
+                Some(Ok(Frame::trailers(trailers)))
+            });
         };
         drop(state);
         Poll::Ready(match end {
@@ -222,6 +239,13 @@ impl PipeBody {
             End::Panicked(panic) => resume_unwind(panic),
             End::Delivered => None,
         })
+    }
+
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<HeaderMap> {
+        match &mut self.deadline {
+            Some((deadline, trailers)) => deadline.poll(cx).map(|()| std::mem::take(trailers)),
+            None => Poll::Pending,
+        }
     }
 
     /// Whether the client has everything.
@@ -235,8 +259,9 @@ impl PipeBody {
     }
 }
 
-impl Drop for PipeBody {
-    fn drop(&mut self) {
+impl PipeBody {
+    /// Leaves the reading task to go on without a client.
+    fn leave(&mut self) {
         let mut state = self.stream.lock();
         let Some(detached) = self.detached.as_ref().filter(|_| state.end.is_none()) else {
             return;
@@ -256,5 +281,11 @@ impl Drop for PipeBody {
         // a large buffer.
         drop(unsent);
         wake(reader);
+    }
+}
+
+impl Drop for PipeBody {
+    fn drop(&mut self) {
+        self.leave();
     }
 }

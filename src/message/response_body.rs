@@ -11,6 +11,7 @@ use pin_project_lite::pin_project;
 
 use crate::message::body::{BoxError, FullBody, as_bytes};
 use crate::message::pipe::{End, Pipe, PipeBody};
+use crate::runtime::deadline::Moment;
 
 pin_project! {
     /// The body of a response that went through the layer: the service's own body
@@ -51,6 +52,15 @@ impl<B> ResponseBody<B> {
         let stream = Pipe::default();
         stream.end(Some(read), End::Broken(error));
         Self::streamed(PipeBody::of_ended(stream))
+    }
+
+    /// Ends a body that is sent while it is read with these trailers, if the client's
+    /// deadline comes first.
+    pub(crate) fn until(mut self, deadline: Moment, trailers: HeaderMap) -> Self {
+        if let ResponseKind::Streamed { sender } = &mut self.kind {
+            sender.ends_at(deadline, trailers);
+        }
+        self
     }
 
     pub(crate) fn streamed(sender: PipeBody) -> Self {

@@ -4,9 +4,12 @@ use std::fmt::Write;
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
-use http::{HeaderName, HeaderValue, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Response};
 
 use crate::rejection::Rejection;
+
+/// gRPC's `DEADLINE_EXCEEDED`.
+const DEADLINE_EXCEEDED: u16 = 4;
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
@@ -52,6 +55,26 @@ impl Rejection {
         }
         response
     }
+}
+
+/// The status of a call whose client has stopped waiting, as trailers or as the headers of a
+/// response that has nothing else. It is no rejection: the operation goes on.
+pub(crate) fn deadline_exceeded() -> HeaderMap {
+    let why = "the client's deadline is over; an operation that has begun goes on, and a retry \
+               with the same key gets its response";
+    HeaderMap::from_iter([
+        (GRPC_STATUS, HeaderValue::from(DEADLINE_EXCEEDED)),
+        (GRPC_MESSAGE, percent_encoded(why)),
+    ])
+}
+
+/// The response to such a call whose own response has not begun.
+pub(crate) fn deadline_exceeded_response() -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    let headers = response.headers_mut();
+    *headers = deadline_exceeded();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    response
 }
 
 /// Encodes a value of `grpc-message`. The space and printable ASCII except the percent sign stay

@@ -49,6 +49,7 @@ use tower_service::Service;
 
 use crate::lease::{Ended, LeaseOwner, Verdict};
 use crate::message::body::{BoxError, FullBody, RequestTrailers};
+use crate::message::client_deadline;
 use crate::message::first_read::{AnnouncedLength, FirstRead, read};
 use crate::message::media_type::{can_have_body, never_ends};
 use crate::message::response_body::ResponseBody;
@@ -146,6 +147,9 @@ where
     let looks = operation.core.rules.rejections.look_at_requests();
     let asked = looks.then(|| parts.clone());
     let version = parts.version;
+    // A service that knew the client's deadline would end the operation at it, and another
+    // attempt could begin beside what still runs.
+    client_deadline::remove(&mut parts.headers);
     parts
         .extensions
         .insert(IdempotencyContext(Arc::clone(&operation)));

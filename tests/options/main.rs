@@ -12,6 +12,7 @@ mod support;
 mod bodies;
 mod config_errors;
 mod counts;
+mod deadlines;
 mod disconnect;
 mod early_wake_ups;
 #[cfg(feature = "encryption")]

@@ -4,6 +4,7 @@
 mod support;
 
 mod client;
+mod deadlines;
 mod leaving;
 mod refusals;
 mod replays;

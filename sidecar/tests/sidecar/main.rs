@@ -10,6 +10,7 @@ mod forwarded;
 mod forwarding;
 mod frames;
 mod gateways;
+mod grpc;
 mod heads;
 mod http2;
 mod leaving;
