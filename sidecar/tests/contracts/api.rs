@@ -1,10 +1,12 @@
 //! An `Api` is what clients see: the upstream behind the sidecar.
 
+use std::net::SocketAddr;
+
 use http::Method;
 
 pub(crate) use crate::request::{Answer, NO_MARK, REPLAYED, Request, is_problem, is_sentence};
 use crate::sidecar::Sidecar;
-use crate::upstream::{Reply, Upstream};
+use crate::upstream::{Held, Reply, Upstream};
 
 /// No store listens at this address.
 const NOWHERE: &str = "redis://127.0.0.1:1/";
@@ -32,6 +34,16 @@ impl Api {
     async fn with_store(file: &str, instead_of: &str, store: &str) -> Self {
         let upstream = Upstream::start().await;
         let address = upstream.address().to_string();
+        Self::at(file, instead_of, store, upstream, &address)
+    }
+
+    /// Starts the API with an address of the upstream where nothing listens.
+    pub(crate) async fn start_without_upstream(file: &str) -> Self {
+        let upstream = Upstream::start().await;
+        Self::at(file, "store = \"redis:", "memory:", upstream, "127.0.0.1:1")
+    }
+
+    fn at(file: &str, instead_of: &str, store: &str, upstream: Upstream, address: &str) -> Self {
         let line = |line: &str| {
             if line.starts_with("listen") {
                 "listen = \"127.0.0.1:0\"".to_owned()
@@ -40,7 +52,7 @@ impl Api {
             } else if line.starts_with(instead_of) {
                 format!("store = \"{store}\"")
             } else {
-                line.replace("127.0.0.1:9001", &address)
+                line.replace("127.0.0.1:9001", address)
             }
         };
         let lines: Vec<_> = file.lines().map(line).collect();
@@ -58,6 +70,15 @@ impl Api {
 
     pub(crate) fn log(&self) -> String {
         self.sidecar.log()
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.sidecar.address()
+    }
+
+    /// Holds the next request back that reaches the upstream.
+    pub(crate) fn holds_next(&self) -> Held {
+        self.upstream.holds_next()
     }
 
     pub(crate) fn executions(&self) -> usize {

@@ -18,6 +18,7 @@ mod razorpay;
 mod refusals;
 mod request;
 mod resend;
+mod sdks;
 mod sidecar;
 mod starship;
 mod stripe;

@@ -51,7 +51,7 @@ pub(crate) fn all_are_errors(file: &str, is_error: IsError) {
 
 /// The refusals that a file describes with the tables of this one, and with options under which a
 /// request can get every code.
-fn refusals(file: &str) -> Vec<Refused> {
+pub(crate) fn refusals(file: &str) -> Vec<Refused> {
     let mut text = "listen = '127.0.0.1:0'\nupstream = 'http://127.0.0.1:1'\nstore = 'memory:'\n\
                     authorize = 'http://127.0.0.1:1/'\n[idempotency]\nscope = ['header:x']\n\
                     require = 'required'\nkey_length.min = 2\non_lapsed_lease = 'refuse'\n"

@@ -1,6 +1,7 @@
 //! This upstream is the service behind the sidecar. It counts what it executes,
 //! responds as the test says, and waits where the test says so.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -30,7 +31,7 @@ pub(crate) struct Upstream {
 #[derive(Default)]
 struct State {
     executions: usize,
-    next: Option<Reply>,
+    next: VecDeque<Reply>,
     hold: Option<(oneshot::Sender<()>, oneshot::Receiver<()>)>,
 }
 
@@ -72,10 +73,10 @@ impl Upstream {
         self.state.lock().unwrap().executions
     }
 
-    /// Sets the response to the next request. Without this call the response is a
+    /// Sets the response to the next request for which no response is set. Without this call it is a
     /// 201 with a JSON body that no other response has.
     pub(crate) fn answers_next(&self, reply: Reply) {
-        self.state.lock().unwrap().next = Some(reply);
+        self.state.lock().unwrap().next.push_back(reply);
     }
 
     pub(crate) fn holds_next(&self) -> Held {
@@ -152,7 +153,7 @@ async fn answer(
     let (execution, reply) = {
         let mut state = state.lock().unwrap();
         state.executions += 1;
-        (state.executions, state.next.take())
+        (state.executions, state.next.pop_front())
     };
     let reply = reply.unwrap_or_else(|| Reply::status(201));
     let own = || Bytes::from(format!("{{\"execution\":{execution}}}\n"));
