@@ -202,3 +202,54 @@ async fn a_field_that_connection_names_does_not_undo_what_the_sidecar_says() {
     assert_eq!(seen.field("host"), Some("a.example"));
     assert_eq!(seen.field("connection"), None);
 }
+
+/// The fingerprint has no host, so a caller's key is one operation on all hosts.
+#[tokio::test]
+async fn hosts_share_keys_unless_the_scope_names_the_host() {
+    let upstream = Upstream::start(|request| ok(request.field("host").unwrap())).await;
+    let order = |host: &str| {
+        format!(
+            "POST /orders HTTP/1.1\r\nHost: {host}\r\nAuthorization: alice\r\nIdempotency-Key: k\r\n\
+             Content-Length: 0\r\n\r\n"
+        )
+    };
+    for (scope, second) in [
+        ("header:authorization", "a.example"),
+        ("headers:host,authorization", "b.example"),
+    ] {
+        let file = File::new(upstream.address).idempotency(&format!("scope = ['{scope}']"));
+        let sidecar = file.start().await;
+        assert_eq!(
+            sidecar.exchange(&order("a.example")).await.text(),
+            "a.example"
+        );
+        assert_eq!(sidecar.exchange(&order("b.example")).await.text(), second);
+        assert_eq!(
+            sidecar.exchange(&order("a.example")).await.text(),
+            "a.example"
+        );
+    }
+}
+
+/// `Vary` chooses no record.
+#[tokio::test]
+async fn a_replay_has_the_encoding_of_the_first_response_whatever_the_retry_accepts() {
+    let upstream = Upstream::start(|request| {
+        let fields = format!(
+            "Content-Encoding: {}\r\nVary: Accept-Encoding\r\n",
+            request.field("accept-encoding").unwrap()
+        );
+        answer("200 OK", &fields, "compressed")
+    })
+    .await;
+    let sidecar = File::new(upstream.address).start().await;
+    for accepted in ["gzip", "br"] {
+        let order = format!(
+            "POST /orders HTTP/1.1\r\nHost: a\r\nAccept-Encoding: {accepted}\r\nIdempotency-Key: k\r\n\
+             Content-Length: 0\r\n\r\n"
+        );
+        let answer = sidecar.exchange(&order).await;
+        assert_eq!(answer.field("content-encoding"), Some("gzip"));
+        assert_eq!(answer.field("vary"), Some("Accept-Encoding"));
+    }
+}

@@ -3,6 +3,7 @@
 
 mod asked_again;
 mod authorizer;
+mod browsers;
 mod expectations;
 mod failures;
 mod floods;
