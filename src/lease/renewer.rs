@@ -95,9 +95,9 @@ impl Renewer {
         place
     }
 
-    /// Counts `max_operation` from now on, while a completion is tried again.
-    pub(super) fn watch_anew(self: &Arc<Self>, lease: &Arc<LeaseState>) {
-        self.watch(lease, Instant::now());
+    /// Counts `max_operation` from now on, while a completion is tried again. A lease that is not
+    /// watched has a guard, which lives for as long as its owner tries.
+    pub(super) fn watch_anew(&self, lease: &Arc<LeaseState>) {
         self.change(lease, |renewal| {
             renewal.began = Instant::now();
             renewal.ended = renewal.lease.is_lost();

@@ -233,8 +233,10 @@ mod tests {
         expected.update(b"\x03abc");
         expected.update(b"\xff\xff\0\0\0\0\0\0\0");
         expected.update([b'x'; 255]);
+        expected.update(b"\xfe");
+        expected.update([b'y'; 254]);
         let expected: [u8; 32] = expected.finalize().into();
-        let parts: [&[u8]; 2] = [b"abc", &[b'x'; 255]];
+        let parts: [&[u8]; 3] = [b"abc", &[b'x'; 255], &[b'y'; 254]];
         assert_eq!(of(&Digests::plain(), Label::Scope, &parts), expected);
     }
 }

@@ -290,7 +290,7 @@ mod tests {
         let hex = id.to_string();
         assert!(hex.starts_with("00070e15"), "{hex}");
         assert_eq!(RecordId::from_hex(&hex.to_uppercase()), Some(id));
-        for wrong in ["", &hex[1..], &format!("{hex}0"), &hex.replace('7', "x")] {
+        for wrong in ["", &hex[1..], &format!("{hex}0"), &hex.replace('7', "g")] {
             assert_eq!(RecordId::from_hex(wrong), None);
         }
     }
@@ -311,6 +311,7 @@ mod tests {
     fn a_completion_weighs_its_body_and_fields() {
         let mut completion = Completion::new(StatusCode::OK, "four", SystemTime::UNIX_EPOCH);
         completion.headers.insert("ab", "cde".parse().unwrap());
+        assert_eq!(completion.weight(), 4 + 5);
         completion.trailers = Some(completion.headers.clone());
         assert_eq!(completion.weight(), 4 + 5 + 5);
         completion.retention = Duration::MAX;

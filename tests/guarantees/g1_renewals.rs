@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use tokio::time::sleep;
-use tower::Layer;
+use tower::{Layer, ServiceExt};
+use tower_idempotency::store::{ForgetMode, Forgotten, Store, StoreErrorKind};
 
 use crate::owners::{First, Owners, SECOND, begin};
 use crate::support::store::{Fault, Op, Steered};
@@ -92,4 +93,73 @@ async fn a_renewal_that_crosses_a_release_does_not_make_its_owner_one_overtaken(
         assert!(!owners.context(1).is_lost());
         assert_eq!(store.calls(Op::Renew), renewals);
     }
+}
+
+/// A store that says `Lost` has said it all.
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_was_lost_is_not_renewed_again() {
+    let store = Steered::unguarded();
+    let owners = Owners::new();
+    let app = with_policy(&store, |options| options).layer(owners.service(First::Answers));
+    let first = begin(&app);
+    owners.gate.begun().await;
+    let id = store.claims()[0].id;
+    let forgotten = store.memory.forget(&id, ForgetMode::Forced).await;
+    assert_eq!(forgotten.unwrap(), Forgotten::Gone);
+    sleep(SECOND * 300).await;
+    assert_eq!(store.calls(Op::Renew), 1);
+    assert!(owners.context(1).is_lost());
+    first.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_task_renews_the_leases_of_all_operations() {
+    let store = Steered::unguarded();
+    let owners = Owners::new();
+    let app = with_policy(&store, |options| options).layer(owners.service(First::Answers));
+    let alive = || {
+        tokio::runtime::Handle::current()
+            .metrics()
+            .num_alive_tasks()
+    };
+    let mut running = Vec::new();
+    for key in 0..20 {
+        let request = post(&format!("k{key}"), "{}");
+        running.push(tokio::spawn(app.clone().oneshot(request)));
+        owners.gate.begun().await;
+    }
+    // Between two renewals.
+    sleep(SECOND).await;
+    assert_eq!(alive(), running.len() + 1);
+    for first in running {
+        owners.gate.open();
+        assert_eq!(first.await.unwrap().unwrap().status(), 201);
+    }
+    sleep(SECOND * 30).await;
+    assert_eq!(alive(), 0);
+}
+
+/// Its own renewals ended with `max_operation`. A completion that is tried again needs others.
+#[tokio::test(start_paused = true)]
+async fn while_a_late_completion_is_tried_again_its_lease_is_renewed() {
+    let store = Steered::unguarded();
+    let owners = Owners::new();
+    let layer = with_policy(&store, |options| options.max_operation(SECOND * 60));
+    let app = layer.layer(owners.service(First::Answers));
+    let first = begin(&app);
+    owners.gate.begun().await;
+    sleep(SECOND * 66).await;
+    store.make(Op::Complete, Fault::Fails(StoreErrorKind::NotSent));
+    owners.gate.open();
+    let first = Seen::whole(first.await.unwrap().unwrap()).await;
+    assert_eq!(first.lacks(), Some("unrecorded"));
+    for _ in 0..50 {
+        sleep(SECOND).await;
+        let retry = send(&app, post("k", "{}")).await;
+        assert_eq!(retry.refusal(), "409 in-flight");
+    }
+    assert_eq!(owners.count(), 1);
+    store.heal(Op::Complete);
+    sleep(SECOND * 6).await;
+    assert!(send(&app, post("k", "{}")).await.is_replay());
 }

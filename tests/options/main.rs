@@ -19,6 +19,7 @@ mod early_wake_ups;
 mod encryption;
 mod fingerprint;
 mod foreign_bodies;
+mod giving_up;
 mod in_doubt;
 mod kept;
 mod keys;

@@ -6,7 +6,7 @@ use tokio::time::sleep;
 use tower::{Layer, ServiceExt};
 use tower_idempotency::options::{OnLapsedLease, OnMismatch, OnStoreError};
 use tower_idempotency::store::StoreErrorKind;
-use tower_idempotency::{IdempotencyLayer, MemoryStore};
+use tower_idempotency::{IdempotencyContext, IdempotencyLayer, MemoryStore};
 
 use crate::support::store::{Fault, Op, Steered};
 use crate::support::{
@@ -229,4 +229,33 @@ async fn another_request_is_replayed_under_an_old_secret_too_where_the_policy_sa
         .unwrap();
     let during = layer.layer(counting(&runs));
     send(&during, post("k", "two")).await.assert_replays(&first);
+}
+
+/// The record under the old secret is released in one case, and lapsed in the other.
+#[tokio::test(start_paused = true)]
+async fn a_key_derived_by_an_operation_that_began_under_an_old_secret_stays_the_same() {
+    for lapses in [false, true] {
+        let store = Steered::unguarded();
+        if lapses {
+            store.make(Op::Release, Fault::Fails(StoreErrorKind::NotSent));
+        }
+        let runs = Runs::default();
+        let derived = async |secrets: &[&str]| {
+            let app = under(&store, secrets).layer(handler(&runs, |_, request| {
+                let context = request.extensions().get::<IdempotencyContext>().unwrap();
+                let key = context.derive_key("charge-card");
+                assert_ne!(key, context.derive_key("send-mail"));
+                answer(http::StatusCode::SERVICE_UNAVAILABLE, key)
+            }));
+            let seen = send(&app, post("k", "{}")).await;
+            sleep(Duration::from_secs(60)).await;
+            seen.text().to_owned()
+        };
+        let first = derived(&[OLD]).await;
+        assert_eq!(derived(&[NEW, OLD]).await, first, "{lapses}");
+        // Also once there is a record under the new secret.
+        assert_eq!(derived(&[NEW, OLD]).await, first, "{lapses}");
+        assert_ne!(derived(&[NEW]).await, first, "without it another operation");
+        assert_eq!(runs.count(), 4);
+    }
 }
