@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::record::RecordId;
 
 use super::clock::SinceStart;
-use super::queues::{Expiry, ExpiryQueue, Place, REMOVED_PER_CALL};
+use super::queues::{Expiry, Place, REMOVED_PER_CALL};
 use super::records::Records;
 use super::slot::Slot;
 
@@ -65,7 +65,7 @@ impl Records {
             // The record may have changed since. Then another is the oldest.
             let removed = self.remove_if(&id, |slot| {
                 let is_same = slot.kind().line() == line && slot.end() == Some(at);
-                slot.is_over(now) || is_same && !only_over && line != ExpiryQueue::Abandoned
+                slot.is_over(now) || is_same
             });
             if removed {
                 return true;

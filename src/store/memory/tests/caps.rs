@@ -228,6 +228,33 @@ fn a_store_that_is_exactly_full_has_removed_nothing() {
 }
 
 #[test]
+fn operations_in_flight_fill_the_bytes_to_the_last() {
+    for (bytes, fit) in [(2 * RECORD_BYTES, 2), (2 * RECORD_BYTES - 1, 1)] {
+        let bench = Bench::with(MemoryStore::builder().max_bytes(bytes));
+        let held: Vec<_> = (1..=fit).map(|id| bench.acquire(&claim(id))).collect();
+        assert!(matches!(bench.claim(&claim(9)), Claimed::OverCapacity));
+        let stats = bench.stats();
+        assert_eq!(stats.in_flight, held.len());
+        assert_eq!(
+            stats.bytes,
+            held.len() * RECORD_BYTES,
+            "a refused one counts nothing"
+        );
+    }
+}
+
+#[test]
+fn a_completion_without_a_record_counts_as_one() {
+    let bench = Bench::new();
+    let lease = bench.acquire(&claim(1));
+    bench.records.forget(&lease.claim.id, ForgetMode::Forced);
+    assert_eq!(bench.complete(&lease), Ownership::Held);
+    let stats = bench.stats();
+    assert_eq!((stats.records, stats.in_flight, stats.completed), (1, 0, 1));
+    assert_eq!(stats.bytes, RECORD_BYTES + b"done".len());
+}
+
+#[test]
 fn an_answer_that_fills_the_store_alone_is_kept_and_one_byte_more_is_not() {
     for (over, state) in [(0, 'c'), (1, 's')] {
         let bench = Bench::with(MemoryStore::builder().max_bytes(RECORD_BYTES + 1000 - over));
