@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use http::response::Parts;
-use http::{HeaderName, Method};
+use http::{HeaderMap, HeaderName, Method, StatusCode};
 use ipnet::IpNet;
 
 #[cfg(feature = "config")]
@@ -18,9 +18,11 @@ use crate::error::ConfigError;
 use crate::layer::IdempotencyLayer;
 use crate::message::media_type;
 use crate::options::OnDisconnect;
+use crate::options::recording::{RecordRule, ResponseHead};
 pub use crate::options::target::NormalPath;
 pub use crate::rejection::gateway::{Asked, GatewayCode, Refusal, Refusals};
-use crate::scope;
+use crate::request::context::IdempotencyContext;
+use crate::scope::{self, Scope};
 
 /// The options of one route that a proxy has to know.
 #[derive(Clone, Copy, Debug)]
@@ -67,6 +69,29 @@ pub fn routes(layer: &IdempotencyLayer) -> impl Iterator<Item = Route<'_>> {
 #[must_use]
 pub fn refusals(layer: &IdempotencyLayer) -> Refusals {
     Refusals::new(&layer.core().rules.rejections)
+}
+
+/// The request headers that a layer reads: those of keys, of callers and of fingerprints.
+pub fn headers_read(layer: &IdempotencyLayer) -> Vec<HeaderName> {
+    let rules = &layer.core().rules;
+    let mut names = rules.scope.headers();
+    for listed in rules.routes.listed() {
+        let options = &listed.options;
+        names.extend(options.scope.iter().flat_map(Scope::headers));
+        names.extend_from_slice(&options.keys.headers);
+        names.extend_from_slice(&options.fingerprint.headers);
+    }
+    names
+}
+
+/// Whether a response with this status would be recorded, as far as its status tells: the operation
+/// has happened, also if the rest of the response can't be read.
+#[must_use]
+pub fn is_recorded(context: &IdempotencyContext, status: StatusCode) -> bool {
+    let options = &context.0.options;
+    let fields = HeaderMap::new();
+    let head = ResponseHead::new(status, &fields, None);
+    options.record.records(&head) && !options.in_doubt.records(&head)
 }
 
 /// The headers that belong to one connection (RFC 9110, section 7.6.1).

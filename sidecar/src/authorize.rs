@@ -3,6 +3,8 @@
 //! reaches the upstream's own check.
 
 use std::error::Error;
+use std::future::pending;
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,13 +14,12 @@ use http::header::{
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Empty, Limited};
-use hyper_util::client::legacy::Client;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::timeout;
 use tower_idempotency::for_sidecar::{GatewayCode, Refusal, Refusals};
 use tracing::warn;
 
 use crate::BoxError;
+use crate::client::{Failure, Http1, KEEP_ALIVE};
 use crate::connect::Connector;
 use crate::forwarded::remove_spellings;
 use crate::options::Authorize;
@@ -31,7 +32,7 @@ const ORIGINAL_URI: HeaderName = HeaderName::from_static("x-original-uri");
 const READ: usize = 64 << 10;
 
 pub(crate) struct Authorizer {
-    client: Client<Connector, Empty<Bytes>>,
+    client: Http1<Empty<Bytes>>,
     url: Uri,
     timeout: Duration,
     headers: Vec<HeaderName>,
@@ -49,13 +50,8 @@ impl Authorizer {
         let connector = Connector {
             timeout: settings.timeout,
         };
-        let client = Client::builder(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(Duration::from_secs(1))
-            .build(connector);
         Self {
-            client,
+            client: Http1::new(connector, settings.url.clone(), KEEP_ALIVE),
             url: settings.url.clone(),
             timeout: settings.timeout,
             headers: settings.headers.clone(),
@@ -102,10 +98,16 @@ impl Authorizer {
     }
 
     async fn ask(&self, parts: &Parts) -> Result<Response<()>, BoxError> {
-        let mut request = Request::new(Empty::new());
-        *request.uri_mut() = self.url.clone();
-        *request.headers_mut() = authorization_headers(parts)?;
-        let (head, body) = self.client.request(request).await?.into_parts();
+        let headers = authorization_headers(parts)?;
+        let mut again = || {
+            let mut request = Request::new(Empty::new());
+            request.uri_mut().clone_from(&self.url);
+            request.headers_mut().clone_from(&headers);
+            Some(request)
+        };
+        // `allow` limits the time.
+        let response = self.client.send(&mut again, pin!(pending())).await;
+        let (head, body) = response.map_err(Failure::into_error)?.into_parts();
         // The status and the headers decide; an error in the body changes nothing.
         let _ = Limited::new(body, READ).collect().await;
         Ok(Response::from_parts(head, ()))

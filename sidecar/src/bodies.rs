@@ -1,6 +1,5 @@
-//! The bodies of forwarded messages, frame by frame: none of them is buffered here.
+//! The bodies of responses, frame by frame: none of them is buffered here.
 
-use std::convert::Infallible;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,83 +11,12 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use pin_project_lite::pin_project;
-use tokio::sync::oneshot;
 use tokio::time::{Sleep, sleep};
-use tower_idempotency::RequestBody;
 use tracing::warn;
 
 use crate::BoxError;
-use crate::forwarded::{LayerHeaders, ReservedHeaders};
+use crate::forwarded::LayerHeaders;
 use crate::metrics::Numbers;
-use crate::received::ReceivedBody;
-
-pin_project! {
-    /// The body of a request, as the upstream gets it.
-    #[derive(Debug)]
-    pub(crate) struct Outgoing {
-        #[pin]
-        body: RequestBody<ReceivedBody>,
-        // The trailers of a body that the layer has read; `body` has the data alone.
-        trailers: Option<HeaderMap>,
-        reserved: ReservedHeaders,
-        // hyper drops the body once it has taken the last byte; the receiver of `new` sees that drop.
-        _sent: oneshot::Sender<Infallible>,
-    }
-}
-
-impl Outgoing {
-    /// The receiver fails once the body is dropped: after its last byte, or when the request ends early.
-    pub(crate) fn new(
-        body: RequestBody<ReceivedBody>,
-        trailers: Option<HeaderMap>,
-        reserved: ReservedHeaders,
-    ) -> (Self, oneshot::Receiver<Infallible>) {
-        let (sent, taken) = oneshot::channel();
-        let outgoing = Self {
-            body,
-            trailers,
-            reserved,
-            _sent: sent,
-        };
-        (outgoing, taken)
-    }
-}
-
-impl Body for Outgoing {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let this = self.project();
-        let frame = match ready!(this.body.poll_frame(cx)) {
-            Some(Ok(frame)) => frame,
-            Some(Err(error)) => return Poll::Ready(Some(Err(error))),
-            None => match this.trailers.take() {
-                Some(trailers) => Frame::trailers(trailers),
-                None => return Poll::Ready(None),
-            },
-        };
-        let frame = in_trailers(frame, |trailers| {
-            this.reserved.strip_from_trailers(trailers);
-        });
-        Poll::Ready(Some(Ok(frame)))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.trailers.is_none() && self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        if self.trailers.is_none() {
-            return self.body.size_hint();
-        }
-        // HTTP/1.1 sends trailers only after a chunked body, so no length may be announced.
-        SizeHint::new()
-    }
-}
 
 fn in_trailers(mut frame: Frame<Bytes>, change: impl FnOnce(&mut HeaderMap)) -> Frame<Bytes> {
     if let Some(trailers) = frame.trailers_mut() {
@@ -139,7 +67,7 @@ impl Body for ForwardedBody {
                 Poll::Ready(frame.map(|frame| {
                     let frame = frame?;
                     Ok(in_trailers(frame, |trailers| {
-                        layer_headers.strip_from(trailers);
+                        layer_headers.strip_from_trailers(trailers);
                     }))
                 }))
             }

@@ -4,8 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use http::header::{
-    CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, COOKIE, EXPECT,
-    FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, MAX_FORWARDS, TE, TRAILER, UPGRADE, VIA,
+    AGE, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE,
+    CONTENT_SECURITY_POLICY, CONTENT_TYPE, COOKIE, DATE, EXPECT, EXPIRES, FORWARDED, HOST,
+    HeaderMap, HeaderName, HeaderValue, LOCATION, MAX_FORWARDS, PROXY_AUTHENTICATE, RETRY_AFTER,
+    SET_COOKIE, STRICT_TRANSPORT_SECURITY, TE, TRAILER, UPGRADE, VARY, VIA, WWW_AUTHENTICATE,
 };
 use http::{Method, Version, request};
 use ipnet::IpNet;
@@ -26,6 +28,22 @@ const FRAMING: [HeaderName; 7] = [
     EXPECT,
     HOST,
     TRAILER,
+];
+
+/// Response headers that say what the client does next, or with later requests.
+const CONTROL: [HeaderName; 12] = [
+    AGE,
+    CACHE_CONTROL,
+    CONTENT_SECURITY_POLICY,
+    DATE,
+    EXPIRES,
+    LOCATION,
+    PROXY_AUTHENTICATE,
+    RETRY_AFTER,
+    SET_COOKIE,
+    STRICT_TRANSPORT_SECURITY,
+    VARY,
+    WWW_AUTHENTICATE,
 ];
 
 /// A part of an offer of h2c, which concerns one connection (RFC 7540, section 3.2.1).
@@ -81,33 +99,88 @@ pub(crate) fn tokens<'a>(
 
 /// The headers that only the sidecar sets: they are removed from what a client sends.
 #[derive(Clone, Debug)]
-pub(crate) struct ReservedHeaders(Arc<[HeaderName]>);
+pub(crate) struct ReservedHeaders {
+    own: Arc<[HeaderName]>,
+    /// The headers by which the layer has already decided when trailers arrive.
+    read: Arc<[HeaderName]>,
+}
 
 impl ReservedHeaders {
     pub(crate) fn new(of_authoriser: &[HeaderName]) -> Self {
         let own = [ATTEMPT, FENCING_TOKEN];
-        Self(own.iter().chain(of_authoriser).cloned().collect())
+        Self {
+            own: own.iter().chain(of_authoriser).cloned().collect(),
+            read: Arc::default(),
+        }
+    }
+
+    /// `names` are the headers that the layer reads in heads.
+    pub(crate) fn with_read(mut self, names: Vec<HeaderName>) -> Self {
+        self.read = names.into();
+        self
     }
 
     pub(crate) fn strip_from(&self, headers: &mut HeaderMap) {
-        remove_spellings(headers, &self.0);
+        remove_spellings(headers, &self.own);
     }
 
     pub(crate) fn has(&self, name: &HeaderName) -> bool {
-        self.0
+        self.own
             .iter()
             .any(|own| reads_as(name.as_str(), own.as_str()))
     }
 
-    /// Removes the reserved headers from trailers, and every header that could change how the
-    /// request is read: some servers merge trailers into the head (RFC 9110, section 6.5.1).
+    /// Removes from trailers what a head alone may say, since some servers merge trailers into the
+    /// head (RFC 9110, section 6.5.1): the reserved headers, those that the layer reads, and every
+    /// header that says how the request is read, where it goes, or on whose authority.
     pub(crate) fn strip_from_trailers(&self, trailers: &mut HeaderMap) {
         self.strip_from(trailers);
-        remove_spellings(trailers, &HOP_BY_HOP);
-        remove_spellings(trailers, &[HTTP2_SETTINGS]);
-        remove_spellings(trailers, &FRAMING);
-        remove_where(trailers, names_the_client);
+        remove_spellings(trailers, &self.read);
+        remove_framing(trailers);
+        remove_where(trailers, |name| names_the_client(name) || commands(name));
     }
+}
+
+/// Whether a request header of this name routes the request, changes what is asked, or gives it
+/// authority. Names of credentials are the applications' own; most contain one of these words.
+fn commands(name: &HeaderName) -> bool {
+    let name = name.as_str().replace('_', "-");
+    let words = [
+        "api-key", "apikey", "auth", "cookie", "csrf", "password", "secret", "session", "token",
+        "xsrf",
+    ];
+    let starts = [
+        "if-",
+        "x-account",
+        "x-api",
+        "x-client",
+        "x-http-method",
+        "x-method",
+        "x-original",
+        "x-real",
+        "x-rewrite",
+        "x-tenant",
+        "x-user",
+    ];
+    let names = [
+        "cache-control",
+        "max-forwards",
+        "origin",
+        "pragma",
+        "range",
+        "referer",
+        "via",
+    ];
+    names.contains(&&*name)
+        || starts.iter().any(|start| name.starts_with(start))
+        || words.iter().any(|word| name.contains(word))
+}
+
+/// Removes from trailers what belongs to one connection, and what says how the message is read.
+fn remove_framing(trailers: &mut HeaderMap) {
+    remove_spellings(trailers, &HOP_BY_HOP);
+    remove_spellings(trailers, &[HTTP2_SETTINGS]);
+    remove_spellings(trailers, &FRAMING);
 }
 
 /// Whether this is `Forwarded` or a header that begins with `X-Forwarded-`.
@@ -236,6 +309,16 @@ impl LayerHeaders {
     pub(crate) fn strip_from(&self, headers: &mut HeaderMap) {
         remove_where(headers, |name| {
             name.as_str().starts_with("idempotency-") || self.0.contains(name)
+        });
+    }
+
+    /// Removes from trailers what a head alone may say (RFC 9110, section 6.5.1): the layer's
+    /// headers, and those that say how the response is read or what the client does with it.
+    pub(crate) fn strip_from_trailers(&self, trailers: &mut HeaderMap) {
+        self.strip_from(trailers);
+        remove_framing(trailers);
+        remove_where(trailers, |name| {
+            CONTROL.contains(name) || name.as_str().starts_with("access-control-")
         });
     }
 }

@@ -10,7 +10,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, Version, request}
 use http_body_util::{Either, Full};
 use hyper::upgrade::OnUpgrade;
 use ipnet::IpNet;
-use tower_idempotency::for_sidecar::{GatewayCode, Refusal, Refusals, refusals};
+use tower_idempotency::for_sidecar::{GatewayCode, Refusal, Refusals, headers_read, refusals};
 use tower_idempotency::scope::PeerAddr;
 use tower_idempotency::{Idempotency, IdempotencyLayer, RequestBody, ResponseBody};
 use tower_layer::Layer;
@@ -57,7 +57,8 @@ impl Front {
     pub(crate) fn new(layer: IdempotencyLayer, settings: &Settings) -> Self {
         let numbers = Arc::<Numbers>::default();
         let authorize = settings.authorize.as_ref();
-        let reserved = ReservedHeaders::new(authorize.map_or(&[], |authorize| &authorize.headers));
+        let reserved = ReservedHeaders::new(authorize.map_or(&[], |authorize| &authorize.headers))
+            .with_read(headers_read(&layer));
         let layer_headers = LayerHeaders::new(layer_header_names(&layer));
         let upstream = Upstream::new(
             settings,

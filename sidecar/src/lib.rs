@@ -25,6 +25,7 @@ mod connect;
 mod contract;
 mod ending;
 mod forwarded;
+mod framing;
 mod front;
 mod head;
 mod http2;
@@ -36,6 +37,7 @@ mod received;
 mod server;
 mod socket;
 mod store;
+mod upload;
 mod upstream;
 
 pub use contract::SidecarContract;

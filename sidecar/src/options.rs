@@ -10,6 +10,8 @@ use ipnet::IpNet;
 use tower_idempotency::config::{Config, FileError};
 use tower_idempotency::for_sidecar::{Entries, canonical, entries, wrong};
 
+use crate::client::KEEP_ALIVE;
+
 /// Each field is an entry at the top of the file.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
@@ -19,6 +21,8 @@ pub(crate) struct Settings {
     pub(crate) upstream: Uri,
     /// HTTP/2 with prior knowledge instead of HTTP/1.1.
     pub(crate) upstream_http2: bool,
+    /// How long an idle connection over HTTP/1.1 is kept; zero for no connection.
+    pub(crate) upstream_keep_alive: Duration,
     pub(crate) connect_timeout: Duration,
     /// From the request's last byte to the head of the upstream's response.
     pub(crate) upstream_timeout: Duration,
@@ -56,6 +60,7 @@ impl Default for Settings {
             listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
             upstream: Uri::from_static("http://127.0.0.1:0"),
             upstream_http2: false,
+            upstream_keep_alive: KEEP_ALIVE,
             connect_timeout: Duration::from_secs(5),
             upstream_timeout: Duration::from_mins(1),
             authorize: None,
@@ -129,6 +134,9 @@ impl Settings {
             listen,
             upstream: upstream.clone(),
             upstream_http2: entries.upstream_http2.unwrap_or(usual.upstream_http2),
+            upstream_keep_alive: entries
+                .upstream_keep_alive
+                .unwrap_or(usual.upstream_keep_alive),
             connect_timeout: entries.connect_timeout.unwrap_or(usual.connect_timeout),
             upstream_timeout: entries.upstream_timeout.unwrap_or(usual.upstream_timeout),
             authorize: entries.authorize.map(|own| Authorize {
@@ -211,6 +219,7 @@ mod tests {
         assert_eq!(told(""), format!("{usual:?}"));
         for (entry, expected) in [
             ("upstream_http2 = true", "upstream_http2: true"),
+            ("upstream_keep_alive = '0s'", "upstream_keep_alive: 0ns"),
             ("connect_timeout = '1s'", "connect_timeout: 1s"),
             ("upstream_timeout = '2s'", "upstream_timeout: 2s"),
             (

@@ -1,6 +1,7 @@
 //! The texts of the responses that the sidecar writes itself. Errors of the layer are its rejections.
 
 use tower_idempotency::for_sidecar::{GatewayCode, Refusal};
+use tower_idempotency::rejection::Retry;
 
 /// The refusal with this code, in the words that most requests get.
 pub(crate) const fn usual(code: GatewayCode) -> Refusal<'static> {
@@ -41,5 +42,16 @@ pub(crate) const fn in_doubt_without_key(code: GatewayCode) -> Refusal<'static> 
         retry: None,
         detail: "Nobody knows whether the request was executed. Find out before you send it again.",
         ..usual(code)
+    }
+}
+
+/// The refusal of a protected request that the upstream has executed, but whose response can't be
+/// read.
+pub(crate) const fn unreadable() -> Refusal<'static> {
+    Refusal {
+        retry: Some(Retry::Never),
+        detail: "The service has responded, but its response can't be read. The operation counts as \
+                 executed: it is not executed again with this key.",
+        ..usual(GatewayCode::UpstreamBroken)
     }
 }

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::error::Error;
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -14,19 +14,23 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::time::{sleep, timeout};
-use tower_idempotency::for_sidecar::{Asked, GatewayCode, Refusal, Refusals, never_ends};
+use tower_idempotency::for_sidecar::{
+    Asked, GatewayCode, Refusal, Refusals, is_recorded, never_ends,
+};
 use tower_idempotency::recording::Recording;
 use tower_idempotency::{IdempotencyContext, RequestBody, RequestTrailers};
 use tower_service::Service;
 use tracing::{debug, warn};
 
-use crate::bodies::{ForwardedBody, Outgoing, Patience};
+use crate::bodies::{ForwardedBody, Patience};
 use crate::client::{Client, Failure};
 use crate::forwarded::{ATTEMPT, FENCING_TOKEN, LayerHeaders, ReservedHeaders, strip_hop_by_hop};
+use crate::framing::settle_framing;
 use crate::metrics::Numbers;
 use crate::options::Settings;
-use crate::problem::{in_doubt_without_key, usual};
+use crate::problem::{in_doubt_without_key, unreadable, usual};
 use crate::received::ReceivedBody;
+use crate::upload::Upload;
 
 /// The protocol that a client asks to upgrade to: an extension of the request.
 #[derive(Clone, Debug)]
@@ -94,10 +98,12 @@ impl Shared {
             .extensions
             .remove::<OnUpgrade>()
             .zip(parts.extensions.remove::<Protocol>());
-        let context = parts.extensions.remove::<IdempotencyContext>();
-        let protected = context.is_some();
-        let asked = self.refusals.asked(&parts.headers);
-        if let Some(context) = &context {
+        let exchange = Exchange {
+            asked: self.refusals.asked(&parts.headers),
+            context: parts.extensions.remove(),
+        };
+        let is_protected = exchange.is_protected();
+        if let Some(context) = &exchange.context {
             let token = context.fencing_token().get();
             parts.headers.insert(ATTEMPT, context.attempt().into());
             parts.headers.insert(FENCING_TOKEN, token.into());
@@ -108,37 +114,30 @@ impl Shared {
             parts.headers.insert(UPGRADE, protocol.clone());
         }
         let trailers = parts.extensions.remove::<RequestTrailers>();
-        let (body, mut taken) =
-            Outgoing::new(body, trailers.map(|read| read.0), self.reserved.clone());
-        let mut forwarded = Request::new(body);
-        *forwarded.method_mut() = parts.method;
-        *forwarded.uri_mut() = self.target(&parts.uri);
-        *forwarded.headers_mut() = parts.headers;
-
-        let response = self.client.send(forwarded);
-        let too_late = async {
-            // `taken` never holds a value: it fails when the upstream has the request's last byte.
-            if protected {
+        let trailers = trailers.map(|read| read.0);
+        let (upload, mut sent) = Upload::new(body, is_protected, trailers, self.reserved.clone());
+        let target = self.target(&parts.uri);
+        let mut again = || {
+            let mut request = Request::new(upload.attempt()?);
+            request.method_mut().clone_from(&parts.method);
+            request.uri_mut().clone_from(&target);
+            request.headers_mut().clone_from(&parts.headers);
+            Some(request)
+        };
+        let too_late = pin!(async {
+            // `sent` never holds a value: it fails when the upstream has the request's last byte.
+            if is_protected {
                 // The layer has read the whole body into memory, so sending it takes no longer
                 // than connecting, unless the upstream does not read.
-                let _ = timeout(self.connect_timeout, &mut taken).await;
+                let _ = timeout(self.connect_timeout, &mut sent).await;
             } else {
-                let _ = (&mut taken).await;
+                let _ = (&mut sent).await;
             }
             sleep(self.timeout).await;
-        };
-        // The branch that ends second is dropped: after the timeout, the request to the upstream is
-        // cancelled.
-        tokio::select! {
-            response = response => match response {
-                Ok(response) => self.respond(response, upgrade.map(|(client, _)| client), protected, &asked),
-                Err(failure) => self.failed(failure, protected, &asked),
-            },
-            () = too_late => {
-                self.numbers.timed_out.add();
-                warn!("the upstream did not respond in time");
-                self.in_doubt(GatewayCode::UpstreamTimeout, protected, &asked)
-            }
+        });
+        match self.client.send(&mut again, too_late).await {
+            Ok(response) => self.respond(response, upgrade.map(|(client, _)| client), &exchange),
+            Err(failure) => self.failed(failure, &exchange),
         }
     }
 
@@ -155,12 +154,15 @@ impl Shared {
         &self,
         response: Response<Incoming>,
         client: Option<OnUpgrade>,
-        protected: bool,
-        asked: &Asked,
+        exchange: &Exchange,
     ) -> Response<ForwardedBody> {
         let (mut head, body) = response.into_parts();
         // The version of the upstream's connection says nothing to the client.
         head.version = Version::HTTP_11;
+        if !settle_framing(&mut head.headers) {
+            let coded = "its body has a transfer coding other than `chunked`";
+            return self.failed(Failure::Unreadable(head.status, coded.into()), exchange);
+        }
         let protocol = strip_hop_by_hop(&mut head.headers);
         self.layer_headers.strip_from(&mut head.headers);
         let upstream = head.extensions.remove::<OnUpgrade>();
@@ -168,7 +170,7 @@ impl Shared {
             let (Some(client), Some(upstream), Some(protocol)) = (client, upstream, protocol)
             else {
                 let unasked = "it changes to a protocol that was not asked for";
-                return self.failed(Failure::Broken(unasked.into()), protected, asked);
+                return self.failed(Failure::Broken(unasked.into()), exchange);
             };
             let connection = HeaderValue::from_static("upgrade");
             head.headers.insert(CONNECTION, connection);
@@ -177,7 +179,7 @@ impl Shared {
         }
         head.extensions.insert(recording(&head));
         // An event stream sends nothing for as long as nothing happens.
-        let may_rest = !protected || never_ends(&head);
+        let may_rest = !exchange.is_protected() || never_ends(&head);
         let patience = (!may_rest).then(|| Patience::new(self.timeout, Arc::clone(&self.numbers)));
         let body = ForwardedBody::Upstream {
             body,
@@ -187,7 +189,7 @@ impl Shared {
         Response::from_parts(head, body)
     }
 
-    fn failed(&self, failure: Failure, protected: bool, asked: &Asked) -> Response<ForwardedBody> {
+    fn failed(&self, failure: Failure, exchange: &Exchange) -> Response<ForwardedBody> {
         match failure {
             Failure::Unreached(error) => {
                 self.numbers.unreached.add();
@@ -196,46 +198,73 @@ impl Shared {
                     "the upstream was not reached"
                 );
                 let refusal = usual(GatewayCode::UpstreamUnreachable);
-                self.here(&refusal, asked, Recording::Skip)
+                self.here(&refusal, exchange, Recording::Skip)
             }
             Failure::Broken(error) => {
                 self.numbers.broken.add();
                 warn!(error = &*error as &dyn Error, "the upstream broke off");
-                self.in_doubt(GatewayCode::UpstreamBroken, protected, asked)
+                self.in_doubt(GatewayCode::UpstreamBroken, exchange)
+            }
+            Failure::Unreadable(status, error) => {
+                self.numbers.broken.add();
+                warn!(
+                    %status,
+                    error = &*error as &dyn Error,
+                    "the upstream's response can't be read"
+                );
+                match &exchange.context {
+                    Some(context) if is_recorded(context, status) => {
+                        self.here(&unreadable(), exchange, Recording::Seal)
+                    }
+                    _ => self.in_doubt(GatewayCode::UpstreamBroken, exchange),
+                }
+            }
+            Failure::TimedOut => {
+                self.numbers.timed_out.add();
+                warn!("the upstream did not respond in time");
+                self.in_doubt(GatewayCode::UpstreamTimeout, exchange)
             }
             Failure::Client(error) => {
                 debug!(error = &*error as &dyn Error, "a request's body broke off");
                 let refusal = usual(GatewayCode::BodyUnreadable);
-                self.here(&refusal, asked, Recording::InDoubt)
+                self.here(&refusal, exchange, Recording::InDoubt)
             }
         }
     }
 
     /// A response for a request that the upstream may have executed, or may still execute.
-    fn in_doubt(
-        &self,
-        code: GatewayCode,
-        protected: bool,
-        asked: &Asked,
-    ) -> Response<ForwardedBody> {
-        let refusal = if protected {
+    fn in_doubt(&self, code: GatewayCode, exchange: &Exchange) -> Response<ForwardedBody> {
+        let refusal = if exchange.is_protected() {
             usual(code)
         } else {
             in_doubt_without_key(code)
         };
-        self.here(&refusal, asked, Recording::InDoubt)
+        self.here(&refusal, exchange, Recording::InDoubt)
     }
 
     fn here(
         &self,
         refusal: &Refusal<'_>,
-        asked: &Asked,
+        exchange: &Exchange,
         recording: Recording,
     ) -> Response<ForwardedBody> {
-        let response = self.refusals.response(refusal, asked);
+        let response = self.refusals.response(refusal, &exchange.asked);
         let mut response = response.map(|data| ForwardedBody::Here { data });
         response.extensions_mut().insert(recording);
         response
+    }
+}
+
+/// What the response to a request depends on.
+struct Exchange {
+    asked: Asked,
+    /// The operation of a protected request.
+    context: Option<IdempotencyContext>,
+}
+
+impl Exchange {
+    fn is_protected(&self) -> bool {
+        self.context.is_some()
     }
 }
 

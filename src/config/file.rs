@@ -39,6 +39,10 @@ pub(super) struct File {
     /// HTTP/1.1.
     #[schemars(extend("default" = false))]
     pub(super) upstream_http2: Option<bool>,
+    /// Sidecar: how long an idle connection to the service is kept over HTTP/1.1; `0s` for a
+    /// connection of its own for each request.
+    #[schemars(extend("default" = "1s"))]
+    pub(super) upstream_keep_alive: Option<Time>,
     /// Sidecar: how long a connection to the service may take.
     #[schemars(extend("default" = "5s"))]
     pub(super) connect_timeout: Option<Time>,

@@ -24,6 +24,8 @@ pub struct Entries {
     pub upstream: Option<Uri>,
     /// HTTP/2 with prior knowledge instead of HTTP/1.1.
     pub upstream_http2: Option<bool>,
+    /// How long an idle connection to the service is kept over HTTP/1.1.
+    pub upstream_keep_alive: Option<Duration>,
     /// The entry `connect_timeout`.
     pub connect_timeout: Option<Duration>,
     /// From the request's last byte to the head of the response.
@@ -116,6 +118,7 @@ pub fn entries(config: &Config) -> Entries {
         listen: file.listen.map(|own| own.0),
         upstream: file.upstream.as_ref().map(|own| own.0.clone()),
         upstream_http2: file.upstream_http2,
+        upstream_keep_alive: file.upstream_keep_alive.map(|own| own.0),
         connect_timeout: file.connect_timeout.map(|own| own.0),
         upstream_timeout: file.upstream_timeout.map(|own| own.0),
         authorize: file.authorize.as_ref().map(|own| AuthorizeEntry {

@@ -29,6 +29,10 @@ pub enum Recording {
     Keep,
     /// Do not record the response: a retry executes again.
     Skip,
+    /// The operation has happened, but this response is not kept: a retry is rejected with
+    /// `response-unavailable`. This is for responses that must not be stored, and for those that
+    /// could not be read from an upstream.
+    Seal,
     /// The handler does not know whether the operation has happened. For example, an upstream
     /// stopped responding, and may still execute the request. The record stays in flight until its
     /// lease lapses; [`OnLapsedLease`](crate::options::OnLapsedLease) says what happens then.

@@ -33,8 +33,13 @@ pub(crate) fn judge(
     began_at: SystemTime,
 ) -> Verdict {
     let word = head.extensions.get::<Recording>();
+    let sealed = || {
+        let retention = options.retention;
+        Verdict::Record(Outcome::Sealed { retention })
+    };
     let records = match word {
         Some(Recording::InDoubt) => return Verdict::LeaveInFlight,
+        Some(Recording::Seal) => return sealed(),
         Some(Recording::Keep) => true,
         Some(Recording::Skip) => false,
         Some(Recording::IfComplete) | None => {
@@ -44,10 +49,6 @@ pub(crate) fn judge(
             }
             records(options, &response, &body)
         }
-    };
-    let sealed = || {
-        let retention = options.retention;
-        Verdict::Record(Outcome::Sealed { retention })
     };
     match body {
         BodyEnd::Full(body) if records => Verdict::Record(completed(options, head, body, began_at)),

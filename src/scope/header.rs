@@ -129,6 +129,10 @@ impl Scope for Header {
         self.describe_verified(&[])
     }
 
+    fn headers(&self) -> Vec<HeaderName> {
+        self.names.clone()
+    }
+
     fn describe_verified(&self, verified: &[HeaderName]) -> Cow<'static, str> {
         let of = |is_verified: bool| {
             let names = self.names.iter();

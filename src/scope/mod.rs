@@ -105,6 +105,14 @@ pub trait Scope: Send + Sync + 'static {
         self.describe()
     }
 
+    /// The request headers in which this scope looks for the caller.
+    ///
+    /// No part of the API: any release may change it.
+    #[doc(hidden)]
+    fn headers(&self) -> Vec<HeaderName> {
+        Vec::new()
+    }
+
     /// Whether every request has a caller, so that none is rejected with `scope-missing`.
     fn always_finds(&self) -> bool {
         false
@@ -158,6 +166,10 @@ macro_rules! pointer {
 
             fn describe_verified(&self, verified: &[HeaderName]) -> Cow<'static, str> {
                 (**self).describe_verified(verified)
+            }
+
+            fn headers(&self) -> Vec<HeaderName> {
+                (**self).headers()
             }
 
             fn always_finds(&self) -> bool {
@@ -281,6 +293,10 @@ impl<A: Scope, B: Scope> Scope for Or<A, B> {
         let first = self.0.describe_verified(verified);
         let second = self.1.describe_verified(verified);
         Cow::Owned(format!("{first}, or else to {second}"))
+    }
+
+    fn headers(&self) -> Vec<HeaderName> {
+        [self.0.headers(), self.1.headers()].concat()
     }
 
     fn always_finds(&self) -> bool {

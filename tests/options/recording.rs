@@ -181,6 +181,27 @@ async fn the_handlers_word_beats_policies() {
     assert!(!is_recorded(all, || saying(Recording::Skip, status(201))).await);
 }
 
+/// The first client gets the response, whatever its status, and no other does.
+#[tokio::test]
+async fn an_operation_whose_handler_seals_it_has_happened() {
+    for code in [201, 502] {
+        let runs = Runs::default();
+        let layer = with_policy(&MemoryStore::new(), |options| {
+            options.in_doubt(Statuses::all())
+        });
+        let app = layer.layer(handler(&runs, move |_, _| {
+            let mut response = status(code);
+            response.extensions_mut().insert(Recording::Seal);
+            response
+        }));
+        let first = send(&app, post("k", "{}")).await;
+        assert_eq!((first.status, first.lacks()), (code, None));
+        let retry = send(&app, post("k", "{}")).await;
+        assert_eq!(retry.refusal(), "409 response-unavailable");
+        assert_eq!(runs.count(), 1);
+    }
+}
+
 /// The responses to a request and to its retry, from a handler that sends these
 /// headers.
 async fn first_and_replay(

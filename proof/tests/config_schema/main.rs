@@ -114,6 +114,7 @@ fn what_is_read_is_right_by_the_schema() {
         "listen = '127.0.0.1:8080'",
         "upstream = 'http://127.0.0.1:9000'",
         "upstream_http2 = true",
+        "upstream_keep_alive = '0s'",
         "connect_timeout = '1s'",
         "upstream_timeout = '2s'",
         "authorize = 'http://auth:1/check?a=b'",

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, StatusCode, Uri, Version, request};
-use http_body::Frame;
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version, request};
+use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{SendRequest, handshake};
@@ -20,6 +20,13 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::support::{File, Running, Upstream, get, nobody, ok, post, until, within};
 
 async fn client(sidecar: &Running) -> SendRequest<Full<Bytes>> {
+    connect(sidecar).await
+}
+
+pub(crate) async fn connect<B>(sidecar: &Running) -> SendRequest<B>
+where
+    B: Body<Data = Bytes, Error = Infallible> + Send + Unpin + 'static,
+{
     let stream = TcpStream::connect(sidecar.address).await.unwrap();
     let handshake = handshake(TokioExecutor::new(), TokioIo::new(stream));
     let (client, connection) = handshake.await.unwrap();
@@ -28,36 +35,43 @@ async fn client(sidecar: &Running) -> SendRequest<Full<Bytes>> {
 }
 
 /// This upstream speaks only HTTP/2, and its responses have trailers.
-struct Http2 {
-    address: SocketAddr,
+pub(crate) struct Http2 {
+    pub(crate) address: SocketAddr,
     seen: Arc<Mutex<Vec<request::Parts>>>,
+    bodies: Arc<Mutex<Vec<Bytes>>>,
     connections: Arc<AtomicUsize>,
     connected: Arc<Mutex<Vec<tokio::task::AbortHandle>>>,
 }
 
 impl Http2 {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let http2 = Self {
             address: listener.local_addr().unwrap(),
             seen: Arc::default(),
+            bodies: Arc::default(),
             connections: Arc::default(),
             connected: Arc::default(),
         };
         let seen = Arc::clone(&http2.seen);
+        let bodies = Arc::clone(&http2.bodies);
         let connections = Arc::clone(&http2.connections);
         let connected = Arc::clone(&http2.connected);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 connections.fetch_add(1, Ordering::SeqCst);
-                let seen = Arc::clone(&seen);
+                let (seen, bodies) = (Arc::clone(&seen), Arc::clone(&bodies));
                 let service = service_fn(move |request: Request<Incoming>| {
-                    let seen = Arc::clone(&seen);
+                    let (seen, bodies) = (Arc::clone(&seen), Arc::clone(&bodies));
                     async move {
                         let (parts, body) = request.into_parts();
                         let body = body.collect().await.unwrap();
                         let trailers = body.trailers().cloned().unwrap_or_default();
-                        let data = body.to_bytes();
+                        let mut data = body.to_bytes();
+                        bodies.lock().unwrap().push(data.clone());
+                        if parts.method == Method::HEAD {
+                            data.clear();
+                        }
                         seen.lock().unwrap().push(parts);
                         let frames = [Frame::data(data), Frame::trailers(trailers)];
                         let frames = frames.map(Ok::<_, Infallible>);
@@ -78,6 +92,10 @@ impl Http2 {
 
     fn seen(&self) -> Vec<request::Parts> {
         self.seen.lock().unwrap().clone()
+    }
+
+    pub(crate) fn bodies(&self) -> Vec<Bytes> {
+        self.bodies.lock().unwrap().clone()
     }
 }
 

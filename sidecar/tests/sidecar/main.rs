@@ -1,8 +1,10 @@
 //! These tests run the sidecar over TCP, between clients and upstreams that see
 //! every byte.
 
+mod answers;
 mod asked_again;
 mod authorizer;
+mod bodies;
 mod browsers;
 mod expectations;
 mod failures;
@@ -14,6 +16,7 @@ mod gateways;
 mod grpc;
 mod heads;
 mod http2;
+mod kept;
 mod leaving;
 mod limits;
 mod malformed;
@@ -22,6 +25,7 @@ mod pages;
 mod paths;
 mod program;
 mod refusals;
+mod refused;
 mod said_by_the_layer;
 #[cfg(all(
     feature = "mysql",

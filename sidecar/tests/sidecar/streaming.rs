@@ -96,8 +96,13 @@ async fn trailers_of_a_request_arrive_but_those_that_only_the_sidecar_says() {
 #[tokio::test]
 async fn no_trailer_of_a_request_says_how_it_is_read_or_who_asks() {
     let upstream = Upstream::start(|_| ok("done")).await;
-    let file = File::new(upstream.address).top("trusted_proxies = ['127.0.0.1']");
-    let sidecar = file.start().await;
+    let sidecar = File::new(upstream.address)
+        .top("trusted_proxies = ['127.0.0.1']")
+        .idempotency("scope = ['headers:x-shop, x-plan', 'shared']")
+        .route("POST /b", "header = ['x-key']")
+        .route("POST /c", "fingerprint_headers = ['x-version']")
+        .start()
+        .await;
     let refused = [
         "Forwarded",
         "X-Forwarded-For",
@@ -116,6 +121,25 @@ async fn no_trailer_of_a_request_says_how_it_is_read_or_who_asks() {
         "Host",
         "Expect",
         "Trailer",
+        "Authorization",
+        "Proxy-Authorization",
+        "Cookie",
+        "X-Api-Key",
+        "X_Auth_Token",
+        "X-User-Id",
+        "X-Real-IP",
+        "X-HTTP-Method-Override",
+        "X-Original-URL",
+        "Cache-Control",
+        "Range",
+        "If-Match",
+        "Idempotency-Key",
+        // The file names these.
+        "X-Shop",
+        "X_Shop",
+        "X-Key",
+        "X-Version",
+        "X-Plan",
     ];
     let declared = refused.join(", ");
     let sent = refused.map(|name| format!("{name}: 9\r\n")).concat();
@@ -151,6 +175,46 @@ async fn trailers_of_an_answer_arrive_but_those_that_only_the_layer_says() {
         assert_eq!(answer.trailers, [("x-sum".to_owned(), "7".to_owned())]);
     }
     assert_eq!(upstream.seen().len(), 2);
+}
+
+/// Some clients merge trailers into the head, too.
+#[tokio::test]
+async fn no_trailer_of_an_answer_says_how_it_is_read_or_what_a_client_does() {
+    let refused = [
+        "Content-Length",
+        "Content-Encoding",
+        "Content-Type",
+        "Transfer-Encoding",
+        "Connection",
+        "Trailer",
+        "Set-Cookie",
+        "WWW-Authenticate",
+        "Location",
+        "Retry-After",
+        "Cache-Control",
+        "Date",
+        "Access-Control-Allow-Origin",
+        "Idempotency-Replayed",
+    ];
+    let sent = refused.map(|name| format!("{name}: 9\r\n")).concat();
+    let declared = refused.join(", ");
+    let upstream = Upstream::start(move |_| {
+        vec![Step::Write(format!(
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\
+             Trailer: ETag, {declared}\r\n\r\n\
+             5\r\nhello\r\n0\r\n{sent}ETag: \"7\"\r\n\r\n"
+        ))]
+    })
+    .await;
+    let sidecar = File::new(upstream.address).start().await;
+    let with_trailers = |request: String| request.replacen("\r\n", "\r\nTE: trailers\r\n", 1);
+    let protected = with_trailers(post("/a", "k", "{}"));
+    for request in [with_trailers(get("/")), protected.clone(), protected] {
+        let answer = sidecar.exchange(&request).await;
+        assert_eq!(answer.text(), "hello");
+        let expected = [("etag".to_owned(), "\"7\"".to_owned())];
+        assert_eq!(answer.trailers, expected, "{request}");
+    }
 }
 
 #[tokio::test]

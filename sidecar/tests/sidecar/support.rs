@@ -299,6 +299,7 @@ pub(crate) struct Upstream {
     pub(crate) address: SocketAddr,
     seen: Arc<Mutex<Vec<Message>>>,
     connections: Arc<AtomicUsize>,
+    closed: Arc<AtomicUsize>,
 }
 
 impl Upstream {
@@ -315,12 +316,15 @@ impl Upstream {
         let address = listener.local_addr().unwrap();
         let seen = Arc::<Mutex<Vec<Message>>>::default();
         let connections = Arc::<AtomicUsize>::default();
+        let closed = Arc::<AtomicUsize>::default();
         {
             let (seen, connections) = (Arc::clone(&seen), Arc::clone(&connections));
+            let closed = Arc::clone(&closed);
             tokio::spawn(async move {
                 while let Ok((stream, _)) = listener.accept().await {
                     connections.fetch_add(1, Ordering::SeqCst);
                     let (seen, script) = (Arc::clone(&seen), script.clone());
+                    let closed = Arc::clone(&closed);
                     tokio::spawn(async move {
                         let mut stream = BufReader::new(stream);
                         while let Some(mut message) = read_head(&mut stream).await {
@@ -341,6 +345,7 @@ impl Upstream {
                                 }
                             }
                         }
+                        closed.fetch_add(1, Ordering::SeqCst);
                     });
                 }
             });
@@ -349,6 +354,7 @@ impl Upstream {
             address,
             seen,
             connections,
+            closed,
         }
     }
 
@@ -367,6 +373,11 @@ impl Upstream {
 
     pub(crate) fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
+    }
+
+    /// Returns how many connections the sidecar has closed.
+    pub(crate) fn closed(&self) -> usize {
+        self.closed.load(Ordering::SeqCst)
     }
 }
 

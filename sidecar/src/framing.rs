@@ -1,0 +1,52 @@
+//! Where the body of a message ends, said for the next connection.
+
+use http::Request;
+use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue, TRANSFER_ENCODING};
+use http_body::Body;
+
+use crate::forwarded::tokens;
+
+/// Makes the fields that say where a body ends right for the next connection (RFC 9112, sections 6.1
+/// to 6.3): chunks beat a length, and a length that is said several times is said once. Returns
+/// `false` for a transfer coding that hyper has not taken off.
+pub(crate) fn settle_framing(headers: &mut HeaderMap) -> bool {
+    if headers.contains_key(TRANSFER_ENCODING) {
+        headers.remove(CONTENT_LENGTH);
+        // `identity`, of earlier versions of HTTP, is no coding.
+        let mut codings = tokens(headers, &TRANSFER_ENCODING)
+            .filter(|coding| !coding.eq_ignore_ascii_case("identity"));
+        return codings
+            .next()
+            .is_none_or(|coding| coding.eq_ignore_ascii_case("chunked"))
+            && codings.next().is_none();
+    }
+    if headers.contains_key(CONTENT_LENGTH) {
+        match length(headers) {
+            Some(length) => headers.insert(CONTENT_LENGTH, length.into()),
+            // hyper takes this only for a response without a body, such as one to HEAD.
+            None => headers.remove(CONTENT_LENGTH),
+        };
+    }
+    true
+}
+
+/// The length that a head gives. `None` where the lengths differ, or one is not a number.
+fn length(headers: &HeaderMap) -> Option<u64> {
+    let mut lengths = tokens(headers, &CONTENT_LENGTH).map(|text| text.parse::<u64>().ok());
+    let first = lengths.next()?;
+    first.filter(|_| lengths.all(|other| other == first))
+}
+
+/// Says where the body of a request ends: by its length if that is known, else by chunks. hyper
+/// would send no body of unknown length with GET or HEAD.
+pub(crate) fn frame<B: Body>(request: &mut Request<B>) {
+    let body = request.body();
+    let length = body.size_hint().exact();
+    let has_none = body.is_end_stream();
+    let headers = request.headers_mut();
+    if length.is_none() && !has_none {
+        headers.remove(CONTENT_LENGTH);
+        let chunked = HeaderValue::from_static("chunked");
+        headers.insert(TRANSFER_ENCODING, chunked);
+    }
+}
