@@ -182,6 +182,16 @@ impl Frames {
         Some(Frame::new(kind, flags, u32::from_be_bytes(stream), payload))
     }
 
+    /// Reads until the next frame of this kind.
+    pub(crate) async fn next(&mut self, kind: u8) -> Frame {
+        loop {
+            let frame = self.read().await.expect("another frame");
+            if frame.kind == kind {
+                return frame;
+            }
+        }
+    }
+
     /// Reads until the sidecar has answered the stream.
     pub(crate) async fn outcome(&mut self, stream: u32) -> Outcome {
         let mut status = 0;

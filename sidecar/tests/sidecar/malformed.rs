@@ -158,12 +158,16 @@ async fn a_body_that_its_client_resets_is_never_taken_for_whole() {
     const CANCEL: u32 = 8;
     let (upstream, sidecar) = serving().await;
     for key in [&[][..], &[("idempotency-key", "k")]] {
-        for code in [NO_ERROR, CANCEL, STREAM_CLOSED] {
+        let mut head = fields("POST", "/a", &[("expect", "100-continue")]);
+        head.extend(key);
+        for code in [[NO_ERROR; 10].as_slice(), &[CANCEL, STREAM_CLOSED]].concat() {
             let mut client = Frames::connect(&sidecar).await;
-            client
-                .send(&Frame::head(END_HEADERS, 1, &fields("POST", "/a", key)))
-                .await;
+            client.send(&Frame::head(END_HEADERS, 1, &head)).await;
+            // The body is read from now on.
+            assert_eq!(client.next(HEADERS).await.status(), 100);
             client.send(&Frame::new(DATA, 0, 1, "half")).await;
+            client.send(&Frame::new(PING, 0, 0, [0; 8])).await;
+            client.next(PING).await;
             let reset = Frame::new(RST_STREAM, 0, 1, code.to_be_bytes());
             client.send(&reset).await;
             client
