@@ -53,7 +53,12 @@ where
         // The share of `max_buffered_bytes` is held until the claim is decided: a
         // request that waits for another keeps its body as long.
         let mut share = operation.core.body_budget.share();
+        let promised = body.size_hint().exact();
         let body = operation.read(body, &mut share).await?;
+        // hyper ends a body of HTTP/2 without an error when the client resets the stream with `NO_ERROR`.
+        if promised.is_some_and(|length| length > body.data.len() as u64) {
+            return Err(Rejection::body_unreadable().into());
+        }
         let digests = &operation.core.rules.digests;
         let claim = operation.claim_under(digests, scope, parts, &body.data);
         let outer = parts.extensions.get::<IdempotencyContext>();

@@ -1,10 +1,13 @@
 //! G9: bodies that are too large, too slow or too many at once are rejected,
 //! and hold no memory afterwards.
 
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
+use http_body::{Body, Frame, SizeHint};
 use http_body_util::Limited;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
@@ -73,6 +76,41 @@ async fn a_body_that_a_layer_outside_limits_is_too_large_too() {
     let seen = send(&app, post_with("k", RequestBody::new(limited))).await;
     assert_eq!(seen.refusal(), "413 body-too-large");
     assert_eq!(runs.count(), 0);
+}
+
+/// A body that says how long it is, as hyper's bodies do with `Content-Length`.
+struct Promised(Script, u64);
+
+impl Body for Promised {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        Pin::new(&mut self.0).poll_frame(cx)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.1)
+    }
+}
+
+/// hyper ends the body without an error if a client of HTTP/2 resets its stream with `NO_ERROR`.
+#[tokio::test]
+async fn a_body_that_ends_before_the_length_it_promised_is_not_executed() {
+    let (store, runs) = (Steered::new(), Runs::default());
+    let app = protected(&store).layer(counting::<RequestBody<Promised>>(&runs));
+    let half = || Script::frames(["half"]);
+    let short = RequestBody::new(Promised(half(), 8));
+    let seen = send(&app, post_with("k", short)).await;
+    assert_eq!(seen.refusal(), "400 body-unreadable");
+    assert_eq!((runs.count(), store.calls(Op::Claim)), (0, 0));
+    let whole = RequestBody::new(Promised(half(), 4));
+    send(&app, post_with("k", whole))
+        .await
+        .assert_fresh("run 1");
 }
 
 /// How an upload continues after its first part.
