@@ -1,6 +1,8 @@
 //! The files that the documentation of the sidecar shows are read.
 
 use tower_idempotency::config::Config;
+use tower_idempotency::for_sidecar::GatewayCode;
+use tower_idempotency::rejection::RejectionCode;
 use tower_idempotency_sidecar::Sidecar;
 
 fn files(page: &str) -> Vec<&str> {
@@ -39,5 +41,30 @@ fn every_file_that_a_page_shows_is_right() {
         for file in files {
             Config::from_toml(file).unwrap_or_else(|error| panic!("{file}\n{error}"));
         }
+    }
+}
+
+#[test]
+fn every_refusal_is_listed_where_its_reader_looks() {
+    let sidecar = include_str!("../../docs/sidecar.md");
+    let clients = include_str!("../../../docs/what-clients-see.md");
+    let options = include_str!("../../../docs/config.md");
+    for code in GatewayCode::ALL {
+        let status = code.default_status().as_u16();
+        let row = sidecar
+            .lines()
+            .find(|line| line.starts_with(&format!("| `{code}` |")));
+        assert!(
+            row.unwrap_or_default().contains(&status.to_string()),
+            "{code}"
+        );
+        assert!(options.contains(&format!("`{code}`")), "{code}");
+    }
+    for code in RejectionCode::ALL {
+        let status = code.default_status().as_u16().to_string();
+        let row = clients
+            .lines()
+            .find(|line| line.starts_with('|') && line.contains(&format!("`{code}`")));
+        assert!(row.unwrap_or_default().contains(&status), "{code}");
     }
 }
