@@ -122,6 +122,10 @@ impl Store for LateStore {
     async fn subscribe(&self, id: &RecordId) -> Result<Subscription, StoreError> {
         self.store()?.subscribe(id).await
     }
+
+    fn largest_completion(&self) -> Option<usize> {
+        self.0.get().and_then(Store::largest_completion)
+    }
 }
 
 #[cfg(test)]
@@ -145,5 +149,19 @@ mod tests {
         let store = Arc::downgrade(&late.0);
         drop(late);
         keep_trying("other:".to_owned(), store).await;
+    }
+
+    #[cfg(feature = "sqlite")]
+    #[tokio::test]
+    async fn a_store_that_comes_late_has_the_limits_of_its_engine() {
+        let name = format!("late-store-{}.db", std::process::id());
+        let file = std::env::temp_dir().join(name);
+        let url = format!("sqlite:{}", file.display());
+        AnyStore::migrate(&url).await.unwrap();
+        let late = LateStore::default();
+        assert_eq!(late.largest_completion(), None);
+        keep_trying(url, Arc::downgrade(&late.0)).await;
+        assert!(late.largest_completion().is_some());
+        std::fs::remove_file(file).unwrap();
     }
 }
