@@ -8,7 +8,7 @@ use tokio::time::sleep;
 use tower::Layer;
 use tower_idempotency::IdempotencyContext;
 use tower_idempotency::options::OnLapsedLease;
-use tower_idempotency::store::StoreErrorKind;
+use tower_idempotency::store::{Outcome, StoreErrorKind};
 
 use crate::support::log::Log;
 use crate::support::store::{Fault, Op, Steered};
@@ -47,6 +47,24 @@ async fn a_completion_is_tried_again_for_max_operation_and_then_given_up() {
         store.heal(Op::Complete);
         send(&app, post("k", "{}")).await.assert_fresh("run 2");
     }
+}
+
+/// The store has first to be there to say that a response is too large.
+#[tokio::test(start_paused = true)]
+async fn a_completion_that_proves_too_large_when_it_is_tried_again_is_sealed() {
+    let (store, runs) = (Steered::new(), Runs::default());
+    let app = with_policy(&store, |options| options).layer(counting(&runs));
+    store.make(Op::Complete, Fault::Fails(StoreErrorKind::NotSent));
+    send(&app, post("k", "{}")).await;
+    sleep(MILLI * 1000).await;
+    store.make(Op::Complete, Fault::Fails(StoreErrorKind::TooLarge));
+    sleep(MILLI * 10_000).await;
+    let last = store.outcomes().pop().unwrap();
+    assert!(matches!(last, Outcome::Sealed { .. }), "{last:?}");
+    store.heal(Op::Complete);
+    sleep(MILLI * 10_000).await;
+    let retry = send(&app, post("k", "{}")).await;
+    assert_eq!(retry.refusal(), "409 response-unavailable");
 }
 
 #[tokio::test(start_paused = true)]

@@ -9,14 +9,9 @@ use std::time::Duration;
 use crate::record::RecordId;
 
 use super::clock::SinceStart;
-use super::queues::{Expiry, Place, REMOVED_PER_CALL};
+use super::queues::{Expired, Expiry, Place};
 use super::records::Records;
 use super::slot::Slot;
-
-/// Expired records, for the caller to remove once its shard is unlocked.
-#[derive(Default)]
-#[must_use]
-pub(super) struct Expired([Option<RecordId>; REMOVED_PER_CALL]);
 
 impl Records {
     /// Moves the entry of a record to the end of its queue: the record ends a `retention` from now,
@@ -36,7 +31,7 @@ impl Records {
             queues.remove(place);
         }
         slot.queued = Some(queues.push(line, retention, Expiry { id, at }));
-        Expired(queues.expired(now))
+        queues.expired(now)
     }
 
     /// Removes the entry of a record that can't expire, or that is removed itself.

@@ -51,3 +51,57 @@ impl Hasher for IdHasher {
         self.hash
     }
 }
+
+#[cfg(all(test, not(shuttle)))]
+mod tests {
+    use super::*;
+
+    fn hash(seed: u64, factor: u64, words: &[u64]) -> u64 {
+        let hash = 0;
+        let mut hasher = IdHasher { seed, factor, hash };
+        for word in words {
+            hasher.write_u64(*word);
+        }
+        hasher.finish()
+    }
+
+    #[test]
+    fn both_halves_of_the_product_are_in_the_hash() {
+        // 6 · (2⁶³ + 1) is 3 · 2⁶⁴ + 6.
+        assert_eq!(hash(0, 6, &[(1 << 63) | 1]), 3 ^ 6);
+        assert_eq!(hash(1, 6, &[1 << 63]), 3 ^ 6, "the seed is in it");
+        assert_eq!(hash(3, 1, &[5]), 6);
+        // The factor 2³² swaps the halves of a word.
+        let word = 0x0123_4567_89ab_cdef;
+        assert_eq!(hash(0, 1 << 32, &[word]), word.rotate_left(32));
+        let second = word ^ word.rotate_left(32);
+        let both = hash(0, 1 << 32, &[word, word]);
+        assert_eq!(
+            both,
+            second.rotate_left(32),
+            "the first word is in the second's hash"
+        );
+    }
+
+    #[test]
+    fn bytes_are_taken_as_words_of_eight() {
+        let bytes: Vec<u8> = (1..=11).collect();
+        let mut hasher = IdHasher {
+            seed: 9,
+            factor: 7,
+            hash: 0,
+        };
+        hasher.write(&bytes);
+        let words = [0x0807_0605_0403_0201, 0x000b_0a09];
+        assert_eq!(hasher.finish(), hash(9, 7, &words));
+    }
+
+    /// An even factor would lose a bit of every word.
+    #[test]
+    fn a_random_hasher_has_an_odd_factor_and_begins_with_nothing() {
+        for _ in 0..64 {
+            let random = IdHasher::random();
+            assert_eq!((random.factor % 2, random.hash), (1, 0));
+        }
+    }
+}

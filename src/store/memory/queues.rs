@@ -7,7 +7,12 @@ use crate::record::RecordId;
 use super::clock::SinceStart;
 
 /// How many expired records one operation removes.
-pub(super) const REMOVED_PER_CALL: usize = 2;
+const REMOVED_PER_CALL: usize = 2;
+
+/// Expired records, for the caller to remove once its shard is unlocked.
+#[derive(Default)]
+#[must_use]
+pub(super) struct Expired(pub(super) [Option<RecordId>; REMOVED_PER_CALL]);
 
 /// The kind of a queue. To make room, records of a smaller kind are removed
 /// first.
@@ -102,7 +107,7 @@ impl Queues {
     }
 
     /// A few records whose time has come.
-    pub(super) fn expired(&self, now: SinceStart) -> [Option<RecordId>; REMOVED_PER_CALL] {
+    pub(super) fn expired(&self, now: SinceStart) -> Expired {
         let mut over = [None; REMOVED_PER_CALL];
         let due = |queue| {
             self.entries_of(queue)
@@ -112,7 +117,7 @@ impl Queues {
         over.iter_mut()
             .zip(found)
             .for_each(|(place, id)| *place = Some(id));
-        over
+        Expired(over)
     }
 
     /// The entry whose record is to be removed first, if not that of `kept`; if `only_over`,

@@ -13,10 +13,9 @@ use crate::store::{
 use super::clock::{Clock, SinceStart};
 use super::counts::Counts;
 use super::counts::Kind;
-use super::expiry::Expired;
 use super::guard::Guard;
 use super::limits::{Limits, RECORD_BYTES, WhenFull};
-use super::queues::Queues;
+use super::queues::{Expired, Queues};
 use super::slot::{Slot, State, token};
 use super::sync::{AtomicU64, Entry, Map, Ordering, map};
 use super::waiters::Waiters;

@@ -633,6 +633,13 @@ fn wrong_caps_are_config_errors() {
         wrong(MemoryStore::builder().max_bytes(RECORD_BYTES - 1)),
         "max_bytes"
     );
+    let smallest = MemoryStore::builder().max_bytes(RECORD_BYTES);
+    assert!(smallest.max_records(1).build().is_ok());
+    let defaults = MemoryStore::builder().limits;
+    assert_eq!(
+        (defaults.max_records, defaults.max_bytes),
+        (1_000_000, 256 << 20)
+    );
 }
 
 #[test]
@@ -656,6 +663,7 @@ fn ids_spread_over_the_map_even_if_they_differ_in_one_bit() {
 #[test]
 fn debug_shows_counts_and_nothing_else() {
     let store = MemoryStore::default();
+    assert!(store.is_empty());
     drop(Records::claim(&store.records, &claim(1)));
     let shown = format!("{store:?}");
     assert!(
