@@ -133,6 +133,8 @@ impl<'a> Library<'a> {
         let manifest = fs::read_to_string(self.root.join("Cargo.toml")).unwrap();
         let alone = |line: &str| match line.split(" = ").next() {
             Some("members") => "members = []".to_owned(),
+            // Of the same version, the copy would be built into the library's own files.
+            Some("version") => "version = \"0.0.0\"".to_owned(),
             _ => line.to_owned(),
         };
         let manifest: Vec<_> = manifest.lines().map(alone).collect();
