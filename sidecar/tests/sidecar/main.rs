@@ -20,6 +20,8 @@ mod kept;
 mod leaving;
 mod limits;
 mod malformed;
+#[cfg(target_os = "linux")]
+mod memory;
 mod own_paths;
 mod pages;
 mod paths;
