@@ -13,6 +13,7 @@ use crate::servers;
 
 mod cancelled;
 mod connecting;
+mod crashes;
 mod faults;
 mod migrating;
 mod operations;

@@ -65,6 +65,17 @@ impl Server {
         &self.url
     }
 
+    /// Returns the directory of the server's data, log and settings.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Returns the id of the server's process.
+    pub(crate) fn pid(&self) -> String {
+        let pid = std::fs::read_to_string(self.directory.join("pid")).unwrap();
+        pid.trim().to_owned()
+    }
+
     /// Ends the server as a crash does: SIGKILL to all of its processes.
     pub(crate) fn kill(&self) {
         self.script("kill");

@@ -70,6 +70,12 @@ impl Pgbouncer {
         pgbouncer
     }
 
+    pub(super) fn url(&self) -> String {
+        let (url, server) = (super::url(), options());
+        let address = format!("@{}:{}/", server.get_host(), server.get_port());
+        url.replace(&address, &format!("@127.0.0.1:{}/", self.port))
+    }
+
     pub(super) fn options(&self) -> PgConnectOptions {
         let options = options().host("127.0.0.1").port(self.port);
         options.ssl_mode(PgSslMode::Disable)

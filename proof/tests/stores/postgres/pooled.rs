@@ -14,7 +14,7 @@ use tokio::task::{JoinSet, LocalSet};
 use tower::{BoxError, Layer, ServiceExt, service_fn};
 use tower_idempotency::exactly_once::SqlClaim;
 use tower_idempotency::options::OnInFlight;
-use tower_idempotency::store::{Outcome, Store, StoreErrorKind};
+use tower_idempotency::store::{AnyStore, Claimed, Outcome, Store, StoreErrorKind};
 use tower_idempotency::{IdempotencyLayer, PostgresStore, conformance, scope};
 
 use super::pgbouncer::Pgbouncer;
@@ -43,6 +43,31 @@ async fn the_contract_is_kept_behind_a_pooler() {
         }
         let report = conformance::check(async || builder(&options).open().await.unwrap()).await;
         report.assert_passed();
+    }
+}
+
+/// This is what the sidecar does with the URL in its file, and with `--migrate`.
+#[tokio::test]
+async fn a_url_that_leads_to_a_pooler_does_as_it_is() {
+    let pgbouncer = Pgbouncer::start(IGNORES);
+    for parameters in ["", "&statement-cache-capacity=0"] {
+        let url = format!("{}?table={}{parameters}", pgbouncer.url(), fresh("t"));
+        for _ in 0..3 {
+            AnyStore::migrate(&url).await.unwrap();
+        }
+        let stores = [AnyStore::connect(&url).await, AnyStore::connect(&url).await];
+        let [owner, other] = stores.map(Result::unwrap);
+        for _ in 0..20 {
+            let claim = claim_of(id());
+            let Claimed::Acquired(lease) = owner.claim(&claim).await.unwrap() else {
+                panic!("nobody else has it");
+            };
+            assert!(other.look_up(&claim.id).await.unwrap().is_some());
+            let sealed = Outcome::Sealed {
+                retention: Duration::from_secs(60),
+            };
+            other.complete(&lease, &sealed).await.unwrap();
+        }
     }
 }
 
