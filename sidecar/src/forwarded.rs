@@ -241,11 +241,16 @@ pub(crate) fn may_be_forwarded(parts: &mut request::Parts) -> bool {
 }
 
 /// Sets `X-Forwarded-For`, `-Proto` and `-Host`, which tell the upstream who sent the request.
-pub(crate) fn forward(parts: &mut request::Parts, peer: SocketAddr, trusted: &[IpNet]) {
+///
+/// Returns whether a peer that is not trusted named another client. A client may do so, or a proxy
+/// that the file does not list.
+pub(crate) fn forward(parts: &mut request::Parts, peer: SocketAddr, trusted: &[IpNet]) -> bool {
     let headers = &mut parts.headers;
     let ip = peer.ip().to_canonical();
     let is_trusted = trusted.iter().any(|network| network.contains(&ip));
+    let mut is_disbelieved = false;
     if !is_trusted {
+        is_disbelieved = headers.contains_key(FORWARDED_FOR) || headers.contains_key(FORWARDED);
         remove_where(headers, names_the_client);
     }
     let from = from(headers, ip);
@@ -258,6 +263,7 @@ pub(crate) fn forward(parts: &mut request::Parts, peer: SocketAddr, trusted: &[I
     {
         headers.insert(FORWARDED_HOST, host);
     }
+    is_disbelieved
 }
 
 /// Adds the sidecar to the intermediaries that `Via` lists (RFC 9110, 7.6.3).

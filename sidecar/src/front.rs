@@ -1,8 +1,8 @@
 //! The steps that a request passes before the layer, in order.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Once};
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE};
@@ -15,6 +15,7 @@ use tower_idempotency::scope::PeerAddr;
 use tower_idempotency::{Idempotency, IdempotencyLayer, RequestBody, ResponseBody};
 use tower_layer::Layer;
 use tower_service::Service;
+use tracing::warn;
 
 use crate::authorize::{Authorizer, NotAllowed};
 use crate::bodies::{ForwardedBody, GuardedBody};
@@ -36,6 +37,9 @@ use crate::upstream::{Protocol, Upstream};
 pub(crate) type ServedBody<G> =
     GuardedBody<Either<ResponseBody<ForwardedBody>, Full<Bytes>>, (GaugeGuard, G)>;
 
+/// Whether the process has told that a proxy may be missing in `trusted_proxies`.
+static WARNED: Once = Once::new();
+
 /// The state that all connections share.
 pub(crate) struct Front {
     layer: IdempotencyLayer,
@@ -44,6 +48,7 @@ pub(crate) struct Front {
     reserved: ReservedHeaders,
     authorizer: Option<Authorizer>,
     trusted: Vec<IpNet>,
+    callers_are_addresses: bool,
     ignore_path_case: bool,
     healthz: Option<String>,
     contract: Option<(String, SidecarContract)>,
@@ -78,6 +83,7 @@ impl Front {
             proxy,
             reserved,
             trusted: settings.trusted_proxies.clone(),
+            callers_are_addresses: settings.callers_are_addresses,
             ignore_path_case: settings.ignore_path_case,
             healthz: settings.healthz.clone(),
             contract,
@@ -135,7 +141,16 @@ impl Front {
         if !may_be_forwarded(&mut parts) {
             return Err(last(&parts.method));
         }
-        forward(&mut parts, peer, &self.trusted);
+        if forward(&mut parts, peer, &self.trusted) && self.callers_are_addresses {
+            WARNED.call_once(|| {
+                warn!(
+                    "a request that a proxy has forwarded comes from an address that \
+                     `trusted_proxies` does not list: if it is that of a proxy of yours, all \
+                     clients of the proxy are one caller to `scope`: list it there, and use \
+                     {{ forwarded_ip = \"x-forwarded-for\", trusted = [\"…\"] }}"
+                );
+            });
+        }
         parts.extensions.insert(PeerAddr(peer));
         self.read_path(&mut parts)
             .map_err(|(code, detail)| self.refused(&Refusal::new(code, &detail), &parts))?;

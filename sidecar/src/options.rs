@@ -29,6 +29,8 @@ pub(crate) struct Settings {
     pub(crate) authorize: Option<Authorize>,
     /// Networks of proxies whose `X-Forwarded-*` headers the sidecar trusts.
     pub(crate) trusted_proxies: Vec<IpNet>,
+    /// Some `scope` tells callers by their addresses.
+    pub(crate) callers_are_addresses: bool,
     /// Where `/metrics` and `/healthz` are served.
     pub(crate) metrics: Option<SocketAddr>,
     /// The path on `listen` that says whether the sidecar is alive.
@@ -65,6 +67,7 @@ impl Default for Settings {
             upstream_timeout: Duration::from_mins(1),
             authorize: None,
             trusted_proxies: Vec::new(),
+            callers_are_addresses: false,
             metrics: None,
             healthz: Some("/healthz".to_owned()),
             contract: None,
@@ -144,6 +147,10 @@ impl Settings {
                 timeout: own.timeout.unwrap_or(Authorize::TIMEOUT),
                 headers: own.headers,
             }),
+            callers_are_addresses: entries
+                .tables
+                .iter()
+                .any(|table| table.peer_ip || !table.trusted.is_empty()),
             trusted_proxies: entries.trusted_proxies,
             metrics: entries.metrics,
             healthz: entries.healthz.unwrap_or(usual.healthz),

@@ -10,6 +10,18 @@ read_as_value![Credential];
 #[derive(Clone)]
 pub(super) struct Credential(pub(super) String);
 
+/// A variable that is set from a file often ends in the newline of the file's last line, which is
+/// no part of the value.
+fn without_newline(mut value: String) -> String {
+    if value.ends_with('\n') {
+        value.pop();
+        if value.ends_with('\r') {
+            value.pop();
+        }
+    }
+    value
+}
+
 impl Value for Credential {
     fn allowed() -> String {
         "a string, or \"env:NAME\" for the value of a variable".to_owned()
@@ -26,7 +38,8 @@ impl Value for Credential {
         if name.is_empty() || !name.bytes().all(is_plain) {
             return Err("must have a variable's name after `env:`".to_owned());
         }
-        let why = match std::env::var(name) {
+        let read = std::env::var(name).map(without_newline);
+        let why = match read {
             Ok(value) if value.is_empty() => "empty",
             Ok(value) => return Ok(Self(value)),
             Err(std::env::VarError::NotPresent) => "not set",
@@ -37,5 +50,27 @@ impl Value for Credential {
 
     fn schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "type": "string" })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_newline_at_the_end_is_taken_off() {
+        for (read, value) in [
+            ("a", "a"),
+            ("a\n", "a"),
+            ("a\r\n", "a"),
+            ("a\n\n", "a\n"),
+            ("a\r", "a\r"),
+            ("a\nb\n", "a\nb"),
+            (" a ", " a "),
+            ("\n", ""),
+            ("", ""),
+        ] {
+            assert_eq!(without_newline(read.to_owned()), value, "{read:?}");
+        }
     }
 }

@@ -13,6 +13,10 @@ use crate::options::target::{MeantPath, SentTarget, Target};
 use crate::options::{RouteOptions, can_protect};
 use crate::runtime::{Instant, Mutex};
 
+/// `matchit` gives each parameter of a pattern, besides a catch-all, one of 26 letters, and panics
+/// when it looks for the next.
+const MOST_PARAMETERS: usize = 25;
+
 /// A pattern, and what it changes in the default options.
 pub(crate) type Rule = (String, Box<dyn FnOnce(RouteOptions) -> RouteOptions + Send>);
 
@@ -245,6 +249,15 @@ impl Routes {
                 "has a `:` or `*` segment: write `{id}` or `{*rest}`",
             ));
         }
+        // `{{` stands for a brace.
+        let unescaped = path.replace("{{", "");
+        let catch_alls = unescaped.matches("{*").count();
+        if unescaped.matches('{').count() - catch_alls > MOST_PARAMETERS {
+            return Err(wrong(
+                pattern,
+                format!("has more than {MOST_PARAMETERS} parameters"),
+            ));
+        }
         let patterns = self.of_method(method).patterns.get_or_insert_default();
         patterns
             .insert(path, Arc::clone(options))
@@ -302,6 +315,7 @@ fn wrong(pattern: &str, what: impl Into<String>) -> ConfigError {
 mod tests {
     use super::*;
     use crate::options::Require;
+    use proptest::prelude::*;
 
     fn routes(rules: &[(&str, Require)]) -> Result<Routes, ConfigError> {
         let rules = rules.iter().map(|(pattern, require)| {
@@ -419,6 +433,8 @@ mod tests {
             ("/{a}-{b}", "has two parameters in one segment"),
             ("/{}", "has a parameter without a name or a brace"),
             ("/{*rest}/b", "has `{*rest}` before its end"),
+            (&*"/{a}".repeat(26), "has more than 25 parameters"),
+            (&*"/{a}".repeat(1000), "has more than 25 parameters"),
         ] {
             let error = routes(&[(pattern, Require::Required)]).unwrap_err();
             assert!(error.to_string().contains(what), "{error}");
@@ -432,6 +448,46 @@ mod tests {
             "`route` matches the same paths as `/a/{x}` (for POST), and neither is more specific: \
              remove one (on route `POST /a/{y}`)"
         );
+    }
+
+    #[test]
+    fn a_pattern_may_have_25_parameters_and_any_length() {
+        let most = "/{a}".repeat(25) + "/{*rest}";
+        let long = format!("/{}", "a".repeat(100_000));
+        let escaped = "/{{a}}".repeat(40);
+        let segments = "/a".repeat(10_000);
+        let all = [&most, &long, &escaped, &segments].map(|own| (&**own, Require::Required));
+        let routes = routes(&all).unwrap();
+        let path = "/x".repeat(27);
+        assert_eq!(
+            require(&routes, Method::POST, &path),
+            Some(Require::Required)
+        );
+        assert_eq!(
+            require(&routes, Method::POST, &segments),
+            Some(Require::Required)
+        );
+    }
+
+    proptest! {
+        /// A pattern is a route or a `ConfigError`, and a path finds its route or none.
+        #[test]
+        fn no_pattern_and_no_path_panics_the_router(
+            patterns in prop::collection::vec(
+                "(POST |P )?/?(/|\\{[a-z*]{0,2}\\}|[{}*:a-zé]|\\{\\{|\\}\\}|%2F|(/\\{a\\}){0,20}){0,40}",
+                1..6,
+            ),
+            path in "/[a-z/{}*:%]{0,12}",
+        ) {
+            let rules: Vec<_> = patterns.iter().map(|pattern| (&**pattern, Require::Required)).collect();
+            match routes(&rules) {
+                Ok(routes) => {
+                    let uri = Uri::builder().path_and_query(&*path).build().unwrap();
+                    let _ = routes.options(&Method::POST, &uri, &Extensions::new());
+                }
+                Err(error) => prop_assert_eq!(error.option(), "route"),
+            }
+        }
     }
 
     #[test]

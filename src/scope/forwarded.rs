@@ -1,13 +1,16 @@
 //! The address of a client behind proxies.
 
 use std::borrow::Cow;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
+use std::sync::Once;
 
 use http::HeaderName;
 use http::request::Parts;
 use ipnet::{IpNet, Ipv4Net};
+use tracing::warn;
 
-use super::peer::{ip_caller, no_peer, peer};
+use super::address::address;
+use super::peer::{ip_caller, is_forwarded, no_peer, peer};
 use super::{Caller, Scope};
 use crate::display::{header_name, words};
 use crate::error::ConfigError;
@@ -98,20 +101,38 @@ impl ForwardedIp {
     }
 }
 
+/// Whether the process has told that a proxy may be missing in `trusted`.
+static WARNED: Once = Once::new();
+
 impl Scope for ForwardedIp {
     fn caller(&self, request: &Parts) -> Option<Caller> {
         let peer = peer(request)?;
         if !self.trusts(peer) {
+            if !WARNED.is_completed() && is_forwarded(&request.headers, peer) {
+                WARNED.call_once(|| {
+                    warn!(
+                        "a request that a proxy has forwarded comes from an address that `trusted` \
+                         of the scope `forwarded_ip` does not list: if it is that of a proxy of \
+                         yours, all clients of the proxy are one caller: list it in `trusted`"
+                    );
+                });
+            }
             return Some(ip_caller(peer));
         }
         let lines: Vec<_> = request.headers.get_all(self.name()).iter().collect();
         for line in lines.into_iter().rev() {
-            let line = line.to_str().ok()?;
+            // A quoted string may have bytes beyond ASCII (RFC 9110, 5.6.4), an address has none.
+            let line = String::from_utf8_lossy(line.as_bytes());
             let elements = match self.header {
-                ForwardedHeader::Forwarded => split_unquoted(line, ',')?,
+                ForwardedHeader::Forwarded => split_unquoted(&line, ',')?,
                 ForwardedHeader::XForwardedFor => line.split(',').collect(),
             };
             for element in elements.into_iter().rev() {
+                // A list may have empty elements (RFC 9110, 5.6.1), and an element of `Forwarded`
+                // empty pairs (RFC 7239, 4).
+                if element.trim_matches([' ', '\t', ';']).is_empty() {
+                    continue;
+                }
                 // An element that can't be read could be the client's address, so that no
                 // address to the left of that element is believed.
                 let ip = match self.header {
@@ -175,31 +196,31 @@ fn split_unquoted(text: &str, separator: char) -> Option<Vec<&str>> {
 fn forwarded_for(element: &str) -> Option<IpAddr> {
     let mut found = None;
     for pair in split_unquoted(element, ';')? {
+        if pair.trim().is_empty() {
+            continue;
+        }
         let (name, value) = pair.split_once('=')?;
         if name.trim().eq_ignore_ascii_case("for") && found.replace(value.trim()).is_some() {
             return None;
         }
     }
-    let value = found?;
-    let unquoted = value
-        .strip_prefix('"')
-        .and_then(|value| value.strip_suffix('"'));
-    address(unquoted.unwrap_or(value))
+    address(&unquoted(found?)?)
 }
 
-/// Reads `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`, `[2001:db8::1]` or `[2001:db8::1]:80`.
-fn address(text: &str) -> Option<IpAddr> {
-    let bracketed = || {
-        text.strip_prefix('[')?
-            .strip_suffix(']')?
-            .parse::<IpAddr>()
-            .ok()
+/// The content of a quoted string (RFC 9110, 5.6.4), or the value as it is.
+fn unquoted(value: &str) -> Option<Cow<'_, str>> {
+    let Some(rest) = value.strip_prefix('"') else {
+        return Some(Cow::Borrowed(value));
     };
-    text.parse::<IpAddr>()
-        .ok()
-        .or_else(|| text.parse::<SocketAddr>().ok().map(|address| address.ip()))
-        .or_else(bracketed)
-        .map(|ip| ip.to_canonical())
+    let mut content = String::new();
+    let mut rest = rest.chars();
+    loop {
+        match rest.next()? {
+            '"' => return rest.next().is_none().then_some(Cow::Owned(content)),
+            '\\' => content.push(rest.next()?),
+            character => content.push(character),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -207,6 +228,7 @@ mod tests {
     use super::super::peer_ip;
     use super::super::tests::{from, id, request};
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn forwarded_addresses_are_believed_only_from_trusted_proxies() {
@@ -245,6 +267,37 @@ mod tests {
     }
 
     #[test]
+    fn empty_elements_of_a_list_are_none() {
+        let scope = forwarded_ip(ForwardedHeader::XForwardedFor, ["10.0.0.0/8"]);
+        let told = |value: &str| id(&scope, &from("10.0.0.1", &[("x-forwarded-for", value)]));
+        let client = id(&peer_ip(), &from("203.0.113.1", &[]));
+        for legal in [
+            "203.0.113.1,",
+            ",203.0.113.1, ,",
+            "6.6.6.6,,203.0.113.1,\t,10.0.0.2,",
+            "203.0.113.1:_p",
+        ] {
+            assert_eq!(told(legal), client, "{legal}");
+        }
+        assert_eq!(told(""), None);
+        assert_eq!(told(" , ,"), None);
+    }
+
+    proptest! {
+        /// Whatever clients make proxies copy, no value panics the reader, and only an address that
+        /// stands there is found.
+        #[test]
+        fn any_value_is_read_or_refused(value in "(for|=|\"|\\\\|;|,|\\[|\\]|:|_| |host|10\\.0\\.0\\.2|192\\.0\\.2\\.1|2001:db8::1|é){0,16}") {
+            for (name, header) in [("forwarded", ForwardedHeader::Forwarded), ("x-forwarded-for", ForwardedHeader::XForwardedFor)] {
+                let scope = forwarded_ip(header, ["10.0.0.0/8"]);
+                let found = id(&scope, &from("10.0.0.1", &[(name, &value)]));
+                let is_named = |ip: &str| value.contains(ip) && found == id(&peer_ip(), &from(ip, &[]));
+                prop_assert!(found.is_none() || is_named("192.0.2.1") || value.contains(':'));
+            }
+        }
+    }
+
+    #[test]
     fn a_trusted_network_written_as_ipv6_is_the_ipv4_one() {
         let header = ForwardedHeader::XForwardedFor;
         let scope = forwarded_ip(header, ["::ffff:10.0.0.0/104"]);
@@ -277,6 +330,54 @@ mod tests {
             client("2001:db8:cafe::17")
         );
         assert_eq!(told("for=_hidden"), None);
+        // A pair and a list element may be empty (RFC 7239, 4; RFC 9110, 5.6.1).
+        for legal in [
+            "for=192.0.2.43;",
+            ";for=192.0.2.43;;proto=https",
+            "for=192.0.2.43,",
+            ",,for=6.6.6.6, ,for=192.0.2.43 , ,;,",
+            "FOR=192.0.2.43;Proto=http",
+            "for=192.0.2.43;secret=\"a,b;c\"",
+            r#"for="192.0.2.43""#,
+            r#"for="192\.0.2\.43""#,
+            r#"for="192.0.2.43:80""#,
+            r#"for="192.0.2.43:99999""#,
+            r#"for="192.0.2.43:_p-1.x_""#,
+            r#"for="[::ffff:192.0.2.43]:_p""#,
+        ] {
+            assert_eq!(told(legal), client("192.0.2.43"), "{legal}");
+        }
+        let obs_text = {
+            let mut parts = from("10.0.0.1", &[]);
+            let value = http::HeaderValue::from_bytes(b"for=192.0.2.43;host=\"caf\xe9\"").unwrap();
+            parts.headers.insert("forwarded", value);
+            parts
+        };
+        assert_eq!(id(&scope, &obs_text), client("192.0.2.43"));
+        for unreadable in [
+            "",
+            ",",
+            ";",
+            "for",
+            "for=",
+            "for=unknown",
+            "for=192.0.2",
+            "proto=https",
+            "for=6.6.6.6, proto=https",
+            r#"for="192.0.2.43:""#,
+            r#"for="192.0.2.43:_""#,
+            r#"for="192.0.2.43:123456""#,
+            r#"for="192.0.2.43:x""#,
+            r#"for="2001:db8::1:_p""#,
+            r#"for="[192.0.2.43]""#,
+            r#"for="[2001:db8::1""#,
+            r#"for="[2001:db8::1]80""#,
+            r#"for="192.0.2.43"x"#,
+            r#"for="6.6.6.6"";192.0.2.43""#,
+            r#"for="192.0.2.43\"#,
+        ] {
+            assert_eq!(told(unreadable), None, "{unreadable}");
+        }
         // A client chooses the host that a proxy copies.
         for spoofed in [
             r#"for=203.0.113.1;host="a,for=6.6.6.6;";proto=https"#,

@@ -41,6 +41,7 @@ use crate::error::ConfigError;
 use crate::record::ScopeDigest;
 use crate::record::digest::{Digests, Label};
 
+mod address;
 mod extension;
 mod forwarded;
 mod header;

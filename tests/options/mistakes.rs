@@ -1,15 +1,16 @@
 //! Mistakes of an application that are reported only in its log.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use http::Method;
 use tower::Layer;
 use tower_idempotency::options::Require;
-use tower_idempotency::scope::{self, Scope};
+use tower_idempotency::scope::{self, ForwardedHeader, PeerAddr, Scope};
 use tower_idempotency::{IdempotencyLayer, MemoryStore};
 
 use crate::support::log::Log;
-use crate::support::{Runs, counting, post, send};
+use crate::support::{Runs, counting, post, send, with};
 
 #[derive(Clone)]
 struct Claims;
@@ -55,6 +56,58 @@ async fn peer_ip_without_an_address_says_what_to_turn_on() {
     let (found, all) = count(&log, "no address of the connection (`peer-ip`)");
     assert_eq!(found, 1, "{all}");
     assert!(all.contains("scope::PeerAddr"), "{all}");
+}
+
+/// All clients of a proxy have its address. The process says so once.
+#[tokio::test]
+async fn an_address_behind_a_proxy_that_is_not_listed_is_told_once() {
+    let log = Log::default();
+    let _listening = log.listen();
+    let from = |peer: &str, name: &'static str, value: &str| {
+        let mut request = with(post("k", "{}"), name, value);
+        let peer = SocketAddr::new(peer.parse().unwrap(), 1);
+        request.extensions_mut().insert(PeerAddr(peer));
+        request
+    };
+    let runs = Runs::default();
+    let layer = |scope: Box<dyn Scope>| {
+        let layer = IdempotencyLayer::new(MemoryStore::new(), scope).unwrap();
+        layer.layer(counting(&runs))
+    };
+    let by_peer = layer(Box::new(scope::header("x-none").or(scope::peer_ip())));
+    let trusted = ["10.0.0.0/8"];
+    let by_proxy = layer(Box::new(scope::forwarded_ip(
+        ForwardedHeader::XForwardedFor,
+        trusted,
+    )));
+    // Nothing is forwarded, a proxy of the sidecar's kind names the peer itself, or the proxy is listed.
+    send(&by_peer, from("192.0.2.9", "x-other", "1")).await;
+    send(&by_peer, from("192.0.2.9", "x-forwarded-for", "192.0.2.9")).await;
+    send(&by_proxy, from("192.0.2.9", "x-other", "1")).await;
+    send(
+        &by_proxy,
+        from("10.0.0.1", "x-forwarded-for", "203.0.113.1"),
+    )
+    .await;
+    assert_eq!(count(&log, "WARN").0, 0);
+    for (app, says) in [
+        (&by_peer, "meets the scope `peer-ip`"),
+        (
+            &by_proxy,
+            "`trusted` of the scope `forwarded_ip` does not list",
+        ),
+    ] {
+        for name in ["x-forwarded-for", "x-forwarded-for"] {
+            send(app, from("192.0.2.9", name, "203.0.113.1, 198.51.100.1")).await;
+        }
+        let (found, all) = count(&log, says);
+        assert_eq!(found, 1, "{all}");
+        assert!(
+            !all.contains("203.0.113") && !all.contains("192.0.2"),
+            "{all}"
+        );
+    }
+    assert_eq!(count(&log, "WARN").0, 2);
 }
 
 #[tokio::test]

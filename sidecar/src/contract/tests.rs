@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use http::header::{ACCEPT, IF_NONE_MATCH};
 use http::{Method, Request, Response};
+use proptest::prelude::*;
 use serde_json::Value;
 use tower_idempotency::config::Config;
 
@@ -204,6 +205,26 @@ fn has_its_own_errors(contract: &SidecarContract, codes: usize) {
             assert!(description.contains(&format!("- `{code}`: ")), "{code}");
             let media_type = &response["content"][content_type];
             assert_eq!(media_type["examples"][code]["value"], error["body"]);
+        }
+    }
+}
+
+proptest! {
+    /// `--check` prints a contract or names the entry that is wrong, whatever the pattern is.
+    #[test]
+    fn no_pattern_panics_the_check(
+        pattern in "(POST )?/(/|\\{[a-z*]{0,2}\\}|[{}*:a-zA-Zé.;%~]|%[0-9A-F]{2}|/\\{a\\}){0,40}",
+        fold in any::<bool>(),
+    ) {
+        let pattern = Value::from(pattern);
+        let file = format!(
+            r#"{{ "listen": "127.0.0.1:0", "upstream": "http://127.0.0.1:9000", "store": "memory:", "ignore_path_case": {fold},
+                "idempotency": {{ "scope": ["shared"] }}, "route": [{{ "match": {pattern} }}] }}"#
+        );
+        match Config::from_json(&file).map(|config| Sidecar::contract(&config)) {
+            Ok(Ok(contract)) => drop((contract.markdown(), contract.openapi())),
+            Ok(Err(error)) => prop_assert!(error.to_string().contains("route[0]"), "{error}"),
+            Err(error) => prop_assert_eq!(error.option(), Some("route[0].match")),
         }
     }
 }
