@@ -35,6 +35,10 @@ pin_project! {
             body: Incoming,
             layer_headers: LayerHeaders,
             patience: Option<Patience>,
+            // Whether the upstream can still cut this body off without an error of `body`. hyper
+            // ends a body of HTTP/2 like a whole one if the upstream resets the stream with
+            // NO_ERROR or CANCEL.
+            may_be_cut: bool,
         },
         Here { data: Bytes },
     }
@@ -50,11 +54,12 @@ impl Body for ForwardedBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self.project() {
             IncomingProjection::Upstream {
-                body,
+                mut body,
                 layer_headers,
                 patience,
+                may_be_cut,
             } => {
-                let Poll::Ready(frame) = body.poll_frame(cx) else {
+                let Poll::Ready(frame) = body.as_mut().poll_frame(cx) else {
                     let Some(patience) = patience else {
                         return Poll::Pending;
                     };
@@ -64,8 +69,22 @@ impl Body for ForwardedBody {
                 if let Some(patience) = patience {
                     patience.restart();
                 }
+                if frame.is_none()
+                    && *may_be_cut
+                    && !body.is_end_stream()
+                    && body.size_hint().exact() != Some(0)
+                {
+                    *may_be_cut = false;
+                    return Poll::Ready(Some(Err(
+                        io::Error::from(io::ErrorKind::UnexpectedEof).into()
+                    )));
+                }
                 Poll::Ready(frame.map(|frame| {
                     let frame = frame?;
+                    if frame.is_trailers() {
+                        // Trailers end a body (RFC 9113, 8.1), whatever comes after them.
+                        *may_be_cut = false;
+                    }
                     Ok(in_trailers(frame, |trailers| {
                         layer_headers.strip_from_trailers(trailers);
                     }))

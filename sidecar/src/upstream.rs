@@ -157,6 +157,7 @@ impl Shared {
         exchange: &Exchange,
     ) -> Response<ForwardedBody> {
         let (mut head, body) = response.into_parts();
+        let may_be_cut = head.version == Version::HTTP_2;
         // The version of the upstream's connection says nothing to the client.
         head.version = Version::HTTP_11;
         if !settle_framing(&mut head.headers) {
@@ -185,6 +186,7 @@ impl Shared {
             body,
             layer_headers: self.layer_headers.clone(),
             patience,
+            may_be_cut,
         };
         Response::from_parts(head, body)
     }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::{File, Running, post, within};
+use crate::support::{File, Running, get, post, within};
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -20,7 +20,9 @@ const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 const ACK: u8 = 1;
+const NO_ERROR: u8 = 0;
 const REFUSED_STREAM: u8 = 7;
+const CANCEL: u8 = 8;
 
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
@@ -29,6 +31,12 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     frame.extend_from_slice(&stream.to_be_bytes());
     frame.extend_from_slice(payload);
     frame
+}
+
+/// The head of a response with 200 and without a length, and a part of its body.
+fn part(stream: u32) -> Vec<u8> {
+    let head = frame(HEADERS, END_HEADERS, stream, &[0x88]);
+    [head, frame(DATA, 0, stream, b"{\"paid\":1")].concat()
 }
 
 /// What an upstream does with the request of this number on a connection, counted from 0.
@@ -40,6 +48,11 @@ enum Reaction {
     RespondAndLeave,
     /// Says that it processes neither this nor a later stream.
     Leave,
+    /// Sends a part of a response that announces no length, and resets the stream with this code.
+    Cut(u8),
+    /// Responds with trailers, and resets the stream with NO_ERROR, as a server does that needs no
+    /// more of the request (RFC 9113, section 8.1).
+    RespondAndReset,
     /// Says that it processes this stream and no later one, and closes the connection.
     Break,
 }
@@ -119,6 +132,18 @@ async fn serve(
                 }
                 match reaction {
                     Reaction::Respond => {}
+                    Reaction::Cut(code) => {
+                        stream.write_all(&part(id)).await?;
+                        let code = [0, 0, 0, code];
+                        stream.write_all(&frame(RST_STREAM, 0, id, &code)).await?;
+                    }
+                    Reaction::RespondAndReset => {
+                        // `x: 1`, a literal without indexing.
+                        let trailers = [0, 1, b'x', 1, b'1'];
+                        let end = frame(HEADERS, END_HEADERS | END_STREAM, id, &trailers);
+                        let reset = frame(RST_STREAM, 0, id, &[0; 4]);
+                        stream.write_all(&[part(id), end, reset].concat()).await?;
+                    }
                     Reaction::Refuse => {
                         let code = [0, 0, 0, REFUSED_STREAM];
                         stream.write_all(&frame(RST_STREAM, 0, id, &code)).await?;
@@ -218,4 +243,33 @@ async fn a_request_that_may_have_been_processed_is_not_sent_again() {
     let again = sidecar.exchange(&post("/charges", "k", "{}")).await;
     assert_eq!(again.code(), "in-flight");
     assert_eq!(upstream.connections.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_response_that_is_reset_within_its_body_is_never_taken_for_whole() {
+    for code in [NO_ERROR, CANCEL] {
+        let upstream = Upstream::start(move |_, _| Reaction::Cut(code)).await;
+        let sidecar = upstream.sidecar().await;
+        for request in [post("/charges", "k", "{}"), get("/charges")] {
+            let mut client = sidecar.client().await;
+            client.send(&request).await;
+            assert!(
+                client.try_answer().await.is_none(),
+                "code {code}: {request}"
+            );
+        }
+        let again = sidecar.exchange(&post("/charges", "k", "{}")).await;
+        assert_eq!(again.code(), "response-unavailable", "code {code}");
+    }
+}
+
+#[tokio::test]
+async fn a_whole_response_before_a_reset_is_recorded() {
+    let upstream = Upstream::start(|_, _| Reaction::RespondAndReset).await;
+    let sidecar = upstream.sidecar().await;
+    for replayed in [None, Some("true")] {
+        let response = sidecar.exchange(&post("/charges", "k", "{}")).await;
+        assert_eq!(response.text(), "{\"paid\":1");
+        assert_eq!(response.field("idempotency-replayed"), replayed);
+    }
 }
