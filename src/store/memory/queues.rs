@@ -146,6 +146,12 @@ impl Queues {
         std::iter::successors(entry(queue.first), move |last| entry(last.after))
     }
 
+    /// For how many entries there is memory.
+    #[cfg(test)]
+    pub(super) fn room(&self) -> usize {
+        self.entries.chunks.iter().map(Vec::capacity).sum()
+    }
+
     /// The number of entries, and of queues.
     #[cfg(test)]
     pub(super) fn len(&self) -> (usize, usize) {

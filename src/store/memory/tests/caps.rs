@@ -53,6 +53,8 @@ fn records_that_are_abandoned_then_released_leave_nothing_behind() {
         "an entry each, in a queue of each kind"
     );
     assert_eq!(bench.stats().released, 10);
+    let room = bench.records.queues.lock().room();
+    assert!(room < 40, "the memory of {room} entries for one at a time");
 }
 
 #[test]
@@ -64,6 +66,11 @@ fn a_record_has_one_entry_whatever_becomes_of_it() {
     assert_eq!(queued(), 0, "a guarded lease does not end");
     drop(lease);
     assert_eq!(queued(), 1, "abandoned");
+    let room = bench.records.queues.lock().room();
+    assert!(
+        room < 40,
+        "a small store takes the memory of {room} entries"
+    );
     let lease = bench.acquire(&first);
     assert_eq!(queued(), 0, "claimed again by its nonce");
     bench.release(&first);
@@ -87,6 +94,8 @@ fn records_of_one_kind_and_retention_share_a_queue() {
         bench.complete(&bench.acquire(&distinct(number)));
     }
     assert_eq!(bench.records.queued(), (1200, 1));
+    let room = bench.records.queues.lock().room();
+    assert_eq!(room, 3 * 512, "three chunks");
 }
 
 /// The queues are searched one by one, so there must be no queue for each retention there ever was.
@@ -207,6 +216,44 @@ fn a_renewal_keeps_a_lapsed_record_for_a_lease_and_a_retention_more() {
     bench.advance(Duration::from_millis(1));
     bench.run(3);
     assert_eq!(bench.stats().in_flight, 0);
+}
+
+/// Renewals move their entries, which would otherwise stand before all that has expired.
+#[test]
+fn records_that_are_renewed_past_their_end_hold_up_no_removal() {
+    let bench = Bench::new();
+    let renewed = [1, 2, 3].map(|id| bench.acquire(&claim(id)).without_guard());
+    bench.run(4);
+    bench.advance(HOUR);
+    for lease in &renewed {
+        assert_eq!(bench.records.renew(lease), Ownership::Held);
+    }
+    bench.run(5);
+    bench.advance(HOUR);
+    bench.run(6);
+    bench.run(7);
+    assert_eq!(
+        bench.states([1, 2, 3, 4, 5, 6, 7]),
+        ['f', 'f', 'f', '-', '-', 'c', 'c']
+    );
+    assert_eq!(bench.stats().records, 5);
+}
+
+#[test]
+fn a_renewal_removes_expired_records_too() {
+    let bench = Bench::new();
+    let retention = SECOND;
+    for number in 0..300 {
+        let lease = bench.acquire(&distinct(number));
+        let sealed = Outcome::Sealed { retention };
+        bench.records.complete(&lease, &sealed);
+    }
+    let renewed = bench.acquire(&claim(1)).without_guard();
+    bench.advance(SECOND);
+    for _ in 0..150 {
+        assert_eq!(bench.records.renew(&renewed), Ownership::Held);
+    }
+    assert_eq!(bench.stats().records, 1);
 }
 
 #[test]
