@@ -192,7 +192,7 @@ fn split_unquoted(text: &str, separator: char) -> Option<Vec<&str>> {
 }
 
 /// The address in the `for` parameter of one element of `Forwarded`. An element with two such
-/// parameters has none.
+/// parameters has none, and neither has one that RFC 7239, 4 does not allow.
 fn forwarded_for(element: &str) -> Option<IpAddr> {
     let mut found = None;
     for pair in split_unquoted(element, ';')? {
@@ -200,17 +200,25 @@ fn forwarded_for(element: &str) -> Option<IpAddr> {
             continue;
         }
         let (name, value) = pair.split_once('=')?;
-        if name.trim().eq_ignore_ascii_case("for") && found.replace(value.trim()).is_some() {
+        let (name, value) = (name.trim(), unquoted(value.trim())?);
+        let is_plain = !name.contains(QUOTING);
+        if !is_plain || (name.eq_ignore_ascii_case("for") && found.replace(value).is_some()) {
             return None;
         }
     }
-    address(&unquoted(found?)?)
+    address(&found?)
 }
 
+const QUOTING: [char; 2] = ['"', '\\'];
+
 /// The content of a quoted string (RFC 9110, 5.6.4), or the value as it is.
+///
+/// `None` for text that is partly quoted. A client makes such text with a quotation mark that it
+/// leaves open: the first mark of the proxy closes that string, and what the proxy copied of the
+/// client between its own marks, with an escape before each mark, then stands outside of them.
 fn unquoted(value: &str) -> Option<Cow<'_, str>> {
     let Some(rest) = value.strip_prefix('"') else {
-        return Some(Cow::Borrowed(value));
+        return (!value.contains(QUOTING)).then_some(Cow::Borrowed(value));
     };
     let mut content = String::new();
     let mut rest = rest.chars();
@@ -385,6 +393,16 @@ mod tests {
             r#"host="a\";for=6.6.6.6;";for=203.0.113.1"#,
         ] {
             assert_eq!(told(spoofed), client("203.0.113.1"), "{spoofed}");
+        }
+        // A client leaves a quotation mark open before the element that the proxy appends, and has
+        // marks in its host.
+        for inverted in [
+            r#"for=6.6.6.6;x=", for=203.0.113.1;host="a\"b""#,
+            r#"for=6.6.6.6;x=", for=203.0.113.1;host=";y=\"";proto=https"#,
+            r#"for=6.6.6.6;x=", for=203.0.113.1;host=",for=7.7.7.7;y=\"";proto=https"#,
+            r#"for=6.6.6.6;x=", for=203.0.113.1;host=";\"y=""#,
+        ] {
+            assert_eq!(told(inverted), None, "{inverted}");
         }
         assert_eq!(told("for=203.0.113.1;for=6.6.6.6"), None);
         assert_eq!(told(r#"for=203.0.113.1;host="a,for=6.6.6.6"#), None);
