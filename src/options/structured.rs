@@ -123,13 +123,16 @@ fn after_display_string(mut rest: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// Padding may be left out (4.2.7).
+/// Padding may be left out (4.2.7), all of it or a part.
 fn is_base64(text: &[u8]) -> bool {
     let padding = text.iter().rev().take_while(|byte| **byte == b'=').count();
     let digits = &text[..text.len() - padding];
-    let is_whole = padding == 0 || (padding <= 2 && text.len().is_multiple_of(4));
-    is_whole
-        && digits.len() % 4 != 1
+    let most = match digits.len() % 4 {
+        0 => 0,
+        1 => return false,
+        over => 4 - over,
+    };
+    padding <= most
         && digits
             .iter()
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/'))
@@ -173,7 +176,7 @@ mod tests {
             ";a=?0;b=?1",
             ";a=::",
             ";a=:aGk=:;b=:aGk:",
-            ";a=:YQ==:",
+            ";a=:YQ==:;b=:YQ=:",
             ";a=@0;b=@-1659578233",
             ";a=%\"f%c3%bc%22\"",
         ] {
@@ -207,6 +210,7 @@ mod tests {
             ";a=:aGk-:",
             ";a=:a:",
             ";a=:=:",
+            ";a=:YQ===:",
             ";a=@1.5",
             ";a=@",
             ";a=%\"%C3%BC\"",
