@@ -17,7 +17,8 @@ use crate::record::Completion;
 /// which show whether the message is complete.
 ///
 /// Times are rounded down to whole microseconds, and no retention is longer
-/// than a hundred years.
+/// than a hundred years. `Cookie`, a header of requests, comes back as one line
+/// if a response has several.
 ///
 /// ```
 /// use http::StatusCode;
