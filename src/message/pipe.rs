@@ -166,8 +166,9 @@ pub(crate) struct PipeBody {
     detached: Option<Arc<Background>>,
     /// How many bytes of a known length are not yet sent.
     to_come: Option<u64>,
-    /// When the client stops waiting, and the trailers that it gets then.
-    deadline: Option<(Moment, HeaderMap)>,
+    /// When the client stops waiting, and the trailers that it gets then. Boxed, because
+    /// hardly any response has a deadline.
+    deadline: Option<Box<(Moment, HeaderMap)>>,
 }
 
 impl PipeBody {
@@ -196,7 +197,7 @@ impl PipeBody {
 
     /// Ends the body with these trailers at the deadline. The reading task goes on.
     pub(crate) fn ends_at(&mut self, deadline: Moment, trailers: HeaderMap) {
-        self.deadline = Some((deadline, trailers));
+        self.deadline = Some(Box::new((deadline, trailers)));
     }
 
     pub(crate) fn poll_frame(
@@ -242,7 +243,7 @@ impl PipeBody {
     }
 
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<HeaderMap> {
-        match &mut self.deadline {
+        match self.deadline.as_deref_mut() {
             Some((deadline, trailers)) => deadline.poll(cx).map(|()| std::mem::take(trailers)),
             None => Poll::Pending,
         }
