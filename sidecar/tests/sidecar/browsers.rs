@@ -1,5 +1,6 @@
 //! A page in Chromium runs the recipe of `docs/browsers.md`, behind nginx.
 
+use std::fmt::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -80,9 +81,8 @@ async fn nginx(directory: &Path, sidecar: SocketAddr, pages: [&str; 2]) -> (Chil
     };
     let mut child = run(program, &["-c", path, "-e", log.to_str().unwrap()]);
     until(async || {
-        if child.try_wait().unwrap().is_some() {
-            panic!("{}", std::fs::read_to_string(&log).unwrap_or_default());
-        }
+        let said = || std::fs::read_to_string(&log).unwrap_or_default();
+        assert!(child.try_wait().unwrap().is_none(), "{}", said());
         tokio::net::TcpStream::connect(address).await.is_ok()
     })
     .await;
@@ -169,11 +169,10 @@ async fn a_page_of_another_origin_reads_every_response_if_nginx_adds_the_fields(
         "via": format!("http://{via}"),
         "direct": format!("http://{}", sidecar.address),
     });
-    let hash: String = bases
-        .to_string()
-        .bytes()
-        .map(|byte| format!("%{byte:02x}"))
-        .collect();
+    let mut hash = String::new();
+    for byte in bases.to_string().bytes() {
+        write!(hash, "%{byte:02x}").unwrap();
+    }
     let profile = format!("--user-data-dir={}", directory.0.join("profile").display());
     let page = format!("{}/#{hash}", origins[0]);
     let _chromium = run(
