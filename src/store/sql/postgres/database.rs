@@ -122,13 +122,14 @@ impl Database {
         let (mut tries, mut is_second) = (1, false);
         loop {
             let call = bind(sqlx::query(AssertSqlSafe(Arc::clone(statement))));
+            let is_prepared = self.sessions.may_prepare();
             match self.sessions.fetch_all(lent.get(), call).await {
                 Ok(rows) => {
                     lent.give_back();
                     return Ok(rows.into_iter().next());
                 }
                 Err(error) if meaning::lost_a_race(&error) && tries < TRIES => tries += 1,
-                Err(error) if self.sessions.prove_shared(&error) => {}
+                Err(error) if self.sessions.prove_shared(&error) && is_prepared => {}
                 Err(error) => {
                     if !lent.failed(condition(&error)) || is_second {
                         return Err(failed(error, meaning));

@@ -112,12 +112,13 @@ impl Channels for Listener {
                 .bind(&self.id[..])
                 .bind(lasts);
             let connection = self.connection.acquire().await?;
+            let is_prepared = self.sessions.may_prepare();
             let rows = match self.sessions.fetch_all(connection, ask).await {
                 Err(error) if lost_a_race(&error) && tries < TRIES => {
                     tries += 1;
                     continue;
                 }
-                Err(error) if self.sessions.prove_shared(&error) => continue,
+                Err(error) if self.sessions.prove_shared(&error) && is_prepared => continue,
                 asked => asked?,
             };
             let changing = rows.iter().map(|row| -> Result<RecordId, BoxError> {

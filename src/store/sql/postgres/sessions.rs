@@ -58,19 +58,18 @@ impl Sessions {
         self.0.has_cache && self.are_own()
     }
 
-    /// Whether this error is the first one that proves that sessions are shared: the name of a
-    /// statement is unknown or taken, so the server did not execute the statement.
+    /// Whether this error proves that sessions are shared: the name of a statement is unknown or
+    /// taken, so the server did not execute the statement. From then on no statement is prepared.
     pub(super) fn prove_shared(&self, error: &sqlx::Error) -> bool {
         let code = error.as_database_error().and_then(DatabaseError::code);
         let is_proof = matches!(code.as_deref(), Some("26000" | "42P05"));
-        let is_first = is_proof && self.0.are_own.swap(false, Ordering::Relaxed);
-        if is_first {
+        if is_proof && self.0.are_own.swap(false, Ordering::Relaxed) {
             warn!(
                 "a pooler between the store and PostgreSQL confuses prepared statements, so the \
                  store prepares none from now on: connect with statement-cache-capacity=0"
             );
         }
-        is_first
+        is_proof
     }
 
     /// Runs a statement and returns its rows.
@@ -124,9 +123,65 @@ async fn session(connection: &mut PgConnection) -> Result<i32, sqlx::Error> {
 
 #[cfg(test)]
 mod tests {
+    use std::error::Error;
+    use std::fmt;
+
+    use sqlx::error::ErrorKind;
     use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
     use super::*;
+
+    /// An error of this SQLSTATE.
+    #[derive(Debug)]
+    struct Sqlstate(&'static str);
+
+    impl fmt::Display for Sqlstate {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.0)
+        }
+    }
+
+    impl Error for Sqlstate {}
+
+    impl DatabaseError for Sqlstate {
+        fn message(&self) -> &str {
+            self.0
+        }
+
+        fn code(&self) -> Option<std::borrow::Cow<'_, str>> {
+            Some(self.0.into())
+        }
+
+        fn as_error(&self) -> &(dyn Error + Send + Sync + 'static) {
+            self
+        }
+
+        fn as_error_mut(&mut self) -> &mut (dyn Error + Send + Sync + 'static) {
+            self
+        }
+
+        fn into_error(self: Box<Self>) -> Box<dyn Error + Send + Sync + 'static> {
+            self
+        }
+
+        fn kind(&self) -> ErrorKind {
+            ErrorKind::Other
+        }
+    }
+
+    /// Calls that were under way at the first proof are sent again too.
+    #[test]
+    fn each_call_whose_statement_is_unknown_proves_that_sessions_are_shared() {
+        let sessions = Sessions(Arc::new(Known {
+            are_own: AtomicBool::new(true),
+            has_cache: true,
+        }));
+        let prove = |code| sessions.prove_shared(&sqlx::Error::Database(Box::new(Sqlstate(code))));
+        assert!(!prove("40001") && sessions.may_prepare());
+        assert!(prove("26000") && !sessions.may_prepare());
+        assert!(prove("26000") && prove("42P05"));
+        assert!(!prove("25006"));
+    }
 
     #[tokio::test]
     async fn a_capacity_of_zero_is_found_in_any_options() {
