@@ -251,3 +251,44 @@ pub(crate) fn up_to(limit: usize) -> impl FnMut(usize) -> bool {
         left.is_some()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use super::*;
+
+    /// A body of so many more bytes, a frame each, that are all there.
+    struct Ready(usize);
+
+    impl Body for Ready {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            let left = self.0.checked_sub(1);
+            Poll::Ready(left.map(|left| {
+                self.0 = left;
+                Ok(Frame::data(Bytes::from_static(b"x")))
+            }))
+        }
+    }
+
+    /// Without a wake-up for the next turn its reader would wait for ever.
+    #[tokio::test]
+    async fn a_body_that_is_always_ready_is_read_in_turns() {
+        let mut body = Ready(3 * TURN);
+        let (mut read, mut polls) = (BodyBuffer::default(), 0);
+        let reading = poll_fn(|cx| {
+            polls += 1;
+            read.poll_from(Pin::new(&mut body), |_| true, cx)
+        });
+        let limit = std::time::Duration::from_secs(10);
+        let ended = tokio::time::timeout(limit, reading).await;
+        assert!(ended.expect("it goes on by itself").unwrap());
+        assert_eq!((read.len(), polls), (3 * TURN, 4));
+    }
+}

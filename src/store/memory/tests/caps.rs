@@ -257,6 +257,34 @@ fn a_renewal_removes_expired_records_too() {
 }
 
 #[test]
+fn a_release_removes_expired_records_too() {
+    let bench = Bench::new();
+    let retention = SECOND;
+    for number in 0..20 {
+        let lease = bench.acquire(&distinct(number));
+        let sealed = Outcome::Sealed { retention };
+        bench.records.complete(&lease, &sealed);
+    }
+    assert_eq!(
+        bench.stats().bytes,
+        20 * RECORD_BYTES,
+        "a sealed record has no more"
+    );
+    bench.advance(SECOND);
+    for number in 100..110 {
+        let claim = distinct(number);
+        bench.acquire(&claim);
+        bench.release(&claim);
+    }
+    assert_eq!(bench.stats().records, 10);
+    assert_eq!(
+        bench.stats().bytes,
+        10 * RECORD_BYTES,
+        "nor has a tombstone"
+    );
+}
+
+#[test]
 fn a_store_that_is_exactly_full_has_removed_nothing() {
     let bench = Bench::with(MemoryStore::builder().max_records(3));
     (1..=3).for_each(|id| bench.run(id));
