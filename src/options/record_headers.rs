@@ -11,12 +11,14 @@ use crate::message::body::own_value;
 use crate::message::media_type::HOP_BY_HOP;
 
 /// The headers without which a client reads a body as something else (RFC 9110, 8.3, 8.4, 14.4
-/// and 6.6.2), or a gRPC response as failed.
-const SAYS_HOW_TO_READ: [HeaderName; 8] = [
+/// and 6.6.2), or a gRPC response as failed. `connect-content-encoding` is that of streams of the
+/// Connect protocol.
+const SAYS_HOW_TO_READ: [HeaderName; 9] = [
     CONTENT_TYPE,
     CONTENT_ENCODING,
     CONTENT_RANGE,
     TRAILER,
+    HeaderName::from_static("connect-content-encoding"),
     HeaderName::from_static("grpc-encoding"),
     HeaderName::from_static("grpc-status"),
     HeaderName::from_static("grpc-message"),
@@ -27,8 +29,8 @@ const SAYS_HOW_TO_READ: [HeaderName; 8] = [
 ///
 /// Hop-by-hop headers, and headers that `Connection` names, are never recorded. Headers that say
 /// how a response is read are always recorded: `Content-Type`, `Content-Encoding`,
-/// `Content-Range` and `Trailer`, and `grpc-encoding`, `grpc-status`, `grpc-message` and
-/// `grpc-status-details-bin` of gRPC. To deny one of them is an error when the layer is built.
+/// `Content-Range` and `Trailer`, `connect-content-encoding` of the Connect protocol, and
+/// `grpc-encoding`, `grpc-status`, `grpc-message` and `grpc-status-details-bin` of gRPC. To deny one of them is an error when the layer is built.
 ///
 /// A name that is not a header's name is an error when the layer is built.
 #[derive(Clone, Debug)]
