@@ -28,9 +28,12 @@ enum Library {
 impl Library {
     /// Makes these calls one after the other, and returns what became of each.
     async fn calls(self, to: SocketAddr, calls: Value) -> Vec<Value> {
+        // `scripts/sdks` installs Node.js as well where the one of the system is too old.
+        let own_node = Path::new(INSTALLED).join("node");
         let (program, script, modules) = match self {
-            Self::Node => ("node", "stripe.mjs", "node_modules"),
-            Self::Python => ("python3", "stripe_calls.py", "python"),
+            Self::Node if own_node.exists() => (own_node.as_path(), "stripe.mjs", "node_modules"),
+            Self::Node => (Path::new("node"), "stripe.mjs", "node_modules"),
+            Self::Python => (Path::new("python3"), "stripe_calls.py", "python"),
         };
         let modules = Path::new(INSTALLED).join(modules);
         let installed = modules.join("stripe").exists();
