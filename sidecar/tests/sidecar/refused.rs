@@ -50,7 +50,7 @@ enum Reaction {
     Leave,
     /// Sends a part of a response that announces no length, and resets the stream with this code.
     Cut(u8),
-    /// Responds with trailers, and resets the stream with NO_ERROR, as a server does that needs no
+    /// Responds with trailers, and resets the stream with `NO_ERROR`, as a server does that needs no
     /// more of the request (RFC 9113, section 8.1).
     RespondAndReset,
     /// Says that it processes this stream and no later one, and closes the connection.
