@@ -101,12 +101,13 @@ impl FingerprintRules {
 }
 
 /// Whether the one content type of a request is JSON. Another body, such as `1.0` as text, may
-/// mean something else than the JSON with the same characters.
+/// mean something else than the JSON with the same characters. A proxy may have joined two content
+/// types with a comma (RFC 9110, 5.3).
 fn says_json(headers: &HeaderMap) -> bool {
     let mut types = headers.get_all(CONTENT_TYPE).iter();
     let (own, other) = (types.next(), types.next());
     let own = own.and_then(|own| own.to_str().ok());
-    own.is_some_and(is_json) && other.is_none()
+    own.is_some_and(|own| is_json(own) && !own.contains(',')) && other.is_none()
 }
 
 /// Returns the id of the record that `key` has in this scope. If there is a `route`, the record
@@ -178,6 +179,34 @@ mod tests {
         ];
         for (i, one) in all.iter().enumerate() {
             assert!(all[i + 1..].iter().all(|other| other != one), "{i}");
+        }
+    }
+
+    #[test]
+    fn a_body_with_two_content_types_is_compared_byte_for_byte() {
+        let json = FingerprintRules {
+            headers: Vec::new(),
+            ..rules(FingerprintBody::Json(JsonFingerprint::new()))
+        };
+        let is_json = |types: &[&str]| {
+            let [one, other] = ["1", "1.0"].map(|body| {
+                let mut request = http::Request::post("/a");
+                for own in types {
+                    request = request.header(CONTENT_TYPE, *own);
+                }
+                let request = request.body(()).unwrap().into_parts().0;
+                let sent = SentTarget(&request.uri);
+                json.fingerprint(&Digests::plain(), &request, sent, body.as_bytes())
+            });
+            one == other
+        };
+        assert!(is_json(&["application/json; charset=utf-8"]));
+        for two in [
+            &["text/plain", "application/json"][..],
+            &["text/plain, application/json"],
+            &["application/json; charset=utf-8, text/plain"],
+        ] {
+            assert!(!is_json(two), "{two:?}");
         }
     }
 
