@@ -1,9 +1,11 @@
-//! The socket of a client, which is shared by the connection's task and by hyper or h2.
+//! The socket of a client, which is shared by the connection's task and by hyper or h2; and that of
+//! a connection to a server, which is shared by the pool and by hyper.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::Shutdown;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -45,14 +47,29 @@ pub(crate) fn share(stream: TcpStream) -> (Socket, Watched) {
         .with_interval(PROBE_AFTER);
     let _ = socket.set_tcp_keepalive(&probes);
     let stream = Arc::new(stream);
-    let socket = Socket {
-        stream: Arc::clone(&stream),
-        begun: Bytes::new(),
-    };
-    (socket, Watched(stream))
+    (Socket::new(Arc::clone(&stream)), Watched(stream))
+}
+
+/// Whether the other side has neither sent anything that was not read yet nor closed the
+/// connection, as the system knows it now.
+pub(crate) fn is_quiet(stream: &TcpStream) -> bool {
+    let arrived = SockRef::from(stream).peek(&mut [MaybeUninit::uninit()]);
+    arrived.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
 }
 
 impl Socket {
+    pub(crate) fn new(stream: Arc<TcpStream>) -> Self {
+        Self {
+            stream,
+            begun: Bytes::new(),
+        }
+    }
+
+    /// The stream, for as long as this half of it is open.
+    pub(crate) fn stream(&self) -> Weak<TcpStream> {
+        Arc::downgrade(&self.stream)
+    }
+
     /// Reads as much as tells whether the client speaks HTTP/2.
     pub(crate) async fn begins_with_http2(&mut self) -> io::Result<bool> {
         let mut begun = Vec::with_capacity(HTTP2.len());

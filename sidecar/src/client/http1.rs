@@ -12,6 +12,7 @@ use http_body::Body;
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
@@ -20,6 +21,7 @@ use crate::client::status_line::{StatusLine, Watched};
 use crate::client::{Again, Failure, GiveUp, MAX_FIELDS, MAX_HEAD};
 use crate::connect::Connector;
 use crate::framing::frame;
+use crate::socket::{Socket, is_quiet};
 
 /// Keeps the connections of one server.
 pub(crate) struct Http1<B>(Arc<Pool<B>>);
@@ -44,6 +46,19 @@ struct IdleConnections<B> {
 struct Connection<B> {
     sender: http1::SendRequest<B>,
     status_line: StatusLine,
+    /// Weak, so that hyper closes the socket of a connection that has ended.
+    stream: Weak<TcpStream>,
+}
+
+impl<B> Connection<B> {
+    /// Whether the next request may be sent on this connection.
+    ///
+    /// hyper learns later than the system that the server has closed the connection, or has sent
+    /// something that nobody asked for, which hyper would take for the response to the request.
+    fn is_usable(&self) -> bool {
+        let stream = self.stream.upgrade();
+        self.sender.is_ready() && stream.is_some_and(|stream| is_quiet(&stream))
+    }
 }
 
 impl<B> Http1<B>
@@ -172,8 +187,10 @@ where
 
     async fn connect(&self) -> Result<Connection<B>, BoxError> {
         let status_line = StatusLine::default();
-        let stream = Watched {
-            stream: self.connector.connect(&self.server).await?,
+        let socket = Socket::new(Arc::new(self.connector.connect(&self.server).await?));
+        let stream = socket.stream();
+        let socket = Watched {
+            socket,
             status_line: status_line.clone(),
         };
         let (sender, connection) = http1::Builder::new()
@@ -183,7 +200,7 @@ where
             // line ends by spaces.
             .allow_spaces_after_header_name_in_responses(true)
             .allow_obsolete_multiline_headers_in_responses(true)
-            .handshake(TokioIo::new(stream))
+            .handshake(TokioIo::new(socket))
             .await?;
         tokio::spawn(async move {
             if let Err(error) = connection.with_upgrades().await {
@@ -193,6 +210,7 @@ where
         Ok(Connection {
             sender,
             status_line,
+            stream,
         })
     }
 
@@ -200,7 +218,7 @@ where
     fn take(&self) -> Option<Connection<B>> {
         let mut idle = self.idle();
         while let Some((since, connection)) = idle.all.pop() {
-            if since.elapsed() < self.keep_alive && connection.sender.is_ready() {
+            if since.elapsed() < self.keep_alive && connection.is_usable() {
                 return Some(connection);
             }
         }
@@ -220,7 +238,7 @@ where
     fn close_old(&self) -> Option<Instant> {
         let mut idle = self.idle();
         idle.all.retain(|(since, connection)| {
-            since.elapsed() < self.keep_alive && connection.sender.is_ready()
+            since.elapsed() < self.keep_alive && connection.is_usable()
         });
         idle.are_swept = !idle.all.is_empty();
         let (oldest, _) = idle.all.first()?;
@@ -247,5 +265,80 @@ where
 impl<B> fmt::Debug for Http1<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Http1").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpListener;
+    use std::pin::pin;
+    use std::sync::mpsc::{Receiver, Sender, channel};
+    use std::thread;
+
+    use http::Method;
+    use http_body_util::{BodyExt as _, Empty};
+    use tokio::task::yield_now;
+
+    use super::*;
+
+    /// Starts a server that responds to one request on each connection. Then it writes the next of
+    /// `texts`, or closes the connection if that is empty, and says that this is done.
+    fn server(texts: Receiver<&'static str>, done: Sender<()>) -> Uri {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let server = format!("http://{}", listener.local_addr().unwrap());
+        thread::spawn(move || {
+            loop {
+                let (mut stream, _) = listener.accept().unwrap();
+                let _ = stream.read(&mut [0; 1024]).unwrap();
+                let own = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nown";
+                stream.write_all(own).unwrap();
+                let Ok(text) = texts.recv() else { return };
+                stream.write_all(text.as_bytes()).unwrap();
+                if text.is_empty() {
+                    drop(stream);
+                    done.send(()).unwrap();
+                } else {
+                    done.send(()).unwrap();
+                    // The client closes the connection, or sends another request.
+                    let _ = stream.read(&mut [0; 1024]);
+                }
+            }
+        });
+        server.parse().unwrap()
+    }
+
+    async fn post(client: &Http1<Empty<Bytes>>) -> Bytes {
+        let mut again = || {
+            let mut request = Request::new(Empty::new());
+            *request.method_mut() = Method::POST;
+            Some(request)
+        };
+        let response = client.send(&mut again, pin!(pending())).await.unwrap();
+        response.into_body().collect().await.unwrap().to_bytes()
+    }
+
+    /// The runtime of this test has one thread, which does not learn what happens to a connection
+    /// while the test waits for the server.
+    #[tokio::test]
+    async fn no_request_is_sent_on_a_connection_that_has_ended_or_has_something_to_read() {
+        for text in ["", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nstale"] {
+            let (write, texts) = channel();
+            let (done, written) = channel();
+            let connector = Connector {
+                timeout: Duration::from_secs(5),
+            };
+            let server = server(texts, done);
+            let client = Http1::new(connector, server, Duration::from_mins(1));
+            for _ in 0..10 {
+                assert_eq!(post(&client).await, "own", "{text}");
+                while client.0.idle().all.is_empty() {
+                    yield_now().await;
+                }
+                write.send(text).unwrap();
+                written.recv().unwrap();
+            }
+        }
     }
 }
