@@ -39,13 +39,17 @@ fuzz_target!(|data: &[u8]| {
     let essence = essence.to_ascii_lowercase();
     if essence.ends_with("/json") || essence.ends_with("+json") {
         // What is filled in closes no string and adds no member.
-        let filled: Value = serde_json::from_str(sent).expect("JSON");
         let known = ["code", "title", "detail", "retry", "docs_url", "request_id"];
         let plain = known.iter().fold(body.to_owned(), |body, name| {
             body.replace(&format!("{{{name}}}"), "x")
         });
         let plain = plain.replace("{status}", response.status().as_str());
-        let plain: Value = serde_json::from_str(&plain).expect("JSON");
+        let plain = match serde_json::from_str::<Value>(&plain) {
+            // The number is JSON all the same.
+            Err(error) if error.to_string().starts_with("number out of range") => return,
+            plain => plain.expect("JSON"),
+        };
+        let filled: Value = serde_json::from_str(sent).expect("JSON");
         assert!(is_alike(&filled, &plain), "{filled} of {body}");
     } else if !body.contains('<') {
         assert!(!sent.contains('<'), "{sent}");
