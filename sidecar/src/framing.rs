@@ -12,6 +12,11 @@ use crate::forwarded::tokens;
 pub(crate) fn settle_framing(headers: &mut HeaderMap) -> bool {
     if headers.contains_key(TRANSFER_ENCODING) {
         headers.remove(CONTENT_LENGTH);
+        // `tokens` leaves out a line that is not ASCII.
+        let mut lines = headers.get_all(TRANSFER_ENCODING).iter();
+        if lines.any(|line| line.to_str().is_err()) {
+            return false;
+        }
         // `identity`, of earlier versions of HTTP, is no coding.
         let mut codings = tokens(headers, &TRANSFER_ENCODING)
             .filter(|coding| !coding.eq_ignore_ascii_case("identity"));

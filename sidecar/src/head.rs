@@ -123,7 +123,11 @@ fn is_name(mut name: &[u8]) -> bool {
 /// of another one without its name, since `Transfer-Encoding` concerns one connection (RFC 9112, 6.1).
 fn codings(headers: &HeaderMap) -> Checked {
     let chunked = |coding: &str| coding.eq_ignore_ascii_case("chunked");
-    if tokens(headers, &TRANSFER_ENCODING).any(|coding| !chunked(coding)) {
+    // `tokens` leaves out a line that is not ASCII, which names no coding that is known.
+    let mut lines = headers.get_all(TRANSFER_ENCODING).iter();
+    if lines.any(|line| line.to_str().is_err())
+        || tokens(headers, &TRANSFER_ENCODING).any(|coding| !chunked(coding))
+    {
         return Err(usual(GatewayCode::TransferCodingUnknown));
     }
     if tokens(headers, &TRANSFER_ENCODING).nth(1).is_some() {

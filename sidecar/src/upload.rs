@@ -20,6 +20,9 @@ use crate::received::ReceivedBody;
 /// has read is in memory anyway.
 const KEPT: usize = 64 << 10;
 
+/// What each piece of a body takes beside its data, in bytes. A client may send a body byte by byte.
+const PIECE: usize = 64;
+
 /// The body of a request, for one attempt after another to send it.
 #[derive(Clone, Debug)]
 pub(crate) struct Upload(Arc<Mutex<Arriving>>);
@@ -126,7 +129,7 @@ impl Arriving {
     }
 
     fn keep(&mut self, data: &Bytes) {
-        self.kept += data.len();
+        self.kept += data.len() + PIECE;
         if !self.is_read && self.kept > KEPT {
             self.is_lost = true;
             self.taken = Vec::new();

@@ -73,7 +73,10 @@ impl IdempotencyContext {
     /// The key is a digest: it does not give away the client's key, and if the layer
     /// has [`secrets`](crate::IdempotencyLayerBuilder::secrets) nobody can find the
     /// client's key by trying. While secrets are rotated the derived key stays the
-    /// same, for as long as the record of the first attempt is kept.
+    /// same, for as long as the record of the first attempt is kept. For this, all
+    /// processes must list the secrets in one order or know one secret alone: an
+    /// operation whose attempts ran under `[OLD]`, then `[NEW, OLD]` and then
+    /// `[OLD, NEW]` has two derived keys.
     ///
     /// ```
     /// # use tower_idempotency::IdempotencyContext;

@@ -242,7 +242,7 @@ where
         });
         idle.are_swept = !idle.all.is_empty();
         let (oldest, _) = idle.all.first()?;
-        Some(*oldest + self.keep_alive)
+        oldest.checked_add(self.keep_alive)
     }
 }
 

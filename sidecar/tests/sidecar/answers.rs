@@ -134,6 +134,7 @@ async fn what_cant_be_read_after_a_status_line_is_done_and_never_executed_again(
         "HTTP/1.1 201 Created\r\nContent-Length: +5\r\n\r\nhello".to_owned(),
         "HTTP/1.1 201 Created\r\nContent-Length: 99999999999999999999\r\n\r\nhello".to_owned(),
         "HTTP/1.1 201 Created\r\nTransfer-Encoding: gzip, chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n".to_owned(),
+        "HTTP/1.1 201 Created\r\nTransfer-Encoding: gz\u{ed}p\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n".to_owned(),
         "HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked, chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n".to_owned(),
         "HTTP/1.1 201 Created\r\nTransfer-Encoding: gzip\r\n\r\nhello".to_owned(),
         "HTTP/1.0 201 Created\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n".to_owned(),
