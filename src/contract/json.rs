@@ -31,7 +31,10 @@ impl Endpoint {
             return json!({ "methods": methods, "path": self.path, "require": "ignored" });
         }
         let headers = &options.record_headers;
-        let recorded = if headers.allow { "allow" } else { "deny" };
+        let recorded = match headers.allow {
+            true => json!({ "allow": names(&headers.allowed()) }),
+            false => json!({ "deny": names(&headers.names) }),
+        };
         json!({
             "methods": methods,
             "path": self.path,
@@ -67,7 +70,7 @@ impl Endpoint {
                 .iter()
                 .map(SkipHeader::to_string)
                 .collect::<Vec<_>>(),
-            "record_headers": { recorded: names(&headers.names) },
+            "record_headers": recorded,
             "on_in_flight": match options.on_in_flight {
                 OnInFlight::Reject => json!("reject"),
                 OnInFlight::Wait(bound) => json!({ "wait": seconds(bound) }),

@@ -30,7 +30,8 @@ const SAYS_HOW_TO_READ: [HeaderName; 9] = [
 /// Hop-by-hop headers, and headers that `Connection` names, are never recorded. Headers that say
 /// how a response is read are always recorded: `Content-Type`, `Content-Encoding`,
 /// `Content-Range` and `Trailer`, `connect-content-encoding` of the Connect protocol, and
-/// `grpc-encoding`, `grpc-status`, `grpc-message` and `grpc-status-details-bin` of gRPC. To deny one of them is an error when the layer is built.
+/// `grpc-encoding`, `grpc-status`, `grpc-message` and `grpc-status-details-bin` of gRPC. To deny
+/// one of them is an error when the layer is built.
 ///
 /// A name that is not a header's name is an error when the layer is built.
 #[derive(Clone, Debug)]
@@ -105,6 +106,18 @@ impl RecordHeaders {
             }
         }
         kept
+    }
+
+    /// The headers that `allow` records: the chosen ones, then those that say how a response is read.
+    #[cfg(feature = "contract")]
+    pub(crate) fn allowed(&self) -> Vec<HeaderName> {
+        let mut allowed = self.names.clone();
+        allowed.extend(
+            SAYS_HOW_TO_READ
+                .into_iter()
+                .filter(|name| !self.names.contains(name)),
+        );
+        allowed
     }
 
     fn keeps(&self, name: &HeaderName) -> bool {

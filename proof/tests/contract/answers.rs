@@ -77,13 +77,9 @@ fn says(endpoint: &Value, status: u16) -> bool {
     }
 }
 
-/// Returns whether the contract says that a replay has this header. Whatever is allowed,
-/// a replay has the headers that say how it is read.
+/// Returns whether the contract says that a replay has this header.
 fn replays(endpoint: &Value, name: &str) -> bool {
     let choice = &endpoint["record_headers"];
-    if name == "content-type" {
-        return true;
-    }
     name != "connection"
         && match choice.get("allow") {
             Some(only) => lists(only, name),
