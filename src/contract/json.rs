@@ -31,9 +31,10 @@ impl Endpoint {
             return json!({ "methods": methods, "path": self.path, "require": "ignored" });
         }
         let headers = &options.record_headers;
-        let recorded = match headers.allow {
-            true => json!({ "allow": names(&headers.allowed()) }),
-            false => json!({ "deny": names(&headers.names) }),
+        let recorded = if headers.allow {
+            json!({ "allow": names(&headers.allowed()) })
+        } else {
+            json!({ "deny": names(&headers.names) })
         };
         json!({
             "methods": methods,
