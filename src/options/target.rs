@@ -32,6 +32,13 @@ impl Target {
     ///
     /// axum strips the prefix of a nested router from the request's URI, and keeps the URI that the
     /// client sent in the extensions.
+    #[cfg_attr(
+        not(feature = "axum"),
+        expect(
+            clippy::unused_self,
+            reason = "the two targets differ with `axum` only"
+        )
+    )]
     pub(crate) fn sent<'a>(self, uri: &'a Uri, extensions: &'a Extensions) -> SentTarget<'a> {
         #[cfg(feature = "axum")]
         if self == Self::AsSent
