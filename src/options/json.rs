@@ -148,7 +148,7 @@ fn is_exact(value: &Value) -> bool {
 }
 
 /// Returns the numbers of a JSON text in their order; `None` for a number that is not
-/// [exact](exact).
+/// [`exact`].
 ///
 /// The deserializer of `serde_json` shows a number only as a double, which has lost its digits.
 fn numbers(mut json: &[u8]) -> impl Iterator<Item = Option<f64>> {
