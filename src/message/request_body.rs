@@ -132,3 +132,17 @@ impl<B: Body> Body for RequestBody<B> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::Empty;
+
+    use super::*;
+
+    #[test]
+    fn a_body_made_of_nothing_is_empty() {
+        let body = RequestBody::<Empty<Bytes>>::default();
+        assert!(body.is_end_stream());
+        assert_eq!(body.size_hint().exact(), Some(0));
+    }
+}

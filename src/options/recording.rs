@@ -545,4 +545,17 @@ mod tests {
             Statuses::none()
         );
     }
+
+    #[test]
+    fn a_skipped_header_is_written_as_it_is_read() {
+        for text in ["Transient-Error: true", "X-Volatile"] {
+            assert_eq!(SkipHeader::read(text).unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn a_rule_of_the_applications_own_is_called_that() {
+        let own = |_: &ResponseHead<'_>| true;
+        assert!(own.describe().contains("a rule of its own"));
+    }
 }

@@ -239,4 +239,17 @@ mod tests {
         let parts: [&[u8]; 3] = [b"abc", &[b'x'; 255], &[b'y'; 254]];
         assert_eq!(of(&Digests::plain(), Label::Scope, &parts), expected);
     }
+
+    #[cfg(feature = "client")]
+    #[test]
+    fn the_digest_of_an_operation_is_the_published_one() {
+        let mut hasher = Hasher::of_operation();
+        hasher.part(b"abc");
+        let mut expected = Sha256::new();
+        expected.update(b"tower-idempotency/1 operation");
+        expected.update([0; BLOCK - 29]);
+        expected.update(b"\x03abc");
+        let expected: [u8; 32] = expected.finalize().into();
+        assert_eq!(hasher.finish(), expected);
+    }
 }

@@ -145,3 +145,57 @@ impl Refusals {
         response
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::rejection::Template;
+
+    fn refused(
+        rules: &RejectionRules,
+        headers: &[(&'static str, &'static str)],
+    ) -> Response<Bytes> {
+        let mut asked = HeaderMap::new();
+        for (name, value) in headers {
+            asked.insert(*name, HeaderValue::from_static(value));
+        }
+        let refusals = Refusals::new(rules);
+        let refusal = Refusal::new(GatewayCode::UpstreamTimeout, "Why.");
+        refusals.response(&refusal, &refusals.asked(&asked))
+    }
+
+    #[test]
+    fn a_refusal_is_a_problem_document() {
+        let response = refused(&RejectionRules::default(), &[]);
+        assert_eq!(response.status(), 504);
+        assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
+        assert_eq!(response.headers()[CACHE_CONTROL], "no-store");
+        let body: Value = serde_json::from_slice(response.body()).unwrap();
+        assert_eq!(
+            (&body["status"], &body["code"]),
+            (&504.into(), &"upstream-timeout".into())
+        );
+    }
+
+    #[test]
+    fn an_own_status_or_body_is_for_all_but_grpc() {
+        let grpc = [("content-type", "application/grpc")];
+        let status = RejectionRules {
+            statuses: vec![("upstream-timeout", StatusCode::IM_A_TEAPOT)],
+            ..RejectionRules::default()
+        };
+        assert_eq!(refused(&status, &[]).status(), 418);
+        assert_eq!(refused(&status, &grpc).status(), 504);
+        let body = Template::new("text/plain", "{code} {request_id}").unwrap();
+        let body = RejectionRules {
+            bodies: vec![("upstream-timeout", body)],
+            ..RejectionRules::default()
+        };
+        let own = refused(&body, &[("x-request-id", "r-1")]);
+        assert_eq!(own.body(), "upstream-timeout r-1");
+        assert_eq!(own.headers()[CACHE_CONTROL], "no-store");
+        assert!(refused(&body, &grpc).body().starts_with(b"{"));
+    }
+}

@@ -499,4 +499,46 @@ mod tests {
         assert_eq!(body["type"], "https://example.com/keys");
         assert_eq!(body["status"], 409);
     }
+
+    #[test]
+    fn a_renderer_behind_a_pointer_renders() {
+        let own = |rejection: &Rejection, _: &Parts| rejection.answer("text/plain", "own");
+        let boxed: Box<dyn RenderRejection> = Box::new(own);
+        let counted: Arc<dyn RenderRejection> = Arc::new(own);
+        let (parts, ()) = http::Request::new(()).into_parts();
+        let rejection = Rejection::new(RejectionCode::InFlight, "Why.");
+        assert_eq!(boxed.render(&rejection, &parts).body(), "own");
+        assert_eq!(counted.render(&rejection, &parts).body(), "own");
+    }
+
+    #[cfg(feature = "contract")]
+    #[test]
+    fn the_examples_of_a_contract_say_what_requests_are_told() {
+        for code in RejectionCode::ALL {
+            let usual = Rejection::usual(*code);
+            assert_eq!(usual.code(), *code);
+            assert_eq!(usual.status(), code.default_status());
+        }
+        for told in [
+            Rejection::scope_missing(),
+            Rejection::body_timeout(),
+            Rejection::body_unreadable(),
+            Rejection::key_reused(),
+            Rejection::in_flight(),
+            Rejection::outcome_unknown(),
+            Rejection::response_unavailable(),
+            Rejection::store_unavailable(),
+            Rejection::over_capacity(),
+        ] {
+            assert_eq!(Rejection::usual(told.code()).detail(), told.detail());
+        }
+    }
+
+    #[cfg(feature = "_sql")]
+    #[test]
+    fn a_handler_that_never_committed_is_a_mistake_of_the_server() {
+        let rejection = Rejection::never_committed();
+        assert_eq!(rejection.code(), RejectionCode::OutcomeUnknown);
+        assert_eq!(rejection.status(), 500);
+    }
 }

@@ -187,3 +187,122 @@ impl Drop for Attempt<'_> {
         self.commit.settled.notify_waiters();
     }
 }
+
+#[cfg(all(test, not(shuttle)))]
+mod tests {
+    use std::future::Future;
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+    use std::time::Duration;
+
+    use super::*;
+
+    fn response() -> CommittedResponse {
+        let (head, ()) = Response::builder()
+            .status(201)
+            .body(())
+            .unwrap()
+            .into_parts();
+        CommittedResponse {
+            head,
+            body: FullBody {
+                data: Bytes::from("done"),
+                trailers: None,
+            },
+            outcome: Outcome::Sealed {
+                retention: Duration::ZERO,
+            },
+            awaited: true,
+        }
+    }
+
+    fn polled<T>(future: impl Future<Output = T>) -> Poll<T> {
+        pin!(future).poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    /// What the flow sees, and why no other attempt may begin.
+    fn end(commit: &Commit) -> (&'static str, Option<NotOpen>) {
+        let outcome = match polled(commit.outcome()) {
+            Poll::Pending => "pending",
+            Poll::Ready(CommitOutcome::Nothing) => "nothing",
+            Poll::Ready(CommitOutcome::Unheard(_)) => "unheard",
+            Poll::Ready(CommitOutcome::Committed(_)) => "committed",
+            Poll::Ready(CommitOutcome::Lost) => "lost",
+        };
+        (outcome, commit.attempt().err())
+    }
+
+    #[test]
+    fn an_attempt_leaves_behind_how_far_it_had_come() {
+        let commit = Commit::default();
+        drop(commit.attempt().unwrap());
+        commit.attempt().unwrap().rolled_back();
+        let again = commit.attempt().unwrap();
+        assert_eq!(end(&commit), ("pending", Some(NotOpen::UnderWay)));
+        drop(again);
+        assert_eq!(end(&commit), ("nothing", Some(NotOpen::Over)));
+
+        let commit = Commit::default();
+        commit.attempt().unwrap().lost();
+        assert_eq!(end(&commit), ("lost", Some(NotOpen::Lost)));
+
+        let commit = Commit::default();
+        commit.attempt().unwrap().sends_commit(response());
+        assert_eq!(end(&commit), ("unheard", Some(NotOpen::Unheard)));
+
+        let commit = Commit::default();
+        let mut attempt = commit.attempt().unwrap();
+        attempt.sends_commit(response());
+        attempt.rolled_back();
+        assert_eq!(end(&commit), ("nothing", Some(NotOpen::Over)));
+    }
+
+    #[test]
+    fn a_committed_response_is_known_to_its_handler_before_anybody_else() {
+        let commit = Commit::default();
+        let mut attempt = commit.attempt().unwrap();
+        attempt.sends_commit(response());
+        let mut stood = false;
+        let returned = attempt.committed(|response| {
+            assert_eq!(response.head.status, 201);
+            assert_eq!(commit.attempt().err(), Some(NotOpen::UnderWay));
+            stood = true;
+        });
+        assert!(stood);
+        assert_eq!(returned.status(), 201);
+        assert_eq!(end(&commit), ("committed", Some(NotOpen::Committed)));
+        assert!(commit.close_unless_begun());
+    }
+
+    #[test]
+    fn the_flow_is_woken_when_an_attempt_has_ended() {
+        let commit = Commit::default();
+        let attempt = commit.attempt().unwrap();
+        let mut outcome = pin!(commit.outcome());
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(outcome.as_mut().poll(&mut cx).is_pending());
+        attempt.lost();
+        assert!(outcome.as_mut().poll(&mut cx).is_ready());
+    }
+
+    #[test]
+    fn a_claim_that_is_closed_takes_no_commit_any_more() {
+        let commit = Commit::default();
+        assert!(!commit.close_unless_begun());
+        assert_eq!(end(&commit), ("nothing", Some(NotOpen::Over)));
+        let commit = Commit::default();
+        let attempt = commit.attempt().unwrap();
+        assert!(commit.close_unless_begun());
+        attempt.rolled_back();
+        assert!(!commit.close_unless_begun());
+    }
+
+    #[test]
+    fn the_handler_begins_once() {
+        let commit = Commit::default();
+        assert_eq!(commit.began_at(), None);
+        commit.begins(SystemTime::UNIX_EPOCH);
+        commit.begins(SystemTime::now());
+        assert_eq!(commit.began_at(), Some(SystemTime::UNIX_EPOCH));
+    }
+}

@@ -492,4 +492,89 @@ mod tests {
         assert_eq!(proxies.mistake(&from("10.0.0.1", &[])), None);
         assert_eq!(header("a").mistake(&request(&[])), None);
     }
+
+    #[test]
+    fn each_scope_says_who_its_callers_are() {
+        let verified = [HeaderName::from_static("x-user")];
+        let own = |_: &Parts| -> Option<Caller> { None };
+        let pair = headers(["x-user", "x-tenant"]);
+        let listed = header("x-key").known_sha256(Vec::<String>::new());
+        let both_listed = headers(["x-a", "x-b"]).known_sha256(Vec::<String>::new());
+        let proxies = forwarded_ip(ForwardedHeader::XForwardedFor, ["10.0.0.0/8"]);
+        let boxed: Box<dyn Scope> = Box::new(header("x-user").or(peer_ip()));
+        let rows: [(&dyn Scope, &str, &str); 9] = [
+            (
+                &own,
+                "the caller, whom the application tells by a rule of its own",
+                "the caller, whom the application tells by a rule of its own",
+            ),
+            (
+                &header("x-user"),
+                "whoever sends the same header `X-User`",
+                "whoever is known to this API's authorisation by the same `X-User`",
+            ),
+            (
+                &pair,
+                "whoever sends the same headers `X-User` and `X-Tenant`",
+                "whoever is known to this API's authorisation by the same `X-User` and sends the \
+                 same header `X-Tenant`",
+            ),
+            (
+                &listed,
+                "whoever sends the same header `X-Key`, if its value is known",
+                "whoever sends the same header `X-Key`, if its value is known",
+            ),
+            (
+                &both_listed,
+                "whoever sends the same headers `X-A` and `X-B`, if their values are known",
+                "whoever sends the same headers `X-A` and `X-B`, if their values are known",
+            ),
+            (
+                &proxies,
+                "whoever calls from the same address, as this API's proxies give it in \
+                 `X-Forwarded-For`",
+                "whoever calls from the same address, as this API's proxies give it in \
+                 `X-Forwarded-For`",
+            ),
+            (
+                &boxed,
+                "whoever sends the same header `X-User`, or else to whoever calls from the same \
+                 address",
+                "whoever is known to this API's authorisation by the same `X-User`, or else to \
+                 whoever calls from the same address",
+            ),
+            (
+                &extension("account", |account: &u64| *account),
+                "whoever has the same `account`",
+                "whoever has the same `account`",
+            ),
+            (
+                &shared(),
+                "everybody: all callers share their keys",
+                "everybody: all callers share their keys",
+            ),
+        ];
+        for (scope, described, behind_an_authorizer) in rows {
+            assert_eq!(scope.describe(), described);
+            assert_eq!(scope.describe_verified(&verified), behind_an_authorizer);
+        }
+    }
+
+    #[test]
+    fn a_scope_names_its_headers_and_whether_it_always_finds_a_caller() {
+        let first = header("x-user").or(headers(["x-a", "x-b"]));
+        assert_eq!(first.headers(), ["x-user", "x-a", "x-b"]);
+        let boxed: Box<dyn Scope> = Box::new(first);
+        assert_eq!(boxed.headers(), ["x-user", "x-a", "x-b"]);
+        assert!(peer_ip().headers().is_empty());
+        assert!(!boxed.always_finds());
+        for always in [
+            Box::new(header("a").or(shared())) as Box<dyn Scope>,
+            Box::new(shared().or(header("a"))),
+            Box::new(shared()),
+        ] {
+            assert!(always.always_finds());
+        }
+        assert!(!peer_ip().always_finds());
+    }
 }

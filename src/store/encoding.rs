@@ -415,4 +415,19 @@ mod tests {
             same(&EncodedCompletion::of(&completion).unwrap().completion().unwrap(), &completion);
         }
     }
+
+    #[cfg(feature = "_sql")]
+    #[test]
+    fn an_outcome_is_kept_as_long_as_it_says() {
+        use crate::store::Outcome;
+
+        let completion = std::sync::Arc::new(rich());
+        let (encoded, retention) = EncodedCompletion::of_outcome(&Outcome::Completed(completion));
+        same(&encoded.unwrap().completion().unwrap(), &rich());
+        assert_eq!(retention, rich().retention);
+        let retention = Duration::from_secs(7);
+        let (none, kept) = EncodedCompletion::of_outcome(&Outcome::Sealed { retention });
+        assert!(none.is_none());
+        assert_eq!(kept, retention);
+    }
 }

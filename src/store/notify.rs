@@ -450,6 +450,9 @@ impl<L: Listen> Listening<L> {
 }
 
 #[cfg(test)]
+mod fleeting;
+
+#[cfg(test)]
 mod tests {
     use std::sync::Mutex;
     use std::sync::atomic::AtomicUsize;

@@ -90,3 +90,85 @@ impl RecordRow {
             .map_err(|_| unreadable(format!("its attempt is {}", self.attempt)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error;
+    use std::time::SystemTime;
+
+    use http::StatusCode;
+
+    use super::*;
+    use crate::record::Completion;
+
+    fn row(state: i64) -> RecordRow {
+        RecordRow {
+            format: FORMAT,
+            state,
+            token: 7,
+            attempt: 3,
+            fingerprint: vec![5; 32],
+            lapses_in: 1,
+            answer: None,
+        }
+    }
+
+    fn answer() -> Option<EncodedCompletion> {
+        EncodedCompletion::of(&Completion::new(StatusCode::OK, "", SystemTime::UNIX_EPOCH))
+    }
+
+    /// Docs/stores.md has these numbers, and other versions of this crate read them.
+    #[test]
+    fn each_state_has_its_published_number() {
+        let fingerprint = Fingerprint::from_bytes([5; 32]);
+        let of = |row: RecordRow| row.record().unwrap().state;
+        let lapses_in = Duration::from_micros(1);
+        assert!(matches!(
+            of(row(1)),
+            RecordState::InFlight { fingerprint: own, lapses_in: left }
+                if own == fingerprint && left == lapses_in
+        ));
+        for lapsed in [0, -1] {
+            let row = RecordRow {
+                lapses_in: lapsed,
+                ..row(1)
+            };
+            assert!(
+                matches!(of(row), RecordState::Lapsed { fingerprint: own } if own == fingerprint)
+            );
+        }
+        assert!(matches!(of(row(2)), RecordState::Lapsed { .. }));
+        let completed = RecordRow {
+            answer: answer(),
+            ..row(3)
+        };
+        assert!(matches!(of(completed), RecordState::Completed { .. }));
+        assert!(matches!(of(row(4)), RecordState::Sealed { .. }));
+        let released = RecordRow {
+            fingerprint: Vec::new(),
+            ..row(5)
+        };
+        let released = released.record().unwrap();
+        assert!(matches!(released.state, RecordState::Released));
+        assert_eq!((released.token.get(), released.attempt), (7, 3));
+    }
+
+    #[test]
+    fn what_another_program_wrote_is_named_and_not_read() {
+        let wrong = |change: fn(&mut RecordRow), reason: &str| {
+            let mut row = row(state::IN_FLIGHT);
+            change(&mut row);
+            let error = row.record().unwrap_err();
+            let text = error.source().unwrap().to_string();
+            assert!(text.contains(reason), "{text}");
+        };
+        wrong(|row| row.format = 0, "it is of format 0");
+        wrong(|row| row.format = 2, "it is of format 2");
+        wrong(|row| row.state = 0, "it is in no known state (0)");
+        wrong(|row| row.state = 6, "it is in no known state (6)");
+        wrong(|row| row.state = 3, "its answer is missing");
+        wrong(|row| row.token = -1, "its token is -1");
+        wrong(|row| row.attempt = -1, "its attempt is -1");
+        wrong(|row| row.fingerprint.truncate(31), "not 32 bytes");
+    }
+}

@@ -1,5 +1,5 @@
-//! The guarantees, with files for each. The tests of G7 need a database, so
-//! they are elsewhere.
+//! The guarantees, with files for each. The tests of G7 that need a server are in
+//! `proof/tests/stores/once/`.
 
 #![cfg(feature = "memory")]
 #![allow(
@@ -30,6 +30,8 @@ mod g4_a_client_that_leaves_changes_nothing;
 mod g4_streamed_answers;
 mod g5_stale_owners_are_powerless;
 mod g6_no_answer_crosses_callers;
+#[cfg(feature = "sqlite")]
+mod g7_effect_and_answer_are_committed_together;
 mod g8_other_traffic_is_untouched;
 mod g9_bad_input_is_refused;
 mod g9_bodies_are_bounded;

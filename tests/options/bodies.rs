@@ -35,6 +35,16 @@ async fn the_largest_request_body_is_up_to_the_route() {
 }
 
 #[tokio::test]
+async fn a_route_that_takes_no_body_takes_an_empty_one_that_announces_no_length() {
+    let app = with_policy(&MemoryStore::new(), |options| options.max_request_body(0))
+        .layer(counting::<Script>(&Runs::default()));
+    let empty = send(&app, post_with("empty", Script::new([]))).await;
+    assert_eq!(empty.status, 201);
+    let refused = send(&app, post_with("one", Script::frames(["x"]))).await;
+    assert_eq!(refused.refusal(), "413 body-too-large");
+}
+
+#[tokio::test]
 async fn by_default_a_request_body_may_have_a_mebibyte() {
     let app = with_policy(&MemoryStore::new(), |options| options).layer(counting(&Runs::default()));
     let at = send(&app, post("at", vec![b'x'; 1 << 20])).await;

@@ -1,0 +1,215 @@
+//! G7: a handler that commits its claim in its own transaction. On SQLite, which needs no server;
+//! `proof/tests/stores/once/` tests the same on every database.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::Full;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool};
+use sqlx::{AssertSqlSafe, Sqlite};
+use tower::util::BoxCloneSyncService;
+use tower::{BoxError, Layer, ServiceExt, service_fn};
+use tower_idempotency::exactly_once::{CommitError, CommitErrorKind, SqlClaim};
+use tower_idempotency::options::OnLapsedLease;
+use tower_idempotency::{IdempotencyLayer, ResponseBody, RouteOptions, SqliteStore};
+
+use crate::support::{Seen, answer, builder, created, post};
+
+type Asked = Request<Full<Bytes>>;
+type Answer = Response<Full<Bytes>>;
+type App = BoxCloneSyncService<Asked, Response<ResponseBody<Full<Bytes>>>, BoxError>;
+
+/// A database of the test's own, with the records and the effects of handlers.
+struct Shop {
+    directory: PathBuf,
+    pool: SqlitePool,
+    store: SqliteStore,
+}
+
+impl Shop {
+    async fn open() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("tower-idempotency-g7-{}-{number}", std::process::id());
+        let directory = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&directory).unwrap();
+        let options = SqliteConnectOptions::new()
+            .filename(directory.join("app.db"))
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal);
+        let pool = SqlitePool::connect_with(options).await.unwrap();
+        let records = SqliteStore::builder(pool.clone()).table("records");
+        records.migrate().await.unwrap();
+        let store = records.open().await.unwrap();
+        let shop = Self {
+            directory,
+            pool,
+            store,
+        };
+        shop.run("CREATE TABLE ledger (entry TEXT)").await;
+        shop
+    }
+
+    async fn run(&self, statement: &'static str) {
+        sqlx::query(AssertSqlSafe(statement))
+            .execute(&self.pool)
+            .await
+            .unwrap();
+    }
+
+    async fn entries(&self) -> i64 {
+        sqlx::query_scalar("SELECT count(*) FROM ledger")
+            .fetch_one(&self.pool)
+            .await
+            .unwrap()
+    }
+
+    fn layer(&self, change: impl FnOnce(RouteOptions) -> RouteOptions) -> IdempotencyLayer {
+        builder(&self.store).defaults(change).build().unwrap()
+    }
+
+    /// A service whose handler writes and commits.
+    fn paying(&self, layer: &IdempotencyLayer) -> App {
+        let pool = self.pool.clone();
+        app(layer, move |request| {
+            let pool = pool.clone();
+            async move { Ok(pay(&pool, &claim(&request)).await?) }
+        })
+    }
+}
+
+impl Drop for Shop {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+fn app<F>(
+    layer: &IdempotencyLayer,
+    handler: impl Fn(Asked) -> F + Clone + Send + Sync + 'static,
+) -> App
+where
+    F: Future<Output = Result<Answer, BoxError>> + Send + 'static,
+{
+    BoxCloneSyncService::new(layer.layer(service_fn(handler)))
+}
+
+fn claim(request: &Asked) -> SqlClaim<Sqlite> {
+    SqlClaim::of(request.extensions()).expect("a protected request")
+}
+
+async fn pay(pool: &SqlitePool, claim: &SqlClaim<Sqlite>) -> Result<Answer, CommitError> {
+    let mut transaction = pool.begin().await.unwrap();
+    sqlx::query("INSERT INTO ledger (entry) VALUES ('paid')")
+        .execute(&mut *transaction)
+        .await
+        .unwrap();
+    claim.commit(transaction, created("paid")).await
+}
+
+async fn ask(app: &App, key: &str) -> Seen {
+    Seen::whole(app.clone().oneshot(post(key, "{}")).await.unwrap()).await
+}
+
+#[tokio::test]
+async fn a_committed_answer_is_sent_recorded_and_counted() {
+    let shop = Shop::open().await;
+    let layer = shop.layer(|options| {
+        options
+            .created_at_header("x-created")
+            .expires_at_header("x-expires")
+    });
+    let app = shop.paying(&layer);
+    let first = ask(&app, "k").await;
+    first.assert_fresh("paid");
+    let again = ask(&app, "k").await;
+    again.assert_replays(&first);
+    for name in ["x-created", "x-expires"] {
+        assert!(first.header(name).is_some());
+        assert_eq!(first.header(name), again.header(name));
+    }
+    let counts = layer.counts();
+    let seen = (counts.executed, counts.recorded, counts.replayed);
+    assert_eq!(seen, (1, 1, 1));
+    assert_eq!((counts.released, counts.overtaken), (0, 0));
+    assert_eq!(shop.entries().await, 1);
+}
+
+#[tokio::test]
+async fn an_answer_that_is_too_large_is_committed_and_its_record_is_sealed() {
+    let shop = Shop::open().await;
+    for (most, retried) in [(4, 201), (3, 409)] {
+        let layer = shop.layer(|options| options.max_recorded_body(most));
+        let app = shop.paying(&layer);
+        let key = format!("{most}");
+        assert_eq!(ask(&app, &key).await.status, 201);
+        assert_eq!(ask(&app, &key).await.status, retried);
+        assert_eq!(layer.counts().sealed, u64::from(retried == 409));
+    }
+}
+
+#[tokio::test]
+async fn an_owner_that_was_overtaken_does_not_commit() {
+    let shop = Shop::open().await;
+    let layers = [shop.layer(|options| options), shop.layer(|options| options)];
+    let other = shop.paying(&layers[1]);
+    let pool = shop.pool.clone();
+    let late = app(&layers[0], move |request| {
+        let (pool, other) = (pool.clone(), other.clone());
+        async move {
+            let claim = claim(&request);
+            sqlx::query("UPDATE records SET lapses_at = 0")
+                .execute(&pool)
+                .await?;
+            assert_eq!(ask(&other, "k").await.status, 201);
+            let error = pay(&pool, &claim).await.unwrap_err();
+            assert_eq!(error.kind(), CommitErrorKind::Lost);
+            Ok(answer(StatusCode::OK, "whatever"))
+        }
+    });
+    assert_eq!(ask(&late, "k").await.refusal(), "409 in-flight");
+    assert_eq!(layers[0].counts().overtaken, 1);
+    assert_eq!(shop.entries().await, 1);
+}
+
+#[tokio::test]
+async fn on_an_exactly_once_route_a_success_without_a_commit_is_an_error() {
+    let shop = Shop::open().await;
+    let layer = shop.layer(|options| {
+        options
+            .exactly_once(true)
+            .on_lapsed_lease(OnLapsedLease::Refuse)
+    });
+    let of = |status: u16| {
+        let status = StatusCode::from_u16(status).unwrap();
+        app(&layer, move |_| async move { Ok(answer(status, "")) })
+    };
+    for (status, sent) in [(200, 500), (303, 500), (404, 404), (502, 502), (307, 307)] {
+        let app = of(status);
+        assert_eq!(ask(&app, &format!("{status}")).await.status, sent);
+    }
+    assert_eq!(ask(&of(200), "200").await.refusal(), "409 outcome-unknown");
+    let counts = layer.counts();
+    assert_eq!((counts.recorded, counts.outcome_unknown), (1, 2));
+}
+
+#[tokio::test]
+async fn on_an_exactly_once_route_an_owner_that_was_overtaken_is_told_so() {
+    let shop = Shop::open().await;
+    let layers = [0, 1].map(|_| shop.layer(|options| options.exactly_once(true)));
+    let other = shop.paying(&layers[1]);
+    let pool = shop.pool.clone();
+    let late = app(&layers[0], move |_| {
+        let (pool, other) = (pool.clone(), other.clone());
+        async move {
+            sqlx::query("UPDATE records SET lapses_at = 0")
+                .execute(&pool)
+                .await?;
+            assert_eq!(ask(&other, "k").await.status, 201);
+            Ok(created("without a commit"))
+        }
+    });
+    assert_eq!(ask(&late, "k").await.refusal(), "409 in-flight");
+}
