@@ -68,6 +68,17 @@ pub(crate) fn of_file(root: &Path, path: &str, variants: &Variants) -> Vec<Site>
     found
 }
 
+/// The files of a folder that are no part of the library as it is tested here.
+pub(crate) fn modules_left_out(root: &Path, path: &str) -> Vec<String> {
+    let source = std::fs::read_to_string(root.join(path)).expect("a folder has this file");
+    let file = syn::parse_file(&source).unwrap_or_else(|error| panic!("{path}: {error}"));
+    let left_out = file.items.iter().filter_map(|item| match item {
+        syn::Item::Mod(module) if is_left_out(&module.attrs, &source) => Some(&module.ident),
+        _ => None,
+    });
+    left_out.map(|name| format!("{name}.rs")).collect()
+}
+
 struct Finder<'a> {
     path: &'a str,
     source: &'a str,
