@@ -16,7 +16,8 @@ use tower_idempotency::{IdempotencyLayer, IdempotencyLayerBuilder, MemoryStore};
 
 use crate::support::store::{Fault, Op, Steered};
 use crate::support::{
-    API_KEY, Gate, Runs, Seen, builder, counting, held_back, post, send, to, with, without,
+    API_KEY, Gate, Runs, Seen, builder, counting, held_back, post, send, to, with, with_policy,
+    without,
 };
 
 #[tokio::test]
@@ -327,4 +328,15 @@ async fn an_overtaken_owner_gets_that_body_too() {
     let counts = layer.counts();
     assert_eq!((counts.executed, counts.rerun), (2, 1));
     assert_eq!((counts.overtaken, counts.recorded), (1, 1));
+}
+
+#[tokio::test]
+async fn a_layer_further_out_does_not_record_the_rejection_of_one_further_in() {
+    let outer = with_policy(&MemoryStore::new(), |options| options);
+    let inner = with_policy(&MemoryStore::new(), |options| options.max_request_body(1));
+    let app = outer.layer(inner.layer(counting(&Runs::default())));
+    for _ in 0..2 {
+        let refused = send(&app, post("k", "{}")).await;
+        assert_eq!(refused.refusal(), "413 body-too-large");
+    }
 }
