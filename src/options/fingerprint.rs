@@ -228,4 +228,25 @@ mod tests {
         rules.headers.push(CONTENT_TYPE);
         assert_eq!(rules.check().unwrap_err().option(), "fingerprint_headers");
     }
+
+    /// Records keep these digests, so that another version must make the same ones.
+    #[test]
+    fn fingerprints_are_the_published_ones() {
+        use sha2::{Digest, Sha256};
+
+        for (target, content) in [
+            (
+                "/a?q=1",
+                &b"\x04POST\x02/a\x01\x03q=1\x01\x10application/json\x00\x01x"[..],
+            ),
+            ("/a", b"\x04POST\x02/a\x00\x01\x10application/json\x00\x01x"),
+        ] {
+            let mut expected = Sha256::new();
+            expected.update(b"tower-idempotency/1 fingerprint");
+            expected.update([0; 64 - 31]);
+            expected.update(content);
+            let expected = Fingerprint::from_bytes(expected.finalize().into());
+            assert_eq!(of(&rules(FingerprintBody::Bytes), target, "x"), expected);
+        }
+    }
 }

@@ -317,4 +317,16 @@ mod tests {
         completion.retention = Duration::MAX;
         assert_eq!(completion.kept_until(), None);
     }
+
+    #[test]
+    fn a_stored_completion_is_taken_to_need_a_kilobyte_and_16_bytes_a_field_beside_its_weight() {
+        let mut completion = Completion::new(StatusCode::OK, "four", SystemTime::UNIX_EPOCH);
+        assert_eq!(completion.stored_size(), 4 + 1024);
+        completion.headers.insert("ab", "cde".parse().unwrap());
+        assert_eq!(completion.stored_size(), 4 + (5 + 16) + 1024);
+        let mut trailers = completion.headers.clone();
+        trailers.append("ab", "fgh".parse().unwrap());
+        completion.trailers = Some(trailers);
+        assert_eq!(completion.stored_size(), 4 + 3 * (5 + 16) + 1024);
+    }
 }

@@ -315,6 +315,8 @@ mod tests {
         );
         assert_eq!(told, id(&peer_ip(), &from("203.0.113.1", &[])));
         assert!(told.is_some());
+        let trusts = |ip: &str| scope.trusts(ip.parse().unwrap());
+        assert!(trusts("10.255.255.255") && !trusts("11.0.0.0"));
         let all = forwarded_ip(header, ["2001:db8::/32"]);
         let told = id(
             &all,
@@ -328,6 +330,8 @@ mod tests {
         let scope = forwarded_ip(ForwardedHeader::Forwarded, ["10.0.0.0/8"]);
         let told = |value: &str| id(&scope, &from("10.0.0.1", &[("forwarded", value)]));
         let client = |ip: &str| id(&peer_ip(), &from(ip, &[]));
+        // A backslash escapes inside a quoted string only (RFC 9110, 5.6.4).
+        assert_eq!(told(r"x\,for=192.0.2.43"), client("192.0.2.43"));
         assert_eq!(told("for=192.0.2.43"), client("192.0.2.43"));
         assert_eq!(
             told(r#"for=6.6.6.6, proto=https;For="[2001:db8:cafe::17]:4711";by=10.0.0.1"#),

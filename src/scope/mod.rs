@@ -577,4 +577,31 @@ mod tests {
         }
         assert!(!peer_ip().always_finds());
     }
+
+    #[test]
+    fn a_request_is_forwarded_if_it_names_another_address_than_its_connection() {
+        let peer = "10.0.0.1".parse().unwrap();
+        for (line, forwarded) in [
+            ("192.0.2.9", true),
+            ("10.0.0.1, 192.0.2.9", true),
+            ("10.0.0.1", false),
+            ("10.0.0.1,, 10.0.0.1", false),
+        ] {
+            let parts = request(&[("x-forwarded-for", line)]);
+            assert_eq!(
+                peer::is_forwarded(&parts.headers, peer),
+                forwarded,
+                "{line}"
+            );
+        }
+        let parts = request(&[("forwarded", "for=10.0.0.1")]);
+        assert!(peer::is_forwarded(&parts.headers, peer));
+    }
+
+    #[test]
+    fn a_missing_address_is_mended_as_this_build_reads_it() {
+        let mistake = peer_ip().mistake(&request(&[])).unwrap();
+        let by_axum = mistake.contains("into_make_service_with_connect_info");
+        assert_eq!(by_axum, cfg!(feature = "axum"), "{mistake}");
+    }
 }

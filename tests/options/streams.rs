@@ -300,3 +300,15 @@ async fn events_that_break_off_run_again_if_the_route_says_so() {
         assert_eq!((stats.released, stats.sealed), (1, 0));
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn trailers_that_were_read_before_the_answer_is_streamed_are_sent_and_recorded() {
+    let app = protected(&MemoryStore::new()).layer(handler(&Runs::default(), |_, _| {
+        let body = Script::frames(["body"]).and_trailer("x-sum", "1");
+        Response::new(body.then(Step::Wait(SECOND)))
+    }));
+    let first = send(&app, post("k", "{}")).await;
+    assert_eq!(first.trailers.as_ref().unwrap()["x-sum"], "1");
+    let again = send(&app, post("k", "{}")).await;
+    again.assert_replays(&first);
+}

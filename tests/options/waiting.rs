@@ -111,6 +111,24 @@ async fn the_bound_holds_on_a_store_that_does_not_answer_subscriptions() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_client_that_leaves_while_its_wait_begins_leaves_no_task_behind() {
+    let store = Steered::new();
+    let (runs, gate) = (Runs::default(), Gate::closed());
+    let app = waiting(&store, BOUND).layer(held_back(&runs, &gate));
+    let _first = ask(&app, "{}");
+    gate.begun().await;
+    store.make(Op::Subscribe, Fault::Stalls);
+    quiet().await;
+    let tasks = || Handle::current().metrics().num_alive_tasks();
+    let before = tasks();
+    let waiter = ask(&app, "{}");
+    quiet().await;
+    waiter.abort();
+    quiet().await;
+    assert_eq!(tasks(), before);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_bound_beyond_what_a_clock_can_say_is_as_good_as_none() {
     let (runs, gate) = (Runs::default(), Gate::closed());
     let app = waiting(&Steered::new(), Duration::MAX).layer(held_back(&runs, &gate));
