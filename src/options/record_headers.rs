@@ -173,4 +173,14 @@ mod tests {
         names.sort_unstable();
         assert_eq!(names, ["content-type", "trailer", "x-id"]);
     }
+
+    #[cfg(feature = "contract")]
+    #[test]
+    fn a_contract_lists_what_is_allowed_and_what_a_client_reads_a_response_by() {
+        let allowed = RecordHeaders::allow(["x-id", "content-type"]).allowed();
+        assert_eq!(allowed[..2], ["x-id", "content-type"]);
+        let mut others = SAYS_HOW_TO_READ.to_vec();
+        others.retain(|name| *name != CONTENT_TYPE);
+        assert_eq!(allowed[2..], others);
+    }
 }

@@ -558,4 +558,23 @@ mod tests {
         let own = |_: &ResponseHead<'_>| true;
         assert!(own.describe().contains("a rule of its own"));
     }
+
+    #[cfg(feature = "_sql")]
+    #[test]
+    fn a_grpc_response_awaits_its_status_and_has_failed_by_it() {
+        let grpc = fields(&[("content-type", "application/grpc")]);
+        let json = fields(&[("content-type", "application/json")]);
+        for (headers, status, awaits, failed) in [
+            (&grpc, None, true, false),
+            (&grpc, Some("0"), false, false),
+            (&grpc, Some("1"), false, true),
+            (&json, None, false, false),
+            (&json, Some("1"), false, false),
+        ] {
+            let trailers = status.map(|status| fields(&[("grpc-status", status)]));
+            let response = ResponseHead::new(StatusCode::OK, headers, trailers.as_ref());
+            assert_eq!(response.awaits_grpc_status(), awaits, "{response:?}");
+            assert_eq!(response.is_failed_grpc(), failed, "{response:?}");
+        }
+    }
 }
