@@ -72,7 +72,7 @@ async fn a_key_is_a_string_of_structured_fields(api: &Api) {
         "'k'",
         "\"k",
         "k\"",
-        "\"k\"; a=1",
+        "\"k\"; A=1",
         "\"k\", \"l\"",
         "\"a\\b\"",
         "\"\"",
