@@ -97,6 +97,12 @@ pub(crate) fn tokens<'a>(
         .map(str::trim)
 }
 
+/// Whether `tokens` leaves out a line of this header, since the line is not ASCII.
+pub(crate) fn has_unread_line(headers: &HeaderMap, name: &HeaderName) -> bool {
+    let mut lines = headers.get_all(name).iter();
+    lines.any(|line| line.to_str().is_err())
+}
+
 /// The headers that only the sidecar sets: they are removed from what a client sends.
 #[derive(Clone, Debug)]
 pub(crate) struct ReservedHeaders {

@@ -4,7 +4,7 @@ use http::Request;
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue, TRANSFER_ENCODING};
 use http_body::Body;
 
-use crate::forwarded::tokens;
+use crate::forwarded::{has_unread_line, tokens};
 
 /// Makes the fields that say where a body ends right for the next connection (RFC 9112, sections 6.1
 /// to 6.3): chunks beat a length, and a length that is said several times is said once. Returns
@@ -12,9 +12,7 @@ use crate::forwarded::tokens;
 pub(crate) fn settle_framing(headers: &mut HeaderMap) -> bool {
     if headers.contains_key(TRANSFER_ENCODING) {
         headers.remove(CONTENT_LENGTH);
-        // `tokens` leaves out a line that is not ASCII.
-        let mut lines = headers.get_all(TRANSFER_ENCODING).iter();
-        if lines.any(|line| line.to_str().is_err()) {
+        if has_unread_line(headers, &TRANSFER_ENCODING) {
             return false;
         }
         // `identity`, of earlier versions of HTTP, is no coding.

@@ -7,7 +7,7 @@ use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, TRANSFER_ENCODI
 use http::{Method, Version, request};
 use tower_idempotency::for_sidecar::{GatewayCode, Refusal};
 
-use crate::forwarded::tokens;
+use crate::forwarded::{has_unread_line, tokens};
 use crate::problem::usual;
 
 type Checked = Result<(), Refusal<'static>>;
@@ -123,9 +123,7 @@ fn is_name(mut name: &[u8]) -> bool {
 /// of another one without its name, since `Transfer-Encoding` concerns one connection (RFC 9112, 6.1).
 fn codings(headers: &HeaderMap) -> Checked {
     let chunked = |coding: &str| coding.eq_ignore_ascii_case("chunked");
-    // `tokens` leaves out a line that is not ASCII, which names no coding that is known.
-    let mut lines = headers.get_all(TRANSFER_ENCODING).iter();
-    if lines.any(|line| line.to_str().is_err())
+    if has_unread_line(headers, &TRANSFER_ENCODING)
         || tokens(headers, &TRANSFER_ENCODING).any(|coding| !chunked(coding))
     {
         return Err(usual(GatewayCode::TransferCodingUnknown));

@@ -36,7 +36,7 @@ pub(crate) struct Http2 {
 #[derive(Debug, Default)]
 struct Shared {
     sender: Option<http2::SendRequest<Outgoing>>,
-    /// Which of all connections `sender` belongs to.
+    /// The number of the connection that `sender` belongs to, counted from 1.
     number: u64,
     /// How many requests were sent on it.
     requests: u32,
