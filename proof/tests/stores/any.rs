@@ -10,6 +10,7 @@ use tower_idempotency::store::{
     Claim, Claimed, Outcome, Ownership, RecordState, Store, StoreError, StoreErrorKind,
 };
 
+use crate::nobody::nobody;
 use crate::servers::{fresh_directory, url};
 
 /// Returns the URL with a table or a prefix of its own, where the engine's URL
@@ -89,10 +90,7 @@ fn said(error: &StoreError) -> String {
 
 #[tokio::test]
 async fn a_url_that_cannot_work_says_why_and_shows_no_credential() {
-    // Nothing listens on this port.
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let nobody = closed.local_addr().unwrap();
-    drop(closed);
+    let nobody = nobody();
     let wrong_password = |name: &str| {
         let url = url(name);
         let (scheme, rest) = url.split_once("://").unwrap();

@@ -5,6 +5,8 @@ mod any;
 #[path = "../../../tests/support/log.rs"]
 mod log;
 mod mysql;
+#[path = "../support/nobody.rs"]
+mod nobody;
 mod once;
 mod payments;
 mod postgres;

@@ -135,7 +135,7 @@ async fn without_a_clear_word_nothing_is_executed() {
     both.says(answer("200 OK", "", ""));
     assert_eq!(both.charge().await.status(), 200);
     assert_eq!(both.upstream.last().field("idempotency-attempt"), Some("1"));
-    let file = with_authorizer(both.upstream.address, nobody().await);
+    let file = with_authorizer(both.upstream.address, nobody());
     let sidecar = file.start().await;
     let answer = sidecar.exchange(&post("/charges", "other", "{}")).await;
     assert_eq!(

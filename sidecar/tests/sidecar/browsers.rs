@@ -58,7 +58,7 @@ fn run(program: &str, arguments: &[&str]) -> Child {
 
 /// Runs nginx with the recipe's part of a configuration, with the addresses of this test.
 async fn nginx(directory: &Path, sidecar: SocketAddr, pages: [&str; 2]) -> (Child, SocketAddr) {
-    let address = nobody().await;
+    let address = nobody();
     let server = block("nginx")
         .replace("127.0.0.1:8000", &address.to_string())
         .replace("127.0.0.1:8080", &sidecar.to_string())

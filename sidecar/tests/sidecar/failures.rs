@@ -31,7 +31,7 @@ pub(crate) async fn charge(sidecar: &Running) -> Message {
 
 #[tokio::test]
 async fn an_upstream_that_is_not_reached_gives_the_key_back() {
-    let address = nobody().await;
+    let address = nobody();
     let sidecar = File::new(address).start().await;
     for _ in 0..2 {
         let refused = charge(&sidecar).await;

@@ -219,7 +219,7 @@ async fn a_connection_that_has_died_is_made_anew() {
 
 #[tokio::test]
 async fn an_upstream_with_http_2_that_is_not_reached_gives_the_key_back() {
-    let file = File::new(nobody().await).top("upstream_http2 = true");
+    let file = File::new(nobody()).top("upstream_http2 = true");
     let sidecar = file.start().await;
     for _ in 0..2 {
         let answer = sidecar.exchange(&post("/a", "k", "{}")).await;

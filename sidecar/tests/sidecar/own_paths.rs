@@ -183,7 +183,7 @@ async fn it_tells_its_numbers() {
 
 #[tokio::test]
 async fn its_numbers_are_not_for_clients() {
-    let sidecar = File::new(nobody().await).start().await;
+    let sidecar = File::new(nobody()).start().await;
     assert_eq!(sidecar.exchange(&get("/metrics")).await.status(), 502);
     assert!(sidecar.metrics.is_none());
 }

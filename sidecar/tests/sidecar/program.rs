@@ -79,7 +79,7 @@ async fn wrong_arguments_are_2() {
 
 #[tokio::test]
 async fn a_file_that_is_wrong_is_1_and_says_where() {
-    let upstream = nobody().await;
+    let upstream = nobody();
     let right = || File::new(upstream);
     for (name, text, place, says) in [
         (
@@ -137,7 +137,7 @@ async fn a_file_that_is_wrong_is_1_and_says_where() {
 
 #[tokio::test]
 async fn what_a_proxy_can_t_keep_is_refused() {
-    let upstream = nobody().await;
+    let upstream = nobody();
     let right = || File::new(upstream);
     for (name, text, place, says) in [
         (
@@ -213,10 +213,10 @@ async fn refuses(name: &str, text: &str, place: &str, says: &str) {
 #[cfg(feature = "redis")]
 #[tokio::test]
 async fn check_prints_the_contract_and_asks_nobody() {
-    let file = File::new(nobody().await)
+    let file = File::new(nobody())
         // These addresses belong to no server, because `--check` must not connect.
-        .top(&format!("listen = '{}'", nobody().await))
-        .top(&format!("store = 'redis://{}'", nobody().await))
+        .top(&format!("listen = '{}'", nobody()))
+        .top(&format!("store = 'redis://{}'", nobody()))
         .route("POST /orders", "require = 'required'");
     let file = Written::new("check.toml", &file.text());
     let output = run(&["--check", "--config", file.path()]).await;
@@ -254,7 +254,7 @@ async fn a_store_or_an_address_that_can_t_be_used_is_1() {
 #[cfg(not(feature = "redis"))]
 #[tokio::test]
 async fn a_store_that_is_not_compiled_in_is_refused_with_the_way_to_build_it() {
-    let text = File::new(nobody().await)
+    let text = File::new(nobody())
         .top("store = 'redis://:hunter2@cache'")
         .text();
     let file = Written::new("not-compiled-in.toml", &text);
@@ -278,10 +278,7 @@ async fn a_store_that_is_not_compiled_in_is_refused_with_the_way_to_build_it() {
 async fn migrate_makes_the_table_and_ends() {
     let database = Written::new("migrate.db", "");
     let store = format!("store = 'sqlite:{}'", database.path());
-    let file = Written::new(
-        "migrate.toml",
-        &File::new(nobody().await).top(&store).text(),
-    );
+    let file = Written::new("migrate.toml", &File::new(nobody()).top(&store).text());
     let output = run(&["--config", file.path(), "--migrate"]).await;
     assert_eq!(output.status.code(), Some(0), "{}", said(&output.stderr));
     let has_table = |suffix: &str| {

@@ -38,7 +38,7 @@ impl Both {
         };
         Self {
             up: file(upstream.address).start().await,
-            down: file(nobody().await).start().await,
+            down: file(nobody()).start().await,
             _upstream: upstream,
             _authorizer: authorizer,
         }

@@ -87,7 +87,7 @@ async fn the_end_of_the_terminal_is_ignored_under_nohup() {
 
 #[tokio::test]
 async fn a_log_that_nobody_reads_stops_nothing() {
-    let file = File::new(nobody().await);
+    let file = File::new(nobody());
     let serving = Serving::start("unread.toml", &file).await;
     let Serving {
         mut child,

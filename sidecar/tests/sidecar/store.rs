@@ -9,7 +9,7 @@ use tower_idempotency_sidecar::Sidecar;
 #[tokio::test]
 async fn a_store_that_can_t_be_reached_is_no_reason_not_to_start() {
     let upstream = Upstream::start(|_| ok("done")).await;
-    let store = format!("store = 'redis://{}'", nobody().await);
+    let store = format!("store = 'redis://{}'", nobody());
     let file = || File::new(upstream.address).top(&store);
     let sidecar = file().start().await;
     let answer = sidecar.exchange(&post("/a", "k", "{}")).await;
@@ -29,7 +29,7 @@ async fn a_store_that_can_t_be_reached_is_no_reason_not_to_start() {
 #[cfg(feature = "sqlite")]
 #[tokio::test]
 async fn a_store_that_refuses_is_one() {
-    let file = File::new(nobody().await);
+    let file = File::new(nobody());
     for store in ["sqlite:/no/such/directory/records.db", "sqlite:Cargo.toml"] {
         let text = file.clone().top(&format!("store = '{store}'")).text();
         let config = Config::from_toml(&text).unwrap();

@@ -12,7 +12,7 @@ const SECRET: &str = "hunter2";
 
 /// Checks that the program ends with 1, with each of `words` and without the password.
 async fn ends(store: &str, words: &[&str]) {
-    let file = File::new(nobody().await).top(&format!("store = '{store}'"));
+    let file = File::new(nobody()).top(&format!("store = '{store}'"));
     let file = Written::new(&fresh("store"), &file.text());
     let output = run(&["--config", file.path()]).await;
     let stderr = said(&output.stderr);
@@ -29,7 +29,7 @@ async fn ends(store: &str, words: &[&str]) {
 }
 
 async fn migrate(store: &str) {
-    let file = File::new(nobody().await).top(&format!("store = '{store}'"));
+    let file = File::new(nobody()).top(&format!("store = '{store}'"));
     let file = Written::new(&fresh("migrate"), &file.text());
     let output = run(&["--config", file.path(), "--migrate"]).await;
     assert!(output.status.success(), "{}", said(&output.stderr));
@@ -183,8 +183,8 @@ async fn a_sqlite_file_that_can_not_be_opened_ends_the_program() {
 #[tokio::test]
 async fn a_server_that_can_not_be_reached_does_not_end_the_program() {
     let starts = async |scheme| {
-        let store = format!("store = '{scheme}://a:{SECRET}@{}/b'", nobody().await);
-        let file = File::new(nobody().await).top(&store);
+        let store = format!("store = '{scheme}://a:{SECRET}@{}/b'", nobody());
+        let file = File::new(nobody()).top(&store);
         let mut serving = Serving::start(&fresh(scheme), &file).await;
         serving.says("the store still can't be used").await;
     };

@@ -7,6 +7,7 @@ use tower_idempotency::MySqlStore;
 use tower_idempotency::store::{Store, StoreError, StoreErrorKind};
 
 use super::{Place, claim, run, table, url};
+use crate::nobody::nobody;
 
 const PASSWORD: &str = "s3cret-pass";
 
@@ -47,10 +48,7 @@ async fn what_cannot_be_reached_is_said_when_the_store_is_opened() {
     let wrong = url().database("no_such_database");
     let said = ["no_such_database", "create the database"];
     refused(lazy(wrong), "t", StoreErrorKind::Refused, &said).await;
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = taken.local_addr().unwrap().port();
-    drop(taken);
-    let wrong = url().port(port).password(PASSWORD);
+    let wrong = url().port(nobody().port()).password(PASSWORD);
     refused(lazy(wrong), "t", StoreErrorKind::NotSent, &["reached"]).await;
 }
 

@@ -11,6 +11,7 @@ use tower_idempotency::RedisStore;
 use tower_idempotency::store::{ForgetMode, StoreError, StoreErrorKind};
 
 use super::own_server::OwnServer;
+use crate::nobody::nobody;
 
 const SECRET: &str = "s3cret";
 
@@ -91,10 +92,7 @@ async fn the_rights_that_an_error_lists_are_enough() {
 
 #[tokio::test]
 async fn nobody_at_the_address_is_said_to_be() {
-    let free = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let free = nobody();
     for url in [
         format!("redis://:{SECRET}@{free}"),
         format!("redis+unix:///nowhere/socket?pass={SECRET}"),
