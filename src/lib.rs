@@ -308,6 +308,7 @@ pub mod for_sidecar;
 mod interleavings;
 mod layer;
 mod lease;
+mod limits;
 mod message;
 pub mod options;
 mod record;

@@ -38,6 +38,7 @@ use crate::{IdempotencyContext, scope};
 mod answers;
 mod clients;
 mod leases;
+mod limits;
 
 /// The number of schedules that each scenario is run under.
 const RANDOM: usize = 1000;
