@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::support::{
-    File, Message, Running, Step, Upstream, answer, get, nobody, ok, post, until, within,
+    File, Message, Running, Step, Upstream, answer, get, ok, post, until, within,
 };
 
 /// Starts an upstream that carries out `first` for the first request, and responds
@@ -31,7 +31,9 @@ pub(crate) async fn charge(sidecar: &Running) -> Message {
 
 #[tokio::test]
 async fn an_upstream_that_is_not_reached_gives_the_key_back() {
-    let address = nobody();
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = socket.local_addr().unwrap();
     let sidecar = File::new(address).start().await;
     for _ in 0..2 {
         let refused = charge(&sidecar).await;
@@ -40,7 +42,7 @@ async fn an_upstream_that_is_not_reached_gives_the_key_back() {
             (502, "upstream-unreachable")
         );
     }
-    let upstream = Upstream::listen(TcpListener::bind(address).await.unwrap(), |_| ok("done"));
+    let upstream = Upstream::listen(socket.listen(16).unwrap(), |_| ok("done"));
     let answer = charge(&sidecar).await;
     assert_eq!((answer.status(), answer.text()), (200, "done"));
     assert_eq!(upstream.last().field("idempotency-attempt"), Some("3"));
