@@ -181,7 +181,7 @@ impl<DB: SqlDatabase> SqlClaim<DB> {
             attempt.rolled_back();
             return Err(CommitError::rolled_back::<DB>(error));
         }
-        match find_out(operation, store).await {
+        match find_out(store, lease, timed.timeout()).await {
             TransactionFate::Committed => {
                 Ok(attempt.committed(|response| operation.stands(response)))
             }

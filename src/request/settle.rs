@@ -33,9 +33,10 @@ impl Operation {
     /// commit its claim.
     pub(super) async fn settle_commit<R>(&self, owner: LeaseOwner) -> Settled<R> {
         let timeout = self.core.leases.store.timeout();
+        // Of a record that stands, the drop of `owner` releases nothing.
         match Deadline::new(timeout, self.commit.outcome()).await {
             Some(CommitOutcome::Nothing) => Settled::Not(owner),
-            Some(CommitOutcome::Committed(response)) => self.send_committed(owner, *response),
+            Some(CommitOutcome::Committed(response)) => self.committed(*response),
             Some(CommitOutcome::Lost) => {
                 owner.overtaken();
                 Settled::InFlight
@@ -43,7 +44,7 @@ impl Operation {
             Some(CommitOutcome::Unheard(response)) => match self.transaction_fate().await {
                 TransactionFate::Committed => {
                     self.stands(&response);
-                    self.send_committed(owner, *response)
+                    self.committed(*response)
                 }
                 TransactionFate::RolledBack => Settled::Not(owner),
                 TransactionFate::Overtaken => {
@@ -57,8 +58,7 @@ impl Operation {
         }
     }
 
-    fn send_committed<R>(&self, owner: LeaseOwner, response: CommittedResponse) -> Settled<R> {
-        owner.leave();
+    fn committed<R>(&self, response: CommittedResponse) -> Settled<R> {
         let mut head = response.head;
         let kept_until = match &response.outcome {
             Outcome::Completed(completion) => completion.kept_until(),
@@ -133,8 +133,9 @@ impl Operation {
     }
 
     async fn transaction_fate(&self) -> TransactionFate {
-        match self.core.leases.store.store().in_database() {
-            Some(database) => find_out(self, database).await,
+        let leases = &self.core.leases;
+        match leases.store.store().in_database() {
+            Some(database) => find_out(database, self.lease(), leases.store.timeout()).await,
             None => TransactionFate::UnderWay,
         }
     }

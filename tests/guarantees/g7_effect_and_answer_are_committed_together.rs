@@ -3,16 +3,22 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool};
 use sqlx::{AssertSqlSafe, Sqlite};
+use tokio::sync::Notify;
+use tokio::task::yield_now;
 use tower::util::BoxCloneSyncService;
 use tower::{BoxError, Layer, ServiceExt, service_fn};
 use tower_idempotency::exactly_once::{CommitError, CommitErrorKind, SqlClaim};
-use tower_idempotency::options::OnLapsedLease;
+use tower_idempotency::options::{OnDisconnect, OnLapsedLease};
+use tower_idempotency::store::Store;
 use tower_idempotency::{IdempotencyLayer, ResponseBody, RouteOptions, SqliteStore};
 
 use crate::support::{Seen, answer, builder, created, post};
@@ -20,6 +26,9 @@ use crate::support::{Seen, answer, builder, created, post};
 type Asked = Request<Full<Bytes>>;
 type Answer = Response<Full<Bytes>>;
 type App = BoxCloneSyncService<Asked, Response<ResponseBody<Full<Bytes>>>, BoxError>;
+
+/// After this time a test has failed that waits for what never comes.
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// A database of the test's own, with the records and the effects of handlers.
 struct Shop {
@@ -212,4 +221,197 @@ async fn on_an_exactly_once_route_an_owner_that_was_overtaken_is_told_so() {
         }
     });
     assert_eq!(ask(&late, "k").await.refusal(), "409 in-flight");
+}
+
+/// Pays, and returns while the `COMMIT` is under way. Whether the `COMMIT` succeeds is what
+/// `ends` receives.
+async fn leave_while_committing(pool: &SqlitePool, claim: &SqlClaim<Sqlite>, ends: Receiver<bool>) {
+    let arrived = Arc::new(Notify::new());
+    // The connection keeps its hook, so nobody else gets it.
+    let options = SqliteConnectOptions::clone(&pool.connect_options());
+    let own = SqlitePool::connect_with(options).await.unwrap();
+    let mut transaction = own.begin().await.unwrap();
+    let hook = {
+        let arrived = Arc::clone(&arrived);
+        move || {
+            arrived.notify_one();
+            ends.recv().unwrap_or(false)
+        }
+    };
+    transaction
+        .lock_handle()
+        .await
+        .unwrap()
+        .set_commit_hook(hook);
+    sqlx::query("INSERT INTO ledger (entry) VALUES ('paid')")
+        .execute(&mut *transaction)
+        .await
+        .unwrap();
+    tokio::select! {
+        _ = claim.commit(transaction, created("paid")) => panic!("the COMMIT ended"),
+        () = arrived.notified() => {}
+    }
+}
+
+/// A service whose handler gives up while its `COMMIT` is under way, and does `then` before it
+/// responds with 503.
+fn leaving<F>(
+    shop: &Shop,
+    layer: &IdempotencyLayer,
+    then: impl Fn(Sender<bool>) -> F + Clone + Send + Sync + 'static,
+) -> App
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let pool = shop.pool.clone();
+    app(layer, move |request| {
+        let (pool, then) = (pool.clone(), then.clone());
+        async move {
+            let (end, ends) = channel();
+            leave_while_committing(&pool, &claim(&request), ends).await;
+            then(end).await;
+            Ok(answer(StatusCode::SERVICE_UNAVAILABLE, "gave up"))
+        }
+    })
+}
+
+#[tokio::test]
+async fn a_commit_that_nobody_heard_of_is_found_and_counted() {
+    let shop = Shop::open().await;
+    let layer = shop.layer(|options| options);
+    let app = leaving(&shop, &layer, async |end| end.send(true).unwrap());
+    let first = ask(&app, "k").await;
+    first.assert_fresh("paid");
+    ask(&app, "k").await.assert_replays(&first);
+    let counts = layer.counts();
+    assert_eq!(
+        (counts.executed, counts.recorded, counts.released),
+        (1, 1, 0)
+    );
+    assert_eq!(shop.entries().await, 1);
+}
+
+#[tokio::test]
+async fn a_commit_that_nobody_heard_of_and_that_was_rolled_back_may_run_again() {
+    let shop = Shop::open().await;
+    let layer = shop.layer(|options| options);
+    let app = leaving(&shop, &layer, async |end| end.send(false).unwrap());
+    assert_eq!(ask(&app, "k").await.text(), "gave up");
+    let counts = layer.counts();
+    assert_eq!(
+        (counts.executed, counts.recorded, counts.released),
+        (1, 0, 1)
+    );
+    assert_eq!(shop.entries().await, 0);
+}
+
+#[tokio::test]
+async fn a_commit_that_nobody_heard_of_may_have_been_overtaken() {
+    let shop = Shop::open().await;
+    let layers = [shop.layer(|options| options), shop.layer(|options| options)];
+    let other = shop.paying(&layers[1]);
+    let pool = shop.pool.clone();
+    let kept = Arc::new(Mutex::new(None));
+    let context = Arc::clone(&kept);
+    let late = app(&layers[0], move |request| {
+        let (pool, other, context) = (pool.clone(), other.clone(), Arc::clone(&context));
+        async move {
+            let claim = claim(&request);
+            let (end, ends) = channel();
+            leave_while_committing(&pool, &claim, ends).await;
+            end.send(false).unwrap();
+            sqlx::query("UPDATE records SET lapses_at = 0")
+                .execute(&pool)
+                .await?;
+            assert_eq!(ask(&other, "k").await.status, 201);
+            assert!(!claim.context().is_lost());
+            *context.lock().unwrap() = Some(claim.context());
+            Ok(answer(StatusCode::OK, "whatever"))
+        }
+    });
+    assert_eq!(ask(&late, "k").await.refusal(), "409 in-flight");
+    assert!(kept.lock().unwrap().as_ref().unwrap().is_lost());
+    let counts = layers[0].counts();
+    assert_eq!((counts.overtaken, counts.released), (1, 0));
+    assert_eq!(shop.entries().await, 1);
+}
+
+#[tokio::test]
+async fn a_commit_that_is_under_way_for_too_long_is_left_in_flight() {
+    let shop = Shop::open().await;
+    let layer = builder(&shop.store)
+        .store_timeout(Duration::from_millis(50))
+        .build()
+        .unwrap();
+    let ends = Arc::new(Mutex::new(None));
+    let app = leaving(&shop, &layer, {
+        let ends = Arc::clone(&ends);
+        move |end| {
+            *ends.lock().unwrap() = Some(end);
+            std::future::ready(())
+        }
+    });
+    assert_eq!(ask(&app, "k").await.refusal(), "409 in-flight");
+    let counts = layer.counts();
+    assert_eq!((counts.in_doubt, counts.released), (1, 0));
+    // The commit arrives late, and counts.
+    ends.lock().unwrap().take().unwrap().send(true).unwrap();
+    while shop.entries().await == 0 {
+        yield_now().await;
+    }
+    let again = ask(&shop.paying(&layer), "k").await;
+    assert!(again.is_replay());
+    assert_eq!((again.status, again.text()), (201, "paid"));
+}
+
+#[tokio::test]
+async fn a_handler_that_is_dropped_after_its_commit_releases_nothing() {
+    let shop = Shop::open().await;
+    let layer = shop.layer(|options| options.on_disconnect(OnDisconnect::Cancel));
+    let paid = Arc::new(Notify::new());
+    let stays = app(&layer, {
+        let (pool, paid) = (shop.pool.clone(), Arc::clone(&paid));
+        move |request| {
+            let (pool, paid) = (pool.clone(), Arc::clone(&paid));
+            async move {
+                pay(&pool, &claim(&request)).await?;
+                paid.notify_one();
+                std::future::pending().await
+            }
+        }
+    });
+    tokio::select! {
+        _ = ask(&stays, "k") => panic!("the handler stays"),
+        () = paid.notified() => {}
+    }
+    let counts = layer.counts();
+    let ended = (counts.recorded, counts.released, counts.outcome_unknown);
+    assert_eq!(ended, (1, 0, 0));
+    assert!(ask(&stays, "k").await.is_replay());
+}
+
+#[tokio::test]
+async fn a_commit_wakes_those_who_wait_for_the_outcome() {
+    let shop = Shop::open().await;
+    let layer = shop.layer(|options| options);
+    // As long as the clock stands still, nothing but a change resolves a subscription. It stands
+    // still for as long as this task blocks.
+    tokio::time::pause();
+    let (done, is_done) = channel();
+    let stopped = tokio::task::spawn_blocking(move || is_done.recv_timeout(LIMIT).is_ok());
+    let (store, pool) = (shop.store.clone(), shop.pool.clone());
+    let app = app(&layer, move |request| {
+        let (store, pool, done) = (store.clone(), pool.clone(), done.clone());
+        async move {
+            let claim = claim(&request);
+            let changed = store.subscribe(&claim.context().record_id()).await?;
+            tokio::spawn(async move {
+                changed.await;
+                let _ = done.send(());
+            });
+            Ok(pay(&pool, &claim).await?)
+        }
+    });
+    assert_eq!(ask(&app, "k").await.status, 201);
+    assert!(stopped.await.unwrap(), "no waiter was woken");
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 use crate::in_parallel;
 
 /// What a mutant gets beside many times what its tests take without it.
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(30);
 /// What takes longer without any mutant is left out.
 const LONGEST: Duration = Duration::from_secs(60);
 /// How many kilobytes of addresses a test may have: a mutant may allocate without end.
