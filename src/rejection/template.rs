@@ -249,7 +249,7 @@ fn escaped(value: &str) -> String {
 }
 
 fn is_safe(value: &str) -> bool {
-    (1..=128).contains(&value.len())
+    value.len() <= 128
         && value
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
@@ -324,6 +324,8 @@ mod tests {
 
     #[test]
     fn only_safe_values_are_put_into_other_types() {
+        let longest = "a".repeat(128);
+        assert_eq!(body("text/html", "{request_id}", Some(&longest)), longest);
         let long = "a".repeat(129);
         for id in ["<script>", "a b", "a\"b", "a;b", &long] {
             assert_eq!(
@@ -345,6 +347,8 @@ mod tests {
     fn what_could_not_be_rendered_is_refused_when_it_is_made() {
         for (content_type, body, why) in [
             ("json", "{}", "not a content type"),
+            ("/json", "{}", "not a content type"),
+            ("application/", "{}", "not a content type"),
             ("a\nb/c", "{}", "not a content type"),
             (
                 "application/json",
