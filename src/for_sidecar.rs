@@ -9,6 +9,8 @@ use http::{HeaderMap, HeaderName, Method, StatusCode};
 use ipnet::IpNet;
 
 #[cfg(feature = "config")]
+pub use crate::config::limits::Limits;
+#[cfg(feature = "config")]
 pub use crate::config::sidecar::{
     AuthorizeEntry, Entries, Table, builder, entries, located, wrong,
 };

@@ -10,7 +10,9 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, Version, request}
 use http_body_util::{Either, Full};
 use hyper::upgrade::OnUpgrade;
 use ipnet::IpNet;
-use tower_idempotency::for_sidecar::{GatewayCode, Refusal, Refusals, headers_read, refusals};
+use tower_idempotency::for_sidecar::{
+    GatewayCode, Limits, Refusal, Refusals, headers_read, refusals,
+};
 use tower_idempotency::scope::PeerAddr;
 use tower_idempotency::{Idempotency, IdempotencyLayer, RequestBody, ResponseBody};
 use tower_layer::Layer;
@@ -35,7 +37,7 @@ use crate::upstream::{Protocol, Upstream};
 
 /// The body of every response. Its guard counts the request until the last byte is sent.
 pub(crate) type ServedBody<G> =
-    GuardedBody<Either<ResponseBody<ForwardedBody>, Full<Bytes>>, (GaugeGuard, G)>;
+    GuardedBody<Either<ResponseBody<ForwardedBody>, Full<Bytes>>, (Option<GaugeGuard>, G)>;
 
 /// Whether the process has told that a proxy may be missing in `trusted_proxies`.
 static WARNED: Once = Once::new();
@@ -54,6 +56,7 @@ pub(crate) struct Front {
     contract: Option<(String, SidecarContract)>,
     /// The methods that some route protects.
     methods: Vec<Method>,
+    limits: Limits,
     numbers: Arc<Numbers>,
     draining: AtomicBool,
 }
@@ -87,6 +90,7 @@ impl Front {
             ignore_path_case: settings.ignore_path_case,
             healthz: settings.healthz.clone(),
             contract,
+            limits: settings.limits.clone(),
             numbers,
             draining: AtomicBool::new(false),
         }
@@ -98,6 +102,10 @@ impl Front {
 
     pub(crate) fn numbers(&self) -> &Arc<Numbers> {
         &self.numbers
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     pub(crate) fn begin_draining(&self) {
@@ -120,7 +128,7 @@ impl Front {
             },
             Err(here) => here.map(|data| Either::Right(Full::new(data))),
         };
-        response.map(|body| GuardedBody::new(body, (counted, guard)))
+        response.map(|body| GuardedBody::new(body, (Some(counted), guard)))
     }
 
     /// The request as the layer gets it, or the response that the sidecar gives instead.

@@ -6,7 +6,6 @@
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -18,12 +17,13 @@ use http_body::Body;
 use http_body_util::BodyExt as _;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
+use tower_idempotency::for_sidecar::Limits;
 use tracing::debug;
 
 use crate::BoxError;
 use crate::ending::{Close, Ending};
-use crate::front::Front;
 use crate::received::ReceivedBody;
+use crate::server::Site;
 use crate::socket::Socket;
 
 /// How many requests of one connection run at the same time.
@@ -31,15 +31,15 @@ const MAX_STREAMS: u32 = 200;
 /// How many bytes of bodies a client may send before they are read: for a request, and for all
 /// requests of a connection.
 const WINDOW: u32 = 1 << 20;
-const MAX_HEAD: u32 = 16 << 10;
 /// How many bytes of a response wait for the client to read them.
 const MAX_UNSENT: usize = 400 << 10;
 /// How often a connection is pinged, so that a vanished client is noticed.
-pub(crate) const PING: Duration = Duration::from_secs(20);
+const PING: Duration = Duration::from_secs(20);
 
 /// Serves a connection until it ends.
 pub(crate) async fn serve(
-    front: Arc<Front>,
+    site: &Site,
+    limits: &Limits,
     socket: Socket,
     peer: SocketAddr,
     ending: &mut Ending,
@@ -49,7 +49,7 @@ pub(crate) async fn serve(
         .max_concurrent_streams(MAX_STREAMS)
         .initial_window_size(WINDOW)
         .initial_connection_window_size(WINDOW)
-        .max_header_list_size(MAX_HEAD)
+        .max_header_list_size(u32::try_from(limits.max_head_bytes).unwrap_or(u32::MAX))
         .max_send_buffer_size(MAX_UNSENT);
     let mut connection = tokio::select! {
         connection = builder.handshake(socket) => connection?,
@@ -64,7 +64,7 @@ pub(crate) async fn serve(
                 let Some(request) = request else { return Ok(()) };
                 let (request, response) = request?;
                 let running = ending.activity().begin();
-                tokio::spawn(exchange(Arc::clone(&front), request, response, peer, running));
+                tokio::spawn(exchange(site.clone(), request, response, peer, running));
             }
             close = ending.next() => match close {
                 Close::Gracefully => connection.graceful_shutdown(),
@@ -89,7 +89,7 @@ async fn vanished(mut pings: PingPong) {
 /// Responds to one request. The response is given up when the client resets the stream, or when the
 /// connection ends: a protected operation goes on without its client (G4).
 async fn exchange<G>(
-    front: Arc<Front>,
+    site: Site,
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
     peer: SocketAddr,
@@ -100,7 +100,7 @@ async fn exchange<G>(
     let length = length(request.headers());
     let (expected, mut polled) = oneshot::channel();
     let request = request.map(|body| ReceivedBody::http2(body, length, waits.then_some(expected)));
-    let mut responding = pin!(front.respond(request, peer, running));
+    let mut responding = pin!(site.respond(request, peer, running));
     let response = loop {
         tokio::select! {
             response = &mut responding => break response,

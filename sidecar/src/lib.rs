@@ -22,6 +22,7 @@ mod bodies;
 mod checks;
 mod client;
 mod connect;
+mod connections;
 mod contract;
 mod ending;
 mod forwarded;

@@ -17,6 +17,25 @@ impl Counter {
     }
 }
 
+/// A limit of the sidecar, by which it refuses what a client asks for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Limit {
+    Connections,
+    ConnectionsPerPeer,
+    MetricsConnections,
+    Head,
+}
+
+impl Limit {
+    /// Each limit, by the entry of the file that sets it.
+    const ALL: [(Self, &'static str); 4] = [
+        (Self::Connections, "max_connections"),
+        (Self::ConnectionsPerPeer, "max_connections_per_peer"),
+        (Self::MetricsConnections, "max_metrics_connections"),
+        (Self::Head, "head_timeout"),
+    ];
+}
+
 /// A number that rises and falls.
 #[derive(Debug, Default)]
 pub(crate) struct Gauge(AtomicI64);
@@ -43,6 +62,8 @@ pub(crate) struct Numbers {
     pub(crate) ambiguous: Counter,
     in_flight: Gauge,
     connections: Gauge,
+    /// In the order of the limits.
+    refused: [Counter; Limit::ALL.len()],
 }
 
 /// Raises a gauge, and lowers it again on drop.
@@ -70,6 +91,11 @@ impl Numbers {
     pub(crate) fn request(self: &Arc<Self>) -> GaugeGuard {
         self.requests.add();
         GaugeGuard::new(self, |numbers| &numbers.in_flight)
+    }
+
+    /// Something was refused by this limit.
+    pub(crate) fn refused(&self, by: Limit) {
+        self.refused[by as usize].add();
     }
 
     /// All numbers in the text format, version 0.0.4.
@@ -114,6 +140,17 @@ impl Numbers {
             "idempotency_sidecar_ambiguous_paths_total",
             "Requests rejected because servers could read their path in different ways.",
             &[("", of(&self.ambiguous))],
+        );
+        let refused = Limit::ALL.map(|(limit, entry)| {
+            let labels = format!(r#"{{limit="{entry}"}}"#);
+            (labels, of(&self.refused[limit as usize]))
+        });
+        text.counter(
+            "idempotency_sidecar_refusals_total",
+            "What the limits of the sidecar have refused, closed or kept waiting.",
+            &refused
+                .each_ref()
+                .map(|(labels, value)| (&**labels, *value)),
         );
         text.layer_counts(layer);
         text.0

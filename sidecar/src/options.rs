@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::{HeaderName, Uri};
 use ipnet::IpNet;
 use tower_idempotency::config::{Config, FileError};
-use tower_idempotency::for_sidecar::{Entries, canonical, entries, wrong};
+use tower_idempotency::for_sidecar::{Entries, Limits, canonical, entries, wrong};
 
 use crate::client::KEEP_ALIVE;
 
@@ -42,6 +42,7 @@ pub(crate) struct Settings {
     pub(crate) ignore_path_case: bool,
     /// The page that rejections link to. `None` for the path `contract`.
     pub(crate) docs_url: Option<String>,
+    pub(crate) limits: Limits,
 }
 
 /// The authorizer, which is asked before the layer claims or replays anything.
@@ -74,6 +75,7 @@ impl Default for Settings {
             drain_timeout: Duration::from_secs(30),
             ignore_path_case: false,
             docs_url: None,
+            limits: Limits::default(),
         }
     }
 }
@@ -158,6 +160,7 @@ impl Settings {
             drain_timeout: entries.drain_timeout.unwrap_or(usual.drain_timeout),
             ignore_path_case: entries.ignore_path_case.unwrap_or(usual.ignore_path_case),
             docs_url: entries.docs_url,
+            limits: entries.limits,
         })
     }
 }
@@ -247,6 +250,12 @@ mod tests {
             ("contract = '/docs/keys'", "contract: Some(\"/docs/keys\")"),
             ("drain_timeout = '0s'", "drain_timeout: 0ns"),
             ("ignore_path_case = true", "ignore_path_case: true"),
+            ("limits.max_connections = 7", "max_connections: 7"),
+            (
+                "limits.max_connections_per_peer = 7",
+                "max_connections_per_peer: Some(7)",
+            ),
+            ("limits.head_timeout = '1s'", "head_timeout: 1s"),
         ] {
             assert!(told(entry).contains(expected), "{entry}: {}", told(entry));
             assert!(!told("").contains(expected), "{entry}");

@@ -11,19 +11,20 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::Full;
+use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
+use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{debug, info, warn};
 
-use crate::ending::{Close, Ending, IDLE, Phase};
-use crate::front::Front;
+use crate::bodies::GuardedBody;
+use crate::connections::Connections;
+use crate::ending::{Close, Ending, Phase, Waits};
+use crate::front::{Front, ServedBody};
 use crate::received::{ReceivedBody, Unread};
 use crate::socket::{Socket, share};
 use crate::{BoxError, http2};
@@ -41,19 +42,22 @@ pub(crate) async fn serve(
     drain: Duration,
     shutdown: impl Future<Output = ()>,
 ) {
-    let metrics = metrics.map(|listener| tokio::spawn(serve_metrics(Arc::clone(&front), listener)));
+    let limits = front.limits();
+    let of_metrics = Connections::of_metrics(limits, front.numbers());
+    let of_clients = Connections::of_clients(limits, front.numbers());
+    let (metrics_phase, _) = watch::channel(Phase::Serve);
+    let metrics = metrics.map(|listener| {
+        let site = Site::Metrics(Arc::clone(&front));
+        let phase = metrics_phase.clone();
+        tokio::spawn(async move { accept_all(&site, &listener, &of_metrics, &phase).await })
+    });
     let (phase, _) = watch::channel(Phase::Serve);
-    let mut shutdown = pin!(shutdown);
-    loop {
-        tokio::select! {
-            // Otherwise a shutdown could wait for as long as connections keep arriving.
-            biased;
-            () = &mut shutdown => break,
-            (stream, peer) = accept(&listener) => {
-                let front = Arc::clone(&front);
-                tokio::spawn(connection(front, stream, peer, phase.subscribe()));
-            }
-        }
+    let site = Site::Front(Arc::clone(&front));
+    tokio::select! {
+        // Otherwise a shutdown could wait for as long as connections keep arriving.
+        biased;
+        () = shutdown => {}
+        () = accept_all(&site, &listener, &of_clients, &phase) => {}
     }
     drop(listener);
     front.begin_draining();
@@ -72,6 +76,63 @@ pub(crate) async fn serve(
     }
     if let Some(metrics) = metrics {
         metrics.abort();
+        metrics_phase.send_replace(Phase::End);
+    }
+}
+
+/// What is served on a listener.
+#[derive(Clone)]
+pub(crate) enum Site {
+    /// The upstream.
+    Front(Arc<Front>),
+    /// `/metrics` and `/healthz`.
+    Metrics(Arc<Front>),
+}
+
+impl Site {
+    fn front(&self) -> &Front {
+        match self {
+            Self::Front(front) | Self::Metrics(front) => front,
+        }
+    }
+
+    /// Responds to a request. `guard` lives as long as the response's body.
+    pub(crate) async fn respond<G>(
+        &self,
+        request: Request<ReceivedBody>,
+        peer: SocketAddr,
+        guard: G,
+    ) -> Response<ServedBody<G>> {
+        match self {
+            Self::Front(front) => front.respond(request, peer, guard).await,
+            Self::Metrics(front) => {
+                let response = metrics(front, &request);
+                let whole = |data| Either::Right(Full::new(data));
+                response.map(|data| GuardedBody::new(whole(data), (None, guard)))
+            }
+        }
+    }
+}
+
+/// Accepts and serves connections without end.
+async fn accept_all(
+    site: &Site,
+    listener: &TcpListener,
+    connections: &Arc<Connections>,
+    phase: &watch::Sender<Phase>,
+) {
+    loop {
+        let place = connections.place().await;
+        let (stream, peer) = accept(listener).await;
+        let Some(counted) = connections.count(place, peer.ip()) else {
+            debug!(%peer, "the peer has its share of the connections");
+            continue;
+        };
+        let connection = connection(site.clone(), stream, peer, phase.subscribe());
+        tokio::spawn(async move {
+            connection.await;
+            drop(counted);
+        });
     }
 }
 
@@ -103,17 +164,23 @@ fn is_connection_error(error: &io::Error) -> bool {
 }
 
 async fn connection(
-    front: Arc<Front>,
+    site: Site,
     stream: TcpStream,
     peer: SocketAddr,
     phase: watch::Receiver<Phase>,
 ) {
-    let _counted = front.numbers().connection();
+    let front = site.front();
+    let _counted = matches!(site, Site::Front(_)).then(|| front.numbers().connection());
+    let limits = front.limits();
     let (socket, watched) = share(stream);
-    let mut ending = Ending::new(phase);
+    let waits = Waits {
+        head: limits.head_timeout,
+        keep_alive: limits.keep_alive,
+    };
+    let mut ending = Ending::new(phase, waits, Arc::clone(front.numbers()));
     let may_send_on = tokio::select! {
         // The half of the socket that speaks HTTP is dropped with this future, before `linger` begins.
-        served = requests(front, socket, peer, &mut ending) => served.unwrap_or_else(|error| {
+        served = requests(&site, socket, peer, &mut ending) => served.unwrap_or_else(|error| {
             debug!(%peer, error = &*error, "connection ended");
             true
         }),
@@ -130,7 +197,7 @@ async fn connection(
 /// Serves the requests of a connection. Returns whether the client may still be sending while it has a
 /// response to read.
 async fn requests(
-    front: Arc<Front>,
+    site: &Site,
     mut socket: Socket,
     peer: SocketAddr,
     ending: &mut Ending,
@@ -140,17 +207,18 @@ async fn requests(
         _ = ending.next() => return Ok(false),
     };
     if is_http2 {
-        http2::serve(front, socket, peer, ending).await?;
+        http2::serve(site, site.front().limits(), socket, peer, ending).await?;
         return Ok(true);
     }
     let unread = Unread::default();
     let activity = ending.activity().clone();
+    socket.tell(&activity);
     let service = service_fn(|request: Request<Incoming>| {
-        let (front, unread) = (Arc::clone(&front), unread.clone());
+        let (site, unread) = (site.clone(), unread.clone());
         let running = activity.begin();
         async move {
             let request = request.map(|body| ReceivedBody::http1(body, unread.clone()));
-            let mut response = front.respond(request, peer, running).await;
+            let mut response = site.respond(request, peer, running).await;
             // A request can only follow on a body that was read. hyper reads a short rest by itself.
             if unread.get() > SHORT_REST && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                 let close = HeaderValue::from_static("close");
@@ -160,8 +228,9 @@ async fn requests(
         }
     });
     let served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(IDLE)
+        // `ending` limits the time of heads.
+        .header_read_timeout(None)
+        .max_buf_size(site.front().limits().max_head_bytes)
         // A client that closes its sending half still waits for the response.
         .half_close(true)
         .serve_connection(TokioIo::new(socket), service)
@@ -169,6 +238,8 @@ async fn requests(
     let mut served = pin!(served);
     loop {
         tokio::select! {
+            // `ending` counts the time from what `served` has read.
+            biased;
             served = served.as_mut() => {
                 served?;
                 return Ok(unread.get() > 0);
@@ -181,35 +252,7 @@ async fn requests(
     }
 }
 
-async fn serve_metrics(front: Arc<Front>, listener: TcpListener) {
-    loop {
-        let (stream, _) = accept(&listener).await;
-        let front = Arc::clone(&front);
-        tokio::spawn(async move {
-            let service = service_fn(|request| {
-                let response = metrics(&front, &request).map(Full::new);
-                async move { Ok::<_, Infallible>(response) }
-            });
-            let mut builder = auto::Builder::new(TokioExecutor::new());
-            builder
-                .http1()
-                .timer(TokioTimer::new())
-                .header_read_timeout(IDLE)
-                .half_close(true);
-            builder
-                .http2()
-                .timer(TokioTimer::new())
-                .keep_alive_interval(http2::PING)
-                .keep_alive_timeout(http2::PING);
-            let served = builder.serve_connection(TokioIo::new(stream), service);
-            if let Err(error) = served.await {
-                debug!(error = &*error, "connection for metrics ended");
-            }
-        });
-    }
-}
-
-fn metrics(front: &Front, request: &Request<Incoming>) -> Response<Bytes> {
+fn metrics(front: &Front, request: &Request<ReceivedBody>) -> Response<Bytes> {
     let response = |status, text: String, content_type: &'static str| {
         let mut response = Response::new(Bytes::from(text));
         *response.status_mut() = status;

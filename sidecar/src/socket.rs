@@ -16,6 +16,8 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tracing::debug;
 
+use crate::ending::Activity;
+
 /// How long a connection may rest before TCP asks whether the client's system still knows it.
 const PROBE_AFTER: Duration = Duration::from_secs(30);
 /// How long the sidecar reads on at most once it has nothing more to say.
@@ -34,6 +36,8 @@ pub(crate) struct Socket {
     stream: Arc<TcpStream>,
     /// The beginning of what the client sent, which is read again.
     begun: Bytes,
+    /// Told of what is read, where that is HTTP/1.1.
+    activity: Option<Activity>,
 }
 
 /// Splits a connection into the half that speaks HTTP and the half of the connection's task.
@@ -62,7 +66,13 @@ impl Socket {
         Self {
             stream,
             begun: Bytes::new(),
+            activity: None,
         }
+    }
+
+    /// Tells `activity` of what is read from now on.
+    pub(crate) fn tell(&mut self, activity: &Activity) {
+        self.activity = Some(activity.clone());
     }
 
     /// The stream, for as long as this half of it is open.
@@ -121,7 +131,12 @@ impl AsyncRead for Socket {
             ready!(self.stream.poll_read_ready(cx))?;
             match self.stream.try_read_buf(into) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                read => return Poll::Ready(read.map(drop)),
+                read => {
+                    if let Some(activity) = &self.activity {
+                        activity.has_read();
+                    }
+                    return Poll::Ready(read.map(drop));
+                }
             }
         }
     }

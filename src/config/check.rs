@@ -18,6 +18,7 @@ impl Config {
         self.check_store()?;
         self.check_secrets()?;
         self.check_process()?;
+        self.check_limits()?;
         self.check_routes()?;
         self.check_rejections()?;
         #[cfg(not(feature = "encryption"))]
@@ -87,6 +88,13 @@ impl Config {
             return Err(self.error("metrics", message));
         }
         Ok(())
+    }
+
+    fn check_limits(&self) -> Result<(), FileError> {
+        match self.said.file.limits.wrong() {
+            Some((name, message)) => Err(self.error(&format!("limits.{name}"), message)),
+            None => Ok(()),
+        }
     }
 
     /// Rejects fields that an authorizer must not set, and a field whose copy would overwrite the

@@ -9,6 +9,7 @@ use super::amount::{Size, Time};
 use super::choice::{Body, Encrypting, Format, Headers, Lengths, Waiting};
 use super::credential::Credential;
 use super::field::{BodyStatus, HeaderSwitch, MediaType, Name, SkipHeader, StatusName, Verb};
+use super::limits::LimitsTable;
 use super::process::{Address, Authorize, ServedPath, Upstream};
 use super::record::{InDoubt, Record};
 use super::rejections::{self, Rejections};
@@ -71,6 +72,9 @@ pub(super) struct File {
     /// don't tell `/Orders` from `/orders`.
     #[schemars(extend("default" = false))]
     pub(super) ignore_path_case: Option<bool>,
+    /// Sidecar: its limits.
+    #[serde(default)]
+    pub(super) limits: LimitsTable,
 
     /// The URL of the store: `memory:`, `sqlite:FILE`, `postgres://…`, `mysql://…` or `redis://…`.
     /// `env:NAME` reads a variable.

@@ -61,6 +61,7 @@ mod document;
 mod error;
 mod field;
 mod file;
+pub(crate) mod limits;
 mod names;
 mod process;
 mod read;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::{HeaderName, Uri};
 use ipnet::IpNet;
 
+use super::limits::Limits;
 use super::scopes::Scopes;
 use super::{Config, FileError};
 use crate::IdempotencyLayerBuilder;
@@ -44,6 +45,8 @@ pub struct Entries {
     pub drain_timeout: Option<Duration>,
     /// Patterns are matched against the path in lower case.
     pub ignore_path_case: Option<bool>,
+    /// The table `[limits]`, with its defaults.
+    pub limits: Limits,
     /// The entry `docs_url` of `[idempotency]`.
     pub docs_url: Option<String>,
     /// `[idempotency]`, then each `[[route]]`.
@@ -132,6 +135,7 @@ pub fn entries(config: &Config) -> Entries {
         contract: file.contract.as_ref().map(|own| own.0.clone()),
         drain_timeout: file.drain_timeout.map(|own| own.0),
         ignore_path_case: file.ignore_path_case,
+        limits: file.limits.limits(),
         docs_url: all.docs_url.clone(),
         tables: [Table::new(None, all.scope.as_ref(), all.exactly_once)]
             .into_iter()

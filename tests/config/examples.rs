@@ -52,12 +52,13 @@ fn the_reference_has_every_key_with_its_default() {
     let properties = |options: &Value| options["properties"].as_object().unwrap().clone();
     let tables = [
         properties(&schema),
+        properties(&schema["properties"]["limits"]),
         properties(&schema["properties"]["idempotency"]),
         properties(&schema["$defs"]["Route"]),
     ];
     for (name, option) in tables.iter().flatten() {
         let is_old_name = option.get("deprecated").is_some();
-        if ["idempotency", "route"].contains(&name.as_str()) || is_old_name {
+        if ["limits", "idempotency", "route"].contains(&name.as_str()) || is_old_name {
             continue;
         }
         let begin = format!("| `{name}` | ");

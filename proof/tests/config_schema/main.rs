@@ -126,6 +126,8 @@ fn what_is_read_is_right_by_the_schema() {
         "contract = '/docs/keys'",
         "drain_timeout = '0s'",
         "ignore_path_case = true",
+        "limits = { max_connections = 2000, max_connections_per_peer = 10, head_timeout = '5s' }",
+        "limits.max_head_bytes = '64KiB'",
         "store = 'memory:'",
         "listen = '127.0.0.1:0'\nmetrics = '127.0.0.1:0'",
         "secrets = ['long enough to be one']\nidempotency.encryption = 'xchacha20-poly1305'",

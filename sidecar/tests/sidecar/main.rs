@@ -6,6 +6,7 @@ mod asked_again;
 mod authorizer;
 mod bodies;
 mod browsers;
+mod connections;
 mod environment;
 mod expectations;
 mod failures;

@@ -101,6 +101,22 @@ impl Running {
         }
     }
 
+    /// Returns the value of a sample in `/metrics`.
+    pub(crate) async fn number(&self, sample: &str) -> u64 {
+        let mut client = Client::connect(self.metrics.unwrap()).await;
+        client.send(&get("/metrics")).await;
+        let text = client.answer().await;
+        let mut lines = text.text().lines();
+        let value = lines.find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
+        value.expect(sample).parse().unwrap()
+    }
+
+    /// Returns how often this limit has refused something.
+    pub(crate) async fn refusals(&self, limit: &str) -> u64 {
+        let sample = format!("idempotency_sidecar_refusals_total{{limit=\"{limit}\"}}");
+        self.number(&sample).await
+    }
+
     /// Begins to shut down. The returned handle ends when the sidecar has ended.
     pub(crate) fn stop(self) -> JoinHandle<()> {
         self.stop.send(()).unwrap();
@@ -233,6 +249,13 @@ pub(crate) struct Client(pub(crate) BufReader<TcpStream>);
 impl Client {
     pub(crate) async fn connect(address: SocketAddr) -> Self {
         Self(BufReader::new(TcpStream::connect(address).await.unwrap()))
+    }
+
+    /// Connects from this address. All of `127.0.0.0/8` is this machine.
+    pub(crate) async fn connect_from(own: [u8; 4], address: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((own, 0).into()).unwrap();
+        Self(BufReader::new(socket.connect(address).await.unwrap()))
     }
 
     pub(crate) async fn send(&mut self, text: &str) {
