@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use toml::de::{DeTable, DeValue};
 
 use super::error::FileError;
-use crate::options::json::read_strict;
+use super::strict::read_strict;
 
 /// Keys of `[idempotency]` that had another name once: the old name, and the name now.
 pub(super) const RENAMED: [(&str, &str); 3] = [

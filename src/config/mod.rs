@@ -70,6 +70,7 @@ mod rejections;
 mod schema;
 mod scopes;
 pub(crate) mod sidecar;
+mod strict;
 mod value;
 
 pub use error::FileError;

@@ -1,19 +1,23 @@
 //! Reads a JSON body for its fingerprint: which parts of it are compared, and their canonical form.
 
-use std::fmt;
+mod document;
+mod write;
 
-use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
-use serde_json::{Map, Value};
+use std::borrow::Cow;
 
 use crate::error::ConfigError;
+use crate::options::json::document::{Document, sort_key};
 
 /// Which parts of a JSON body enter the fingerprint. They enter in the canonical form of RFC 8785.
 ///
 /// The body must be strict JSON (I-JSON). The whole body is compared byte for byte instead
 ///
 /// - if an object has a member twice;
-/// - if a number that is compared has more than 15 significant digits: a double may not tell such a
-///   number from another one, and two different amounts must never have the same fingerprint;
+/// - if a number that is compared has more than 15 significant digits, or is further from 1 than
+///   10<sup>290</sup> or 10<sup>-290</sup>: a double may not tell such a number from another one, and two
+///   different amounts must never have the same fingerprint;
+/// - if arrays and objects are nested more than 127 deep, or if there are more than 262 144 values and
+///   names of members: the time for one body is bounded (G11);
 /// - if the pointers leave nothing but `null`, empty objects and empty arrays: two bodies of which
 ///   nothing is compared are not the same request.
 ///
@@ -69,238 +73,48 @@ impl JsonFingerprint {
     /// Returns the canonical form of the parts that are compared; `None` if the bytes of the body
     /// are compared.
     pub(crate) fn canonical(&self, body: &[u8]) -> Option<Vec<u8>> {
-        let mut numbers = numbers(body);
-        let mut deserializer = serde_json::Deserializer::from_slice(body);
-        let reader = Reader {
-            numbers_as_text: false,
-            number: &mut |_| match numbers.next().flatten() {
-                Some(exact) => exact.into(),
-                None => inexact(),
-            },
-        };
-        let mut document = reader.deserialize(&mut deserializer).ok()?;
-        deserializer.end().ok()?;
+        let mut document = Document::read(body)?;
         for pointer in &self.exclude {
-            exclude(&mut document, pointer);
+            document.exclude(pointer);
         }
-        let has_pointers = !self.include.is_empty() || !self.exclude.is_empty();
-        let compared = if self.include.is_empty() {
-            document
+        let mut canonical = Vec::with_capacity(body.len());
+        let counts = if self.include.is_empty() {
+            document.write(0, &mut canonical)?
         } else {
-            let included = self.include.iter();
-            let included = included
-                .filter_map(|pointer| Some((pointer.clone(), document.pointer(pointer)?.clone())));
-            Value::Object(included.collect())
+            self.write_included(&document, &mut canonical)?
         };
-        if !is_exact(&compared) || (has_pointers && is_nothing(&compared)) {
-            return None;
-        }
-        serde_json_canonicalizer::to_vec(&compared).ok()
+        let has_pointers = !self.include.is_empty() || !self.exclude.is_empty();
+        (counts || !has_pointers).then_some(canonical)
     }
-}
 
-/// Removes the value that `pointer` names. In an array the value becomes `null`, so that the other
-/// elements keep their places.
-fn exclude(document: &mut Value, pointer: &str) {
-    let Some((parent, last)) = pointer.rsplit_once('/') else {
-        *document = Value::Null;
-        return;
-    };
-    match document.pointer_mut(parent) {
-        Some(Value::Object(members)) => {
-            members.remove(&last.replace("~1", "/").replace("~0", "~"));
-        }
-        Some(Value::Array(_)) => {
-            if let Some(element) = document.pointer_mut(pointer) {
-                *element = Value::Null;
+    /// Writes an object whose members are named by the pointers that name a value.
+    fn write_included(&self, document: &Document<'_>, out: &mut Vec<u8>) -> Option<bool> {
+        let included = self.include.iter();
+        let included = included.filter_map(|pointer| Some((pointer, document.find(pointer)?)));
+        let mut included: Vec<_> = included.collect();
+        included.sort_by_cached_key(|(pointer, _)| sort_key(Cow::Borrowed(pointer.as_bytes())));
+        included.dedup();
+        let mut counts = false;
+        out.push(b'{');
+        for (place, (pointer, node)) in included.into_iter().enumerate() {
+            if place > 0 {
+                out.push(b',');
             }
+            write::quote(pointer.as_bytes(), out);
+            out.push(b':');
+            counts |= document.write(node, out)?;
         }
-        _ => {}
-    }
-}
-
-/// Whether a value has nothing in it that two bodies could differ by.
-fn is_nothing(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::Array(elements) => elements.iter().all(is_nothing),
-        Value::Object(members) => members.values().all(is_nothing),
-        Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
-    }
-}
-
-/// The name under which `serde_json` gives a number as text to a visitor, if another crate turns on
-/// its feature `arbitrary_precision`.
-const NUMBER: &str = "$serde_json::private::Number";
-
-/// Stands for a number that is not exact. No body has an object like this one, because the reader
-/// rejects a member with this name.
-fn inexact() -> Value {
-    Value::Object(Map::from_iter([(NUMBER.to_owned(), Value::Null)]))
-}
-
-fn is_exact(value: &Value) -> bool {
-    match value {
-        Value::Array(elements) => elements.iter().all(is_exact),
-        Value::Object(members) => !members.contains_key(NUMBER) && members.values().all(is_exact),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => true,
-    }
-}
-
-/// Returns the numbers of a JSON text in their order; `None` for a number that is not
-/// [`exact`].
-///
-/// The deserializer of `serde_json` shows a number only as a double, which has lost its digits.
-fn numbers(mut json: &[u8]) -> impl Iterator<Item = Option<f64>> {
-    std::iter::from_fn(move || {
-        loop {
-            let begin = |byte: &u8| matches!(byte, b'"' | b'-' | b'0'..=b'9');
-            json = &json[json.iter().position(begin)?..];
-            if json[0] == b'"' {
-                json = behind_string(&json[1..])?;
-                continue;
-            }
-            let goes_on =
-                |byte: &u8| matches!(byte, b'0'..=b'9' | b'.' | b'e' | b'E' | b'+' | b'-');
-            let end = json.iter().position(|byte| !goes_on(byte));
-            let (number, rest) = json.split_at(end.unwrap_or(json.len()));
-            json = rest;
-            return Some(exact(number));
-        }
-    })
-}
-
-/// `rest` stands behind the opening quotation mark of a string.
-fn behind_string(mut rest: &[u8]) -> Option<&[u8]> {
-    loop {
-        rest = match rest {
-            [b'"', behind @ ..] => return Some(behind),
-            [b'\\', _, behind @ ..] | [_, behind @ ..] => behind,
-            [] => return None,
-        };
-    }
-}
-
-/// The double of a number that has at most 15 significant digits and is far from the limits of a
-/// double. Two different numbers of this kind are two different doubles.
-fn exact(number: &[u8]) -> Option<f64> {
-    let number = std::str::from_utf8(number).ok()?;
-    let mantissa = number.split(['e', 'E']).next()?;
-    let digits: String = mantissa.chars().filter(char::is_ascii_digit).collect();
-    let significant = digits.trim_matches('0').len();
-    let double: f64 = number.parse().ok()?;
-    let is_far_from_limits = significant == 0 || (1e-290..=1e290).contains(&double.abs());
-    (significant <= 15 && is_far_from_limits).then_some(double)
-}
-
-/// Reads JSON in which no object has a member twice.
-///
-/// # Errors
-/// If the text is not JSON of this kind.
-#[cfg(feature = "config")]
-pub(crate) fn read_strict(text: &str) -> serde_json::Result<Value> {
-    let mut deserializer = serde_json::Deserializer::from_str(text);
-    let reader = Reader {
-        numbers_as_text: true,
-        number: &mut |number| number,
-    };
-    let document = reader.deserialize(&mut deserializer)?;
-    deserializer.end()?;
-    Ok(document)
-}
-
-/// Reads a JSON value in which no object has a member twice.
-struct Reader<'a> {
-    /// Whether numbers are accepted as text, as `serde_json` gives them with its feature
-    /// `arbitrary_precision`.
-    numbers_as_text: bool,
-    /// What each number becomes, in the order of the numbers in the text.
-    number: &'a mut dyn FnMut(Value) -> Value,
-}
-
-impl Reader<'_> {
-    /// The reader of a value inside the one that this reader reads.
-    fn inner(&mut self) -> Reader<'_> {
-        Reader {
-            numbers_as_text: self.numbers_as_text,
-            number: self.number,
-        }
-    }
-}
-
-impl<'de> DeserializeSeed<'de> for Reader<'_> {
-    type Value = Value;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Reader<'_> {
-    type Value = Value;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("strict JSON")
-    }
-
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-        Ok(Value::Bool(value))
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        Ok((self.number)(value.into()))
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-        Ok((self.number)(value.into()))
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-        Ok((self.number)(value.into()))
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(mut self, mut seq: A) -> Result<Value, A::Error> {
-        let mut elements = Vec::new();
-        while let Some(element) = seq.next_element_seed(self.inner())? {
-            elements.push(element);
-        }
-        Ok(Value::Array(elements))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<Value, A::Error> {
-        let mut members = Map::new();
-        while let Some(name) = map.next_key::<String>()? {
-            if name == NUMBER {
-                if !self.numbers_as_text {
-                    // The same number can be written as different texts, and a fingerprint needs
-                    // one form.
-                    return Err(A::Error::custom("a number as text"));
-                }
-                let number: String = map.next_value()?;
-                return number.parse().map(Value::Number).map_err(A::Error::custom);
-            }
-            let value = map.next_value_seed(self.inner())?;
-            if members.contains_key(&name) {
-                return Err(A::Error::custom(format!("`{name}` stands twice")));
-            }
-            members.insert(name, value);
-        }
-        Ok(Value::Object(members))
+        out.push(b'}');
+        Some(counts)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::document::MAX_VALUES;
+    use super::*;
 
     /// What is compared of a body: its canonical form, or its bytes.
     fn of(json: &JsonFingerprint, body: &str) -> (bool, Vec<u8>) {
@@ -402,6 +216,72 @@ mod tests {
     }
 
     #[test]
+    fn depth_and_values_are_bounded() {
+        let rules = JsonFingerprint::new();
+        let arrays = |deep| format!("{}{}", "[".repeat(deep), "]".repeat(deep));
+        assert!(of(&rules, &arrays(127)).0);
+        assert!(!of(&rules, &arrays(128)).0);
+        // What has ended is not deep.
+        assert!(of(&rules, &format!("[{}{{}}]", "[[]],".repeat(200))).0);
+        let objects = |deep| format!("{}1{}", "{\"a\":".repeat(deep), "}".repeat(deep));
+        assert!(of(&rules, &objects(127)).0);
+        assert!(!of(&rules, &objects(128)).0);
+
+        // The array is a value itself.
+        let zeros = |values| format!("[0{}]", ",0".repeat(values - 2));
+        assert!(of(&rules, &zeros(MAX_VALUES)).0);
+        assert!(!of(&rules, &zeros(MAX_VALUES + 1)).0);
+        // A name and a value for each member, the object's name, and the two objects.
+        let members = |count| {
+            let members: Vec<_> = (0..count).map(|name| format!("\"{name}\":0")).collect();
+            format!("{{\"o\":{{{}}}}}", members.join(","))
+        };
+        assert!(of(&rules, &members(MAX_VALUES / 2 - 2)).0);
+        assert!(!of(&rules, &members(MAX_VALUES / 2)).0);
+    }
+
+    /// Numbers that are not compared are of no concern.
+    #[test]
+    fn only_numbers_that_are_compared_must_be_exact() {
+        let amount = JsonFingerprint::new().include("/amount");
+        for other in ["1e400", "1e-400", "0.1234567890123456789"] {
+            let body = format!("{{\"amount\":5,\"other\":{other}}}");
+            assert_eq!(of(&amount, &body).1, br#"{"/amount":5}"#, "{other}");
+            assert!(!of(&JsonFingerprint::new(), &body).0, "{other}");
+        }
+    }
+
+    #[test]
+    fn members_are_in_the_order_of_their_code_units() {
+        // The example of RFC 8785, 3.2.3, and names around U+E000.
+        let names = [
+            "\\u20ac",
+            "\\r",
+            "\u{fb33}",
+            "1",
+            "\u{1f600}",
+            "\u{80}",
+            "ö",
+            "\u{ffff}",
+            "\u{d7ff}",
+            "\u{e000}",
+            "\u{e000}1",
+        ];
+        let members: Vec<_> = names.iter().map(|name| format!("\"{name}\":0")).collect();
+        let body = format!("{{{}}}", members.join(","));
+        let value: serde_json::Value = serde_json::from_str(&body).unwrap();
+        let expected = serde_json_canonicalizer::to_vec(&value).unwrap();
+        assert_eq!(of(&JsonFingerprint::new(), &body), (true, expected));
+        for name in names {
+            let name: String = serde_json::from_str(&format!("\"{name}\"")).unwrap();
+            let one = JsonFingerprint::new().include(format!("/{name}"));
+            assert!(of(&one, &body).0, "{name:?}");
+            let twice = body.replacen('{', &format!("{{{}:1,", serde_json::json!(name)), 1);
+            assert!(!of(&JsonFingerprint::new(), &twice).0, "{name:?}");
+        }
+    }
+
+    #[test]
     fn pointers_choose_what_counts() {
         let some = JsonFingerprint::new()
             .include("/amount")
@@ -430,8 +310,44 @@ mod tests {
         assert_ne!(of(&nothing, "1"), of(&nothing, "2"));
     }
 
+    /// JSON text, with a fault now and then.
+    fn text() -> impl Strategy<Value = String> {
+        let string = "\"([ -~öЖ\u{e001}\u{10001}]|\\\\[\"\\\\/bfnrtu]|\\\\u00[0-9a-f]{2}|\\\\ud83[dD]\\\\ude0[0-9]){0,3}\"";
+        let number = "-?[0-9]{1,9}(\\.[0-9]{1,6})?([eE][+-]?[0-9]{1,2})?";
+        let leaf = prop_oneof![string, number, "true|false|null|nul|", "[ -~]{0,2}"];
+        leaf.prop_recursive(4, 24, 4, move |inner| {
+            let space = "[ \t\r\n]{0,1}";
+            let element =
+                (space, inner.clone()).prop_map(|(space, value)| format!("{space}{value}"));
+            let member = (string, space, inner)
+                .prop_map(|(name, space, value)| format!("{name}:{space}{value}"));
+            prop_oneof![
+                prop::collection::vec(element, 0..4).prop_map(|own| format!("[{}]", own.join(","))),
+                prop::collection::vec(member, 0..4)
+                    .prop_map(|own| format!("{{{}}}", own.join(" ,"))),
+            ]
+        })
+    }
+
     proptest! {
-        /// Numbers are found in the text in the order in which `serde_json` reads them.
+        #![proptest_config(ProptestConfig::with_cases(1024))]
+
+        /// `serde_json` reads what is read here, and `serde_json_canonicalizer` writes what is
+        /// written here.
+        #[test]
+        fn other_programs_read_and_write_the_same(text in text()) {
+            let read: Result<serde_json::Value, _> = serde_json::from_str(&text);
+            let (canonical, form) = of(&JsonFingerprint::new(), &text);
+            match read {
+                Ok(value) if canonical => prop_assert_eq!(serde_json_canonicalizer::to_vec(&value).unwrap(), form),
+                // A member that stands twice, or a number that is not exact.
+                Ok(_) => prop_assert!(text.contains(':') || text.contains(|digit: char| digit.is_ascii_digit())),
+                Err(_) => prop_assert!(!canonical),
+            }
+        }
+    }
+
+    proptest! {
         #[test]
         fn each_number_is_read_as_itself(
             numbers in prop::collection::vec(-999_999_999_i64..=999_999_999, 0..6),
@@ -459,6 +375,8 @@ mod tests {
             let plain = format!("{digits}e{exponent}");
             let padded = format!("{digits}.{}e{exponent}", "0".repeat(zeros + 1));
             prop_assert_eq!(of(&rules, &plain), of(&rules, &padded));
+            let number: f64 = plain.parse().unwrap();
+            prop_assert_eq!(of(&rules, &plain).1, serde_json_canonicalizer::to_vec(&number).unwrap());
             let next = format!("{}e{exponent}", (digits + step).min(999_999_999_999_999));
             let is_same = digits + step == digits || digits == 999_999_999_999_999;
             prop_assert_eq!(of(&rules, &plain) == of(&rules, &next), is_same);
