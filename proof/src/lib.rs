@@ -1,7 +1,7 @@
 //! This package proves that the library keeps its guarantees. Its tests need
 //! servers or heavy dependencies.
 //!
-//! Everything stands in `tests/`, `examples/` and `benches/` of this package.
+//! Everything stands in `tests/`, `examples/`, `benches/` and `src/bin/` of this package.
 
 /// Compiles the code of `docs/grpc.md` with the documentation tests.
 #[cfg(doctest)]
