@@ -280,15 +280,49 @@ mod tests {
     /// Without a wake-up for the next turn its reader would wait for ever.
     #[tokio::test]
     async fn a_body_that_is_always_ready_is_read_in_turns() {
-        let mut body = Ready(3 * TURN);
-        let (mut read, mut polls) = (BodyBuffer::default(), 0);
-        let reading = poll_fn(|cx| {
-            polls += 1;
-            read.poll_from(Pin::new(&mut body), |_| true, cx)
-        });
-        let limit = std::time::Duration::from_secs(10);
-        let ended = tokio::time::timeout(limit, reading).await;
-        assert!(ended.expect("it goes on by itself").unwrap());
-        assert_eq!((read.len(), polls), (3 * TURN, 4));
+        for (frames, turns) in [(3 * TURN, 4), (4 * TURN - 1, 4)] {
+            let mut body = Ready(frames);
+            let (mut read, mut polls) = (BodyBuffer::default(), 0);
+            let reading = poll_fn(|cx| {
+                polls += 1;
+                read.poll_from(Pin::new(&mut body), |_| true, cx)
+            });
+            let limit = std::time::Duration::from_secs(10);
+            let ended = tokio::time::timeout(limit, reading).await;
+            assert!(ended.expect("it goes on by itself").unwrap());
+            assert_eq!((read.len(), polls), (frames, turns));
+        }
+    }
+
+    #[test]
+    fn only_a_large_body_is_copied_out_of_a_buffer_that_others_hold() {
+        let buffer = Bytes::from(vec![b'x'; 4 * SMALL]);
+        for (length, is_alone) in [(1, false), (SMALL, false), (SMALL + 1, true)] {
+            let mut read = BodyBuffer::default();
+            read.push(buffer.slice(..length));
+            let data = read.whole().data;
+            assert_eq!((data.len(), data.is_unique()), (length, is_alone));
+        }
+    }
+
+    #[test]
+    fn of_the_room_in_an_allocation_a_sixteenth_of_the_data_stays() {
+        const LENGTH: usize = 3840;
+        for (room, left) in [(0, 0), (1, 1), (240, 240), (241, 0), (4000, 0)] {
+            let mut data = Vec::with_capacity(LENGTH + room);
+            data.resize(LENGTH, b'x');
+            let alone = Vec::from(alone(Bytes::from(data)));
+            assert_eq!((alone.len(), alone.capacity()), (LENGTH, LENGTH + left));
+        }
+    }
+
+    #[test]
+    fn the_copy_of_a_sensitive_value_is_sensitive() {
+        for is_sensitive in [false, true] {
+            let mut value = HeaderValue::from_static("v");
+            value.set_sensitive(is_sensitive);
+            let copy = own_value(&value);
+            assert_eq!((&copy, copy.is_sensitive()), (&value, is_sensitive));
+        }
     }
 }

@@ -33,3 +33,34 @@ pub(crate) fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
         _ => return None,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_timeout_of_a_grpc_call_has_one_of_six_units() {
+        let read = |timeout: &'static str| {
+            grpc_timeout(&HeaderMap::from_iter([(
+                GRPC_TIMEOUT,
+                timeout.parse().unwrap(),
+            )]))
+        };
+        for (timeout, is) in [
+            ("3H", Duration::from_secs(10_800)),
+            ("3M", Duration::from_secs(180)),
+            ("3S", Duration::from_secs(3)),
+            ("3m", Duration::from_millis(3)),
+            ("3u", Duration::from_micros(3)),
+            ("3n", Duration::from_nanos(3)),
+            ("99999999H", Duration::from_secs(359_999_996_400)),
+            ("18446744073709551615H", Duration::from_secs(u64::MAX)),
+        ] {
+            assert_eq!(read(timeout), Some(is), "{timeout}");
+        }
+        for wrong in ["", "3", "S", "3s", "3D", "+3S", "-3S", "3.5S", " 3S", "3 S"] {
+            assert_eq!(read(wrong), None, "{wrong}");
+        }
+        assert_eq!(grpc_timeout(&HeaderMap::new()), None);
+    }
+}

@@ -51,10 +51,10 @@ impl AnnouncedLength {
     /// The part of a broken body that may be sent. A server that knows the length
     /// takes all of its bytes for a full body, so the last byte is left out.
     fn unfinished(self, mut read: Bytes) -> Bytes {
-        let all = self
-            .by_header
-            .and_then(|length| usize::try_from(length).ok());
-        read.truncate(all.map_or(usize::MAX, |length| length.saturating_sub(1)));
+        let all = self.by_header.map(usize::try_from);
+        if let Some(Ok(all)) = all {
+            read.truncate(all.saturating_sub(1));
+        }
         read
     }
 
@@ -123,3 +123,28 @@ impl fmt::Display for Misannounced {
 }
 
 impl Error for Misannounced {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_broken_body_all_but_the_last_byte_that_it_announced_may_be_sent() {
+        for (announced, read, sent) in [
+            (None, 10, 10),
+            (Some(10), 10, 9),
+            (Some(10), 9, 9),
+            (Some(10), 12, 9),
+            (Some(1), 1, 0),
+            (Some(0), 1, 0),
+            (Some(u64::MAX), 10, 10),
+        ] {
+            let length = AnnouncedLength {
+                by_header: announced,
+                by_size_hint: None,
+            };
+            let unfinished = length.unfinished(Bytes::from(vec![b'x'; read]));
+            assert_eq!(unfinished.len(), sent, "{announced:?} {read}");
+        }
+    }
+}

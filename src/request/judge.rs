@@ -150,3 +150,18 @@ fn recorded_body(data: &Bytes) -> Bytes {
         data.clone()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_body_is_recorded_as_a_copy_and_a_large_one_as_it_is() {
+        for (length, is_copied) in [(1, true), (SMALL, true), (SMALL + 1, false)] {
+            let data = Bytes::from(vec![b'x'; length]);
+            let recorded = recorded_body(&data);
+            assert_eq!(recorded, data);
+            assert_eq!(recorded.as_ptr() != data.as_ptr(), is_copied, "{length}");
+        }
+    }
+}

@@ -8,6 +8,7 @@ use tower::{Layer, ServiceExt};
 use tower_idempotency::store::{ForgetMode, Forgotten, Store, StoreErrorKind};
 
 use crate::owners::{First, Owners, SECOND, begin};
+use crate::support::log::Log;
 use crate::support::store::{Fault, Op, Steered};
 use crate::support::{Seen, builder, post, send, with_policy};
 
@@ -162,4 +163,76 @@ async fn while_a_late_completion_is_tried_again_its_lease_is_renewed() {
     store.heal(Op::Complete);
     sleep(SECOND * 6).await;
     assert!(send(&app, post("k", "{}")).await.is_replay());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_is_renewed_whenever_a_third_of_it_is_over() {
+    let store = Steered::unguarded();
+    let owners = Owners::new();
+    let layer = with_policy(&store, |options| options.lease(SECOND * 6));
+    let app = layer.layer(owners.service(First::Answers));
+    let first = begin(&app);
+    owners.gate.begun().await;
+    sleep(SECOND / 10).await;
+    for renewals in 1..10 {
+        sleep(SECOND * 2 - SECOND / 5).await;
+        assert_eq!(store.calls(Op::Renew), renewals - 1);
+        sleep(SECOND / 5).await;
+        assert_eq!(store.calls(Op::Renew), renewals);
+    }
+    first.abort();
+}
+
+/// A renewal may take a third of the lease, and is then sent again.
+#[tokio::test(start_paused = true)]
+async fn a_renewal_has_a_third_of_the_lease_to_arrive() {
+    let store = Steered::unguarded();
+    let owners = Owners::new();
+    let layer = builder(&store)
+        .store_timeout(SECOND * 10)
+        .defaults(|options| options.lease(SECOND * 6))
+        // Leases are looked at twice a second.
+        .route("/other", |options| options.lease(SECOND * 3))
+        .build()
+        .unwrap();
+    let app = layer.layer(owners.service(First::Answers));
+    store.make(Op::Renew, Fault::ArrivesLate(SECOND * 19 / 10));
+    let first = begin(&app);
+    owners.gate.begun().await;
+    // Between two looks.
+    sleep(SECOND / 4).await;
+    for _ in 0..60 {
+        sleep(SECOND).await;
+        let retry = send(&app, post("k", "{}")).await;
+        assert_eq!(retry.refusal(), "409 in-flight");
+    }
+    store.make(Op::Renew, Fault::Stalls);
+    // The one that is on its way arrives, and the next never does.
+    sleep(SECOND * 2).await;
+    let calls = store.calls(Op::Renew);
+    sleep(SECOND * 5 / 2).await;
+    assert_eq!(store.calls(Op::Renew), calls + 1);
+    first.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_that_fails_once_its_operation_has_ended_is_not_logged() {
+    for (fails, logged) in [(SECOND / 10, true), (SECOND / 2, false)] {
+        let log = Log::default();
+        let _listening = log.listen();
+        let store = Steered::unguarded();
+        let owners = Owners::new();
+        let layer = with_policy(&store, |options| options.lease(SECOND * 3));
+        let app = layer.layer(owners.service(First::Answers));
+        store.make(Op::Renew, Fault::FailsLate(fails));
+        let first = begin(&app);
+        owners.gate.begun().await;
+        sleep(SECOND * 6 / 5).await;
+        owners.gate.open();
+        assert_eq!(first.await.unwrap().unwrap().status(), 201);
+        sleep(SECOND).await;
+        assert_eq!(store.calls(Op::Renew), 1);
+        let text = log.text();
+        assert_eq!(text.contains("was not renewed"), logged, "{text}");
+    }
 }

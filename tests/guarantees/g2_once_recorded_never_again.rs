@@ -17,6 +17,7 @@ use tower_idempotency::store::{
 };
 
 use crate::support::body::Script;
+use crate::support::log::Log;
 use crate::support::store::{Fault, Op, Steered};
 use crate::support::{
     Gate, Runs, counting, created, handler, held_back, post, protected, quiet, request, send, with,
@@ -362,4 +363,22 @@ async fn an_answer_that_the_store_can_never_take_is_sealed_at_once() {
     let retry = send(&app, post("k", "{}")).await;
     assert_eq!(retry.refusal(), "409 response-unavailable");
     assert_eq!(runs.count(), 1);
+}
+
+/// The sealed records would surprise whoever reads the metrics.
+#[test]
+fn a_store_that_keeps_less_than_the_options_record_is_told_when_the_layer_is_built() {
+    for (says, warned) in [(None, false), (Some(1_500), false), (Some(1_499), true)] {
+        let log = Log::default();
+        let listening = log.listen();
+        let store = Small {
+            says,
+            ..Small::default()
+        };
+        let layer = with_policy(&store, |options| options.max_recorded_body(1_500));
+        drop((layer, listening));
+        let text = log.text();
+        assert_eq!(text.contains("store_keeps_at_most=1499"), warned, "{text}");
+        assert_eq!(text.contains("WARN"), warned, "{text}");
+    }
 }

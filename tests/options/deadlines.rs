@@ -1,6 +1,7 @@
 //! A deadline that a client sends is its own, and not that of the operation (G4).
 
 use std::convert::Infallible;
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,7 +9,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, Full};
 use tokio::time::{Instant, sleep};
-use tower::{Layer, ServiceExt, service_fn};
+use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_idempotency::options::{OnDisconnect, OnInFlight};
 use tower_idempotency::{IdempotencyLayer, MemoryStore};
 
@@ -34,7 +35,7 @@ fn layer() -> IdempotencyLayer {
 /// A gRPC handler that takes two seconds, and sends its own deadline back.
 fn slow(
     runs: &Runs,
-) -> impl tower::Service<
+) -> impl Service<
     Request<Full<Bytes>>,
     Response = Response<Script>,
     Error = Infallible,
@@ -89,6 +90,19 @@ async fn a_call_past_its_deadline_is_told_so_and_its_operation_goes_on() {
     assert_eq!(retry.trailers.as_ref().unwrap()["grpc-status"], "0");
     assert!(retry.is_replay());
     assert_eq!(runs.count(), 1);
+}
+
+/// A server may keep the future of a call for as long as the connection is open.
+#[tokio::test(start_paused = true)]
+async fn an_operation_goes_on_after_the_deadline_although_its_future_is_kept() {
+    let runs = Runs::default();
+    let app = layer().layer(slow(&runs));
+    let mut kept = pin!(app.clone().call(call("k", "300m")));
+    assert_exceeded(&Seen::whole(kept.as_mut().await.unwrap()).await);
+    sleep(2 * SECOND).await;
+    let retry = send(&app, call("k", "300m")).await;
+    assert_eq!(retry.text(), "run 1, told of a deadline: false");
+    assert!(retry.is_replay());
 }
 
 #[tokio::test(start_paused = true)]

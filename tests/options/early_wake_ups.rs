@@ -1,7 +1,7 @@
 //! The option `on_in_flight` on a store whose subscriptions resolve although
 //! nothing has changed, as the contract of stores allows.
 
-use std::future::ready;
+use std::future::{pending, ready};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -122,5 +122,71 @@ async fn a_waiter_that_is_woken_for_nothing_is_given_the_answer_all_the_same() {
         waiter.await.unwrap().assert_replays(&first);
         assert!(opened.elapsed() < SECOND / 4);
         assert_eq!(runs.count(), 1);
+    }
+}
+
+/// Ten wake-ups in a row that come too early are taken for those of other requests. After each
+/// one more, the waiter pauses for 20 ms before it asks again.
+#[tokio::test(start_paused = true)]
+async fn only_the_eleventh_early_wake_up_in_a_row_costs_a_pause() {
+    fn at_once() -> Option<Subscription> {
+        Some(Subscription::new(ready(())))
+    }
+    fn after_20_ms() -> Option<Subscription> {
+        Some(Subscription::after(Duration::from_millis(20)))
+    }
+    fn never() -> Option<Subscription> {
+        Some(Subscription::new(pending()))
+    }
+    // What the waiter subscribes to in turn, the subscription that never resolves, and how many
+    // milliseconds pass until then.
+    let cases: [(fn(usize) -> Option<Subscription>, usize, u64); 5] = [
+        (|nth| if nth < 11 { at_once() } else { never() }, 11, 0),
+        (|nth| if nth < 12 { at_once() } else { never() }, 12, 20),
+        (|nth| if nth < 14 { at_once() } else { never() }, 14, 60),
+        (
+            |nth| match nth {
+                11 => after_20_ms(),
+                22 => never(),
+                _ => at_once(),
+            },
+            22,
+            20,
+        ),
+        (
+            |nth| if nth < 16 { after_20_ms() } else { never() },
+            16,
+            300,
+        ),
+    ];
+    for (gives, last, millis) in cases {
+        let early = Early::new(gives);
+        let (runs, gate) = (Runs::default(), Gate::closed());
+        let layer = with_policy(&early, |options| {
+            options
+                .lease(SECOND * 300)
+                .on_in_flight(OnInFlight::Wait(SECOND * 60))
+        });
+        let app = layer.layer(held_back(&runs, &gate));
+        let ask = || {
+            let app = app.clone();
+            tokio::spawn(async move { send(&app, post("k", "{}")).await })
+        };
+        let first = ask();
+        gate.begun().await;
+        let asked = Instant::now();
+        let waiter = ask();
+        while early.subscriptions.count() < last {
+            sleep(Duration::from_millis(1)).await;
+        }
+        let passed = asked.elapsed().as_millis();
+        // Of the test's own pauses.
+        let late = 0..=2;
+        assert!(
+            late.contains(&(passed - u128::from(millis))),
+            "{passed} ms of {millis}"
+        );
+        waiter.abort();
+        first.abort();
     }
 }
