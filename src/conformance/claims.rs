@@ -82,7 +82,7 @@ async fn race(stores: &Stores, claim: &Claim) -> Checked<Lease> {
                 winner = Some(lease);
             }
             Claimed::Found(record) => losers.push(record),
-            full @ Claimed::OverCapacity => {
+            full @ (Claimed::OverCapacity | Claimed::OverShare) => {
                 broken!("expected a lease or a record, got {}", told(&full))
             }
         }

@@ -212,6 +212,7 @@ pub(crate) fn told(claimed: &Claimed) -> String {
             record.attempt
         ),
         Claimed::OverCapacity => "OverCapacity".to_owned(),
+        Claimed::OverShare => "OverShare".to_owned(),
     }
 }
 

@@ -243,7 +243,9 @@ async fn turn(store: &Handle, claim: &Claim) -> Checked {
                     state(&other)
                 ),
             },
-            other @ Claimed::OverCapacity => broken!("expected a record, got {}", told(&other)),
+            other @ (Claimed::OverCapacity | Claimed::OverShare) => {
+                broken!("expected a record, got {}", told(&other))
+            }
         }
     }
 }

@@ -162,7 +162,7 @@ impl<'a> Records<'a> {
         let lease = match store.claim(&claim).await? {
             Claimed::Acquired(lease) => lease,
             Claimed::Found(record) => return Ok(unresolved(Some(record.state))),
-            Claimed::OverCapacity => {
+            Claimed::OverCapacity | Claimed::OverShare => {
                 let why = "it has no room for the record any more";
                 return Err(StoreError::new(StoreErrorKind::Contention, why));
             }

@@ -159,8 +159,9 @@ impl RouteOptions {
     }
 
     /// The header that says until when the response is kept (RFC 3339), on replays and on first
-    /// responses that are recorded before their heads are sent. A memory store that is full may
-    /// forget the response earlier. Default: none.
+    /// responses that are recorded before their heads are sent. A response for which the store has
+    /// no room is not kept, and has no such header. A memory store that is full may forget the
+    /// response earlier. Default: none.
     #[must_use]
     pub fn expires_at_header<'a>(mut self, name: impl Into<Option<&'a str>>) -> Self {
         self.expires_at_header = self.mark("expires_at_header", name.into());

@@ -93,9 +93,20 @@ impl fmt::Display for RecordId {
 /// all bytes. A map of ids still needs a hasher with a seed, because clients choose their keys.
 impl Hash for RecordId {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        let (head, _) = self.0.split_at(8);
-        state.write_u64(u64::from_le_bytes(head.try_into().expect("split at eight")));
+        hash_head(&self.0, state);
     }
+}
+
+/// As for [`RecordId`].
+impl Hash for ScopeDigest {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        hash_head(&self.0, state);
+    }
+}
+
+fn hash_head<H: Hasher>(digest: &[u8; 32], state: &mut H) {
+    let (head, _) = digest.split_at(8);
+    state.write_u64(u64::from_le_bytes(head.try_into().expect("split at eight")));
 }
 
 digest! {
@@ -105,7 +116,6 @@ digest! {
 }
 
 digest! {
-    #[derive(Hash)]
     /// A digest of the caller: the namespace, and the kind and the value of the scope (G6).
     ScopeDigest
 }

@@ -105,6 +105,15 @@ impl Rejection {
         )
     }
 
+    /// The caller has as many records in the store as one caller may have.
+    pub(crate) fn over_share_of_records() -> Self {
+        Self::new(
+            RejectionCode::OverCapacity,
+            "Your share is full: too many operations of yours are kept. Nothing was executed; \
+             send the same request again in a moment.",
+        )
+    }
+
     /// `max_buffered_bytes` is used up.
     pub(crate) fn too_many_bodies() -> Self {
         Self::new(

@@ -96,6 +96,7 @@ impl Operation {
                 Err(error) => error,
             },
             Ok(Claimed::OverCapacity) => return Err(Rejection::over_capacity().into()),
+            Ok(Claimed::OverShare) => return Err(Rejection::over_share_of_records().into()),
             Err(error) => error,
         };
         warn!(id = ?claim.id, error = cause(&error), "claim failed");

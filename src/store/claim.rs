@@ -58,6 +58,9 @@ pub struct Claim {
     /// record whatever `on_lapsed_lease` says. If the lease of this claim lapses
     /// too, later claims follow `on_lapsed_lease` again.
     pub by_hand: bool,
+    /// All callers are one ([`scope::shared`](crate::scope::shared)), so this caller has no share
+    /// of a store: it may use all of it.
+    pub is_everyone: bool,
 }
 
 impl Claim {
@@ -75,6 +78,7 @@ impl Claim {
             on_lapsed_lease: OnLapsedLease::Rerun,
             on_mismatch: OnMismatch::Reject,
             by_hand: false,
+            is_everyone: false,
         }
     }
 
@@ -98,4 +102,6 @@ pub enum Claimed {
     /// The claim changed nothing, because the store has no room for another
     /// record.
     OverCapacity,
+    /// The claim changed nothing, because its caller holds as many records as one caller may.
+    OverShare,
 }

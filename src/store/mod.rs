@@ -5,7 +5,7 @@
 //! [`Record`] and what they contain), [`AnyStore`], the options of each store,
 //! `Encryption`, and `EncodedCompletion` for stores of one's own.
 //!
-//! May use: `record`, `runtime`, `error`.
+//! May use: `limits`, `record`, `runtime`, `error`.
 
 use std::future::Future;
 use std::sync::Arc;

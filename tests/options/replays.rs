@@ -100,6 +100,23 @@ async fn times_are_the_same_on_the_first_answer_and_on_replays() {
     assert!((kept - jiff::SignedDuration::from_hours(7 * 24)).abs() <= second);
 }
 
+/// The first response once said until when it was kept, which it never was.
+#[tokio::test]
+async fn a_response_for_which_the_memory_store_has_no_room_names_no_time_until_which_it_is_kept() {
+    let store = MemoryStore::builder().max_bytes(4000).build().unwrap();
+    let layer = with_policy(&store, with_times);
+    let app = layer.layer(handler(&Runs::default(), |_, _| {
+        Response::new(Script::frames([vec![b'x'; 5000]]))
+    }));
+    let first = send(&app, post("k", "{}")).await;
+    assert_eq!((first.status, first.body.len()), (200, 5000));
+    assert!(first.header("x-created-at").is_some());
+    assert_eq!(first.header("x-expires-at"), None);
+    let retry = send(&app, post("k", "{}")).await;
+    assert_eq!(retry.refusal(), "409 response-unavailable");
+    assert_eq!((store.stats().not_kept, store.stats().sealed), (1, 1));
+}
+
 /// A store that finds a completion from long ago for every claim.
 #[derive(Clone)]
 struct LongAgo(Completion);

@@ -55,6 +55,12 @@ fn memory(mut address: Address<'_>) -> Result<AnyStore, StoreError> {
     if let Some(bytes) = address.take_bytes("max_bytes")? {
         builder = builder.max_bytes(bytes);
     }
+    if let Some(records) = address.take_number("max_records_per_caller")? {
+        builder = builder.max_records_per_caller(records);
+    }
+    if let Some(bytes) = address.take_bytes("max_bytes_per_caller")? {
+        builder = builder.max_bytes_per_caller(bytes);
+    }
     match address.take("when_full") {
         None => {}
         Some("evict") => builder = builder.when_full(WhenFull::Evict),
@@ -64,7 +70,14 @@ fn memory(mut address: Address<'_>) -> Result<AnyStore, StoreError> {
             return Err(refused(message.to_owned()));
         }
     }
-    if address.rest(&["max_records", "max_bytes", "when_full"], &[])? != "memory:" {
+    let options = [
+        "max_records",
+        "max_bytes",
+        "max_records_per_caller",
+        "max_bytes_per_caller",
+        "when_full",
+    ];
+    if address.rest(&options, &[])? != "memory:" {
         let message = "nothing but parameters follows `memory:`";
         return Err(refused(message.to_owned()));
     }

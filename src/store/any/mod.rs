@@ -14,7 +14,7 @@ use address::Address;
 ///
 /// | URL | store | parameters of this crate |
 /// | --- | --- | --- |
-/// | `memory:` | `MemoryStore` | `max_records`, `max_bytes` (`1000`, `256MiB`), `when_full` (`evict`, `refuse`) |
+/// | `memory:` | `MemoryStore` | `max_records`, `max_bytes` (`1000`, `256MiB`), `max_records_per_caller`, `max_bytes_per_caller`, `when_full` (`evict`, `refuse`) |
 /// | `sqlite:FILE` | `SqliteStore` | `table`, `max_connections` |
 /// | `postgres://…` | `PostgresStore` | `table`, `max_connections` |
 /// | `mysql://…` | `MySqlStore` | `table`, `max_connections` |

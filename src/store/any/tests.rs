@@ -44,6 +44,7 @@ async fn a_memory_store_takes_its_caps_from_the_url() {
         "memory:",
         "memory:?max_records=5",
         "memory:?max_bytes=64KiB&when_full=refuse&max_records=1",
+        "memory:?max_bytes_per_caller=64KiB&max_records_per_caller=9",
     ] {
         AnyStore::migrate(url).await.unwrap();
         let store = AnyStore::connect(url).await.unwrap();
@@ -62,7 +63,14 @@ async fn a_memory_store_takes_its_caps_from_the_url() {
             "memory:?max_bytes=99999999999999999GiB",
             "`max_bytes` in the URL of the store is no number of bytes, such as 1000 or 256MiB",
         ),
-        ("memory:?max_records=0", "`max_records` must be at least 1"),
+        (
+            "memory:?max_records=0",
+            "`max_records` must be at least 1, which one empty record takes",
+        ),
+        (
+            "memory:?max_records=5&max_records_per_caller=6",
+            "`max_records_per_caller` is 6, more than the 5 of `max_records` for all callers",
+        ),
         (
             "memory:?when_full=panic",
             "`when_full` in the URL of the store is neither `evict` nor `refuse`",
@@ -74,7 +82,7 @@ async fn a_memory_store_takes_its_caps_from_the_url() {
     assert!(
         refusal("memory:?hunter2")
             .await
-            .contains("max_records, max_bytes, when_full")
+            .contains("max_records, max_bytes, max_records_per_caller")
     );
 }
 

@@ -1,22 +1,105 @@
 //! How much a memory store may hold, and how much it holds.
 
+use crate::error::ConfigError;
+use crate::limits::Limit;
+
+use crate::record::Completion;
+
+use super::account::Measure;
+
 /// About the number of bytes that a record takes beside its completion: its
 /// entries in the map and in a queue, and its own fields.
 pub(super) const RECORD_BYTES: usize = 320;
+
+/// About the number of bytes that a caller takes beside its records, while it has one.
+pub(super) const CALLER_BYTES: usize = 240;
+
+/// An estimate of the bytes that one header takes besides its name and value.
+const FIELD_BYTES: usize = 96;
+
+/// About the number of bytes that a completion takes.
+pub(super) fn weight(completion: &Completion) -> usize {
+    let trailers = completion.trailers.as_ref().map_or(0, http::HeaderMap::len);
+    completion.weight() + (completion.headers.len() + trailers) * FIELD_BYTES
+}
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     pub(super) max_records: usize,
     pub(super) max_bytes: usize,
+    pub(super) max_records_per_caller: Option<usize>,
+    pub(super) max_bytes_per_caller: Option<usize>,
     pub(super) when_full: WhenFull,
+}
+
+impl Limits {
+    /// The limit in sum, and the share of a caller.
+    pub(super) fn of(&self, measure: Measure) -> Limit {
+        match measure {
+            Measure::Records => Limit {
+                sum: self.max_records,
+                per_caller: self.max_records_per_caller,
+            },
+            Measure::Bytes => Limit {
+                sum: self.max_bytes,
+                per_caller: self.max_bytes_per_caller,
+            },
+        }
+    }
+
+    pub(super) fn evicts(&self) -> bool {
+        self.when_full == WhenFull::Evict
+    }
+
+    /// The size of the largest completion that there is room for.
+    pub(super) fn largest_completion(&self) -> usize {
+        let most = self.max_bytes_per_caller.unwrap_or(self.max_bytes);
+        most.saturating_sub(RECORD_BYTES + CALLER_BYTES)
+    }
+
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        const SMALLEST: usize = RECORD_BYTES + CALLER_BYTES;
+        let options = [
+            (
+                "max_records",
+                self.max_records,
+                "max_records_per_caller",
+                self.max_records_per_caller,
+                1,
+            ),
+            (
+                "max_bytes",
+                self.max_bytes,
+                "max_bytes_per_caller",
+                self.max_bytes_per_caller,
+                SMALLEST,
+            ),
+        ];
+        for (option, sum, of_caller, share, smallest) in options {
+            for (option, limit) in [(option, Some(sum)), (of_caller, share)] {
+                if limit.is_some_and(|limit| limit < smallest) {
+                    let message =
+                        format!("must be at least {smallest}, which one empty record takes");
+                    return Err(ConfigError::new(option, message));
+                }
+            }
+            if let Some(share) = share.filter(|share| *share > sum) {
+                let message =
+                    format!("is {share}, more than the {sum} of `{option}` for all callers");
+                return Err(ConfigError::new(of_caller, message));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// What a full [`MemoryStore`](crate::MemoryStore) does with a new operation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WhenFull {
-    /// Forgets the oldest tombstone, or else the oldest completion: the operation
-    /// of that key may run again.
+    /// Forgets the oldest tombstone, or else the oldest completion, of the caller that holds the
+    /// most: the operation of that key may run again. A caller that holds as much as any other
+    /// one only loses records of its own.
     #[default]
     Evict,
     /// Rejects the new operation with `over-capacity`. Operations that have begun
@@ -25,14 +108,15 @@ pub enum WhenFull {
     Refuse,
 }
 
-/// What a [`MemoryStore`](crate::MemoryStore) holds at one moment.
+/// What a [`MemoryStore`](crate::MemoryStore) holds at one moment, and what has happened since it
+/// was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MemoryStats {
     /// All records. An expired record counts until it is removed, which happens
     /// as others are added.
     pub records: usize,
-    /// About the number of bytes that the records take.
+    /// About the number of bytes that the records and their callers take.
     pub bytes: usize,
     /// Records of operations that are in flight, or whose outcome is unknown.
     pub in_flight: usize,
@@ -42,4 +126,14 @@ pub struct MemoryStats {
     pub sealed: usize,
     /// Tombstones: records whose operation may run again.
     pub released: usize,
+    /// Callers that have a record.
+    pub callers: usize,
+    /// Records that were removed before their retention ended, to make room.
+    pub evicted: u64,
+    /// Claims that were refused because the store was full.
+    pub refused: u64,
+    /// Claims that were refused because their caller's share of the store was full.
+    pub over_share: u64,
+    /// Completions for which there was no room: their records are sealed.
+    pub not_kept: u64,
 }

@@ -1,6 +1,7 @@
 //! A store that keeps its records in the memory of this process.
 
 use std::fmt;
+use std::future::ready;
 use std::sync::Arc;
 
 use crate::error::ConfigError;
@@ -11,12 +12,15 @@ use crate::store::{
 };
 
 use self::clock::Clock;
-use self::limits::{Limits, RECORD_BYTES};
+use self::limits::Limits;
 use self::records::Records;
 
+mod account;
+mod claiming;
 mod clock;
+mod completing;
 mod counts;
-mod expiry;
+mod eviction;
 mod guard;
 #[cfg_attr(
     shuttle,
@@ -25,7 +29,9 @@ mod guard;
 mod id_hasher;
 mod limits;
 mod queues;
+mod ranks;
 mod records;
+mod slab;
 mod slot;
 mod sync;
 mod waiter;
@@ -102,6 +108,26 @@ impl MemoryStoreBuilder {
         self
     }
 
+    /// The largest number of records of one caller, at most `max_records`. A caller at this limit
+    /// loses its own records for new ones; what is in flight or in doubt can't be lost, so beyond
+    /// it the caller is rejected with `over-capacity`.
+    ///
+    /// By default a caller may hold seven times as many records as are free, of what can't be
+    /// evicted: alone up to seven eighths of all. A store that [refuses](WhenFull::Refuse) counts
+    /// all records so, another one those in flight or in doubt. Where the scope says that
+    /// [all callers are one](crate::scope::shared), a caller has no share.
+    pub fn max_records_per_caller(mut self, records: usize) -> Self {
+        self.limits.max_records_per_caller = Some(records);
+        self
+    }
+
+    /// About how many bytes the records of one caller may take, at most `max_bytes`. Works like
+    /// [`max_records_per_caller`](Self::max_records_per_caller).
+    pub fn max_bytes_per_caller(mut self, bytes: usize) -> Self {
+        self.limits.max_bytes_per_caller = Some(bytes);
+        self
+    }
+
     /// What the store does at a limit. Default: [`WhenFull::Evict`].
     pub fn when_full(mut self, when_full: WhenFull) -> Self {
         self.limits.when_full = when_full;
@@ -111,15 +137,9 @@ impl MemoryStoreBuilder {
     /// Makes the store.
     ///
     /// # Errors
-    /// If a limit leaves no room for a single record.
+    /// If a limit leaves no room for a single record, or a limit of one caller is above that of all.
     pub fn build(self) -> Result<MemoryStore, ConfigError> {
-        if self.limits.max_records == 0 {
-            return Err(ConfigError::new("max_records", "must be at least 1"));
-        }
-        if self.limits.max_bytes < RECORD_BYTES {
-            let message = format!("must be at least {RECORD_BYTES}, which one empty record takes");
-            return Err(ConfigError::new("max_bytes", message));
-        }
+        self.limits.check()?;
         Ok(MemoryStore::with(self, Clock::tokio()))
     }
 }
@@ -137,6 +157,8 @@ impl MemoryStore {
             limits: Limits {
                 max_records: 1_000_000,
                 max_bytes: 256 << 20,
+                max_records_per_caller: None,
+                max_bytes_per_caller: None,
                 when_full: WhenFull::default(),
             },
         }
@@ -192,7 +214,7 @@ impl Store for MemoryStore {
     }
 
     async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Ownership, StoreError> {
-        Ok(self.records.complete(lease, outcome))
+        self.records.complete(lease, outcome)
     }
 
     async fn release(
@@ -238,7 +260,10 @@ impl DynStore for AtOnce {
         lease: &'a Lease,
         outcome: &'a Outcome,
     ) -> StoreFuture<'a, Ownership> {
-        StoreFuture::Now(Some(self.0.records.complete(lease, outcome)))
+        match self.0.records.complete(lease, outcome) {
+            Ok(ownership) => StoreFuture::Now(Some(ownership)),
+            Err(error) => StoreFuture::Later(Box::pin(ready(Err(error)))),
+        }
     }
 
     fn release<'a>(

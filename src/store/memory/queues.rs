@@ -1,10 +1,15 @@
-//! The records in the order in which they expire.
+//! The records in the order in which they expire, and in that in which their callers lose them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::limits::Whose;
 use crate::record::RecordId;
 
+use super::account::{Account, Measure};
 use super::clock::SinceStart;
+use super::ranks::Callers;
+use super::slab::{Link, List, Place, Slab};
 
 /// How many expired records one operation removes.
 const REMOVED_PER_CALL: usize = 2;
@@ -16,7 +21,7 @@ pub(super) struct Expired(pub(super) [Option<RecordId>; REMOVED_PER_CALL]);
 
 /// The kind of a queue. To make room, records of a smaller kind are removed
 /// first.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum ExpiryQueue {
     Released,
     Done,
@@ -30,42 +35,73 @@ pub(super) struct Expiry {
     pub(super) at: SinceStart,
 }
 
-/// Where a record's entry is, for as long as the record has one.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct Place(u32);
-
 /// One queue for each kind and each retention: records of one retention expire
 /// in the order in which their retention began. So an entry goes in at the end and
-/// comes out at any place in constant time.
+/// comes out at any place in constant time. The entry of a record that can be evicted is also in
+/// a list of the record's caller.
 #[derive(Default)]
 pub(super) struct Queues {
-    queues: Vec<Queue>,
-    entries: Entries,
+    by_retention: Vec<Queue>,
+    entries: Slab<Entry>,
+    callers: Callers,
 }
 
 struct Queue {
     line: ExpiryQueue,
     retention: Duration,
-    first: Option<Place>,
-    last: Option<Place>,
+    entries: List,
+}
+
+struct Entry {
+    due: Expiry,
+    queue: u32,
+    in_queue: Link,
+    /// The seat of the record's caller; `None` if the record can't be evicted.
+    seat: Option<Place>,
+    of_caller: Link,
 }
 
 impl Queues {
-    pub(super) fn push(&mut self, line: ExpiryQueue, retention: Duration, due: Expiry) -> Place {
+    pub(super) fn push(
+        &mut self,
+        line: ExpiryQueue,
+        retention: Duration,
+        due: Expiry,
+        account: &Arc<Account>,
+    ) -> Place {
+        let at = self.queue(line, retention);
+        let evictable = line != ExpiryQueue::Abandoned;
+        let seat = evictable.then(|| self.callers.seat(account));
+        let place = self.entries.add(Entry {
+            due,
+            queue: u32::try_from(at).expect("there are fewer queues than entries"),
+            in_queue: Link::default(),
+            seat,
+            of_caller: Link::default(),
+        });
+        let queue = &mut self.by_retention[at].entries;
+        queue.push(&mut self.entries, place, |entry| &mut entry.in_queue);
+        if let Some(seat) = seat {
+            let own = &mut self.callers.get_mut(seat).oldest[line as usize];
+            own.push(&mut self.entries, place, |entry| &mut entry.of_caller);
+            self.callers.rank(seat);
+        }
+        place
+    }
+
+    fn queue(&mut self, line: ExpiryQueue, retention: Duration) -> usize {
         let own = |queue: &Queue| queue.line == line && queue.retention == retention;
-        let is_empty = |queue: &Queue| queue.first.is_none();
+        let is_empty = |queue: &Queue| queue.entries.is_empty();
         // An empty queue serves another retention: there are never more queues than entries.
-        let queues = &mut self.queues;
+        let queues = &mut self.by_retention;
         let at = (queues.iter().position(own))
             .or_else(|| queues.iter().position(is_empty))
             .unwrap_or(queues.len());
         if at == queues.len() || is_empty(&queues[at]) {
-            let (first, last) = (None, None);
             let queue = Queue {
                 line,
                 retention,
-                first,
-                last,
+                entries: List::default(),
             };
             if at == queues.len() {
                 queues.push(queue);
@@ -73,37 +109,29 @@ impl Queues {
                 queues[at] = queue;
             }
         }
-        let queue = &mut queues[at];
-        let place = self.entries.add(Entry {
-            due,
-            queue: u32::try_from(at).expect("there are fewer queues than entries"),
-            before: queue.last,
-            after: None,
-        });
-        match queue.last.replace(place) {
-            Some(last) => self.entries.get_mut(last).after = Some(place),
-            None => queue.first = Some(place),
-        }
-        place
+        at
     }
 
     pub(super) fn remove(&mut self, place: Place) {
-        let Entry {
-            queue,
-            before,
-            after,
-            ..
-        } = *self.entries.get(place);
-        let queue = &mut self.queues[queue as usize];
-        match before {
-            Some(before) => self.entries.get_mut(before).after = after,
-            None => queue.first = after,
+        let Entry { queue, seat, .. } = *self.entries.get(place);
+        let queue = &mut self.by_retention[queue as usize];
+        let entries = &mut self.entries;
+        queue
+            .entries
+            .remove(entries, place, |entry| &mut entry.in_queue);
+        if let Some(seat) = seat {
+            let own = &mut self.callers.get_mut(seat).oldest[queue.line as usize];
+            own.remove(entries, place, |entry| &mut entry.of_caller);
+            self.callers.rank(seat);
         }
-        match after {
-            Some(after) => self.entries.get_mut(after).before = before,
-            None => queue.last = before,
+        self.entries.remove(place);
+    }
+
+    /// Puts a caller where it belongs by what it holds now.
+    pub(super) fn rank(&mut self, account: &Account) {
+        if let Some(seat) = account.seat() {
+            self.callers.rank(seat);
         }
-        self.entries.free(place);
     }
 
     /// A few records whose time has come.
@@ -113,116 +141,69 @@ impl Queues {
             self.entries_of(queue)
                 .take_while(|entry| entry.due.at <= now)
         };
-        let found = self.queues.iter().flat_map(due).map(|entry| entry.due.id);
+        let found = self
+            .by_retention
+            .iter()
+            .flat_map(due)
+            .map(|entry| entry.due.id);
         over.iter_mut()
             .zip(found)
             .for_each(|(place, id)| *place = Some(id));
         Expired(over)
     }
 
-    /// The entry whose record is to be removed first, if not that of `kept`; if `only_over`,
-    /// only one whose time has come.
-    pub(super) fn oldest(
-        &self,
-        now: SinceStart,
-        only_over: bool,
-        kept: Option<&RecordId>,
-    ) -> Option<(ExpiryQueue, Expiry)> {
-        let candidate = |queue: &Queue| {
-            let mut entries = self.entries_of(queue);
-            let due = entries.find(|entry| Some(&entry.due.id) != kept)?.due;
-            let over = due.at <= now;
-            // When the retention began.
-            let began = due.at.saturating_sub(queue.retention);
-            (over || queue.line != ExpiryQueue::Abandoned && !only_over)
-                .then_some(((!over, queue.line, began), (queue.line, due)))
-        };
-        let oldest = self.queues.iter().filter_map(candidate);
-        oldest.min_by_key(|(rank, _)| *rank).map(|(_, found)| found)
+    /// The record that is to be removed for a caller that will then hold `held`: the oldest
+    /// tombstone, or else the oldest completion, of the caller that holds the most. If none holds
+    /// as much as that, the asking caller loses a record of its own.
+    ///
+    /// # Errors
+    /// If this caller has to lose a record and has none, or if no caller has.
+    pub(super) fn loser(
+        &mut self,
+        account: &Account,
+        of: Measure,
+        held: usize,
+    ) -> Result<Expiry, Whose> {
+        self.rank(account);
+        match self.callers.largest(of) {
+            None => Err(Whose::Service),
+            Some((seat, most)) if most >= held => self.oldest_of(seat).ok_or(Whose::Service),
+            Some(_) => self.own_oldest(account),
+        }
+    }
+
+    /// The oldest tombstone of this caller, or else its oldest completion.
+    pub(super) fn own_oldest(&self, account: &Account) -> Result<Expiry, Whose> {
+        let own = account.seat().and_then(|seat| self.oldest_of(seat));
+        own.ok_or(Whose::Caller)
+    }
+
+    fn oldest_of(&self, seat: Place) -> Option<Expiry> {
+        let mut lists = self.callers.get(seat).oldest.iter();
+        let oldest = lists.find_map(|list| list.first)?;
+        Some(self.entries.get(oldest).due)
     }
 
     fn entries_of(&self, queue: &Queue) -> impl Iterator<Item = &Entry> {
         let entry = |place: Option<Place>| Some(self.entries.get(place?));
-        std::iter::successors(entry(queue.first), move |last| entry(last.after))
+        std::iter::successors(entry(queue.entries.first), move |last| {
+            entry(last.in_queue.after)
+        })
     }
 
     /// For how many entries there is memory.
     #[cfg(test)]
     pub(super) fn room(&self) -> usize {
-        self.entries.chunks.iter().map(Vec::capacity).sum()
+        self.entries.room()
     }
 
     /// The number of entries, and of queues.
     #[cfg(test)]
     pub(super) fn len(&self) -> (usize, usize) {
         let entries = self
-            .queues
+            .by_retention
             .iter()
             .map(|queue| self.entries_of(queue).count());
-        (entries.sum(), self.queues.len())
-    }
-}
-
-#[derive(Clone, Copy)]
-struct Entry {
-    due: Expiry,
-    queue: u32,
-    before: Option<Place>,
-    after: Option<Place>,
-}
-
-/// The entries of all queues. They are kept in chunks, so that no entry moves when there are
-/// more of them.
-#[derive(Default)]
-struct Entries {
-    chunks: Vec<Vec<Entry>>,
-    /// The first of the entries that are free; each of these has the next in `after`.
-    free: Option<Place>,
-}
-
-impl Entries {
-    const CHUNK: usize = 512;
-
-    fn add(&mut self, entry: Entry) -> Place {
-        if let Some(place) = self.free {
-            let reused = self.get_mut(place);
-            let next = reused.after;
-            *reused = entry;
-            self.free = next;
-            return place;
-        }
-        if self
-            .chunks
-            .last()
-            .is_none_or(|last| last.len() == Self::CHUNK)
-        {
-            // The first chunk grows by itself: many stores stay small.
-            let size = if self.chunks.is_empty() {
-                0
-            } else {
-                Self::CHUNK
-            };
-            self.chunks.push(Vec::with_capacity(size));
-        }
-        let full = (self.chunks.len() - 1) * Self::CHUNK;
-        let last = self.chunks.last_mut().expect("a chunk has room");
-        last.push(entry);
-        let place = u32::try_from(full + last.len() - 1);
-        Place(place.expect("a process holds fewer records than that"))
-    }
-
-    fn free(&mut self, place: Place) {
-        let next = self.free.replace(place);
-        self.get_mut(place).after = next;
-    }
-
-    fn get(&self, place: Place) -> &Entry {
-        let at = place.0 as usize;
-        &self.chunks[at / Self::CHUNK][at % Self::CHUNK]
-    }
-
-    fn get_mut(&mut self, place: Place) -> &mut Entry {
-        let at = place.0 as usize;
-        &mut self.chunks[at / Self::CHUNK][at % Self::CHUNK]
+        (entries.sum(), self.by_retention.len())
     }
 }

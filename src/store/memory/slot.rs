@@ -6,13 +6,16 @@ use std::time::Duration;
 use crate::record::{Completion, FencingToken, Fingerprint, Nonce};
 use crate::store::{Claim, OnLapsedLease, Record, RecordState};
 
+use super::account::Account;
 use super::clock::SinceStart;
 use super::counts::{Counts, Kind};
 use super::guard::Guard;
-use super::limits::RECORD_BYTES;
-use super::queues::{ExpiryQueue, Place};
+use super::queues::ExpiryQueue;
+use super::slab::Place;
 
 pub(super) struct Slot {
+    /// The account of the record's caller.
+    pub(super) account: Arc<Account>,
     pub(super) token: u64,
     pub(super) attempt: u64,
     /// How much of `Counts::bytes` is for this record.
@@ -49,32 +52,34 @@ pub(super) enum State {
     },
 }
 
-impl Slot {
-    pub(super) fn in_flight(
-        claim: &Claim,
-        token: u64,
-        attempt: u64,
-        now: SinceStart,
-        guard: &Arc<Guard>,
-    ) -> Self {
-        Slot {
-            token,
-            attempt,
-            bytes: RECORD_BYTES,
-            queued: None,
-            state: State::InFlight {
-                fingerprint: claim.fingerprint,
-                nonce: claim.nonce,
-                lapses_at: now.saturating_add(claim.lease),
-                guarded: true,
-                unknown: false,
-                guard: Arc::downgrade(guard),
-                on_lapsed_lease: claim.on_lapsed_lease,
-                retention: claim.retention,
-            },
+impl State {
+    pub(super) fn in_flight(claim: &Claim, now: SinceStart, guard: &Arc<Guard>) -> Self {
+        State::InFlight {
+            fingerprint: claim.fingerprint,
+            nonce: claim.nonce,
+            lapses_at: now.saturating_add(claim.lease),
+            guarded: true,
+            unknown: false,
+            guard: Arc::downgrade(guard),
+            on_lapsed_lease: claim.on_lapsed_lease,
+            retention: claim.retention,
         }
     }
 
+    pub(super) fn kind(&self) -> Kind {
+        match self {
+            State::InFlight { .. } => Kind::InFlight,
+            State::Done {
+                completion: Some(_),
+                ..
+            } => Kind::Completed,
+            State::Done { .. } => Kind::Sealed,
+            State::Released { .. } => Kind::Released,
+        }
+    }
+}
+
+impl Slot {
     /// Whether the record has expired: every operation treats it as absent.
     pub(super) fn is_over(&self, now: SinceStart) -> bool {
         self.end().is_some_and(|end| end <= now)
@@ -148,31 +153,20 @@ impl Slot {
     }
 
     pub(super) fn kind(&self) -> Kind {
-        match &self.state {
-            State::InFlight { .. } => Kind::InFlight,
-            State::Done {
-                completion: Some(_),
-                ..
-            } => Kind::Completed,
-            State::Done { .. } => Kind::Sealed,
-            State::Released { .. } => Kind::Released,
-        }
+        self.state.kind()
+    }
+
+    /// Changes the state of the record and returns the old one, for the caller to drop once the
+    /// map is unlocked: dropping a completion may run any code.
+    #[must_use]
+    pub(super) fn change(&mut self, counts: &Counts, new: State) -> State {
+        counts.replace(&self.account, self.kind(), new.kind());
+        std::mem::replace(&mut self.state, new)
     }
 }
 
 pub(super) fn token(token: u64) -> FencingToken {
     FencingToken::new(token).expect("a counter of microseconds stays below 2^53")
-}
-
-impl Slot {
-    /// Replaces the record and returns the old one, for the caller to drop once the
-    /// map is unlocked: dropping a completion may run any code.
-    #[must_use]
-    pub(super) fn replace(&mut self, counts: &Counts, mut new: Slot) -> Slot {
-        new.queued = self.queued;
-        counts.replace((self.kind(), self.bytes), (new.kind(), new.bytes));
-        std::mem::replace(self, new)
-    }
 }
 
 impl Kind {

@@ -14,7 +14,7 @@ use super::sync::{AtomicU64, AtomicUsize, Map, Ordering, map};
 /// woken, cloned or dropped: a waker may run any code, and dropping one can
 /// drop a task that locks this map, since that task waits here too.
 pub(super) struct Waiters {
-    waiting: Map<BTreeMap<Ticket, Option<Waker>>>,
+    waiting: Map<RecordId, BTreeMap<Ticket, Option<Waker>>>,
     /// Never less than the number of waiters: a waiter is counted before it
     /// enters, and until after it has left.
     ///

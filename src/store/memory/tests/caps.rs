@@ -106,7 +106,7 @@ fn a_queue_that_is_empty_serves_another_retention() {
         let retention = SECOND * number;
         let lease = bench.acquire(&distinct(number));
         let sealed = Outcome::Sealed { retention };
-        assert_eq!(bench.records.complete(&lease, &sealed), Ownership::Held);
+        assert_eq!(bench.end(&lease, &sealed), Ownership::Held);
         bench.advance(retention);
     }
     let (entries, queues) = bench.records.queued();
@@ -138,9 +138,7 @@ fn what_is_over_goes_before_any_tombstone() {
     let bench = Bench::with(MemoryStore::builder().max_records(2));
     let lease = bench.acquire(&claim(1));
     let retention = SECOND;
-    bench
-        .records
-        .complete(&lease, &Outcome::Sealed { retention });
+    bench.end(&lease, &Outcome::Sealed { retention });
     let released = claim(2);
     bench.acquire(&released);
     bench.release(&released);
@@ -248,7 +246,7 @@ fn a_renewal_removes_expired_records_too() {
     for number in 0..1500 {
         let lease = bench.acquire(&distinct(number));
         let sealed = Outcome::Sealed { retention };
-        bench.records.complete(&lease, &sealed);
+        bench.end(&lease, &sealed);
     }
     let renewed = bench.acquire(&claim(1)).without_guard();
     bench.advance(SECOND);
@@ -265,13 +263,9 @@ fn a_release_removes_expired_records_too() {
     for number in 0..20 {
         let lease = bench.acquire(&distinct(number));
         let sealed = Outcome::Sealed { retention };
-        bench.records.complete(&lease, &sealed);
+        bench.end(&lease, &sealed);
     }
-    assert_eq!(
-        bench.stats().bytes,
-        20 * RECORD_BYTES,
-        "a sealed record has no more"
-    );
+    assert_eq!(bench.stats().bytes, room(20), "a sealed record has no more");
     bench.advance(SECOND);
     for number in 100..110 {
         let claim = distinct(number);
@@ -279,11 +273,7 @@ fn a_release_removes_expired_records_too() {
         bench.release(&claim);
     }
     assert_eq!(bench.stats().records, 10);
-    assert_eq!(
-        bench.stats().bytes,
-        10 * RECORD_BYTES,
-        "nor has a tombstone"
-    );
+    assert_eq!(bench.stats().bytes, room(10), "nor has a tombstone");
 }
 
 #[test]
@@ -295,18 +285,18 @@ fn a_store_that_is_exactly_full_has_removed_nothing() {
     assert_eq!(bench.states([1, 2, 3, 4]), ['-', 'c', 'c', 'c']);
 
     let body = &[0; 100];
-    let bench = Bench::with(MemoryStore::builder().max_bytes(2 * (RECORD_BYTES + body.len())));
+    let bench = Bench::with(MemoryStore::builder().max_bytes(room(2) + 2 * body.len()));
     for id in 1..=2 {
         let lease = bench.acquire(&claim(id));
-        bench.records.complete(&lease, &completed(body));
+        bench.end(&lease, &completed(body));
     }
     assert_eq!(bench.states([1, 2]), ['c', 'c']);
-    assert_eq!(bench.stats().bytes, 2 * (RECORD_BYTES + body.len()));
+    assert_eq!(bench.stats().bytes, room(2) + 2 * body.len());
 }
 
 #[test]
 fn operations_in_flight_fill_the_bytes_to_the_last() {
-    for (bytes, fit) in [(2 * RECORD_BYTES, 2), (2 * RECORD_BYTES - 1, 1)] {
+    for (bytes, fit) in [(room(2), 2), (room(2) - 1, 1)] {
         let bench = Bench::with(MemoryStore::builder().max_bytes(bytes));
         let held: Vec<_> = (1..=fit).map(|id| bench.acquire(&claim(id))).collect();
         assert!(matches!(bench.claim(&claim(9)), Claimed::OverCapacity));
@@ -314,7 +304,7 @@ fn operations_in_flight_fill_the_bytes_to_the_last() {
         assert_eq!(stats.in_flight, held.len());
         assert_eq!(
             stats.bytes,
-            held.len() * RECORD_BYTES,
+            room(held.len()),
             "a refused one counts nothing"
         );
     }
@@ -328,33 +318,31 @@ fn a_completion_without_a_record_counts_as_one() {
     assert_eq!(bench.complete(&lease), Ownership::Held);
     let stats = bench.stats();
     assert_eq!((stats.records, stats.in_flight, stats.completed), (1, 0, 1));
-    assert_eq!(stats.bytes, RECORD_BYTES + b"done".len());
+    assert_eq!(stats.bytes, room(1) + b"done".len());
 }
 
 #[test]
 fn an_answer_that_fills_the_store_alone_is_kept_and_one_byte_more_is_not() {
     for (over, state) in [(0, 'c'), (1, 's')] {
-        let bench = Bench::with(MemoryStore::builder().max_bytes(RECORD_BYTES + 1000 - over));
+        let bench = Bench::with(MemoryStore::builder().max_bytes(room(1) + 1000 - over));
         let lease = bench.acquire(&claim(1));
-        bench.records.complete(&lease, &completed(&[0; 1000]));
+        bench.end(&lease, &completed(&[0; 1000]));
         assert_eq!(bench.states([1]), [state]);
         let kept = if over == 0 { 1000 } else { 0 };
-        assert_eq!(bench.stats().bytes, RECORD_BYTES + kept);
+        assert_eq!(bench.stats().bytes, room(1) + kept);
     }
 }
 
 /// Of equal age, what was completed last is kept: it evicts others and never itself.
 #[test]
 fn a_completion_makes_room_for_itself_among_those_of_its_age() {
-    let bench = Bench::with(MemoryStore::builder().max_bytes(3 * RECORD_BYTES));
+    let bench = Bench::with(MemoryStore::builder().max_bytes(room(3)));
     for id in 1..=3 {
         let lease = bench.acquire(&claim(id));
-        bench.records.complete(&lease, &completed(b""));
+        bench.end(&lease, &completed(b""));
     }
     let lease = bench.acquire(&claim(4));
-    bench
-        .records
-        .complete(&lease, &completed(&[0; RECORD_BYTES]));
+    bench.end(&lease, &completed(&[0; RECORD_BYTES]));
     assert_eq!(bench.states([1, 2, 3, 4]), ['-', '-', 'c', 'c']);
 }
 
@@ -375,8 +363,8 @@ fn headers_and_trailers_count_with_their_bytes_and_what_each_field_costs() {
         completion.retention = HOUR;
         let lease = bench.acquire(&claim(1));
         let outcome = Outcome::Completed(Arc::new(completion));
-        bench.records.complete(&lease, &outcome);
-        bench.stats().bytes - RECORD_BYTES
+        bench.end(&lease, &outcome);
+        bench.stats().bytes - room(1)
     };
     assert_eq!(bytes(HeaderMap::new(), None), 4);
     // A name of 3 bytes, a value of 5, and the 96 that a field costs.

@@ -151,6 +151,43 @@ fn eviction_spares_what_is_in_flight() {
     });
 }
 
+/// Two callers complete at once where the store has room for one of the two, and each has an
+/// older record. Whatever goes is done, and what is counted is what is there.
+#[test]
+fn callers_that_complete_at_a_full_store_count_what_is_there() {
+    use super::shares::by;
+    const BODY: &[u8] = &[0; 600];
+    explore(|| {
+        let most = 2 * (room(2) + BODY.len()) + BODY.len();
+        let bench = Arc::new(Bench::with(MemoryStore::builder().max_bytes(most)));
+        for caller in [1, 2] {
+            bench.end(&bench.acquire(&by(caller, 0)), &completed(BODY));
+        }
+        at_once(
+            [1, 2]
+                .map(|caller| {
+                    let bench = Arc::clone(&bench);
+                    Box::new(move || {
+                        let lease = bench.acquire(&by(caller, 1));
+                        assert_eq!(bench.end(&lease, &completed(BODY)), Ownership::Held);
+                        assert!(bench.records.look_up(&by(caller, 1).id).is_some());
+                    }) as Box<dyn FnOnce() + Send>
+                })
+                .into(),
+        );
+        let stats = bench.stats();
+        assert!(stats.bytes <= most, "{stats:?}");
+        assert_eq!(stats.in_flight, 0);
+        let accounts = bench.records.accounts.all();
+        let sums = accounts.iter().fold([0; 3], |[a, b, c], (_, held)| {
+            [a + held[0], b + held[1], c + held[2]]
+        });
+        assert_eq!(sums, [stats.records, stats.bytes, 0]);
+        assert_eq!(stats.records, bench.records.slots.len());
+        assert_eq!(bench.records.queued().0, stats.records);
+    });
+}
+
 /// A release, a completion and another claim run at once. A completion whose result was `Held` is
 /// in the store, and a completion whose result was `Lost` is not.
 #[test]
@@ -242,7 +279,7 @@ fn wait_for_a_turn(bench: &Bench, patient: bool) -> Option<Lease> {
                 }
                 _ => return None,
             },
-            Claimed::OverCapacity => return None,
+            Claimed::OverCapacity | Claimed::OverShare => return None,
         }
         drop(turn.take());
         if gives_up() {

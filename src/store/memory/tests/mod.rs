@@ -5,15 +5,18 @@ use std::time::{Duration, SystemTime};
 use http::StatusCode;
 
 use super::clock::Clock;
+use super::limits::{CALLER_BYTES, RECORD_BYTES};
 use super::records::Records;
 use super::*;
 use crate::record::{Completion, Fingerprint, ScopeDigest};
-use crate::store::{ForgetMode, OnLapsedLease, RecordState};
+use crate::store::{ForgetMode, OnLapsedLease, RecordState, StoreErrorKind};
 
 mod caps;
+mod fairness;
 #[cfg(shuttle)]
 mod interleavings;
 mod model;
+mod shares;
 mod waiting;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -62,7 +65,18 @@ impl Bench {
     }
 
     fn complete(&self, lease: &Lease) -> Ownership {
-        self.records.complete(lease, &completed(b"done"))
+        self.end(lease, &completed(b"done"))
+    }
+
+    /// Ends an operation as the layer does: a completion for which there is no room is sealed.
+    fn end(&self, lease: &Lease, outcome: &Outcome) -> Ownership {
+        match self.records.complete(lease, outcome) {
+            Err(error) if error.kind() == StoreErrorKind::TooLarge => {
+                let sealed = outcome.clone().sealed();
+                self.records.complete(lease, &sealed).unwrap()
+            }
+            ended => ended.unwrap(),
+        }
     }
 
     /// Claims a record and completes it.
@@ -100,6 +114,11 @@ fn claim(id: u8) -> Claim {
             Fingerprint::from_bytes([0; 32]),
         )
     }
+}
+
+/// What so many records of one caller take, without completions.
+const fn room(records: usize) -> usize {
+    CALLER_BYTES + records * RECORD_BYTES
 }
 
 fn completed(body: &'static [u8]) -> Outcome {
@@ -330,10 +349,7 @@ fn who_completed_may_say_so_again_and_nothing_deletes_a_completion() {
     let bench = Bench::new();
     let lease = bench.acquire(&claim(1));
     assert_eq!(bench.complete(&lease), Ownership::Held);
-    assert_eq!(
-        bench.records.complete(&lease, &completed(b"other")),
-        Ownership::Held
-    );
+    assert_eq!(bench.end(&lease, &completed(b"other")), Ownership::Held);
     assert_eq!(bench.records.renew(&lease), Ownership::Held);
     assert_eq!(bench.release(&lease.claim), Ownership::Lost);
     let RecordState::Completed { completion, .. } = bench.found(&claim(1)) else {
@@ -416,9 +432,7 @@ fn the_oldest_is_the_one_completed_first_whatever_its_retention() {
     let mut long = Completion::new(StatusCode::OK, "", SystemTime::UNIX_EPOCH);
     long.retention = HOUR * 1000;
     let lease = bench.acquire(&claim(1));
-    bench
-        .records
-        .complete(&lease, &Outcome::Completed(Arc::new(long)));
+    bench.end(&lease, &Outcome::Completed(Arc::new(long)));
     bench.advance(Duration::from_secs(1));
     bench.run(2);
     bench.run(3);
@@ -452,30 +466,27 @@ fn when_told_to_refuse_a_full_store_forgets_nothing() {
 
 #[test]
 fn bytes_are_capped_too() {
-    let limits = MemoryStore::builder().max_bytes(4 * RECORD_BYTES + 3000);
+    let limits = MemoryStore::builder().max_bytes(room(4) + 3000);
     let bench = Bench::with(limits);
     for id in 1..=3 {
         let lease = bench.acquire(&claim(id));
-        bench.records.complete(&lease, &completed(&[0; 1000]));
+        bench.end(&lease, &completed(&[0; 1000]));
     }
     assert_eq!(bench.stats().completed, 3);
     let lease = bench.acquire(&claim(4));
-    bench.records.complete(&lease, &completed(&[0; 1000]));
+    bench.end(&lease, &completed(&[0; 1000]));
     assert_eq!(
         [1, 2, 3, 4].map(|id| bench.has(id)),
         [false, true, true, true]
     );
-    assert!(bench.stats().bytes <= 4 * RECORD_BYTES + 3000);
+    assert!(bench.stats().bytes <= room(4) + 3000);
 }
 
 #[test]
 fn an_answer_that_no_eviction_makes_room_for_is_sealed() {
-    let bench = Bench::with(MemoryStore::builder().max_bytes(2 * RECORD_BYTES));
+    let bench = Bench::with(MemoryStore::builder().max_bytes(room(2)));
     let lease = bench.acquire(&claim(1));
-    assert_eq!(
-        bench.records.complete(&lease, &completed(&[0; 5000])),
-        Ownership::Held
-    );
+    assert_eq!(bench.end(&lease, &completed(&[0; 5000])), Ownership::Held);
     assert!(matches!(bench.found(&claim(1)), RecordState::Sealed { .. }));
     assert_eq!(bench.stats().sealed, 1);
 }
@@ -484,9 +495,7 @@ fn an_answer_that_no_eviction_makes_room_for_is_sealed() {
 fn sealed_records_are_kept_for_their_retention() {
     let bench = Bench::new();
     let lease = bench.acquire(&claim(1));
-    bench
-        .records
-        .complete(&lease, &Outcome::Sealed { retention: HOUR });
+    bench.end(&lease, &Outcome::Sealed { retention: HOUR });
     assert!(matches!(bench.found(&claim(1)), RecordState::Sealed { .. }));
     bench.advance(HOUR);
     assert_eq!(bench.acquire(&claim(1)).attempt, 1);
@@ -532,12 +541,12 @@ fn a_store_that_refuses_has_room_again_once_records_are_over() {
 
 #[test]
 fn an_answer_beside_operations_in_flight_is_sealed_rather_than_forgotten() {
-    let bench = Bench::with(MemoryStore::builder().max_bytes(5 * RECORD_BYTES));
+    let bench = Bench::with(MemoryStore::builder().max_bytes(room(5)));
     let held: Vec<_> = (1..=4).map(|id| bench.acquire(&claim(id))).collect();
     let outcome = completed(&[0; 1000]);
-    assert_eq!(bench.records.complete(&held[0], &outcome), Ownership::Held);
+    assert_eq!(bench.end(&held[0], &outcome), Ownership::Held);
     assert!(matches!(bench.found(&claim(1)), RecordState::Sealed { .. }));
-    assert_eq!(bench.stats().bytes, 4 * RECORD_BYTES);
+    assert_eq!(bench.stats().bytes, room(4));
 }
 
 /// Every expired record is removed while other records are added.
@@ -594,7 +603,7 @@ fn fifty_claims_at_once_acquire_once() {
 fn counts_are_right_after_any_scramble() {
     let store = MemoryStore::builder()
         .max_records(20)
-        .max_bytes(20 * RECORD_BYTES)
+        .max_bytes(room(20))
         .build()
         .unwrap();
     std::thread::scope(|scope| {
@@ -622,7 +631,9 @@ fn counts_are_right_after_any_scramble() {
     for id in 0..64 {
         store.records.forget(&claim(id).id, ForgetMode::Forced);
     }
-    assert_eq!(store.stats(), MemoryStats::default());
+    let stats = store.stats();
+    let left = (stats.records, stats.bytes, stats.completed, stats.callers);
+    assert_eq!(left, (0, 0, 0, 0));
 }
 
 #[test]
@@ -630,10 +641,10 @@ fn wrong_caps_are_config_errors() {
     let wrong = |limits: MemoryStoreBuilder| limits.build().unwrap_err().option();
     assert_eq!(wrong(MemoryStore::builder().max_records(0)), "max_records");
     assert_eq!(
-        wrong(MemoryStore::builder().max_bytes(RECORD_BYTES - 1)),
+        wrong(MemoryStore::builder().max_bytes(room(1) - 1)),
         "max_bytes"
     );
-    let smallest = MemoryStore::builder().max_bytes(RECORD_BYTES);
+    let smallest = MemoryStore::builder().max_bytes(room(1));
     assert!(smallest.max_records(1).build().is_ok());
     let defaults = MemoryStore::builder().limits;
     assert_eq!(

@@ -243,7 +243,7 @@ fn check(steps: &[Step]) -> Result<(), TestCaseError> {
                         prop_assert_eq!(None, expected);
                         prop_assert_eq!(said(&record.state), model.state(id));
                     }
-                    Claimed::OverCapacity => prop_assert!(false, "there is room"),
+                    full => prop_assert!(false, "there is room: {full:?}"),
                 }
             }
             Step::Advance { millis } => {
@@ -371,7 +371,7 @@ fn by_lease(
             } else {
                 Ownership::Lost
             };
-            let answered = bench.records.complete(&given.bare, &outcome);
+            let answered = bench.end(&given.bare, &outcome);
             // The store may have removed an expired record during another operation. Both results
             // are right then.
             let either = current.is_none() && !stores;

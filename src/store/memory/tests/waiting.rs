@@ -84,7 +84,7 @@ fn a_seal_wakes_all() {
     let lease = bench.acquire(&claim(1));
     let mut waiting = [bench.wait(1), bench.wait(1)];
     let sealed = Outcome::Sealed { retention: HOUR };
-    bench.records.complete(&lease, &sealed);
+    bench.end(&lease, &sealed);
     assert_eq!(woken(&mut waiting), [true, true]);
 }
 

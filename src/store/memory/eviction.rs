@@ -1,0 +1,172 @@
+//! Removing records: expired ones as time goes by, and others to make room.
+//!
+//! The entry of a record changes only while the record's shard is locked, and within that lock:
+//! so each record that can expire has exactly one entry, and each entry a record. Nothing else is
+//! locked while the queues are.
+
+use std::time::Duration;
+
+use crate::limits::{Whose, share};
+use crate::record::RecordId;
+
+use super::account::{Account, Measure};
+use super::clock::SinceStart;
+use super::counts::Kind;
+use super::limits::{RECORD_BYTES, WhenFull};
+use super::queues::{Expired, Expiry};
+use super::records::Records;
+use super::slab::Place;
+use super::slot::Slot;
+
+/// What there is no room in, and what can make room.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Full {
+    /// The caller's share of what can't be evicted. Only expired records are removed.
+    Share,
+    /// All that one caller may hold: it loses records of its own.
+    Caller,
+    /// The store. The caller would hold so much of what is full.
+    Store(Measure, usize),
+}
+
+impl Records {
+    /// Finds out whether a caller may have one more record in flight, by the sum of what can't be
+    /// evicted and by the caller's share of it. The record counts in the account already, and as
+    /// one of `in_flight`, but not in the sums.
+    pub(super) fn check_share(&self, account: &Account, in_flight: usize) -> Result<(), Full> {
+        if account.is_everyone {
+            return Ok(());
+        }
+        let limits = &self.limits;
+        let each = [1, RECORD_BYTES];
+        // A store that evicts has room for as many records as it may hold, less those in flight.
+        let (total, own) = match limits.when_full {
+            WhenFull::Evict => {
+                let total = self.counts.in_flight();
+                (
+                    each.map(|each| each * total),
+                    each.map(|each| each * in_flight),
+                )
+            }
+            WhenFull::Refuse => {
+                let total = Measure::BOTH.map(|of| self.counts.held(of));
+                (total, Measure::BOTH.map(|of| account.held(of)))
+            }
+        };
+        for of in Measure::BOTH {
+            let limit = limits.of(of);
+            let at = of as usize;
+            if total[at] + each[at] > limit.sum {
+                return Err(Full::Store(of, account.held(of)));
+            }
+            if own[at] > share(limit, total[at]) {
+                return Err(Full::Share);
+            }
+            if limit.per_caller.is_some_and(|most| account.held(of) > most) {
+                return Err(Full::Caller);
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes one record to make room.
+    ///
+    /// # Errors
+    /// If there is none to remove: whose part of the store is full.
+    pub(super) fn evict_one(&self, full: Full, account: &Account) -> Result<(), Whose> {
+        loop {
+            let now = self.clock.now();
+            let evicts = self.limits.when_full == WhenFull::Evict;
+            let found = {
+                let mut queues = self.queues.lock();
+                match (full, queues.expired(now).0) {
+                    (Full::Share | Full::Store(..), [Some(over), _]) => {
+                        Ok(Expiry { id: over, at: now })
+                    }
+                    (Full::Share, _) => return Err(Whose::Caller),
+                    (Full::Store(..), _) if !evicts => return Err(Whose::Service),
+                    (Full::Caller, _) => queues.own_oldest(account),
+                    (Full::Store(of, held), _) => queues.loser(account, of, held),
+                }
+            };
+            let Expiry { id, at } = found?;
+            // The record may have changed since. Then another is the oldest.
+            let mut early = false;
+            let removed = self.remove_if(&id, |slot| {
+                let goes = slot.is_over(now);
+                early = !goes && slot.kind() != Kind::InFlight && slot.end() == Some(at);
+                goes || early
+            });
+            if early {
+                self.counts.count_evicted();
+            }
+            if removed {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Moves the entry of a record to the end of its queue: the record ends a `retention` from now,
+    /// at the latest. Also returns a few expired records, so that the store shrinks without a task
+    /// of its own.
+    pub(super) fn enqueue(
+        &self,
+        id: RecordId,
+        slot: &mut Slot,
+        retention: Duration,
+        now: SinceStart,
+    ) -> Expired {
+        let at = now.saturating_add(retention);
+        let line = slot.kind().line();
+        let mut queues = self.queues.lock();
+        if let Some(place) = slot.queued.take() {
+            queues.remove(place);
+        }
+        let due = Expiry { id, at };
+        slot.queued = Some(queues.push(line, retention, due, &slot.account));
+        queues.expired(now)
+    }
+
+    /// Removes the entry of a record that can't expire, or that is removed itself.
+    pub(super) fn dequeue(&self, place: Option<Place>) {
+        if let Some(place) = place {
+            self.queues.lock().remove(place);
+        }
+    }
+
+    pub(super) fn remove_expired(&self, expired: Expired, now: SinceStart) {
+        for id in expired.0.into_iter().flatten() {
+            self.remove_if(&id, |slot| slot.is_over(now));
+        }
+    }
+
+    fn remove_if(&self, id: &RecordId, goes: impl FnOnce(&Slot) -> bool) -> bool {
+        let removed = self.slots.remove_if(id, |_, slot| {
+            let goes = goes(slot);
+            if goes {
+                self.leave(slot);
+            }
+            goes
+        });
+        if removed.is_some() {
+            self.waiters.wake_all(id);
+        }
+        removed.is_some()
+    }
+
+    /// Takes a record, which is about to be removed, out of all that is counted and queued.
+    pub(super) fn leave(&self, slot: &Slot) {
+        self.counts.remove(slot.kind(), slot.bytes);
+        let Slot { account, bytes, .. } = slot;
+        self.accounts
+            .leave(account, slot.kind(), *bytes, &self.counts);
+        // After the account, because the caller is ranked here by what it still holds.
+        self.dequeue(slot.queued);
+    }
+
+    /// The number of entries, and of queues.
+    #[cfg(test)]
+    pub(super) fn queued(&self) -> (usize, usize) {
+        self.queues.lock().len()
+    }
+}
