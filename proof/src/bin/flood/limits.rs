@@ -6,52 +6,126 @@ use std::net::SocketAddr;
 
 use crate::attacks::Attack;
 
+const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 
-/// How many bytes of records the memory store may keep.
-const STORE: u64 = 32 * MIB;
-/// How many bytes of request bodies the layer may hold.
-const BUFFERED: u64 = 32 * MIB;
-/// How many records the memory store may keep.
-const RECORDS: u64 = 1000;
-/// How many operations may run whose clients have left.
-const BACKGROUND: u64 = 400;
-/// How many requests may wait for the outcome of another.
-const WAITING: u64 = 400;
-/// How many connections of clients there may be, and how many bytes each may hold.
-const CONNECTIONS: u64 = 512;
-const PER_CONNECTION: u64 = 64 << 10;
+/// A limit of the file, for all callers together.
+pub(crate) struct Limit {
+    table: Table,
+    pub(crate) name: &'static str,
+    pub(crate) value: u64,
+    /// The option that says how much of it one caller, or one peer, may have.
+    share: Option<&'static str>,
+    /// The memory that one of it may take, in bytes. 0: another limit counts it.
+    each: u64,
+}
+
+/// Where a limit stands in the file.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Table {
+    /// In the store's URL.
+    Store,
+    Layer,
+    /// The table `[limits]`.
+    Proxy,
+}
+
+pub(crate) const LIMITS: [Limit; 7] = [
+    Limit {
+        table: Table::Store,
+        name: "max_records",
+        value: 1000,
+        share: None,
+        each: 0,
+    },
+    Limit {
+        table: Table::Store,
+        name: "max_bytes",
+        value: 32 * MIB,
+        share: None,
+        each: 1,
+    },
+    Limit {
+        table: Table::Layer,
+        name: "max_buffered_bytes",
+        value: 32 * MIB,
+        share: None,
+        each: 1,
+    },
+    Limit {
+        table: Table::Layer,
+        name: "max_background_operations",
+        value: 400,
+        share: None,
+        each: 0,
+    },
+    Limit {
+        table: Table::Layer,
+        name: "max_waiting_requests",
+        value: 400,
+        share: None,
+        each: 0,
+    },
+    Limit {
+        table: Table::Proxy,
+        name: "max_connections",
+        value: 512,
+        share: Some("max_connections_per_peer"),
+        each: 64 * KIB,
+    },
+    Limit {
+        table: Table::Proxy,
+        name: "max_metrics_connections",
+        value: 64,
+        share: None,
+        each: 64 * KIB,
+    },
+];
+
+impl Limit {
+    /// The memory that all of it may take, in bytes.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.value * self.each
+    }
+
+    /// The entries of the file for this limit.
+    fn entries(&self, without_shares: bool) -> impl Iterator<Item = (&'static str, u64)> {
+        let share = self.share.filter(|_| without_shares);
+        let names = std::iter::once(self.name).chain(share);
+        names.map(|name| (name, self.value))
+    }
+}
+
+/// The memory that all limits together allow, in bytes.
+pub(crate) fn sum() -> u64 {
+    LIMITS.iter().map(Limit::bytes).sum()
+}
 
 /// The route of the good caller's pairs.
 const GOOD_ROUTE: &str = "match = \"POST /brief\"\non_in_flight = { wait = \"5s\" }";
 
-/// The bytes that the limits allow, with what each is for.
-pub(crate) const BYTES: [(&str, u64); 3] = [
-    ("max_bytes of the store", STORE),
-    ("max_buffered_bytes", BUFFERED),
-    ("512 connections of 64 KiB", CONNECTIONS * PER_CONNECTION),
-];
-
-pub(crate) fn sum() -> u64 {
-    BYTES.iter().map(|(_, bytes)| bytes).sum()
-}
-
-/// Returns the sidecar's file for this attack. Without shares the share of a caller is the
-/// whole limit.
+/// Returns the sidecar's file for this attack. Without shares the share of one caller is
+/// the whole limit.
 pub(crate) fn file(attack: &Attack, upstream: SocketAddr, without_shares: bool) -> String {
-    let store = format!("memory:?max_records={RECORDS}&max_bytes={STORE}");
-    let _ = without_shares;
+    let entries = |table: Table| {
+        let own = LIMITS.iter().filter(move |own| own.table == table);
+        own.flat_map(move |own| own.entries(without_shares))
+    };
+    let store: Vec<_> = entries(Table::Store)
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
     let mut file = format!(
         "listen = \"127.0.0.1:0\"\nmetrics = \"127.0.0.1:0\"\nupstream = \"http://{upstream}\"\n\
-         upstream_http2 = {}\nstore = \"{store}\"\n\n[idempotency]\nscope = [\"header:authorization\"]\n",
-        attack.upstream_http2
+         upstream_http2 = {}\nstore = \"memory:?{}\"\n\n[limits]\n",
+        attack.upstream_http2,
+        store.join("&")
     );
-    for (name, limit) in [
-        ("max_buffered_bytes", BUFFERED),
-        ("max_background_operations", BACKGROUND),
-        ("max_waiting_requests", WAITING),
-    ] {
-        let _ = writeln!(file, "{name} = {limit}");
+    for (name, value) in entries(Table::Proxy) {
+        let _ = writeln!(file, "{name} = {value}");
+    }
+    file.push_str("\n[idempotency]\nscope = [\"header:authorization\"]\n");
+    for (name, value) in entries(Table::Layer) {
+        let _ = writeln!(file, "{name} = {value}");
     }
     for route in [GOOD_ROUTE, attack.route] {
         if !route.is_empty() {

@@ -25,8 +25,12 @@ pub(crate) fn print(out: &mut impl Write, options: &Options, rows: &[Row]) -> io
         good::RATE
     )?;
     writeln!(out, "The limits allow {} MiB:", limits::sum() / MIB)?;
-    for (name, bytes) in limits::BYTES {
-        writeln!(out, "{:6} MiB  {name}", bytes / MIB)?;
+    for limit in &limits::LIMITS {
+        let (name, value) = (limit.name, limit.value);
+        match limit.bytes() / MIB {
+            0 => writeln!(out, "             {name} = {value}")?,
+            bytes => writeln!(out, "{bytes:8} MiB {name} = {value}")?,
+        }
     }
     if options.without_shares {
         writeln!(out, "The share of one caller is the whole of each limit.")?;
