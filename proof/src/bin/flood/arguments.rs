@@ -79,7 +79,7 @@ impl Options {
     /// How long the good caller is alone before each attack, and after it.
     pub(crate) fn calm(&self) -> Duration {
         if self.short {
-            Duration::from_millis(1500)
+            Duration::from_secs(1)
         } else {
             Duration::from_secs(5)
         }

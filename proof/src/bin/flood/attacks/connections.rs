@@ -8,7 +8,7 @@ use tokio::time::sleep;
 
 use super::connection::Attacker;
 
-const HEADS: u32 = 600;
+const HEADS: u32 = 1000;
 const SILENT: u32 = 1000;
 /// How much of a head comes at once: more than most servers keep.
 const LONG: usize = 24 << 10;

@@ -84,7 +84,7 @@ pub(crate) const ALL: [Attack; 12] = [
     },
     Attack {
         name: "heads",
-        about: "600 connections whose heads never end",
+        about: "1000 connections whose heads never end",
         run: |own| Box::pin(connections::heads(own)),
         ..USUAL
     },
