@@ -46,7 +46,7 @@ impl KeyFormat {
     /// Accepts any printable ASCII. This is the default.
     #[must_use]
     pub fn any() -> Self {
-        Self(None)
+        Self::default()
     }
 
     /// Accepts a UUID of any version in its hyphenated form, in upper or lower case.

@@ -453,12 +453,45 @@ mod tests {
         })
     }
 
+    fn fields_of(name: &'static str, value: &str) -> HeaderMap {
+        HeaderMap::from_iter([(HeaderName::from_static(name), value.parse().unwrap())])
+    }
+
     fn fields(fields: &[(&'static str, &'static str)]) -> HeaderMap {
         let mut map = HeaderMap::new();
         for (name, value) in fields {
             map.append(*name, HeaderValue::from_static(value));
         }
         map
+    }
+
+    #[test]
+    fn a_grpc_code_that_is_not_defined_is_recorded_as_code_2() {
+        for (code, recorded) in [(1, 1), (2, 2), (16, 16), (17, 2), (4_294_967_295_u32, 2)] {
+            let headers = fields_of("content-type", "application/grpc");
+            let trailers = fields_of("grpc-status", &code.to_string());
+            let response = ResponseHead {
+                status: StatusCode::OK,
+                headers: &headers,
+                trailers: Some(&trailers),
+            };
+            for set in 0..17 {
+                let statuses = Statuses::none().with_grpc([set]);
+                assert_eq!(statuses.records(&response), set == recorded, "{code} {set}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_set_is_described_by_its_complement_unless_it_is_shorter_itself() {
+        let of = |unset: std::ops::RangeInclusive<usize>| {
+            let flags: Vec<_> = (0..17).map(|code| !unset.contains(&code)).collect();
+            listed(&flags, 0, "code")
+        };
+        assert_eq!(of(0..=9), "code 10-16");
+        // Both are as long.
+        assert_eq!(of(5..=9), "every code but 5-9");
+        assert_eq!(of(5..=5), "every code but 5");
     }
 
     #[test]

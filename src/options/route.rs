@@ -390,6 +390,31 @@ mod tests {
     }
 
     #[test]
+    fn a_pattern_whose_methods_all_have_patterns_of_their_own_is_not_listed() {
+        let listed = |rules: &[&str]| {
+            let rules: Vec<_> = rules
+                .iter()
+                .map(|rule| (*rule, Require::Required))
+                .collect();
+            let routes = routes(&rules).unwrap();
+            let listed = routes.listed().iter().map(|listed| {
+                let methods: Vec<_> = listed.methods.iter().map(Method::as_str).collect();
+                format!(
+                    "{} {}",
+                    methods.join(","),
+                    listed.path.as_deref().unwrap_or("*")
+                )
+            });
+            listed.collect::<Vec<_>>()
+        };
+        assert_eq!(listed(&[]), ["POST,PATCH *"]);
+        let one = listed(&["/a", "POST /a"]);
+        assert_eq!(one, ["PATCH /a", "POST /a", "POST,PATCH *"]);
+        let both = listed(&["/a", "POST /a", "PATCH /a"]);
+        assert_eq!(both, ["POST /a", "PATCH /a", "POST,PATCH *"]);
+    }
+
+    #[test]
     fn wrong_patterns_are_config_errors() {
         for pattern in [
             "",

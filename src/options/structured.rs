@@ -111,7 +111,7 @@ fn after_display_string(mut rest: &[u8]) -> Option<&[u8]> {
         rest = match rest {
             [b'"', behind @ ..] => return std::str::from_utf8(&text).is_ok().then_some(behind),
             [b'%', high, low, behind @ ..] => {
-                text.push(value(*high)? << 4 | value(*low)?);
+                text.push(value(*high)? * 16 + value(*low)?);
                 behind
             }
             [byte @ (b' '..=b'$' | b'&'..=b'~'), behind @ ..] => {
@@ -129,8 +129,9 @@ fn is_base64(text: &[u8]) -> bool {
     let digits = &text[..text.len() - padding];
     let most = match digits.len() % 4 {
         0 => 0,
-        1 => return false,
-        over => 4 - over,
+        2 => 2,
+        3 => 1,
+        _ => return false,
     };
     padding <= most
         && digits
@@ -177,6 +178,7 @@ mod tests {
             ";a=::",
             ";a=:aGk=:;b=:aGk:",
             ";a=:YQ==:;b=:YQ=:",
+            ";a=:YWJj:",
             ";a=@0;b=@-1659578233",
             ";a=%\"f%c3%bc%22\"",
         ] {
@@ -201,6 +203,7 @@ mod tests {
             ";a=1.",
             ";a=.1",
             ";a=-",
+            ";a=-.1",
             ";a=--1",
             ";a=\"",
             ";a=\"\\x\"",
@@ -211,10 +214,14 @@ mod tests {
             ";a=:a:",
             ";a=:=:",
             ";a=:YQ===:",
+            ";a=:aGk==:",
+            ";a=:YWJj=:",
+            ";a=:YWJjY:",
             ";a=@1.5",
             ";a=@",
             ";a=%\"%C3%BC\"",
             ";a=%\"%ff\"",
+            ";a=%\"%c3a%bc\"",
             ";a=%x",
             ";a=(1)",
             ", \"l\"",

@@ -137,8 +137,9 @@ const MOST_FIELDS: usize = 1 << 14;
 /// [`decode`] would not read again.
 pub(crate) fn encode(completion: &Completion) -> Option<Vec<u8>> {
     let status = completion.status.as_u16();
-    let trailers = completion.trailers.as_ref().map_or(0, HeaderMap::len);
-    if !(200..600).contains(&status) || completion.headers.len().max(trailers) > MOST_FIELDS {
+    let mut fields = completion.trailers.iter().chain([&completion.headers]);
+    // The crate knows no status above 599 either.
+    if status < 200 || fields.any(|fields| fields.len() > MOST_FIELDS) {
         return None;
     }
     let mut message = Message::response(bhttp::StatusCode::try_from(status).ok()?);
@@ -206,7 +207,7 @@ pub(crate) fn micros_since_epoch(time: SystemTime) -> i64 {
 
 pub(crate) fn system_time(micros: i64) -> Result<SystemTime, StoreError> {
     let length = Duration::from_micros(micros.unsigned_abs());
-    if micros < 0 {
+    if micros.is_negative() {
         UNIX_EPOCH.checked_sub(length)
     } else {
         UNIX_EPOCH.checked_add(length)
@@ -267,6 +268,36 @@ mod tests {
             &EncodedCompletion::of(&bare).unwrap().completion().unwrap(),
             &bare,
         );
+    }
+
+    #[test]
+    fn times_are_rounded_down_to_microseconds() {
+        let (second, nano) = (Duration::from_secs(1), Duration::from_nanos(1));
+        for (time, micros) in [
+            (UNIX_EPOCH, 0),
+            (UNIX_EPOCH + second + nano, 1_000_000),
+            (UNIX_EPOCH + second - nano, 999_999),
+            (UNIX_EPOCH - nano, -1),
+            (UNIX_EPOCH - second, -1_000_000),
+            (UNIX_EPOCH - second - nano, -1_000_001),
+        ] {
+            assert_eq!(micros_since_epoch(time), micros, "{time:?}");
+        }
+        for (micros, time) in [
+            (0, UNIX_EPOCH),
+            (1_000_000, UNIX_EPOCH + second),
+            (-1_000_000, UNIX_EPOCH - second),
+        ] {
+            assert_eq!(system_time(micros).unwrap(), time);
+        }
+        // Some clocks know times that are hundreds of thousands of years away.
+        let far = Duration::from_secs(1 << 60);
+        for (time, micros) in [
+            (UNIX_EPOCH.checked_add(far), i64::MAX),
+            (UNIX_EPOCH.checked_sub(far), i64::MIN),
+        ] {
+            assert!(time.is_none_or(|time| micros_since_epoch(time) == micros));
+        }
     }
 
     #[test]

@@ -204,8 +204,7 @@ impl<L: Listen> WakeUps<L> {
             let now = *seen.borrow();
             (seen, now)
         };
-        let lasts = L::Channels::LASTS.map_or(Duration::MAX, |lasts| lasts / 2);
-        if now.listening.is_none_or(|since| since.elapsed() >= lasts) {
+        if now.listening.is_none_or(is_old::<L::Channels>) {
             self.ask(id);
         }
         Waiter {
@@ -246,19 +245,21 @@ struct Waiter<L: Listen> {
 impl<L: Listen> Drop for Waiter<L> {
     /// Without this the server would notify of the record for ever.
     fn drop(&mut self) {
-        let mut records = self.wake_ups.waiting.lock();
-        let Some(watched) = records.get_mut(&self.id) else {
-            return;
+        // Dropped after the lock is released, as said at `Waiting`.
+        let _removed = {
+            let mut records = self.wake_ups.waiting.lock();
+            let Some(watched) = records.get_mut(&self.id) else {
+                return;
+            };
+            watched.waiters -= 1;
+            if watched.waiters > 0 {
+                return;
+            }
+            records.remove(&self.id)
         };
-        watched.waiters -= 1;
-        if watched.waiters == 0 {
-            let removed = records.remove(&self.id);
-            drop(records);
-            drop(removed);
-            // A task that has ended has no connection that would notify.
-            let asks = self.wake_ups.asks.lock();
-            let _ = asks.as_ref().map(|asks| asks.send(self.id));
-        }
+        // A task that has ended has no connection that would notify.
+        let asks = self.wake_ups.asks.lock();
+        let _ = asks.as_ref().map(|asks| asks.send(self.id));
     }
 }
 
@@ -290,6 +291,12 @@ impl<L> Drop for Listening<L> {
     fn drop(&mut self) {
         self.waiting.mark_disconnected();
     }
+}
+
+/// Whether the server has to be asked again for notifications: half of the time is over for
+/// which it notifies.
+fn is_old<C: Channels>(asked: Instant) -> bool {
+    C::LASTS.is_some_and(|lasts| asked.elapsed() >= lasts / 2)
 }
 
 /// The last handle was dropped.
@@ -402,11 +409,10 @@ impl<L: Listen> Listening<L> {
             asked.iter().partition(|id| records.contains_key(id))
         };
         let now = Instant::now();
-        let lasts = L::Channels::LASTS.map_or(Duration::MAX, |lasts| lasts / 2);
         let mut new = Vec::new();
         for id in &wanted {
             let since = listened.get(id).copied();
-            if since.is_none_or(|since| now.duration_since(since) >= lasts) {
+            if since.is_none_or(is_old::<L::Channels>) {
                 listened.insert(*id, now);
                 new.push(*id);
             }
@@ -460,9 +466,11 @@ mod tests {
 
     use super::*;
 
-    /// A server in this process.
+    type Hub = Server<true>;
+
+    /// A server in this process. What it confirms may not arrive if it is not `RELIABLE`.
     #[derive(Clone, Default)]
-    struct Hub(Arc<HubState>);
+    struct Server<const RELIABLE: bool>(Arc<HubState>);
 
     #[derive(Default)]
     struct HubState {
@@ -473,7 +481,7 @@ mod tests {
         told: Mutex<Option<mpsc::UnboundedSender<RecordId>>>,
     }
 
-    impl Hub {
+    impl<const RELIABLE: bool> Server<RELIABLE> {
         fn tell(&self, id: RecordId) {
             let told = self.0.told.lock().unwrap();
             if self.0.listened.lock().unwrap().contains(&id) {
@@ -495,12 +503,12 @@ mod tests {
         }
     }
 
-    struct Line(Hub, mpsc::UnboundedReceiver<RecordId>);
+    struct Line<const RELIABLE: bool>(Server<RELIABLE>, mpsc::UnboundedReceiver<RecordId>);
 
-    impl Listen for Hub {
-        type Channels = Line;
+    impl<const RELIABLE: bool> Listen for Server<RELIABLE> {
+        type Channels = Line<RELIABLE>;
 
-        async fn connect(&self) -> Result<Line, BoxError> {
+        async fn connect(&self) -> Result<Line<RELIABLE>, BoxError> {
             self.0.connections.fetch_add(1, Ordering::Relaxed);
             if self.0.down.load(Ordering::Relaxed) {
                 return Err("down".into());
@@ -511,9 +519,9 @@ mod tests {
         }
     }
 
-    impl Channels for Line {
+    impl<const RELIABLE: bool> Channels for Line<RELIABLE> {
         const LASTS: Option<Duration> = None;
-        const IS_RELIABLE: bool = true;
+        const IS_RELIABLE: bool = RELIABLE;
 
         async fn listen(&mut self, ids: &[RecordId]) -> Result<Vec<RecordId>, BoxError> {
             if self.0.0.silent.load(Ordering::Relaxed) {
@@ -605,6 +613,39 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn who_waits_on_after_a_connection_is_lost_is_notified_by_the_next() {
+        let hub = Hub::default();
+        let wake_ups = WakeUps::new(hub.clone());
+        let mut stays = wake_ups.subscribe(&id(1)).await;
+        hub.cut();
+        (&mut stays).await;
+        tokio::time::sleep(PAUSE.0 * 2).await;
+        let again = wake_ups.subscribe(&id(1)).await;
+        hub.tell(id(1));
+        assert_eq!(resolves(again).await, 0);
+        assert_eq!(hub.connections(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_may_not_notify_is_relied_on_once_it_has() {
+        let hub = Server::<false>::default();
+        let wake_ups = WakeUps::new(hub.clone());
+        for _ in 0..2 {
+            let changed = wake_ups.subscribe(&id(1)).await;
+            assert_eq!(resolves(changed).await, POLL.as_millis());
+            let changed = wake_ups.subscribe(&id(1)).await;
+            hub.tell(id(1));
+            assert_eq!(resolves(changed).await, 0);
+            let changed = wake_ups.subscribe(&id(1)).await;
+            assert_eq!(resolves(changed).await, LISTENING_POLL.as_millis());
+            // Nobody knows this of the next connection.
+            hub.cut();
+            tokio::time::sleep(PAUSE.0 * 2).await;
+        }
+        assert_eq!(hub.connections(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_server_that_is_down_is_asked_less_and_less() {
         let hub = Hub::default();
         hub.0.down.store(true, Ordering::Relaxed);
@@ -613,12 +654,8 @@ mod tests {
             let changed = wake_ups.subscribe(&id(1)).await;
             assert_eq!(resolves(changed).await, POLL.as_millis());
         }
-        // In a minute.
-        assert!(
-            (10..=20).contains(&hub.connections()),
-            "{}",
-            hub.connections()
-        );
+        // In a minute, with pauses that double until they are five seconds long.
+        assert_eq!(hub.connections(), 17);
         hub.0.down.store(false, Ordering::Relaxed);
         tokio::time::sleep(PAUSE.1).await;
         let changed = wake_ups.subscribe(&id(1)).await;
@@ -676,6 +713,21 @@ mod tests {
         });
         assert!(is_done.recv_timeout(Duration::from_secs(10)).is_ok());
         assert_eq!(wake_ups.waiting.lock().get(&id(1)).unwrap().waiters, 1);
+    }
+
+    #[test]
+    fn a_runtime_that_ends_wakes_who_waits_on_another() {
+        let runtime = || {
+            let mut builder = tokio::runtime::Builder::new_current_thread();
+            builder.enable_time().start_paused(true).build().unwrap()
+        };
+        let wake_ups = WakeUps::new(Hub::default());
+        let first = runtime();
+        let _stays = first.block_on(wake_ups.subscribe(&id(1)));
+        let other = runtime();
+        let changed = other.block_on(wake_ups.subscribe(&id(1)));
+        drop(first);
+        assert_eq!(other.block_on(resolves(changed)), 0);
     }
 
     #[test]

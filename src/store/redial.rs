@@ -32,7 +32,7 @@ pub(super) enum Redial {
 #[derive(Debug, Default)]
 pub(super) struct Redials {
     last: Mutex<Last>,
-    count: watch::Sender<u64>,
+    all_given_up: watch::Sender<()>,
 }
 
 #[derive(Debug, Default)]
@@ -42,35 +42,43 @@ struct Last {
     in_use: usize,
 }
 
-impl Redials {
-    /// Decides what becomes of the connections, one of which met an error. `in_use` counts
-    /// the other connections that are in use.
-    pub(super) fn after_error(&self, in_use: usize) -> Redial {
-        let mut last = self.last.lock();
-        if last.at.is_none_or(|at| at.elapsed() >= PAUSE) {
-            *last = Last {
+impl Last {
+    fn after_error(&mut self, in_use: usize) -> Redial {
+        if self.at.is_none_or(|at| at.elapsed() >= PAUSE) {
+            *self = Self {
                 at: Some(Instant::now()),
                 in_use,
             };
-            drop(last);
-            self.count.send_modify(|count| *count += 1);
             return Redial::All;
         }
-        match last.in_use.checked_sub(1) {
+        match self.in_use.checked_sub(1) {
             Some(left) => {
-                last.in_use = left;
+                self.in_use = left;
                 Redial::One
             }
             None => Redial::None,
         }
     }
+}
+
+impl Redials {
+    /// Decides what becomes of the connections, one of which met an error. `in_use` counts
+    /// the other connections that are in use.
+    pub(super) fn after_error(&self, in_use: usize) -> Redial {
+        let redial = self.last.lock().after_error(in_use);
+        // After the lock is released: a waker may run any code.
+        if redial == Redial::All {
+            self.all_given_up.send_replace(());
+        }
+        redial
+    }
 
     /// Completes when the store gives up its connections the next time.
     pub(super) fn next(&self) -> impl Future<Output = ()> + Send + 'static {
-        let mut count = self.count.subscribe();
+        let mut given_up = self.all_given_up.subscribe();
         async move {
             // An error says that the store was dropped.
-            let _ = count.changed().await;
+            let _ = given_up.changed().await;
         }
     }
 }

@@ -142,3 +142,53 @@ impl<T: Unpin> Future for TimedCall<'_, T> {
         polled.map(|result| result.unwrap_or_else(|| Err(StoreError::timed_out())))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use http::StatusCode;
+
+    use super::*;
+    use crate::record::Completion;
+    use crate::store::Store;
+    use crate::store::erased::erased;
+
+    /// A store that keeps completions of so many bytes.
+    struct Keeps(usize);
+
+    impl Store for Keeps {
+        async fn claim(&self, _: &Claim) -> Result<Claimed, StoreError> {
+            unreachable!()
+        }
+        async fn renew(&self, _: &Lease) -> Result<Ownership, StoreError> {
+            unreachable!()
+        }
+        async fn complete(&self, _: &Lease, _: &Outcome) -> Result<Ownership, StoreError> {
+            unreachable!()
+        }
+        async fn release(
+            &self,
+            _: &RecordId,
+            _: &Nonce,
+            _: Release,
+        ) -> Result<Ownership, StoreError> {
+            unreachable!()
+        }
+        fn largest_completion(&self) -> Option<usize> {
+            Some(self.0)
+        }
+    }
+
+    #[test]
+    fn only_a_completion_that_is_larger_than_the_store_keeps_is_sealed() {
+        let completion = Completion::new(StatusCode::OK, "paid", SystemTime::now());
+        let size = completion.stored_size();
+        let outcome = Outcome::Completed(Arc::new(completion));
+        for (most, is_kept) in [(size - 1, false), (size, true), (size + 1, true)] {
+            let store = TimedStore::new(erased(Keeps(most)), Duration::from_secs(1));
+            let fitted = store.fitted(outcome.clone());
+            assert_eq!(matches!(fitted, Outcome::Completed(_)), is_kept, "{most}");
+        }
+    }
+}

@@ -183,6 +183,27 @@ async fn a_lease_is_renewed_whenever_a_third_of_it_is_over() {
     first.abort();
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_is_shorter_than_those_of_other_routes_is_renewed_in_time() {
+    let store = Steered::unguarded();
+    let owners = Owners::new();
+    let layer = builder(&store)
+        .defaults(|options| options.lease(SECOND * 300))
+        .route("/payments", |options| options.lease(SECOND * 3))
+        .route("/other", |options| options.lease(SECOND * 300))
+        .build()
+        .unwrap();
+    let app = layer.layer(owners.service(First::Answers));
+    let first = begin(&app);
+    owners.gate.begun().await;
+    for _ in 0..60 {
+        sleep(SECOND).await;
+        let retry = send(&app, post("k", "{}")).await;
+        assert_eq!(retry.refusal(), "409 in-flight");
+    }
+    first.abort();
+}
+
 /// A renewal may take a third of the lease, and is then sent again.
 #[tokio::test(start_paused = true)]
 async fn a_renewal_has_a_third_of_the_lease_to_arrive() {

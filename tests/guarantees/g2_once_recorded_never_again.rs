@@ -20,8 +20,8 @@ use crate::support::body::Script;
 use crate::support::log::Log;
 use crate::support::store::{Fault, Op, Steered};
 use crate::support::{
-    Gate, Runs, counting, created, handler, held_back, post, protected, quiet, request, send, with,
-    with_policy,
+    Gate, Runs, builder, counting, created, handler, held_back, post, protected, quiet, request,
+    send, with, with_policy,
 };
 
 const TICK: Duration = Duration::from_millis(1);
@@ -375,7 +375,12 @@ fn a_store_that_keeps_less_than_the_options_record_is_told_when_the_layer_is_bui
             says,
             ..Small::default()
         };
-        let layer = with_policy(&store, |options| options.max_recorded_body(1_500));
+        let layer = builder(&store)
+            .defaults(|options| options.max_recorded_body(1_000))
+            .route("/a", |options| options.max_recorded_body(1_500))
+            .route("/b", |options| options.max_recorded_body(10))
+            .build()
+            .unwrap();
         drop((layer, listening));
         let text = log.text();
         assert_eq!(text.contains("store_keeps_at_most=1499"), warned, "{text}");

@@ -147,6 +147,17 @@ async fn a_committed_answer_is_sent_recorded_and_counted() {
 }
 
 #[tokio::test]
+async fn a_claim_is_committed_through_a_store_that_is_shared() {
+    let shop = Shop::open().await;
+    let layer = builder(&Arc::new(shop.store.clone())).build().unwrap();
+    let app = shop.paying(&layer);
+    let first = ask(&app, "k").await;
+    first.assert_fresh("paid");
+    ask(&app, "k").await.assert_replays(&first);
+    assert_eq!(shop.entries().await, 1);
+}
+
+#[tokio::test]
 async fn an_answer_that_is_too_large_is_committed_and_its_record_is_sealed() {
     let shop = Shop::open().await;
     for (most, retried) in [(4, 201), (3, 409)] {

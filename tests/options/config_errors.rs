@@ -147,6 +147,19 @@ fn wrong_options_of_a_policy_are_named_and_so_is_their_route() {
 }
 
 #[test]
+fn a_header_that_http_or_grpc_reads_is_named() {
+    let key = builder().defaults(|options| options.header("Expect"));
+    let mark = builder().defaults(|options| options.replayed_header("grpc-status"));
+    for (wrong, message) in [
+        (key, "`header` names `expect`"),
+        (mark, "`replayed_header` names `grpc-status`"),
+    ] {
+        let message = format!("{message}, which has a meaning of its own in HTTP or gRPC");
+        assert_eq!(wrong.build().unwrap_err().to_string(), message);
+    }
+}
+
+#[test]
 fn the_first_wrong_option_is_the_one_that_is_named() {
     let error = builder()
         .defaults(|options| {

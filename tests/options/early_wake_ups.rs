@@ -2,6 +2,7 @@
 //! nothing has changed, as the contract of stores allows.
 
 use std::future::{pending, ready};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -26,15 +27,15 @@ struct Early {
     subscriptions: Runs,
     /// The subscription with this number, from 1. With `None` the store gives
     /// one that resolves when it should.
-    gives: fn(usize) -> Option<Subscription>,
+    gives: Arc<dyn Fn(usize) -> Option<Subscription> + Send + Sync>,
 }
 
 impl Early {
-    fn new(gives: fn(usize) -> Option<Subscription>) -> Self {
+    fn new(gives: impl Fn(usize) -> Option<Subscription> + Send + Sync + 'static) -> Self {
         Self {
             store: Steered::new(),
             subscriptions: Runs::default(),
-            gives,
+            gives: Arc::new(gives),
         }
     }
 }
@@ -129,18 +130,19 @@ async fn a_waiter_that_is_woken_for_nothing_is_given_the_answer_all_the_same() {
 /// one more, the waiter pauses for 20 ms before it asks again.
 #[tokio::test(start_paused = true)]
 async fn only_the_eleventh_early_wake_up_in_a_row_costs_a_pause() {
-    fn at_once() -> Option<Subscription> {
-        Some(Subscription::new(ready(())))
+    type Gives = fn(usize) -> Subscription;
+    fn at_once() -> Subscription {
+        Subscription::new(ready(()))
     }
-    fn after_20_ms() -> Option<Subscription> {
-        Some(Subscription::after(Duration::from_millis(20)))
+    fn after_20_ms() -> Subscription {
+        Subscription::after(Duration::from_millis(20))
     }
-    fn never() -> Option<Subscription> {
-        Some(Subscription::new(pending()))
+    fn never() -> Subscription {
+        Subscription::new(pending())
     }
     // What the waiter subscribes to in turn, the subscription that never resolves, and how many
     // milliseconds pass until then.
-    let cases: [(fn(usize) -> Option<Subscription>, usize, u64); 5] = [
+    let cases: [(Gives, usize, u64); 5] = [
         (|nth| if nth < 11 { at_once() } else { never() }, 11, 0),
         (|nth| if nth < 12 { at_once() } else { never() }, 12, 20),
         (|nth| if nth < 14 { at_once() } else { never() }, 14, 60),
@@ -160,7 +162,7 @@ async fn only_the_eleventh_early_wake_up_in_a_row_costs_a_pause() {
         ),
     ];
     for (gives, last, millis) in cases {
-        let early = Early::new(gives);
+        let early = Early::new(move |nth| Some(gives(nth)));
         let (runs, gate) = (Runs::default(), Gate::closed());
         let layer = with_policy(&early, |options| {
             options

@@ -129,6 +129,14 @@ impl<'a> Library<'a> {
             let text = fs::read_to_string(self.root.join(&path)).unwrap();
             write(&self.copy.join(path), &text);
         }
+        for path in ["src", "tests"]
+            .map(|folder| files_below(&self.copy, folder))
+            .concat()
+        {
+            if !self.root.join(&path).exists() {
+                fs::remove_file(self.copy.join(&path)).unwrap();
+            }
+        }
         fs::copy(self.root.join("Cargo.lock"), self.copy.join("Cargo.lock")).unwrap();
         let manifest = fs::read_to_string(self.root.join("Cargo.toml")).unwrap();
         let alone = |line: &str| match line.split(" = ").next() {

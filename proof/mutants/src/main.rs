@@ -42,8 +42,10 @@ Fails if a mutant survives that the list in docs/testing.md does not have.";
 /// The rooms of the core, and where they are. Folders below these are not part of them.
 const ROOMS: &[(&str, &str)] = &[
     ("counts", "src/counts.rs"),
+    ("json", "src/options/json"),
     ("layer", "src/layer"),
     ("lease", "src/lease"),
+    ("limits", "src/limits"),
     ("memory", "src/store/memory"),
     ("message", "src/message"),
     ("options", "src/options"),

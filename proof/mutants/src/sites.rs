@@ -130,6 +130,12 @@ impl Finder<'_> {
             ReturnType::Default => vec!["()".to_owned()],
             ReturnType::Type(_, ty) => values(ty, self.source, self.variants),
         };
+        // The same, in other words.
+        let body = if body == "Self::default()" {
+            "Default::default()".to_owned()
+        } else {
+            body
+        };
         for value in returned.into_iter().filter(|value| *value != body) {
             let code = format!(" if $on {{ return {value}; }}");
             self.add(at..at, code, format!("returns {value}"), false);

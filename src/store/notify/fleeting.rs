@@ -173,3 +173,20 @@ async fn records_that_are_waited_for_at_once_are_all_asked_for() {
     assert_eq!(*hub.0.listened.lock(), ids);
     drop(all);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_record_that_is_no_longer_changing_is_notified_of_again() {
+    let hub = Hub::default();
+    let wake_ups = WakeUps::new(hub.clone());
+    // This waiter stays, so that the record is waited for all the time.
+    let mut stays = wake_ups.subscribe(&id(1)).await;
+    hub.tell(id(1));
+    (&mut stays).await;
+    hub.0.changing.store(true, Ordering::Relaxed);
+    let changing = wake_ups.subscribe(&id(1)).await;
+    assert_eq!(resolves(changing).await, CHANGING_POLL.as_millis());
+    hub.0.changing.store(false, Ordering::Relaxed);
+    let again = wake_ups.subscribe(&id(1)).await;
+    hub.tell(id(1));
+    assert_eq!(resolves(again).await, 0);
+}
