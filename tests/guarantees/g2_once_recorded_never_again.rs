@@ -2,6 +2,8 @@
 //! end of its retention.
 
 use std::convert::Infallible;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -307,6 +309,8 @@ async fn a_retention_without_an_end_keeps_the_answer() {
 struct Small {
     memory: MemoryStore,
     says: Option<usize>,
+    /// Takes no outcome at all, and fails so.
+    fails: Option<StoreErrorKind>,
     asked: Runs,
 }
 
@@ -319,6 +323,9 @@ impl Store for Small {
     }
     async fn complete(&self, lease: &Lease, outcome: &Outcome) -> Result<Ownership, StoreError> {
         self.asked.begin();
+        if let Some(kind) = self.fails {
+            return Err(StoreError::new(kind, "as the test wants it"));
+        }
         match outcome {
             Outcome::Completed(_) => Err(StoreError::new(StoreErrorKind::TooLarge, "400 kB")),
             outcome => self.memory.complete(lease, outcome).await,
@@ -363,6 +370,29 @@ async fn an_answer_that_the_store_can_never_take_is_sealed_at_once() {
     let retry = send(&app, post("k", "{}")).await;
     assert_eq!(retry.refusal(), "409 response-unavailable");
     assert_eq!(runs.count(), 1);
+}
+
+/// Nothing can try again there. Retries are rejected for as long as the lease lasts.
+#[test]
+fn without_a_runtime_a_response_that_the_store_does_not_take_is_given_up() {
+    let log = Log::default();
+    let _listening = log.listen();
+    let store = Small {
+        fails: Some(StoreErrorKind::Unknown),
+        ..Small::default()
+    };
+    let runs = Runs::default();
+    let app = protected(&store).layer(counting(&runs));
+    let mut asked = pin!(app.oneshot(post("k", "{}")));
+    let Poll::Ready(response) = asked.as_mut().poll(&mut Context::from_waker(Waker::noop())) else {
+        panic!("nothing is there to wait for");
+    };
+    let response = response.unwrap();
+    assert_eq!(response.status(), 201);
+    assert_eq!(response.headers()["idempotency-status"], "unrecorded");
+    let text = log.text();
+    assert!(text.contains("was not recorded"), "{text}");
+    assert_eq!((runs.count(), store.asked.count()), (1, 1));
 }
 
 /// The sealed records would surprise whoever reads the metrics.

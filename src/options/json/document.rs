@@ -342,15 +342,13 @@ impl Reader<'_> {
         self.at = from;
         loop {
             let ends = |byte: &u8| matches!(byte, b'"' | b'\\' | 0..0x20);
-            self.at += self.text[self.at..].iter().position(ends)?;
+            // A backslash may be the last byte.
+            self.at += self.text.get(self.at..)?.iter().position(ends)?;
             match self.text[self.at] {
                 b'"' => break,
                 b'\\' => {
                     escaped = true;
                     self.at += 2;
-                    if self.at > self.text.len() {
-                        return None;
-                    }
                 }
                 _ => return None,
             }

@@ -110,6 +110,9 @@ impl JsonFingerprint {
 }
 
 #[cfg(test)]
+mod written;
+
+#[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 

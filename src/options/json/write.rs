@@ -144,7 +144,7 @@ pub(super) fn number(text: &[u8], out: &mut Vec<u8>) -> Option<()> {
     Some(())
 }
 
-/// An exponent, or one that is further from zero than the length of any text can make up for.
+/// An exponent, or the one that is furthest from zero: the length of no text can make up for it.
 fn exponent(text: &[u8]) -> i64 {
     let (sign, digits) = match text {
         [b'-', digits @ ..] => (-1, digits),
@@ -155,8 +155,7 @@ fn exponent(text: &[u8]) -> i64 {
             .saturating_mul(10)
             .saturating_add(i64::from(digit - b'0'))
     });
-    // Half of the range is kept for the digits of the mantissa.
-    sign * value.min(i64::MAX / 2)
+    sign * value
 }
 
 /// Writes 0.DIGITS times ten to the power of `point` (ECMA-262, `Number::toString`).
@@ -186,7 +185,7 @@ fn decimal(digits: &[u8], point: i64, out: &mut Vec<u8>) {
                 out.extend_from_slice(&digits[1..]);
             }
             let exponent = point - 1;
-            out.extend_from_slice(if exponent < 0 { b"e-" } else { b"e+" });
+            out.extend_from_slice(if exponent.is_negative() { b"e-" } else { b"e+" });
             out.extend_from_slice(exponent.unsigned_abs().to_string().as_bytes());
         }
     }
