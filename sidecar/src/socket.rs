@@ -17,8 +17,6 @@ use tokio::time::timeout;
 use tracing::debug;
 
 use crate::ending::Activity;
-use crate::metrics::{Limit, Numbers};
-use crate::patience::Patience;
 
 /// How long a connection may rest before TCP asks whether the client's system still knows it.
 const PROBE_AFTER: Duration = Duration::from_secs(30);
@@ -40,8 +38,6 @@ pub(crate) struct Socket {
     begun: Bytes,
     /// Told of what is read, where that is HTTP/1.1.
     activity: Option<Activity>,
-    /// How long a client may take nothing of what is written.
-    unread: Option<(Patience, Arc<Numbers>)>,
 }
 
 /// Splits a connection into the half that speaks HTTP and the half of the connection's task.
@@ -71,13 +67,7 @@ impl Socket {
             stream,
             begun: Bytes::new(),
             activity: None,
-            unread: None,
         }
-    }
-
-    /// Ends the connection when the client takes nothing of what is written for this time.
-    pub(crate) fn end_if_unread(&mut self, timeout: Duration, numbers: &Arc<Numbers>) {
-        self.unread = Some((Patience::new(timeout), Arc::clone(numbers)));
     }
 
     /// Tells `activity` of what is read from now on.
@@ -112,37 +102,17 @@ impl Socket {
     }
 
     fn poll_try_write(
-        &mut self,
+        &self,
         cx: &mut Context<'_>,
         write: impl Fn(&TcpStream) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
-        while self.poll_room(cx)?.is_ready() {
+        loop {
+            ready!(self.stream.poll_write_ready(cx))?;
             match write(&self.stream) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                written => {
-                    if let Some((patience, _)) = &mut self.unread {
-                        patience.restart();
-                    }
-                    return Poll::Ready(written);
-                }
+                written => return Poll::Ready(written),
             }
         }
-        Poll::Pending
-    }
-
-    /// Waits until the system takes something to write.
-    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if let Poll::Ready(room) = self.stream.poll_write_ready(cx) {
-            return Poll::Ready(room);
-        }
-        let Some((patience, numbers)) = &mut self.unread else {
-            return Poll::Pending;
-        };
-        ready!(patience.poll_end(cx));
-        numbers.refused(Limit::Client);
-        // Otherwise the system would keep what it could not send after the connection is closed.
-        let _ = SockRef::from(&*self.stream).set_linger(Some(Duration::ZERO));
-        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
@@ -174,7 +144,7 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
@@ -182,7 +152,7 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         data: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {

@@ -115,6 +115,17 @@ macro_rules! tables {
             /// `in-flight`.
             #[schemars(extend("default" = 1000))]
             pub(super) max_waiting_requests: Option<usize>,
+            /// How many bytes of all responses together may be read ahead of their clients and kept
+            /// to be recorded. A response for which there is no room is sealed.
+            #[schemars(extend("default" = "256MiB"))]
+            pub(super) max_read_ahead: Option<Size>,
+            /// How much of `max_read_ahead` the responses of one caller may hold. Without it: seven
+            /// times what is free.
+            pub(super) max_read_ahead_per_caller: Option<Size>,
+            /// For how long data of a response may wait for a client that reads nothing. Then the
+            /// client is let go, and the operation goes on.
+            #[schemars(extend("default" = "1m"))]
+            pub(super) send_timeout: Option<Time>,
             /// How long each call of the store may take.
             #[schemars(extend("default" = "2s"))]
             pub(super) store_timeout: Option<Time>,

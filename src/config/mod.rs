@@ -263,6 +263,15 @@ impl Config {
         if let Some(requests) = all.max_waiting_requests {
             builder = builder.max_waiting_requests(requests);
         }
+        if let Some(size) = all.max_read_ahead {
+            builder = builder.max_read_ahead(size.0);
+        }
+        if let Some(size) = all.max_read_ahead_per_caller {
+            builder = builder.max_read_ahead_per_caller(size.0);
+        }
+        if let Some(timeout) = all.send_timeout {
+            builder = builder.send_timeout(timeout.0);
+        }
         if let Some(timeout) = all.store_timeout {
             builder = builder.store_timeout(timeout.0);
         }

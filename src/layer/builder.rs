@@ -11,6 +11,7 @@ use tracing::warn;
 use crate::error::ConfigError;
 use crate::layer::IdempotencyLayer;
 use crate::lease::Leases;
+use crate::limits::{Limit, Limits, Resource};
 use crate::message::body::Budget;
 use crate::message::media_type::can_have_body;
 use crate::options::route::{Routes, Rule};
@@ -60,6 +61,8 @@ pub struct IdempotencyLayerBuilder {
     max_buffered_bytes: usize,
     max_background_operations: usize,
     max_waiting_requests: usize,
+    max_read_ahead: Limit,
+    send_timeout: Duration,
     target: Target,
     #[cfg(feature = "config")]
     skip_store_checks: bool,
@@ -83,6 +86,8 @@ impl IdempotencyLayerBuilder {
             max_buffered_bytes: 256 << 20,
             max_background_operations: 10_000,
             max_waiting_requests: 1_000,
+            max_read_ahead: Limit::of(256 << 20),
+            send_timeout: Duration::from_secs(60),
             target: Target::default(),
             #[cfg(feature = "config")]
             skip_store_checks: false,
@@ -155,6 +160,36 @@ impl IdempotencyLayerBuilder {
     /// rejected with `in-flight`. Default: 1 000.
     pub fn max_waiting_requests(mut self, requests: usize) -> Self {
         self.max_waiting_requests = requests;
+        self
+    }
+
+    /// Limits how many bytes of all responses together are read ahead of their clients and kept
+    /// to be recorded. The first 64 KiB of each response do not count. Default: 256 MiB.
+    ///
+    /// A response for which there is no room is still sent, as fast as its client reads, and its
+    /// operation is sealed at its end.
+    pub fn max_read_ahead(mut self, bytes: usize) -> Self {
+        self.max_read_ahead.sum = bytes;
+        self
+    }
+
+    /// Limits how many bytes of [`max_read_ahead`](Self::max_read_ahead) the responses of one
+    /// caller hold. Default: seven times what is free, so that a caller that is alone reaches
+    /// seven eighths.
+    pub fn max_read_ahead_per_caller(mut self, bytes: usize) -> Self {
+        self.max_read_ahead.per_caller = Some(bytes);
+        self
+    }
+
+    /// Sets for how long data of a response may wait for a client that reads nothing. Then the
+    /// client is let go: what waited for it is dropped, its response ends in an error, and the
+    /// operation goes on without a client (G4). Default: 1 min.
+    ///
+    /// A client reads if its server asks the response for more. A server asks for more when its
+    /// own buffers and those of the socket have room again, so a client that reads a few bytes
+    /// a minute reads nothing.
+    pub fn send_timeout(mut self, timeout: Duration) -> Self {
+        self.send_timeout = timeout;
         self
     }
 
@@ -340,6 +375,18 @@ impl IdempotencyLayerBuilder {
         Ok(())
     }
 
+    fn check_read_ahead(&self) -> Result<(), ConfigError> {
+        if self.send_timeout.is_zero() {
+            return Err(ConfigError::new("send_timeout", "must be longer than zero"));
+        }
+        let Limit { sum, per_caller } = self.max_read_ahead;
+        if per_caller.is_some_and(|share| share > sum) {
+            let message = format!("must not be more than `max_read_ahead`, which is {sum} bytes");
+            return Err(ConfigError::new("max_read_ahead_per_caller", message));
+        }
+        Ok(())
+    }
+
     /// Checks the options and makes the layer.
     ///
     /// # Errors
@@ -351,6 +398,7 @@ impl IdempotencyLayerBuilder {
                 "must be longer than zero",
             ));
         }
+        self.check_read_ahead()?;
         if self.secrets.iter().any(|secret| secret.len() < 16) {
             return Err(ConfigError::new(
                 "secrets",
@@ -433,9 +481,16 @@ impl IdempotencyLayerBuilder {
             routes,
             rejections: self.rejections,
         };
+        let max_read_ahead = self.max_read_ahead;
+        let limits = Limits::new(|of| match of {
+            Resource::ReadAheadBytes | Resource::UnsentBytes => max_read_ahead,
+            _ => Limit::of(usize::MAX),
+        });
         Ok(IdempotencyLayer {
             core: Arc::new(Core {
                 rules,
+                limits,
+                send_timeout: self.send_timeout,
                 leases,
                 waiters: Semaphore::new(waiters),
                 body_budget: Budget::new(self.max_buffered_bytes),
@@ -463,6 +518,8 @@ impl fmt::Debug for IdempotencyLayerBuilder {
             .field("max_buffered_bytes", &self.max_buffered_bytes)
             .field("max_background_operations", &self.max_background_operations)
             .field("max_waiting_requests", &self.max_waiting_requests)
+            .field("max_read_ahead", &self.max_read_ahead)
+            .field("send_timeout", &self.send_timeout)
             .field("store_timeout", &self.store_timeout)
             .field("rejections", &self.rejections)
             .field("defaults", &self.defaults)

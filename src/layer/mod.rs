@@ -2,7 +2,7 @@
 //! by hand.
 //!
 //! Public items: `IdempotencyLayer`, `IdempotencyLayerBuilder`, `Idempotency`,
-//! `ResponseFuture`, `Records`, `Resolved`. May use: `request`, `lease`, `counts`, `options`,
+//! `ResponseFuture`, `Records`, `Resolved`. May use: `request`, `lease`, `limits`, `counts`, `options`,
 //! `scope`, `rejection`, `store`, `message`, `record`, `runtime`, `error`.
 
 pub(crate) mod builder;

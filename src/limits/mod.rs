@@ -30,8 +30,11 @@ pub(crate) enum Resource {
     Operations,
     /// Bytes of request bodies, from when they are read until their handlers have responded.
     RequestBytes,
-    /// Bytes of responses that were read and not yet sent.
+    /// Bytes of responses that are read ahead of their clients, and kept to be recorded.
     ReadAheadBytes,
+    /// Bytes of responses that were there as a whole, until their servers have sent them. They
+    /// are taken whether there is room or not.
+    UnsentBytes,
     /// Requests that wait for the outcome of another.
     Waiters,
     /// Tasks that go on without a client.
@@ -39,10 +42,11 @@ pub(crate) enum Resource {
 }
 
 impl Resource {
-    pub(crate) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 6] = [
         Self::Operations,
         Self::RequestBytes,
         Self::ReadAheadBytes,
+        Self::UnsentBytes,
         Self::Waiters,
         Self::Background,
     ];

@@ -167,7 +167,11 @@ impl BodyBuffer {
 fn alone(data: Bytes) -> Bytes {
     // Only a slice of a buffer that something else holds too is copied here. The vector
     // shows how large the allocation is, which `Bytes` does not.
-    let mut data = Vec::from(data);
+    shrunk(Vec::from(data))
+}
+
+/// The same bytes, in an allocation with hardly any room to spare.
+pub(crate) fn shrunk(mut data: Vec<u8>) -> Bytes {
     if data.capacity() - data.len() > data.len() / 16 {
         data.shrink_to_fit();
     }

@@ -5,13 +5,16 @@ use std::error::Error;
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::Poll;
 
 use bytes::Bytes;
 use http::response;
 use http_body::Body;
 
-use crate::message::body::{BodyBuffer, BoxError, FullBody, announced_length, up_to};
+use crate::limits::Account;
+use crate::message::body::{BodyBuffer, BoxError, FullBody, announced_length};
+use crate::message::kept::Room;
 use crate::message::media_type::can_have_body;
 use crate::runtime::Handle;
 use crate::runtime::catch::{CatchUnwind, Panic};
@@ -70,27 +73,37 @@ impl AnnouncedLength {
 
 /// How far a response was read before its head leaves.
 pub(crate) enum FirstRead {
-    Full(FullBody),
+    /// The whole body, and the room that was taken for it.
+    Full(FullBody, Room),
     Broken(Bytes, BoxError),
     Panicked(Panic),
-    /// The rest is read while it is sent, by a task of this runtime.
-    Part(BodyBuffer, Handle),
+    /// The rest is read while it is sent, by a task of this runtime. Holds the room that was
+    /// taken for the part.
+    Part(BodyBuffer, Room, Handle),
 }
 
 /// Reads up to `limit` bytes and one frame more. With `at_once`, reading stops at the
-/// first frame that is not ready.
+/// first frame that is not ready. It also stops where the caller has no room for more bytes
+/// that are read ahead of the client; a body of one frame is there as a whole, and needs none.
 pub(crate) async fn read<R>(
     mut body: Pin<&mut R>,
     length: AnnouncedLength,
     limit: usize,
     at_once: bool,
+    account: &Arc<Account>,
 ) -> FirstRead
 where
     R: Body,
     R::Error: Into<BoxError>,
 {
     let mut read = BodyBuffer::default();
-    let mut admit = up_to(limit);
+    let mut room = Room::default();
+    let mut bytes = 0_usize;
+    let mut admit = |more| {
+        let is_first = bytes == 0;
+        bytes = bytes.saturating_add(more);
+        bytes <= limit && (is_first || room.reach(account, bytes))
+    };
     let reading = poll_fn(|cx| match read.poll_from(body.as_mut(), &mut admit, cx) {
         Poll::Pending if at_once => Poll::Ready(Ok(false)),
         other => other,
@@ -101,9 +114,9 @@ where
     };
     match CatchUnwind::call(|| reading).await {
         Ok(Ok(true)) if length.is_off(read.len()) => broken(read, Box::new(Misannounced)),
-        Ok(Ok(true)) => FirstRead::Full(read.whole()),
+        Ok(Ok(true)) => FirstRead::Full(read.whole(), room),
         Ok(Ok(false)) => match Handle::try_current() {
-            Ok(runtime) => FirstRead::Part(read, runtime),
+            Ok(runtime) => FirstRead::Part(read, room, runtime),
             Err(error) => broken(read, error.into()),
         },
         Ok(Err(error)) => broken(read, error),

@@ -2,12 +2,15 @@
 //! pipe between a task that reads a body and the client, and media types.
 //!
 //! Public items: `RequestBody`, `ResponseBody`, `RequestTrailers`. May use:
-//! `runtime`.
+//! `limits`, `runtime`.
 
 pub(crate) mod body;
 pub(crate) mod client_deadline;
 pub(crate) mod first_read;
+pub(crate) mod kept;
 pub(crate) mod media_type;
 pub(crate) mod pipe;
+pub(crate) mod pipe_body;
 pub(crate) mod request_body;
 pub(crate) mod response_body;
+pub(crate) mod send_timeout;

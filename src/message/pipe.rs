@@ -2,43 +2,62 @@
 //! reads the handler's body and the body that the server polls for the client.
 
 use std::collections::VecDeque;
-use std::panic::resume_unwind;
+use std::error::Error;
+use std::fmt;
+use std::mem;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Waker};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
-use http_body::Frame;
 
+use crate::limits::Account;
 use crate::message::body::BoxError;
+use crate::message::kept::{AHEAD, Kept, Room};
 use crate::runtime::background::{Background, BackgroundTask};
 use crate::runtime::catch::Panic;
-use crate::runtime::deadline::Moment;
-use crate::runtime::{Mutex, MutexGuard};
+use crate::runtime::{Instant, Mutex, MutexGuard};
 
-/// How many bytes may wait for the client, beside one frame, once the body is too
-/// large to record.
-const AHEAD: usize = 64 << 10;
 /// Frames of fewer bytes are joined while they wait for the client.
 const SMALL: usize = 1 << 10;
 
 /// The bytes that were read and not yet sent, and how the body ends.
 #[derive(Default)]
-pub(crate) struct Pipe(Mutex<State>);
+pub(crate) struct Pipe {
+    state: Mutex<State>,
+    /// Where an operation counts once its client has left, and what is held for its caller.
+    /// `None` for a short body that has ended already.
+    counts: Option<Counts>,
+}
+
+struct Counts {
+    background: Arc<Background>,
+    account: Arc<Account>,
+}
 
 #[derive(Default)]
-struct State {
+pub(super) struct State {
+    /// The body from its beginning, while it is to be recorded and until the client has
+    /// taken it.
+    kept: Option<Kept>,
+    /// Whether the bytes in `kept` are still to be recorded.
+    is_recorded: bool,
+    /// Data that are not recorded. They come after `kept`.
     frames: VecDeque<Bytes>,
     /// Small frames, joined. They come after `frames`.
     small: BytesMut,
-    /// The number of bytes in `frames` and `small`.
+    /// The number of bytes that the client may have and has not yet taken.
     bytes: usize,
-    end: Option<End>,
-    /// Set once the client has left: the operation then counts as one without a
-    /// client.
-    left: Option<BackgroundTask>,
+    /// Since when data wait for the client, and it has taken none.
+    unread_since: Option<Instant>,
+    pub(super) end: Option<End>,
+    /// Set once the client has left, or was let go.
+    pub(super) left: bool,
+    /// Counts the operation as one without a client until it ends.
+    without_client: Option<BackgroundTask>,
     /// Wakes the client's side when there is something to send.
-    sender: Option<Waker>,
+    pub(super) sender: Option<Waker>,
     /// Wakes the reading task when the client takes something, or leaves.
     reader: Option<Waker>,
     reader_is_held_up: bool,
@@ -63,11 +82,63 @@ pub(crate) enum Demand {
 }
 
 impl Pipe {
+    /// A pipe for a body that is to be recorded, as far as there is room.
+    pub(crate) fn new(background: &Arc<Background>, account: &Arc<Account>, room: Room) -> Self {
+        Self {
+            state: Mutex::new(State {
+                kept: Some(Kept::in_room(room)),
+                is_recorded: true,
+                ..State::default()
+            }),
+            counts: Some(Counts {
+                background: Arc::clone(background),
+                account: Arc::clone(account),
+            }),
+        }
+    }
+
+    /// A pipe for a body that is there as a whole.
+    pub(crate) fn of_whole(data: Bytes, trailers: Option<HeaderMap>) -> Self {
+        let pipe = Self::default();
+        pipe.end(Some(data), End::Full(trailers));
+        pipe
+    }
+
     /// The lock guards short copies only. Wakers are called after the lock is
     /// released: a waker is code of the runtime's, and may poll the other side, which
     /// takes this lock.
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock()
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+
+    /// Keeps data to be recorded, and returns whether there was room for them. The body
+    /// will have at most `most` bytes. The client gets the data with `push`.
+    pub(crate) fn keep(&self, data: &[u8], most: usize) -> bool {
+        let mut state = self.lock();
+        match (&mut state.kept, &self.counts) {
+            (Some(kept), Some(counts)) => kept.add(data, most, &counts.account),
+            _ => false,
+        }
+    }
+
+    /// The body is not recorded: from here on it is kept for the client alone.
+    pub(crate) fn forgo_record(&self) {
+        let mut state = self.lock();
+        state.is_recorded = false;
+        let taken = state.drop_taken();
+        drop(state);
+        drop(taken);
+    }
+
+    /// The whole body, for its record.
+    pub(crate) fn whole(&self) -> Bytes {
+        let mut state = self.lock();
+        let whole = state.kept.as_mut().map(Kept::whole);
+        state.is_recorded = false;
+        let taken = state.drop_taken();
+        drop(state);
+        drop(taken);
+        whole.unwrap_or_default()
     }
 
     /// Adds data for the client.
@@ -81,18 +152,29 @@ impl Pipe {
     }
 
     /// Adds the last data and the end in one step: the client never has all bytes
-    /// of a body without its end.
-    pub(crate) fn end(&self, last: Option<Bytes>, end: End) {
+    /// of a body without its end. Returns what counts an operation without a client.
+    pub(crate) fn end(&self, last: Option<Bytes>, end: End) -> Option<BackgroundTask> {
         let mut state = self.lock();
         if let Some(data) = last {
             state.push(data);
         }
-        state.end = Some(end);
+        state.is_recorded = false;
+        // A client that was let go did not get all data: the body must not look complete.
+        let is_cut = state.left && matches!(end, End::Full(_));
+        state.end = Some(if is_cut {
+            End::Broken(LetGo.into())
+        } else {
+            end
+        });
+        let without_client = state.without_client.take();
+        let taken = state.drop_taken();
         // Data and end are set under one lock: a client that polls between the two would
         // have all bytes of the body, and take it for complete, before the end is known.
         let sender = state.sender.take();
         drop(state);
+        drop(taken);
         wake(sender);
+        without_client
     }
 
     /// Ends the body with an error, unless the body has an end already.
@@ -105,7 +187,7 @@ impl Pipe {
     /// What the client needs. If that changes, the task of `cx` is woken.
     pub(crate) fn demand(&self, bounded: bool, cx: &mut Context<'_>) -> Demand {
         let mut state = self.lock();
-        if state.left.is_some() {
+        if state.left {
             return Demand::Gone;
         }
         // The waker is stored under the lock in which the state was read: a client that
@@ -121,14 +203,65 @@ impl Pipe {
             Demand::More
         }
     }
+
+    /// Since when data wait for a client that takes none.
+    pub(crate) fn unread_since(&self) -> Option<Instant> {
+        self.lock().unread_since
+    }
+
+    /// Lets the client go if it has taken nothing for so long, and returns whether it has. An
+    /// operation that goes on does so without a client.
+    pub(crate) fn let_go(&self, limit: Duration) -> bool {
+        let mut state = self.lock();
+        let due = state
+            .unread_since
+            .and_then(|since| since.checked_add(limit));
+        // Asked again under the lock: the client may have taken data since the timer's look.
+        if due.is_none_or(|due| due > Instant::now()) {
+            return false;
+        }
+        if state.end.is_some() {
+            state.end = Some(End::Broken(LetGo.into()));
+        }
+        let unsent = state.leave(self.counts.as_ref());
+        drop(state);
+        drop(unsent);
+        true
+    }
+
+    /// The client is gone: an operation that has not ended goes on without it.
+    pub(super) fn leave(&self) {
+        let mut state = self.lock();
+        if state.left {
+            return;
+        }
+        let unsent = state.leave(self.counts.as_ref());
+        // A task that is held up by this client would otherwise wait for it for ever.
+        let reader = state.reader.take();
+        drop(state);
+        // The data are dropped after the lock is released: they may be the last part of
+        // a large buffer.
+        drop(unsent);
+        wake(reader);
+    }
 }
+
+/// What is dropped once the lock is released.
+type Unsent = (Option<Kept>, VecDeque<Bytes>, BytesMut);
 
 impl State {
     fn push(&mut self, data: Bytes) {
-        if data.is_empty() || self.left.is_some() {
+        if data.is_empty() || self.left {
             return;
         }
+        if self.bytes == 0 {
+            self.unread_since = Some(Instant::now());
+        }
         self.bytes += data.len();
+        if let Some(kept) = self.kept.as_mut().filter(|kept| kept.hides()) {
+            kept.show(data);
+            return;
+        }
         if data.len() < SMALL {
             self.small.extend_from_slice(&data);
             return;
@@ -140,153 +273,78 @@ impl State {
         self.frames.push_back(data);
     }
 
-    fn pop(&mut self) -> Option<Bytes> {
-        let data = match self.frames.pop_front() {
-            None if self.small.is_empty() => return None,
-            None => self.small.split().freeze(),
-            Some(data) => data,
+    /// The next data for the client, not much of it at a time: what a server has taken it keeps,
+    /// whatever becomes of its client.
+    pub(super) fn pop(&mut self) -> Option<Bytes> {
+        let data = match self.kept.as_mut().and_then(Kept::take) {
+            Some(data) => {
+                self.drop_taken();
+                data
+            }
+            None => match self.frames.front_mut() {
+                None if self.small.is_empty() => return None,
+                None => self.small.split().freeze(),
+                Some(frame) if frame.len() > AHEAD => frame.split_to(AHEAD),
+                Some(_) => self.frames.pop_front()?,
+            },
         };
         self.bytes -= data.len();
+        self.unread_since = (self.bytes > 0).then(Instant::now);
         Some(data)
+    }
+
+    /// The reading task, if it waits for what the client has just taken. Each wake-up costs a
+    /// poll of the handler's body.
+    pub(super) fn reader_to_wake(&mut self) -> Option<Waker> {
+        let goes_on = self.reader_is_held_up && self.bytes <= AHEAD;
+        goes_on.then(|| self.reader.take()).flatten()
+    }
+
+    /// Whether the client has everything.
+    pub(super) fn is_end(&self) -> bool {
+        self.bytes == 0 && matches!(self.end, Some(End::Full(None) | End::Delivered))
+    }
+
+    /// Takes out what neither the record nor the client needs any more.
+    fn drop_taken(&mut self) -> Option<Kept> {
+        let is_needed = |kept: &Kept| self.is_recorded || !(self.left || kept.is_taken());
+        match &self.kept {
+            Some(kept) if !is_needed(kept) => self.kept.take(),
+            _ => None,
+        }
+    }
+
+    fn leave(&mut self, counts: Option<&Counts>) -> Unsent {
+        self.left = true;
+        if self.end.is_none() {
+            // The operation counts as one without a client before the lock is released:
+            // `drain` must not see zero while the reading task goes on.
+            self.without_client = counts.map(|counts| counts.background.enter());
+        }
+        self.bytes = 0;
+        self.unread_since = None;
+        (
+            self.drop_taken(),
+            mem::take(&mut self.frames),
+            mem::take(&mut self.small),
+        )
     }
 }
 
-fn wake(waker: Option<Waker>) {
+pub(super) fn wake(waker: Option<Waker>) {
     if let Some(waker) = waker {
         waker.wake();
     }
 }
 
-/// The client's side of the pipe. Dropped before the end, it leaves the reading task
-/// to go on without a client.
-pub(crate) struct PipeBody {
-    stream: Arc<Pipe>,
-    /// Counts the operation once its client has left. `None` for a body that has
-    /// ended already.
-    detached: Option<Arc<Background>>,
-    /// How many bytes of a known length are not yet sent.
-    to_come: Option<u64>,
-    /// When the client stops waiting, and the trailers that it gets then. Boxed, because
-    /// hardly any response has a deadline.
-    deadline: Option<Box<(Moment, HeaderMap)>>,
-}
+/// The client has read nothing for too long, so what waited for it was dropped.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LetGo;
 
-impl PipeBody {
-    pub(crate) fn new(
-        stream: Arc<Pipe>,
-        detached: &Arc<Background>,
-        exact_length: Option<u64>,
-    ) -> Self {
-        Self {
-            stream,
-            detached: Some(Arc::clone(detached)),
-            to_come: exact_length,
-            deadline: None,
-        }
-    }
-
-    /// The client's side of a pipe that has ended already.
-    pub(crate) fn of_ended(stream: Pipe) -> Self {
-        Self {
-            stream: Arc::new(stream),
-            detached: None,
-            to_come: None,
-            deadline: None,
-        }
-    }
-
-    /// Ends the body with these trailers at the deadline. The reading task goes on.
-    pub(crate) fn ends_at(&mut self, deadline: Moment, trailers: HeaderMap) {
-        self.deadline = Some(Box::new((deadline, trailers)));
-    }
-
-    pub(crate) fn poll_frame(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let mut state = self.stream.lock();
-        if let Some(data) = state.pop() {
-            // The reading task is woken only if it waits for this: each wake-up costs a
-            // poll of the handler's body.
-            let goes_on = state.reader_is_held_up && state.bytes <= AHEAD;
-            let reader = goes_on.then(|| state.reader.take()).flatten();
-            drop(state);
-            wake(reader);
-            let sent = data.len() as u64;
-            self.to_come = self.to_come.map(|left| left.saturating_sub(sent));
-            return Poll::Ready(Some(Ok(Frame::data(data))));
-        }
-        let Some(end) = state.end.replace(End::Delivered) else {
-            state.end = None;
-            // The waker is stored under the lock in which nothing to send was found, so
-            // the next `push` or `end` wakes this client.
-            match &mut state.sender {
-                Some(sender) => sender.clone_from(cx.waker()),
-                none => *none = Some(cx.waker().clone()),
-            }
-            drop(state);
-            return self.poll_deadline(cx).map(|trailers| {
-                self.leave();
-                // The end that the reading task comes to is nobody's from here on.
-                self.stream = Arc::new(Pipe::default());
-                self.stream.end(None, End::Delivered);
-                Some(Ok(Frame::trailers(trailers)))
-            });
-        };
-        drop(state);
-        Poll::Ready(match end {
-            End::Full(trailers) => trailers.map(|trailers| Ok(Frame::trailers(trailers))),
-            End::Broken(error) => Some(Err(error)),
-            End::Panicked(panic) => resume_unwind(panic),
-            End::Delivered => None,
-        })
-    }
-
-    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<HeaderMap> {
-        match self.deadline.as_deref_mut() {
-            Some((deadline, trailers)) => deadline.poll(cx).map(|()| std::mem::take(trailers)),
-            None => Poll::Pending,
-        }
-    }
-
-    /// Whether the client has everything.
-    pub(crate) fn is_end(&self) -> bool {
-        let state = self.stream.lock();
-        state.bytes == 0 && matches!(state.end, Some(End::Full(None) | End::Delivered))
-    }
-
-    pub(crate) fn to_come(&self) -> Option<u64> {
-        self.to_come
+impl fmt::Display for LetGo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the client read nothing for too long, so the rest of the response was dropped")
     }
 }
 
-impl PipeBody {
-    /// Leaves the reading task to go on without a client.
-    fn leave(&mut self) {
-        let mut state = self.stream.lock();
-        let Some(detached) = self.detached.as_ref().filter(|_| state.end.is_none()) else {
-            return;
-        };
-        // The operation counts as one without a client before the lock is released:
-        // `drain` must not see zero while the reading task goes on.
-        state.left = Some(detached.enter());
-        let unsent = (
-            std::mem::take(&mut state.frames),
-            std::mem::take(&mut state.small),
-        );
-        state.bytes = 0;
-        // A task that is held up by this client would otherwise wait for it for ever.
-        let reader = state.reader.take();
-        drop(state);
-        // The data are dropped after the lock is released: they may be the last part of
-        // a large buffer.
-        drop(unsent);
-        wake(reader);
-    }
-}
-
-impl Drop for PipeBody {
-    fn drop(&mut self) {
-        self.leave();
-    }
-}
+impl Error for LetGo {}

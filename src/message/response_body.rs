@@ -2,7 +2,9 @@
 
 use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -10,7 +12,11 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 use crate::message::body::{BoxError, FullBody, as_bytes};
-use crate::message::pipe::{End, Pipe, PipeBody};
+use crate::message::kept::AHEAD;
+use crate::message::pipe::{End, Pipe};
+use crate::message::pipe_body::PipeBody;
+use crate::message::send_timeout::SendTimeout;
+use crate::runtime::Handle;
 use crate::runtime::deadline::Moment;
 
 pin_project! {
@@ -48,10 +54,28 @@ impl<B> ResponseBody<B> {
         }
     }
 
+    /// Gives a large body that is there as a whole to its server part by part, and lets the client
+    /// go that reads nothing for so long. A server holds what it was given whatever the client does.
+    pub(crate) fn in_parts(self, send_timeout: Duration) -> Self {
+        match (self.kind, Handle::try_current()) {
+            (ResponseKind::Known { data, trailers }, Ok(runtime)) if data.len() > AHEAD => {
+                // HTTP/1 sends no trailers after a body whose length it announced.
+                let length = trailers.is_none().then_some(data.len() as u64);
+                let pipe = Arc::new(Pipe::of_whole(data, trailers.map(|trailers| *trailers)));
+                let watched = Arc::clone(&pipe);
+                runtime.spawn(async move {
+                    SendTimeout::new(send_timeout).until_taken(&watched).await;
+                });
+                Self::streamed(PipeBody::new(pipe, length))
+            }
+            (kind, _) => Self { kind },
+        }
+    }
+
     pub(crate) fn broken(read: Bytes, error: BoxError) -> Self {
-        let stream = Pipe::default();
-        stream.end(Some(read), End::Broken(error));
-        Self::streamed(PipeBody::of_ended(stream))
+        let pipe = Pipe::default();
+        pipe.end(Some(read), End::Broken(error));
+        Self::streamed(PipeBody::new(Arc::new(pipe), None))
     }
 
     /// Ends a body that is sent while it is read with these trailers, if the client's

@@ -89,7 +89,11 @@ impl Operation {
 
     fn scope(&self, parts: &Parts) -> Result<ScopeDigest, Stop> {
         let rules = &self.core.rules;
-        Ok(self.caller(parts)?.digest(&rules.digests, &rules.namespace))
+        let caller = self.caller(parts)?;
+        let scope = caller.digest(&rules.digests, &rules.namespace);
+        let shared = caller.is_everyone();
+        self.holds_for(self.core.limits.account((!shared).then_some(&scope)));
+        Ok(scope)
     }
 
     /// Step 4: a body that announces too much is not asked for.

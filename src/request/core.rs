@@ -1,12 +1,14 @@
 //! What all requests of one layer share.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::request::Parts;
 use tokio::sync::Semaphore;
 use tracing::warn;
 
 use crate::lease::Leases;
+use crate::limits::Limits;
 use crate::message::body::Budget;
 use crate::options::RouteOptions;
 use crate::options::route::Routes;
@@ -18,6 +20,10 @@ use crate::scope::{Caller, Scope};
 pub(crate) struct Core {
     pub(crate) rules: Rules,
     pub(crate) leases: Arc<Leases>,
+    /// What requests hold, in sum and by caller.
+    pub(crate) limits: Arc<Limits>,
+    /// How long data of a response wait for a client that reads nothing.
+    pub(crate) send_timeout: Duration,
     /// One permit for each request that waits for the outcome of another.
     pub(crate) waiters: Semaphore,
     /// The bytes of all request bodies that are being read.

@@ -20,6 +20,8 @@ pub(crate) enum BodyEnd<'a> {
     /// The body was too large to record, or endless. Holds its trailers if the end
     /// was reached.
     TooLarge(Option<&'a HeaderMap>),
+    /// There was no room to keep the body. Holds its trailers if the end was reached.
+    NoRoom(Option<&'a HeaderMap>),
     /// The body broke off before its end.
     Broken,
 }
@@ -53,11 +55,14 @@ pub(crate) fn judge(
     match body {
         BodyEnd::Full(body) if records => Verdict::Record(completed(options, head, body, began_at)),
         BodyEnd::TooLarge(_) if records && options.oversize == OnOversize::Seal => sealed(),
-        // The response would have been recorded, so its operation has happened.
-        BodyEnd::Broken if records => sealed(),
+        // The response would have been recorded, so its operation has happened. Whether there
+        // is room depends on other requests: `OnOversize::Rerun` is not meant for that.
+        BodyEnd::Broken | BodyEnd::NoRoom(_) if records => sealed(),
         BodyEnd::Broken if word == Some(&Recording::IfComplete) => Verdict::LeaveInFlight,
         BodyEnd::Broken => Verdict::Release(if_unknown(options)),
-        BodyEnd::Full(_) | BodyEnd::TooLarge(_) => Verdict::Release(Release::MayRunAgain),
+        BodyEnd::Full(_) | BodyEnd::TooLarge(_) | BodyEnd::NoRoom(_) => {
+            Verdict::Release(Release::MayRunAgain)
+        }
     }
 }
 
@@ -112,7 +117,7 @@ fn response_head<'a>(head: &'a response::Parts, body: &BodyEnd<'a>) -> ResponseH
         headers: &head.headers,
         trailers: match body {
             BodyEnd::Full(body) => body.trailers.as_deref(),
-            BodyEnd::TooLarge(trailers) => *trailers,
+            BodyEnd::TooLarge(trailers) | BodyEnd::NoRoom(trailers) => *trailers,
             BodyEnd::Broken => None,
         },
     }
@@ -125,7 +130,7 @@ fn records(options: &RouteOptions, response: &ResponseHead<'_>, body: &BodyEnd<'
     }
     // A gRPC response has its status in trailers, which were not reached here. A
     // large response is no reason to run the operation again.
-    let unread = matches!(body, BodyEnd::TooLarge(None));
+    let unread = matches!(body, BodyEnd::TooLarge(None) | BodyEnd::NoRoom(None));
     unread && response.awaits_grpc_status() || options.record.records(response)
 }
 

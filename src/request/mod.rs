@@ -10,7 +10,7 @@
 //! | 8 the record | `lease/mod.rs`, `LeaseOwner::end` |
 //! | responses and headers of the layer's own | `respond.rs` |
 //!
-//! Public items: `IdempotencyContext`. May use: `lease`, `options`, `scope`, `rejection`,
+//! Public items: `IdempotencyContext`. May use: `lease`, `limits`, `options`, `scope`, `rejection`,
 //! `store`, `message`, `record`, `runtime`, `display`, `error`.
 
 mod admit;
@@ -233,9 +233,11 @@ where
             // HTTP/1.0 should have a length: its end can't be told from a cut.
             let head_first = can_have_body(head.status) && version > Version::HTTP_10;
             let at_once = !length.is_small() && head_first;
-            match read(body.as_mut(), length, options.max_recorded_body, at_once).await {
-                FirstRead::Full(body) => {
+            let limit = options.max_recorded_body;
+            match read(body.as_mut(), length, limit, at_once, operation.account()).await {
+                FirstRead::Full(mut body, room) => {
                     let verdict = judge(options, &head, BodyEnd::Full(&body), began_at);
+                    body.data = room.of_whole(body.data, operation.account());
                     (verdict, ResponseBody::known(body))
                 }
                 FirstRead::Broken(read, error) => {
@@ -247,8 +249,8 @@ where
                     owner.end(verdict).await;
                     resume_unwind(panic)
                 }
-                FirstRead::Part(read, runtime) => {
-                    let reading = ReadAhead::new(operation, body, read, length, version);
+                FirstRead::Part(read, room, runtime) => {
+                    let reading = ReadAhead::new(operation, body, read, room, length, version);
                     return reading.send(&runtime, owner, head, began_at);
                 }
             }
@@ -266,6 +268,7 @@ where
         if operation.marks_responses() {
             operation.mark(&mut head.headers, began_at, kept_until);
         }
+        let body = body.in_parts(operation.core.send_timeout);
         Some(Response::from_parts(head, body))
     }
 }

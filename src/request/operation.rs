@@ -5,6 +5,7 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::lease::LeaseState;
+use crate::limits::Account;
 use crate::message::media_type::is_grpc;
 use crate::options::RouteOptions;
 use crate::options::key::Key;
@@ -28,6 +29,8 @@ pub(crate) struct Operation {
     pub(crate) echo: Option<HeaderValue>,
     /// Whether the request is of gRPC: its rejections then take gRPC's form.
     pub(crate) grpc: bool,
+    /// What the caller holds of the layer. Set once the caller is known.
+    account: OnceLock<Arc<Account>>,
     /// Set once the claim has acquired a lease, before the handler begins.
     lease: OnceLock<Arc<LeaseState>>,
     /// The record of an earlier attempt under an old secret: which of the old
@@ -74,6 +77,7 @@ impl Operation {
             options: Arc::clone(options),
             key,
             key_header: key_header.clone(),
+            account: OnceLock::new(),
             lease: OnceLock::new(),
             first_attempt: OnceLock::new(),
             progress: AtomicU8::new(Progress::Reading as u8),
@@ -89,6 +93,16 @@ impl Operation {
         let options = &self.options;
         let times = [&options.created_at_header, &options.expires_at_header];
         self.echo.is_some() || times.into_iter().any(Option::is_some)
+    }
+
+    pub(crate) fn holds_for(&self, account: Arc<Account>) {
+        let set = self.account.set(account);
+        assert!(set.is_ok(), "a request has one caller");
+    }
+
+    /// What the caller holds of the layer.
+    pub(crate) fn account(&self) -> &Arc<Account> {
+        self.account.get().expect("the caller is known")
     }
 
     pub(crate) fn acquired(&self, lease: &Arc<LeaseState>) {

@@ -10,6 +10,7 @@ use tracing::debug;
 
 use crate::display::rfc3339;
 use crate::message::body::FullBody;
+use crate::message::kept::unsent;
 use crate::message::response_body::ResponseBody;
 use crate::options::RouteOptions;
 use crate::options::recording::Recording;
@@ -82,9 +83,10 @@ impl Operation {
 
     fn replay<R>(&self, completion: &Completion) -> Response<ResponseBody<R>> {
         let body = ResponseBody::known(FullBody {
-            data: completion.body.clone(),
+            data: unsent(completion.body.clone(), self.account()),
             trailers: completion.trailers.clone().map(Box::new),
         });
+        let body = body.in_parts(self.core.send_timeout);
         let mut response = Response::new(body);
         *response.status_mut() = self.options.replayed_status(completion.status);
         let mut headers = completion.headers.clone();

@@ -7,6 +7,7 @@ use tracing::{Instrument, debug, error};
 
 use crate::error::cause;
 use crate::lease::{Ended, LeaseOwner, Verdict};
+use crate::message::kept::unsent;
 use crate::message::response_body::ResponseBody;
 use crate::options::recording::{ASKS_AGAIN, ResponseHead};
 use crate::rejection::Rejection;
@@ -67,7 +68,9 @@ impl Operation {
         if let Some(began_at) = self.commit.began_at() {
             self.mark(&mut head.headers, began_at, kept_until);
         }
-        let body = ResponseBody::known(response.body);
+        let mut body = response.body;
+        body.data = unsent(body.data, self.account());
+        let body = ResponseBody::known(body).in_parts(self.core.send_timeout);
         Settled::Committed(Response::from_parts(head, body))
     }
 

@@ -1,8 +1,9 @@
 //! Steps 7 and 8 for a response that is sent while it is read: a task reads the
 //! handler's body ahead of the client, and records it at its end.
 //!
-//! A slow client holds the task up only once the body is too large to record. If the
-//! client leaves, the task goes on to the end (G4).
+//! A slow client holds the task up only once the body is too large to record, or there is no
+//! room to keep it. If the client leaves, or reads nothing for too long, the task goes on to the
+//! end (G4).
 
 use std::error::Error;
 use std::fmt;
@@ -17,14 +18,18 @@ use http::{HeaderMap, Response, Version, response};
 use http_body::Body;
 use tracing::{Instrument, debug};
 
-use crate::lease::{Ended, LeaseOwner};
+use crate::lease::{Ended, LeaseOwner, Verdict};
 use crate::message::body::{BodyBuffer, BoxError, FullBody, TURN};
 use crate::message::first_read::{AnnouncedLength, Misannounced};
-use crate::message::pipe::{Demand, End, Pipe, PipeBody};
+use crate::message::kept::{Room, unsent};
+use crate::message::pipe::{Demand, End, Pipe};
+use crate::message::pipe_body::PipeBody;
 use crate::message::response_body::ResponseBody;
+use crate::message::send_timeout::SendTimeout;
 use crate::options::OnDisconnect;
 use crate::request::judge::{BodyEnd, head_for_judging, judge};
 use crate::request::operation::Operation;
+use crate::runtime::background::BackgroundTask;
 use crate::runtime::catch::{CatchUnwind, Panic};
 use crate::runtime::{Handle, Sleep, sleep};
 
@@ -34,11 +39,9 @@ pub(crate) struct ReadAhead<R> {
     body: Pin<Box<R>>,
     pipe: Arc<Pipe>,
     length: AnnouncedLength,
-    /// The body so far, to be recorded. `None` once the body is too large to record,
-    /// and for a body that has no end.
-    record: Option<BodyBuffer>,
+    record: KeptBody,
     /// How many more bytes can be recorded.
-    room: usize,
+    recordable: usize,
     /// How many bytes of a known length are not yet read.
     to_come: Option<u64>,
     /// The last data of the body, withheld until the record is stored (G3).
@@ -52,6 +55,17 @@ pub(crate) struct ReadAhead<R> {
     endless: bool,
     trailers: Option<HeaderMap>,
     overdue: Option<Pin<Box<Sleep>>>,
+    send_timeout: SendTimeout,
+}
+
+/// Whether the body is kept to be recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum KeptBody {
+    Kept,
+    /// It is too large to record, or has no end.
+    TooLarge,
+    /// There was no room to keep it.
+    NoRoom,
 }
 
 /// Why the task reads no more.
@@ -73,29 +87,49 @@ where
         operation: &Arc<Operation>,
         body: Pin<Box<R>>,
         read: BodyBuffer,
+        mut room: Room,
         length: AnnouncedLength,
         version: Version,
     ) -> Self {
-        let room = operation.options.max_recorded_body;
-        let too_large = length.by_header.is_some_and(|length| length > room as u64);
+        let recordable = operation.options.max_recorded_body;
+        let account = operation.account();
+        let FullBody { data, trailers } = read.joined();
+        let least = length.by_header.unwrap_or_default().max(data.len() as u64);
+        let record = if least > recordable as u64 {
+            KeptBody::TooLarge
+        } else if room.reach(account, data.len()) {
+            KeptBody::Kept
+        } else {
+            KeptBody::NoRoom
+        };
+        // What is not kept is there all the same, so it counts until it is sent.
+        let (data, room) = match record {
+            KeptBody::Kept => (data, room),
+            _ => (room.of_whole(data, account), Room::default()),
+        };
+        let pipe = Pipe::new(&operation.core.leases.background, account, room);
         let mut reading = Self {
             operation: Arc::clone(operation),
             body,
-            pipe: Arc::default(),
+            pipe: Arc::new(pipe),
             length,
-            record: (!too_large).then(BodyBuffer::default),
-            room,
+            record: KeptBody::Kept,
+            recordable,
             to_come: length.by_header,
             last: None,
             is_off: false,
             withholds: version <= Version::HTTP_10,
             endless: false,
-            trailers: None,
+            trailers: trailers.map(|trailers| *trailers),
             overdue: None,
+            send_timeout: SendTimeout::new(operation.core.send_timeout),
         };
-        let FullBody { data, trailers } = read.joined();
-        reading.data(data);
-        reading.trailers = trailers.map(|trailers| *trailers);
+        if record == KeptBody::Kept {
+            reading.data(data);
+        } else {
+            reading.forgo_record(record);
+            reading.show(data);
+        }
         reading
     }
 
@@ -103,9 +137,9 @@ where
     /// its client leaves.
     pub(crate) fn endless(operation: &Arc<Operation>, body: Pin<Box<R>>) -> Self {
         let length = AnnouncedLength::UNKNOWN;
-        let read = BodyBuffer::default();
-        let mut reading = Self::new(operation, body, read, length, Version::HTTP_11);
-        reading.record = None;
+        let (read, room) = (BodyBuffer::default(), Room::default());
+        let mut reading = Self::new(operation, body, read, room, length, Version::HTTP_11);
+        reading.forgo_record(KeptBody::TooLarge);
         reading.endless = true;
         reading
     }
@@ -128,32 +162,23 @@ where
         let head_for_judging = head_for_judging(&head);
         operation.mark(&mut head.headers, began_at, None);
         let pipe = Arc::clone(&self.pipe);
-        let background = &operation.core.leases.background;
-        let body = PipeBody::new(pipe, background, self.length.by_size_hint);
+        let body = PipeBody::new(pipe, self.length.by_size_hint);
         let run = self.run(owner, head_for_judging, began_at);
         runtime.spawn(run.instrument(operation.span.clone()));
         Some(Response::from_parts(head, ResponseBody::streamed(body)))
     }
 
-    async fn run(mut self, owner: LeaseOwner, head: response::Parts, began_at: SystemTime) {
+    async fn run(self, owner: LeaseOwner, head: response::Parts, began_at: SystemTime) {
+        let (pipe, limit) = (Arc::clone(&self.pipe), self.send_timeout.limit());
+        self.operate(owner, head, began_at).await;
+        // Nothing but the pipe is held here any more.
+        SendTimeout::new(limit).until_taken(&pipe).await;
+    }
+
+    async fn operate(mut self, owner: LeaseOwner, head: response::Parts, began_at: SystemTime) {
         let read = CatchUnwind::call(|| poll_fn(|cx| self.poll(cx))).await;
         let finished = read.unwrap_or_else(Finished::Panicked);
-        let too_large = || BodyEnd::TooLarge(self.trailers.as_ref());
-        let whole;
-        let read = match (&finished, self.record.take()) {
-            (Finished::Full, Some(record)) => {
-                whole = FullBody {
-                    trailers: self.trailers.clone().map(Box::new),
-                    ..record.whole()
-                };
-                BodyEnd::Full(&whole)
-            }
-            (Finished::Full | Finished::Ended, None) => too_large(),
-            // An endless body that breaks off is as complete as it gets.
-            (Finished::Broken(_) | Finished::Panicked(_), None) if self.endless => too_large(),
-            (Finished::Broken(_) | Finished::Panicked(_) | Finished::Ended, _) => BodyEnd::Broken,
-        };
-        let verdict = judge(&self.operation.options, &head, read, began_at);
+        let verdict = self.verdict(&finished, &head, began_at);
         let ended = owner.end(verdict).await;
         let end = match (finished, ended) {
             (Finished::Panicked(panic), _) => End::Panicked(panic),
@@ -169,11 +194,41 @@ where
                 | Ended::LeftInFlight,
             ) => End::Full(self.trailers.take()),
         };
-        self.end(end);
+        // The operation counts as one without a client until all that it held is dropped.
+        let without_client = self.end(end);
+        drop(self);
+        drop(without_client);
+    }
+
+    fn verdict(
+        &self,
+        finished: &Finished,
+        head: &response::Parts,
+        began_at: SystemTime,
+    ) -> Verdict {
+        let trailers = self.trailers.as_ref();
+        let whole;
+        let read = match (finished, self.record) {
+            (Finished::Full, KeptBody::Kept) => {
+                whole = FullBody {
+                    data: self.pipe.whole(),
+                    trailers: trailers.cloned().map(Box::new),
+                };
+                BodyEnd::Full(&whole)
+            }
+            (Finished::Full | Finished::Ended, KeptBody::TooLarge) => BodyEnd::TooLarge(trailers),
+            (Finished::Full | Finished::Ended, KeptBody::NoRoom) => BodyEnd::NoRoom(trailers),
+            // An endless body that breaks off is as complete as it gets.
+            (Finished::Broken(_) | Finished::Panicked(_), _) if self.endless => {
+                BodyEnd::TooLarge(trailers)
+            }
+            (Finished::Broken(_) | Finished::Panicked(_) | Finished::Ended, _) => BodyEnd::Broken,
+        };
+        judge(&self.operation.options, head, read, began_at)
     }
 
     /// Hands the client the end of the body, with the data that was withheld.
-    fn end(&mut self, end: End) {
+    fn end(&mut self, end: End) -> Option<BackgroundTask> {
         let last = match &end {
             End::Full(_) => self.last.take(),
             End::Broken(error) => {
@@ -182,15 +237,25 @@ where
             }
             End::Panicked(_) | End::Delivered => None,
         };
-        self.pipe.end(last, end);
+        self.pipe.end(last, end)
     }
 
+    /// Reads on, and lets the client go that reads nothing.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Finished> {
+        let finished = self.poll_body(cx);
+        if finished.is_pending() && self.send_timeout.poll(&self.pipe, cx).is_ready() {
+            debug!("a client read nothing for too long: the operation goes on without it");
+            cx.waker().wake_by_ref();
+        }
+        finished
+    }
+
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Finished> {
         for _ in 0..TURN {
             if self.is_off {
                 return Poll::Ready(Finished::Broken(Box::new(Misannounced)));
             }
-            match self.pipe.demand(self.record.is_none(), cx) {
+            match self.pipe.demand(self.record != KeptBody::Kept, cx) {
                 Demand::More => {}
                 Demand::Enough => return Poll::Pending,
                 Demand::Gone if self.ends_with_client() => return Poll::Ready(Finished::Ended),
@@ -223,20 +288,42 @@ where
         Poll::Pending
     }
 
+    fn forgo_record(&mut self, why: KeptBody) {
+        self.record = why;
+        self.pipe.forgo_record();
+    }
+
+    /// How many bytes the record's body will have at most.
+    fn most(&self) -> usize {
+        let most = self.operation.options.max_recorded_body;
+        let announced = self.length.by_header.map(usize::try_from);
+        announced.map_or(most, |length| length.unwrap_or(most).min(most))
+    }
+
     fn ends_with_client(&self) -> bool {
         self.endless || self.operation.options.on_disconnect == OnDisconnect::Cancel
     }
 
     fn data(&mut self, data: Bytes) {
+        if self.record == KeptBody::Kept {
+            match self.recordable.checked_sub(data.len()) {
+                None => self.forgo_record(KeptBody::TooLarge),
+                Some(_) if !self.pipe.keep(&data, self.most()) => {
+                    self.forgo_record(KeptBody::NoRoom);
+                }
+                Some(left) => self.recordable = left,
+            }
+        }
+        let is_kept = self.record == KeptBody::Kept;
+        let account = self.operation.account();
+        let data = if is_kept { data } else { unsent(data, account) };
+        self.show(data);
+    }
+
+    /// Hands data to the client, but for those that may be the last.
+    fn show(&mut self, data: Bytes) {
         if data.is_empty() {
             return;
-        }
-        match self.room.checked_sub(data.len()) {
-            Some(room) => self.room = room,
-            None => self.record = None,
-        }
-        if let Some(record) = &mut self.record {
-            record.push(data.clone());
         }
         match &mut self.to_come {
             None if self.withholds => {

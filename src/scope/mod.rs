@@ -217,6 +217,11 @@ impl Caller {
         }
     }
 
+    /// Whether all callers are one.
+    pub(crate) fn is_everyone(&self) -> bool {
+        matches!(self.value, Value::Everyone)
+    }
+
     pub(crate) fn digest(&self, digests: &Digests, namespace: &str) -> ScopeDigest {
         let mut hasher = digests.start(Label::Scope);
         // This number keeps the kinds that an application chooses apart from the built-in ones.

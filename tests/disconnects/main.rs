@@ -19,6 +19,7 @@ mod in_mid_answer;
 mod last_byte;
 mod limits;
 mod panics;
+mod reads_nothing;
 mod shutdown;
 mod timeouts;
 mod trailers;

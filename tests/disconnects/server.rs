@@ -15,7 +15,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use pin_project_lite::pin_project;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinHandle;
 use tower::{BoxError, Layer, Service, ServiceExt, service_fn};
@@ -155,6 +155,35 @@ impl Server {
         R::Error: Into<BoxError>,
     {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_on(listener, service, http)
+    }
+
+    /// A server whose sockets hold few bytes that their clients do not read.
+    pub(crate) fn start_with_small_sockets<S, R>(service: S) -> Self
+    where
+        S: Service<Request<Incoming>, Response = Response<R>> + Clone + Send + 'static,
+        S::Future: Send + 'static,
+        S::Error: Into<BoxError> + 'static,
+        R: Body<Data = Bytes> + Send + 'static,
+        R::Error: Into<BoxError>,
+    {
+        let socket = TcpSocket::new_v4().unwrap();
+        // Connections inherit the size from their listener.
+        socket.set_send_buffer_size(64 << 10).unwrap();
+        socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let listener = socket.listen(1024).unwrap();
+        let http = auto::Builder::new(TokioExecutor::new());
+        Self::start_on(listener, service, http)
+    }
+
+    fn start_on<S, R>(listener: TcpListener, service: S, http: auto::Builder<TokioExecutor>) -> Self
+    where
+        S: Service<Request<Incoming>, Response = Response<R>> + Clone + Send + 'static,
+        S::Future: Send + 'static,
+        S::Error: Into<BoxError> + 'static,
+        R: Body<Data = Bytes> + Send + 'static,
+        R::Error: Into<BoxError>,
+    {
         let address = listener.local_addr().unwrap();
         let exchanges = Exchanges::none();
         let service = exchanges.watch(service);

@@ -16,7 +16,7 @@ use tower_idempotency::store::{Outcome, StoreErrorKind};
 use crate::owners::{LEASE, SECOND};
 use crate::support::body::{Script, Step};
 use crate::support::store::{Fault, Op, Steered};
-use crate::support::{Runs, Seen, handler, in_time, post, protected, send, with_policy};
+use crate::support::{Runs, Seen, builder, handler, in_time, post, protected, send, with_policy};
 use crate::written::{Announced, End, Got, Part, Written};
 
 /// Two halves of this length are more than the layer collects before the head
@@ -225,13 +225,16 @@ async fn an_answer_whose_lease_was_lost_is_cut_and_nothing_of_it_is_recorded() {
     }
 }
 
-/// While its client does not read, a server does not poll the body.
+/// While its client does not read, a server does not poll the body. The client is not let go
+/// before `send_timeout`.
 #[tokio::test(start_paused = true)]
 async fn the_lease_is_kept_while_the_client_does_not_read() {
     for cap in [1 << 20, 0] {
         let (store, runs) = (Steered::unguarded(), Runs::default());
-        let layer = with_policy(&store, |options| options.max_recorded_body(cap));
-        let app = layer.layer(handler(&runs, |_, _| {
+        let layer = builder(&store)
+            .send_timeout(LEASE * 20)
+            .defaults(|options| options.max_recorded_body(cap));
+        let app = layer.build().unwrap().layer(handler(&runs, |_, _| {
             let waits = (0..20).map(|_| Step::Wait(LEASE / 2));
             let parts = waits.flat_map(|wait| [wait, Step::Data(vec![b'x'; HALF].into())]);
             Response::new(Script::new(parts))

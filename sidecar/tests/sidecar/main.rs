@@ -47,7 +47,6 @@ mod streaming;
 mod streams;
 mod support;
 mod tunnels;
-mod unread;
 #[cfg(all(
     feature = "mysql",
     feature = "postgres",

@@ -280,6 +280,17 @@ fn what_is_of_the_whole_layer_reaches_it() {
             "max_background_operations: 7",
         ),
         ("max_waiting_requests", "0", "max_waiting_requests: 0"),
+        (
+            "max_read_ahead",
+            "'512MiB'",
+            "max_read_ahead: Limit { sum: 536870912, per_caller: None }",
+        ),
+        (
+            "max_read_ahead_per_caller",
+            "'1MiB'",
+            "max_read_ahead: Limit { sum: 268435456, per_caller: Some(1048576) }",
+        ),
+        ("send_timeout", "'150ms'", "send_timeout: 150ms"),
         ("store_timeout", "'150ms'", "store_timeout: 150ms"),
         (
             "docs_url",
