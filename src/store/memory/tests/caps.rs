@@ -285,13 +285,18 @@ fn a_store_that_is_exactly_full_has_removed_nothing() {
     assert_eq!(bench.states([1, 2, 3, 4]), ['-', 'c', 'c', 'c']);
 
     let body = &[0; 100];
-    let bench = Bench::with(MemoryStore::builder().max_bytes(room(2) + 2 * body.len()));
+    let bench = Bench::with(
+        MemoryStore::builder().max_bytes(room(2) + 2 * (COMPLETION_BYTES + body.len())),
+    );
     for id in 1..=2 {
         let lease = bench.acquire(&claim(id));
         bench.end(&lease, &completed(body));
     }
     assert_eq!(bench.states([1, 2]), ['c', 'c']);
-    assert_eq!(bench.stats().bytes, room(2) + 2 * body.len());
+    assert_eq!(
+        bench.stats().bytes,
+        room(2) + 2 * (COMPLETION_BYTES + body.len())
+    );
 }
 
 #[test]
@@ -318,17 +323,22 @@ fn a_completion_without_a_record_counts_as_one() {
     assert_eq!(bench.complete(&lease), Ownership::Held);
     let stats = bench.stats();
     assert_eq!((stats.records, stats.in_flight, stats.completed), (1, 0, 1));
-    assert_eq!(stats.bytes, room(1) + b"done".len());
+    assert_eq!(stats.bytes, room(1) + COMPLETION_BYTES + b"done".len());
 }
 
 #[test]
 fn an_answer_that_fills_the_store_alone_is_kept_and_one_byte_more_is_not() {
     for (over, state) in [(0, 'c'), (1, 's')] {
-        let bench = Bench::with(MemoryStore::builder().max_bytes(room(1) + 1000 - over));
+        let bench =
+            Bench::with(MemoryStore::builder().max_bytes(room(1) + COMPLETION_BYTES + 1000 - over));
         let lease = bench.acquire(&claim(1));
         bench.end(&lease, &completed(&[0; 1000]));
         assert_eq!(bench.states([1]), [state]);
-        let kept = if over == 0 { 1000 } else { 0 };
+        let kept = if over == 0 {
+            COMPLETION_BYTES + 1000
+        } else {
+            0
+        };
         assert_eq!(bench.stats().bytes, room(1) + kept);
     }
 }
@@ -336,13 +346,13 @@ fn an_answer_that_fills_the_store_alone_is_kept_and_one_byte_more_is_not() {
 /// Of equal age, what was completed last is kept: it evicts others and never itself.
 #[test]
 fn a_completion_makes_room_for_itself_among_those_of_its_age() {
-    let bench = Bench::with(MemoryStore::builder().max_bytes(room(3)));
+    let bench = Bench::with(MemoryStore::builder().max_bytes(room(3) + 3 * COMPLETION_BYTES));
     for id in 1..=3 {
         let lease = bench.acquire(&claim(id));
         bench.end(&lease, &completed(b""));
     }
     let lease = bench.acquire(&claim(4));
-    bench.end(&lease, &completed(&[0; RECORD_BYTES]));
+    bench.end(&lease, &completed(&[0; RECORD_BYTES + COMPLETION_BYTES]));
     assert_eq!(bench.states([1, 2, 3, 4]), ['-', '-', 'c', 'c']);
 }
 
@@ -364,11 +374,17 @@ fn headers_and_trailers_count_with_their_bytes_and_what_each_field_costs() {
         let lease = bench.acquire(&claim(1));
         let outcome = Outcome::Completed(Arc::new(completion));
         bench.end(&lease, &outcome);
-        bench.stats().bytes - room(1)
+        bench.stats().bytes - room(1) - COMPLETION_BYTES
     };
     assert_eq!(bytes(HeaderMap::new(), None), 4);
-    // A name of 3 bytes, a value of 5, and the 96 that a field costs.
-    assert_eq!(bytes(fields(&["x-a", "x-b"]), None), 4 + 2 * (3 + 5 + 96));
+    // A name of 3 bytes, a value of 5, and what a field costs.
+    assert_eq!(
+        bytes(fields(&["x-a", "x-b"]), None),
+        4 + 2 * (3 + 5 + FIELD_BYTES)
+    );
     let trailers = Some(fields(&["x-c"]));
-    assert_eq!(bytes(fields(&["x-a"]), trailers), 4 + 2 * (3 + 5 + 96));
+    assert_eq!(
+        bytes(fields(&["x-a"]), trailers),
+        4 + 2 * (3 + 5 + FIELD_BYTES)
+    );
 }

@@ -8,7 +8,7 @@ use super::shares::by;
 use super::*;
 
 const MOST_RECORDS: usize = 24;
-const MOST_BYTES: usize = 12_000;
+const MOST_BYTES: usize = 20_000;
 
 /// A record of the model. The order of the ended ones is that in which they ended.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -183,6 +183,7 @@ impl Run {
                     return;
                 };
                 let outcome = completed(&[0; 1500][..bytes]);
+                let bytes = COMPLETION_BYTES + bytes;
                 let told = self.bench.records.complete(&lease, &outcome);
                 self.model.evict(self.lost(id), id.0, bytes, self.by_bytes);
                 self.model.ended += 1;
@@ -296,7 +297,7 @@ proptest! {
         const FLOODS: u32 = 5000;
         let limits = MemoryStore::builder();
         let bench = Bench::with(if by_bytes {
-            limits.max_bytes(8 * 1000 * (room(2) + 2 * 800))
+            limits.max_bytes(8 * 1000 * (room(2) + 2 * (COMPLETION_BYTES + 800)))
         } else {
             limits.max_records(8 * 1000 * 2)
         });

@@ -158,7 +158,7 @@ fn callers_that_complete_at_a_full_store_count_what_is_there() {
     use super::shares::by;
     const BODY: &[u8] = &[0; 600];
     explore(|| {
-        let most = 2 * (room(2) + BODY.len()) + BODY.len();
+        let most = 2 * room(2) + 3 * (COMPLETION_BYTES + BODY.len());
         let bench = Arc::new(Bench::with(MemoryStore::builder().max_bytes(most)));
         for caller in [1, 2] {
             bench.end(&bench.acquire(&by(caller, 0)), &completed(BODY));

@@ -184,7 +184,8 @@ fn a_limit_of_one_caller_is_what_one_caller_has() {
     assert!(matches!(bench.claim(&by(1, 10)), Claimed::OverShare));
     bench.pay(2, 0..10);
 
-    let bytes = MemoryStore::builder().max_bytes_per_caller(room(3) + 2000);
+    let bytes =
+        MemoryStore::builder().max_bytes_per_caller(room(3) + 2 * (COMPLETION_BYTES + 1000));
     let bench = Bench::with(bytes);
     for key in 0..3 {
         bench.end(&bench.acquire(&by(1, key)), &completed(&[0; 1000]));
@@ -198,11 +199,11 @@ fn a_limit_of_one_caller_is_what_one_caller_has() {
 
 #[test]
 fn a_completion_without_room_is_not_kept_and_the_store_says_so() {
-    let bench = Bench::with(MemoryStore::builder().max_bytes(10_000));
+    let bench = Bench::with(MemoryStore::builder().max_bytes(20_000));
     bench.pay(1, 0..20);
     let lease = bench.acquire(&by(2, 0));
     // What it would hold is more than anybody has.
-    let told = bench.records.complete(&lease, &completed(&[0; 9000]));
+    let told = bench.records.complete(&lease, &completed(&[0; 15_000]));
     assert_eq!(told.unwrap_err().kind(), StoreErrorKind::TooLarge);
     assert_eq!(bench.kept(1, 0..20), 20);
     assert_eq!(bench.stats().not_kept, 1);
@@ -219,14 +220,14 @@ fn a_completion_without_room_is_not_kept_and_the_store_says_so() {
     assert_eq!(bench.kept(1, 0..20), 20);
     // A smaller one is kept, at the cost of who holds the most.
     let lease = bench.acquire(&by(3, 0));
-    let told = bench.records.complete(&lease, &completed(&[0; 4000]));
+    let told = bench.records.complete(&lease, &completed(&[0; 8000]));
     assert_eq!(told.unwrap(), Ownership::Held);
     assert!(bench.kept(1, 0..20) < 20);
 }
 
 #[test]
 fn under_refuse_a_completion_is_kept_whatever_is_full() {
-    let limits = MemoryStore::builder().max_bytes(room(2) + 100);
+    let limits = MemoryStore::builder().max_bytes(room(2) + 500);
     let bench = Bench::with(limits.when_full(WhenFull::Refuse));
     let held = [1, 2].map(|key| bench.acquire(&by(1, key)));
     for lease in &held {
