@@ -4,19 +4,18 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use pin_project_lite::pin_project;
-use tokio::time::{Sleep, sleep};
 use tracing::warn;
 
 use crate::BoxError;
 use crate::forwarded::LayerHeaders;
 use crate::metrics::Numbers;
+use crate::patience::Patience;
 
 fn in_trailers(mut frame: Frame<Bytes>, change: impl FnOnce(&mut HeaderMap)) -> Frame<Bytes> {
     if let Some(trailers) = frame.trailers_mut() {
@@ -34,7 +33,11 @@ pin_project! {
             #[pin]
             body: Incoming,
             layer_headers: LayerHeaders,
+            // How long the upstream may pause. The layer reads the body of a protected operation to
+            // its end even when the client has left, so nobody else would give up on an upstream
+            // that stalls.
             patience: Option<Patience>,
+            numbers: Arc<Numbers>,
             // Whether the upstream can still cut this body off without an error of `body`. hyper
             // ends a body of HTTP/2 like a whole one if the upstream resets the stream with
             // NO_ERROR or CANCEL.
@@ -57,13 +60,18 @@ impl Body for ForwardedBody {
                 mut body,
                 layer_headers,
                 patience,
+                numbers,
                 may_be_cut,
             } => {
                 let Poll::Ready(frame) = body.as_mut().poll_frame(cx) else {
                     let Some(patience) = patience else {
                         return Poll::Pending;
                     };
-                    let stalled = ready!(patience.poll_end(cx));
+                    // The time runs only while there is nothing to read: a slow client does not count.
+                    ready!(patience.poll_end(cx));
+                    numbers.timed_out.add();
+                    warn!("the upstream's response stalled");
+                    let stalled = io::Error::from(io::ErrorKind::TimedOut);
                     return Poll::Ready(Some(Err(stalled.into())));
                 };
                 if let Some(patience) = patience {
@@ -109,40 +117,6 @@ impl Body for ForwardedBody {
             Self::Upstream { body, .. } => body.size_hint(),
             Self::Here { data } => SizeHint::with_exact(data.len() as u64),
         }
-    }
-}
-
-/// How long the upstream may pause within a response body. The layer reads the body of a
-/// protected operation to its end even when the client has left, so nobody else would
-/// give up on an upstream that stalls.
-#[derive(Debug)]
-pub(crate) struct Patience {
-    timeout: Duration,
-    /// Runs only while the upstream has nothing to read: a slow client does not count.
-    ends: Option<Pin<Box<Sleep>>>,
-    numbers: Arc<Numbers>,
-}
-
-impl Patience {
-    pub(crate) fn new(timeout: Duration, numbers: Arc<Numbers>) -> Self {
-        Self {
-            timeout,
-            ends: None,
-            numbers,
-        }
-    }
-
-    fn restart(&mut self) {
-        self.ends = None;
-    }
-
-    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        let timeout = self.timeout;
-        let ends = self.ends.get_or_insert_with(|| Box::pin(sleep(timeout)));
-        ready!(ends.as_mut().poll(cx));
-        self.numbers.timed_out.add();
-        warn!("the upstream's response stalled");
-        Poll::Ready(io::ErrorKind::TimedOut.into())
     }
 }
 

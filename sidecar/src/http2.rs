@@ -6,6 +6,7 @@
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -17,39 +18,50 @@ use http_body::Body;
 use http_body_util::BodyExt as _;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
-use tower_idempotency::for_sidecar::Limits;
 use tracing::debug;
 
 use crate::BoxError;
 use crate::ending::{Close, Ending};
+use crate::front::Front;
+use crate::metrics::Limit;
 use crate::received::ReceivedBody;
+use crate::resets::Resets;
 use crate::server::Site;
 use crate::socket::Socket;
 
-/// How many requests of one connection run at the same time.
-const MAX_STREAMS: u32 = 200;
 /// How many bytes of bodies a client may send before they are read: for a request, and for all
 /// requests of a connection.
-const WINDOW: u32 = 1 << 20;
+const WINDOW: u32 = 256 << 10;
 /// How many bytes of a response wait for the client to read them.
-const MAX_UNSENT: usize = 400 << 10;
+const MAX_UNSENT: usize = 64 << 10;
+/// How many bytes of a response are asked for at a time. A larger claim would keep the connection's
+/// window from other streams.
+const PART: usize = 16 << 10;
+/// How many streams a client may reset before the sidecar has looked at them, and how many resets a
+/// client may cause by what it sends, before h2 ends the connection.
+const MAX_EARLY_RESETS: usize = 20;
+const MAX_CAUSED_RESETS: usize = 1024;
 /// How often a connection is pinged, so that a vanished client is noticed.
 const PING: Duration = Duration::from_secs(20);
 
 /// Serves a connection until it ends.
 pub(crate) async fn serve(
     site: &Site,
-    limits: &Limits,
     socket: Socket,
     peer: SocketAddr,
     ending: &mut Ending,
 ) -> Result<(), h2::Error> {
+    let limits = site.front().limits();
+    let numbers = site.front().numbers();
+    let u32 = |limit| u32::try_from(limit).unwrap_or(u32::MAX);
     let mut builder = Builder::new();
     builder
-        .max_concurrent_streams(MAX_STREAMS)
+        .max_concurrent_streams(u32(limits.max_streams))
+        .max_pending_accept_reset_streams(MAX_EARLY_RESETS)
+        .max_local_error_reset_streams(Some(MAX_CAUSED_RESETS))
         .initial_window_size(WINDOW)
         .initial_connection_window_size(WINDOW)
-        .max_header_list_size(u32::try_from(limits.max_head_bytes).unwrap_or(u32::MAX))
+        .max_header_list_size(u32(limits.max_head_bytes))
         .max_send_buffer_size(MAX_UNSENT);
     let mut connection = tokio::select! {
         connection = builder.handshake(socket) => connection?,
@@ -57,6 +69,8 @@ pub(crate) async fn serve(
     };
     let pings = connection.ping_pong().expect("nobody has taken it");
     let mut vanished = pin!(vanished(pings));
+    let mut sent_away = false;
+    let resets = Arc::new(Resets::new(limits.max_resets_per_second));
     loop {
         tokio::select! {
             request = connection.accept() => {
@@ -64,13 +78,24 @@ pub(crate) async fn serve(
                 let Some(request) = request else { return Ok(()) };
                 let (request, response) = request?;
                 let running = ending.activity().begin();
-                tokio::spawn(exchange(site.clone(), request, response, peer, running));
+                let resets = Arc::clone(&resets);
+                let exchange = exchange(site.clone(), request, response, peer, running);
+                tokio::spawn(async move {
+                    if exchange.await == End::Reset {
+                        resets.add();
+                    }
+                });
             }
             close = ending.next() => match close {
                 Close::Gracefully => connection.graceful_shutdown(),
                 Close::AtOnce => return Ok(()),
             },
             () = &mut vanished => return Ok(()),
+            () = resets.too_many(), if !sent_away => {
+                sent_away = true;
+                numbers.refused(Limit::Resets);
+                connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+            }
         }
     }
 }
@@ -86,6 +111,15 @@ async fn vanished(mut pings: PingPong) {
     }
 }
 
+/// How a stream has ended.
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    /// By its response, or with its connection.
+    Over,
+    /// By the client, before it had the whole response.
+    Reset,
+}
+
 /// Responds to one request. The response is given up when the client resets the stream, or when the
 /// connection ends: a protected operation goes on without its client (G4).
 async fn exchange<G>(
@@ -94,7 +128,7 @@ async fn exchange<G>(
     mut respond: SendResponse<Bytes>,
     peer: SocketAddr,
     running: G,
-) {
+) -> End {
     let is_head = request.method() == Method::HEAD;
     let mut waits = expects_continue(request.headers()) && !request.body().is_end_stream();
     let length = length(request.headers());
@@ -113,15 +147,23 @@ async fn exchange<G>(
                     let _ = respond.send_informational(go_on);
                 }
             }
-            _ = poll_fn(|cx| respond.poll_reset(cx)) => return,
+            reset = poll_fn(|cx| respond.poll_reset(cx)) => return ended(&reset),
         }
     };
-    if let Err(error) = send(respond, response, is_head).await {
-        debug!(
-            error = &error as &dyn std::error::Error,
-            "a response was not sent"
-        );
-    }
+    send(respond, response, is_head, site.front())
+        .await
+        .unwrap_or_else(|error| {
+            debug!(
+                error = &error as &dyn std::error::Error,
+                "a response was not sent"
+            );
+            End::Over
+        })
+}
+
+/// An error says that the connection has ended.
+fn ended(reset: &Result<Reason, h2::Error>) -> End {
+    if reset.is_ok() { End::Reset } else { End::Over }
 }
 
 fn expects_continue(headers: &HeaderMap) -> bool {
@@ -137,7 +179,8 @@ async fn send<B>(
     mut respond: SendResponse<Bytes>,
     response: Response<B>,
     is_head: bool,
-) -> Result<(), h2::Error>
+    front: &Front,
+) -> Result<End, h2::Error>
 where
     B: Body<Data = Bytes, Error = BoxError>,
 {
@@ -155,36 +198,52 @@ where
     let ends = is_head || bodiless || body.is_end_stream();
     let mut stream = respond.send_response(Response::from_parts(head, ()), ends)?;
     if ends {
-        return Ok(());
+        return Ok(End::Over);
     }
     let mut body = pin!(body);
     loop {
         let frame = tokio::select! {
             frame = body.frame() => frame,
             // Otherwise a client that has left would be noticed only at the next frame.
-            _ = poll_fn(|cx| stream.poll_reset(cx)) => return Ok(()),
+            reset = poll_fn(|cx| stream.poll_reset(cx)) => return Ok(ended(&reset)),
         };
         match frame {
-            None => return stream.send_data(Bytes::new(), true),
+            None => {
+                stream.send_data(Bytes::new(), true)?;
+                return Ok(End::Over);
+            }
             Some(Err(error)) => {
                 debug!(error = &*error, "a response broke off");
                 stream.send_reset(Reason::INTERNAL_ERROR);
-                return Ok(());
+                return Ok(End::Over);
             }
             Some(Ok(frame)) => match frame.into_data() {
-                Ok(data) => {
+                Ok(mut data) => {
                     let ends = body.is_end_stream();
-                    if !data.is_empty() && !has_room(&mut stream).await? {
-                        return Ok(());
+                    if data.is_empty() {
+                        stream.send_data(Bytes::new(), ends)?;
                     }
-                    stream.send_data(data, ends)?;
+                    while !data.is_empty() {
+                        let room = room(&mut stream, data.len());
+                        let Ok(room) = timeout(front.limits().client_timeout, room).await else {
+                            front.numbers().refused(Limit::Client);
+                            stream.send_reset(Reason::CANCEL);
+                            return Ok(End::Over);
+                        };
+                        let Some(room) = room? else {
+                            return Ok(End::Reset);
+                        };
+                        let part = data.split_to(room.min(data.len()));
+                        stream.send_data(part, ends && data.is_empty())?;
+                    }
                     if ends {
-                        return Ok(());
+                        return Ok(End::Over);
                     }
                 }
                 Err(frame) => {
                     if let Ok(trailers) = frame.into_trailers() {
-                        return stream.send_trailers(trailers);
+                        stream.send_trailers(trailers)?;
+                        return Ok(End::Over);
                     }
                 }
             },
@@ -192,17 +251,15 @@ where
     }
 }
 
-/// Waits until the client takes more of a response. Returns `false` if it takes nothing more.
-///
-/// One byte is asked for, since h2 sends a larger part piece by piece: a larger claim would keep
-/// the connection's window from other streams.
-async fn has_room(stream: &mut SendStream<Bytes>) -> Result<bool, h2::Error> {
-    stream.reserve_capacity(1);
+/// Waits until the client takes more of a response, and returns how many bytes. `None` if the client
+/// takes nothing more.
+async fn room(stream: &mut SendStream<Bytes>, length: usize) -> Result<Option<usize>, h2::Error> {
+    stream.reserve_capacity(length.min(PART));
     while stream.capacity() == 0 {
         match poll_fn(|cx| stream.poll_capacity(cx)).await {
             Some(room) => room?,
-            None => return Ok(false),
+            None => return Ok(None),
         };
     }
-    Ok(true)
+    Ok(Some(stream.capacity()))
 }

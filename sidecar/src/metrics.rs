@@ -24,15 +24,19 @@ pub(crate) enum Limit {
     ConnectionsPerPeer,
     MetricsConnections,
     Head,
+    Client,
+    Resets,
 }
 
 impl Limit {
     /// Each limit, by the entry of the file that sets it.
-    const ALL: [(Self, &'static str); 4] = [
+    const ALL: [(Self, &'static str); 6] = [
         (Self::Connections, "max_connections"),
         (Self::ConnectionsPerPeer, "max_connections_per_peer"),
         (Self::MetricsConnections, "max_metrics_connections"),
         (Self::Head, "head_timeout"),
+        (Self::Client, "client_timeout"),
+        (Self::Resets, "max_resets_per_second"),
     ];
 }
 

@@ -90,7 +90,7 @@ pub(crate) enum Site {
 }
 
 impl Site {
-    fn front(&self) -> &Front {
+    pub(crate) fn front(&self) -> &Front {
         match self {
             Self::Front(front) | Self::Metrics(front) => front,
         }
@@ -172,7 +172,8 @@ async fn connection(
     let front = site.front();
     let _counted = matches!(site, Site::Front(_)).then(|| front.numbers().connection());
     let limits = front.limits();
-    let (socket, watched) = share(stream);
+    let (mut socket, watched) = share(stream);
+    socket.end_if_unread(limits.client_timeout, front.numbers());
     let waits = Waits {
         head: limits.head_timeout,
         keep_alive: limits.keep_alive,
@@ -207,7 +208,7 @@ async fn requests(
         _ = ending.next() => return Ok(false),
     };
     if is_http2 {
-        http2::serve(site, site.front().limits(), socket, peer, ending).await?;
+        http2::serve(site, socket, peer, ending).await?;
         return Ok(true);
     }
     let unread = Unread::default();

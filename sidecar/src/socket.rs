@@ -17,6 +17,8 @@ use tokio::time::timeout;
 use tracing::debug;
 
 use crate::ending::Activity;
+use crate::metrics::{Limit, Numbers};
+use crate::patience::Patience;
 
 /// How long a connection may rest before TCP asks whether the client's system still knows it.
 const PROBE_AFTER: Duration = Duration::from_secs(30);
@@ -38,6 +40,8 @@ pub(crate) struct Socket {
     begun: Bytes,
     /// Told of what is read, where that is HTTP/1.1.
     activity: Option<Activity>,
+    /// How long a client may take nothing of what is written.
+    unread: Option<(Patience, Arc<Numbers>)>,
 }
 
 /// Splits a connection into the half that speaks HTTP and the half of the connection's task.
@@ -67,7 +71,13 @@ impl Socket {
             stream,
             begun: Bytes::new(),
             activity: None,
+            unread: None,
         }
+    }
+
+    /// Ends the connection when the client takes nothing of what is written for this time.
+    pub(crate) fn end_if_unread(&mut self, timeout: Duration, numbers: &Arc<Numbers>) {
+        self.unread = Some((Patience::new(timeout), Arc::clone(numbers)));
     }
 
     /// Tells `activity` of what is read from now on.
@@ -102,17 +112,37 @@ impl Socket {
     }
 
     fn poll_try_write(
-        &self,
+        &mut self,
         cx: &mut Context<'_>,
         write: impl Fn(&TcpStream) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(self.stream.poll_write_ready(cx))?;
+        while self.poll_room(cx)?.is_ready() {
             match write(&self.stream) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                written => return Poll::Ready(written),
+                written => {
+                    if let Some((patience, _)) = &mut self.unread {
+                        patience.restart();
+                    }
+                    return Poll::Ready(written);
+                }
             }
         }
+        Poll::Pending
+    }
+
+    /// Waits until the system takes something to write.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Poll::Ready(room) = self.stream.poll_write_ready(cx) {
+            return Poll::Ready(room);
+        }
+        let Some((patience, numbers)) = &mut self.unread else {
+            return Poll::Pending;
+        };
+        ready!(patience.poll_end(cx));
+        numbers.refused(Limit::Client);
+        // Otherwise the system would keep what it could not send after the connection is closed.
+        let _ = SockRef::from(&*self.stream).set_linger(Some(Duration::ZERO));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
@@ -144,7 +174,7 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
@@ -152,7 +182,7 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_write_vectored(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         data: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {

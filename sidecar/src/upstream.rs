@@ -22,12 +22,13 @@ use tower_idempotency::{IdempotencyContext, RequestBody, RequestTrailers};
 use tower_service::Service;
 use tracing::{debug, warn};
 
-use crate::bodies::{ForwardedBody, Patience};
+use crate::bodies::ForwardedBody;
 use crate::client::{Client, Failure};
 use crate::forwarded::{ATTEMPT, FENCING_TOKEN, LayerHeaders, ReservedHeaders, strip_hop_by_hop};
 use crate::framing::settle_framing;
 use crate::metrics::Numbers;
 use crate::options::Settings;
+use crate::patience::Patience;
 use crate::problem::{in_doubt_without_key, unreadable, usual};
 use crate::received::ReceivedBody;
 use crate::upload::Upload;
@@ -181,11 +182,12 @@ impl Shared {
         head.extensions.insert(recording(&head));
         // An event stream sends nothing for as long as nothing happens.
         let may_rest = !exchange.is_protected() || never_ends(&head);
-        let patience = (!may_rest).then(|| Patience::new(self.timeout, Arc::clone(&self.numbers)));
+        let patience = (!may_rest).then(|| Patience::new(self.timeout));
         let body = ForwardedBody::Upstream {
             body,
             layer_headers: self.layer_headers.clone(),
             patience,
+            numbers: Arc::clone(&self.numbers),
             may_be_cut,
         };
         Response::from_parts(head, body)

@@ -35,9 +35,8 @@ macro_rules! limits {
             /// The limits of this table, with the defaults of what it leaves out.
             pub(super) fn limits(&self) -> Limits {
                 let mut limits = Limits::default();
-                $(if let Some(own) = self.$name {
-                    let read: fn($entry) -> $type = $read;
-                    limits.$name = read(own);
+                $(if let Some(own) = self.$name.map($read) {
+                    limits.$name = own;
                 })+
                 limits
             }
@@ -67,6 +66,12 @@ limits! {
     head_timeout: Duration, Time = Duration::from_secs(30), ["30s"], |own| own.0;
     /// How long a connection may rest between two requests.
     keep_alive: Duration, Time = Duration::from_secs(75), ["75s"], |own| own.0;
+    /// How long a client may take nothing of a response.
+    client_timeout: Duration, Time = Duration::from_secs(60), ["60s"], |own| own.0;
+    /// How many requests may run on one connection over HTTP/2.
+    max_streams: usize, usize = 200, [200], |own| own;
+    /// How many of them a client may reset in a second; with more the connection is ended.
+    max_resets_per_second: usize, usize = 200, [200], |own| own;
 }
 
 /// Whether a limit is zero, which would let nothing through.

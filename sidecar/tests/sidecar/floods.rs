@@ -1,11 +1,13 @@
 //! Clients of HTTP/2 that ask for more than they may, or without end.
 
+use std::time::Duration;
+
 use crate::frames::{
     ALL, CONTINUATION, DATA, END_HEADERS, END_STREAM, Frame, Frames, Outcome, PING, RST_STREAM,
     SETTINGS, block, fields,
 };
 use crate::malformed::serving;
-use crate::support::{File, Step, Upstream, get, until};
+use crate::support::{File, Step, Upstream, get, ok, until};
 
 const REFUSED_STREAM: u32 = 7;
 const ENHANCE_YOUR_CALM: u32 = 11;
@@ -49,6 +51,64 @@ async fn a_client_that_resets_its_streams_at_once_is_sent_away() {
         Outcome::GoAway(ENHANCE_YOUR_CALM)
     );
     assert!(upstream.seen().len() < 200, "{}", upstream.seen().len());
+}
+
+/// Each stream has reached the upstream before it is reset, and leaves its place to the next one.
+#[tokio::test]
+async fn a_client_that_resets_streams_that_run_is_sent_away_and_others_are_served() {
+    let upstream = Upstream::start(|seen| match seen.target() {
+        "/slow" => vec![Step::Hang],
+        _ => ok("done"),
+    })
+    .await;
+    let file = File::new(upstream.address).top("limits.max_resets_per_second = 250");
+    let sidecar = file.top("metrics = '127.0.0.1:0'").start().await;
+    let mut client = Frames::connect(&sidecar).await;
+    for round in 0..4 {
+        let streams = (0..100).map(|at| 200 * round + 2 * at + 1);
+        for stream in streams.clone() {
+            let head = Frame::head(ALL, stream, &fields("GET", "/slow", &[]));
+            client.send(&head).await;
+        }
+        tokio::time::sleep(Duration::from_millis(60)).await;
+        for stream in streams {
+            client
+                .send(&Frame::new(RST_STREAM, 0, stream, [0, 0, 0, 8]))
+                .await;
+        }
+    }
+    assert_eq!(
+        client.outcome(9999).await,
+        Outcome::GoAway(ENHANCE_YOUR_CALM)
+    );
+    assert_eq!(sidecar.refusals("max_resets_per_second").await, 1);
+    let reached = upstream.seen().len();
+    assert!((200..400).contains(&reached), "{reached}");
+    assert_eq!(sidecar.exchange(&get("/")).await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_client_may_give_up_all_its_streams_at_once() {
+    let upstream = Upstream::start(|_| vec![Step::Hang]).await;
+    let sidecar = File::new(upstream.address).start().await;
+    let mut client = Frames::connect(&sidecar).await;
+    for at in 0..200 {
+        let head = Frame::head(ALL, 2 * at + 1, &fields("GET", "/", &[]));
+        client.send(&head).await;
+    }
+    until(async || upstream.seen().len() == 200).await;
+    for at in 0..200 {
+        client
+            .send(&Frame::new(RST_STREAM, 0, 2 * at + 1, [0, 0, 0, 8]))
+            .await;
+    }
+    client
+        .send(&Frame::head(ALL, 401, &fields("GET", "/healthz", &[])))
+        .await;
+    assert_eq!(
+        client.outcome(401).await,
+        Outcome::Response(200, b"ok\n".to_vec())
+    );
 }
 
 #[tokio::test]

@@ -47,6 +47,7 @@ mod streaming;
 mod streams;
 mod support;
 mod tunnels;
+mod unread;
 #[cfg(all(
     feature = "mysql",
     feature = "postgres",

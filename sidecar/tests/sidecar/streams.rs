@@ -81,7 +81,7 @@ async fn a_refusal_is_read_by_a_client_that_is_still_sending() {
         );
         client.send(&Frame::head(END_HEADERS, 1, &head)).await;
         // As much as the window allows.
-        for _ in 0..60 {
+        for _ in 0..15 {
             client.send(&Frame::new(DATA, 0, 1, [0; 16_384])).await;
         }
         let outcome = client.outcome(1).await;
