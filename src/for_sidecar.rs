@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use http::response::Parts;
-use http::{HeaderMap, HeaderName, Method, StatusCode};
+use http::{HeaderMap, HeaderName, Method, StatusCode, request};
 use ipnet::IpNet;
 
 #[cfg(feature = "config")]
@@ -94,6 +94,16 @@ pub fn is_recorded(context: &IdempotencyContext, status: StatusCode) -> bool {
     let fields = HeaderMap::new();
     let head = ResponseHead::new(status, &fields, None);
     options.record.records(&head) && !options.in_doubt.records(&head)
+}
+
+/// The digest that tells the caller of a protected request, with this head, from others.
+#[must_use]
+pub fn caller(context: &IdempotencyContext, head: &request::Parts) -> Option<[u8; 32]> {
+    let operation = &context.0;
+    let rules = &operation.core.rules;
+    let caller = rules.caller(&operation.options, head)?;
+    let digest = caller.digest(&rules.digests, &rules.namespace);
+    Some(*digest.as_bytes())
 }
 
 /// The headers that belong to one connection (RFC 9110, section 7.6.1).

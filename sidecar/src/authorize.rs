@@ -4,7 +4,9 @@
 
 use std::error::Error;
 use std::future::pending;
+use std::net::Ipv4Addr;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,7 +17,8 @@ use http::request::Parts;
 use http::{Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Empty, Limited};
 use tokio::time::timeout;
-use tower_idempotency::for_sidecar::{GatewayCode, Refusal, Refusals};
+use tower_idempotency::for_sidecar::{GatewayCode, Limits, Refusal, Refusals};
+use tower_idempotency::scope::PeerAddr;
 use tracing::warn;
 
 use crate::BoxError;
@@ -23,6 +26,7 @@ use crate::client::{Failure, Http1, KEEP_ALIVE};
 use crate::connect::Connector;
 use crate::forwarded::remove_spellings;
 use crate::options::Authorize;
+use crate::places::{Caller, Places};
 use crate::problem::usual;
 
 const ORIGINAL_METHOD: HeaderName = HeaderName::from_static("x-original-method");
@@ -33,6 +37,7 @@ const READ: usize = 64 << 10;
 
 pub(crate) struct Authorizer {
     client: Http1<Empty<Bytes>>,
+    places: Arc<Places>,
     url: Uri,
     timeout: Duration,
     headers: Vec<HeaderName>,
@@ -46,12 +51,13 @@ pub(crate) enum NotAllowed {
 }
 
 impl Authorizer {
-    pub(crate) fn new(settings: &Authorize, refusals: Refusals) -> Self {
+    pub(crate) fn new(settings: &Authorize, limits: &Limits, refusals: Refusals) -> Self {
         let connector = Connector {
             timeout: settings.timeout,
         };
         Self {
             client: Http1::new(connector, settings.url.clone(), KEEP_ALIVE),
+            places: Places::new(limits, settings.timeout),
             url: settings.url.clone(),
             timeout: settings.timeout,
             headers: settings.headers.clone(),
@@ -105,8 +111,13 @@ impl Authorizer {
             request.headers_mut().clone_from(&headers);
             Some(request)
         };
+        let peer = parts.extensions.get::<PeerAddr>();
+        let peer = peer.map_or(Ipv4Addr::UNSPECIFIED.into(), |peer| peer.0.ip());
+        let place = self.places.take(Caller::At(peer)).await;
+        let place = Arc::new(place.map_err(|_| "too many requests wait for the authorizer")?);
         // `allow` limits the time.
-        let response = self.client.send(&mut again, pin!(pending())).await;
+        let forever = pin!(pending());
+        let response = self.client.send(&mut again, forever, &place).await;
         let (head, body) = response.map_err(Failure::into_error)?.into_parts();
         // The status and the headers decide; an error in the body changes nothing.
         let _ = Limited::new(body, READ).collect().await;

@@ -13,9 +13,11 @@ use pin_project_lite::pin_project;
 use tracing::warn;
 
 use crate::BoxError;
+use crate::client::Stream;
 use crate::forwarded::LayerHeaders;
 use crate::metrics::Numbers;
 use crate::patience::Patience;
+use crate::places::Place;
 
 fn in_trailers(mut frame: Frame<Bytes>, change: impl FnOnce(&mut HeaderMap)) -> Frame<Bytes> {
     if let Some(trailers) = frame.trailers_mut() {
@@ -38,6 +40,9 @@ pin_project! {
             // that stalls.
             patience: Option<Patience>,
             numbers: Arc<Numbers>,
+            // Kept until the response has ended.
+            _place: Arc<Place>,
+            _stream: Option<Stream>,
             // Whether the upstream can still cut this body off without an error of `body`. hyper
             // ends a body of HTTP/2 like a whole one if the upstream resets the stream with
             // NO_ERROR or CANCEL.
@@ -62,6 +67,7 @@ impl Body for ForwardedBody {
                 patience,
                 numbers,
                 may_be_cut,
+                ..
             } => {
                 let Poll::Ready(frame) = body.as_mut().poll_frame(cx) else {
                     let Some(patience) = patience else {

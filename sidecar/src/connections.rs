@@ -12,7 +12,7 @@ use crate::metrics::{Limit, Numbers};
 /// How many times as many connections a peer may have as are free, if the file says nothing. One peer
 /// alone then reaches seven eighths of all, and its share shrinks as others come (Choudhury and Hahne,
 /// 1998).
-const SHARE: usize = 7;
+pub(crate) const SHARE: usize = 7;
 
 /// Counts the connections of one listener.
 #[derive(Debug)]

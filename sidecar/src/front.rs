@@ -81,7 +81,8 @@ impl Front {
         Self {
             methods: methods(&layer),
             refusals: refusals(&layer),
-            authorizer: authorize.map(|own| Authorizer::new(own, refusals(&layer))),
+            authorizer: authorize
+                .map(|own| Authorizer::new(own, &settings.limits, refusals(&layer))),
             layer,
             proxy,
             reserved,

@@ -34,6 +34,7 @@ mod metrics;
 mod options;
 mod path;
 mod patience;
+mod places;
 mod problem;
 mod received;
 mod resets;

@@ -26,17 +26,21 @@ pub(crate) enum Limit {
     Head,
     Client,
     Resets,
+    UpstreamRequests,
+    UpstreamQueue,
 }
 
 impl Limit {
     /// Each limit, by the entry of the file that sets it.
-    const ALL: [(Self, &'static str); 6] = [
+    const ALL: [(Self, &'static str); 8] = [
         (Self::Connections, "max_connections"),
         (Self::ConnectionsPerPeer, "max_connections_per_peer"),
         (Self::MetricsConnections, "max_metrics_connections"),
         (Self::Head, "head_timeout"),
         (Self::Client, "client_timeout"),
         (Self::Resets, "max_resets_per_second"),
+        (Self::UpstreamRequests, "max_upstream_requests"),
+        (Self::UpstreamQueue, "max_upstream_queue"),
     ];
 }
 

@@ -15,6 +15,10 @@ pub(crate) const fn usual(code: GatewayCode) -> Refusal<'static> {
              same request again with the same key, in a while: until the lease of this attempt has \
              lapsed it is not executed again."
         }
+        GatewayCode::OverCapacity => {
+            "The service has as many requests as it may have. Nothing was executed; send the same \
+             request again in a moment."
+        }
         GatewayCode::BodyUnreadable => "The request's body broke off before its end.",
         GatewayCode::PathAmbiguous => {
             "The path can be read in more than one way. Nothing was executed; send the request to \
@@ -34,6 +38,15 @@ pub(crate) const fn usual(code: GatewayCode) -> Refusal<'static> {
         }
     };
     Refusal::new(code, detail)
+}
+
+/// The refusal of a request whose caller has its share of the places at the upstream.
+pub(crate) const fn share_used_up() -> Refusal<'static> {
+    Refusal {
+        detail: "Your share of the requests that the service may have is used up. Nothing was executed; \
+                 send the same request again in a moment.",
+        ..usual(GatewayCode::OverCapacity)
+    }
 }
 
 /// The refusal of a request that was not protected, and that the upstream may have executed.

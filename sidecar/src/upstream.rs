@@ -3,21 +3,24 @@
 use std::convert::Infallible;
 use std::error::Error;
 use std::future::Future;
+use std::net::Ipv4Addr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::header::{CONNECTION, RETRY_AFTER, UPGRADE};
-use http::{HeaderValue, Request, Response, StatusCode, Uri, Version, response};
+use http::{HeaderValue, Request, Response, StatusCode, Uri, Version, request, response};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::time::{sleep, timeout};
 use tower_idempotency::for_sidecar::{
-    Asked, GatewayCode, Refusal, Refusals, is_recorded, never_ends,
+    Asked, GatewayCode, Refusal, Refusals, caller, is_recorded, never_ends,
 };
 use tower_idempotency::recording::Recording;
+use tower_idempotency::rejection::Retry;
+use tower_idempotency::scope::PeerAddr;
 use tower_idempotency::{IdempotencyContext, RequestBody, RequestTrailers};
 use tower_service::Service;
 use tracing::{debug, warn};
@@ -26,10 +29,11 @@ use crate::bodies::ForwardedBody;
 use crate::client::{Client, Failure};
 use crate::forwarded::{ATTEMPT, FENCING_TOKEN, LayerHeaders, ReservedHeaders, strip_hop_by_hop};
 use crate::framing::settle_framing;
-use crate::metrics::Numbers;
+use crate::metrics::{Limit, Numbers};
 use crate::options::Settings;
 use crate::patience::Patience;
-use crate::problem::{in_doubt_without_key, unreadable, usual};
+use crate::places::{Caller, NoPlace, Place, Places, Whose};
+use crate::problem::{in_doubt_without_key, share_used_up, unreadable, usual};
 use crate::received::ReceivedBody;
 use crate::upload::Upload;
 
@@ -44,6 +48,7 @@ pub(crate) struct Upstream(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     client: Client,
+    places: Arc<Places>,
     upstream: Uri,
     connect_timeout: Duration,
     timeout: Duration,
@@ -63,6 +68,7 @@ impl Upstream {
     ) -> Self {
         Self(Arc::new(Shared {
             client: Client::new(settings),
+            places: Places::new(&settings.limits, settings.connect_timeout),
             upstream: settings.upstream.clone(),
             connect_timeout: settings.connect_timeout,
             timeout: settings.upstream_timeout,
@@ -104,6 +110,10 @@ impl Shared {
             context: parts.extensions.remove(),
         };
         let is_protected = exchange.is_protected();
+        let place = match self.places.take(exchange.caller(&parts)).await {
+            Ok(place) => Arc::new(place),
+            Err(no_place) => return self.full(no_place, &exchange),
+        };
         if let Some(context) = &exchange.context {
             let token = context.fencing_token().get();
             parts.headers.insert(ATTEMPT, context.attempt().into());
@@ -136,8 +146,11 @@ impl Shared {
             }
             sleep(self.timeout).await;
         });
-        match self.client.send(&mut again, too_late).await {
-            Ok(response) => self.respond(response, upgrade.map(|(client, _)| client), &exchange),
+        match self.client.send(&mut again, too_late, &place).await {
+            Ok(response) => {
+                let client = upgrade.map(|(client, _)| client);
+                self.respond(response, client, place, &exchange)
+            }
             Err(failure) => self.failed(failure, &exchange),
         }
     }
@@ -155,6 +168,7 @@ impl Shared {
         &self,
         response: Response<Incoming>,
         client: Option<OnUpgrade>,
+        place: Arc<Place>,
         exchange: &Exchange,
     ) -> Response<ForwardedBody> {
         let (mut head, body) = response.into_parts();
@@ -177,7 +191,7 @@ impl Shared {
             let connection = HeaderValue::from_static("upgrade");
             head.headers.insert(CONNECTION, connection);
             head.headers.insert(UPGRADE, protocol);
-            tokio::spawn(tunnel(client, upstream));
+            tokio::spawn(tunnel(client, upstream, Arc::clone(&place)));
         }
         head.extensions.insert(recording(&head));
         // An event stream sends nothing for as long as nothing happens.
@@ -187,6 +201,8 @@ impl Shared {
             body,
             layer_headers: self.layer_headers.clone(),
             patience,
+            _place: place,
+            _stream: head.extensions.remove(),
             numbers: Arc::clone(&self.numbers),
             may_be_cut,
         };
@@ -236,6 +252,24 @@ impl Shared {
         }
     }
 
+    /// The response to a request that was not sent, since there are too many.
+    fn full(&self, no_place: NoPlace, exchange: &Exchange) -> Response<ForwardedBody> {
+        let (limit, whose) = match no_place {
+            NoPlace::TooLate(whose) => (Limit::UpstreamRequests, whose),
+            NoPlace::QueueFull(whose) => (Limit::UpstreamQueue, whose),
+        };
+        self.numbers.refused(limit);
+        let usual = match whose {
+            Whose::Caller => share_used_up(),
+            Whose::All => usual(GatewayCode::OverCapacity),
+        };
+        let refusal = Refusal {
+            retry: exchange.is_protected().then_some(Retry::SameKey),
+            ..usual
+        };
+        self.here(&refusal, exchange, Recording::Skip)
+    }
+
     /// A response for a request that the upstream may have executed, or may still execute.
     fn in_doubt(&self, code: GatewayCode, exchange: &Exchange) -> Response<ForwardedBody> {
         let refusal = if exchange.is_protected() {
@@ -270,6 +304,16 @@ impl Exchange {
     fn is_protected(&self) -> bool {
         self.context.is_some()
     }
+
+    fn caller(&self, head: &request::Parts) -> Caller {
+        let context = self.context.as_ref();
+        let protected = context.and_then(|context| caller(context, head));
+        let peer = || head.extensions.get::<PeerAddr>().map(|peer| peer.0.ip());
+        protected.map_or_else(
+            || Caller::At(peer().unwrap_or(Ipv4Addr::UNSPECIFIED.into())),
+            Caller::Of,
+        )
+    }
 }
 
 /// A response is recorded if all of it arrives. A 409 with `Retry-After` is not recorded: a layer
@@ -282,7 +326,7 @@ fn recording(head: &response::Parts) -> Recording {
 }
 
 /// Copies bytes in both directions until one side closes.
-async fn tunnel(client: OnUpgrade, upstream: OnUpgrade) {
+async fn tunnel(client: OnUpgrade, upstream: OnUpgrade, place: Arc<Place>) {
     let ended = async {
         let (client, upstream) = tokio::try_join!(client, upstream)?;
         let (mut client, mut upstream) = (TokioIo::new(client), TokioIo::new(upstream));
@@ -292,4 +336,5 @@ async fn tunnel(client: OnUpgrade, upstream: OnUpgrade) {
     if let Err(error) = ended.await {
         debug!(error = &*error as &dyn Error, "a tunnel broke off");
     }
+    drop(place);
 }

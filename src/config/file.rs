@@ -44,7 +44,8 @@ pub(super) struct File {
     /// connection of its own for each request.
     #[schemars(extend("default" = "1s"))]
     pub(super) upstream_keep_alive: Option<Time>,
-    /// Sidecar: how long a connection to the service may take.
+    /// Sidecar: how long a connection to the service may take, and how long a request waits for its
+    /// turn.
     #[schemars(extend("default" = "5s"))]
     pub(super) connect_timeout: Option<Time>,
     /// Sidecar: how long the service may take from the request's last byte to the head of its

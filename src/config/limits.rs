@@ -72,6 +72,15 @@ limits! {
     max_streams: usize, usize = 200, [200], |own| own;
     /// How many of them a client may reset in a second; with more the connection is ended.
     max_resets_per_second: usize, usize = 200, [200], |own| own;
+    /// How many requests may be at the service at once; over HTTP/1.1 each has a connection of its own. At
+    /// least 2: an eighth is kept for requests that are not protected, and as much for those that are.
+    max_upstream_requests: usize, usize = 512, [512], |own| own;
+    /// How many of them one caller may have; without protection: one peer. Left out: seven times as
+    /// many as are free.
+    max_upstream_requests_per_caller: Option<usize>, usize = None, [], Some;
+    /// How many protected requests may wait for their turn at the service, and how many others, for
+    /// `connect_timeout`; what is beyond gets `over-capacity`.
+    max_upstream_queue: usize, usize = 512, [512], |own| own;
 }
 
 /// Whether a limit is zero, which would let nothing through.
@@ -110,12 +119,24 @@ impl LimitsTable {
         if limits.max_head_bytes < LEAST_HEAD {
             return Some(("max_head_bytes", "must be at least 8KiB".to_owned()));
         }
-        let shares = [(
-            "max_connections_per_peer",
-            limits.max_connections_per_peer,
-            "max_connections",
-            limits.max_connections,
-        )];
+        if limits.max_upstream_requests < 2 {
+            let message = "must be at least 2: one protected request and one other".to_owned();
+            return Some(("max_upstream_requests", message));
+        }
+        let shares = [
+            (
+                "max_connections_per_peer",
+                limits.max_connections_per_peer,
+                "max_connections",
+                limits.max_connections,
+            ),
+            (
+                "max_upstream_requests_per_caller",
+                limits.max_upstream_requests_per_caller,
+                "max_upstream_requests",
+                limits.max_upstream_requests,
+            ),
+        ];
         shares.into_iter().find_map(|(share, of_one, sum, of_all)| {
             let of_one = of_one.filter(|of_one| *of_one > of_all)?;
             let message =

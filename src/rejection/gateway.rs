@@ -1,7 +1,7 @@
 //! The sidecar's own refusals: their codes, and the form of their responses.
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use super::template::{Values, request_id};
@@ -19,6 +19,8 @@ codes! {
     UpstreamBroken "upstream-broken" (StatusCode::BAD_GATEWAY, Retry::SameKey, "Upstream broke off");
     /// The upstream did not respond in time.
     UpstreamTimeout "upstream-timeout" (StatusCode::GATEWAY_TIMEOUT, Retry::SameKey, "Upstream did not answer in time");
+    /// Too many requests are at the upstream, or wait for it.
+    OverCapacity "over-capacity" (StatusCode::SERVICE_UNAVAILABLE, Retry::SameKey, "Over capacity");
     /// The client's body broke off while it was forwarded.
     BodyUnreadable "body-unreadable" (StatusCode::BAD_REQUEST, Retry::SameKey, "Request body unreadable");
     /// Servers may read the path in different ways.
@@ -121,6 +123,9 @@ impl Refusals {
         let content_type = HeaderValue::from_static("application/problem+json");
         headers.insert(CONTENT_TYPE, content_type);
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if refusal.code == GatewayCode::OverCapacity {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
         if let Some(body) = self.0.body(code).filter(|_| !asked.grpc) {
             let values = Values {
                 code,

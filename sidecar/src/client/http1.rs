@@ -21,6 +21,7 @@ use crate::client::status_line::{StatusLine, Watched};
 use crate::client::{Again, Failure, GiveUp, MAX_FIELDS, MAX_HEAD};
 use crate::connect::Connector;
 use crate::framing::frame;
+use crate::places::Place;
 use crate::socket::{Socket, is_quiet};
 
 /// Keeps the connections of one server.
@@ -89,6 +90,7 @@ where
         &self,
         again: Again<'_, B>,
         mut give_up: GiveUp<'_>,
+        place: &Arc<Place>,
     ) -> Result<Response<Incoming>, Failure> {
         let mut request = again().expect("the first attempt is possible");
         let is_safe = request.method().is_safe();
@@ -112,7 +114,7 @@ where
             };
             let mut error = match response {
                 Ok(response) => {
-                    self.keep(connection);
+                    self.keep(connection, Arc::clone(place));
                     return Ok(response);
                 }
                 Err(error) => error,
@@ -144,8 +146,9 @@ where
         }
     }
 
-    /// Keeps a connection for the next request, once its response has been read.
-    fn keep(&self, mut connection: Connection<B>) {
+    /// Keeps a connection for the next request, once its response has been read. It has the place of
+    /// its request until then: otherwise the next request could open another one.
+    fn keep(&self, mut connection: Connection<B>, place: Arc<Place>) {
         if self.0.keep_alive.is_zero() {
             return;
         }
@@ -156,6 +159,7 @@ where
             {
                 pool.put(connection);
             }
+            drop(place);
         });
     }
 }
@@ -280,8 +284,10 @@ mod tests {
     use http::Method;
     use http_body_util::{BodyExt as _, Empty};
     use tokio::task::yield_now;
+    use tower_idempotency::for_sidecar::Limits;
 
     use super::*;
+    use crate::places::{Caller, Places};
 
     /// Starts a server that responds to one request on each connection. Then it writes the next of
     /// `texts`, or closes the connection if that is empty, and says that this is done.
@@ -315,7 +321,11 @@ mod tests {
             *request.method_mut() = Method::POST;
             Some(request)
         };
-        let response = client.send(&mut again, pin!(pending())).await.unwrap();
+        let places = Places::new(&Limits::default(), Duration::ZERO);
+        let place = places.take(Caller::Of([0; 32])).await.unwrap();
+        let forever = pin!(pending());
+        let response = client.send(&mut again, forever, &Arc::new(place)).await;
+        let response = response.unwrap();
         response.into_body().collect().await.unwrap().to_bytes()
     }
 

@@ -1,7 +1,11 @@
-//! An HTTP/2 client for one server: one connection for all requests. hyper-util's client would open a
-//! connection for each `:authority`, and clients choose that value.
+//! An HTTP/2 client for one server: as few connections as have room for all requests. hyper-util's
+//! client would open a connection for each `:authority`, and clients choose that value.
 
 use std::error::Error;
+use std::future::{Future as _, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::header::HOST;
@@ -18,13 +22,17 @@ use crate::client::{Again, Failure, GiveUp, MAX_HEAD};
 use crate::connect::Connector;
 use crate::upload::Outgoing;
 
-/// All requests share one connection, so a dead connection has to be noticed soon.
+/// Many requests share one connection, so a dead connection has to be noticed soon.
 const PING: Duration = Duration::from_secs(10);
 /// How many requests a connection gets. Its stream identifiers end after about a thousand million
 /// (RFC 9113, section 5.1.1).
 const MOST: u32 = 1 << 29;
 /// The longest pause before a request that the upstream refused is sent again.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How often a new connection is asked whether the server has said how many streams it takes.
+const LOOK: Duration = Duration::from_millis(1);
+/// How long a connection may rest that is not the only one.
+const REST: Duration = Duration::from_mins(1);
 
 #[derive(Debug)]
 pub(crate) struct Http2 {
@@ -35,11 +43,62 @@ pub(crate) struct Http2 {
 
 #[derive(Debug, Default)]
 struct Shared {
-    sender: Option<http2::SendRequest<Outgoing>>,
-    /// The number of the connection that `sender` belongs to, counted from 1.
+    /// The first one that has room gets the next request.
+    connections: Vec<Connection>,
+    /// The number of the newest connection, counted from 1.
+    number: u64,
+}
+
+#[derive(Debug)]
+struct Connection {
+    sender: http2::SendRequest<Outgoing>,
     number: u64,
     /// How many requests were sent on it.
     requests: u32,
+    /// How many requests the server takes at the same time, as it said last.
+    most: Arc<AtomicUsize>,
+    /// A clone for each request that runs.
+    running: Arc<()>,
+    used: Instant,
+}
+
+impl Connection {
+    fn running(&self) -> usize {
+        Arc::strong_count(&self.running) - 1
+    }
+
+    /// Whether the server takes another request now. A request that it does not take would wait in
+    /// h2 until another one ends, whose client may be gone (G8).
+    fn has_room(&self) -> bool {
+        // Relaxed: a request that meets an old number waits in h2, or opens a connection too many.
+        self.requests < MOST && self.running() < self.most.load(Ordering::Relaxed)
+    }
+
+    /// The sender for one request.
+    fn begin(&mut self) -> Chosen {
+        self.requests += 1;
+        self.used = Instant::now();
+        Chosen {
+            sender: self.sender.clone(),
+            number: self.number,
+            stream: Stream {
+                _running: Arc::clone(&self.running),
+            },
+        }
+    }
+}
+
+/// A connection for one request.
+struct Chosen {
+    sender: http2::SendRequest<Outgoing>,
+    number: u64,
+    stream: Stream,
+}
+
+/// Counts a request on its connection until its response has ended: an extension of the response.
+#[derive(Clone, Debug)]
+pub(crate) struct Stream {
+    _running: Arc<()>,
 }
 
 /// What became of a request that got no response.
@@ -71,20 +130,21 @@ impl Http2 {
         let mut pause = Duration::ZERO;
         while let Some(mut request) = again() {
             self.complete(&mut request);
-            let (number, mut sender) = self
-                .connection(refused_by)
-                .await
-                .map_err(Failure::Unreached)?;
+            let chosen = self.connection(refused_by).await;
+            let mut chosen = chosen.map_err(Failure::Unreached)?;
             let response = tokio::select! {
-                response = sender.try_send_request(request) => response,
+                response = chosen.sender.try_send_request(request) => response,
                 () = &mut give_up => return Err(Failure::TimedOut),
             };
             match response.map_err(unanswered) {
-                Ok(response) => return Ok(response),
+                Ok(mut response) => {
+                    response.extensions_mut().insert(chosen.stream);
+                    return Ok(response);
+                }
                 Err(Unanswered::Failed(failure)) => return Err(failure),
                 Err(Unanswered::Refused(error)) => refusal = error,
             }
-            refused_by = Some(number);
+            refused_by = Some(chosen.number);
             if Instant::now() + pause >= until {
                 break;
             }
@@ -108,46 +168,80 @@ impl Http2 {
         }
     }
 
-    /// The shared connection and its number: a new one if that of `refused_by` is still shared.
-    async fn connection(
-        &self,
-        refused_by: Option<u64>,
-    ) -> Result<(u64, http2::SendRequest<Outgoing>), BoxError> {
+    /// A connection that has room; a new one if there is none. The connection of `refused_by` gets no
+    /// more requests.
+    async fn connection(&self, refused_by: Option<u64>) -> Result<Chosen, BoxError> {
         // The lock is held while another request connects. Without the timeout, a request would
         // wait for all attempts of the requests before it, one after the other.
         let shared = timeout(self.connector.timeout, self.shared.lock());
         let mut shared = shared.await?;
-        if let Some(sender) = shared.sender.clone()
-            && !sender.is_closed()
-            && refused_by != Some(shared.number)
-            && shared.requests < MOST
-        {
-            shared.requests += 1;
-            return Ok((shared.number, sender));
+        let mut is_first = true;
+        shared.connections.retain(|own| {
+            let rests = own.running() == 0 && own.used.elapsed() > REST;
+            let is_kept =
+                !own.sender.is_closed() && refused_by != Some(own.number) && (!rests || is_first);
+            is_first &= !is_kept;
+            is_kept
+        });
+        if let Some(own) = shared.connections.iter_mut().find(|own| own.has_room()) {
+            return Ok(own.begin());
         }
+        let number = shared.number + 1;
+        let mut connection = self.connect(number).await?;
+        let chosen = connection.begin();
+        shared.number = number;
+        shared.connections.push(connection);
+        Ok(chosen)
+    }
+
+    async fn connect(&self, number: u64) -> Result<Connection, BoxError> {
         let stream = self.connector.connect(&self.upstream).await?;
-        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+        let (sender, mut connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .keep_alive_interval(PING)
             .keep_alive_timeout(PING)
             .keep_alive_while_idle(true)
             .max_header_list_size(MAX_HEAD)
+            // None until the server's settings say how many.
+            .initial_max_send_streams(0)
             .handshake(TokioIo::new(stream))
             .await?;
+        timeout(self.connector.timeout, async {
+            while connection.current_max_send_streams() == 0 {
+                tokio::select! {
+                    ended = &mut connection => {
+                        ended?;
+                        return Err("the connection ended before its settings".into());
+                    }
+                    () = sleep(LOOK) => {}
+                }
+            }
+            Ok::<_, BoxError>(())
+        })
+        .await??;
+        let most = Arc::new(AtomicUsize::new(connection.current_max_send_streams()));
+        let told = Arc::clone(&most);
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
+            let ended = poll_fn(|cx| {
+                let ended = Pin::new(&mut connection).poll(cx);
+                told.store(connection.current_max_send_streams(), Ordering::Relaxed);
+                ended
+            });
+            if let Err(error) = ended.await {
                 debug!(
                     error = &error as &dyn Error,
                     "connection to the upstream ended"
                 );
             }
         });
-        *shared = Shared {
-            sender: Some(sender.clone()),
-            number: shared.number + 1,
-            requests: 1,
-        };
-        Ok((shared.number, sender))
+        Ok(Connection {
+            sender,
+            number,
+            requests: 0,
+            most,
+            running: Arc::new(()),
+            used: Instant::now(),
+        })
     }
 }
 

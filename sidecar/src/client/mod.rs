@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
@@ -9,9 +10,11 @@ use hyper::body::Incoming;
 
 pub(crate) use self::http1::Http1;
 use self::http2::Http2;
+pub(crate) use self::http2::Stream;
 use crate::BoxError;
 use crate::connect::Connector;
 use crate::options::Settings;
+use crate::places::Place;
 use crate::upload::Outgoing;
 
 mod http1;
@@ -83,15 +86,16 @@ impl Client {
         }
     }
 
-    /// Sends a request so that it is executed once. It is sent again only if the upstream has
+    /// Sends a request, which has a place, so that it is executed once. It is sent again only if the upstream has
     /// certainly not executed it, or if its method is safe (RFC 9110, section 9.2.1).
     pub(crate) async fn send(
         &self,
         again: Again<'_, Outgoing>,
         give_up: GiveUp<'_>,
+        place: &Arc<Place>,
     ) -> Result<Response<Incoming>, Failure> {
         match self {
-            Self::Http1(client) => client.send(again, give_up).await,
+            Self::Http1(client) => client.send(again, give_up, place).await,
             Self::Http2(client) => client.send(again, give_up).await,
         }
     }

@@ -49,7 +49,8 @@ const SERVICE: &str = "Only a response of the service is recorded. A 409 of the 
                        server died.";
 
 /// When the sidecar refuses a request with this code, and what a client can do. `None` for what
-/// another part of the contract describes: the layer's rejections have `body-unreadable` too.
+/// another part of the contract describes: the layer's rejections have `body-unreadable` and
+/// `over-capacity` too.
 const fn for_clients(code: GatewayCode) -> Option<(&'static str, &'static str)> {
     Some(match code {
         GatewayCode::UpstreamUnreachable => {
@@ -89,7 +90,7 @@ const fn for_clients(code: GatewayCode) -> Option<(&'static str, &'static str)> 
             "At the moment the API can't find out whether the caller may do this. Nothing was executed.",
             AGAIN,
         ),
-        GatewayCode::BodyUnreadable => return None,
+        GatewayCode::BodyUnreadable | GatewayCode::OverCapacity => return None,
     })
 }
 

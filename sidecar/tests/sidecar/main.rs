@@ -27,6 +27,7 @@ mod memory;
 mod own_paths;
 mod pages;
 mod paths;
+mod places;
 mod program;
 mod refusals;
 mod refused;

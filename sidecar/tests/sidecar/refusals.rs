@@ -3,12 +3,17 @@
 use serde_json::{Value, json};
 use tower_idempotency::for_sidecar::GatewayCode;
 
-use crate::support::{File, Message, Running, Step, Upstream, answer, nobody, ok};
+use crate::support::{
+    Client, File, Message, Running, Step, Upstream, answer, nobody, ok, post, until,
+};
 
-/// Two sidecars with the same tables: one whose upstream listens, and one whose upstream does not.
+/// Sidecars with the same tables: one whose upstream listens, and one whose upstream does not.
 struct Both {
     up: Running,
     down: Running,
+    /// Its upstream has as many protected requests as it may have.
+    full: Running,
+    _held: Client,
     _upstream: Upstream,
     _authorizer: Upstream,
 }
@@ -36,7 +41,15 @@ impl Both {
                 .top("upstream_timeout = '100ms'")
                 .idempotency(tables)
         };
+        let full = file(upstream.address).top("limits.max_upstream_requests = 2");
+        let full = full.top("upstream_timeout = '1m'");
+        let full = full.top("connect_timeout = '100ms'").start().await;
+        let mut held = full.client().await;
+        held.send(&post("/hangs", "held", "")).await;
+        until(async || !upstream.seen().is_empty()).await;
         Self {
+            full,
+            _held: held,
             up: file(upstream.address).start().await,
             down: file(nobody()).start().await,
             _upstream: upstream,
@@ -48,7 +61,9 @@ impl Both {
     async fn refused(&self, code: GatewayCode, fields: &str) -> Message {
         let key = &*format!("Idempotency-Key: {code}");
         let (line, host, more) = match code {
-            GatewayCode::UpstreamUnreachable => ("POST /orders", "Host: a", key),
+            GatewayCode::UpstreamUnreachable | GatewayCode::OverCapacity => {
+                ("POST /orders", "Host: a", key)
+            }
             GatewayCode::UpstreamBroken => ("POST /breaks", "Host: a", key),
             GatewayCode::UpstreamTimeout => ("POST /hangs", "Host: a", key),
             GatewayCode::BodyUnreadable => {
@@ -69,6 +84,7 @@ impl Both {
         };
         let to = match code {
             GatewayCode::UpstreamUnreachable => &self.down,
+            GatewayCode::OverCapacity => &self.full,
             _ => &self.up,
         };
         let broken = match code {
