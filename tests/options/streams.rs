@@ -122,6 +122,43 @@ async fn a_replay_has_its_own_length_and_announces_the_trailers_that_it_has() {
     }
 }
 
+/// A server that knows of the end sends it together with the last bytes, and without a length
+/// HTTP/1 has room for trailers.
+#[tokio::test(start_paused = true)]
+async fn an_answer_says_how_long_it_is_and_whether_its_end_is_reached() {
+    for trailers in [false, true] {
+        let app = protected(&Steered::new()).layer(handler(&Runs::default(), move |_, _| {
+            let body = in_halves(10);
+            Response::new(if trailers {
+                body.and_trailer("sum", "42")
+            } else {
+                body
+            })
+        }));
+        for exact in [None, (!trailers).then_some(10)] {
+            let answer = app.clone().oneshot(post("k", "{}")).await.unwrap();
+            let is_replay = answer.headers().contains_key("idempotency-replayed");
+            let mut body = answer.into_body();
+            let hint = body.size_hint();
+            assert_eq!(hint.exact(), exact);
+            assert_eq!(hint.lower(), if is_replay { 10 } else { 0 });
+            let mut read = 0;
+            while read < 10 {
+                assert!(!body.is_end_stream());
+                let frame = body.frame().await.unwrap().unwrap();
+                read += frame.into_data().unwrap().len();
+            }
+            assert_eq!(body.is_end_stream(), !trailers);
+            let last = body.frame().await;
+            assert_eq!(
+                last.is_some_and(|frame| frame.unwrap().is_trailers()),
+                trailers
+            );
+            assert!(body.is_end_stream());
+        }
+    }
+}
+
 /// A response of one gibibyte for a client that first does not read and then
 /// reads slowly.
 #[tokio::test(start_paused = true)]
