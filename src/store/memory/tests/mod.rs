@@ -17,6 +17,7 @@ mod fairness;
 mod interleavings;
 mod model;
 mod shares;
+mod sums;
 mod waiting;
 
 const HOUR: Duration = Duration::from_secs(3600);
