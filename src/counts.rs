@@ -1,9 +1,10 @@
 //! What became of requests, as numbers.
 //!
-//! Public items: `Counts`. May use: `rejection`.
+//! Public items: `Counts`, `LimitCounts`. May use: `rejection`, `limits`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::limits::{Full, Resource, Whose};
 use crate::rejection::RejectionCode;
 
 /// What became of the requests of one layer since it was built. Requests that
@@ -19,7 +20,7 @@ use crate::rejection::RejectionCode;
 /// assert_eq!(counts.rejected(RejectionCode::KeyReused), 0);
 /// # Ok::<(), tower_idempotency::ConfigError>(())
 /// ```
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Counts {
     /// Operations whose handlers began.
@@ -52,6 +53,19 @@ pub struct Counts {
     /// ([`OnStoreError::RunUnprotected`](crate::options::OnStoreError::RunUnprotected)).
     pub unprotected: u64,
     rejected: [u64; RejectionCode::ALL.len()],
+    limits: [LimitCounts; Resource::LIMITED.len()],
+}
+
+/// How often one limit of what requests hold has refused a request (G11).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LimitCounts {
+    /// The option that sets the limit, such as `max_buffered_bytes`.
+    pub option: &'static str,
+    /// Requests whose caller had used up its share.
+    pub by_share: u64,
+    /// Requests for which all callers together had left no room.
+    pub by_sum: u64,
 }
 
 impl Counts {
@@ -59,6 +73,19 @@ impl Counts {
     #[must_use]
     pub fn rejected(&self, code: RejectionCode) -> u64 {
         self.rejected[place(code)]
+    }
+
+    /// For each limit of what requests hold, how many requests it has refused.
+    #[must_use]
+    pub fn limits(&self) -> &[LimitCounts] {
+        &self.limits
+    }
+}
+
+/// Nothing has happened yet.
+impl Default for Counts {
+    fn default() -> Self {
+        Counters::default().read()
     }
 }
 
@@ -78,6 +105,8 @@ pub(crate) struct Counters {
     pub(crate) overtaken: Count,
     pub(crate) unrecorded: Count,
     rejected: [Count; RejectionCode::ALL.len()],
+    by_share: [Count; Resource::ALL.len()],
+    by_sum: [Count; Resource::ALL.len()],
 }
 
 /// One counter.
@@ -99,6 +128,14 @@ impl Counters {
         self.rejected[place(code)].add();
     }
 
+    pub(crate) fn full(&self, Full { of, whose }: Full) {
+        let counts = match whose {
+            Whose::Caller => &self.by_share,
+            Whose::Service => &self.by_sum,
+        };
+        counts[of as usize].add();
+    }
+
     pub(crate) fn read(&self) -> Counts {
         Counts {
             executed: self.executed.get(),
@@ -113,6 +150,11 @@ impl Counters {
             unrecorded: self.unrecorded.get(),
             unprotected: self.unprotected.get(),
             rejected: self.rejected.each_ref().map(Count::get),
+            limits: Resource::LIMITED.map(|of| LimitCounts {
+                option: of.option(),
+                by_share: self.by_share[of as usize].get(),
+                by_sum: self.by_sum[of as usize].get(),
+            }),
         }
     }
 }

@@ -165,8 +165,8 @@
 //!
 //! **How large may bodies be?** A protected request's body is read whole before the
 //! handler runs: up to 1 MiB ([`max_request_body`](RouteOptions::max_request_body)) within
-//! 30 s ([`body_timeout`](RouteOptions::body_timeout)). Bodies that are being read have
-//! 256 MiB together ([`max_buffered_bytes`](IdempotencyLayerBuilder::max_buffered_bytes)). A
+//! 30 s ([`body_timeout`](RouteOptions::body_timeout)). All bodies have 256 MiB
+//! together ([`max_buffered_bytes`](IdempotencyLayerBuilder::max_buffered_bytes)). A
 //! response is recorded up to 1 MiB ([`max_recorded_body`](RouteOptions::max_recorded_body));
 //! a larger one is delivered, and its retries are told `response-unavailable`. A type error
 //! about the request's body is what [`RequestBody`] is for.
@@ -318,7 +318,7 @@ mod runtime;
 pub mod scope;
 pub mod store;
 
-pub use counts::Counts;
+pub use counts::{Counts, LimitCounts};
 pub use error::ConfigError;
 pub use layer::IdempotencyLayer;
 pub use layer::builder::IdempotencyLayerBuilder;

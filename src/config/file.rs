@@ -104,18 +104,36 @@ macro_rules! tables {
             /// Keeps the records of this service apart from those of others on the same store.
             #[schemars(extend("default" = ""))]
             pub(super) namespace: Option<String>,
-            /// How many bytes all request bodies together may hold while they are read; beyond it:
-            /// `over-capacity`.
+            /// How many protected requests may be handled at once, those that wait for another not
+            /// among them; beyond it: `over-capacity`.
+            #[schemars(extend("default" = 10000), range(min = 1))]
+            pub(super) max_in_flight_operations: Option<usize>,
+            /// How many of `max_in_flight_operations` one caller may have; by default seven times
+            /// what is free.
+            #[schemars(range(min = 1))]
+            pub(super) max_in_flight_per_caller: Option<usize>,
+            /// How many bytes all request bodies together may hold, until their handlers have
+            /// responded; beyond it: `over-capacity`.
             #[schemars(extend("default" = "256MiB"))]
             pub(super) max_buffered_bytes: Option<Size>,
+            /// How many of `max_buffered_bytes` one caller may have; by default seven times what is
+            /// free.
+            pub(super) max_buffered_bytes_per_caller: Option<Size>,
             /// How many operations may run on whose clients have left; while there are more, none is
             /// begun: `over-capacity`.
             #[schemars(extend("default" = 10000), range(min = 1))]
             pub(super) max_background_operations: Option<usize>,
+            /// How many of `max_background_operations` one caller may have; by default seven times
+            /// what is free.
+            #[schemars(range(min = 1))]
+            pub(super) max_background_per_caller: Option<usize>,
             /// How many requests may wait for the outcome of another at once; beyond it:
             /// `in-flight`.
             #[schemars(extend("default" = 1000))]
             pub(super) max_waiting_requests: Option<usize>,
+            /// How many of `max_waiting_requests` one caller may have; by default seven times what
+            /// is free.
+            pub(super) max_waiting_per_caller: Option<usize>,
             /// How many bytes of all responses together may be read ahead of their clients and kept
             /// to be recorded. A response for which there is no room is sealed.
             #[schemars(extend("default" = "256MiB"))]

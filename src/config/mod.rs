@@ -61,6 +61,7 @@ mod document;
 mod error;
 mod field;
 mod file;
+mod layer_limits;
 pub(crate) mod limits;
 mod names;
 mod process;
@@ -254,21 +255,7 @@ impl Config {
         if let Some(namespace) = &all.namespace {
             builder = builder.namespace(namespace);
         }
-        if let Some(size) = all.max_buffered_bytes {
-            builder = builder.max_buffered_bytes(size.0);
-        }
-        if let Some(operations) = all.max_background_operations {
-            builder = builder.max_background_operations(operations);
-        }
-        if let Some(requests) = all.max_waiting_requests {
-            builder = builder.max_waiting_requests(requests);
-        }
-        if let Some(size) = all.max_read_ahead {
-            builder = builder.max_read_ahead(size.0);
-        }
-        if let Some(size) = all.max_read_ahead_per_caller {
-            builder = builder.max_read_ahead_per_caller(size.0);
-        }
+        builder = all.set_limits(builder);
         if let Some(timeout) = all.send_timeout {
             builder = builder.send_timeout(timeout.0);
         }

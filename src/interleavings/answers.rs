@@ -5,7 +5,6 @@ use crate::limits::{Limit, Limits, Resource};
 use crate::message::kept::Room;
 use crate::message::pipe::{Demand, End, Pipe};
 use crate::message::pipe_body::PipeBody;
-use crate::runtime::background::Background;
 
 fn streamed(run: usize) -> Script {
     Script {
@@ -129,7 +128,7 @@ fn the_two_sides_of_an_answer_never_miss_each_other_with_room_and_without() {
         let limits = Limits::new(|_| Limit::of(2 * FRAME));
         let sides = [3, 3].map(|frames| {
             let account = limits.account(None);
-            let pipe = Pipe::new(&Background::up_to(1), &account, Room::default());
+            let pipe = Pipe::new(&account, Room::default());
             let pipe = Arc::new(pipe);
             let client = spawn(take(Arc::clone(&pipe), frames));
             (client, spawn(read_ahead(pipe, frames)))

@@ -1,7 +1,7 @@
 //! Callers that take and give back at the same moment.
 
 use super::*;
-use crate::limits::{Limit, Limits, Resource};
+use crate::limits::{Limit, Limits};
 use crate::record::ScopeDigest;
 
 /// Two requests of one caller have one account between them, whoever comes and goes: together

@@ -29,6 +29,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::layer::IdempotencyLayer;
+use crate::limits::Resource;
 use crate::options::{OnInFlight, RouteOptions};
 use crate::runtime;
 use crate::store::Store;
@@ -266,8 +267,7 @@ impl Bench {
 
     fn is_at_rest(&self) -> bool {
         let core = self.layer.core();
-        core.leases.background.count() == 0
-            && core.waiters.available_permits() == 1_000
+        Resource::ALL.iter().all(|of| core.limits.total(*of) == 0)
             && core.leases.watched() == (0, false)
     }
 }

@@ -5,21 +5,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
-use tokio::sync::Semaphore;
 use tracing::warn;
 
 use crate::error::ConfigError;
 use crate::layer::IdempotencyLayer;
+use crate::layer::limits::check_limits;
 use crate::lease::Leases;
 use crate::limits::{Limit, Limits, Resource};
-use crate::message::body::Budget;
 use crate::message::media_type::can_have_body;
 use crate::options::route::{Routes, Rule};
 use crate::options::{RouteOptions, Target};
 use crate::record::digest::Digests;
 use crate::rejection::{DEFAULT, RejectionCode, RejectionRules, RenderRejection, Template};
 use crate::request::core::{Core, Rules};
-use crate::runtime::background::Background;
 use crate::scope::Scope;
 #[cfg(feature = "encryption")]
 use crate::store::encrypted::Encryption;
@@ -58,10 +56,7 @@ pub struct IdempotencyLayerBuilder {
     secrets: Vec<Vec<u8>>,
     #[cfg(feature = "encryption")]
     encryption: Option<Encryption>,
-    max_buffered_bytes: usize,
-    max_background_operations: usize,
-    max_waiting_requests: usize,
-    max_read_ahead: Limit,
+    pub(super) limits: [Limit; Resource::ALL.len()],
     send_timeout: Duration,
     target: Target,
     #[cfg(feature = "config")]
@@ -83,10 +78,7 @@ impl IdempotencyLayerBuilder {
             secrets: Vec::new(),
             #[cfg(feature = "encryption")]
             encryption: None,
-            max_buffered_bytes: 256 << 20,
-            max_background_operations: 10_000,
-            max_waiting_requests: 1_000,
-            max_read_ahead: Limit::of(256 << 20),
+            limits: Limit::DEFAULTS,
             send_timeout: Duration::from_secs(60),
             target: Target::default(),
             #[cfg(feature = "config")]
@@ -129,55 +121,6 @@ impl IdempotencyLayerBuilder {
     #[cfg(feature = "encryption")]
     pub fn encryption(mut self, encryption: Encryption) -> Self {
         self.encryption = Some(encryption);
-        self
-    }
-
-    /// Limits how many bytes all request bodies may take together while the layer reads them. A
-    /// request beyond the limit is rejected with `over-capacity`. Default: 256 MiB.
-    pub fn max_buffered_bytes(mut self, bytes: usize) -> Self {
-        self.max_buffered_bytes = bytes;
-        self
-    }
-
-    /// Limits how many operations may run without a client. While that many operations run, the
-    /// layer rejects requests with `over-capacity`. Default: 10 000.
-    ///
-    /// The layer checks the limit before the claim, because an operation that has begun is not
-    /// stopped when its client leaves (G4). So a request that would have been a replay is rejected
-    /// too.
-    ///
-    /// Completions and releases that the layer sends to the store again count as operations.
-    /// Requests to routes with [`OnDisconnect::Cancel`](crate::options::OnDisconnect::Cancel) are
-    /// not rejected. The limit does not bound how many clients leave at the same moment; a limit
-    /// of concurrent requests outside the layer does.
-    pub fn max_background_operations(mut self, operations: usize) -> Self {
-        self.max_background_operations = operations;
-        self
-    }
-
-    /// Limits how many requests wait at once for the outcome of another request
-    /// ([`OnInFlight::Wait`](crate::options::OnInFlight::Wait)). A request beyond the limit is
-    /// rejected with `in-flight`. Default: 1 000.
-    pub fn max_waiting_requests(mut self, requests: usize) -> Self {
-        self.max_waiting_requests = requests;
-        self
-    }
-
-    /// Limits how many bytes of all responses together are read ahead of their clients and kept
-    /// to be recorded. The first 64 KiB of each response do not count. Default: 256 MiB.
-    ///
-    /// A response for which there is no room is still sent, as fast as its client reads, and its
-    /// operation is sealed at its end.
-    pub fn max_read_ahead(mut self, bytes: usize) -> Self {
-        self.max_read_ahead.sum = bytes;
-        self
-    }
-
-    /// Limits how many bytes of [`max_read_ahead`](Self::max_read_ahead) the responses of one
-    /// caller hold. Default: seven times what is free, so that a caller that is alone reaches
-    /// seven eighths.
-    pub fn max_read_ahead_per_caller(mut self, bytes: usize) -> Self {
-        self.max_read_ahead.per_caller = Some(bytes);
         self
     }
 
@@ -375,30 +318,19 @@ impl IdempotencyLayerBuilder {
         Ok(())
     }
 
-    fn check_read_ahead(&self) -> Result<(), ConfigError> {
-        if self.send_timeout.is_zero() {
-            return Err(ConfigError::new("send_timeout", "must be longer than zero"));
-        }
-        let Limit { sum, per_caller } = self.max_read_ahead;
-        if per_caller.is_some_and(|share| share > sum) {
-            let message = format!("must not be more than `max_read_ahead`, which is {sum} bytes");
-            return Err(ConfigError::new("max_read_ahead_per_caller", message));
-        }
-        Ok(())
-    }
-
     /// Checks the options and makes the layer.
     ///
     /// # Errors
     /// If an option has a value that can't work. The error names the option.
     pub fn build(mut self) -> Result<IdempotencyLayer, ConfigError> {
-        if self.store_timeout.is_zero() {
-            return Err(ConfigError::new(
-                "store_timeout",
-                "must be longer than zero",
-            ));
+        for (option, time) in [
+            ("store_timeout", self.store_timeout),
+            ("send_timeout", self.send_timeout),
+        ] {
+            if time.is_zero() {
+                return Err(ConfigError::new(option, "must be longer than zero"));
+            }
         }
-        self.check_read_ahead()?;
         if self.secrets.iter().any(|secret| secret.len() < 16) {
             return Err(ConfigError::new(
                 "secrets",
@@ -448,19 +380,8 @@ impl IdempotencyLayerBuilder {
         let old_digests = digests.collect();
         let commits = self.commits();
         let routes = Routes::new(self.defaults, self.routes, self.target, commits)?;
-        if self.max_buffered_bytes < routes.largest_body() {
-            let message = format!(
-                "must hold the largest body, `max_request_body` of {} bytes",
-                routes.largest_body()
-            );
-            return Err(ConfigError::new("max_buffered_bytes", message));
-        }
-        if self.max_background_operations == 0 {
-            return Err(ConfigError::new(
-                "max_background_operations",
-                "must be at least 1, or nothing is ever begun",
-            ));
-        }
+        let has_shares = !self.scope.is_everyone() || routes.have_scopes();
+        check_limits(&self.limits, routes.largest_body(), has_shares)?;
         #[cfg(feature = "encryption")]
         let store = match self.encryption {
             Some(encryption) => encryption.before(self.store, &self.secrets)?,
@@ -469,10 +390,8 @@ impl IdempotencyLayerBuilder {
         #[cfg(not(feature = "encryption"))]
         let store = self.store;
         warn_of_limit(store.largest_completion(), routes.largest_recorded_body());
-        let background = Background::up_to(self.max_background_operations);
         let store = TimedStore::new(store, self.store_timeout);
-        let leases = Arc::new(Leases::new(store, background, routes.shortest_lease()));
-        let waiters = self.max_waiting_requests.min(Semaphore::MAX_PERMITS);
+        let leases = Arc::new(Leases::new(store, routes.shortest_lease()));
         let rules = Rules {
             scope: self.scope,
             namespace: self.namespace,
@@ -481,19 +400,12 @@ impl IdempotencyLayerBuilder {
             routes,
             rejections: self.rejections,
         };
-        let max_read_ahead = self.max_read_ahead;
-        let limits = Limits::new(|of| match of {
-            Resource::ReadAheadBytes | Resource::UnsentBytes => max_read_ahead,
-            _ => Limit::of(usize::MAX),
-        });
         Ok(IdempotencyLayer {
             core: Arc::new(Core {
                 rules,
-                limits,
                 send_timeout: self.send_timeout,
                 leases,
-                waiters: Semaphore::new(waiters),
-                body_budget: Budget::new(self.max_buffered_bytes),
+                limits: Limits::new(|of| self.limits[of.limited_as() as usize]),
             }),
         })
     }
@@ -513,12 +425,14 @@ fn warn_of_limit(most: Option<usize>, max_recorded_body: usize) {
 
 impl fmt::Debug for IdempotencyLayerBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("IdempotencyLayerBuilder")
-            .field("namespace", &self.namespace)
-            .field("max_buffered_bytes", &self.max_buffered_bytes)
-            .field("max_background_operations", &self.max_background_operations)
-            .field("max_waiting_requests", &self.max_waiting_requests)
-            .field("max_read_ahead", &self.max_read_ahead)
+        let mut debug = f.debug_struct("IdempotencyLayerBuilder");
+        debug.field("namespace", &self.namespace);
+        for of in Resource::LIMITED {
+            let Limit { sum, per_caller } = self.limits[of as usize];
+            debug.field(of.option(), &sum);
+            debug.field(of.share_option(), &per_caller);
+        }
+        debug
             .field("send_timeout", &self.send_timeout)
             .field("store_timeout", &self.store_timeout)
             .field("rejections", &self.rejections)

@@ -153,7 +153,7 @@ impl<R: 'static, E: 'static> Protected<R, E> {
             }
             let rest = async move { drop(flow.await) };
             let rest = rest.instrument(operation.span.clone());
-            operation.core.leases.background.spawn(&runtime, rest);
+            operation.account().spawn(&runtime, rest);
         }
     }
 }

@@ -7,6 +7,7 @@
 
 pub(crate) mod builder;
 pub(crate) mod future;
+mod limits;
 pub(crate) mod records;
 pub(crate) mod service;
 
@@ -93,7 +94,7 @@ impl IdempotencyLayer {
     /// # }
     /// ```
     pub async fn drain(&self, limit: Duration) -> usize {
-        self.core.leases.background.drain(limit).await
+        self.core.limits.drain(limit).await
     }
 
     /// What became of the requests so far, as numbers for an application's metrics.

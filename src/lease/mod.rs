@@ -1,7 +1,8 @@
 //! Owning a record: a lease that is renewed while its operation runs, ended once,
 //! and given back if its owner is dropped unfinished.
 //!
-//! Public items: none. May use: `counts`, `store`, `record`, `runtime`, `error`.
+//! Public items: none. May use: `counts`, `store`, `limits`, `record`, `runtime`,
+//! `error`.
 
 mod release;
 mod renewer;
@@ -20,7 +21,7 @@ use tracing::{Instrument, error, warn};
 
 use crate::counts::Counters;
 use crate::error::cause;
-use crate::runtime::background::Background;
+use crate::limits::Holding;
 use crate::runtime::deadline::Deadline;
 use crate::runtime::{Handle, Instant, sleep};
 use crate::store::{
@@ -33,22 +34,15 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// What all leases of one layer need.
 pub(crate) struct Leases {
     pub(crate) store: TimedStore,
-    /// Operations without a client, and calls of the store that are tried again.
-    pub(crate) background: Arc<Background>,
     pub(crate) counts: Counters,
     renewer: Arc<Renewer>,
 }
 
 impl Leases {
-    pub(crate) fn new(
-        store: TimedStore,
-        background: Arc<Background>,
-        shortest_lease: Duration,
-    ) -> Self {
+    pub(crate) fn new(store: TimedStore, shortest_lease: Duration) -> Self {
         Self {
             renewer: Renewer::new(store.clone(), shortest_lease),
             store,
-            background,
             counts: Counters::default(),
         }
     }
@@ -110,8 +104,15 @@ impl LeaseOwner {
         sent: Instant,
         max_operation: Duration,
         span: tracing::Span,
+        in_flight: Holding,
     ) -> Self {
-        let state = Arc::new(LeaseState::new(leases, lease, max_operation, span));
+        let state = Arc::new(LeaseState::new(
+            leases,
+            lease,
+            max_operation,
+            span,
+            in_flight,
+        ));
         if !state.is_guarded() {
             // The renewer is started before the handler begins, and on another
             // worker: the handler may block this thread from its first line.
@@ -174,10 +175,10 @@ impl LeaseOwner {
         // The operation has run. Whatever goes wrong from here on, the record is
         // not released to run again: `phase` is `Ends(None)`.
         let asked = Instant::now();
-        let leases = Arc::clone(self.state.leases());
-        let mut outcome = leases.store.fitted(outcome);
+        let mut outcome = self.state.leases().store.fitted(outcome);
         let error = loop {
-            match leases.store.complete(self.state.lease(), &outcome).await {
+            let store = &self.state.leases().store;
+            match store.complete(self.state.lease(), &outcome).await {
                 Ok(ownership) => return self.settle(ownership, Ended::from(&outcome)),
                 Err(error) if is_too_large(&error, &outcome) => {
                     self.warn(
@@ -195,14 +196,19 @@ impl LeaseOwner {
             return Ended::Pending;
         };
         let span = self.state.span().clone();
+        let state = Arc::clone(&self.state);
         let mut retries = runtime.spawn(self.keep_completing(outcome).instrument(span));
-        let left = leases.store.timeout().saturating_sub(asked.elapsed());
+        let left = state
+            .leases()
+            .store
+            .timeout()
+            .saturating_sub(asked.elapsed());
         match Deadline::new(left, &mut retries).await {
             Some(Ok(ended)) => ended,
             Some(Err(_)) => Ended::Pending,
             None => {
                 // The client is answered now; `drain` waits for the retries.
-                leases.background.spawn(&runtime, retries);
+                state.account().spawn(&runtime, retries);
                 Ended::Pending
             }
         }
@@ -341,6 +347,7 @@ impl Drop for LeaseOwner {
         // The guard goes before the release: a lease of the memory store can't be
         // taken over while its guard lives.
         drop(self.state.take_guard());
+        drop(self.state.take_in_flight());
         if self.state.is_completed_elsewhere() {
             return;
         }
@@ -356,6 +363,6 @@ impl Drop for LeaseOwner {
         let claim = &self.state.lease().claim;
         self.state
             .leases()
-            .release_later(claim, how, ClaimSent::Acquired);
+            .release_later(self.state.account(), claim, how, ClaimSent::Acquired);
     }
 }

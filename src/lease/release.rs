@@ -7,6 +7,7 @@ use tracing::{Instrument, debug, warn};
 
 use crate::error::cause;
 use crate::lease::{FIRST_PAUSE, LONGEST_PAUSE, Leases};
+use crate::limits::Account;
 use crate::runtime::{Handle, Instant, sleep};
 use crate::store::{Claim, Ownership, Release};
 
@@ -26,8 +27,14 @@ pub(crate) enum ClaimSent {
 
 impl Leases {
     /// Releases a claim by its nonce, in a background task, until the store has
-    /// answered or the lease would have lapsed anyway.
-    pub(crate) fn release_later(self: &Arc<Self>, claim: &Claim, how: Release, sent: ClaimSent) {
+    /// answered or the lease would have lapsed anyway. The task counts for the caller.
+    pub(crate) fn release_later(
+        self: &Arc<Self>,
+        caller: &Arc<Account>,
+        claim: &Claim,
+        how: Release,
+        sent: ClaimSent,
+    ) {
         let Claim {
             id, nonce, lease, ..
         } = *claim;
@@ -57,6 +64,6 @@ impl Leases {
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
         };
-        self.background.spawn(&runtime, release.in_current_span());
+        caller.spawn(&runtime, release.in_current_span());
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::lease::Leases;
+use crate::limits::{Account, Holding};
 use crate::runtime::atomic::{AtomicBool, Ordering};
 use crate::runtime::{Mutex, OnceLock};
 use crate::store::{Lease, LeaseGuard};
@@ -17,6 +18,11 @@ pub(crate) struct LeaseState {
     /// `None` once the operation has ended or has run for longer than
     /// `max_operation`, and on stores whose leases are renewed.
     guard: Mutex<Option<LeaseGuard>>,
+    /// The operation's place among those in flight, until its owner is gone. A handler can keep
+    /// this state for longer.
+    in_flight: Mutex<Option<Holding>>,
+    /// The account of the caller.
+    account: Arc<Account>,
     /// Whether another owner has taken over, as far as this process knows.
     lost: AtomicBool,
     /// Whether the handler has completed the record in its own transaction.
@@ -33,12 +39,15 @@ impl LeaseState {
         mut lease: Lease,
         max_operation: Duration,
         span: tracing::Span,
+        in_flight: Holding,
     ) -> Self {
         let guard = lease.take_guard();
         Self {
             leases: Arc::clone(leases),
             lease,
             guard: Mutex::new(guard),
+            account: Arc::clone(in_flight.account()),
+            in_flight: Mutex::new(Some(in_flight)),
             lost: AtomicBool::new(false),
             completed_elsewhere: AtomicBool::new(false),
             place: OnceLock::new(),
@@ -73,6 +82,15 @@ impl LeaseState {
     /// free again: the guard's destructor takes a lock of the store.
     pub(super) fn take_guard(&self) -> Option<LeaseGuard> {
         self.guard.lock().take()
+    }
+
+    /// Takes the place out, for the owner that is gone.
+    pub(super) fn take_in_flight(&self) -> Option<Holding> {
+        self.in_flight.lock().take()
+    }
+
+    pub(super) fn account(&self) -> &Arc<Account> {
+        &self.account
     }
 
     pub(super) fn is_guarded(&self) -> bool {

@@ -1,10 +1,12 @@
 //! What one caller holds.
 
+use std::future::Future;
 use std::sync::Arc;
 
 use crate::limits::{Full, Limits, Resource, Whose, may_take};
 use crate::record::ScopeDigest;
 use crate::runtime::atomic::{AtomicUsize, Ordering};
+use crate::runtime::{Handle, JoinHandle};
 
 /// What one caller holds of a layer. The account ends with the last [`Holding`] of the caller.
 #[derive(Debug)]
@@ -22,6 +24,11 @@ impl Account {
             caller,
             held: Default::default(),
         }
+    }
+
+    /// Whether all callers are one, and have no shares.
+    pub(crate) fn is_everyone(&self) -> bool {
+        self.caller.is_none()
     }
 
     /// Takes so much of a resource, if the caller's share and the sum have room for it.
@@ -54,6 +61,20 @@ impl Account {
         let own = self.held(of).load(Ordering::Relaxed);
         let own = self.caller.map(|_| own);
         may_take(self.limits.limit(of), total, own, 1).map_err(|whose| Full { of, whose })
+    }
+
+    /// Spawns a task that counts as one without a client until it ends, or is dropped with its
+    /// runtime.
+    pub(crate) fn spawn<T: Send + 'static>(
+        self: &Arc<Self>,
+        runtime: &Handle,
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> JoinHandle<T> {
+        let counted = self.take_anyway(Resource::Background, 1);
+        runtime.spawn(async move {
+            let _counted = counted;
+            task.await
+        })
     }
 
     fn held(&self, of: Resource) -> &AtomicUsize {

@@ -7,8 +7,6 @@
 //!
 //! Public items: none. May use: `record`, `runtime`.
 
-#![allow(dead_code, reason = "the requests come next")]
-
 mod account;
 
 pub(crate) use account::{Account, Holding};
@@ -50,6 +48,45 @@ impl Resource {
         Self::Waiters,
         Self::Background,
     ];
+
+    /// The resources that have a limit of their own, of which a request can be refused.
+    pub(crate) const LIMITED: [Self; 5] = [
+        Self::Operations,
+        Self::RequestBytes,
+        Self::ReadAheadBytes,
+        Self::Waiters,
+        Self::Background,
+    ];
+
+    /// The resource whose limit this one has.
+    pub(crate) const fn limited_as(self) -> Self {
+        match self {
+            Self::UnsentBytes => Self::ReadAheadBytes,
+            own => own,
+        }
+    }
+
+    /// The option that limits the sum.
+    pub(crate) const fn option(self) -> &'static str {
+        match self {
+            Self::Operations => "max_in_flight_operations",
+            Self::RequestBytes => "max_buffered_bytes",
+            Self::ReadAheadBytes | Self::UnsentBytes => "max_read_ahead",
+            Self::Waiters => "max_waiting_requests",
+            Self::Background => "max_background_operations",
+        }
+    }
+
+    /// The option that limits one caller.
+    pub(crate) const fn share_option(self) -> &'static str {
+        match self {
+            Self::Operations => "max_in_flight_per_caller",
+            Self::RequestBytes => "max_buffered_bytes_per_caller",
+            Self::ReadAheadBytes | Self::UnsentBytes => "max_read_ahead_per_caller",
+            Self::Waiters => "max_waiting_per_caller",
+            Self::Background => "max_background_per_caller",
+        }
+    }
 }
 
 /// How much of one resource may be held.
@@ -62,6 +99,16 @@ pub(crate) struct Limit {
 }
 
 impl Limit {
+    /// The limits of a layer whose options set none.
+    pub(crate) const DEFAULTS: [Self; Resource::ALL.len()] = [
+        Self::of(10_000),
+        Self::of(256 << 20),
+        Self::of(256 << 20),
+        Self::of(256 << 20),
+        Self::of(1_000),
+        Self::of(10_000),
+    ];
+
     /// A limit in sum alone, with the share of a caller by the rule.
     pub(crate) const fn of(sum: usize) -> Self {
         Self {
@@ -95,6 +142,11 @@ pub(crate) struct Full {
 pub(crate) fn share(limit: Limit, total: usize) -> usize {
     let free = limit.sum.saturating_sub(total);
     limit.per_caller.unwrap_or_else(|| free.saturating_mul(7))
+}
+
+/// How much a caller that is alone may hold by the rule, if it takes little by little.
+pub(crate) fn largest_share(sum: usize) -> usize {
+    sum - sum.div_ceil(8)
 }
 
 /// Whether a caller that holds `own` may take so much more, while all callers hold `total`.

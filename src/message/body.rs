@@ -3,7 +3,6 @@
 use std::error::Error;
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -63,12 +62,27 @@ where
 /// The part of a body that was read so far.
 #[derive(Default)]
 pub(crate) struct BodyBuffer {
+    /// Data of fewer bytes are copied at once, since more are to come: a frame can be a slice of a
+    /// buffer many times its size.
+    least_kept: usize,
+    /// The number of bytes that are to come, if it is known.
+    length: usize,
     first: Bytes,
     all: BytesMut,
     trailers: Option<Box<HeaderMap>>,
 }
 
 impl BodyBuffer {
+    /// For a body that stays here for long. It takes as much memory as it has bytes, also while it
+    /// is read.
+    pub(crate) fn of_length(length: Option<usize>) -> Self {
+        Self {
+            least_kept: length.unwrap_or(usize::MAX),
+            length: length.unwrap_or(0),
+            ..Self::default()
+        }
+    }
+
     /// Reads on, and resolves to `true` at the body's end, or to `false` once `admit`
     /// has returned `false` for a frame. The data of that frame is kept.
     pub(crate) fn poll_from<B>(
@@ -110,10 +124,13 @@ impl BodyBuffer {
 
     pub(crate) fn push(&mut self, mut data: impl Buf) {
         if self.first.is_empty() && self.all.is_empty() {
-            self.first = data.copy_to_bytes(data.remaining());
-            return;
+            if data.remaining() >= self.least_kept {
+                self.first = data.copy_to_bytes(data.remaining());
+                return;
+            }
+            self.all.reserve(self.length);
         }
-        if self.all.is_empty() {
+        if !self.first.is_empty() {
             self.all.extend_from_slice(&self.first);
             self.first = Bytes::new();
         }
@@ -146,6 +163,18 @@ impl BodyBuffer {
             },
             trailers: self.trailers,
         }
+    }
+
+    /// The body so far, as one slice that is alone in its allocation.
+    pub(crate) fn alone(self) -> FullBody {
+        let is_copied = self.first.is_empty();
+        let FullBody { data, trailers } = self.joined();
+        let data = if data.len() > SMALL || is_copied {
+            alone(data)
+        } else {
+            Bytes::copy_from_slice(&data)
+        };
+        FullBody { data, trailers }
     }
 
     /// The body of a response that may be recorded. Data of more than [`SMALL`] bytes are
@@ -190,54 +219,6 @@ pub(crate) fn own_value(value: &HeaderValue) -> HeaderValue {
 /// The value of `Content-Length`, in bytes.
 pub(crate) fn announced_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
-}
-
-/// How many bytes the request bodies of a layer hold together, from when they are
-/// read until their claims are decided.
-#[derive(Debug)]
-pub(crate) struct Budget {
-    limit: usize,
-    held: AtomicUsize,
-}
-
-impl Budget {
-    pub(crate) fn new(limit: usize) -> Self {
-        Self {
-            limit,
-            held: AtomicUsize::new(0),
-        }
-    }
-
-    pub(crate) fn share(&self) -> Share<'_> {
-        Share {
-            budget: self,
-            held: 0,
-        }
-    }
-}
-
-/// One request's share of a [`Budget`]. Dropping the share gives its bytes back.
-#[derive(Debug)]
-pub(crate) struct Share<'a> {
-    budget: &'a Budget,
-    held: usize,
-}
-
-impl Share<'_> {
-    /// Takes so many bytes, and returns whether there was room for them. Bytes that
-    /// did not fit are taken too, until the share is dropped.
-    pub(crate) fn take(&mut self, bytes: usize) -> bool {
-        self.held += bytes;
-        // Relaxed: the sum is all that counts, and no other data goes with it.
-        let held = self.budget.held.fetch_add(bytes, Ordering::Relaxed);
-        held.saturating_add(bytes) <= self.budget.limit
-    }
-}
-
-impl Drop for Share<'_> {
-    fn drop(&mut self) {
-        self.budget.held.fetch_sub(self.held, Ordering::Relaxed);
-    }
 }
 
 /// The frame with its data as [`Bytes`]. Data that are `Bytes` already are not

@@ -9,6 +9,7 @@ pub(crate) mod client_deadline;
 pub(crate) mod first_read;
 pub(crate) mod kept;
 pub(crate) mod media_type;
+pub(crate) mod own_head;
 pub(crate) mod pipe;
 pub(crate) mod pipe_body;
 pub(crate) mod request_body;

@@ -12,10 +12,9 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 
-use crate::limits::Account;
+use crate::limits::{Account, Holding, Resource};
 use crate::message::body::BoxError;
 use crate::message::kept::{AHEAD, Kept, Room};
-use crate::runtime::background::{Background, BackgroundTask};
 use crate::runtime::catch::Panic;
 use crate::runtime::{Instant, Mutex, MutexGuard};
 
@@ -26,14 +25,9 @@ const SMALL: usize = 1 << 10;
 #[derive(Default)]
 pub(crate) struct Pipe {
     state: Mutex<State>,
-    /// Where an operation counts once its client has left, and what is held for its caller.
+    /// For whom the body is kept, and for whom its operation counts once its client has left.
     /// `None` for a short body that has ended already.
-    counts: Option<Counts>,
-}
-
-struct Counts {
-    background: Arc<Background>,
-    account: Arc<Account>,
+    account: Option<Arc<Account>>,
 }
 
 #[derive(Default)]
@@ -55,7 +49,7 @@ pub(super) struct State {
     /// Set once the client has left, or was let go.
     pub(super) left: bool,
     /// Counts the operation as one without a client until it ends.
-    without_client: Option<BackgroundTask>,
+    without_client: Option<Holding>,
     /// Wakes the client's side when there is something to send.
     pub(super) sender: Option<Waker>,
     /// Wakes the reading task when the client takes something, or leaves.
@@ -83,17 +77,14 @@ pub(crate) enum Demand {
 
 impl Pipe {
     /// A pipe for a body that is to be recorded, as far as there is room.
-    pub(crate) fn new(background: &Arc<Background>, account: &Arc<Account>, room: Room) -> Self {
+    pub(crate) fn new(account: &Arc<Account>, room: Room) -> Self {
         Self {
             state: Mutex::new(State {
                 kept: Some(Kept::in_room(room)),
                 is_recorded: true,
                 ..State::default()
             }),
-            counts: Some(Counts {
-                background: Arc::clone(background),
-                account: Arc::clone(account),
-            }),
+            account: Some(Arc::clone(account)),
         }
     }
 
@@ -115,8 +106,8 @@ impl Pipe {
     /// will have at most `most` bytes. The client gets the data with `push`.
     pub(crate) fn keep(&self, data: &[u8], most: usize) -> bool {
         let mut state = self.lock();
-        match (&mut state.kept, &self.counts) {
-            (Some(kept), Some(counts)) => kept.add(data, most, &counts.account),
+        match (&mut state.kept, &self.account) {
+            (Some(kept), Some(account)) => kept.add(data, most, account),
             _ => false,
         }
     }
@@ -153,7 +144,7 @@ impl Pipe {
 
     /// Adds the last data and the end in one step: the client never has all bytes
     /// of a body without its end. Returns what counts an operation without a client.
-    pub(crate) fn end(&self, last: Option<Bytes>, end: End) -> Option<BackgroundTask> {
+    pub(crate) fn end(&self, last: Option<Bytes>, end: End) -> Option<Holding> {
         let mut state = self.lock();
         if let Some(data) = last {
             state.push(data);
@@ -223,7 +214,7 @@ impl Pipe {
         if state.end.is_some() {
             state.end = Some(End::Broken(LetGo.into()));
         }
-        let unsent = state.leave(self.counts.as_ref());
+        let unsent = state.leave(self.account.as_ref());
         drop(state);
         drop(unsent);
         true
@@ -235,7 +226,7 @@ impl Pipe {
         if state.left {
             return;
         }
-        let unsent = state.leave(self.counts.as_ref());
+        let unsent = state.leave(self.account.as_ref());
         // A task that is held up by this client would otherwise wait for it for ever.
         let reader = state.reader.take();
         drop(state);
@@ -314,12 +305,13 @@ impl State {
         }
     }
 
-    fn leave(&mut self, counts: Option<&Counts>) -> Unsent {
+    fn leave(&mut self, account: Option<&Arc<Account>>) -> Unsent {
         self.left = true;
         if self.end.is_none() {
             // The operation counts as one without a client before the lock is released:
             // `drain` must not see zero while the reading task goes on.
-            self.without_client = counts.map(|counts| counts.background.enter());
+            self.without_client =
+                account.map(|account| account.take_anyway(Resource::Background, 1));
         }
         self.bytes = 0;
         self.unread_since = None;

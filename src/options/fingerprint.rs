@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, Method};
+use http::{HeaderMap, HeaderName, Method, Uri};
 
 use crate::error::ConfigError;
 use crate::message::media_type::is_json;
@@ -69,6 +69,33 @@ impl FingerprintRules {
         SentTarget(target): SentTarget<'_>,
         body: &[u8],
     ) -> Fingerprint {
+        let mut hasher = self.of_head(digests, request, target);
+        self.body(&mut hasher, &request.headers, body);
+        Fingerprint::from_bytes(hasher.finish())
+    }
+
+    /// Begins the fingerprint of a request whose body has this length and comes in pieces. `None`
+    /// for a body that is compared as JSON, which must be whole.
+    pub(crate) fn of_body_in_pieces(
+        &self,
+        digests: &Digests,
+        request: &Parts,
+        SentTarget(target): SentTarget<'_>,
+        length: usize,
+    ) -> Option<BodyDigest> {
+        let mut hasher = self.of_head(digests, request, target);
+        let takes_body = match &self.body {
+            FingerprintBody::None => false,
+            FingerprintBody::Json(_) if says_json(&request.headers) => return None,
+            FingerprintBody::Json(_) | FingerprintBody::Bytes => {
+                hasher.number(0).number(length);
+                true
+            }
+        };
+        Some(BodyDigest { hasher, takes_body })
+    }
+
+    fn of_head(&self, digests: &Digests, request: &Parts, target: &Uri) -> Hasher {
         let mut hasher = digests.start(Label::Fingerprint);
         hasher.part(request.method.as_str().as_bytes());
         hasher.part(target.path().as_bytes());
@@ -83,8 +110,7 @@ impl FingerprintRules {
                 hasher.part(value.as_bytes());
             }
         }
-        self.body(&mut hasher, &request.headers, body);
-        Fingerprint::from_bytes(hasher.finish())
+        hasher
     }
 
     fn body(&self, hasher: &mut Hasher, headers: &HeaderMap, body: &[u8]) {
@@ -97,6 +123,25 @@ impl FingerprintRules {
         hasher
             .number(kind)
             .part(canonical.as_deref().unwrap_or(body));
+    }
+}
+
+/// A fingerprint that takes the pieces of a body.
+pub(crate) struct BodyDigest {
+    hasher: Hasher,
+    takes_body: bool,
+}
+
+impl BodyDigest {
+    /// Adds the next bytes of the body.
+    pub(crate) fn add(&mut self, bytes: &[u8]) {
+        if self.takes_body {
+            self.hasher.raw(bytes);
+        }
+    }
+
+    pub(crate) fn finish(self) -> Fingerprint {
+        Fingerprint::from_bytes(self.hasher.finish())
     }
 }
 

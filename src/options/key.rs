@@ -8,6 +8,7 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::display::header_name;
+use crate::message::body::own_value;
 use crate::options::structured::string_content;
 use crate::rejection::{Rejection, RejectionCode};
 
@@ -109,6 +110,15 @@ pub(crate) struct Key {
 impl Key {
     pub(crate) fn as_str(&self) -> &str {
         std::str::from_utf8(self.as_bytes()).expect("a key is printable ASCII")
+    }
+
+    /// The same key in an allocation of its own. A handler can keep the key for as long as it runs,
+    /// and a header's value can be a slice of a buffer many times its size.
+    pub(crate) fn alone(self) -> Self {
+        Self {
+            value: own_value(&self.value),
+            range: self.range,
+        }
     }
 
     pub(crate) fn as_bytes(&self) -> &[u8] {

@@ -31,6 +31,8 @@ pub(crate) struct Routes {
     last_warning: Mutex<Option<Instant>>,
     shortest_lease: Duration,
     largest_body: usize,
+    /// Whether a route finds its callers by a scope of its own.
+    have_scopes: bool,
     largest_recorded_body: usize,
 }
 
@@ -78,6 +80,7 @@ impl Routes {
             last_warning: Mutex::new(None),
             shortest_lease: default.lease,
             largest_body: default.max_request_body,
+            have_scopes: default.scope.is_some(),
             largest_recorded_body: default.max_recorded_body,
         };
         let mut any_method = Vec::new();
@@ -87,6 +90,7 @@ impl Routes {
             check(&options).map_err(|error| error.on_route(&pattern))?;
             routes.shortest_lease = routes.shortest_lease.min(options.lease);
             routes.largest_body = routes.largest_body.max(options.max_request_body);
+            routes.have_scopes |= options.scope.is_some();
             routes.largest_recorded_body =
                 routes.largest_recorded_body.max(options.max_recorded_body);
             let options = Arc::new(options);
@@ -185,6 +189,10 @@ impl Routes {
 
     pub(crate) fn largest_body(&self) -> usize {
         self.largest_body
+    }
+
+    pub(crate) fn have_scopes(&self) -> bool {
+        self.have_scopes
     }
 
     /// The largest `max_recorded_body` of all routes.

@@ -156,7 +156,8 @@ impl Hasher {
         }
     }
 
-    fn raw(&mut self, bytes: &[u8]) -> &mut Self {
+    /// Adds bytes whose length was added before, or is known to every reader.
+    pub(crate) fn raw(&mut self, bytes: &[u8]) -> &mut Self {
         self.state.update(bytes);
         self
     }

@@ -2,7 +2,7 @@
 //! in which they are sent.
 //!
 //! Public items: [`Rejection`], [`RejectionCode`], [`Retry`], [`RenderRejection`]. May use:
-//! `message`, and the leaves `display` and `error`.
+//! `message`, `limits`, and the leaves `display` and `error`.
 
 pub(crate) mod gateway;
 pub(crate) mod grpc;
@@ -120,8 +120,8 @@ codes! {
     ResponseUnavailable "response-unavailable" (StatusCode::CONFLICT, 6, Retry::Never, "Response unavailable");
     /// The store failed, or did not respond within `store_timeout`.
     StoreUnavailable "store-unavailable" (StatusCode::SERVICE_UNAVAILABLE, 14, Retry::SameKey, "Idempotency store unavailable");
-    /// The store has no room for another record, or the layer for another request body or
-    /// background operation.
+    /// A limit of what requests hold is reached, by the caller or by all callers, or the store
+    /// has no room for another record (G11).
     OverCapacity "over-capacity" (StatusCode::SERVICE_UNAVAILABLE, 8, Retry::SameKey, "Over capacity");
 }
 

@@ -3,6 +3,7 @@
 //!
 //! No text holds anything of another request, of a scope or of a stored response.
 
+use crate::limits::{Full, Resource, Whose};
 use crate::rejection::{Rejection, RejectionCode};
 
 impl Rejection {
@@ -114,21 +115,28 @@ impl Rejection {
         )
     }
 
-    /// `max_buffered_bytes` is used up.
-    pub(crate) fn too_many_bodies() -> Self {
+    /// A limit of what requests hold is reached, by one caller or by all.
+    pub(crate) fn full(Full { of, whose }: Full) -> Self {
+        let (full, whose) = match whose {
+            Whose::Caller => ("Your share is full", " of yours"),
+            Whose::Service => ("The service is full", ""),
+        };
+        let what = match of {
+            Resource::Operations => "requests{} with idempotency keys are being handled",
+            Resource::RequestBytes => "bytes of requests{} are being received or handled",
+            Resource::ReadAheadBytes | Resource::UnsentBytes => {
+                "bytes of responses{} are not yet read"
+            }
+            Resource::Waiters => "requests{} wait for the outcome of others",
+            Resource::Background => "operations{} still run for clients that have left",
+        };
+        let what = what.replace("{}", whose);
         Self::new(
             RejectionCode::OverCapacity,
-            "Too many request bodies are being received at once. Nothing was executed; send the \
-             same request again in a moment.",
-        )
-    }
-
-    /// `max_background_operations` is used up.
-    pub(crate) fn too_many_in_background() -> Self {
-        Self::new(
-            RejectionCode::OverCapacity,
-            "Too many operations are still running for clients that have left. Nothing was \
-             executed; send the same request again in a moment.",
+            format!(
+                "{full}: too many {what}. Nothing was executed; send the same request again in a \
+                 moment."
+            ),
         )
     }
 }

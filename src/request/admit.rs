@@ -6,25 +6,22 @@
 )]
 
 use std::future::Future;
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use http::request::Parts;
 use http_body::Body;
-use http_body_util::LengthLimitError;
-use tracing::debug;
 
-use crate::message::body::{
-    BoxError, FullBody, ReadToEnd, Share, announced_length, collect, up_to,
-};
+use crate::limits::Full;
+use crate::message::body::{BoxError, FullBody, announced_length};
+use crate::message::own_head::own_head;
 use crate::record::ScopeDigest;
-use crate::record::digest::Digests;
 use crate::rejection::Rejection;
 use crate::request::claim::Protection;
+use crate::request::content::Content;
 use crate::request::context::IdempotencyContext;
 use crate::request::operation::Operation;
 use crate::request::stop::Stop;
-use crate::runtime::deadline::Deadline;
 use crate::scope::Caller;
 use crate::store::Claim;
 
@@ -37,7 +34,7 @@ pub(crate) struct Admitted {
 /// Steps 3 to 5: everything that can keep a request from its handler.
 pub(crate) fn admit<'a, B>(
     operation: &'a Arc<Operation>,
-    parts: &'a Parts,
+    parts: &'a mut Parts,
     body: B,
 ) -> impl Future<Output = Result<Admitted, Stop>> + 'a
 where
@@ -50,31 +47,35 @@ where
         // at the first poll.
         let scope = operation.scope(parts)?;
         operation.check_announced_length(parts, &body)?;
-        // The share of `max_buffered_bytes` is held until the claim is decided: a
-        // request that waits for another keeps its body as long.
-        let mut share = operation.core.body_budget.share();
-        let promised = body.size_hint().exact();
-        let body = operation.read(body, &mut share).await?;
-        // hyper ends a body of HTTP/2 without an error when the client resets the stream with `NO_ERROR`.
-        if promised.is_some_and(|length| length > body.data.len() as u64) {
-            return Err(Rejection::body_unreadable().into());
+        // The place is taken before the body is read: a body that never comes holds a place too.
+        if let Ok(place) = operation.place() {
+            operation.keep_place(place);
         }
-        let digests = &operation.core.rules.digests;
-        let claim = operation.claim_under(digests, scope, parts, &body.data);
+        let content = operation.read(parts, body).await?;
+        let claim = operation.claim_under(0, scope, parts, &content);
         let outer = parts.extensions.get::<IdempotencyContext>();
         let protection = if outer.is_some_and(|outer| outer.is_under(&claim.id)) {
             Protection::OuterLayer
         } else {
-            match operation.claim(&claim, parts, &body.data).await {
+            match operation.claim(&claim, parts, &content).await {
                 Err(Stop::InFlight(lapses_in)) => {
-                    let waited = operation.wait(&claim, parts, &body.data, lapses_in);
-                    Box::pin(waited).await?
+                    own_head(parts);
+                    boxed(operation.wait(&claim, parts, &content, lapses_in)).await?
                 }
                 claimed => claimed?,
             }
         };
-        Ok(Admitted { protection, body })
+        match content {
+            Content::Whole(body) => Ok(Admitted { protection, body }),
+            // Only a layer further out can have claimed this request.
+            Content::Digested(_, full) => Err(operation.refuse(full)),
+        }
     }
+}
+
+/// A call's arguments leave no trace in the future that awaits the box.
+fn boxed<F: Future>(future: F) -> Pin<Box<F>> {
+    Box::pin(future)
 }
 
 impl Operation {
@@ -87,12 +88,13 @@ impl Operation {
         })
     }
 
+    /// Step 3: from here on, what the request holds counts for its caller.
     fn scope(&self, parts: &Parts) -> Result<ScopeDigest, Stop> {
         let rules = &self.core.rules;
         let caller = self.caller(parts)?;
         let scope = caller.digest(&rules.digests, &rules.namespace);
-        let shared = caller.is_everyone();
-        self.holds_for(self.core.limits.account((!shared).then_some(&scope)));
+        let own = (!caller.is_everyone()).then_some(&scope);
+        self.holds_for(self.core.limits.account(own));
         Ok(scope)
     }
 
@@ -106,77 +108,38 @@ impl Operation {
         Ok(())
     }
 
-    /// Step 4: the whole body, within `max_request_body`, `body_timeout` and
-    /// `max_buffered_bytes`.
-    fn read<B>(
-        &self,
-        body: B,
-        share: &mut Share<'_>,
-    ) -> impl Future<Output = Result<FullBody, Stop>>
-    where
-        B: Body,
-        B::Error: Into<BoxError>,
-    {
-        async move {
-            let mut room = true;
-            let read = {
-                let mut fits = up_to(self.options.max_request_body);
-                let admit = |bytes| {
-                    room = share.take(bytes);
-                    room && fits(bytes)
-                };
-                Deadline::new(self.options.body_timeout, collect(pin!(body), admit)).await
-            };
-            self.full_body(read, room)
-        }
-    }
-
-    fn full_body(&self, read: Option<ReadToEnd>, room: bool) -> Result<FullBody, Stop> {
-        match read {
-            Some(ReadToEnd::Full(body)) => Ok(body),
-            Some(ReadToEnd::OverLimit) if !room => Err(Rejection::too_many_bodies().into()),
-            Some(ReadToEnd::OverLimit) => Err(self.body_too_large()),
-            Some(ReadToEnd::Broken(error)) if is_length_limit(&*error) => {
-                Err(Rejection::body_too_large_elsewhere().into())
-            }
-            Some(ReadToEnd::Broken(error)) => {
-                let error: &dyn std::error::Error = &*error;
-                debug!(error, "a request's body broke off");
-                Err(Rejection::body_unreadable().into())
-            }
-            None => Err(Rejection::body_timeout().into()),
-        }
-    }
-
-    fn body_too_large(&self) -> Stop {
-        Rejection::body_too_large(self.options.max_request_body).into()
-    }
-
     /// The claim of this request, with its record's id and its fingerprint under
-    /// one of the layer's secrets.
+    /// one of the layer's secrets: 0 is the current one, and the old ones follow.
     pub(crate) fn claim_under(
         &self,
-        digests: &Digests,
+        secret: usize,
         scope: ScopeDigest,
         parts: &Parts,
-        body: &[u8],
+        content: &Content,
     ) -> Claim {
         let options = &self.options;
+        let digests = self.core.rules.digests_under(secret);
         let (sent, meant) = self.core.rules.routes.target(parts);
         let id = options.record_id(digests, &scope, &self.key, &parts.method, meant);
-        let fingerprint = options.fingerprint.fingerprint(digests, parts, sent, body);
+        let fingerprint = match content {
+            Content::Whole(body) => options
+                .fingerprint
+                .fingerprint(digests, parts, sent, &body.data),
+            Content::Digested(fingerprints, _) => fingerprints[secret],
+        };
         Claim {
             lease: options.lease,
             retention: options.retention,
             on_lapsed_lease: options.on_lapsed_lease,
             on_mismatch: options.on_mismatch,
+            is_everyone: self.account().is_everyone(),
             ..Claim::new(id, scope, fingerprint)
         }
     }
-}
 
-/// Whether a body limit outside the layer ended the body.
-fn is_length_limit(error: &(dyn std::error::Error + 'static)) -> bool {
-    std::iter::successors(Some(error), |error| error.source())
-        .any(<dyn std::error::Error>::is::<LengthLimitError>)
+    /// What is full refuses this request.
+    pub(super) fn refuse(&self, full: Full) -> Stop {
+        self.core.leases.counts.full(full);
+        Rejection::full(full).into()
+    }
 }

@@ -13,13 +13,17 @@ use tracing::{debug, warn};
 
 use crate::error::cause;
 use crate::lease::{ClaimSent, LeaseOwner};
+use crate::limits::{Full, Holding, Resource};
 use crate::options::{OnDisconnect, OnMismatch, OnStoreError};
 use crate::record::Fingerprint;
 use crate::rejection::Rejection;
+use crate::request::content::Content;
 use crate::request::operation::{Operation, Progress};
 use crate::request::stop::Stop;
 use crate::runtime::Instant;
-use crate::store::{Claim, Claimed, Lease, RecordState, Release, StoreError, StoreErrorKind};
+use crate::store::{
+    Claim, Claimed, Lease, Record, RecordState, Release, StoreError, StoreErrorKind,
+};
 
 /// What protects a request that the handler runs for.
 pub(crate) enum Protection {
@@ -27,7 +31,8 @@ pub(crate) enum Protection {
     Own(LeaseOwner),
     /// The lease of a layer further out, on the same record.
     OuterLayer,
-    /// Nothing: the store is down, and the route says `OnStoreError::RunUnprotected`.
+    /// Nothing: the store is down, and the route says `OnStoreError::RunUnprotected`. The
+    /// operation has its place among those in flight all the same.
     None,
 }
 
@@ -37,21 +42,29 @@ impl Operation {
         self: &'a Arc<Self>,
         claim: &'a Claim,
         parts: &'a Parts,
-        body: &'a [u8],
+        content: &'a Content,
     ) -> impl Future<Output = Result<Protection, Stop>> + 'a {
         async move {
-            self.check_background()?;
+            let place = match self.may_begin(content) {
+                Ok(place) => place,
+                Err(full) => return Err(Box::pin(self.look(claim, parts, content, full)).await),
+            };
             self.enter(Progress::Claiming);
             let sent = Instant::now();
             let claimed = self.core.leases.store.claim(claim).await;
+            // A store without room still may have the record that an old secret made.
+            if matches!(claimed, Ok(Claimed::OverCapacity | Claimed::OverShare)) {
+                Box::pin(self.look_under_old_secrets(parts, content)).await?;
+            }
             let Some(lease) = self.decide(claim, claimed)? else {
+                self.keep_place(place);
                 return Ok(Protection::None);
             };
             let guarded = lease.is_guarded();
             // From here on, dropping `owner` gives the claim back.
-            let owner = self.own(lease, sent);
+            let owner = self.own(lease, sent, place);
             if !self.core.rules.old_digests.is_empty() {
-                Box::pin(self.look_under_old_secrets(parts, body)).await?;
+                Box::pin(self.look_under_old_secrets(parts, content)).await?;
             }
             // The lease counts from when the claim was sent. A guarded lease does
             // not lapse by time.
@@ -64,22 +77,54 @@ impl Operation {
         }
     }
 
-    fn own(&self, lease: Lease, sent: Instant) -> LeaseOwner {
+    fn own(&self, lease: Lease, sent: Instant, place: Holding) -> LeaseOwner {
         let max_operation = self.options.max_operation;
         let span = self.span.clone();
-        let owner = LeaseOwner::acquired(&self.core.leases, lease, sent, max_operation, span);
+        let leases = &self.core.leases;
+        let owner = LeaseOwner::acquired(leases, lease, sent, max_operation, span, place);
         self.acquired(owner.state());
         owner
     }
 
-    /// An operation that has begun can't be stopped when its client leaves (G4),
-    /// so none begins while `max_background_operations` run without a client.
-    fn check_background(&self) -> Result<(), Stop> {
-        let finishes = self.options.on_disconnect == OnDisconnect::Finish;
-        if finishes && !self.core.leases.background.has_room() {
-            return Err(Rejection::too_many_in_background().into());
+    /// Whether there is room for the operation: for its body, its place, and a place without a
+    /// client. An operation that has begun can't be stopped when its client leaves (G4), so none
+    /// begins while `max_background_operations` run without a client.
+    fn may_begin(&self, content: &Content) -> Result<Holding, Full> {
+        if let Content::Digested(_, full) = content {
+            return Err(*full);
         }
-        Ok(())
+        if self.options.on_disconnect == OnDisconnect::Finish {
+            self.account().has_room(Resource::Background)?;
+        }
+        self.place()
+    }
+
+    /// What is full refuses only what would begin (G11): a record that is there already is
+    /// answered as a claim would answer it.
+    async fn look(&self, claim: &Claim, parts: &Parts, content: &Content, full: Full) -> Stop {
+        match self.look_for(claim).await {
+            Ok(Some(stop)) => return stop,
+            Ok(None) => {}
+            Err(error) => {
+                debug!(id = ?claim.id, error = cause(&error), "look-up failed");
+                return self.refuse(full);
+            }
+        }
+        match self.look_under_old_secrets(parts, content).await {
+            Err(stop) => stop,
+            Ok(()) => self.refuse(full),
+        }
+    }
+
+    /// What the record of a claim means for this request. `None` if the claim would acquire it.
+    async fn look_for(&self, claim: &Claim) -> Result<Option<Stop>, StoreError> {
+        let found = self.core.leases.store.look_up(&claim.id).await?;
+        let found = found.map(Record::readable).transpose()?;
+        Ok(match found.map(|record| record.state) {
+            None | Some(RecordState::Released) => None,
+            Some(RecordState::Lapsed { fingerprint }) if claim.takes_over(&fingerprint) => None,
+            Some(state) => Some(self.found(claim, state)),
+        })
     }
 
     /// What the answer to a claim means. `None`: the claim certainly did not reach
@@ -106,7 +151,12 @@ impl Operation {
             StoreErrorKind::NotSent if open => Ok(None),
             StoreErrorKind::Unknown => {
                 let leases = &self.core.leases;
-                leases.release_later(claim, Release::MayRunAgain, ClaimSent::Maybe);
+                leases.release_later(
+                    self.account(),
+                    claim,
+                    Release::MayRunAgain,
+                    ClaimSent::Maybe,
+                );
                 Err(Rejection::store_unavailable().into())
             }
             _ => Err(Rejection::store_unavailable().into()),

@@ -4,12 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::request::Parts;
-use tokio::sync::Semaphore;
 use tracing::warn;
 
 use crate::lease::Leases;
 use crate::limits::Limits;
-use crate::message::body::Budget;
 use crate::options::RouteOptions;
 use crate::options::route::Routes;
 use crate::record::digest::Digests;
@@ -24,10 +22,6 @@ pub(crate) struct Core {
     pub(crate) limits: Arc<Limits>,
     /// How long data of a response wait for a client that reads nothing.
     pub(crate) send_timeout: Duration,
-    /// One permit for each request that waits for the outcome of another.
-    pub(crate) waiters: Semaphore,
-    /// The bytes of all request bodies that are being read.
-    pub(crate) body_budget: Budget,
 }
 
 /// What is fixed when the layer is built.
@@ -42,6 +36,14 @@ pub(crate) struct Rules {
 }
 
 impl Rules {
+    /// The digests under one of the layer's secrets: 0 is the current one, and the old ones follow.
+    pub(crate) fn digests_under(&self, secret: usize) -> &Digests {
+        match secret.checked_sub(1) {
+            None => &self.digests,
+            Some(old) => &self.old_digests[old],
+        }
+    }
+
     /// Step 3: the caller, by the route's own scope or else by the layer's.
     pub(crate) fn caller(&self, options: &RouteOptions, parts: &Parts) -> Option<Caller> {
         self.scope_of(options).caller(parts)

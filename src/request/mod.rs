@@ -3,7 +3,7 @@
 //!
 //! | step | where |
 //! | --- | --- |
-//! | 3 the caller, 4 body and fingerprint | `admit.rs` |
+//! | 3 the caller, 4 body and fingerprint | `admit.rs`, `content.rs` |
 //! | 5 the claim | `claim.rs`; `wait.rs` and `old_secrets.rs` where the route or the layer asks for that |
 //! | 6 the handler | here, `execute` |
 //! | 7 the verdict | `judge.rs`; `stream.rs` for a response that is sent while it is read; `settle.rs` for a handler that commits itself |
@@ -19,6 +19,7 @@ mod claim;
 mod commit_fate;
 #[cfg(feature = "_sql")]
 pub(crate) mod commit_state;
+mod content;
 pub(crate) mod context;
 pub(crate) mod core;
 mod judge;
@@ -87,10 +88,10 @@ where
     R::Error: Into<BoxError>,
 {
     let (parts, body) = request.into_parts();
-    let parts = Box::new(parts);
+    let mut parts = Box::new(parts);
     async move {
         // Steps 3 to 5.
-        let Admitted { protection, body } = match admit(&operation, &parts, body).await {
+        let Admitted { protection, body } = match admit(&operation, &mut parts, body).await {
             Ok(admitted) => admitted,
             Err(stop) => return Ok(operation.stop(stop, &parts)),
         };
@@ -115,10 +116,16 @@ where
 
 /// The request as the service gets it.
 fn request_of<B: From<Bytes>>(mut parts: Box<Parts>, body: FullBody) -> Request<B> {
+    let data = data_of(body, &mut parts);
+    Request::from_parts(*parts, B::from(data))
+}
+
+/// The data of a body, whose trailers go with the head of the request.
+fn data_of(body: FullBody, parts: &mut Parts) -> Bytes {
     if let Some(trailers) = body.trailers {
         parts.extensions.insert(RequestTrailers(*trailers));
     }
-    Request::from_parts(*parts, B::from(body.data))
+    body.data
 }
 
 /// Step 6: the handler, and what it came to.
@@ -153,12 +160,15 @@ where
     parts
         .extensions
         .insert(IdempotencyContext(Arc::clone(&operation)));
+    let data = data_of(body, &mut parts);
     let began_at = SystemTime::now();
     #[cfg(feature = "_sql")]
     operation.commit.begins(began_at);
     async move {
         // Panics are caught so that the record has an end before they go on.
-        let handled = CatchUnwind::call(|| service.call(request_of(parts, body))).await;
+        let call = || service.call(Request::from_parts(*parts, B::from(data)));
+        let handled = CatchUnwind::call(call).await;
+        operation.drop_body();
         operation.enter(Progress::Recording);
         // A response that the handler has committed stands, whatever the handler
         // returned.

@@ -5,6 +5,7 @@ use tracing::warn;
 
 use crate::error::cause;
 use crate::rejection::Rejection;
+use crate::request::content::Content;
 use crate::request::operation::Operation;
 use crate::request::stop::Stop;
 use crate::store::{Claim, Record, RecordState};
@@ -17,13 +18,13 @@ impl Operation {
     pub(super) async fn look_under_old_secrets(
         &self,
         parts: &Parts,
-        body: &[u8],
+        content: &Content,
     ) -> Result<(), Stop> {
         let rules = &self.core.rules;
         let caller = self.caller(parts)?;
         for (at, digests) in rules.old_digests.iter().enumerate() {
             let scope = caller.digest(digests, &rules.namespace);
-            let old = self.claim_under(digests, scope, parts, body);
+            let old = self.claim_under(at + 1, scope, parts, content);
             let found = self.core.leases.store.look_up(&old.id).await;
             match found.and_then(|record| record.map(Record::readable).transpose()) {
                 Ok(None) => {}

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::lease::LeaseState;
-use crate::limits::Account;
+use crate::limits::{Account, Full, Holding, Resource};
+use crate::message::body::own_value;
 use crate::message::media_type::is_grpc;
 use crate::options::RouteOptions;
 use crate::options::key::Key;
@@ -13,8 +14,8 @@ use crate::record::RecordId;
 #[cfg(feature = "_sql")]
 use crate::request::commit_state::Commit;
 use crate::request::core::Core;
-use crate::runtime::OnceLock;
 use crate::runtime::atomic::{AtomicBool, AtomicU8, Ordering};
+use crate::runtime::{Mutex, OnceLock};
 use crate::store::Lease;
 
 /// One protected request, as the steps of its path, its handler and its future
@@ -31,6 +32,7 @@ pub(crate) struct Operation {
     pub(crate) grpc: bool,
     /// What the caller holds of the layer. Set once the caller is known.
     account: OnceLock<Arc<Account>>,
+    holds: Mutex<Holds>,
     /// Set once the claim has acquired a lease, before the handler begins.
     lease: OnceLock<Arc<LeaseState>>,
     /// The record of an earlier attempt under an old secret: which of the old
@@ -43,6 +45,15 @@ pub(crate) struct Operation {
     pub(crate) commit: Commit,
     /// The span of the request, for when the operation goes on without its client.
     pub(crate) span: tracing::Span,
+}
+
+/// What a request holds of the layer's limits.
+#[derive(Default)]
+struct Holds {
+    /// The request's place among those in flight, until a lease has it or the request waits.
+    place: Option<Holding>,
+    /// The room of its body, until the handler has responded.
+    body: Option<Holding>,
 }
 
 /// How far an operation has come.
@@ -70,14 +81,15 @@ impl Operation {
         Self {
             echo: options
                 .echo_key
-                .then(|| headers.get(key_header).cloned())
+                .then(|| headers.get(key_header).map(own_value))
                 .flatten(),
             grpc: is_grpc(headers),
             core: Arc::clone(core),
             options: Arc::clone(options),
-            key,
+            key: key.alone(),
             key_header: key_header.clone(),
             account: OnceLock::new(),
+            holds: Mutex::default(),
             lease: OnceLock::new(),
             first_attempt: OnceLock::new(),
             progress: AtomicU8::new(Progress::Reading as u8),
@@ -103,6 +115,30 @@ impl Operation {
     /// What the caller holds of the layer.
     pub(crate) fn account(&self) -> &Arc<Account> {
         self.account.get().expect("the caller is known")
+    }
+
+    pub(crate) fn hold_body(&self, room: Holding) {
+        self.holds.lock().body = Some(room);
+    }
+
+    /// Gives the room of the body back. A handler can keep its context, and this operation with
+    /// it, for longer than it keeps the body.
+    pub(crate) fn drop_body(&self) {
+        let body = self.holds.lock().body.take();
+        drop(body);
+    }
+
+    pub(crate) fn keep_place(&self, place: Holding) {
+        self.holds.lock().place = Some(place);
+    }
+
+    /// The request's place among those in flight.
+    pub(crate) fn place(&self) -> Result<Holding, Full> {
+        let place = self.holds.lock().place.take();
+        match place {
+            Some(place) => Ok(place),
+            None => self.account().take(Resource::Operations, 1),
+        }
     }
 
     pub(crate) fn acquired(&self, lease: &Arc<LeaseState>) {

@@ -103,7 +103,7 @@ impl Operation {
             }
         };
         let waking = waking.instrument(self.span.clone());
-        leases.background.spawn(&runtime, waking);
+        self.account().spawn(&runtime, waking);
     }
 
     /// Whether a response says that the operation has happened, though its handler

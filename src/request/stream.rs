@@ -19,6 +19,7 @@ use http_body::Body;
 use tracing::{Instrument, debug};
 
 use crate::lease::{Ended, LeaseOwner, Verdict};
+use crate::limits::Holding;
 use crate::message::body::{BodyBuffer, BoxError, FullBody, TURN};
 use crate::message::first_read::{AnnouncedLength, Misannounced};
 use crate::message::kept::{Room, unsent};
@@ -29,7 +30,6 @@ use crate::message::send_timeout::SendTimeout;
 use crate::options::OnDisconnect;
 use crate::request::judge::{BodyEnd, head_for_judging, judge};
 use crate::request::operation::Operation;
-use crate::runtime::background::BackgroundTask;
 use crate::runtime::catch::{CatchUnwind, Panic};
 use crate::runtime::{Handle, Sleep, sleep};
 
@@ -107,7 +107,7 @@ where
             KeptBody::Kept => (data, room),
             _ => (room.of_whole(data, account), Room::default()),
         };
-        let pipe = Pipe::new(&operation.core.leases.background, account, room);
+        let pipe = Pipe::new(account, room);
         let mut reading = Self {
             operation: Arc::clone(operation),
             body,
@@ -228,7 +228,7 @@ where
     }
 
     /// Hands the client the end of the body, with the data that was withheld.
-    fn end(&mut self, end: End) -> Option<BackgroundTask> {
+    fn end(&mut self, end: End) -> Option<Holding> {
         let last = match &end {
             End::Full(_) => self.last.take(),
             End::Broken(error) => {

@@ -8,9 +8,11 @@ use http::request::Parts;
 use tracing::warn;
 
 use crate::error::cause;
+use crate::limits::Resource;
 use crate::options::OnInFlight;
 use crate::rejection::Rejection;
 use crate::request::claim::Protection;
+use crate::request::content::Content;
 use crate::request::operation::{Operation, Progress};
 use crate::request::stop::Stop;
 use crate::runtime::deadline::Deadline;
@@ -33,7 +35,7 @@ impl Operation {
         self: &Arc<Self>,
         claim: &Claim,
         parts: &Parts,
-        body: &[u8],
+        content: &Content,
         mut lapses_in: Duration,
     ) -> Result<Protection, Stop> {
         let store = &self.core.leases.store;
@@ -43,8 +45,12 @@ impl Operation {
         if !self.has_client() {
             return Err(Stop::InFlight(lapses_in));
         }
-        let Ok(_permit) = self.core.waiters.try_acquire() else {
-            return Err(Stop::InFlight(lapses_in));
+        let _waits = match self.account().take(Resource::Waiters, 1) {
+            Ok(waits) => waits,
+            Err(full) => {
+                self.core.leases.counts.full(full);
+                return Err(Stop::InFlight(lapses_in));
+            }
         };
         let asked = Instant::now();
         let mut woken = None;
@@ -65,7 +71,7 @@ impl Operation {
                 None => return Err(Stop::InFlight(lapses_in)),
             };
             let claimed_at = Instant::now();
-            let claimed = self.claim(claim, parts, body).await;
+            let claimed = self.claim(claim, parts, content).await;
             // The subscription that woke this request is dropped only now: a
             // dropped subscription passes its wake-up on to another waiter, which
             // would then claim beside this one.

@@ -7,7 +7,6 @@
 //!
 //! Public items: none. May use: nothing else of this crate.
 
-pub(crate) mod background;
 pub(crate) mod catch;
 pub(crate) mod deadline;
 mod lock;

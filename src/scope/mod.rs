@@ -114,6 +114,14 @@ pub trait Scope: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// Whether all callers are one, so that no caller has a share of what a layer holds.
+    ///
+    /// No part of the API: any release may change it.
+    #[doc(hidden)]
+    fn is_everyone(&self) -> bool {
+        false
+    }
+
     /// Whether every request has a caller, so that none is rejected with `scope-missing`.
     fn always_finds(&self) -> bool {
         false
@@ -171,6 +179,10 @@ macro_rules! pointer {
 
             fn headers(&self) -> Vec<HeaderName> {
                 (**self).headers()
+            }
+
+            fn is_everyone(&self) -> bool {
+                (**self).is_everyone()
             }
 
             fn always_finds(&self) -> bool {
@@ -275,6 +287,10 @@ impl Scope for Everyone {
 
     fn describe(&self) -> Cow<'static, str> {
         Cow::Borrowed("everybody: all callers share their keys")
+    }
+
+    fn is_everyone(&self) -> bool {
+        true
     }
 
     fn always_finds(&self) -> bool {

@@ -124,6 +124,7 @@ async fn uploads_at_once_share_a_limit_and_give_their_room_back() {
     let (store, runs) = (Steered::new(), Runs::default());
     let layer = builder(&store)
         .max_buffered_bytes(ROOM)
+        .max_buffered_bytes_per_caller(ROOM)
         .defaults(|options| options.max_request_body(ROOM))
         .build()
         .unwrap();
@@ -170,7 +171,7 @@ async fn uploads_at_once_share_a_limit_and_give_their_room_back() {
                 503,
                 "same-key",
                 "Over capacity",
-                "Too many request bodies are being received at once. Nothing was executed; send \
+                "The service is full: too many bytes of requests are being received or handled. Nothing was executed; send \
                  the same request again in a moment.",
             );
             assert_refused(&seen, RejectionCode::OverCapacity, &over);

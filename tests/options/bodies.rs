@@ -79,6 +79,7 @@ async fn the_time_for_a_request_body_is_up_to_the_route() {
 async fn all_bodies_together_may_have_as_much_as_max_buffered() {
     let layer = builder(&MemoryStore::new())
         .max_buffered_bytes(10)
+        .max_buffered_bytes_per_caller(10)
         .defaults(|options| options.max_request_body(10))
         .build()
         .unwrap();
@@ -197,14 +198,15 @@ async fn the_service_gets_the_whole_request_its_trailers_and_a_context() {
     );
 }
 
-/// A body whose request waits counts against `max_buffered_bytes` as much as a
-/// body that is being read.
+/// A body whose request waits, or whose handler runs, counts against `max_buffered_bytes` as much
+/// as a body that is being read.
 #[tokio::test(start_paused = true)]
-async fn a_request_that_waits_for_another_keeps_its_share_of_max_buffered_bytes() {
+async fn requests_that_run_and_wait_keep_their_part_of_max_buffered_bytes() {
     let (runs, gate) = (Runs::default(), Gate::closed());
     let wait = Duration::from_secs(60);
     let layer = builder(&MemoryStore::new())
-        .max_buffered_bytes(10)
+        .max_buffered_bytes(20)
+        .max_buffered_bytes_per_caller(20)
         .defaults(|options| options.max_request_body(10))
         .defaults(move |options| options.on_in_flight(OnInFlight::Wait(wait)))
         .build()
@@ -216,11 +218,9 @@ async fn a_request_that_waits_for_another_keeps_its_share_of_max_buffered_bytes(
     };
     let first = ask("k", "01234567");
     gate.begun().await;
-    // The first request runs, so its body belongs to the handler and no longer
-    // counts.
     let waiter = ask("k", "01234567");
     quiet().await;
-    let refused = ask("other", "0123").await.unwrap();
+    let refused = ask("other", "01234").await.unwrap();
     assert_eq!(refused.refusal(), "503 over-capacity");
     gate.open();
     let (first, waiter) = (first.await.unwrap(), waiter.await.unwrap());

@@ -280,17 +280,38 @@ fn what_is_of_the_whole_layer_reaches_it() {
             "max_background_operations: 7",
         ),
         ("max_waiting_requests", "0", "max_waiting_requests: 0"),
-        (
-            "max_read_ahead",
-            "'512MiB'",
-            "max_read_ahead: Limit { sum: 536870912, per_caller: None }",
-        ),
+        ("max_read_ahead", "'512MiB'", "max_read_ahead: 536870912"),
         (
             "max_read_ahead_per_caller",
             "'1MiB'",
-            "max_read_ahead: Limit { sum: 268435456, per_caller: Some(1048576) }",
+            "max_read_ahead_per_caller: Some(1048576)",
         ),
         ("send_timeout", "'150ms'", "send_timeout: 150ms"),
+        (
+            "max_in_flight_operations",
+            "8",
+            "max_in_flight_operations: 8",
+        ),
+        (
+            "max_in_flight_per_caller",
+            "9",
+            "max_in_flight_per_caller: Some(9)",
+        ),
+        (
+            "max_buffered_bytes_per_caller",
+            "'1MiB'",
+            "max_buffered_bytes_per_caller: Some(1048576)",
+        ),
+        (
+            "max_background_per_caller",
+            "6",
+            "max_background_per_caller: Some(6)",
+        ),
+        (
+            "max_waiting_per_caller",
+            "5",
+            "max_waiting_per_caller: Some(5)",
+        ),
         ("store_timeout", "'150ms'", "store_timeout: 150ms"),
         (
             "docs_url",
