@@ -15,15 +15,46 @@ use tracing::warn;
 use crate::BoxError;
 use crate::client::Stream;
 use crate::forwarded::LayerHeaders;
-use crate::metrics::Numbers;
+use crate::metrics::{Limit, Numbers};
 use crate::patience::Patience;
 use crate::places::Place;
+use crate::upload::Upload;
 
 fn in_trailers(mut frame: Frame<Bytes>, change: impl FnOnce(&mut HeaderMap)) -> Frame<Bytes> {
     if let Some(trailers) = frame.trailers_mut() {
         change(trailers);
     }
     frame
+}
+
+/// For how long nothing may come of a response, and whose pause counts.
+#[derive(Debug)]
+pub(crate) enum Stall {
+    /// The upstream's. The layer reads the body of a protected operation to its end even when the
+    /// client has left, so nobody else would give up on an upstream that stalls.
+    Upstream(Patience),
+    /// That of both sides: while the client sends, the upstream may have nothing to say.
+    Both(Patience, Upload),
+}
+
+impl Stall {
+    fn poll_end(&mut self, cx: &mut Context<'_>, numbers: &Numbers) -> Poll<()> {
+        match self {
+            Self::Upstream(patience) => {
+                ready!(patience.poll_end(cx));
+                numbers.timed_out.add();
+                warn!("the upstream's response stalled");
+            }
+            Self::Both(patience, upload) => {
+                ready!(patience.poll_end(cx));
+                while upload.has_moved() {
+                    ready!(patience.poll_end(cx));
+                }
+                numbers.refused(Limit::UnprotectedIdle);
+            }
+        }
+        Poll::Ready(())
+    }
 }
 
 pin_project! {
@@ -35,10 +66,7 @@ pin_project! {
             #[pin]
             body: Incoming,
             layer_headers: LayerHeaders,
-            // How long the upstream may pause. The layer reads the body of a protected operation to
-            // its end even when the client has left, so nobody else would give up on an upstream
-            // that stalls.
-            patience: Option<Patience>,
+            stall: Option<Stall>,
             numbers: Arc<Numbers>,
             // Kept until the response has ended.
             _place: Arc<Place>,
@@ -64,23 +92,21 @@ impl Body for ForwardedBody {
             IncomingProjection::Upstream {
                 mut body,
                 layer_headers,
-                patience,
+                stall,
                 numbers,
                 may_be_cut,
                 ..
             } => {
                 let Poll::Ready(frame) = body.as_mut().poll_frame(cx) else {
-                    let Some(patience) = patience else {
+                    let Some(stall) = stall else {
                         return Poll::Pending;
                     };
                     // The time runs only while there is nothing to read: a slow client does not count.
-                    ready!(patience.poll_end(cx));
-                    numbers.timed_out.add();
-                    warn!("the upstream's response stalled");
+                    ready!(stall.poll_end(cx, numbers));
                     let stalled = io::Error::from(io::ErrorKind::TimedOut);
                     return Poll::Ready(Some(Err(stalled.into())));
                 };
-                if let Some(patience) = patience {
+                if let Some(Stall::Upstream(patience) | Stall::Both(patience, _)) = stall {
                     patience.restart();
                 }
                 if frame.is_none()

@@ -24,6 +24,7 @@ mod client;
 mod connect;
 mod connections;
 mod contract;
+mod descriptors;
 mod ending;
 mod forwarded;
 mod framing;
@@ -122,6 +123,7 @@ impl Sidecar {
     }
 
     async fn listen(settings: &Settings, layer: IdempotencyLayer) -> Result<Self, SidecarError> {
+        descriptors::compare(&settings.limits, settings.authorize.is_some());
         let front = Arc::new(Front::new(layer, settings));
         let metrics = match settings.metrics {
             Some(address) => Some(bind(address).await?),

@@ -25,6 +25,7 @@ pub(crate) enum Limit {
     MetricsConnections,
     Head,
     Client,
+    UnprotectedIdle,
     Resets,
     UpstreamRequests,
     UpstreamQueue,
@@ -32,12 +33,13 @@ pub(crate) enum Limit {
 
 impl Limit {
     /// Each limit, by the entry of the file that sets it.
-    const ALL: [(Self, &'static str); 8] = [
+    const ALL: [(Self, &'static str); 9] = [
         (Self::Connections, "max_connections"),
         (Self::ConnectionsPerPeer, "max_connections_per_peer"),
         (Self::MetricsConnections, "max_metrics_connections"),
         (Self::Head, "head_timeout"),
         (Self::Client, "client_timeout"),
+        (Self::UnprotectedIdle, "unprotected_idle_timeout"),
         (Self::Resets, "max_resets_per_second"),
         (Self::UpstreamRequests, "max_upstream_requests"),
         (Self::UpstreamQueue, "max_upstream_queue"),

@@ -14,6 +14,8 @@ use tower_idempotency::RequestBody;
 
 use crate::BoxError;
 use crate::forwarded::ReservedHeaders;
+use crate::metrics::{Limit, Numbers};
+use crate::patience::Patience;
 use crate::received::ReceivedBody;
 
 /// How many bytes of a body that is still arriving are kept, to be sent again. A body that the layer
@@ -42,6 +44,11 @@ struct Arriving {
     /// The number of the last attempt.
     attempt: usize,
     reserved: ReservedHeaders,
+    /// How long the client may send nothing. `None` once the response has begun: from then on both
+    /// sides may have nothing to say for a while.
+    patience: Option<(Patience, Arc<Numbers>)>,
+    /// Whether data has come since `has_moved` was asked last.
+    has_moved: bool,
     // Dropped with the last byte; the receiver of `new` sees that drop.
     unsent: Option<oneshot::Sender<Infallible>>,
 }
@@ -54,6 +61,7 @@ impl Upload {
         is_read: bool,
         trailers: Option<HeaderMap>,
         reserved: ReservedHeaders,
+        patience: (Patience, Arc<Numbers>),
     ) -> (Self, oneshot::Receiver<Infallible>) {
         let (unsent, sent) = oneshot::channel();
         let mut arriving = Arriving {
@@ -66,6 +74,8 @@ impl Upload {
             has_ended: false,
             attempt: 0,
             reserved,
+            patience: Some(patience),
+            has_moved: false,
             unsent: Some(unsent),
         };
         if let Some(mut trailers) = trailers {
@@ -91,6 +101,16 @@ impl Upload {
         })
     }
 
+    /// The response has begun.
+    pub(crate) fn is_answered(&self) {
+        self.arriving().patience = None;
+    }
+
+    /// Whether data has come since this was asked last.
+    pub(crate) fn has_moved(&self) -> bool {
+        std::mem::take(&mut self.arriving().has_moved)
+    }
+
     fn arriving(&self) -> MutexGuard<'_, Arriving> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -106,7 +126,19 @@ impl Arriving {
 
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BoxError>>> {
         while !self.has_ended {
-            match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+            let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
+                let Some((patience, numbers)) = &mut self.patience else {
+                    return Poll::Pending;
+                };
+                ready!(patience.poll_end(cx));
+                numbers.refused(Limit::Client);
+                return Poll::Ready(Some(Err("the client sends nothing".into())));
+            };
+            self.has_moved = true;
+            if let Some((patience, _)) = &mut self.patience {
+                patience.restart();
+            }
+            match frame {
                 Some(Err(error)) => return Poll::Ready(Some(Err(error))),
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => {

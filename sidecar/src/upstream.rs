@@ -25,7 +25,7 @@ use tower_idempotency::{IdempotencyContext, RequestBody, RequestTrailers};
 use tower_service::Service;
 use tracing::{debug, warn};
 
-use crate::bodies::ForwardedBody;
+use crate::bodies::{ForwardedBody, Stall};
 use crate::client::{Client, Failure};
 use crate::forwarded::{ATTEMPT, FENCING_TOKEN, LayerHeaders, ReservedHeaders, strip_hop_by_hop};
 use crate::framing::settle_framing;
@@ -52,6 +52,8 @@ struct Shared {
     upstream: Uri,
     connect_timeout: Duration,
     timeout: Duration,
+    client_timeout: Duration,
+    unprotected_idle_timeout: Duration,
     reserved: ReservedHeaders,
     layer_headers: LayerHeaders,
     refusals: Refusals,
@@ -72,6 +74,8 @@ impl Upstream {
             upstream: settings.upstream.clone(),
             connect_timeout: settings.connect_timeout,
             timeout: settings.upstream_timeout,
+            client_timeout: settings.limits.client_timeout,
+            unprotected_idle_timeout: settings.limits.unprotected_idle_timeout,
             reserved,
             layer_headers,
             refusals,
@@ -126,7 +130,10 @@ impl Shared {
         }
         let trailers = parts.extensions.remove::<RequestTrailers>();
         let trailers = trailers.map(|read| read.0);
-        let (upload, mut sent) = Upload::new(body, is_protected, trailers, self.reserved.clone());
+        let patience = Patience::new(self.client_timeout);
+        let patience = (patience, Arc::clone(&self.numbers));
+        let reserved = self.reserved.clone();
+        let (upload, mut sent) = Upload::new(body, is_protected, trailers, reserved, patience);
         let target = self.target(&parts.uri);
         let mut again = || {
             let mut request = Request::new(upload.attempt()?);
@@ -148,8 +155,9 @@ impl Shared {
         });
         match self.client.send(&mut again, too_late, &place).await {
             Ok(response) => {
+                upload.is_answered();
                 let client = upgrade.map(|(client, _)| client);
-                self.respond(response, client, place, &exchange)
+                self.respond(response, client, upload, place, &exchange)
             }
             Err(failure) => self.failed(failure, &exchange),
         }
@@ -168,6 +176,7 @@ impl Shared {
         &self,
         response: Response<Incoming>,
         client: Option<OnUpgrade>,
+        upload: Upload,
         place: Arc<Place>,
         exchange: &Exchange,
     ) -> Response<ForwardedBody> {
@@ -195,12 +204,17 @@ impl Shared {
         }
         head.extensions.insert(recording(&head));
         // An event stream sends nothing for as long as nothing happens.
-        let may_rest = !exchange.is_protected() || never_ends(&head);
-        let patience = (!may_rest).then(|| Patience::new(self.timeout));
+        let stall = (!never_ends(&head)).then(|| {
+            if exchange.is_protected() {
+                Stall::Upstream(Patience::new(self.timeout))
+            } else {
+                Stall::Both(Patience::new(self.unprotected_idle_timeout), upload)
+            }
+        });
         let body = ForwardedBody::Upstream {
             body,
             layer_headers: self.layer_headers.clone(),
-            patience,
+            stall,
             _place: place,
             _stream: head.extensions.remove(),
             numbers: Arc::clone(&self.numbers),

@@ -362,3 +362,27 @@ async fn running_out_of_file_descriptors_is_told() {
     client.send(&post("/a", "k", "{}")).await;
     assert_eq!(client.answer().await.text(), "done");
 }
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn it_says_which_limits_it_has_too_few_file_descriptors_for() {
+    let upstream = nobody();
+    let limits = "limits = { max_connections = 300, max_upstream_requests = 100 }";
+    let file = File::new(upstream).top(limits);
+    let written = Written::new("descriptors.toml", &file.text());
+    for (allowed, warns) in [(500, true), (528, false)] {
+        let begin = format!("ulimit -n {allowed}; exec \"$0\" --config \"$1\"");
+        let program = env!("CARGO_BIN_EXE_tower-idempotency-sidecar");
+        let mut child = Command::new("sh");
+        child.args(["-c", &begin, program, written.path()]);
+        child.kill_on_drop(true).env_remove("RUST_LOG");
+        let mut child = child.stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut log = String::new();
+        while !log.contains("listening") {
+            log += &within(lines.next_line()).await.unwrap().unwrap();
+        }
+        let says = "together they need 528 file descriptors, and the process may have 500";
+        assert_eq!(log.contains(says), warns, "{log}");
+    }
+}
