@@ -8,8 +8,10 @@
 //! Public items: none. May use: `record`, `runtime`.
 
 mod account;
+mod turns;
 
 pub(crate) use account::{Account, Holding};
+pub(crate) use turns::Turns;
 
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;

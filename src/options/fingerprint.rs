@@ -62,15 +62,35 @@ impl FingerprintRules {
         }
     }
 
-    pub(crate) fn fingerprint(
+    /// Digests the request, without its body.
+    pub(crate) fn begin(
         &self,
         digests: &Digests,
         request: &Parts,
         SentTarget(target): SentTarget<'_>,
-        body: &[u8],
-    ) -> Fingerprint {
-        let mut hasher = self.of_head(digests, request, target);
-        self.body(&mut hasher, &request.headers, body);
+    ) -> BegunFingerprint {
+        let hasher = self.of_head(digests, request, target);
+        let body = match &self.body {
+            FingerprintBody::None => Part::Nothing,
+            FingerprintBody::Json(_) if says_json(&request.headers) => Part::Json,
+            FingerprintBody::Json(_) | FingerprintBody::Bytes => Part::Bytes,
+        };
+        BegunFingerprint { hasher, body }
+    }
+
+    /// Digests the body.
+    pub(crate) fn end(&self, begun: BegunFingerprint, body: &[u8]) -> Fingerprint {
+        let BegunFingerprint { mut hasher, .. } = begun;
+        let canonical = match (&self.body, begun.body) {
+            (FingerprintBody::Json(json), Part::Json) => json.canonical(body),
+            _ => None,
+        };
+        if begun.body != Part::Nothing {
+            let kind = usize::from(canonical.is_some());
+            hasher
+                .number(kind)
+                .part(canonical.as_deref().unwrap_or(body));
+        }
         Fingerprint::from_bytes(hasher.finish())
     }
 
@@ -80,18 +100,18 @@ impl FingerprintRules {
         &self,
         digests: &Digests,
         request: &Parts,
-        SentTarget(target): SentTarget<'_>,
+        target: SentTarget<'_>,
         length: usize,
     ) -> Option<BodyDigest> {
-        let mut hasher = self.of_head(digests, request, target);
-        let takes_body = match &self.body {
-            FingerprintBody::None => false,
-            FingerprintBody::Json(_) if says_json(&request.headers) => return None,
-            FingerprintBody::Json(_) | FingerprintBody::Bytes => {
+        let BegunFingerprint { mut hasher, body } = self.begin(digests, request, target);
+        match body {
+            Part::Json => return None,
+            Part::Bytes => {
                 hasher.number(0).number(length);
-                true
             }
-        };
+            Part::Nothing => {}
+        }
+        let takes_body = body == Part::Bytes;
         Some(BodyDigest { hasher, takes_body })
     }
 
@@ -112,17 +132,34 @@ impl FingerprintRules {
         }
         hasher
     }
+}
 
-    fn body(&self, hasher: &mut Hasher, headers: &HeaderMap, body: &[u8]) {
-        let canonical = match &self.body {
-            FingerprintBody::None => return,
-            FingerprintBody::Json(json) if says_json(headers) => json.canonical(body),
-            FingerprintBody::Json(_) | FingerprintBody::Bytes => None,
-        };
-        let kind = usize::from(canonical.is_some());
-        hasher
-            .number(kind)
-            .part(canonical.as_deref().unwrap_or(body));
+/// A fingerprint that lacks the request's body.
+#[derive(Clone)]
+pub(crate) struct BegunFingerprint {
+    hasher: Hasher,
+    body: Part,
+}
+
+/// What of a body enters the fingerprint.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Nothing,
+    Bytes,
+    /// The canonical form, or else the bytes.
+    Json,
+}
+
+impl BegunFingerprint {
+    /// Whether a body of this length takes more than about a tenth of a millisecond, and so must
+    /// not be digested on a thread that serves requests (G11). For a shorter one, another thread
+    /// would cost about as much as it saves.
+    pub(crate) fn takes_long(&self, length: usize) -> bool {
+        match self.body {
+            Part::Nothing => false,
+            Part::Bytes => length > 64 * 1024,
+            Part::Json => length > 16 * 1024,
+        }
     }
 }
 
@@ -208,7 +245,10 @@ mod tests {
         let request = http::Request::post(target).header(CONTENT_TYPE, "application/json");
         let request = request.body(()).unwrap().into_parts().0;
         let sent = SentTarget(&request.uri);
-        rules.fingerprint(&Digests::plain(), &request, sent, body.as_bytes())
+        rules.end(
+            rules.begin(&Digests::plain(), &request, sent),
+            body.as_bytes(),
+        )
     }
 
     #[test]
@@ -241,7 +281,10 @@ mod tests {
                 }
                 let request = request.body(()).unwrap().into_parts().0;
                 let sent = SentTarget(&request.uri);
-                json.fingerprint(&Digests::plain(), &request, sent, body.as_bytes())
+                json.end(
+                    json.begin(&Digests::plain(), &request, sent),
+                    body.as_bytes(),
+                )
             });
             one == other
         };

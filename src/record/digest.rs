@@ -115,6 +115,7 @@ fn hmac(key: &[u8]) -> Hmac<Sha256> {
 }
 
 /// A digest to which parts are added.
+#[derive(Clone)]
 pub(crate) struct Hasher {
     state: State,
 }

@@ -101,7 +101,13 @@ impl Operation {
 
     /// What is full refuses only what would begin (G11): a record that is there already is
     /// answered as a claim would answer it.
-    async fn look(&self, claim: &Claim, parts: &Parts, content: &Content, full: Full) -> Stop {
+    async fn look(
+        self: &Arc<Self>,
+        claim: &Claim,
+        parts: &Parts,
+        content: &Content,
+        full: Full,
+    ) -> Stop {
         match self.look_for(claim).await {
             Ok(Some(stop)) => return stop,
             Ok(None) => {}

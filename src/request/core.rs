@@ -7,7 +7,7 @@ use http::request::Parts;
 use tracing::warn;
 
 use crate::lease::Leases;
-use crate::limits::Limits;
+use crate::limits::{Limits, Turns};
 use crate::options::RouteOptions;
 use crate::options::route::Routes;
 use crate::record::digest::Digests;
@@ -22,6 +22,8 @@ pub(crate) struct Core {
     pub(crate) limits: Arc<Limits>,
     /// How long data of a response wait for a client that reads nothing.
     pub(crate) send_timeout: Duration,
+    /// The digests of large bodies.
+    pub(crate) turns: Turns,
 }
 
 /// What is fixed when the layer is built.

@@ -7,10 +7,12 @@
 //!
 //! Public items: none. May use: nothing else of this crate.
 
+mod blocking;
 pub(crate) mod catch;
 pub(crate) mod deadline;
 mod lock;
 
+pub(crate) use blocking::run_blocking;
 pub(crate) use lock::{Mutex, MutexGuard};
 #[cfg(not(shuttle))]
 pub(crate) use std::sync::{OnceLock, atomic};

@@ -1,6 +1,7 @@
 //! Reads a JSON body for its fingerprint: which parts of it are compared, and their canonical form.
 
 mod document;
+mod read;
 mod write;
 
 use std::borrow::Cow;
@@ -116,7 +117,7 @@ mod written;
 mod tests {
     use proptest::prelude::*;
 
-    use super::document::MAX_VALUES;
+    use super::read::MAX_VALUES;
     use super::*;
 
     /// What is compared of a body: its canonical form, or its bytes.

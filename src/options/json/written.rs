@@ -1,7 +1,7 @@
 //! Tests of what is written, byte for byte, and of texts that are almost JSON.
 
 use super::JsonFingerprint;
-use super::document::MAX_VALUES;
+use super::read::MAX_VALUES;
 
 /// The canonical form, or `-` where the bytes are compared.
 fn form(json: &JsonFingerprint, body: impl AsRef<[u8]>) -> String {
