@@ -230,9 +230,8 @@ impl Bench {
                 yield_now().await;
             }
             panic!(
-                "no rest: {:?} {:?} {:?}",
-                core.leases.background,
-                core.waiters,
+                "no rest: {:?} {:?}",
+                Resource::ALL.map(|of| core.limits.total(of)),
                 core.leases.watched()
             );
         });

@@ -84,7 +84,13 @@ impl Account {
     /// The amount counts for the caller first, so that two requests of one caller at the same
     /// moment can't both have the last of its share. The sum is checked and changed in one step:
     /// a request that is refused never takes room, for a moment, from one of another caller.
+    ///
+    /// A caller can hold more than its share by now, because its share has shrunk since. Then it
+    /// keeps what it holds, and is refused only if it takes more.
     fn add(&self, of: Resource, amount: usize) -> Result<(), Full> {
+        if amount == 0 {
+            return Ok(());
+        }
         // Relaxed, here and below: the numbers are all that counts, and no other data goes with
         // them.
         let before = self.held(of).fetch_add(amount, Ordering::Relaxed);

@@ -80,6 +80,21 @@ fn what_is_taken_anyway_counts_and_is_given_back() {
     assert!(other.take(RESOURCE, 2).is_ok());
 }
 
+/// A share shrinks as others ask. What a caller has taken before stays taken, and nothing more is
+/// needed for a frame of a body that has its room already, or for a body without a byte.
+#[test]
+fn who_takes_nothing_more_is_never_refused() {
+    let limits = limits(Limit::of(64));
+    let account = limits.account(Some(&caller(1)));
+    let mut body = account.take(RESOURCE, 50).unwrap();
+    let other = limits.account(Some(&caller(2))).take(RESOURCE, 10).unwrap();
+    assert_eq!(account.take(RESOURCE, 1).unwrap_err().whose, Whose::Caller);
+    assert_eq!(body.grow(0), Ok(()));
+    assert!(account.take(RESOURCE, 0).is_ok());
+    drop((body, other));
+    assert_eq!((limits.total(RESOURCE), limits.callers()), (0, 1));
+}
+
 #[test]
 fn each_resource_is_counted_for_itself() {
     let limits = limits(Limit::of(1));
@@ -110,7 +125,7 @@ proptest! {
             let own: usize = held.iter().filter(|(by, _)| *by == who).map(|(_, h)| h.amount()).sum();
             let taken = limits.account(Some(&caller(who))).take(RESOURCE, amount);
             let fits = total + amount <= sum;
-            let within = own + amount <= 7 * (sum - total);
+            let within = amount == 0 || own + amount <= 7 * (sum - total);
             match taken {
                 Ok(holding) => {
                     prop_assert!(fits && within);

@@ -13,8 +13,8 @@ use tower_idempotency::{IdempotencyContext, MemoryStore, RequestTrailers};
 
 use crate::support::body::{Script, Step};
 use crate::support::{
-    Gate, Runs, Seen, builder, counting, created, handler, held_back, post, post_with, quiet, send,
-    to, with_policy,
+    Gate, Runs, Seen, builder, by, counting, created, handler, held_back, post, post_with, quiet,
+    send, to, with_policy,
 };
 
 #[tokio::test]
@@ -227,5 +227,38 @@ async fn requests_that_run_and_wait_keep_their_part_of_max_buffered_bytes() {
     waiter.assert_replays(&first);
     let other = ask("other", "0123");
     gate.open();
+    assert_eq!(other.await.unwrap().status, 201);
+}
+
+/// The share of a caller shrinks as others send bodies. A body that has its room is read to its end
+/// all the same, and a request without a body needs none.
+#[tokio::test(start_paused = true)]
+async fn a_caller_whose_share_has_shrunk_keeps_its_room_and_needs_none_for_an_empty_body() {
+    let layer = builder(&MemoryStore::new())
+        .max_buffered_bytes(100)
+        .defaults(|options| options.max_request_body(60))
+        .build()
+        .unwrap();
+    let app = layer.layer(counting::<Script>(&Runs::default()));
+    let upload = |seconds, length: usize| {
+        Script::frames([vec![b'x'; 1]])
+            .then(Step::Wait(Duration::from_secs(seconds)))
+            .then(Step::Data(vec![b'x'; length - 1].into()))
+            .announcing(length as u64)
+    };
+    let ask = |caller: &str, request| {
+        let (app, request) = (app.clone(), by(caller, request));
+        tokio::spawn(async move { send(&app, request).await })
+    };
+    let early = ask("alice", post_with("early", upload(5, 60)));
+    quiet().await;
+    let other = ask("bob", post_with("other", upload(10, 35)));
+    quiet().await;
+    let refused = ask("alice", post_with("more", upload(1, 1))).await.unwrap();
+    assert_eq!(refused.refusal(), "503 over-capacity");
+    assert!(refused.text().contains("share"), "{}", refused.text());
+    let empty = ask("alice", post_with("empty", Script::new([])));
+    assert_eq!(empty.await.unwrap().status, 201);
+    assert_eq!(early.await.unwrap().status, 201);
     assert_eq!(other.await.unwrap().status, 201);
 }
