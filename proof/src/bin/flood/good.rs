@@ -23,8 +23,9 @@ pub(crate) const RATE: u32 = 100;
 pub(crate) const IN_TIME: Duration = Duration::from_secs(1);
 /// A response that takes longer is none.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How many of its latest operations the caller asks for again.
-const KEPT: usize = 200;
+/// How many of its latest operations the caller asks for again: fewer than an eighth of the
+/// records that the store may keep, which is what one other caller leaves.
+const KEPT: usize = 100;
 /// How many requests go over one connection. New connections have to be accepted too.
 const PER_CONNECTION: u32 = 20;
 const CALLER: &str = "Bearer good";

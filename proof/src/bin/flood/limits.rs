@@ -30,40 +30,40 @@ enum Table {
     Proxy,
 }
 
-pub(crate) const LIMITS: [Limit; 7] = [
+pub(crate) const LIMITS: [Limit; 11] = [
     Limit {
         table: Table::Store,
         name: "max_records",
-        value: 1000,
-        share: None,
+        value: 2000,
+        share: Some("max_records_per_caller"),
         each: 0,
     },
     Limit {
         table: Table::Store,
         name: "max_bytes",
         value: 32 * MIB,
-        share: None,
+        share: Some("max_bytes_per_caller"),
         each: 1,
     },
     Limit {
         table: Table::Layer,
         name: "max_buffered_bytes",
         value: 32 * MIB,
-        share: None,
+        share: Some("max_buffered_bytes_per_caller"),
         each: 1,
     },
     Limit {
         table: Table::Layer,
         name: "max_background_operations",
         value: 400,
-        share: None,
+        share: Some("max_background_per_caller"),
         each: 0,
     },
     Limit {
         table: Table::Layer,
         name: "max_waiting_requests",
         value: 400,
-        share: None,
+        share: Some("max_waiting_per_caller"),
         each: 0,
     },
     Limit {
@@ -79,6 +79,35 @@ pub(crate) const LIMITS: [Limit; 7] = [
         value: 64,
         share: None,
         each: 64 * KIB,
+    },
+    Limit {
+        table: Table::Layer,
+        name: "max_read_ahead",
+        value: 32 * MIB,
+        share: Some("max_read_ahead_per_caller"),
+        each: 1,
+    },
+    Limit {
+        table: Table::Proxy,
+        name: "max_upstream_requests",
+        value: 256,
+        share: Some("max_upstream_requests_per_caller"),
+        each: 0,
+    },
+    Limit {
+        table: Table::Proxy,
+        name: "max_upstream_queue",
+        value: 256,
+        share: None,
+        each: 0,
+    },
+    Limit {
+        table: Table::Layer,
+        name: "max_in_flight_operations",
+        // No more than may run on without their clients, as by default.
+        value: 400,
+        share: Some("max_in_flight_per_caller"),
+        each: 128 * KIB,
     },
 ];
 
