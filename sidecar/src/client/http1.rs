@@ -193,10 +193,7 @@ where
         let status_line = StatusLine::default();
         let socket = Socket::new(Arc::new(self.connector.connect(&self.server).await?));
         let stream = socket.stream();
-        let socket = Watched {
-            socket,
-            status_line: status_line.clone(),
-        };
+        let socket = Watched::new(socket, status_line.clone());
         let (sender, connection) = http1::Builder::new()
             .max_headers(MAX_FIELDS)
             .max_header_size(MAX_HEAD as usize)

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use http::StatusCode;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf, Take};
 
 use crate::socket::Socket;
 
@@ -98,11 +98,28 @@ fn is_final(status: StatusCode) -> bool {
     !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS
 }
 
+/// The most bytes of one read. hyper doubles its buffer while reads fill it, up to 408 KiB, and a
+/// small part of a response that waits for its client keeps the whole buffer.
+const MOST_PER_READ: u64 = 32 << 10;
+
 /// A connection whose status lines are watched.
 #[derive(Debug)]
 pub(crate) struct Watched {
-    pub(crate) socket: Socket,
-    pub(crate) status_line: StatusLine,
+    socket: Take<Socket>,
+    status_line: StatusLine,
+}
+
+impl Watched {
+    pub(crate) fn new(socket: Socket, status_line: StatusLine) -> Self {
+        Self {
+            socket: socket.take(MOST_PER_READ),
+            status_line,
+        }
+    }
+
+    fn socket(self: Pin<&mut Self>) -> Pin<&mut Socket> {
+        Pin::new(self.get_mut().socket.get_mut())
+    }
 }
 
 impl AsyncRead for Watched {
@@ -112,6 +129,7 @@ impl AsyncRead for Watched {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
+        self.socket.set_limit(MOST_PER_READ);
         ready!(Pin::new(&mut self.socket).poll_read(cx, buffer))?;
         self.status_line.progress().read(&buffer.filled()[before..]);
         Poll::Ready(Ok(()))
@@ -120,31 +138,31 @@ impl AsyncRead for Watched {
 
 impl AsyncWrite for Watched {
     fn poll_write(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write(cx, data)
+        self.socket().poll_write(cx, data)
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_flush(cx)
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.socket().poll_flush(cx)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.socket().poll_shutdown(cx)
     }
 
     fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         data: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write_vectored(cx, data)
+        self.socket().poll_write_vectored(cx, data)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.socket.is_write_vectored()
+        self.socket.get_ref().is_write_vectored()
     }
 }
 
