@@ -29,6 +29,10 @@ const PIECE: usize = 64;
 #[derive(Clone, Debug)]
 pub(crate) struct Upload(Arc<Mutex<Arriving>>);
 
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of its own about the body"
+)]
 #[derive(Debug)]
 struct Arriving {
     body: RequestBody<ReceivedBody>,

@@ -16,7 +16,7 @@ use super::body::BufferedBody;
 use super::error::{Attempt, AttemptOutcome, Error, ErrorKind};
 use super::options::{Options, Pauses};
 use super::received::Received;
-use crate::message::body::{BodyBuffer, BoxError, FullBody, up_to};
+use crate::message::body::{BodyBuffer, BoxError, FullBody};
 use crate::message::media_type::never_ends;
 
 impl Options {
@@ -182,4 +182,14 @@ impl Options {
 fn head_of<R>((mut response, received): (Response<R>, Received)) -> response::Parts {
     response.extensions_mut().insert(received);
     response.into_parts().0
+}
+
+/// A function that is called with each frame's length, and returns whether all frames
+/// so far fit into `limit`.
+fn up_to(limit: usize) -> impl FnMut(usize) -> bool {
+    let mut left = Some(limit);
+    move |bytes| {
+        left = left.and_then(|left| left.checked_sub(bytes));
+        left.is_some()
+    }
 }

@@ -68,9 +68,9 @@ limits! {
     keep_alive: Duration, Time = Duration::from_secs(75), ["75s"], |own| own.0;
     /// How long a client may send nothing of a body that the service waits for, or take nothing of a
     /// response.
-    client_timeout: Duration, Time = Duration::from_mins(1), ["60s"], |own| own.0;
+    client_timeout: Duration, Time = Duration::from_secs(60), ["60s"], |own| own.0;
     /// For how long nothing may move in a request without protection once its response has begun.
-    unprotected_idle_timeout: Duration, Time = Duration::from_mins(5), ["5m"], |own| own.0;
+    unprotected_idle_timeout: Duration, Time = Duration::from_secs(5 * 60), ["5m"], |own| own.0;
     /// How many requests may run on one connection over HTTP/2.
     max_streams: usize, usize = 200, [200], |own| own;
     /// How many of them a client may reset in a second; with more the connection is ended.

@@ -5,6 +5,7 @@
 
 use std::any::Any;
 use std::fmt;
+use std::future::poll_fn;
 use std::marker::PhantomData;
 use std::pin::pin;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use sqlx_core::transaction::TransactionManager;
 use tracing::warn;
 
 use crate::error::cause;
-use crate::message::body::{BoxError, FullBody, ReadToEnd, announced_length, collect};
+use crate::message::body::{BodyBuffer, BoxError, FullBody, announced_length};
 use crate::message::media_type::never_ends;
 use crate::request::context::IdempotencyContext;
 use crate::request::operation::Operation;
@@ -228,11 +229,12 @@ where
     B: Body,
     B::Error: Into<BoxError>,
 {
-    match collect(pin!(body), |_| true).await {
-        ReadToEnd::Full(body) => Ok(body),
-        ReadToEnd::OverLimit => unreachable!("every frame is admitted"),
-        ReadToEnd::Broken(error) => Err(CommitError::failed(error)),
-    }
+    let mut body = pin!(body);
+    let mut read = BodyBuffer::default();
+    poll_fn(|cx| read.poll_from(body.as_mut(), |_| true, cx))
+        .await
+        .map_err(CommitError::failed)?;
+    Ok(read.joined())
 }
 
 impl<DB: SqlDatabase> Clone for SqlClaim<DB> {

@@ -170,7 +170,7 @@ type Callers = [Mutex<HashMap<ScopeDigest, Weak<Account>>>; 32];
 /// What may be held, what is held, and by whom.
 #[derive(Debug)]
 pub(crate) struct Limits {
-    limits: [Limit; Resource::ALL.len()],
+    of_each: [Limit; Resource::ALL.len()],
     held: [AtomicUsize; Resource::ALL.len()],
     callers: Callers,
     /// Notified when the last background task ends.
@@ -181,7 +181,7 @@ impl Limits {
     pub(crate) fn new(limit: impl Fn(Resource) -> Limit) -> Arc<Self> {
         let hasher = RandomState::new();
         Arc::new(Self {
-            limits: Resource::ALL.map(limit),
+            of_each: Resource::ALL.map(limit),
             held: Default::default(),
             callers: std::array::from_fn(|_| Mutex::new(HashMap::with_hasher(hasher.clone()))),
             no_background: Notify::new(),
@@ -216,7 +216,7 @@ impl Limits {
     }
 
     fn limit(&self, of: Resource) -> Limit {
-        self.limits[of as usize]
+        self.of_each[of as usize]
     }
 
     fn held(&self, of: Resource) -> &AtomicUsize {

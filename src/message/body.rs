@@ -1,7 +1,6 @@
 //! How bodies are read to their ends.
 
 use std::error::Error;
-use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -31,33 +30,6 @@ pub(crate) const SMALL: usize = 64 << 10;
 
 /// After so many frames in one poll, the task yields to others.
 pub(crate) const TURN: usize = 256;
-
-/// How far a body was read.
-#[derive(Debug)]
-pub(crate) enum ReadToEnd {
-    Full(FullBody),
-    /// `admit` returned `false` for a frame.
-    OverLimit,
-    Broken(BoxError),
-}
-
-/// Reads to the end. `admit` is called with each frame's length; reading stops when
-/// it returns `false`. A body of one frame is not copied.
-pub(crate) async fn collect<B>(
-    mut body: Pin<&mut B>,
-    mut admit: impl FnMut(usize) -> bool,
-) -> ReadToEnd
-where
-    B: Body,
-    B::Error: Into<BoxError>,
-{
-    let mut read = BodyBuffer::default();
-    match poll_fn(|cx| read.poll_from(body.as_mut(), &mut admit, cx)).await {
-        Ok(true) => ReadToEnd::Full(read.joined()),
-        Ok(false) => ReadToEnd::OverLimit,
-        Err(error) => ReadToEnd::Broken(error),
-    }
-}
 
 /// The part of a body that was read so far.
 #[derive(Default)]
@@ -227,19 +199,10 @@ pub(crate) fn as_bytes<D: Buf>(frame: Frame<D>) -> Frame<Bytes> {
     frame.map_data(|mut data| data.copy_to_bytes(data.remaining()))
 }
 
-/// A function that is called with each frame's length, and returns whether all frames
-/// so far fit into `limit`.
-pub(crate) fn up_to(limit: usize) -> impl FnMut(usize) -> bool {
-    let mut left = Some(limit);
-    move |bytes| {
-        left = left.and_then(|left| left.checked_sub(bytes));
-        left.is_some()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::convert::Infallible;
+    use std::future::poll_fn;
 
     use super::*;
 

@@ -132,7 +132,9 @@ impl Operation {
                 left -= data.remaining();
                 while data.has_remaining() {
                     let chunk = data.chunk();
-                    begun.iter_mut().for_each(|digest| digest.add(chunk));
+                    for digest in &mut begun {
+                        digest.add(chunk);
+                    }
                     data.advance(data.chunk().len());
                 }
                 turn += 1;

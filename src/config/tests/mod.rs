@@ -371,9 +371,9 @@ fn every_rejection_has_an_entry_and_so_has_every_refusal_of_the_sidecar() {
     let layer = RejectionCode::ALL.iter().map(|code| code.as_str());
     let sidecar = GatewayCode::ALL.iter().map(|code| code.as_str());
     let codes: BTreeSet<&str> = layer.chain(sidecar).collect();
-    // The word `body-unreadable` is both.
+    // The words `body-unreadable` and `over-capacity` are both.
     assert_eq!(
-        codes.len() + 1,
+        codes.len() + 2,
         RejectionCode::ALL.len() + GatewayCode::ALL.len()
     );
     let tables = codes
