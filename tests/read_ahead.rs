@@ -46,7 +46,7 @@ fn resident() -> usize {
 }
 
 /// A server whose every response has [`RESPONSE`] bytes, made as they are asked for.
-async fn serve(layer: IdempotencyLayer) -> SocketAddr {
+fn serve(layer: IdempotencyLayer) -> SocketAddr {
     let socket = TcpSocket::new_v4().unwrap();
     // What the kernel takes does not show in the memory of a process. It takes little here, so
     // that the server has to hold the rest, or not to read it.
@@ -114,7 +114,7 @@ async fn clients_that_read_nothing_cost_no_more_memory_than_max_read_ahead() {
         .defaults(|options| options.max_recorded_body(2 * RESPONSE))
         .build()
         .unwrap();
-    let address = serve(layer).await;
+    let address = serve(layer);
     let before = resident();
     let mut open = JoinSet::new();
     for client in 0..CLIENTS {

@@ -319,11 +319,9 @@ mod tests {
     async fn the_smallest_upstream_has_a_place_for_each_kind() {
         let places = places(2, None);
         assert_eq!(all_of(&places, caller(1)).await.len(), 1);
-        let _held = (
-            all_of(&places, caller(1)).await,
-            all_of(&places, PEER).await,
-        );
-        assert_eq!((_held.0.len(), _held.1.len()), (1, 1));
+        let protected = all_of(&places, caller(1)).await;
+        let others = all_of(&places, PEER).await;
+        assert_eq!((protected.len(), others.len()), (1, 1));
     }
 
     #[tokio::test(start_paused = true)]
