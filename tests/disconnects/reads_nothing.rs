@@ -90,9 +90,12 @@ impl Silent {
     }
 }
 
+/// Returns how many bytes a body has given.
+type GivenBytes = Box<dyn Fn() -> usize + Send>;
+
 /// What the bodies of a handler's responses have given.
 #[derive(Clone, Default)]
-struct Given(Arc<Mutex<Vec<Box<dyn Fn() -> usize + Send>>>>);
+struct Given(Arc<Mutex<Vec<GivenBytes>>>);
 
 impl Given {
     fn watch(&self, body: &Script) {

@@ -13,6 +13,8 @@ fn claimed_once() -> Bench {
     bench
 }
 
+static LARGE: [u8; 50_000] = [0; 50_000];
+
 fn completed_once() -> Bench {
     let bench = Bench::new();
     bench.run(1);
@@ -72,7 +74,7 @@ fn a_late_completion_for_which_there_is_no_room_leaves_nothing_of_its_caller() {
         }
     }
     let before = held(&bench);
-    let large = completed(&vec![0; 50_000]);
+    let large = completed(&LARGE);
     let error = bench.records.complete(&lease, &large).unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::TooLarge);
     assert_eq!(held(&bench), before);
