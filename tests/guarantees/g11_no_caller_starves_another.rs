@@ -1,0 +1,169 @@
+//! G11: a caller that takes all that it may leaves room for others, and whatever is full, replays
+//! are given, what runs ends, and requests without protection pass.
+
+use http::Method;
+use http_body_util::Full;
+use tower_idempotency::{IdempotencyLayer, MemoryStore, scope};
+
+use crate::filled::{ALONE, BODY, Filled, Held, SUM, slow};
+use crate::support::store::Steered;
+use crate::support::{Seen, request, to, without};
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_takes_its_share_leaves_room_for_others() {
+    for what in Held::ALL {
+        let store = Steered::new();
+        let mut filled = Filled::new(&what.layer(&store), &store);
+        filled.take(what, "alice", ALONE).await;
+        assert_eq!(filled.refusals(what), (0, 0));
+        filled
+            .assert_full(what, "alice", "Your share is full")
+            .await;
+        assert_eq!(filled.refusals(what), (1, 0), "{what:?}");
+
+        let first = filled.fast("bob", "first", BODY).await;
+        assert_eq!((first.status, first.is_replay()), (201, false), "{what:?}");
+        filled.take(what, "bob", SUM - ALONE).await;
+        assert_eq!(filled.refusals(what), (1, 0), "{what:?}");
+        filled.assert_full(what, "bob", "The service is full").await;
+        filled
+            .assert_full(what, "carol", "The service is full")
+            .await;
+        assert_eq!(filled.refusals(what), (1, 2), "{what:?}");
+        filled.finish().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_all_callers_are_one_there_are_no_shares() {
+    let store = Steered::new();
+    let layer = IdempotencyLayer::builder(store.clone(), scope::shared())
+        .max_in_flight_operations(SUM)
+        .build()
+        .unwrap();
+    let mut filled = Filled::new(&layer, &store);
+    filled.take(Held::Operations, "alice", SUM).await;
+    let all = (Held::Operations, "alice");
+    filled
+        .assert_full(all.0, all.1, "The service is full")
+        .await;
+    assert_eq!(filled.refusals(Held::Operations), (0, 1));
+    filled.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_is_full_a_record_is_answered_with_one_call_of_the_store() {
+    for what in Held::ALL {
+        let store = Steered::new();
+        let mut filled = Filled::new(&what.layer(&store), &store);
+        let done = filled.fast("alice", "done", BODY).await;
+        filled.take(what, "alice", ALONE).await;
+        assert_records_are_answered(&filled, what, &done).await;
+        filled.take(what, "bob", SUM - ALONE).await;
+        assert_records_are_answered(&filled, what, &done).await;
+        filled.finish().await;
+    }
+}
+
+/// Alice's operation `done` is recorded as `done`, and one of her operations is in flight.
+async fn assert_records_are_answered(filled: &Filled, what: Held, done: &Seen) {
+    let calls = filled.store_calls();
+    let retry = filled.fast("alice", "done", BODY).await;
+    assert_same(&retry, done);
+    assert_eq!(filled.store_calls(), calls + 1, "{what:?}");
+
+    let other = filled.fast("alice", "done", "9876543210").await;
+    assert_eq!(other.refusal(), "422 key-reused", "{what:?}");
+    assert_eq!(filled.store_calls(), calls + 2, "{what:?}");
+
+    let (caller, key) = &filled.begun[0];
+    let again = filled.send(slow(caller, key)).await;
+    assert_eq!(again.refusal(), "409 in-flight", "{what:?}");
+    assert_eq!(filled.store_calls(), calls + 3, "{what:?}");
+}
+
+/// A replay is the response that was recorded, with one header more.
+#[track_caller]
+fn assert_same(replay: &Seen, first: &Seen) {
+    replay.assert_replays(first);
+    let mut headers = replay.headers.clone();
+    headers.remove("idempotency-replayed");
+    assert_eq!(headers, first.headers);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_is_full_requests_without_protection_pass() {
+    for what in Held::ALL {
+        let store = Steered::new();
+        let mut filled = Filled::new(&what.layer(&store), &store);
+        filled.fill(what).await;
+        let (runs, calls) = (filled.runs.count(), filled.store_calls());
+        // A body that no protected request may have.
+        let large = || Full::from("0".repeat(1000));
+        let post = request(Method::POST, "/", large());
+        let stranger = without(request(Method::POST, "/", large()), "x-api-key");
+        let get = to("/", slow("alice", "k"));
+        let (mut get, mut seen) = (get, Vec::new());
+        *get.method_mut() = Method::GET;
+        for request in [post, stranger, get] {
+            seen.push(filled.send(request).await.status);
+        }
+        assert_eq!(seen, [201; 3], "{what:?}");
+        assert_eq!(filled.runs.count(), runs + 3, "{what:?}");
+        assert_eq!(filled.store_calls(), calls, "{what:?}");
+        filled.finish().await;
+    }
+}
+
+#[test]
+fn a_share_above_its_sum_is_an_error_that_names_both() {
+    let builder = || IdempotencyLayer::builder(MemoryStore::new(), scope::header("x-api-key"));
+    let rows = [
+        (
+            builder()
+                .max_in_flight_operations(8)
+                .max_in_flight_per_caller(9),
+            ["max_in_flight_per_caller", "max_in_flight_operations"],
+        ),
+        (
+            builder()
+                .max_buffered_bytes(8 << 20)
+                .max_buffered_bytes_per_caller(9 << 20),
+            ["max_buffered_bytes_per_caller", "max_buffered_bytes"],
+        ),
+        (
+            builder().max_read_ahead(8).max_read_ahead_per_caller(9),
+            ["max_read_ahead_per_caller", "max_read_ahead"],
+        ),
+        (
+            builder().max_waiting_requests(8).max_waiting_per_caller(9),
+            ["max_waiting_per_caller", "max_waiting_requests"],
+        ),
+        (
+            builder()
+                .max_background_operations(8)
+                .max_background_per_caller(9),
+            ["max_background_per_caller", "max_background_operations"],
+        ),
+        (
+            builder().max_buffered_bytes_per_caller((1 << 20) - 1),
+            ["max_buffered_bytes_per_caller", "max_request_body"],
+        ),
+        // Seven eighths of the sum are a share.
+        (
+            builder().max_buffered_bytes(1 << 20),
+            ["max_buffered_bytes", "max_request_body"],
+        ),
+    ];
+    for (builder, [option, other]) in rows {
+        let error = builder.build().unwrap_err();
+        assert_eq!(error.option(), option, "{error}");
+        assert!(error.to_string().contains(&format!("`{other}`")), "{error}");
+    }
+    // A share that is the sum turns shares off.
+    let equal = builder().max_buffered_bytes(1 << 20);
+    equal
+        .max_buffered_bytes_per_caller(1 << 20)
+        .build()
+        .unwrap();
+}
