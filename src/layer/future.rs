@@ -142,7 +142,12 @@ impl<R: 'static, E: 'static> Protected<R, E> {
         match operation.progress() {
             // Nothing is stored, and nothing has begun.
             Progress::Reading => return,
-            Progress::Running if operation.options.on_disconnect == OnDisconnect::Cancel => return,
+            Progress::Running if operation.options.on_disconnect == OnDisconnect::Cancel => {
+                drop(flow);
+                // The handler may have given its context, and the operation with it, to a task.
+                operation.drop_body();
+                return;
+            }
             Progress::Claiming | Progress::Running | Progress::Recording => {}
         }
         // Without a runtime no task can go on: the lease's owner, which the flow

@@ -1,14 +1,18 @@
 //! The options `max_request_body`, `body_timeout`, `max_buffered_bytes`,
 //! `max_recorded_body` and `oversize`.
 
+use std::convert::Infallible;
+use std::future::pending;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{Request, Response, Version};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Full};
 use tokio::task::yield_now;
-use tokio::time::Instant;
-use tower::{Layer, ServiceExt};
-use tower_idempotency::options::{OnInFlight, OnOversize};
+use tokio::time::{Instant, timeout};
+use tower::{Layer, ServiceExt, service_fn};
+use tower_idempotency::options::{OnDisconnect, OnInFlight, OnOversize};
 use tower_idempotency::{IdempotencyContext, MemoryStore, RequestTrailers};
 
 use crate::support::body::{Script, Step};
@@ -261,4 +265,38 @@ async fn a_caller_whose_share_has_shrunk_keeps_its_room_and_needs_none_for_an_em
     assert_eq!(empty.await.unwrap().status, 201);
     assert_eq!(early.await.unwrap().status, 201);
     assert_eq!(other.await.unwrap().status, 201);
+}
+
+/// A handler that is cancelled may have given its context to a task that lives on.
+#[tokio::test(start_paused = true)]
+async fn an_operation_that_is_cancelled_gives_the_room_of_its_body_back() {
+    let kept = Arc::<Mutex<Vec<IdempotencyContext>>>::default();
+    let layer = builder(&MemoryStore::new())
+        .max_buffered_bytes(10)
+        .max_buffered_bytes_per_caller(10)
+        .defaults(|options| options.max_request_body(10))
+        .defaults(|options| options.on_disconnect(OnDisconnect::Cancel))
+        .build()
+        .unwrap();
+    let keeps = Arc::clone(&kept);
+    let app = layer.layer(service_fn(move |request: Request<Full<Bytes>>| {
+        let context = request.extensions().get::<IdempotencyContext>().cloned();
+        let mut kept = keeps.lock().unwrap();
+        kept.push(context.unwrap());
+        let is_first = kept.len() == 1;
+        async move {
+            if is_first {
+                pending::<()>().await;
+            }
+            Ok::<_, Infallible>(created("done"))
+        }
+    }));
+    let leaves = timeout(
+        Duration::from_secs(1),
+        send(&app, post("first", "0123456789")),
+    )
+    .await;
+    assert!(leaves.is_err());
+    assert_eq!(send(&app, post("next", "0123456789")).await.status, 201);
+    assert_eq!(kept.lock().unwrap().len(), 2);
 }
