@@ -77,6 +77,11 @@ impl Account {
         })
     }
 
+    /// `None` where all callers are one.
+    pub(crate) fn caller(&self) -> Option<ScopeDigest> {
+        self.caller
+    }
+
     fn held(&self, of: Resource) -> &AtomicUsize {
         &self.held[of as usize]
     }

@@ -18,7 +18,7 @@ pub(crate) struct Turns {
     /// The turns of each caller that has work: as many as there are places. Only work that has one of
     /// its caller's turns asks for a place, so that no caller's work waits for more than that of
     /// another caller.
-    callers: Mutex<HashMap<ScopeDigest, Weak<Semaphore>>>,
+    callers: Mutex<HashMap<Option<ScopeDigest>, Weak<Semaphore>>>,
 }
 
 impl Turns {
@@ -34,10 +34,11 @@ impl Turns {
         }
     }
 
-    /// `None` if there is no thread for the work: without a runtime, or while it shuts down.
+    /// Runs the work of a caller; of `None` where all callers are one. The result is `None` if there is
+    /// no thread for the work: without a runtime, or while it shuts down.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
-        caller: &ScopeDigest,
+        caller: Option<ScopeDigest>,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Option<T> {
         let runtime = Handle::try_current().ok()?;
@@ -53,9 +54,9 @@ impl Turns {
         run_blocking(&runtime, work).await
     }
 
-    fn of(&self, caller: &ScopeDigest) -> Arc<Semaphore> {
+    fn of(&self, caller: Option<ScopeDigest>) -> Arc<Semaphore> {
         let mut callers = self.callers.lock();
-        if let Some(turns) = callers.get(caller).and_then(Weak::upgrade) {
+        if let Some(turns) = callers.get(&caller).and_then(Weak::upgrade) {
             return turns;
         }
         // Callers without work are forgotten before the map would grow.
@@ -63,7 +64,7 @@ impl Turns {
             callers.retain(|_, turns| turns.strong_count() > 0);
         }
         let turns = Arc::new(Semaphore::new(self.at_once));
-        callers.insert(*caller, Arc::downgrade(&turns));
+        callers.insert(caller, Arc::downgrade(&turns));
         turns
     }
 }
@@ -76,10 +77,10 @@ mod tests {
 
     use super::*;
 
-    fn caller(number: usize) -> ScopeDigest {
+    fn caller(number: usize) -> Option<ScopeDigest> {
         let mut digest = [0; 32];
         digest[..8].copy_from_slice(&number.to_le_bytes());
-        ScopeDigest::from_bytes(digest)
+        Some(ScopeDigest::from_bytes(digest))
     }
 
     #[tokio::test]
@@ -94,7 +95,7 @@ mod tests {
                     work();
                     done.send(own).unwrap();
                 };
-                turns.run(&caller(own), work).await.unwrap();
+                turns.run(caller(own), work).await.unwrap();
             })
         };
         let mut queued = vec![queue(1, Box::new(move || begins.recv().unwrap()))];
@@ -124,19 +125,19 @@ mod tests {
         };
         let left = caller(1);
         tokio::select! {
-            _ = turns.run(&left, work) => unreachable!("the work waits"),
+            _ = turns.run(left, work) => unreachable!("the work waits"),
             _ = begun.acquire() => {}
         }
         assert_eq!(turns.places.available_permits(), 0);
         end.send(()).unwrap();
-        assert_eq!(turns.run(&caller(2), || 7).await, Some(7));
+        assert_eq!(turns.run(caller(2), || 7).await, Some(7));
     }
 
     #[tokio::test]
     async fn callers_without_work_are_forgotten() {
         let turns = Turns::at_once(2);
         for number in 0..1000 {
-            turns.run(&caller(number), || ()).await.unwrap();
+            turns.run(caller(number), || ()).await.unwrap();
         }
         assert!(turns.callers.lock().len() < 10);
     }
@@ -144,6 +145,6 @@ mod tests {
     #[tokio::test]
     #[should_panic(expected = "of the work")]
     async fn a_panic_of_the_work_is_one_of_its_request() {
-        Turns::new().run(&caller(1), || panic!("of the work")).await;
+        Turns::new().run(caller(1), || panic!("of the work")).await;
     }
 }

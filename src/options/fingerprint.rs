@@ -69,13 +69,30 @@ impl FingerprintRules {
         request: &Parts,
         SentTarget(target): SentTarget<'_>,
     ) -> BegunFingerprint {
-        let hasher = self.of_head(digests, request, target);
-        let body = match &self.body {
+        BegunFingerprint {
+            hasher: self.of_head(digests, request, target),
+            body: self.part(&request.headers),
+        }
+    }
+
+    fn part(&self, headers: &HeaderMap) -> Part {
+        match &self.body {
             FingerprintBody::None => Part::Nothing,
-            FingerprintBody::Json(_) if says_json(&request.headers) => Part::Json,
+            FingerprintBody::Json(_) if says_json(headers) => Part::Json,
             FingerprintBody::Json(_) | FingerprintBody::Bytes => Part::Bytes,
-        };
-        BegunFingerprint { hasher, body }
+        }
+    }
+
+    /// Whether a body of this length takes more than about a tenth of a millisecond, and so must
+    /// not be digested on a thread that serves requests (G11). For a shorter one, another thread
+    /// would cost about as much as it saves.
+    pub(crate) fn takes_long(&self, request: &Parts, length: usize) -> bool {
+        length > 16 * 1024
+            && match self.part(&request.headers) {
+                Part::Nothing => false,
+                Part::Bytes => length > 64 * 1024,
+                Part::Json => true,
+            }
     }
 
     /// Digests the body.
@@ -148,19 +165,6 @@ enum Part {
     Bytes,
     /// The canonical form, or else the bytes.
     Json,
-}
-
-impl BegunFingerprint {
-    /// Whether a body of this length takes more than about a tenth of a millisecond, and so must
-    /// not be digested on a thread that serves requests (G11). For a shorter one, another thread
-    /// would cost about as much as it saves.
-    pub(crate) fn takes_long(&self, length: usize) -> bool {
-        match self.body {
-            Part::Nothing => false,
-            Part::Bytes => length > 64 * 1024,
-            Part::Json => length > 16 * 1024,
-        }
-    }
 }
 
 /// A fingerprint that takes the pieces of a body.

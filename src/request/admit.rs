@@ -9,15 +9,13 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::request::Parts;
 use http_body::Body;
 
 use crate::limits::Full;
 use crate::message::body::{BoxError, FullBody, announced_length};
 use crate::message::own_head::own_head;
-use crate::options::fingerprint::BegunFingerprint;
-use crate::record::{Fingerprint, ScopeDigest};
+use crate::record::ScopeDigest;
 use crate::rejection::Rejection;
 use crate::request::claim::Protection;
 use crate::request::content::Content;
@@ -54,7 +52,7 @@ where
             operation.keep_place(place);
         }
         let content = operation.read(parts, body).await?;
-        let claim = operation.claim_under(0, scope, parts, &content).await;
+        let claim = operation.claim_under(0, scope, parts, &content);
         let outer = parts.extensions.get::<IdempotencyContext>();
         let protection = if outer.is_some_and(|outer| outer.is_under(&claim.id)) {
             Protection::OuterLayer
@@ -69,8 +67,12 @@ where
         };
         match content {
             Content::Whole(body) => Ok(Admitted { protection, body }),
+            Content::Large(large) => Ok(Admitted {
+                protection,
+                body: large.0,
+            }),
             // Only a layer further out can have claimed this request.
-            Content::Digested(_, full) => Err(operation.refuse(full)),
+            Content::Digested(digested) => Err(operation.refuse(digested.1)),
         }
     }
 }
@@ -112,53 +114,33 @@ impl Operation {
 
     /// The claim of this request, with its record's id and its fingerprint under
     /// one of the layer's secrets: 0 is the current one, and the old ones follow.
-    pub(crate) fn claim_under<'a>(
-        self: &'a Arc<Self>,
+    pub(crate) fn claim_under(
+        &self,
         secret: usize,
         scope: ScopeDigest,
-        parts: &'a Parts,
-        content: &'a Content,
-    ) -> impl Future<Output = Claim> + 'a {
-        async move {
-            let options = &self.options;
-            let digests = self.core.rules.digests_under(secret);
-            let (sent, meant) = self.core.rules.routes.target(parts);
-            let id = options.record_id(digests, &scope, &self.key, &parts.method, meant);
-            let fingerprint = match content {
-                Content::Whole(body) => {
-                    let begun = options.fingerprint.begin(digests, parts, sent);
-                    if begun.takes_long(body.data.len()) {
-                        Box::pin(self.fingerprint_aside(&scope, begun, &body.data)).await
-                    } else {
-                        options.fingerprint.end(begun, &body.data)
-                    }
-                }
-                Content::Digested(fingerprints, _) => fingerprints[secret],
-            };
-            Claim {
-                lease: options.lease,
-                retention: options.retention,
-                on_lapsed_lease: options.on_lapsed_lease,
-                on_mismatch: options.on_mismatch,
-                is_everyone: self.account().is_everyone(),
-                ..Claim::new(id, scope, fingerprint)
+        parts: &Parts,
+        content: &Content,
+    ) -> Claim {
+        let options = &self.options;
+        let digests = self.core.rules.digests_under(secret);
+        let (sent, meant) = self.core.rules.routes.target(parts);
+        let id = options.record_id(digests, &scope, &self.key, &parts.method, meant);
+        let fingerprint = match content {
+            Content::Whole(body) => {
+                let begun = options.fingerprint.begin(digests, parts, sent);
+                options.fingerprint.end(begun, &body.data)
             }
+            Content::Large(large) => large.1[secret],
+            Content::Digested(digested) => digested.0[secret],
+        };
+        Claim {
+            lease: options.lease,
+            retention: options.retention,
+            on_lapsed_lease: options.on_lapsed_lease,
+            on_mismatch: options.on_mismatch,
+            is_everyone: self.account().is_everyone(),
+            ..Claim::new(id, scope, fingerprint)
         }
-    }
-
-    /// The fingerprint of a request whose body takes long: on another thread, so that no other
-    /// request waits, and in turns with other callers (G11).
-    async fn fingerprint_aside(
-        self: &Arc<Self>,
-        caller: &ScopeDigest,
-        begun: BegunFingerprint,
-        body: &Bytes,
-    ) -> Fingerprint {
-        let (operation, part, data) = (Arc::clone(self), begun.clone(), body.clone());
-        let work = move || operation.options.fingerprint.end(part, &data);
-        let digested = self.core.turns.run(caller, work).await;
-        // Without a thread for it, the work holds up this one.
-        digested.unwrap_or_else(|| self.options.fingerprint.end(begun, body))
     }
 
     /// What is full refuses this request.

@@ -90,8 +90,8 @@ impl Operation {
     /// client. An operation that has begun can't be stopped when its client leaves (G4), so none
     /// begins while `max_background_operations` run without a client.
     fn may_begin(&self, content: &Content) -> Result<Holding, Full> {
-        if let Content::Digested(_, full) = content {
-            return Err(*full);
+        if let Content::Digested(digested) = content {
+            return Err(digested.1);
         }
         if self.options.on_disconnect == OnDisconnect::Finish {
             self.account().has_room(Resource::Background)?;
@@ -101,13 +101,7 @@ impl Operation {
 
     /// What is full refuses only what would begin (G11): a record that is there already is
     /// answered as a claim would answer it.
-    async fn look(
-        self: &Arc<Self>,
-        claim: &Claim,
-        parts: &Parts,
-        content: &Content,
-        full: Full,
-    ) -> Stop {
+    async fn look(&self, claim: &Claim, parts: &Parts, content: &Content, full: Full) -> Stop {
         match self.look_for(claim).await {
             Ok(Some(stop)) => return stop,
             Ok(None) => {}

@@ -2,6 +2,7 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Buf;
@@ -13,7 +14,7 @@ use tracing::debug;
 use crate::limits::{Full, Holding, Resource};
 use crate::message::body::{BodyBuffer, BoxError, FullBody, TURN};
 use crate::message::own_head::own_head;
-use crate::options::fingerprint::BodyDigest;
+use crate::options::fingerprint::{BegunFingerprint, BodyDigest};
 use crate::record::Fingerprint;
 use crate::record::digest::Digests;
 use crate::rejection::Rejection;
@@ -21,13 +22,16 @@ use crate::request::operation::Operation;
 use crate::request::stop::Stop;
 use crate::runtime::deadline::Deadline;
 
-/// The body of a request, or what it would be compared by.
+/// The body of a request, or what it would be compared by. What is rare is boxed: the request keeps
+/// its content while it is claimed.
 pub(crate) enum Content {
     Whole(FullBody),
+    /// A body whose digest takes long, and its fingerprint under each secret.
+    Large(Box<(FullBody, Vec<Fingerprint>)>),
     /// There was no room for the body, so it was digested while it was read: the fingerprint
     /// under each secret, the current one first. The handler can't run, but the fingerprint says
     /// whether there is a response to be replayed.
-    Digested(Vec<Fingerprint>, Full),
+    Digested(Box<(Vec<Fingerprint>, Full)>),
 }
 
 impl Operation {
@@ -76,7 +80,11 @@ impl Operation {
                 }
                 Some(Ok(true)) => {
                     self.hold_body(kept.room);
-                    Ok(Content::Whole(kept.read.alone()))
+                    let body = kept.read.alone();
+                    if self.options.fingerprint.takes_long(head, body.data.len()) {
+                        return Ok(Box::pin(self.digest_aside(head, body)).await);
+                    }
+                    Ok(Content::Whole(body))
                 }
                 Some(Ok(false)) => Err(match kept.full {
                     Some(full) => self.refuse(full),
@@ -86,6 +94,28 @@ impl Operation {
                 None => Err(Rejection::body_timeout().into()),
             }
         }
+    }
+
+    /// Digests a large body on another thread, so that no other request waits, and in turns with
+    /// other callers (G11).
+    async fn digest_aside(&self, head: &Parts, body: FullBody) -> Content {
+        let rules = &self.core.rules;
+        let (sent, _) = rules.routes.target(head);
+        let begin = |digests| self.options.fingerprint.begin(digests, head, sent);
+        let all = [&rules.digests].into_iter().chain(&rules.old_digests);
+        let begun: Vec<_> = all.map(begin).collect();
+        let digest = {
+            let (options, data) = (Arc::clone(&self.options), body.data.clone());
+            move || {
+                let end = |begun: &BegunFingerprint| options.fingerprint.end(begun.clone(), &data);
+                begun.iter().map(end).collect::<Vec<_>>()
+            }
+        };
+        let caller = self.account().caller();
+        let digested = self.core.turns.run(caller, digest.clone()).await;
+        // Without a thread for it, the work holds up this one.
+        let fingerprints = digested.unwrap_or_else(digest);
+        Content::Large(Box::new((body, fingerprints)))
     }
 
     /// Reads a body that there is no room for, and keeps its digest alone. A body of unknown length
@@ -146,7 +176,7 @@ impl Operation {
         });
         read.await?;
         let digests = begun.into_iter().map(BodyDigest::finish);
-        Ok(Content::Digested(digests.collect(), full))
+        Ok(Content::Digested(Box::new((digests.collect(), full))))
     }
 
     pub(super) fn body_too_large(&self) -> Stop {

@@ -1,7 +1,5 @@
 //! Step 5, while secrets are rotated: records that were made under an old secret.
 
-use std::sync::Arc;
-
 use http::request::Parts;
 use tracing::warn;
 
@@ -18,7 +16,7 @@ impl Operation {
     /// processes that list the secrets in either order, each then sees what the
     /// other claimed.
     pub(super) async fn look_under_old_secrets(
-        self: &Arc<Self>,
+        &self,
         parts: &Parts,
         content: &Content,
     ) -> Result<(), Stop> {
@@ -26,7 +24,7 @@ impl Operation {
         let caller = self.caller(parts)?;
         for (at, digests) in rules.old_digests.iter().enumerate() {
             let scope = caller.digest(digests, &rules.namespace);
-            let old = self.claim_under(at + 1, scope, parts, content).await;
+            let old = self.claim_under(at + 1, scope, parts, content);
             let found = self.core.leases.store.look_up(&old.id).await;
             match found.and_then(|record| record.map(Record::readable).transpose()) {
                 Ok(None) => {}
