@@ -228,6 +228,29 @@ impl Text {
             "Requests rejected, by code.",
             &rejected,
         );
+        self.limit_refusals(counts);
+    }
+
+    fn limit_refusals(&mut self, counts: &Counts) {
+        let refused: Vec<_> = counts
+            .limits()
+            .iter()
+            .flat_map(|limit| {
+                [("share", limit.by_share), ("service", limit.by_sum)].map(|(full, value)| {
+                    let labels = format!(r#"{{limit="{}",full="{full}"}}"#, limit.option);
+                    (labels, value)
+                })
+            })
+            .collect();
+        let refused: Vec<_> = refused
+            .iter()
+            .map(|(labels, value)| (labels.as_str(), *value))
+            .collect();
+        self.counter(
+            "idempotency_limit_refusals_total",
+            "What the limits of the layer have refused, by whether the share of a caller or the service was full.",
+            &refused,
+        );
     }
 
     fn counter(&mut self, name: &str, help: &str, samples: &[(&str, u64)]) {

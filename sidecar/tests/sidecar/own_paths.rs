@@ -181,6 +181,54 @@ async fn it_tells_its_numbers() {
     }
 }
 
+/// A caller is refused beyond its share, and the next caller where the sum is full.
+#[tokio::test]
+async fn it_tells_what_the_limits_of_the_layer_refuse() {
+    let upstream = Upstream::start(|_| vec![Step::Hang]).await;
+    let file = File::new(upstream.address)
+        .top("metrics = '127.0.0.1:0'")
+        .idempotency("scope = ['header:x-api-key']")
+        .idempotency("max_in_flight_operations = 2")
+        .idempotency("max_in_flight_per_caller = 1");
+    let sidecar = file.start().await;
+    let request = |caller: &str, key: &str| {
+        let caller = format!("\r\nX-Api-Key: {caller}\r\nContent-Length");
+        post("/a", key, "{}").replace("\r\nContent-Length", &caller)
+    };
+    let numbers = async || {
+        let mut all = Vec::new();
+        for limit in [
+            "max_in_flight_operations",
+            "max_buffered_bytes",
+            "max_read_ahead",
+            "max_waiting_requests",
+            "max_background_operations",
+        ] {
+            for full in ["share", "service"] {
+                let labels = format!(r#"{{limit="{limit}",full="{full}"}}"#);
+                let sample = format!("idempotency_limit_refusals_total{labels}");
+                all.push(sidecar.number(&sample).await);
+            }
+        }
+        all
+    };
+    let mut first = sidecar.client().await;
+    first.send(&request("a", "1")).await;
+    crate::support::until(async || upstream.seen().len() == 1).await;
+    assert_eq!(numbers().await, [0; 10]);
+    let refused = sidecar.exchange(&request("a", "2")).await;
+    assert_eq!(refused.code(), "over-capacity");
+    assert_eq!(numbers().await, [1, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    let mut second = sidecar.client().await;
+    second.send(&request("b", "1")).await;
+    crate::support::until(async || upstream.seen().len() == 2).await;
+    for key in ["1", "2"] {
+        let refused = sidecar.exchange(&request("c", key)).await;
+        assert_eq!(refused.code(), "over-capacity");
+    }
+    assert_eq!(numbers().await, [1, 2, 0, 0, 0, 0, 0, 0, 0, 0]);
+}
+
 #[tokio::test]
 async fn its_numbers_are_not_for_clients() {
     let sidecar = File::new(nobody()).start().await;
