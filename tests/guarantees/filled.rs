@@ -68,6 +68,20 @@ impl Held {
     pub(crate) fn layer(self, store: &Steered) -> IdempotencyLayer {
         self.limit(builder(store)).build().unwrap()
     }
+
+    /// A layer that limits each resource: with room for the bodies of waiters too, and half as
+    /// many places without a client as there are places.
+    pub(crate) fn all_at_once(store: &Steered) -> IdempotencyLayer {
+        let mut builder = builder(store);
+        for what in Self::ALL {
+            builder = what.limit(builder);
+        }
+        builder
+            .max_buffered_bytes(2 * SUM * BODY.len())
+            .max_background_operations(SUM / 2)
+            .build()
+            .unwrap()
+    }
 }
 
 type App =

@@ -43,10 +43,8 @@ async fn where_all_callers_are_one_there_are_no_shares() {
         .unwrap();
     let mut filled = Filled::new(&layer, &store);
     filled.take(Held::Operations, "alice", SUM).await;
-    let all = (Held::Operations, "alice");
-    filled
-        .assert_full(all.0, all.1, "The service is full")
-        .await;
+    let full = "The service is full";
+    filled.assert_full(Held::Operations, "alice", full).await;
     assert_eq!(filled.refusals(Held::Operations), (0, 1));
     filled.finish().await;
 }
@@ -58,25 +56,26 @@ async fn whatever_is_full_a_record_is_answered_with_one_call_of_the_store() {
         let mut filled = Filled::new(&what.layer(&store), &store);
         let done = filled.fast("alice", "done", BODY).await;
         filled.take(what, "alice", ALONE).await;
-        assert_records_are_answered(&filled, what, &done).await;
+        assert_records_are_answered(&filled, what, "alice", &done).await;
         filled.take(what, "bob", SUM - ALONE).await;
-        assert_records_are_answered(&filled, what, &done).await;
+        assert_records_are_answered(&filled, what, "alice", &done).await;
         filled.finish().await;
     }
 }
 
-/// Alice's operation `done` is recorded as `done`, and one of her operations is in flight.
-async fn assert_records_are_answered(filled: &Filled, what: Held, done: &Seen) {
+/// The caller's operation `done` is recorded as `done`, and its first slow operation is in flight.
+async fn assert_records_are_answered(filled: &Filled, what: Held, caller: &str, done: &Seen) {
     let calls = filled.store_calls();
-    let retry = filled.fast("alice", "done", BODY).await;
+    let retry = filled.fast(caller, "done", BODY).await;
     assert_same(&retry, done);
     assert_eq!(filled.store_calls(), calls + 1, "{what:?}");
 
-    let other = filled.fast("alice", "done", "9876543210").await;
+    let other = filled.fast(caller, "done", "9876543210").await;
     assert_eq!(other.refusal(), "422 key-reused", "{what:?}");
     assert_eq!(filled.store_calls(), calls + 2, "{what:?}");
 
-    let (caller, key) = &filled.begun[0];
+    let mut begun = filled.begun.iter();
+    let (_, key) = begun.find(|(whose, _)| *whose == caller).unwrap();
     let again = filled.send(slow(caller, key)).await;
     assert_eq!(again.refusal(), "409 in-flight", "{what:?}");
     assert_eq!(filled.store_calls(), calls + 3, "{what:?}");
@@ -97,20 +96,52 @@ async fn whatever_is_full_requests_without_protection_pass() {
         let store = Steered::new();
         let mut filled = Filled::new(&what.layer(&store), &store);
         filled.fill(what).await;
-        let (runs, calls) = (filled.runs.count(), filled.store_calls());
-        // A body that no protected request may have.
-        let large = || Full::from("0".repeat(1000));
-        let post = request(Method::POST, "/", large());
-        let stranger = without(request(Method::POST, "/", large()), "x-api-key");
-        let get = to("/", slow("alice", "k"));
-        let (mut get, mut seen) = (get, Vec::new());
-        *get.method_mut() = Method::GET;
-        for request in [post, stranger, get] {
-            seen.push(filled.send(request).await.status);
+        assert_unprotected_pass(&filled, what).await;
+        filled.finish().await;
+    }
+}
+
+async fn assert_unprotected_pass(filled: &Filled, what: Held) {
+    let (runs, calls) = (filled.runs.count(), filled.store_calls());
+    // A body that no protected request may have.
+    let large = || Full::from("0".repeat(1000));
+    let post = request(Method::POST, "/", large());
+    let stranger = without(request(Method::POST, "/", large()), "x-api-key");
+    let mut get = to("/", slow("alice", "k"));
+    *get.method_mut() = Method::GET;
+    let mut seen = Vec::new();
+    for request in [post, stranger, get] {
+        seen.push(filled.send(request).await.status);
+    }
+    assert_eq!(seen, [201; 3], "{what:?}");
+    assert_eq!(filled.runs.count(), runs + 3, "{what:?}");
+    assert_eq!(filled.store_calls(), calls, "{what:?}");
+}
+
+/// Of 16 places one caller takes 14 and another 2: some of them without a client, and as many
+/// requests wait.
+#[tokio::test(start_paused = true)]
+async fn while_everything_is_full_what_runs_is_recorded_and_replays_are_given() {
+    let store = Steered::new();
+    let layer = Held::all_at_once(&store);
+    // The second time shows that the first has left nothing behind.
+    for [greedy, other, third] in [["alice", "bob", "carol"], ["dora", "erik", "frieda"]] {
+        let mut filled = Filled::new(&layer, &store);
+        let done = filled.fast(greedy, "done", BODY).await;
+        filled.take(Held::Waiters, greedy, ALONE).await;
+        filled.take(Held::Operations, greedy, 6).await;
+        filled.take(Held::Background, greedy, 7).await;
+        let what = Held::Operations;
+        filled.assert_full(what, greedy, "Your share is full").await;
+        filled.take(Held::Waiters, other, SUM - ALONE).await;
+        filled.take(Held::Background, other, 1).await;
+        for caller in [greedy, other, third] {
+            filled
+                .assert_full(what, caller, "The service is full")
+                .await;
         }
-        assert_eq!(seen, [201; 3], "{what:?}");
-        assert_eq!(filled.runs.count(), runs + 3, "{what:?}");
-        assert_eq!(filled.store_calls(), calls, "{what:?}");
+        assert_records_are_answered(&filled, what, greedy, &done).await;
+        assert_unprotected_pass(&filled, what).await;
         filled.finish().await;
     }
 }
