@@ -223,11 +223,10 @@ where
     R::Data: Send,
     R::Error: Into<BoxError>,
 {
-    let options = &operation.options;
     let (mut head, body) = response.into_parts();
     async move {
         let (verdict, body) = if never_ends(&head) {
-            let verdict = judge(options, &head, BodyEnd::TooLarge(None), began_at);
+            let verdict = judge(&operation.options, &head, BodyEnd::TooLarge(None), began_at);
             match (verdict, Handle::try_current()) {
                 // The operation runs until the response has ended.
                 (Verdict::Release(_), Ok(runtime)) => {
@@ -243,19 +242,19 @@ where
             // HTTP/1.0 should have a length: its end can't be told from a cut.
             let head_first = can_have_body(head.status) && version > Version::HTTP_10;
             let at_once = !length.is_small() && head_first;
-            let limit = options.max_recorded_body;
+            let limit = operation.options.max_recorded_body;
             match read(body.as_mut(), length, limit, at_once, operation.account()).await {
                 FirstRead::Full(mut body, room) => {
-                    let verdict = judge(options, &head, BodyEnd::Full(&body), began_at);
+                    let verdict = judge(&operation.options, &head, BodyEnd::Full(&body), began_at);
                     body.data = room.of_whole(body.data, operation.account());
                     (verdict, ResponseBody::known(body))
                 }
                 FirstRead::Broken(read, error) => {
-                    let verdict = judge(options, &head, BodyEnd::Broken, began_at);
+                    let verdict = judge(&operation.options, &head, BodyEnd::Broken, began_at);
                     (verdict, ResponseBody::broken(read, error))
                 }
                 FirstRead::Panicked(panic) => {
-                    let verdict = judge(options, &head, BodyEnd::Broken, began_at);
+                    let verdict = judge(&operation.options, &head, BodyEnd::Broken, began_at);
                     owner.end(verdict).await;
                     resume_unwind(panic)
                 }
