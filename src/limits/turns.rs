@@ -77,10 +77,10 @@ mod tests {
 
     use super::*;
 
-    fn caller(number: usize) -> Option<ScopeDigest> {
+    fn caller(number: usize) -> ScopeDigest {
         let mut digest = [0; 32];
         digest[..8].copy_from_slice(&number.to_le_bytes());
-        Some(ScopeDigest::from_bytes(digest))
+        ScopeDigest::from_bytes(digest)
     }
 
     #[tokio::test]
@@ -95,7 +95,7 @@ mod tests {
                     work();
                     done.send(own).unwrap();
                 };
-                turns.run(caller(own), work).await.unwrap();
+                turns.run(Some(caller(own)), work).await.unwrap();
             })
         };
         let mut queued = vec![queue(1, Box::new(move || begins.recv().unwrap()))];
@@ -123,21 +123,21 @@ mod tests {
             signal.add_permits(1);
             ends.recv().unwrap();
         };
-        let left = caller(1);
+        let left = Some(caller(1));
         tokio::select! {
             _ = turns.run(left, work) => unreachable!("the work waits"),
             _ = begun.acquire() => {}
         }
         assert_eq!(turns.places.available_permits(), 0);
         end.send(()).unwrap();
-        assert_eq!(turns.run(caller(2), || 7).await, Some(7));
+        assert_eq!(turns.run(Some(caller(2)), || 7).await, Some(7));
     }
 
     #[tokio::test]
     async fn callers_without_work_are_forgotten() {
         let turns = Turns::at_once(2);
         for number in 0..1000 {
-            turns.run(caller(number), || ()).await.unwrap();
+            turns.run(Some(caller(number)), || ()).await.unwrap();
         }
         assert!(turns.callers.lock().len() < 10);
     }
@@ -145,6 +145,8 @@ mod tests {
     #[tokio::test]
     #[should_panic(expected = "of the work")]
     async fn a_panic_of_the_work_is_one_of_its_request() {
-        Turns::new().run(caller(1), || panic!("of the work")).await;
+        Turns::new()
+            .run(Some(caller(1)), || panic!("of the work"))
+            .await;
     }
 }
