@@ -94,9 +94,9 @@ impl Resource {
 /// How much of one resource may be held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Limit {
-    /// By all callers together.
+    /// What all callers together may hold.
     pub(crate) sum: usize,
-    /// By one caller. `None`: seven times what is free.
+    /// What one caller may hold. `None`: seven times what is free.
     pub(crate) per_caller: Option<usize>,
 }
 
@@ -120,7 +120,7 @@ impl Limit {
     }
 }
 
-/// Whose part of a resource is used up.
+/// The owner of the part of a resource that is used up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Whose {
     /// The share of the caller that asks.

@@ -134,7 +134,7 @@ proptest! {
                 Err(Full { whose: Whose::Service, .. }) => prop_assert!(!fits),
                 Err(Full { whose: Whose::Caller, .. }) => {
                     prop_assert!(fits && !within);
-                    // Who holds nothing has at least what is free.
+                    // The share of a caller that holds nothing is at least what is free.
                     prop_assert!(own > 0);
                 }
             }

@@ -90,6 +90,17 @@ impl Silent {
     }
 }
 
+/// Waits until operations have begun and have all ended.
+async fn all_ended(layer: &IdempotencyLayer, store: &Steered, runs: &Runs) {
+    within(async {
+        while store.stats().in_flight > 0 || runs.count() == 0 {
+            tokio::time::sleep(MOMENT).await;
+        }
+    })
+    .await;
+    settled(layer).await;
+}
+
 /// Returns how many bytes a body has given.
 type GivenBytes = Box<dyn Fn() -> usize + Send>;
 
@@ -167,13 +178,7 @@ async fn of_clients_that_read_nothing_no_more_is_read_ahead_than_all_together_ma
         assert_eq!((read.status, read.body.len()), (201, RESPONSE));
         // Whoever leaves changes nothing: each operation ends, and is recorded or sealed.
         drop(clients);
-        within(async {
-            while store.stats().in_flight > 0 {
-                tokio::time::sleep(MOMENT).await;
-            }
-        })
-        .await;
-        settled(&layer).await;
+        all_ended(&layer, &store, &runs).await;
         let stats = store.stats();
         assert_eq!((stats.completed + stats.sealed, runs.count()), (41, 41));
         assert!(stats.sealed > 0 && stats.completed > 0, "{stats:?}");
@@ -205,13 +210,7 @@ async fn a_client_that_reads_nothing_for_a_time_is_let_go_and_its_operation_goes
             let mut client = Silent::connect(server.address, http2).await;
             let asked = client.ask("k").await;
             server.begun().await;
-            within(async {
-                while store.stats().in_flight > 0 || runs.count() == 0 {
-                    tokio::time::sleep(MOMENT).await;
-                }
-            })
-            .await;
-            settled(&layer).await;
+            all_ended(&layer, &store, &runs).await;
             assert_eq!(given.all(), RESPONSE, "the operation went on to its end");
             let retried = retry(server.address, "k").await;
             if late == "201" {
@@ -280,13 +279,7 @@ async fn what_ends_with_its_client_ends_with_one_that_reads_nothing() {
             let mut client = Silent::connect(server.address, http2).await;
             let asked = client.ask("k").await;
             server.begun().await;
-            within(async {
-                while store.stats().in_flight > 0 || runs.count() == 0 {
-                    tokio::time::sleep(MOMENT).await;
-                }
-            })
-            .await;
-            settled(&layer).await;
+            all_ended(&layer, &store, &runs).await;
             let stats = store.stats();
             let ended = if events { stats.released } else { stats.sealed };
             assert_eq!(ended, 1, "{stats:?}");

@@ -95,8 +95,8 @@ fn code_unit(text: &[u8]) -> Option<(u32, &[u8])> {
 /// Writes a number as ECMAScript does (RFC 8785, 3.2.2.3). `None` if the number has more than 15
 /// significant digits or is near the limits of a double: a double may then not tell it from another.
 ///
-/// Of all other numbers the shortest digits that name the double are the digits themselves, so that
-/// no double is needed.
+/// The shortest digits that name the double of any other number are the digits of the number itself,
+/// so no double is needed.
 pub(super) fn number(text: &[u8], out: &mut Vec<u8>) -> Option<()> {
     let magnitude = text.strip_prefix(b"-").unwrap_or(text);
     let end = magnitude
