@@ -221,16 +221,7 @@ impl Filled {
 
     /// How many calls the store has received.
     pub(crate) fn store_calls(&self) -> usize {
-        let all = [
-            Op::Claim,
-            Op::Renew,
-            Op::Complete,
-            Op::Release,
-            Op::LookUp,
-            Op::Forget,
-            Op::Subscribe,
-        ];
-        all.into_iter().map(|op| self.store.calls(op)).sum()
+        Op::ALL.into_iter().map(|op| self.store.calls(op)).sum()
     }
 
     /// Every operation that has begun ends, and is recorded: its client has the response, and its

@@ -26,6 +26,18 @@ pub(crate) enum Op {
     Subscribe,
 }
 
+impl Op {
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Claim,
+        Self::Renew,
+        Self::Complete,
+        Self::Release,
+        Self::LookUp,
+        Self::Forget,
+        Self::Subscribe,
+    ];
+}
+
 /// What goes wrong with every call of one operation.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Fault {
@@ -85,15 +97,7 @@ impl Steered {
     }
 
     pub(crate) fn let_all(&self, fault: Fault) {
-        for op in [
-            Op::Claim,
-            Op::Renew,
-            Op::Complete,
-            Op::Release,
-            Op::LookUp,
-            Op::Forget,
-            Op::Subscribe,
-        ] {
+        for op in Op::ALL {
             self.make(op, fault);
         }
     }
