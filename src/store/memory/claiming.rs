@@ -7,7 +7,7 @@ use crate::store::{Claim, Claimed, Lease};
 
 use super::account::Account;
 use super::counts::Kind;
-use super::eviction::Full;
+use super::eviction::{Full, REMOVED_FOR_SHARE};
 use super::guard::Guard;
 use super::limits::RECORD_BYTES;
 use super::records::Records;
@@ -22,6 +22,7 @@ struct NoRoom {
 
 impl Records {
     pub(super) fn claim(records: &Arc<Self>, claim: &Claim) -> Claimed {
+        let mut left = REMOVED_FOR_SHARE;
         loop {
             let no_room = match records.slots.entry(claim.id) {
                 Entry::Occupied(mut found) => {
@@ -54,7 +55,12 @@ impl Records {
                 },
             };
             // No guard of the map is held here: `evict_one` locks other shards.
-            if let Err(whose) = records.evict_one(no_room.full, &no_room.account) {
+            let removed = match no_room.full {
+                Full::Share if left == 0 => Err(Whose::Caller),
+                full => records.evict_one(full, &no_room.account),
+            };
+            left -= usize::from(matches!(no_room.full, Full::Share) && removed.is_ok());
+            if let Err(whose) = removed {
                 records.counts.count_refused(whose);
                 return match whose {
                     Whose::Caller => Claimed::OverShare,

@@ -18,6 +18,10 @@ use super::records::Records;
 use super::slab::Place;
 use super::slot::Slot;
 
+/// How many expired records one claim removes for its caller's share. The removal of a record of
+/// another caller may not be enough, and there may be as many of those as the store can hold.
+pub(super) const REMOVED_FOR_SHARE: usize = 32;
+
 /// What there is no room in, and what can make room.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Full {
@@ -80,10 +84,11 @@ impl Records {
             let found = {
                 let mut queues = self.queues.lock();
                 match (full, queues.expired(now).0) {
-                    (Full::Share | Full::Store(..), [Some(over), _]) => {
-                        Ok(Expiry { id: over, at: now })
+                    (Full::Share, _) => {
+                        let over = queues.expired_in_share(account, evicts, now);
+                        over.ok_or(Whose::Caller)
                     }
-                    (Full::Share, _) => return Err(Whose::Caller),
+                    (Full::Store(..), [Some(over), _]) => Ok(Expiry { id: over, at: now }),
                     (Full::Store(..), _) if !evicts => return Err(Whose::Service),
                     (Full::Caller, _) => queues.own_oldest(account),
                     (Full::Store(of, held), _) => queues.loser(account, of, held),

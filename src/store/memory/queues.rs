@@ -152,6 +152,24 @@ impl Queues {
         Expired(over)
     }
 
+    /// An expired record that counts in this caller's share, of its own if there is one: the share
+    /// of a caller also grows by what others leave.
+    pub(super) fn expired_in_share(
+        &self,
+        account: &Account,
+        evicts: bool,
+        now: SinceStart,
+    ) -> Option<Expiry> {
+        // In a store that evicts, a share has only records that can't be evicted, and those are in
+        // no list of their callers.
+        let counts = |queue: &&Queue| !evicts || queue.line == ExpiryQueue::Abandoned;
+        let own = self.own_oldest(account).ok().filter(|_| !evicts);
+        let queues = self.by_retention.iter().filter(counts);
+        let oldest = queues.filter_map(|queue| self.entries_of(queue).next());
+        let mut found = own.into_iter().chain(oldest.map(|entry| entry.due));
+        found.find(|due| due.at <= now)
+    }
+
     /// The record that is to be removed for a caller that will then hold `held`: the oldest
     /// tombstone, or else the oldest completion, of the caller that holds the most. If none holds
     /// as much as that, the asking caller loses a record of its own.

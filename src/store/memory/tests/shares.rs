@@ -154,6 +154,34 @@ fn a_store_that_refuses_keeps_an_eighth_of_its_room_for_others() {
 }
 
 #[test]
+fn a_claim_beyond_its_share_does_not_remove_a_backlog_of_expired_records() {
+    let many = MemoryStore::builder().max_records(1600);
+    let bench = Bench::with(many.clone());
+    bench.pay(2, 0..200);
+    let (held, _) = takes_all(|key| bench.claim(&by(1, key)));
+    assert_eq!(held, 1400);
+    bench.advance(HOUR);
+    let before = bench.stats().records;
+    assert!(matches!(bench.claim(&by(1, 1400)), Claimed::OverShare));
+    // The records of the other caller are over, and have no part in the share.
+    assert_eq!(bench.stats().records, before);
+
+    let few_each = many.max_records_per_caller(10);
+    let bench = Bench::with(few_each.when_full(WhenFull::Refuse));
+    (2..120).for_each(|caller| bench.pay(caller, 0..10));
+    let (held, _) = takes_all(|key| bench.claim(&by(1, key)));
+    assert_eq!(held, 10);
+    bench.advance(HOUR);
+    let before = bench.stats().records;
+    assert!(matches!(bench.claim(&by(1, 10)), Claimed::OverShare));
+    assert_eq!(before - bench.stats().records, 32);
+    // A caller whose own records are over has its share again, whoever else has more of them.
+    let before = bench.stats().records;
+    let _lease = bench.acquire(&by(119, 10));
+    assert_eq!(bench.stats().records, before);
+}
+
+#[test]
 fn where_all_callers_are_one_the_store_is_theirs_to_the_last_record() {
     for when_full in [WhenFull::Evict, WhenFull::Refuse] {
         let limits = MemoryStore::builder().max_records(80);
