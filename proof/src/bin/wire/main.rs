@@ -1,0 +1,73 @@
+//! This program measures what the layer costs a request over the wire, between a server
+//! in a process of its own and a client on one kept connection. A request's body has
+//! 1 KiB, a response's 256 B.
+//!
+//! ```text
+//! cargo run -p proof --profile bench --bin wire                     instructions, by callgrind
+//! cargo run -p proof --profile bench --bin wire -- --check          no row above the figures of figures.txt
+//! cargo run -p proof --profile bench --bin wire -- --profile first  the functions beyond a no-op layer
+//! ```
+//!
+//! `--profile bench` compiles as `--release` does, with line numbers for the profile.
+//! Instructions are the same whatever else the machine does. The compression of SHA-256
+//! is counted apart: callgrind's processor lacks the instructions for it.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+mod arguments;
+mod callgrind;
+mod client;
+mod figures;
+mod process;
+mod profile;
+mod rows;
+mod server;
+mod serving;
+
+use arguments::{Invocation, USAGE};
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+fn main() -> ExitCode {
+    let invocation = match Invocation::parse(lexopt::Parser::from_env()) {
+        Ok(invocation) => invocation,
+        Err(wrong) => {
+            eprint!("wire: {wrong}\n\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match run(invocation) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("wire: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(invocation: Invocation) -> Result<(), BoxError> {
+    match invocation {
+        Invocation::Help => say(USAGE),
+        Invocation::Serve => {
+            server::serve();
+            Ok(())
+        }
+        Invocation::Profile(server, kind) => say(&profile::profile(&server, kind)?),
+        Invocation::Count { peers } => say(&rows::table(&rows::count(peers)?)),
+        Invocation::Check => {
+            let rows = rows::count(false)?;
+            say(&rows::table(&rows))?;
+            figures::check(&rows)
+        }
+        Invocation::Update => {
+            let rows = rows::count(false)?;
+            say(&rows::table(&rows))?;
+            figures::update(&rows)
+        }
+    }
+}
+
+fn say(text: &str) -> Result<(), BoxError> {
+    Ok(io::stdout().write_all(text.as_bytes())?)
+}

@@ -1,0 +1,79 @@
+//! This module is the process that is measured: the application bare, behind a layer
+//! that does nothing, and behind `IdempotencyLayer`, each on a port of its own.
+
+use std::convert::Infallible;
+use std::fmt::Debug;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Incoming};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tower::layer::layer_fn;
+use tower::{Service, ServiceBuilder, service_fn};
+use tower_idempotency::{IdempotencyLayer, MemoryStore, RequestBody, scope};
+
+use crate::serving::{self, BODY_OUT, app, listen, serve_axum};
+
+/// Serves until standard input ends.
+pub(crate) fn serve() {
+    serving::serve_until_input_ends(async || {
+        serve_axum("axum-bare", app()).await;
+        serve_axum("axum-no-op", app().layer(layer_fn(|inner| inner))).await;
+        serve_axum("axum-layered", app().layer(idempotency())).await;
+        serve_hyper("hyper-bare", service_fn(pay::<Incoming>)).await;
+        // The layer needs bodies that can be made of bytes, so every service behind the
+        // layer pays for this wrapper as well.
+        let wrapped = || {
+            let wrap = |request: Request<Incoming>| request.map(RequestBody::new);
+            ServiceBuilder::new().map_request(wrap)
+        };
+        let payments = || service_fn(pay::<RequestBody<Incoming>>);
+        serve_hyper("hyper-no-op", wrapped().service(payments())).await;
+        let layered = wrapped().layer(idempotency()).service(payments());
+        serve_hyper("hyper-layered", layered).await;
+    });
+}
+
+/// The layer with every option at its default, and a store with room for all requests
+/// of a run.
+fn idempotency() -> IdempotencyLayer {
+    let store = MemoryStore::builder()
+        .max_records(10_000_000)
+        .max_bytes(8 << 30)
+        .build()
+        .expect("a store");
+    IdempotencyLayer::new(store, scope::header("x-api-key")).expect("a layer")
+}
+
+/// What the application of `serving.rs` does, without a framework.
+async fn pay<B>(request: Request<B>) -> Result<Response<Full<Bytes>>, Infallible>
+where
+    B: Body<Error: Debug>,
+{
+    request.into_body().collect().await.expect("a whole body");
+    Ok(Response::new(Full::new(Bytes::from_static(
+        &[b'y'; BODY_OUT],
+    ))))
+}
+
+async fn serve_hyper<S, B>(name: &str, service: S)
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
+    S: Clone + Send + 'static,
+    S::Future: Send,
+    B: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
+{
+    let listener = listen(name).await;
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let service = TowerToHyperService::new(service.clone());
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .serve_connection(TokioIo::new(stream), service);
+            tokio::spawn(connection);
+        }
+    });
+}
