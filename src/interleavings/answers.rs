@@ -75,7 +75,15 @@ fn a_client_that_stops_reading_is_let_go_and_its_operation_ends() {
         assert_eq!(bench.store.stats().sealed, 1);
         assert!(block_on(body.collect()).is_err(), "a part is not the whole");
         bench.come_to_rest();
-        assert_eq!(bench.layer.core().limits.total(Resource::UnsentBytes), 0);
+        assert_eq!(
+            bench
+                .layer
+                .core()
+                .accounts
+                .limits()
+                .total(Resource::UnsentBytes),
+            0
+        );
     });
 }
 

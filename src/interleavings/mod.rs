@@ -231,7 +231,7 @@ impl Bench {
             }
             panic!(
                 "no rest: {:?} {:?}",
-                Resource::ALL.map(|of| core.limits.total(of)),
+                Resource::ALL.map(|of| core.accounts.limits().total(of)),
                 core.leases.watched()
             );
         });
@@ -266,7 +266,9 @@ impl Bench {
 
     fn is_at_rest(&self) -> bool {
         let core = self.layer.core();
-        Resource::ALL.iter().all(|of| core.limits.total(*of) == 0)
+        Resource::ALL
+            .iter()
+            .all(|of| core.accounts.limits().total(*of) == 0)
             && core.leases.watched() == (0, false)
     }
 }

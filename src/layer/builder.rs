@@ -11,7 +11,7 @@ use crate::error::ConfigError;
 use crate::layer::IdempotencyLayer;
 use crate::layer::limits::check_limits;
 use crate::lease::Leases;
-use crate::limits::{Limit, Limits, Resource, Turns};
+use crate::limits::{Accounts, Limit, Limits, Resource, Turns};
 use crate::message::media_type::can_have_body;
 use crate::options::route::{Routes, Rule};
 use crate::options::{RouteOptions, Target};
@@ -405,7 +405,7 @@ impl IdempotencyLayerBuilder {
                 rules,
                 send_timeout: self.send_timeout,
                 leases,
-                limits: Limits::new(|of| self.limits[of.limited_as() as usize]),
+                accounts: Accounts::new(Limits::new(|of| self.limits[of.limited_as() as usize])),
                 turns: Turns::new(),
             }),
         })

@@ -94,7 +94,7 @@ impl IdempotencyLayer {
     /// # }
     /// ```
     pub async fn drain(&self, limit: Duration) -> usize {
-        self.core.limits.drain(limit).await
+        self.core.accounts.drain(limit).await
     }
 
     /// What became of the requests so far, as numbers for an application's metrics.

@@ -98,8 +98,8 @@ impl<'a> Records<'a> {
         let (key, _) = options.keys.read(&request.headers)?.ok()?;
         let caller = rules.caller(options, request)?;
         let scope = caller.digest(&rules.digests, &rules.namespace);
-        let (_, meant) = rules.routes.target(request);
-        Some(options.record_id(&rules.digests, &scope, &key, method, meant))
+        let routes = &rules.routes;
+        Some(routes.record_id(options, &rules.digests, &scope, &key, request))
     }
 
     /// The record with this id.

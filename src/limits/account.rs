@@ -8,7 +8,8 @@ use crate::record::ScopeDigest;
 use crate::runtime::atomic::{AtomicUsize, Ordering};
 use crate::runtime::{Handle, JoinHandle};
 
-/// What one caller holds of a layer. The account ends with the last [`Holding`] of the caller.
+/// What one caller holds of a layer. The account ends with the last [`Holding`] of the caller,
+/// and once [`Accounts`](super::Accounts) have forgotten the caller for another.
 #[derive(Debug)]
 pub(crate) struct Account {
     limits: Arc<Limits>,

@@ -8,9 +8,11 @@
 //! Public items: none. May use: `record`, `runtime`.
 
 mod account;
+mod accounts;
 mod turns;
 
 pub(crate) use account::{Account, Holding};
+pub(crate) use accounts::Accounts;
 pub(crate) use turns::Turns;
 
 use std::collections::HashMap;

@@ -29,7 +29,9 @@ pub(crate) fn media_type(content_type: Option<&HeaderValue>) -> Option<&[u8]> {
 
 /// Compares the media type of a `Content-Type` with `wanted`; parameters are ignored.
 pub(crate) fn is_media_type(content_type: Option<&HeaderValue>, wanted: &str) -> bool {
-    media_type(content_type).is_some_and(|own| own.eq_ignore_ascii_case(wanted.as_bytes()))
+    content_type
+        .and_then(|own| without_prefix(own.as_bytes(), wanted.as_bytes()))
+        .is_some_and(is_end)
 }
 
 /// Whether a content type is JSON: its media type ends with `/json` or `+json`.
@@ -42,11 +44,23 @@ pub(crate) fn is_json(content_type: &str) -> bool {
 /// Whether a message is gRPC: its media type is `application/grpc` or begins with
 /// `application/grpc+`. gRPC-Web is not, because it carries its status in the body.
 pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
-    media_type(headers.get(CONTENT_TYPE)).is_some_and(|own| {
-        own.get(..GRPC.len())
-            .is_some_and(|own| own.eq_ignore_ascii_case(GRPC))
-            && own.get(GRPC.len()).is_none_or(|next| *next == b'+')
-    })
+    headers
+        .get(CONTENT_TYPE)
+        .and_then(|own| without_prefix(own.as_bytes(), GRPC))
+        .is_some_and(|rest| rest.first() == Some(&b'+') || is_end(rest))
+}
+
+/// What follows after `prefix` in a `Content-Type` that begins with it, in upper or lower case.
+fn without_prefix<'a>(content_type: &'a [u8], prefix: &[u8]) -> Option<&'a [u8]> {
+    let (own, rest) = content_type
+        .trim_ascii_start()
+        .split_at_checked(prefix.len())?;
+    own.eq_ignore_ascii_case(prefix).then_some(rest)
+}
+
+/// Whether a media type ends where this rest of its `Content-Type` begins.
+fn is_end(rest: &[u8]) -> bool {
+    matches!(rest.trim_ascii_start().first(), None | Some(b';'))
 }
 
 /// Whether HTTP allows a response of this status to have a body.

@@ -57,19 +57,26 @@ impl<B> ResponseBody<B> {
     /// Gives a large body that is there as a whole to its server part by part, and lets the client
     /// go that reads nothing for so long. A server holds what it was given whatever the client does.
     pub(crate) fn in_parts(self, send_timeout: Duration) -> Self {
-        match (self.kind, Handle::try_current()) {
-            (ResponseKind::Known { data, trailers }, Ok(runtime)) if data.len() > AHEAD => {
-                // HTTP/1 sends no trailers after a body whose length it announced.
-                let length = trailers.is_none().then_some(data.len() as u64);
-                let pipe = Arc::new(Pipe::of_whole(data, trailers.map(|trailers| *trailers)));
-                let watched = Arc::clone(&pipe);
-                runtime.spawn(async move {
-                    SendTimeout::new(send_timeout).until_taken(&watched).await;
-                });
-                Self::streamed(PipeBody::new(pipe, length))
+        match self.kind {
+            ResponseKind::Known { data, trailers } if data.len() > AHEAD => {
+                Self::large(data, trailers, send_timeout)
             }
-            (kind, _) => Self { kind },
+            kind => Self { kind },
         }
+    }
+
+    fn large(data: Bytes, trailers: Option<Box<HeaderMap>>, send_timeout: Duration) -> Self {
+        let Ok(runtime) = Handle::try_current() else {
+            return Self::known(FullBody { data, trailers });
+        };
+        // HTTP/1 sends no trailers after a body whose length it announced.
+        let length = trailers.is_none().then_some(data.len() as u64);
+        let pipe = Arc::new(Pipe::of_whole(data, trailers.map(|trailers| *trailers)));
+        let watched = Arc::clone(&pipe);
+        runtime.spawn(async move {
+            SendTimeout::new(send_timeout).until_taken(&watched).await;
+        });
+        Self::streamed(PipeBody::new(pipe, length))
     }
 
     pub(crate) fn broken(read: Bytes, error: BoxError) -> Self {

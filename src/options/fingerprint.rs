@@ -11,8 +11,7 @@ use crate::error::ConfigError;
 use crate::message::media_type::is_json;
 use crate::options::json::JsonFingerprint;
 use crate::options::key::Key;
-use crate::options::target::{MeantPath, SentTarget};
-use crate::options::{KeysPer, RouteOptions};
+use crate::options::target::SentTarget;
 use crate::record::digest::{Digests, Hasher, Label};
 use crate::record::{Fingerprint, RecordId, ScopeDigest};
 
@@ -213,25 +212,6 @@ pub(crate) fn record_id(
             .part(path.as_bytes());
     }
     RecordId::from_bytes(hasher.finish())
-}
-
-impl RouteOptions {
-    /// Returns the id of the record that `key` has in this scope, for a request with this method
-    /// that is meant for this path.
-    pub(crate) fn record_id(
-        &self,
-        digests: &Digests,
-        scope: &ScopeDigest,
-        key: &Key,
-        method: &Method,
-        MeantPath(path): MeantPath<'_>,
-    ) -> RecordId {
-        let route = match self.keys_per {
-            KeysPer::Scope => None,
-            KeysPer::Route => Some((method, path)),
-        };
-        record_id(digests, scope, key, route)
-    }
 }
 
 #[cfg(test)]

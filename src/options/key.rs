@@ -238,12 +238,15 @@ impl KeyRules {
     fn decode(&self, value: &HeaderValue) -> Result<Key, &'static str> {
         let bytes = value.as_bytes();
         // The loop has no early exit, so that the compiler can check many bytes at a time.
-        let printable = bytes.iter().fold(true, |so_far, byte| {
-            so_far & matches!(byte, b' '..=b'~' | b'\t')
+        let found = bytes.iter().fold(0_u8, |found, byte| {
+            let foreign = !matches!(byte, b' '..=b'~' | b'\t');
+            let special = matches!(byte, b',' | b'\t');
+            found | u8::from(foreign) << 1 | u8::from(special)
         });
-        if !printable {
+        if found > 1 {
             return Err("must be printable ASCII");
         }
+        let special = found == 1;
         let end = bytes
             .iter()
             .rposition(|byte| !is_space(*byte))
@@ -260,10 +263,10 @@ impl KeyRules {
             KeySyntax::Strict => false,
         };
         if bare {
-            if trimmed.contains(&b'\t') {
+            if special && trimmed.contains(&b'\t') {
                 return Err("must be printable ASCII");
             }
-            if self.syntax == KeySyntax::Lenient && trimmed.contains(&b',') {
+            if special && self.syntax == KeySyntax::Lenient && trimmed.contains(&b',') {
                 return Err(
                     "has a comma, as two keys that were joined have: send one key, and \
                             between quotation marks if a comma is a part of it",

@@ -50,6 +50,8 @@ pub struct ResponseHead<'a> {
     pub(crate) status: StatusCode,
     pub(crate) headers: &'a HeaderMap,
     pub(crate) trailers: Option<&'a HeaderMap>,
+    /// Whether the response is of gRPC.
+    grpc: bool,
 }
 
 impl<'a> ResponseHead<'a> {
@@ -64,6 +66,7 @@ impl<'a> ResponseHead<'a> {
             status,
             headers,
             trailers,
+            grpc: is_grpc(headers),
         }
     }
 
@@ -89,18 +92,18 @@ impl<'a> ResponseHead<'a> {
     /// lack one. `None` for a response that is not gRPC.
     #[must_use]
     pub fn grpc_status(&self) -> Option<u32> {
-        is_grpc(self.headers).then(|| self.sent_grpc_status().unwrap_or(2))
+        self.grpc.then(|| self.sent_grpc_status().unwrap_or(2))
     }
 
     /// Whether this is a gRPC response whose status must be in trailers that were not read.
     pub(crate) fn awaits_grpc_status(&self) -> bool {
-        is_grpc(self.headers) && self.sent_grpc_status().is_none()
+        self.grpc && self.sent_grpc_status().is_none()
     }
 
     /// Whether this is a gRPC response whose headers or trailers say that the call failed.
     #[cfg(feature = "_sql")]
     pub(crate) fn is_failed_grpc(&self) -> bool {
-        is_grpc(self.headers) && self.sent_grpc_status().is_some_and(|code| code != 0)
+        self.grpc && self.sent_grpc_status().is_some_and(|code| code != 0)
     }
 
     fn sent_grpc_status(&self) -> Option<u32> {
@@ -446,11 +449,11 @@ mod tests {
     use super::*;
 
     fn records(statuses: &Statuses, status: u16) -> bool {
-        statuses.records(&ResponseHead {
-            status: StatusCode::from_u16(status).unwrap(),
-            headers: &HeaderMap::new(),
-            trailers: None,
-        })
+        statuses.records(&ResponseHead::new(
+            StatusCode::from_u16(status).unwrap(),
+            &HeaderMap::new(),
+            None,
+        ))
     }
 
     fn fields_of(name: &'static str, value: &str) -> HeaderMap {
@@ -470,11 +473,7 @@ mod tests {
         for (code, recorded) in [(1, 1), (2, 2), (16, 16), (17, 2), (4_294_967_295_u32, 2)] {
             let headers = fields_of("content-type", "application/grpc");
             let trailers = fields_of("grpc-status", &code.to_string());
-            let response = ResponseHead {
-                status: StatusCode::OK,
-                headers: &headers,
-                trailers: Some(&trailers),
-            };
+            let response = ResponseHead::new(StatusCode::OK, &headers, Some(&trailers));
             for set in 0..17 {
                 let statuses = Statuses::none().with_grpc([set]);
                 assert_eq!(statuses.records(&response), set == recorded, "{code} {set}");
@@ -517,11 +516,7 @@ mod tests {
     fn grpc_is_judged_by_its_status_in_headers_or_trailers() {
         let grpc = fields(&[("content-type", "application/grpc+proto")]);
         let code = |trailers: Option<&HeaderMap>| {
-            let response = ResponseHead {
-                status: StatusCode::OK,
-                headers: &grpc,
-                trailers,
-            };
+            let response = ResponseHead::new(StatusCode::OK, &grpc, trailers);
             (
                 response.grpc_status(),
                 Statuses::default().records(&response),
@@ -555,11 +550,7 @@ mod tests {
             None
         );
         let only_headers = fields(&[("content-type", "application/grpc"), ("grpc-status", "3")]);
-        let response = ResponseHead {
-            status: StatusCode::OK,
-            headers: &only_headers,
-            trailers: None,
-        };
+        let response = ResponseHead::new(StatusCode::OK, &only_headers, None);
         assert!(Statuses::default().records(&response));
     }
 

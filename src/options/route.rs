@@ -9,8 +9,12 @@ use tracing::debug;
 
 use crate::display::join_with;
 use crate::error::ConfigError;
+use crate::options::fingerprint::record_id;
+use crate::options::key::Key;
 use crate::options::target::{MeantPath, SentTarget, Target};
-use crate::options::{RouteOptions, can_protect};
+use crate::options::{KeysPer, RouteOptions, can_protect};
+use crate::record::digest::Digests;
+use crate::record::{RecordId, ScopeDigest};
 use crate::runtime::{Instant, Mutex};
 
 /// `matchit` gives each parameter of a pattern, besides a catch-all, one of 26 letters, and panics
@@ -153,19 +157,35 @@ impl Routes {
         extensions: &Extensions,
     ) -> Option<&Arc<RouteOptions>> {
         let (_, routes) = self.by_method.iter().find(|(own, _)| own == method)?;
-        let MeantPath(path) = self.target.meant(uri, extensions);
-        let matched = routes
-            .patterns
-            .as_ref()
-            .and_then(|patterns| patterns.at(path).ok());
+        let matched = routes.patterns.as_ref().and_then(|patterns| {
+            let MeantPath(path) = self.target.meant(uri, extensions);
+            patterns.at(path).ok()
+        });
         matched.map(|found| found.value).or(routes.default.as_ref())
     }
 
-    /// The target for the fingerprint of a request, and the path for its record's id.
-    pub(crate) fn target<'a>(&self, request: &'a Parts) -> (SentTarget<'a>, MeantPath<'a>) {
-        let (uri, extensions) = (&request.uri, &request.extensions);
-        let sent = self.target.sent(uri, extensions);
-        (sent, self.target.meant(uri, extensions))
+    /// The target for the fingerprint of a request.
+    pub(crate) fn sent<'a>(&self, request: &'a Parts) -> SentTarget<'a> {
+        self.target.sent(&request.uri, &request.extensions)
+    }
+
+    /// The id of the record that `key` has in this scope, for a request with these options.
+    pub(crate) fn record_id(
+        &self,
+        options: &RouteOptions,
+        digests: &Digests,
+        scope: &ScopeDigest,
+        key: &Key,
+        request: &Parts,
+    ) -> RecordId {
+        let route = match options.keys_per {
+            KeysPer::Scope => None,
+            KeysPer::Route => {
+                let MeantPath(path) = self.target.meant(&request.uri, &request.extensions);
+                Some((&request.method, path))
+            }
+        };
+        record_id(digests, scope, key, route)
     }
 
     /// Whether no warning was logged during the last minute.

@@ -98,7 +98,7 @@ impl Operation {
         let caller = self.caller(parts)?;
         let scope = caller.digest(&rules.digests, &rules.namespace);
         let own = (!caller.is_everyone()).then_some(&scope);
-        self.holds_for(self.core.limits.account(own));
+        self.holds_for(self.core.accounts.of(own));
         Ok(scope)
     }
 
@@ -123,11 +123,13 @@ impl Operation {
     ) -> Claim {
         let options = &self.options;
         let digests = self.core.rules.digests_under(secret);
-        let (sent, meant) = self.core.rules.routes.target(parts);
-        let id = options.record_id(digests, &scope, &self.key, &parts.method, meant);
+        let routes = &self.core.rules.routes;
+        let id = routes.record_id(options, digests, &scope, &self.key, parts);
         let fingerprint = match content {
             Content::Whole(body) => {
-                let begun = options.fingerprint.begin(digests, parts, sent);
+                let begun = options
+                    .fingerprint
+                    .begin(digests, parts, routes.sent(parts));
                 options.fingerprint.end(begun, &body.data)
             }
             Content::Large(large) => large.1[secret],

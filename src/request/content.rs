@@ -100,7 +100,7 @@ impl Operation {
     /// other callers (G11).
     async fn digest_aside(&self, head: &Parts, body: FullBody) -> Content {
         let rules = &self.core.rules;
-        let (sent, _) = rules.routes.target(head);
+        let sent = rules.routes.sent(head);
         let begin = |digests| self.options.fingerprint.begin(digests, head, sent);
         let all = [&rules.digests].into_iter().chain(&rules.old_digests);
         let begun: Vec<_> = all.map(begin).collect();
@@ -133,7 +133,7 @@ impl Operation {
     {
         own_head(head);
         let rules = &self.core.rules;
-        let (sent, _) = rules.routes.target(head);
+        let sent = rules.routes.sent(head);
         let begin = |digests: &Digests| {
             let rules = &self.options.fingerprint;
             rules.of_body_in_pieces(digests, head, sent, promised?)

@@ -7,7 +7,7 @@ use http::request::Parts;
 use tracing::warn;
 
 use crate::lease::Leases;
-use crate::limits::{Limits, Turns};
+use crate::limits::{Accounts, Turns};
 use crate::options::RouteOptions;
 use crate::options::route::Routes;
 use crate::record::digest::Digests;
@@ -19,7 +19,7 @@ pub(crate) struct Core {
     pub(crate) rules: Rules,
     pub(crate) leases: Arc<Leases>,
     /// What requests hold, in sum and by caller.
-    pub(crate) limits: Arc<Limits>,
+    pub(crate) accounts: Accounts,
     /// How long data of a response wait for a client that reads nothing.
     pub(crate) send_timeout: Duration,
     /// The digests of large bodies.

@@ -112,15 +112,12 @@ pub(crate) fn committed(
 }
 
 fn response_head<'a>(head: &'a response::Parts, body: &BodyEnd<'a>) -> ResponseHead<'a> {
-    ResponseHead {
-        status: head.status,
-        headers: &head.headers,
-        trailers: match body {
-            BodyEnd::Full(body) => body.trailers.as_deref(),
-            BodyEnd::TooLarge(trailers) | BodyEnd::NoRoom(trailers) => *trailers,
-            BodyEnd::Broken => None,
-        },
-    }
+    let trailers = match body {
+        BodyEnd::Full(body) => body.trailers.as_deref(),
+        BodyEnd::TooLarge(trailers) | BodyEnd::NoRoom(trailers) => *trailers,
+        BodyEnd::Broken => None,
+    };
+    ResponseHead::new(head.status, &head.headers, trailers)
 }
 
 /// Whether the route's rules record this response.

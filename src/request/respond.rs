@@ -23,6 +23,10 @@ use crate::request::stop::Stop;
 /// Says what protection a response lacks: `unprotected` or `unrecorded`.
 const STATUS_HEADER: HeaderName = HeaderName::from_static("idempotency-status");
 
+/// How many headers a replay gets beside the recorded ones: four marks of the layer, and the length
+/// and the date that servers add.
+const ADDED: usize = 6;
+
 /// The operation ran without a record, because the store is down.
 pub(crate) fn unprotected(headers: &mut HeaderMap) {
     headers.insert(STATUS_HEADER, HeaderValue::from_static("unprotected"));
@@ -89,7 +93,10 @@ impl Operation {
         let body = body.in_parts(self.core.send_timeout);
         let mut response = Response::new(body);
         *response.status_mut() = self.options.replayed_status(completion.status);
-        let mut headers = completion.headers.clone();
+        let mut headers = HeaderMap::with_capacity(completion.headers.len() + ADDED);
+        for (name, value) in &completion.headers {
+            headers.append(name, value.clone());
+        }
         if let Some(length) = headers.get_mut(CONTENT_LENGTH) {
             *length = HeaderValue::from(completion.body.len());
         }
