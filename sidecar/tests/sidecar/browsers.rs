@@ -13,7 +13,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
 
-use crate::support::{File, Message, Step, Upstream, answer, until};
+use crate::support::{File, Message, Step, Upstream, answer, free_port, until};
 
 const PAGE: &str = include_str!("browsers.html");
 const RECIPE: &str = include_str!("../../docs/browsers.md");
@@ -56,21 +56,9 @@ fn run(program: &str, arguments: &[&str]) -> Child {
     command.stderr(Stdio::null()).spawn().expect(&hint)
 }
 
-/// Returns an address for a program that opens its own socket. The kernel gives no port below 32768
-/// to a listener that asks for any.
-async fn free_port() -> SocketAddr {
-    for port in 20_000..32_768 {
-        let address = SocketAddr::from(([127, 0, 0, 1], port));
-        if tokio::net::TcpListener::bind(address).await.is_ok() {
-            return address;
-        }
-    }
-    panic!("no port is free");
-}
-
 /// Runs nginx with the recipe's part of a configuration, with the addresses of this test.
 async fn nginx(directory: &Path, sidecar: SocketAddr, pages: [&str; 2]) -> (Child, SocketAddr) {
-    let address = free_port().await;
+    let address = free_port();
     let server = block("nginx")
         .replace("127.0.0.1:8000", &address.to_string())
         .replace("127.0.0.1:8080", &sidecar.to_string())

@@ -29,6 +29,7 @@ mod pages;
 mod paths;
 mod places;
 mod program;
+mod proxies;
 mod refusals;
 mod refused;
 mod said_by_the_layer;

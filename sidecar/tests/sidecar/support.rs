@@ -69,8 +69,7 @@ impl File {
     }
 
     pub(crate) async fn start(&self) -> Running {
-        let config = Config::from_toml(&self.text()).unwrap();
-        Running::serve(Sidecar::new(&config).await.unwrap())
+        Running::start(&self.text()).await
     }
 }
 
@@ -82,6 +81,12 @@ pub(crate) struct Running {
 }
 
 impl Running {
+    /// Starts a sidecar with this configuration file.
+    pub(crate) async fn start(text: &str) -> Self {
+        let config = Config::from_toml(text).unwrap();
+        Self::serve(Sidecar::new(&config).await.unwrap())
+    }
+
     fn serve(sidecar: Sidecar) -> Self {
         let address = sidecar.local_addr().unwrap();
         let metrics = sidecar.metrics_addr().unwrap();
@@ -412,6 +417,22 @@ pub(crate) fn nobody() -> SocketAddr {
     let address = socket.local_addr().unwrap();
     std::mem::forget(socket);
     address
+}
+
+/// Returns an address for a program that opens its own socket, another one each time. The kernel
+/// gives no port below 32768 to a listener that asks for any.
+pub(crate) fn free_port() -> SocketAddr {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    // Two processes that run these tests begin at different ports.
+    let first = std::process::id() as usize * 97;
+    loop {
+        let next = first + NEXT.fetch_add(1, Ordering::SeqCst);
+        let port = u16::try_from(20_000 + next % 12_000).unwrap();
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        if std::net::TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
 }
 
 /// Returns a POST request with a key.
