@@ -12,7 +12,7 @@ use ipnet::IpNet;
 pub use crate::config::limits::Limits;
 #[cfg(feature = "config")]
 pub use crate::config::sidecar::{
-    AuthorizeEntry, Entries, Table, builder, entries, located, wrong,
+    AuthorizeEntry, ClientFiles, Entries, ServerFiles, Table, builder, entries, located, wrong,
 };
 #[cfg(feature = "contract")]
 use crate::contract::Contract;

@@ -1,6 +1,6 @@
 //! The headers that the sidecar changes in a message that it forwards.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::header::{
@@ -13,6 +13,8 @@ use http::{Method, Version, request};
 use ipnet::IpNet;
 
 use tower_idempotency::for_sidecar::HOP_BY_HOP;
+
+use crate::front::Peer;
 
 pub(crate) const ATTEMPT: HeaderName = HeaderName::from_static("idempotency-attempt");
 pub(crate) const FENCING_TOKEN: HeaderName = HeaderName::from_static("idempotency-fencing-token");
@@ -250,9 +252,9 @@ pub(crate) fn may_be_forwarded(parts: &mut request::Parts) -> bool {
 ///
 /// Returns whether a peer that is not trusted named another client. A client may do so, or a proxy
 /// that the file does not list.
-pub(crate) fn forward(parts: &mut request::Parts, peer: SocketAddr, trusted: &[IpNet]) -> bool {
+pub(crate) fn forward(parts: &mut request::Parts, peer: Peer, trusted: &[IpNet]) -> bool {
     let headers = &mut parts.headers;
-    let ip = peer.ip().to_canonical();
+    let ip = peer.address.ip().to_canonical();
     let is_trusted = trusted.iter().any(|network| network.contains(&ip));
     let mut is_disbelieved = false;
     if !is_trusted {
@@ -263,7 +265,11 @@ pub(crate) fn forward(parts: &mut request::Parts, peer: SocketAddr, trusted: &[I
     headers.insert(FORWARDED_FOR, from);
     headers
         .entry(FORWARDED_PROTO)
-        .or_insert(HeaderValue::from_static("http"));
+        .or_insert(HeaderValue::from_static(if peer.is_tls {
+            "https"
+        } else {
+            "http"
+        }));
     if !headers.contains_key(FORWARDED_HOST)
         && let Some(host) = headers.get(HOST).cloned()
     {

@@ -42,6 +42,14 @@ pub(crate) type ServedBody<G> =
 /// Whether the process has told that a proxy may be missing in `trusted_proxies`.
 static WARNED: Once = Once::new();
 
+/// The other side of a client's connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Peer {
+    pub(crate) address: SocketAddr,
+    /// Whether the connection is one of TLS, which ends here.
+    pub(crate) is_tls: bool,
+}
+
 /// The state that all connections share.
 pub(crate) struct Front {
     layer: IdempotencyLayer,
@@ -118,7 +126,7 @@ impl Front {
     pub(crate) async fn respond<G>(
         &self,
         request: Request<ReceivedBody>,
-        peer: SocketAddr,
+        peer: Peer,
         guard: G,
     ) -> Response<ServedBody<G>> {
         let counted = self.numbers.request();
@@ -136,7 +144,7 @@ impl Front {
     async fn admit(
         &self,
         request: Request<ReceivedBody>,
-        peer: SocketAddr,
+        peer: Peer,
     ) -> Result<Request<RequestBody<ReceivedBody>>, Response<Bytes>> {
         let (mut parts, body) = request.into_parts();
         if parts.method == Method::CONNECT {
@@ -160,7 +168,7 @@ impl Front {
                 );
             });
         }
-        parts.extensions.insert(PeerAddr(peer));
+        parts.extensions.insert(PeerAddr(peer.address));
         self.read_path(&mut parts)
             .map_err(|(code, detail)| self.refused(&Refusal::new(code, &detail), &parts))?;
         if let Some(authorizer) = &self.authorizer

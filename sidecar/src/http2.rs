@@ -4,7 +4,6 @@
 //! a response to HEAD, and takes the body of a request for whole that its client resets with `NO_ERROR`.
 
 use std::future::poll_fn;
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -22,12 +21,12 @@ use tracing::debug;
 
 use crate::BoxError;
 use crate::ending::{Close, Ending};
-use crate::front::Front;
+use crate::front::{Front, Peer};
 use crate::metrics::Limit;
 use crate::received::ReceivedBody;
 use crate::resets::Resets;
 use crate::server::Site;
-use crate::socket::Socket;
+use crate::transport::Transport;
 
 /// How many bytes of bodies a client may send before they are read: for a request, and for all
 /// requests of a connection.
@@ -47,8 +46,8 @@ const PING: Duration = Duration::from_secs(20);
 /// Serves a connection until it ends.
 pub(crate) async fn serve(
     site: &Site,
-    socket: Socket,
-    peer: SocketAddr,
+    transport: Transport,
+    peer: Peer,
     ending: &mut Ending,
 ) -> Result<(), h2::Error> {
     let limits = site.front().limits();
@@ -64,7 +63,7 @@ pub(crate) async fn serve(
         .max_header_list_size(u32(limits.max_head_bytes))
         .max_send_buffer_size(MAX_UNSENT);
     let mut connection = tokio::select! {
-        connection = builder.handshake(socket) => connection?,
+        connection = builder.handshake(transport) => connection?,
         _ = ending.next() => return Ok(()),
     };
     let pings = connection.ping_pong().expect("nobody has taken it");
@@ -126,7 +125,7 @@ async fn exchange<G>(
     site: Site,
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
-    peer: SocketAddr,
+    peer: Peer,
     running: G,
 ) -> End {
     let is_head = request.method() == Method::HEAD;

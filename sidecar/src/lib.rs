@@ -11,9 +11,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tower_idempotency::config::{Config, FileError};
-use tower_idempotency::for_sidecar::{builder, located};
+use tower_idempotency::for_sidecar::{ServerFiles, builder, located, wrong};
 use tower_idempotency::store::{AnyStore, Store, StoreError};
 use tower_idempotency::{ConfigError, IdempotencyLayer};
 
@@ -31,6 +30,7 @@ mod framing;
 mod front;
 mod head;
 mod http2;
+mod listener;
 mod metrics;
 mod options;
 mod path;
@@ -42,13 +42,21 @@ mod resets;
 mod server;
 mod socket;
 mod store;
+mod tls;
+mod transport;
 mod upload;
 mod upstream;
 
 pub use contract::SidecarContract;
 use front::Front;
+use listener::Listener;
 use options::{Settings, required_store};
 use store::{Connected, LateStore};
+use tls::{Acceptor, Reload};
+use tracing::error;
+
+/// How often the files of certificates are looked at.
+const LOOK: Duration = Duration::from_secs(2);
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -79,8 +87,9 @@ type BoxError = Box<dyn Error + Send + Sync>;
 /// ```
 pub struct Sidecar {
     front: Arc<Front>,
-    listener: TcpListener,
-    metrics: Option<TcpListener>,
+    listener: Listener,
+    metrics: Option<Listener>,
+    certificates: Certificates,
     drain: Duration,
 }
 
@@ -95,11 +104,12 @@ impl Sidecar {
         let settings = Settings::read(config)?;
         // Errors of the file are found before the sidecar waits for a store.
         layer(config, &settings, LateStore::default())?;
+        let tls = Tls::read(config, &settings)?;
         let layer = match store::connect(required_store(config)?).await? {
             Connected::Now(store) => layer(config, &settings, store)?,
             Connected::Later(store) => layer(config, &settings, store)?,
         };
-        Self::listen(&settings, layer).await
+        Self::listen(&settings, layer, tls).await
     }
 
     /// What a sidecar with this file promises to clients. Neither the store nor the upstream is
@@ -111,6 +121,7 @@ impl Sidecar {
         let settings = Settings::read(config)?;
         required_store(config)?;
         let layer = layer(config, &settings, LateStore::default())?;
+        Tls::read(config, &settings)?;
         Ok(SidecarContract::new(&layer, &settings))
     }
 
@@ -122,16 +133,23 @@ impl Sidecar {
         Ok(AnyStore::migrate(required_store(config)?).await?)
     }
 
-    async fn listen(settings: &Settings, layer: IdempotencyLayer) -> Result<Self, SidecarError> {
+    async fn listen(
+        settings: &Settings,
+        layer: IdempotencyLayer,
+        tls: Tls,
+    ) -> Result<Self, SidecarError> {
         descriptors::compare(&settings.limits, settings.authorize.is_some());
         let front = Arc::new(Front::new(layer, settings));
         let metrics = match settings.metrics {
-            Some(address) => Some(bind(address).await?),
+            Some(address) => Some(bind(address, tls.metrics).await?),
             None => None,
         };
+        let listener = bind(settings.listen, tls.listener).await?;
+        let files = [Some(&listener), metrics.as_ref()].into_iter().flatten();
         Ok(Self {
             front,
-            listener: bind(settings.listen).await?,
+            certificates: Certificates(files.filter_map(Listener::files).collect()),
+            listener,
             metrics,
             drain: settings.drain_timeout,
         })
@@ -142,7 +160,7 @@ impl Sidecar {
     /// # Errors
     /// If the system cannot tell the address.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
+        self.listener.address()
     }
 
     /// The address on which it serves `/metrics`, if the file has the entry `metrics`.
@@ -150,23 +168,86 @@ impl Sidecar {
     /// # Errors
     /// If the system cannot tell the address.
     pub fn metrics_addr(&self) -> io::Result<Option<SocketAddr>> {
-        self.metrics
-            .as_ref()
-            .map(TcpListener::local_addr)
-            .transpose()
+        self.metrics.as_ref().map(Listener::address).transpose()
     }
 
     /// Serves until `shutdown` completes. Then it accepts no more connections, and waits for running
     /// requests and for operations whose clients have left, for at most `drain_timeout`.
+    ///
+    /// Meanwhile it looks every two seconds whether a file of a certificate or a key has changed, and
+    /// reads it again.
     pub async fn serve(self, shutdown: impl Future<Output = ()>) {
-        server::serve(
+        let looks = self.certificates.look_again_and_again();
+        let serves = server::serve(
             self.front,
             self.listener,
             self.metrics,
             self.drain,
             shutdown,
-        )
-        .await;
+        );
+        tokio::select! {
+            () = serves => {}
+            () = looks => {}
+        }
+    }
+
+    /// The certificates and keys of this sidecar.
+    #[must_use]
+    pub fn certificates(&self) -> Certificates {
+        self.certificates.clone()
+    }
+}
+
+/// The certificates and keys of a [`Sidecar`], which are read again while it serves.
+#[derive(Clone, Default)]
+pub struct Certificates(Arc<[Arc<dyn Reload>]>);
+
+impl Certificates {
+    /// Reads all files again. New connections use what was read; the others go on as they are. What
+    /// can't be used is logged, and what was read before stays in use.
+    pub fn reload(&self) {
+        for own in &*self.0 {
+            own.reload();
+        }
+    }
+
+    async fn look_again_and_again(&self) {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let files = Arc::clone(&self.0);
+            let looked =
+                tokio::task::spawn_blocking(move || files.iter().for_each(|own| own.look()));
+            if looked.await.is_err() {
+                error!("the files of certificates can't be looked at any more");
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Certificates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Certificates").finish_non_exhaustive()
+    }
+}
+
+/// The TLS of a sidecar.
+struct Tls {
+    listener: Option<Acceptor>,
+    metrics: Option<Acceptor>,
+}
+
+impl Tls {
+    fn read(config: &Config, settings: &Settings) -> Result<Self, SidecarError> {
+        let acceptor = |entry, files: &Option<ServerFiles>| {
+            let acceptor = files.as_ref().map(|files| Acceptor::new(entry, files));
+            let acceptor = acceptor.transpose();
+            acceptor.map_err(|error| wrong(config, &error.entry, &error.message()))
+        };
+        Ok(Self {
+            listener: acceptor("tls", &settings.tls)?,
+            metrics: acceptor("metrics_tls", &settings.metrics_tls)?,
+        })
     }
 }
 
@@ -189,13 +270,13 @@ fn layer(
 impl fmt::Debug for Sidecar {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sidecar")
-            .field("listener", &self.listener)
+            .field("listener", &self.listener.socket)
             .finish_non_exhaustive()
     }
 }
 
-async fn bind(address: SocketAddr) -> Result<TcpListener, SidecarError> {
-    TcpListener::bind(address)
+async fn bind(address: SocketAddr, tls: Option<Acceptor>) -> Result<Listener, SidecarError> {
+    Listener::bind(address, tls)
         .await
         .map_err(|error| SidecarError(Reason::Listen(address, error)))
 }

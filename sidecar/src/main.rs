@@ -25,8 +25,10 @@ Usage: tower-idempotency-sidecar --config FILE [--check | --migrate]
 
 RUST_LOG says what is logged, such as `debug`. Default: info.
 
-Exit status: 0 done, or shut down by SIGTERM, SIGINT, SIGHUP or SIGQUIT; 1 the
-file, the store or an address can't be used; 2 wrong arguments.
+SIGHUP has it read the files of certificates and keys again.
+
+Exit status: 0 done, or shut down by SIGTERM, SIGINT or SIGQUIT; 1 the file, the
+store, a certificate or an address can't be used; 2 wrong arguments.
 ";
 
 /// What the arguments ask the program to do.
@@ -142,19 +144,31 @@ fn log() {
 async fn serve(config: &Config) -> Result<(), Box<dyn Error>> {
     // The handlers are installed first, so that a signal during the start ends the process in order.
     let shutdown = signals()?;
+    let mut hangups = Signals::hangup()?;
     let sidecar = Sidecar::new(config).await?;
     info!(address = %sidecar.local_addr()?, "listening");
     if let Some(address) = sidecar.metrics_addr()? {
         info!(%address, "metrics");
     }
-    sidecar.serve(shutdown).await;
+    let certificates = sidecar.certificates();
+    let reloads = async move {
+        loop {
+            hangups.next().await;
+            info!("SIGHUP: reading certificates again");
+            certificates.reload();
+        }
+    };
+    tokio::select! {
+        () = sidecar.serve(shutdown) => {}
+        () = reloads => {}
+    }
     info!("shut down");
     Ok(())
 }
 
 /// Completes at the first signal that asks for an end. A second signal ends the process at once.
 fn signals() -> std::io::Result<impl Future<Output = ()>> {
-    let mut signals = Signals::new()?;
+    let mut signals = Signals::ends()?;
     Ok(async move {
         signals.next().await;
         tokio::spawn(async move {
@@ -170,19 +184,24 @@ struct Signals(Vec<tokio::signal::unix::Signal>);
 
 #[cfg(unix)]
 impl Signals {
-    fn new() -> std::io::Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
-        let mut kinds = vec![
+    /// The signals that ask for an end.
+    fn ends() -> std::io::Result<Self> {
+        use tokio::signal::unix::SignalKind;
+        Self::of(&[
             SignalKind::terminate(),
             SignalKind::interrupt(),
             SignalKind::quit(),
-        ];
-        // `nohup` starts a program that is to ignore the end of its terminal.
-        if !ignores(SignalKind::hangup().as_raw_value()) {
-            kinds.push(SignalKind::hangup());
-        }
-        let signals: std::io::Result<_> = kinds.into_iter().map(signal).collect();
-        Ok(Self(signals?))
+        ])
+    }
+
+    /// The signal that asks for the certificates to be read again.
+    fn hangup() -> std::io::Result<Self> {
+        Self::of(&[tokio::signal::unix::SignalKind::hangup()])
+    }
+
+    fn of(kinds: &[tokio::signal::unix::SignalKind]) -> std::io::Result<Self> {
+        let signals = kinds.iter().map(|kind| tokio::signal::unix::signal(*kind));
+        Ok(Self(signals.collect::<std::io::Result<_>>()?))
     }
 
     async fn next(&mut self) {
@@ -202,31 +221,24 @@ impl Signals {
     }
 }
 
-/// Whether the process was started with this signal ignored. Only Linux tells.
-#[cfg(unix)]
-fn ignores(signal: i32) -> bool {
-    let ignored = std::fs::read_to_string("/proc/self/status").ok();
-    let ignored = ignored.as_deref().and_then(|status| {
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix("SigIgn:"))?;
-        u64::from_str_radix(line.trim(), 16).ok()
-    });
-    ignored.is_some_and(|ignored| ignored >> (signal - 1) & 1 == 1)
-}
-
 /// Other systems than Unix have Ctrl-C alone.
 #[cfg(not(unix))]
-struct Signals;
+struct Signals {
+    is_end: bool,
+}
 
 #[cfg(not(unix))]
 impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self)
+    fn ends() -> std::io::Result<Self> {
+        Ok(Self { is_end: true })
+    }
+
+    fn hangup() -> std::io::Result<Self> {
+        Ok(Self { is_end: false })
     }
 
     async fn next(&mut self) {
-        if tokio::signal::ctrl_c().await.is_err() {
+        if !self.is_end || tokio::signal::ctrl_c().await.is_err() {
             std::future::pending().await
         }
     }

@@ -70,6 +70,7 @@ pub(crate) struct Numbers {
     pub(crate) denied: Counter,
     pub(crate) authorizer_failed: Counter,
     pub(crate) ambiguous: Counter,
+    pub(crate) handshakes_failed: Counter,
     in_flight: Gauge,
     connections: Gauge,
     /// In the order of the limits.
@@ -150,6 +151,11 @@ impl Numbers {
             "idempotency_sidecar_ambiguous_paths_total",
             "Requests rejected because servers could read their path in different ways.",
             &[("", of(&self.ambiguous))],
+        );
+        text.counter(
+            "idempotency_sidecar_tls_handshake_failures_total",
+            "Connections of clients whose handshake of TLS has failed.",
+            &[("", of(&self.handshakes_failed))],
         );
         let refused = Limit::ALL.map(|(limit, entry)| {
             let labels = format!(r#"{{limit="{entry}"}}"#);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::{HeaderName, Uri};
 use ipnet::IpNet;
 use tower_idempotency::config::{Config, FileError};
-use tower_idempotency::for_sidecar::{Entries, Limits, canonical, entries, wrong};
+use tower_idempotency::for_sidecar::{Entries, Limits, ServerFiles, canonical, entries, wrong};
 
 use crate::client::KEEP_ALIVE;
 
@@ -17,6 +17,8 @@ use crate::client::KEEP_ALIVE;
 pub(crate) struct Settings {
     /// Required.
     pub(crate) listen: SocketAddr,
+    /// With what `listen` speaks TLS.
+    pub(crate) tls: Option<ServerFiles>,
     /// Required: `http://` and an authority, without a path.
     pub(crate) upstream: Uri,
     /// HTTP/2 with prior knowledge instead of HTTP/1.1.
@@ -33,6 +35,7 @@ pub(crate) struct Settings {
     pub(crate) callers_are_addresses: bool,
     /// Where `/metrics` and `/healthz` are served.
     pub(crate) metrics: Option<SocketAddr>,
+    pub(crate) metrics_tls: Option<ServerFiles>,
     /// The path on `listen` that says whether the sidecar is alive.
     pub(crate) healthz: Option<String>,
     /// The path on `listen` where the contract is served.
@@ -61,6 +64,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
+            tls: None,
             upstream: Uri::from_static("http://127.0.0.1:0"),
             upstream_http2: false,
             upstream_keep_alive: KEEP_ALIVE,
@@ -70,6 +74,7 @@ impl Default for Settings {
             trusted_proxies: Vec::new(),
             callers_are_addresses: false,
             metrics: None,
+            metrics_tls: None,
             healthz: Some("/healthz".to_owned()),
             contract: None,
             drain_timeout: Duration::from_secs(30),
@@ -132,11 +137,13 @@ impl Settings {
             .ok_or_else(|| missing("listen", "127.0.0.1:8080"))?;
         let upstream = entries.upstream.as_ref();
         let upstream = upstream.ok_or_else(|| missing("upstream", "http://127.0.0.1:9000"))?;
+        check_tls(config, &entries)?;
         check_scopes(config, &entries)?;
         check_exactly_once(config, &entries)?;
         let usual = Self::default();
         Ok(Self {
             listen,
+            tls: entries.tls,
             upstream: upstream.clone(),
             upstream_http2: entries.upstream_http2.unwrap_or(usual.upstream_http2),
             upstream_keep_alive: entries
@@ -155,6 +162,7 @@ impl Settings {
                 .any(|table| table.peer_ip || !table.trusted.is_empty()),
             trusted_proxies: entries.trusted_proxies,
             metrics: entries.metrics,
+            metrics_tls: entries.metrics_tls,
             healthz: entries.healthz.unwrap_or(usual.healthz),
             contract: entries.contract.unwrap_or(usual.contract),
             drain_timeout: entries.drain_timeout.unwrap_or(usual.drain_timeout),
@@ -162,6 +170,37 @@ impl Settings {
             docs_url: entries.docs_url,
             limits: entries.limits,
         })
+    }
+}
+
+/// Refuses what needs TLS in a program that was built without it.
+fn check_tls(config: &Config, entries: &Entries) -> Result<(), FileError> {
+    let is_https = |url: &Uri| url.scheme_str() == Some("https");
+    let authorize = entries.authorize.as_ref();
+    if cfg!(feature = "tls") {
+        let https = [
+            ("upstream", entries.upstream.as_ref().is_some_and(is_https)),
+            ("authorize", authorize.is_some_and(|own| is_https(&own.url))),
+        ];
+        return match https.iter().find(|(_, is_https)| *is_https) {
+            Some((entry, _)) => Err(wrong(config, entry, "can't be of `https` yet")),
+            None => Ok(()),
+        };
+    }
+    let needs = [
+        ("tls", entries.tls.is_some()),
+        ("metrics_tls", entries.metrics_tls.is_some()),
+        ("upstream", entries.upstream.as_ref().is_some_and(is_https)),
+        ("authorize", authorize.is_some_and(|own| is_https(&own.url))),
+        ("upstream_tls", entries.upstream_tls.is_some()),
+    ];
+    match needs.iter().find(|(_, needs)| *needs) {
+        Some((entry, _)) => {
+            let message = "needs TLS, and this program was built without the feature `tls`: build it \
+                           again with `--features tls`";
+            Err(wrong(config, entry, message))
+        }
+        None => Ok(()),
     }
 }
 

@@ -16,7 +16,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{debug, info, warn};
@@ -24,9 +24,12 @@ use tracing::{debug, info, warn};
 use crate::bodies::GuardedBody;
 use crate::connections::Connections;
 use crate::ending::{Close, Ending, Phase, Waits};
-use crate::front::{Front, ServedBody};
+use crate::front::{Front, Peer, ServedBody};
+use crate::listener::Listener;
 use crate::received::{ReceivedBody, Unread};
 use crate::socket::{Socket, share};
+use crate::tls::Acceptor;
+use crate::transport::Transport;
 use crate::{BoxError, http2};
 
 /// How much of a body hyper may discard before the next request, instead of closing the connection.
@@ -37,8 +40,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Serves until `shutdown`. Then requests and operations may finish, within `drain`.
 pub(crate) async fn serve(
     front: Arc<Front>,
-    listener: TcpListener,
-    metrics: Option<TcpListener>,
+    listener: Listener,
+    metrics: Option<Listener>,
     drain: Duration,
     shutdown: impl Future<Output = ()>,
 ) {
@@ -100,7 +103,7 @@ impl Site {
     pub(crate) async fn respond<G>(
         &self,
         request: Request<ReceivedBody>,
-        peer: SocketAddr,
+        peer: Peer,
         guard: G,
     ) -> Response<ServedBody<G>> {
         match self {
@@ -117,7 +120,7 @@ impl Site {
 /// Accepts and serves connections without end.
 async fn accept_all(
     site: &Site,
-    listener: &TcpListener,
+    listener: &Listener,
     connections: &Arc<Connections>,
     phase: &watch::Sender<Phase>,
 ) {
@@ -128,7 +131,8 @@ async fn accept_all(
             debug!(%peer, "the peer has its share of the connections");
             continue;
         };
-        let connection = connection(site.clone(), stream, peer, phase.subscribe());
+        let tls = listener.tls.clone();
+        let connection = connection(site.clone(), tls, stream, peer, phase.subscribe());
         tokio::spawn(async move {
             connection.await;
             drop(counted);
@@ -136,9 +140,9 @@ async fn accept_all(
     }
 }
 
-async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+async fn accept(listener: &Listener) -> (TcpStream, SocketAddr) {
     loop {
-        match listener.accept().await {
+        match listener.socket.accept().await {
             Ok(accepted) => return accepted,
             Err(error) => {
                 if is_connection_error(&error) {
@@ -165,6 +169,7 @@ fn is_connection_error(error: &io::Error) -> bool {
 
 async fn connection(
     site: Site,
+    tls: Option<Acceptor>,
     stream: TcpStream,
     peer: SocketAddr,
     phase: watch::Receiver<Phase>,
@@ -179,9 +184,22 @@ async fn connection(
         keep_alive: limits.keep_alive,
     };
     let mut ending = Ending::new(phase, waits, Arc::clone(front.numbers()));
+    let served = async {
+        // The time of the first head counts from the beginning of the connection, and so bounds the
+        // handshake too.
+        let transport = tokio::select! {
+            transport = secured(tls.as_ref(), socket, front) => transport?,
+            _ = ending.next() => return Ok(false),
+        };
+        let peer = Peer {
+            address: peer,
+            is_tls: transport.is_tls(),
+        };
+        requests(&site, transport, peer, &mut ending).await
+    };
     let may_send_on = tokio::select! {
         // The half of the socket that speaks HTTP is dropped with this future, before `linger` begins.
-        served = requests(&site, socket, peer, &mut ending) => served.unwrap_or_else(|error| {
+        served = served => served.unwrap_or_else(|error| {
             debug!(%peer, error = &*error, "connection ended");
             true
         }),
@@ -195,25 +213,40 @@ async fn connection(
     }
 }
 
+/// The connection on which HTTP is spoken, after the handshake of TLS if there is one.
+async fn secured(
+    tls: Option<&Acceptor>,
+    socket: Socket,
+    front: &Front,
+) -> Result<Transport, BoxError> {
+    let Some(tls) = tls else {
+        return Ok(Transport::plain(socket));
+    };
+    tls.accept(socket).await.map_err(|error| {
+        front.numbers().handshakes_failed.add();
+        error.into()
+    })
+}
+
 /// Serves the requests of a connection. Returns whether the client may still be sending while it has a
 /// response to read.
 async fn requests(
     site: &Site,
-    mut socket: Socket,
-    peer: SocketAddr,
+    mut transport: Transport,
+    peer: Peer,
     ending: &mut Ending,
 ) -> Result<bool, BoxError> {
     let is_http2 = tokio::select! {
-        is_http2 = socket.begins_with_http2() => is_http2?,
+        is_http2 = transport.begins_with_http2() => is_http2?,
         _ = ending.next() => return Ok(false),
     };
     if is_http2 {
-        http2::serve(site, socket, peer, ending).await?;
+        http2::serve(site, transport, peer, ending).await?;
         return Ok(true);
     }
     let unread = Unread::default();
     let activity = ending.activity().clone();
-    socket.tell(&activity);
+    transport.tell(&activity);
     let service = service_fn(|request: Request<Incoming>| {
         let (site, unread) = (site.clone(), unread.clone());
         let running = activity.begin();
@@ -234,7 +267,7 @@ async fn requests(
         .max_buf_size(site.front().limits().max_head_bytes)
         // A client that closes its sending half still waits for the response.
         .half_close(true)
-        .serve_connection(TokioIo::new(socket), service)
+        .serve_connection(TokioIo::new(transport), service)
         .with_upgrades();
     let mut served = pin!(served);
     loop {

@@ -9,14 +9,12 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tracing::debug;
 
-use crate::ending::Activity;
 use crate::metrics::{Limit, Numbers};
 use crate::patience::Patience;
 
@@ -29,17 +27,10 @@ const LINGER_PAUSE: Duration = Duration::from_secs(3);
 /// How many bytes the sidecar discards at most.
 const LINGER_BYTES: usize = 64 << 20;
 
-/// What a connection of HTTP/2 begins with (RFC 9113, 3.4).
-const HTTP2: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
 /// The half of the socket that hyper or h2 reads and writes.
 #[derive(Debug)]
 pub(crate) struct Socket {
     stream: Arc<TcpStream>,
-    /// The beginning of what the client sent, which is read again.
-    begun: Bytes,
-    /// Told of what is read, where that is HTTP/1.1.
-    activity: Option<Activity>,
     /// How long a client may take nothing of what is written.
     unread: Option<(Patience, Arc<Numbers>)>,
 }
@@ -69,8 +60,6 @@ impl Socket {
     pub(crate) fn new(stream: Arc<TcpStream>) -> Self {
         Self {
             stream,
-            begun: Bytes::new(),
-            activity: None,
             unread: None,
         }
     }
@@ -80,35 +69,9 @@ impl Socket {
         self.unread = Some((Patience::new(timeout), Arc::clone(numbers)));
     }
 
-    /// Tells `activity` of what is read from now on.
-    pub(crate) fn tell(&mut self, activity: &Activity) {
-        self.activity = Some(activity.clone());
-    }
-
     /// The stream, for as long as this half of it is open.
     pub(crate) fn stream(&self) -> Weak<TcpStream> {
         Arc::downgrade(&self.stream)
-    }
-
-    /// Reads as much as tells whether the client speaks HTTP/2.
-    pub(crate) async fn begins_with_http2(&mut self) -> io::Result<bool> {
-        let mut begun = Vec::with_capacity(HTTP2.len());
-        while begun.len() < HTTP2.len() && HTTP2.starts_with(&begun) {
-            let mut some = [0; HTTP2.len()];
-            self.stream.readable().await?;
-            match self.stream.try_read(&mut some[begun.len()..]) {
-                Ok(0) => break,
-                Ok(read) => {
-                    let from = begun.len();
-                    begun.extend_from_slice(&some[from..from + read]);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
-            }
-        }
-        let is_http2 = begun == HTTP2;
-        self.begun = begun.into();
-        Ok(is_http2)
     }
 
     fn poll_try_write(
@@ -148,25 +111,15 @@ impl Socket {
 
 impl AsyncRead for Socket {
     fn poll_read(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if !self.begun.is_empty() {
-            let length = self.begun.len().min(into.remaining());
-            into.put_slice(&self.begun.split_to(length));
-            return Poll::Ready(Ok(()));
-        }
         loop {
             ready!(self.stream.poll_read_ready(cx))?;
             match self.stream.try_read_buf(into) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                read => {
-                    if let Some(activity) = &self.activity {
-                        activity.has_read();
-                    }
-                    return Poll::Ready(read.map(drop));
-                }
+                read => return Poll::Ready(read.map(drop)),
             }
         }
     }
@@ -302,28 +255,5 @@ mod tests {
         lingers.await.unwrap();
         // The buffers of the system hold a part too.
         assert!((LINGER_BYTES..2 * LINGER_BYTES).contains(&sent), "{sent}");
-    }
-
-    #[tokio::test]
-    async fn what_the_client_began_with_is_read_again() {
-        for (sent, is_http2) in [
-            (&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nmore"[..], true),
-            (b"POST / HTTP/1.1\r\n", false),
-            (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r!", false),
-            (b"P", false),
-            (b"", false),
-        ] {
-            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let mut client = TcpStream::connect(listener.local_addr().unwrap())
-                .await
-                .unwrap();
-            let (mut socket, _watched) = share(listener.accept().await.unwrap().0);
-            client.write_all(sent).await.unwrap();
-            client.shutdown().await.unwrap();
-            assert_eq!(socket.begins_with_http2().await.unwrap(), is_http2);
-            let mut read = Vec::new();
-            socket.read_to_end(&mut read).await.unwrap();
-            assert_eq!(read, sent);
-        }
     }
 }

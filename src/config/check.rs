@@ -72,6 +72,7 @@ impl Config {
             }
         }
         self.check_copied()?;
+        self.check_tls()?;
         let contract = file.contract.as_ref().and_then(|own| own.0.as_deref());
         let healthz = match &file.healthz {
             Some(own) => own.0.as_deref(),
@@ -86,6 +87,32 @@ impl Config {
         if metrics.is_some_and(|own| own.port() != 0) && metrics == file.listen.map(|own| own.0) {
             let message = "must be another address than `listen`";
             return Err(self.error("metrics", message));
+        }
+        Ok(())
+    }
+
+    fn check_tls(&self) -> Result<(), FileError> {
+        let file = &self.said.file;
+        let of_authorizer = file.authorize.as_ref();
+        let authorizer = of_authorizer.map(|own| &own.url);
+        let upstream = file.upstream.as_ref().map(|own| &own.0);
+        let of_authorizer = of_authorizer.and_then(|own| own.tls.as_ref());
+        for (path, tls, url) in [
+            ("upstream_tls", file.upstream_tls.as_ref(), upstream),
+            ("authorize.tls", of_authorizer, authorizer),
+        ] {
+            let Some(tls) = tls else { continue };
+            if let Some((entry, message)) = tls.wrong() {
+                return Err(self.error(&format!("{path}.{entry}"), message));
+            }
+            if url.is_some_and(|url| url.scheme_str() == Some("http")) {
+                let message = "says nothing here: the URL is one of `http`, which has no TLS";
+                return Err(self.error(path, message));
+            }
+        }
+        if file.metrics_tls.is_some() && file.metrics.is_none() {
+            let message = "says nothing here: there is no `metrics`";
+            return Err(self.error("metrics_tls", message));
         }
         Ok(())
     }

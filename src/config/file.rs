@@ -14,6 +14,7 @@ use super::process::{Address, Authorize, ServedPath, Upstream};
 use super::record::{InDoubt, Record};
 use super::rejections::{self, Rejections};
 use super::scopes::{Net, Scopes};
+use super::tls::{ClientTls, ServerTls};
 use super::value::{List, Setting, Word};
 use crate::options::key::KeySyntax;
 use crate::options::{
@@ -34,11 +35,14 @@ pub(super) struct File {
 
     /// Sidecar, required: the address it serves on.
     pub(super) listen: Option<Address>,
+    /// Sidecar: the certificate with which it speaks TLS on `listen`.
+    pub(super) tls: Option<ServerTls>,
     /// Sidecar, required: the service behind it.
     pub(super) upstream: Option<Upstream>,
-    /// Sidecar: whether the service is spoken to in HTTP/2, with prior knowledge, instead of
-    /// HTTP/1.1.
-    #[schemars(extend("default" = false))]
+    /// Sidecar: the authorities and the certificate with which an `upstream` of https is spoken to.
+    pub(super) upstream_tls: Option<ClientTls>,
+    /// Sidecar: whether the service is spoken to in HTTP/2 instead of HTTP/1.1: over http with prior
+    /// knowledge. Without it a service of https chooses by ALPN.
     pub(super) upstream_http2: Option<bool>,
     /// Sidecar: how long an idle connection to the service is kept over HTTP/1.1; `0s` for a
     /// connection of its own for each request.
@@ -60,6 +64,8 @@ pub(super) struct File {
     pub(super) trusted_proxies: Option<Vec<Net>>,
     /// Sidecar: the address on which `/metrics` (Prometheus) and `/healthz` are served.
     pub(super) metrics: Option<Address>,
+    /// Sidecar: the certificate with which it speaks TLS on `metrics`.
+    pub(super) metrics_tls: Option<ServerTls>,
     /// Sidecar: the path on `listen` where it says that it is alive; `false` for none.
     #[schemars(extend("default" = "/healthz"))]
     pub(super) healthz: Option<ServedPath>,

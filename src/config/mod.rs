@@ -72,6 +72,7 @@ mod schema;
 mod scopes;
 pub(crate) mod sidecar;
 mod strict;
+mod tls;
 mod value;
 
 pub use error::FileError;

@@ -11,6 +11,7 @@ use serde::de::value::MapAccessDeserializer;
 use super::amount::Time;
 use super::credential::Credential;
 use super::field::{Name, text};
+use super::tls::ClientTls;
 use super::value::{Plain, Setting, Value, read_as_value, values};
 
 values! {
@@ -21,9 +22,9 @@ values! {
         { "type": "string", "pattern": "^[0-9a-fA-F.:\\[\\]%]+:[0-9]+$" },
         |plain| text(&plain)?.parse().ok();
     /// The URL of the service behind the sidecar.
-    Upstream(Uri): "a URL such as \"http://127.0.0.1:9000\": of http, without a user, a path or a \
-        query",
-        { "type": "string", "pattern": "^http://[^/?#@]+/?$" },
+    Upstream(Uri): "a URL such as \"http://127.0.0.1:9000\": of http or https, without a user, a path \
+        or a query",
+        { "type": "string", "pattern": "^https?://[^/?#@]+/?$" },
         |plain| {
             let has_no_path = |url: &Uri| matches!(url.path(), "" | "/") && url.query().is_none();
             http_url(text(&plain)?).filter(has_no_path)
@@ -52,7 +53,7 @@ read_as_value![AuthorizeUrl, Authorize];
 fn http_url(text: &str) -> Option<Uri> {
     let url: Uri = text.parse().ok()?;
     let authority = url.authority()?;
-    let plain = url.scheme_str() == Some("http")
+    let plain = matches!(url.scheme_str(), Some("http" | "https"))
         && !authority.as_str().contains('@')
         && !authority.host().is_empty();
     plain.then_some(url)
@@ -64,7 +65,8 @@ struct AuthorizeUrl(Uri);
 
 impl Value for AuthorizeUrl {
     fn allowed() -> String {
-        "a URL such as \"http://127.0.0.1:9001/authorize\": of http, without a user".to_owned()
+        "a URL such as \"http://127.0.0.1:9001/authorize\": of http or https, without a user"
+            .to_owned()
     }
 
     fn plain(plain: Plain<'_>) -> Result<Self, String> {
@@ -74,7 +76,7 @@ impl Value for AuthorizeUrl {
     }
 
     fn schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "pattern": "^(env:[A-Za-z0-9_]+$|http://[^@/?#]+([/?#]|$))" })
+        json_schema!({ "type": "string", "pattern": "^(env:[A-Za-z0-9_]+$|https?://[^@/?#]+([/?#]|$))" })
     }
 }
 
@@ -82,6 +84,7 @@ impl Value for AuthorizeUrl {
 #[derive(Clone)]
 pub(super) struct Authorize {
     pub(super) url: Uri,
+    pub(super) tls: Option<ClientTls>,
     pub(super) timeout: Option<Time>,
     pub(super) headers: Vec<HeaderName>,
 }
@@ -122,6 +125,7 @@ impl Value for Authorize {
         let AuthorizeUrl(url) = AuthorizeUrl::plain(plain)?;
         Ok(Self {
             url,
+            tls: None,
             timeout: None,
             headers: Vec::new(),
         })
@@ -131,6 +135,7 @@ impl Value for Authorize {
         let table = AuthorizeTable::deserialize(MapAccessDeserializer::new(map))?;
         Ok(Self {
             url: table.url.0,
+            tls: table.tls,
             timeout: table.timeout,
             headers: table.headers.set(),
         })
@@ -149,6 +154,8 @@ impl Value for Authorize {
 struct AuthorizeTable {
     /// The URL that the sidecar asks, with GET and the head of the request.
     url: AuthorizeUrl,
+    /// The authorities and the certificate with which an authorizer of https is spoken to.
+    tls: Option<ClientTls>,
     /// How long the response of the authorizer may take.
     timeout: Option<Time>,
     /// The fields of the authorizer's response that the sidecar copies into the request.

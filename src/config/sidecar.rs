@@ -2,6 +2,7 @@
 //! [`for_sidecar`](crate::for_sidecar).
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use http::{HeaderName, Uri};
@@ -9,6 +10,7 @@ use ipnet::IpNet;
 
 use super::limits::Limits;
 use super::scopes::Scopes;
+use super::tls::{ClientTls, ServerTls};
 use super::{Config, FileError};
 use crate::IdempotencyLayerBuilder;
 use crate::error::ConfigError;
@@ -21,9 +23,13 @@ use crate::store::Store;
 pub struct Entries {
     /// The entry `listen`.
     pub listen: Option<SocketAddr>,
-    /// `http://` and an authority, without a path.
+    /// The entry `tls`.
+    pub tls: Option<ServerFiles>,
+    /// `http://` or `https://` and an authority, without a path.
     pub upstream: Option<Uri>,
-    /// HTTP/2 with prior knowledge instead of HTTP/1.1.
+    /// The entry `upstream_tls`.
+    pub upstream_tls: Option<ClientFiles>,
+    /// HTTP/2 instead of HTTP/1.1.
     pub upstream_http2: Option<bool>,
     /// How long an idle connection to the service is kept over HTTP/1.1.
     pub upstream_keep_alive: Option<Duration>,
@@ -37,6 +43,8 @@ pub struct Entries {
     pub trusted_proxies: Vec<IpNet>,
     /// The entry `metrics`.
     pub metrics: Option<SocketAddr>,
+    /// The entry `metrics_tls`.
+    pub metrics_tls: Option<ServerFiles>,
     /// A path; `Some(None)` for `false`.
     pub healthz: Option<Option<String>>,
     /// A path; `Some(None)` for `false`.
@@ -53,11 +61,35 @@ pub struct Entries {
     pub tables: Vec<Table>,
 }
 
+/// The files with which a listener speaks TLS.
+#[derive(Clone, Debug)]
+pub struct ServerFiles {
+    /// The certificate and its chain.
+    pub certificate: PathBuf,
+    /// The certificate's private key.
+    pub key: PathBuf,
+    /// The authorities one of which has signed each client's certificate.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// The files with which a server of https is spoken to.
+#[derive(Clone, Debug, Default)]
+pub struct ClientFiles {
+    /// The authorities that are trusted instead of those of the system.
+    pub ca: Option<PathBuf>,
+    /// The sidecar's own certificate and its chain; never without a key.
+    pub certificate: Option<PathBuf>,
+    /// The certificate's private key.
+    pub key: Option<PathBuf>,
+}
+
 /// The entry `authorize`. Its `url` may hold a credential.
 #[derive(Clone)]
 pub struct AuthorizeEntry {
-    /// `http://`, asked with GET.
+    /// `http://` or `https://`, asked with GET.
     pub url: Uri,
+    /// The entry `authorize.tls`.
+    pub tls: Option<ClientFiles>,
     /// How long the authorizer may take.
     pub timeout: Option<Duration>,
     /// The headers that are copied from the authorizer's response into the request.
@@ -119,18 +151,22 @@ pub fn entries(config: &Config) -> Entries {
     let networks = file.trusted_proxies.iter().flatten();
     Entries {
         listen: file.listen.map(|own| own.0),
+        tls: file.tls.as_ref().map(ServerTls::files),
         upstream: file.upstream.as_ref().map(|own| own.0.clone()),
+        upstream_tls: file.upstream_tls.as_ref().map(ClientTls::files),
         upstream_http2: file.upstream_http2,
         upstream_keep_alive: file.upstream_keep_alive.map(|own| own.0),
         connect_timeout: file.connect_timeout.map(|own| own.0),
         upstream_timeout: file.upstream_timeout.map(|own| own.0),
         authorize: file.authorize.as_ref().map(|own| AuthorizeEntry {
             url: own.url.clone(),
+            tls: own.tls.as_ref().map(ClientTls::files),
             timeout: own.timeout.map(|timeout| timeout.0),
             headers: own.headers.clone(),
         }),
         trusted_proxies: networks.map(|own| canonical(own.0)).collect(),
         metrics: file.metrics.map(|own| own.0),
+        metrics_tls: file.metrics_tls.as_ref().map(ServerTls::files),
         healthz: file.healthz.as_ref().map(|own| own.0.clone()),
         contract: file.contract.as_ref().map(|own| own.0.clone()),
         drain_timeout: file.drain_timeout.map(|own| own.0),

@@ -116,6 +116,10 @@ fn what_is_read_is_right_by_the_schema() {
     for entry in [
         "listen = '127.0.0.1:8080'",
         "upstream = 'http://127.0.0.1:9000'",
+        "tls = { certificate = '/a.pem', key = '/b.pem', client_ca = '/c.pem' }",
+        "metrics = '[::1]:9100'\nmetrics_tls = { certificate = '/a.pem', key = '/b.pem' }",
+        "upstream = 'https://a.example'\nupstream_tls = { ca = '/c.pem', certificate = '/a.pem', key = '/b.pem' }",
+        "authorize = { url = 'https://auth', tls = { ca = '/c.pem' } }",
         "upstream_http2 = true",
         "upstream_keep_alive = '0s'",
         "connect_timeout = '1s'",

@@ -23,6 +23,7 @@ use crate::connect::Connector;
 use crate::framing::frame;
 use crate::places::Place;
 use crate::socket::{Socket, is_quiet};
+use crate::transport::Transport;
 
 /// Keeps the connections of one server.
 pub(crate) struct Http1<B>(Arc<Pool<B>>);
@@ -192,6 +193,7 @@ where
     async fn connect(&self) -> Result<Connection<B>, BoxError> {
         let status_line = StatusLine::default();
         let socket = Socket::new(Arc::new(self.connector.connect(&self.server).await?));
+        let socket = Transport::plain(socket);
         let stream = socket.stream();
         let socket = Watched::new(socket, status_line.clone());
         let (sender, connection) = http1::Builder::new()

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf, Take};
 
-use crate::socket::Socket;
+use crate::transport::Transport;
 
 /// What has arrived of the response to the last request on a connection.
 #[derive(Clone, Debug, Default)]
@@ -105,19 +105,19 @@ const MOST_PER_READ: u64 = 32 << 10;
 /// A connection whose status lines are watched.
 #[derive(Debug)]
 pub(crate) struct Watched {
-    socket: Take<Socket>,
+    socket: Take<Transport>,
     status_line: StatusLine,
 }
 
 impl Watched {
-    pub(crate) fn new(socket: Socket, status_line: StatusLine) -> Self {
+    pub(crate) fn new(socket: Transport, status_line: StatusLine) -> Self {
         Self {
             socket: socket.take(MOST_PER_READ),
             status_line,
         }
     }
 
-    fn socket(self: Pin<&mut Self>) -> Pin<&mut Socket> {
+    fn socket(self: Pin<&mut Self>) -> Pin<&mut Transport> {
         Pin::new(self.get_mut().socket.get_mut())
     }
 }

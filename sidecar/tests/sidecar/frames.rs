@@ -1,5 +1,6 @@
 //! This client of HTTP/2 writes frame by frame what a test gives it, also what no library would send.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -147,7 +148,11 @@ pub(crate) struct Frames {
 
 impl Frames {
     pub(crate) async fn connect(sidecar: &Running) -> Self {
-        let mut stream = TcpStream::connect(sidecar.address).await.unwrap();
+        Self::connect_to(sidecar.address).await
+    }
+
+    pub(crate) async fn connect_to(address: SocketAddr) -> Self {
+        let mut stream = TcpStream::connect(address).await.unwrap();
         stream.set_nodelay(true).unwrap();
         stream
             .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")

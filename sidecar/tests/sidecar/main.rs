@@ -6,6 +6,8 @@ mod asked_again;
 mod authorizer;
 mod bodies;
 mod browsers;
+#[cfg(feature = "tls")]
+mod certificates;
 mod connections;
 mod environment;
 mod expectations;
@@ -48,6 +50,10 @@ mod store;
 mod streaming;
 mod streams;
 mod support;
+#[cfg(feature = "tls")]
+mod tls;
+#[cfg(feature = "tls")]
+mod tls_files;
 mod tunnels;
 mod unread;
 #[cfg(all(

@@ -333,10 +333,16 @@ impl Serving {
     }
 
     pub(crate) async fn says(&mut self, what: &str) {
+        self.says_line(what).await;
+    }
+
+    /// Returns the line of the log that says this.
+    pub(crate) async fn says_line(&mut self, what: &str) -> String {
         loop {
             let line = within(self.log.next_line()).await.unwrap();
-            if line.expect("more of the log").contains(what) {
-                return;
+            let line = line.expect("more of the log");
+            if line.contains(what) {
+                return line;
             }
         }
     }

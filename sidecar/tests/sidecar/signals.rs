@@ -20,7 +20,7 @@ async fn waiting(go_on: &Arc<Notify>) -> Upstream {
 
 #[tokio::test]
 async fn a_signal_that_asks_for_an_end_finishes_what_runs() {
-    for signal in ["-TERM", "-INT", "-HUP", "-QUIT"] {
+    for signal in ["-TERM", "-INT", "-QUIT"] {
         let go_on = Arc::new(Notify::new());
         let upstream = waiting(&go_on).await;
         let name = format!("signal{signal}.toml");
@@ -39,7 +39,7 @@ async fn a_signal_that_asks_for_an_end_finishes_what_runs() {
 
 #[tokio::test]
 async fn a_second_signal_of_any_kind_waits_for_nothing() {
-    for (first, second) in [("-TERM", "-TERM"), ("-HUP", "-INT"), ("-QUIT", "-HUP")] {
+    for (first, second) in [("-TERM", "-TERM"), ("-QUIT", "-INT")] {
         waits_for_nothing(first, second).await;
     }
 }
@@ -63,19 +63,15 @@ async fn waits_for_nothing(first: &str, second: &str) {
     assert!(client.is_closed().await);
 }
 
-/// `nohup` ignores SIGHUP before it starts the program.
-#[cfg(target_os = "linux")]
+/// Service managers send SIGHUP to have a program read its files again.
 #[tokio::test]
-async fn the_end_of_the_terminal_is_ignored_under_nohup() {
+async fn sighup_ends_nothing() {
     let upstream = Upstream::start(|_| ok("done")).await;
-    let mut nohup = Command::new("sh");
-    nohup
-        .args(["-c", "trap '' HUP; exec \"$0\" \"$@\""])
-        .arg(env!("CARGO_BIN_EXE_tower-idempotency-sidecar"))
-        .kill_on_drop(true)
-        .env_remove("RUST_LOG");
-    let mut serving = Serving::run(nohup, "nohup.toml", &File::new(upstream.address)).await;
-    serving.signal("-HUP").await;
+    let mut serving = Serving::start("hup.toml", &File::new(upstream.address)).await;
+    for _ in 0..2 {
+        serving.signal("-HUP").await;
+        serving.says("SIGHUP").await;
+    }
     let mut client = Client::connect(serving.address).await;
     client.send(&get("/")).await;
     assert_eq!(client.answer().await.text(), "done");

@@ -1,0 +1,31 @@
+//! Where clients connect.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+
+use crate::tls::{Acceptor, Reload};
+
+/// A listener, and the TLS that its connections begin with.
+pub(crate) struct Listener {
+    pub(crate) socket: TcpListener,
+    pub(crate) tls: Option<Acceptor>,
+}
+
+impl Listener {
+    pub(crate) async fn bind(address: SocketAddr, tls: Option<Acceptor>) -> io::Result<Self> {
+        let socket = TcpListener::bind(address).await?;
+        Ok(Self { socket, tls })
+    }
+
+    pub(crate) fn address(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+
+    /// The files that are looked at again.
+    pub(crate) fn files(&self) -> Option<Arc<dyn Reload>> {
+        self.tls.as_ref().map(Acceptor::files)
+    }
+}
