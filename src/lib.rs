@@ -262,7 +262,9 @@
 //!   [`scope::peer_ip`]. Turn it on if you use axum.
 //! - `sqlite`, `postgres`, `mysql`: `SqliteStore`, `PostgresStore`,
 //!   `MySqlStore`, on the application's own sqlx pool. They need Rust 1.94.
-//! - `redis`: `RedisStore`, for Redis and Valkey, one server or a Cluster.
+//! - `redis`: `RedisStore`, for Redis and Valkey, one server, a Cluster or behind Sentinel.
+//! - `tls`: TLS to the servers of the stores, by rustls with ring (`docs/stores.md`). Without it
+//!   a URL that asks for TLS is an error.
 //! - `encryption`: recorded responses are encrypted before a store gets them
 //!   (`IdempotencyLayerBuilder::encryption`).
 //! - `config`: every option from a TOML or JSON file (`config::Config`).

@@ -110,7 +110,9 @@ pub(crate) fn required_store(config: &Config) -> Result<&str, FileError> {
         return Err(missing(config, "store", "memory:"));
     };
     let scheme = store.split_once(':').map_or(store, |(scheme, _)| scheme);
-    let (feature, is_on) = match scheme {
+    // What comes after a plus says how Redis is reached.
+    let engine = scheme.split_once('+').map_or(scheme, |(engine, _)| engine);
+    let (feature, is_on) = match engine {
         "mysql" | "mariadb" => ("mysql", cfg!(feature = "mysql")),
         "postgres" | "postgresql" => ("postgres", cfg!(feature = "postgres")),
         "redis" | "rediss" | "valkey" | "valkeys" => ("redis", cfg!(feature = "redis")),

@@ -37,6 +37,8 @@ pub(crate) mod row;
 pub(crate) mod sql;
 mod subscription;
 mod timed;
+#[cfg(any(feature = "redis", feature = "postgres", feature = "mysql"))]
+mod tls;
 
 pub use any::AnyStore;
 pub use claim::{Claim, Claimed, OnLapsedLease, OnMismatch};

@@ -73,8 +73,18 @@ impl Redials {
         redial
     }
 
+    /// All connections were given up, since the server is another one by now.
+    #[cfg(feature = "redis")]
+    pub(super) fn give_up_all(&self) {
+        *self.last.lock() = Last {
+            at: Some(Instant::now()),
+            in_use: 0,
+        };
+        self.all_given_up.send_replace(());
+    }
+
     /// Completes when the store gives up its connections the next time.
-    pub(super) fn next(&self) -> impl Future<Output = ()> + Send + 'static {
+    pub(super) fn next(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut given_up = self.all_given_up.subscribe();
         async move {
             // An error says that the store was dropped.

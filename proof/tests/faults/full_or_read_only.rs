@@ -56,7 +56,7 @@ async fn a_read_only_postgres_executes_nothing_new() {
             "SELECT pg_reload_conf()",
         ],
     );
-    nothing_new(&server, read_only, writable).await;
+    Box::pin(nothing_new(&server, read_only, writable)).await;
 }
 
 async fn nothing_new<T, U>(

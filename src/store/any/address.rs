@@ -46,6 +46,12 @@ impl<'a> Address<'a> {
         Some(self.parameters.remove(at).1)
     }
 
+    /// The value of a parameter that the driver reads as well.
+    pub(super) fn get(&self, name: &str) -> Option<&'a str> {
+        let given = self.parameters.iter().find(|(given, _)| *given == name)?;
+        Some(given.1)
+    }
+
     /// Removes a parameter whose value is a number.
     pub(super) fn take_number(&mut self, name: &str) -> Result<Option<usize>, StoreError> {
         let number = |value: &str| {

@@ -12,7 +12,7 @@ pub(super) async fn connect(address: Address<'_>) -> Result<AnyStore, StoreError
         "sqlite" => sqlite::connect(address).await,
         "postgres" | "postgresql" => postgres::connect(address).await,
         "mysql" | "mariadb" => mysql::connect(address).await,
-        "redis" | "rediss" | "valkey" | "valkeys" => redis::connect(address).await,
+        scheme if is_redis(scheme) => redis::connect(address).await,
         _ => Err(address.unknown_scheme()),
     }
 }
@@ -23,7 +23,7 @@ pub(super) async fn migrate(address: Address<'_>) -> Result<(), StoreError> {
         "sqlite" => sqlite::migrate(address).await,
         "postgres" | "postgresql" => postgres::migrate(address).await,
         "mysql" | "mariadb" => mysql::migrate(address).await,
-        "redis" | "rediss" | "valkey" | "valkeys" => redis::migrate(address).await,
+        scheme if is_redis(scheme) => redis::migrate(address).await,
         _ => Err(address.unknown_scheme()),
     }
 }
@@ -33,10 +33,17 @@ pub(super) async fn migrate(address: Address<'_>) -> Result<(), StoreError> {
 pub(super) fn check(address: Address<'_>) -> Result<(), StoreError> {
     match address.scheme {
         "memory" if cfg!(feature = "memory") => memory(address).map(drop),
-        "memory" | "sqlite" | "postgres" | "postgresql" | "mysql" | "mariadb" | "redis"
-        | "rediss" | "valkey" | "valkeys" => Ok(()),
+        "memory" | "sqlite" | "postgres" | "postgresql" | "mysql" | "mariadb" => Ok(()),
+        scheme if is_redis(scheme) => Ok(()),
         _ => Err(address.unknown_scheme()),
     }
+}
+
+/// Whether the scheme is one of Redis and Valkey: `redis` and `rediss`, also with what comes after
+/// a plus.
+fn is_redis(scheme: &str) -> bool {
+    let kind = scheme.split_once('+').map_or(scheme, |(kind, _)| kind);
+    matches!(kind, "redis" | "rediss" | "valkey" | "valkeys")
 }
 
 #[cfg(not(feature = "memory"))]
@@ -94,7 +101,20 @@ mod redis {
 
     pub(super) async fn connect(mut address: Address<'_>) -> Result<AnyStore, StoreError> {
         let prefix = address.take("prefix");
-        let url = address.rest(&["prefix"], &["protocol", "db", "user", "pass"])?;
+        let url = address.rest(
+            &["prefix"],
+            &[
+                "protocol",
+                "db",
+                "user",
+                "pass",
+                "ssl-ca",
+                "ssl-cert",
+                "ssl-key",
+                "sentinel_user",
+                "sentinel_pass",
+            ],
+        )?;
         let mut builder = RedisStore::builder(RedisConnection::from_url(&url)?);
         if let Some(prefix) = prefix {
             builder = builder.prefix(prefix);
@@ -111,7 +131,7 @@ mod redis {
 #[cfg(feature = "_sql")]
 macro_rules! sql {
     ($engine:ident, $feature:literal, $DB:ident, $PoolOptions:ident,
-     $Options:ident, $drivers:expr) => {
+     $Options:ident, $environment:expr, $drivers:expr) => {
         #[cfg(feature = $feature)]
         mod $engine {
             use std::time::Duration;
@@ -119,7 +139,8 @@ macro_rules! sql {
             use sqlx::$engine::{$Options, $PoolOptions};
             use sqlx::{$DB, Connection};
 
-            use super::{Address, AnyStore, StoreError, most_connections, refused};
+            use super::{Address, AnyStore, StoreError, check_tls, most_connections, refused};
+            use crate::store::sql::transport::{needs_tls, with_ca};
             use crate::store::sql::{SqlStore, SqlStoreBuilder};
 
             pub(super) async fn connect(address: Address<'_>) -> Result<AnyStore, StoreError> {
@@ -134,6 +155,7 @@ macro_rules! sql {
             fn builder(mut address: Address<'_>) -> Result<SqlStoreBuilder<$DB>, StoreError> {
                 let table = address.take("table");
                 let most = most_connections(&mut address)?;
+                let names_ca = check_tls(&address, &$environment)?;
                 let url = address.rest(&["table", "max_connections"], &$drivers)?;
                 let options: $Options = url.parse().map_err(|_| {
                     let message = concat!("the URL of the store is no `", $feature, ":` URL: see \
@@ -141,6 +163,10 @@ macro_rules! sql {
                         percent-encoded");
                     refused(message.to_owned())
                 })?;
+                let options = with_ca::<$DB>(options, names_ca);
+                if needs_tls::<$DB>(&options) && cfg!(not(feature = "tls")) {
+                    return Err(refused(crate::store::tls::FEATURE_IS_OFF.to_owned()));
+                }
                 let pool = $PoolOptions::new()
                     .max_connections(most.unwrap_or(10))
                     .acquire_timeout(Duration::from_secs(5))
@@ -174,6 +200,11 @@ sql!(
     PgPoolOptions,
     PgConnectOptions,
     [
+        ("sslrootcert", "PGSSLROOTCERT"),
+        ("sslcert", "PGSSLCERT"),
+        ("sslkey", "PGSSLKEY"),
+    ],
+    [
         "sslmode",
         "ssl-mode",
         "sslrootcert",
@@ -201,6 +232,7 @@ sql!(
     MySql,
     MySqlPoolOptions,
     MySqlConnectOptions,
+    [],
     [
         "sslmode",
         "ssl-mode",
@@ -251,6 +283,33 @@ mod sqlite {
             Some(table) => builder.table(table),
             None => builder,
         })
+    }
+}
+
+/// Checks the files that the URL names for TLS, or else these variables of the environment, which the
+/// driver reads too. Returns whether there is the file of a CA.
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+fn check_tls(address: &Address<'_>, environment: &[(&str, &str)]) -> Result<bool, StoreError> {
+    use crate::store::tls;
+
+    #[cfg(feature = "tls")]
+    return tls::Files::read(|name| {
+        let of_environment = || {
+            let (_, variable) = environment.iter().find(|(given, _)| *given == name)?;
+            std::env::var(variable).ok()
+        };
+        address.get(name).map(tls::decoded).or_else(of_environment)
+    })
+    .map(|files| files.ca.is_some());
+
+    #[cfg(not(feature = "tls"))]
+    {
+        let _ = environment;
+        let mut names = [tls::CA, tls::CERTIFICATE, tls::KEY].into_iter().flatten();
+        if names.any(|name| address.get(name).is_some()) {
+            return Err(refused(tls::FEATURE_IS_OFF.to_owned()));
+        }
+        Ok(false)
     }
 }
 

@@ -18,13 +18,19 @@ use address::Address;
 /// | `sqlite:FILE` | `SqliteStore` | `table`, `max_connections` |
 /// | `postgres://…` | `PostgresStore` | `table`, `max_connections` |
 /// | `mysql://…` | `MySqlStore` | `table`, `max_connections` |
-/// | `redis://…`, or several with commas between for a cluster | `RedisStore` | `prefix` |
+/// | `redis://…`, `redis+cluster://…`, `redis+sentinel://…` | `RedisStore` | `prefix` |
 ///
 /// The driver reads the rest of the URL. Each kind needs the feature of its
 /// name. An SQL store also needs its table: [`migrate`](Self::migrate) creates
 /// it.
 ///
-/// No error and no log shows any part of a URL, which may contain a password.
+/// A URL that asks for TLS needs the feature `tls`: `sslmode=verify-full` (PostgreSQL),
+/// `ssl-mode=VERIFY_IDENTITY` (MySQL), or `rediss:` instead of `redis:`. `docs/stores.md` lists the
+/// modes, and the parameters for the files of a CA, a certificate and a key. Where a connection to
+/// another machine is not encrypted, opening the store logs a `WARN`.
+///
+/// No error and no log shows any part of a URL, which may contain a password, but for the names of
+/// such files.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]

@@ -131,3 +131,53 @@ async fn an_engine_whose_feature_is_off_says_which_to_turn_on() {
         );
     }
 }
+
+/// A connection in plain text would be one that nobody has asked for.
+#[cfg(all(
+    not(feature = "tls"),
+    any(feature = "redis", feature = "postgres", feature = "mysql")
+))]
+#[tokio::test]
+async fn a_url_that_asks_for_tls_names_the_feature_that_is_off() {
+    for (url, is_on) in [
+        ("rediss://:hunter2@cache", cfg!(feature = "redis")),
+        ("valkeys+cluster://:hunter2@cache", cfg!(feature = "redis")),
+        (
+            "rediss+sentinel://:hunter2@cache/main",
+            cfg!(feature = "redis"),
+        ),
+        (
+            "redis://:hunter2@cache?ssl-ca=/ca.pem",
+            cfg!(feature = "redis"),
+        ),
+        (
+            "postgres://app:hunter2@db/app?sslmode=require",
+            cfg!(feature = "postgres"),
+        ),
+        (
+            "postgres://app:hunter2@db/app?sslmode=verify-full",
+            cfg!(feature = "postgres"),
+        ),
+        (
+            "postgres://app:hunter2@db/app?sslrootcert=/ca.pem",
+            cfg!(feature = "postgres"),
+        ),
+        (
+            "mysql://app:hunter2@db/app?ssl-mode=REQUIRED",
+            cfg!(feature = "mysql"),
+        ),
+        (
+            "mysql://app:hunter2@db/app?ssl-ca=/ca.pem",
+            cfg!(feature = "mysql"),
+        ),
+    ] {
+        if is_on {
+            assert_eq!(
+                refusal(url).await,
+                "the URL of the store asks for TLS, which needs the feature `tls` of \
+                 tower-idempotency: `cargo add tower-idempotency --features tls`",
+                "{url}"
+            );
+        }
+    }
+}

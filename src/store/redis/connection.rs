@@ -1,23 +1,22 @@
 //! Reaching the server.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
-use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use redis::aio::ConnectionManager;
 use redis::cluster::{ClusterClient, ClusterClientBuilder};
 use redis::cluster_async::ClusterConnection;
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
-use redis::{Client, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, RedisResult};
+use redis::{Client, ProtocolVersion, RedisResult};
 
-use super::errors::{not_opened, refused};
-use super::link::{Link, Server};
+use super::errors::not_opened;
+use super::link::{CONNECT, Link, RESPOND, Server, settings};
+use super::sentinel::{Sentinel, Sentinels};
+use super::url::{Kind, Target, bad_url, is_plain, with_protocol};
 use crate::store::StoreError;
+use crate::store::tls::warn_of_plain_text;
 
-/// How long one attempt to connect may take.
-const CONNECT: Duration = Duration::from_secs(1);
-/// How long a reply may take. Longer than any useful `store_timeout`; this
-/// limit only ends requests for which the layer no longer waits.
-const RESPOND: Duration = Duration::from_secs(5);
 /// How long a connection may be silent before it is closed.
 const SILENCE: Duration = Duration::from_secs(5);
 
@@ -26,7 +25,7 @@ const SILENCE: Duration = Duration::from_secs(5);
 ///
 /// | from | is |
 /// | --- | --- |
-/// | a URL | one server or a cluster; waiters are woken |
+/// | a URL | one server, a cluster, or the primary of sentinels; waiters are woken |
 /// | [`redis::Client`] | one server; waiters are woken |
 /// | [`redis::aio::ConnectionManager`] | one server; waiters look every 250 ms |
 /// | [`redis::cluster_async::ClusterConnection`] | a cluster; waiters look every 250 ms |
@@ -44,12 +43,15 @@ const SILENCE: Duration = Duration::from_secs(5);
 pub struct RedisConnection {
     source: Source,
     wakers: Vec<Client>,
+    /// Whether it is known that what is sent leaves the machine in plain text.
+    is_plain: bool,
 }
 
 #[derive(Clone)]
 enum Source {
     Client(Box<Client>),
     Nodes(Box<ClusterClient>),
+    Sentinels(Box<Sentinels>),
     Manager(ConnectionManager),
     Cluster(ClusterConnection),
 }
@@ -63,9 +65,16 @@ impl RedisConnection {
     /// | `redis+unix:///path/to.sock[?db=1&user=…&pass=…]` | one server, by its socket |
     /// | `redis://host1,redis://host2` | a cluster, some of its nodes |
     /// | `redis+cluster://[[user]:password@]host1[:port][,host2[:port]…]` | the same |
+    /// | `redis+sentinel://[[user]:password@]host1[:port][,host2[:port]…]/name[/db]` | the primary that these sentinels have under the name |
     ///
-    /// `valkey` may stand for `redis`, `unix` for `redis+unix`, and with TLS
-    /// `rediss` for `redis`: turn on a TLS feature of the `redis` crate.
+    /// `valkey` may stand for `redis`, and `unix` for `redis+unix`. With TLS `rediss` stands for
+    /// `redis` (feature `tls`), and the URL may name files: `ssl-ca` has the CAs that are trusted
+    /// instead of the system's, and `ssl-cert` and `ssl-key` have the certificate of this client and
+    /// its key. The files are read once, now.
+    ///
+    /// User, password and database are those of the primary. Sentinels that want credentials as well
+    /// get `sentinel_user` and `sentinel_pass`. The store follows the primary after a failover.
+    ///
     /// Connections speak RESP3, unless the URL ends in `?protocol=resp2`.
     ///
     /// Connecting may take 1 s, and a reply 5 s. A connection that is silent for 5 s is closed,
@@ -74,35 +83,47 @@ impl RedisConnection {
     /// # Errors
     /// If the URL is none of these. The error does not repeat the URL.
     pub fn from_url(url: &str) -> Result<Self, StoreError> {
-        let nodes = nodes(url);
-        let (main, wakers): (Vec<_>, Vec<_>) = nodes
-            .urls
-            .iter()
-            .map(|url| infos(url))
-            .collect::<Result<Vec<_>, _>>()?
-            .into_iter()
-            .unzip();
-        let wakers = wakers.into_iter().map(Client::open);
-        let wakers = wakers.collect::<RedisResult<_>>().map_err(bad_url)?;
-        let source = if nodes.cluster {
-            let protocol = main[0].redis_settings().protocol();
-            ClusterClientBuilder::new(main)
-                .use_protocol(protocol)
-                .tcp_settings(tcp_settings())
-                .connection_timeout(CONNECT)
-                .response_timeout(RESPOND)
-                .retries(8)
-                .min_retry_wait(20)
-                .max_retry_wait(300)
-                .build()
-                .map(|client| Source::Nodes(Box::new(client)))
-        } else {
-            Client::open(main.into_iter().next().expect("at least one"))
-                .map(|client| Source::Client(Box::new(client)))
+        let target = Target::parse(url, &tcp_settings())?;
+        let certificates = target.certificates.clone();
+        let is_plain = target.servers.iter().any(|server| is_plain(server.addr()));
+        let clients = target.servers.iter().cloned();
+        let clients = clients.map(|server| certificates.client(server));
+        let mut clients: Vec<Client> = clients.collect::<RedisResult<_>>().map_err(bad_url)?;
+        let mut wakers = clients.iter().map(waker).collect::<Result<_, _>>()?;
+        let source = match target.kind {
+            Kind::Server => Source::Client(Box::new(clients.remove(0))),
+            Kind::Cluster => {
+                let protocol = target.servers[0].redis_settings().protocol();
+                let builder = ClusterClientBuilder::new(target.servers)
+                    .use_protocol(protocol)
+                    .tcp_settings(tcp_settings())
+                    .connection_timeout(CONNECT)
+                    .response_timeout(RESPOND)
+                    .retries(8)
+                    .min_retry_wait(20)
+                    .max_retry_wait(300);
+                #[cfg(feature = "tls")]
+                let builder = match &certificates.0 {
+                    Some(certificates) => builder.certs(certificates.clone()),
+                    None => builder,
+                };
+                Source::Nodes(Box::new(builder.build().map_err(bad_url)?))
+            }
+            Kind::Sentinels { name, primary } => {
+                // The connection for notifications goes to the primary, which is not known yet.
+                wakers = Vec::new();
+                Source::Sentinels(Box::new(Sentinels {
+                    nodes: clients.into_iter().map(Sentinel::from).collect(),
+                    name,
+                    primary: *primary,
+                    certificates: target.certificates,
+                }))
+            }
         };
         Ok(Self {
-            source: source.map_err(bad_url)?,
+            source,
             wakers,
+            is_plain,
         })
     }
 
@@ -115,28 +136,35 @@ impl RedisConnection {
     }
 
     pub(super) async fn establish(self) -> Result<(Link, Vec<Client>), StoreError> {
+        let mut wakers = self.wakers;
         let link = match self.source {
-            Source::Manager(manager) => Link::Server(Server::new(manager, None)),
+            Source::Manager(manager) => Link::Server(Server::new(manager, None, false)),
             Source::Cluster(cluster) => Link::Cluster(cluster),
-            Source::Client(client) => {
-                // A request that waits for a connection fails soon if there is
-                // none, and the next request tries again.
-                let config = ConnectionManagerConfig::new()
-                    .set_number_of_retries(0)
-                    .set_connection_timeout(Some(CONNECT))
-                    .set_response_timeout(Some(RESPOND));
-                let manager =
-                    ConnectionManager::new_with_config((*client).clone(), config.clone()).await;
-                let manager = manager.map_err(not_opened)?;
-                Link::Server(Server::new(manager, Some((*client, config))))
+            Source::Client(client) => Link::Server(server(*client, false).await?),
+            Source::Sentinels(mut sentinels) => {
+                let primary = sentinels.ask().await.map_err(not_opened)?;
+                let client = sentinels.client_of(&primary).map_err(not_opened)?;
+                wakers.push(waker(&client)?);
+                let server = server(client, true).await?;
+                tokio::spawn(sentinels.lead(Arc::downgrade(&server), primary));
+                Link::Server(server)
             }
             Source::Nodes(client) => {
                 let cluster = client.get_async_connection().await;
                 Link::Cluster(cluster.map_err(not_opened)?)
             }
         };
-        Ok((link, self.wakers))
+        if self.is_plain {
+            warn_of_plain_text("`rediss:` instead of `redis:`");
+        }
+        Ok((link, wakers))
     }
+}
+
+async fn server(client: Client, is_led: bool) -> Result<Arc<Server>, StoreError> {
+    let manager = ConnectionManager::new_with_config(client.clone(), settings()).await;
+    let manager = manager.map_err(not_opened)?;
+    Ok(Server::new(manager, Some(client), is_led))
 }
 
 /// Writes neither the address nor the credentials.
@@ -148,7 +176,13 @@ impl fmt::Debug for RedisConnection {
 
 impl From<Client> for RedisConnection {
     fn from(client: Client) -> Self {
+        let address = client.get_connection_info().addr();
+        #[cfg(feature = "tls")]
+        if matches!(address, redis::ConnectionAddr::TcpTls { .. }) {
+            crate::store::tls::install_provider();
+        }
         Self {
+            is_plain: is_plain(address),
             source: Source::Client(Box::new(client.clone())),
             wakers: vec![client],
         }
@@ -160,6 +194,7 @@ impl From<ConnectionManager> for RedisConnection {
         Self {
             source: Source::Manager(manager),
             wakers: Vec::new(),
+            is_plain: false,
         }
     }
 }
@@ -169,72 +204,15 @@ impl From<ClusterConnection> for RedisConnection {
         Self {
             source: Source::Cluster(cluster),
             wakers: Vec::new(),
+            is_plain: false,
         }
     }
 }
 
-struct Nodes {
-    urls: Vec<String>,
-    cluster: bool,
-}
-
-/// A list of nodes is a list of URLs, or of hosts that share a scheme and
-/// credentials. A comma in a password makes neither.
-fn nodes(url: &str) -> Nodes {
-    let listed = |urls: &str, scheme: &str| {
-        let mut split: Vec<String> = Vec::new();
-        for part in urls.split(',') {
-            match split.last_mut() {
-                Some(last) if scheme.is_empty() && !part.contains("://") => {
-                    last.push(',');
-                    last.push_str(part);
-                }
-                _ if part.contains("://") => split.push(part.to_owned()),
-                _ => split.push(format!("{scheme}{part}")),
-            }
-        }
-        split
-    };
-    for (scheme, node) in [
-        ("redis+cluster://", "redis://"),
-        ("rediss+cluster://", "rediss://"),
-        ("valkey+cluster://", "redis://"),
-        ("valkeys+cluster://", "rediss://"),
-    ] {
-        if let Some(rest) = url.strip_prefix(scheme) {
-            let (credentials, hosts) = match rest.rsplit_once('@') {
-                Some((credentials, hosts)) => (format!("{node}{credentials}@"), hosts),
-                None => (node.to_owned(), rest),
-            };
-            return Nodes {
-                urls: listed(hosts, &credentials),
-                cluster: true,
-            };
-        }
-    }
-    let urls = listed(url, "");
-    let cluster = urls.len() > 1;
-    Nodes { urls, cluster }
-}
-
-/// Returns the settings of the connection for requests, and those of the connection for
-/// notifications.
-fn infos(url: &str) -> Result<(ConnectionInfo, ConnectionInfo), StoreError> {
-    let info = url.into_connection_info().map_err(bad_url)?;
-    let info = info.set_tcp_settings(tcp_settings());
-    let settings = info.redis_settings().clone();
-    // Under RESP3 the driver learns at once that a connection is lost;
-    // otherwise the next request would fail.
-    let protocol = if url.contains("protocol=") {
-        settings.protocol()
-    } else {
-        ProtocolVersion::RESP3
-    };
-    let of = |protocol| {
-        let settings = settings.clone().set_protocol(protocol);
-        info.clone().set_redis_settings(settings)
-    };
-    Ok((of(protocol), of(ProtocolVersion::RESP2)))
+/// Returns the client of the connection for notifications.
+pub(super) fn waker(client: &Client) -> Result<Client, StoreError> {
+    let info = client.get_connection_info().clone();
+    Client::open(with_protocol(info, ProtocolVersion::RESP2)).map_err(bad_url)
 }
 
 fn tcp_settings() -> TcpSettings {
@@ -251,42 +229,11 @@ fn tcp_settings() -> TcpSettings {
     settings
 }
 
-fn bad_url(error: redis::RedisError) -> StoreError {
-    refused(
-        error,
-        "mend the URL: it is redis://[[user]:password@]host[:port][/db] or one of the forms that \
-         RedisConnection::from_url lists, with reserved characters of a password percent-encoded",
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use std::fmt::Write as _;
 
     use super::*;
-
-    #[test]
-    fn a_list_of_nodes_is_a_cluster() {
-        let of = |url| {
-            let nodes = nodes(url);
-            (nodes.cluster, nodes.urls)
-        };
-        let strings = |urls: &[&str]| urls.iter().map(|url| (*url).to_owned()).collect();
-        assert_eq!(of("redis://a"), (false, strings(&["redis://a"])));
-        assert_eq!(
-            of("redis://a:1,redis://b:2"),
-            (true, strings(&["redis://a:1", "redis://b:2"]))
-        );
-        assert_eq!(of("redis+cluster://a:1"), (true, strings(&["redis://a:1"])));
-        assert_eq!(
-            of("rediss+cluster://u:p,w@a,b:2"),
-            (true, strings(&["rediss://u:p,w@a", "rediss://u:p,w@b:2"]))
-        );
-        assert_eq!(
-            of("redis://:p,w@a/1"),
-            (false, strings(&["redis://:p,w@a/1"]))
-        );
-    }
 
     #[test]
     fn neither_errors_nor_debug_repeat_a_credential() {

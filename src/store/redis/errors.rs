@@ -5,7 +5,7 @@ use std::fmt;
 
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
-use crate::store::{StoreError, StoreErrorKind};
+use crate::store::{StoreError, StoreErrorKind, tls};
 
 /// The error of a request: whether the server executed it, and what to do.
 ///
@@ -23,13 +23,19 @@ pub(super) fn failed(error: RedisError, in_cluster: bool) -> StoreError {
     StoreError::new(kind, Failed { error, remedy })
 }
 
-/// The error of connecting: nothing was executed.
+/// The error of connecting: nothing was executed. A later attempt would meet the same error of TLS.
 pub(super) fn not_opened(error: RedisError) -> StoreError {
-    let (kind, remedy) = judged(&error);
+    let (kind, remedy) = match tls::remedy(&error.to_string()) {
+        Some(remedy) => (StoreErrorKind::Refused, remedy),
+        None => judged(&error),
+    };
     StoreError::new(kind, Failed { error, remedy })
 }
 
 fn judged(error: &RedisError) -> (StoreErrorKind, &'static str) {
+    if let Some(remedy) = tls::remedy(&error.to_string()) {
+        return (StoreErrorKind::Unknown, remedy);
+    }
     match error.kind() {
         ErrorKind::Server(_) | ErrorKind::Extension => {
             meaning(code(error), error.detail().unwrap_or_default())
@@ -49,6 +55,16 @@ fn judged(error: &RedisError) -> (StoreErrorKind, &'static str) {
         ErrorKind::Io if error.is_connection_refusal() => (
             StoreErrorKind::NotSent,
             "see whether the server runs and can be reached",
+        ),
+        ErrorKind::Io if error.is_connection_dropped() => (
+            StoreErrorKind::Unknown,
+            "the server has closed the connection: see its log, and whether its port wants TLS \
+             (`rediss:` instead of `redis:`)",
+        ),
+        ErrorKind::Io if error.is_timeout() => (
+            StoreErrorKind::Unknown,
+            "see whether the server runs and can be reached, and whether its port speaks TLS if the \
+             URL begins with `rediss:`",
         ),
         ErrorKind::Io | ErrorKind::ClusterConnectionNotFound => (
             StoreErrorKind::Unknown,
@@ -151,6 +167,10 @@ fn meaning(code: &str, detail: &str) -> (StoreErrorKind, &'static str) {
         "ERR" if detail.starts_with("max number of clients") => {
             (Contention, "raise maxclients, or find who keeps them")
         }
+        "ERR" if detail.starts_with("No such master") => (
+            Refused,
+            "the sentinels have no primary of this name: give the name of `sentinel monitor`",
+        ),
         "ERR" if detail.starts_with("unknown command") => (
             Refused,
             "the server has to know Lua scripts: Redis 5 or later, or Valkey",

@@ -18,6 +18,21 @@ use crate::store::redial::{Redial, Redials};
 /// server, or the way to it, may be gone without a sign, while the address leads to another.
 const SILENT: Duration = Duration::from_millis(500);
 
+/// How long one attempt to connect may take.
+pub(super) const CONNECT: Duration = Duration::from_secs(1);
+/// How long a reply may take. Longer than any useful `store_timeout`; this
+/// limit only ends requests for which the layer no longer waits.
+pub(super) const RESPOND: Duration = Duration::from_secs(5);
+
+/// The settings of a manager. A request that waits for a connection fails soon if there is none,
+/// and the next request tries again.
+pub(super) fn settings() -> ConnectionManagerConfig {
+    ConnectionManagerConfig::new()
+        .set_number_of_retries(0)
+        .set_connection_timeout(Some(CONNECT))
+        .set_response_timeout(Some(RESPOND))
+}
+
 /// A connection that reconnects by itself.
 #[derive(Clone)]
 pub(super) enum Link {
@@ -35,7 +50,15 @@ impl Link {
     pub(super) fn next_redial(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         match self {
             Link::Cluster(_) => Box::pin(std::future::pending()),
-            Link::Server(server) => Box::pin(server.redials.next()),
+            Link::Server(server) => Box::pin(server.next_redial()),
+        }
+    }
+
+    /// The client of the present primary that sentinels name.
+    pub(super) fn primary(&self) -> Option<Client> {
+        match self {
+            Link::Server(server) if server.is_led => server.lock().client.clone(),
+            _ => None,
         }
     }
 
@@ -50,8 +73,8 @@ impl Link {
 /// One server.
 pub(super) struct Server {
     manager: Mutex<Numbered>,
-    /// The client and the settings for a new manager. `None` if the application made the manager.
-    made_of: Option<(Client, ConnectionManagerConfig)>,
+    /// Whether sentinels lead the connection from one server to another.
+    is_led: bool,
     redials: Redials,
 }
 
@@ -59,19 +82,46 @@ pub(super) struct Server {
 struct Numbered {
     number: u64,
     manager: ConnectionManager,
+    /// The client for a new manager. `None` if the application made the manager.
+    client: Option<Client>,
 }
 
 impl Server {
     pub(super) fn new(
         manager: ConnectionManager,
-        made_of: Option<(Client, ConnectionManagerConfig)>,
+        client: Option<Client>,
+        is_led: bool,
     ) -> Arc<Self> {
-        let manager = Mutex::new(Numbered { number: 0, manager });
+        let number = 0;
         Arc::new(Self {
-            manager,
-            made_of,
+            manager: Mutex::new(Numbered {
+                number,
+                manager,
+                client,
+            }),
+            is_led,
             redials: Redials::default(),
         })
+    }
+
+    /// Sends every request after this one to the server of this client.
+    pub(super) fn move_to(&self, client: Client) -> bool {
+        let manager = ConnectionManager::new_lazy_with_config(client.clone(), settings());
+        let Ok(manager) = manager else { return false };
+        let mut current = self.lock();
+        *current = Numbered {
+            number: current.number + 1,
+            manager,
+            client: Some(client),
+        };
+        drop(current);
+        self.redials.give_up_all();
+        true
+    }
+
+    /// Completes when the store gives up its connections the next time.
+    pub(super) fn next_redial(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.redials.next()
     }
 
     /// A manager without a connection returns the error of its last attempt to
@@ -96,7 +146,9 @@ impl Server {
     async fn send_on(&self, used: &mut Numbered, command: &Cmd) -> RedisResult<Value> {
         match command.query_async(&mut used.manager).await {
             Err(error) if error.is_connection_refusal() => {
-                command.query_async(&mut used.manager).await
+                // Sentinels may have led the connection to another server.
+                let mut current = self.lock().manager.clone();
+                command.query_async(&mut current).await
             }
             Err(error) if is_of_connecting(&error) || is_of_wrong_server(&error) => {
                 match self.replace(used.number) {
@@ -116,16 +168,17 @@ impl Server {
     /// or a new one. Returns `None` if the manager of this number is so new that the server would
     /// do the same again.
     fn replace(&self, number: u64) -> Option<ConnectionManager> {
-        let (client, config) = self.made_of.as_ref()?;
         let mut current = self.lock();
+        let client = current.client.clone()?;
         if current.number == number {
             if self.redials.after_error(0) == Redial::None {
                 return None;
             }
-            let another = ConnectionManager::new_lazy_with_config(client.clone(), config.clone());
+            let another = ConnectionManager::new_lazy_with_config(client.clone(), settings());
             *current = Numbered {
                 number: number + 1,
                 manager: another.ok()?,
+                client: Some(client),
             };
         }
         Some(current.manager.clone())

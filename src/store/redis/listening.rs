@@ -10,6 +10,7 @@ use redis::Client;
 use redis::aio::{PubSubSink, PubSubStream};
 use tokio::time::timeout;
 
+use super::connection::waker;
 use super::keys::Keys;
 use super::link::Link;
 use crate::error::BoxError;
@@ -34,16 +35,14 @@ impl Listen for Servers {
     async fn connect(&self) -> Result<PubSub, BoxError> {
         let given_up = self.link.next_redial();
         let mut failed: BoxError = "no server is known".into();
+        let clients = match self.link.primary() {
+            Some(primary) => vec![waker(&primary)?],
+            None => self.clients.clone(),
+        };
         // A random server comes first, so that connections are spread over all.
         // `CONNECT` is short, so that the next server gets its turn in time.
-        let first = rand::random_range(0..self.clients.len().max(1));
-        for client in self
-            .clients
-            .iter()
-            .cycle()
-            .skip(first)
-            .take(self.clients.len())
-        {
+        let first = rand::random_range(0..clients.len().max(1));
+        for client in clients.iter().cycle().skip(first).take(clients.len()) {
             match timeout(CONNECT, client.get_async_pubsub()).await {
                 Ok(Ok(connection)) => {
                     let (sink, stream) = connection.split();

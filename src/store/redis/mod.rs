@@ -26,14 +26,17 @@ mod keys;
 mod link;
 mod listening;
 mod scripts;
+mod sentinel;
 mod settings;
+mod url;
 
 pub use connection::RedisConnection;
 
 /// The default prefix of keys.
 const DEFAULT_PREFIX: &str = "idempotency:";
 
-/// A [`Store`] in Redis or Valkey, one server or a Cluster (feature `redis`).
+/// A [`Store`] in Redis or Valkey: one server, a Cluster, or the primary that sentinels name
+/// (feature `redis`).
 ///
 /// ```no_run
 /// use axum::{Router, routing::post};

@@ -23,6 +23,8 @@ pub(crate) mod retried;
 pub(crate) mod sqlite;
 mod store;
 pub(crate) mod transaction;
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+pub(super) mod transport;
 
 use complete_row::{CompleteRow, bind};
 #[cfg(feature = "mysql")]
@@ -112,15 +114,28 @@ pub(super) fn not_sent(
 fn not_connected(error: sqlx::Error, meaning: fn(&dyn DatabaseError) -> Meaning) -> Failed {
     let remedy = match &error {
         sqlx::Error::Database(refused) => meaning(&**refused).1,
-        sqlx::Error::Tls(_) => "see whether the server has TLS, and the certificates of both",
-        sqlx::Error::PoolTimedOut => {
-            "the database can't be reached, or every connection of the pool is in use: give it \
-             more, or find who keeps them"
-        }
-        sqlx::Error::Configuration(_) => "mend the address of the database",
-        _ => "see whether the database runs and can be reached",
+        _ => tls_remedy(&error).unwrap_or(match &error {
+            sqlx::Error::Tls(_) => "see whether the server has TLS, and the certificates of both",
+            sqlx::Error::PoolTimedOut => {
+                "the database can't be reached, or every connection of the pool is in use: give \
+                 it more, or find who keeps them"
+            }
+            sqlx::Error::Configuration(_) => "mend the address of the database",
+            _ => "see whether the database runs and can be reached",
+        }),
     };
     Failed { error, remedy }
+}
+
+/// What to do about an error of TLS. The files of `SQLite` have none.
+fn tls_remedy(error: &sqlx::Error) -> Option<&'static str> {
+    #[cfg(any(feature = "postgres", feature = "mysql"))]
+    return super::tls::remedy(&error.to_string());
+    #[cfg(not(any(feature = "postgres", feature = "mysql")))]
+    {
+        let _ = error;
+        None
+    }
 }
 
 /// Makes the error of opening a store: [`Refused`](StoreErrorKind::Refused) if a later attempt
@@ -136,7 +151,7 @@ pub(super) fn not_opened(
             StoreErrorKind::Refused | StoreErrorKind::Unreadable
         ),
         sqlx::Error::Configuration(_) | sqlx::Error::Tls(_) => true,
-        _ => false,
+        _ => tls_remedy(&error).is_some(),
     };
     let kind = if lasts {
         StoreErrorKind::Refused

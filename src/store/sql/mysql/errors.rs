@@ -87,10 +87,18 @@ pub(super) fn meaning(error: &dyn DatabaseError) -> Meaning {
             Contention,
             "the server takes no more connections: raise `max_connections` or make pools smaller",
         ),
-        1045 | 1698 | 1862 | 3118 | 4151 => {
-            Meaning(Refused, "mend user and password in the database's address")
-        }
-        1130 | 3159 => Meaning(
+        1045 | 1698 | 1862 | 3118 | 4151 => Meaning(
+            Refused,
+            "mend user and password in the database's address, and see whether the server's \
+             require_secure_transport or the user's `REQUIRE` asks for TLS (ssl-mode=VERIFY_IDENTITY, \
+             ssl-ca) or a certificate (ssl-cert, ssl-key)",
+        ),
+        3159 => Meaning(
+            Refused,
+            "the server takes connections over TLS alone: set ssl-mode=VERIFY_IDENTITY (and ssl-ca) \
+             in the URL",
+        ),
+        1130 => Meaning(
             Refused,
             "let the user connect from this machine in this way: see its host, and its `REQUIRE`",
         ),

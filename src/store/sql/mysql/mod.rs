@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sqlx::mysql::MySqlConnection;
+use sqlx::mysql::{MySqlConnectOptions, MySqlConnection, MySqlSslMode};
 use sqlx::{AssertSqlSafe, MySql, MySqlPool, Row};
 
 use self::calls::{
@@ -11,6 +11,7 @@ use self::calls::{
 use self::errors::meaning;
 use self::settings::Settings;
 use super::transaction::{CompletedInside, Engine, SqlRecords, TransactionFate};
+use super::transport::{self, Mode, Transport, is_local_server};
 use super::{CompleteRow, PURGE_BATCH, SqlStore, Table, bind, failed, reach};
 use crate::record::{Nonce, RecordId};
 use crate::store::encoding::{EncodedCompletion, unreadable};
@@ -69,6 +70,34 @@ impl Engine for MySql {
     }
 }
 
+impl Transport for MySql {
+    const VERIFIED: &'static str = "`ssl-mode=VERIFY_IDENTITY` (and `ssl-ca`)";
+
+    fn mode(options: &MySqlConnectOptions) -> Mode {
+        match options.get_ssl_mode() {
+            MySqlSslMode::Disabled => Mode::Plain,
+            MySqlSslMode::Preferred => Mode::Preferred,
+            MySqlSslMode::Required => Mode::Required,
+            MySqlSslMode::VerifyCa => Mode::OfCa,
+            MySqlSslMode::VerifyIdentity => Mode::OfHost,
+        }
+    }
+
+    fn with_mode(options: MySqlConnectOptions, mode: Mode) -> MySqlConnectOptions {
+        options.ssl_mode(match mode {
+            Mode::Plain => MySqlSslMode::Disabled,
+            Mode::Preferred => MySqlSslMode::Preferred,
+            Mode::Required => MySqlSslMode::Required,
+            Mode::OfCa => MySqlSslMode::VerifyCa,
+            Mode::OfHost => MySqlSslMode::VerifyIdentity,
+        })
+    }
+
+    fn is_local(options: &MySqlConnectOptions) -> bool {
+        is_local_server(options.get_host(), options.get_socket().is_some())
+    }
+}
+
 #[expect(unnameable_types, reason = "of a trait that is sealed")]
 #[expect(missing_debug_implementations, reason = "of a trait that is sealed")]
 pub struct MySqlRecords(Calls, Settings);
@@ -81,6 +110,7 @@ impl SqlRecords<MySql> for MySqlRecords {
 
     async fn open(pool: MySqlPool, table: &Table) -> Result<Self, StoreError> {
         reach(&pool, meaning).await?;
+        transport::check(&pool).await;
         let settings = checks::check(&pool, table).await?;
         Ok(Self(Calls::new(pool, table), settings))
     }

@@ -34,6 +34,15 @@ pub(super) fn meaning(error: &dyn DatabaseError) -> Meaning {
             Refused,
             "grant the role the rights that docs/stores.md names",
         ),
+        "28000" if error.message().contains("client certificate") => Meaning(
+            Refused,
+            "name the file of the role's certificate and that of its key by sslcert and sslkey",
+        ),
+        "28000" if error.message().contains("no encryption") => Meaning(
+            Refused,
+            "see pg_hba.conf: it may let the role connect over TLS alone, with sslmode=verify-full \
+             (and sslrootcert) in the URL",
+        ),
         "28P01" | "28000" => Meaning(Refused, "mend the role or its password"),
         "3D000" => Meaning(Refused, "create the database, or name another"),
         "26000" | "42P05" => Meaning(

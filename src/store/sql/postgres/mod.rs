@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sqlx::Postgres;
 use sqlx::error::DatabaseError;
-use sqlx::postgres::{PgConnection, PgPool};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgSslMode};
 use sqlx::{AssertSqlSafe, Row};
 
 use self::database::Database;
@@ -14,6 +14,7 @@ use self::meaning::{is_of_wrong_server, meaning};
 use self::row::{column, not_of_this_version, ownership, stored};
 use self::sessions::Sessions;
 use super::transaction::{CompletedInside, Engine, SqlRecords, TransactionFate};
+use super::transport::{self, Mode, Transport, is_local_server};
 use super::{CompleteRow, SqlStore, Table, bind, failed, reach};
 use crate::record::{Nonce, RecordId};
 use crate::store::encoding::EncodedCompletion;
@@ -67,6 +68,34 @@ impl Engine for Postgres {
     }
 }
 
+impl Transport for Postgres {
+    const VERIFIED: &'static str = "`sslmode=verify-full` (and `sslrootcert`)";
+
+    fn mode(options: &PgConnectOptions) -> Mode {
+        match options.get_ssl_mode() {
+            PgSslMode::Disable | PgSslMode::Allow => Mode::Plain,
+            PgSslMode::Prefer => Mode::Preferred,
+            PgSslMode::Require => Mode::Required,
+            PgSslMode::VerifyCa => Mode::OfCa,
+            PgSslMode::VerifyFull => Mode::OfHost,
+        }
+    }
+
+    fn with_mode(options: PgConnectOptions, mode: Mode) -> PgConnectOptions {
+        options.ssl_mode(match mode {
+            Mode::Plain => PgSslMode::Disable,
+            Mode::Preferred => PgSslMode::Prefer,
+            Mode::Required => PgSslMode::Require,
+            Mode::OfCa => PgSslMode::VerifyCa,
+            Mode::OfHost => PgSslMode::VerifyFull,
+        })
+    }
+
+    fn is_local(options: &PgConnectOptions) -> bool {
+        is_local_server(options.get_host(), options.get_socket().is_some())
+    }
+}
+
 /// Whether a transaction that was rolled back may succeed if it is run again, because a concurrent
 /// one was in its way or its connection led to the wrong server.
 pub(super) fn may_succeed_again(error: &sqlx::Error) -> bool {
@@ -93,6 +122,7 @@ impl SqlRecords<Postgres> for PostgresRecords {
 
     async fn open(pool: PgPool, table: &Table) -> Result<Self, StoreError> {
         reach(&pool, meaning).await?;
+        transport::check(&pool).await;
         schema::check(&pool, table).await?;
         let sessions = Sessions::find(&pool).await;
         let database = Database::new(pool, sessions.clone(), table);
