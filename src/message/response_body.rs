@@ -11,6 +11,7 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
+use crate::limits::Holding;
 use crate::message::body::{BoxError, FullBody, as_bytes};
 use crate::message::kept::AHEAD;
 use crate::message::pipe::{End, Pipe};
@@ -36,6 +37,7 @@ pin_project! {
     #[project = ResponseKindProjection]
     enum ResponseKind<B> {
         Passed { #[pin] body: B },
+        Unprotected { #[pin] body: B, place: Option<Box<Holding>> },
         Known { data: Bytes, trailers: Option<Box<HeaderMap>> },
         Streamed { sender: PipeBody },
     }
@@ -45,6 +47,15 @@ impl<B> ResponseBody<B> {
     pub(crate) fn passed(body: B) -> Self {
         Self {
             kind: ResponseKind::Passed { body },
+        }
+    }
+
+    /// The body of an operation that runs without a record, and keeps its place until the body has
+    /// ended. The place is boxed, so that no other body is larger for it.
+    pub(crate) fn unprotected(body: B, place: Option<Holding>) -> Self {
+        let place = place.map(Box::new);
+        Self {
+            kind: ResponseKind::Unprotected { body, place },
         }
     }
 
@@ -127,7 +138,8 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self.project().kind.project() {
-            ResponseKindProjection::Passed { body } => {
+            ResponseKindProjection::Passed { body }
+            | ResponseKindProjection::Unprotected { body, .. } => {
                 let frame = ready!(body.poll_frame(cx));
                 Poll::Ready(frame.map(|frame| frame.map(as_bytes).map_err(Into::into)))
             }
@@ -144,7 +156,9 @@ where
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
-            ResponseKind::Passed { body } => body.is_end_stream(),
+            ResponseKind::Passed { body } | ResponseKind::Unprotected { body, .. } => {
+                body.is_end_stream()
+            }
             ResponseKind::Known { data, trailers } => data.is_empty() && trailers.is_none(),
             ResponseKind::Streamed { sender } => sender.is_end(),
         }
@@ -152,7 +166,9 @@ where
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
-            ResponseKind::Passed { body } => body.size_hint(),
+            ResponseKind::Passed { body } | ResponseKind::Unprotected { body, .. } => {
+                body.size_hint()
+            }
             ResponseKind::Known { data, trailers } => {
                 let length = data.len() as u64;
                 if trailers.is_none() {

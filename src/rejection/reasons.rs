@@ -116,29 +116,42 @@ impl Rejection {
     }
 
     /// A limit of what requests hold is reached, by one caller or by all.
-    pub(crate) fn full(Full { of, whose }: Full) -> Self {
-        let (full, whose) = match whose {
-            Whose::Caller => ("Your share is full", " of yours"),
-            Whose::Service => ("The service is full", ""),
-        };
-        let what = match of {
-            Resource::Operations => "requests{} with idempotency keys are being handled",
-            Resource::RequestBytes => "bytes of requests{} are being received or handled",
-            Resource::ReadAheadBytes | Resource::UnsentBytes => {
-                "bytes of responses{} are not yet read"
-            }
-            Resource::Waiters => "requests{} wait for the outcome of others",
-            Resource::Background => "operations{} still run for clients that have left",
-        };
-        let what = what.replace("{}", whose);
+    pub(crate) fn full(full: Full) -> Self {
+        let full = full_of(full);
         Self::new(
             RejectionCode::OverCapacity,
+            format!("{full} Nothing was executed; send the same request again in a moment."),
+        )
+    }
+
+    /// The operation is in flight, and no more requests may wait for its outcome.
+    pub(crate) fn in_flight_without_wait(full: Full) -> Self {
+        let full = full_of(full);
+        Self::new(
+            RejectionCode::InFlight,
             format!(
-                "{full}: too many {what}. Nothing was executed; send the same request again in a \
-                 moment."
+                "The first request with this key is still being executed. {full} Send the same \
+                 request again in a moment to get its answer."
             ),
         )
     }
+}
+
+/// Whose limit is full, and of what.
+fn full_of(Full { of, whose }: Full) -> String {
+    let (full, whose) = match whose {
+        Whose::Caller => ("Your share is full", " of yours"),
+        Whose::Service => ("The service is full", ""),
+    };
+    let what = match of {
+        Resource::Operations => "requests{} with idempotency keys are being handled",
+        Resource::RequestBytes => "bytes of requests{} are being received or handled",
+        Resource::ReadAheadBytes | Resource::UnsentBytes => "bytes of responses{} are not yet read",
+        Resource::Waiters => "requests{} wait for the outcome of others",
+        Resource::Background => "operations{} still run for clients that have left",
+    };
+    let what = what.replace("{}", whose);
+    format!("{full}: too many {what}.")
 }
 
 #[cfg(feature = "contract")]

@@ -9,11 +9,12 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::request::Parts;
 use http_body::Body;
 
 use crate::limits::Full;
-use crate::message::body::{BoxError, FullBody, announced_length};
+use crate::message::body::{BoxError, FullBody, RequestTrailers, announced_length};
 use crate::message::own_head::own_head;
 use crate::record::ScopeDigest;
 use crate::rejection::Rejection;
@@ -26,9 +27,9 @@ use crate::scope::Caller;
 use crate::store::Claim;
 
 /// A request that the handler runs for: what protects it, and its body.
-pub(crate) struct Admitted {
+pub(crate) struct Admitted<B> {
     pub(crate) protection: Protection,
-    pub(crate) body: FullBody,
+    pub(crate) body: B,
 }
 
 /// Steps 3 to 5: everything that can keep a request from its handler.
@@ -36,9 +37,9 @@ pub(crate) fn admit<'a, B>(
     operation: &'a Arc<Operation>,
     parts: &'a mut Parts,
     body: B,
-) -> impl Future<Output = Result<Admitted, Stop>> + 'a
+) -> impl Future<Output = Result<Admitted<B>, Stop>> + 'a
 where
-    B: Body + 'a,
+    B: Body + From<Bytes> + 'a,
     B::Error: Into<BoxError>,
 {
     async move {
@@ -47,33 +48,34 @@ where
         // at the first poll.
         let scope = operation.scope(parts)?;
         operation.check_announced_length(parts, &body)?;
+        if operation.is_protected_further_out(&scope, parts) {
+            let protection = Protection::OuterLayer;
+            return Ok(Admitted { protection, body });
+        }
         // The place is taken before the body is read: a body that never comes holds a place too.
         if let Ok(place) = operation.place() {
             operation.keep_place(place);
         }
         let content = operation.read(parts, body).await?;
         let claim = operation.claim_under(0, scope, parts, &content);
-        let outer = parts.extensions.get::<IdempotencyContext>();
-        let protection = if outer.is_some_and(|outer| outer.is_under(&claim.id)) {
-            Protection::OuterLayer
-        } else {
-            match operation.claim(&claim, parts, &content).await {
-                Err(Stop::InFlight(lapses_in)) => {
-                    own_head(parts);
-                    boxed(operation.wait(&claim, parts, &content, lapses_in)).await?
-                }
-                claimed => claimed?,
+        let protection = match operation.claim(&claim, parts, &content).await {
+            Err(Stop::InFlight(lapses_in)) => {
+                own_head(parts);
+                boxed(operation.wait(&claim, parts, &content, lapses_in)).await?
             }
+            claimed => claimed?,
         };
-        match content {
-            Content::Whole(body) => Ok(Admitted { protection, body }),
-            Content::Large(large) => Ok(Admitted {
-                protection,
-                body: large.0,
-            }),
-            // Only a layer further out can have claimed this request.
-            Content::Digested(digested) => Err(operation.refuse(digested.1)),
+        let FullBody { data, trailers } = match content {
+            Content::Whole(body) => body,
+            Content::Large(large) => large.0,
+            // `claim` claims nothing for a body that was not kept.
+            Content::Digested(digested) => return Err(operation.refuse(digested.1)),
+        };
+        if let Some(trailers) = trailers {
+            parts.extensions.insert(RequestTrailers(*trailers));
         }
+        let body = B::from(data);
+        Ok(Admitted { protection, body })
     }
 }
 
@@ -100,6 +102,18 @@ impl Operation {
         let own = (!caller.is_everyone()).then_some(&scope);
         self.holds_for(self.core.accounts.of(own));
         Ok(scope)
+    }
+
+    /// Whether the same layer, further out, has begun this operation. From then on nothing may
+    /// refuse the request, so this layer neither reads the body nor counts the request again.
+    fn is_protected_further_out(&self, scope: &ScopeDigest, parts: &Parts) -> bool {
+        let outer = parts.extensions.get::<IdempotencyContext>();
+        outer.is_some_and(|outer| {
+            let rules = &self.core.rules;
+            let (routes, digests) = (&rules.routes, &rules.digests);
+            let id = routes.record_id(&self.options, digests, scope, &self.key, parts);
+            outer.is_under(&id)
+        })
     }
 
     /// Step 4: a body that announces too much is not asked for.

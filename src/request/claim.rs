@@ -29,10 +29,10 @@ use crate::store::{
 pub(crate) enum Protection {
     /// A lease of this layer.
     Own(LeaseOwner),
-    /// The lease of a layer further out, on the same record.
+    /// The lease of the same layer further out: this one has neither read the body nor claimed.
     OuterLayer,
     /// Nothing: the store is down, and the route says `OnStoreError::RunUnprotected`. The
-    /// operation has its place among those in flight all the same.
+    /// operation has its place among those in flight all the same, until its response has ended.
     None,
 }
 

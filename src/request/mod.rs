@@ -49,7 +49,7 @@ use http_body::Body;
 use tower_service::Service;
 
 use crate::lease::{Ended, LeaseOwner, Verdict};
-use crate::message::body::{BoxError, FullBody, RequestTrailers};
+use crate::message::body::BoxError;
 use crate::message::client_deadline;
 use crate::message::first_read::{AnnouncedLength, FirstRead, read};
 use crate::message::media_type::{can_have_body, never_ends};
@@ -100,32 +100,19 @@ where
             Protection::Own(owner) => execute(operation, &mut service, parts, body, owner).await,
             // The layer further out records the response.
             Protection::OuterLayer => {
-                let response = service.call(request_of(parts, body)).await?;
+                let response = service.call(Request::from_parts(*parts, body)).await?;
                 Ok(response.map(ResponseBody::passed))
             }
             Protection::None => {
                 operation.core.leases.counts.unprotected.add();
                 operation.enter(Progress::Running);
-                let mut response = service.call(request_of(parts, body)).await?;
+                let mut response = service.call(Request::from_parts(*parts, body)).await?;
                 unprotected(response.headers_mut());
-                Ok(response.map(ResponseBody::passed))
+                let place = operation.place().ok();
+                Ok(response.map(|body| ResponseBody::unprotected(body, place)))
             }
         }
     }
-}
-
-/// The request as the service gets it.
-fn request_of<B: From<Bytes>>(mut parts: Box<Parts>, body: FullBody) -> Request<B> {
-    let data = data_of(body, &mut parts);
-    Request::from_parts(*parts, B::from(data))
-}
-
-/// The data of a body, whose trailers go with the head of the request.
-fn data_of(body: FullBody, parts: &mut Parts) -> Bytes {
-    if let Some(trailers) = body.trailers {
-        parts.extensions.insert(RequestTrailers(*trailers));
-    }
-    body.data
 }
 
 /// Step 6: the handler, and what it came to.
@@ -133,12 +120,11 @@ fn execute<S, B, R>(
     operation: Arc<Operation>,
     service: &mut S,
     mut parts: Box<Parts>,
-    body: FullBody,
+    body: B,
     mut owner: LeaseOwner,
 ) -> impl Future<Output = Result<Response<ResponseBody<R>>, S::Error>> + use<'_, S, B, R>
 where
     S: Service<Request<B>, Response = Response<R>>,
-    B: From<Bytes>,
     R: Body + Send + 'static,
     R::Data: Send,
     R::Error: Into<BoxError>,
@@ -160,13 +146,12 @@ where
     parts
         .extensions
         .insert(IdempotencyContext(Arc::clone(&operation)));
-    let data = data_of(body, &mut parts);
     let began_at = SystemTime::now();
     #[cfg(feature = "_sql")]
     operation.commit.begins(began_at);
     async move {
         // Panics are caught so that the record has an end before they go on.
-        let call = || service.call(Request::from_parts(*parts, B::from(data)));
+        let call = || service.call(Request::from_parts(*parts, body));
         let handled = CatchUnwind::call(call).await;
         operation.drop_body();
         operation.enter(Progress::Recording);

@@ -49,7 +49,7 @@ impl Operation {
             Ok(waits) => waits,
             Err(full) => {
                 self.core.leases.counts.full(full);
-                return Err(Stop::InFlight(lapses_in));
+                return Err(Rejection::in_flight_without_wait(full).into());
             }
         };
         let asked = Instant::now();

@@ -194,13 +194,15 @@ impl Filled {
             let refused = self.send(slow(caller, "waited-for")).await;
             assert_eq!(refused.refusal(), "409 in-flight", "{what:?}");
             assert!(refused.header("retry-after").is_some());
+            let detail = detail(&refused);
+            let said = format!("still being executed. {whose}");
+            assert!(detail.contains(&said), "{what:?}: {detail}");
             return;
         }
         let refused = self.send(slow(caller, "one-more")).await;
         assert_eq!(refused.refusal(), "503 over-capacity", "{what:?}");
         assert_eq!(refused.header("retry-after"), Some("1"), "{what:?}");
-        let problem: serde_json::Value = serde_json::from_slice(&refused.body).unwrap();
-        let detail = problem["detail"].as_str().unwrap();
+        let detail = detail(&refused);
         assert!(detail.starts_with(whose), "{what:?}: {detail}");
         assert_eq!(self.runs.count(), runs, "{what:?}: nothing was executed");
     }
@@ -244,6 +246,11 @@ impl Filled {
         }
         assert_eq!(self.runs.count(), runs);
     }
+}
+
+fn detail(refused: &Seen) -> String {
+    let problem: serde_json::Value = serde_json::from_slice(&refused.body).unwrap();
+    problem["detail"].as_str().unwrap().to_owned()
 }
 
 /// A request whose handler waits at the gate.

@@ -3,11 +3,12 @@
 
 use http::Method;
 use http_body_util::Full;
+use tower::Layer;
 use tower_idempotency::{IdempotencyLayer, MemoryStore, scope};
 
 use crate::filled::{ALONE, BODY, Filled, Held, SUM, slow};
 use crate::support::store::Steered;
-use crate::support::{Seen, request, to, without};
+use crate::support::{Runs, Seen, builder, counting, post, request, send, to, without};
 
 #[tokio::test(start_paused = true)]
 async fn a_caller_that_takes_its_share_leaves_room_for_others() {
@@ -105,12 +106,12 @@ async fn assert_unprotected_pass(filled: &Filled, what: Held) {
     let (runs, calls) = (filled.runs.count(), filled.store_calls());
     // A body that no protected request may have.
     let large = || Full::from("0".repeat(1000));
-    let post = request(Method::POST, "/", large());
+    let keyless = request(Method::POST, "/", large());
     let stranger = without(request(Method::POST, "/", large()), "x-api-key");
     let mut get = to("/", slow("alice", "k"));
     *get.method_mut() = Method::GET;
     let mut seen = Vec::new();
-    for request in [post, stranger, get] {
+    for request in [keyless, stranger, get] {
         seen.push(filled.send(request).await.status);
     }
     assert_eq!(seen, [201; 3], "{what:?}");
@@ -144,6 +145,24 @@ async fn while_everything_is_full_what_runs_is_recorded_and_replays_are_given() 
         assert_unprotected_pass(&filled, what).await;
         filled.finish().await;
     }
+}
+
+/// Once the outer layer has begun an operation, nothing may refuse that operation any more.
+#[tokio::test]
+async fn the_same_layer_further_in_takes_no_room_and_refuses_nothing() {
+    let layer = builder(&Steered::new())
+        .max_in_flight_operations(1)
+        .max_buffered_bytes(2 * BODY.len() - 1)
+        .defaults(|options| options.max_request_body(BODY.len()))
+        .build()
+        .unwrap();
+    let app = layer.layer(layer.layer(counting(&Runs::default())));
+    let first = send(&app, post("k", BODY)).await;
+    first.assert_fresh("run 1");
+    send(&app, post("k", BODY)).await.assert_replays(&first);
+    let refused = layer.counts().limits().to_vec();
+    let refused = refused.iter().map(|limit| limit.by_share + limit.by_sum);
+    assert_eq!(refused.sum::<u64>(), 0);
 }
 
 #[test]

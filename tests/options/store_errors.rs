@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::Response;
 use tokio::time::{Instant, sleep};
-use tower::Layer;
+use tower::{Layer, ServiceExt};
 use tower_idempotency::IdempotencyContext;
 use tower_idempotency::options::OnStoreError;
 use tower_idempotency::store::StoreErrorKind;
@@ -88,6 +88,26 @@ async fn what_runs_unprotected_gets_its_whole_request_and_is_answered_as_it_answ
     assert_eq!((seen.status, seen.text()), (200, "the whole body"));
     assert_eq!(seen.trailers.as_ref().unwrap()["a"], "b");
     assert_eq!(seen.lacks(), Some("unprotected"));
+}
+
+/// The body of its response flows after the head, so the operation goes on as long.
+#[tokio::test]
+async fn what_runs_unprotected_is_in_flight_until_its_response_has_ended() {
+    let store = Steered::new();
+    store.make(Op::Claim, Fault::Fails(StoreErrorKind::NotSent));
+    let layer = builder(&store)
+        .max_in_flight_operations(1)
+        .defaults(|options| options.on_store_error(OnStoreError::RunUnprotected))
+        .build()
+        .unwrap();
+    let body = || Script::frames(["one", "two"]);
+    let app = layer.layer(handler(&Runs::default(), move |_, _| Response::new(body())));
+    let first = app.clone().oneshot(post("a", "{}")).await.unwrap();
+    let second = send(&app, by("bob", post("b", "{}"))).await;
+    assert_eq!(second.refusal(), "503 over-capacity");
+    assert_eq!(Seen::whole(first).await.text(), "onetwo");
+    let second = send(&app, by("bob", post("b", "{}"))).await;
+    assert_eq!((second.status, second.text()), (200, "onetwo"));
 }
 
 #[tokio::test]
