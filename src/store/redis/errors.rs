@@ -58,7 +58,7 @@ fn judged(error: &RedisError) -> (StoreErrorKind, &'static str) {
         ),
         ErrorKind::Io if error.is_connection_dropped() => (
             StoreErrorKind::Unknown,
-            "the server has closed the connection: see its log, and whether its port wants TLS \
+            "see whether the server runs and can be reached, and whether its port wants TLS \
              (`rediss:` instead of `redis:`)",
         ),
         ErrorKind::Io if error.is_timeout() => (
