@@ -22,12 +22,13 @@ use tower_idempotency::scope::PeerAddr;
 use tracing::warn;
 
 use crate::BoxError;
-use crate::client::{Failure, Http1, KEEP_ALIVE};
+use crate::client::{Client, Failure, KEEP_ALIVE};
 use crate::connect::Connector;
 use crate::forwarded::remove_spellings;
 use crate::options::Authorize;
 use crate::places::{Caller, Places};
 use crate::problem::usual;
+use crate::tls;
 
 const ORIGINAL_METHOD: HeaderName = HeaderName::from_static("x-original-method");
 const ORIGINAL_URI: HeaderName = HeaderName::from_static("x-original-uri");
@@ -36,7 +37,7 @@ const ORIGINAL_URI: HeaderName = HeaderName::from_static("x-original-uri");
 const READ: usize = 64 << 10;
 
 pub(crate) struct Authorizer {
-    client: Http1<Empty<Bytes>>,
+    client: Client<Empty<Bytes>>,
     places: Arc<Places>,
     url: Uri,
     timeout: Duration,
@@ -51,12 +52,15 @@ pub(crate) enum NotAllowed {
 }
 
 impl Authorizer {
-    pub(crate) fn new(settings: &Authorize, limits: &Limits, refusals: Refusals) -> Self {
-        let connector = Connector {
-            timeout: settings.timeout,
-        };
+    pub(crate) fn new(
+        settings: &Authorize,
+        tls: Option<tls::Connector>,
+        limits: &Limits,
+        refusals: Refusals,
+    ) -> Self {
+        let connector = Connector::new("authorize", settings.timeout, tls);
         Self {
-            client: Http1::new(connector, settings.url.clone(), KEEP_ALIVE),
+            client: Client::new(connector, &settings.url, None, KEEP_ALIVE),
             places: Places::new(limits, settings.timeout),
             url: settings.url.clone(),
             timeout: settings.timeout,

@@ -22,6 +22,7 @@ use tracing::warn;
 use crate::authorize::{Authorizer, NotAllowed};
 use crate::bodies::{ForwardedBody, GuardedBody};
 use crate::checks::{layer_header_names, methods};
+use crate::connect::Connector;
 use crate::contract::SidecarContract;
 use crate::forwarded::{
     LayerHeaders, ReservedHeaders, can_be_tunnelled, forward, join_cookies, may_be_forwarded, sign,
@@ -33,6 +34,7 @@ use crate::options::Settings;
 use crate::path::meant;
 use crate::problem::usual;
 use crate::received::ReceivedBody;
+use crate::tls;
 use crate::upstream::{Protocol, Upstream};
 
 /// The body of every response. Its guard counts the request until the last byte is sent.
@@ -70,14 +72,21 @@ pub(crate) struct Front {
 }
 
 impl Front {
-    pub(crate) fn new(layer: IdempotencyLayer, settings: &Settings) -> Self {
+    pub(crate) fn new(
+        layer: IdempotencyLayer,
+        settings: &Settings,
+        upstream: Option<tls::Connector>,
+        of_authorizer: Option<tls::Connector>,
+    ) -> Self {
         let numbers = Arc::<Numbers>::default();
         let authorize = settings.authorize.as_ref();
         let reserved = ReservedHeaders::new(authorize.map_or(&[], |authorize| &authorize.headers))
             .with_read(headers_read(&layer));
         let layer_headers = LayerHeaders::new(layer_header_names(&layer));
+        let connector = Connector::new("upstream", settings.connect_timeout, upstream);
         let upstream = Upstream::new(
             settings,
+            connector,
             reserved.clone(),
             layer_headers,
             refusals(&layer),
@@ -90,7 +99,7 @@ impl Front {
             methods: methods(&layer),
             refusals: refusals(&layer),
             authorizer: authorize
-                .map(|own| Authorizer::new(own, &settings.limits, refusals(&layer))),
+                .map(|own| Authorizer::new(own, of_authorizer, &settings.limits, refusals(&layer))),
             layer,
             proxy,
             reserved,

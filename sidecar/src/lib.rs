@@ -11,8 +11,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Uri;
 use tower_idempotency::config::{Config, FileError};
-use tower_idempotency::for_sidecar::{ServerFiles, builder, located, wrong};
+use tower_idempotency::for_sidecar::{ClientFiles, ServerFiles, builder, located, wrong};
 use tower_idempotency::store::{AnyStore, Store, StoreError};
 use tower_idempotency::{ConfigError, IdempotencyLayer};
 
@@ -50,7 +51,7 @@ mod upstream;
 pub use contract::SidecarContract;
 use front::Front;
 use listener::Listener;
-use options::{Settings, required_store};
+use options::{Authorize, Settings, is_https, required_store};
 use store::{Connected, LateStore};
 use tls::{Acceptor, Reload};
 use tracing::error;
@@ -139,16 +140,17 @@ impl Sidecar {
         tls: Tls,
     ) -> Result<Self, SidecarError> {
         descriptors::compare(&settings.limits, settings.authorize.is_some());
-        let front = Arc::new(Front::new(layer, settings));
+        let files = tls.files();
+        let front = Front::new(layer, settings, tls.upstream, tls.authorizer);
+        let front = Arc::new(front);
         let metrics = match settings.metrics {
             Some(address) => Some(bind(address, tls.metrics).await?),
             None => None,
         };
         let listener = bind(settings.listen, tls.listener).await?;
-        let files = [Some(&listener), metrics.as_ref()].into_iter().flatten();
         Ok(Self {
             front,
-            certificates: Certificates(files.filter_map(Listener::files).collect()),
+            certificates: Certificates(files),
             listener,
             metrics,
             drain: settings.drain_timeout,
@@ -212,6 +214,9 @@ impl Certificates {
     }
 
     async fn look_again_and_again(&self) {
+        if self.0.is_empty() {
+            return std::future::pending().await;
+        }
         loop {
             tokio::time::sleep(LOOK).await;
             let files = Arc::clone(&self.0);
@@ -235,6 +240,8 @@ impl fmt::Debug for Certificates {
 struct Tls {
     listener: Option<Acceptor>,
     metrics: Option<Acceptor>,
+    upstream: Option<tls::Connector>,
+    authorizer: Option<tls::Connector>,
 }
 
 impl Tls {
@@ -244,10 +251,36 @@ impl Tls {
             let acceptor = acceptor.transpose();
             acceptor.map_err(|error| wrong(config, &error.entry, &error.message()))
         };
+        let connector = |entry, table, url: &Uri, files: &ClientFiles| {
+            let connector = is_https(url).then(|| tls::Connector::new(entry, table, files));
+            let connector = connector.transpose();
+            connector.map_err(|error| wrong(config, &error.entry, &error.message()))
+        };
+        let authorizer = settings.authorize.as_ref();
+        let of_authorizer = |own: &Authorize| {
+            let table = "authorize.tls";
+            connector("authorize", table, &own.url, &own.tls).transpose()
+        };
         Ok(Self {
             listener: acceptor("tls", &settings.tls)?,
             metrics: acceptor("metrics_tls", &settings.metrics_tls)?,
+            upstream: connector(
+                "upstream",
+                "upstream_tls",
+                &settings.upstream,
+                &settings.upstream_tls,
+            )?,
+            authorizer: authorizer.and_then(of_authorizer).transpose()?,
         })
+    }
+
+    fn files(&self) -> Arc<[Arc<dyn Reload>]> {
+        let listeners = [&self.listener, &self.metrics].into_iter().flatten();
+        let servers = [&self.upstream, &self.authorizer].into_iter().flatten();
+        let listeners = listeners.map(Acceptor::files);
+        listeners
+            .chain(servers.map(tls::Connector::files))
+            .collect()
     }
 }
 

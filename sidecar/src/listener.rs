@@ -2,11 +2,10 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use tokio::net::TcpListener;
 
-use crate::tls::{Acceptor, Reload};
+use crate::tls::Acceptor;
 
 /// A listener, and the TLS that its connections begin with.
 pub(crate) struct Listener {
@@ -22,10 +21,5 @@ impl Listener {
 
     pub(crate) fn address(&self) -> io::Result<SocketAddr> {
         self.socket.local_addr()
-    }
-
-    /// The files that are looked at again.
-    pub(crate) fn files(&self) -> Option<Arc<dyn Reload>> {
-        self.tls.as_ref().map(Acceptor::files)
     }
 }

@@ -8,7 +8,9 @@ use std::time::Duration;
 use http::{HeaderName, Uri};
 use ipnet::IpNet;
 use tower_idempotency::config::{Config, FileError};
-use tower_idempotency::for_sidecar::{Entries, Limits, ServerFiles, canonical, entries, wrong};
+use tower_idempotency::for_sidecar::{
+    ClientFiles, Entries, Limits, ServerFiles, canonical, entries, wrong,
+};
 
 use crate::client::KEEP_ALIVE;
 
@@ -19,10 +21,11 @@ pub(crate) struct Settings {
     pub(crate) listen: SocketAddr,
     /// With what `listen` speaks TLS.
     pub(crate) tls: Option<ServerFiles>,
-    /// Required: `http://` and an authority, without a path.
+    /// Required: `http://` or `https://` and an authority, without a path.
     pub(crate) upstream: Uri,
-    /// HTTP/2 with prior knowledge instead of HTTP/1.1.
-    pub(crate) upstream_http2: bool,
+    pub(crate) upstream_tls: ClientFiles,
+    /// HTTP/2 or HTTP/1.1. `None`: a server of TLS chooses, any other gets HTTP/1.1.
+    pub(crate) upstream_http2: Option<bool>,
     /// How long an idle connection over HTTP/1.1 is kept; zero for no connection.
     pub(crate) upstream_keep_alive: Duration,
     pub(crate) connect_timeout: Duration,
@@ -51,8 +54,9 @@ pub(crate) struct Settings {
 /// The authorizer, which is asked before the layer claims or replays anything.
 #[derive(Clone)]
 pub(crate) struct Authorize {
-    /// `http://`, asked with GET.
+    /// `http://` or `https://`, asked with GET.
     pub(crate) url: Uri,
+    pub(crate) tls: ClientFiles,
     pub(crate) timeout: Duration,
     /// Headers that are copied from the authorizer's response into the request.
     pub(crate) headers: Vec<HeaderName>,
@@ -66,7 +70,8 @@ impl Default for Settings {
             listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
             tls: None,
             upstream: Uri::from_static("http://127.0.0.1:0"),
-            upstream_http2: false,
+            upstream_tls: ClientFiles::default(),
+            upstream_http2: None,
             upstream_keep_alive: KEEP_ALIVE,
             connect_timeout: Duration::from_secs(5),
             upstream_timeout: Duration::from_mins(1),
@@ -147,7 +152,8 @@ impl Settings {
             listen,
             tls: entries.tls,
             upstream: upstream.clone(),
-            upstream_http2: entries.upstream_http2.unwrap_or(usual.upstream_http2),
+            upstream_tls: entries.upstream_tls.unwrap_or_default(),
+            upstream_http2: entries.upstream_http2,
             upstream_keep_alive: entries
                 .upstream_keep_alive
                 .unwrap_or(usual.upstream_keep_alive),
@@ -155,6 +161,7 @@ impl Settings {
             upstream_timeout: entries.upstream_timeout.unwrap_or(usual.upstream_timeout),
             authorize: entries.authorize.map(|own| Authorize {
                 url: own.url,
+                tls: own.tls.unwrap_or_default(),
                 timeout: own.timeout.unwrap_or(Authorize::TIMEOUT),
                 headers: own.headers,
             }),
@@ -175,20 +182,16 @@ impl Settings {
     }
 }
 
+pub(crate) fn is_https(url: &Uri) -> bool {
+    url.scheme_str() == Some("https")
+}
+
 /// Refuses what needs TLS in a program that was built without it.
 fn check_tls(config: &Config, entries: &Entries) -> Result<(), FileError> {
-    let is_https = |url: &Uri| url.scheme_str() == Some("https");
-    let authorize = entries.authorize.as_ref();
     if cfg!(feature = "tls") {
-        let https = [
-            ("upstream", entries.upstream.as_ref().is_some_and(is_https)),
-            ("authorize", authorize.is_some_and(|own| is_https(&own.url))),
-        ];
-        return match https.iter().find(|(_, is_https)| *is_https) {
-            Some((entry, _)) => Err(wrong(config, entry, "can't be of `https` yet")),
-            None => Ok(()),
-        };
+        return Ok(());
     }
+    let authorize = entries.authorize.as_ref();
     let needs = [
         ("tls", entries.tls.is_some()),
         ("metrics_tls", entries.metrics_tls.is_some()),
@@ -269,7 +272,7 @@ mod tests {
         };
         assert_eq!(told(""), format!("{usual:?}"));
         for (entry, expected) in [
-            ("upstream_http2 = true", "upstream_http2: true"),
+            ("upstream_http2 = true", "upstream_http2: Some(true)"),
             ("upstream_keep_alive = '0s'", "upstream_keep_alive: 0ns"),
             ("connect_timeout = '1s'", "connect_timeout: 1s"),
             ("upstream_timeout = '2s'", "upstream_timeout: 2s"),

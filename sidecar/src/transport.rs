@@ -2,7 +2,8 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Weak;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -12,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
 use crate::ending::Activity;
-use crate::socket::Socket;
+use crate::socket::{Socket, is_quiet};
 
 /// What a connection of HTTP/2 begins with (RFC 9113, 3.4).
 const HTTP2: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -25,6 +26,24 @@ pub(crate) struct Transport {
     begun: Bytes,
     /// Told of what is read, where that is HTTP/1.1.
     activity: Option<Activity>,
+    /// Whether TLS keeps data that was received and not read yet.
+    is_kept: Arc<AtomicBool>,
+}
+
+/// Tells whether the other side of a connection has sent something that is not read yet.
+#[derive(Debug)]
+pub(crate) struct Unread {
+    /// Weak, so that hyper closes the socket of a connection that has ended.
+    stream: Weak<TcpStream>,
+    is_kept: Arc<AtomicBool>,
+}
+
+impl Unread {
+    /// Whether the other side has neither sent anything that is not read yet nor closed the connection.
+    pub(crate) fn is_quiet(&self) -> bool {
+        let stream = self.stream.upgrade();
+        stream.is_some_and(|stream| is_quiet(&stream)) && !self.is_kept.load(Ordering::Acquire)
+    }
 }
 
 #[derive(Debug)]
@@ -49,6 +68,7 @@ impl Transport {
             io,
             begun: Bytes::new(),
             activity: None,
+            is_kept: Arc::default(),
         }
     }
 
@@ -57,12 +77,16 @@ impl Transport {
         self.activity = Some(activity.clone());
     }
 
-    /// The stream, for as long as this half of it is open.
-    pub(crate) fn stream(&self) -> Weak<TcpStream> {
-        match &self.io {
-            Io::Plain(socket) => socket.stream(),
+    /// What tells whether the other side has sent something that is not read yet.
+    pub(crate) fn unread(&self) -> Unread {
+        let socket = match &self.io {
+            Io::Plain(socket) => socket,
             #[cfg(feature = "tls")]
-            Io::Tls(stream) => stream.get_ref().0.stream(),
+            Io::Tls(stream) => stream.get_ref().0,
+        };
+        Unread {
+            stream: socket.stream(),
+            is_kept: Arc::clone(&self.is_kept),
         }
     }
 
@@ -70,12 +94,24 @@ impl Transport {
         !matches!(self.io, Io::Plain(_))
     }
 
+    /// Whether HTTP/2 was chosen by ALPN.
+    #[cfg_attr(
+        not(feature = "tls"),
+        expect(clippy::unused_self, reason = "no protocol is chosen")
+    )]
+    pub(crate) fn chose_http2(&self) -> bool {
+        #[cfg(feature = "tls")]
+        if let Io::Tls(stream) = &self.io {
+            return stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        }
+        false
+    }
+
     /// Returns whether the client speaks HTTP/2. Over TLS it has said so in the handshake, and without
     /// TLS by what it sends first, of which as much is read as tells.
     pub(crate) async fn begins_with_http2(&mut self) -> io::Result<bool> {
-        #[cfg(feature = "tls")]
-        if let Io::Tls(stream) = &self.io {
-            return Ok(stream.get_ref().1.alpn_protocol() == Some(b"h2"));
+        if self.is_tls() {
+            return Ok(self.chose_http2());
         }
         let mut begun = Vec::with_capacity(HTTP2.len());
         while begun.len() < HTTP2.len() && HTTP2.starts_with(&begun) {
@@ -104,10 +140,17 @@ impl AsyncRead for Transport {
             into.put_slice(&self.begun.split_to(length));
             return Poll::Ready(Ok(()));
         }
-        let read = match &mut self.io {
+        let this = &mut *self;
+        let read = match &mut this.io {
             Io::Plain(socket) => Pin::new(socket).poll_read(cx, into),
             #[cfg(feature = "tls")]
-            Io::Tls(stream) => Pin::new(stream).poll_read(cx, into),
+            Io::Tls(stream) => {
+                let read = Pin::new(&mut **stream).poll_read(cx, into);
+                // rustls wants no more to read while it has data for the reader.
+                let is_kept = !stream.get_ref().1.wants_read();
+                this.is_kept.store(is_kept, Ordering::Release);
+                read
+            }
         };
         let read = ready!(read);
         if let Some(activity) = &self.activity {

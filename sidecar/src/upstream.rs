@@ -27,6 +27,7 @@ use tracing::{debug, warn};
 
 use crate::bodies::{ForwardedBody, Stall};
 use crate::client::{Client, Failure};
+use crate::connect::Connector;
 use crate::forwarded::{ATTEMPT, FENCING_TOKEN, LayerHeaders, ReservedHeaders, strip_hop_by_hop};
 use crate::framing::settle_framing;
 use crate::metrics::{Limit, Numbers};
@@ -35,7 +36,7 @@ use crate::patience::Patience;
 use crate::places::{Caller, NoPlace, Place, Places, Whose};
 use crate::problem::{in_doubt_without_key, share_used_up, unreadable, usual};
 use crate::received::ReceivedBody;
-use crate::upload::Upload;
+use crate::upload::{Outgoing, Upload};
 
 /// The protocol that a client asks to upgrade to: an extension of the request.
 #[derive(Clone, Debug)]
@@ -47,7 +48,7 @@ pub(crate) struct Upstream(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    client: Client,
+    client: Client<Outgoing>,
     places: Arc<Places>,
     upstream: Uri,
     connect_timeout: Duration,
@@ -63,13 +64,19 @@ struct Shared {
 impl Upstream {
     pub(crate) fn new(
         settings: &Settings,
+        connector: Connector,
         reserved: ReservedHeaders,
         layer_headers: LayerHeaders,
         refusals: Refusals,
         numbers: Arc<Numbers>,
     ) -> Self {
         Self(Arc::new(Shared {
-            client: Client::new(settings),
+            client: Client::new(
+                connector,
+                &settings.upstream,
+                settings.upstream_http2,
+                settings.upstream_keep_alive,
+            ),
             places: Places::new(&settings.limits, settings.connect_timeout),
             upstream: settings.upstream.clone(),
             connect_timeout: settings.connect_timeout,

@@ -12,7 +12,6 @@ use http_body::Body;
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
@@ -22,8 +21,8 @@ use crate::client::{Again, Failure, GiveUp, MAX_FIELDS, MAX_HEAD};
 use crate::connect::Connector;
 use crate::framing::frame;
 use crate::places::Place;
-use crate::socket::{Socket, is_quiet};
-use crate::transport::Transport;
+use crate::tls::{Protocols, refused_handshake};
+use crate::transport::Unread;
 
 /// Keeps the connections of one server.
 pub(crate) struct Http1<B>(Arc<Pool<B>>);
@@ -48,8 +47,7 @@ struct IdleConnections<B> {
 struct Connection<B> {
     sender: http1::SendRequest<B>,
     status_line: StatusLine,
-    /// Weak, so that hyper closes the socket of a connection that has ended.
-    stream: Weak<TcpStream>,
+    unread: Unread,
 }
 
 impl<B> Connection<B> {
@@ -58,8 +56,7 @@ impl<B> Connection<B> {
     /// hyper learns later than the system that the server has closed the connection, or has sent
     /// something that nobody asked for, which hyper would take for the response to the request.
     fn is_usable(&self) -> bool {
-        let stream = self.stream.upgrade();
-        self.sender.is_ready() && stream.is_some_and(|stream| is_quiet(&stream))
+        self.sender.is_ready() && self.unread.is_quiet()
     }
 }
 
@@ -93,7 +90,9 @@ where
         mut give_up: GiveUp<'_>,
         place: &Arc<Place>,
     ) -> Result<Response<Incoming>, Failure> {
-        let mut request = again().expect("the first attempt is possible");
+        let Some(mut request) = again() else {
+            return Err(Failure::Unreached("the request can't be sent again".into()));
+        };
         let is_safe = request.method().is_safe();
         let mut may_reuse = true;
         loop {
@@ -139,6 +138,9 @@ where
                 request = same;
                 may_reuse = false;
                 continue;
+            }
+            if !is_kept && refused_handshake(&error) {
+                return Err(Failure::Unreached(error.into()));
             }
             return Err(match connection.status_line.status() {
                 Some(status) => Failure::Unreadable(status, error.into()),
@@ -192,10 +194,12 @@ where
 
     async fn connect(&self) -> Result<Connection<B>, BoxError> {
         let status_line = StatusLine::default();
-        let socket = Socket::new(Arc::new(self.connector.connect(&self.server).await?));
-        let socket = Transport::plain(socket);
-        let stream = socket.stream();
-        let socket = Watched::new(socket, status_line.clone());
+        let transport = self
+            .connector
+            .connect(&self.server, Protocols::Http1)
+            .await?;
+        let unread = transport.unread();
+        let socket = Watched::new(transport, status_line.clone());
         let (sender, connection) = http1::Builder::new()
             .max_headers(MAX_FIELDS)
             .max_header_size(MAX_HEAD as usize)
@@ -213,7 +217,7 @@ where
         Ok(Connection {
             sender,
             status_line,
-            stream,
+            unread,
         })
     }
 
@@ -335,9 +339,7 @@ mod tests {
         for text in ["", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nstale"] {
             let (write, texts) = channel();
             let (done, written) = channel();
-            let connector = Connector {
-                timeout: Duration::from_secs(5),
-            };
+            let connector = Connector::new("upstream", Duration::from_secs(5), None);
             let server = server(texts, done);
             let client = Http1::new(connector, server, Duration::from_mins(1));
             for _ in 0..10 {

@@ -2,14 +2,17 @@
 //! client would open a connection for each `:authority`, and clients choose that value.
 
 use std::error::Error;
+use std::fmt;
 use std::future::{Future as _, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::header::HOST;
 use http::{Request, Response, StatusCode, Uri, Version};
+use http_body::Body;
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -20,7 +23,7 @@ use tracing::debug;
 use crate::BoxError;
 use crate::client::{Again, Failure, GiveUp, MAX_HEAD};
 use crate::connect::Connector;
-use crate::upload::Outgoing;
+use crate::tls::Protocols;
 
 /// Many requests share one connection, so a dead connection has to be noticed soon.
 const PING: Duration = Duration::from_secs(10);
@@ -34,24 +37,21 @@ const LOOK: Duration = Duration::from_millis(1);
 /// How long a connection may rest that is not the only one.
 const REST: Duration = Duration::from_mins(1);
 
-#[derive(Debug)]
-pub(crate) struct Http2 {
+pub(crate) struct Http2<B> {
     connector: Connector,
     upstream: Uri,
-    shared: Mutex<Shared>,
+    shared: Mutex<Shared<B>>,
 }
 
-#[derive(Debug, Default)]
-struct Shared {
+struct Shared<B> {
     /// The first one that has room gets the next request.
-    connections: Vec<Connection>,
+    connections: Vec<Connection<B>>,
     /// The number of the newest connection, counted from 1.
     number: u64,
 }
 
-#[derive(Debug)]
-struct Connection {
-    sender: http2::SendRequest<Outgoing>,
+struct Connection<B> {
+    sender: http2::SendRequest<B>,
     number: u64,
     /// How many requests were sent on it.
     requests: u32,
@@ -62,7 +62,7 @@ struct Connection {
     used: Instant,
 }
 
-impl Connection {
+impl<B> Connection<B> {
     fn running(&self) -> usize {
         Arc::strong_count(&self.running) - 1
     }
@@ -75,7 +75,7 @@ impl Connection {
     }
 
     /// The sender for one request.
-    fn begin(&mut self) -> Chosen {
+    fn begin(&mut self) -> Chosen<B> {
         self.requests += 1;
         self.used = Instant::now();
         Chosen {
@@ -89,8 +89,8 @@ impl Connection {
 }
 
 /// A connection for one request.
-struct Chosen {
-    sender: http2::SendRequest<Outgoing>,
+struct Chosen<B> {
+    sender: http2::SendRequest<B>,
     number: u64,
     stream: Stream,
 }
@@ -108,12 +108,19 @@ enum Unanswered {
     Failed(Failure),
 }
 
-impl Http2 {
+impl<B> Http2<B>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
     pub(crate) fn new(connector: Connector, upstream: Uri) -> Self {
         Self {
             connector,
             upstream,
-            shared: Mutex::default(),
+            shared: Mutex::new(Shared {
+                connections: Vec::new(),
+                number: 0,
+            }),
         }
     }
 
@@ -121,7 +128,7 @@ impl Http2 {
     /// new connection, again and again for as long as connecting may take.
     pub(crate) async fn send(
         &self,
-        again: Again<'_, Outgoing>,
+        again: Again<'_, B>,
         mut give_up: GiveUp<'_>,
     ) -> Result<Response<Incoming>, Failure> {
         let until = Instant::now() + self.connector.timeout;
@@ -155,7 +162,7 @@ impl Http2 {
     }
 
     /// Gives a request the form that it has over HTTP/2: `:authority` instead of `Host`.
-    fn complete(&self, request: &mut Request<Outgoing>) {
+    fn complete(&self, request: &mut Request<B>) {
         *request.version_mut() = Version::HTTP_2;
         let host = request.headers_mut().remove(HOST);
         let authority = host
@@ -170,7 +177,7 @@ impl Http2 {
 
     /// A connection that has room; a new one if there is none. The connection of `refused_by` gets no
     /// more requests.
-    async fn connection(&self, refused_by: Option<u64>) -> Result<Chosen, BoxError> {
+    async fn connection(&self, refused_by: Option<u64>) -> Result<Chosen<B>, BoxError> {
         // The lock is held while another request connects. Without the timeout, a request would
         // wait for all attempts of the requests before it, one after the other.
         let shared = timeout(self.connector.timeout, self.shared.lock());
@@ -194,8 +201,12 @@ impl Http2 {
         Ok(chosen)
     }
 
-    async fn connect(&self, number: u64) -> Result<Connection, BoxError> {
-        let stream = self.connector.connect(&self.upstream).await?;
+    async fn connect(&self, number: u64) -> Result<Connection<B>, BoxError> {
+        let transport = self.connector.connect(&self.upstream, Protocols::Http2);
+        let transport = transport.await?;
+        if transport.is_tls() && !transport.chose_http2() {
+            return Err("the server does not choose HTTP/2 by ALPN".into());
+        }
         let (sender, mut connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .keep_alive_interval(PING)
@@ -204,7 +215,7 @@ impl Http2 {
             .max_header_list_size(MAX_HEAD)
             // None until the server's settings say how many.
             .initial_max_send_streams(0)
-            .handshake(TokioIo::new(stream))
+            .handshake(TokioIo::new(transport))
             .await?;
         timeout(self.connector.timeout, async {
             while connection.current_max_send_streams() == 0 {
@@ -245,7 +256,13 @@ impl Http2 {
     }
 }
 
-fn unanswered(mut error: TrySendError<Request<Outgoing>>) -> Unanswered {
+impl<B> fmt::Debug for Http2<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Http2").finish_non_exhaustive()
+    }
+}
+
+fn unanswered<B>(mut error: TrySendError<Request<B>>) -> Unanswered {
     let is_unsent = error.take_message().is_some();
     let error = error.into_error();
     if is_unsent {

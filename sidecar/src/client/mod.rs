@@ -1,24 +1,26 @@
-//! The HTTP client for the upstream.
+//! The HTTP client for the upstream and the authorizer.
 
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response, StatusCode};
+use bytes::Bytes;
+use http::{Request, Response, StatusCode, Uri};
+use http_body::Body;
 use hyper::body::Incoming;
 
-pub(crate) use self::http1::Http1;
+use self::http1::Http1;
 use self::http2::Http2;
 pub(crate) use self::http2::Stream;
+use self::negotiated::Negotiated;
 use crate::BoxError;
 use crate::connect::Connector;
-use crate::options::Settings;
 use crate::places::Place;
-use crate::upload::Outgoing;
 
 mod http1;
 mod http2;
+mod negotiated;
 mod status_line;
 
 /// How many fields a response may have over HTTP/1.1.
@@ -64,25 +66,35 @@ pub(crate) type Again<'a, B> = &'a mut (dyn FnMut() -> Option<Request<B>> + Send
 pub(crate) type GiveUp<'a> = Pin<&'a mut (dyn Future<Output = ()> + Send)>;
 
 #[derive(Debug)]
-pub(crate) enum Client {
-    Http1(Http1<Outgoing>),
-    Http2(Http2),
+pub(crate) enum Client<B> {
+    Http1(Http1<B>),
+    Http2(Http2<B>),
+    Negotiated(Negotiated<B>),
 }
 
-impl Client {
-    pub(crate) fn new(settings: &Settings) -> Self {
-        let connector = Connector {
-            timeout: settings.connect_timeout,
-        };
-        let upstream = settings.upstream.clone();
-        if settings.upstream_http2 {
-            Self::Http2(Http2::new(connector, upstream))
-        } else {
-            Self::Http1(Http1::new(
-                connector,
-                upstream,
-                settings.upstream_keep_alive,
-            ))
+impl<B> Client<B>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    /// A client for one server. Without `http2` a server of TLS chooses the version of HTTP, and any other
+    /// gets HTTP/1.1.
+    pub(crate) fn new(
+        connector: Connector,
+        server: &Uri,
+        http2: Option<bool>,
+        keep_alive: Duration,
+    ) -> Self {
+        let of_http1 =
+            |connector: &Connector| Http1::new(connector.clone(), server.clone(), keep_alive);
+        let of_http2 = |connector: &Connector| Http2::new(connector.clone(), server.clone());
+        match http2 {
+            Some(true) => Self::Http2(of_http2(&connector)),
+            None if connector.is_tls() => {
+                let (http1, http2) = (of_http1(&connector), of_http2(&connector));
+                Self::Negotiated(Negotiated::new(http1, http2, connector, server.clone()))
+            }
+            Some(false) | None => Self::Http1(of_http1(&connector)),
         }
     }
 
@@ -90,13 +102,14 @@ impl Client {
     /// certainly not executed it, or if its method is safe (RFC 9110, section 9.2.1).
     pub(crate) async fn send(
         &self,
-        again: Again<'_, Outgoing>,
+        again: Again<'_, B>,
         give_up: GiveUp<'_>,
         place: &Arc<Place>,
     ) -> Result<Response<Incoming>, Failure> {
         match self {
             Self::Http1(client) => client.send(again, give_up, place).await,
             Self::Http2(client) => client.send(again, give_up).await,
+            Self::Negotiated(client) => client.send(again, give_up, place).await,
         }
     }
 }

@@ -10,14 +10,11 @@ use rustls::version::{TLS12, TLS13};
 use tokio_rustls::TlsAcceptor;
 use tower_idempotency::for_sidecar::ServerFiles;
 
-use super::TlsError;
 use super::files::{authorities, certified, provider};
 use super::reload::{Reload, Reloaded};
+use super::{MAX_UNSENT, TlsError};
 use crate::socket::Socket;
 use crate::transport::Transport;
-
-/// How many bytes rustls keeps that are written and not sent yet.
-const MAX_UNSENT: usize = 16 << 10;
 
 /// Accepts TLS with the certificate that was read last.
 #[derive(Clone)]

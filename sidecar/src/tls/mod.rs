@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 #[cfg(feature = "tls")]
 mod acceptor;
 #[cfg(feature = "tls")]
+mod connector;
+#[cfg(feature = "tls")]
 mod files;
 #[cfg(feature = "tls")]
 mod reload;
@@ -15,9 +17,23 @@ mod without;
 #[cfg(feature = "tls")]
 pub(crate) use self::acceptor::Acceptor;
 #[cfg(feature = "tls")]
+pub(crate) use self::connector::{Connector, refused_handshake};
+#[cfg(feature = "tls")]
 pub(crate) use self::reload::Reload;
 #[cfg(not(feature = "tls"))]
-pub(crate) use self::without::{Acceptor, Reload};
+pub(crate) use self::without::{Acceptor, Connector, Reload, refused_handshake};
+
+/// How many bytes rustls keeps that are written and not sent yet.
+#[cfg(feature = "tls")]
+const MAX_UNSENT: usize = 16 << 10;
+
+/// What is offered to a server by ALPN.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Protocols {
+    Http1,
+    Http2,
+    Both,
+}
 
 /// A file of a certificate or a key that can't be used. It never quotes what stands in the file.
 #[derive(Clone, Debug)]

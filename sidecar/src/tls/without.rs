@@ -3,9 +3,9 @@
 use std::io;
 use std::sync::Arc;
 
-use tower_idempotency::for_sidecar::ServerFiles;
+use tower_idempotency::for_sidecar::{ClientFiles, ServerFiles};
 
-use super::TlsError;
+use super::{Protocols, TlsError};
 use crate::socket::Socket;
 use crate::transport::Transport;
 
@@ -30,4 +30,31 @@ impl Acceptor {
     pub(crate) fn accept(&self, _: Socket) -> std::future::Ready<io::Result<Transport>> {
         match *self {}
     }
+}
+
+#[derive(Clone)]
+pub(crate) enum Connector {}
+
+impl Connector {
+    /// Settings with such a URL are refused before.
+    pub(crate) fn new(_: &str, _: &str, _: &ClientFiles) -> Result<Self, TlsError> {
+        unreachable!("the settings are checked first")
+    }
+
+    pub(crate) fn files(&self) -> Arc<dyn Reload> {
+        match *self {}
+    }
+
+    pub(crate) fn connect(
+        &self,
+        _: &str,
+        _: Socket,
+        _: Protocols,
+    ) -> std::future::Ready<io::Result<Transport>> {
+        match *self {}
+    }
+}
+
+pub(crate) fn refused_handshake(_: &(dyn std::error::Error + 'static)) -> bool {
+    false
 }

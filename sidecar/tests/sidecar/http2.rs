@@ -90,7 +90,7 @@ impl Http2 {
         http2
     }
 
-    fn seen(&self) -> Vec<request::Parts> {
+    pub(crate) fn seen(&self) -> Vec<request::Parts> {
         self.seen.lock().unwrap().clone()
     }
 

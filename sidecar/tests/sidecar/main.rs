@@ -54,6 +54,8 @@ mod support;
 mod tls;
 #[cfg(feature = "tls")]
 mod tls_files;
+#[cfg(feature = "tls")]
+mod tls_upstream;
 mod tunnels;
 mod unread;
 #[cfg(all(

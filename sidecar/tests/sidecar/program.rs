@@ -273,6 +273,35 @@ async fn a_store_that_is_not_compiled_in_is_refused_with_the_way_to_build_it() {
     }
 }
 
+/// Run by `scripts/test`, which builds the program without any feature once.
+#[cfg(not(feature = "tls"))]
+#[tokio::test]
+async fn what_needs_tls_is_refused_with_the_way_to_build_it() {
+    for (entry, named) in [
+        ("upstream = 'https://a.example'", "upstream"),
+        ("authorize = 'https://a.example/check'", "authorize"),
+        ("tls = { certificate = '/a.pem', key = '/b.pem' }", "tls"),
+        (
+            "metrics_tls = { certificate = '/a.pem', key = '/b.pem' }",
+            "metrics_tls",
+        ),
+    ] {
+        let file = File::new(nobody())
+            .top("metrics = '127.0.0.1:0'")
+            .top(entry);
+        let file = Written::new("no-tls.toml", &file.text());
+        for task in [&["--check"][..], &[]] {
+            let output = run(&[&["--config", file.path()], task].concat()).await;
+            assert_eq!(output.status.code(), Some(1), "{entry}");
+            let says = format!(
+                "`{named}` needs TLS, and this program was built without the feature `tls`: build it                  again with `--features tls`"
+            );
+            let stderr = said(&output.stderr);
+            assert!(stderr.contains(&says), "{stderr}");
+        }
+    }
+}
+
 #[cfg(feature = "sqlite")]
 #[tokio::test]
 async fn migrate_makes_the_table_and_ends() {
