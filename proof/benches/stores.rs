@@ -28,10 +28,9 @@ use std::time::{Duration, Instant};
 mod engines;
 #[path = "stores/handlers.rs"]
 mod handlers;
-#[path = "stores/picture.rs"]
-mod picture;
 
 use engines::Engine;
+use proof::picture;
 
 const AT_ONCE: [usize; 2] = [1, 64];
 /// A batch makes this many calls of one operation.
@@ -83,7 +82,18 @@ fn main() {
     print(&figures, rounds);
     runtime.block_on(handlers::measure(rounds));
     if let Some(file) = svg {
-        std::fs::write(file, picture::draw(&figures)).unwrap();
+        let title =
+            "Store operations as multiples of the engine's no-op round trip (1 = PING, SELECT 1)";
+        let groups: Vec<_> = figures
+            .iter()
+            .map(|one| {
+                (
+                    format!("{}, {} at a time", one.engine, one.at_once),
+                    one.ratios.to_vec(),
+                )
+            })
+            .collect();
+        std::fs::write(file, picture::bars(title, &OPERATIONS, &groups)).unwrap();
     }
 }
 

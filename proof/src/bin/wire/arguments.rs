@@ -1,12 +1,16 @@
 //! This module reads the arguments of the program.
 
+use std::path::PathBuf;
+
 use lexopt::ValueExt as _;
 use lexopt::prelude::{Long, Short, Value};
 
 use crate::client::Kind;
+use crate::load::Load;
 
 pub(crate) const USAGE: &str = "\
-Usage: wire [--peers | --check | --update | --profile KIND [--server NAME]]
+Usage: wire [--peers | --check | --update | --profile KIND [--server NAME]] [--svg FILE]
+       wire --load [--rounds N] [--connections N] [--records N] [--response BYTES] [--svg FILE]
 
 Counts the instructions of a request over the wire, by callgrind.
 
@@ -16,6 +20,13 @@ Counts the instructions of a request over the wire, by callgrind.
   --profile KIND  print the functions that take the instructions beyond a no-op layer; KIND is
                   not-protected, first, replay or refused
   --server NAME   the server of the profile: axum (default), axum-h2 or hyper
+  --load          the processor's time of a request instead, in whole servers under load by wrk,
+                  beside other layers: needs wrk and two processors
+  --rounds N      default 9, of two seconds for each row
+  --connections N default 16
+  --records N     what each store holds at first; default 100000
+  --response BYTES bytes of a response's body; default 256
+  --svg FILE      draw the ratios as well
   --help          print this
 
 Status 0, 1 if something failed or a row has risen, 2 for wrong arguments.
@@ -27,34 +38,51 @@ pub(crate) enum Invocation {
     Help,
     /// Be the server that is measured.
     Serve,
-    Count {
-        peers: bool,
-    },
+    /// Whether to count the peers too, and the picture's file.
+    Count(bool, Option<PathBuf>),
     Check,
     Update,
+    Load(Load, Option<PathBuf>),
     Profile(String, Kind),
 }
 
 impl Invocation {
     pub(crate) fn parse(mut arguments: lexopt::Parser) -> Result<Self, lexopt::Error> {
-        let mut invocation = Self::Count { peers: false };
+        let mut invocation = Self::Count(false, None);
         let mut server = "axum".to_owned();
+        let mut svg = None;
+        let mut load = Load {
+            rounds: 9,
+            connections: 16,
+            records: 100_000,
+            response_bytes: 256,
+        };
         while let Some(argument) = arguments.next()? {
             match argument {
                 Long("help") | Short('h') => return Ok(Self::Help),
-                Value(word) if word == "serve" => invocation = Self::Serve,
-                Long("peers") => invocation = Self::Count { peers: true },
+                // The server reads the names that follow itself.
+                Value(word) if word == "serve" => return Ok(Self::Serve),
+                Long("peers") => invocation = Self::Count(true, None),
                 Long("check") => invocation = Self::Check,
                 Long("update") => invocation = Self::Update,
                 Long("profile") => {
                     invocation = Self::Profile(String::new(), kind(&arguments.value()?.string()?)?);
                 }
+                Long("load") => invocation = Self::Load(load, None),
+                Long("svg") => svg = Some(arguments.value()?.into()),
+                Long("rounds") => load.rounds = arguments.value()?.parse()?,
+                Long("connections") => load.connections = arguments.value()?.parse()?,
+                Long("records") => load.records = arguments.value()?.parse()?,
+                Long("response") => load.response_bytes = arguments.value()?.parse()?,
                 Long("server") => server = arguments.value()?.string()?,
                 other => return Err(other.unexpected()),
             }
         }
-        if let Self::Profile(of, _) = &mut invocation {
-            *of = server;
+        match &mut invocation {
+            Self::Profile(of, _) => *of = server,
+            Self::Load(of, file) => (*of, *file) = (load, svg),
+            Self::Count(_, file) => *file = svg,
+            _ => {}
         }
         Ok(invocation)
     }

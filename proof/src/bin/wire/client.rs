@@ -12,7 +12,7 @@ use tokio::runtime::Runtime;
 
 use crate::BoxError;
 
-const BODY_IN: usize = 1024;
+pub(crate) const BODY_IN: usize = 1024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Protocol {

@@ -6,19 +6,23 @@
 //! cargo run -p proof --profile bench --bin wire                     instructions, by callgrind
 //! cargo run -p proof --profile bench --bin wire -- --check          no row above the figures of figures.txt
 //! cargo run -p proof --profile bench --bin wire -- --profile first  the functions beyond a no-op layer
+//! cargo run -p proof --profile bench --bin wire -- --load           CPU time a request, under load by wrk
 //! ```
 //!
 //! `--profile bench` compiles as `--release` does, with line numbers for the profile.
 //! Instructions are the same whatever else the machine does. The compression of SHA-256
 //! is counted apart: callgrind's processor lacks the instructions for it.
 
+use std::fs;
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 mod arguments;
 mod callgrind;
 mod client;
 mod figures;
+mod load;
 mod process;
 mod profile;
 mod rows;
@@ -53,8 +57,17 @@ fn run(invocation: Invocation) -> Result<(), BoxError> {
             server::serve();
             Ok(())
         }
+        Invocation::Load(load, svg) => {
+            let rounds = load::measure(load)?;
+            write_picture(svg, || load::picture(&rounds))?;
+            say(&load::table(load, &rounds)?)
+        }
         Invocation::Profile(server, kind) => say(&profile::profile(&server, kind)?),
-        Invocation::Count { peers } => say(&rows::table(&rows::count(peers)?)),
+        Invocation::Count(peers, svg) => {
+            let rows = rows::count(peers)?;
+            write_picture(svg, || rows::picture(&rows))?;
+            say(&rows::table(&rows))
+        }
         Invocation::Check => {
             let rows = rows::count(false)?;
             say(&rows::table(&rows))?;
@@ -66,6 +79,13 @@ fn run(invocation: Invocation) -> Result<(), BoxError> {
             figures::update(&rows)
         }
     }
+}
+
+fn write_picture(file: Option<PathBuf>, draw: impl FnOnce() -> String) -> Result<(), BoxError> {
+    if let Some(file) = file {
+        fs::write(file, draw())?;
+    }
+    Ok(())
 }
 
 fn say(text: &str) -> Result<(), BoxError> {

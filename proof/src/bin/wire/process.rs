@@ -44,6 +44,10 @@ impl Server {
         address.ok_or_else(|| format!("the server has no {name}").into())
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Makes the server call the function before which callgrind writes a file.
     pub(crate) fn mark(&mut self) -> Result<(), BoxError> {
         self.marks.write_all(&[0])?;

@@ -111,6 +111,21 @@ pub(crate) fn table(rows: &[Row]) -> String {
     table
 }
 
+/// The ratios to bare as bars.
+pub(crate) fn picture(rows: &[Row]) -> String {
+    let mut groups: Vec<(String, Vec<f64>)> = Vec::new();
+    for row in rows.iter().filter(|row| row.kind != Kind::Bare) {
+        if groups.last().is_none_or(|(server, _)| server != row.server) {
+            groups.push((row.server.to_owned(), Vec::new()));
+        }
+        let (_, ratios) = groups.last_mut().expect("a group was pushed above");
+        ratios.push(row.without / row.bare);
+    }
+    let names = Kind::ALL[1..].iter().map(|kind| kind.name());
+    let title = "Instructions of a request over the wire, as multiples of the bare application";
+    proof::picture::bars(title, &names.collect::<Vec<_>>(), &groups)
+}
+
 /// Builds the program that serves the application behind other layers, and returns its path.
 pub(crate) fn build_peers() -> Result<PathBuf, BoxError> {
     let package = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers");

@@ -15,7 +15,7 @@ use tower::layer::layer_fn;
 use tower::{Service, ServiceBuilder, service_fn};
 use tower_idempotency::{IdempotencyLayer, MemoryStore, RequestBody, scope};
 
-use crate::serving::{self, BODY_OUT, app, listen, serve_axum};
+use crate::serving::{self, BODY_OUT, app, is_asked, listen, serve_axum};
 
 /// Serves until standard input ends.
 pub(crate) fn serve() {
@@ -54,11 +54,10 @@ where
     B: Body<Error: Debug>,
 {
     request.into_body().collect().await.expect("a whole body");
-    Ok(Response::new(Full::new(Bytes::from_static(
-        &[b'y'; BODY_OUT],
-    ))))
+    Ok(Response::new(Full::new(Bytes::from(vec![b'y'; BODY_OUT]))))
 }
 
+/// Serves `service` over HTTP/1.1 as hyper does it, without a framework.
 async fn serve_hyper<S, B>(name: &str, service: S)
 where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
@@ -66,6 +65,9 @@ where
     S::Future: Send,
     B: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
 {
+    if !is_asked(name) {
+        return;
+    }
     let listener = listen(name).await;
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
