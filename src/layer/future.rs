@@ -13,7 +13,8 @@ use tracing::Instrument;
 use crate::message::response_body::ResponseBody;
 use crate::options::OnDisconnect;
 use crate::rejection::grpc::{deadline_exceeded, deadline_exceeded_response};
-use crate::request::operation::{Operation, Progress};
+use crate::request::flow::BoxFlow;
+use crate::request::operation::Progress;
 use crate::runtime::Handle;
 use crate::runtime::deadline::Moment;
 
@@ -46,9 +47,7 @@ pin_project! {
     }
 }
 
-type Running<R, E> = Pin<Box<dyn Future<Output = Result<Response<ResponseBody<R>>, E>> + Send>>;
-
-/// The path of a protected request, boxed once.
+/// The path of a protected request.
 struct Protected<R, E>
 where
     R: 'static,
@@ -56,8 +55,7 @@ where
 {
     /// `None` once the path is over, and while it is polled: a path that panicked is
     /// not polled again, nor handed to a task by the drop below.
-    flow: Option<Running<R, E>>,
-    operation: Arc<Operation>,
+    flow: Option<BoxFlow<R, E>>,
     /// When the client of a gRPC call stops waiting.
     deadline: Option<Moment>,
 }
@@ -77,18 +75,11 @@ impl<F, R: 'static, E: 'static> ResponseFuture<F, R, E> {
         }
     }
 
-    pub(crate) fn protected(
-        flow: impl Future<Output = Result<Response<ResponseBody<R>>, E>> + Send + 'static,
-        operation: Arc<Operation>,
-        deadline: Option<Moment>,
-    ) -> Self {
+    pub(crate) fn protected(flow: BoxFlow<R, E>, deadline: Option<Moment>) -> Self {
+        let flow = Some(flow);
         Self {
             kind: Kind::Protected {
-                protected: Protected {
-                    flow: Some(Box::pin(flow)),
-                    operation,
-                    deadline,
-                },
+                protected: Protected { flow, deadline },
             },
         }
     }
@@ -124,7 +115,6 @@ impl<R: 'static, E: 'static> Protected<R, E> {
             }));
         }
         self.flow = Some(flow);
-        self.operation.watch();
         let Some(deadline) = &mut self.deadline else {
             return Poll::Pending;
         };
@@ -138,7 +128,10 @@ impl<R: 'static, E: 'static> Protected<R, E> {
         let Some(flow) = self.flow.take() else {
             return;
         };
-        let operation = &self.operation;
+        // Without an operation nothing is stored, and nothing has begun.
+        let Some(operation) = flow.as_ref().operation().map(Arc::clone) else {
+            return;
+        };
         match operation.progress() {
             // Nothing is stored, and nothing has begun.
             Progress::Reading => return,

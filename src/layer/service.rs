@@ -5,6 +5,7 @@ use std::mem;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use http::request::Parts;
 use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
@@ -14,10 +15,11 @@ use crate::message::body::BoxError;
 use crate::message::client_deadline::grpc_timeout;
 use crate::message::media_type::is_grpc;
 use crate::message::request_body::FromBytes;
-use crate::options::Require;
-use crate::request;
+use crate::options::{Require, RouteOptions};
+use crate::rejection::Rejection;
 use crate::request::core::Core;
-use crate::request::operation::Operation;
+use crate::request::flow::flow;
+use crate::request::operation::ProtectedRequest;
 use crate::runtime::deadline::Moment;
 
 /// A service whose operations are safe to retry. Made by
@@ -50,6 +52,17 @@ impl<S> Idempotency<S> {
     /// The service inside.
     pub fn into_inner(self) -> S {
         self.inner
+    }
+
+    #[cold]
+    fn rejected<F, R, E>(
+        &self,
+        rejection: Rejection,
+        options: &RouteOptions,
+        parts: &Parts,
+    ) -> ResponseFuture<F, R, E> {
+        let grpc = is_grpc(&parts.headers);
+        ResponseFuture::rejected(self.core.reject(rejection, options, Some(parts), grpc))
     }
 }
 
@@ -100,26 +113,32 @@ where
                     _ => options.keys.required(),
                 };
                 let (parts, _) = request.into_parts();
-                let response =
-                    self.core
-                        .reject(rejection, options, Some(&parts), is_grpc(&parts.headers));
-                return ResponseFuture::rejected(response);
+                return self.rejected(rejection, options, &parts);
             }
         };
-        // Steps 3 to 8.
-        let headers = request.headers();
-        let operation = Operation::new(&self.core, options, key, key_header, headers);
-        let operation = Arc::new(operation);
-        let timeout = operation.grpc.then(|| grpc_timeout(headers)).flatten();
+        let (parts, body) = request.into_parts();
+        // Step 3: the caller.
+        let known = ProtectedRequest::new(&self.core, options, key, key_header, &parts);
+        let known = match known {
+            Ok(known) => known,
+            Err(rejection) => return self.rejected(rejection, options, &parts),
+        };
+        // Caller and announced length are checked before the body is polled: a server asks for
+        // the body of an `Expect: 100-continue` request at the first poll.
+        if let Err(stop) = known.check_announced_length(&parts, &body) {
+            return ResponseFuture::rejected(known.stop(stop, &parts));
+        }
+        if known.is_protected_further_out(&parts) {
+            let request = Request::from_parts(parts, body);
+            return ResponseFuture::passed(self.inner.call(request));
+        }
+        let timeout = known.grpc.then(|| grpc_timeout(&parts.headers)).flatten();
         let deadline = timeout.and_then(Moment::after);
         // The service that was polled ready runs this request; its clone, which was
         // not, stays for the next.
         let clone = self.inner.clone();
         let ready = mem::replace(&mut self.inner, clone);
-        ResponseFuture::protected(
-            request::run(Arc::clone(&operation), ready, request),
-            operation,
-            deadline,
-        )
+        // Steps 4 to 8.
+        ResponseFuture::protected(flow(known, parts, body, ready), deadline)
     }
 }

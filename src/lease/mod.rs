@@ -96,12 +96,10 @@ enum Phase {
 }
 
 impl LeaseOwner {
-    /// Takes ownership of `lease`; its time counts from `sent`, when the claim
-    /// left this process.
+    /// Takes ownership of `lease`.
     pub(crate) fn acquired(
         leases: &Arc<Leases>,
         lease: Lease,
-        sent: Instant,
         max_operation: Duration,
         span: tracing::Span,
         in_flight: Holding,
@@ -113,16 +111,19 @@ impl LeaseOwner {
             span,
             in_flight,
         ));
-        if !state.is_guarded() {
-            // The renewer is started before the handler begins, and on another
-            // worker: the handler may block this thread from its first line.
-            leases.renewer.watch(&state, sent);
-            renewer::wake_another_worker();
-        }
         Self {
             state,
             phase: Phase::Claimed,
         }
+    }
+
+    /// Has a lease that no guard keeps renewed. Its time counts from `sent`, when the claim left
+    /// this process.
+    pub(crate) fn renew_from(&self, sent: Instant) {
+        // The renewer is started before the handler begins, and on another
+        // worker: the handler may block this thread from its first line.
+        self.state.leases().renewer.watch(&self.state, sent);
+        renewer::wake_another_worker();
     }
 
     pub(crate) fn state(&self) -> &Arc<LeaseState> {

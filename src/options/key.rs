@@ -8,7 +8,6 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::display::header_name;
-use crate::message::body::own_value;
 use crate::options::structured::string_content;
 use crate::rejection::{Rejection, RejectionCode};
 
@@ -97,32 +96,39 @@ fn is_uuid(key: &str) -> bool {
         })
 }
 
-/// A key that was accepted: printable ASCII without escapes.
-///
-/// The key shares the bytes of the header's value, so that reading a key without escapes allocates
-/// nothing.
+/// A key that was accepted: printable ASCII without escapes. It holds nothing of the buffer that the
+/// request was read into, since a handler can keep the key for as long as it runs.
 #[derive(Clone)]
-pub(crate) struct Key {
-    value: HeaderValue,
-    range: (usize, usize),
+pub(crate) enum Key {
+    /// Most keys are as short as a UUID, and need no allocation.
+    Short {
+        length: u8,
+        bytes: [u8; 46],
+    },
+    Long(Box<[u8]>),
 }
 
 impl Key {
+    fn new(key: &[u8]) -> Self {
+        let mut bytes = [0; 46];
+        match (bytes.get_mut(..key.len()), u8::try_from(key.len())) {
+            (Some(short), Ok(length)) => {
+                short.copy_from_slice(key);
+                Key::Short { length, bytes }
+            }
+            _ => Key::Long(key.into()),
+        }
+    }
+
     pub(crate) fn as_str(&self) -> &str {
         std::str::from_utf8(self.as_bytes()).expect("a key is printable ASCII")
     }
 
-    /// The same key in an allocation of its own. A handler can keep the key for as long as it runs,
-    /// and a header's value can be a slice of a buffer many times its size.
-    pub(crate) fn alone(self) -> Self {
-        Self {
-            value: own_value(&self.value),
-            range: self.range,
-        }
-    }
-
     pub(crate) fn as_bytes(&self) -> &[u8] {
-        &self.value.as_bytes()[self.range.0..self.range.1]
+        match self {
+            Key::Short { length, bytes } => &bytes[..usize::from(*length)],
+            Key::Long(bytes) => bytes,
+        }
     }
 }
 
@@ -178,7 +184,7 @@ impl KeyRules {
         let key = self
             .decode(value)
             .map_err(|what| invalid(format!("{} {what}.", header_name(name))))?;
-        let length = key.range.1 - key.range.0;
+        let length = key.as_bytes().len();
         if length == 0 {
             return Err(empty(name));
         }
@@ -272,20 +278,14 @@ impl KeyRules {
                             between quotation marks if a comma is a part of it",
                 );
             }
-            return Ok(Key {
-                value: value.clone(),
-                range: (start, end),
-            });
+            return Ok(Key::new(trimmed));
         }
         if !quoted {
             return Err("must be an RFC 8941 string: characters between quotation marks");
         }
         let inner = string_content(trimmed)?;
         if !inner.contains(&b'\\') {
-            return Ok(Key {
-                value: value.clone(),
-                range: (start + 1, start + 1 + inner.len()),
-            });
+            return Ok(Key::new(inner));
         }
         let mut unescaped = Vec::with_capacity(inner.len());
         let mut rest = inner.iter();
@@ -296,10 +296,7 @@ impl KeyRules {
                 Some(byte)
             });
         }
-        let range = (0, unescaped.len());
-        let value = HeaderValue::from_maybe_shared(bytes::Bytes::from(unescaped))
-            .map_err(|_| "must be printable ASCII")?;
-        Ok(Key { value, range })
+        Ok(Key::new(&unescaped))
     }
 }
 

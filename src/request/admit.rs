@@ -1,123 +1,67 @@
-//! Steps 3 and 4: the caller, and the body with its fingerprint. Then the claim.
-
-#![expect(
-    clippy::manual_async_fn,
-    reason = "see request/mod.rs: an async fn keeps its arguments twice"
-)]
+//! Step 5, from the fingerprint to what protects the request. What the store answers at once is
+//! decided without an operation; the rest is a future of its own.
 
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::request::Parts;
 use http_body::Body;
 
-use crate::limits::Full;
-use crate::message::body::{BoxError, FullBody, RequestTrailers, announced_length};
+use crate::limits::{Full, Holding};
+use crate::message::body::{BoxError, FullBody, announced_length};
 use crate::message::own_head::own_head;
-use crate::record::ScopeDigest;
+use crate::options::OnInFlight;
+use crate::record::{Fingerprint, ScopeDigest};
 use crate::rejection::Rejection;
 use crate::request::claim::Protection;
 use crate::request::content::Content;
 use crate::request::context::IdempotencyContext;
-use crate::request::operation::Operation;
+use crate::request::operation::{Operation, ProtectedRequest};
 use crate::request::stop::Stop;
-use crate::scope::Caller;
-use crate::store::Claim;
+use crate::runtime::deadline::Deadline;
+use crate::store::{Claim, Lease};
 
 /// A request that the handler runs for: what protects it, and its body.
-pub(crate) struct Admitted<B> {
+pub(crate) struct Admitted {
     pub(crate) protection: Protection,
-    pub(crate) body: B,
+    pub(crate) body: FullBody,
 }
 
-/// Steps 3 to 5: everything that can keep a request from its handler.
-pub(crate) fn admit<'a, B>(
-    operation: &'a Arc<Operation>,
-    parts: &'a mut Parts,
-    body: B,
-) -> impl Future<Output = Result<Admitted<B>, Stop>> + 'a
-where
-    B: Body + From<Bytes> + 'a,
-    B::Error: Into<BoxError>,
-{
-    async move {
-        // Key, caller and announced length are checked before the body is first
-        // polled: a server asks for the body of an `Expect: 100-continue` request
-        // at the first poll.
-        let scope = operation.scope(parts)?;
-        operation.check_announced_length(parts, &body)?;
-        if operation.is_protected_further_out(&scope, parts) {
-            let protection = Protection::OuterLayer;
-            return Ok(Admitted { protection, body });
-        }
-        // The place is taken before the body is read: a body that never comes holds a place too.
-        if let Ok(place) = operation.place() {
-            operation.keep_place(place);
-        }
-        let content = operation.read(parts, body).await?;
-        let claim = operation.claim_under(0, scope, parts, &content);
-        let protection = match operation.claim(&claim, parts, &content).await {
-            Err(Stop::InFlight(lapses_in)) => {
-                own_head(parts);
-                boxed(operation.wait(&claim, parts, &content, lapses_in)).await?
-            }
-            claimed => claimed?,
-        };
-        let FullBody { data, trailers } = match content {
-            Content::Whole(body) => body,
-            Content::Large(large) => large.0,
-            // `claim` claims nothing for a body that was not kept.
-            Content::Digested(digested) => return Err(operation.refuse(digested.1)),
-        };
-        if let Some(trailers) = trailers {
-            parts.extensions.insert(RequestTrailers(*trailers));
-        }
-        let body = B::from(data);
-        Ok(Admitted { protection, body })
-    }
+/// How a request with this body goes on.
+pub(super) enum Decision {
+    /// The handler runs under this lease, to which the request's place goes.
+    Acquired(Lease, Holding, FullBody),
+    /// More is to be done than to ask a store that answers at once. The claim is there unless the
+    /// body takes long to be digested.
+    TakesTime(Option<Claim>, FullBody),
 }
 
-/// A call's arguments leave no trace in the future that awaits the box.
-fn boxed<F: Future>(future: F) -> Pin<Box<F>> {
-    Box::pin(future)
-}
+/// The future of a request whose admission takes time. It gives the head of the request back.
+pub(crate) type Admission =
+    Pin<Box<dyn Future<Output = (Box<Parts>, Result<Admitted, Stop>)> + Send>>;
 
-impl Operation {
-    /// Step 3.
-    pub(crate) fn caller(&self, parts: &Parts) -> Result<Caller, Stop> {
-        let rules = &self.core.rules;
-        rules.caller(&self.options, parts).ok_or_else(|| {
-            rules.warn_of_mistake(&self.options, parts);
-            Rejection::scope_missing().into()
-        })
-    }
-
-    /// Step 3: from here on, what the request holds counts for its caller.
-    fn scope(&self, parts: &Parts) -> Result<ScopeDigest, Stop> {
-        let rules = &self.core.rules;
-        let caller = self.caller(parts)?;
-        let scope = caller.digest(&rules.digests, &rules.namespace);
-        let own = (!caller.is_everyone()).then_some(&scope);
-        self.holds_for(self.core.accounts.of(own));
-        Ok(scope)
-    }
-
+impl ProtectedRequest {
     /// Whether the same layer, further out, has begun this operation. From then on nothing may
     /// refuse the request, so this layer neither reads the body nor counts the request again.
-    fn is_protected_further_out(&self, scope: &ScopeDigest, parts: &Parts) -> bool {
+    pub(crate) fn is_protected_further_out(&self, parts: &Parts) -> bool {
         let outer = parts.extensions.get::<IdempotencyContext>();
         outer.is_some_and(|outer| {
             let rules = &self.core.rules;
-            let (routes, digests) = (&rules.routes, &rules.digests);
-            let id = routes.record_id(&self.options, digests, scope, &self.key, parts);
+            let (options, digests) = (&self.options, &rules.digests);
+            let id = rules
+                .routes
+                .record_id(options, digests, &self.scope, &self.key, parts);
             outer.is_under(&id)
         })
     }
 
     /// Step 4: a body that announces too much is not asked for.
-    fn check_announced_length<B: Body>(&self, parts: &Parts, body: &B) -> Result<(), Stop> {
+    pub(crate) fn check_announced_length<B: Body>(
+        &self,
+        parts: &Parts,
+        body: &B,
+    ) -> Result<(), Stop> {
         let hint = body.size_hint();
         let announced = hint.exact().or_else(|| announced_length(&parts.headers));
         if announced.unwrap_or(0).max(hint.lower()) > self.options.max_request_body as u64 {
@@ -126,29 +70,28 @@ impl Operation {
         Ok(())
     }
 
-    /// The claim of this request, with its record's id and its fingerprint under
-    /// one of the layer's secrets: 0 is the current one, and the old ones follow.
-    pub(crate) fn claim_under(
+    /// The fingerprint of this request under one of the layer's secrets.
+    pub(super) fn fingerprint(&self, secret: usize, parts: &Parts, body: &[u8]) -> Fingerprint {
+        let rules = &self.core.rules;
+        let digests = rules.digests_under(secret);
+        let fingerprint = &self.options.fingerprint;
+        let begun = fingerprint.begin(digests, parts, rules.routes.sent(parts));
+        fingerprint.end(begun, body)
+    }
+
+    /// The claim of this request, with its record's id under one of the layer's secrets: 0 is the
+    /// current one, and the old ones follow.
+    pub(super) fn claim_under(
         &self,
         secret: usize,
         scope: ScopeDigest,
         parts: &Parts,
-        content: &Content,
+        fingerprint: Fingerprint,
     ) -> Claim {
-        let options = &self.options;
-        let digests = self.core.rules.digests_under(secret);
-        let routes = &self.core.rules.routes;
+        let (rules, options) = (&self.core.rules, &self.options);
+        let digests = rules.digests_under(secret);
+        let routes = &rules.routes;
         let id = routes.record_id(options, digests, &scope, &self.key, parts);
-        let fingerprint = match content {
-            Content::Whole(body) => {
-                let begun = options
-                    .fingerprint
-                    .begin(digests, parts, routes.sent(parts));
-                options.fingerprint.end(begun, &body.data)
-            }
-            Content::Large(large) => large.1[secret],
-            Content::Digested(digested) => digested.0[secret],
-        };
         Claim {
             lease: options.lease,
             retention: options.retention,
@@ -159,9 +102,120 @@ impl Operation {
         }
     }
 
+    /// Step 5, as far as it takes no time: a store that answers at once is asked. `place` is the
+    /// request's place among those in flight.
+    pub(super) fn decide_at_once(
+        &self,
+        parts: &Parts,
+        body: FullBody,
+        place: &mut Option<Holding>,
+    ) -> Result<Decision, Stop> {
+        if self.options.fingerprint.takes_long(parts, body.data.len()) {
+            return Ok(Decision::TakesTime(None, body));
+        }
+        let fingerprint = self.fingerprint(0, parts, &body.data);
+        let claim = self.claim_under(0, self.scope, parts, fingerprint);
+        if !self.core.rules.old_digests.is_empty() {
+            return Ok(Decision::TakesTime(Some(claim), body));
+        }
+        let Ok(taken) = self.may_begin(place.take()) else {
+            return Ok(Decision::TakesTime(Some(claim), body));
+        };
+        let Some(claimed) = self.core.leases.store.claim_at_once(&claim) else {
+            *place = Some(taken);
+            return Ok(Decision::TakesTime(Some(claim), body));
+        };
+        match self.decide(&claim, Ok(claimed), true) {
+            Ok(Some(lease)) => Ok(Decision::Acquired(lease, taken, body)),
+            Err(Stop::InFlight(_)) if matches!(self.options.on_in_flight, OnInFlight::Wait(_)) => {
+                Ok(Decision::TakesTime(Some(claim), body))
+            }
+            Ok(None) => Ok(Decision::TakesTime(Some(claim), body)),
+            Err(stop) => Err(stop),
+        }
+    }
+
+    pub(super) fn body_too_large(&self) -> Stop {
+        Rejection::body_too_large(self.options.max_request_body).into()
+    }
+
     /// What is full refuses this request.
     pub(super) fn refuse(&self, full: Full) -> Stop {
         self.core.leases.counts.full(full);
         Rejection::full(full).into()
+    }
+}
+
+impl Operation {
+    /// Step 5, as long as it takes. `claim` is `None` for a body that takes long to be digested.
+    pub(super) fn admit(
+        self: &Arc<Self>,
+        parts: Parts,
+        body: FullBody,
+        claim: Option<Claim>,
+        place: Option<Holding>,
+    ) -> Admission {
+        let (operation, parts) = (Arc::clone(self), Box::new(parts));
+        Box::pin(async move {
+            let content = match claim {
+                Some(_) => Content::Whole(body),
+                None => operation.digest_aside(&parts, body).await,
+            };
+            operation.protect(parts, content, claim, place).await
+        })
+    }
+
+    /// Steps 4 and 5 of a body that there is no room for.
+    pub(super) fn admit_digested<B>(
+        self: &Arc<Self>,
+        parts: Parts,
+        body: B,
+        full: Full,
+        place: Option<Holding>,
+    ) -> Admission
+    where
+        B: Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<BoxError>,
+    {
+        let (operation, mut parts) = (Arc::clone(self), Box::new(parts));
+        Box::pin(async move {
+            let digested = operation.digest(&mut parts, body, full);
+            let digested = Deadline::new(operation.options.body_timeout, digested).await;
+            match digested.unwrap_or_else(|| Err(Rejection::body_timeout().into())) {
+                Ok(content) => operation.protect(parts, content, None, place).await,
+                Err(stop) => (parts, Err(stop)),
+            }
+        })
+    }
+
+    async fn protect(
+        self: &Arc<Self>,
+        mut parts: Box<Parts>,
+        content: Content,
+        claim: Option<Claim>,
+        place: Option<Holding>,
+    ) -> (Box<Parts>, Result<Admitted, Stop>) {
+        let claim = claim.unwrap_or_else(|| {
+            let fingerprint = content.fingerprint(self, 0, &parts);
+            self.claim_under(0, self.scope, &parts, fingerprint)
+        });
+        let protection = match self.claim(&claim, &parts, &content, place).await {
+            Err(Stop::InFlight(lapses_in)) => {
+                own_head(&mut parts);
+                self.wait(&claim, &parts, &content, lapses_in).await
+            }
+            claimed => claimed,
+        };
+        let admitted = protection.and_then(|protection| match content {
+            Content::Whole(body) => Ok(Admitted { protection, body }),
+            Content::Large(large) => Ok(Admitted {
+                protection,
+                body: large.0,
+            }),
+            // `claim` claims nothing for a body that was not kept.
+            Content::Digested(digested) => Err(self.refuse(digested.1)),
+        });
+        (parts, admitted)
     }
 }

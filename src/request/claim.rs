@@ -1,11 +1,5 @@
 //! Step 5: the claim, and what a record that the claim finds means.
 
-#![expect(
-    clippy::manual_async_fn,
-    reason = "see request/mod.rs: an async fn keeps its arguments twice"
-)]
-
-use std::future::Future;
 use std::sync::Arc;
 
 use http::request::Parts;
@@ -18,7 +12,7 @@ use crate::options::{OnDisconnect, OnMismatch, OnStoreError};
 use crate::record::Fingerprint;
 use crate::rejection::Rejection;
 use crate::request::content::Content;
-use crate::request::operation::{Operation, Progress};
+use crate::request::operation::{Operation, Progress, ProtectedRequest};
 use crate::request::stop::Stop;
 use crate::runtime::Instant;
 use crate::store::{
@@ -29,74 +23,65 @@ use crate::store::{
 pub(crate) enum Protection {
     /// A lease of this layer.
     Own(LeaseOwner),
-    /// The lease of the same layer further out: this one has neither read the body nor claimed.
-    OuterLayer,
     /// Nothing: the store is down, and the route says `OnStoreError::RunUnprotected`. The
     /// operation has its place among those in flight all the same, until its response has ended.
     None,
 }
 
 impl Operation {
-    /// Step 5: sends the claim, and decides by the store's answer.
-    pub(crate) fn claim<'a>(
-        self: &'a Arc<Self>,
-        claim: &'a Claim,
-        parts: &'a Parts,
-        content: &'a Content,
-    ) -> impl Future<Output = Result<Protection, Stop>> + 'a {
-        async move {
-            let place = match self.may_begin(content) {
-                Ok(place) => place,
-                Err(full) => return Err(Box::pin(self.look(claim, parts, content, full)).await),
-            };
-            self.enter(Progress::Claiming);
-            let sent = Instant::now();
-            let claimed = self.core.leases.store.claim(claim).await;
-            // A store without room still may have the record that an old secret made.
-            if matches!(claimed, Ok(Claimed::OverCapacity | Claimed::OverShare)) {
-                Box::pin(self.look_under_old_secrets(parts, content)).await?;
-            }
-            let Some(lease) = self.decide(claim, claimed)? else {
-                self.keep_place(place);
-                return Ok(Protection::None);
-            };
-            let guarded = lease.is_guarded();
-            // From here on, dropping `owner` gives the claim back.
-            let owner = self.own(lease, sent, place);
-            if !self.core.rules.old_digests.is_empty() {
-                Box::pin(self.look_under_old_secrets(parts, content)).await?;
-            }
-            // The lease counts from when the claim was sent. A guarded lease does
-            // not lapse by time.
-            let alive = guarded || sent.elapsed() < claim.lease;
-            if !alive || !self.has_client() {
-                debug!(id = ?claim.id, alive, "claim given back before the handler began");
-                return Err(Rejection::store_unavailable().into());
-            }
-            Ok(Protection::Own(owner))
+    /// Step 5: sends the claim, and decides by the store's answer. `place` is the request's place
+    /// among those in flight, unless it has none yet.
+    pub(crate) async fn claim(
+        self: &Arc<Self>,
+        claim: &Claim,
+        parts: &Parts,
+        content: &Content,
+        place: Option<Holding>,
+    ) -> Result<Protection, Stop> {
+        let may_begin = match content {
+            Content::Digested(digested) => Err(digested.1),
+            Content::Whole(_) | Content::Large(_) => self.may_begin(place),
+        };
+        let place = match may_begin {
+            Ok(place) => place,
+            Err(full) => return Err(self.look(claim, parts, content, full).await),
+        };
+        self.enter(Progress::Claiming);
+        let sent = Instant::now();
+        let claimed = self.core.leases.store.claim(claim).await;
+        // A store without room still may have the record that an old secret made.
+        if matches!(claimed, Ok(Claimed::OverCapacity | Claimed::OverShare)) {
+            self.look_under_old_secrets(parts, content).await?;
         }
+        // A request whose client has left does not begin unprotected.
+        let Some(lease) = self.decide(claim, claimed, self.has_client())? else {
+            self.keep_place(place);
+            return Ok(Protection::None);
+        };
+        let guarded = lease.is_guarded();
+        // From here on, dropping `owner` gives the claim back.
+        let owner = self.own(lease, place);
+        if !guarded {
+            owner.renew_from(sent);
+        }
+        self.look_under_old_secrets(parts, content).await?;
+        // The lease counts from when the claim was sent. A guarded lease does
+        // not lapse by time.
+        let alive = guarded || sent.elapsed() < claim.lease;
+        if !alive || !self.has_client() {
+            debug!(id = ?claim.id, alive, "claim given back before the handler began");
+            return Err(Rejection::store_unavailable().into());
+        }
+        Ok(Protection::Own(owner))
     }
 
-    fn own(&self, lease: Lease, sent: Instant, place: Holding) -> LeaseOwner {
+    pub(super) fn own(&self, lease: Lease, place: Holding) -> LeaseOwner {
         let max_operation = self.options.max_operation;
         let span = self.span.clone();
         let leases = &self.core.leases;
-        let owner = LeaseOwner::acquired(leases, lease, sent, max_operation, span, place);
+        let owner = LeaseOwner::acquired(leases, lease, max_operation, span, place);
         self.acquired(owner.state());
         owner
-    }
-
-    /// Whether there is room for the operation: for its body, its place, and a place without a
-    /// client. An operation that has begun can't be stopped when its client leaves (G4), so none
-    /// begins while `max_background_operations` run without a client.
-    fn may_begin(&self, content: &Content) -> Result<Holding, Full> {
-        if let Content::Digested(digested) = content {
-            return Err(digested.1);
-        }
-        if self.options.on_disconnect == OnDisconnect::Finish {
-            self.account().has_room(Resource::Background)?;
-        }
-        self.place()
     }
 
     /// What is full refuses only what would begin (G11): a record that is there already is
@@ -126,13 +111,26 @@ impl Operation {
             Some(state) => Some(self.found(claim, state)),
         })
     }
+}
+
+impl ProtectedRequest {
+    /// Whether there is room for the operation: its place, and a place without a client. An
+    /// operation that has begun can't be stopped when its client leaves (G4), so none begins while
+    /// `max_background_operations` run without a client.
+    pub(super) fn may_begin(&self, place: Option<Holding>) -> Result<Holding, Full> {
+        if self.options.on_disconnect == OnDisconnect::Finish {
+            self.account().has_room(Resource::Background)?;
+        }
+        place.map_or_else(|| self.place(), Ok)
+    }
 
     /// What the answer to a claim means. `None`: the claim certainly did not reach
     /// the store, and the route says `OnStoreError::RunUnprotected`.
-    fn decide(
+    pub(super) fn decide(
         &self,
         claim: &Claim,
         claimed: Result<Claimed, StoreError>,
+        has_client: bool,
     ) -> Result<Option<Lease>, Stop> {
         let error = match claimed {
             Ok(Claimed::Acquired(lease)) => return Ok(Some(lease)),
@@ -145,8 +143,7 @@ impl Operation {
             Err(error) => error,
         };
         warn!(id = ?claim.id, error = cause(&error), "claim failed");
-        // A request whose client has left does not begin unprotected.
-        let open = self.options.on_store_error == OnStoreError::RunUnprotected && self.has_client();
+        let open = self.options.on_store_error == OnStoreError::RunUnprotected && has_client;
         match error.kind() {
             StoreErrorKind::NotSent if open => Ok(None),
             StoreErrorKind::Unknown => {

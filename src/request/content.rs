@@ -1,6 +1,7 @@
 //! Step 4: the content of a request, as far as there is room for it.
 
 use std::future::{Future, poll_fn};
+use std::mem;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -9,6 +10,7 @@ use bytes::Buf;
 use http::request::Parts;
 use http_body::Body;
 use http_body_util::LengthLimitError;
+use pin_project_lite::pin_project;
 use tracing::debug;
 
 use crate::limits::{Full, Holding, Resource};
@@ -18,9 +20,9 @@ use crate::options::fingerprint::{BegunFingerprint, BodyDigest};
 use crate::record::Fingerprint;
 use crate::record::digest::Digests;
 use crate::rejection::Rejection;
-use crate::request::operation::Operation;
+use crate::request::operation::{Operation, ProtectedRequest};
 use crate::request::stop::Stop;
-use crate::runtime::deadline::Deadline;
+use crate::runtime::{Sleep, sleep};
 
 /// The body of a request, or what it would be compared by. What is rare is boxed: the request keeps
 /// its content while it is claimed.
@@ -34,71 +36,112 @@ pub(crate) enum Content {
     Digested(Box<(Vec<Fingerprint>, Full)>),
 }
 
-impl Operation {
-    /// Step 4: the whole body, within `max_request_body`, `body_timeout` and
-    /// `max_buffered_bytes`.
-    pub(super) fn read<'a, B>(
-        &'a self,
-        head: &'a mut Parts,
-        body: B,
-    ) -> impl Future<Output = Result<Content, Stop>> + use<'a, B>
-    where
-        B: Body,
-        B::Error: Into<BoxError>,
-    {
-        let promised = body.size_hint().exact();
-        let promised = promised.and_then(|length| usize::try_from(length).ok());
-        async move {
-            let mut body = pin!(body);
-            let mut room = self.account().nothing(Resource::RequestBytes);
-            let limit = self.options.body_timeout;
-            // Room for all of an announced body is taken before the body is asked for: half a
-            // body is of no use.
-            if let Err(full) = room.grow(promised.unwrap_or(0)) {
-                let digested = self.digest(head, body, promised, full);
-                let digested = Deadline::new(limit, Box::pin(digested)).await;
-                return digested.unwrap_or_else(|| Err(Rejection::body_timeout().into()));
-            }
-            let mut kept = Kept {
-                read: BodyBuffer::of_length(promised),
-                may_have: self.options.max_request_body,
-                room,
-                full: None,
-                waits: false,
-            };
-            let ended = poll_fn(|cx| {
-                let polled = kept.poll(body.as_mut(), cx);
-                if polled.is_pending() && !kept.waits {
-                    kept.waits = true;
-                    own_head(head);
-                }
-                polled
-            });
-            match Deadline::new(limit, ended).await {
-                Some(Ok(true)) if promised.is_some_and(|length| length > kept.read.len()) => {
-                    Err(cut_short())
-                }
-                Some(Ok(true)) => {
-                    self.hold_body(kept.room);
-                    let body = kept.read.alone();
-                    if self.options.fingerprint.takes_long(head, body.data.len()) {
-                        return Ok(Box::pin(self.digest_aside(head, body)).await);
-                    }
-                    Ok(Content::Whole(body))
-                }
-                Some(Ok(false)) => Err(match kept.full {
-                    Some(full) => self.refuse(full),
-                    None => self.body_too_large(),
-                }),
-                Some(Err(error)) => Err(broken(&error)),
-                None => Err(Rejection::body_timeout().into()),
-            }
+impl Content {
+    /// The fingerprint under one of the layer's secrets: 0 is the current one, and the old ones
+    /// follow.
+    pub(super) fn fingerprint(
+        &self,
+        request: &ProtectedRequest,
+        secret: usize,
+        head: &Parts,
+    ) -> Fingerprint {
+        match self {
+            Content::Whole(body) => request.fingerprint(secret, head, &body.data),
+            Content::Large(large) => large.1[secret],
+            Content::Digested(digested) => digested.0[secret],
         }
     }
+}
 
+pin_project! {
+    /// Step 4: a body that is read to its end, within `max_request_body`, `body_timeout` and
+    /// `max_buffered_bytes`.
+    pub(super) struct BodyReading<B> {
+        #[pin]
+        body: B,
+        promised: Option<usize>,
+        kept: Kept,
+        // Set once a part of the body was not there yet.
+        timer: Option<Pin<Box<Sleep>>>,
+    }
+}
+
+impl<B> BodyReading<B>
+where
+    B: Body,
+    B::Error: Into<BoxError>,
+{
+    /// Takes room for all of an announced body before the body is asked for: half a body is of no
+    /// use. Without that room, the body is given back.
+    pub(super) fn new(request: &ProtectedRequest, body: B) -> Result<Self, (B, Full)> {
+        let promised = promised(&body);
+        let mut room = request.account().nothing(Resource::RequestBytes);
+        if let Err(full) = room.grow(promised.unwrap_or(0)) {
+            return Err((body, full));
+        }
+        Ok(Self {
+            body,
+            promised,
+            kept: Kept {
+                read: BodyBuffer::of_length(promised),
+                may_have: request.options.max_request_body,
+                room,
+                full: None,
+            },
+            timer: None,
+        })
+    }
+
+    pub(super) fn poll(
+        self: Pin<&mut Self>,
+        request: &ProtectedRequest,
+        head: &mut Parts,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<FullBody, Stop>> {
+        let this = self.project();
+        let kept = this.kept;
+        let ended = match kept.poll(this.body, cx) {
+            Poll::Ready(ended) => ended,
+            Poll::Pending => {
+                let timer = this.timer.get_or_insert_with(|| {
+                    own_head(head);
+                    Box::pin(sleep(request.options.body_timeout))
+                });
+                ready!(timer.as_mut().poll(cx));
+                return Poll::Ready(Err(Rejection::body_timeout().into()));
+            }
+        };
+        Poll::Ready(match ended {
+            Ok(true) if this.promised.is_some_and(|length| length > kept.read.len()) => {
+                Err(cut_short())
+            }
+            Ok(true) => Ok(mem::take(&mut kept.read).alone()),
+            Ok(false) => Err(match kept.full {
+                Some(full) => request.refuse(full),
+                None => request.body_too_large(),
+            }),
+            Err(error) => Err(broken(&error)),
+        })
+    }
+
+    /// The room of a body that was read.
+    pub(super) fn take_room(self: Pin<&mut Self>) -> Holding {
+        let room = &mut self.project().kept.room;
+        let nothing = room.account().nothing(Resource::RequestBytes);
+        mem::replace(room, nothing)
+    }
+}
+
+/// The length of a body, if it is known before the body is read.
+fn promised(body: &impl Body) -> Option<usize> {
+    let length = body.size_hint().exact()?;
+    usize::try_from(length).ok()
+}
+
+impl Operation {
     /// Digests a large body on another thread, so that no other request waits, and in turns with
     /// other callers (G11).
-    async fn digest_aside(&self, head: &Parts, body: FullBody) -> Content {
+    pub(super) async fn digest_aside(&self, head: &Parts, body: FullBody) -> Content {
         let rules = &self.core.rules;
         let sent = rules.routes.sent(head);
         let begin = |digests| self.options.fingerprint.begin(digests, head, sent);
@@ -120,17 +163,18 @@ impl Operation {
 
     /// Reads a body that there is no room for, and keeps its digest alone. A body of unknown length
     /// and one that is compared as JSON can't be digested so.
-    async fn digest<B>(
+    pub(super) async fn digest<B>(
         &self,
         head: &mut Parts,
-        mut body: Pin<&mut B>,
-        promised: Option<usize>,
+        body: B,
         full: Full,
     ) -> Result<Content, Stop>
     where
         B: Body,
         B::Error: Into<BoxError>,
     {
+        let promised = promised(&body);
+        let mut body = pin!(body);
         own_head(head);
         let rules = &self.core.rules;
         let sent = rules.routes.sent(head);
@@ -178,10 +222,6 @@ impl Operation {
         let digests = begun.into_iter().map(BodyDigest::finish);
         Ok(Content::Digested(Box::new((digests.collect(), full))))
     }
-
-    pub(super) fn body_too_large(&self) -> Stop {
-        Rejection::body_too_large(self.options.max_request_body).into()
-    }
 }
 
 /// A body that is kept while it is read.
@@ -192,8 +232,6 @@ struct Kept {
     room: Holding,
     /// Why there was no room for more.
     full: Option<Full>,
-    /// Whether a part of the body was not there yet.
-    waits: bool,
 }
 
 impl Kept {

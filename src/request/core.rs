@@ -11,7 +11,7 @@ use crate::limits::{Accounts, Turns};
 use crate::options::RouteOptions;
 use crate::options::route::Routes;
 use crate::record::digest::Digests;
-use crate::rejection::RejectionRules;
+use crate::rejection::{Rejection, RejectionRules};
 use crate::scope::{Caller, Scope};
 
 /// What all requests of one layer share: its rules, its leases, and its limits.
@@ -51,9 +51,16 @@ impl Rules {
         self.scope_of(options).caller(parts)
     }
 
+    /// The rejection of a request without a caller.
+    #[cold]
+    pub(crate) fn without_caller(&self, options: &RouteOptions, parts: &Parts) -> Rejection {
+        self.warn_of_mistake(options, parts);
+        Rejection::scope_missing()
+    }
+
     /// Logs the application's mistake by which a request has no caller, if there is one. Every
     /// request then shows that mistake, so that a layer logs it once a minute at most.
-    pub(crate) fn warn_of_mistake(&self, options: &RouteOptions, parts: &Parts) {
+    fn warn_of_mistake(&self, options: &RouteOptions, parts: &Parts) {
         if let Some(mistake) = self.scope_of(options).mistake(parts)
             && self.routes.may_warn()
         {

@@ -1,11 +1,11 @@
-//! One protected request, read from top to bottom. Steps 1 and 2, route and key,
-//! are in `layer/service.rs`. From there:
+//! One protected request, read from top to bottom. Steps 1 to 3, route, key and caller, are in
+//! `layer/service.rs`. From there `flow.rs` goes from step to step:
 //!
 //! | step | where |
 //! | --- | --- |
-//! | 3 the caller, 4 body and fingerprint | `admit.rs`, `content.rs` |
-//! | 5 the claim | `claim.rs`; `wait.rs` and `old_secrets.rs` where the route or the layer asks for that |
-//! | 6 the handler | here, `execute` |
+//! | 4 body and fingerprint | `content.rs`, `admit.rs` |
+//! | 5 the claim | `admit.rs`, `claim.rs`; `wait.rs` and `old_secrets.rs` where the route or the layer asks for that |
+//! | 6 the handler | `flow.rs`, and `Execution` here |
 //! | 7 the verdict | `judge.rs`; `stream.rs` for a response that is sent while it is read; `settle.rs` for a handler that commits itself |
 //! | 8 the record | `lease/mod.rs`, `LeaseOwner::end` |
 //! | responses and headers of the layer's own | `respond.rs` |
@@ -22,6 +22,7 @@ pub(crate) mod commit_state;
 mod content;
 pub(crate) mod context;
 pub(crate) mod core;
+pub(crate) mod flow;
 mod judge;
 mod old_secrets;
 pub(crate) mod operation;
@@ -44,19 +45,18 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{Request, Response, Version};
+use http::{Response, Version};
 use http_body::Body;
-use tower_service::Service;
 
 use crate::lease::{Ended, LeaseOwner, Verdict};
-use crate::message::body::BoxError;
+use crate::message::body::{BoxError, RequestTrailers};
 use crate::message::client_deadline;
 use crate::message::first_read::{AnnouncedLength, FirstRead, read};
 use crate::message::media_type::{can_have_body, never_ends};
 use crate::message::response_body::ResponseBody;
 use crate::record::Completion;
 use crate::rejection::Rejection;
-use crate::request::admit::{Admitted, admit};
+use crate::request::admit::Admitted;
 use crate::request::claim::Protection;
 use crate::request::context::IdempotencyContext;
 use crate::request::judge::{BodyEnd, if_unknown, judge};
@@ -66,94 +66,92 @@ use crate::request::respond::{unprotected, unrecorded};
 use crate::request::settle::Settled;
 use crate::request::stream::ReadAhead;
 use crate::runtime::Handle;
-use crate::runtime::catch::CatchUnwind;
+use crate::runtime::catch::Panic;
 
-/// Steps 3 to 8 of one request.
-///
-/// The future is boxed once, by its caller. It stays below the kilobyte from which
-/// on an allocator takes its slow path: the functions here return
-/// `impl Future` with an `async move` block, since an `async fn` would keep its
-/// arguments a second time.
-pub(crate) fn run<S, B, R>(
-    operation: Arc<Operation>,
-    mut service: S,
-    request: Request<B>,
-) -> impl Future<Output = Result<Response<ResponseBody<R>>, S::Error>>
-where
-    S: Service<Request<B>, Response = Response<R>>,
-    B: Body + From<Bytes>,
-    B::Error: Into<BoxError>,
-    R: Body + Send + 'static,
-    R::Data: Send,
-    R::Error: Into<BoxError>,
-{
-    let (parts, body) = request.into_parts();
-    let mut parts = Box::new(parts);
-    async move {
-        // Steps 3 to 5.
-        let Admitted { protection, body } = match admit(&operation, &mut parts, body).await {
-            Ok(admitted) => admitted,
-            Err(stop) => return Ok(operation.stop(stop, &parts)),
+/// What the steps after the handler need of its request.
+pub(crate) struct Execution {
+    pub(crate) operation: Arc<Operation>,
+    protection: Protection,
+    /// The head of the request, where rejections look at it.
+    asked: Option<Box<Parts>>,
+    began_at: SystemTime,
+    version: Version,
+}
+
+impl Execution {
+    /// Step 6: what is done before the handler is called, with this head and this data.
+    fn begin(
+        operation: Arc<Operation>,
+        mut parts: Parts,
+        Admitted { protection, body }: Admitted,
+    ) -> (Self, Parts, Bytes) {
+        let mut execution = Self {
+            protection,
+            asked: None,
+            began_at: SystemTime::now(),
+            version: parts.version,
+            operation,
         };
-        match protection {
-            // Steps 6 to 8.
-            Protection::Own(owner) => execute(operation, &mut service, parts, body, owner).await,
-            // The layer further out records the response.
-            Protection::OuterLayer => {
-                let response = service.call(Request::from_parts(*parts, body)).await?;
-                Ok(response.map(ResponseBody::passed))
+        let operation = &execution.operation;
+        let counts = &operation.core.leases.counts;
+        match &mut execution.protection {
+            Protection::Own(owner) => {
+                operation.enter(Progress::Running);
+                owner.handler_begins(if_unknown(&operation.options));
+                counts.executed.add();
+                if operation.lease().attempt > 1 {
+                    counts.rerun.add();
+                }
+                // Only rejections of the application's own shape look at the request again.
+                let looks = operation.core.rules.rejections.look_at_requests();
+                execution.asked = looks.then(|| Box::new(parts.clone()));
+                // A service that knew the client's deadline would end the operation at it, and
+                // another attempt could begin beside what still runs.
+                client_deadline::remove(&mut parts.headers);
+                let context = IdempotencyContext(Arc::clone(operation));
+                parts.extensions.insert(context);
+                #[cfg(feature = "_sql")]
+                operation.commit.begins(execution.began_at);
             }
             Protection::None => {
-                operation.core.leases.counts.unprotected.add();
+                counts.unprotected.add();
                 operation.enter(Progress::Running);
-                let mut response = service.call(Request::from_parts(*parts, body)).await?;
-                unprotected(response.headers_mut());
-                let place = operation.place().ok();
-                Ok(response.map(|body| ResponseBody::unprotected(body, place)))
             }
         }
+        if let Some(trailers) = body.trailers {
+            parts.extensions.insert(RequestTrailers(*trailers));
+        }
+        (execution, parts, body.data)
     }
 }
 
-/// Step 6: the handler, and what it came to.
-fn execute<S, B, R>(
-    operation: Arc<Operation>,
-    service: &mut S,
-    mut parts: Box<Parts>,
-    body: B,
-    mut owner: LeaseOwner,
-) -> impl Future<Output = Result<Response<ResponseBody<R>>, S::Error>> + use<'_, S, B, R>
+/// Steps 7 and 8: what the handler came to.
+fn finish<R, E>(
+    execution: Execution,
+    handled: Result<Result<Response<R>, E>, Panic>,
+) -> impl Future<Output = Result<Response<ResponseBody<R>>, E>>
 where
-    S: Service<Request<B>, Response = Response<R>>,
     R: Body + Send + 'static,
     R::Data: Send,
     R::Error: Into<BoxError>,
 {
-    operation.enter(Progress::Running);
-    owner.handler_begins(if_unknown(&operation.options));
-    let counts = &operation.core.leases.counts;
-    counts.executed.add();
-    if operation.lease().attempt > 1 {
-        counts.rerun.add();
-    }
-    // Only rejections of the application's own shape look at the request again.
-    let looks = operation.core.rules.rejections.look_at_requests();
-    let asked = looks.then(|| parts.clone());
-    let version = parts.version;
-    // A service that knew the client's deadline would end the operation at it, and another
-    // attempt could begin beside what still runs.
-    client_deadline::remove(&mut parts.headers);
-    parts
-        .extensions
-        .insert(IdempotencyContext(Arc::clone(&operation)));
-    let began_at = SystemTime::now();
-    #[cfg(feature = "_sql")]
-    operation.commit.begins(began_at);
+    let Execution {
+        operation,
+        protection,
+        asked,
+        began_at,
+        version,
+    } = execution;
     async move {
-        // Panics are caught so that the record has an end before they go on.
-        let call = || service.call(Request::from_parts(*parts, body));
-        let handled = CatchUnwind::call(call).await;
-        operation.drop_body();
+        let owner = match protection {
+            Protection::Own(owner) => owner,
+            Protection::None => {
+                let mut response = handled.unwrap_or_else(|panic| resume_unwind(panic))?;
+                unprotected(response.headers_mut());
+                let place = operation.take_place();
+                return Ok(response.map(|body| ResponseBody::unprotected(body, place)));
+            }
+        };
         operation.enter(Progress::Recording);
         // A response that the handler has committed stands, whatever the handler
         // returned.
@@ -264,53 +262,5 @@ where
         }
         let body = body.in_parts(operation.core.send_timeout);
         Some(Response::from_parts(head, body))
-    }
-}
-
-#[cfg(all(test, feature = "memory", not(feature = "_sql"), not(shuttle)))]
-mod tests {
-    use std::future::Ready;
-
-    use http_body_util::Full;
-
-    use super::*;
-    use crate::layer::IdempotencyLayer;
-    use crate::store::memory::MemoryStore;
-
-    struct Handler;
-
-    impl Service<Request<Full<Bytes>>> for Handler {
-        type Response = Response<Full<Bytes>>;
-        type Error = std::convert::Infallible;
-        type Future = Ready<Result<Self::Response, Self::Error>>;
-
-        fn poll_ready(
-            &mut self,
-            _: &mut std::task::Context<'_>,
-        ) -> std::task::Poll<Result<(), Self::Error>> {
-            std::task::Poll::Ready(Ok(()))
-        }
-
-        fn call(&mut self, _: Request<Full<Bytes>>) -> Self::Future {
-            unreachable!("the future is not polled")
-        }
-    }
-
-    /// The future is allocated for each request, and glibc's fast path ends at 1 032
-    /// bytes. With an SQL store the future is larger: it also settles commits.
-    #[test]
-    fn the_future_of_a_request_fits_into_an_allocators_fast_path() {
-        let layer = IdempotencyLayer::new(MemoryStore::new(), crate::scope::shared()).unwrap();
-        let request = Request::post("/")
-            .header("idempotency-key", "k")
-            .body(Full::default())
-            .unwrap();
-        let routes = &layer.core().rules.routes;
-        let options = routes.options(request.method(), request.uri(), request.extensions());
-        let options = options.unwrap();
-        let (key, header) = options.keys.read(request.headers()).unwrap().unwrap();
-        let operation = Operation::new(layer.core(), options, key, header, request.headers());
-        let future = run(Arc::new(operation), Handler, request);
-        assert!(size_of_val(&future) <= 1032, "{}", size_of_val(&future));
     }
 }

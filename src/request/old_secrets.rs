@@ -21,10 +21,16 @@ impl Operation {
         content: &Content,
     ) -> Result<(), Stop> {
         let rules = &self.core.rules;
-        let caller = self.caller(parts)?;
+        if rules.old_digests.is_empty() {
+            return Ok(());
+        }
+        let options = &self.options;
+        let caller = rules.caller(options, parts);
+        let caller = caller.ok_or_else(|| rules.without_caller(options, parts))?;
         for (at, digests) in rules.old_digests.iter().enumerate() {
             let scope = caller.digest(digests, &rules.namespace);
-            let old = self.claim_under(at + 1, scope, parts, content);
+            let fingerprint = content.fingerprint(self, at + 1, parts);
+            let old = self.claim_under(at + 1, scope, parts, fingerprint);
             let found = self.core.leases.store.look_up(&old.id).await;
             match found.and_then(|record| record.map(Record::readable).transpose()) {
                 Ok(None) => {}

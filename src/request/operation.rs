@@ -1,8 +1,10 @@
 //! One protected request, as the steps of its path share it.
 
+use std::ops::Deref;
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::request::Parts;
+use http::{HeaderName, HeaderValue};
 
 use crate::lease::LeaseState;
 use crate::limits::{Account, Full, Holding, Resource};
@@ -10,7 +12,8 @@ use crate::message::body::own_value;
 use crate::message::media_type::is_grpc;
 use crate::options::RouteOptions;
 use crate::options::key::Key;
-use crate::record::RecordId;
+use crate::record::{RecordId, ScopeDigest};
+use crate::rejection::Rejection;
 #[cfg(feature = "_sql")]
 use crate::request::commit_state::Commit;
 use crate::request::core::Core;
@@ -18,20 +21,74 @@ use crate::runtime::atomic::{AtomicBool, AtomicU8, Ordering};
 use crate::runtime::{Mutex, OnceLock};
 use crate::store::Lease;
 
-/// One protected request, as the steps of its path, its handler and its future
-/// share it.
-pub(crate) struct Operation {
+/// A protected request whose key and caller are known. Until its claim has acquired a lease, or takes
+/// time, this is all that the layer keeps of it.
+pub(crate) struct ProtectedRequest {
     pub(crate) core: Arc<Core>,
     pub(crate) options: Arc<RouteOptions>,
     pub(crate) key: Key,
-    /// The header that the key came in.
-    pub(crate) key_header: HeaderName,
-    /// The header's value, where the response carries it back (`echo_key`).
-    pub(crate) echo: Option<HeaderValue>,
+    /// The header that the key came in, where the response carries it back (`echo_key`).
+    pub(crate) echo: Option<Box<(HeaderName, HeaderValue)>>,
     /// Whether the request is of gRPC: its rejections then take gRPC's form.
     pub(crate) grpc: bool,
-    /// What the caller holds of the layer. Set once the caller is known.
-    account: OnceLock<Arc<Account>>,
+    pub(crate) scope: ScopeDigest,
+    account: Arc<Account>,
+    /// The span of the request, for when its operation goes on without its client.
+    pub(crate) span: tracing::Span,
+}
+
+impl ProtectedRequest {
+    /// Step 3: from here on, what the request holds counts for its caller.
+    pub(crate) fn new(
+        core: &Arc<Core>,
+        options: &Arc<RouteOptions>,
+        key: Key,
+        key_header: &HeaderName,
+        head: &Parts,
+    ) -> Result<Self, Rejection> {
+        let rules = &core.rules;
+        let caller = rules.caller(options, head);
+        let caller = caller.ok_or_else(|| rules.without_caller(options, head))?;
+        let scope = caller.digest(&rules.digests, &rules.namespace);
+        let own = (!caller.is_everyone()).then_some(&scope);
+        let echo = || {
+            let value = own_value(head.headers.get(key_header)?);
+            Some(Box::new((key_header.clone(), value)))
+        };
+        Ok(Self {
+            echo: options.echo_key.then(echo).flatten(),
+            grpc: is_grpc(&head.headers),
+            account: core.accounts.of(own),
+            core: Arc::clone(core),
+            options: Arc::clone(options),
+            key,
+            scope,
+            span: tracing::Span::current(),
+        })
+    }
+
+    /// Whether the route puts headers of the layer's own on first responses.
+    pub(crate) fn marks_responses(&self) -> bool {
+        let options = &self.options;
+        let times = [&options.created_at_header, &options.expires_at_header];
+        self.echo.is_some() || times.into_iter().any(Option::is_some)
+    }
+
+    /// What the caller holds of the layer.
+    pub(crate) fn account(&self) -> &Arc<Account> {
+        &self.account
+    }
+
+    /// A place for the request among those in flight.
+    pub(crate) fn place(&self) -> Result<Holding, Full> {
+        self.account.take(Resource::Operations, 1)
+    }
+}
+
+/// One protected request that has begun, as the steps of its path, its handler and its future share
+/// it.
+pub(crate) struct Operation {
+    request: ProtectedRequest,
     holds: Mutex<Holds>,
     /// Set once the claim has acquired a lease, before the handler begins.
     lease: OnceLock<Arc<LeaseState>>,
@@ -43,14 +100,20 @@ pub(crate) struct Operation {
     /// How far the handler's own commit has come.
     #[cfg(feature = "_sql")]
     pub(crate) commit: Commit,
-    /// The span of the request, for when the operation goes on without its client.
-    pub(crate) span: tracing::Span,
+}
+
+/// An operation is a request that has begun.
+impl Deref for Operation {
+    type Target = ProtectedRequest;
+
+    fn deref(&self) -> &ProtectedRequest {
+        &self.request
+    }
 }
 
 /// What a request holds of the layer's limits.
-#[derive(Default)]
 struct Holds {
-    /// The request's place among those in flight, until a lease has it or the request waits.
+    /// The place among those in flight of an operation that has no lease.
     place: Option<Holding>,
     /// The room of its body, until the handler has responded.
     body: Option<Holding>,
@@ -71,54 +134,18 @@ pub(crate) enum Progress {
 }
 
 impl Operation {
-    pub(crate) fn new(
-        core: &Arc<Core>,
-        options: &Arc<RouteOptions>,
-        key: Key,
-        key_header: &HeaderName,
-        headers: &HeaderMap,
-    ) -> Self {
+    /// `body` is the room of the request's body.
+    pub(crate) fn new(request: ProtectedRequest, body: Option<Holding>) -> Self {
         Self {
-            echo: options
-                .echo_key
-                .then(|| headers.get(key_header).map(own_value))
-                .flatten(),
-            grpc: is_grpc(headers),
-            core: Arc::clone(core),
-            options: Arc::clone(options),
-            key: key.alone(),
-            key_header: key_header.clone(),
-            account: OnceLock::new(),
-            holds: Mutex::default(),
+            request,
+            holds: Mutex::new(Holds { place: None, body }),
             lease: OnceLock::new(),
             first_attempt: OnceLock::new(),
             progress: AtomicU8::new(Progress::Reading as u8),
             client_left: AtomicBool::new(false),
             #[cfg(feature = "_sql")]
             commit: Commit::default(),
-            span: tracing::Span::current(),
         }
-    }
-
-    /// Whether the route puts headers of the layer's own on first responses.
-    pub(crate) fn marks_responses(&self) -> bool {
-        let options = &self.options;
-        let times = [&options.created_at_header, &options.expires_at_header];
-        self.echo.is_some() || times.into_iter().any(Option::is_some)
-    }
-
-    pub(crate) fn holds_for(&self, account: Arc<Account>) {
-        let set = self.account.set(account);
-        assert!(set.is_ok(), "a request has one caller");
-    }
-
-    /// What the caller holds of the layer.
-    pub(crate) fn account(&self) -> &Arc<Account> {
-        self.account.get().expect("the caller is known")
-    }
-
-    pub(crate) fn hold_body(&self, room: Holding) {
-        self.holds.lock().body = Some(room);
     }
 
     /// Gives the room of the body back. A handler can keep its context, and this operation with
@@ -132,13 +159,8 @@ impl Operation {
         self.holds.lock().place = Some(place);
     }
 
-    /// The request's place among those in flight.
-    pub(crate) fn place(&self) -> Result<Holding, Full> {
-        let place = self.holds.lock().place.take();
-        match place {
-            Some(place) => Ok(place),
-            None => self.account().take(Resource::Operations, 1),
-        }
+    pub(crate) fn take_place(&self) -> Option<Holding> {
+        self.holds.lock().place.take()
     }
 
     pub(crate) fn acquired(&self, lease: &Arc<LeaseState>) {

@@ -17,7 +17,7 @@ use crate::options::recording::Recording;
 use crate::record::Completion;
 use crate::rejection::Rejection;
 use crate::request::core::Core;
-use crate::request::operation::Operation;
+use crate::request::operation::ProtectedRequest;
 use crate::request::stop::Stop;
 
 /// Says what protection a response lacks: `unprotected` or `unrecorded`.
@@ -64,7 +64,7 @@ impl Core {
     }
 }
 
-impl Operation {
+impl ProtectedRequest {
     /// The response of a request whose handler does not run.
     pub(crate) fn stop<R>(&self, stop: Stop, parts: &Parts) -> Response<ResponseBody<R>> {
         match stop {
@@ -128,8 +128,9 @@ impl Operation {
                 None => headers.remove(name),
             };
         }
-        if let Some(key) = &self.echo {
-            headers.insert(&self.key_header, key.clone());
+        if let Some(echo) = &self.echo {
+            let (name, key) = &**echo;
+            headers.insert(name, key.clone());
         }
     }
 }

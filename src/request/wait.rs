@@ -71,7 +71,7 @@ impl Operation {
                 None => return Err(Stop::InFlight(lapses_in)),
             };
             let claimed_at = Instant::now();
-            let claimed = self.claim(claim, parts, content).await;
+            let claimed = self.claim(claim, parts, content, None).await;
             // The subscription that woke this request is dropped only now: a
             // dropped subscription passes its wake-up on to another waiter, which
             // would then claim beside this one.

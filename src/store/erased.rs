@@ -19,6 +19,12 @@ use super::{
 /// a type parameter for the store.
 pub(crate) trait DynStore: Send + Sync {
     fn claim<'a>(&'a self, claim: &'a Claim) -> StoreFuture<'a, Claimed>;
+    /// As [`claim`](Self::claim), by a store that never waits. The leases of such a store are
+    /// guarded.
+    fn claim_at_once(&self, _: &Claim) -> Option<Claimed> {
+        None
+    }
+
     fn renew<'a>(&'a self, lease: &'a Lease) -> StoreFuture<'a, Ownership>;
     fn complete<'a>(&'a self, lease: &'a Lease, outcome: &'a Outcome)
     -> StoreFuture<'a, Ownership>;

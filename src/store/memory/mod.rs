@@ -248,7 +248,11 @@ struct AtOnce(MemoryStore);
 
 impl DynStore for AtOnce {
     fn claim<'a>(&'a self, claim: &'a Claim) -> StoreFuture<'a, Claimed> {
-        StoreFuture::Now(Some(Records::claim(&self.0.records, claim)))
+        StoreFuture::Now(self.claim_at_once(claim))
+    }
+
+    fn claim_at_once(&self, claim: &Claim) -> Option<Claimed> {
+        Some(Records::claim(&self.0.records, claim))
     }
 
     fn renew<'a>(&'a self, lease: &'a Lease) -> StoreFuture<'a, Ownership> {

@@ -1,0 +1,321 @@
+//! The path of one request through steps 4 to 8, in one allocation.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{Request, Response};
+use http_body::Body;
+use pin_project_lite::pin_project;
+use tower_service::Service;
+
+use crate::limits::Holding;
+use crate::message::body::BoxError;
+use crate::message::response_body::ResponseBody;
+use crate::request::admit::{Admission, Admitted, Decision};
+use crate::request::claim::Protection;
+use crate::request::content::BodyReading;
+use crate::request::operation::{Operation, ProtectedRequest};
+use crate::request::{Execution, finish};
+use crate::runtime::catch::{CatchUnwind, Panic};
+
+/// The path of a protected request: a future of its response.
+pub(crate) trait Flow<R, E>:
+    Future<Output = Result<Response<ResponseBody<R>>, E>> + Send
+{
+    /// The operation, once it has begun or its admission takes time.
+    fn operation(self: Pin<&Self>) -> Option<&Arc<Operation>>;
+}
+
+/// A [`Flow`] in the one allocation that it has.
+pub(crate) type BoxFlow<R, E> = Pin<Box<dyn Flow<R, E>>>;
+
+/// Steps 4 to 8 of one request.
+pub(crate) fn flow<S, B, R>(
+    request: ProtectedRequest,
+    parts: Parts,
+    body: B,
+    service: S,
+) -> BoxFlow<R, S::Error>
+where
+    S: Service<Request<B>, Response = Response<R>> + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+    B: Body + From<Bytes> + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+    R: Body + Send + 'static,
+    R::Data: Send,
+    R::Error: Into<BoxError>,
+{
+    // The place is taken before the body is read: a body that never comes holds a place too.
+    let place = request.place().ok();
+    let step = match BodyReading::new(&request, body) {
+        Ok(reading) => Step::Reading {
+            request,
+            parts,
+            service,
+            place,
+            reading,
+        },
+        Err((body, full)) => {
+            let operation = Arc::new(Operation::new(request, None));
+            let admission = operation.admit_digested(parts, body, full, place);
+            Step::Admitting {
+                operation,
+                service,
+                admission,
+            }
+        }
+    };
+    let finish = finish::<R, S::Error>;
+    Box::pin(RequestFlow { step, finish })
+}
+
+pin_project! {
+    /// The steps of a request, and the function that makes the future of the last one.
+    struct RequestFlow<S, B, H, X, F> {
+        #[pin]
+        step: Step<S, B, H, X>,
+        finish: F,
+    }
+}
+
+pin_project! {
+    #[project = StepProjection]
+    #[project_ref = StepRef]
+    #[project_replace = StepTaken]
+    enum Step<S, B, H, X> {
+        /// Step 4: the body is being read.
+        Reading {
+            request: ProtectedRequest,
+            parts: Parts,
+            service: S,
+            place: Option<Holding>,
+            #[pin]
+            reading: BodyReading<B>,
+        },
+        /// Step 5, where it takes time.
+        Admitting {
+            operation: Arc<Operation>,
+            service: S,
+            admission: Admission,
+        },
+        /// Step 6: the handler runs.
+        Handling {
+            execution: Execution,
+            #[pin]
+            handling: CatchUnwind<H>,
+        },
+        /// Steps 7 and 8.
+        Finishing {
+            operation: Arc<Operation>,
+            #[pin]
+            finishing: X,
+        },
+        Over,
+    }
+}
+
+impl<S, B, R, X, F> Future for RequestFlow<S, B, S::Future, X, F>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    B: Body + From<Bytes>,
+    B::Error: Into<BoxError>,
+    X: Future<Output = Result<Response<ResponseBody<R>>, S::Error>>,
+    F: Fn(Execution, Result<Result<Response<R>, S::Error>, Panic>) -> X,
+{
+    type Output = Result<Response<ResponseBody<R>>, S::Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let mut step = this.step;
+        loop {
+            match step.as_mut().project() {
+                StepProjection::Reading {
+                    request,
+                    parts,
+                    place,
+                    mut reading,
+                    ..
+                } => {
+                    let decided = match ready!(reading.as_mut().poll(request, parts, cx)) {
+                        Ok(body) => request.decide_at_once(parts, body, place),
+                        Err(stop) => Err(stop),
+                    };
+                    let decision = match decided {
+                        Ok(decision) => decision,
+                        Err(stop) => return Poll::Ready(Ok(request.stop(stop, parts))),
+                    };
+                    let room = reading.take_room();
+                    let StepTaken::Reading {
+                        request,
+                        parts,
+                        service,
+                        place,
+                        ..
+                    } = step.as_mut().project_replace(Step::Over)
+                    else {
+                        unreachable!("the body was being read");
+                    };
+                    let operation = Arc::new(Operation::new(request, Some(room)));
+                    step.set(match decision {
+                        Decision::Acquired(lease, place, body) => {
+                            let protection = Protection::Own(operation.own(lease, place));
+                            let admitted = Admitted { protection, body };
+                            handle(operation, service, parts, admitted)
+                        }
+                        Decision::TakesTime(claim, body) => Step::Admitting {
+                            admission: operation.admit(parts, body, claim, place),
+                            operation,
+                            service,
+                        },
+                    });
+                }
+                StepProjection::Admitting {
+                    operation,
+                    admission,
+                    ..
+                } => {
+                    let (parts, admitted) = ready!(admission.as_mut().poll(cx));
+                    let admitted = match admitted {
+                        Ok(admitted) => admitted,
+                        Err(stop) => return Poll::Ready(Ok(operation.stop(stop, &parts))),
+                    };
+                    let StepTaken::Admitting {
+                        operation, service, ..
+                    } = step.as_mut().project_replace(Step::Over)
+                    else {
+                        unreachable!("the request was being admitted");
+                    };
+                    step.set(handle(operation, service, *parts, admitted));
+                }
+                StepProjection::Handling {
+                    execution,
+                    handling,
+                } => {
+                    let Poll::Ready(handled) = handling.poll(cx) else {
+                        execution.operation.watch();
+                        return Poll::Pending;
+                    };
+                    let StepTaken::Handling { execution, .. } =
+                        step.as_mut().project_replace(Step::Over)
+                    else {
+                        unreachable!("the handler ran");
+                    };
+                    let operation = Arc::clone(&execution.operation);
+                    operation.drop_body();
+                    let finishing = (this.finish)(execution, handled);
+                    step.set(Step::Finishing {
+                        operation,
+                        finishing,
+                    });
+                }
+                StepProjection::Finishing {
+                    operation,
+                    finishing,
+                } => {
+                    let Poll::Ready(response) = finishing.poll(cx) else {
+                        operation.watch();
+                        return Poll::Pending;
+                    };
+                    return Poll::Ready(response);
+                }
+                StepProjection::Over => unreachable!("polled after completion"),
+            }
+        }
+    }
+}
+
+impl<S, B, R, X, F> Flow<R, S::Error> for RequestFlow<S, B, S::Future, X, F>
+where
+    S: Service<Request<B>, Response = Response<R>> + Send,
+    S::Future: Send,
+    B: Body + From<Bytes> + Send,
+    B::Error: Into<BoxError>,
+    X: Future<Output = Result<Response<ResponseBody<R>>, S::Error>> + Send,
+    F: Fn(Execution, Result<Result<Response<R>, S::Error>, Panic>) -> X + Send,
+{
+    fn operation(self: Pin<&Self>) -> Option<&Arc<Operation>> {
+        match self.project_ref().step.project_ref() {
+            StepRef::Admitting { operation, .. } | StepRef::Finishing { operation, .. } => {
+                Some(operation)
+            }
+            StepRef::Handling { execution, .. } => Some(&execution.operation),
+            StepRef::Reading { .. } | StepRef::Over => None,
+        }
+    }
+}
+
+/// Step 6: calls the handler.
+fn handle<S, B, X>(
+    operation: Arc<Operation>,
+    mut service: S,
+    parts: Parts,
+    admitted: Admitted,
+) -> Step<S, B, S::Future, X>
+where
+    S: Service<Request<B>>,
+    B: From<Bytes>,
+{
+    let (execution, parts, data) = Execution::begin(operation, parts, admitted);
+    let call = || service.call(Request::from_parts(parts, B::from(data)));
+    // Panics are caught so that the record has an end before they go on.
+    let handling = CatchUnwind::call(call);
+    Step::Handling {
+        execution,
+        handling,
+    }
+}
+
+#[cfg(all(test, feature = "memory", not(feature = "_sql"), not(shuttle)))]
+mod tests {
+    use std::future::Ready;
+
+    use http_body_util::Full;
+
+    use super::*;
+    use crate::layer::IdempotencyLayer;
+    use crate::store::memory::MemoryStore;
+
+    struct Handler;
+
+    impl Service<Request<Full<Bytes>>> for Handler {
+        type Response = Response<Full<Bytes>>;
+        type Error = std::convert::Infallible;
+        type Future = Ready<Result<Self::Response, Self::Error>>;
+
+        fn poll_ready(
+            &mut self,
+            _: &mut std::task::Context<'_>,
+        ) -> std::task::Poll<Result<(), Self::Error>> {
+            std::task::Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, _: Request<Full<Bytes>>) -> Self::Future {
+            unreachable!("the future is not polled")
+        }
+    }
+
+    /// The future is allocated for each request, and glibc's fast path ends at 1 032
+    /// bytes. With an SQL store the future is larger: it also settles commits.
+    #[test]
+    fn the_future_of_a_request_fits_into_an_allocators_fast_path() {
+        let layer = IdempotencyLayer::new(MemoryStore::new(), crate::scope::shared()).unwrap();
+        let request = Request::post("/")
+            .header("idempotency-key", "k")
+            .body(Full::default())
+            .unwrap();
+        let routes = &layer.core().rules.routes;
+        let options = routes.options(request.method(), request.uri(), request.extensions());
+        let options = options.unwrap();
+        let (key, header) = options.keys.read(request.headers()).unwrap().unwrap();
+        let (parts, body) = request.into_parts();
+        let request = ProtectedRequest::new(layer.core(), options, key, header, &parts).unwrap();
+        let future = flow(request, parts, body, Handler);
+        assert!(size_of_val(&*future) <= 1032, "{}", size_of_val(&*future));
+    }
+}
