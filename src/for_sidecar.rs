@@ -12,8 +12,10 @@ use ipnet::IpNet;
 pub use crate::config::limits::Limits;
 #[cfg(feature = "config")]
 pub use crate::config::sidecar::{
-    AuthorizeEntry, ClientFiles, Entries, ServerFiles, Table, builder, entries, located, wrong,
+    AuthorizeEntry, Entries, Table, builder, entries, located, wrong,
 };
+#[cfg(feature = "config")]
+pub use crate::config::tls::{ClientFiles, ServerFiles};
 #[cfg(feature = "contract")]
 use crate::contract::Contract;
 use crate::error::ConfigError;
@@ -22,9 +24,11 @@ use crate::message::media_type;
 use crate::options::OnDisconnect;
 use crate::options::recording::{RecordRule, ResponseHead};
 pub use crate::options::target::NormalPath;
+use crate::record::RecordId;
 pub use crate::rejection::gateway::{Asked, GatewayCode, Refusal, Refusals};
 use crate::request::context::IdempotencyContext;
 use crate::scope::{self, Scope};
+use crate::store::StoreErrorKind;
 
 /// The options of one route that a proxy has to know.
 #[derive(Clone, Copy, Debug)]
@@ -104,6 +108,18 @@ pub fn caller(context: &IdempotencyContext, head: &request::Parts) -> Option<[u8
     let caller = rules.caller(&operation.options, head)?;
     let digest = caller.digest(&rules.digests, &rules.namespace);
     Some(*digest.as_bytes())
+}
+
+/// Whether the store of a layer answers. It is asked for a record that does not exist, which writes
+/// nothing; the option `store_timeout` limits the time.
+pub async fn store_is_reached(layer: &IdempotencyLayer) -> bool {
+    let nobodys = RecordId::from_bytes([0; 32]);
+    let answer = layer.core().leases.store.look_up(&nobodys).await;
+    // A store that can't look anything up has answered too.
+    answer.map_or_else(
+        |error| error.kind() == StoreErrorKind::Unsupported,
+        |_| true,
+    )
 }
 
 /// The headers that belong to one connection (RFC 9110, section 7.6.1).

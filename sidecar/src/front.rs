@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Once};
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE};
+use http::header::ALLOW;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, request};
 use http_body_util::{Either, Full};
 use hyper::upgrade::OnUpgrade;
@@ -32,6 +32,8 @@ use crate::head::check;
 use crate::metrics::{GaugeGuard, Numbers};
 use crate::options::Settings;
 use crate::path::meant;
+use crate::probes;
+use crate::probes::Readiness;
 use crate::problem::usual;
 use crate::received::ReceivedBody;
 use crate::tls;
@@ -62,7 +64,10 @@ pub(crate) struct Front {
     trusted: Vec<IpNet>,
     callers_are_addresses: bool,
     ignore_path_case: bool,
+    livez: Option<String>,
+    readyz: Option<String>,
     healthz: Option<String>,
+    readiness: Readiness,
     contract: Option<(String, SidecarContract)>,
     /// The methods that some route protects.
     methods: Vec<Method>,
@@ -106,7 +111,10 @@ impl Front {
             trusted: settings.trusted_proxies.clone(),
             callers_are_addresses: settings.callers_are_addresses,
             ignore_path_case: settings.ignore_path_case,
+            livez: settings.livez.clone(),
+            readyz: settings.readyz.clone(),
             healthz: settings.healthz.clone(),
+            readiness: Readiness::default(),
             contract,
             limits: settings.limits.clone(),
             numbers,
@@ -127,7 +135,7 @@ impl Front {
     }
 
     pub(crate) fn begin_draining(&self) {
-        // Relaxed: only `/healthz` reads the flag, and nothing else is published with it.
+        // Relaxed: only probes read the flag, and nothing else is published with it.
         self.draining.store(true, Ordering::Relaxed);
     }
 
@@ -161,7 +169,7 @@ impl Front {
         }
         check(&mut parts).map_err(|refusal| self.refused(&refusal, &parts))?;
         strip(&mut parts, &self.reserved);
-        if let Some(here) = self.served_here(&parts) {
+        if let Some(here) = self.served_here(&parts).await {
             return Err(here);
         }
         if !may_be_forwarded(&mut parts) {
@@ -195,7 +203,7 @@ impl Front {
         self.refusals.response(refusal, &asked)
     }
 
-    fn served_here(&self, parts: &request::Parts) -> Option<Response<Bytes>> {
+    async fn served_here(&self, parts: &request::Parts) -> Option<Response<Bytes>> {
         if !matches!(parts.method, Method::GET | Method::HEAD) {
             return None;
         }
@@ -203,23 +211,34 @@ impl Front {
         if self.healthz.as_deref() == Some(path) {
             return Some(self.health());
         }
+        if self.livez.as_deref() == Some(path) {
+            return Some(alive());
+        }
+        if self.readyz.as_deref() == Some(path) {
+            return Some(self.readiness().await);
+        }
         match &self.contract {
             Some((own, contract)) if own == path => Some(contract.respond(parts)),
             _ => None,
         }
     }
 
+    /// Whether the sidecar lives and is not shutting down.
     pub(crate) fn health(&self) -> Response<Bytes> {
-        let (status, text) = if self.draining.load(Ordering::Relaxed) {
-            (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
+        if self.draining.load(Ordering::Relaxed) {
+            probes::answer(false, "draining\n")
         } else {
-            (StatusCode::OK, "ok\n")
-        };
-        let mut response = Response::new(Bytes::from_static(text.as_bytes()));
-        *response.status_mut() = status;
-        let plain = HeaderValue::from_static("text/plain; charset=utf-8");
-        response.headers_mut().insert(CONTENT_TYPE, plain);
-        response
+            probes::answer(true, "ok\n")
+        }
+    }
+
+    /// Whether the sidecar should get requests.
+    pub(crate) async fn readiness(&self) -> Response<Bytes> {
+        let health = self.health();
+        if !health.status().is_success() || self.readiness.store_is_reached(&self.layer).await {
+            return health;
+        }
+        probes::answer(false, "the store can't be reached\n")
     }
 
     /// Finds the normal spelling of the path, if some route protects the method. The layer finds
@@ -271,6 +290,11 @@ impl Front {
                 }
             })
     }
+}
+
+/// Says that the process lives, which it does if it responds at all.
+pub(crate) fn alive() -> Response<Bytes> {
+    probes::answer(true, "ok\n")
 }
 
 /// The response to an OPTIONS or TRACE request that ends here. The sidecar reflects no TRACE, which

@@ -37,6 +37,7 @@ mod options;
 mod path;
 mod patience;
 mod places;
+mod probes;
 mod problem;
 mod received;
 mod resets;
@@ -52,6 +53,7 @@ pub use contract::SidecarContract;
 use front::Front;
 use listener::Listener;
 use options::{Authorize, Settings, is_https, required_store};
+use server::Drain;
 use store::{Connected, LateStore};
 use tls::{Acceptor, Reload};
 use tracing::error;
@@ -91,7 +93,7 @@ pub struct Sidecar {
     listener: Listener,
     metrics: Option<Listener>,
     certificates: Certificates,
-    drain: Duration,
+    drain: Drain,
 }
 
 impl Sidecar {
@@ -153,7 +155,10 @@ impl Sidecar {
             certificates: Certificates(files),
             listener,
             metrics,
-            drain: settings.drain_timeout,
+            drain: Drain {
+                delay: settings.drain_delay,
+                timeout: settings.drain_timeout,
+            },
         })
     }
 
@@ -173,7 +178,8 @@ impl Sidecar {
         self.metrics.as_ref().map(Listener::address).transpose()
     }
 
-    /// Serves until `shutdown` completes. Then it accepts no more connections, and waits for running
+    /// Serves until `shutdown` completes. From then on probes say that it ends, and after `drain_delay` it
+    /// accepts no more connections, and waits for running
     /// requests and for operations whose clients have left, for at most `drain_timeout`.
     ///
     /// Meanwhile it looks every two seconds whether a file of a certificate or a key has changed, and

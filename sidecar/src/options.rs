@@ -39,10 +39,16 @@ pub(crate) struct Settings {
     /// Where `/metrics` and `/healthz` are served.
     pub(crate) metrics: Option<SocketAddr>,
     pub(crate) metrics_tls: Option<ServerFiles>,
+    /// The path on `listen` that says whether the process lives.
+    pub(crate) livez: Option<String>,
+    /// The path on `listen` that says whether the sidecar should get requests.
+    pub(crate) readyz: Option<String>,
     /// The path on `listen` that says whether the sidecar is alive.
     pub(crate) healthz: Option<String>,
     /// The path on `listen` where the contract is served.
     pub(crate) contract: Option<String>,
+    /// For how long the sidecar goes on as before when it is told to end.
+    pub(crate) drain_delay: Duration,
     pub(crate) drain_timeout: Duration,
     /// Patterns are matched against the path in lower case.
     pub(crate) ignore_path_case: bool,
@@ -80,8 +86,11 @@ impl Default for Settings {
             callers_are_addresses: false,
             metrics: None,
             metrics_tls: None,
+            livez: Some("/livez".to_owned()),
+            readyz: Some("/readyz".to_owned()),
             healthz: Some("/healthz".to_owned()),
             contract: None,
+            drain_delay: Duration::ZERO,
             drain_timeout: Duration::from_secs(30),
             ignore_path_case: false,
             docs_url: None,
@@ -172,8 +181,11 @@ impl Settings {
             trusted_proxies: entries.trusted_proxies,
             metrics: entries.metrics,
             metrics_tls: entries.metrics_tls,
+            livez: entries.livez.unwrap_or(usual.livez),
+            readyz: entries.readyz.unwrap_or(usual.readyz),
             healthz: entries.healthz.unwrap_or(usual.healthz),
             contract: entries.contract.unwrap_or(usual.contract),
+            drain_delay: entries.drain_delay.unwrap_or(usual.drain_delay),
             drain_timeout: entries.drain_timeout.unwrap_or(usual.drain_timeout),
             ignore_path_case: entries.ignore_path_case.unwrap_or(usual.ignore_path_case),
             docs_url: entries.docs_url,
@@ -291,6 +303,9 @@ mod tests {
             ("metrics = '[::1]:9100'", "metrics: Some([::1]:9100)"),
             ("healthz = '/live'", "healthz: Some(\"/live\")"),
             ("healthz = false", "healthz: None"),
+            ("livez = '/up'", "livez: Some(\"/up\")"),
+            ("readyz = false", "readyz: None"),
+            ("drain_delay = '5s'", "drain_delay: 5s"),
             ("contract = '/docs/keys'", "contract: Some(\"/docs/keys\")"),
             ("drain_timeout = '0s'", "drain_timeout: 0ns"),
             ("ignore_path_case = true", "ignore_path_case: true"),

@@ -24,7 +24,7 @@ use tracing::{debug, info, warn};
 use crate::bodies::GuardedBody;
 use crate::connections::Connections;
 use crate::ending::{Close, Ending, Phase, Waits};
-use crate::front::{Front, Peer, ServedBody};
+use crate::front::{Front, Peer, ServedBody, alive};
 use crate::listener::Listener;
 use crate::received::{ReceivedBody, Unread};
 use crate::socket::{Socket, share};
@@ -37,12 +37,21 @@ const SHORT_REST: u64 = 8 << 10;
 /// How long the sidecar waits after it ran out of file descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves until `shutdown`. Then requests and operations may finish, within `drain`.
+/// How long a shutdown may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Drain {
+    /// For how long everything is served as before, while probes say that it ends.
+    pub(crate) delay: Duration,
+    /// For how long requests and operations may go on after that.
+    pub(crate) timeout: Duration,
+}
+
+/// Serves until `shutdown`. Then requests and operations may finish, as `drain` says.
 pub(crate) async fn serve(
     front: Arc<Front>,
     listener: Listener,
     metrics: Option<Listener>,
-    drain: Duration,
+    drain: Drain,
     shutdown: impl Future<Output = ()>,
 ) {
     let limits = front.limits();
@@ -62,9 +71,16 @@ pub(crate) async fn serve(
         () = shutdown => {}
         () = accept_all(&site, &listener, &of_clients, &phase) => {}
     }
-    drop(listener);
     front.begin_draining();
-    let until = Instant::now() + drain;
+    if !drain.delay.is_zero() {
+        info!(delay = ?drain.delay, "told to end: not ready any more");
+        tokio::select! {
+            () = sleep(drain.delay) => {}
+            () = accept_all(&site, &listener, &of_clients, &phase) => {}
+        }
+    }
+    drop(listener);
+    let until = Instant::now() + drain.timeout;
     phase.send_replace(Phase::Drain);
     info!(connections = phase.receiver_count(), "draining");
     if timeout_at(until, phase.closed()).await.is_err() {
@@ -88,7 +104,7 @@ pub(crate) async fn serve(
 pub(crate) enum Site {
     /// The upstream.
     Front(Arc<Front>),
-    /// `/metrics` and `/healthz`.
+    /// `/metrics` and the probes.
     Metrics(Arc<Front>),
 }
 
@@ -109,7 +125,7 @@ impl Site {
         match self {
             Self::Front(front) => front.respond(request, peer, guard).await,
             Self::Metrics(front) => {
-                let response = metrics(front, &request);
+                let response = metrics(front, &request).await;
                 let whole = |data| Either::Right(Full::new(data));
                 response.map(|data| GuardedBody::new(whole(data), (None, guard)))
             }
@@ -286,7 +302,7 @@ async fn requests(
     }
 }
 
-fn metrics(front: &Front, request: &Request<ReceivedBody>) -> Response<Bytes> {
+async fn metrics(front: &Front, request: &Request<ReceivedBody>) -> Response<Bytes> {
     let response = |status, text: String, content_type: &'static str| {
         let mut response = Response::new(Bytes::from(text));
         *response.status_mut() = status;
@@ -304,6 +320,8 @@ fn metrics(front: &Front, request: &Request<ReceivedBody>) -> Response<Bytes> {
             let prometheus = "text/plain; version=0.0.4; charset=utf-8";
             response(StatusCode::OK, text, prometheus)
         }
+        "/livez" => alive(),
+        "/readyz" => front.readiness().await,
         "/healthz" => front.health(),
         _ => response(StatusCode::NOT_FOUND, String::new(), plain),
     }

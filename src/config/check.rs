@@ -73,20 +73,36 @@ impl Config {
         }
         self.check_copied()?;
         self.check_tls()?;
-        let contract = file.contract.as_ref().and_then(|own| own.0.as_deref());
-        let healthz = match &file.healthz {
-            Some(own) => own.0.as_deref(),
-            None => Some("/healthz"),
-        };
-        if contract.is_some() && contract == healthz {
-            let message = "must be another path than `healthz`";
-            return Err(self.error("contract", message));
-        }
+        self.check_served_paths()?;
         let metrics = file.metrics.map(|own| own.0);
         // For port 0 the system chooses a free port each time.
         if metrics.is_some_and(|own| own.port() != 0) && metrics == file.listen.map(|own| own.0) {
             let message = "must be another address than `listen`";
             return Err(self.error("metrics", message));
+        }
+        Ok(())
+    }
+
+    /// Each page that the sidecar serves has a path of its own.
+    fn check_served_paths(&self) -> Result<(), FileError> {
+        let file = &self.said.file;
+        let pages = [
+            ("healthz", &file.healthz, Some("/healthz")),
+            ("livez", &file.livez, Some("/livez")),
+            ("readyz", &file.readyz, Some("/readyz")),
+            ("contract", &file.contract, None),
+        ];
+        let pages = pages.map(|(name, own, usual)| match own {
+            Some(own) => (name, own.0.as_deref(), true),
+            None => (name, usual, false),
+        });
+        for (at, (name, path, is_set)) in pages.iter().enumerate() {
+            let mut before = pages[..at].iter().filter(|(_, own, _)| own.is_some());
+            let Some((same, _, _)) = before.find(|(_, own, _)| own == path) else {
+                continue;
+            };
+            let (wrong, other) = if *is_set { (name, same) } else { (same, name) };
+            return Err(self.error(wrong, format!("must be another path than `{other}`")));
         }
         Ok(())
     }

@@ -62,16 +62,29 @@ pub(super) struct File {
     /// Sidecar: networks of proxies whose `X-Forwarded-*` headers are trusted.
     #[schemars(extend("default" = []))]
     pub(super) trusted_proxies: Option<Vec<Net>>,
-    /// Sidecar: the address on which `/metrics` (Prometheus) and `/healthz` are served.
+    /// Sidecar: the address on which `/metrics` (Prometheus), `/livez`, `/readyz` and `/healthz` are
+    /// served.
     pub(super) metrics: Option<Address>,
     /// Sidecar: the certificate with which it speaks TLS on `metrics`.
     pub(super) metrics_tls: Option<ServerTls>,
-    /// Sidecar: the path on `listen` where it says that it is alive; `false` for none.
+    /// Sidecar: the path on `listen` where it says that the process lives; `false` for none.
+    #[schemars(extend("default" = "/livez"))]
+    pub(super) livez: Option<ServedPath>,
+    /// Sidecar: the path on `listen` where it says whether it should get requests: the store can be
+    /// reached, and it is not shutting down; `false` for none.
+    #[schemars(extend("default" = "/readyz"))]
+    pub(super) readyz: Option<ServedPath>,
+    /// Sidecar: the path on `listen` where it says that it lives and is not shutting down; `false` for
+    /// none.
     #[schemars(extend("default" = "/healthz"))]
     pub(super) healthz: Option<ServedPath>,
     /// Sidecar: the path on `listen` where the contract can be read; `false` for none.
     #[schemars(extend("default" = false))]
     pub(super) contract: Option<ServedPath>,
+    /// Sidecar: for how long it goes on as before when it is told to stop, while `readyz` says 503, so
+    /// that no more requests are sent to it.
+    #[schemars(extend("default" = "0s"))]
+    pub(super) drain_delay: Option<Time>,
     /// Sidecar: how long it waits for running operations when it is told to stop.
     #[schemars(extend("default" = "30s"))]
     pub(super) drain_timeout: Option<Time>,

@@ -72,7 +72,7 @@ mod schema;
 mod scopes;
 pub(crate) mod sidecar;
 mod strict;
-mod tls;
+pub(crate) mod tls;
 mod value;
 
 pub use error::FileError;

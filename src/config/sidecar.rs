@@ -2,7 +2,6 @@
 //! [`for_sidecar`](crate::for_sidecar).
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use http::{HeaderName, Uri};
@@ -10,7 +9,7 @@ use ipnet::IpNet;
 
 use super::limits::Limits;
 use super::scopes::Scopes;
-use super::tls::{ClientTls, ServerTls};
+use super::tls::{ClientFiles, ClientTls, ServerFiles, ServerTls};
 use super::{Config, FileError};
 use crate::IdempotencyLayerBuilder;
 use crate::error::ConfigError;
@@ -46,11 +45,17 @@ pub struct Entries {
     /// The entry `metrics_tls`.
     pub metrics_tls: Option<ServerFiles>,
     /// A path; `Some(None)` for `false`.
+    pub livez: Option<Option<String>>,
+    /// A path; `Some(None)` for `false`.
+    pub readyz: Option<Option<String>>,
+    /// A path; `Some(None)` for `false`.
     pub healthz: Option<Option<String>>,
     /// A path; `Some(None)` for `false`.
     pub contract: Option<Option<String>>,
     /// The entry `drain_timeout`.
     pub drain_timeout: Option<Duration>,
+    /// The entry `drain_delay`.
+    pub drain_delay: Option<Duration>,
     /// Patterns are matched against the path in lower case.
     pub ignore_path_case: Option<bool>,
     /// The table `[limits]`, with its defaults.
@@ -59,28 +64,6 @@ pub struct Entries {
     pub docs_url: Option<String>,
     /// `[idempotency]`, then each `[[route]]`.
     pub tables: Vec<Table>,
-}
-
-/// The files with which a listener speaks TLS.
-#[derive(Clone, Debug)]
-pub struct ServerFiles {
-    /// The certificate and its chain.
-    pub certificate: PathBuf,
-    /// The certificate's private key.
-    pub key: PathBuf,
-    /// The authorities one of which has signed each client's certificate.
-    pub client_ca: Option<PathBuf>,
-}
-
-/// The files with which a server of https is spoken to.
-#[derive(Clone, Debug, Default)]
-pub struct ClientFiles {
-    /// The authorities that are trusted instead of those of the system.
-    pub ca: Option<PathBuf>,
-    /// The sidecar's own certificate and its chain; never without a key.
-    pub certificate: Option<PathBuf>,
-    /// The certificate's private key.
-    pub key: Option<PathBuf>,
 }
 
 /// The entry `authorize`. Its `url` may hold a credential.
@@ -167,8 +150,11 @@ pub fn entries(config: &Config) -> Entries {
         trusted_proxies: networks.map(|own| canonical(own.0)).collect(),
         metrics: file.metrics.map(|own| own.0),
         metrics_tls: file.metrics_tls.as_ref().map(ServerTls::files),
+        livez: file.livez.as_ref().map(|own| own.0.clone()),
+        readyz: file.readyz.as_ref().map(|own| own.0.clone()),
         healthz: file.healthz.as_ref().map(|own| own.0.clone()),
         contract: file.contract.as_ref().map(|own| own.0.clone()),
+        drain_delay: file.drain_delay.map(|own| own.0),
         drain_timeout: file.drain_timeout.map(|own| own.0),
         ignore_path_case: file.ignore_path_case,
         limits: file.limits.limits(),

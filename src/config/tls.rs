@@ -6,7 +6,6 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::field::text;
-use super::sidecar::{ClientFiles, ServerFiles};
 use super::value::values;
 
 values! {
@@ -17,6 +16,28 @@ values! {
             let is_path = |text: &&str| !text.is_empty() && !text.contains('\0');
             text(&plain).filter(is_path).map(PathBuf::from)
         };
+}
+
+/// The files with which a listener speaks TLS.
+#[derive(Clone, Debug)]
+pub struct ServerFiles {
+    /// The certificate and its chain.
+    pub certificate: PathBuf,
+    /// The certificate's private key.
+    pub key: PathBuf,
+    /// The authorities one of which has signed each client's certificate.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// The files with which a server of https is spoken to.
+#[derive(Clone, Debug, Default)]
+pub struct ClientFiles {
+    /// The authorities that are trusted instead of those of the system.
+    pub ca: Option<PathBuf>,
+    /// The sidecar's own certificate and its chain; never without a key.
+    pub certificate: Option<PathBuf>,
+    /// The certificate's private key.
+    pub key: Option<PathBuf>,
 }
 
 /// With what a listener speaks TLS.

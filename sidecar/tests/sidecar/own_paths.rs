@@ -34,6 +34,69 @@ async fn its_paths_can_be_others_or_none() {
     assert_eq!(sidecar.exchange(&get("/healthz")).await.text(), "upstream");
 }
 
+/// Returns the status and the text of a probe.
+async fn probe(address: std::net::SocketAddr, path: &str) -> (u16, String) {
+    let mut client = Client::connect(address).await;
+    client.send(&get(path)).await;
+    let response = client.answer().await;
+    (response.status(), response.text().to_owned())
+}
+
+fn well() -> (u16, String) {
+    (200, "ok\n".to_owned())
+}
+
+#[cfg(feature = "redis")]
+#[tokio::test]
+async fn it_is_ready_when_the_store_can_be_reached_and_alive_in_any_case() {
+    let upstream = Upstream::start(|_| ok("upstream")).await;
+    let file = || File::new(upstream.address).top("metrics = '127.0.0.1:0'");
+    let sidecar = file().start().await;
+    for address in [sidecar.address, sidecar.metrics.unwrap()] {
+        for path in ["/livez", "/readyz", "/healthz"] {
+            assert_eq!(probe(address, path).await, well(), "{path}");
+        }
+    }
+    let nowhere = format!("store = 'redis://{}'", nobody());
+    let sidecar = file().top(&nowhere).start().await;
+    let unready = (503, "the store can't be reached\n".to_owned());
+    for address in [sidecar.address, sidecar.metrics.unwrap()] {
+        assert_eq!(probe(address, "/livez").await, well());
+        assert_eq!(probe(address, "/readyz").await, unready);
+        assert_eq!(probe(address, "/healthz").await, well());
+    }
+    let others = file().top("livez = '/up'").top("readyz = false");
+    let sidecar = others.start().await;
+    assert_eq!(probe(sidecar.address, "/up").await, well());
+    for path in ["/livez", "/readyz"] {
+        let forwarded = (200, "upstream".to_owned());
+        assert_eq!(probe(sidecar.address, path).await, forwarded, "{path}");
+    }
+}
+
+/// The store's file and its journal are the same afterwards, byte by byte.
+#[cfg(feature = "sqlite")]
+#[tokio::test]
+async fn asking_whether_it_is_ready_writes_nothing() {
+    let upstream = Upstream::start(|_| ok("upstream")).await;
+    let database = crate::program::Written::new("ready.db", "");
+    let store = format!("sqlite:{}", database.path());
+    tower_idempotency::store::AnyStore::migrate(&store)
+        .await
+        .unwrap();
+    let file = File::new(upstream.address).top(&format!("store = '{store}'"));
+    let sidecar = file.start().await;
+    assert_eq!(sidecar.exchange(&post("/a", "k", "{}")).await.status(), 200);
+    let written = || {
+        let file = |suffix| std::fs::read(format!("{}{suffix}", database.path())).ok();
+        ["", "-wal"].map(file)
+    };
+    let before = written();
+    assert!(before.iter().flatten().any(|file| !file.is_empty()));
+    assert_eq!(probe(sidecar.address, "/readyz").await, well());
+    assert!(before == written());
+}
+
 #[tokio::test]
 async fn it_serves_its_contract_where_it_is_told_to() {
     let upstream = Upstream::start(|_| ok("upstream")).await;

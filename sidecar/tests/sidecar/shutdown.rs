@@ -83,3 +83,33 @@ async fn what_does_not_end_in_time_is_cut_off() {
     within(sidecar.stop()).await.unwrap();
     assert!(client.is_closed().await);
 }
+
+#[tokio::test(start_paused = true)]
+async fn it_is_not_ready_for_a_while_before_it_accepts_no_more_connections() {
+    let upstream = Upstream::start(|_| ok("done")).await;
+    let file = File::new(upstream.address)
+        .top("metrics = '127.0.0.1:0'")
+        .top("drain_delay = '60s'");
+    let sidecar = file.start().await;
+    let (address, metrics) = (sidecar.address, sidecar.metrics.unwrap());
+    let mut ended = sidecar.stop();
+    let begun = tokio::time::Instant::now();
+    for (path, expected) in [
+        ("/readyz", (503, "draining\n")),
+        ("/healthz", (503, "draining\n")),
+        ("/livez", (200, "ok\n")),
+        ("/", (200, "done")),
+    ] {
+        let mut client = Client::connect(address).await;
+        client.send(&get(path)).await;
+        let response = client.answer().await;
+        assert_eq!((response.status(), response.text()), expected, "{path}");
+    }
+    let mut client = Client::connect(metrics).await;
+    client.send(&get("/readyz")).await;
+    assert_eq!(client.answer().await.status(), 503);
+    drop(client);
+    (&mut ended).await.unwrap();
+    assert!(begun.elapsed().as_secs() >= 60);
+    assert!(TcpStream::connect(address).await.is_err());
+}
