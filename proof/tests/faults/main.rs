@@ -13,6 +13,7 @@ mod cluster_failover;
 mod failover;
 mod full_or_read_only;
 mod redis_without_aof;
+mod six_nodes;
 mod slow_to_connect;
 mod traffic;
 
