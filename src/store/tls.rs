@@ -90,8 +90,8 @@ pub(super) fn remedy(error: &str) -> Option<&'static str> {
 /// Makes ring the provider of cryptography for connections whose driver takes that of the process,
 /// unless the application has installed one. Without a provider the driver would panic where
 /// another crate has turned on a second one.
-#[cfg(all(feature = "tls", feature = "redis"))]
 pub(super) fn install_provider() {
+    #[cfg(feature = "tls")]
     if rustls::crypto::CryptoProvider::get_default().is_none() {
         // An error says that another thread was faster.
         let _ = rustls::crypto::ring::default_provider().install_default();

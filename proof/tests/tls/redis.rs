@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use redis::Cmd;
+use redis::{AsyncConnectionConfig, Cmd};
 use tokio::time::sleep;
 use tower_idempotency::store::AnyStore;
 
@@ -44,7 +44,9 @@ pub(crate) fn port(server: &Server) -> u16 {
 
 pub(crate) async fn ask(server: &Server, words: &[&str]) -> String {
     let client = redis::Client::open(server.url()).unwrap();
-    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let patient = AsyncConnectionConfig::new().set_response_timeout(None);
+    let connection = client.get_multiplexed_async_connection_with_config(&patient);
+    let mut connection = connection.await.unwrap();
     let mut command = Cmd::new();
     for word in words {
         command.arg(*word);

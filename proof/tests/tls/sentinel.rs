@@ -104,18 +104,10 @@ async fn sentinels_lead_the_store_to_the_next_primary_without_a_lost_record() {
     wakes(&store, &other).await;
     let before = completed(&store, "before").await;
     // What has reached the replica is what a failover keeps.
-    ask(&primary, &["WAIT", "1", "5000"]).await;
+    assert_eq!(ask(&primary, &["WAIT", "1", "5000"]).await, "1");
 
     primary.kill();
-    let died = Instant::now();
-    loop {
-        if store.look_up(&before.id).await.is_ok() {
-            break;
-        }
-        assert!(died.elapsed() < BOUND, "the store has not followed");
-        sleep(Duration::from_millis(50)).await;
-    }
-    println!("followed after {:.2?}", died.elapsed());
+    follows(&store, &before).await;
     is_replayed(&store, &before, "before").await;
     let after = completed(&store, "after").await;
     assert!(
@@ -124,21 +116,36 @@ async fn sentinels_lead_the_store_to_the_next_primary_without_a_lost_record() {
             .contains("role:master")
     );
 
+    let at_once = ["CONFIG", "SET", "repl-diskless-sync-delay", "0"];
+    ask(&replica, &at_once).await;
     // The old primary comes back, and becomes a replica. A store that begins now finds the new
     // one, with a sentinel that is gone.
     primary.restart();
     sentinels[0].kill();
     let late = works(&url).await;
     is_replayed(&late, &after, "after").await;
-    let followed = Instant::now();
-    while other.look_up(&after.id).await.is_err() {
-        assert!(
-            followed.elapsed() < BOUND,
-            "the other store has not followed"
-        );
+    follows(&other, &after).await;
+    wakes(&other, &late).await;
+
+    // The primary hangs. It keeps its connections, and takes itself for the primary afterwards.
+    assert_eq!(ask(&replica, &["WAIT", "1", "15000"]).await, "1");
+    replica.freeze();
+    follows(&other, &after).await;
+    let last = completed(&other, "last").await;
+    replica.thaw();
+    is_replayed(&other, &last, "last").await;
+    is_replayed(&late, &last, "last").await;
+}
+
+/// Waits until the store reads the record again.
+async fn follows(store: &AnyStore, claim: &Claim) {
+    let begun = Instant::now();
+    let patience = Duration::from_secs(1);
+    while !matches!(timeout(patience, store.look_up(&claim.id)).await, Ok(Ok(_))) {
+        assert!(begun.elapsed() < BOUND, "the store has not followed");
         sleep(Duration::from_millis(50)).await;
     }
-    wakes(&other, &late).await;
+    println!("followed after {:.2?}", begun.elapsed());
 }
 
 #[tokio::test]

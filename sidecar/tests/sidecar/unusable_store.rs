@@ -104,7 +104,10 @@ async fn a_postgres_that_refuses_ends_the_program() {
     ends(&no_right, &["INSERT on ", "grant it"]).await;
     // The server has no TLS.
     let secure = format!("{}?sslmode=require", server.url);
-    ends(&secure, &["see whether the server has TLS"]).await;
+    ends(&secure, &["turn on TLS at the server"]).await;
+    let no_file = format!("{}?sslrootcert=/no/such/ca.pem", server.url);
+    let named = ["/no/such/ca.pem of `sslrootcert`", "No such file"];
+    ends(&no_file, &named).await;
 
     sql(&format!("DROP DATABASE {closed}"));
     sql(&format!("DROP ROLE {role}"));
@@ -153,6 +156,8 @@ async fn a_mariadb_that_refuses_ends_the_program() {
 async fn a_redis_that_refuses_ends_the_program() {
     let server = Server::of("TEST_REDIS_URL");
     ends(&server.store("nobody", ""), &["user and password"]).await;
+    let no_file = format!("rediss://:{SECRET}@{}?ssl-ca=/no/such/ca.pem", server.host);
+    ends(&no_file, &["/no/such/ca.pem of `ssl-ca`", "No such file"]).await;
 }
 
 #[tokio::test]

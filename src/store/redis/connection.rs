@@ -8,14 +8,14 @@ use redis::aio::ConnectionManager;
 use redis::cluster::{ClusterClient, ClusterClientBuilder};
 use redis::cluster_async::ClusterConnection;
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
-use redis::{Client, ProtocolVersion, RedisResult};
+use redis::{Client, ConnectionAddr, ProtocolVersion, RedisResult};
 
 use super::errors::not_opened;
 use super::link::{CONNECT, Link, RESPOND, Server, settings};
 use super::sentinel::{Sentinel, Sentinels};
 use super::url::{Kind, Target, bad_url, is_plain, with_protocol};
 use crate::store::StoreError;
-use crate::store::tls::warn_of_plain_text;
+use crate::store::tls::{install_provider, warn_of_plain_text};
 
 /// How long a connection may be silent before it is closed.
 const SILENCE: Duration = Duration::from_secs(5);
@@ -177,9 +177,8 @@ impl fmt::Debug for RedisConnection {
 impl From<Client> for RedisConnection {
     fn from(client: Client) -> Self {
         let address = client.get_connection_info().addr();
-        #[cfg(feature = "tls")]
-        if matches!(address, redis::ConnectionAddr::TcpTls { .. }) {
-            crate::store::tls::install_provider();
+        if matches!(address, ConnectionAddr::TcpTls { .. }) {
+            install_provider();
         }
         Self {
             is_plain: is_plain(address),

@@ -12,9 +12,11 @@ use sqlx::{Connection, Database, Pool};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
+use super::transport::{Mode, Transport};
 use super::{Meaning, not_opened, not_sent};
 use crate::store::StoreError;
 use crate::store::redial::{Redial, Redials};
+use crate::store::tls::install_provider;
 
 /// How long the server may take to end a call whose caller has left.
 const ENDS: Duration = Duration::from_secs(1);
@@ -22,10 +24,14 @@ const ENDS: Duration = Duration::from_secs(1);
 /// Checks that the server can be reached. A pool retries until its timeout and
 /// then reports only the timeout; this function connects once more without the
 /// pool to return the real cause.
-pub(super) async fn reach<DB: Database>(
+pub(super) async fn reach<DB: Transport>(
     pool: &Pool<DB>,
     meaning: fn(&dyn DatabaseError) -> Meaning,
 ) -> Result<(), StoreError> {
+    // To verify the CA without the name of the server, the driver takes the provider of the process.
+    if DB::mode(&pool.connect_options()) == Mode::OfCa {
+        install_provider();
+    }
     let Err(error) = pool.acquire().await else {
         return Ok(());
     };
