@@ -8,7 +8,7 @@ use crate::store::Claim;
 use super::counts::{Counts, Kind};
 use super::limits::CALLER_BYTES;
 use super::slab::Place;
-use super::sync::{AtomicU32, AtomicUsize, Entry, Map, Ordering, map};
+use super::sync::{AtomicU32, AtomicUsize, Entry, Map, Ordering, map, parts};
 
 /// What a store can be full of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,8 +96,8 @@ impl Account {
 pub(super) struct Accounts(Map<ScopeDigest, Arc<Account>>);
 
 impl Accounts {
-    pub(super) fn new() -> Self {
-        Self(map())
+    pub(super) fn new(max_records: usize) -> Self {
+        Self(map(parts(max_records)))
     }
 
     /// Counts one more record for the caller of a claim: in the account alone, not in the sums.

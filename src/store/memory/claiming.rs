@@ -11,8 +11,7 @@ use super::eviction::{Full, REMOVED_FOR_SHARE};
 use super::guard::Guard;
 use super::limits::RECORD_BYTES;
 use super::records::Records;
-use super::slot::{Slot, State, token};
-use super::sync::Entry;
+use super::slot::{Seen, Slot, State, token};
 
 /// A claim for which room has to be made.
 struct NoRoom {
@@ -20,41 +19,28 @@ struct NoRoom {
     account: Arc<Account>,
 }
 
+/// What a claim did while the record's part of the table was locked.
+enum Step {
+    /// Also the state that the claim replaced, to be dropped once the part is unlocked: dropping a
+    /// completion may run any code.
+    Acquired(Lease, Option<State>),
+    Found(Seen),
+    NoRoom(NoRoom),
+}
+
 impl Records {
     pub(super) fn claim(records: &Arc<Self>, claim: &Claim) -> Claimed {
         let mut left = REMOVED_FOR_SHARE;
         loop {
-            let no_room = match records.slots.entry(claim.id) {
-                Entry::Occupied(mut found) => {
-                    let claimed = Self::claim_found(records, found.get_mut(), claim);
-                    drop(found);
-                    match claimed {
-                        Ok((claimed, gone)) => {
-                            drop(gone);
-                            return claimed;
-                        }
-                        Err(no_room) => no_room,
-                    }
+            let no_room = match Self::claim_once(records, claim) {
+                Step::Acquired(lease, gone) => {
+                    drop(gone);
+                    return Claimed::Acquired(lease);
                 }
-                Entry::Vacant(place) => match records.admit(claim) {
-                    Ok(account) => {
-                        let guard = Guard::new(records, claim);
-                        let now = records.clock.now();
-                        let token = records.next_token();
-                        place.insert(Box::new(Slot {
-                            account,
-                            token,
-                            attempt: 1,
-                            bytes: RECORD_BYTES,
-                            queued: None,
-                            state: State::in_flight(claim, now, &guard),
-                        }));
-                        return acquired(claim, token, 1, guard);
-                    }
-                    Err(no_room) => no_room,
-                },
+                Step::Found(seen) => return Claimed::Found(seen.record()),
+                Step::NoRoom(no_room) => no_room,
             };
-            // No guard of the map is held here: `evict_one` locks other shards.
+            // Nothing is locked here: `evict_one` locks other parts.
             let removed = match no_room.full {
                 Full::Share if left == 0 => Err(Whose::Caller),
                 full => records.evict_one(full, &no_room.account),
@@ -68,6 +54,31 @@ impl Records {
                 };
             }
         }
+    }
+
+    fn claim_once(records: &Arc<Self>, claim: &Claim) -> Step {
+        let mut locked = records.slots.lock(&claim.id);
+        if let Some((_, slot)) = locked.get(&claim.id) {
+            return Self::claim_found(records, slot, claim);
+        }
+        let account = match records.admit(claim) {
+            Ok(account) => account,
+            Err(no_room) => return Step::NoRoom(no_room),
+        };
+        let guard = Guard::new(records, claim);
+        let now = records.clock.now();
+        let token = records.next_token();
+        locked.insert(Slot {
+            id: claim.id,
+            fingerprint: claim.fingerprint,
+            account,
+            token,
+            until: now.saturating_add(claim.lease.into()),
+            attempt: 1,
+            queued: None,
+            state: State::in_flight(claim, &guard),
+        });
+        Step::Acquired(lease(claim, token, 1, guard), None)
     }
 
     /// Counts a new record of the claim's caller, if there is room for it.
@@ -89,28 +100,22 @@ impl Records {
         Err(NoRoom { full, account })
     }
 
-    /// Claims a record that exists. Also returns the state that the claim
-    /// replaced, for the caller to drop once the map is unlocked: dropping a
-    /// completion may run any code.
-    fn claim_found(
-        records: &Arc<Self>,
-        slot: &mut Slot,
-        claim: &Claim,
-    ) -> Result<(Claimed, Option<State>), NoRoom> {
+    /// Claims a record that exists.
+    fn claim_found(records: &Arc<Self>, slot: &mut Slot, claim: &Claim) -> Step {
         let now = records.clock.now();
+        let takes_over = claim.takes_over(&slot.fingerprint) && slot.is_lapsed(now);
         let attempt = if slot.is_over(now) {
             1
         } else {
             match &mut slot.state {
                 State::InFlight {
                     nonce,
-                    lapses_at,
                     guarded,
                     guard,
                     unknown: false,
                     ..
                 } if *nonce == claim.nonce => {
-                    *lapses_at = now.saturating_add(claim.lease);
+                    slot.until = now.saturating_add(claim.lease.into());
                     *guarded = true;
                     records.dequeue(slot.queued.take());
                     let held = guard.upgrade().unwrap_or_else(|| {
@@ -118,41 +123,35 @@ impl Records {
                         *guard = Arc::downgrade(&another);
                         another
                     });
-                    return Ok((acquired(claim, slot.token, slot.attempt, held), None));
+                    return Step::Acquired(lease(claim, slot.token, slot.attempt, held), None);
                 }
-                State::Released { .. } => slot.attempt + 1,
-                State::InFlight { fingerprint, .. } => {
-                    let takes_over = claim.takes_over(fingerprint);
-                    if !(takes_over && slot.is_lapsed(now)) {
-                        return Ok((Claimed::Found(slot.record(now)), None));
-                    }
-                    slot.attempt + 1
-                }
-                State::Done { .. } => return Ok((Claimed::Found(slot.record(now)), None)),
+                State::Released => slot.attempt.saturating_add(1),
+                State::InFlight { .. } if takes_over => slot.attempt.saturating_add(1),
+                _ => return Step::Found(slot.seen(now)),
             }
         };
         // What was in flight already counts as such; anything else could be evicted until now.
         if slot.kind() != Kind::InFlight && records.limits.evicts() {
             let in_flight = slot.account.in_flight() + 1;
-            records
-                .check_share(&slot.account, in_flight)
-                .map_err(|full| NoRoom {
-                    full,
-                    account: Arc::clone(&slot.account),
-                })?;
+            if let Err(full) = records.check_share(&slot.account, in_flight) {
+                let account = Arc::clone(&slot.account);
+                return Step::NoRoom(NoRoom { full, account });
+            }
         }
         let guard = Guard::new(records, claim);
         let token = records.next_token();
         records.dequeue(slot.queued.take());
         records
             .counts
-            .shrink(&slot.account, slot.bytes - RECORD_BYTES);
-        (slot.token, slot.attempt, slot.bytes) = (token, attempt, RECORD_BYTES);
-        let gone = slot.change(&records.counts, State::in_flight(claim, now, &guard));
-        Ok((acquired(claim, token, attempt, guard), Some(gone)))
+            .shrink(&slot.account, slot.bytes() - RECORD_BYTES);
+        (slot.token, slot.attempt) = (token, attempt);
+        slot.fingerprint = claim.fingerprint;
+        slot.until = now.saturating_add(claim.lease.into());
+        let gone = slot.change(&records.counts, State::in_flight(claim, &guard));
+        Step::Acquired(lease(claim, token, attempt, guard), Some(gone))
     }
 }
 
-fn acquired(claim: &Claim, number: u64, attempt: u64, guard: Arc<Guard>) -> Claimed {
-    Claimed::Acquired(Lease::new(claim, token(number), attempt).guarded_by(guard))
+fn lease(claim: &Claim, number: u64, attempt: u32, guard: Arc<Guard>) -> Lease {
+    Lease::new(claim, token(number), attempt.into()).guarded_by(guard)
 }

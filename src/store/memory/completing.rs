@@ -1,22 +1,21 @@
 //! Completions: the step that ends an operation with its outcome.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use crate::record::Completion;
-use crate::store::{Lease, Outcome, Ownership, StoreError, StoreErrorKind};
+use crate::store::{Claim, Lease, Outcome, Ownership, StoreError, StoreErrorKind};
 
 use super::account::{Account, Measure};
-use super::clock::SinceStart;
+use super::clock::{Nanos, SinceStart};
+use super::counts::Kind;
 use super::eviction::Full;
 use super::guard::Guard;
+use super::kept::Kept;
 use super::limits::{RECORD_BYTES, WhenFull, weight};
 use super::queues::Expired;
 use super::records::Records;
 use super::slot::{Slot, State};
-use super::sync::Entry;
 
-/// What `complete` found at the record, while its shard was locked.
+/// What `complete` found at the record, while its part of the table was locked.
 enum Ended {
     Stored {
         gone: Option<State>,
@@ -45,8 +44,11 @@ impl Records {
         if weight > self.limits.largest_completion() {
             return Err(self.not_kept());
         }
+        // The completion is packed before anything is locked, and taken once there is room for it.
+        let mut kept = completion.map(|completion| Kept::pack(completion));
+        let retention = retention.into();
         loop {
-            match self.complete_once(lease, completion, retention, weight) {
+            match self.complete_once(lease, &mut kept, retention, weight) {
                 Ended::Found(ownership) => return Ok(ownership),
                 Ended::Stored { gone, now, expired } => {
                     drop(gone);
@@ -54,7 +56,7 @@ impl Records {
                     self.waiters.wake_all(&lease.claim.id);
                     return Ok(Ownership::Held);
                 }
-                // No guard of the map is held here: `evict_one` locks other shards.
+                // Nothing is locked here: `evict_one` locks other parts.
                 Ended::NoRoom { full, account } => {
                     if self.evict_one(full, &account).is_err() {
                         return Err(self.not_kept());
@@ -67,72 +69,67 @@ impl Records {
     fn complete_once(
         &self,
         lease: &Lease,
-        completion: Option<&Arc<Completion>>,
-        retention: Duration,
+        kept: &mut Option<Kept>,
+        retention: Nanos,
         weight: usize,
     ) -> Ended {
-        let id = lease.claim.id;
+        let Claim {
+            id,
+            nonce: own,
+            fingerprint,
+            ..
+        } = lease.claim;
         let token = lease.token.get();
-        let done = |now: SinceStart| State::Done {
-            fingerprint: lease.claim.fingerprint,
-            nonce: lease.claim.nonce,
-            completion: completion.cloned(),
-            expires_at: now.saturating_add(retention),
+        // A record of so many attempts keeps counting at the most.
+        let attempt = u32::try_from(lease.attempt).unwrap_or(u32::MAX);
+        let mut locked = self.slots.lock(&id);
+        let now = self.clock.now();
+        let until = now.saturating_add(retention);
+        let Some((at, slot)) = locked.get(&id) else {
+            let kind = kept.as_ref().map_or(Kind::Sealed, |_| Kind::Completed);
+            let counts = &self.counts;
+            let account = (self.accounts).join(&lease.claim, kind, RECORD_BYTES, counts);
+            if let Err(full) = self.hold(&account, weight) {
+                (self.accounts).leave(&account, kind, RECORD_BYTES, counts);
+                return Ended::NoRoom { full, account };
+            }
+            // The finished outcome is worth more than the limit of records.
+            counts.add(kind, RECORD_BYTES);
+            let (at, slot) = locked.insert(Slot {
+                id,
+                fingerprint,
+                account,
+                token,
+                until,
+                attempt,
+                queued: None,
+                state: State::done(own, kept.take()),
+            });
+            let expired = self.enqueue(at, slot, retention, now);
+            let gone = None;
+            return Ended::Stored { gone, now, expired };
         };
-        match self.slots.entry(id) {
-            Entry::Occupied(mut found) => {
-                let slot = found.get_mut();
-                let now = self.clock.now();
-                match &slot.state {
-                    State::InFlight { nonce, .. } if *nonce == lease.claim.nonce => {}
-                    _ if slot.is_over(now) && slot.token <= token => {}
-                    State::Released { .. } if slot.token <= token => {}
-                    State::Done { nonce, .. } if *nonce == lease.claim.nonce => {
-                        return Ended::Found(Ownership::Held);
-                    }
-                    _ => return Ended::Found(Ownership::Lost),
-                }
-                if let Err(full) = self.hold(&slot.account, weight) {
-                    let account = Arc::clone(&slot.account);
-                    return Ended::NoRoom { full, account };
-                }
-                if let State::InFlight { guard, .. } = &slot.state {
-                    Guard::settle(guard);
-                }
-                self.counts.shrink(&slot.account, slot.bytes - RECORD_BYTES);
-                (slot.token, slot.attempt) = (token, lease.attempt);
-                slot.bytes = RECORD_BYTES + weight;
-                let gone = Some(slot.change(&self.counts, done(now)));
-                let expired = self.enqueue(id, slot, retention, now);
-                Ended::Stored { gone, now, expired }
-            }
-            Entry::Vacant(place) => {
-                let now = self.clock.now();
-                let state = done(now);
-                let counts = &self.counts;
-                let account =
-                    (self.accounts).join(&lease.claim, state.kind(), RECORD_BYTES, counts);
-                if let Err(full) = self.hold(&account, weight) {
-                    self.accounts
-                        .leave(&account, state.kind(), RECORD_BYTES, counts);
-                    return Ended::NoRoom { full, account };
-                }
-                // The finished outcome is worth more than the limit of records.
-                counts.add(state.kind(), RECORD_BYTES);
-                let mut slot = Box::new(Slot {
-                    account,
-                    token,
-                    attempt: lease.attempt,
-                    bytes: RECORD_BYTES + weight,
-                    queued: None,
-                    state,
-                });
-                let expired = self.enqueue(id, &mut slot, retention, now);
-                place.insert(slot);
-                let gone = None;
-                Ended::Stored { gone, now, expired }
-            }
+        match &slot.state {
+            State::InFlight { nonce, .. } if *nonce == own => {}
+            _ if slot.is_over(now) && slot.token <= token => {}
+            State::Released if slot.token <= token => {}
+            _ if slot.ended_by() == Some(&own) => return Ended::Found(Ownership::Held),
+            _ => return Ended::Found(Ownership::Lost),
         }
+        if let Err(full) = self.hold(&slot.account, weight) {
+            let account = Arc::clone(&slot.account);
+            return Ended::NoRoom { full, account };
+        }
+        if let State::InFlight { guard, .. } = &slot.state {
+            Guard::settle(guard);
+        }
+        self.counts
+            .shrink(&slot.account, slot.bytes() - RECORD_BYTES);
+        (slot.token, slot.attempt, slot.until) = (token, attempt, until);
+        slot.fingerprint = fingerprint;
+        let gone = Some(slot.change(&self.counts, State::done(own, kept.take())));
+        let expired = self.enqueue(at, slot, retention, now);
+        Ended::Stored { gone, now, expired }
     }
 
     /// Counts the bytes of a completion. A store that never evicts has them anyway: the

@@ -1,21 +1,18 @@
 //! Removing records: expired ones as time goes by, and others to make room.
 //!
-//! The entry of a record changes only while the record's shard is locked, and within that lock:
-//! so each record that can expire has exactly one entry, and each entry a record. Nothing else is
+//! The entry of a record changes only while the record's part of the table is locked, and within
+//! that lock: so each record that can expire has exactly one entry, and each entry a record. Nothing else is
 //! locked while the queues are.
 
-use std::time::Duration;
-
 use crate::limits::{Whose, share};
-use crate::record::RecordId;
 
 use super::account::{Account, Measure};
-use super::clock::SinceStart;
+use super::clock::{Nanos, SinceStart};
 use super::counts::Kind;
 use super::limits::{RECORD_BYTES, WhenFull};
-use super::queues::{Expired, Expiry};
+use super::queues::{Due, Expired};
 use super::records::Records;
-use super::slab::Place;
+use super::slab::{Address, Place};
 use super::slot::Slot;
 
 /// How many expired records one claim removes for its caller's share. The removal of a record of
@@ -88,18 +85,18 @@ impl Records {
                         let over = queues.expired_in_share(account, evicts, now);
                         over.ok_or(Whose::Caller)
                     }
-                    (Full::Store(..), [Some(over), _]) => Ok(Expiry { id: over, at: now }),
+                    (Full::Store(..), [Some(over), _]) => Ok(over),
                     (Full::Store(..), _) if !evicts => return Err(Whose::Service),
                     (Full::Caller, _) => queues.own_oldest(account),
                     (Full::Store(of, held), _) => queues.loser(account, of, held),
                 }
             };
-            let Expiry { id, at } = found?;
+            let due = found?;
             // The record may have changed since. Then another is the oldest.
             let mut early = false;
-            let removed = self.remove_if(&id, |slot| {
+            let removed = self.remove_if(&due, |slot| {
                 let goes = slot.is_over(now);
-                early = !goes && slot.kind() != Kind::InFlight && slot.end() == Some(at);
+                early = !goes && slot.kind() != Kind::InFlight && slot.end() == Some(due.at);
                 goes || early
             });
             if early {
@@ -116,9 +113,9 @@ impl Records {
     /// of its own.
     pub(super) fn enqueue(
         &self,
-        id: RecordId,
+        record: Address,
         slot: &mut Slot,
-        retention: Duration,
+        retention: Nanos,
         now: SinceStart,
     ) -> Expired {
         let at = now.saturating_add(retention);
@@ -127,8 +124,7 @@ impl Records {
         if let Some(place) = slot.queued.take() {
             queues.remove(place);
         }
-        let due = Expiry { id, at };
-        slot.queued = Some(queues.push(line, retention, due, &slot.account));
+        slot.queued = Some(queues.push(line, retention, record, at, &slot.account));
         queues.expired(now)
     }
 
@@ -140,31 +136,30 @@ impl Records {
     }
 
     pub(super) fn remove_expired(&self, expired: Expired, now: SinceStart) {
-        for id in expired.0.into_iter().flatten() {
-            self.remove_if(&id, |slot| slot.is_over(now));
+        for due in expired.0.into_iter().flatten() {
+            self.remove_if(&due, |slot| slot.is_over(now));
         }
     }
 
-    fn remove_if(&self, id: &RecordId, goes: impl FnOnce(&Slot) -> bool) -> bool {
-        let removed = self.slots.remove_if(id, |_, slot| {
-            let goes = goes(slot);
-            if goes {
-                self.leave(slot);
-            }
-            goes
-        });
-        if removed.is_some() {
-            self.waiters.wake_all(id);
-        }
-        removed.is_some()
+    /// Removes the record of an entry, if it still has that entry and `goes` says so.
+    fn remove_if(&self, due: &Due, goes: impl FnOnce(&Slot) -> bool) -> bool {
+        let is = |slot: &Slot| slot.queued == Some(due.entry) && goes(slot);
+        let Some(mut locked) = self.slots.lock_at(due.record, is) else {
+            return false;
+        };
+        let removed = locked.remove(due.record);
+        self.leave(&removed);
+        drop(locked);
+        self.waiters.wake_all(&removed.id);
+        true
     }
 
     /// Takes a record, which is about to be removed, out of all that is counted and queued.
     pub(super) fn leave(&self, slot: &Slot) {
-        self.counts.remove(slot.kind(), slot.bytes);
-        let Slot { account, bytes, .. } = slot;
+        let (kind, bytes) = (slot.kind(), slot.bytes());
+        self.counts.remove(kind, bytes);
         self.accounts
-            .leave(account, slot.kind(), *bytes, &self.counts);
+            .leave(&slot.account, kind, bytes, &self.counts);
         // After the account, because the caller is ranked here by what it still holds.
         self.dequeue(slot.queued);
     }

@@ -1,11 +1,11 @@
 //! The guard of a lease: the lease does not lapse while its guard lives.
 
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use crate::record::RecordId;
 use crate::store::{Claim, OnLapsedLease};
 
+use super::clock::Nanos;
 use super::records::Records;
 use super::slot::State;
 use super::sync::{AtomicBool, Ordering};
@@ -17,7 +17,7 @@ pub(super) struct Guard {
     id: RecordId,
     /// How long the record stays after the guard is dropped. `None` if the record stays until
     /// someone resolves it.
-    stays: Option<Duration>,
+    stays: Option<Nanos>,
     /// The operation has ended, so the drop of the guard changes nothing.
     settled: AtomicBool,
 }
@@ -35,7 +35,7 @@ impl Guard {
             store: Arc::downgrade(records),
             id: claim.id,
             stays: (claim.on_lapsed_lease == OnLapsedLease::Rerun)
-                .then(|| claim.lease.saturating_add(claim.retention)),
+                .then(|| Nanos::from(claim.lease).saturating_add(claim.retention.into())),
             settled: AtomicBool::new(false),
         })
     }
@@ -54,26 +54,22 @@ impl Drop for Guard {
         let now;
         let expired;
         {
-            let Some(mut slot) = store.slots.get_mut(&self.id) else {
+            let mut locked = store.slots.lock(&self.id);
+            let Some((at, slot)) = locked.get(&self.id) else {
                 return;
             };
             now = store.clock.now();
             match &mut slot.state {
-                State::InFlight {
-                    lapses_at,
-                    guarded,
-                    guard,
-                    ..
-                } if std::ptr::eq(guard.as_ptr(), self) => {
+                State::InFlight { guarded, guard, .. } if std::ptr::eq(guard.as_ptr(), self) => {
                     // A lease whose time is over already ends now. The guard kept it alive until
                     // here.
                     *guarded = false;
-                    *lapses_at = now.max(*lapses_at);
+                    slot.until = now.max(slot.until);
                 }
                 _ => return,
             }
             let stays = self.stays;
-            expired = stays.map(|stays| store.enqueue(self.id, &mut slot, stays, now));
+            expired = stays.map(|stays| store.enqueue(at, slot, stays, now));
         }
         store.remove_expired(expired.unwrap_or_default(), now);
         store.waiters.wake_all(&self.id);

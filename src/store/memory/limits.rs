@@ -8,22 +8,22 @@ use crate::record::Completion;
 use super::account::Measure;
 
 // The following numbers were measured, as the pages that a process takes for a full store with
-// glibc's allocator; `tests/resident.rs` holds them to a fifth.
+// glibc's allocator; `tests/resident.rs` holds them to a tenth.
 
-/// About the number of bytes that a record takes beside its completion: its
-/// entries in the map and in a queue, and its own fields. The map doubles when it grows, so
+/// About the number of bytes that a record takes beside its completion: its own fields, its places
+/// in a table and its entry in a queue. The table doubles when it grows, so
 /// it has up to twice the room that it needs.
-pub(super) const RECORD_BYTES: usize = 320;
+pub(super) const RECORD_BYTES: usize = 224;
 
 /// About the number of bytes that a caller takes beside its records, while it has one.
 pub(super) const CALLER_BYTES: usize = 240;
 
-/// About the number of bytes that a completion takes beside its body, headers and trailers.
-pub(super) const COMPLETION_BYTES: usize = 320;
+/// About the number of bytes that a completion takes beside its body, headers and trailers: its
+/// other fields, and its allocation, which has a second one once it was replayed.
+pub(super) const COMPLETION_BYTES: usize = 48;
 
-/// About the number of bytes that one header takes beside its name and value: its place in the
-/// map, and the allocation of the value, which has a second one once it was cloned for a replay.
-pub(super) const FIELD_BYTES: usize = 144;
+/// The number of bytes that one header takes beside its name and value: their lengths.
+pub(super) const FIELD_BYTES: usize = 4;
 
 /// About the number of bytes that a completion takes.
 pub(super) fn weight(completion: &Completion) -> usize {

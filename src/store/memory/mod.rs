@@ -22,11 +22,8 @@ mod completing;
 mod counts;
 mod eviction;
 mod guard;
-#[cfg_attr(
-    shuttle,
-    allow(dead_code, reason = "shuttle's map has a hash of its own")
-)]
 mod id_hasher;
+mod kept;
 mod limits;
 mod queues;
 mod ranks;
@@ -34,12 +31,13 @@ mod records;
 mod slab;
 mod slot;
 mod sync;
+mod table;
 mod waiter;
 mod waiters;
 
 pub use self::limits::{MemoryStats, WhenFull};
 
-/// A [`Store`] in this process's memory, on [`DashMap`](dashmap::DashMap).
+/// A [`Store`] in this process's memory.
 ///
 /// The records end with the process. A clone is another handle on the same records.
 ///

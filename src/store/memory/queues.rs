@@ -1,23 +1,21 @@
 //! The records in the order in which they expire, and in that in which their callers lose them.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::limits::Whose;
-use crate::record::RecordId;
 
 use super::account::{Account, Measure};
-use super::clock::SinceStart;
+use super::clock::{Nanos, SinceStart};
 use super::ranks::Callers;
-use super::slab::{Link, List, Place, Slab};
+use super::slab::{Address, Link, List, Place, Slab};
 
 /// How many expired records one operation removes.
 const REMOVED_PER_CALL: usize = 2;
 
-/// Expired records, for the caller to remove once its shard is unlocked.
+/// Expired records, for the caller to remove once its part of the table is unlocked.
 #[derive(Default)]
 #[must_use]
-pub(super) struct Expired(pub(super) [Option<RecordId>; REMOVED_PER_CALL]);
+pub(super) struct Expired(pub(super) [Option<Due>; REMOVED_PER_CALL]);
 
 /// The kind of a queue. To make room, records of a smaller kind are removed
 /// first.
@@ -28,10 +26,12 @@ pub(super) enum ExpiryQueue {
     Abandoned,
 }
 
-/// The entry of a record: when the record expires, at the latest.
+/// An entry as an operation found it, which it may not be any more once the queues are unlocked.
 #[derive(Clone, Copy)]
-pub(super) struct Expiry {
-    pub(super) id: RecordId,
+pub(super) struct Due {
+    pub(super) entry: Place,
+    pub(super) record: Address,
+    /// When the record expires, at the latest.
     pub(super) at: SinceStart,
 }
 
@@ -48,12 +48,13 @@ pub(super) struct Queues {
 
 struct Queue {
     line: ExpiryQueue,
-    retention: Duration,
+    retention: Nanos,
     entries: List,
 }
 
 struct Entry {
-    due: Expiry,
+    record: Address,
+    at: SinceStart,
     queue: u32,
     in_queue: Link,
     /// The seat of the record's caller; `None` if the record can't be evicted.
@@ -65,21 +66,23 @@ impl Queues {
     pub(super) fn push(
         &mut self,
         line: ExpiryQueue,
-        retention: Duration,
-        due: Expiry,
+        retention: Nanos,
+        record: Address,
+        at: SinceStart,
         account: &Arc<Account>,
     ) -> Place {
-        let at = self.queue(line, retention);
+        let queue = self.queue(line, retention);
         let evictable = line != ExpiryQueue::Abandoned;
         let seat = evictable.then(|| self.callers.seat(account));
         let place = self.entries.add(Entry {
-            due,
-            queue: u32::try_from(at).expect("there are fewer queues than entries"),
+            record,
+            at,
+            queue: u32::try_from(queue).expect("there are fewer queues than entries"),
             in_queue: Link::default(),
             seat,
             of_caller: Link::default(),
         });
-        let queue = &mut self.by_retention[at].entries;
+        let queue = &mut self.by_retention[queue].entries;
         queue.push(&mut self.entries, place, |entry| &mut entry.in_queue);
         if let Some(seat) = seat {
             let own = &mut self.callers.get_mut(seat).oldest[line as usize];
@@ -89,7 +92,7 @@ impl Queues {
         place
     }
 
-    fn queue(&mut self, line: ExpiryQueue, retention: Duration) -> usize {
+    fn queue(&mut self, line: ExpiryQueue, retention: Nanos) -> usize {
         let own = |queue: &Queue| queue.line == line && queue.retention == retention;
         let is_empty = |queue: &Queue| queue.entries.is_empty();
         // An empty queue serves another retention: there are never more queues than entries.
@@ -137,18 +140,11 @@ impl Queues {
     /// A few records whose time has come.
     pub(super) fn expired(&self, now: SinceStart) -> Expired {
         let mut over = [None; REMOVED_PER_CALL];
-        let due = |queue| {
-            self.entries_of(queue)
-                .take_while(|entry| entry.due.at <= now)
-        };
-        let found = self
-            .by_retention
-            .iter()
-            .flat_map(due)
-            .map(|entry| entry.due.id);
+        let due = |queue| self.entries_of(queue).take_while(|due| due.at <= now);
+        let found = self.by_retention.iter().flat_map(due);
         over.iter_mut()
             .zip(found)
-            .for_each(|(place, id)| *place = Some(id));
+            .for_each(|(place, due)| *place = Some(due));
         Expired(over)
     }
 
@@ -159,14 +155,14 @@ impl Queues {
         account: &Account,
         evicts: bool,
         now: SinceStart,
-    ) -> Option<Expiry> {
+    ) -> Option<Due> {
         // In a store that evicts, a share has only records that can't be evicted, and those are in
         // no list of their callers.
         let counts = |queue: &&Queue| !evicts || queue.line == ExpiryQueue::Abandoned;
         let own = self.own_oldest(account).ok().filter(|_| !evicts);
         let queues = self.by_retention.iter().filter(counts);
         let oldest = queues.filter_map(|queue| self.entries_of(queue).next());
-        let mut found = own.into_iter().chain(oldest.map(|entry| entry.due));
+        let mut found = own.into_iter().chain(oldest);
         found.find(|due| due.at <= now)
     }
 
@@ -181,7 +177,7 @@ impl Queues {
         account: &Account,
         of: Measure,
         held: usize,
-    ) -> Result<Expiry, Whose> {
+    ) -> Result<Due, Whose> {
         self.rank(account);
         match self.callers.largest(of) {
             None => Err(Whose::Service),
@@ -191,22 +187,24 @@ impl Queues {
     }
 
     /// The oldest tombstone of this caller, or else its oldest completion.
-    pub(super) fn own_oldest(&self, account: &Account) -> Result<Expiry, Whose> {
+    pub(super) fn own_oldest(&self, account: &Account) -> Result<Due, Whose> {
         let own = account.seat().and_then(|seat| self.oldest_of(seat));
         own.ok_or(Whose::Caller)
     }
 
-    fn oldest_of(&self, seat: Place) -> Option<Expiry> {
+    fn oldest_of(&self, seat: Place) -> Option<Due> {
         let mut lists = self.callers.get(seat).oldest.iter();
-        let oldest = lists.find_map(|list| list.first)?;
-        Some(self.entries.get(oldest).due)
+        Some(self.due(lists.find_map(|list| list.first)?))
     }
 
-    fn entries_of(&self, queue: &Queue) -> impl Iterator<Item = &Entry> {
-        let entry = |place: Option<Place>| Some(self.entries.get(place?));
-        std::iter::successors(entry(queue.entries.first), move |last| {
-            entry(last.in_queue.after)
-        })
+    fn due(&self, entry: Place) -> Due {
+        let Entry { record, at, .. } = *self.entries.get(entry);
+        Due { entry, record, at }
+    }
+
+    fn entries_of(&self, queue: &Queue) -> impl Iterator<Item = Due> {
+        let after = |place: &Place| self.entries.get(*place).in_queue.after;
+        std::iter::successors(queue.entries.first, after).map(|place| self.due(place))
     }
 
     /// For how many entries there is memory.

@@ -1,4 +1,4 @@
-//! The operations of the store, each one atomic step on the map.
+//! The operations of the store, each one atomic step on the table.
 
 use std::sync::Weak;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -8,23 +8,24 @@ use crate::runtime::Mutex;
 use crate::store::{ForgetMode, Forgotten, Lease, OnLapsedLease, Ownership, Record, Release};
 
 use super::account::Accounts;
-use super::clock::Clock;
+use super::clock::{Clock, Nanos};
 use super::counts::{Counts, Kind};
 use super::guard::Guard;
 use super::limits::Limits;
 use super::queues::{Expired, Queues};
-use super::slot::{Slot, State};
-use super::sync::{AtomicU64, Map, Ordering, map};
+use super::slot::{Seen, Slot, State};
+use super::sync::{AtomicU64, Ordering};
+use super::table::Table;
 use super::waiters::Waiters;
 
 /// The records of one store.
 pub(super) struct Records {
-    /// A guard of this map locks a shard. While one is held, no waiter is woken: a waker
-    /// could lead back to this shard, and deadlock.
-    pub(super) slots: Map<RecordId, Box<Slot>>,
-    /// Locked within a shard of `slots`, never the other way round.
+    /// While a part of this table is locked, no waiter is woken: a waker could lead back to this
+    /// part, and deadlock.
+    pub(super) slots: Table<Slot>,
+    /// Locked within a part of `slots`, never the other way round.
     pub(super) queues: Mutex<Queues>,
-    /// A shard of these is locked within a shard of `slots`, never the other way round.
+    /// A shard of these is locked within a part of `slots`, never the other way round.
     pub(super) accounts: Accounts,
     pub(super) counts: Counts,
     pub(super) waiters: Waiters,
@@ -44,9 +45,9 @@ impl Records {
         // The number of microseconds stays below 2⁵³ until the year 2255.
         let micros = u64::try_from(since_epoch.as_micros()).unwrap_or(0);
         Self {
-            slots: map(),
+            slots: Table::new(limits.max_records),
             queues: Mutex::default(),
-            accounts: Accounts::new(),
+            accounts: Accounts::new(limits.max_records),
             counts: Counts::default(),
             waiters: Waiters::new(),
             last_token: AtomicU64::new(micros),
@@ -56,7 +57,8 @@ impl Records {
     }
 
     pub(super) fn renew(&self, lease: &Lease) -> Ownership {
-        let Some(mut slot) = self.slots.get_mut(&lease.claim.id) else {
+        let mut locked = self.slots.lock(&lease.claim.id);
+        let Some((at, slot)) = locked.get(&lease.claim.id) else {
             return Ownership::Lost;
         };
         let now = self.clock.now();
@@ -64,25 +66,26 @@ impl Records {
             return Ownership::Lost;
         }
         let mut expired = Expired::default();
+        let has_ended_it = slot.ended_by() == Some(&lease.claim.nonce);
         let ownership = match &mut slot.state {
             State::InFlight {
                 nonce,
-                lapses_at,
                 retention,
                 unknown: false,
                 ..
             } if *nonce == lease.claim.nonce => {
-                *lapses_at = now.saturating_add(lease.claim.lease);
-                let stays = lease.claim.lease.saturating_add(*retention);
+                let length = Nanos::from(lease.claim.lease);
+                let stays = length.saturating_add(*retention);
+                slot.until = now.saturating_add(length);
                 if slot.queued.is_some() {
-                    expired = self.enqueue(lease.claim.id, &mut slot, stays, now);
+                    expired = self.enqueue(at, slot, stays, now);
                 }
                 Ownership::Held
             }
-            State::Done { nonce, .. } if *nonce == lease.claim.nonce => Ownership::Held,
+            _ if has_ended_it => Ownership::Held,
             _ => Ownership::Lost,
         };
-        drop(slot);
+        drop(locked);
         self.remove_expired(expired, now);
         ownership
     }
@@ -91,7 +94,8 @@ impl Records {
         let now;
         let mut expired = Expired::default();
         {
-            let Some(mut slot) = self.slots.get_mut(id) else {
+            let mut locked = self.slots.lock(id);
+            let Some((at, slot)) = locked.get(id) else {
                 return Ownership::Lost;
             };
             now = self.clock.now();
@@ -100,7 +104,6 @@ impl Records {
             }
             let State::InFlight {
                 nonce: owner,
-                lapses_at,
                 guarded,
                 unknown,
                 guard,
@@ -116,24 +119,23 @@ impl Records {
             }
             Guard::settle(guard);
             let kept = *retention;
+            let stays = *on_lapsed_lease == OnLapsedLease::Rerun;
             if how == Release::OutcomeUnknown {
-                *lapses_at = now;
                 *guarded = false;
                 *unknown = true;
                 *guard = Weak::new();
+                slot.until = now;
                 // Under `Refuse` the record stays until someone resolves it.
-                if *on_lapsed_lease == OnLapsedLease::Rerun {
-                    expired = self.enqueue(*id, &mut slot, kept, now);
+                if stays {
+                    expired = self.enqueue(at, slot, kept, now);
                 } else {
                     self.queues.lock().rank(&slot.account);
                 }
             } else {
-                let tombstone = State::Released {
-                    expires_at: now.saturating_add(kept),
-                };
                 // A record in flight has no completion: it may be dropped here.
-                drop(slot.change(&self.counts, tombstone));
-                expired = self.enqueue(*id, &mut slot, kept, now);
+                drop(slot.change(&self.counts, State::Released));
+                slot.until = now.saturating_add(kept);
+                expired = self.enqueue(at, slot, kept, now);
             }
         }
         self.remove_expired(expired, now);
@@ -146,27 +148,31 @@ impl Records {
     }
 
     pub(super) fn look_up(&self, id: &RecordId) -> Option<Record> {
-        let slot = self.slots.get(id)?;
-        let now = self.clock.now();
-        (!slot.is_over(now)).then(|| slot.record(now))
+        let seen = {
+            let mut locked = self.slots.lock(id);
+            let (_, slot) = locked.get(id)?;
+            let now = self.clock.now();
+            (!slot.is_over(now)).then(|| slot.seen(now))
+        };
+        seen.map(Seen::record)
     }
 
     pub(super) fn forget(&self, id: &RecordId, mode: ForgetMode) -> Forgotten {
-        let mut answer = Forgotten::Absent;
-        self.slots.remove_if(id, |_, slot| {
-            let now = self.clock.now();
-            let alive = slot.kind() == Kind::InFlight && !slot.is_lapsed(now);
-            answer = match (slot.is_over(now), alive && mode == ForgetMode::UnlessAlive) {
-                (true, _) => Forgotten::Absent,
-                (false, true) => Forgotten::InFlight,
-                (false, false) => Forgotten::Gone,
-            };
-            let goes = answer != Forgotten::InFlight;
-            if goes {
-                self.leave(slot);
-            }
-            goes
-        });
+        let mut locked = self.slots.lock(id);
+        let Some((at, slot)) = locked.get(id) else {
+            return Forgotten::Absent;
+        };
+        let now = self.clock.now();
+        let alive = slot.kind() == Kind::InFlight && !slot.is_lapsed(now);
+        let answer = match (slot.is_over(now), alive && mode == ForgetMode::UnlessAlive) {
+            (true, _) => Forgotten::Absent,
+            (false, true) => return Forgotten::InFlight,
+            (false, false) => Forgotten::Gone,
+        };
+        let removed = locked.remove(at);
+        self.leave(&removed);
+        drop(locked);
+        drop(removed);
         if answer == Forgotten::Gone {
             self.waiters.wake_all(id);
         }
@@ -175,8 +181,9 @@ impl Records {
 
     /// Whether a claim can acquire the record at this moment.
     pub(super) fn is_claimable(&self, id: &RecordId) -> bool {
-        let slot = self.slots.get(id);
-        slot.is_none_or(|slot| slot.is_claimable(self.clock.now()))
+        let mut locked = self.slots.lock(id);
+        let slot = locked.get(id);
+        slot.is_none_or(|(_, slot)| slot.is_claimable(self.clock.now()))
     }
 
     pub(super) fn next_token(&self) -> u64 {

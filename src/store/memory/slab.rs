@@ -4,7 +4,7 @@
 use std::num::NonZeroU32;
 
 /// Where a value is, for as long as it is in its slab.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place(NonZeroU32);
 
 impl Place {
@@ -27,7 +27,15 @@ impl Place {
     }
 }
 
-pub(super) struct Slab<T> {
+/// Where a value is that is in one of many slabs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Address {
+    pub(super) part: u32,
+    pub(super) place: Place,
+}
+
+/// `CHUNK` values are in one chunk.
+pub(super) struct Slab<T, const CHUNK: usize = 512> {
     chunks: Vec<Vec<Cell<T>>>,
     /// The first of the cells that are free; each of these names the next.
     free: Option<Place>,
@@ -38,7 +46,7 @@ enum Cell<T> {
     Free(Option<Place>),
 }
 
-impl<T> Default for Slab<T> {
+impl<T, const CHUNK: usize> Default for Slab<T, CHUNK> {
     fn default() -> Self {
         Self {
             chunks: Vec::new(),
@@ -47,9 +55,7 @@ impl<T> Default for Slab<T> {
     }
 }
 
-impl<T> Slab<T> {
-    const CHUNK: usize = 512;
-
+impl<T, const CHUNK: usize> Slab<T, CHUNK> {
     pub(super) fn add(&mut self, value: T) -> Place {
         if let Some(place) = self.free {
             let reused = self.cell(place);
@@ -59,31 +65,37 @@ impl<T> Slab<T> {
             return place;
         }
         let last = self.chunks.last();
-        if last.is_none_or(|last| last.len() == Self::CHUNK) {
+        if last.is_none_or(|last| last.len() == CHUNK) {
             // The first chunk grows by itself: many stores stay small.
-            let size = if self.chunks.is_empty() {
-                0
-            } else {
-                Self::CHUNK
-            };
+            let size = if self.chunks.is_empty() { 0 } else { CHUNK };
             self.chunks.push(Vec::with_capacity(size));
         }
-        let full = (self.chunks.len() - 1) * Self::CHUNK;
+        let full = (self.chunks.len() - 1) * CHUNK;
         let last = self.chunks.last_mut().expect("a chunk has room");
         last.push(Cell::Full(value));
         Place::new(full + last.len() - 1)
     }
 
     /// Takes the value out, and leaves its place to another one.
-    pub(super) fn remove(&mut self, place: Place) {
-        *self.cell(place) = Cell::Free(self.free.replace(place));
+    pub(super) fn remove(&mut self, place: Place) -> T {
+        let next = Cell::Free(self.free.replace(place));
+        match std::mem::replace(self.cell(place), next) {
+            Cell::Full(value) => value,
+            Cell::Free(_) => unreachable!("a place is used only while its value is there"),
+        }
     }
 
     pub(super) fn get(&self, place: Place) -> &T {
+        let value = self.find(place);
+        value.expect("a place is used only while its value is there")
+    }
+
+    /// The value that is at this place now, if there is one.
+    pub(super) fn find(&self, place: Place) -> Option<&T> {
         let at = place.at();
-        match &self.chunks[at / Self::CHUNK][at % Self::CHUNK] {
-            Cell::Full(value) => value,
-            Cell::Free(_) => unreachable!("a place is used only while its value is there"),
+        match &self.chunks[at / CHUNK][at % CHUNK] {
+            Cell::Full(value) => Some(value),
+            Cell::Free(_) => None,
         }
     }
 
@@ -96,7 +108,7 @@ impl<T> Slab<T> {
 
     fn cell(&mut self, place: Place) -> &mut Cell<T> {
         let at = place.at();
-        &mut self.chunks[at / Self::CHUNK][at % Self::CHUNK]
+        &mut self.chunks[at / CHUNK][at % CHUNK]
     }
 
     /// For how many values there is memory.

@@ -13,23 +13,40 @@ pub(super) use crate::runtime::atomic::{AtomicBool, AtomicU32, AtomicU64, Atomic
 #[cfg(not(shuttle))]
 use super::id_hasher::IdHasher;
 
-/// A map of digests: of records' ids, or of callers.
+/// A map of digests: of callers, or of the ids of records that someone waits for.
 #[cfg(not(shuttle))]
 pub(super) type Map<K, T> = dashmap::DashMap<K, T, IdHasher>;
 #[cfg(shuttle)]
 pub(super) type Map<K, T> = shuttle_dashmap::DashMap<K, T>;
 
-/// The map has many small shards, because a shard is locked while it grows, and a small shard
+/// A map with many small shards, because a shard is locked while it grows, and a small shard
 /// grows fast.
 #[cfg(not(shuttle))]
-const SHARDS: usize = 128;
-
-#[cfg(not(shuttle))]
-pub(super) fn map<K: Eq + Hash, T>() -> Map<K, T> {
-    Map::with_hasher_and_shard_amount(IdHasher::random(), SHARDS)
+pub(super) fn map<K: Eq + Hash, T>(shards: usize) -> Map<K, T> {
+    Map::with_hasher_and_shard_amount(IdHasher::random(), shards)
 }
 
 #[cfg(shuttle)]
-pub(super) fn map<K: Clone + Eq + Hash, T>() -> Map<K, T> {
+pub(super) fn map<K: Clone + Eq + Hash, T>(_shards: usize) -> Map<K, T> {
     Map::new()
+}
+
+/// About how many records one part has when the store is full: its table has never more than twice
+/// as many places to move at once, which takes a tenth of a millisecond.
+const RECORDS_EACH: usize = 2048;
+
+/// A store of any size has so many parts, so that threads seldom meet at one.
+const FEWEST: usize = if cfg!(shuttle) { 2 } else { 64 };
+
+/// A part takes some 100 bytes while it is empty.
+const MOST: usize = 1 << 14;
+
+/// How many parts a store of so many records has.
+pub(super) fn parts(max_records: usize) -> usize {
+    let parts = (max_records / RECORDS_EACH).clamp(FEWEST, MOST);
+    if cfg!(shuttle) {
+        FEWEST
+    } else {
+        parts.next_power_of_two()
+    }
 }

@@ -26,12 +26,15 @@ pub(super) struct Waiters {
     last_ticket: AtomicU64,
 }
 
+/// Few records have waiters at one time.
+const SHARDS: usize = 128;
+
 pub(super) type Ticket = u64;
 
 impl Waiters {
     pub(super) fn new() -> Self {
         Self {
-            waiting: map(),
+            waiting: map(SHARDS),
             count: AtomicUsize::new(0),
             last_ticket: AtomicU64::new(0),
         }

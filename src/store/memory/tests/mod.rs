@@ -100,8 +100,7 @@ impl Bench {
 
     /// How many records can expire.
     fn ending(&self) -> usize {
-        let slots = self.records.slots.iter();
-        slots.filter(|slot| slot.end().is_some()).count()
+        self.records.slots.count(|slot| slot.end().is_some())
     }
 }
 

@@ -4,7 +4,9 @@ use super::*;
 
 /// The bytes of the store, and what each caller holds of it.
 fn held(bench: &Bench) -> (usize, Vec<(ScopeDigest, [usize; 3])>) {
-    (bench.stats().bytes, bench.records.accounts.all())
+    let mut callers = bench.records.accounts.all();
+    callers.sort_unstable();
+    (bench.stats().bytes, callers)
 }
 
 fn claimed_once() -> Bench {

@@ -1,0 +1,335 @@
+//! A completion as the store keeps it: in one allocation, most of the time.
+//!
+//! A header map and its values are many small allocations, which lie between those of requests for
+//! as long as the record is kept, and take more memory than the bytes in them. So the store packs
+//! a completion, and a replay unpacks it without a lock of the store. The values and the body of
+//! the unpacked completion are slices of the packed one.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use http::header::{self, HeaderName};
+use http::{HeaderMap, HeaderValue, StatusCode};
+
+use crate::record::Completion;
+
+use super::limits::weight;
+
+/// The largest body that is copied into the packed completion. A larger one stays the allocation
+/// that it is: there the copy would cost more than the allocation.
+const COPIED_BODY: usize = 4096;
+
+/// How many headers the layer adds to a replay, for which the header map has room.
+const ADDED_HEADERS: usize = 2;
+
+/// Names of which one byte is kept.
+static KNOWN: [HeaderName; 16] = [
+    header::CONTENT_TYPE,
+    header::LOCATION,
+    header::CACHE_CONTROL,
+    header::ETAG,
+    header::LAST_MODIFIED,
+    header::CONTENT_LENGTH,
+    header::CONTENT_ENCODING,
+    header::CONTENT_LANGUAGE,
+    header::CONTENT_LOCATION,
+    header::CONTENT_DISPOSITION,
+    header::VARY,
+    header::LINK,
+    header::EXPIRES,
+    header::RETRY_AFTER,
+    header::ACCESS_CONTROL_ALLOW_ORIGIN,
+    header::X_CONTENT_TYPE_OPTIONS,
+];
+
+/// A packed completion. A clone shares its memory.
+#[derive(Clone)]
+pub(super) enum Kept {
+    Whole(Bytes),
+    /// All but the body, and the body.
+    WithBody(Box<(Bytes, Bytes)>),
+}
+
+/// What a completion begins with.
+mod flags {
+    pub(super) const BEGAN_BEFORE_EPOCH: u8 = 1;
+    pub(super) const ENDED_BEFORE_IT_BEGAN: u8 = 2;
+    pub(super) const TRAILERS: u8 = 4;
+}
+
+impl Kept {
+    pub(super) fn pack(completion: &Completion) -> Self {
+        let copied = if completion.body.len() <= COPIED_BODY {
+            &completion.body[..]
+        } else {
+            &[]
+        };
+        let mut length = 0;
+        write(completion, &mut length);
+        // `Bytes` takes over a vector without a copy only if it is full.
+        let mut packed = Vec::with_capacity(length + copied.len());
+        write(completion, &mut packed);
+        packed.extend_from_slice(copied);
+        let packed = Bytes::from(packed);
+        if copied.len() == completion.body.len() {
+            Kept::Whole(packed)
+        } else {
+            Kept::WithBody(Box::new((packed, completion.body.clone())))
+        }
+    }
+
+    pub(super) fn unpack(&self) -> Completion {
+        let (packed, body) = match self {
+            Kept::Whole(packed) => (packed, None),
+            Kept::WithBody(both) => (&both.0, Some(&both.1)),
+        };
+        let mut from = Reader { packed, at: 0 };
+        let _weight = from.number();
+        let flags = from.byte();
+        let status = u16::from_be_bytes([from.byte(), from.byte()]);
+        let status = StatusCode::from_u16(status).expect("it was a status");
+        let began = from.duration();
+        let began_at = if flags & flags::BEGAN_BEFORE_EPOCH == 0 {
+            UNIX_EPOCH + began
+        } else {
+            UNIX_EPOCH - began
+        };
+        let took = from.duration();
+        let completed_at = if flags & flags::ENDED_BEFORE_IT_BEGAN == 0 {
+            began_at + took
+        } else {
+            began_at - took
+        };
+        let retention = from.duration();
+        let headers = from.fields(ADDED_HEADERS);
+        let trailers = (flags & flags::TRAILERS != 0).then(|| from.fields(0));
+        let body = body.map_or_else(|| packed.slice(from.at..), Bytes::clone);
+        let mut completion = Completion::new(status, body, completed_at);
+        completion.began_at = began_at;
+        completion.retention = retention;
+        completion.headers = headers;
+        completion.trailers = trailers;
+        completion
+    }
+
+    /// What the completion counts for: see [`weight`].
+    pub(super) fn weight(&self) -> usize {
+        let packed = match self {
+            Kept::Whole(packed) => packed,
+            Kept::WithBody(both) => &both.0,
+        };
+        let weight = Reader { packed, at: 0 }.number();
+        usize::try_from(weight).expect("it was a number of bytes")
+    }
+}
+
+/// Where a completion is written to. It is written twice: the first time its length is counted.
+trait Sink {
+    fn put(&mut self, bytes: &[u8]);
+
+    /// Seven bits in a byte, the lowest first. The last byte is below 128.
+    fn number(&mut self, mut number: u64) {
+        while number >= 0x80 {
+            self.put(&[number.to_le_bytes()[0] | 0x80]);
+            number >>= 7;
+        }
+        self.put(&[number.to_le_bytes()[0]]);
+    }
+
+    fn duration(&mut self, length: Duration) {
+        self.number(length.as_secs());
+        self.number(u64::from(length.subsec_nanos()));
+    }
+
+    fn fields(&mut self, fields: &HeaderMap) {
+        self.number(fields.len() as u64);
+        for (name, value) in fields {
+            if let Some(known) = KNOWN.iter().position(|known| known == name) {
+                self.number(known as u64);
+            } else {
+                let name = name.as_str();
+                self.number((KNOWN.len() + name.len()) as u64);
+                self.put(name.as_bytes());
+            }
+            self.number(2 * value.len() as u64 + u64::from(value.is_sensitive()));
+            self.put(value.as_bytes());
+        }
+    }
+}
+
+impl Sink for usize {
+    fn put(&mut self, bytes: &[u8]) {
+        *self += bytes.len();
+    }
+}
+
+impl Sink for Vec<u8> {
+    fn put(&mut self, bytes: &[u8]) {
+        self.extend_from_slice(bytes);
+    }
+}
+
+/// Writes all but the body.
+fn write(completion: &Completion, to: &mut impl Sink) {
+    let since = |later: SystemTime, earlier| match later.duration_since(earlier) {
+        Ok(length) => (length, false),
+        Err(before) => (before.duration(), true),
+    };
+    let (began, before_epoch) = since(completion.began_at, UNIX_EPOCH);
+    let (took, backwards) = since(completion.completed_at, completion.began_at);
+    let mut flags = 0;
+    for (is, flag) in [
+        (before_epoch, flags::BEGAN_BEFORE_EPOCH),
+        (backwards, flags::ENDED_BEFORE_IT_BEGAN),
+        (completion.trailers.is_some(), flags::TRAILERS),
+    ] {
+        flags |= if is { flag } else { 0 };
+    }
+    to.number(weight(completion) as u64);
+    to.put(&[flags]);
+    to.put(&completion.status.as_u16().to_be_bytes());
+    for length in [began, took, completion.retention] {
+        to.duration(length);
+    }
+    to.fields(&completion.headers);
+    if let Some(trailers) = &completion.trailers {
+        to.fields(trailers);
+    }
+}
+
+/// Reads what [`write`] wrote, in the same order.
+struct Reader<'a> {
+    packed: &'a Bytes,
+    at: usize,
+}
+
+impl Reader<'_> {
+    fn byte(&mut self) -> u8 {
+        self.at += 1;
+        self.packed[self.at - 1]
+    }
+
+    fn number(&mut self) -> u64 {
+        let (mut number, mut shift) = (0, 0);
+        loop {
+            let byte = self.byte();
+            number |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                return number;
+            }
+            shift += 7;
+        }
+    }
+
+    fn length(&mut self) -> usize {
+        usize::try_from(self.number()).expect("it was a length")
+    }
+
+    fn duration(&mut self) -> Duration {
+        let seconds = self.number();
+        let nanos = u32::try_from(self.number()).expect("it was below a second");
+        Duration::new(seconds, nanos)
+    }
+
+    /// Reads headers or trailers into a map with room for `more`.
+    fn fields(&mut self, more: usize) -> HeaderMap {
+        let fields = self.length();
+        let mut map = HeaderMap::with_capacity(fields + more);
+        for _ in 0..fields {
+            let name = self.length();
+            let name = match name.checked_sub(KNOWN.len()) {
+                None => KNOWN[name].clone(),
+                Some(length) => {
+                    let name = &self.packed[self.at..self.at + length];
+                    self.at += length;
+                    HeaderName::from_bytes(name).expect("it was a name")
+                }
+            };
+            let length = self.length();
+            let value = self.packed.slice(self.at..self.at + length / 2);
+            self.at += value.len();
+            let mut value = HeaderValue::from_maybe_shared(value).expect("it was a value");
+            value.set_sensitive(length % 2 == 1);
+            map.append(name, value);
+        }
+        map
+    }
+}
+
+#[cfg(all(test, not(shuttle)))]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn same(one: &Completion, other: &Completion) {
+        let shown = |completion: &Completion| format!("{completion:?}");
+        assert_eq!(shown(one), shown(other));
+        assert_eq!(one.headers, other.headers);
+    }
+
+    #[test]
+    fn a_packed_completion_takes_no_more_of_a_record_than_shared_bytes() {
+        assert_eq!(size_of::<Kept>(), size_of::<Bytes>());
+    }
+
+    #[test]
+    fn a_small_body_is_in_one_allocation_with_the_headers_and_a_large_one_is_not_copied() {
+        for (length, copied) in [(0, true), (COPIED_BODY, true), (COPIED_BODY + 1, false)] {
+            let body = Bytes::from(vec![7; length]);
+            let completion = Completion::new(StatusCode::OK, body.clone(), UNIX_EPOCH);
+            let kept = Kept::pack(&completion);
+            let unpacked = kept.unpack();
+            same(&unpacked, &completion);
+            assert_eq!(unpacked.body.as_ptr() != body.as_ptr(), copied);
+            let Kept::Whole(packed) = &kept else {
+                assert!(!copied);
+                continue;
+            };
+            let inside = packed.as_ptr_range();
+            assert!(copied && inside.contains(&unpacked.body.as_ptr()) || length == 0);
+        }
+    }
+
+    /// `Debug` of a sensitive value does not show it.
+    #[test]
+    fn a_value_stays_sensitive() {
+        let mut completion = Completion::new(StatusCode::OK, "", UNIX_EPOCH);
+        let mut value = HeaderValue::from_static("secret");
+        value.set_sensitive(true);
+        completion.headers.append("x-token", value);
+        let unpacked = Kept::pack(&completion).unpack();
+        assert!(unpacked.headers["x-token"].is_sensitive());
+        same(&unpacked, &completion);
+    }
+
+    proptest! {
+        #[test]
+        fn any_completion_is_unpacked_as_it_was(
+            status in 100_u16..1000,
+            names in prop::collection::vec("[a-z][a-z0-9-]{0,20}|content-type|etag|set-cookie", 0..20),
+            value in prop::collection::vec(prop_oneof![0x20_u8..0x7f, 0x80_u8..], 0..300),
+            body: Vec<u8>,
+            trailers: bool,
+            times: [(bool, u32, u32); 2],
+            retention: Duration,
+        ) {
+            let [began_at, completed_at] = times.map(|(before, seconds, nanos)| {
+                let since = Duration::new(u64::from(seconds), nanos % 1_000_000_000);
+                if before { UNIX_EPOCH - since } else { UNIX_EPOCH + since }
+            });
+            let status = StatusCode::from_u16(status).unwrap();
+            let mut completion = Completion::new(status, body, completed_at);
+            (completion.began_at, completion.retention) = (began_at, retention);
+            for (length, name) in names.iter().enumerate() {
+                let value = &value[..value.len().min(20 * length)];
+                let name: HeaderName = name.parse().unwrap();
+                completion.headers.append(name, HeaderValue::from_bytes(value).unwrap());
+            }
+            completion.trailers = trailers.then(|| completion.headers.clone());
+            let kept = Kept::pack(&completion);
+            same(&kept.unpack(), &completion);
+            prop_assert_eq!(kept.weight(), weight(&completion));
+        }
+    }
+}
