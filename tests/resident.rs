@@ -67,7 +67,7 @@ const LOADS: [Load; 5] = [
         status: 503,
         body: |_| 0,
         per_caller: 1,
-        records: 36_000,
+        records: 39_000,
     },
 ];
 

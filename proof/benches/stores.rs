@@ -3,10 +3,10 @@
 //! the same run.
 //!
 //! Each round runs these batches per engine, with one call and with 64 calls at a
-//! time: the no-op, claims of new records, the completions of these records, claims
-//! that find a completion (replays), and releases. A recorded response has 256 B. A
-//! table shows the median over the rounds of a batch's time divided by the time of
-//! the same round's no-op.
+//! time: the no-op, the engine's own write of one row (`INSERT`, `SET`), claims of new records, the completions of these records, claims
+//! that find a completion (replays), and releases. A recorded response has 256 B, and so has the
+//! row. A table shows the median over the rounds of a batch's time divided by the time of
+//! the same round's no-op, and of claims and completions divided by that of the write.
 //!
 //! After that, the databases run [a handler with one INSERT](handlers): bare,
 //! behind the layer, and with its claim committed in its own transaction. The
@@ -35,13 +35,13 @@ use proof::picture;
 const AT_ONCE: [usize; 2] = [1, 64];
 /// A batch makes this many calls of one operation.
 const BATCH: usize = 192;
-const OPERATIONS: [&str; 4] = ["claim", "complete", "replay", "release"];
+const OPERATIONS: [&str; 5] = ["write", "claim", "complete", "replay", "release"];
 
 /// A round holds the time of one batch of each operation, over all calls of the
 /// batch.
 pub(crate) struct Round {
     no_op: Duration,
-    operations: [Duration; 4],
+    operations: [Duration; OPERATIONS.len()],
 }
 
 /// These figures are what one engine took, with this many calls at a time.
@@ -51,7 +51,9 @@ pub(crate) struct Figures {
     /// The no-op takes this many microseconds of wall-clock time per call.
     no_op: f64,
     /// These are the ratios to the no-op, in the order of [`OPERATIONS`].
-    ratios: [f64; 4],
+    ratios: [f64; OPERATIONS.len()],
+    /// A claim, and a completion, to the write of one row.
+    to_write: [f64; 2],
 }
 
 fn main() {
@@ -117,11 +119,18 @@ async fn measure(engine: &Engine, at_once: usize, rounds: usize) -> Figures {
                 .map(|round| round.operations[at].as_secs_f64() / round.no_op.as_secs_f64()),
         )
     });
+    let to_write = [1, 2].map(|at| {
+        median(taken.iter().map(|round| {
+            let [write, own] = [0, at].map(|at| round.operations[at].as_secs_f64());
+            own / write
+        }))
+    });
     Figures {
         engine: engine.name,
         at_once,
         no_op,
         ratios,
+        to_write,
     }
 }
 
@@ -137,13 +146,13 @@ fn print(figures: &[Figures], rounds: usize) {
     for operation in OPERATIONS {
         print!(" {operation:>9}");
     }
-    println!();
+    println!(" {:>10} {:>10}", "claim/w.", "complete/w.");
     for one in figures {
         print!("{:<22} {:>8} {:>9.1}", one.engine, one.at_once, one.no_op);
         for ratio in one.ratios {
             print!(" {ratio:>9.2}");
         }
-        println!();
+        println!(" {:>10.2} {:>10.2}", one.to_write[0], one.to_write[1]);
     }
 }
 

@@ -1,6 +1,7 @@
 //! The responses and headers that this layer adds: rejections, replays, marks, and
 //! `Idempotency-Status`.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::header::CONTENT_LENGTH;
@@ -72,7 +73,7 @@ impl ProtectedRequest {
             Stop::InFlight(_) => self.reject(Rejection::in_flight(), Some(parts)),
             Stop::Replay(completion) => {
                 self.core.leases.counts.replayed.add();
-                self.replay(&completion)
+                self.replay(completion)
             }
         }
     }
@@ -85,25 +86,31 @@ impl ProtectedRequest {
         self.core.reject(rejection, &self.options, parts, self.grpc)
     }
 
-    fn replay<R>(&self, completion: &Completion) -> Response<ResponseBody<R>> {
+    fn replay<R>(&self, completion: Arc<Completion>) -> Response<ResponseBody<R>> {
+        let length = completion.body.len();
+        let kept_until = completion.kept_until();
+        let Completion {
+            status,
+            mut headers,
+            body,
+            trailers,
+            began_at,
+            ..
+        } = own(completion);
         let body = ResponseBody::known(FullBody {
-            data: unsent(completion.body.clone(), self.account()),
-            trailers: completion.trailers.clone().map(Box::new),
+            data: unsent(body, self.account()),
+            trailers: trailers.map(Box::new),
         });
         let body = body.in_parts(self.core.send_timeout);
         let mut response = Response::new(body);
-        *response.status_mut() = self.options.replayed_status(completion.status);
-        let mut headers = HeaderMap::with_capacity(completion.headers.len() + ADDED);
-        for (name, value) in &completion.headers {
-            headers.append(name, value.clone());
-        }
-        if let Some(length) = headers.get_mut(CONTENT_LENGTH) {
-            *length = HeaderValue::from(completion.body.len());
+        *response.status_mut() = self.options.replayed_status(status);
+        if let Some(content_length) = headers.get_mut(CONTENT_LENGTH) {
+            *content_length = HeaderValue::from(length);
         }
         if let Some(name) = &self.options.replayed_header {
             headers.insert(name, HeaderValue::from_static("true"));
         }
-        self.mark(&mut headers, completion.began_at, completion.kept_until());
+        self.mark(&mut headers, began_at, kept_until);
         *response.headers_mut() = headers;
         response
     }
@@ -133,4 +140,20 @@ impl ProtectedRequest {
             headers.insert(name, key.clone());
         }
     }
+}
+
+/// The completion itself where the store gave it to this request alone, as the memory store does. A
+/// copy has room for the headers of a replay.
+fn own(completion: Arc<Completion>) -> Completion {
+    Arc::try_unwrap(completion).unwrap_or_else(|shared| {
+        let mut headers = HeaderMap::with_capacity(shared.headers.len() + ADDED);
+        for (name, value) in &shared.headers {
+            headers.append(name, value.clone());
+        }
+        let mut copy = Completion::new(shared.status, shared.body.clone(), shared.completed_at);
+        copy.headers = headers;
+        copy.trailers.clone_from(&shared.trailers);
+        (copy.began_at, copy.retention) = (shared.began_at, shared.retention);
+        copy
+    })
 }

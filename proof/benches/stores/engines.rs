@@ -21,7 +21,12 @@ pub(crate) struct Engine {
     pub(crate) name: &'static str,
     store: Arc<dyn Under>,
     no_op: Box<dyn Fn() -> Call>,
+    /// The engine's own durable write of one row, with a key of 32 bytes and [`ROW`] bytes.
+    write: Box<dyn Fn() -> Call>,
 }
+
+/// The size of a recorded response, and of the row that the engine itself writes.
+const ROW: usize = 256;
 
 /// This trait is `Store` without its associated types, so that engines fit into one
 /// list.
@@ -54,11 +59,17 @@ impl<S: Store> Under for S {
 }
 
 impl Engine {
-    fn new(name: &'static str, store: impl Store, no_op: impl Fn() -> Call + 'static) -> Self {
+    fn new(
+        name: &'static str,
+        store: impl Store,
+        no_op: impl Fn() -> Call + 'static,
+        write: impl Fn() -> Call + 'static,
+    ) -> Self {
         Self {
             name,
             store: Arc::new(store),
             no_op: Box::new(no_op),
+            write: Box::new(write),
         }
     }
 
@@ -69,10 +80,11 @@ impl Engine {
         // no-op.
         timed(at_once, calls, |_| (self.no_op)()).await;
         let before = timed(at_once, calls, |_| (self.no_op)()).await;
+        let write = timed(at_once, calls, |_| (self.write)()).await;
         let claims: Vec<Claim> = (0..calls).map(|_| claim()).collect();
         let claimed = self.claim(at_once, &claims).await;
         let mut completion =
-            Completion::new(StatusCode::CREATED, vec![b'x'; 256], SystemTime::now());
+            Completion::new(StatusCode::CREATED, vec![b'x'; ROW], SystemTime::now());
         let json = http::HeaderValue::from_static("application/json");
         completion.headers.insert(http::header::CONTENT_TYPE, json);
         completion.retention = Duration::from_secs(600);
@@ -98,7 +110,7 @@ impl Engine {
         let after = timed(at_once, calls, |_| (self.no_op)()).await;
         Round {
             no_op: (before + after) / 2,
-            operations: [claimed.0, complete, replay, release],
+            operations: [write, claimed.0, complete, replay, release],
         }
     }
 
@@ -149,6 +161,35 @@ macro_rules! select_1 {
     }};
 }
 
+/// Makes a table of the engine's own, and returns the write of one row of it.
+macro_rules! insert {
+    ($pool:expr, $bytes:literal, $insert:literal) => {{
+        let pool = $pool.clone();
+        for statement in [
+            "DROP TABLE IF EXISTS bench_rows",
+            concat!(
+                "CREATE TABLE bench_rows (id ",
+                $bytes,
+                " PRIMARY KEY, content ",
+                $bytes,
+                ")"
+            ),
+        ] {
+            let statement = statement.replacen("BLOB P", "BINARY(32) P", 1);
+            let statement = sqlx::AssertSqlSafe(statement);
+            sqlx::raw_sql(statement).execute(&pool).await.unwrap();
+        }
+        move || {
+            let pool = pool.clone();
+            Box::pin(async move {
+                let id = rand::random::<[u8; 32]>().to_vec();
+                let insert = sqlx::query($insert).bind(id).bind(vec![b'x'; ROW]);
+                insert.execute(&pool).await.unwrap();
+            }) as Call
+        }
+    }};
+}
+
 /// Returns the engines whose address is in the environment. The pools do not ping a
 /// connection before they lend the connection, so that no ping is measured.
 pub(crate) async fn all() -> Vec<Engine> {
@@ -163,11 +204,21 @@ pub(crate) async fn all() -> Vec<Engine> {
     if let Some(url) = given("TEST_REDIS_URL") {
         let client = redis::Client::open(url).unwrap();
         let connection = client.get_connection_manager().await.unwrap();
-        let ping = connection.clone();
+        let (ping, set) = (connection.clone(), connection.clone());
         let store = RedisStore::open(connection).await.unwrap();
-        engines.push(Engine::new("Redis", store, move || {
+        let ping = move || {
             let mut ping = ping.clone();
-            Box::pin(async move { redis::cmd("PING").exec_async(&mut ping).await.unwrap() })
+            Box::pin(async move { redis::cmd("PING").exec_async(&mut ping).await.unwrap() }) as Call
+        };
+        engines.push(Engine::new("Redis", store, ping, move || {
+            let mut connection = set.clone();
+            Box::pin(async move {
+                let mut set = redis::cmd("SET");
+                set.arg(&rand::random::<[u8; 32]>()[..])
+                    .arg(vec![b'x'; ROW]);
+                set.arg("PX").arg(600_000);
+                set.exec_async(&mut connection).await.unwrap();
+            })
         }));
     }
     if let Some(url) = given("TEST_POSTGRES_URL") {
@@ -181,6 +232,7 @@ pub(crate) async fn all() -> Vec<Engine> {
             "PostgreSQL",
             builder.open().await.unwrap(),
             select_1!(pool),
+            insert!(pool, "bytea", "INSERT INTO bench_rows VALUES ($1, $2)"),
         ));
     }
     if let Some(url) = given("TEST_MYSQL_URL") {
@@ -194,6 +246,7 @@ pub(crate) async fn all() -> Vec<Engine> {
             "MariaDB",
             builder.open().await.unwrap(),
             select_1!(pool),
+            insert!(pool, "BLOB", "INSERT INTO bench_rows VALUES (?, ?)"),
         ));
     }
     let file = std::env::temp_dir().join(format!("bench-records-{}.db", std::process::id()));
@@ -212,6 +265,7 @@ pub(crate) async fn all() -> Vec<Engine> {
         "SQLite",
         builder.open().await.unwrap(),
         select_1!(pool),
+        insert!(pool, "BLOB", "INSERT INTO bench_rows VALUES (?, ?)"),
     ));
     engines
 }

@@ -1,5 +1,7 @@
 //! What each caller holds of a memory store.
 
+use std::borrow::Borrow;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use crate::record::ScopeDigest;
@@ -92,8 +94,33 @@ impl Account {
     }
 }
 
-/// The accounts of all callers that have a record.
-pub(super) struct Accounts(Map<ScopeDigest, Arc<Account>>);
+/// The accounts of all callers that have a record. An account is its own key, so that the digest of
+/// a caller is in memory once.
+pub(super) struct Accounts(Map<ByScope, ()>);
+
+#[derive(Clone)]
+struct ByScope(Arc<Account>);
+
+impl Borrow<ScopeDigest> for ByScope {
+    fn borrow(&self) -> &ScopeDigest {
+        &self.0.scope
+    }
+}
+
+impl PartialEq for ByScope {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.scope == other.0.scope
+    }
+}
+
+impl Eq for ByScope {}
+
+/// As a [`ScopeDigest`], by which accounts are found.
+impl Hash for ByScope {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.scope.hash(state);
+    }
+}
 
 impl Accounts {
     pub(super) fn new(max_records: usize) -> Self {
@@ -112,21 +139,24 @@ impl Accounts {
         sums: &Counts,
     ) -> Arc<Account> {
         if let Some(known) = self.0.get(&claim.scope) {
-            known.add(kind, bytes);
-            return Arc::clone(&known);
+            let account = &known.key().0;
+            account.add(kind, bytes);
+            return Arc::clone(account);
         }
-        match self.0.entry(claim.scope) {
+        let new = ByScope(Arc::new(Account::new(claim)));
+        match self.0.entry(new.clone()) {
+            // Another claim of this caller was first.
             Entry::Occupied(known) => {
-                known.get().add(kind, bytes);
-                Arc::clone(known.get())
+                let account = &known.key().0;
+                account.add(kind, bytes);
+                Arc::clone(account)
             }
             Entry::Vacant(place) => {
-                let account = Arc::new(Account::new(claim));
-                account.add(kind, bytes);
+                new.0.add(kind, bytes);
                 sums.callers.fetch_add(1, Ordering::Relaxed);
                 sums.bytes.fetch_add(CALLER_BYTES, Ordering::Relaxed);
-                place.insert(Arc::clone(&account));
-                account
+                place.insert(());
+                new.0
             }
         }
     }
@@ -140,8 +170,8 @@ impl Accounts {
         if account.held[0].fetch_sub(1, Ordering::Relaxed) > 1 {
             return;
         }
-        let removed = self.0.remove_if(&account.scope, |_, known| {
-            Arc::ptr_eq(known, account) && known.held(Measure::Records) == 0
+        let removed = self.0.remove_if(&account.scope, |known, ()| {
+            Arc::ptr_eq(&known.0, account) && account.held(Measure::Records) == 0
         });
         if removed.is_some() {
             sums.callers.fetch_sub(1, Ordering::Relaxed);
@@ -157,7 +187,7 @@ impl Accounts {
             [records, bytes, account.in_flight()]
         };
         let each = self.0.iter();
-        each.map(|account| (*account.key(), held(account.value())))
+        each.map(|known| (known.key().0.scope, held(&known.key().0)))
             .collect()
     }
 }

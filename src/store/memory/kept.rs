@@ -19,8 +19,9 @@ use super::limits::weight;
 /// that it is: there the copy would cost more than the allocation.
 const COPIED_BODY: usize = 4096;
 
-/// How many headers the layer adds to a replay, for which the header map has room.
-const ADDED_HEADERS: usize = 2;
+/// How many headers a replay gets by default, for which the header map has room: a mark of the
+/// layer, and the length and the date that servers add.
+const ADDED_HEADERS: usize = 3;
 
 /// Names of which one byte is kept.
 static KNOWN: [HeaderName; 16] = [

@@ -16,7 +16,7 @@ use super::account::Measure;
 pub(super) const RECORD_BYTES: usize = 224;
 
 /// About the number of bytes that a caller takes beside its records, while it has one.
-pub(super) const CALLER_BYTES: usize = 240;
+pub(super) const CALLER_BYTES: usize = 200;
 
 /// About the number of bytes that a completion takes beside its body, headers and trailers: its
 /// other fields, and its allocation, which has a second one once it was replayed.

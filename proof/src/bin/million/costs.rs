@@ -26,7 +26,7 @@ impl Costs {
     pub(crate) fn measure(&mut self, batch: impl FnOnce()) {
         let before = cpu();
         batch();
-        let took = (cpu() - before).as_nanos();
+        let took = cpu().saturating_sub(before).as_nanos();
         self.batches.push(u32::try_from(took).unwrap_or(u32::MAX));
     }
 
@@ -44,7 +44,8 @@ impl Costs {
         let of = |thousandth: usize| u64::from(self.batches[last * thousandth / 1000]);
         let [half, most, nearly] = [500, 990, 999].map(|at| of(at) / BATCH);
         let rate = operations.map_or(String::new(), |operations| {
-            format!("{:>12.0}", operations as f64 / self.wall.as_secs_f64())
+            let a_second = u128::from(operations) * 1_000_000_000 / self.wall.as_nanos().max(1);
+            format!("{a_second:>12}")
         });
         let longest = of(1000) / 1000;
         println!("{name:<24}{threads:>7}{half:>7}{most:>8}{nearly:>8}{longest:>15}{rate}");

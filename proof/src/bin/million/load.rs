@@ -82,7 +82,7 @@ pub(crate) fn replay(
     let batches = operations / BATCH;
     let mut costs = Costs::of(batches);
     for batch in 0..batches {
-        let numbers = (0..BATCH).map(|at| mixed(seed << 40 | batch * BATCH + at) % keys);
+        let numbers = (0..BATCH).map(|at| mixed((seed << 40) + batch * BATCH + at) % keys);
         let claims: Vec<_> = numbers.map(|number| load.claim(number)).collect();
         costs.measure(|| {
             for claim in &claims {
@@ -134,7 +134,7 @@ fn digest(what: u64, number: u64) -> [u8; 32] {
     bytes
 }
 
-/// The last step of the generator SplitMix64.
+/// The last step of the generator `SplitMix64`.
 fn mixed(number: u64) -> u64 {
     let mut mixed = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

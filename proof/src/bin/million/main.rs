@@ -97,12 +97,12 @@ fn run(records: u64, per_caller: u64) {
         let each = |bytes: usize| bytes / stats.records.max(1);
         let used = resident().saturating_sub(before);
         println!(
-            "{when}: {} records of {} callers, {} bytes of RSS each, {} counted ({:+.1} %)",
+            "{when}: {} records of {} callers, {} bytes of RSS each, {} counted ({} % of it)",
             stats.records,
             stats.callers,
             each(used),
             each(stats.bytes),
-            100.0 * (stats.bytes as f64 / used as f64 - 1.0),
+            100 * stats.bytes / used.max(1),
         );
     };
     let first = |name, from: u64, step: (u64, u64)| {
@@ -157,7 +157,8 @@ fn run(records: u64, per_caller: u64) {
     assert!(store.stats().evicted > 0, "the store was full");
 }
 
-/// Runs the work of one step on its threads at once, and adds up what they measured.
+/// Runs the work of one step on its threads at once, and adds up what they measured. This thread is
+/// one of them: so a step with one thread allocates where the step before has freed.
 fn measured(
     step: &Step<'_>,
     work: impl Fn(u64, &ProgressBar) -> (Costs, Costs) + Sync,
@@ -172,24 +173,21 @@ fn measured(
     let ready = Barrier::new(usize::try_from(step.threads).expect("a few threads"));
     let (ready, bar, work) = (&ready, &bar, &work);
     let all = thread::scope(|scope| {
-        let threads: Vec<_> = (0..step.threads)
-            .map(|thread| {
-                scope.spawn(move || {
-                    ready.wait();
-                    let began = Instant::now();
-                    let mut costs = work(thread, bar);
-                    costs.0.wall = began.elapsed();
-                    costs.1.wall = costs.0.wall;
-                    costs
-                })
-            })
+        let timed = move |thread| {
+            ready.wait();
+            let began = Instant::now();
+            let mut costs = work(thread, bar);
+            costs.0.wall = began.elapsed();
+            costs.1.wall = costs.0.wall;
+            costs
+        };
+        let threads: Vec<_> = (1..step.threads)
+            .map(|thread| scope.spawn(move || timed(thread)))
             .collect();
-        let ended = threads
-            .into_iter()
-            .map(|thread| thread.join().expect("it ended"));
-        ended
-            .reduce(|one, other| (one.0.and(other.0), one.1.and(other.1)))
-            .expect("there is a thread")
+        threads.into_iter().fold(timed(0), |own, thread| {
+            let other = thread.join().expect("it ended");
+            (own.0.and(other.0), own.1.and(other.1))
+        })
     });
     bar.finish_and_clear();
     all
