@@ -110,7 +110,8 @@ async fn six_nodes_that_move_slots_and_lose_a_master_forget_only_what_was_not_re
     until(async || says(lost, &["INFO", "replication"], "master_link_status:up").await).await;
     traffic.is_calm(CALM_WITHIN).await;
 
-    let found = traffic.stop_after_loss(killed - BEHIND..ended).await;
+    let behind = killed.checked_sub(BEHIND).unwrap();
+    let found = traffic.stop_after_loss(behind..ended).await;
     println!("{found}");
     assert_eq!(found.violations, Vec::<String>::new());
     assert!(
