@@ -144,7 +144,7 @@ async fn an_execution_that_breaks_off_behind_a_proxy_is_not_begun_again() {
         }
         let chain = plan.start().await;
         let sidecar = chain.sidecar.address;
-        if http2 && proxy == Proxy::HaProxy {
+        if http2 && proxy == Proxy::Haproxy {
             // It would say that what broke off was not processed: its listener takes no HTTP/2.
             let refused = send(ALICE, sidecar, &post("/orders", "k", "{}")).await;
             assert_eq!((refused.status(), service.began()), (502, 0));
@@ -182,7 +182,7 @@ async fn http_2_is_spoken_on_both_sides_of_a_proxy_that_can() {
         };
         let service = Service::start(toward_service).await;
         let mut plan = Chain::of(proxy, &service).change(proxy.http2());
-        if proxy != Proxy::HaProxy {
+        if proxy != Proxy::Haproxy {
             plan = plan.change(proxy.http2_behind());
             plan = plan.change_sidecar("upstream_http2 = false", "upstream_http2 = true");
         }

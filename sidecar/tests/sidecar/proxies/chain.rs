@@ -26,11 +26,11 @@ const INSTALLED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/proxies"
 pub(super) enum Proxy {
     Caddy,
     Envoy,
-    HaProxy,
+    Haproxy,
     Nginx,
 }
 
-pub(super) const ALL: [Proxy; 4] = [Proxy::Caddy, Proxy::Envoy, Proxy::HaProxy, Proxy::Nginx];
+pub(super) const ALL: [Proxy; 4] = [Proxy::Caddy, Proxy::Envoy, Proxy::Haproxy, Proxy::Nginx];
 
 /// A part of a proxy's file, and what a test puts in its place.
 type Change = (String, String);
@@ -44,7 +44,7 @@ impl Proxy {
         match self {
             Self::Caddy => "Caddyfile",
             Self::Envoy => "envoy.yaml",
-            Self::HaProxy => "haproxy.cfg",
+            Self::Haproxy => "haproxy.cfg",
             Self::Nginx => "nginx.conf",
         }
     }
@@ -62,7 +62,7 @@ impl Proxy {
                 command = Command::new(installed.join("envoy/_bin/envoy"));
                 command.args(["--concurrency", "1", "--use-dynamic-base-id", "-c", file]);
             }
-            Self::HaProxy => {
+            Self::Haproxy => {
                 command = Command::new("haproxy");
                 command.args(["-db", "-f", file]);
             }
@@ -87,7 +87,7 @@ impl Proxy {
                 "per_try_timeout: ",
                 format!("0.{}", time.replace("00ms", "s")),
             ),
-            Self::HaProxy => ("timeout server ", time.to_owned()),
+            Self::Haproxy => ("timeout server ", time.to_owned()),
             Self::Nginx => ("proxy_read_timeout ", time.to_owned()),
         };
         vec![(format!("{entry}5s"), format!("{entry}{time}"))]
@@ -98,7 +98,7 @@ impl Proxy {
         let (entry, time) = match self {
             Self::Caddy => ("response_header_timeout ", time.to_owned()),
             Self::Envoy => ("timeout: ", format!("0.{}", time.replace("00ms", "s"))),
-            Self::HaProxy => ("timeout server ", time.to_owned()),
+            Self::Haproxy => ("timeout server ", time.to_owned()),
             Self::Nginx => ("proxy_read_timeout ", time.to_owned()),
         };
         vec![(format!("{entry}65s"), format!("{entry}{time}"))]
@@ -112,7 +112,7 @@ impl Proxy {
                 "{ http_protocol_options",
                 "{ http2_protocol_options",
             )],
-            Self::HaProxy => vec![
+            Self::Haproxy => vec![
                 change("127.0.0.1:9001 ", "127.0.0.1:9001 proto h2 "),
                 change("127.0.0.1:9002", "127.0.0.1:9002 proto h2"),
             ],
