@@ -12,7 +12,7 @@ use ipnet::IpNet;
 pub use crate::config::limits::Limits;
 #[cfg(feature = "config")]
 pub use crate::config::sidecar::{
-    AuthorizeEntry, Entries, Table, builder, entries, located, wrong,
+    AuthorizeEntry, Entries, Table, all_of, builder, entries, in_force, located, wrong,
 };
 #[cfg(feature = "config")]
 pub use crate::config::tls::{ClientFiles, ServerFiles};

@@ -1,6 +1,7 @@
 //! The program `tower-idempotency-sidecar`. `docs/sidecar.md` of this package describes it.
 
 use std::error::Error;
+use std::ffi::OsString;
 use std::future::Future;
 use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -8,6 +9,7 @@ use std::process::ExitCode;
 
 use lexopt::prelude::{Long, Short};
 use tower_idempotency::config::Config;
+use tower_idempotency::for_sidecar::in_force;
 use tower_idempotency_sidecar::Sidecar;
 use tracing::{error, info};
 use tracing_subscriber::EnvFilter;
@@ -15,13 +17,18 @@ use tracing_subscriber::EnvFilter;
 const HELP: &str = "\
 Makes the operations of an HTTP service safe to retry: a proxy in front of it.
 
-Usage: tower-idempotency-sidecar --config FILE [--check | --migrate]
+Usage: tower-idempotency-sidecar --config FILE [--check | --migrate | --print-config]
 
-  --config FILE  what to do, in TOML, or in JSON if its name ends in .json
-  --check        read the file, print what it promises to clients, and end
-  --migrate      create what the store needs (an SQL store's table), and end
-  --help         print this
-  --version      print the version
+  --config FILE   what to do, in TOML, or in JSON if its name ends in .json
+  --check         read the file, print what it promises to clients, and end
+  --migrate       create what the store needs (an SQL store's table), and end
+  --print-config  print what is in force and where it comes from, without secrets,
+                  and end
+  --help          print this
+  --version       print the version
+
+Variables set entries too, over the file or without one: IDEMPOTENCY_UPSTREAM,
+IDEMPOTENCY_LIMITS__KEEP_ALIVE.
 
 RUST_LOG says what is logged, such as `debug`. Default: info.
 
@@ -35,7 +42,7 @@ store, a certificate or an address can't be used; 2 wrong arguments.
 enum Invocation {
     Help,
     Version,
-    Do(Task, PathBuf),
+    Do(Task, Option<PathBuf>),
 }
 
 #[derive(Clone, Copy)]
@@ -43,6 +50,7 @@ enum Task {
     Serve,
     Check,
     Migrate,
+    PrintConfig,
 }
 
 fn main() -> ExitCode {
@@ -59,7 +67,7 @@ fn main() -> ExitCode {
             "tower-idempotency-sidecar {}\n",
             env!("CARGO_PKG_VERSION")
         )),
-        Invocation::Do(task, file) => run(task, &file),
+        Invocation::Do(task, file) => run(task, file.as_deref()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -81,25 +89,31 @@ fn invocation(mut arguments: lexopt::Parser) -> Result<Invocation, lexopt::Error
             }
             Long("check") => Task::Check,
             Long("migrate") => Task::Migrate,
+            Long("print-config") => Task::PrintConfig,
             Long("help") | Short('h') => return Ok(Invocation::Help),
             Long("version") | Short('V') => return Ok(Invocation::Version),
             other => return Err(other.unexpected()),
         };
         match task {
             Task::Serve => task = chosen,
-            Task::Check | Task::Migrate => {
-                return Err("--check and --migrate are one task each".into());
+            Task::Check | Task::Migrate | Task::PrintConfig => {
+                return Err("--check, --migrate and --print-config are one task each".into());
             }
         }
     }
-    let config = config.ok_or("--config FILE is missing")?;
+    let is_entry =
+        |(name, _): (OsString, OsString)| name.as_encoded_bytes().starts_with(b"IDEMPOTENCY_");
+    if config.is_none() && !std::env::vars_os().any(is_entry) {
+        return Err("--config FILE is missing, and no variable begins with IDEMPOTENCY_".into());
+    }
     Ok(Invocation::Do(task, config))
 }
 
-fn run(task: Task, file: &Path) -> Result<(), Box<dyn Error>> {
-    let config = Config::read(file)?;
+fn run(task: Task, file: Option<&Path>) -> Result<(), Box<dyn Error>> {
+    let config = Config::read_with_environment(file, std::env::vars_os())?;
     match task {
         Task::Check => print(&Sidecar::contract(&config)?.markdown()),
+        Task::PrintConfig => print(&in_force(&config)),
         Task::Migrate => Ok(runtime()?.block_on(Sidecar::migrate(&config))?),
         Task::Serve => {
             log();

@@ -9,7 +9,7 @@ use http::{HeaderName, Uri};
 use ipnet::IpNet;
 use tower_idempotency::config::{Config, FileError};
 use tower_idempotency::for_sidecar::{
-    ClientFiles, Entries, Limits, ServerFiles, canonical, entries, wrong,
+    ClientFiles, Entries, Limits, ServerFiles, all_of, canonical, entries, wrong,
 };
 
 use crate::client::KEEP_ALIVE;
@@ -147,20 +147,23 @@ impl Settings {
     /// The settings of this file, with the defaults of what it leaves out.
     pub(crate) fn read(config: &Config) -> Result<Self, FileError> {
         let entries = entries(config);
-        let missing = |option, example| missing(config, option, example);
-        let listen = entries
-            .listen
-            .ok_or_else(|| missing("listen", "127.0.0.1:8080"))?;
-        let upstream = entries.upstream.as_ref();
-        let upstream = upstream.ok_or_else(|| missing("upstream", "http://127.0.0.1:9000"))?;
-        check_tls(config, &entries)?;
-        check_scopes(config, &entries)?;
-        check_exactly_once(config, &entries)?;
+        let mut errors = Vec::new();
+        if entries.listen.is_none() {
+            errors.push(missing(config, "listen", "127.0.0.1:8080"));
+        }
+        if entries.upstream.is_none() {
+            errors.push(missing(config, "upstream", "http://127.0.0.1:9000"));
+        }
+        errors.extend(required_store(config).err());
+        check_tls(config, &entries, &mut errors);
+        check_scopes(config, &entries, &mut errors);
+        check_exactly_once(config, &entries, &mut errors);
+        all_of(errors)?;
         let usual = Self::default();
         Ok(Self {
-            listen,
+            listen: entries.listen.expect("it was checked"),
             tls: entries.tls,
-            upstream: upstream.clone(),
+            upstream: entries.upstream.expect("it was checked"),
             upstream_tls: entries.upstream_tls.unwrap_or_default(),
             upstream_http2: entries.upstream_http2,
             upstream_keep_alive: entries
@@ -199,9 +202,9 @@ pub(crate) fn is_https(url: &Uri) -> bool {
 }
 
 /// Refuses what needs TLS in a program that was built without it.
-fn check_tls(config: &Config, entries: &Entries) -> Result<(), FileError> {
+fn check_tls(config: &Config, entries: &Entries, errors: &mut Vec<FileError>) {
     if cfg!(feature = "tls") {
-        return Ok(());
+        return;
     }
     let authorize = entries.authorize.as_ref();
     let needs = [
@@ -211,27 +214,24 @@ fn check_tls(config: &Config, entries: &Entries) -> Result<(), FileError> {
         ("authorize", authorize.is_some_and(|own| is_https(&own.url))),
         ("upstream_tls", entries.upstream_tls.is_some()),
     ];
-    match needs.iter().find(|(_, needs)| *needs) {
-        Some((entry, _)) => {
-            let message = "needs TLS, and this program was built without the feature `tls`: build it \
-                           again with `--features tls`";
-            Err(wrong(config, entry, message))
-        }
-        None => Ok(()),
+    for (entry, _) in needs.iter().filter(|(_, needs)| *needs) {
+        let message = "needs TLS, and this program was built without the feature `tls`: build it \
+                       again with `--features tls`";
+        errors.push(wrong(config, entry, message));
     }
 }
 
 /// A scope that trusts a proxy needs the sidecar to trust that proxy too: from
 /// any other peer the sidecar removes the headers that say where a request comes
 /// from. And behind a proxy all callers have one address (G6).
-fn check_scopes(config: &Config, entries: &Entries) -> Result<(), FileError> {
+fn check_scopes(config: &Config, entries: &Entries, errors: &mut Vec<FileError>) {
     let trusted = &entries.trusted_proxies;
     for table in &entries.tables {
         if table.peer_ip && !trusted.is_empty() {
             let message = "lists `peer-ip`, which is a proxy's own address for all that it \
                            forwards: behind the `trusted_proxies` a caller is told by \
                            { forwarded_ip = \"x-forwarded-for\", trusted = [\"…\"] }";
-            return Err(table.wrong(config, "scope", message));
+            errors.push(table.wrong(config, "scope", message));
         }
         let is_not_trusted = |own: &&IpNet| {
             let own = canonical(**own);
@@ -242,21 +242,16 @@ fn check_scopes(config: &Config, entries: &Entries) -> Result<(), FileError> {
                 "trusts {network} to say where a request comes from: list it in \
                  `trusted_proxies` too, or the sidecar removes what it says"
             );
-            return Err(table.wrong(config, "scope", &message));
+            errors.push(table.wrong(config, "scope", &message));
         }
     }
-    Ok(())
 }
 
 /// A service behind a proxy has no claim to commit.
-fn check_exactly_once(config: &Config, entries: &Entries) -> Result<(), FileError> {
-    match entries.tables.iter().find(|table| table.exactly_once) {
-        Some(table) => {
-            let message = "can't be promised here: it is for handlers in Rust that commit \
-                           their claims";
-            Err(table.wrong(config, "exactly_once", message))
-        }
-        None => Ok(()),
+fn check_exactly_once(config: &Config, entries: &Entries, errors: &mut Vec<FileError>) {
+    for table in entries.tables.iter().filter(|table| table.exactly_once) {
+        let message = "can't be promised here: it is for handlers in Rust that commit their claims";
+        errors.push(table.wrong(config, "exactly_once", message));
     }
 }
 
@@ -270,7 +265,8 @@ mod tests {
 
     #[test]
     fn the_sidecar_is_told_what_the_file_says() {
-        let least = "listen = '127.0.0.1:8080'\nupstream = 'http://127.0.0.1:9000'\n";
+        let least =
+            "listen = '127.0.0.1:8080'\nupstream = 'http://127.0.0.1:9000'\nstore = 'memory:'\n";
         let usual = Settings {
             listen: "127.0.0.1:8080".parse().unwrap(),
             upstream: "http://127.0.0.1:9000".parse().unwrap(),
@@ -324,11 +320,11 @@ mod tests {
         assert_eq!(asked.url, "http://auth:1/check?a=b");
         for (text, said) in [
             (
-                "upstream = 'http://a'",
+                "upstream = 'http://a'\nstore = 'memory:'",
                 "1:1: `listen` is missing: the sidecar needs it, such as \"127.0.0.1:8080\"",
             ),
             (
-                "listen = '127.0.0.1:1'",
+                "listen = '127.0.0.1:1'\nstore = 'memory:'",
                 "1:1: `upstream` is missing: the sidecar needs it, such as \"http://127.0.0.1:9000\"",
             ),
         ] {

@@ -2,6 +2,7 @@
 
 use schemars::{Schema, SchemaGenerator, json_schema};
 
+use super::environment::without_newline;
 use super::value::{Plain, Value, read_as_value};
 
 read_as_value![Credential];
@@ -9,18 +10,6 @@ read_as_value![Credential];
 /// Text that may be a secret, or the name of an environment variable that has it.
 #[derive(Clone)]
 pub(super) struct Credential(pub(super) String);
-
-/// A variable that is set from a file often ends in the newline of the file's last line, which is
-/// no part of the value.
-fn without_newline(mut value: String) -> String {
-    if value.ends_with('\n') {
-        value.pop();
-        if value.ends_with('\r') {
-            value.pop();
-        }
-    }
-    value
-}
 
 impl Value for Credential {
     fn allowed() -> String {

@@ -24,6 +24,8 @@ pub(super) struct Document {
     text: String,
     /// Where the name of each entry of the TOML begins, in bytes, by the entry's path.
     offsets: HashMap<String, usize>,
+    /// The variable that has set each entry, by the entry's path.
+    variables: HashMap<String, String>,
 }
 
 impl Document {
@@ -38,6 +40,7 @@ impl Document {
             root: Value::Null,
             text: text.to_owned(),
             offsets: HashMap::from([(String::new(), 0)]),
+            variables: HashMap::new(),
         };
         document.root = document.table("", table.get_ref())?;
         document.rename()
@@ -59,12 +62,23 @@ impl Document {
             root,
             text: String::new(),
             offsets: HashMap::new(),
+            variables: HashMap::new(),
         };
         document.rename()
     }
 
+    /// A file without entries.
+    pub(super) fn empty() -> Self {
+        Self {
+            root: Value::Object(Map::new()),
+            text: String::new(),
+            offsets: HashMap::new(),
+            variables: HashMap::new(),
+        }
+    }
+
     /// Gives the entries in [`RENAMED`] their new names.
-    fn rename(mut self) -> Result<Self, FileError> {
+    pub(super) fn rename(mut self) -> Result<Self, FileError> {
         for (old, new) in RENAMED {
             let Some(Value::Object(entries)) = self.root.get_mut("idempotency") else {
                 break;
@@ -80,21 +94,63 @@ impl Document {
             if let Some(at) = self.offsets.remove(&path) {
                 self.offsets.insert(format!("idempotency.{new}"), at);
             }
+            if let Some(variable) = self.variables.remove(&path) {
+                self.variables
+                    .insert(format!("idempotency.{new}"), variable);
+            }
         }
         Ok(self)
     }
 
     /// An error of the entry at this path, or of the table where that entry is missing.
     pub(super) fn error(&self, path: &str, message: impl Into<String>) -> FileError {
-        FileError::new(message).on(path).at(self.place(path))
+        let error = FileError::new(message).on(path);
+        match self.origin(path) {
+            Some(Origin::Variable(name)) => error.of_variable(name),
+            Some(Origin::Place(line, column)) => error.at(Some((line, column))),
+            None => error,
+        }
     }
 
-    /// The line and the column of an entry, or of the table where it is missing.
-    /// `None` in JSON.
-    fn place(&self, mut path: &str) -> Option<(usize, usize)> {
+    /// The entry at this path, with all that is in it, was set by a variable.
+    pub(super) fn come_from(&mut self, path: &str, variable: &str) {
+        let is_within = |own: &str| {
+            let rest = own.strip_prefix(path);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+        };
+        self.offsets.retain(|own, _| !is_within(own));
+        self.variables.insert(path.to_owned(), variable.to_owned());
+    }
+
+    /// Where an entry comes from, or the table where it is missing. `None` in JSON.
+    fn origin(&self, path: &str) -> Option<Origin<'_>> {
+        self.nearest(path).map(|(_, origin)| origin)
+    }
+
+    /// Where an entry comes from that is there, and the variables that have set a part of it.
+    pub(super) fn origins(&self, path: &str) -> Vec<Origin<'_>> {
+        let nearest = self.nearest(path).filter(|(found, _)| !found.is_empty());
+        let of_parts = self.variables.iter();
+        let of_parts = of_parts.filter(|(own, _)| {
+            let rest = own.strip_prefix(path);
+            rest.is_some_and(|rest| rest.starts_with(['.', '[']))
+        });
+        let of_parts = of_parts.map(|(_, name)| Origin::Variable(name));
+        nearest
+            .map(|(_, origin)| origin)
+            .into_iter()
+            .chain(of_parts)
+            .collect()
+    }
+
+    fn nearest<'a>(&self, mut path: &'a str) -> Option<(&'a str, Origin<'_>)> {
         loop {
+            if let Some(variable) = self.variables.get(path) {
+                return Some((path, Origin::Variable(variable)));
+            }
             if let Some(at) = self.offsets.get(path) {
-                return Some(place(&self.text, *at));
+                let (line, column) = place(&self.text, *at);
+                return Some((path, Origin::Place(line, column)));
             }
             if path.is_empty() {
                 return None;
@@ -145,6 +201,15 @@ impl Document {
             DeValue::Table(table) => self.table(path, table)?,
         })
     }
+}
+
+/// Where an entry comes from.
+#[derive(Clone, Copy)]
+pub(super) enum Origin<'a> {
+    /// An environment variable.
+    Variable(&'a str),
+    /// A line and a column of the file.
+    Place(usize, usize),
 }
 
 /// The path of an entry of the table at `path`.

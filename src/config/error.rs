@@ -31,6 +31,9 @@ struct Inner {
     option: Option<String>,
     message: String,
     source: Option<io::Error>,
+    /// The variable that the entry comes from, instead of a file.
+    variable: Option<String>,
+    others: Vec<FileError>,
 }
 
 impl FileError {
@@ -41,6 +44,8 @@ impl FileError {
             option: None,
             message: message.into(),
             source: None,
+            variable: None,
+            others: Vec::new(),
         }))
     }
 
@@ -63,8 +68,36 @@ impl FileError {
     }
 
     pub(super) fn in_file(mut self, file: Option<&Path>) -> Self {
-        self.0.file = file.map(Path::to_path_buf);
+        if self.0.variable.is_none() {
+            self.0.file = file.map(Path::to_path_buf);
+        }
+        let others = std::mem::take(&mut self.0.others).into_iter();
+        self.0.others = others.map(|own| own.in_file(file)).collect();
         self
+    }
+
+    pub(super) fn of_variable(mut self, name: &str) -> Self {
+        self.0.variable = Some(name.escape_debug().to_string());
+        self.0.place = None;
+        self.0.file = None;
+        self
+    }
+
+    pub(super) fn and(mut self, mut other: Self) -> Self {
+        let further = std::mem::take(&mut other.0.others);
+        self.0.others.push(other);
+        self.0.others.extend(further);
+        self
+    }
+
+    /// One error of several, in the order of their places. `None` if there are none.
+    pub(super) fn of_all(mut errors: Vec<Self>) -> Option<Self> {
+        errors.sort_by_key(|own| (own.0.variable.clone(), own.0.place));
+        errors.into_iter().reduce(Self::and)
+    }
+
+    pub(super) fn message(&self) -> &str {
+        &self.0.message
     }
 
     /// The file, if it was read from one.
@@ -87,6 +120,18 @@ impl FileError {
         self.0.place.map(|(_, column)| column)
     }
 
+    /// The environment variable that has set the option, if one has.
+    #[must_use]
+    pub fn variable(&self) -> Option<&str> {
+        self.0.variable.as_deref()
+    }
+
+    /// The other errors of the same file.
+    #[must_use]
+    pub fn others(&self) -> &[FileError] {
+        &self.0.others
+    }
+
     /// The path of the option, such as `idempotency.lease` or `route[0].match`; `None` if it
     /// is not one option that is wrong.
     #[must_use]
@@ -95,7 +140,8 @@ impl FileError {
     }
 }
 
-/// Begins with `idempotency.toml:14:1: `, which editors can open.
+/// Begins with `idempotency.toml:14:1: `, which editors can open. Each of the other errors has a line of
+/// its own.
 impl fmt::Display for FileError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Inner {
@@ -103,8 +149,13 @@ impl fmt::Display for FileError {
             place,
             option,
             message,
+            variable,
+            others,
             ..
         } = &*self.0;
+        if let Some(variable) = variable {
+            write!(f, "{variable}: ")?;
+        }
         if let Some(file) = file {
             write!(f, "{}:", file.display())?;
         }
@@ -117,7 +168,11 @@ impl fmt::Display for FileError {
         if let Some(option) = option {
             write!(f, "`{option}` ")?;
         }
-        f.write_str(message)
+        f.write_str(message)?;
+        for other in others {
+            write!(f, "\n{other}")?;
+        }
+        Ok(())
     }
 }
 

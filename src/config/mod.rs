@@ -38,16 +38,15 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use schemars::generate::SchemaSettings;
-use serde::Deserialize;
 
-use self::document::{Document, RENAMED};
+use self::document::{Document, Origin, RENAMED};
 use self::file::File;
-use self::read::Entry;
 use self::rejections::Code;
 use crate::scope::Scope;
 use crate::store::Store;
@@ -55,15 +54,18 @@ use crate::{IdempotencyLayer, IdempotencyLayerBuilder};
 
 mod amount;
 mod check;
+mod check_process;
 mod choice;
 mod credential;
 mod document;
+mod environment;
 mod error;
 mod field;
 mod file;
 mod layer_limits;
 pub(crate) mod limits;
 mod names;
+mod print;
 mod process;
 mod read;
 mod record;
@@ -98,19 +100,57 @@ impl Config {
     /// If the file can't be read, or an entry of it is wrong.
     pub fn read(path: impl AsRef<Path>) -> Result<Self, FileError> {
         let path = path.as_ref();
+        let config = Self::document(path).and_then(|document| Self::of(document, Some(path)));
+        config.map_err(|error| error.in_file(Some(path)))
+    }
+
+    /// Reads a file, if there is one, and sets the entries that environment variables name:
+    /// `IDEMPOTENCY_STORE` the entry `store`, and `IDEMPOTENCY_LIMITS__KEEP_ALIVE` the entry `keep_alive` of
+    /// `[limits]`. Variables whose names begin otherwise are ignored, and so are those that a value
+    /// refers to as `env:NAME`.
+    ///
+    /// ```
+    /// use tower_idempotency::config::Config;
+    ///
+    /// let variables = [("IDEMPOTENCY_STORE", "memory:"), ("IDEMPOTENCY_IDEMPOTENCY__LEASE", "10s")];
+    /// let variables = variables.map(|(name, value)| (name.into(), value.into()));
+    /// let config = Config::read_with_environment(None, variables)?;
+    /// assert_eq!(config.store(), Some("memory:"));
+    /// # Ok::<(), tower_idempotency::config::FileError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// If the file can't be read, or an entry of it or a variable is wrong.
+    pub fn read_with_environment(
+        path: Option<&Path>,
+        variables: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, FileError> {
+        let read = || {
+            let mut document = path.map_or_else(|| Ok(Document::empty()), Self::document)?;
+            let errors = environment::apply(&mut document, &Self::schema(), variables);
+            match (
+                Self::of(document.rename()?, path),
+                FileError::of_all(errors),
+            ) {
+                (Ok(config), None) => Ok(config),
+                (Ok(_), Some(error)) | (Err(error), None) => Err(error),
+                (Err(one), Some(other)) => Err(one.and(other)),
+            }
+        };
+        read().map_err(|error| error.in_file(path))
+    }
+
+    fn document(path: &Path) -> Result<Document, FileError> {
         let text =
             std::fs::read_to_string(path).map_err(|error| FileError::unreadable(path, error))?;
         let is_json = path
             .extension()
             .is_some_and(|extension| extension.eq_ignore_ascii_case("json"));
-        let document = if is_json {
+        if is_json {
             Document::from_json(&text)
         } else {
             Document::from_toml(&text)
-        };
-        document
-            .and_then(|document| Self::of(document, Some(path)))
-            .map_err(|error| error.in_file(Some(path)))
+        }
     }
 
     /// Reads TOML.
@@ -141,12 +181,8 @@ impl Config {
             let message = "must be a list of tables, in TOML `[[route]]`, not a table";
             return Err(document.error("route", message));
         }
-        let root = Entry {
-            value: document.root.clone(),
-            path: String::new(),
-        };
-        let file = File::deserialize(root)
-            .map_err(|fault| document.error(&fault.path.unwrap_or_default(), fault.message))?;
+        let file = read::read::<File>(&document);
+        let file = file.map_err(|errors| FileError::of_all(errors).expect("there is one"))?;
         let config = Self {
             said: Arc::new(Said {
                 path: path.map(Path::to_path_buf),
@@ -154,8 +190,10 @@ impl Config {
                 file,
             }),
         };
-        config.check()?;
-        Ok(config)
+        match FileError::of_all(config.check()) {
+            Some(error) => Err(error),
+            None => Ok(config),
+        }
     }
 
     /// The JSON Schema (draft 2020-12) of a file, for editors and linters. The
@@ -283,6 +321,24 @@ impl Config {
             builder = builder.route(&route.pattern, move |options| own.set(options));
         }
         builder
+    }
+
+    /// Where the entry at this path comes from: a line of the file, or a variable.
+    fn origin(&self, path: &str) -> String {
+        let file = self.said.path.as_ref();
+        let file = file.map_or("the file".to_owned(), |own| own.display().to_string());
+        let origins = self.said.document.origins(path);
+        let origins = origins.iter().map(|origin| match origin {
+            Origin::Variable(name) => (*name).to_owned(),
+            Origin::Place(line, _) => format!("{file}:{line}"),
+        });
+        let mut origins: Vec<_> = origins.collect();
+        origins.sort();
+        if origins.is_empty() {
+            // JSON has no lines.
+            return file;
+        }
+        origins.join(", ")
     }
 
     /// An error of the entry at this path, or of the table where that entry is missing.

@@ -1,16 +1,19 @@
 //! The entries of a file as serde reads them, and the entry in which serde finds a fault.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::vec::IntoIter;
 
 use serde::de::{
-    DeserializeSeed, Deserializer, Error, Expected, MapAccess, SeqAccess, Unexpected, Visitor,
+    DeserializeOwned, DeserializeSeed, Deserializer, Error, Expected, MapAccess, SeqAccess,
+    Unexpected, Visitor,
 };
 use serde::forward_to_deserialize_any;
 use serde_json::Value;
 
 use super::Config;
-use super::document::member;
+use super::document::{Document, member};
+use super::error::FileError;
 use super::names;
 
 /// What is wrong with one entry. No message quotes a value, since any value may be
@@ -76,12 +79,14 @@ impl Error for Fault {
 }
 
 /// An entry, or the name of one.
-pub(super) struct Entry {
+pub(super) struct Entry<'a> {
     pub(super) value: Value,
     pub(super) path: String,
+    /// The paths of entries that are read as if they were not there.
+    pub(super) left_out: &'a BTreeSet<String>,
 }
 
-impl Entry {
+impl Entry<'_> {
     /// A table can't be read because one of its entries can't: the fault keeps the path of the
     /// innermost entry.
     fn read<'de, S: DeserializeSeed<'de>>(self, seed: S) -> Result<S::Value, Fault> {
@@ -93,7 +98,7 @@ impl Entry {
     }
 }
 
-impl<'de> Deserializer<'de> for Entry {
+impl<'de> Deserializer<'de> for Entry<'_> {
     type Error = Fault;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
@@ -111,14 +116,25 @@ impl<'de> Deserializer<'de> for Entry {
                 let entries = entries.map(|(index, value)| Entry {
                     value,
                     path: format!("{}[{index}]", self.path),
+                    left_out: self.left_out,
                 });
+                let entries = entries.filter(|own| !own.left_out.contains(&own.path));
                 visitor.visit_seq(List(entries.collect::<Vec<_>>().into_iter()))
             }
             Value::Object(entries) => {
                 let entries = entries.into_iter().map(|(name, value)| {
                     let path = member(&self.path, &name);
-                    (name, Entry { value, path })
+                    let left_out = self.left_out;
+                    (
+                        name,
+                        Entry {
+                            value,
+                            path,
+                            left_out,
+                        },
+                    )
                 });
+                let entries = entries.filter(|(_, own)| !own.left_out.contains(&own.path));
                 visitor.visit_map(Table {
                     rest: entries.collect::<Vec<_>>().into_iter(),
                     entry: None,
@@ -151,9 +167,39 @@ impl<'de> Deserializer<'de> for Entry {
     }
 }
 
-struct List(IntoIter<Entry>);
+/// Reads all entries. What is wrong with one of them is told, and the rest is read without it.
+pub(super) fn read<T: DeserializeOwned>(document: &Document) -> Result<T, Vec<FileError>> {
+    let mut left_out = BTreeSet::new();
+    let mut errors = Vec::new();
+    loop {
+        let root = Entry {
+            value: document.root.clone(),
+            path: String::new(),
+            left_out: &left_out,
+        };
+        let fault = match T::deserialize(root) {
+            Ok(read) if errors.is_empty() => return Ok(read),
+            Ok(_) => return Err(errors),
+            Err(fault) => fault,
+        };
+        let path = fault.path.unwrap_or_default();
+        // A table is wrong because an entry that it needs is left out.
+        let follows = left_out.iter().any(|own: &String| {
+            let rest = own.strip_prefix(&*path);
+            rest.is_some_and(|rest| rest.starts_with(['.', '[']))
+        });
+        if !follows {
+            errors.push(document.error(&path, fault.message));
+        }
+        if path.is_empty() || !left_out.insert(path) {
+            return Err(errors);
+        }
+    }
+}
 
-impl<'de> SeqAccess<'de> for List {
+struct List<'a>(IntoIter<Entry<'a>>);
+
+impl<'de> SeqAccess<'de> for List<'_> {
     type Error = Fault;
 
     fn next_element_seed<S: DeserializeSeed<'de>>(
@@ -164,13 +210,13 @@ impl<'de> SeqAccess<'de> for List {
     }
 }
 
-struct Table {
-    rest: IntoIter<(String, Entry)>,
+struct Table<'a> {
+    rest: IntoIter<(String, Entry<'a>)>,
     /// The entry whose name was read last.
-    entry: Option<Entry>,
+    entry: Option<Entry<'a>>,
 }
 
-impl<'de> MapAccess<'de> for Table {
+impl<'de> MapAccess<'de> for Table<'_> {
     type Error = Fault;
 
     fn next_key_seed<S: DeserializeSeed<'de>>(
@@ -183,6 +229,7 @@ impl<'de> MapAccess<'de> for Table {
         let name = Entry {
             value: name.into(),
             path: entry.path.clone(),
+            left_out: entry.left_out,
         };
         self.entry = Some(entry);
         name.read(seed).map(Some)

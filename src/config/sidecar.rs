@@ -10,12 +10,15 @@ use ipnet::IpNet;
 use super::limits::Limits;
 use super::scopes::Scopes;
 use super::tls::{ClientFiles, ClientTls, ServerFiles, ServerTls};
-use super::{Config, FileError};
+use super::{Config, FileError, print};
 use crate::IdempotencyLayerBuilder;
 use crate::error::ConfigError;
 use crate::options::recording::Statuses;
 use crate::scope::canonical;
 use crate::store::Store;
+
+/// The statuses by which a gateway says that the service may still run.
+const OF_GATEWAYS: [u16; 2] = [502, 504];
 
 /// Each field is an entry at the top of the file; `None` where it is left out.
 #[derive(Clone, Debug)]
@@ -177,8 +180,26 @@ pub fn builder(config: &Config, store: impl Store) -> Result<IdempotencyLayerBui
     if config.said.file.idempotency.in_doubt.is_some() {
         return Ok(builder);
     }
-    let of_gateways = Statuses::none().with([502, 504]);
+    let of_gateways = Statuses::none().with(OF_GATEWAYS);
     Ok(builder.defaults(|options| options.in_doubt(of_gateways)))
+}
+
+/// Prints what is in force in the sidecar, with secrets redacted, and where each value comes from.
+#[must_use]
+pub fn in_force(config: &Config) -> String {
+    let in_doubt = OF_GATEWAYS.map(|status| status.to_string());
+    print::in_force(
+        config,
+        &[("idempotency.in_doubt", in_doubt.to_vec().into())],
+    )
+}
+
+/// Several errors as one.
+///
+/// # Errors
+/// If there is an error.
+pub fn all_of(errors: Vec<FileError>) -> Result<(), FileError> {
+    FileError::of_all(errors).map_or(Ok(()), Err)
 }
 
 /// The entry `option`, at the top of the file, is wrong. `message` completes "`store` …".

@@ -13,6 +13,7 @@ mod cases;
 mod damaged;
 mod effects;
 mod effects_together;
+mod environment;
 mod examples;
 mod wrong;
 

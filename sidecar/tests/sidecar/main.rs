@@ -8,6 +8,7 @@ mod bodies;
 mod browsers;
 #[cfg(feature = "tls")]
 mod certificates;
+mod configured;
 mod connections;
 mod environment;
 mod expectations;
