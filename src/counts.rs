@@ -53,7 +53,7 @@ pub struct Counts {
     /// ([`OnStoreError::RunUnprotected`](crate::options::OnStoreError::RunUnprotected)).
     pub unprotected: u64,
     rejected: [u64; RejectionCode::ALL.len()],
-    limits: [LimitCounts; Resource::LIMITED.len()],
+    limits: [LimitCounts; Resource::ALL.len()],
 }
 
 /// How often one limit of what requests hold has refused a request (G11).
@@ -150,7 +150,7 @@ impl Counters {
             unrecorded: self.unrecorded.get(),
             unprotected: self.unprotected.get(),
             rejected: self.rejected.each_ref().map(Count::get),
-            limits: Resource::LIMITED.map(|of| LimitCounts {
+            limits: Resource::ALL.map(|of| LimitCounts {
                 option: of.option(),
                 by_share: self.by_share[of as usize].get(),
                 by_sum: self.by_sum[of as usize].get(),

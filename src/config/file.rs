@@ -160,6 +160,14 @@ macro_rules! tables {
             /// How much of `max_read_ahead` the responses of one caller may hold. Without it: seven
             /// times what is free.
             pub(super) max_read_ahead_per_caller: Option<Size>,
+            /// How many bytes of all responses that are there as a whole, such as replays, may wait
+            /// for their clients. Beyond it the client that reads nothing for longest is let go,
+            /// and no operation of its caller begins: `over-capacity`.
+            #[schemars(extend("default" = "256MiB"))]
+            pub(super) max_unsent_bytes: Option<Size>,
+            /// How much of `max_unsent_bytes` the responses of one caller may hold. Without it:
+            /// seven times what is free.
+            pub(super) max_unsent_bytes_per_caller: Option<Size>,
             /// For how long data of a response may wait for a client that reads nothing. Then the
             /// client is let go, and the operation goes on.
             #[schemars(extend("default" = "1m"))]

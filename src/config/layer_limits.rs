@@ -10,7 +10,7 @@ impl Idempotency {
     pub(super) fn set_limits(&self, builder: IdempotencyLayerBuilder) -> IdempotencyLayerBuilder {
         type Builder = IdempotencyLayerBuilder;
         let bytes = |size: Size| size.0;
-        let own: [(Option<usize>, Set<usize>); 10] = [
+        let own: [(Option<usize>, Set<usize>); 12] = [
             (
                 self.max_in_flight_operations,
                 Builder::max_in_flight_operations,
@@ -41,6 +41,11 @@ impl Idempotency {
             (
                 self.max_read_ahead_per_caller.map(bytes),
                 Builder::max_read_ahead_per_caller,
+            ),
+            (self.max_unsent_bytes.map(bytes), Builder::max_unsent_bytes),
+            (
+                self.max_unsent_bytes_per_caller.map(bytes),
+                Builder::max_unsent_bytes_per_caller,
             ),
         ];
         own.into_iter()

@@ -405,7 +405,7 @@ impl IdempotencyLayerBuilder {
                 rules,
                 send_timeout: self.send_timeout,
                 leases,
-                accounts: Accounts::new(Limits::new(|of| self.limits[of.limited_as() as usize])),
+                accounts: Accounts::new(Limits::new(|of| self.limits[of as usize])),
                 turns: Turns::new(),
             }),
         })
@@ -428,7 +428,7 @@ impl fmt::Debug for IdempotencyLayerBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("IdempotencyLayerBuilder");
         debug.field("namespace", &self.namespace);
-        for of in Resource::LIMITED {
+        for of in Resource::ALL {
             let Limit { sum, per_caller } = self.limits[of as usize];
             debug.field(of.option(), &sum);
             debug.field(of.share_option(), &per_caller);

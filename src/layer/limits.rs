@@ -46,6 +46,23 @@ impl IdempotencyLayerBuilder {
         self.share(Resource::RequestBytes, bytes)
     }
 
+    /// Limits how many bytes all responses together hold that are there as a whole: replays, and
+    /// responses that the handler gives in one piece, until their servers have sent them. Responses
+    /// of up to 64 KiB do not count. Default: 256 MiB.
+    ///
+    /// A caller whose share is used up begins no other operation (`over-capacity`). A replay is
+    /// given all the same: the client that has read nothing of an older response of the same
+    /// caller for longest is let go, and its operation stands.
+    pub fn max_unsent_bytes(self, bytes: usize) -> Self {
+        self.sum(Resource::UnsentBytes, bytes)
+    }
+
+    /// Limits how many bytes of [`max_unsent_bytes`](Self::max_unsent_bytes) the responses of one
+    /// caller hold. Default: seven times what is free.
+    pub fn max_unsent_bytes_per_caller(self, bytes: usize) -> Self {
+        self.share(Resource::UnsentBytes, bytes)
+    }
+
     /// Limits how many operations may run without a client. While that many operations run, no
     /// other operation begins: requests are rejected with `over-capacity`. Default: 10 000.
     ///
@@ -55,7 +72,8 @@ impl IdempotencyLayerBuilder {
     /// Completions and releases that the layer sends to the store again count as operations.
     /// Requests to routes with [`OnDisconnect::Cancel`](crate::options::OnDisconnect::Cancel) are
     /// not rejected. Clients that leave at the same moment can exceed the limit, up to
-    /// [`max_in_flight_operations`](Self::max_in_flight_operations).
+    /// [`max_in_flight_operations`](Self::max_in_flight_operations). What is beyond the limit counts
+    /// for its caller alone, so that no other caller is refused for it (G11).
     pub fn max_background_operations(self, operations: usize) -> Self {
         self.sum(Resource::Background, operations)
     }
@@ -112,14 +130,18 @@ pub(super) fn check_limits(
     largest_body: usize,
     has_shares: bool,
 ) -> Result<(), ConfigError> {
-    for of in Resource::LIMITED {
+    for of in Resource::ALL {
         let Limit { sum, per_caller } = limits[of as usize];
         if let Some(share) = per_caller.filter(|share| *share > sum) {
             let message = format!("is {share}, more than `{}`, which is {sum}", of.option());
             return Err(ConfigError::new(of.share_option(), message));
         }
         // Without waiters a request is told that another is in flight.
-        let is_needed = of != Resource::Waiters && of != Resource::ReadAheadBytes;
+        // Without room for responses each caller has one on its way.
+        let is_needed = !matches!(
+            of,
+            Resource::Waiters | Resource::ReadAheadBytes | Resource::UnsentBytes
+        );
         let none = [(of.option(), Some(sum)), (of.share_option(), per_caller)];
         let none = none.into_iter().find(|(_, limit)| *limit == Some(0));
         if let Some((option, _)) = none.filter(|_| is_needed) {

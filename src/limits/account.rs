@@ -1,9 +1,10 @@
 //! What one caller holds.
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
-use crate::limits::{Full, Limits, Resource, Whose, may_take};
+use crate::limits::unsent::{Unsent, UnsentBodies};
+use crate::limits::{Full, Limits, Own, Resource, Whose, may_take};
 use crate::record::ScopeDigest;
 use crate::runtime::atomic::{AtomicUsize, Ordering};
 use crate::runtime::{Handle, JoinHandle};
@@ -16,7 +17,14 @@ pub(crate) struct Account {
     /// `None` where all callers are one, and have no shares.
     caller: Option<ScopeDigest>,
     held: [AtomicUsize; Resource::ALL.len()],
+    /// The part of `held` for which there was no room. It counts in no sum, so that no other caller
+    /// is refused for it.
+    beyond: [AtomicUsize; Resource::ALL.len()],
+    unsent: UnsentBodies,
 }
+
+/// How many clients one response lets go, at most, to have room.
+const LET_GO: usize = 16;
 
 impl Account {
     pub(super) fn new(limits: &Arc<Limits>, caller: Option<ScopeDigest>) -> Self {
@@ -24,6 +32,8 @@ impl Account {
             limits: Arc::clone(limits),
             caller,
             held: Default::default(),
+            beyond: Default::default(),
+            unsent: UnsentBodies::default(),
         }
     }
 
@@ -39,7 +49,8 @@ impl Account {
         Ok(holding)
     }
 
-    /// Takes so much of a resource, whether there is room or not: what has begun goes on.
+    /// Takes so much of a resource, whether there is room or not: what has begun goes on. What
+    /// there is no room for counts for this caller alone.
     pub(crate) fn take_anyway(self: &Arc<Self>, of: Resource, amount: usize) -> Holding {
         let mut holding = self.nothing(of);
         holding.grow_anyway(amount);
@@ -52,16 +63,66 @@ impl Account {
             account: Arc::clone(self),
             of,
             amount: 0,
+            beyond: 0,
         }
     }
 
     /// Whether there is room for one more. Nothing is taken.
     pub(crate) fn has_room(&self, of: Resource) -> Result<(), Full> {
+        self.may_take(of, 1)
+    }
+
+    fn may_take(&self, of: Resource, amount: usize) -> Result<(), Full> {
         // Relaxed: the answer may be outdated as soon as it is given.
-        let total = self.limits.held(of).load(Ordering::Relaxed);
-        let own = self.held(of).load(Ordering::Relaxed);
-        let own = self.caller.map(|_| own);
-        may_take(self.limits.limit(of), total, own, 1).map_err(|whose| Full { of, whose })
+        let own = self.own(of, self.held(of).load(Ordering::Relaxed));
+        may_take(self.limits.limit(of), self.limits.within(of), own, amount)
+            .map_err(|whose| Full { of, whose })
+    }
+
+    /// What the caller holds, of which so much is `held`. `None` where all callers are one.
+    fn own(&self, of: Resource, held: usize) -> Option<Own> {
+        let beyond = self.beyond[of as usize].load(Ordering::Relaxed);
+        self.caller.map(|_| Own { held, beyond })
+    }
+
+    /// Whether there is room for one more operation, as far as its response is concerned: a caller
+    /// whose clients read nothing begins none (G11).
+    pub(crate) fn may_respond(&self) -> Result<(), Full> {
+        let of = Resource::UnsentBytes;
+        if self.held(of).load(Ordering::Relaxed) == 0 {
+            return Ok(());
+        }
+        self.has_room(of)
+    }
+
+    /// Takes the bytes of a response that is there as a whole. A response is never refused, so room
+    /// is made by letting clients go that have not yet read older responses of this caller.
+    pub(crate) fn take_unsent(self: &Arc<Self>, bytes: usize) -> Holding {
+        let mut tries = LET_GO;
+        while self.may_take(Resource::UnsentBytes, bytes).is_err() {
+            if tries == 0 || !self.unsent.let_one_go() {
+                break;
+            }
+            tries -= 1;
+        }
+        self.take_anyway(Resource::UnsentBytes, bytes)
+    }
+
+    /// From here on the client of this response is let go if its caller needs the room.
+    pub(crate) fn waits(&self, response: Weak<dyn Unsent>) {
+        self.unsent.add(response);
+    }
+
+    /// Whether servers should be given copies of responses. A server keeps what it was given, and a
+    /// part of a response keeps all of it: a client that is let go would give nothing back.
+    pub(crate) fn gives_copies(&self) -> bool {
+        [Resource::UnsentBytes, Resource::ReadAheadBytes]
+            .into_iter()
+            .any(|of| {
+                let limit = self.limits.limit(of);
+                let most = limit.per_caller.unwrap_or(limit.sum);
+                self.held(of).load(Ordering::Relaxed) > most / 8
+            })
     }
 
     /// Spawns a task that counts as one without a client until it ends, or is dropped with its
@@ -100,14 +161,15 @@ impl Account {
         // Relaxed, here and below: the numbers are all that counts, and no other data goes with
         // them.
         let before = self.held(of).fetch_add(amount, Ordering::Relaxed);
-        let own = self.caller.map(|_| before);
+        let own = self.own(of, before);
         let limit = self.limits.limit(of);
         let mut full = Whose::Service;
         let added =
             self.limits
                 .held(of)
                 .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |total| {
-                    may_take(limit, total, own, amount)
+                    let within = self.limits.without_beyond(of, total);
+                    may_take(limit, within, own, amount)
                         .map_err(|whose| full = whose)
                         .ok()?;
                     Some(total + amount)
@@ -119,12 +181,23 @@ impl Account {
         Ok(())
     }
 
-    fn add_anyway(&self, of: Resource, amount: usize) {
+    /// Returns how much there was no room for.
+    fn add_anyway(&self, of: Resource, amount: usize) -> usize {
+        if self.add(of, amount).is_ok() {
+            return 0;
+        }
+        // Where all callers are one there is no other who would be refused for it.
+        let beyond = if self.caller.is_some() { amount } else { 0 };
+        // First as what is beyond the sum: otherwise the sum would be full for a moment, and
+        // another caller refused.
+        self.beyond[of as usize].fetch_add(beyond, Ordering::Relaxed);
+        self.limits.beyond[of as usize].fetch_add(beyond, Ordering::Relaxed);
         self.held(of).fetch_add(amount, Ordering::Relaxed);
         self.limits.held(of).fetch_add(amount, Ordering::Relaxed);
+        beyond
     }
 
-    fn give_back(&self, of: Resource, amount: usize) {
+    fn give_back(&self, of: Resource, amount: usize, beyond: usize) {
         self.held(of).fetch_sub(amount, Ordering::Relaxed);
         // Release, with the acquire in `Limits::drain`: whoever sees that there are no background
         // tasks also sees what those tasks did.
@@ -132,6 +205,8 @@ impl Account {
         if of == Resource::Background && before == amount && amount > 0 {
             self.limits.no_background.notify_waiters();
         }
+        self.limits.beyond[of as usize].fetch_sub(beyond, Ordering::Relaxed);
+        self.beyond[of as usize].fetch_sub(beyond, Ordering::Relaxed);
     }
 }
 
@@ -158,6 +233,8 @@ pub(crate) struct Holding {
     account: Arc<Account>,
     of: Resource,
     amount: usize,
+    /// The part of `amount` for which there was no room.
+    beyond: usize,
 }
 
 impl Holding {
@@ -170,15 +247,17 @@ impl Holding {
 
     /// Takes so much more, whether there is room or not.
     pub(crate) fn grow_anyway(&mut self, more: usize) {
-        self.account.add_anyway(self.of, more);
+        self.beyond += self.account.add_anyway(self.of, more);
         self.amount += more;
     }
 
     /// Gives so much back, or all that is held if that is less.
     pub(crate) fn shrink(&mut self, by: usize) {
         let by = by.min(self.amount);
-        self.account.give_back(self.of, by);
+        let beyond = by.min(self.beyond);
+        self.account.give_back(self.of, by, beyond);
         self.amount -= by;
+        self.beyond -= beyond;
     }
 
     pub(crate) fn amount(&self) -> usize {

@@ -10,10 +10,12 @@
 mod account;
 mod accounts;
 mod turns;
+mod unsent;
 
 pub(crate) use account::{Account, Holding};
 pub(crate) use accounts::Accounts;
 pub(crate) use turns::Turns;
+pub(crate) use unsent::{LetGo, Unsent};
 
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
@@ -35,7 +37,7 @@ pub(crate) enum Resource {
     /// Bytes of responses that are read ahead of their clients, and kept to be recorded.
     ReadAheadBytes,
     /// Bytes of responses that were there as a whole, until their servers have sent them. They
-    /// are taken whether there is room or not.
+    /// are taken whether there is room or not: clients that do not read make it.
     UnsentBytes,
     /// Requests that wait for the outcome of another.
     Waiters,
@@ -53,29 +55,13 @@ impl Resource {
         Self::Background,
     ];
 
-    /// The resources that have a limit of their own, of which a request can be refused.
-    pub(crate) const LIMITED: [Self; 5] = [
-        Self::Operations,
-        Self::RequestBytes,
-        Self::ReadAheadBytes,
-        Self::Waiters,
-        Self::Background,
-    ];
-
-    /// The resource whose limit this one has.
-    pub(crate) const fn limited_as(self) -> Self {
-        match self {
-            Self::UnsentBytes => Self::ReadAheadBytes,
-            own => own,
-        }
-    }
-
     /// The option that limits the sum.
     pub(crate) const fn option(self) -> &'static str {
         match self {
             Self::Operations => "max_in_flight_operations",
             Self::RequestBytes => "max_buffered_bytes",
-            Self::ReadAheadBytes | Self::UnsentBytes => "max_read_ahead",
+            Self::ReadAheadBytes => "max_read_ahead",
+            Self::UnsentBytes => "max_unsent_bytes",
             Self::Waiters => "max_waiting_requests",
             Self::Background => "max_background_operations",
         }
@@ -86,7 +72,8 @@ impl Resource {
         match self {
             Self::Operations => "max_in_flight_per_caller",
             Self::RequestBytes => "max_buffered_bytes_per_caller",
-            Self::ReadAheadBytes | Self::UnsentBytes => "max_read_ahead_per_caller",
+            Self::ReadAheadBytes => "max_read_ahead_per_caller",
+            Self::UnsentBytes => "max_unsent_bytes_per_caller",
             Self::Waiters => "max_waiting_per_caller",
             Self::Background => "max_background_per_caller",
         }
@@ -153,13 +140,25 @@ pub(crate) fn largest_share(sum: usize) -> usize {
     sum - sum.div_ceil(8)
 }
 
-/// Whether a caller that holds `own` may take so much more, while all callers hold `total`.
-/// `own` is not limited (`None`) where all callers are one.
-fn may_take(limit: Limit, total: usize, own: Option<usize>, amount: usize) -> Result<(), Whose> {
+/// What one caller holds.
+#[derive(Clone, Copy)]
+struct Own {
+    held: usize,
+    /// The part of `held` that counts in no sum.
+    beyond: usize,
+}
+
+/// Whether a caller that holds `own` may take so much more, while all callers hold `total` within
+/// the sum. `own` is not limited (`None`) where all callers are one.
+fn may_take(limit: Limit, total: usize, own: Option<Own>, amount: usize) -> Result<(), Whose> {
     if total.saturating_add(amount) > limit.sum {
         return Err(Whose::Service);
     }
-    if own.is_some_and(|own| own.saturating_add(amount) > share(limit, total)) {
+    let is_over = |own: Own| {
+        let total = total.saturating_add(own.beyond);
+        own.held.saturating_add(amount) > share(limit, total)
+    };
+    if own.is_some_and(is_over) {
         return Err(Whose::Caller);
     }
     Ok(())
@@ -174,6 +173,8 @@ type Callers = [Mutex<HashMap<ScopeDigest, Weak<Account>>>; 32];
 pub(crate) struct Limits {
     of_each: [Limit; Resource::ALL.len()],
     held: [AtomicUsize; Resource::ALL.len()],
+    /// The part of `held` that counts for its callers alone.
+    beyond: [AtomicUsize; Resource::ALL.len()],
     callers: Callers,
     /// Notified when the last background task ends.
     no_background: Notify,
@@ -185,6 +186,7 @@ impl Limits {
         Arc::new(Self {
             of_each: Resource::ALL.map(limit),
             held: Default::default(),
+            beyond: Default::default(),
             callers: std::array::from_fn(|_| Mutex::new(HashMap::with_hasher(hasher.clone()))),
             no_background: Notify::new(),
         })
@@ -223,6 +225,16 @@ impl Limits {
 
     fn held(&self, of: Resource) -> &AtomicUsize {
         &self.held[of as usize]
+    }
+
+    /// How much all callers hold within the sum.
+    fn within(&self, of: Resource) -> usize {
+        self.without_beyond(of, self.held(of).load(Ordering::Relaxed))
+    }
+
+    fn without_beyond(&self, of: Resource, held: usize) -> usize {
+        // What is beyond the sum is counted before it is held, and for longer.
+        held.saturating_sub(self.beyond[of as usize].load(Ordering::Relaxed))
     }
 
     /// Waits until there are no background tasks, or the time is over. Returns how many there

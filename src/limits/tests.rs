@@ -69,7 +69,7 @@ fn what_is_taken_anyway_counts_and_is_given_back() {
     let limits = limits(Limit::of(2));
     let account = limits.account(Some(&caller(1)));
     let mut forced = account.take_anyway(RESOURCE, 5);
-    assert_eq!(take_all(&account).1, Whose::Service);
+    assert_eq!(take_all(&account).1, Whose::Caller);
     assert!(account.has_room(RESOURCE).is_err());
     forced.shrink(4);
     assert_eq!(limits.total(RESOURCE), 1);
@@ -78,6 +78,36 @@ fn what_is_taken_anyway_counts_and_is_given_back() {
     forced.shrink(100);
     assert_eq!(forced.amount(), 0);
     assert!(other.take(RESOURCE, 2).is_ok());
+}
+
+/// What has begun goes on whether there is room or not, and no other caller is refused for it.
+#[test]
+fn what_a_caller_takes_anyway_beyond_the_sum_is_no_part_of_the_sum() {
+    let limits = limits(Limit::of(64));
+    let greedy = limits.account(Some(&caller(1)));
+    let held: Vec<_> = (0..1000).map(|_| greedy.take_anyway(RESOURCE, 1)).collect();
+    assert_eq!(limits.total(RESOURCE), 1000);
+    assert_eq!(greedy.has_room(RESOURCE).unwrap_err().whose, Whose::Caller);
+    // Another one that does the same leaves as much to the third as it would without that.
+    let second = limits.account(Some(&caller(2)));
+    let more: Vec<_> = (0..1000).map(|_| second.take_anyway(RESOURCE, 1)).collect();
+    assert_eq!(second.has_room(RESOURCE).unwrap_err().whose, Whose::Caller);
+    let third = limits.account(Some(&caller(3)));
+    assert!(third.has_room(RESOURCE).is_ok());
+    drop(held);
+    // Of the greedy one nothing is left.
+    let (taken, whose) = take_all(&greedy);
+    assert!(taken.len() > 40, "{}", taken.len());
+    assert_eq!(whose, Whose::Caller);
+    drop((taken, more));
+    assert_eq!((limits.total(RESOURCE), limits.within(RESOURCE)), (0, 0));
+    // Where all callers are one, it is their sum.
+    let everyone = limits.account(None);
+    let held: Vec<_> = (0..1000)
+        .map(|_| everyone.take_anyway(RESOURCE, 1))
+        .collect();
+    assert_eq!(limits.within(RESOURCE), 1000);
+    drop(held);
 }
 
 /// A share shrinks as others ask. What a caller has taken before stays taken, and nothing more is

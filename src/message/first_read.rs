@@ -75,6 +75,7 @@ impl AnnouncedLength {
 pub(crate) enum FirstRead {
     /// The whole body, and the room that was taken for it.
     Full(FullBody, Room),
+    /// The part that may be sent, which counts as long as it is held.
     Broken(Bytes, BoxError),
     Panicked(Panic),
     /// The rest is read while it is sent, by a task of this runtime. Holds the room that was
@@ -108,18 +109,18 @@ where
         Poll::Pending if at_once => Poll::Ready(Ok(false)),
         other => other,
     });
-    let broken = |read: BodyBuffer, error| {
-        let read = length.unfinished(read.joined().data);
-        FirstRead::Broken(read, error)
+    let broken = |read: BodyBuffer, room: Room, error| {
+        let read = room.of_whole(read.whole().data, account);
+        FirstRead::Broken(length.unfinished(read), error)
     };
     match CatchUnwind::call(|| reading).await {
-        Ok(Ok(true)) if length.is_off(read.len()) => broken(read, Box::new(Misannounced)),
+        Ok(Ok(true)) if length.is_off(read.len()) => broken(read, room, Box::new(Misannounced)),
         Ok(Ok(true)) => FirstRead::Full(read.whole(), room),
         Ok(Ok(false)) => match Handle::try_current() {
             Ok(runtime) => FirstRead::Part(read, room, runtime),
-            Err(error) => broken(read, error.into()),
+            Err(error) => broken(read, room, error.into()),
         },
-        Ok(Err(error)) => broken(read, error),
+        Ok(Err(error)) => broken(read, room, error),
         Err(panic) => FirstRead::Panicked(panic),
     }
 }

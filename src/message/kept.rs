@@ -41,11 +41,16 @@ impl Room {
 
     /// The bytes of a response that is complete, which count as long as a slice of them is held.
     pub(crate) fn of_whole(self, data: Bytes, account: &Arc<Account>) -> Bytes {
-        match self.0 {
-            // They were read ahead, frame by frame.
-            Some(_) => self.follow(data),
-            None => unsent(data, account),
+        let Self(Some(ahead)) = &self else {
+            return unsent(data, account);
+        };
+        // The frames before the last one have their room. The last one may have found none.
+        let without_room = data.len().saturating_sub(AHEAD + ahead.amount());
+        let data = self.follow(data);
+        if without_room == 0 {
+            return data;
         }
+        counted(data, account.take_unsent(without_room))
     }
 }
 
@@ -55,7 +60,7 @@ pub(crate) fn unsent(data: Bytes, account: &Arc<Account>) -> Bytes {
     if data.len() <= AHEAD {
         return data;
     }
-    let holding = account.take_anyway(Resource::UnsentBytes, data.len());
+    let holding = account.take_unsent(data.len());
     counted(data, holding)
 }
 
@@ -143,8 +148,8 @@ impl Kept {
         };
     }
 
-    /// The next bytes for the client.
-    pub(crate) fn take(&mut self) -> Option<Bytes> {
+    /// The next bytes for the client, which a server keeps whatever becomes of the client.
+    pub(crate) fn take(&mut self, copies: bool) -> Option<Bytes> {
         let up_to = self.shown.min(self.taken + AHEAD);
         let data = match (self.next.take(), &self.memory) {
             (Some(data), _) => data,
@@ -152,6 +157,9 @@ impl Kept {
             // The memory may still move. A copy is also all that a server holds of it once
             // the client is let go.
             (None, Memory::Growing(kept)) => Bytes::copy_from_slice(&kept[self.taken..up_to]),
+            (None, Memory::Whole(kept)) if copies => {
+                Bytes::copy_from_slice(&kept[self.taken..up_to])
+            }
             (None, Memory::Whole(kept)) => kept.slice(self.taken..up_to),
         };
         self.taken += data.len();

@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 
-use crate::limits::{Account, Holding, Resource};
+use crate::limits::{Account, Holding, LetGo, Resource, Unsent};
 use crate::message::body::BoxError;
 use crate::message::kept::{AHEAD, Kept, Room};
 use crate::runtime::catch::Panic;
@@ -27,7 +27,7 @@ pub(crate) struct Pipe {
     state: Mutex<State>,
     /// For whom the body is kept, and for whom its operation counts once its client has left.
     /// `None` for a short body that has ended already.
-    account: Option<Arc<Account>>,
+    pub(super) account: Option<Arc<Account>>,
 }
 
 #[derive(Default)]
@@ -45,6 +45,8 @@ pub(super) struct State {
     bytes: usize,
     /// Since when data wait for the client, and it has taken none.
     unread_since: Option<Instant>,
+    /// Whether the client has taken data since its caller needed room last.
+    reads: bool,
     pub(super) end: Option<End>,
     /// Set once the client has left, or was let go.
     pub(super) left: bool,
@@ -88,10 +90,13 @@ impl Pipe {
         }
     }
 
-    /// A pipe for a body that is there as a whole.
-    pub(crate) fn of_whole(data: Bytes, trailers: Option<HeaderMap>) -> Self {
-        let pipe = Self::default();
-        pipe.end(Some(data), End::Full(trailers));
+    /// A pipe for a body that is there as a whole, or as far as it goes.
+    pub(crate) fn of_whole(data: Bytes, end: End, account: &Arc<Account>) -> Self {
+        let pipe = Self {
+            account: Some(Arc::clone(account)),
+            ..Self::default()
+        };
+        pipe.end(Some(data), end);
         pipe
     }
 
@@ -153,7 +158,7 @@ impl Pipe {
         // A client that was let go did not get all data: the body must not look complete.
         let is_cut = state.left && matches!(end, End::Full(_));
         state.end = Some(if is_cut {
-            End::Broken(LetGo.into())
+            End::Broken(ReadsNothing.into())
         } else {
             end
         });
@@ -211,10 +216,7 @@ impl Pipe {
         if due.is_none_or(|due| due > Instant::now()) {
             return false;
         }
-        if state.end.is_some() {
-            state.end = Some(End::Broken(LetGo.into()));
-        }
-        let unsent = state.leave(self.account.as_ref());
+        let unsent = state.let_go(self.account.as_ref());
         drop(state);
         drop(unsent);
         true
@@ -237,8 +239,27 @@ impl Pipe {
     }
 }
 
+impl Unsent for Pipe {
+    fn make_room(&self, spares: bool) -> LetGo {
+        let mut state = self.lock();
+        if state.left || (state.bytes == 0 && state.end.is_some()) {
+            return LetGo::Gone;
+        }
+        if state.bytes == 0 || (mem::take(&mut state.reads) && spares) {
+            return LetGo::Spared;
+        }
+        let unsent = state.let_go(self.account.as_ref());
+        // The task that reads the handler's body goes on without a client.
+        let reader = state.reader.take();
+        drop(state);
+        drop(unsent);
+        wake(reader);
+        LetGo::Gone
+    }
+}
+
 /// What is dropped once the lock is released.
-type Unsent = (Option<Kept>, VecDeque<Bytes>, BytesMut);
+type Dropped = (Option<Kept>, VecDeque<Bytes>, BytesMut);
 
 impl State {
     fn push(&mut self, data: Bytes) {
@@ -266,20 +287,30 @@ impl State {
 
     /// The next data for the client, not much of it at a time: what a server has taken it keeps,
     /// whatever becomes of its client.
-    pub(super) fn pop(&mut self) -> Option<Bytes> {
-        let data = match self.kept.as_mut().and_then(Kept::take) {
+    ///
+    /// A part of a large frame keeps all of it, so a server is given copies where `copies` says so.
+    pub(super) fn pop(&mut self, copies: bool) -> Option<Bytes> {
+        let data = match self.kept.as_mut().and_then(|kept| kept.take(copies)) {
             Some(data) => {
                 self.drop_taken();
                 data
             }
-            None => match self.frames.front_mut() {
-                None if self.small.is_empty() => return None,
-                None => self.small.split().freeze(),
-                Some(frame) if frame.len() > AHEAD => frame.split_to(AHEAD),
-                Some(_) => self.frames.pop_front()?,
-            },
+            None => {
+                let part = match self.frames.front_mut() {
+                    None if self.small.is_empty() => return None,
+                    None => self.small.split().freeze(),
+                    Some(frame) if frame.len() > AHEAD => frame.split_to(AHEAD),
+                    Some(_) => self.frames.pop_front()?,
+                };
+                if copies {
+                    Bytes::copy_from_slice(&part)
+                } else {
+                    part
+                }
+            }
         };
         self.bytes -= data.len();
+        self.reads = true;
         self.unread_since = (self.bytes > 0).then(Instant::now);
         Some(data)
     }
@@ -305,7 +336,15 @@ impl State {
         }
     }
 
-    fn leave(&mut self, account: Option<&Arc<Account>>) -> Unsent {
+    /// Lets the client go: a body that has ended must not look complete.
+    fn let_go(&mut self, account: Option<&Arc<Account>>) -> Dropped {
+        if self.end.is_some() {
+            self.end = Some(End::Broken(ReadsNothing.into()));
+        }
+        self.leave(account)
+    }
+
+    fn leave(&mut self, account: Option<&Arc<Account>>) -> Dropped {
         self.left = true;
         if self.end.is_none() {
             // The operation counts as one without a client before the lock is released:
@@ -331,12 +370,12 @@ pub(super) fn wake(waker: Option<Waker>) {
 
 /// The client has read nothing for too long, so what waited for it was dropped.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct LetGo;
+pub(super) struct ReadsNothing;
 
-impl fmt::Display for LetGo {
+impl fmt::Display for ReadsNothing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("the client read nothing for too long, so the rest of the response was dropped")
     }
 }
 
-impl Error for LetGo {}
+impl Error for ReadsNothing {}

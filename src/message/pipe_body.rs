@@ -10,7 +10,7 @@ use http::HeaderMap;
 use http_body::Frame;
 
 use crate::message::body::BoxError;
-use crate::message::pipe::{End, LetGo, Pipe, wake};
+use crate::message::pipe::{End, Pipe, ReadsNothing, wake};
 use crate::runtime::deadline::Moment;
 
 /// The client's side of the pipe. Dropped before the end, it leaves the reading task
@@ -42,8 +42,10 @@ impl PipeBody {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let account = self.pipe.account.as_ref();
+        let copies = account.is_some_and(|account| account.gives_copies());
         let mut state = self.pipe.lock();
-        if let Some(data) = state.pop() {
+        if let Some(data) = state.pop(copies) {
             let reader = state.reader_to_wake();
             drop(state);
             wake(reader);
@@ -54,7 +56,7 @@ impl PipeBody {
         if state.left && state.end.is_none() {
             drop(state);
             self.close();
-            return Poll::Ready(Some(Err(LetGo.into())));
+            return Poll::Ready(Some(Err(ReadsNothing.into())));
         }
         let Some(end) = state.end.replace(End::Delivered) else {
             state.end = None;

@@ -11,7 +11,7 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use crate::limits::Holding;
+use crate::limits::{Account, Holding};
 use crate::message::body::{BoxError, FullBody, as_bytes};
 use crate::message::kept::AHEAD;
 use crate::message::pipe::{End, Pipe};
@@ -66,34 +66,59 @@ impl<B> ResponseBody<B> {
     }
 
     /// Gives a large body that is there as a whole to its server part by part, and lets the client
-    /// go that reads nothing for so long. A server holds what it was given whatever the client does.
-    pub(crate) fn in_parts(self, send_timeout: Duration) -> Self {
+    /// go that reads nothing for so long, or whose caller needs the room. A server holds what it was
+    /// given whatever the client does.
+    pub(crate) fn in_parts(self, account: &Arc<Account>, send_timeout: Duration) -> Self {
         match self.kind {
             ResponseKind::Known { data, trailers } if data.len() > AHEAD => {
-                Self::large(data, trailers, send_timeout)
+                Self::large(data, trailers, account, send_timeout)
             }
             kind => Self { kind },
         }
     }
 
-    fn large(data: Bytes, trailers: Option<Box<HeaderMap>>, send_timeout: Duration) -> Self {
-        let Ok(runtime) = Handle::try_current() else {
+    fn large(
+        data: Bytes,
+        trailers: Option<Box<HeaderMap>>,
+        account: &Arc<Account>,
+        send_timeout: Duration,
+    ) -> Self {
+        if Handle::try_current().is_err() {
             return Self::known(FullBody { data, trailers });
-        };
+        }
         // HTTP/1 sends no trailers after a body whose length it announced.
         let length = trailers.is_none().then_some(data.len() as u64);
-        let pipe = Arc::new(Pipe::of_whole(data, trailers.map(|trailers| *trailers)));
-        let watched = Arc::clone(&pipe);
-        runtime.spawn(async move {
-            SendTimeout::new(send_timeout).until_taken(&watched).await;
-        });
-        Self::streamed(PipeBody::new(pipe, length))
+        let end = End::Full(trailers.map(|trailers| *trailers));
+        let pipe = Pipe::of_whole(data, end, account);
+        Self::waits(pipe, length, account, send_timeout)
     }
 
-    pub(crate) fn broken(read: Bytes, error: BoxError) -> Self {
-        let pipe = Pipe::default();
-        pipe.end(Some(read), End::Broken(error));
-        Self::streamed(PipeBody::new(Arc::new(pipe), None))
+    /// A body that broke off, as far as it goes.
+    pub(crate) fn broken(
+        read: Bytes,
+        error: BoxError,
+        account: &Arc<Account>,
+        send_timeout: Duration,
+    ) -> Self {
+        let pipe = Pipe::of_whole(read, End::Broken(error), account);
+        Self::waits(pipe, None, account, send_timeout)
+    }
+
+    fn waits(
+        pipe: Pipe,
+        length: Option<u64>,
+        account: &Arc<Account>,
+        send_timeout: Duration,
+    ) -> Self {
+        let pipe = Arc::new(pipe);
+        account.waits(Arc::<Pipe>::downgrade(&pipe));
+        if let Ok(runtime) = Handle::try_current() {
+            let watched = Arc::clone(&pipe);
+            runtime.spawn(async move {
+                SendTimeout::new(send_timeout).until_taken(&watched).await;
+            });
+        }
+        Self::streamed(PipeBody::new(pipe, length))
     }
 
     /// Ends a body that is sent while it is read with these trailers, if the client's

@@ -146,7 +146,8 @@ fn full_of(Full { of, whose }: Full) -> String {
     let what = match of {
         Resource::Operations => "requests{} with idempotency keys are being handled",
         Resource::RequestBytes => "bytes of requests{} are being received or handled",
-        Resource::ReadAheadBytes | Resource::UnsentBytes => "bytes of responses{} are not yet read",
+        Resource::ReadAheadBytes => "bytes of responses{} are read ahead",
+        Resource::UnsentBytes => "bytes of responses{} are not yet read",
         Resource::Waiters => "requests{} wait for the outcome of others",
         Resource::Background => "operations{} still run for clients that have left",
     };

@@ -121,6 +121,7 @@ impl ProtectedRequest {
         if self.options.on_disconnect == OnDisconnect::Finish {
             self.account().has_room(Resource::Background)?;
         }
+        self.account().may_respond()?;
         place.map_or_else(|| self.place(), Ok)
     }
 

@@ -234,7 +234,8 @@ where
                 }
                 FirstRead::Broken(read, error) => {
                     let verdict = judge(&operation.options, &head, BodyEnd::Broken, began_at);
-                    (verdict, ResponseBody::broken(read, error))
+                    let (account, timeout) = (operation.account(), operation.core.send_timeout);
+                    (verdict, ResponseBody::broken(read, error, account, timeout))
                 }
                 FirstRead::Panicked(panic) => {
                     let verdict = judge(&operation.options, &head, BodyEnd::Broken, began_at);
@@ -260,7 +261,7 @@ where
         if operation.marks_responses() {
             operation.mark(&mut head.headers, began_at, kept_until);
         }
-        let body = body.in_parts(operation.core.send_timeout);
+        let body = body.in_parts(operation.account(), operation.core.send_timeout);
         Some(Response::from_parts(head, body))
     }
 }

@@ -101,7 +101,7 @@ impl ProtectedRequest {
             data: unsent(body, self.account()),
             trailers: trailers.map(Box::new),
         });
-        let body = body.in_parts(self.core.send_timeout);
+        let body = body.in_parts(self.account(), self.core.send_timeout);
         let mut response = Response::new(body);
         *response.status_mut() = self.options.replayed_status(status);
         if let Some(content_length) = headers.get_mut(CONTENT_LENGTH) {

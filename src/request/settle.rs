@@ -69,8 +69,9 @@ impl Operation {
             self.mark(&mut head.headers, began_at, kept_until);
         }
         let mut body = response.body;
-        body.data = unsent(body.data, self.account());
-        let body = ResponseBody::known(body).in_parts(self.core.send_timeout);
+        let account = self.account();
+        body.data = unsent(body.data, account);
+        let body = ResponseBody::known(body).in_parts(account, self.core.send_timeout);
         Settled::Committed(Response::from_parts(head, body))
     }
 

@@ -8,6 +8,7 @@
 use std::error::Error;
 use std::fmt;
 use std::future::{Future, poll_fn};
+use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -22,7 +23,7 @@ use crate::lease::{Ended, LeaseOwner, Verdict};
 use crate::limits::Holding;
 use crate::message::body::{BodyBuffer, BoxError, FullBody, TURN};
 use crate::message::first_read::{AnnouncedLength, Misannounced};
-use crate::message::kept::{Room, unsent};
+use crate::message::kept::{AHEAD, Room, unsent};
 use crate::message::pipe::{Demand, End, Pipe};
 use crate::message::pipe_body::PipeBody;
 use crate::message::response_body::ResponseBody;
@@ -53,6 +54,8 @@ pub(crate) struct ReadAhead<R> {
     withholds: bool,
     /// Whether the body has no end that could be waited for.
     endless: bool,
+    /// Whether the client is let go if its caller needs the room of a large frame.
+    makes_room: bool,
     trailers: Option<HeaderMap>,
     overdue: Option<Pin<Box<Sleep>>>,
     send_timeout: SendTimeout,
@@ -120,6 +123,7 @@ where
             is_off: false,
             withholds: version <= Version::HTTP_10,
             endless: false,
+            makes_room: false,
             trailers: trailers.map(|trailers| *trailers),
             overdue: None,
             send_timeout: SendTimeout::new(operation.core.send_timeout),
@@ -128,6 +132,7 @@ where
             reading.data(data);
         } else {
             reading.forgo_record(record);
+            reading.waits(&data);
             reading.show(data);
         }
         reading
@@ -314,10 +319,21 @@ where
                 Some(left) => self.recordable = left,
             }
         }
-        let is_kept = self.record == KeptBody::Kept;
-        let account = self.operation.account();
-        let data = if is_kept { data } else { unsent(data, account) };
+        if self.record == KeptBody::Kept {
+            self.show(data);
+            return;
+        }
+        self.waits(&data);
+        let data = unsent(data, self.operation.account());
         self.show(data);
+    }
+
+    /// These data are not recorded, and may wait for the client.
+    fn waits(&mut self, data: &Bytes) {
+        if data.len() > AHEAD && !mem::replace(&mut self.makes_room, true) {
+            let account = self.operation.account();
+            account.waits(Arc::<Pipe>::downgrade(&self.pipe));
+        }
     }
 
     /// Hands data to the client, but for those that may be the last.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Request, Response};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -230,6 +230,44 @@ async fn a_client_that_reads_nothing_for_a_time_is_let_go_and_its_operation_goes
             }
         }
     }
+}
+
+/// A server asks for the next part of a response when its client has read the last one, so one byte
+/// now and then is nothing.
+#[tokio::test]
+async fn a_client_that_reads_a_byte_now_and_then_is_let_go_too() {
+    let (store, runs, given) = (Steered::new(), Runs::default(), Given::default());
+    let change = |b: IdempotencyLayerBuilder| b.max_read_ahead(0).send_timeout(MOMENT * 4);
+    let layer = layer(&store, change, |options| options);
+    let service = {
+        let given = given.clone();
+        handler(&runs, move |_| std::future::ready(large(&given)))
+    };
+    let server = Server::start_with_small_sockets(app(&layer, service));
+    let stream = TcpStream::connect(server.address).await.unwrap();
+    let mut http = http2::Builder::new(TokioExecutor::new());
+    let http = http.initial_stream_window_size(1);
+    let (mut sender, connection) = http.handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(async { drop(connection.await) });
+    let request = Request::post("http://shop.example/payments")
+        .header("idempotency-key", "k")
+        .body(Full::<Bytes>::default())
+        .unwrap();
+    let response = sender.send_request(request).await.unwrap();
+    let bytes = Arc::new(Mutex::new(0));
+    let read = Arc::clone(&bytes);
+    let reading = tokio::spawn(async move {
+        let mut body = response.into_body();
+        while let Some(Ok(frame)) = body.frame().await {
+            *read.lock().unwrap() += frame.into_data().unwrap().len();
+            tokio::time::sleep(MOMENT).await;
+        }
+    });
+    all_ended(&layer, &store, &runs).await;
+    assert_eq!((given.all(), store.stats().sealed), (RESPONSE, 1));
+    let read = *bytes.lock().unwrap();
+    assert!((2..FRAME).contains(&read), "{read} bytes");
+    reading.abort();
 }
 
 /// A handler that says nothing for long is no client that reads nothing.

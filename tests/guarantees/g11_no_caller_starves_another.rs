@@ -186,6 +186,10 @@ fn a_share_above_its_sum_is_an_error_that_names_both() {
             ["max_read_ahead_per_caller", "max_read_ahead"],
         ),
         (
+            builder().max_unsent_bytes(8).max_unsent_bytes_per_caller(9),
+            ["max_unsent_bytes_per_caller", "max_unsent_bytes"],
+        ),
+        (
             builder().max_waiting_requests(8).max_waiting_per_caller(9),
             ["max_waiting_per_caller", "max_waiting_requests"],
         ),

@@ -106,6 +106,8 @@ fn what_is_read_is_right_by_the_schema() {
         "max_waiters = 0",
         "max_read_ahead = '512MiB'",
         "max_read_ahead_per_caller = '1MiB'",
+        "max_unsent_bytes = '512MiB'",
+        "max_unsent_bytes_per_caller = '1MiB'",
         "send_timeout = '150ms'",
         "store_timeout = '150ms'",
         "docs_url = 'https://a.example/'",

@@ -264,6 +264,7 @@ async fn it_tells_what_the_limits_of_the_layer_refuse() {
             "max_in_flight_operations",
             "max_buffered_bytes",
             "max_read_ahead",
+            "max_unsent_bytes",
             "max_waiting_requests",
             "max_background_operations",
         ] {

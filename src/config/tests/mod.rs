@@ -286,6 +286,16 @@ fn what_is_of_the_whole_layer_reaches_it() {
             "'1MiB'",
             "max_read_ahead_per_caller: Some(1048576)",
         ),
+        (
+            "max_unsent_bytes",
+            "'512MiB'",
+            "max_unsent_bytes: 536870912",
+        ),
+        (
+            "max_unsent_bytes_per_caller",
+            "'1MiB'",
+            "max_unsent_bytes_per_caller: Some(1048576)",
+        ),
         ("send_timeout", "'150ms'", "send_timeout: 150ms"),
         (
             "max_in_flight_operations",

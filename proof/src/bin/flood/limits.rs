@@ -30,7 +30,7 @@ enum Table {
     Proxy,
 }
 
-pub(crate) const LIMITS: [Limit; 11] = [
+pub(crate) const LIMITS: [Limit; 12] = [
     Limit {
         table: Table::Store,
         name: "max_records",
@@ -85,6 +85,13 @@ pub(crate) const LIMITS: [Limit; 11] = [
         name: "max_read_ahead",
         value: 32 * MIB,
         share: Some("max_read_ahead_per_caller"),
+        each: 1,
+    },
+    Limit {
+        table: Table::Layer,
+        name: "max_unsent_bytes",
+        value: 32 * MIB,
+        share: Some("max_unsent_bytes_per_caller"),
         each: 1,
     },
     Limit {
