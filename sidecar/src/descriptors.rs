@@ -7,11 +7,17 @@ use tracing::warn;
 /// connections of a store, the runtime's own.
 const OTHERS: usize = 64;
 
-/// Warns if the limits can't be reached. Only Linux tells how many files a process may open.
-pub(crate) fn compare(limits: &Limits, asks_authorizer: bool) {
-    let status = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
-    let Some(allowed) = allowed(&status) else {
-        return;
+/// Allows as many files as the system lets the process have, and warns if the limits can't be reached
+/// all the same. The soft limit is often 1024 for the sake of programs that use `select`, and any
+/// process may raise it up to the hard limit.
+#[cfg(unix)]
+pub(crate) fn allow(limits: &Limits, asks_authorizer: bool) {
+    let allowed = match rlimit::increase_nofile_limit(u64::MAX) {
+        Ok(allowed) => usize::try_from(allowed).unwrap_or(usize::MAX),
+        Err(error) => {
+            warn!(%error, "how many files the process may open is not known");
+            return;
+        }
     };
     let upstream = limits.max_upstream_requests;
     let authorizer = if asks_authorizer { upstream } else { 0 };
@@ -34,9 +40,6 @@ pub(crate) fn compare(limits: &Limits, asks_authorizer: bool) {
     }
 }
 
-/// The soft limit of open files in `/proc/self/limits`.
-fn allowed(status: &str) -> Option<usize> {
-    let mut lines = status.lines();
-    let line = lines.find_map(|line| line.strip_prefix("Max open files"))?;
-    line.split_whitespace().next()?.parse().ok()
-}
+/// Only Unix limits the files of a process.
+#[cfg(not(unix))]
+pub(crate) fn allow(_: &Limits, _: bool) {}

@@ -141,7 +141,7 @@ impl Sidecar {
         layer: IdempotencyLayer,
         tls: Tls,
     ) -> Result<Self, SidecarError> {
-        descriptors::compare(&settings.limits, settings.authorize.is_some());
+        descriptors::allow(&settings.limits, settings.authorize.is_some());
         let files = tls.files();
         let front = Front::new(layer, settings, tls.upstream, tls.authorizer);
         let front = Arc::new(front);
