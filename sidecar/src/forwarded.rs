@@ -278,6 +278,25 @@ pub(crate) fn forward(parts: &mut request::Parts, peer: Peer, trusted: &[IpNet])
     is_disbelieved
 }
 
+/// Whose turn a request without protection takes: that of the client that the trusted proxies name.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ClientAddr(pub(crate) IpAddr);
+
+/// The client by `X-Forwarded-For`, as `forward` has set that header: the last address that is not one
+/// of the trusted proxies, or the first if all are.
+pub(crate) fn client(headers: &HeaderMap, peer: Peer, trusted: &[IpNet]) -> ClientAddr {
+    let mut client = peer.address.ip().to_canonical();
+    let named: Vec<_> = tokens(headers, &FORWARDED_FOR).collect();
+    for address in named.into_iter().rev() {
+        let is_trusted = trusted.iter().any(|network| network.contains(&client));
+        match address.parse::<IpAddr>() {
+            Ok(address) if is_trusted => client = address.to_canonical(),
+            _ => break,
+        }
+    }
+    ClientAddr(client)
+}
+
 /// Adds the sidecar to the intermediaries that `Via` lists (RFC 9110, 7.6.3).
 pub(crate) fn sign(parts: &mut request::Parts) {
     let via = match parts.version {

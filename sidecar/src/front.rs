@@ -25,8 +25,8 @@ use crate::checks::{layer_header_names, methods};
 use crate::connect::Connector;
 use crate::contract::SidecarContract;
 use crate::forwarded::{
-    LayerHeaders, ReservedHeaders, can_be_tunnelled, forward, join_cookies, may_be_forwarded, sign,
-    strip_hop_by_hop,
+    LayerHeaders, ReservedHeaders, can_be_tunnelled, client, forward, join_cookies,
+    may_be_forwarded, sign, strip_hop_by_hop,
 };
 use crate::head::check;
 use crate::metrics::{GaugeGuard, Numbers};
@@ -186,6 +186,10 @@ impl Front {
             });
         }
         parts.extensions.insert(PeerAddr(peer.address));
+        if !self.trusted.is_empty() {
+            let client = client(&parts.headers, peer, &self.trusted);
+            parts.extensions.insert(client);
+        }
         self.read_path(&mut parts)
             .map_err(|(code, detail)| self.refused(&Refusal::new(code, &detail), &parts))?;
         if let Some(authorizer) = &self.authorizer

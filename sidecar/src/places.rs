@@ -23,7 +23,8 @@ use crate::connections::SHARE;
 pub(crate) enum Caller {
     /// The digest of the caller of a protected request.
     Of([u8; 32]),
-    /// The peer that a request without protection comes from.
+    /// The client that a request without protection comes from: the peer, or whom a trusted proxy
+    /// names.
     At(IpAddr),
 }
 

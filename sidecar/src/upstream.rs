@@ -28,7 +28,9 @@ use tracing::{debug, warn};
 use crate::bodies::{ForwardedBody, Stall};
 use crate::client::{Client, Failure};
 use crate::connect::Connector;
-use crate::forwarded::{ATTEMPT, FENCING_TOKEN, LayerHeaders, ReservedHeaders, strip_hop_by_hop};
+use crate::forwarded::{
+    ATTEMPT, ClientAddr, FENCING_TOKEN, LayerHeaders, ReservedHeaders, strip_hop_by_hop,
+};
 use crate::framing::settle_framing;
 use crate::metrics::{Limit, Numbers};
 use crate::options::Settings;
@@ -330,10 +332,13 @@ impl Exchange {
         let context = self.context.as_ref();
         let protected = context.and_then(|context| caller(context, head));
         let peer = || head.extensions.get::<PeerAddr>().map(|peer| peer.0.ip());
-        protected.map_or_else(
-            || Caller::At(peer().unwrap_or(Ipv4Addr::UNSPECIFIED.into())),
-            Caller::Of,
-        )
+        let client = || head.extensions.get::<ClientAddr>().map(|client| client.0);
+        let address = || {
+            client()
+                .or_else(peer)
+                .unwrap_or(Ipv4Addr::UNSPECIFIED.into())
+        };
+        protected.map_or_else(|| Caller::At(address()), Caller::Of)
     }
 }
 

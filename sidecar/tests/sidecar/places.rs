@@ -115,6 +115,32 @@ async fn over_http_2_a_full_connection_is_not_the_only_one() {
     assert_eq!(upstream.connections.load(Ordering::SeqCst), 3);
 }
 
+/// Behind a proxy all requests have one peer. If they were one caller, each would wait for all.
+#[tokio::test]
+async fn the_clients_that_a_trusted_proxy_names_take_turns() {
+    let upstream = Upstream::start(|request| match request.target() {
+        "/hangs" => vec![Step::Hang],
+        _ => ok("done"),
+    })
+    .await;
+    let file = File::new(upstream.address)
+        .top("trusted_proxies = ['127.0.0.0/8', '10.0.0.1']")
+        .top("limits = { max_upstream_requests = 16, max_upstream_requests_per_caller = 1 }");
+    let sidecar = file.start().await;
+    let by = |path: &str, client: &str| {
+        let named = format!("X-Forwarded-For: {client}, 10.0.0.1\r\nHost:");
+        get(path).replace("Host:", &named)
+    };
+    let mut greedy = sidecar.client().await;
+    greedy.send(&by("/hangs", "192.0.2.1")).await;
+    until(async || upstream.seen().len() == 1).await;
+    // What the client itself has named counts for nothing.
+    let mut again = sidecar.client().await;
+    again.send(&by("/", "192.0.2.9, 192.0.2.1")).await;
+    is_answered_soon(&sidecar, &by("/", "192.0.2.2")).await;
+    assert_eq!(upstream.seen().len(), 2, "the greedy one waits");
+}
+
 #[tokio::test]
 async fn one_caller_leaves_places_to_the_next() {
     let upstream = Upstream::start(|request| match request.target() {
