@@ -13,11 +13,12 @@ use crate::options::{OnInFlight, Require};
 impl Contract {
     /// The contract as JSON. The members have the names of the options, and the
     /// values that a configuration file would have; times are seconds, sizes are
-    /// bytes.
+    /// bytes. A share that is `null` is seven times what is free.
     #[must_use]
     pub fn json(&self) -> Value {
         json!({
             "docs_url": self.docs_url,
+            "limits": self.limits.json(),
             "endpoints": self.endpoints.iter().map(Endpoint::json).collect::<Value>(),
         })
     }
@@ -124,7 +125,7 @@ fn name(name: Option<&HeaderName>) -> Option<&str> {
 }
 
 /// A number of seconds, whole if the duration is whole.
-fn seconds(duration: Duration) -> Value {
+pub(super) fn seconds(duration: Duration) -> Value {
     match duration.subsec_nanos() {
         0 => duration.as_secs().into(),
         _ => duration.as_secs_f64().into(),

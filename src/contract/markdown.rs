@@ -38,6 +38,7 @@ impl Contract {
             write!(page, "\n## {title}\n").expect(INFALLIBLE);
             self.section(&mut page, say);
         }
+        self.limits.write(&mut page);
         self.errors(&mut page);
         if let Some(url) = &self.docs_url {
             write!(page, "\nEvery error links to <{url}>.\n").expect(INFALLIBLE);

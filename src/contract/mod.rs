@@ -1,11 +1,11 @@
 //! What a configured layer promises to the clients of an API, as documents: a page
 //! in Markdown, JSON, and a fragment of an OpenAPI document.
 //!
-//! Public: [`Contract`], which [`IdempotencyLayer::contract`] makes. `rejections`
-//! makes an example of each rejection, `sentences` describes the options in plain
+//! Public: [`Contract`], which [`IdempotencyLayer::contract`] makes. `limits` lists
+//! the limits, `rejections` makes an example of each rejection, `sentences` describes the options in plain
 //! words, and `markdown`, `json` and `openapi` write the documents.
 //!
-//! May use: `layer`, `request`, `options`, `rejection`, `store`, `message`, `display`.
+//! May use: `layer`, `request`, `limits`, `options`, `rejection`, `store`, `message`, `display`.
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,6 +19,7 @@ use crate::rejection::RejectionCode;
 use crate::request::core::Core;
 
 mod json;
+mod limits;
 mod markdown;
 mod openapi;
 mod path;
@@ -26,6 +27,7 @@ mod rejections;
 mod schema;
 mod sentences;
 
+use limits::LayerLimits;
 use rejections::RejectionExample;
 
 impl IdempotencyLayer {
@@ -48,7 +50,7 @@ impl IdempotencyLayer {
 ///
 /// The contract is gathered from the layer's options, so it always agrees with
 /// what the layer does. It contains no namespace, no secret, no known credential
-/// and nothing about the store.
+/// and nothing about the store. The limits of what requests hold are in it, with each caller's share.
 ///
 /// ```
 /// use tower_idempotency::{IdempotencyLayer, MemoryStore, scope};
@@ -91,6 +93,7 @@ pub struct Contract {
     /// In the order of the layer's routes, the defaults last. A request that no
     /// endpoint covers is executed each time.
     endpoints: Vec<Endpoint>,
+    limits: LayerLimits,
     docs_url: Option<String>,
 }
 
@@ -135,6 +138,7 @@ impl Contract {
         });
         Self {
             endpoints: endpoints.collect(),
+            limits: LayerLimits::of(layer),
             docs_url: rules.rejections.docs_url.as_deref().map(str::to_owned),
         }
     }

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::limits::{Account, Limits};
+#[cfg(feature = "contract")]
+use crate::limits::{Limit, Resource};
 use crate::record::ScopeDigest;
 use crate::runtime::Mutex;
 
@@ -52,6 +54,11 @@ impl Accounts {
     /// still are.
     pub(crate) async fn drain(&self, limit: Duration) -> usize {
         self.limits.drain(limit).await
+    }
+
+    #[cfg(feature = "contract")]
+    pub(crate) fn limit(&self, of: Resource) -> Limit {
+        self.limits.limit(of)
     }
 
     #[cfg(all(test, shuttle))]

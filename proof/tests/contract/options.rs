@@ -226,9 +226,6 @@ fn nothing_of_the_inside_gets_out() {
             layer
                 .namespace("a-namespace")
                 .secrets(["a secret of the service"])
-                .max_buffered_bytes(10 << 20)
-                .max_background_operations(7)
-                .max_waiting_requests(7)
                 .store_timeout(Duration::from_millis(123))
         } else {
             layer

@@ -31,6 +31,53 @@ fn a_layer_without_any_protected_route_says_so() {
 }
 
 #[test]
+fn limits_are_those_that_are_configured() {
+    let layer = api_key()
+        .max_in_flight_operations(64)
+        .max_in_flight_per_caller(8)
+        .max_unsent_bytes(32 << 20)
+        .send_timeout(std::time::Duration::from_secs(20))
+        .build()
+        .unwrap();
+    let contract = layer.contract();
+    let page = contract.markdown();
+    assert!(
+        page.contains("| operations at a time | 64 | 8 | `over-capacity` |"),
+        "{page}"
+    );
+    assert!(
+        page.contains("together | 32 MiB | seven times what is free | `over-capacity`;"),
+        "{page}"
+    );
+    assert!(page.contains("for 20 seconds is disconnected"), "{page}");
+    let limits = &contract.json()["limits"];
+    assert_eq!(limits["max_in_flight_per_caller"], 8);
+    assert_eq!(limits["max_unsent_bytes"], 32 << 20);
+    assert!(limits["max_unsent_bytes_per_caller"].is_null());
+    assert_eq!(limits["send_timeout"], 20);
+    let openapi = contract.openapi();
+    assert!(
+        openapi["info"]["description"]
+            .as_str()
+            .unwrap()
+            .contains("## Limits")
+    );
+    // Where all callers are one, there are no shares.
+    let layer = IdempotencyLayer::new(MemoryStore::new(), scope::shared()).unwrap();
+    let contract = layer.contract();
+    assert!(
+        contract
+            .markdown()
+            .contains("| operations at a time | 10000 | `over-capacity` |")
+    );
+    assert!(
+        contract.json()["limits"]
+            .get("max_unsent_bytes_per_caller")
+            .is_none()
+    );
+}
+
+#[test]
 fn what_holds_everywhere_is_said_once() {
     let layer = api_key()
         .route("POST /orders", |options| options.require(Require::Required))

@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde_json::{Map, Value, json};
 use tower_idempotency::IdempotencyLayer;
 use tower_idempotency::contract::Contract;
-use tower_idempotency::for_sidecar::{self, GatewayCode, Refusals};
+use tower_idempotency::for_sidecar::{self, GatewayCode, Limits, Refusals};
 
 use crate::options::Settings;
 use crate::problem::usual;
@@ -21,6 +21,7 @@ mod tests;
 #[derive(Clone, Debug)]
 pub struct SidecarContract {
     layer: Contract,
+    limits: Limits,
     errors: Vec<ProxyError>,
 }
 
@@ -112,6 +113,7 @@ impl SidecarContract {
         let verified = authorize.map_or(&[][..], |authorize| &authorize.headers);
         Self {
             errors: errors.collect(),
+            limits: settings.limits.clone(),
             layer: for_sidecar::contract(layer, verified),
         }
     }
@@ -122,8 +124,8 @@ impl SidecarContract {
         self.layer.markdown() + &self.section()
     }
 
-    /// The contract as JSON. The member `gateway` lists the sidecar's own errors,
-    /// the other members are those of
+    /// The contract as JSON. The member `gateway` lists the sidecar's own errors, and
+    /// `gateway_limits` its own limits: a share that is `null` is seven times what is free. The other members are those of
     /// [`Contract::json`](tower_idempotency::contract::Contract::json).
     #[must_use]
     pub fn json(&self) -> Value {
@@ -139,6 +141,19 @@ impl SidecarContract {
             })
         });
         document["gateway"] = errors.collect();
+        let own = &self.limits;
+        document["gateway_limits"] = json!({
+            "max_connections": own.max_connections,
+            "max_connections_per_peer": own.max_connections_per_peer,
+            "max_head_bytes": own.max_head_bytes,
+            "head_timeout": own.head_timeout.as_secs_f64(),
+            "max_streams": own.max_streams,
+            "max_resets_per_second": own.max_resets_per_second,
+            "client_timeout": own.client_timeout.as_secs_f64(),
+            "max_upstream_requests": own.max_upstream_requests,
+            "max_upstream_requests_per_caller": own.max_upstream_requests_per_caller,
+            "max_upstream_queue": own.max_upstream_queue,
+        });
         document
     }
 
@@ -202,11 +217,40 @@ impl SidecarContract {
         });
         let rows: String = rows.collect();
         let examples: String = self.errors.iter().map(ProxyError::example).collect();
+        let limits = limits(&self.limits);
         format!(
-            "\n## The service behind the proxy\n\n{SERVICE}\n\n## Errors on the way to the service\n\n\
+            "\n## The service behind the proxy\n\n{SERVICE}\n\n{limits}\n## Errors on the way to the service\n\n\
              | code | status | when | what to do |\n| --- | --- | --- | --- |\n{rows}{examples}"
         )
     }
+}
+
+/// The limits of the way to the service, as a section of the page.
+fn limits(own: &Limits) -> String {
+    let share = |share: Option<usize>| {
+        share.map_or("seven times what is free".to_owned(), |share| {
+            share.to_string()
+        })
+    };
+    format!(
+        "## Limits of the way to the service\n\n\
+         | limit | all | one client | beyond it |\n| --- | --- | --- | --- |\n\
+         | connections | {} | {} | they wait, or are closed |\n\
+         | requests at the service | {} | {} | they wait, up to {} of each kind, then `over-capacity` |\n\
+         | bytes of the head of a request | | {} | 431 |\n\
+         | requests at a time on a connection of HTTP/2 | | {} | the stream is refused |\n\
+         | streams that a client resets in a second | | {} | the connection ends |\n\n\
+         A client that neither reads nor sends for {:?} is disconnected.\n",
+        own.max_connections,
+        share(own.max_connections_per_peer),
+        own.max_upstream_requests,
+        share(own.max_upstream_requests_per_caller),
+        own.max_upstream_queue,
+        own.max_head_bytes,
+        own.max_streams,
+        own.max_resets_per_second,
+        own.client_timeout,
+    )
 }
 
 /// What the schema of a media type is for that some of the layer's rejections have too.
