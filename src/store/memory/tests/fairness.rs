@@ -292,12 +292,12 @@ proptest! {
     #[test]
     fn of_a_thousand_callers_the_one_that_floods_alone_loses_records(
         by_bytes in any::<bool>(),
-        steps in prop::collection::vec((0..1000_u32, 0..6_u8, 0..800_usize), 2000..4000),
+        steps in prop::collection::vec((0..1000_u32, 0..6_u8, 0..300_usize), 2000..4000),
     ) {
         const FLOODS: u32 = 5000;
         let limits = MemoryStore::builder();
         let bench = Bench::with(if by_bytes {
-            limits.max_bytes(8 * 1000 * (room(2) + 2 * (COMPLETION_BYTES + 800)))
+            limits.max_bytes(8 * 1000 * (room(2) + 2 * (COMPLETION_BYTES + 300)))
         } else {
             limits.max_records(8 * 1000 * 2)
         });
@@ -313,7 +313,7 @@ proptest! {
                 match what {
                     0 | 1 => drop(bench.release(&claim)),
                     2 => std::mem::forget(lease),
-                    _ => drop(bench.end(&lease, &completed(&[0; 800][..bytes]))),
+                    _ => drop(bench.end(&lease, &completed(&[0; 300][..bytes]))),
                 }
             }
             bench.advance(Duration::from_secs(1));
@@ -322,7 +322,7 @@ proptest! {
             own.retain(|(_, until)| *until > now);
             if own.len() < 2 {
                 let lease = bench.acquire(&by(caller, key));
-                let outcome = completed(&[0; 800][..bytes]);
+                let outcome = completed(&[0; 300][..bytes]);
                 let ended = bench.records.complete(&lease, &outcome);
                 prop_assert_eq!(ended.unwrap(), Ownership::Held);
                 own.push((key, now + HOUR.as_secs()));
