@@ -132,27 +132,28 @@ impl<R: 'static, E: 'static> Protected<R, E> {
         let Some(operation) = flow.as_ref().operation().map(Arc::clone) else {
             return;
         };
-        match operation.progress() {
+        let goes_on = match operation.progress() {
             // Nothing is stored, and nothing has begun.
-            Progress::Reading => return,
-            Progress::Running if operation.options.on_disconnect == OnDisconnect::Cancel => {
-                drop(flow);
-                // The handler may have given its context, and the operation with it, to a task.
-                operation.drop_body();
-                return;
-            }
-            Progress::Claiming | Progress::Running | Progress::Recording => {}
-        }
+            Progress::Reading => false,
+            Progress::Running => operation.options.on_disconnect != OnDisconnect::Cancel,
+            Progress::Claiming | Progress::Recording => true,
+        };
         // Without a runtime no task can go on: the lease's owner, which the flow
         // holds, gives the record back when the flow is dropped.
-        if let Ok(runtime) = Handle::try_current() {
-            if operation.progress() == Progress::Claiming {
-                operation.leave_client();
-            }
-            let rest = async move { drop(flow.await) };
-            let rest = rest.instrument(operation.span.clone());
-            operation.account().spawn(&runtime, rest);
+        let runtime = Handle::try_current().ok().filter(|_| goes_on);
+        let Some(runtime) = runtime else {
+            drop(flow);
+            // The handler may have given its context, and the operation with it, to a task or a
+            // thread.
+            operation.drop_body();
+            return;
+        };
+        if operation.progress() == Progress::Claiming {
+            operation.leave_client();
         }
+        let rest = async move { drop(flow.await) };
+        let rest = rest.instrument(operation.span.clone());
+        operation.account().spawn(&runtime, rest);
     }
 }
 

@@ -117,8 +117,8 @@ impl LeaseOwner {
         }
     }
 
-    /// Has a lease that no guard keeps renewed. Its time counts from `sent`, when the claim left
-    /// this process.
+    /// Has the renewer renew the lease, which no guard keeps. The lease's time counts from `sent`, when
+    /// the claim left this process.
     pub(crate) fn renew_from(&self, sent: Instant) {
         // The renewer is started before the handler begins, and on another
         // worker: the handler may block this thread from its first line.

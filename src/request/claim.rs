@@ -59,8 +59,8 @@ impl Operation {
             return Ok(Protection::None);
         };
         let guarded = lease.is_guarded();
-        // From here on, dropping `owner` gives the claim back.
         let owner = self.own(lease, place);
+        self.acquired(owner.state());
         if !guarded {
             owner.renew_from(sent);
         }
@@ -73,15 +73,6 @@ impl Operation {
             return Err(Rejection::store_unavailable().into());
         }
         Ok(Protection::Own(owner))
-    }
-
-    pub(super) fn own(&self, lease: Lease, place: Holding) -> LeaseOwner {
-        let max_operation = self.options.max_operation;
-        let span = self.span.clone();
-        let leases = &self.core.leases;
-        let owner = LeaseOwner::acquired(leases, lease, max_operation, span, place);
-        self.acquired(owner.state());
-        owner
     }
 
     /// What is full refuses only what would begin (G11): a record that is there already is
@@ -123,6 +114,13 @@ impl ProtectedRequest {
         }
         self.account().may_respond()?;
         place.map_or_else(|| self.place(), Ok)
+    }
+
+    /// The owner of a lease that was acquired. Its drop gives the claim back.
+    pub(super) fn own(&self, lease: Lease, place: Holding) -> LeaseOwner {
+        let max_operation = self.options.max_operation;
+        let span = self.span.clone();
+        LeaseOwner::acquired(&self.core.leases, lease, max_operation, span, place)
     }
 
     /// What the answer to a claim means. `None`: the claim certainly did not reach

@@ -106,9 +106,11 @@ pin_project! {
         },
         /// Step 6: the handler runs.
         Handling {
-            execution: Execution,
+            // Declared, and so dropped, before the lease that `execution` owns: while the drop of the
+            // handler's future runs, no other execution may begin (G1).
             #[pin]
             handling: CatchUnwind<H>,
+            execution: Execution,
         },
         /// Steps 7 and 8.
         Finishing {
@@ -163,8 +165,9 @@ where
                     };
                     let operation = Arc::new(Operation::new(request, Some(room)));
                     step.set(match decision {
-                        Decision::Acquired(lease, place, body) => {
-                            let protection = Protection::Own(operation.own(lease, place));
+                        Decision::Acquired(owner, body) => {
+                            operation.acquired(owner.state());
+                            let protection = Protection::Own(owner);
                             let admitted = Admitted { protection, body };
                             handle(operation, service, parts, admitted)
                         }

@@ -21,8 +21,8 @@ use crate::runtime::atomic::{AtomicBool, AtomicU8, Ordering};
 use crate::runtime::{Mutex, OnceLock};
 use crate::store::Lease;
 
-/// A protected request whose key and caller are known. Until its claim has acquired a lease, or takes
-/// time, this is all that the layer keeps of it.
+/// A protected request whose key and caller are known. An [`Operation`] is made of it once its claim
+/// has acquired a lease, or once its admission takes time.
 pub(crate) struct ProtectedRequest {
     pub(crate) core: Arc<Core>,
     pub(crate) options: Arc<RouteOptions>,
@@ -85,8 +85,8 @@ impl ProtectedRequest {
     }
 }
 
-/// One protected request that has begun, as the steps of its path, its handler and its future share
-/// it.
+/// One protected request whose claim has acquired a lease or whose admission takes time, as the steps
+/// of its path, its handler and its future share it.
 pub(crate) struct Operation {
     request: ProtectedRequest,
     holds: Mutex<Holds>,
@@ -102,7 +102,7 @@ pub(crate) struct Operation {
     pub(crate) commit: Commit,
 }
 
-/// An operation is a request that has begun.
+/// An operation has all that its request has.
 impl Deref for Operation {
     type Target = ProtectedRequest;
 

@@ -1,18 +1,28 @@
 //! G11: whatever becomes of requests, what they held is there for others afterwards.
 
+use std::convert::Infallible;
+use std::future::{Future, pending};
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{Request, Response, StatusCode};
-use http_body_util::BodyExt;
+use http_body::{Body, Frame};
+use http_body_util::{BodyExt, Full};
 use tokio::task::yield_now;
 use tower::{Layer, Service, ServiceExt, service_fn};
-use tower_idempotency::IdempotencyLayer;
+use tower_idempotency::options::OnLapsedLease;
 use tower_idempotency::store::StoreErrorKind;
+use tower_idempotency::{IdempotencyContext, IdempotencyLayer, MemoryStore};
 
 use crate::filled::{ALONE, BODY, Filled, Held, SUM};
 use crate::support::body::{Script, Step};
 use crate::support::store::{Fault, Op, Steered};
-use crate::support::{by, poll_times, post_with, quiet};
+use crate::support::{
+    Runs, Seen, builder, by, counting, poll_times, post, post_with, quiet, with_policy,
+};
 
 /// How an execution of the storm ends.
 #[derive(Clone, Copy, Debug)]
@@ -216,4 +226,86 @@ async fn after_a_store_that_fails_everything_can_be_taken_again() {
         }
         assert_nothing_is_held(what, &layer, &store).await;
     }
+}
+
+/// A body whose drop panics, if a test wants it.
+struct Fragile {
+    data: Option<Bytes>,
+    panics: bool,
+}
+
+impl From<Bytes> for Fragile {
+    fn from(data: Bytes) -> Self {
+        let data = Some(data);
+        Self {
+            data,
+            panics: false,
+        }
+    }
+}
+
+impl Body for Fragile {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let data = self.data.take();
+        Poll::Ready(data.map(|data| Ok(Frame::data(data))))
+    }
+}
+
+impl Drop for Fragile {
+    fn drop(&mut self) {
+        assert!(!self.panics, "as the test wants it");
+    }
+}
+
+/// No handler has begun, so the outcome is not unknown.
+#[tokio::test(start_paused = true)]
+async fn after_a_panic_between_claim_and_handler_the_claim_is_given_back() {
+    let layer = with_policy(&MemoryStore::new(), |options| {
+        options.on_lapsed_lease(OnLapsedLease::Refuse)
+    });
+    let runs = Runs::default();
+    let app = layer.layer(counting(&runs));
+    let ask = |panics| {
+        let data = Some(Bytes::from("{}"));
+        app.clone()
+            .oneshot(post_with("k", Fragile { data, panics }))
+    };
+    assert!(tokio::spawn(ask(true)).await.unwrap_err().is_panic());
+    assert_eq!(runs.count(), 0);
+    assert_eq!(layer.drain(Duration::from_secs(60)).await, 0);
+    let retry = Seen::whole(ask(false).await.unwrap()).await;
+    retry.assert_fresh("run 1");
+}
+
+/// Without a runtime a request that is dropped can't go on. Its handler has given its context to
+/// a thread.
+#[test]
+fn without_a_runtime_the_room_of_a_body_comes_back_with_its_request() {
+    let layer = builder(&MemoryStore::new())
+        .max_buffered_bytes(BODY.len())
+        .max_buffered_bytes_per_caller(BODY.len())
+        .defaults(|options| options.max_request_body(BODY.len()))
+        .build()
+        .unwrap();
+    let kept = Arc::new(Mutex::new(Vec::new()));
+    let app = layer.layer({
+        let kept = Arc::clone(&kept);
+        service_fn(move |request: Request<Full<Bytes>>| {
+            let context = request.extensions().get::<IdempotencyContext>();
+            kept.lock().unwrap().extend(context.cloned());
+            pending::<Result<Response<Full<Bytes>>, Infallible>>()
+        })
+    });
+    for key in ["a", "b"] {
+        let asked = pin!(app.clone().oneshot(post(key, BODY)));
+        let polled = asked.poll(&mut Context::from_waker(Waker::noop()));
+        assert!(polled.is_pending(), "{key} was refused");
+    }
+    assert_eq!(kept.lock().unwrap().len(), 2);
 }

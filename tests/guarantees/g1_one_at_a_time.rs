@@ -1,13 +1,22 @@
 //! G1: while the owner of an operation holds its lease, no second execution for
 //! that caller's key begins.
 
-use std::sync::Arc;
+use std::convert::Infallible;
+use std::future::{Future, pending};
+use std::pin::pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::Full;
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
-use tower::Layer;
-use tower_idempotency::MemoryStore;
+use tokio::time::timeout;
+use tower::{Layer, ServiceExt, service_fn};
+use tower_idempotency::options::OnDisconnect;
+use tower_idempotency::{IdempotencyLayer, MemoryStore};
 
 use crate::support::store::{Fault, Op, Steered};
 use crate::support::{
@@ -125,4 +134,57 @@ async fn a_claim_that_is_answered_after_its_lease_begins_nothing() {
             assert_eq!(store.stats().in_flight, 0, "it is given back");
         }
     }
+}
+
+/// Sends a retry when it is dropped, and keeps its status.
+struct RetryAtDrop {
+    layer: IdempotencyLayer,
+    runs: Runs,
+    status: Arc<Mutex<Option<StatusCode>>>,
+}
+
+impl Drop for RetryAtDrop {
+    fn drop(&mut self) {
+        let app = self.layer.layer(counting::<Full<Bytes>>(&self.runs));
+        let retry = pin!(app.oneshot(post("k", "{}")));
+        if let Poll::Ready(response) = retry.poll(&mut Context::from_waker(Waker::noop())) {
+            *self.status.lock().unwrap() = Some(response.unwrap().status());
+        }
+    }
+}
+
+/// What a handler's future does when it is dropped is still of its execution. By then the operation
+/// has run for longer than its lease, which only the guard of the memory store keeps.
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_is_cancelled_is_gone_before_its_key_is_free() {
+    let layer = with_policy(&MemoryStore::new(), |options| {
+        options
+            .on_disconnect(OnDisconnect::Cancel)
+            .lease(Duration::from_secs(1))
+    });
+    let (runs, status) = (Runs::default(), Arc::default());
+    let app = {
+        let (layer, runs, status) = (layer.clone(), runs.clone(), Arc::clone(&status));
+        layer
+            .clone()
+            .layer(service_fn(move |_: Request<Full<Bytes>>| {
+                let (layer, runs, status) = (layer.clone(), runs.clone(), Arc::clone(&status));
+                let retry = RetryAtDrop {
+                    layer,
+                    runs,
+                    status,
+                };
+                async move {
+                    let _retry = retry;
+                    pending::<Result<Response<Full<Bytes>>, Infallible>>().await
+                }
+            }))
+    };
+    let call = app.oneshot(post("k", "{}"));
+    assert!(timeout(Duration::from_secs(2), call).await.is_err());
+    assert_eq!(*status.lock().unwrap(), Some(StatusCode::CONFLICT));
+    assert_eq!(runs.count(), 0);
+    quiet().await;
+    let retry = layer.layer(counting(&runs));
+    send(&retry, post("k", "{}")).await.assert_fresh("run 1");
 }
