@@ -113,9 +113,16 @@ where
                     _ => options.keys.required(),
                 };
                 let (parts, _) = request.into_parts();
+                // A service that was polled ready can hold what other requests wait for, such as
+                // a permit. The clone holds nothing.
+                self.inner = self.inner.clone();
                 return self.rejected(rejection, options, &parts);
             }
         };
+        // The service that was polled ready runs this request, or is dropped with its rejection; its
+        // clone, which was not polled, stays for the next.
+        let clone = self.inner.clone();
+        let mut ready = mem::replace(&mut self.inner, clone);
         let (parts, body) = request.into_parts();
         // Step 3: the caller.
         let known = ProtectedRequest::new(&self.core, options, key, key_header, &parts);
@@ -123,21 +130,17 @@ where
             Ok(known) => known,
             Err(rejection) => return self.rejected(rejection, options, &parts),
         };
+        if known.is_protected_further_out(&parts) {
+            let request = Request::from_parts(parts, body);
+            return ResponseFuture::passed(ready.call(request));
+        }
         // Caller and announced length are checked before the body is polled: a server asks for
         // the body of an `Expect: 100-continue` request at the first poll.
         if let Err(stop) = known.check_announced_length(&parts, &body) {
             return ResponseFuture::rejected(known.stop(stop, &parts));
         }
-        if known.is_protected_further_out(&parts) {
-            let request = Request::from_parts(parts, body);
-            return ResponseFuture::passed(self.inner.call(request));
-        }
         let timeout = known.grpc.then(|| grpc_timeout(&parts.headers)).flatten();
         let deadline = timeout.and_then(Moment::after);
-        // The service that was polled ready runs this request; its clone, which was
-        // not, stays for the next.
-        let clone = self.inner.clone();
-        let ready = mem::replace(&mut self.inner, clone);
         // Steps 4 to 8.
         ResponseFuture::protected(flow(known, parts, body, ready), deadline)
     }

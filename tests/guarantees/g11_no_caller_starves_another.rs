@@ -1,9 +1,10 @@
 //! G11: a caller that takes all that it may leaves room for others, and whatever is full, replays
 //! are given, what runs ends, and requests without protection pass.
 
-use http::Method;
+use bytes::Bytes;
+use http::{Method, Request};
 use http_body_util::Full;
-use tower::Layer;
+use tower::{Layer, ServiceBuilder};
 use tower_idempotency::{IdempotencyLayer, MemoryStore, scope};
 
 use crate::filled::{ALONE, BODY, Filled, Held, SUM, slow};
@@ -220,4 +221,22 @@ fn a_share_above_its_sum_is_an_error_that_names_both() {
         .max_buffered_bytes_per_caller(1 << 20)
         .build()
         .unwrap();
+}
+
+/// The outer of the two has begun the operation, so the limit of the inner one's route refuses
+/// nothing.
+#[tokio::test]
+async fn a_layer_that_stands_twice_refuses_no_body_that_it_has_begun_with() {
+    let runs = Runs::default();
+    let layer = builder(&MemoryStore::new())
+        .route("POST /inside", |options| options.max_request_body(1))
+        .build()
+        .unwrap();
+    let app = ServiceBuilder::new()
+        .layer(layer.clone())
+        .map_request(|request: Request<Full<Bytes>>| to("/inside", request))
+        .layer(layer)
+        .service(counting(&runs));
+    send(&app, post("k", BODY)).await.assert_fresh("run 1");
+    assert!(send(&app, post("k", BODY)).await.is_replay());
 }

@@ -9,13 +9,14 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::{Method, Request, Response};
 use http_body::{Body, Frame, SizeHint};
-use tower::{Layer, Service, ServiceExt};
+use tower::limit::ConcurrencyLimitLayer;
+use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 use tower_idempotency::options::Require;
 use tower_idempotency::{IdempotencyContext, RouteOptions};
 
 use crate::support::body::Script;
 use crate::support::store::{Op, Steered};
-use crate::support::{API_KEY, request, with, with_policy, without};
+use crate::support::{API_KEY, Runs, counting, in_time, request, with, with_policy, without};
 
 /// A body that must not be read, and that is told from others by the value that
 /// it holds.
@@ -231,4 +232,32 @@ async fn readiness_is_that_of_the_service() {
     assert_eq!(at_last.poll_ready(&mut cx), Poll::Ready(Ok(())));
     let keyed = crate::support::post_with("k", Script::frames(["{}"]));
     assert_eq!(at_last.call(keyed).await.unwrap().status(), 200);
+}
+
+/// A service that is ready can hold what others wait for.
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_rejected_leaves_the_readiness_of_its_service_to_others() {
+    let layer = with_policy(&Steered::new(), |options| options.max_request_body(1));
+    let app = ServiceBuilder::new()
+        .layer(layer)
+        .layer(ConcurrencyLimitLayer::new(1))
+        .service(counting(&Runs::default()));
+    let keyed = |body| crate::support::post_with("k", body);
+    let body = || Script::frames(["{}"]);
+    let mut rejects = app.clone();
+    for (request, status) in [
+        (with(keyed(body()), "idempotency-key", ""), 400),
+        (without(keyed(body()), API_KEY), 400),
+        (keyed(body().announcing(2)), 413),
+        (keyed(body()), 413),
+    ] {
+        let ready = in_time(rejects.ready()).await.unwrap();
+        assert_eq!(ready.call(request).await.unwrap().status(), status);
+        let other = app.clone().oneshot(request_of_others());
+        assert_eq!(in_time(other).await.unwrap().status(), 201);
+    }
+}
+
+fn request_of_others() -> Request<Script> {
+    request(Method::GET, "/", Script::frames(["{}"]))
 }
