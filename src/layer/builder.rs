@@ -391,7 +391,8 @@ impl IdempotencyLayerBuilder {
         let store = self.store;
         warn_of_limit(store.largest_completion(), routes.largest_recorded_body());
         let store = TimedStore::new(store, self.store_timeout);
-        let leases = Arc::new(Leases::new(store, routes.shortest_lease()));
+        let (lease, deadline) = (routes.shortest_lease(), routes.shortest_body_timeout());
+        let leases = Arc::new(Leases::new(store, lease, deadline));
         let rules = Rules {
             scope: self.scope,
             namespace: self.namespace,

@@ -7,11 +7,13 @@
 mod release;
 mod renewer;
 mod state;
+mod timer;
 mod verdict;
 
 pub(crate) use release::ClaimSent;
 pub(crate) use renewer::Renewer;
 pub(crate) use state::LeaseState;
+pub(crate) use timer::SharedTimer;
 pub(crate) use verdict::{Ended, Verdict};
 
 use std::sync::Arc;
@@ -39,9 +41,13 @@ pub(crate) struct Leases {
 }
 
 impl Leases {
-    pub(crate) fn new(store: TimedStore, shortest_lease: Duration) -> Self {
+    pub(crate) fn new(
+        store: TimedStore,
+        shortest_lease: Duration,
+        shortest_deadline: Duration,
+    ) -> Self {
         Self {
-            renewer: Renewer::new(store.clone(), shortest_lease),
+            renewer: Renewer::new(store.clone(), shortest_lease, shortest_deadline),
             store,
             counts: Counters::default(),
         }

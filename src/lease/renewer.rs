@@ -1,6 +1,9 @@
-//! The leases of operations that take a while, renewed by one task per layer.
+//! The leases of operations that take a while, and the deadlines of what has not begun, watched by
+//! one task per layer.
 
+use std::mem;
 use std::sync::Arc;
+use std::task::Waker;
 use std::time::Duration;
 
 use slab::Slab;
@@ -11,20 +14,22 @@ use crate::lease::LeaseState;
 use crate::runtime::{Handle, Id, Instant, Mutex, sleep, spawn};
 use crate::store::{Ownership, TimedStore};
 
-/// Renews the leases that it watches. Its task is started by the first lease, and
-/// ends when it finds none.
+/// Renews the leases that it watches, and wakes what waits for a deadline. Its task is started by
+/// the first of them, and ends when it finds none.
 pub(crate) struct Renewer {
     store: TimedStore,
-    /// The pause between two looks at the watched leases.
+    /// The longest pause between two looks at what is watched. It is short enough for a look at
+    /// each deadline before that is due.
     every: Duration,
     watched: Mutex<Watched>,
 }
 
-/// The watched leases, and whether there is a task for them. Both are under one
+/// The watched leases and deadlines, and whether there is a task for them. All are under one
 /// lock: otherwise a lease could come in just as the task finds none and ends.
 #[derive(Default)]
 struct Watched {
     leases: Slab<Renewal>,
+    deadlines: Slab<Deadline>,
     task: bool,
 }
 
@@ -35,6 +40,28 @@ impl Watched {
         let renewal = self.leases.get_mut(place)?;
         Arc::ptr_eq(&renewal.lease, lease).then_some(renewal)
     }
+
+    /// The runtime to start a task on, if there is none.
+    fn starts_task(&mut self, runtime: Option<&Handle>) -> Option<Handle> {
+        let starts = runtime.filter(|_| !self.task).cloned();
+        self.task |= starts.is_some();
+        starts
+    }
+
+    /// The runtimes of what is watched.
+    fn runtimes(&self) -> impl Iterator<Item = &Handle> {
+        let leases = self.leases.iter().map(|(_, renewal)| &renewal.runtime);
+        let deadlines = self.deadlines.iter().map(|(_, deadline)| &deadline.runtime);
+        leases.chain(deadlines).flatten()
+    }
+}
+
+/// What is woken at a moment.
+struct Deadline {
+    due: Instant,
+    waker: Waker,
+    /// As of a [`Renewal`].
+    runtime: Option<Handle>,
 }
 
 struct Renewal {
@@ -54,10 +81,16 @@ struct Renewal {
 }
 
 impl Renewer {
-    pub(super) fn new(store: TimedStore, shortest_lease: Duration) -> Arc<Self> {
+    /// `shortest_deadline` is the shortest one that [`wake_at`](Self::wake_at) is asked for.
+    pub(super) fn new(
+        store: TimedStore,
+        shortest_lease: Duration,
+        shortest_deadline: Duration,
+    ) -> Arc<Self> {
+        let every = (shortest_lease / 6).min(shortest_deadline / 2);
         Arc::new(Self {
             store,
-            every: (shortest_lease / 6).max(Duration::from_millis(1)),
+            every: every.max(Duration::from_millis(1)),
             watched: Mutex::default(),
         })
     }
@@ -71,8 +104,7 @@ impl Renewer {
         let runtime = Handle::try_current().ok();
         let (place, starts) = {
             let mut watched = self.watched.lock();
-            let starts = runtime.clone().filter(|_| !watched.task);
-            watched.task |= starts.is_some();
+            let starts = watched.starts_task(runtime.as_ref());
             let place = watched.leases.insert(Renewal {
                 lease: Arc::clone(lease),
                 runtime,
@@ -83,16 +115,56 @@ impl Renewer {
             });
             (place, starts)
         };
-        // The task is spawned after the lock is released: a runtime that is
-        // shutting down drops the task where it is spawned, and the drop of
-        // `TaskRuns` takes the lock.
-        if let Some(runtime) = starts {
+        self.start_task(starts);
+        place
+    }
+
+    /// The task is spawned after the lock is released: a runtime that is
+    /// shutting down drops the task where it is spawned, and the drop of
+    /// `TaskRuns` takes the lock.
+    fn start_task(self: &Arc<Self>, runtime: Option<Handle>) {
+        if let Some(runtime) = runtime {
             runtime.spawn(renew_all(TaskRuns {
                 renewer: Some(Arc::clone(self)),
                 tried: vec![runtime.id()],
             }));
         }
+    }
+
+    /// Wakes at this moment, until [`wake_no_more`](Self::wake_no_more) is called with the place
+    /// that is returned.
+    pub(super) fn wake_at(self: &Arc<Self>, due: Instant, waker: &Waker) -> usize {
+        let runtime = Handle::try_current().ok();
+        let (place, starts) = {
+            let mut watched = self.watched.lock();
+            let starts = watched.starts_task(runtime.as_ref());
+            let place = watched.deadlines.insert(Deadline {
+                due,
+                waker: waker.clone(),
+                runtime,
+            });
+            (place, starts)
+        };
+        self.start_task(starts);
         place
+    }
+
+    /// Wakes this one at the moment for which another was to be woken.
+    pub(super) fn wake_instead(&self, place: usize, waker: &Waker) {
+        let last = {
+            let mut watched = self.watched.lock();
+            let deadline = watched.deadlines.get_mut(place);
+            let deadline = deadline.filter(|deadline| !deadline.waker.will_wake(waker));
+            deadline.map(|deadline| mem::replace(&mut deadline.waker, waker.clone()))
+        };
+        // The drop of a waker may run any code, so the lock is free by then.
+        drop(last);
+    }
+
+    pub(super) fn wake_no_more(&self, place: usize) {
+        let deadline = self.watched.lock().deadlines.try_remove(place);
+        // As above, the lock is free.
+        drop(deadline);
     }
 
     /// Counts `max_operation` from now on, while a completion is tried again. A lease that is not
@@ -166,14 +238,13 @@ impl Drop for TaskRuns {
         let Some(renewer) = self.renewer.take() else {
             return;
         };
-        let mut tried = std::mem::take(&mut self.tried);
+        let mut tried = mem::take(&mut self.tried);
         let mut watched = renewer.watched.lock();
         watched.task = false;
         let other = watched
-            .leases
-            .iter()
-            .filter_map(|(_, renewal)| renewal.runtime.clone())
-            .find(|runtime| !tried.contains(&runtime.id()));
+            .runtimes()
+            .find(|runtime| !tried.contains(&runtime.id()))
+            .cloned();
         if let Some(runtime) = other {
             watched.task = true;
             // The lock is released before the spawn, for the same reason as in
@@ -189,14 +260,16 @@ impl Drop for TaskRuns {
 }
 
 async fn renew_all(mut task: TaskRuns) {
-    while let Some(renewer) = &task.renewer {
-        sleep(renewer.every).await;
+    let mut pause = task.renewer.as_ref().map(|renewer| renewer.every);
+    while let (Some(renewer), Some(time)) = (&task.renewer, pause) {
+        sleep(time).await;
         let now = Instant::now();
         let mut due = Vec::new();
+        let mut woken = Vec::new();
         let mut overdue = Vec::new();
         {
             let mut watched = renewer.watched.lock();
-            if watched.leases.is_empty() {
+            if watched.leases.is_empty() && watched.deadlines.is_empty() {
                 // `task` is cleared under the lock: a lease that comes in later
                 // starts another task.
                 watched.task = false;
@@ -204,6 +277,16 @@ async fn renew_all(mut task: TaskRuns) {
                 task.renewer = None;
                 return;
             }
+            let mut next = renewer.every;
+            for (_, deadline) in &watched.deadlines {
+                let left = deadline.due.saturating_duration_since(now);
+                if left.is_zero() {
+                    woken.push(deadline.waker.clone());
+                } else {
+                    next = next.min(left);
+                }
+            }
+            pause = Some(next);
             for (place, renewal) in &mut watched.leases {
                 let lease = &renewal.lease;
                 if renewal.ended {
@@ -221,6 +304,7 @@ async fn renew_all(mut task: TaskRuns) {
                 }
             }
         }
+        woken.into_iter().for_each(Waker::wake);
         // Guards are dropped after the lock is released: their destructor takes a
         // lock of the store.
         for lease in overdue {

@@ -34,6 +34,7 @@ pub(crate) struct Routes {
     target: Target,
     last_warning: Mutex<Option<Instant>>,
     shortest_lease: Duration,
+    shortest_body_timeout: Duration,
     largest_body: usize,
     /// Whether a route finds its callers by a scope of its own.
     have_scopes: bool,
@@ -83,6 +84,7 @@ impl Routes {
             target,
             last_warning: Mutex::new(None),
             shortest_lease: default.lease,
+            shortest_body_timeout: default.body_timeout,
             largest_body: default.max_request_body,
             have_scopes: default.scope.is_some(),
             largest_recorded_body: default.max_recorded_body,
@@ -93,6 +95,7 @@ impl Routes {
             let options = change(default.clone());
             check(&options).map_err(|error| error.on_route(&pattern))?;
             routes.shortest_lease = routes.shortest_lease.min(options.lease);
+            routes.shortest_body_timeout = routes.shortest_body_timeout.min(options.body_timeout);
             routes.largest_body = routes.largest_body.max(options.max_request_body);
             routes.have_scopes |= options.scope.is_some();
             routes.largest_recorded_body =
@@ -218,6 +221,10 @@ impl Routes {
     /// The largest `max_recorded_body` of all routes.
     pub(crate) fn largest_recorded_body(&self) -> usize {
         self.largest_recorded_body
+    }
+
+    pub(crate) fn shortest_body_timeout(&self) -> Duration {
+        self.shortest_body_timeout
     }
 
     pub(crate) fn shortest_lease(&self) -> Duration {

@@ -1,6 +1,6 @@
 //! Step 4: the content of a request, as far as there is room for it.
 
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::mem;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use http_body_util::LengthLimitError;
 use pin_project_lite::pin_project;
 use tracing::debug;
 
+use crate::lease::SharedTimer;
 use crate::limits::{Full, Holding, Resource};
 use crate::message::body::{BodyBuffer, BoxError, FullBody, TURN};
 use crate::message::own_head::own_head;
@@ -22,7 +23,6 @@ use crate::record::digest::Digests;
 use crate::rejection::Rejection;
 use crate::request::operation::{Operation, ProtectedRequest};
 use crate::request::stop::Stop;
-use crate::runtime::{Sleep, sleep};
 
 /// The body of a request, or what it would be compared by. What is rare is boxed: the request keeps
 /// its content while it is claimed.
@@ -62,7 +62,7 @@ pin_project! {
         promised: Option<usize>,
         kept: Kept,
         // Set once a part of the body was not there yet.
-        timer: Option<Pin<Box<Sleep>>>,
+        timer: Option<SharedTimer>,
     }
 }
 
@@ -105,9 +105,9 @@ where
             Poll::Pending => {
                 let timer = this.timer.get_or_insert_with(|| {
                     own_head(head);
-                    Box::pin(sleep(request.options.body_timeout))
+                    SharedTimer::new(&request.core.leases, request.options.body_timeout)
                 });
-                ready!(timer.as_mut().poll(cx));
+                ready!(timer.poll(cx));
                 return Poll::Ready(Err(Rejection::body_timeout().into()));
             }
         };
