@@ -279,10 +279,10 @@ async fn it_tells_what_the_limits_of_the_layer_refuse() {
     let mut first = sidecar.client().await;
     first.send(&request("a", "1")).await;
     crate::support::until(async || upstream.seen().len() == 1).await;
-    assert_eq!(numbers().await, [0; 10]);
+    assert_eq!(numbers().await, [0; 12]);
     let refused = sidecar.exchange(&request("a", "2")).await;
     assert_eq!(refused.code(), "over-capacity");
-    assert_eq!(numbers().await, [1, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(numbers().await, [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
     let mut second = sidecar.client().await;
     second.send(&request("b", "1")).await;
     crate::support::until(async || upstream.seen().len() == 2).await;
@@ -290,7 +290,7 @@ async fn it_tells_what_the_limits_of_the_layer_refuse() {
         let refused = sidecar.exchange(&request("c", key)).await;
         assert_eq!(refused.code(), "over-capacity");
     }
-    assert_eq!(numbers().await, [1, 2, 0, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(numbers().await, [1, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
 }
 
 #[tokio::test]
