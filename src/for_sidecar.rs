@@ -11,6 +11,8 @@ use ipnet::IpNet;
 #[cfg(feature = "config")]
 pub use crate::config::limits::Limits;
 #[cfg(feature = "config")]
+pub use crate::config::process::Listen;
+#[cfg(feature = "config")]
 pub use crate::config::sidecar::{
     AuthorizeEntry, Entries, Table, all_of, builder, entries, in_force, located, wrong,
 };

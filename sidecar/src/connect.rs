@@ -66,7 +66,7 @@ impl Connector {
         }
         let stream = TcpStream::connect(&*addresses).await?;
         stream.set_nodelay(true)?;
-        let socket = Socket::new(Arc::new(stream));
+        let socket = Socket::new(Arc::new(stream.into()));
         match &self.tls {
             Some(tls) => tls.connect(host, socket, protocols).await,
             None => Ok(Transport::plain(socket)),

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use http::Uri;
 use tower_idempotency::config::{Config, FileError};
-use tower_idempotency::for_sidecar::{ClientFiles, ServerFiles, builder, located, wrong};
+use tower_idempotency::for_sidecar::{ClientFiles, Listen, ServerFiles, builder, located, wrong};
 use tower_idempotency::store::{AnyStore, Store, StoreError};
 use tower_idempotency::{ConfigError, IdempotencyLayer};
 
@@ -44,6 +44,7 @@ mod resets;
 mod server;
 mod socket;
 mod store;
+mod stream;
 mod tls;
 mod transport;
 mod upload;
@@ -145,11 +146,11 @@ impl Sidecar {
         let files = tls.files();
         let front = Front::new(layer, settings, tls.upstream, tls.authorizer);
         let front = Arc::new(front);
-        let metrics = match settings.metrics {
+        let metrics = match &settings.metrics {
             Some(address) => Some(bind(address, tls.metrics).await?),
             None => None,
         };
-        let listener = bind(settings.listen, tls.listener).await?;
+        let listener = bind(&settings.listen, tls.listener).await?;
         Ok(Self {
             front,
             certificates: Certificates(files),
@@ -162,18 +163,30 @@ impl Sidecar {
         })
     }
 
+    /// Where it serves: an address and a port, or `unix:` and a path.
+    #[must_use]
+    pub fn listens_on(&self) -> String {
+        self.listener.to_string()
+    }
+
     /// The address on which it serves.
     ///
     /// # Errors
-    /// If the system cannot tell the address.
+    /// If the system cannot tell the address, or if it serves on a Unix socket.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.listener.address()
+    }
+
+    /// Where it serves `/metrics`, as [`listens_on`](Self::listens_on) says it.
+    #[must_use]
+    pub fn serves_metrics_on(&self) -> Option<String> {
+        self.metrics.as_ref().map(Listener::to_string)
     }
 
     /// The address on which it serves `/metrics`, if the file has the entry `metrics`.
     ///
     /// # Errors
-    /// If the system cannot tell the address.
+    /// If the system cannot tell the address, or if that is a Unix socket.
     pub fn metrics_addr(&self) -> io::Result<Option<SocketAddr>> {
         self.metrics.as_ref().map(Listener::address).transpose()
     }
@@ -309,15 +322,15 @@ fn layer(
 impl fmt::Debug for Sidecar {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sidecar")
-            .field("listener", &self.listener.socket)
+            .field("listener", &self.listener.to_string())
             .finish_non_exhaustive()
     }
 }
 
-async fn bind(address: SocketAddr, tls: Option<Acceptor>) -> Result<Listener, SidecarError> {
+async fn bind(address: &Listen, tls: Option<Acceptor>) -> Result<Listener, SidecarError> {
     Listener::bind(address, tls)
         .await
-        .map_err(|error| SidecarError(Reason::Listen(address, error)))
+        .map_err(|error| SidecarError(Reason::Listen(address.clone(), error)))
 }
 
 /// Why a [`Sidecar`] does not start.
@@ -329,7 +342,7 @@ enum Reason {
     File(FileError),
     Layer(ConfigError),
     Store(StoreError),
-    Listen(SocketAddr, io::Error),
+    Listen(Listen, io::Error),
 }
 
 impl fmt::Display for SidecarError {

@@ -160,8 +160,8 @@ async fn serve(config: &Config) -> Result<(), Box<dyn Error>> {
     let shutdown = signals()?;
     let mut hangups = Signals::hangup()?;
     let sidecar = Sidecar::new(config).await?;
-    info!(address = %sidecar.local_addr()?, "listening");
-    if let Some(address) = sidecar.metrics_addr()? {
+    info!(address = %sidecar.listens_on(), "listening");
+    if let Some(address) = sidecar.serves_metrics_on() {
         info!(%address, "metrics");
     }
     let certificates = sidecar.certificates();

@@ -2,14 +2,13 @@
 //! `[[route]]` configure the layer.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use http::{HeaderName, Uri};
 use ipnet::IpNet;
 use tower_idempotency::config::{Config, FileError};
 use tower_idempotency::for_sidecar::{
-    ClientFiles, Entries, Limits, ServerFiles, all_of, canonical, entries, wrong,
+    ClientFiles, Entries, Limits, Listen, ServerFiles, all_of, canonical, entries, wrong,
 };
 
 use crate::client::KEEP_ALIVE;
@@ -18,7 +17,7 @@ use crate::client::KEEP_ALIVE;
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     /// Required.
-    pub(crate) listen: SocketAddr,
+    pub(crate) listen: Listen,
     /// With what `listen` speaks TLS.
     pub(crate) tls: Option<ServerFiles>,
     /// Required: `http://` or `https://` and an authority, without a path.
@@ -37,7 +36,7 @@ pub(crate) struct Settings {
     /// Some `scope` tells callers by their addresses.
     pub(crate) callers_are_addresses: bool,
     /// Where `/metrics` and `/healthz` are served.
-    pub(crate) metrics: Option<SocketAddr>,
+    pub(crate) metrics: Option<Listen>,
     pub(crate) metrics_tls: Option<ServerFiles>,
     /// The path on `listen` that says whether the process lives.
     pub(crate) livez: Option<String>,
@@ -73,7 +72,7 @@ pub(crate) struct Authorize {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
+            listen: Listen::Tcp("127.0.0.1".to_owned(), 0),
             tls: None,
             upstream: Uri::from_static("http://127.0.0.1:0"),
             upstream_tls: ClientFiles::default(),
@@ -268,7 +267,7 @@ mod tests {
         let least =
             "listen = '127.0.0.1:8080'\nupstream = 'http://127.0.0.1:9000'\nstore = 'memory:'\n";
         let usual = Settings {
-            listen: "127.0.0.1:8080".parse().unwrap(),
+            listen: Listen::Tcp("127.0.0.1".to_owned(), 8080),
             upstream: "http://127.0.0.1:9000".parse().unwrap(),
             ..Settings::default()
         };
@@ -296,7 +295,10 @@ mod tests {
                 "trusted_proxies = ['10.0.0.0/8', '::1']",
                 "trusted_proxies: [10.0.0.0/8, ::1/128]",
             ),
-            ("metrics = '[::1]:9100'", "metrics: Some([::1]:9100)"),
+            (
+                "metrics = '[::1]:9100'",
+                "metrics: Some(Tcp(\"::1\", 9100))",
+            ),
             ("healthz = '/live'", "healthz: Some(\"/live\")"),
             ("healthz = false", "healthz: None"),
             ("livez = '/up'", "livez: Some(\"/up\")"),

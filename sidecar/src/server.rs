@@ -16,7 +16,6 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{debug, info, warn};
@@ -28,6 +27,7 @@ use crate::front::{Front, Peer, ServedBody, alive};
 use crate::listener::Listener;
 use crate::received::{ReceivedBody, Unread};
 use crate::socket::{Socket, share};
+use crate::stream::Stream;
 use crate::tls::Acceptor;
 use crate::transport::Transport;
 use crate::{BoxError, http2};
@@ -156,9 +156,9 @@ async fn accept_all(
     }
 }
 
-async fn accept(listener: &Listener) -> (TcpStream, SocketAddr) {
+async fn accept(listener: &Listener) -> (Stream, SocketAddr) {
     loop {
-        match listener.socket.accept().await {
+        match listener.accept().await {
             Ok(accepted) => return accepted,
             Err(error) => {
                 if is_connection_error(&error) {
@@ -186,7 +186,7 @@ fn is_connection_error(error: &io::Error) -> bool {
 async fn connection(
     site: Site,
     tls: Option<Acceptor>,
-    stream: TcpStream,
+    stream: Stream,
     peer: SocketAddr,
     phase: watch::Receiver<Phase>,
 ) {

@@ -10,13 +10,13 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, Interest, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::timeout;
 use tracing::debug;
 
 use crate::metrics::{Limit, Numbers};
 use crate::patience::Patience;
+use crate::stream::Stream;
 
 /// How long a connection may rest before TCP asks whether the client's system still knows it.
 const PROBE_AFTER: Duration = Duration::from_secs(30);
@@ -30,13 +30,13 @@ const LINGER_BYTES: usize = 64 << 20;
 /// The half of the socket that hyper or h2 reads and writes.
 #[derive(Debug)]
 pub(crate) struct Socket {
-    stream: Arc<TcpStream>,
+    stream: Arc<Stream>,
     /// How long a client may take nothing of what is written.
     unread: Option<(Patience, Arc<Numbers>)>,
 }
 
 /// Splits a connection into the half that speaks HTTP and the half of the connection's task.
-pub(crate) fn share(stream: TcpStream) -> (Socket, Watched) {
+pub(crate) fn share(stream: Stream) -> (Socket, Watched) {
     let socket = SockRef::from(&stream);
     // hyper writes a response in large pieces, so Nagle's algorithm could only delay the last one.
     // Neither option changes what is sent, so a system that refuses one does no harm.
@@ -51,13 +51,13 @@ pub(crate) fn share(stream: TcpStream) -> (Socket, Watched) {
 
 /// Whether the other side has neither sent anything that was not read yet nor closed the
 /// connection, as the system knows it now.
-pub(crate) fn is_quiet(stream: &TcpStream) -> bool {
+pub(crate) fn is_quiet(stream: &Stream) -> bool {
     let arrived = SockRef::from(stream).peek(&mut [MaybeUninit::uninit()]);
     arrived.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
 }
 
 impl Socket {
-    pub(crate) fn new(stream: Arc<TcpStream>) -> Self {
+    pub(crate) fn new(stream: Arc<Stream>) -> Self {
         Self {
             stream,
             unread: None,
@@ -70,14 +70,14 @@ impl Socket {
     }
 
     /// The stream, for as long as this half of it is open.
-    pub(crate) fn stream(&self) -> Weak<TcpStream> {
+    pub(crate) fn stream(&self) -> Weak<Stream> {
         Arc::downgrade(&self.stream)
     }
 
     fn poll_try_write(
         &mut self,
         cx: &mut Context<'_>,
-        write: impl Fn(&TcpStream) -> io::Result<usize>,
+        write: impl Fn(&Stream) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
         while self.poll_room(cx)?.is_ready() {
             match write(&self.stream) {
@@ -157,7 +157,7 @@ impl AsyncWrite for Socket {
 
 /// The connection task's half of the socket.
 #[derive(Debug)]
-pub(crate) struct Watched(Arc<TcpStream>);
+pub(crate) struct Watched(Arc<Stream>);
 
 impl Watched {
     /// Completes when the client has reset the connection, or no longer answers TCP's probes.
@@ -166,7 +166,7 @@ impl Watched {
     /// connection and wait for the response. hyper reads nothing while a response is pending, so it
     /// would not notice a reset.
     pub(crate) async fn failed(&self) {
-        if self.0.ready(Interest::ERROR).await.is_err() {
+        if self.0.failed().await.is_err() {
             // The runtime shuts down.
             std::future::pending::<()>().await;
         }
@@ -178,7 +178,7 @@ impl Watched {
     /// sending.
     pub(crate) async fn linger(self) {
         // A tunnel goes on with the other half of the socket.
-        let Some(mut stream) = Arc::into_inner(self.0) else {
+        let Some(stream) = Arc::into_inner(self.0) else {
             return;
         };
         let _ = SockRef::from(&stream).shutdown(Shutdown::Write);
@@ -204,7 +204,7 @@ impl Watched {
 #[cfg(test)]
 mod tests {
     use tokio::io::AsyncWriteExt as _;
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
     use tokio::time::{Instant, sleep};
 
     use super::*;
@@ -216,7 +216,7 @@ mod tests {
         let (client, accepted) = tokio::join!(client, listener.accept());
         let client = client.unwrap();
         client.set_nodelay(true).unwrap();
-        let (socket, watched) = share(accepted.unwrap().0);
+        let (socket, watched) = share(accepted.unwrap().0.into());
         drop(socket);
         (client, tokio::spawn(watched.linger()))
     }

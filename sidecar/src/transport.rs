@@ -8,12 +8,12 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 #[cfg(feature = "tls")]
 use tokio_rustls::TlsStream;
 
 use crate::ending::Activity;
 use crate::socket::{Socket, is_quiet};
+use crate::stream::Stream;
 
 /// What a connection of HTTP/2 begins with (RFC 9113, 3.4).
 const HTTP2: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -34,7 +34,7 @@ pub(crate) struct Transport {
 #[derive(Debug)]
 pub(crate) struct Unread {
     /// Weak, so that hyper closes the socket of a connection that has ended.
-    stream: Weak<TcpStream>,
+    stream: Weak<Stream>,
     is_kept: Arc<AtomicBool>,
 }
 
@@ -209,7 +209,7 @@ impl AsyncWrite for Transport {
 #[cfg(test)]
 mod tests {
     use tokio::io::AsyncWriteExt as _;
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
     use crate::socket::share;
@@ -227,7 +227,7 @@ mod tests {
             let mut client = TcpStream::connect(listener.local_addr().unwrap())
                 .await
                 .unwrap();
-            let (socket, _watched) = share(listener.accept().await.unwrap().0);
+            let (socket, _watched) = share(listener.accept().await.unwrap().0.into());
             let mut transport = Transport::plain(socket);
             client.write_all(sent).await.unwrap();
             client.shutdown().await.unwrap();

@@ -2,7 +2,7 @@
 //! application reads the file.
 
 use super::amount::Time;
-use super::process::{not_copied, spelling};
+use super::process::{Listen, not_copied, spelling};
 use super::{Config, FileError};
 
 impl Config {
@@ -24,9 +24,10 @@ impl Config {
         if let Some((name, message)) = file.limits.wrong() {
             errors.push(self.error(&format!("limits.{name}"), message));
         }
-        let metrics = file.metrics.map(|own| own.0);
+        let metrics = file.metrics.as_ref().map(|own| &own.0);
         // For port 0 the system chooses a free port each time.
-        if metrics.is_some_and(|own| own.port() != 0) && metrics == file.listen.map(|own| own.0) {
+        let is_fixed = metrics.is_some_and(|own| !matches!(own, Listen::Tcp(_, 0)));
+        if is_fixed && metrics == file.listen.as_ref().map(|own| &own.0) {
             errors.push(self.error("metrics", "must be another address than `listen`"));
         }
     }

@@ -33,7 +33,7 @@ pub(super) struct File {
     #[allow(dead_code, reason = "for editors")]
     pub(super) schema: Option<String>,
 
-    /// Sidecar, required: the address it serves on.
+    /// Sidecar, required: where it serves: an address or a name with a port, `unix:PATH`, or `fd:3`.
     pub(super) listen: Option<Address>,
     /// Sidecar: the certificate with which it speaks TLS on `listen`.
     pub(super) tls: Option<ServerTls>,

@@ -66,7 +66,7 @@ mod layer_limits;
 pub(crate) mod limits;
 mod names;
 mod print;
-mod process;
+pub(crate) mod process;
 mod read;
 mod record;
 mod rejections;

@@ -1,6 +1,8 @@
 //! The values of the sidecar's entries. The sidecar is a program that runs in front of a service.
 
+use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use http::{HeaderName, Uri};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -8,19 +10,19 @@ use serde::Deserialize;
 use serde::de::MapAccess;
 use serde::de::value::MapAccessDeserializer;
 
-use super::amount::Time;
+use super::amount::{Time, whole};
 use super::credential::Credential;
 use super::field::{Name, text};
 use super::tls::ClientTls;
 use super::value::{Plain, Setting, Value, read_as_value, values};
 
 values! {
-    /// The address and port on which the sidecar listens.
-    #[derive(Copy)]
-    Address(SocketAddr): "an address and a port such as \"127.0.0.1:8080\", \"0.0.0.0:8080\" or \
-        \"[::1]:8080\"",
-        { "type": "string", "pattern": "^[0-9a-fA-F.:\\[\\]%]+:[0-9]+$" },
-        |plain| text(&plain)?.parse().ok();
+    /// Where the sidecar listens.
+    Address(Listen): "an address and a port such as \"127.0.0.1:8080\", \"[::1]:8080\" or \
+        \"localhost:8080\", a Unix socket such as \"unix:/run/idempotency.sock\", or \"fd:3\" for the \
+        first socket that a service manager passes",
+        { "type": "string", "pattern": LISTEN },
+        |plain| listen(text(&plain)?);
     /// The URL of the service behind the sidecar.
     Upstream(Uri): "a URL such as \"http://127.0.0.1:9000\": of http or https, without a user, a path \
         or a query",
@@ -46,6 +48,59 @@ values! {
                 _ => None,
             }
         };
+}
+
+/// Where the sidecar listens, in a JSON Schema.
+const LISTEN: &str = "^([A-Za-z0-9._-]+:[0-9]+|\\[[0-9a-fA-F.:%]+\\]:[0-9]+|unix:.+|fd:[0-9]+)$";
+
+/// Where a listener is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listen {
+    /// A name or an address, and a port; 0 for any that is free.
+    Tcp(String, u16),
+    /// The path of a Unix socket.
+    Unix(PathBuf),
+    /// A descriptor from 3, which a service manager passes.
+    Descriptor(u32),
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(host, port) if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Tcp(host, port) => write!(f, "{host}:{port}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Descriptor(number) => write!(f, "fd:{number}"),
+        }
+    }
+}
+
+fn listen(text: &str) -> Option<Listen> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        let is_path = !path.is_empty() && !path.contains('\0');
+        return is_path.then(|| Listen::Unix(path.into()));
+    }
+    if let Some(number) = text.strip_prefix("fd:") {
+        let number = whole(number)?.try_into().ok().filter(|number| *number >= 3);
+        return number.map(Listen::Descriptor);
+    }
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        // The scope of a link-local address stays in its text.
+        let host = text
+            .rsplit_once(':')?
+            .0
+            .trim_start_matches('[')
+            .trim_end_matches(']');
+        return Some(Listen::Tcp(host.to_owned(), address.port()));
+    }
+    let (host, port) = text.rsplit_once(':')?;
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    let port = whole(port)?.try_into().ok()?;
+    // What consists of digits alone is a wrong address, not a name.
+    let is_number = host
+        .bytes()
+        .all(|byte| byte.is_ascii_digit() || byte == b'.');
+    (!is_number && host.bytes().all(is_name)).then(|| Listen::Tcp(host.to_owned(), port))
 }
 
 read_as_value![AuthorizeUrl, Authorize];

@@ -1,13 +1,13 @@
 //! The entries of a file that concern the sidecar, which reads them by
 //! [`for_sidecar`](crate::for_sidecar).
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use http::{HeaderName, Uri};
 use ipnet::IpNet;
 
 use super::limits::Limits;
+use super::process::Listen;
 use super::scopes::Scopes;
 use super::tls::{ClientFiles, ClientTls, ServerFiles, ServerTls};
 use super::{Config, FileError, print};
@@ -24,7 +24,7 @@ const OF_GATEWAYS: [u16; 2] = [502, 504];
 #[derive(Clone, Debug)]
 pub struct Entries {
     /// The entry `listen`.
-    pub listen: Option<SocketAddr>,
+    pub listen: Option<Listen>,
     /// The entry `tls`.
     pub tls: Option<ServerFiles>,
     /// `http://` or `https://` and an authority, without a path.
@@ -44,7 +44,7 @@ pub struct Entries {
     /// The proxies whose `X-Forwarded-*` headers are trusted.
     pub trusted_proxies: Vec<IpNet>,
     /// The entry `metrics`.
-    pub metrics: Option<SocketAddr>,
+    pub metrics: Option<Listen>,
     /// The entry `metrics_tls`.
     pub metrics_tls: Option<ServerFiles>,
     /// A path; `Some(None)` for `false`.
@@ -136,7 +136,7 @@ pub fn entries(config: &Config) -> Entries {
         routes.map(|(at, route)| Table::new(Some(at), route.scope.as_ref(), route.exactly_once));
     let networks = file.trusted_proxies.iter().flatten();
     Entries {
-        listen: file.listen.map(|own| own.0),
+        listen: file.listen.as_ref().map(|own| own.0.clone()),
         tls: file.tls.as_ref().map(ServerTls::files),
         upstream: file.upstream.as_ref().map(|own| own.0.clone()),
         upstream_tls: file.upstream_tls.as_ref().map(ClientTls::files),
@@ -151,7 +151,7 @@ pub fn entries(config: &Config) -> Entries {
             headers: own.headers.clone(),
         }),
         trusted_proxies: networks.map(|own| canonical(own.0)).collect(),
-        metrics: file.metrics.map(|own| own.0),
+        metrics: file.metrics.as_ref().map(|own| own.0.clone()),
         metrics_tls: file.metrics_tls.as_ref().map(ServerTls::files),
         livez: file.livez.as_ref().map(|own| own.0.clone()),
         readyz: file.readyz.as_ref().map(|own| own.0.clone()),

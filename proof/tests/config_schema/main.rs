@@ -117,6 +117,10 @@ fn what_is_read_is_right_by_the_schema() {
     }
     for entry in [
         "listen = '127.0.0.1:8080'",
+        "listen = 'localhost:8080'",
+        "listen = '[::1]:8080'",
+        "listen = 'unix:/run/a.sock'",
+        "listen = 'fd:3'",
         "upstream = 'http://127.0.0.1:9000'",
         "tls = { certificate = '/a.pem', key = '/b.pem', client_ca = '/c.pem' }",
         "metrics = '[::1]:9100'\nmetrics_tls = { certificate = '/a.pem', key = '/b.pem' }",

@@ -24,6 +24,8 @@ mod http2;
 mod kept;
 mod leaving;
 mod limits;
+#[cfg(unix)]
+mod listening;
 mod malformed;
 #[cfg(target_os = "linux")]
 mod memory;

@@ -344,7 +344,8 @@ impl Serving {
             let line = line.expect("the program listens");
             // A warning of the store may come first.
             if let Some((_, address)) = line.split_once("listening address=") {
-                break address.parse().unwrap();
+                // A Unix socket has no address.
+                break address.parse().unwrap_or(([0; 4], 0).into());
             }
         };
         Self {
