@@ -31,6 +31,10 @@ pub(crate) struct Pipe {
 }
 
 #[derive(Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is true or false whatever the others are"
+)]
 pub(super) struct State {
     /// The body from its beginning, while it is to be recorded and until the client has
     /// taken it.
@@ -290,23 +294,20 @@ impl State {
     ///
     /// A part of a large frame keeps all of it, so a server is given copies where `copies` says so.
     pub(super) fn pop(&mut self, copies: bool) -> Option<Bytes> {
-        let data = match self.kept.as_mut().and_then(|kept| kept.take(copies)) {
-            Some(data) => {
-                self.drop_taken();
-                data
-            }
-            None => {
-                let part = match self.frames.front_mut() {
-                    None if self.small.is_empty() => return None,
-                    None => self.small.split().freeze(),
-                    Some(frame) if frame.len() > AHEAD => frame.split_to(AHEAD),
-                    Some(_) => self.frames.pop_front()?,
-                };
-                if copies {
-                    Bytes::copy_from_slice(&part)
-                } else {
-                    part
-                }
+        let data = if let Some(data) = self.kept.as_mut().and_then(|kept| kept.take(copies)) {
+            self.drop_taken();
+            data
+        } else {
+            let part = match self.frames.front_mut() {
+                None if self.small.is_empty() => return None,
+                None => self.small.split().freeze(),
+                Some(frame) if frame.len() > AHEAD => frame.split_to(AHEAD),
+                Some(_) => self.frames.pop_front()?,
+            };
+            if copies {
+                Bytes::copy_from_slice(&part)
+            } else {
+                part
             }
         };
         self.bytes -= data.len();

@@ -35,6 +35,10 @@ use crate::runtime::catch::{CatchUnwind, Panic};
 use crate::runtime::{Handle, Sleep, sleep};
 
 /// A response whose body a task reads while it is sent.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is true or false whatever the others are"
+)]
 pub(crate) struct ReadAhead<R> {
     operation: Arc<Operation>,
     body: Pin<Box<R>>,
