@@ -27,6 +27,7 @@ fn lines(config: &Config) -> Vec<String> {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "it is a table")]
 fn every_kind_of_entry_has_a_variable() {
     for (name, value, expected) in [
         ("UPSTREAM", "http://a:1", "upstream = \"http://a:1\""),
@@ -308,11 +309,15 @@ fn nothing_that_is_printed_is_a_secret() {
 /// What is printed is a file that says the same, but for secrets.
 #[test]
 fn what_is_printed_can_be_read() {
-    let text = "listen = '127.0.0.1:1'\nupstream = 'http://a'\n[idempotency]\nscope = [{ header = 'x-api-key', known_sha256 = ['9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08'] }, 'shared']\n\
-                replay_status = { '201' = 200 }\n[[route]]\nmatch = 'POST /\"a\\'\nrejections = 1\n"
-        .replace("rejections = 1\n", "")
-        .replace("known_sha256 = ['9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08'] ", "known_sha256 = ['9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08'] ");
-    let config = Config::from_toml(&text).unwrap();
+    let text = "listen = '127.0.0.1:1'\n\
+                upstream = 'http://a'\n\
+                [idempotency]\n\
+                scope = [{ header = 'x-api-key', known_sha256 = \
+                ['9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08'] }, 'shared']\n\
+                replay_status = { '201' = 200 }\n\
+                [[route]]\n\
+                match = 'POST /\"a\\'\n";
+    let config = Config::from_toml(text).unwrap();
     let page = in_force(&config);
     assert!(!page.contains("9f86d081"), "{page}");
     let hash = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
