@@ -9,33 +9,34 @@ use crate::forwarded::ReservedHeaders;
 use crate::options::Settings;
 use crate::path::normal;
 
-/// Checks every route, before the sidecar serves anything.
-pub(crate) fn check(layer: &IdempotencyLayer, settings: &Settings) -> Result<(), ConfigError> {
+/// What is wrong with the routes, before the sidecar serves anything.
+pub(crate) fn check(layer: &IdempotencyLayer, settings: &Settings) -> Vec<ConfigError> {
     let ignore_case = settings.ignore_path_case;
     let authorize = settings.authorize.as_ref();
     let reserved = ReservedHeaders::new(authorize.map_or(&[], |authorize| &authorize.headers));
+    let mut errors = Vec::new();
     for route in routes(layer) {
         let of = route.pattern;
         if let Some(name) = route.key_headers.iter().find(|name| reserved.has(name)) {
             let message =
                 format!("names `{name}`, which the sidecar removes from what a client sends");
-            return Err(config_error("header", of, &message));
+            errors.push(config_error("header", of, &message));
         }
         if route.max_operation < settings.upstream_timeout {
             let message = "must not be shorter than `upstream_timeout`: an operation that the \
                            upstream may still respond to would be executed again";
-            return Err(config_error("max_operation", of, message));
+            errors.push(config_error("max_operation", of, message));
         }
         if route.on_disconnect == OnDisconnect::Cancel {
             let message = "can't be `cancel` here: an upstream that has got a request can't be \
                            stopped. Leave it at `finish`";
-            return Err(config_error("on_disconnect", of, message));
+            errors.push(config_error("on_disconnect", of, message));
         }
         if let (Some(pattern), Some(path)) = (of, route.path) {
-            check_path(pattern, path, ignore_case)?;
+            errors.extend(check_path(pattern, path, ignore_case).err());
         }
     }
-    Ok(())
+    errors
 }
 
 /// Rejects a pattern that no normal spelling of a path can match: it would protect nothing.
@@ -111,7 +112,11 @@ mod tests {
             ignore_path_case: ignore_case,
             ..Settings::default()
         };
-        check(&layer, &settings).map_err(|error| error.to_string())
+        match &check(&layer, &settings)[..] {
+            [] => Ok(()),
+            [error] => Err(error.to_string()),
+            more => panic!("{more:?}"),
+        }
     }
 
     #[test]
@@ -163,7 +168,10 @@ mod tests {
             .route("POST /orders", cancel)
             .build()
             .unwrap();
-        let error = check(&layer, &Settings::default()).unwrap_err().to_string();
+        let [error] = &check(&layer, &Settings::default())[..] else {
+            panic!("one route has one mistake");
+        };
+        let error = error.to_string();
         assert!(error.starts_with("`on_disconnect` can't be"), "{error}");
         assert!(error.ends_with("(on route `POST /orders`)"), "{error}");
     }

@@ -13,7 +13,9 @@ use std::time::Duration;
 
 use http::Uri;
 use tower_idempotency::config::{Config, FileError};
-use tower_idempotency::for_sidecar::{ClientFiles, Listen, ServerFiles, builder, located, wrong};
+use tower_idempotency::for_sidecar::{
+    ClientFiles, Listen, ServerFiles, all_of, builder, located, wrong,
+};
 use tower_idempotency::store::{AnyStore, Store, StoreError};
 use tower_idempotency::{ConfigError, IdempotencyLayer};
 
@@ -53,7 +55,7 @@ mod upstream;
 pub use contract::SidecarContract;
 use front::Front;
 use listener::Listener;
-use options::{Authorize, Settings, is_https, required_store};
+use options::{Settings, is_https, required_store};
 use server::Drain;
 use store::{Connected, LateStore};
 use tls::{Acceptor, Reload};
@@ -107,8 +109,7 @@ impl Sidecar {
     pub async fn new(config: &Config) -> Result<Self, SidecarError> {
         let settings = Settings::read(config)?;
         // Errors of the file are found before the sidecar waits for a store.
-        layer(config, &settings, LateStore::default())?;
-        let tls = Tls::read(config, &settings)?;
+        let (_, tls) = checked(config, &settings)?;
         let layer = match store::connect(required_store(config)?).await? {
             Connected::Now(store) => layer(config, &settings, store)?,
             Connected::Later(store) => layer(config, &settings, store)?,
@@ -123,9 +124,7 @@ impl Sidecar {
     /// Those of [`new`](Self::new) that concern the file.
     pub fn contract(config: &Config) -> Result<SidecarContract, SidecarError> {
         let settings = Settings::read(config)?;
-        required_store(config)?;
-        let layer = layer(config, &settings, LateStore::default())?;
-        Tls::read(config, &settings)?;
+        let (layer, _) = checked(config, &settings)?;
         Ok(SidecarContract::new(&layer, &settings))
     }
 
@@ -264,33 +263,45 @@ struct Tls {
 }
 
 impl Tls {
-    fn read(config: &Config, settings: &Settings) -> Result<Self, SidecarError> {
+    fn read(config: &Config, settings: &Settings) -> Result<Self, FileError> {
         let acceptor = |entry, files: &Option<ServerFiles>| {
             let acceptor = files.as_ref().map(|files| Acceptor::new(entry, files));
-            let acceptor = acceptor.transpose();
-            acceptor.map_err(|error| wrong(config, &error.entry, &error.message()))
+            acceptor.transpose()
         };
         let connector = |entry, table, url: &Uri, files: &ClientFiles| {
             let connector = is_https(url).then(|| tls::Connector::new(entry, table, files));
-            let connector = connector.transpose();
-            connector.map_err(|error| wrong(config, &error.entry, &error.message()))
+            connector.transpose()
         };
-        let authorizer = settings.authorize.as_ref();
-        let of_authorizer = |own: &Authorize| {
-            let table = "authorize.tls";
-            connector("authorize", table, &own.url, &own.tls).transpose()
-        };
-        Ok(Self {
-            listener: acceptor("tls", &settings.tls)?,
-            metrics: acceptor("metrics_tls", &settings.metrics_tls)?,
-            upstream: connector(
-                "upstream",
-                "upstream_tls",
-                &settings.upstream,
-                &settings.upstream_tls,
-            )?,
-            authorizer: authorizer.and_then(of_authorizer).transpose()?,
-        })
+        let listener = acceptor("tls", &settings.tls);
+        let metrics = acceptor("metrics_tls", &settings.metrics_tls);
+        let upstream = connector(
+            "upstream",
+            "upstream_tls",
+            &settings.upstream,
+            &settings.upstream_tls,
+        );
+        let authorizer = settings.authorize.as_ref().map_or(Ok(None), |own| {
+            connector("authorize", "authorize.tls", &own.url, &own.tls)
+        });
+        match (listener, metrics, upstream, authorizer) {
+            (Ok(listener), Ok(metrics), Ok(upstream), Ok(authorizer)) => Ok(Self {
+                listener,
+                metrics,
+                upstream,
+                authorizer,
+            }),
+            (listener, metrics, upstream, authorizer) => {
+                let errors = [
+                    listener.err(),
+                    metrics.err(),
+                    upstream.err(),
+                    authorizer.err(),
+                ];
+                let errors = errors.into_iter().flatten();
+                let errors = errors.map(|error| wrong(config, &error.entry, &error.message()));
+                Err(all_of(errors.collect()).expect_err("there is one"))
+            }
+        }
     }
 
     fn files(&self) -> Arc<[Arc<dyn Reload>]> {
@@ -300,6 +311,22 @@ impl Tls {
         listeners
             .chain(servers.map(tls::Connector::files))
             .collect()
+    }
+}
+
+/// The layer without its store, and what TLS needs of the files that the configuration names. Errors of
+/// both are reported together.
+fn checked(config: &Config, settings: &Settings) -> Result<(IdempotencyLayer, Tls), SidecarError> {
+    let layer = layer(config, settings, LateStore::default());
+    match (layer, Tls::read(config, settings)) {
+        (Ok(layer), Ok(tls)) => Ok((layer, tls)),
+        (Err(SidecarError(Reason::File(of_layer))), Err(of_tls)) => {
+            Err(all_of(vec![of_layer, of_tls])
+                .expect_err("there are two")
+                .into())
+        }
+        (Err(of_layer), _) => Err(of_layer),
+        (Ok(_), Err(of_tls)) => Err(of_tls.into()),
     }
 }
 
@@ -315,7 +342,8 @@ fn layer(
         builder = builder.docs_url(path.as_str());
     }
     let layer = builder.build()?;
-    checks::check(&layer, settings).map_err(|error| located(config, &error))?;
+    let errors = checks::check(&layer, settings);
+    all_of(errors.iter().map(|error| located(config, error)).collect())?;
     Ok(layer)
 }
 

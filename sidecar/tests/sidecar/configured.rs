@@ -85,3 +85,28 @@ async fn a_variable_or_a_file_that_is_wrong_is_told_with_all_else_that_is() {
         assert!(error.contains(&format!("`{entry}` is missing")), "{error}");
     }
 }
+
+#[tokio::test]
+async fn what_can_not_work_in_a_proxy_is_told_in_one_run_with_certificates_that_are_not_there() {
+    let file = Written::new(
+        "all-wrong.toml",
+        "listen = '127.0.0.1:0'\nupstream = 'http://127.0.0.1:9000'\nupstream_timeout = '60s'\nstore = 'memory:'\n\
+         tls = { certificate = '/nowhere/own.pem', key = '/nowhere/own.key' }\n\
+         metrics = '127.0.0.1:9'\n\
+         metrics_tls = { certificate = '/nowhere/metrics.pem', key = '/nowhere/metrics.key' }\n\
+         [idempotency]\nscope = ['shared']\nmax_operation = '40s'\n\
+         [[route]]\nmatch = 'POST /orders/'\non_disconnect = 'cancel'\n",
+    );
+    let (code, _, error) = run(&["--config", file.path(), "--check"], &[]).await;
+    assert_eq!(code, Some(1));
+    let mistakes = [
+        "/nowhere/own.pem",
+        "/nowhere/metrics.pem",
+        "`idempotency.max_operation` must not be shorter",
+        "can't be `cancel` here",
+        "ends in a slash",
+    ];
+    for mistake in mistakes {
+        assert!(error.contains(mistake), "{mistake}: {error}");
+    }
+}
