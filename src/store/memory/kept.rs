@@ -198,7 +198,7 @@ fn write(completion: &Completion, to: &mut impl Sink) {
     }
 }
 
-/// Reads what [`write`] wrote, in the same order.
+/// Reads what `write` wrote, in the same order.
 struct Reader<'a> {
     packed: &'a Bytes,
     at: usize,
