@@ -1,4 +1,4 @@
-//! A file is a configuration that a layer can be built of, or has an error with a place in the text.
+//! A file is a configuration that a layer can be built of, or has errors with a place in the text each.
 
 #![no_main]
 
@@ -14,9 +14,19 @@ fn read(text: &str) -> Result<Config, FileError> {
     }
 }
 
+/// Each error has a line of the message, and a place.
+fn check(text: &str, error: &FileError) {
+    let shown = error.to_string();
+    let lines = shown.lines().filter(|line| !line.is_empty()).count();
+    assert_eq!(lines, 1 + error.others().len(), "{shown:?}");
+    check_place(text, error);
+    for other in error.others() {
+        check_place(text, other);
+    }
+}
+
 fn check_place(text: &str, error: &FileError) {
     let shown = error.to_string();
-    assert!(!shown.is_empty() && !shown.contains('\n'), "{shown:?}");
     assert_eq!(error.line().is_some(), error.column().is_some());
     let (Some(line), Some(column)) = (error.line(), error.column()) else {
         assert!(text.starts_with('{') && error.option().is_some(), "{shown}");
@@ -37,10 +47,10 @@ fuzz_target!(|data: &[u8]| {
     };
     let config = match read(text) {
         Ok(config) => config,
-        Err(error) => return check_place(text, &error),
+        Err(error) => return check(text, &error),
     };
     match config.builder(fuzz::OneRecord::default()) {
-        Err(error) => check_place(text, &error),
+        Err(error) => check(text, &error),
         // What is wrong is found when the file is read.
         Ok(builder) => drop(builder.build().expect("a file without an error")),
     }

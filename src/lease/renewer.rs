@@ -405,7 +405,7 @@ mod tests {
                 });
                 wake_another_worker();
                 // A handler that blocks its worker.
-                let fired = fires.recv_timeout(Duration::from_secs(5));
+                let fired = fires.recv_timeout(Duration::from_secs(30));
                 done.send(fired.is_ok()).unwrap();
             });
             assert!(
