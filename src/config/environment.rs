@@ -33,7 +33,11 @@ pub(super) fn apply(
         let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX)) else {
             continue;
         };
-        let path = name[PREFIX.len()..].split("__").map(str::to_lowercase);
+        let entry = &name[PREFIX.len()..];
+        if is_of_kubernetes(entry) {
+            continue;
+        }
+        let path = entry.split("__").map(str::to_lowercase);
         let path: Vec<_> = path.collect();
         match text.into_string() {
             Ok(text) => all.push(Variable {
@@ -72,6 +76,15 @@ pub(super) fn apply(
         }
     }
     errors
+}
+
+/// Whether Kubernetes sets a variable of this name, after the prefix, in each pod beside a service that is
+/// called `idempotency`: `SERVICE_HOST`, `SERVICE_PORT`, `PORT_8080_TCP_ADDR`. No entry has such a name.
+fn is_of_kubernetes(name: &str) -> bool {
+    let of_port = |rest: &str| rest.is_empty() || rest.starts_with('_');
+    name == "SERVICE_HOST"
+        || name.strip_prefix("SERVICE_PORT").is_some_and(of_port)
+        || name.strip_prefix("PORT").is_some_and(of_port)
 }
 
 /// A variable that is set from a file often ends in the newline of the file's last line, which is no part

@@ -130,14 +130,17 @@ where
             Ok(known) => known,
             Err(rejection) => return self.rejected(rejection, options, &parts),
         };
-        if known.is_protected_further_out(&parts) {
+        let is_protected = known.is_protected_further_out(&parts);
+        // Caller and announced length are checked before the body is polled: a server asks for
+        // the body of an `Expect: 100-continue` request at the first poll. What a clone of this layer
+        // has begun, the layer does not reject (G11).
+        let has_begun = is_protected && known.has_clone_further_out(&parts);
+        if !has_begun && let Err(stop) = known.check_announced_length(&parts, &body) {
+            return ResponseFuture::rejected(known.stop(stop, &parts));
+        }
+        if is_protected {
             let request = Request::from_parts(parts, body);
             return ResponseFuture::passed(ready.call(request));
-        }
-        // Caller and announced length are checked before the body is polled: a server asks for
-        // the body of an `Expect: 100-continue` request at the first poll.
-        if let Err(stop) = known.check_announced_length(&parts, &body) {
-            return ResponseFuture::rejected(known.stop(stop, &parts));
         }
         let timeout = known.grpc.then(|| grpc_timeout(&parts.headers)).flatten();
         let deadline = timeout.and_then(Moment::after);

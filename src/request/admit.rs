@@ -57,6 +57,13 @@ impl ProtectedRequest {
         })
     }
 
+    /// Whether the layer further out is a clone of this one, rather than another layer with limits of
+    /// its own.
+    pub(crate) fn has_clone_further_out(&self, parts: &Parts) -> bool {
+        let outer = parts.extensions.get::<IdempotencyContext>();
+        outer.is_some_and(|outer| outer.is_of(&self.core))
+    }
+
     /// Step 4: a body that announces too much is not asked for.
     pub(crate) fn check_announced_length<B: Body>(
         &self,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::display::uuid;
 use crate::record::digest::{Digests, Label};
 use crate::record::{FencingToken, RecordId};
+use crate::request::core::Core;
 use crate::request::operation::Operation;
 
 /// The operation that a handler runs in. The layer puts it into the extensions of
@@ -105,6 +106,11 @@ impl IdempotencyContext {
 
     pub(crate) fn is_under(&self, id: &RecordId) -> bool {
         self.0.lease().claim.id == *id
+    }
+
+    /// Whether a layer with this core has begun the operation.
+    pub(crate) fn is_of(&self, core: &Arc<Core>) -> bool {
+        Arc::ptr_eq(&self.0.core, core)
     }
 }
 

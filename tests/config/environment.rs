@@ -306,6 +306,20 @@ fn nothing_that_is_printed_is_a_secret() {
     }
 }
 
+/// Kubernetes sets these in each pod beside a service that is called `idempotency`.
+#[test]
+fn the_variables_of_a_kubernetes_service_are_no_entries() {
+    let variables = [
+        ("IDEMPOTENCY_SERVICE_HOST", "10.0.0.1"),
+        ("IDEMPOTENCY_SERVICE_PORT", "8080"),
+        ("IDEMPOTENCY_SERVICE_PORT_HTTP", "8080"),
+        ("IDEMPOTENCY_PORT", "tcp://10.0.0.1:8080"),
+        ("IDEMPOTENCY_PORT_8080_TCP_ADDR", "10.0.0.1"),
+    ];
+    read(None, &variables).unwrap();
+    assert!(read(None, &[("IDEMPOTENCY_PORTS", "8080")]).is_err());
+}
+
 /// What is printed is a file that says the same, but for secrets.
 #[test]
 fn what_is_printed_can_be_read() {

@@ -294,7 +294,7 @@ async fn what_needs_tls_is_refused_with_the_way_to_build_it() {
             let output = run(&[&["--config", file.path()], task].concat()).await;
             assert_eq!(output.status.code(), Some(1), "{entry}");
             let says = format!(
-                "`{named}` needs TLS, and this program was built without the feature `tls`: build it                  again with `--features tls`"
+                "`{named}` needs TLS, and this program was built without the feature `tls`: build it again with `--features tls`"
             );
             let stderr = said(&output.stderr);
             assert!(stderr.contains(&says), "{stderr}");
