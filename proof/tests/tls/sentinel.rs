@@ -132,6 +132,8 @@ async fn sentinels_lead_the_store_to_the_next_primary_without_a_lost_record() {
     replica.freeze();
     follows(&other, &after).await;
     let last = completed(&other, "last").await;
+    // A store that has not followed yet would ask the old primary again.
+    follows(&late, &last).await;
     replica.thaw();
     is_replayed(&other, &last, "last").await;
     is_replayed(&late, &last, "last").await;
