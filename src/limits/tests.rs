@@ -95,7 +95,7 @@ fn what_a_caller_takes_anyway_beyond_the_sum_is_no_part_of_the_sum() {
     let third = limits.account(Some(&caller(3)));
     assert!(third.has_room(RESOURCE).is_ok());
     drop(held);
-    // Of the greedy one nothing is left.
+    // The room that the greedy caller held is free again.
     let (taken, whose) = take_all(&greedy);
     assert!(taken.len() > 40, "{}", taken.len());
     assert_eq!(whose, Whose::Caller);

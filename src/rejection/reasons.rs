@@ -137,7 +137,7 @@ impl Rejection {
     }
 }
 
-/// Whose limit is full, and of what.
+/// Returns the sentence that says whose limit is full, and of what.
 fn full_of(Full { of, whose }: Full) -> String {
     let (full, whose) = match whose {
         Whose::Caller => ("Your share is full", " of yours"),

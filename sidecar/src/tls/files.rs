@@ -96,7 +96,7 @@ fn read(entry: &str, file: &Path) -> Result<Vec<u8>, TlsError> {
     })
 }
 
-/// Who may read a file.
+/// The part of a message that says who may read the file.
 #[cfg(unix)]
 fn owner(file: &Path) -> Option<String> {
     use std::os::unix::fs::MetadataExt as _;

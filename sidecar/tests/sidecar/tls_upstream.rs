@@ -210,33 +210,14 @@ async fn an_upstream_that_speaks_another_version_from_now_on_is_asked_again() {
 #[tokio::test]
 async fn a_server_that_is_not_the_one_of_the_url_gets_nothing() {
     let (authority, other) = (Authority::new(), Authority::new());
-    for (own, host, trusted) in [
-        (
-            authority.issue("localhost", Valid::Now),
-            "localhost",
-            &other,
-        ),
-        (
-            authority.issue("localhost", Valid::Until2020),
-            "localhost",
-            &authority,
-        ),
-        (
-            authority.issue("localhost", Valid::From2090),
-            "localhost",
-            &authority,
-        ),
-        (
-            authority.issue("localhost", Valid::Now),
-            "127.0.0.1",
-            &authority,
-        ),
-        (
-            authority.issue("other.example", Valid::Now),
-            "localhost",
-            &authority,
-        ),
+    for (issued_to, valid, host, trusted) in [
+        ("localhost", Valid::Now, "localhost", &other),
+        ("localhost", Valid::Until2020, "localhost", &authority),
+        ("localhost", Valid::From2090, "localhost", &authority),
+        ("localhost", Valid::Now, "127.0.0.1", &authority),
+        ("other.example", Valid::Now, "localhost", &authority),
     ] {
+        let own = authority.issue(issued_to, valid);
         for protocols in [&["h2", "http/1.1"][..], &["http/1.1"]] {
             let both = Both::start(server_config(&own, protocols, None)).await;
             let file = both.file(host, trusted, "");
