@@ -23,8 +23,10 @@ pub enum CommitErrorKind {
     Retry,
     /// Nobody knows whether the transaction was committed: the connection broke at the
     /// `COMMIT`, and the database could not be asked since. The client is told
-    /// `in-flight`, whatever the handler returns. Once the database is back, the record
-    /// says what happened; if nothing was committed, the record lapses.
+    /// `in-flight`, whatever the handler returns, unless the layer finds the commit before it
+    /// responds. Once the database is back, the record says what happened. If nothing was
+    /// committed, a retry executes the operation: at once if the layer has found that out
+    /// before it responded, otherwise when the lease has lapsed.
     Unknown,
     /// The transaction was rolled back: it can't be committed as it is. The error's
     /// source says why.

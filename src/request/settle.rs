@@ -23,7 +23,8 @@ use crate::store::{OnLapsedLease, Outcome, Release};
 pub(crate) enum Settled<R> {
     /// Sends this response: it was committed.
     Committed(Response<ResponseBody<R>>),
-    /// Rejects with `in-flight`: another owner has taken over, or nobody knows.
+    /// Rejects with `in-flight`: another owner has taken over, nobody knows, or the
+    /// transaction was rolled back after its handler was told that nobody knows.
     InFlight,
     /// Goes by what the handler returned: nothing was committed.
     Not(LeaseOwner),
@@ -47,7 +48,12 @@ impl Operation {
                     self.stands(&response);
                     self.committed(*response)
                 }
-                TransactionFate::RolledBack => Settled::Not(owner),
+                // The handler was told that nobody knows, so its response does not say what the
+                // layer has found out since.
+                TransactionFate::RolledBack => {
+                    owner.end(Verdict::Release(Release::MayRunAgain)).await;
+                    Settled::InFlight
+                }
                 TransactionFate::Overtaken => {
                     owner.state().lose();
                     owner.overtaken();

@@ -136,6 +136,37 @@ async fn a_transaction_in_doubt_that_is_rolled_back_runs_again_once_its_lease_la
     assert_eq!(shop.entries().await, 1);
 }
 
+/// The handler was told that nobody knows, and the database could be asked again before the
+/// handler responded: its response says less than the layer knows by then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_the_handler_gave_up_on_is_in_flight_for_its_client_and_runs_again_at_once() {
+    for options in [OnLapsedLease::Rerun, OnLapsedLease::Refuse] {
+        let (shop, wire) = shop().await;
+        let layer = shop.builder().store_timeout(Duration::from_millis(300));
+        let layer = layer.defaults(move |own| own.on_lapsed_lease(options));
+        let till = {
+            let (shop, wire) = (Arc::clone(&shop), wire.clone());
+            till(&layer.build().unwrap(), move |request| {
+                let (shop, wire) = (Arc::clone(&shop), wire.clone());
+                async move {
+                    let error = match shop.pay(&claim(&request)).await {
+                        Ok(paid) => return Ok::<_, BoxError>(paid),
+                        Err(error) => error,
+                    };
+                    assert_eq!(error.kind(), CommitErrorKind::Unknown, "{error:?}");
+                    wire.mend();
+                    Ok(answer(StatusCode::CONFLICT, "nobody knows".to_owned()))
+                }
+            })
+        };
+        wire.cut(Cut::Silently);
+        assert_refused(&ask(&till, "k").await, 409, "in-flight");
+        assert_eq!(shop.entries().await, 0);
+        assert_eq!(ask(&till, "k").await, got(201, "paid 2"));
+        assert_eq!(shop.entries().await, 1);
+    }
+}
+
 /// The timeout drops the handler's future, so nothing in the handler waits for the
 /// commit any more.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
