@@ -31,9 +31,9 @@ async fn an_error_of_the_server_says_what_became_of_the_request_and_what_to_do()
         .run("CREATE TABLE {t}_calls (n INT) ENGINE = InnoDB")
         .await;
     for (code, kind, calls, remedy) in [
-        (1213, Contention, 5, ""),
+        (1213, Contention, 8, ""),
         (1205, Contention, 1, ""),
-        (1020, Contention, 5, ""),
+        (1020, Contention, 8, ""),
         (3572, Contention, 1, ""),
         (1146, Refused, 1, "migrate()"),
         (1142, Refused, 1, "docs/stores.md"),

@@ -15,7 +15,7 @@ use crate::store::sql::{Connections, Table, failed};
 use crate::store::{Ownership, Record, StoreError};
 
 /// How often a call is sent that the server rolls back in favour of others.
-const TRIES: u32 = 5;
+const TRIES: u32 = 8;
 
 #[derive(Clone)]
 pub(super) struct Calls {
@@ -92,8 +92,9 @@ impl Calls {
                 Err(error) if tries < TRIES && is_retried(&error) => {
                     tries += 1;
                     // The pause is random, because two calls that collided would otherwise collide
-                    // again.
-                    let pause = rand::random_range(0..1_000 << tries);
+                    // again. It has a lower bound, because the pauses together outlast the moment
+                    // without a procedure while a migration replaces it on a slow disk.
+                    let pause = rand::random_range(500 << tries..1_000 << tries);
                     tokio::time::sleep(Duration::from_micros(pause)).await;
                 }
                 Err(error) => {
