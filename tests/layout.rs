@@ -15,7 +15,7 @@ const ROOMS: [&[&str]; 15] = [
     &["layer", "client", "exactly_once"],
     &["request"],
     &["lease"],
-    &["counts"],
+    &["counts", "observer"],
     &["options"],
     &["scope", "rejection"],
     &["conformance"],

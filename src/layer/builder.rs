@@ -10,9 +10,10 @@ use tracing::warn;
 use crate::error::ConfigError;
 use crate::layer::IdempotencyLayer;
 use crate::layer::limits::check_limits;
-use crate::lease::Leases;
+use crate::lease::{Leases, TimedStore};
 use crate::limits::{Accounts, Limit, Limits, Resource, Turns};
 use crate::message::media_type::can_have_body;
+use crate::observer::{Observer, Observers};
 use crate::options::route::{Routes, Rule};
 use crate::options::{RouteOptions, Target};
 use crate::record::digest::Digests;
@@ -23,7 +24,7 @@ use crate::scope::Scope;
 use crate::store::encrypted::Encryption;
 #[cfg(feature = "_sql")]
 use crate::store::sql::transaction::TransactionalStore;
-use crate::store::{DynStore, Store, TimedStore, erased};
+use crate::store::{DynStore, Store, erased};
 
 /// The options of an [`IdempotencyLayer`]. The methods here set the options of the whole layer;
 /// [`RouteOptions`] has the options that each route can set for itself.
@@ -62,6 +63,7 @@ pub struct IdempotencyLayerBuilder {
     #[cfg(feature = "config")]
     skip_store_checks: bool,
     store_timeout: Duration,
+    observers: Vec<Arc<dyn Observer>>,
     rejections: RejectionRules,
     /// The content type and the body for each code, by the code's word. `build` checks them.
     bodies: Vec<(&'static str, String, String)>,
@@ -84,6 +86,7 @@ impl IdempotencyLayerBuilder {
             #[cfg(feature = "config")]
             skip_store_checks: false,
             store_timeout: Duration::from_secs(2),
+            observers: Vec::new(),
             rejections: RejectionRules::default(),
             bodies: Vec::new(),
             defaults: RouteOptions::default(),
@@ -139,6 +142,13 @@ impl IdempotencyLayerBuilder {
     /// Sets how long one call of the store may take. Default: 2 s.
     pub fn store_timeout(mut self, timeout: Duration) -> Self {
         self.store_timeout = timeout;
+        self
+    }
+
+    /// Adds an observer, which is told of every decision of the layer and of every call of the
+    /// store. Default: none, and then no clock is read for one.
+    pub fn observer(mut self, observer: impl Observer) -> Self {
+        self.observers.push(Arc::new(observer));
         self
     }
 
@@ -390,7 +400,7 @@ impl IdempotencyLayerBuilder {
         #[cfg(not(feature = "encryption"))]
         let store = self.store;
         warn_of_limit(store.largest_completion(), routes.largest_recorded_body());
-        let store = TimedStore::new(store, self.store_timeout);
+        let store = TimedStore::new(store, self.store_timeout, Observers::new(self.observers));
         let (lease, deadline) = (routes.shortest_lease(), routes.shortest_body_timeout());
         let leases = Arc::new(Leases::new(store, lease, deadline));
         let rules = Rules {

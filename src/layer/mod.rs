@@ -2,7 +2,8 @@
 //! by hand.
 //!
 //! Public items: `IdempotencyLayer`, `IdempotencyLayerBuilder`, `Idempotency`,
-//! `ResponseFuture`, `Records`, `Resolved`. May use: `request`, `lease`, `limits`, `counts`, `options`,
+//! `ResponseFuture`, `Records`, `Resolved`, `Usage`. May use: `request`, `lease`, `limits`, `counts`,
+//! `observer`, `options`,
 //! `scope`, `rejection`, `store`, `message`, `record`, `runtime`, `error`.
 
 pub(crate) mod builder;
@@ -10,6 +11,7 @@ pub(crate) mod future;
 mod limits;
 pub(crate) mod records;
 pub(crate) mod service;
+pub(crate) mod usage;
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,6 +25,7 @@ use crate::error::ConfigError;
 use crate::layer::builder::IdempotencyLayerBuilder;
 use crate::layer::records::Records;
 use crate::layer::service::Idempotency;
+use crate::layer::usage::Usage;
 use crate::options::Require;
 use crate::request::core::Core;
 use crate::scope::Scope;
@@ -101,6 +104,12 @@ impl IdempotencyLayer {
     #[must_use]
     pub fn counts(&self) -> Counts {
         self.core.leases.counts.read()
+    }
+
+    /// What requests hold of the layer now, against each of its limits (G11).
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        Usage::of(&self.core)
     }
 
     /// Whether the layer protects this request: its route is protected, and the

@@ -62,6 +62,9 @@ impl<S> Idempotency<S> {
         parts: &Parts,
     ) -> ResponseFuture<F, R, E> {
         let grpc = is_grpc(&parts.headers);
+        let observed = self.core.observe(&parts.method);
+        self.core
+            .rejected(observed.as_ref(), options, rejection.code());
         ResponseFuture::rejected(self.core.reject(rejection, options, Some(parts), grpc))
     }
 }

@@ -1,18 +1,20 @@
 //! Owning a record: a lease that is renewed while its operation runs, ended once,
 //! and given back if its owner is dropped unfinished.
 //!
-//! Public items: none. May use: `counts`, `store`, `limits`, `record`, `runtime`,
+//! Public items: none. May use: `counts`, `observer`, `store`, `limits`, `record`, `runtime`,
 //! `error`.
 
 mod release;
 mod renewer;
 mod state;
+mod timed;
 mod timer;
 mod verdict;
 
 pub(crate) use release::ClaimSent;
 pub(crate) use renewer::Renewer;
 pub(crate) use state::LeaseState;
+pub(crate) use timed::TimedStore;
 pub(crate) use timer::SharedTimer;
 pub(crate) use verdict::{Ended, Verdict};
 
@@ -23,12 +25,11 @@ use tracing::{Instrument, error, warn};
 
 use crate::counts::Counters;
 use crate::error::cause;
-use crate::limits::Holding;
+use crate::limits::{Full, Holding};
+use crate::observer::{Ending, Observers};
 use crate::runtime::deadline::Deadline;
 use crate::runtime::{Handle, Instant, sleep};
-use crate::store::{
-    Lease, OnLapsedLease, Outcome, Ownership, Release, StoreError, StoreErrorKind, TimedStore,
-};
+use crate::store::{Lease, OnLapsedLease, Outcome, Ownership, Release, StoreError, StoreErrorKind};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -37,6 +38,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 pub(crate) struct Leases {
     pub(crate) store: TimedStore,
     pub(crate) counts: Counters,
+    pub(crate) observers: Observers,
     renewer: Arc<Renewer>,
 }
 
@@ -47,6 +49,7 @@ impl Leases {
         shortest_deadline: Duration,
     ) -> Self {
         Self {
+            observers: store.observers().clone(),
             renewer: Renewer::new(store.clone(), shortest_lease, shortest_deadline),
             store,
             counts: Counters::default(),
@@ -60,8 +63,8 @@ impl Leases {
         self.renewer.watch(lease, Instant::now());
     }
 
-    /// Counts an operation that has ended.
-    pub(crate) fn count(&self, ended: Ended) {
+    /// Counts an operation that has ended, and tells observers.
+    pub(crate) fn ended(&self, lease: &LeaseState, ended: Ended) {
         let counts = &self.counts;
         let count = match ended {
             Ended::Recorded => &counts.recorded,
@@ -73,6 +76,21 @@ impl Leases {
             Ended::Pending => &counts.unrecorded,
         };
         count.add();
+        lease.set_ended(ended);
+        self.observers.tell(|observer| {
+            let lease = lease.lease();
+            observer.ended(&Ending {
+                end: ended.into(),
+                record: &lease.claim.id,
+                attempt: lease.attempt,
+            });
+        });
+    }
+
+    /// Counts a request that a limit has refused, and tells observers.
+    pub(crate) fn reached_limit(&self, full: Full) {
+        self.counts.full(full);
+        self.observers.reached_limit(full);
     }
 
     #[cfg(all(test, shuttle))]
@@ -159,14 +177,14 @@ impl LeaseOwner {
             }
             ended => ended,
         };
-        state.leases().count(ended);
+        state.leases().ended(&state, ended);
         ended
     }
 
     /// Ends the operation of an owner that was overtaken: the record is another
     /// owner's, so the store is not asked.
     pub(crate) fn overtaken(self) {
-        self.state.leases().count(Ended::Overtaken);
+        self.state.leases().ended(&self.state, Ended::Overtaken);
         self.leave();
     }
 
@@ -361,7 +379,8 @@ impl Drop for LeaseOwner {
         let how = match self.phase {
             Phase::Claimed => Release::MayRunAgain,
             Phase::HandlerRuns(if_dropped) => {
-                self.state.leases().count(self.ended_by(if_dropped));
+                let ended = self.ended_by(if_dropped);
+                self.state.leases().ended(&self.state, ended);
                 if_dropped
             }
             Phase::Ends(Some(how)) => how,

@@ -10,9 +10,9 @@ use slab::Slab;
 use tracing::warn;
 
 use crate::error::cause;
-use crate::lease::LeaseState;
+use crate::lease::{LeaseState, TimedStore};
 use crate::runtime::{Handle, Id, Instant, Mutex, sleep, spawn};
-use crate::store::{Ownership, TimedStore};
+use crate::store::Ownership;
 
 /// Renews the leases that it watches, and wakes what waits for a deadline. Its task is started by
 /// the first of them, and ends when it finds none.

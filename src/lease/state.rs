@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::lease::Leases;
+use crate::lease::{Ended, Leases};
 use crate::limits::{Account, Holding};
 use crate::runtime::atomic::{AtomicBool, Ordering};
 use crate::runtime::{Mutex, OnceLock};
@@ -30,6 +30,8 @@ pub(crate) struct LeaseState {
     /// The lease's place in the renewer, once the renewer watches the lease.
     place: OnceLock<usize>,
     max_operation: Duration,
+    /// How the operation has ended, once it has.
+    ended: OnceLock<Ended>,
     span: tracing::Span,
 }
 
@@ -52,6 +54,7 @@ impl LeaseState {
             completed_elsewhere: AtomicBool::new(false),
             place: OnceLock::new(),
             max_operation,
+            ended: OnceLock::new(),
             span,
         }
     }
@@ -95,6 +98,15 @@ impl LeaseState {
 
     pub(super) fn is_guarded(&self) -> bool {
         self.guard.lock().is_some()
+    }
+
+    /// Says how the operation has ended.
+    pub(super) fn set_ended(&self, ended: Ended) {
+        self.ended.get_or_init(|| ended);
+    }
+
+    pub(crate) fn ended(&self) -> Option<Ended> {
+        self.ended.get().copied()
     }
 
     /// Says that another owner has taken over.

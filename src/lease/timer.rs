@@ -55,9 +55,11 @@ mod tests {
     use std::future::poll_fn;
 
     use super::*;
+    use crate::lease::TimedStore;
+    use crate::observer::Observers;
     use crate::runtime::{sleep, spawn};
+    use crate::store::erased;
     use crate::store::memory::MemoryStore;
-    use crate::store::{TimedStore, erased};
 
     const fn seconds(number: u64) -> Duration {
         Duration::from_secs(number)
@@ -65,7 +67,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn timers_that_share_a_task_are_due_when_they_say() {
-        let store = TimedStore::new(erased(MemoryStore::new()), seconds(5));
+        let store = TimedStore::new(erased(MemoryStore::new()), seconds(5), Observers::default());
         let leases = Arc::new(Leases::new(store, seconds(30), seconds(2)));
         let waits: Vec<_> = [2, 3, 7, 60, 2, 11]
             .into_iter()

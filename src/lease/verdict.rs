@@ -1,5 +1,6 @@
 //! What becomes of an operation's record: as it is judged, and as it came out.
 
+use crate::observer::OperationEnd;
 use crate::record::Completion;
 use crate::store::{Outcome, Release};
 
@@ -49,6 +50,20 @@ impl From<&Outcome> for Ended {
         match outcome {
             Outcome::Completed(_) => Ended::Recorded,
             Outcome::Sealed { .. } => Ended::Sealed,
+        }
+    }
+}
+
+impl From<Ended> for OperationEnd {
+    fn from(ended: Ended) -> Self {
+        match ended {
+            Ended::Recorded => Self::Recorded,
+            Ended::Sealed => Self::Sealed,
+            Ended::Released => Self::Released,
+            Ended::OutcomeUnknown => Self::OutcomeUnknown,
+            Ended::LeftInFlight => Self::InDoubt,
+            Ended::Overtaken => Self::Overtaken,
+            Ended::Pending => Self::Unrecorded,
         }
     }
 }

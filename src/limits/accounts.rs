@@ -4,9 +4,7 @@ use std::array;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::limits::{Account, Limits};
-#[cfg(feature = "contract")]
-use crate::limits::{Limit, Resource};
+use crate::limits::{Account, Limit, Limits, Resource};
 use crate::record::ScopeDigest;
 use crate::runtime::Mutex;
 
@@ -56,7 +54,11 @@ impl Accounts {
         self.limits.drain(limit).await
     }
 
-    #[cfg(feature = "contract")]
+    /// How much all callers hold.
+    pub(crate) fn held(&self, of: Resource) -> usize {
+        self.limits.total(of)
+    }
+
     pub(crate) fn limit(&self, of: Resource) -> Limit {
         self.limits.limit(of)
     }

@@ -227,6 +227,11 @@ impl Limits {
         &self.held[of as usize]
     }
 
+    /// How much all callers hold.
+    pub(crate) fn total(&self, of: Resource) -> usize {
+        self.held(of).load(Ordering::Acquire)
+    }
+
     /// How much all callers hold within the sum.
     fn within(&self, of: Resource) -> usize {
         self.without_beyond(of, self.held(of).load(Ordering::Relaxed))
@@ -261,11 +266,6 @@ impl Limits {
 
 #[cfg(test)]
 impl Limits {
-    /// How much all callers hold.
-    pub(crate) fn total(&self, of: Resource) -> usize {
-        self.held(of).load(Ordering::Acquire)
-    }
-
     /// How many callers have an account.
     pub(crate) fn callers(&self) -> usize {
         self.callers.iter().map(|shard| shard.lock().len()).sum()

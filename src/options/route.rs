@@ -92,7 +92,8 @@ impl Routes {
         let mut any_method = Vec::new();
         let mut exact = Vec::new();
         for (pattern, change) in rules {
-            let options = change(default.clone());
+            let mut options = change(default.clone());
+            options.pattern = Some(Arc::from(&*pattern));
             check(&options).map_err(|error| error.on_route(&pattern))?;
             routes.shortest_lease = routes.shortest_lease.min(options.lease);
             routes.shortest_body_timeout = routes.shortest_body_timeout.min(options.body_timeout);

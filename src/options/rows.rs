@@ -154,6 +154,8 @@ options! {
         created_at_header: Option<HeaderName> = None;
         expires_at_header: Option<HeaderName> = None;
         replay_status: Vec<(StatusCode, StatusCode)> = Vec::new();
+        /// The pattern of the route, as the application wrote it. `None` for the default options.
+        pattern: Option<Arc<str>> = None;
         /// What was wrong with the first wrong argument of a setter: the option and the message.
         error: Option<(&'static str, String)> = None;
     }

@@ -149,7 +149,7 @@ impl ProtectedRequest {
 
     /// What is full refuses this request.
     pub(super) fn refuse(&self, full: Full) -> Stop {
-        self.core.leases.counts.full(full);
+        self.core.leases.reached_limit(full);
         Rejection::full(full).into()
     }
 }

@@ -13,7 +13,7 @@ use crate::record::Fingerprint;
 use crate::rejection::Rejection;
 use crate::request::content::Content;
 use crate::request::operation::{Operation, Progress, ProtectedRequest};
-use crate::request::stop::Stop;
+use crate::request::stop::{Replay, Stop};
 use crate::runtime::Instant;
 use crate::store::{
     Claim, Claimed, Lease, Record, RecordState, Release, StoreError, StoreErrorKind,
@@ -95,11 +95,13 @@ impl Operation {
     /// What the record of a claim means for this request. `None` if the claim would acquire it.
     async fn look_for(&self, claim: &Claim) -> Result<Option<Stop>, StoreError> {
         let found = self.core.leases.store.look_up(&claim.id).await?;
-        let found = found.map(Record::readable).transpose()?;
-        Ok(match found.map(|record| record.state) {
-            None | Some(RecordState::Released) => None,
-            Some(RecordState::Lapsed { fingerprint }) if claim.takes_over(&fingerprint) => None,
-            Some(state) => Some(self.found(claim, state)),
+        let Some(record) = found.map(Record::readable).transpose()? else {
+            return Ok(None);
+        };
+        Ok(match &record.state {
+            RecordState::Released => None,
+            RecordState::Lapsed { fingerprint } if claim.takes_over(fingerprint) => None,
+            _ => Some(self.found(claim, record)),
         })
     }
 }
@@ -134,7 +136,7 @@ impl ProtectedRequest {
         let error = match claimed {
             Ok(Claimed::Acquired(lease)) => return Ok(Some(lease)),
             Ok(Claimed::Found(record)) => match record.readable() {
-                Ok(record) => return Err(self.found(claim, record.state)),
+                Ok(record) => return Err(self.found(claim, record)),
                 Err(error) => error,
             },
             Ok(Claimed::OverCapacity) => return Err(Rejection::over_capacity().into()),
@@ -162,11 +164,11 @@ impl ProtectedRequest {
     /// What a record that a claim or a look-up found means for this request. The
     /// fingerprint is compared before the state: another request is rejected even
     /// while the first one runs.
-    pub(crate) fn found(&self, claim: &Claim, state: RecordState) -> Stop {
+    pub(crate) fn found(&self, claim: &Claim, record: Record) -> Stop {
         let other = |fingerprint: &Fingerprint| {
             self.options.on_mismatch == OnMismatch::Reject && *fingerprint != claim.fingerprint
         };
-        match state {
+        match record.state {
             RecordState::InFlight { fingerprint, .. }
             | RecordState::Lapsed { fingerprint }
             | RecordState::Completed { fingerprint, .. }
@@ -175,7 +177,11 @@ impl ProtectedRequest {
             {
                 Rejection::key_reused().into()
             }
-            RecordState::Completed { completion, .. } => Stop::Replay(completion),
+            RecordState::Completed { completion, .. } => Stop::Replay(Replay {
+                completion,
+                record: claim.id,
+                attempt: record.attempt,
+            }),
             RecordState::Sealed { .. } => Rejection::response_unavailable().into(),
             RecordState::Lapsed { .. } => {
                 warn!(record = %claim.id,

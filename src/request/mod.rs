@@ -9,8 +9,9 @@
 //! | 7 the verdict | `judge.rs`; `stream.rs` for a response that is sent while it is read; `settle.rs` for a handler that commits itself |
 //! | 8 the record | `lease/mod.rs`, `LeaseOwner::end` |
 //! | responses and headers of the layer's own | `respond.rs` |
+//! | what observers are told | `observed.rs` |
 //!
-//! Public items: `IdempotencyContext`. May use: `lease`, `limits`, `options`, `scope`, `rejection`,
+//! Public items: `IdempotencyContext`. May use: `lease`, `observer`, `limits`, `options`, `scope`, `rejection`,
 //! `store`, `message`, `record`, `runtime`, `display`, `error`.
 
 mod admit;
@@ -24,6 +25,7 @@ pub(crate) mod context;
 pub(crate) mod core;
 pub(crate) mod flow;
 mod judge;
+pub(crate) mod observed;
 mod old_secrets;
 pub(crate) mod operation;
 mod respond;
@@ -54,6 +56,7 @@ use crate::message::client_deadline;
 use crate::message::first_read::{AnnouncedLength, FirstRead, read};
 use crate::message::media_type::{can_have_body, never_ends};
 use crate::message::response_body::ResponseBody;
+use crate::observer::RequestOutcome;
 use crate::record::Completion;
 use crate::rejection::Rejection;
 use crate::request::admit::Admitted;
@@ -146,6 +149,7 @@ where
         let owner = match protection {
             Protection::Own(owner) => owner,
             Protection::None => {
+                operation.decided(RequestOutcome::Unprotected, None);
                 let mut response = handled.unwrap_or_else(|panic| resume_unwind(panic))?;
                 unprotected(response.headers_mut());
                 let place = operation.take_place();
@@ -158,9 +162,12 @@ where
         #[cfg(feature = "_sql")]
         let owner = if operation.commit.close_unless_begun() {
             match Box::pin(operation.settle_commit(owner)).await {
-                Settled::Committed(response) => return Ok(response),
+                Settled::Committed(response) => {
+                    operation.executed(None);
+                    return Ok(response);
+                }
                 Settled::InFlight => {
-                    return Ok(operation.reject(Rejection::in_flight(), asked.as_deref()));
+                    return Ok(operation.reject_executed(Rejection::in_flight(), asked.as_deref()));
                 }
                 Settled::Not(owner) => owner,
             }
@@ -172,22 +179,29 @@ where
             Ok(Ok(response)) => response,
             Ok(Err(error)) => {
                 owner.end(failed).await;
+                operation.executed(None);
                 return Err(error);
             }
             Err(panic) => {
                 owner.end(failed).await;
+                operation.executed(None);
                 resume_unwind(panic)
             }
         };
         #[cfg(feature = "_sql")]
         if operation.is_uncommitted(&response) {
             let rejection = Box::pin(operation.never_committed(owner)).await;
-            return Ok(operation.reject(rejection, asked.as_deref()));
+            return Ok(operation.reject_executed(rejection, asked.as_deref()));
         }
         let recorded = record(&operation, response, owner, began_at, version).await;
-        // `None`: the response of another owner is the one that stands.
-        let overtaken = || operation.reject(Rejection::in_flight(), asked.as_deref());
-        Ok(recorded.unwrap_or_else(overtaken))
+        Ok(match recorded {
+            Some(response) => {
+                operation.executed(None);
+                response
+            }
+            // The response of another owner is the one that stands.
+            None => operation.reject_executed(Rejection::in_flight(), asked.as_deref()),
+        })
     }
 }
 
@@ -240,6 +254,7 @@ where
                 FirstRead::Panicked(panic) => {
                     let verdict = judge(&operation.options, &head, BodyEnd::Broken, began_at);
                     owner.end(verdict).await;
+                    operation.executed(None);
                     resume_unwind(panic)
                 }
                 FirstRead::Part(read, room, runtime) => {

@@ -34,13 +34,13 @@ impl Operation {
             let found = self.core.leases.store.look_up(&old.id).await;
             match found.and_then(|record| record.map(Record::readable).transpose()) {
                 Ok(None) => {}
-                Ok(Some(record)) => match record.state {
+                Ok(Some(record)) => match &record.state {
                     RecordState::Released => self.found_under_old_secret(at, &old),
-                    RecordState::Lapsed { fingerprint } if old.takes_over(&fingerprint) => {
+                    RecordState::Lapsed { fingerprint } if old.takes_over(fingerprint) => {
                         self.found_under_old_secret(at, &old);
                     }
-                    state => {
-                        return Err(match self.found(&old, state) {
+                    _ => {
+                        return Err(match self.found(&old, record) {
                             // A request can't wait for a record under an old secret:
                             // its own claim is given back now, and that would wake
                             // those who wait for the claim's record.

@@ -17,6 +17,7 @@ use crate::rejection::Rejection;
 #[cfg(feature = "_sql")]
 use crate::request::commit_state::Commit;
 use crate::request::core::Core;
+use crate::request::observed::Observed;
 use crate::runtime::atomic::{AtomicBool, AtomicU8, Ordering};
 use crate::runtime::{Mutex, OnceLock};
 use crate::store::Lease;
@@ -35,6 +36,7 @@ pub(crate) struct ProtectedRequest {
     account: Arc<Account>,
     /// The span of the request, for when its operation goes on without its client.
     pub(crate) span: tracing::Span,
+    pub(super) observed: Option<Observed>,
 }
 
 impl ProtectedRequest {
@@ -48,6 +50,7 @@ impl ProtectedRequest {
     ) -> Result<Self, Rejection> {
         let rules = &core.rules;
         let caller = rules.caller(options, head);
+        let observed = core.observe(&head.method);
         let caller = caller.ok_or_else(|| rules.without_caller(options, head))?;
         let scope = caller.digest(&rules.digests, &rules.namespace);
         let own = (!caller.is_everyone()).then_some(&scope);
@@ -64,6 +67,7 @@ impl ProtectedRequest {
             key,
             scope,
             span: tracing::Span::current(),
+            observed,
         })
     }
 

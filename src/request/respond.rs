@@ -13,12 +13,13 @@ use crate::display::rfc3339;
 use crate::message::body::FullBody;
 use crate::message::kept::unsent;
 use crate::message::response_body::ResponseBody;
+use crate::observer::RequestOutcome;
 use crate::options::RouteOptions;
 use crate::options::recording::Recording;
 use crate::record::Completion;
 use crate::rejection::Rejection;
 use crate::request::core::Core;
-use crate::request::operation::ProtectedRequest;
+use crate::request::operation::{Operation, ProtectedRequest};
 use crate::request::stop::Stop;
 
 /// Says what protection a response lacks: `unprotected` or `unrecorded`.
@@ -68,22 +69,18 @@ impl Core {
 impl ProtectedRequest {
     /// The response of a request whose handler does not run.
     pub(crate) fn stop<R>(&self, stop: Stop, parts: &Parts) -> Response<ResponseBody<R>> {
-        match stop {
-            Stop::Reject(rejection) => self.reject(rejection, Some(parts)),
-            Stop::InFlight(_) => self.reject(Rejection::in_flight(), Some(parts)),
-            Stop::Replay(completion) => {
+        let rejection = match stop {
+            Stop::Reject(rejection) => rejection,
+            Stop::InFlight(_) => Rejection::in_flight(),
+            Stop::Replay(replay) => {
                 self.core.leases.counts.replayed.add();
-                self.replay(completion)
+                self.replayed(&replay);
+                return self.replay(replay.completion);
             }
-        }
-    }
-
-    pub(crate) fn reject<R>(
-        &self,
-        rejection: Rejection,
-        parts: Option<&Parts>,
-    ) -> Response<ResponseBody<R>> {
-        self.core.reject(rejection, &self.options, parts, self.grpc)
+        };
+        self.decided(RequestOutcome::Rejected(rejection.code()), None);
+        self.core
+            .reject(rejection, &self.options, Some(parts), self.grpc)
     }
 
     fn replay<R>(&self, completion: Arc<Completion>) -> Response<ResponseBody<R>> {
@@ -139,6 +136,18 @@ impl ProtectedRequest {
             let (name, key) = &**echo;
             headers.insert(name, key.clone());
         }
+    }
+}
+
+impl Operation {
+    /// Rejects a request whose handler has run.
+    pub(crate) fn reject_executed<R>(
+        &self,
+        rejection: Rejection,
+        parts: Option<&Parts>,
+    ) -> Response<ResponseBody<R>> {
+        self.executed(Some(rejection.code()));
+        self.core.reject(rejection, &self.options, parts, self.grpc)
     }
 }
 

@@ -85,8 +85,8 @@ impl Operation {
     /// record, and wakes the requests that wait for the outcome.
     pub(crate) fn stands(&self, response: &CommittedResponse) {
         let leases = &self.core.leases;
-        leases.count(Ended::from(&response.outcome));
         if let Some(lease) = self.lease_state() {
+            leases.ended(lease, Ended::from(&response.outcome));
             lease.complete_elsewhere();
         }
         if !response.awaited {
@@ -157,7 +157,7 @@ impl Operation {
         error!(lease = ?self.lease(),
             "nobody knows whether a transaction was committed: its record says so once it has \
              ended, or its lease has lapsed");
-        self.core.leases.count(Ended::LeftInFlight);
+        self.core.leases.ended(owner.state(), Ended::LeftInFlight);
         owner.leave();
         Settled::InFlight
     }

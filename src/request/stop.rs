@@ -3,16 +3,23 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::record::Completion;
+use crate::record::{Completion, RecordId};
 use crate::rejection::Rejection;
 
 /// Why the handler of a request does not run, and what the client is told.
 pub(crate) enum Stop {
     Reject(Rejection),
     /// The operation is done: the client is given the recorded response.
-    Replay(Arc<Completion>),
+    Replay(Replay),
     /// The same request is in flight, under a lease that lapses after this time.
     InFlight(Duration),
+}
+
+/// A recorded response, and the operation that it comes from.
+pub(crate) struct Replay {
+    pub(crate) completion: Arc<Completion>,
+    pub(crate) record: RecordId,
+    pub(crate) attempt: u64,
 }
 
 impl From<Rejection> for Stop {

@@ -48,7 +48,7 @@ impl Operation {
         let _waits = match self.account().take(Resource::Waiters, 1) {
             Ok(waits) => waits,
             Err(full) => {
-                self.core.leases.counts.full(full);
+                self.core.leases.reached_limit(full);
                 return Err(Rejection::in_flight_without_wait(full).into());
             }
         };

@@ -43,6 +43,12 @@ pub(crate) trait DynStore: Send + Sync {
         None
     }
 
+    /// The records that the store holds, and about how many bytes they take, if the store counts
+    /// them.
+    fn size(&self) -> Option<(usize, usize)> {
+        None
+    }
+
     /// The SQL store that this store is, or passes its operations on to.
     fn transactional(&self) -> Option<Transactional<'_>>;
 

@@ -36,7 +36,6 @@ pub(crate) mod row;
 #[cfg(feature = "_sql")]
 pub(crate) mod sql;
 mod subscription;
-mod timed;
 #[cfg(any(feature = "redis", feature = "postgres", feature = "mysql"))]
 mod tls;
 
@@ -46,10 +45,8 @@ pub use claim::{Claim, Claimed, OnLapsedLease, OnMismatch};
 pub use encoding::EncodedCompletion;
 #[cfg(feature = "encryption")]
 pub use encrypted::Encryption;
-#[cfg(any(feature = "memory", feature = "encryption"))]
-pub(crate) use erased::StoreFuture;
 pub use erased::Transactional;
-pub(crate) use erased::{DynStore, ErasedStore, erased};
+pub(crate) use erased::{DynStore, ErasedStore, StoreFuture, erased};
 pub use error::{StoreError, StoreErrorKind};
 pub(crate) use lease::LeaseGuard;
 pub use lease::{Lease, Outcome, Ownership, Release};
@@ -61,7 +58,6 @@ pub use redis::{RedisConnection, RedisStoreBuilder};
 #[cfg(feature = "_sql")]
 pub use sql::{SqlStore, SqlStoreBuilder};
 pub use subscription::Subscription;
-pub(crate) use timed::TimedStore;
 
 /// How often a waiter looks at its record, if its store does not say when the
 /// record changes.

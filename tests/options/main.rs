@@ -26,6 +26,7 @@ mod keys;
 mod lifetimes;
 mod mistakes;
 mod namespace_and_secrets;
+mod observer;
 mod recording;
 mod rejections;
 mod replays;

@@ -53,6 +53,7 @@ fn facts(options: &RouteOptions) -> Vec<(&'static str, String)> {
         exactly_once,
         replay_status,
         retry_after,
+        pattern: _,
         error: _,
     } = options;
     vec![

@@ -163,6 +163,10 @@ impl DynStore for Encrypted {
         Some(most.saturating_sub(ENVELOPE))
     }
 
+    fn size(&self) -> Option<(usize, usize)> {
+        self.store.size()
+    }
+
     fn transactional(&self) -> Option<Transactional<'_>> {
         self.store.transactional()
     }

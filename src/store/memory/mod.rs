@@ -289,6 +289,12 @@ impl DynStore for AtOnce {
         StoreFuture::Now(Some(Records::subscribe(&self.0.records, id)))
     }
 
+    fn size(&self) -> Option<(usize, usize)> {
+        let counts = &self.0.records.counts;
+        let MemoryStats { records, bytes, .. } = counts.stats();
+        Some((records, bytes))
+    }
+
     fn transactional(&self) -> Option<Transactional<'_>> {
         None
     }

@@ -1,4 +1,4 @@
-//! The store as the layer calls it: every call has a deadline.
+//! The store as the layer calls it: every call has a deadline, and observers are told of it.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -9,12 +9,13 @@ use std::time::Duration;
 use pin_project_lite::pin_project;
 use tracing::warn;
 
+use crate::observer::{Answer, Observers, StoreCall, StoreOperation, StoreResult};
 use crate::record::{Nonce, RecordId};
+use crate::runtime::Instant;
 use crate::runtime::deadline::Deadline;
-use crate::store::erased::{DynStore, StoreFuture};
 use crate::store::{
-    Claim, Claimed, ForgetMode, Forgotten, Lease, Outcome, Ownership, Record, Release, StoreError,
-    Subscription,
+    Claim, Claimed, DynStore, ForgetMode, Forgotten, Lease, Outcome, Ownership, Record, Release,
+    StoreError, StoreFuture, Subscription,
 };
 
 /// The store as the layer uses it: without its type, and with every call bounded
@@ -23,15 +24,29 @@ use crate::store::{
 pub(crate) struct TimedStore {
     store: Arc<dyn DynStore>,
     timeout: Duration,
+    observers: Observers,
 }
 
 impl TimedStore {
-    pub(crate) fn new(store: Arc<dyn DynStore>, timeout: Duration) -> Self {
-        Self { store, timeout }
+    pub(crate) fn new(store: Arc<dyn DynStore>, timeout: Duration, observers: Observers) -> Self {
+        Self {
+            store,
+            timeout,
+            observers,
+        }
+    }
+
+    pub(crate) fn observers(&self) -> &Observers {
+        &self.observers
     }
 
     pub(crate) fn timeout(&self) -> Duration {
         self.timeout
+    }
+
+    /// The store's records and their bytes, if the store counts them.
+    pub(crate) fn size(&self) -> Option<(usize, usize)> {
+        self.store.size()
     }
 
     /// The outcome as the store can keep it: sealed if its completion may be too large.
@@ -71,12 +86,17 @@ impl TimedStore {
     }
 
     pub(crate) fn claim<'a>(&'a self, claim: &'a Claim) -> TimedCall<'a, Claimed> {
-        TimedCall::new(self.timeout, self.store.claim(claim))
+        self.call(StoreOperation::Claim, self.timeout, self.store.claim(claim))
     }
 
     /// The answer to a claim, from a store that never waits.
     pub(crate) fn claim_at_once(&self, claim: &Claim) -> Option<Claimed> {
-        self.store.claim_at_once(claim)
+        let began = self.observers.now();
+        let claimed = self.store.claim_at_once(claim)?;
+        if let Some(began) = began {
+            self.called(StoreOperation::Claim, claimed.result(), began);
+        }
+        Some(claimed)
     }
 
     /// A renewal that gives up after `limit`, or after `store_timeout` if that is
@@ -86,7 +106,8 @@ impl TimedStore {
         limit: Duration,
         lease: &'a Lease,
     ) -> TimedCall<'a, Ownership> {
-        TimedCall::new(self.timeout.min(limit), self.store.renew(lease))
+        let limit = self.timeout.min(limit);
+        self.call(StoreOperation::Renew, limit, self.store.renew(lease))
     }
 
     pub(crate) fn complete<'a>(
@@ -94,7 +115,8 @@ impl TimedStore {
         lease: &'a Lease,
         outcome: &'a Outcome,
     ) -> TimedCall<'a, Ownership> {
-        TimedCall::new(self.timeout, self.store.complete(lease, outcome))
+        let completed = self.store.complete(lease, outcome);
+        self.call(StoreOperation::Complete, self.timeout, completed)
     }
 
     pub(crate) fn release<'a>(
@@ -103,11 +125,12 @@ impl TimedStore {
         nonce: &'a Nonce,
         how: Release,
     ) -> TimedCall<'a, Ownership> {
-        TimedCall::new(self.timeout, self.store.release(id, nonce, how))
+        let released = self.store.release(id, nonce, how);
+        self.call(StoreOperation::Release, self.timeout, released)
     }
 
     pub(crate) fn look_up<'a>(&'a self, id: &'a RecordId) -> TimedCall<'a, Option<Record>> {
-        TimedCall::new(self.timeout, self.store.look_up(id))
+        self.call(StoreOperation::LookUp, self.timeout, self.store.look_up(id))
     }
 
     pub(crate) fn forget<'a>(
@@ -115,11 +138,40 @@ impl TimedStore {
         id: &'a RecordId,
         mode: ForgetMode,
     ) -> TimedCall<'a, Forgotten> {
-        TimedCall::new(self.timeout, self.store.forget(id, mode))
+        let forgotten = self.store.forget(id, mode);
+        self.call(StoreOperation::Forget, self.timeout, forgotten)
     }
 
     pub(crate) fn subscribe<'a>(&'a self, id: &'a RecordId) -> TimedCall<'a, Subscription> {
-        TimedCall::new(self.timeout, self.store.subscribe(id))
+        let subscribed = self.store.subscribe(id);
+        self.call(StoreOperation::Subscribe, self.timeout, subscribed)
+    }
+
+    fn call<'a, T>(
+        &'a self,
+        operation: StoreOperation,
+        limit: Duration,
+        call: StoreFuture<'a, T>,
+    ) -> TimedCall<'a, T> {
+        let observed = self.observers.now().map(|began| Observed {
+            store: self,
+            operation,
+            began,
+        });
+        TimedCall {
+            call: Deadline::new(limit, call),
+            observed,
+        }
+    }
+
+    #[cold]
+    fn called(&self, operation: StoreOperation, result: StoreResult, began: Instant) {
+        let call = StoreCall {
+            operation,
+            result,
+            duration: began.elapsed(),
+        };
+        self.observers.tell(|observer| observer.called_store(&call));
     }
 }
 
@@ -128,22 +180,31 @@ pin_project! {
     pub(crate) struct TimedCall<'a, T> {
         #[pin]
         call: Deadline<StoreFuture<'a, T>>,
+        observed: Option<Observed<'a>>,
     }
 }
 
-impl<'a, T> TimedCall<'a, T> {
-    fn new(limit: Duration, call: StoreFuture<'a, T>) -> Self {
-        Self {
-            call: Deadline::new(limit, call),
-        }
-    }
+/// A call that observers are told of.
+struct Observed<'a> {
+    store: &'a TimedStore,
+    operation: StoreOperation,
+    began: Instant,
 }
 
-impl<T: Unpin> Future for TimedCall<'_, T> {
+impl<T: Answer + Unpin> Future for TimedCall<'_, T> {
     type Output = Result<T, StoreError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let polled = self.project().call.poll(cx);
+        let this = self.project();
+        let polled = this.call.poll(cx);
+        if let (Poll::Ready(answer), Some(observed)) = (&polled, &*this.observed) {
+            let result = answer
+                .as_ref()
+                .map_or(StoreResult::TimedOut, Answer::result);
+            observed
+                .store
+                .called(observed.operation, result, observed.began);
+        }
         polled.map(|result| result.unwrap_or_else(|| Err(StoreError::timed_out())))
     }
 }
@@ -156,8 +217,7 @@ mod tests {
 
     use super::*;
     use crate::record::Completion;
-    use crate::store::Store;
-    use crate::store::erased::erased;
+    use crate::store::{Store, erased};
 
     /// A store that keeps completions of so many bytes.
     struct Keeps(usize);
@@ -191,7 +251,11 @@ mod tests {
         let size = completion.stored_size();
         let outcome = Outcome::Completed(Arc::new(completion));
         for (most, is_kept) in [(size - 1, false), (size, true), (size + 1, true)] {
-            let store = TimedStore::new(erased(Keeps(most)), Duration::from_secs(1));
+            let store = TimedStore::new(
+                erased(Keeps(most)),
+                Duration::from_secs(1),
+                Observers::default(),
+            );
             let fitted = store.fitted(outcome.clone());
             assert_eq!(matches!(fitted, Outcome::Completed(_)), is_kept, "{most}");
         }

@@ -1,0 +1,179 @@
+//! Calls of the store, as observers are told of them.
+
+use std::time::Duration;
+
+use crate::store::{
+    Claimed, Forgotten, Ownership, Record, StoreError, StoreErrorKind, Subscription,
+};
+
+/// One call of the store.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct StoreCall {
+    /// What the store was asked to do.
+    pub operation: StoreOperation,
+    /// What it answered.
+    pub result: StoreResult,
+    /// How long the call took.
+    pub duration: Duration,
+}
+
+/// The operations of a [`Store`](crate::store::Store).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum StoreOperation {
+    /// To make a record in flight, or to return the one that is there.
+    Claim,
+    /// To renew a lease.
+    Renew,
+    /// To end an operation with an outcome.
+    Complete,
+    /// To end an operation without an outcome.
+    Release,
+    /// To return a record.
+    LookUp,
+    /// To remove a record.
+    Forget,
+    /// To say when a record changes.
+    Subscribe,
+}
+
+impl StoreOperation {
+    /// The word of this operation in metrics, such as `look_up`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Claim => "claim",
+            Self::Renew => "renew",
+            Self::Complete => "complete",
+            Self::Release => "release",
+            Self::LookUp => "look_up",
+            Self::Forget => "forget",
+            Self::Subscribe => "subscribe",
+        }
+    }
+}
+
+/// What a store answered to a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StoreResult {
+    /// The claim has acquired the record.
+    Acquired,
+    /// There is such a record.
+    Found,
+    /// There is no such record.
+    Absent,
+    /// The store has no room for another record.
+    OverCapacity,
+    /// The caller's share of the store is used up.
+    OverShare,
+    /// The owner still held the record.
+    Held,
+    /// Another owner has taken the record over.
+    Lost,
+    /// The record is gone.
+    Gone,
+    /// The record is in flight, and its owner is alive.
+    InFlight,
+    /// The subscription is made.
+    Subscribed,
+    /// The store has not answered within `store_timeout`.
+    TimedOut,
+    /// The call has failed.
+    Failed(StoreErrorKind),
+}
+
+impl StoreResult {
+    /// The word of this result in metrics, such as `acquired` or `not_sent`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Acquired => "acquired",
+            Self::Found => "found",
+            Self::Absent => "absent",
+            Self::OverCapacity => "over_capacity",
+            Self::OverShare => "over_share",
+            Self::Held => "held",
+            Self::Lost => "lost",
+            Self::Gone => "gone",
+            Self::InFlight => "in_flight",
+            Self::Subscribed => "subscribed",
+            Self::TimedOut => "timed_out",
+            Self::Failed(kind) => match kind {
+                StoreErrorKind::NotSent => "not_sent",
+                StoreErrorKind::Unknown => "unknown",
+                StoreErrorKind::Contention => "contention",
+                StoreErrorKind::Refused => "refused",
+                StoreErrorKind::TooLarge => "too_large",
+                StoreErrorKind::Unreadable => "unreadable",
+                StoreErrorKind::Unsupported => "unsupported",
+            },
+        }
+    }
+
+    /// Whether the call has failed or timed out.
+    #[must_use]
+    pub const fn is_error(self) -> bool {
+        matches!(self, Self::TimedOut | Self::Failed(_))
+    }
+}
+
+/// The answer of a store to one of its operations.
+pub(crate) trait Answer {
+    fn result(&self) -> StoreResult;
+}
+
+impl<T: Answer> Answer for Result<T, StoreError> {
+    fn result(&self) -> StoreResult {
+        match self {
+            Ok(answer) => answer.result(),
+            Err(error) => StoreResult::Failed(error.kind()),
+        }
+    }
+}
+
+impl Answer for Claimed {
+    fn result(&self) -> StoreResult {
+        match self {
+            Claimed::Acquired(_) => StoreResult::Acquired,
+            Claimed::Found(_) => StoreResult::Found,
+            Claimed::OverCapacity => StoreResult::OverCapacity,
+            Claimed::OverShare => StoreResult::OverShare,
+        }
+    }
+}
+
+impl Answer for Ownership {
+    fn result(&self) -> StoreResult {
+        match self {
+            Ownership::Held => StoreResult::Held,
+            Ownership::Lost => StoreResult::Lost,
+        }
+    }
+}
+
+impl Answer for Option<Record> {
+    fn result(&self) -> StoreResult {
+        match self {
+            Some(_) => StoreResult::Found,
+            None => StoreResult::Absent,
+        }
+    }
+}
+
+impl Answer for Forgotten {
+    fn result(&self) -> StoreResult {
+        match self {
+            Forgotten::Gone => StoreResult::Gone,
+            Forgotten::Absent => StoreResult::Absent,
+            Forgotten::InFlight => StoreResult::InFlight,
+        }
+    }
+}
+
+impl Answer for Subscription {
+    fn result(&self) -> StoreResult {
+        StoreResult::Subscribed
+    }
+}
