@@ -152,7 +152,7 @@ impl Store for MapStore {
         let row = Row {
             token,
             attempt,
-            claim: *claim,
+            claim: claim.clone(),
             state: State::InFlight { lapses_at },
             until: end_of_lapse(claim, lapses_at),
         };
@@ -209,7 +209,7 @@ impl Store for MapStore {
         let row = Row {
             token: lease.token.get(),
             attempt: lease.attempt,
-            claim: lease.claim,
+            claim: lease.claim.clone(),
             state,
             until: Some(after(now, retention)),
         };

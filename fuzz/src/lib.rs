@@ -60,7 +60,7 @@ impl OneRecord {
 impl Store for OneRecord {
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
         Ok(self.kept(|kept| {
-            kept.claim = Some(*claim);
+            kept.claim = Some(claim.clone());
             match &kept.found {
                 Some(record) => Claimed::Found(record.clone()),
                 None if kept.executes => Claimed::Acquired(Lease::new(claim, token(), 1)),

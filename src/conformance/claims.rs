@@ -141,10 +141,10 @@ async fn one_claim_wins_a_lapsed_lease(stores: Stores) -> Checked {
 async fn a_claim_sent_often_is_one_claim(stores: Stores) -> Checked {
     for _ in 0..ROUNDS {
         let claim = request();
-        let claims = stores
-            .in_turn()
-            .take(RIVALS)
-            .map(|store| async move { store.acquire("the same claim, sent again", &claim).await });
+        let claims = stores.in_turn().take(RIVALS).map(|store| {
+            let claim = claim.clone();
+            async move { store.acquire("the same claim, sent again", &claim).await }
+        });
         let leases = at_once(claims).await?;
         for lease in &leases {
             ensure!(

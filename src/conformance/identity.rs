@@ -147,7 +147,7 @@ async fn records_do_not_mix(stores: Stores) -> Checked {
     // The owner of one record does not own the other.
     let stranger = Claim {
         nonce: one.nonce,
-        ..two
+        ..two.clone()
     };
     let tenure = a.release(&stranger, Release::MayRunAgain).await?;
     ensure!(

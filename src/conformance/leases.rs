@@ -105,7 +105,7 @@ async fn refuse_leaves_a_lapsed_lease(stores: Stores) -> Checked {
             .await?;
         let refusing = Claim {
             on_lapsed_lease: OnLapsedLease::Refuse,
-            ..owner.claim
+            ..owner.claim.clone()
         };
         for store in stores.in_turn().take(3) {
             let found = store
@@ -152,7 +152,7 @@ async fn claiming_again_puts_the_end_ahead(stores: Stores) -> Checked {
     for owner in [alive, lapsed] {
         let claim = Claim {
             lease: SECOND,
-            ..owner.claim
+            ..owner.claim.clone()
         };
         let sent = Instant::now();
         let again = b.acquire("a claim by the same nonce", &claim).await?;

@@ -185,7 +185,7 @@ impl Handle {
                 "the first claim",
                 &Claim {
                     lease: BRIEF,
-                    ..*claim
+                    ..claim.clone()
                 },
             )
             .await?;
@@ -228,7 +228,7 @@ pub(crate) fn request() -> Claim {
 pub(crate) fn rival(claim: &Claim) -> Claim {
     Claim {
         nonce: Nonce::random(),
-        ..*claim
+        ..claim.clone()
     }
 }
 

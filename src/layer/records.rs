@@ -8,8 +8,8 @@ use crate::options::Require;
 use crate::record::{RecordId, ScopeDigest};
 use crate::request::core::Core;
 use crate::store::{
-    Claim, Claimed, ForgetMode, Forgotten, OnLapsedLease, Outcome, Ownership, Record, RecordState,
-    Release, StoreError, StoreErrorKind,
+    Claim, Claimed, ForgetMode, Forgotten, ListQuery, OnLapsedLease, Outcome, Ownership, Record,
+    RecordPage, RecordState, Release, StoreError, StoreErrorKind,
 };
 
 /// What came of [resolving](Records::resolve) a record.
@@ -112,6 +112,16 @@ impl<'a> Records<'a> {
         found.map(Record::readable).transpose()
     }
 
+    /// Returns one page of the records that a query asks for. A record of any layer on the same
+    /// store is in the list, whatever its namespace.
+    ///
+    /// # Errors
+    /// If the store gives no answer, can't list, or did not make the query's cursor
+    /// ([`InvalidCursor`](StoreErrorKind::InvalidCursor)).
+    pub async fn list(self, query: &ListQuery) -> Result<RecordPage, StoreError> {
+        self.core.leases.store.list(query).await
+    }
+
     /// Removes a record: a retry executes, whatever happened before. A record in
     /// flight whose owner is alive stays: see [`forget_forced`](Self::forget_forced).
     ///
@@ -144,20 +154,25 @@ impl<'a> Records<'a> {
     /// If the store gives no answer, or can't look up.
     pub async fn resolve(self, id: &RecordId, outcome: &Outcome) -> Result<Resolved, StoreError> {
         let store = &self.core.leases.store;
-        let (fingerprint, attempt) = match self.look_up(id).await? {
+        let (fingerprint, attempt, scope, origin) = match self.look_up(id).await? {
             Some(Record {
                 state: RecordState::Lapsed { fingerprint },
                 attempt,
+                scope,
+                origin,
                 ..
-            }) => (fingerprint, attempt),
+            }) => (fingerprint, attempt, scope, origin),
             found => return Ok(unresolved(found.map(|record| record.state))),
         };
-        // A lapsed record does not hold its scope, so the claim has none to name; the
-        // claim ends in this call and counts for no caller.
+        // The outcome is that of the attempt before, so the record keeps where that one came from.
+        // A record of an earlier version does not hold its scope, so the claim has none to name;
+        // the claim ends in this call and counts for no caller.
+        let scope = scope.unwrap_or(ScopeDigest::from_bytes([0; 32]));
         let claim = Claim {
             on_lapsed_lease: OnLapsedLease::Refuse,
             by_hand: true,
-            ..Claim::new(*id, ScopeDigest::from_bytes([0; 32]), fingerprint)
+            origin,
+            ..Claim::new(*id, scope, fingerprint)
         };
         let lease = match store.claim(&claim).await? {
             Claimed::Acquired(lease) => lease,

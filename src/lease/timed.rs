@@ -14,8 +14,8 @@ use crate::record::{Nonce, RecordId};
 use crate::runtime::Instant;
 use crate::runtime::deadline::Deadline;
 use crate::store::{
-    Claim, Claimed, DynStore, ForgetMode, Forgotten, Lease, Outcome, Ownership, Record, Release,
-    StoreError, StoreFuture, Subscription,
+    Claim, Claimed, DynStore, ForgetMode, Forgotten, Lease, ListQuery, Outcome, Ownership, Record,
+    RecordPage, Release, StoreError, StoreFuture, Subscription,
 };
 
 /// The store as the layer uses it: without its type, and with every call bounded
@@ -140,6 +140,11 @@ impl TimedStore {
     ) -> TimedCall<'a, Forgotten> {
         let forgotten = self.store.forget(id, mode);
         self.call(StoreOperation::Forget, self.timeout, forgotten)
+    }
+
+    pub(crate) fn list<'a>(&'a self, query: &'a ListQuery) -> TimedCall<'a, RecordPage> {
+        let listed = self.store.list(query);
+        self.call(StoreOperation::List, self.timeout, listed)
     }
 
     pub(crate) fn subscribe<'a>(&'a self, id: &'a RecordId) -> TimedCall<'a, Subscription> {

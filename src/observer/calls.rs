@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::store::{
-    Claimed, Forgotten, Ownership, Record, StoreError, StoreErrorKind, Subscription,
+    Claimed, Forgotten, Ownership, Record, RecordPage, StoreError, StoreErrorKind, Subscription,
 };
 
 /// One call of the store.
@@ -36,6 +36,8 @@ pub enum StoreOperation {
     Forget,
     /// To say when a record changes.
     Subscribe,
+    /// To return one page of records.
+    List,
 }
 
 impl StoreOperation {
@@ -50,6 +52,7 @@ impl StoreOperation {
             Self::LookUp => "look_up",
             Self::Forget => "forget",
             Self::Subscribe => "subscribe",
+            Self::List => "list",
         }
     }
 }
@@ -78,6 +81,8 @@ pub enum StoreResult {
     InFlight,
     /// The subscription is made.
     Subscribed,
+    /// There is a page of records, which may be empty.
+    Listed,
     /// The store has not answered within `store_timeout`.
     TimedOut,
     /// The call has failed.
@@ -99,6 +104,7 @@ impl StoreResult {
             Self::Gone => "gone",
             Self::InFlight => "in_flight",
             Self::Subscribed => "subscribed",
+            Self::Listed => "listed",
             Self::TimedOut => "timed_out",
             Self::Failed(kind) => match kind {
                 StoreErrorKind::NotSent => "not_sent",
@@ -108,6 +114,7 @@ impl StoreResult {
                 StoreErrorKind::TooLarge => "too_large",
                 StoreErrorKind::Unreadable => "unreadable",
                 StoreErrorKind::Unsupported => "unsupported",
+                StoreErrorKind::InvalidCursor => "invalid_cursor",
             },
         }
     }
@@ -169,6 +176,12 @@ impl Answer for Forgotten {
             Forgotten::Absent => StoreResult::Absent,
             Forgotten::InFlight => StoreResult::InFlight,
         }
+    }
+}
+
+impl Answer for RecordPage {
+    fn result(&self) -> StoreResult {
+        StoreResult::Listed
     }
 }
 

@@ -14,6 +14,8 @@ use crate::options::key::Key;
 use crate::options::target::{MeantPath, SentTarget, Target};
 use crate::options::{KeysPer, RouteOptions, can_protect};
 use crate::record::digest::Digests;
+#[cfg(feature = "axum")]
+use crate::record::names::Names;
 use crate::record::{RecordId, ScopeDigest};
 use crate::runtime::{Instant, Mutex};
 
@@ -31,6 +33,9 @@ pub(crate) struct Routes {
     /// after one comparison per method.
     by_method: Vec<(Method, MethodRoutes)>,
     listed: Vec<Listed>,
+    /// The routes of axum that requests without a pattern here had.
+    #[cfg(feature = "axum")]
+    matched: Names,
     target: Target,
     last_warning: Mutex<Option<Instant>>,
     shortest_lease: Duration,
@@ -81,6 +86,8 @@ impl Routes {
         let mut routes = Routes {
             by_method: Vec::new(),
             listed: Vec::new(),
+            #[cfg(feature = "axum")]
+            matched: Names::new(),
             target,
             last_warning: Mutex::new(None),
             shortest_lease: default.lease,
@@ -166,6 +173,26 @@ impl Routes {
             patterns.at(path).ok()
         });
         matched.map(|found| found.value).or(routes.default.as_ref())
+    }
+
+    /// The pattern of a request with these options: that of the layer's route, or else the one that
+    /// axum matched outside this layer.
+    pub(crate) fn pattern(&self, options: &RouteOptions, request: &Parts) -> Option<Arc<str>> {
+        if let Some(pattern) = &options.pattern {
+            return Some(Arc::clone(pattern));
+        }
+        #[cfg(feature = "axum")]
+        {
+            let path = request.extensions.get::<axum::extract::MatchedPath>()?;
+            let parts = [request.method.as_str(), " ", path.as_str()];
+            let number = self.matched.number(&parts, || parts.concat().into())?;
+            self.matched.name(number).map(Arc::clone)
+        }
+        #[cfg(not(feature = "axum"))]
+        {
+            let _ = request;
+            None
+        }
     }
 
     /// The target for the fingerprint of a request.

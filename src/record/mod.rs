@@ -1,13 +1,19 @@
 //! The content of a record: its completion, and the digests and numbers that identify it.
 //!
 //! Public items, in `store`: [`RecordId`], [`Fingerprint`], [`ScopeDigest`], [`Nonce`],
-//! [`FencingToken`], [`Completion`]. May use: nothing else of this crate.
+//! [`FencingToken`], [`Completion`], [`Origin`], [`TraceContext`], [`ParseError`]. May use:
+//! `runtime`.
 
 pub(crate) mod digest;
+pub(crate) mod names;
+mod origin;
+
+pub use self::origin::{Origin, ParseError, TraceContext};
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::time::{Duration, SystemTime};
+use std::str::FromStr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
@@ -66,20 +72,33 @@ impl RecordId {
     }
 }
 
-/// Reads 32 bytes from 64 hexadecimal digits. `None` if the text is anything else.
-pub(crate) fn unhex(hex: &str) -> Option<[u8; 32]> {
-    let digits: Option<Vec<u8>> = hex
-        .chars()
-        .map(|digit| {
-            digit
-                .to_digit(16)
-                .and_then(|digit| u8::try_from(digit).ok())
-        })
-        .collect();
-    let digits: [u8; 64] = digits?.try_into().ok()?;
-    Some(std::array::from_fn(|at| {
-        digits[2 * at] << 4 | digits[2 * at + 1]
-    }))
+/// As [`RecordId::from_hex`].
+impl FromStr for RecordId {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let wrong = ParseError("the id of a record, 64 hexadecimal digits");
+        Self::from_hex(text).ok_or(wrong)
+    }
+}
+
+/// Reads `N` bytes from twice as many hexadecimal digits. `None` if the text is anything else.
+pub(crate) fn unhex<const N: usize>(hex: &str) -> Option<[u8; N]> {
+    unhex_bytes(hex)?.try_into().ok()
+}
+
+/// Reads bytes from hexadecimal digits, two for each. `None` if the text is anything else.
+pub(crate) fn unhex_bytes(hex: &str) -> Option<Vec<u8>> {
+    let (pairs, []) = hex.as_bytes().as_chunks::<2>() else {
+        return None;
+    };
+    let digit = |byte: u8| {
+        char::from(byte)
+            .to_digit(16)
+            .and_then(|digit| u8::try_from(digit).ok())
+    };
+    let byte = |pair: &[u8; 2]| Some(digit(pair[0])? << 4 | digit(pair[1])?);
+    pairs.iter().map(byte).collect()
 }
 
 /// Writes all 64 hexadecimal digits.
@@ -181,6 +200,13 @@ impl FencingToken {
     #[must_use]
     pub const fn get(self) -> u64 {
         self.0
+    }
+
+    /// When a store that makes its tokens by the rule above gave this one, by its clock. The
+    /// answer is too late where that clock was set back, or where there were more claims than
+    /// microseconds. `None` if a `SystemTime` can't represent that time.
+    pub(crate) fn claimed_at(self) -> Option<SystemTime> {
+        UNIX_EPOCH.checked_add(Duration::from_micros(self.0))
     }
 }
 

@@ -13,7 +13,7 @@ use crate::limits::{Full, Holding};
 use crate::message::body::{BoxError, FullBody, announced_length};
 use crate::message::own_head::own_head;
 use crate::options::OnInFlight;
-use crate::record::{Fingerprint, ScopeDigest};
+use crate::record::{Fingerprint, Origin, ScopeDigest};
 use crate::rejection::Rejection;
 use crate::request::claim::Protection;
 use crate::request::content::Content;
@@ -100,7 +100,10 @@ impl ProtectedRequest {
         let digests = rules.digests_under(secret);
         let routes = &rules.routes;
         let id = routes.record_id(options, digests, &scope, &self.key, parts);
+        let mut origin = Origin::none();
+        origin.route = routes.pattern(options, parts);
         Claim {
+            origin,
             lease: options.lease,
             retention: options.retention,
             on_lapsed_lease: options.on_lapsed_lease,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Lease, Record};
-use crate::record::{Fingerprint, Nonce, RecordId, ScopeDigest};
+use crate::record::{Fingerprint, Nonce, Origin, RecordId, ScopeDigest};
 
 /// What a claim does when the lease of the record that it finds has lapsed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,7 +33,7 @@ pub enum OnMismatch {
 }
 
 /// A request for a record, made before its operation executes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Claim {
     /// The record.
@@ -61,6 +61,8 @@ pub struct Claim {
     /// All callers are one ([`scope::shared`](crate::scope::shared)), so this caller has no share
     /// of a store: it may use all of it.
     pub is_everyone: bool,
+    /// Where the execution comes from, kept with the record.
+    pub origin: Origin,
 }
 
 impl Claim {
@@ -79,6 +81,7 @@ impl Claim {
             on_mismatch: OnMismatch::Reject,
             by_hand: false,
             is_everyone: false,
+            origin: Origin::none(),
         }
     }
 

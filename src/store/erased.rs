@@ -11,8 +11,8 @@ use crate::record::{Nonce, RecordId};
 #[cfg(feature = "_sql")]
 use super::sql::transaction::TransactionalStore;
 use super::{
-    Claim, Claimed, ForgetMode, Forgotten, Lease, Outcome, Ownership, Record, Release, Store,
-    StoreError, Subscription,
+    Claim, Claimed, ForgetMode, Forgotten, Lease, ListQuery, Outcome, Ownership, Record,
+    RecordPage, Release, Store, StoreError, Subscription,
 };
 
 /// [`Store`] without its type, so that neither the layer nor its services have
@@ -36,6 +36,7 @@ pub(crate) trait DynStore: Send + Sync {
     ) -> StoreFuture<'a, Ownership>;
     fn look_up<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Option<Record>>;
     fn forget<'a>(&'a self, id: &'a RecordId, mode: ForgetMode) -> StoreFuture<'a, Forgotten>;
+    fn list<'a>(&'a self, query: &'a ListQuery) -> StoreFuture<'a, RecordPage>;
     fn subscribe<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Subscription>;
 
     /// As [`Store::largest_completion`].
@@ -163,6 +164,10 @@ impl<S: Store> DynStore for Boxed<S> {
 
     fn forget<'a>(&'a self, id: &'a RecordId, mode: ForgetMode) -> StoreFuture<'a, Forgotten> {
         StoreFuture::Later(Box::pin(self.0.forget(id, mode)))
+    }
+
+    fn list<'a>(&'a self, query: &'a ListQuery) -> StoreFuture<'a, RecordPage> {
+        StoreFuture::Later(Box::pin(self.0.list(query)))
     }
 
     fn subscribe<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Subscription> {

@@ -26,6 +26,8 @@ pub enum StoreErrorKind {
     Unreadable,
     /// The store has no such operation.
     Unsupported,
+    /// The cursor of a list is not one that this store made.
+    InvalidCursor,
 }
 
 /// An operation of a store failed: what is known of it, and the cause.
@@ -57,6 +59,15 @@ impl StoreError {
         Self::new(StoreErrorKind::Unsupported, operation)
     }
 
+    /// The cursor of a list query is not one that the store made.
+    #[must_use]
+    pub fn invalid_cursor() -> Self {
+        Self {
+            kind: StoreErrorKind::InvalidCursor,
+            source: None,
+        }
+    }
+
     /// The store did not return within `store_timeout`.
     pub(crate) fn timed_out() -> Self {
         Self::new(StoreErrorKind::Unknown, TimedOut(()))
@@ -79,6 +90,7 @@ impl fmt::Display for StoreError {
             StoreErrorKind::TooLarge => "the response is larger than the store can keep",
             StoreErrorKind::Unreadable => "the store has a record that can't be read",
             StoreErrorKind::Unsupported => "the store has no such operation",
+            StoreErrorKind::InvalidCursor => "the cursor is not one of this store",
         })
     }
 }

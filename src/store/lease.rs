@@ -29,7 +29,7 @@ impl Lease {
     #[must_use]
     pub fn new(claim: &Claim, token: FencingToken, attempt: u64) -> Self {
         Self {
-            claim: *claim,
+            claim: claim.clone(),
             token,
             attempt,
             guard: None,

@@ -11,7 +11,10 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use crate::record::{Completion, FencingToken, Fingerprint, Nonce, RecordId, ScopeDigest};
+pub use crate::record::{
+    Completion, FencingToken, Fingerprint, Nonce, Origin, ParseError, RecordId, ScopeDigest,
+    TraceContext,
+};
 
 mod any;
 mod claim;
@@ -22,6 +25,7 @@ pub(crate) mod encrypted;
 mod erased;
 mod error;
 mod lease;
+mod list;
 #[cfg(feature = "memory")]
 pub(crate) mod memory;
 #[cfg(any(feature = "redis", feature = "postgres"))]
@@ -50,6 +54,7 @@ pub(crate) use erased::{DynStore, ErasedStore, StoreFuture, erased};
 pub use error::{StoreError, StoreErrorKind};
 pub(crate) use lease::LeaseGuard;
 pub use lease::{Lease, Outcome, Ownership, Release};
+pub use list::{Cursor, ListQuery, ListedRecord, ListedState, RecordPage};
 #[cfg(feature = "memory")]
 pub use memory::{MemoryStats, MemoryStoreBuilder, WhenFull};
 pub use record::{ForgetMode, Forgotten, Record, RecordState};
@@ -192,6 +197,28 @@ pub trait Store: Send + Sync + 'static {
         async { Err(StoreError::unsupported("forget")) }
     }
 
+    /// Returns one page of the records that a query asks for, for operators:
+    /// [`Records::list`](crate::Records::list).
+    ///
+    /// - One page is one bounded step, however many records there are: a page
+    ///   may be short, or empty, and still have a [`next`](RecordPage::next).
+    /// - A record that fits the query from the first page to the last is in one
+    ///   page at least. A record that changes meanwhile may be missed, or be in
+    ///   two pages. An expired record is in none.
+    /// - The order is the store's own.
+    /// - A cursor that the store did not make is
+    ///   [`InvalidCursor`](StoreErrorKind::InvalidCursor). A cursor of another
+    ///   query is no error.
+    ///
+    /// The default is [`Unsupported`](StoreErrorKind::Unsupported).
+    fn list(
+        &self,
+        query: &ListQuery,
+    ) -> impl Future<Output = Result<RecordPage, StoreError>> + Send {
+        let _ = query;
+        async { Err(StoreError::unsupported("list")) }
+    }
+
     /// Returns a future of the record's next change, whether the record exists
     /// yet or not: [`Subscription`] has an example. The default resolves after
     /// 250 ms, so that waiters of a store without notifications claim again
@@ -233,7 +260,7 @@ pub trait Store: Send + Sync + 'static {
     ///         self.claims.fetch_add(1, Ordering::Relaxed);
     ///         self.store.claim(claim).await
     ///     }
-    ///     // renew, complete, release, look_up, forget and subscribe likewise
+    ///     // renew, complete, release, look_up, forget, list and subscribe likewise
     /// #   async fn renew(&self, lease: &Lease) -> Result<Ownership, StoreError> {
     /// #       self.store.renew(lease).await
     /// #   }
@@ -309,6 +336,13 @@ macro_rules! forward_store {
             mode: $crate::store::ForgetMode,
         ) -> Result<$crate::store::Forgotten, $crate::store::StoreError> {
             $store.forget(id, mode).await
+        }
+
+        async fn list(
+            &$this,
+            query: &$crate::store::ListQuery,
+        ) -> Result<$crate::store::RecordPage, $crate::store::StoreError> {
+            $store.list(query).await
         }
 
         async fn subscribe(

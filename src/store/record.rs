@@ -1,10 +1,10 @@
 //! Records, as a claim or a look-up finds them.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::{StoreError, StoreErrorKind};
-use crate::record::{Completion, FencingToken, Fingerprint};
+use crate::record::{Completion, FencingToken, Fingerprint, Origin, ScopeDigest};
 
 /// The state of a record.
 #[derive(Clone, Debug)]
@@ -54,16 +54,25 @@ pub struct Record {
     pub attempt: u64,
     /// The state of the record.
     pub state: RecordState,
+    /// The caller, if the store keeps that. `None` in a record of an earlier version.
+    pub scope: Option<ScopeDigest>,
+    /// Where the last attempt came from.
+    pub origin: Origin,
+    /// When the last claim acquired the record, by the store's clock, if the store keeps that.
+    pub claimed_at: Option<SystemTime>,
 }
 
 impl Record {
-    /// A record that a store found.
+    /// A record that a store found, of which nothing else is known.
     #[must_use]
     pub fn new(token: FencingToken, attempt: u64, state: RecordState) -> Self {
         Self {
             token,
             attempt,
             state,
+            scope: None,
+            origin: Origin::none(),
+            claimed_at: None,
         }
     }
 

@@ -124,7 +124,7 @@ impl BrokenStore {
         if own && again {
             return Step::Again;
         }
-        let mut asks = *claim;
+        let mut asks = claim.clone();
         if self.is(Fault::RerunsWhatRefuses) {
             asks.on_lapsed_lease = OnLapsedLease::Rerun;
         }
@@ -175,7 +175,7 @@ impl BrokenStore {
             length /= 2;
         }
         let lapses_at = after(now, length, self.fault);
-        let mut kept = *claim;
+        let mut kept = claim.clone();
         let mut formers = Vec::new();
         if let Some(row) = shared.rows.get(&claim.id) {
             formers.extend(row.formers.iter().copied().chain([row.claim.nonce]));
@@ -187,10 +187,10 @@ impl BrokenStore {
         let row = Row {
             token: number,
             attempt,
+            until: end_of_lapse(&kept, lapses_at, self.fault),
             claim: kept,
             formers,
             state: State::InFlight { lapses_at },
-            until: end_of_lapse(&kept, lapses_at, self.fault),
         };
         shared.rows.insert(claim.id, row);
         Lease::new(claim, token(number), attempt)
@@ -264,7 +264,7 @@ impl BrokenStore {
         let row = Row {
             token: lease.token.get(),
             attempt: lease.attempt,
-            claim: lease.claim,
+            claim: lease.claim.clone(),
             formers: Vec::new(),
             state,
             until,

@@ -606,7 +606,7 @@ fn a_record_id_depends_on_namespace_and_secret() {
 async fn a_resolution_does_not_overwrite_a_newer_attempt_than_the_one_it_is_about() {
     let store = Steered::unguarded();
     let (layer, _owners, retry, _owner) = in_doubt(&store, Doubt::Lapse).await;
-    let (id, asked) = (id(&layer), *store.claims().last().unwrap());
+    let (id, asked) = (id(&layer), store.claims().last().unwrap().clone());
     store.make(Op::Claim, Fault::ArrivesLate(SECOND));
     let resolving = tokio::spawn({
         let layer = layer.clone();

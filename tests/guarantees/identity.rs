@@ -29,7 +29,7 @@ struct Claims(Arc<Mutex<Vec<Claim>>>);
 
 impl Store for Claims {
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
-        self.0.lock().unwrap().push(*claim);
+        self.0.lock().unwrap().push(claim.clone());
         Ok(Claimed::OverCapacity)
     }
     async fn renew(&self, _: &Lease) -> Result<Ownership, StoreError> {

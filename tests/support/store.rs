@@ -202,13 +202,13 @@ impl Store for Steered {
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
         let arrives_late = {
             let mut told = self.told.lock().unwrap();
-            told.claims.push(*claim);
+            told.claims.push(claim.clone());
             told.claims_arrive_late
         };
         if let Some(late) = arrives_late {
             // The caller may have given up the claim long before it arrives, so
             // a task of its own carries it out.
-            let (memory, claim) = (self.memory.clone(), *claim);
+            let (memory, claim) = (self.memory.clone(), claim.clone());
             tokio::spawn(async move {
                 sleep(late).await;
                 memory.claim(&claim).await

@@ -95,7 +95,7 @@ impl Engine {
         });
         let complete = complete.await;
         let replay = timed(at_once, calls, |at| {
-            let mut again = claims[at];
+            let mut again = claims[at].clone();
             again.nonce = Nonce::random();
             let again = Arc::clone(&self.store).claim(again);
             Box::pin(async move { assert!(matches!(again.await, Claimed::Found(_))) }) as Call
@@ -117,7 +117,7 @@ impl Engine {
     async fn claim(&self, at_once: usize, claims: &[Claim]) -> (Duration, Vec<Lease>) {
         let (given, mut leases) = tokio::sync::mpsc::unbounded_channel();
         let time = timed(at_once, claims.len(), |at| {
-            let claimed = Arc::clone(&self.store).claim(claims[at]);
+            let claimed = Arc::clone(&self.store).claim(claims[at].clone());
             let given = given.clone();
             Box::pin(async move {
                 let Claimed::Acquired(lease) = claimed.await else {

@@ -110,7 +110,7 @@ impl Watched {
     }
 
     fn claimed_as(&self, claim: &Claim) -> Claim {
-        let mut own = *claim;
+        let mut own = claim.clone();
         own.id = self.id(&claim.id);
         if self.is(Planted::NeverLapses) {
             own.lease = Duration::from_secs(3600);
@@ -122,7 +122,7 @@ impl Watched {
     }
 
     fn acquired(&self, claim: &Claim, mut lease: Lease) -> Claimed {
-        lease.claim = *claim;
+        lease.claim = claim.clone();
         if self.is(Planted::RepeatsTokens) {
             lease.token = FencingToken::new(1).expect("a small number");
         }

@@ -261,7 +261,7 @@ impl Told {
 
 impl Store for Faulty {
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
-        let own = *claim;
+        let own = claim.clone();
         self.through(Op::Claim, claim.nonce, move |store| store.claim(&own))
             .await
     }

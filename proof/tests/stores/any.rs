@@ -62,7 +62,7 @@ async fn what_one_handle_records_another_of_the_same_url_finds() {
             one.complete(&lease, &outcome).await.unwrap(),
             Ownership::Held
         );
-        let mut retry = claim;
+        let mut retry = claim.clone();
         retry.nonce = tower_idempotency::store::Nonce::random();
         let Claimed::Found(record) = other.claim(&retry).await.unwrap() else {
             panic!("not found");

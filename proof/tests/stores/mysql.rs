@@ -110,7 +110,7 @@ fn claim(id: u8) -> Claim {
 
 /// Returns the same claim by another process.
 fn another(claim: &Claim) -> Claim {
-    let mut another = *claim;
+    let mut another = claim.clone();
     another.nonce = Nonce::random();
     another
 }

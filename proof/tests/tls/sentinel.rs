@@ -77,7 +77,7 @@ pub(crate) async fn wakes(waits: &AnyStore, completes: &AnyStore) {
 }
 
 async fn is_replayed(store: &AnyStore, claim: &Claim, body: &str) {
-    let mut retry = *claim;
+    let mut retry = claim.clone();
     retry.nonce = Nonce::random();
     let found = store.claim(&retry).await.unwrap();
     let Claimed::Found(record) = found else {

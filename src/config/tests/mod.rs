@@ -53,8 +53,8 @@ fn facts(options: &RouteOptions) -> Vec<(&'static str, String)> {
         exactly_once,
         replay_status,
         retry_after,
-        pattern: _,
         error: _,
+        pattern: _,
     } = options;
     vec![
         ("header", format!("{:?}", keys.headers)),

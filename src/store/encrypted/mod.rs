@@ -13,8 +13,8 @@ use crate::error::ConfigError;
 use crate::record::{Completion, ENCRYPTED, FencingToken, Nonce, RecordId};
 use crate::store::encoding::{micros_since_epoch, system_time, unreadable};
 use crate::store::{
-    Claim, Claimed, DynStore, ForgetMode, Forgotten, Lease, Outcome, Ownership, Record,
-    RecordState, Release, StoreError, StoreFuture, Subscription, Transactional,
+    Claim, Claimed, DynStore, ForgetMode, Forgotten, Lease, ListQuery, Outcome, Ownership, Record,
+    RecordPage, RecordState, Release, StoreError, StoreFuture, Subscription, Transactional,
 };
 
 /// Encrypts recorded responses (headers, body and trailers) with
@@ -152,6 +152,11 @@ impl DynStore for Encrypted {
 
     fn forget<'a>(&'a self, id: &'a RecordId, mode: ForgetMode) -> StoreFuture<'a, Forgotten> {
         self.store.forget(id, mode)
+    }
+
+    /// Needs no key: nothing in a list is encrypted.
+    fn list<'a>(&'a self, query: &'a ListQuery) -> StoreFuture<'a, RecordPage> {
+        self.store.list(query)
     }
 
     fn subscribe<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Subscription> {

@@ -49,6 +49,10 @@ impl Account {
         }
     }
 
+    pub(super) fn scope(&self) -> &ScopeDigest {
+        &self.scope
+    }
+
     /// How much the caller holds.
     pub(super) fn held(&self, of: Measure) -> usize {
         // Relaxed, here and below: these are numbers, with which no other data goes.

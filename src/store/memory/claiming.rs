@@ -37,7 +37,7 @@ impl Records {
                     drop(gone);
                     return Claimed::Acquired(lease);
                 }
-                Step::Found(seen) => return Claimed::Found(seen.record()),
+                Step::Found(seen) => return Claimed::Found(seen.record(&records.routes)),
                 Step::NoRoom(no_room) => no_room,
             };
             // Nothing is locked here: `evict_one` locks other parts.
@@ -67,7 +67,8 @@ impl Records {
         };
         let guard = Guard::new(records, claim);
         let now = records.clock.now();
-        let token = records.next_token();
+        let token = records.next_token(now);
+        let origin = records.routes.keep(&claim.origin);
         locked.insert(Slot {
             id: claim.id,
             fingerprint: claim.fingerprint,
@@ -76,7 +77,7 @@ impl Records {
             until: now.saturating_add(claim.lease.into()),
             attempt: 1,
             queued: None,
-            state: State::in_flight(claim, &guard),
+            state: State::in_flight(claim, &guard, origin),
         });
         Step::Acquired(lease(claim, token, 1, guard), None)
     }
@@ -125,7 +126,7 @@ impl Records {
                     });
                     return Step::Acquired(lease(claim, slot.token, slot.attempt, held), None);
                 }
-                State::Released => slot.attempt.saturating_add(1),
+                State::Released { .. } => slot.attempt.saturating_add(1),
                 State::InFlight { .. } if takes_over => slot.attempt.saturating_add(1),
                 _ => return Step::Found(slot.seen(now)),
             }
@@ -139,7 +140,8 @@ impl Records {
             }
         }
         let guard = Guard::new(records, claim);
-        let token = records.next_token();
+        let token = records.next_token(now);
+        let origin = records.routes.keep(&claim.origin);
         records.dequeue(slot.queued.take());
         records
             .counts
@@ -147,7 +149,7 @@ impl Records {
         (slot.token, slot.attempt) = (token, attempt);
         slot.fingerprint = claim.fingerprint;
         slot.until = now.saturating_add(claim.lease.into());
-        let gone = slot.change(&records.counts, State::in_flight(claim, &guard));
+        let gone = slot.change(&records.counts, State::in_flight(claim, &guard, origin));
         Step::Acquired(lease(claim, token, attempt, guard), Some(gone))
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::record::Nonce;
 use crate::store::{Claim, Lease, Outcome, Ownership, StoreError, StoreErrorKind};
 
 use super::account::{Account, Measure};
@@ -11,6 +12,7 @@ use super::eviction::Full;
 use super::guard::Guard;
 use super::kept::Kept;
 use super::limits::{RECORD_BYTES, WhenFull, weight};
+use super::origins::KeptOrigin;
 use super::queues::Expired;
 use super::records::Records;
 use super::slot::{Slot, State};
@@ -29,6 +31,33 @@ enum Ended {
     },
 }
 
+/// What a record becomes by its completion, until it is there.
+enum Ending {
+    Kept(Kept),
+    Sealed(KeptOrigin),
+}
+
+impl Ending {
+    fn kind(&self) -> Kind {
+        match self {
+            Ending::Kept(_) => Kind::Completed,
+            Ending::Sealed(_) => Kind::Sealed,
+        }
+    }
+
+    /// The state of the record, once: a second call would find it sealed.
+    fn take(&mut self, nonce: Nonce, completed: SinceStart) -> State {
+        match std::mem::replace(self, Ending::Sealed(KeptOrigin::default())) {
+            Ending::Kept(kept) => State::Done { nonce, kept },
+            Ending::Sealed(origin) => State::Sealed {
+                nonce,
+                origin,
+                completed,
+            },
+        }
+    }
+}
+
 impl Records {
     pub(super) fn complete(
         &self,
@@ -39,16 +68,20 @@ impl Records {
             Outcome::Completed(completion) => (Some(completion), completion.retention),
             Outcome::Sealed { retention } => (None, *retention),
         };
-        let weight = completion.map_or(0, |completion| weight(completion));
+        let origin = self.routes.keep(&lease.claim.origin);
+        let weight = completion.map_or(0, |completion| weight(completion) + origin.weight());
         // A completion larger than the cap would evict every other in vain.
         if weight > self.limits.largest_completion() {
             return Err(self.not_kept());
         }
         // The completion is packed before anything is locked, and taken once there is room for it.
-        let mut kept = completion.map(|completion| Kept::pack(completion));
+        let mut ending = match completion {
+            Some(completion) => Ending::Kept(Kept::pack(completion, &origin)),
+            None => Ending::Sealed(origin),
+        };
         let retention = retention.into();
         loop {
-            match self.complete_once(lease, &mut kept, retention, weight) {
+            match self.complete_once(lease, &mut ending, retention, weight) {
                 Ended::Found(ownership) => return Ok(ownership),
                 Ended::Stored { gone, now, expired } => {
                     drop(gone);
@@ -69,7 +102,7 @@ impl Records {
     fn complete_once(
         &self,
         lease: &Lease,
-        kept: &mut Option<Kept>,
+        ending: &mut Ending,
         retention: Nanos,
         weight: usize,
     ) -> Ended {
@@ -86,7 +119,7 @@ impl Records {
         let now = self.clock.now();
         let until = now.saturating_add(retention);
         let Some((at, slot)) = locked.get(&id) else {
-            let kind = kept.as_ref().map_or(Kind::Sealed, |_| Kind::Completed);
+            let kind = ending.kind();
             let counts = &self.counts;
             let account = (self.accounts).join(&lease.claim, kind, RECORD_BYTES, counts);
             if let Err(full) = self.hold(&account, weight) {
@@ -103,7 +136,7 @@ impl Records {
                 until,
                 attempt,
                 queued: None,
-                state: State::done(own, kept.take()),
+                state: ending.take(own, now),
             });
             let expired = self.enqueue(at, slot, retention, now);
             let gone = None;
@@ -112,7 +145,7 @@ impl Records {
         match &slot.state {
             State::InFlight { nonce, .. } if *nonce == own => {}
             _ if slot.is_over(now) && slot.token <= token => {}
-            State::Released if slot.token <= token => {}
+            State::Released { .. } if slot.token <= token => {}
             _ if slot.ended_by() == Some(&own) => return Ended::Found(Ownership::Held),
             _ => return Ended::Found(Ownership::Lost),
         }
@@ -127,7 +160,7 @@ impl Records {
             .shrink(&slot.account, slot.bytes() - RECORD_BYTES);
         (slot.token, slot.attempt, slot.until) = (token, attempt, until);
         slot.fingerprint = fingerprint;
-        let gone = Some(slot.change(&self.counts, State::done(own, kept.take())));
+        let gone = Some(slot.change(&self.counts, ending.take(own, now)));
         let expired = self.enqueue(at, slot, retention, now);
         Ended::Stored { gone, now, expired }
     }

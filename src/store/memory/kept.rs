@@ -11,9 +11,10 @@ use bytes::Bytes;
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, StatusCode};
 
-use crate::record::Completion;
+use crate::record::{Completion, TraceContext};
 
 use super::limits::weight;
+use super::origins::{KeptOrigin, RouteNumber};
 
 /// The largest body that is copied into the packed completion. A larger one stays the allocation
 /// that it is: there the copy would cost more than the allocation.
@@ -51,25 +52,27 @@ pub(super) enum Kept {
     WithBody(Box<(Bytes, Bytes)>),
 }
 
-/// What a completion begins with.
+/// What is in a packed completion.
 mod flags {
     pub(super) const BEGAN_BEFORE_EPOCH: u8 = 1;
     pub(super) const ENDED_BEFORE_IT_BEGAN: u8 = 2;
     pub(super) const TRAILERS: u8 = 4;
+    pub(super) const ROUTE: u8 = 8;
+    pub(super) const TRACE: u8 = 16;
 }
 
 impl Kept {
-    pub(super) fn pack(completion: &Completion) -> Self {
+    pub(super) fn pack(completion: &Completion, origin: &KeptOrigin) -> Self {
         let copied = if completion.body.len() <= COPIED_BODY {
             &completion.body[..]
         } else {
             &[]
         };
         let mut length = 0;
-        write(completion, &mut length);
+        write(completion, origin, &mut length);
         // `Bytes` takes over a vector without a copy only if it is full.
         let mut packed = Vec::with_capacity(length + copied.len());
-        write(completion, &mut packed);
+        write(completion, origin, &mut packed);
         packed.extend_from_slice(copied);
         let packed = Bytes::from(packed);
         if copied.len() == completion.body.len() {
@@ -79,49 +82,51 @@ impl Kept {
         }
     }
 
-    pub(super) fn unpack(&self) -> Completion {
-        let (packed, body) = match self {
-            Kept::Whole(packed) => (packed, None),
-            Kept::WithBody(both) => (&both.0, Some(&both.1)),
-        };
-        let mut from = Reader { packed, at: 0 };
-        let _weight = from.number();
-        let flags = from.byte();
-        let status = u16::from_be_bytes([from.byte(), from.byte()]);
-        let status = StatusCode::from_u16(status).expect("it was a status");
-        let began = from.duration();
-        let began_at = if flags & flags::BEGAN_BEFORE_EPOCH == 0 {
-            UNIX_EPOCH + began
-        } else {
-            UNIX_EPOCH - began
-        };
-        let took = from.duration();
-        let completed_at = if flags & flags::ENDED_BEFORE_IT_BEGAN == 0 {
-            began_at + took
-        } else {
-            began_at - took
-        };
-        let retention = from.duration();
+    pub(super) fn unpack(&self) -> (Completion, KeptOrigin) {
+        let mut from = self.reader();
+        let head = from.head();
         let headers = from.fields(ADDED_HEADERS);
-        let trailers = (flags & flags::TRAILERS != 0).then(|| from.fields(0));
-        let body = body.map_or_else(|| packed.slice(from.at..), Bytes::clone);
-        let mut completion = Completion::new(status, body, completed_at);
-        completion.began_at = began_at;
-        completion.retention = retention;
+        let trailers = head.has_trailers.then(|| from.fields(0));
+        let body = match self {
+            Kept::Whole(packed) => packed.slice(from.at..),
+            Kept::WithBody(both) => both.1.clone(),
+        };
+        let mut completion = Completion::new(head.status, body, head.completed_at);
+        completion.began_at = head.began_at;
+        completion.retention = head.retention;
         completion.headers = headers;
         completion.trailers = trailers;
-        completion
+        (completion, head.origin)
     }
 
-    /// What the completion counts for: see [`weight`].
+    /// All but headers, trailers and body.
+    pub(super) fn head(&self) -> Head {
+        self.reader().head()
+    }
+
+    /// What the completion counts for, with its origin: see [`weight`].
     pub(super) fn weight(&self) -> usize {
+        let weight = self.reader().number();
+        usize::try_from(weight).expect("it was a number of bytes")
+    }
+
+    fn reader(&self) -> Reader<'_> {
         let packed = match self {
             Kept::Whole(packed) => packed,
             Kept::WithBody(both) => &both.0,
         };
-        let weight = Reader { packed, at: 0 }.number();
-        usize::try_from(weight).expect("it was a number of bytes")
+        Reader { packed, at: 0 }
     }
+}
+
+/// What a packed completion begins with.
+pub(super) struct Head {
+    pub(super) status: StatusCode,
+    began_at: SystemTime,
+    pub(super) completed_at: SystemTime,
+    retention: Duration,
+    pub(super) origin: KeptOrigin,
+    has_trailers: bool,
 }
 
 /// Where a completion is written to. It is written twice: the first time its length is counted.
@@ -171,7 +176,7 @@ impl Sink for Vec<u8> {
 }
 
 /// Writes all but the body.
-fn write(completion: &Completion, to: &mut impl Sink) {
+fn write(completion: &Completion, origin: &KeptOrigin, to: &mut impl Sink) {
     let since = |later: SystemTime, earlier| match later.duration_since(earlier) {
         Ok(length) => (length, false),
         Err(before) => (before.duration(), true),
@@ -183,14 +188,24 @@ fn write(completion: &Completion, to: &mut impl Sink) {
         (before_epoch, flags::BEGAN_BEFORE_EPOCH),
         (backwards, flags::ENDED_BEFORE_IT_BEGAN),
         (completion.trailers.is_some(), flags::TRAILERS),
+        (origin.route.is_some(), flags::ROUTE),
+        (origin.trace.is_some(), flags::TRACE),
     ] {
         flags |= if is { flag } else { 0 };
     }
-    to.number(weight(completion) as u64);
+    to.number((weight(completion) + origin.weight()) as u64);
     to.put(&[flags]);
     to.put(&completion.status.as_u16().to_be_bytes());
     for length in [began, took, completion.retention] {
         to.duration(length);
+    }
+    if let Some(route) = origin.route {
+        to.put(&route.get().to_be_bytes());
+    }
+    if let Some(trace) = &origin.trace {
+        to.put(&trace.trace_id);
+        to.put(&trace.span_id);
+        to.put(&[trace.flags]);
     }
     to.fields(&completion.headers);
     if let Some(trailers) = &completion.trailers {
@@ -230,6 +245,48 @@ impl Reader<'_> {
         let seconds = self.number();
         let nanos = u32::try_from(self.number()).expect("it was below a second");
         Duration::new(seconds, nanos)
+    }
+
+    fn array<const N: usize>(&mut self) -> [u8; N] {
+        std::array::from_fn(|_| self.byte())
+    }
+
+    fn head(&mut self) -> Head {
+        let _weight = self.number();
+        let flags = self.byte();
+        let status = u16::from_be_bytes(self.array());
+        let began = self.duration();
+        let began_at = if flags & flags::BEGAN_BEFORE_EPOCH == 0 {
+            UNIX_EPOCH + began
+        } else {
+            UNIX_EPOCH - began
+        };
+        let took = self.duration();
+        let completed_at = if flags & flags::ENDED_BEFORE_IT_BEGAN == 0 {
+            began_at + took
+        } else {
+            began_at - took
+        };
+        let retention = self.duration();
+        let mut origin = KeptOrigin::default();
+        if flags & flags::ROUTE != 0 {
+            origin.route = RouteNumber::new(u16::from_be_bytes(self.array()));
+        }
+        if flags & flags::TRACE != 0 {
+            origin.trace = Some(Box::new(TraceContext {
+                trace_id: self.array(),
+                span_id: self.array(),
+                flags: self.byte(),
+            }));
+        }
+        Head {
+            status: StatusCode::from_u16(status).expect("it was a status"),
+            began_at,
+            completed_at,
+            retention,
+            origin,
+            has_trailers: flags & flags::TRAILERS != 0,
+        }
     }
 
     /// Reads headers or trailers into a map with room for `more`.
@@ -279,8 +336,8 @@ mod tests {
         for (length, copied) in [(0, true), (COPIED_BODY, true), (COPIED_BODY + 1, false)] {
             let body = Bytes::from(vec![7; length]);
             let completion = Completion::new(StatusCode::OK, body.clone(), UNIX_EPOCH);
-            let kept = Kept::pack(&completion);
-            let unpacked = kept.unpack();
+            let kept = Kept::pack(&completion, &KeptOrigin::default());
+            let (unpacked, _) = kept.unpack();
             same(&unpacked, &completion);
             assert_eq!(unpacked.body.as_ptr() != body.as_ptr(), copied);
             let Kept::Whole(packed) = &kept else {
@@ -299,7 +356,7 @@ mod tests {
         let mut value = HeaderValue::from_static("secret");
         value.set_sensitive(true);
         completion.headers.append("x-token", value);
-        let unpacked = Kept::pack(&completion).unpack();
+        let (unpacked, _) = Kept::pack(&completion, &KeptOrigin::default()).unpack();
         assert!(unpacked.headers["x-token"].is_sensitive());
         same(&unpacked, &completion);
     }
@@ -314,6 +371,8 @@ mod tests {
             trailers: bool,
             times: [(bool, u32, u32); 2],
             retention: Duration,
+            route: Option<RouteNumber>,
+            trace: Option<([u8; 16], [u8; 8], u8)>,
         ) {
             let [began_at, completed_at] = times.map(|(before, seconds, nanos)| {
                 let since = Duration::new(u64::from(seconds), nanos % 1_000_000_000);
@@ -328,9 +387,15 @@ mod tests {
                 completion.headers.append(name, HeaderValue::from_bytes(value).unwrap());
             }
             completion.trailers = trailers.then(|| completion.headers.clone());
-            let kept = Kept::pack(&completion);
-            same(&kept.unpack(), &completion);
-            prop_assert_eq!(kept.weight(), weight(&completion));
+            let trace = trace.map(|(trace_id, span_id, flags)| {
+                Box::new(TraceContext { trace_id, span_id, flags })
+            });
+            let origin = KeptOrigin { trace, route };
+            let kept = Kept::pack(&completion, &origin);
+            let (unpacked, own) = kept.unpack();
+            same(&unpacked, &completion);
+            prop_assert_eq!((own.route, &own.trace), (route, &origin.trace));
+            prop_assert_eq!(kept.weight(), weight(&completion) + origin.weight());
         }
     }
 }

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use crate::error::ConfigError;
 use crate::record::{Nonce, RecordId};
 use crate::store::{
-    Claim, Claimed, DynStore, ErasedStore, ForgetMode, Forgotten, Lease, Outcome, Ownership,
-    Record, Release, Store, StoreError, StoreFuture, Subscription, Transactional,
+    Claim, Claimed, DynStore, ErasedStore, ForgetMode, Forgotten, Lease, ListQuery, Outcome,
+    Ownership, Record, RecordPage, Release, Store, StoreError, StoreFuture, Subscription,
+    Transactional,
 };
 
 use self::clock::Clock;
@@ -25,6 +26,8 @@ mod guard;
 mod id_hasher;
 mod kept;
 mod limits;
+mod listing;
+mod origins;
 mod queues;
 mod ranks;
 mod records;
@@ -232,6 +235,10 @@ impl Store for MemoryStore {
         Ok(self.records.forget(id, mode))
     }
 
+    async fn list(&self, query: &ListQuery) -> Result<RecordPage, StoreError> {
+        self.records.list(query)
+    }
+
     async fn subscribe(&self, id: &RecordId) -> Result<Subscription, StoreError> {
         Ok(Records::subscribe(&self.records, id))
     }
@@ -283,6 +290,13 @@ impl DynStore for AtOnce {
 
     fn forget<'a>(&'a self, id: &'a RecordId, mode: ForgetMode) -> StoreFuture<'a, Forgotten> {
         StoreFuture::Now(Some(self.0.records.forget(id, mode)))
+    }
+
+    fn list<'a>(&'a self, query: &'a ListQuery) -> StoreFuture<'a, RecordPage> {
+        match self.0.records.list(query) {
+            Ok(page) => StoreFuture::Now(Some(page)),
+            Err(error) => StoreFuture::Later(Box::pin(ready(Err(error)))),
+        }
     }
 
     fn subscribe<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Subscription> {

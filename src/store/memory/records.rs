@@ -1,19 +1,20 @@
 //! The operations of the store, each one atomic step on the table.
 
 use std::sync::Weak;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::record::{Nonce, RecordId};
 use crate::runtime::Mutex;
 use crate::store::{ForgetMode, Forgotten, Lease, OnLapsedLease, Ownership, Record, Release};
 
 use super::account::Accounts;
-use super::clock::{Clock, Nanos};
+use super::clock::{Clock, Nanos, SinceStart};
 use super::counts::{Counts, Kind};
 use super::guard::Guard;
 use super::limits::Limits;
+use super::origins::Routes;
 use super::queues::{Expired, Queues};
-use super::slot::{Seen, Slot, State};
+use super::slot::{Slot, State};
 use super::sync::{AtomicU64, Ordering};
 use super::table::Table;
 use super::waiters::Waiters;
@@ -29,10 +30,12 @@ pub(super) struct Records {
     pub(super) accounts: Accounts,
     pub(super) counts: Counts,
     pub(super) waiters: Waiters,
+    pub(super) routes: Routes,
     /// One counter for all ids: a token is above those of records that were
-    /// forgotten long ago. It begins with the clock in microseconds: a token is
-    /// above those of an earlier process.
+    /// forgotten long ago.
     last_token: AtomicU64,
+    /// The clock at the start, in microseconds: a token is above those of an earlier process.
+    pub(super) first_token: u64,
     pub(super) limits: Limits,
     pub(super) clock: Clock,
 }
@@ -50,7 +53,9 @@ impl Records {
             accounts: Accounts::new(limits.max_records),
             counts: Counts::default(),
             waiters: Waiters::new(),
+            routes: Routes::new(),
             last_token: AtomicU64::new(micros),
+            first_token: micros,
             limits,
             clock,
         }
@@ -109,6 +114,7 @@ impl Records {
                 guard,
                 retention,
                 on_lapsed_lease,
+                origin,
                 ..
             } = &mut slot.state
             else {
@@ -133,7 +139,8 @@ impl Records {
                 }
             } else {
                 // A record in flight has no completion: it may be dropped here.
-                drop(slot.change(&self.counts, State::Released));
+                let origin = std::mem::take(origin);
+                drop(slot.change(&self.counts, State::Released { origin }));
                 slot.until = now.saturating_add(kept);
                 expired = self.enqueue(at, slot, kept, now);
             }
@@ -154,7 +161,7 @@ impl Records {
             let now = self.clock.now();
             (!slot.is_over(now)).then(|| slot.seen(now))
         };
-        seen.map(Seen::record)
+        seen.map(|seen| seen.record(&self.routes))
     }
 
     pub(super) fn forget(&self, id: &RecordId, mode: ForgetMode) -> Forgotten {
@@ -186,7 +193,20 @@ impl Records {
         slot.is_none_or(|(_, slot)| slot.is_claimable(self.clock.now()))
     }
 
-    pub(super) fn next_token(&self) -> u64 {
-        self.last_token.fetch_add(1, Ordering::Relaxed) + 1
+    /// The clock in microseconds, or one above the last token.
+    pub(super) fn next_token(&self, now: SinceStart) -> u64 {
+        let since = u64::try_from(Duration::from(now).as_micros()).unwrap_or(u64::MAX);
+        let clock = self.first_token.saturating_add(since);
+        let next = |last: u64| Some(clock.max(last + 1));
+        let last = self
+            .last_token
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        clock.max(last.expect("there is always a next one") + 1)
+    }
+
+    /// The time of day at a moment. `None` if a `SystemTime` can't represent it.
+    pub(super) fn wall(&self, at: SinceStart) -> Option<SystemTime> {
+        let start = UNIX_EPOCH.checked_add(Duration::from_micros(self.first_token))?;
+        start.checked_add(at.into())
     }
 }

@@ -99,6 +99,16 @@ impl<T, const CHUNK: usize> Slab<T, CHUNK> {
         }
     }
 
+    /// The value at this number, counted from 0, and whether any number from here on may have one.
+    pub(super) fn nth(&self, at: usize) -> (Option<&T>, bool) {
+        let chunk = self.chunks.get(at / CHUNK);
+        match chunk.and_then(|chunk| chunk.get(at % CHUNK)) {
+            Some(Cell::Full(value)) => (Some(value), true),
+            Some(Cell::Free(_)) => (None, true),
+            None => (None, false),
+        }
+    }
+
     pub(super) fn get_mut(&mut self, place: Place) -> &mut T {
         match self.cell(place) {
             Cell::Full(value) => value,

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use crate::record::{FencingToken, Fingerprint, Nonce, RecordId};
+use crate::record::{FencingToken, Fingerprint, Nonce, RecordId, ScopeDigest};
 use crate::store::{Claim, OnLapsedLease, Record, RecordState};
 
 use super::account::Account;
@@ -12,6 +12,7 @@ use super::counts::{Counts, Kind};
 use super::guard::Guard;
 use super::kept::Kept;
 use super::limits::RECORD_BYTES;
+use super::origins::{KeptOrigin, Routes};
 use super::queues::ExpiryQueue;
 use super::slab::Place;
 use super::table::Identified;
@@ -50,19 +51,25 @@ pub(super) enum State {
         guard: Weak<Guard>,
         on_lapsed_lease: OnLapsedLease,
         retention: Nanos,
+        origin: KeptOrigin,
     },
     Done {
         nonce: Nonce,
+        /// The claim's origin too.
         kept: Kept,
     },
     Sealed {
         nonce: Nonce,
+        origin: KeptOrigin,
+        completed: SinceStart,
     },
-    Released,
+    Released {
+        origin: KeptOrigin,
+    },
 }
 
 impl State {
-    pub(super) fn in_flight(claim: &Claim, guard: &Arc<Guard>) -> Self {
+    pub(super) fn in_flight(claim: &Claim, guard: &Arc<Guard>, origin: KeptOrigin) -> Self {
         State::InFlight {
             nonce: claim.nonce,
             guarded: true,
@@ -70,14 +77,7 @@ impl State {
             guard: Arc::downgrade(guard),
             on_lapsed_lease: claim.on_lapsed_lease,
             retention: claim.retention.into(),
-        }
-    }
-
-    /// The state after a completion by this nonce; `kept` is `None` for a sealed one.
-    pub(super) fn done(nonce: Nonce, kept: Option<Kept>) -> Self {
-        match kept {
-            Some(kept) => State::Done { nonce, kept },
-            None => State::Sealed { nonce },
+            origin,
         }
     }
 
@@ -86,7 +86,7 @@ impl State {
             State::InFlight { .. } => Kind::InFlight,
             State::Done { .. } => Kind::Completed,
             State::Sealed { .. } => Kind::Sealed,
-            State::Released => Kind::Released,
+            State::Released { .. } => Kind::Released,
         }
     }
 }
@@ -113,7 +113,7 @@ impl Slot {
     /// The nonce that ended the record's operation with an outcome.
     pub(super) fn ended_by(&self) -> Option<&Nonce> {
         match &self.state {
-            State::Done { nonce, .. } | State::Sealed { nonce } => Some(nonce),
+            State::Done { nonce, .. } | State::Sealed { nonce, .. } => Some(nonce),
             _ => None,
         }
     }
@@ -128,24 +128,32 @@ impl Slot {
 
     pub(super) fn seen(&self, now: SinceStart) -> Seen {
         let fingerprint = self.fingerprint;
+        let with = |state, origin: &KeptOrigin| Ok((state, origin.clone()));
         Seen {
             token: token(self.token),
             attempt: u64::from(self.attempt),
+            scope: *self.account.scope(),
             state: match &self.state {
                 State::Done { kept, .. } => Err((fingerprint, kept.clone())),
-                State::InFlight { .. } if self.is_lapsed(now) => {
-                    Ok(RecordState::Lapsed { fingerprint })
+                State::InFlight { origin, .. } if self.is_lapsed(now) => {
+                    with(RecordState::Lapsed { fingerprint }, origin)
                 }
-                State::InFlight { guarded, .. } => Ok(RecordState::InFlight {
-                    fingerprint,
-                    lapses_in: if *guarded {
+                State::InFlight {
+                    guarded, origin, ..
+                } => {
+                    let lapses_in = if *guarded {
                         Duration::MAX
                     } else {
                         self.until.saturating_sub(now).into()
-                    },
-                }),
-                State::Sealed { .. } => Ok(RecordState::Sealed { fingerprint }),
-                State::Released => Ok(RecordState::Released),
+                    };
+                    let state = RecordState::InFlight {
+                        fingerprint,
+                        lapses_in,
+                    };
+                    with(state, origin)
+                }
+                State::Sealed { origin, .. } => with(RecordState::Sealed { fingerprint }, origin),
+                State::Released { origin } => with(RecordState::Released, origin),
             },
         }
     }
@@ -160,7 +168,7 @@ impl Slot {
                 ..
             } => Some(self.until.saturating_add(*retention)),
             State::InFlight { .. } => None,
-            State::Done { .. } | State::Sealed { .. } | State::Released => Some(self.until),
+            State::Done { .. } | State::Sealed { .. } | State::Released { .. } => Some(self.until),
         }
     }
 
@@ -182,19 +190,26 @@ impl Slot {
 pub(super) struct Seen {
     token: FencingToken,
     attempt: u64,
-    state: Result<RecordState, (Fingerprint, Kept)>,
+    scope: ScopeDigest,
+    /// `Err` for a completed record.
+    state: Result<(RecordState, KeptOrigin), (Fingerprint, Kept)>,
 }
 
 impl Seen {
-    pub(super) fn record(self) -> Record {
-        let state = self.state.unwrap_or_else(|(fingerprint, kept)| {
-            let completion = Arc::new(kept.unpack());
-            RecordState::Completed {
+    pub(super) fn record(self, routes: &Routes) -> Record {
+        let (state, origin) = self.state.unwrap_or_else(|(fingerprint, kept)| {
+            let (completion, origin) = kept.unpack();
+            let state = RecordState::Completed {
                 fingerprint,
-                completion,
-            }
+                completion: Arc::new(completion),
+            };
+            (state, origin)
         });
-        Record::new(self.token, self.attempt, state)
+        let mut record = Record::new(self.token, self.attempt, state);
+        record.scope = Some(self.scope);
+        record.origin = routes.origin(origin);
+        record.claimed_at = self.token.claimed_at();
+        record
     }
 }
 

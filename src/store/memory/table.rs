@@ -73,6 +73,30 @@ impl<T: Identified> Table<T> {
         Some(locked)
     }
 
+    /// Calls `visit` for the records of one part from a place on, at most `most` of them, until
+    /// `visit` has enough. Returns the part and the place at which to go on; `None` after the last
+    /// one.
+    pub(super) fn visit(
+        &self,
+        (number, mut at): (u32, u32),
+        most: usize,
+        mut visit: impl FnMut(&T) -> bool,
+    ) -> Option<(u32, u32)> {
+        let part = self.parts.get(number as usize)?.lock();
+        for _ in 0..most {
+            let (slot, may_follow) = part.slots.nth(at as usize);
+            if !may_follow {
+                let next = number + 1;
+                return ((next as usize) < self.parts.len()).then_some((next, 0));
+            }
+            at += 1;
+            if slot.is_some_and(|slot| !visit(slot)) {
+                break;
+            }
+        }
+        Some((number, at))
+    }
+
     fn locked(&self, number: usize, hash: u64) -> Locked<'_, T> {
         Locked {
             part: self.parts[number].lock(),

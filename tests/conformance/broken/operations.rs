@@ -16,7 +16,7 @@ use crate::row::{State, after, end_of_lapse};
 impl Store for BrokenStore {
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
         self.lock(&claim.id).await?;
-        let mut claim = *claim;
+        let mut claim = claim.clone();
         claim.id = self.id(&claim.id);
         let step = {
             let (mut shared, now) = self.shared();

@@ -164,7 +164,7 @@ async fn a_role_with_the_rights_that_the_docs_name_can_do_everything() {
     builder.migrate().await.unwrap();
     let store = builder.open().await.unwrap();
     let lease = acquire(&store, &claim_of(id())).await;
-    let claim = lease.claim;
+    let claim = lease.claim.clone();
     assert_eq!(store.renew(&lease).await.unwrap(), Ownership::Held);
     drop(store.subscribe(&claim.id).await.unwrap());
     let released = store

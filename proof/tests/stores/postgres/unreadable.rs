@@ -69,7 +69,7 @@ async fn a_record_that_cannot_be_read_is_an_error_and_stays_as_it_is() {
         let before = fresh.count(&image).await;
         let mut by_hand = claim_of(lease.claim.id);
         by_hand.by_hand = true;
-        for claim in [claim_of(lease.claim.id), by_hand, lease.claim] {
+        for claim in [claim_of(lease.claim.id), by_hand, lease.claim.clone()] {
             let error = store.claim(&claim).await.expect_err(change);
             assert_eq!(error.kind(), StoreErrorKind::Unreadable, "{change}");
         }

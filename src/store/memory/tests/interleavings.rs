@@ -231,7 +231,8 @@ fn a_claim_that_is_sent_again_is_guarded_again() {
         let own = brief(1);
         let lost = bench.acquire(&own);
         let (first, second) = (Arc::clone(&bench), Arc::clone(&bench));
-        let again = thread::spawn(move || first.claim(&own));
+        let again = own.clone();
+        let again = thread::spawn(move || first.claim(&again));
         let dropping = thread::spawn(move || {
             drop(lost);
             drop(second);

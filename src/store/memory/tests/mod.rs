@@ -1,6 +1,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::StatusCode;
 
@@ -15,6 +15,7 @@ mod caps;
 mod fairness;
 #[cfg(shuttle)]
 mod interleavings;
+mod listing;
 mod model;
 mod shares;
 mod sums;
