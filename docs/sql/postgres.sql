@@ -78,10 +78,17 @@ DECLARE
     skipped boolean := false;
 BEGIN
     LOOP
-        SELECT t.*, n.lapses_at AS renewed INTO r
-          FROM idempotency_records t
-          LEFT JOIN idempotency_records_renewals n ON n.id = t.id AND n.token = t.token
-         WHERE t.id = p_id;
+        SELECT t.*, NULL::timestamptz AS renewed INTO r
+          FROM idempotency_records t WHERE t.id = p_id;
+        IF r.state = 1 THEN
+            -- Not at once, since most claims find no record. Record and renewal
+            -- are of one snapshot: if the lease was released between two, it
+            -- would look as if it had lapsed.
+            SELECT t.*, n.lapses_at AS renewed INTO r
+              FROM idempotency_records t
+              LEFT JOIN idempotency_records_renewals n ON n.id = t.id AND n.token = t.token
+             WHERE t.id = p_id;
+        END IF;
         moment := clock_timestamp();
         clock := (extract(epoch FROM moment) * 1000000)::bigint;
         lapses := moment + p_lease * interval '1 microsecond';
@@ -251,6 +258,7 @@ DECLARE
     began   timestamptz := to_timestamp(0) + p_began_at * interval '1 microsecond';
     ended   timestamptz := to_timestamp(0) + p_completed_at * interval '1 microsecond';
     renewed timestamptz;
+    told    boolean;
 BEGIN
     LOOP
         -- As good as always. Its clock is read once the row is its own.
@@ -300,7 +308,7 @@ BEGIN
          WHERE t.id = p_id;
         EXIT;
     END LOOP;
-    PERFORM idempotency_records_changed(p_id);
+    told := idempotency_records_changed(p_id) IS NOT NULL;
     RETURN true;
 END
 $$;
@@ -480,9 +488,13 @@ $$;
 -- notification takes a lock of the whole server at the commit.
 CREATE OR REPLACE FUNCTION idempotency_records_changed(p_id bytea)
 RETURNS void LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    locked boolean;
 BEGIN
-    -- Until the commit: who is about to wait can see that something changes.
-    PERFORM pg_advisory_xact_lock(hashtextextended('idempotency_records' || encode(p_id, 'hex'), 0));
+    -- Until the commit: who is about to wait can see that something changes. An
+    -- assignment costs the server less than PERFORM, which runs a query.
+    locked := pg_advisory_xact_lock(
+        hashtextextended('idempotency_records' || encode(p_id, 'hex'), 0)) IS NOT NULL;
     DELETE FROM idempotency_records_waiters w WHERE w.id = p_id;
     IF FOUND THEN
         PERFORM pg_notify('idempotency_records', encode(p_id, 'hex'));
@@ -559,4 +571,4 @@ BEGIN
 END
 $$;
 
-COMMENT ON TABLE idempotency_records IS 'tower-idempotency schema 1, revision 2';
+COMMENT ON TABLE idempotency_records IS 'tower-idempotency schema 1, revision 3';

@@ -1,4 +1,4 @@
--- One record, read and checked. Every script begins with this text, and with
+-- One record, read and checked. Every script has this text before its own, and
 -- KEYS[1]: the record's key, which is the name of its channel as well.
 --
 -- docs/stores.md lists the fields. Numbers stay below 2^53, which a double
@@ -30,22 +30,8 @@ local function number(text)
   end
 end
 
--- The record, its numbers made such; or nil if there is none, or nil and why
--- it can't be read. What can't be read is never taken for absent. With an
--- answer, if a claim or a look-up might have to hand it out.
-local function read(with_answer)
-  if call('EXISTS', key) == 0 then
-    return nil
-  end
-  local record
-  if with_answer then
-    record = call('HMGET', key, 'format', 'state', 'token', 'attempt', 'fingerprint',
-      'lapses_at', 'nonce', 'retention', 'refuse', 'status', 'began_at', 'completed_at',
-      'kept_for', 'answer', 'answer_length', 'answer_sha256')
-  else
-    record = call('HMGET', key, 'format', 'state', 'token', 'attempt', 'fingerprint',
-      'lapses_at', 'nonce', 'retention', 'refuse')
-  end
+-- The record, its numbers made such; or nil and why it can't be read.
+local function checked(record)
   local format, state = record[1], record[STATE]
   if not format then
     return nil, 'it has no format'
@@ -87,6 +73,22 @@ local function read(with_answer)
     return nil, 'it is in no known state (' .. (state or 'none') .. ')'
   end
   return record
+end
+
+-- The record; or nil if there is none, or nil and why it can't be read. What
+-- can't be read is never taken for absent. With an answer, if a look-up might
+-- have to hand it out.
+local function read(with_answer)
+  if call('EXISTS', key) == 0 then
+    return nil
+  end
+  if with_answer then
+    return checked(call('HMGET', key, 'format', 'state', 'token', 'attempt', 'fingerprint',
+      'lapses_at', 'nonce', 'retention', 'refuse', 'status', 'began_at', 'completed_at',
+      'kept_for', 'answer', 'answer_length', 'answer_sha256'))
+  end
+  return checked(call('HMGET', key, 'format', 'state', 'token', 'attempt', 'fingerprint',
+    'lapses_at', 'nonce', 'retention', 'refuse'))
 end
 
 local function is_done(record)

@@ -17,23 +17,23 @@ use crate::store::{
 };
 
 macro_rules! script {
-    ($name:ident, $file:literal) => {
-        pub(super) static $name: LazyLock<Script> = LazyLock::new(|| {
-            Script::new(concat!(
-                include_str!("record.lua"),
-                "\n",
-                include_str!($file)
-            ))
-        });
+    ($name:ident, $($file:literal),+) => {
+        pub(super) static $name: LazyLock<Script> =
+            LazyLock::new(|| Script::new(concat!($(include_str!($file), "\n"),+)));
     };
 }
 
-script!(CLAIM, "claim.lua");
-script!(RENEW, "renew.lua");
-script!(COMPLETE, "complete.lua");
-script!(RELEASE, "release.lua");
-script!(LOOK_UP, "look_up.lua");
-script!(FORGET, "forget.lua");
+script!(CLAIM, "claim_common.lua", "record.lua", "claim.lua");
+script!(RENEW, "record.lua", "renew.lua");
+script!(
+    COMPLETE,
+    "complete_common.lua",
+    "record.lua",
+    "complete.lua"
+);
+script!(RELEASE, "record.lua", "release.lua");
+script!(LOOK_UP, "record.lua", "look_up.lua");
+script!(FORGET, "record.lua", "forget.lua");
 
 /// This script runs before there are records, so it does not contain the functions of
 /// `record.lua`.

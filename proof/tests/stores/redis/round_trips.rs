@@ -155,6 +155,40 @@ async fn a_claim_that_finds_something_writes_nothing() {
     assert_eq!(changes(), before, "completed");
 }
 
+/// The script of each of these looks at the record once.
+#[tokio::test]
+async fn a_first_request_and_its_replay_call_no_command_twice() {
+    let server = OwnServer::start(&[]);
+    let store = server.open().await;
+    store
+        .complete(&acquire(&store, &claim()).await, &paid())
+        .await
+        .unwrap();
+    let once = |names: &[&str]| {
+        let names = names.iter().map(|name| ((*name).to_owned(), 1));
+        names.collect::<BTreeMap<_, _>>()
+    };
+
+    calls(&server);
+    let lease = acquire(&store, &claim()).await;
+    let claims = ["evalsha", "exists", "hset", "pexpireat", "time"];
+    assert_eq!(calls(&server), once(&claims), "claim");
+    store.complete(&lease, &paid()).await.unwrap();
+    let completes = [
+        "evalsha",
+        "hdel",
+        "hmget",
+        "hset",
+        "pexpireat",
+        "publish",
+        "time",
+    ];
+    assert_eq!(calls(&server), once(&completes), "complete");
+    store.claim(&claim_of(&lease)).await.unwrap();
+    let replays = ["evalsha", "exists", "hmget"];
+    assert_eq!(calls(&server), once(&replays), "replay");
+}
+
 #[tokio::test]
 async fn scripts_that_the_server_forgot_are_sent_again() {
     let server = OwnServer::start(&[]);

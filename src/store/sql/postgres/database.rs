@@ -20,20 +20,23 @@ pub(super) const TRIES: u32 = 10;
 
 /// A replay reads one row, without a function. In every other case the function
 /// decides, in a later snapshot than that of the first part.
+///
+/// Both parts ask for the same record by the same time, so that one of them has a row and
+/// the other has none: by a clock that goes on, the record could be over for the second part alone,
+/// and the claim that it makes would be nobody's.
 const CLAIM: &str = "
-    WITH done AS MATERIALIZED (
-        SELECT false AS acquired, format, state, token, attempt, fingerprint,
-               0::bigint AS lapses_in, status,
-               (extract(epoch FROM began_at) * 1000000)::bigint AS began_at,
-               (extract(epoch FROM completed_at) * 1000000)::bigint AS completed_at,
-               kept_for, answer, answer_length, answer_sha256
-          FROM {table}
-         WHERE id = $1 AND format = 1 AND state IN (3, 4) AND expires_at > clock_timestamp()
-    )
-    SELECT * FROM done
+    SELECT false AS acquired, format, state, token, attempt, fingerprint,
+           0::bigint AS lapses_in, status,
+           (extract(epoch FROM began_at) * 1000000)::bigint AS began_at,
+           (extract(epoch FROM completed_at) * 1000000)::bigint AS completed_at,
+           kept_for, answer, answer_length, answer_sha256
+      FROM {table}
+     WHERE id = $1 AND format = 1 AND state IN (3, 4) AND expires_at > statement_timestamp()
     UNION ALL
     SELECT c.* FROM {table}_claim($1, $2, $3, $4, $5, $6, $7, $8) c
-     WHERE NOT EXISTS (SELECT FROM done)";
+     WHERE NOT EXISTS (
+        SELECT FROM {table}
+         WHERE id = $1 AND format = 1 AND state IN (3, 4) AND expires_at > statement_timestamp())";
 
 /// A transaction that has completed the record keeps it locked until the
 /// transaction ends.
