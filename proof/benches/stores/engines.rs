@@ -23,7 +23,11 @@ pub(crate) struct Engine {
     no_op: Box<dyn Fn() -> Call>,
     /// The engine's own durable write of one row, with a key of 32 bytes and [`ROW`] bytes.
     write: Box<dyn Fn() -> Call>,
+    /// Returns how many scripts the server has run so far, and the microseconds that they took.
+    scripts: Option<Box<dyn Fn() -> Count>>,
 }
+
+type Count = Pin<Box<dyn Future<Output = [f64; 2]> + Send>>;
 
 /// The size of a recorded response, and of the row that the engine itself writes.
 const ROW: usize = 256;
@@ -70,7 +74,19 @@ impl Engine {
             store: Arc::new(store),
             no_op: Box::new(no_op),
             write: Box::new(write),
+            scripts: None,
         }
+    }
+
+    /// Runs a batch, and returns what the server counted for each script of the batch.
+    async fn counted<T>(&self, batch: impl Future<Output = T>) -> (T, Option<f64>) {
+        let Some(scripts) = &self.scripts else {
+            return (batch.await, None);
+        };
+        let [ran, took] = scripts().await;
+        let done = batch.await;
+        let [ran_by_now, taken_by_now] = scripts().await;
+        (done, Some((taken_by_now - took) / (ran_by_now - ran)))
     }
 
     /// Runs one batch of each operation.
@@ -82,7 +98,7 @@ impl Engine {
         let before = timed(at_once, calls, |_| (self.no_op)()).await;
         let write = timed(at_once, calls, |_| (self.write)()).await;
         let claims: Vec<Claim> = (0..calls).map(|_| claim()).collect();
-        let claimed = self.claim(at_once, &claims).await;
+        let (claimed, claim_script) = self.counted(self.claim(at_once, &claims)).await;
         let mut completion =
             Completion::new(StatusCode::CREATED, vec![b'x'; ROW], SystemTime::now());
         let json = http::HeaderValue::from_static("application/json");
@@ -93,14 +109,14 @@ impl Engine {
         let complete = timed(at_once, calls, |at| {
             Arc::clone(&self.store).complete(leases[at].clone(), outcome.clone())
         });
-        let complete = complete.await;
+        let (complete, complete_script) = self.counted(complete).await;
         let replay = timed(at_once, calls, |at| {
             let mut again = claims[at].clone();
             again.nonce = Nonce::random();
             let again = Arc::clone(&self.store).claim(again);
             Box::pin(async move { assert!(matches!(again.await, Claimed::Found(_))) }) as Call
         });
-        let replay = replay.await;
+        let (replay, replay_script) = self.counted(replay).await;
         let others: Vec<Claim> = (0..calls).map(|_| claim()).collect();
         let leases = self.claim(at_once, &others).await.1;
         let release = timed(at_once, calls, |at| {
@@ -111,6 +127,7 @@ impl Engine {
         Round {
             no_op: (before + after) / 2,
             operations: [write, claimed.0, complete, replay, release],
+            scripts: [None, claim_script, complete_script, replay_script, None],
         }
     }
 
@@ -190,6 +207,18 @@ macro_rules! insert {
     }};
 }
 
+/// Reads the number of scripts that were called by their digest, and their time.
+fn scripts(info: &str) -> [f64; 2] {
+    let line = info
+        .lines()
+        .find_map(|line| line.strip_prefix("cmdstat_evalsha:"));
+    let of = |name: &str| {
+        let mut fields = line?.split(',').filter_map(|field| field.split_once('='));
+        fields.find(|(own, _)| *own == name)?.1.parse().ok()
+    };
+    ["calls", "usec"].map(|name| of(name).unwrap_or(0.0))
+}
+
 /// Returns the engines whose address is in the environment. The pools do not ping a
 /// connection before they lend the connection, so that no ping is measured.
 pub(crate) async fn all() -> Vec<Engine> {
@@ -204,13 +233,13 @@ pub(crate) async fn all() -> Vec<Engine> {
     if let Some(url) = given("TEST_REDIS_URL") {
         let client = redis::Client::open(url).unwrap();
         let connection = client.get_connection_manager().await.unwrap();
-        let (ping, set) = (connection.clone(), connection.clone());
+        let (ping, set, info) = (connection.clone(), connection.clone(), connection.clone());
         let store = RedisStore::open(connection).await.unwrap();
         let ping = move || {
             let mut ping = ping.clone();
             Box::pin(async move { redis::cmd("PING").exec_async(&mut ping).await.unwrap() }) as Call
         };
-        engines.push(Engine::new("Redis", store, ping, move || {
+        let mut redis = Engine::new("Redis", store, ping, move || {
             let mut connection = set.clone();
             Box::pin(async move {
                 let mut set = redis::cmd("SET");
@@ -219,7 +248,17 @@ pub(crate) async fn all() -> Vec<Engine> {
                 set.arg("PX").arg(600_000);
                 set.exec_async(&mut connection).await.unwrap();
             })
+        });
+        redis.scripts = Some(Box::new(move || {
+            let mut connection = info.clone();
+            Box::pin(async move {
+                let mut info = redis::cmd("INFO");
+                let info = info.arg("commandstats").query_async(&mut connection);
+                let info: String = info.await.unwrap();
+                scripts(&info)
+            })
         }));
+        engines.push(redis);
     }
     if let Some(url) = given("TEST_POSTGRES_URL") {
         let pool = PgPoolOptions::new()

@@ -10,7 +10,7 @@ use crate::load::Load;
 
 pub(crate) const USAGE: &str = "\
 Usage: wire [--peers | --check | --update | --profile KIND [--server NAME]] [--svg FILE]
-       wire --load [--rounds N] [--connections N] [--records N] [--response BYTES] [--svg FILE]
+       wire --load | --proxies [--rounds N] [--connections N] [--records N] [--response BYTES] [--svg FILE]
 
 Counts the instructions of a request over the wire, by callgrind.
 
@@ -22,6 +22,7 @@ Counts the instructions of a request over the wire, by callgrind.
   --server NAME   the server of the profile: axum (default), axum-h2 or hyper
   --load          the processor's time of a request instead, in whole servers under load by wrk,
                   beside other layers: needs wrk and two processors
+  --proxies       the processor's time of the sidecar for a request, next to nginx: needs wrk and nginx
   --rounds N      default 9, of two seconds for each row
   --connections N default 16
   --records N     what each store holds at first; default 100000
@@ -43,6 +44,7 @@ pub(crate) enum Invocation {
     Check,
     Update,
     Load(Load, Option<PathBuf>),
+    Proxies(Load),
     Profile(String, Kind),
 }
 
@@ -69,6 +71,7 @@ impl Invocation {
                     invocation = Self::Profile(String::new(), kind(&arguments.value()?.string()?)?);
                 }
                 Long("load") => invocation = Self::Load(load, None),
+                Long("proxies") => invocation = Self::Proxies(load),
                 Long("svg") => svg = Some(arguments.value()?.into()),
                 Long("rounds") => load.rounds = arguments.value()?.parse()?,
                 Long("connections") => load.connections = arguments.value()?.parse()?,
@@ -81,6 +84,7 @@ impl Invocation {
         match &mut invocation {
             Self::Profile(of, _) => *of = server,
             Self::Load(of, file) => (*of, *file) = (load, svg),
+            Self::Proxies(of) => *of = load,
             Self::Count(_, file) => *file = svg,
             _ => {}
         }

@@ -7,6 +7,7 @@
 //! cargo run -p proof --profile bench --bin wire -- --check          no row above the figures of figures.txt
 //! cargo run -p proof --profile bench --bin wire -- --profile first  the functions beyond a no-op layer
 //! cargo run -p proof --profile bench --bin wire -- --load           CPU time a request, under load by wrk
+//! cargo run -p proof --profile bench --bin wire -- --proxies        CPU time of the sidecar, next to nginx
 //! ```
 //!
 //! `--profile bench` compiles as `--release` does, with line numbers for the profile.
@@ -62,6 +63,7 @@ fn run(invocation: Invocation) -> Result<(), BoxError> {
             write_picture(svg, || load::picture(&rounds))?;
             say(&load::table(load, &rounds)?)
         }
+        Invocation::Proxies(load) => say(&load::proxies::measure(load)?),
         Invocation::Profile(server, kind) => say(&profile::profile(&server, kind)?),
         Invocation::Count(peers, svg) => {
             let rows = rows::count(peers)?;

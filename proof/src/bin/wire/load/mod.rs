@@ -4,6 +4,7 @@
 //! round, so that what slows the machine down slows both sides.
 
 mod cpu;
+pub(crate) mod proxies;
 mod table;
 mod wrk;
 
