@@ -272,6 +272,7 @@
 //!   Markdown, and a fragment of an OpenAPI document (`IdempotencyLayer::contract`).
 //! - `client`: the module of that name, for those who call such an API: keys,
 //!   and retries that keep them.
+//! - `metrics`: `telemetry::Metrics`, an observer for the crate of that name.
 //! - `at-rest`: `store::EncodedCompletion`, responses as bytes, for a store of one's own.
 //! - `conformance`: the module of that name, rules that any store can be checked
 //!   against. For tests.
@@ -320,6 +321,7 @@ mod request;
 mod runtime;
 pub mod scope;
 pub mod store;
+pub mod telemetry;
 
 pub use counts::{Counts, LimitCounts};
 pub use error::ConfigError;

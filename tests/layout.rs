@@ -11,7 +11,7 @@ use std::path::Path;
 /// other.
 const ROOMS: [&[&str]; 15] = [
     &["for_sidecar"],
-    &["config", "contract"],
+    &["config", "contract", "telemetry"],
     &["layer", "client", "exactly_once"],
     &["request"],
     &["lease"],

@@ -2,7 +2,7 @@
 //!
 //! An [`Observer`] is told of each decision about a protected request, of each operation's end, of
 //! each call of the store, and of each limit that refuses something. The module
-//! `telemetry` has observers that pass these events on to a metrics library.
+//! [`telemetry`](crate::telemetry) has observers that pass these events on to a metrics library.
 //!
 //! ```
 //! use std::sync::atomic::{AtomicU64, Ordering};

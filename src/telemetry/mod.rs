@@ -1,0 +1,30 @@
+//! The metrics of a layer: their names and units, and observers that pass them on to a library.
+//!
+//! | metric | unit | labels |
+//! | --- | --- | --- |
+//! | `idempotency.request.duration` | s | `outcome` (`executed`, `replayed`, `rejected`, `unprotected`), `code` of the rejection, `http.request.method`, `http.route` |
+//! | `idempotency.operations` | counted | `end` ([`OperationEnd`](crate::observer::OperationEnd)), `attempt` (`first`, `rerun`) |
+//! | `idempotency.replay.age` | s | `http.route` |
+//! | `idempotency.store.operation.duration` | s | `operation`, `result` ([`StoreCall`](crate::observer::StoreCall)) |
+//! | `idempotency.limit.refusals` | counted | `limit`, `by` (`share`, `sum`) |
+//! | `idempotency.operations.in_flight`, `idempotency.operations.background`, `idempotency.requests.waiting` | gauges | |
+//! | `idempotency.request.buffered`, `idempotency.response.read_ahead`, `idempotency.response.unsent` | gauges, bytes | |
+//! | `idempotency.store.records`, `idempotency.store.size` | gauges, the second in bytes | of the memory store |
+//! | `idempotency.limit` | gauge | `limit` |
+//!
+//! In Prometheus dots become `_`, and the unit and `_total` are added:
+//! `idempotency_request_duration_seconds`, `idempotency_operations_total`. A label that does not apply
+//! is empty. No label holds a key, a caller or a path that a client chose: `http.route` is the path of
+//! the route's pattern, and empty where the layer knows none, and a method that HTTP does not define is
+//! `_OTHER`.
+//!
+//! Public items: `Instrument` and its constants, `gauges`, `Metrics` (feature `metrics`). May use:
+//! `layer`, `observer`.
+
+mod instruments;
+#[cfg(feature = "metrics")]
+mod metrics;
+
+pub use self::instruments::*;
+#[cfg(feature = "metrics")]
+pub use self::metrics::Metrics;
