@@ -252,20 +252,15 @@ impl Store for MapStore {
 
     async fn forget(&self, id: &RecordId, mode: ForgetMode) -> Result<Forgotten, StoreError> {
         let (mut rows, now) = self.rows();
-        Ok(match rows.get(id) {
-            None => Forgotten::Absent,
-            Some(row)
-                if matches!(row.state, State::InFlight { .. })
-                    && !row.is_lapsed(now)
-                    && mode == ForgetMode::UnlessAlive =>
-            {
-                Forgotten::InFlight
-            }
-            Some(_) => {
-                rows.remove(id);
-                Forgotten::Gone
-            }
-        })
+        let Some(row) = rows.get(id) else {
+            return Ok(Forgotten::Absent);
+        };
+        let is_alive = matches!(row.state, State::InFlight { .. }) && !row.is_lapsed(now);
+        let answer = mode.decide(row.record(now).version(), is_alive);
+        if answer == Forgotten::Gone {
+            rows.remove(id);
+        }
+        Ok(answer)
     }
 }
 

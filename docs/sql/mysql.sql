@@ -64,7 +64,7 @@ DROP PROCEDURE IF EXISTS idempotency_records_hold
 //
 CREATE PROCEDURE idempotency_records_hold (
   IN p_id BINARY(32), IN p_nonce BINARY(16), OUT p_renewed BIGINT
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 a815884332585504'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 fee6680777de73d5'
 BEGIN
   INSERT INTO idempotency_records_renewals (id, nonce, lapses_at) VALUES (p_id, p_nonce, 0)
     ON DUPLICATE KEY UPDATE lapses_at = lapses_at;
@@ -80,7 +80,7 @@ DROP PROCEDURE IF EXISTS idempotency_records_extend
 //
 CREATE PROCEDURE idempotency_records_extend (
   IN p_id BINARY(32), IN p_nonce BINARY(16), IN p_lease BIGINT, OUT p_held TINYINT
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 a815884332585504'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 fee6680777de73d5'
 BEGIN
   DECLARE v_renewed, v_now BIGINT;
   CALL idempotency_records_hold(p_id, p_nonce, v_renewed);
@@ -106,7 +106,7 @@ CREATE PROCEDURE idempotency_records_claim (
   -- A lapsed lease: whether this claim leaves its own for someone to resolve,
   -- whether it takes over another's, and whether of another fingerprint too.
   IN p_stays TINYINT, IN p_takes_over TINYINT, IN p_any_fingerprint TINYINT
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 a815884332585504'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 fee6680777de73d5'
 BEGIN
   DECLARE v_format, v_state TINYINT;
   DECLARE v_token, v_attempt, v_lapses_at, v_retention, v_expires_at, v_renewed, v_now BIGINT;
@@ -253,7 +253,7 @@ END
 DROP PROCEDURE IF EXISTS idempotency_records_look_up
 //
 CREATE PROCEDURE idempotency_records_look_up (IN p_id BINARY(32))
-  READS SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 a815884332585504'
+  READS SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 fee6680777de73d5'
 BEGIN
   DECLARE v_now BIGINT;
   DECLARE EXIT HANDLER FOR SQLEXCEPTION
@@ -281,7 +281,7 @@ DROP PROCEDURE IF EXISTS idempotency_records_renew
 //
 CREATE PROCEDURE idempotency_records_renew (
   IN p_id BINARY(32), IN p_nonce BINARY(16), IN p_lease BIGINT
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 a815884332585504'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 fee6680777de73d5'
 BEGIN
   DECLARE v_format, v_state, v_held, v_outcome TINYINT;
   DECLARE v_expires_at, v_now BIGINT;
@@ -334,7 +334,7 @@ CREATE PROCEDURE idempotency_records_complete (
   IN p_token BIGINT, IN p_attempt BIGINT, IN p_state TINYINT, IN p_kept_for BIGINT,
   IN p_status SMALLINT, IN p_began_at BIGINT, IN p_completed_at BIGINT,
   IN p_answer_length BIGINT, IN p_answer_sha256 BINARY(32), IN p_answer LONGBLOB
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 a815884332585504'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 fee6680777de73d5'
 BEGIN
   DECLARE v_format, v_state TINYINT;
   DECLARE v_token, v_lapses_at, v_retention, v_expires_at, v_renewed, v_now BIGINT;
@@ -412,7 +412,7 @@ CREATE PROCEDURE idempotency_records_complete_within (
   IN p_id BINARY(32), IN p_nonce BINARY(16), IN p_state TINYINT, IN p_kept_for BIGINT,
   IN p_status SMALLINT, IN p_began_at BIGINT, IN p_completed_at BIGINT,
   IN p_answer_length BIGINT, IN p_answer_sha256 BINARY(32), IN p_answer LONGBLOB
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 a815884332585504'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 fee6680777de73d5'
 BEGIN
   UPDATE idempotency_records
     SET state = p_state,
@@ -432,7 +432,7 @@ DROP PROCEDURE IF EXISTS idempotency_records_fate
 //
 CREATE PROCEDURE idempotency_records_fate (
   IN p_id BINARY(32), IN p_nonce BINARY(16)
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 a815884332585504'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 fee6680777de73d5'
 BEGIN
   DECLARE v_state, v_own TINYINT;
   DECLARE v_there TINYINT DEFAULT FALSE;
@@ -455,7 +455,7 @@ DROP PROCEDURE IF EXISTS idempotency_records_release
 //
 CREATE PROCEDURE idempotency_records_release (
   IN p_id BINARY(32), IN p_nonce BINARY(16), IN p_unknown TINYINT
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 a815884332585504'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 fee6680777de73d5'
 BEGIN
   DECLARE v_format, v_state TINYINT;
   DECLARE v_lapses_at, v_renewed, v_retention, v_expires_at, v_now BIGINT;
@@ -496,11 +496,14 @@ END
 -- 3 (the record is of format `format`, and p_force is 0).
 DROP PROCEDURE IF EXISTS idempotency_records_forget
 //
-CREATE PROCEDURE idempotency_records_forget (IN p_id BINARY(32), IN p_force TINYINT)
-  MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 a815884332585504'
+CREATE PROCEDURE idempotency_records_forget (
+  IN p_id BINARY(32), IN p_force TINYINT,
+  -- The record that is meant, and whether it is done. All null: any record.
+  IN p_token BIGINT, IN p_attempt BIGINT, IN p_done TINYINT
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 fee6680777de73d5'
 BEGIN
   DECLARE v_format, v_state TINYINT;
-  DECLARE v_lapses_at, v_renewed, v_retention, v_expires_at, v_now BIGINT;
+  DECLARE v_token, v_attempt, v_lapses_at, v_renewed, v_retention, v_expires_at, v_now BIGINT;
   DECLARE v_nonce BINARY(16);
   DECLARE v_outcome TINYINT DEFAULT 0;
   DECLARE EXIT HANDLER FOR SQLEXCEPTION
@@ -509,8 +512,8 @@ BEGIN
   ROLLBACK AND NO CHAIN NO RELEASE;
   SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
   START TRANSACTION;
-  SELECT format, state, nonce, lapses_at, retention, expires_at
-    INTO v_format, v_state, v_nonce, v_lapses_at, v_retention, v_expires_at
+  SELECT format, state, nonce, token, attempt, lapses_at, retention, expires_at
+    INTO v_format, v_state, v_nonce, v_token, v_attempt, v_lapses_at, v_retention, v_expires_at
     FROM idempotency_records WHERE id = p_id FOR UPDATE;
   IF v_state = 1 THEN
     CALL idempotency_records_hold(p_id, v_nonce, v_renewed);
@@ -522,11 +525,13 @@ BEGIN
   SET v_now = TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6));
   SET v_outcome = CASE
     WHEN v_state IS NULL THEN 0
-    WHEN v_format <> 1 OR v_state NOT BETWEEN 1 AND 5 THEN IF(p_force, 1, 3)
+    WHEN v_format <> 1 OR v_state NOT BETWEEN 1 AND 5 THEN IF(p_force AND p_token IS NULL, 1, 3)
     WHEN v_expires_at <= v_now THEN 0
+    WHEN p_token IS NOT NULL AND NOT (v_token = p_token AND v_attempt = p_attempt
+                                      AND (v_state IN (3, 4)) = p_done) THEN 4
     WHEN v_state = 1 AND v_lapses_at > v_now AND NOT p_force THEN 2
     ELSE 1 END;
-  IF v_state IS NULL OR v_outcome IN (2, 3) THEN
+  IF v_state IS NULL OR v_outcome IN (2, 3, 4) THEN
     ROLLBACK AND NO CHAIN NO RELEASE;
   ELSE
     DELETE FROM idempotency_records_renewals WHERE id = p_id;
@@ -542,7 +547,7 @@ END
 DROP PROCEDURE IF EXISTS idempotency_records_purge
 //
 CREATE PROCEDURE idempotency_records_purge (IN p_limit INT)
-  MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 a815884332585504'
+  MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 fee6680777de73d5'
 BEGIN
   DECLARE v_id BINARY(32);
   DECLARE v_nonce BINARY(16);

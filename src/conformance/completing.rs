@@ -220,7 +220,7 @@ async fn a_completion_or_a_takeover(stores: Stores) -> Checked {
     Ok(())
 }
 
-async fn give_turns(turns: usize) {
+pub(crate) async fn give_turns(turns: usize) {
     for _ in 0..turns {
         yield_now().await;
     }

@@ -2,11 +2,14 @@
 
 use tokio::time::sleep;
 
-use crate::store::{Claim, ForgetMode, Forgotten, OnLapsedLease, Outcome, Release};
+use crate::store::{
+    Claim, ForgetMode, Forgotten, Lease, OnLapsedLease, Outcome, RecordVersion, Release,
+};
 
 use crate::conformance::answer::answer;
-use crate::conformance::expect::{Checked, ensure, held, in_flight, lost};
-use crate::conformance::stage::{LONG, SHORT, SURELY, Stores, request, rival};
+use crate::conformance::completing::give_turns;
+use crate::conformance::expect::{Checked, ensure, held, in_flight, lost, state};
+use crate::conformance::stage::{Handle, LONG, SHORT, SURELY, Stores, both, request, rival};
 use crate::conformance::{Rule, rule};
 
 pub(crate) fn rules() -> Vec<Rule> {
@@ -27,6 +30,18 @@ pub(crate) fn rules() -> Vec<Rule> {
             "Lapsed and unknown records, completions, sealed records and tombstones are forgotten \
              without force, and the next claim is attempt 1.",
             forgetting_removes_what_is_not_alive,
+        ),
+        rule(
+            "forgetting-spares-what-has-moved-on",
+            "Forgetting one version of a record answers `Moved` and changes nothing, forced or not, \
+             once another claim has acquired the record or its late owner has completed it.",
+            forgetting_spares_what_has_moved_on,
+        ),
+        rule(
+            "a-forgetting-or-a-takeover",
+            "Of a takeover and the forgetting of the version before it at once, the forgetting \
+             never removes the record that the takeover has acquired.",
+            a_forgetting_or_a_takeover,
         ),
         rule(
             "forgetting-nothing-is-absent",
@@ -141,6 +156,104 @@ async fn forgetting_removes_what_is_not_alive(stores: Stores) -> Checked {
             "expected attempt 1 after {what} was forgotten, it was {}",
             next.attempt
         );
+    }
+    Ok(())
+}
+
+/// Both modes for this version of a record.
+fn unchanged(version: RecordVersion) -> [ForgetMode; 2] {
+    [
+        ForgetMode::Unchanged(version),
+        ForgetMode::ForcedUnchanged(version),
+    ]
+}
+
+async fn forgetting_spares_what_has_moved_on(stores: Stores) -> Checked {
+    let Stores { a, b, c } = stores;
+    let version_of = |lease: &Lease, done| RecordVersion {
+        token: lease.token,
+        attempt: lease.attempt,
+        done,
+    };
+    let (claim, outcome) = (request(), answer().outcome());
+    let first = a.acquire("the first claim", &claim).await?;
+    a.release(&claim, Release::OutcomeUnknown).await?;
+    let second = b.acquire("a takeover", &rival(&claim)).await?;
+    for mode in unchanged(version_of(&first, false)) {
+        let came = c.forget(&claim.id, mode).await?;
+        forgotten("an attempt that was taken over", Forgotten::Moved, came)?;
+    }
+    held("the new owner's renewal", b.renew(&second).await?)?;
+    let seen = version_of(&second, false);
+    let came = c.forget(&claim.id, ForgetMode::Unchanged(seen)).await?;
+    forgotten("a live record as it is", Forgotten::InFlight, came)?;
+
+    b.release(&second.claim, Release::OutcomeUnknown).await?;
+    held("a late completion", b.complete(&second, &outcome).await?)?;
+    for mode in unchanged(seen) {
+        let came = c.forget(&claim.id, mode).await?;
+        forgotten("what was completed meanwhile", Forgotten::Moved, came)?;
+    }
+    answer_stays(&c, &claim, &second).await?;
+    let done = version_of(&second, true);
+    let other = RecordVersion {
+        attempt: done.attempt + 1,
+        ..done
+    };
+    let came = a.forget(&claim.id, ForgetMode::Unchanged(other)).await?;
+    forgotten("another attempt", Forgotten::Moved, came)?;
+    let came = a.forget(&claim.id, ForgetMode::Unchanged(done)).await?;
+    forgotten("a completion as it is", Forgotten::Gone, came)?;
+    for mode in unchanged(done) {
+        let came = b.forget(&claim.id, mode).await?;
+        forgotten("it again", Forgotten::Absent, came)?;
+    }
+
+    let forced = a.acquire("another first claim", &claim).await?;
+    let mode = ForgetMode::ForcedUnchanged(version_of(&forced, false));
+    let came = b.forget(&claim.id, mode).await?;
+    forgotten("a live record as it is, by force", Forgotten::Gone, came)
+}
+
+async fn answer_stays(store: &Handle, claim: &Claim, owner: &Lease) -> Checked {
+    let found = store.find("another claim", &rival(claim)).await?;
+    ensure!(
+        found.token == owner.token && found.version().done,
+        "expected the completion to stay, it was {}",
+        state(&found.state)
+    );
+    Ok(())
+}
+
+async fn a_forgetting_or_a_takeover(stores: Stores) -> Checked {
+    for turn in 0..16 {
+        let Stores { a, b, c } = stores.clone();
+        let claim = request();
+        let first = a.acquire("the first claim", &claim).await?;
+        a.release(&claim, Release::OutcomeUnknown).await?;
+        let seen = RecordVersion {
+            token: first.token,
+            attempt: first.attempt,
+            done: false,
+        };
+        let (taking, id) = (rival(&claim), claim.id);
+        // The pauses put the two calls into different orders.
+        let (early, late) = (turn % 4, turn / 4);
+        let forgetting = async move {
+            give_turns(early).await;
+            a.forget(&id, ForgetMode::ForcedUnchanged(seen)).await
+        };
+        let taking_over = async move {
+            give_turns(late).await;
+            b.acquire_in_time("the takeover", &taking).await
+        };
+        let (came, owner) = both(forgetting, taking_over).await?;
+        let expected = match owner.attempt {
+            1 => Forgotten::Gone,
+            _ => Forgotten::Moved,
+        };
+        forgotten("the version before a takeover", expected, came)?;
+        held("the new owner's renewal", c.renew(&owner).await?)?;
     }
     Ok(())
 }

@@ -79,6 +79,8 @@ pub enum StoreResult {
     Gone,
     /// The record is in flight, and its owner is alive.
     InFlight,
+    /// The record has moved on since an operator saw it.
+    Moved,
     /// The subscription is made.
     Subscribed,
     /// There is a page of records, which may be empty.
@@ -103,6 +105,7 @@ impl StoreResult {
             Self::Lost => "lost",
             Self::Gone => "gone",
             Self::InFlight => "in_flight",
+            Self::Moved => "moved",
             Self::Subscribed => "subscribed",
             Self::Listed => "listed",
             Self::TimedOut => "timed_out",
@@ -175,6 +178,7 @@ impl Answer for Forgotten {
             Forgotten::Gone => StoreResult::Gone,
             Forgotten::Absent => StoreResult::Absent,
             Forgotten::InFlight => StoreResult::InFlight,
+            Forgotten::Moved => StoreResult::Moved,
         }
     }
 }

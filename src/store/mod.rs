@@ -42,6 +42,7 @@ pub(crate) mod sql;
 mod subscription;
 #[cfg(any(feature = "redis", feature = "postgres", feature = "mysql"))]
 mod tls;
+mod version;
 
 pub use any::AnyStore;
 pub use claim::{Claim, Claimed, OnLapsedLease, OnMismatch};
@@ -63,6 +64,7 @@ pub use redis::{RedisConnection, RedisStoreBuilder};
 #[cfg(feature = "_sql")]
 pub use sql::{SqlStore, SqlStoreBuilder};
 pub use subscription::Subscription;
+pub use version::RecordVersion;
 
 /// How often a waiter looks at its record, if its store does not say when the
 /// record changes.
@@ -186,8 +188,10 @@ pub trait Store: Send + Sync + 'static {
 
     /// Removes a record, for
     /// [`Records::forget`](crate::Records::forget). A record in
-    /// flight whose lease has not lapsed is removed only if `mode` is
-    /// [`Forced`](ForgetMode::Forced).
+    /// flight whose lease has not lapsed is removed only if `mode`
+    /// [is forced](ForgetMode::is_forced), and a record whose
+    /// [version](RecordVersion) is not the one that `mode` has is not removed at
+    /// all: the store compares in the step that removes.
     fn forget(
         &self,
         id: &RecordId,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::{StoreError, StoreErrorKind};
+use super::{RecordVersion, StoreError, StoreErrorKind};
 use crate::record::{Completion, FencingToken, Fingerprint, Origin, ScopeDigest};
 
 /// The state of a record.
@@ -98,6 +98,11 @@ pub enum ForgetMode {
     /// Any record. The operation of a record in flight may still be running, and
     /// a retry then runs it a second time at the same moment.
     Forced,
+    /// As [`UnlessAlive`](Self::UnlessAlive), and only a record of this version: one that
+    /// has moved on since it was seen stays.
+    Unchanged(RecordVersion),
+    /// As [`Forced`](Self::Forced), and only a record of this version.
+    ForcedUnchanged(RecordVersion),
 }
 
 /// What [`Store::forget`](crate::store::Store::forget) did.
@@ -111,4 +116,7 @@ pub enum Forgotten {
     /// The record is in flight and its lease has not lapsed: the store changed
     /// nothing.
     InFlight,
+    /// The record has another version than the one that was meant: the store changed
+    /// nothing.
+    Moved,
 }

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(feature = "_sql")]
+use super::ForgetMode;
 pub(crate) use super::encoding::micros;
 use super::encoding::{EncodedCompletion, unreadable};
 use super::{Record, RecordState, StoreError};
@@ -19,6 +21,19 @@ pub(crate) mod state {
     pub(crate) const COMPLETED: i64 = 3;
     pub(crate) const SEALED: i64 = 4;
     pub(crate) const RELEASED: i64 = 5;
+}
+
+/// The token, the attempt and whether it is done of the record that is to be forgotten; all null if
+/// no version is meant.
+#[cfg(feature = "_sql")]
+pub(crate) fn version_columns(mode: ForgetMode) -> [Option<i64>; 3] {
+    let Some(version) = mode.version() else {
+        return [None; 3];
+    };
+    // An attempt above the largest number of a column is no record's.
+    let attempt = i64::try_from(version.attempt).unwrap_or(-1);
+    let token = version.token.get().cast_signed();
+    [Some(token), Some(attempt), Some(i64::from(version.done))]
 }
 
 /// The columns or fields of one record, unchecked.

@@ -71,6 +71,8 @@ pub(crate) enum Fault {
     SubscribesOnlyToRecords,
     SubscribesAtTheFirstPoll,
     ForgetsWhoRuns,
+    ForgetsWhatMovedOn,
+    ForgetsWhatWasCompletedSince,
     ForgetsNoTombstones,
     ForgetsNothingAsSomething,
     LooksPastTombstones,
@@ -248,6 +250,17 @@ pub(crate) const CAUGHT: &[(Fault, &[&str])] = &[
         &["a-change-before-the-first-poll-is-seen"],
     ),
     (ForgetsWhoRuns, &["forgetting-spares-who-runs"]),
+    (
+        ForgetsWhatMovedOn,
+        &[
+            "forgetting-spares-what-has-moved-on",
+            "a-forgetting-or-a-takeover",
+        ],
+    ),
+    (
+        ForgetsWhatWasCompletedSince,
+        &["forgetting-spares-what-has-moved-on"],
+    ),
     (
         ForgetsNoTombstones,
         &["forgetting-removes-what-is-not-alive"],

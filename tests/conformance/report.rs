@@ -55,6 +55,8 @@ async fn what_a_store_does_not_have_passes_only_when_it_is_excepted_by_name() {
             "forgetting-spares-who-runs",
             "forgetting-by-force-fences-the-owner",
             "forgetting-removes-what-is-not-alive",
+            "forgetting-spares-what-has-moved-on",
+            "a-forgetting-or-a-takeover",
             "forgetting-nothing-is-absent",
             "a-look-up-says-what-is-there",
             "a-look-up-changes-nothing",

@@ -171,19 +171,20 @@ impl Records {
         };
         let now = self.clock.now();
         let alive = slot.kind() == Kind::InFlight && !slot.is_lapsed(now);
-        let answer = match (slot.is_over(now), alive && mode == ForgetMode::UnlessAlive) {
-            (true, _) => Forgotten::Absent,
-            (false, true) => return Forgotten::InFlight,
-            (false, false) => Forgotten::Gone,
-        };
+        let is_over = slot.is_over(now);
+        let refusal = mode.decide(slot.version(), alive);
+        if !is_over && refusal != Forgotten::Gone {
+            return refusal;
+        }
         let removed = locked.remove(at);
         self.leave(&removed);
         drop(locked);
         drop(removed);
-        if answer == Forgotten::Gone {
-            self.waiters.wake_all(id);
+        if is_over {
+            return Forgotten::Absent;
         }
-        answer
+        self.waiters.wake_all(id);
+        Forgotten::Gone
     }
 
     /// Whether a claim can acquire the record at this moment.

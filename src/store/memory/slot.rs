@@ -4,7 +4,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use crate::record::{FencingToken, Fingerprint, Nonce, RecordId, ScopeDigest};
-use crate::store::{Claim, OnLapsedLease, Record, RecordState};
+use crate::store::{Claim, OnLapsedLease, Record, RecordState, RecordVersion};
 
 use super::account::Account;
 use super::clock::{Nanos, SinceStart};
@@ -155,6 +155,14 @@ impl Slot {
                 State::Sealed { origin, .. } => with(RecordState::Sealed { fingerprint }, origin),
                 State::Released { origin } => with(RecordState::Released, origin),
             },
+        }
+    }
+
+    pub(super) fn version(&self) -> RecordVersion {
+        RecordVersion {
+            token: token(self.token),
+            attempt: u64::from(self.attempt),
+            done: self.ended_by().is_some(),
         }
     }
 

@@ -238,7 +238,11 @@ impl Store for RedisStore {
     }
 
     async fn forget(&self, id: &RecordId, mode: ForgetMode) -> Result<Forgotten, StoreError> {
-        let args = [flag(mode == ForgetMode::Forced)];
+        let version = mode.version();
+        let numbers = version.map(|own| [own.token.to_string(), own.attempt.to_string()]);
+        let mut args = vec![flag(mode.is_forced())];
+        args.extend(numbers.iter().flatten().map(String::as_bytes));
+        args.extend(version.map(|own| flag(own.done)));
         let answer = FORGET.run(&self.shared.link, &self.key(id), &args).await?;
         answer.forgotten()
     }

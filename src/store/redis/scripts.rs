@@ -250,6 +250,7 @@ impl Reply {
             b"gone" => Ok(Forgotten::Gone),
             b"absent" => Ok(Forgotten::Absent),
             b"in-flight" => Ok(Forgotten::InFlight),
+            b"moved" => Ok(Forgotten::Moved),
             _ => Err(no_answer()),
         }
     }

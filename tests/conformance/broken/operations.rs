@@ -184,7 +184,18 @@ impl Store for BrokenStore {
                 Forgotten::Absent
             });
         };
-        let force = mode == ForgetMode::Forced || self.is(Fault::ForgetsWhoRuns);
+        let force = mode.is_forced() || self.is(Fault::ForgetsWhoRuns);
+        let found = row.record(now, None, None).version();
+        let has_moved = mode.version().is_some_and(|meant| match self.fault {
+            Some(Fault::ForgetsWhatMovedOn) => false,
+            Some(Fault::ForgetsWhatWasCompletedSince) => {
+                (meant.token, meant.attempt) != (found.token, found.attempt)
+            }
+            _ => meant != found,
+        });
+        if has_moved {
+            return Ok(Forgotten::Moved);
+        }
         if row.is_open() && !row.is_lapsed(now) && !force {
             return Ok(Forgotten::InFlight);
         }

@@ -15,7 +15,7 @@ use super::transport::{self, Mode, Transport, is_local_server};
 use super::{CompleteRow, PURGE_BATCH, SqlStore, Table, bind, failed, reach};
 use crate::record::{Nonce, RecordId};
 use crate::store::encoding::{EncodedCompletion, unreadable};
-use crate::store::row::micros;
+use crate::store::row::{micros, version_columns};
 use crate::store::{
     Claim, Claimed, ForgetMode, Forgotten, Lease, OnLapsedLease, OnMismatch, Outcome, Ownership,
     Record, RecordState, Release, Store, StoreError,
@@ -258,14 +258,19 @@ impl Store for MySqlRecords {
         let row = self
             .0
             .row(&self.0.statements.forget, |call| {
+                let [token, attempt, done] = version_columns(mode);
                 call.bind(&id.as_bytes()[..])
-                    .bind(mode == ForgetMode::Forced)
+                    .bind(mode.is_forced())
+                    .bind(token)
+                    .bind(attempt)
+                    .bind(done)
             })
             .await?;
         match outcome(&row)? {
             0 => Ok(Forgotten::Absent),
             1 => Ok(Forgotten::Gone),
             2 => Ok(Forgotten::InFlight),
+            4 => Ok(Forgotten::Moved),
             _ => Err(unreadable_format(&row)?),
         }
     }

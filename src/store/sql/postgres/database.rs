@@ -48,6 +48,17 @@ const FATE: &str = "
     SELECT (SELECT state FROM free), (SELECT own FROM free),
            EXISTS (SELECT FROM {table} WHERE id = $1)";
 
+/// Nobody changes the version of the row that was locked, so that the function removes that
+/// version or none.
+const FORGET_UNCHANGED: &str = "
+    WITH meant AS MATERIALIZED (
+        SELECT id FROM {table}
+         WHERE id = $1 AND format = 1 AND state BETWEEN 1 AND 5
+           AND token = $3 AND attempt = $4 AND (state IN (3, 4))::int = $5
+           FOR UPDATE
+    )
+    SELECT {table}_forget(id, $2) FROM meant";
+
 /// A pool and the statements of one table.
 #[derive(Clone)]
 pub(super) struct Database {
@@ -66,6 +77,7 @@ pub(super) struct Statements {
     pub(super) release: Arc<str>,
     pub(super) look_up: Arc<str>,
     pub(super) forget: Arc<str>,
+    pub(super) forget_unchanged: Arc<str>,
     purge: Arc<str>,
 }
 
@@ -88,6 +100,7 @@ impl Statements {
             release: statement("SELECT {table}_release($1, $2, $3)"),
             look_up: statement("SELECT * FROM {table}_look_up($1)"),
             forget: statement("SELECT {table}_forget($1, $2)"),
+            forget_unchanged: statement(FORGET_UNCHANGED),
             purge: statement("SELECT {table}_purge($1)"),
         }
     }

@@ -19,7 +19,7 @@ use super::{CompleteRow, SqlStore, Table, bind, failed, reach};
 use crate::record::{Nonce, RecordId};
 use crate::store::encoding::EncodedCompletion;
 use crate::store::notify::WakeUps;
-use crate::store::row::micros;
+use crate::store::row::{micros, version_columns};
 use crate::store::{
     Claim, Claimed, ForgetMode, Forgotten, Lease, OnLapsedLease, OnMismatch, Outcome, Ownership,
     POLL, Record, Release, Store, StoreError, Subscription,
@@ -264,12 +264,23 @@ impl Store for PostgresRecords {
 
     async fn forget(&self, id: &RecordId, mode: ForgetMode) -> Result<Forgotten, StoreError> {
         let database = &self.database;
+        let statement = match mode.version() {
+            None => &database.statements.forget,
+            Some(_) => &database.statements.forget_unchanged,
+        };
         let row = database
-            .call(&database.statements.forget, |call| {
-                call.bind(&id.as_bytes()[..])
-                    .bind(mode == ForgetMode::Forced)
+            .call_for_any(statement, |call| {
+                let call = call.bind(&id.as_bytes()[..]).bind(mode.is_forced());
+                if mode.version().is_none() {
+                    return call;
+                }
+                let [token, attempt, done] = version_columns(mode);
+                call.bind(token).bind(attempt).bind(done)
             })
             .await?;
+        let Some(row) = row else {
+            return Ok(mode.refusal(self.look_up(id).await?.as_ref()));
+        };
         match column::<Option<i16>>(&row, 0)? {
             Some(0) => Ok(Forgotten::Absent),
             Some(1) => Ok(Forgotten::Gone),

@@ -15,7 +15,7 @@ use super::statements::Statements;
 use super::wake_ups::WakeUps;
 use crate::record::{FencingToken, Nonce, RecordId};
 use crate::store::encoding::{EncodedCompletion, unreadable};
-use crate::store::row::{micros, state};
+use crate::store::row::{micros, state, version_columns};
 use crate::store::{
     Claim, Claimed, ForgetMode, Forgotten, Lease, OnLapsedLease, OnMismatch, Outcome, Ownership,
     Record, RecordState, Release, Store, StoreError, StoreErrorKind, Subscription,
@@ -219,9 +219,13 @@ impl Store for SqliteRecords {
     async fn forget(&self, id: &RecordId, mode: ForgetMode) -> Result<Forgotten, StoreError> {
         let rows = self
             .run_in_turn(&self.statements.forget, |statement| {
+                let [token, attempt, done] = version_columns(mode);
                 statement
                     .bind(&id.as_bytes()[..])
-                    .bind(mode == ForgetMode::Forced)
+                    .bind(mode.is_forced())
+                    .bind(token)
+                    .bind(attempt)
+                    .bind(done)
             })
             .await?;
         if let Some(row) = rows.first() {
@@ -234,14 +238,10 @@ impl Store for SqliteRecords {
             self.wake_ups.wake(id);
             return Ok(Forgotten::Gone);
         }
-        // The statement did not remove the record, because it was in flight with a live lease, or
-        // absent, or of a format that can't be read. The record is still so, or another process
-        // has claimed it, and then it is in flight.
-        Ok(if self.is_readable(id).await? {
-            Forgotten::InFlight
-        } else {
-            Forgotten::Absent
-        })
+        // The statement did not remove the record, because it was in flight with a live lease, of
+        // another version, absent, or of a format that can't be read. The record is still so, or
+        // another process has claimed it.
+        Ok(mode.refusal(self.look_up(id).await?.as_ref()))
     }
 
     async fn subscribe(&self, id: &RecordId) -> Result<Subscription, StoreError> {

@@ -121,10 +121,14 @@ const RELEASE: &str = "
     RETURNING 1";
 
 /// `?3` is whether the record is removed in every state.
+/// `?3` is whether a live record goes too. `?4`, `?5` and `?6` are the token, the attempt and
+/// whether it is done of the record that is meant; they are null if any record is.
 const FORGET: &str = "
     DELETE FROM {table}
-    WHERE id = ?2 AND (?3 OR format = 1 AND state BETWEEN 1 AND 5
-        AND (state <> 1 OR lapses_at <= {now} OR expires_at <= {now}))
+    WHERE id = ?2 AND (?3 AND ?4 IS NULL OR format = 1 AND state BETWEEN 1 AND 5
+        AND (expires_at <= {now}
+            OR (?4 IS NULL OR token = ?4 AND attempt = ?5 AND (state IN (3, 4)) = ?6)
+                AND (?3 OR state <> 1 OR lapses_at <= {now})))
     RETURNING coalesce(format = 1 AND state BETWEEN 1 AND 5 AND expires_at <= {now}, 0) AS over";
 
 const PURGE: &str = "
