@@ -2,11 +2,13 @@
 //! by hand.
 //!
 //! Public items: `IdempotencyLayer`, `IdempotencyLayerBuilder`, `Idempotency`,
-//! `ResponseFuture`, `Records`, `Resolved`, `Usage`. May use: `request`, `lease`, `limits`, `counts`,
-//! `observer`, `options`,
+//! `ResponseFuture`, `Records`, `Resolved`, `Audit`, `FindError`, `Usage`. May use: `request`, `lease`,
+//! `limits`, `counts`, `observer`, `options`,
 //! `scope`, `rejection`, `store`, `message`, `record`, `runtime`, `error`.
 
+pub(crate) mod audit;
 pub(crate) mod builder;
+pub(crate) mod find;
 pub(crate) mod future;
 mod limits;
 pub(crate) mod records;

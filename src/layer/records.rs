@@ -4,20 +4,23 @@ use http::request::Parts;
 use tracing::warn;
 
 use crate::error::cause;
+use crate::layer::audit::{Action, Audit};
 use crate::options::Require;
-use crate::record::{RecordId, ScopeDigest};
+use crate::record::{Fingerprint, RecordId, ScopeDigest};
 use crate::request::core::Core;
 use crate::store::{
     Claim, Claimed, ForgetMode, Forgotten, ListQuery, OnLapsedLease, Outcome, Ownership, Record,
     RecordPage, RecordState, Release, StoreError, StoreErrorKind,
 };
 
-/// What came of [resolving](Records::resolve) a record.
+/// What came of [resolving](Records::resolve) or [freeing](Records::free) a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Resolved {
     /// The record has the outcome that it was given.
     Recorded,
+    /// The record is gone: a retry executes.
+    Freed,
     /// There is no record of an operation that began: a retry executes.
     Absent,
     /// The operation is in flight: its owner is alive, or another attempt was made
@@ -25,6 +28,33 @@ pub enum Resolved {
     InFlight,
     /// The operation had an outcome already. Nothing was changed.
     Done,
+    /// The record has moved on since it was [seen](Audit::seen): another attempt was made, or
+    /// its late owner has recorded an outcome. Nothing was changed: look the record up again.
+    Moved,
+}
+
+impl Resolved {
+    /// The word of the log, and whether the record was changed.
+    fn word(self) -> (&'static str, bool) {
+        match self {
+            Self::Recorded => ("recorded", true),
+            Self::Freed => ("freed", true),
+            Self::Absent => ("absent", false),
+            Self::InFlight => ("in_flight", false),
+            Self::Done => ("done", false),
+            Self::Moved => ("moved", false),
+        }
+    }
+}
+
+/// As [`Resolved::word`].
+fn word(forgotten: Forgotten) -> (&'static str, bool) {
+    match forgotten {
+        Forgotten::Gone => ("gone", true),
+        Forgotten::Absent => ("absent", false),
+        Forgotten::InFlight => ("in_flight", false),
+        Forgotten::Moved => ("moved", false),
+    }
 }
 
 /// The records of a layer's store, for an operator's own tools: made by
@@ -36,8 +66,11 @@ pub enum Resolved {
 ///
 /// - The operation happened: [`resolve`](Self::resolve) the record with the
 ///   response that retries are to get.
-/// - The operation did not happen: [`forget`](Self::forget) the record, and a retry
+/// - The operation did not happen: [`free`](Self::free) the key, and a retry
 ///   executes.
+///
+/// Both are said with an [`Audit`], which the log gets: who decides, why, and about which version of
+/// the record. A record that has moved on since that version was shown is not changed.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -45,7 +78,7 @@ pub enum Resolved {
 /// use std::{sync::Arc, time::SystemTime};
 /// use http::{Request, StatusCode};
 /// use tower_idempotency::store::{Completion, Forgotten, Outcome};
-/// use tower_idempotency::{IdempotencyLayer, MemoryStore, Resolved, scope};
+/// use tower_idempotency::{Audit, IdempotencyLayer, MemoryStore, Resolved, scope};
 ///
 /// let layer = IdempotencyLayer::new(MemoryStore::new(), scope::header("x-api-key"))?;
 /// let records = layer.records();
@@ -60,14 +93,15 @@ pub enum Resolved {
 ///
 /// let paid = Completion::new(StatusCode::CREATED, "paid", SystemTime::now());
 /// let outcome = Outcome::Completed(Arc::new(paid));
-/// assert_eq!(records.resolve(&id, &outcome).await?, Resolved::Absent);
-/// assert_eq!(records.forget(&id).await?, Forgotten::Absent);
+/// let audit = Audit::new("bob@example.com", "INC-7: the bank has booked it")?;
+/// assert_eq!(records.resolve(&id, &outcome, &audit).await?, Resolved::Absent);
+/// assert_eq!(records.forget(&id, &audit).await?, Forgotten::Absent);
 /// # Ok(())
 /// # }
 /// ```
 #[derive(Clone, Copy)]
 pub struct Records<'a> {
-    core: &'a Core,
+    pub(super) core: &'a Core,
 }
 
 impl std::fmt::Debug for Records<'_> {
@@ -125,14 +159,16 @@ impl<'a> Records<'a> {
     /// Removes a record: a retry executes, whatever happened before. A record in
     /// flight whose owner is alive stays: see [`forget_forced`](Self::forget_forced).
     ///
+    /// For an operation that did not happen [`free`](Self::free) is the better choice: it never
+    /// removes an outcome.
+    ///
     /// # Errors
     /// If the store gives no answer, or can't forget.
-    pub async fn forget(self, id: &RecordId) -> Result<Forgotten, StoreError> {
-        self.core
-            .leases
-            .store
-            .forget(id, ForgetMode::UnlessAlive)
-            .await
+    pub async fn forget(self, id: &RecordId, audit: &Audit) -> Result<Forgotten, StoreError> {
+        let mode = audit
+            .seen
+            .map_or(ForgetMode::UnlessAlive, ForgetMode::Unchanged);
+        self.forget_in(id, mode, audit).await
     }
 
     /// Removes a record even if it is in flight and its owner is alive. A retry then
@@ -141,8 +177,27 @@ impl<'a> Records<'a> {
     ///
     /// # Errors
     /// If the store gives no answer, or can't forget.
-    pub async fn forget_forced(self, id: &RecordId) -> Result<Forgotten, StoreError> {
-        self.core.leases.store.forget(id, ForgetMode::Forced).await
+    pub async fn forget_forced(
+        self,
+        id: &RecordId,
+        audit: &Audit,
+    ) -> Result<Forgotten, StoreError> {
+        let mode = audit
+            .seen
+            .map_or(ForgetMode::Forced, ForgetMode::ForcedUnchanged);
+        self.forget_in(id, mode, audit).await
+    }
+
+    async fn forget_in(
+        self,
+        id: &RecordId,
+        mode: ForgetMode,
+        audit: &Audit,
+    ) -> Result<Forgotten, StoreError> {
+        let mut action = Action::new("forget", id, audit);
+        action.found = audit.seen;
+        let forgotten = self.core.leases.store.forget(id, mode).await;
+        action.end(forgotten, word)
     }
 
     /// Gives an operation whose outcome is unknown the outcome that it had: a
@@ -152,31 +207,101 @@ impl<'a> Records<'a> {
     ///
     /// # Errors
     /// If the store gives no answer, or can't look up.
-    pub async fn resolve(self, id: &RecordId, outcome: &Outcome) -> Result<Resolved, StoreError> {
+    pub async fn resolve(
+        self,
+        id: &RecordId,
+        outcome: &Outcome,
+        audit: &Audit,
+    ) -> Result<Resolved, StoreError> {
+        let mut action = Action::new("resolve", id, audit);
+        let resolved = self.record(id, outcome, &mut action, audit).await;
+        action.end(resolved, Resolved::word)
+    }
+
+    /// Frees the key of an operation whose outcome is unknown, because it did not happen: a
+    /// retry executes. An outcome is never removed, also not one that the operation's late
+    /// owner records at the same moment.
+    ///
+    /// # Errors
+    /// If the store gives no answer, can't look up, or can't forget.
+    pub async fn free(self, id: &RecordId, audit: &Audit) -> Result<Resolved, StoreError> {
+        let mut action = Action::new("free", id, audit);
+        let freed = self.forget_unknown(id, &mut action, audit).await;
+        action.end(freed, Resolved::word)
+    }
+
+    async fn forget_unknown(
+        self,
+        id: &RecordId,
+        action: &mut Action<'_>,
+        audit: &Audit,
+    ) -> Result<Resolved, StoreError> {
+        let found = match self.unknown(id, action, audit).await? {
+            Ok((found, _)) => found,
+            Err(unresolved) => return Ok(unresolved),
+        };
+        let mode = ForgetMode::Unchanged(found.version());
+        Ok(match self.core.leases.store.forget(id, mode).await? {
+            Forgotten::Gone => Resolved::Freed,
+            Forgotten::Absent => Resolved::Absent,
+            Forgotten::InFlight => Resolved::InFlight,
+            Forgotten::Moved => Resolved::Moved,
+        })
+    }
+
+    /// A record whose outcome is unknown, and its fingerprint; or why it is not to be resolved.
+    async fn unknown(
+        self,
+        id: &RecordId,
+        action: &mut Action<'_>,
+        audit: &Audit,
+    ) -> Result<Result<(Record, Fingerprint), Resolved>, StoreError> {
+        let Some(found) = self.look_up(id).await? else {
+            return Ok(Err(Resolved::Absent));
+        };
+        let version = found.version();
+        action.found = Some(version);
+        Ok(match found.state {
+            _ if audit.seen.is_some_and(|seen| seen != version) => Err(Resolved::Moved),
+            RecordState::Lapsed { fingerprint } => Ok((found, fingerprint)),
+            ref state => Err(unresolved(state)),
+        })
+    }
+
+    async fn record(
+        self,
+        id: &RecordId,
+        outcome: &Outcome,
+        action: &mut Action<'_>,
+        audit: &Audit,
+    ) -> Result<Resolved, StoreError> {
         let store = &self.core.leases.store;
-        let (fingerprint, attempt, scope, origin) = match self.look_up(id).await? {
-            Some(Record {
-                state: RecordState::Lapsed { fingerprint },
-                attempt,
-                scope,
-                origin,
-                ..
-            }) => (fingerprint, attempt, scope, origin),
-            found => return Ok(unresolved(found.map(|record| record.state))),
+        let (found, fingerprint) = match self.unknown(id, action, audit).await? {
+            Ok(found) => found,
+            Err(unresolved) => return Ok(unresolved),
+        };
+        let seen = found.version();
+        // Whoever said which version they have seen is told that the record has another one now.
+        let moved = match audit.seen {
+            Some(_) => Resolved::Moved,
+            None => Resolved::InFlight,
         };
         // The outcome is that of the attempt before, so the record keeps where that one came from.
         // A record of an earlier version does not hold its scope, so the claim has none to name;
         // the claim ends in this call and counts for no caller.
-        let scope = scope.unwrap_or(ScopeDigest::from_bytes([0; 32]));
+        let scope = found.scope.unwrap_or(ScopeDigest::from_bytes([0; 32]));
         let claim = Claim {
             on_lapsed_lease: OnLapsedLease::Refuse,
             by_hand: true,
-            origin,
+            origin: found.origin,
             ..Claim::new(*id, scope, fingerprint)
         };
         let lease = match store.claim(&claim).await? {
             Claimed::Acquired(lease) => lease,
-            Claimed::Found(record) => return Ok(unresolved(Some(record.state))),
+            Claimed::Found(record) if audit.seen.is_some() && record.version() != seen => {
+                return Ok(Resolved::Moved);
+            }
+            Claimed::Found(record) => return Ok(unresolved(&record.state)),
             Claimed::OverCapacity | Claimed::OverShare => {
                 let why = "it has no room for the record any more";
                 return Err(StoreError::new(StoreErrorKind::Contention, why));
@@ -184,13 +309,13 @@ impl<'a> Records<'a> {
         };
         // Another attempt was made between the look-up and the claim, and it has
         // ended or lapsed since. What the person knows is of the attempt before.
-        if lease.attempt != attempt + 1 {
+        if lease.attempt != seen.attempt + 1 {
             self.leave_unknown(&claim).await;
-            return Ok(Resolved::InFlight);
+            return Ok(moved);
         }
         match store.complete(&lease, outcome).await {
             Ok(Ownership::Held) => Ok(Resolved::Recorded),
-            Ok(Ownership::Lost) => Ok(Resolved::InFlight),
+            Ok(Ownership::Lost) => Ok(moved),
             Err(error) => {
                 self.leave_unknown(&claim).await;
                 Err(error)
@@ -213,10 +338,10 @@ impl<'a> Records<'a> {
     }
 }
 
-fn unresolved(state: Option<RecordState>) -> Resolved {
+fn unresolved(state: &RecordState) -> Resolved {
     match state {
-        None | Some(RecordState::Released) => Resolved::Absent,
-        Some(RecordState::InFlight { .. } | RecordState::Lapsed { .. }) => Resolved::InFlight,
-        Some(RecordState::Completed { .. } | RecordState::Sealed { .. }) => Resolved::Done,
+        RecordState::Released => Resolved::Absent,
+        RecordState::InFlight { .. } | RecordState::Lapsed { .. } => Resolved::InFlight,
+        RecordState::Completed { .. } | RecordState::Sealed { .. } => Resolved::Done,
     }
 }

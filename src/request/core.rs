@@ -71,7 +71,7 @@ impl Rules {
         }
     }
 
-    fn scope_of<'a>(&'a self, options: &'a RouteOptions) -> &'a Arc<dyn Scope> {
+    pub(crate) fn scope_of<'a>(&'a self, options: &'a RouteOptions) -> &'a Arc<dyn Scope> {
         options.scope.as_ref().unwrap_or(&self.scope)
     }
 }

@@ -64,6 +64,10 @@ impl<T: Send + Sync + 'static> Scope for Extension<T> {
         Cow::Owned(format!("whoever has the same `{}`", self.kind))
     }
 
+    fn named(&self, caller: &str) -> Vec<Caller> {
+        vec![Caller::new(self.kind, caller)]
+    }
+
     fn mistake(&self, _: &Parts) -> Option<Cow<'static, str>> {
         Some(Cow::Owned(format!(
             "no `{}` in the request's extensions: put the layer inside what sets it, or, \

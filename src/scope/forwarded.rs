@@ -10,7 +10,7 @@ use ipnet::{IpNet, Ipv4Net};
 use tracing::warn;
 
 use super::address::address;
-use super::peer::{ip_caller, is_forwarded, no_peer, peer};
+use super::peer::{ip_caller, is_forwarded, named_ip, no_peer, peer};
 use super::{Caller, Scope};
 use crate::display::{header_name, words};
 use crate::error::ConfigError;
@@ -167,6 +167,10 @@ impl Scope for ForwardedIp {
 
     fn mistake(&self, request: &Parts) -> Option<Cow<'static, str>> {
         no_peer(request)
+    }
+
+    fn named(&self, caller: &str) -> Vec<Caller> {
+        named_ip(caller)
     }
 }
 

@@ -79,6 +79,25 @@ impl Header {
         self
     }
 
+    /// The caller with this value, unless only known values are callers and this is none.
+    fn of_value(&self, value: Value) -> Option<Caller> {
+        if let Some(known) = &self.known {
+            let values = match &value {
+                Value::Headers(values) => values,
+                Value::Header(value) => std::slice::from_ref(value),
+                Value::Everyone | Value::Ip(_) | Value::Text(_) => return None,
+            };
+            let values: Vec<_> = values.iter().map(HeaderValue::as_bytes).collect();
+            if !known.contains(&sha256(&values.join(&b'\n'))) {
+                return None;
+            }
+        }
+        Some(Caller {
+            kind: self.kind.clone(),
+            value,
+        })
+    }
+
     fn fail(&mut self, error: String) {
         self.error.get_or_insert(error);
     }
@@ -108,21 +127,23 @@ impl Scope for Header {
                     .collect::<Option<_>>()?,
             ),
         };
-        if let Some(known) = &self.known {
-            let values = match &value {
-                Value::Headers(values) => values,
-                Value::Header(value) => std::slice::from_ref(value),
-                Value::Everyone | Value::Ip(_) | Value::Text(_) => return None,
-            };
-            let values: Vec<_> = values.iter().map(HeaderValue::as_bytes).collect();
-            if !known.contains(&sha256(&values.join(&b'\n'))) {
-                return None;
-            }
+        self.of_value(value)
+    }
+
+    fn named(&self, caller: &str) -> Vec<Caller> {
+        let values = caller.split('\n').map(HeaderValue::from_str);
+        let values: Result<Vec<_>, _> = values.collect();
+        let Ok(values) = values else {
+            return Vec::new();
+        };
+        if values.len() != self.names.len() || values.iter().any(HeaderValue::is_empty) {
+            return Vec::new();
         }
-        Some(Caller {
-            kind: self.kind.clone(),
-            value,
-        })
+        let value = match <[HeaderValue; 1]>::try_from(values) {
+            Ok([value]) => Value::Header(value),
+            Err(values) => Value::Headers(values),
+        };
+        self.of_value(value).into_iter().collect()
     }
 
     fn describe(&self) -> Cow<'static, str> {

@@ -143,6 +143,14 @@ pub trait Scope: Send + Sync + 'static {
         None
     }
 
+    /// The callers that a person may mean by `caller`, who looks for one of their records
+    /// ([`Records::find`](crate::Records::find)): the text is what the request has where this scope looks.
+    /// The default knows none.
+    fn named(&self, caller: &str) -> Vec<Caller> {
+        let _ = caller;
+        Vec::new()
+    }
+
     /// Asks `other` where this scope finds no caller.
     fn or<S: Scope>(self, other: S) -> Or<Self, S>
     where
@@ -195,6 +203,10 @@ macro_rules! pointer {
 
             fn mistake(&self, request: &Parts) -> Option<Cow<'static, str>> {
                 (**self).mistake(request)
+            }
+
+            fn named(&self, caller: &str) -> Vec<Caller> {
+                (**self).named(caller)
             }
         }
     };
@@ -285,6 +297,13 @@ impl Scope for Everyone {
         })
     }
 
+    fn named(&self, _: &str) -> Vec<Caller> {
+        vec![Caller {
+            kind: Bytes::from_static(b"shared"),
+            value: Value::Everyone,
+        }]
+    }
+
     fn describe(&self) -> Cow<'static, str> {
         Cow::Borrowed("everybody: all callers share their keys")
     }
@@ -331,6 +350,12 @@ impl<A: Scope, B: Scope> Scope for Or<A, B> {
 
     fn mistake(&self, request: &Parts) -> Option<Cow<'static, str>> {
         self.0.mistake(request).or_else(|| self.1.mistake(request))
+    }
+
+    fn named(&self, caller: &str) -> Vec<Caller> {
+        let mut callers = self.0.named(caller);
+        callers.extend(self.1.named(caller));
+        callers
     }
 }
 

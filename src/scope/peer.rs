@@ -60,6 +60,15 @@ impl Scope for PeerIp {
     fn mistake(&self, request: &Parts) -> Option<Cow<'static, str>> {
         no_peer(request)
     }
+
+    fn named(&self, caller: &str) -> Vec<Caller> {
+        named_ip(caller)
+    }
+}
+
+pub(super) fn named_ip(caller: &str) -> Vec<Caller> {
+    let ip = caller.trim().parse::<IpAddr>();
+    ip.map_or_else(|_| Vec::new(), |ip| vec![ip_caller(ip.to_canonical())])
 }
 
 pub(super) fn ip_caller(ip: IpAddr) -> Caller {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::{ForgetMode, Forgotten, Record, RecordState};
+use super::{ForgetMode, Forgotten, ListedRecord, ListedState, Record, RecordState};
 use crate::record::{FencingToken, ParseError};
 
 const WRONG: ParseError =
@@ -77,6 +77,18 @@ impl Record {
             token: self.token,
             attempt: self.attempt,
             done,
+        }
+    }
+}
+
+impl ListedRecord {
+    /// The version of the record, as it was listed.
+    #[must_use]
+    pub fn version(&self) -> RecordVersion {
+        RecordVersion {
+            token: self.token,
+            attempt: self.attempt,
+            done: matches!(self.state, ListedState::Completed | ListedState::Sealed),
         }
     }
 }

@@ -20,8 +20,8 @@ use crate::owners::{First, LEASE, Owners, SECOND, begin};
 use crate::support::body::{Script, Step};
 use crate::support::store::{Fault, Op, Steered};
 use crate::support::{
-    API_KEY, Runs, Seen, builder, by, counting, created, handler, post, quiet, request, send, to,
-    with, with_policy, without,
+    API_KEY, Runs, Seen, builder, by, by_operator, counting, created, handler, post, quiet,
+    request, send, to, with, with_policy, without,
 };
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -33,7 +33,7 @@ fn refusing(store: &Steered) -> IdempotencyLayer {
 }
 
 /// The id of the record to which the request of these tests belongs.
-fn id(layer: &IdempotencyLayer) -> RecordId {
+pub(crate) fn id(layer: &IdempotencyLayer) -> RecordId {
     id_of(layer, post("k", "{}")).unwrap()
 }
 
@@ -41,7 +41,7 @@ fn id_of<B>(layer: &IdempotencyLayer, request: Request<B>) -> Option<RecordId> {
     layer.records().id_of(&request.into_parts().0)
 }
 
-fn paid() -> Outcome {
+pub(crate) fn paid() -> Outcome {
     Outcome::Completed(Arc::new(paid_when(SystemTime::now())))
 }
 
@@ -56,7 +56,7 @@ fn paid_when(when: SystemTime) -> Completion {
 
 /// The event that makes the outcome of an operation unknown.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Doubt {
+pub(crate) enum Doubt {
     Error,
     Panic,
     Lapse,
@@ -64,7 +64,7 @@ enum Doubt {
 
 /// An operation whose outcome is unknown, with its owner if the owner still
 /// runs.
-async fn in_doubt(
+pub(crate) async fn in_doubt(
     store: &Steered,
     doubt: Doubt,
 ) -> (
@@ -111,7 +111,11 @@ async fn what_was_resolved_with_an_answer_is_replayed_to_the_retries_of_its_requ
         let record = layer.records().look_up(&id).await.unwrap().unwrap();
         assert!(matches!(record.state, RecordState::Lapsed { .. }));
 
-        let resolved = layer.records().resolve(&id, &paid()).await.unwrap();
+        let resolved = layer
+            .records()
+            .resolve(&id, &paid(), &by_operator())
+            .await
+            .unwrap();
         assert_eq!(resolved, Resolved::Recorded, "{doubt:?}");
         let seen = retry("{}").await;
         assert!(seen.is_replay());
@@ -126,7 +130,11 @@ async fn what_was_resolved_with_an_answer_is_replayed_to_the_retries_of_its_requ
         // A second resolution changes nothing.
         let other = Outcome::Sealed { retention: DAY };
         assert_eq!(
-            layer.records().resolve(&id, &other).await.unwrap(),
+            layer
+                .records()
+                .resolve(&id, &other, &by_operator())
+                .await
+                .unwrap(),
             Resolved::Done
         );
         assert!(retry("{}").await.is_replay());
@@ -143,7 +151,11 @@ async fn what_was_resolved_without_an_answer_is_done() {
     let store = Steered::new();
     let (layer, owners, retry, _) = in_doubt(&store, Doubt::Error).await;
     let sealed = Outcome::Sealed { retention: DAY };
-    let resolved = layer.records().resolve(&id(&layer), &sealed).await.unwrap();
+    let resolved = layer
+        .records()
+        .resolve(&id(&layer), &sealed, &by_operator())
+        .await
+        .unwrap();
     assert_eq!(resolved, Resolved::Recorded);
     assert_eq!(retry("{}").await.refusal(), "409 response-unavailable");
     assert_eq!(retry("{ }").await.refusal(), "422 key-reused");
@@ -159,10 +171,18 @@ async fn what_was_forgotten_executes_again_whatever_it_is_asked() {
     ] {
         let store = Steered::unguarded();
         let (layer, owners, retry, _owner) = in_doubt(&store, doubt).await;
-        let forgotten = layer.records().forget(&id(&layer)).await.unwrap();
+        let forgotten = layer
+            .records()
+            .forget(&id(&layer), &by_operator())
+            .await
+            .unwrap();
         assert_eq!(forgotten, Forgotten::Gone);
         assert_eq!(store.stats().records, 0);
-        let again = layer.records().forget(&id(&layer)).await.unwrap();
+        let again = layer
+            .records()
+            .forget(&id(&layer), &by_operator())
+            .await
+            .unwrap();
         assert_eq!(again, Forgotten::Absent);
         owners.gate.open();
         owners.gate.open();
@@ -184,7 +204,11 @@ async fn what_was_forgotten_executes_again_whatever_it_is_asked() {
 async fn an_owner_that_comes_back_after_its_operation_was_resolved_is_fenced_off() {
     let store = Steered::unguarded();
     let (layer, owners, retry, owner) = in_doubt(&store, Doubt::Lapse).await;
-    let resolved = layer.records().resolve(&id(&layer), &paid()).await.unwrap();
+    let resolved = layer
+        .records()
+        .resolve(&id(&layer), &paid(), &by_operator())
+        .await
+        .unwrap();
     assert_eq!(resolved, Resolved::Recorded);
     assert!(!owners.context(1).is_lost());
     // The owner could learn of the resolution by a renewal. Here it learns of
@@ -204,7 +228,11 @@ async fn an_owner_that_comes_back_after_its_operation_was_resolved_is_fenced_off
 async fn an_owner_learns_by_its_renewal_that_its_operation_was_resolved() {
     let store = Steered::unguarded();
     let (layer, owners, _, _owner) = in_doubt(&store, Doubt::Lapse).await;
-    layer.records().resolve(&id(&layer), &paid()).await.unwrap();
+    layer
+        .records()
+        .resolve(&id(&layer), &paid(), &by_operator())
+        .await
+        .unwrap();
     sleep(LEASE).await;
     assert!(owners.context(1).is_lost());
 }
@@ -226,7 +254,11 @@ async fn the_end_of_an_answer_that_was_resolved_meanwhile_is_not_sent() {
     sleep(LEASE + SECOND).await;
     let id = id_of(&layer, post("k", "{}")).unwrap();
     assert_eq!(
-        layer.records().resolve(&id, &paid()).await.unwrap(),
+        layer
+            .records()
+            .resolve(&id, &paid(), &by_operator())
+            .await
+            .unwrap(),
         Resolved::Recorded
     );
     assert!(first.into_body().collect().await.is_err(), "cut");
@@ -244,15 +276,23 @@ async fn a_live_operation_is_forgotten_only_by_force_and_never_resolved() {
         sleep(LEASE * 2).await;
         let id = id(&layer);
         assert_eq!(
-            layer.records().forget(&id).await.unwrap(),
+            layer.records().forget(&id, &by_operator()).await.unwrap(),
             Forgotten::InFlight
         );
-        let resolved = layer.records().resolve(&id, &paid()).await.unwrap();
+        let resolved = layer
+            .records()
+            .resolve(&id, &paid(), &by_operator())
+            .await
+            .unwrap();
         assert_eq!(resolved, Resolved::InFlight);
         assert_eq!(store.calls(Op::Complete), 0);
         assert_eq!(send(&app, post("k", "{}")).await.refusal(), "409 in-flight");
         assert_eq!(
-            layer.records().forget_forced(&id).await.unwrap(),
+            layer
+                .records()
+                .forget_forced(&id, &by_operator())
+                .await
+                .unwrap(),
             Forgotten::Gone
         );
 
@@ -272,7 +312,11 @@ async fn an_operation_forgotten_by_force_is_overtaken_by_its_retry() {
         let app = layer.layer(owners.service(First::Answers));
         let first = begin(&app);
         owners.gate.begun().await;
-        layer.records().forget_forced(&id(&layer)).await.unwrap();
+        layer
+            .records()
+            .forget_forced(&id(&layer), &by_operator())
+            .await
+            .unwrap();
         let second = begin(&app);
         owners.gate.begun().await;
         owners.gate.open();
@@ -299,7 +343,11 @@ async fn one_that_waits_executes_when_what_it_waits_for_is_forgotten() {
     owners.gate.begun().await;
     let waiters = [begin(&app), begin(&app)];
     quiet().await;
-    layer.records().forget_forced(&id(&layer)).await.unwrap();
+    layer
+        .records()
+        .forget_forced(&id(&layer), &by_operator())
+        .await
+        .unwrap();
     owners.gate.begun().await;
     quiet().await;
     assert_eq!(owners.count(), 2, "one of those that wait");
@@ -324,7 +372,11 @@ async fn what_is_done_released_or_absent_is_not_resolved() {
     }));
     let id = id(&layer);
     assert_eq!(
-        layer.records().resolve(&id, &paid()).await.unwrap(),
+        layer
+            .records()
+            .resolve(&id, &paid(), &by_operator())
+            .await
+            .unwrap(),
         Resolved::Absent
     );
     assert!(layer.records().look_up(&id).await.unwrap().is_none());
@@ -332,7 +384,11 @@ async fn what_is_done_released_or_absent_is_not_resolved() {
 
     let first = send(&app, post("k", "{}")).await;
     assert_eq!(
-        layer.records().resolve(&id, &paid()).await.unwrap(),
+        layer
+            .records()
+            .resolve(&id, &paid(), &by_operator())
+            .await
+            .unwrap(),
         Resolved::Done
     );
     send(&app, post("k", "{}")).await.assert_replays(&first);
@@ -341,7 +397,11 @@ async fn what_is_done_released_or_absent_is_not_resolved() {
     assert_eq!(send(&app, released()).await.status, 503);
     let id = id_of(&layer, released()).unwrap();
     assert_eq!(
-        layer.records().resolve(&id, &paid()).await.unwrap(),
+        layer
+            .records()
+            .resolve(&id, &paid(), &by_operator())
+            .await
+            .unwrap(),
         Resolved::Absent
     );
     let record = layer.records().look_up(&id).await.unwrap().unwrap();
@@ -357,9 +417,10 @@ async fn of_two_that_resolve_at_once_one_does() {
     store.let_all(Fault::Yields);
     let (id, outcome) = (id(&layer), paid());
     let sealed = Outcome::Sealed { retention: DAY };
+    let audit = by_operator();
     let (one, two) = tokio::join!(
-        layer.records().resolve(&id, &outcome),
-        layer.records().resolve(&id, &sealed)
+        layer.records().resolve(&id, &outcome, &audit),
+        layer.records().resolve(&id, &sealed, &audit)
     );
     let (one, two) = (one.unwrap(), two.unwrap());
     let retry = retry("{}").await;
@@ -383,7 +444,11 @@ async fn a_lapsed_operation_that_would_rerun_can_be_resolved() {
     let _first = begin(&app);
     owners.gate.begun().await;
     sleep(LEASE).await;
-    let resolved = layer.records().resolve(&id(&layer), &paid()).await.unwrap();
+    let resolved = layer
+        .records()
+        .resolve(&id(&layer), &paid(), &by_operator())
+        .await
+        .unwrap();
     assert_eq!(resolved, Resolved::Recorded);
     let seen = send(&app, post("k", "{}")).await;
     assert_eq!(seen.text(), "paid, says the bank");
@@ -401,12 +466,22 @@ async fn a_store_that_fails_midway_is_an_error_and_the_outcome_stays_unknown() {
             let store = Steered::unguarded();
             let (layer, owners, retry, _) = in_doubt(&store, Doubt::Error).await;
             store.make(op, fault);
-            let failed = timeout(SECOND * 10, layer.records().resolve(&id(&layer), &paid())).await;
+            let failed = timeout(
+                SECOND * 10,
+                layer
+                    .records()
+                    .resolve(&id(&layer), &paid(), &by_operator()),
+            )
+            .await;
             assert!(failed.unwrap().is_err(), "{op:?} {fault:?}");
             store.heal(op);
             let seen = retry("{}").await;
             assert_eq!(seen.refusal(), "409 outcome-unknown", "{op:?} {fault:?}");
-            let resolved = layer.records().resolve(&id(&layer), &paid()).await.unwrap();
+            let resolved = layer
+                .records()
+                .resolve(&id(&layer), &paid(), &by_operator())
+                .await
+                .unwrap();
             assert_eq!(resolved, Resolved::Recorded);
             assert!(retry("{}").await.is_replay());
             assert_eq!(owners.count(), 1);
@@ -419,9 +494,19 @@ async fn an_outcome_whose_acknowledgement_was_lost_is_recorded() {
     let store = Steered::unguarded();
     let (layer, _, retry, _) = in_doubt(&store, Doubt::Error).await;
     store.make(Op::Complete, Fault::AnswerLost(StoreErrorKind::Unknown));
-    assert!(layer.records().resolve(&id(&layer), &paid()).await.is_err());
+    assert!(
+        layer
+            .records()
+            .resolve(&id(&layer), &paid(), &by_operator())
+            .await
+            .is_err()
+    );
     assert!(retry("{}").await.is_replay());
-    let again = layer.records().resolve(&id(&layer), &paid()).await.unwrap();
+    let again = layer
+        .records()
+        .resolve(&id(&layer), &paid(), &by_operator())
+        .await
+        .unwrap();
     assert_eq!(again, Resolved::Done);
 }
 
@@ -437,7 +522,13 @@ async fn under_refuse_a_resolution_that_failed_is_no_reason_to_run_it_days_later
         let store = Steered::unguarded();
         let (layer, owners, retry, _) = in_doubt(&store, Doubt::Error).await;
         store.make(op, fault);
-        assert!(layer.records().resolve(&id(&layer), &paid()).await.is_err());
+        assert!(
+            layer
+                .records()
+                .resolve(&id(&layer), &paid(), &by_operator())
+                .await
+                .is_err()
+        );
         store.heal(op);
         sleep(DAY * 3).await;
         owners.gate.open();
@@ -455,13 +546,20 @@ async fn a_resolution_that_is_dropped_leaves_the_record_to_be_resolved() {
         let (layer, owners, retry, _) = in_doubt(&store, Doubt::Error).await;
         store.let_all(Fault::Yields);
         let (id, outcome) = (id(&layer), paid());
-        let dropped =
-            crate::support::poll_times(polls, layer.records().resolve(&id, &outcome)).await;
+        let dropped = crate::support::poll_times(
+            polls,
+            layer.records().resolve(&id, &outcome, &by_operator()),
+        )
+        .await;
         sleep(LEASE + SECOND).await;
         let seen = retry("{}").await;
         if !seen.is_replay() {
             assert_eq!(seen.refusal(), "409 outcome-unknown", "after {polls} polls");
-            let resolved = layer.records().resolve(&id, &outcome).await.unwrap();
+            let resolved = layer
+                .records()
+                .resolve(&id, &outcome, &by_operator())
+                .await
+                .unwrap();
             assert_eq!(resolved, Resolved::Recorded, "after {polls} polls");
         }
         assert_eq!(owners.count(), 1);
@@ -484,11 +582,19 @@ async fn a_store_that_does_not_answer_is_waited_for_no_longer_than_its_timeout()
         })
         .await,
         timeout(SECOND * 2, async {
-            layer.records().forget_forced(&id).await.is_err()
+            layer
+                .records()
+                .forget_forced(&id, &by_operator())
+                .await
+                .is_err()
         })
         .await,
         timeout(SECOND * 2, async {
-            layer.records().resolve(&id, &paid()).await.is_err()
+            layer
+                .records()
+                .resolve(&id, &paid(), &by_operator())
+                .await
+                .is_err()
         })
         .await,
     ] {
@@ -610,7 +716,7 @@ async fn a_resolution_does_not_overwrite_a_newer_attempt_than_the_one_it_is_abou
     store.make(Op::Claim, Fault::ArrivesLate(SECOND));
     let resolving = tokio::spawn({
         let layer = layer.clone();
-        async move { layer.records().resolve(&id, &paid()).await }
+        async move { layer.records().resolve(&id, &paid(), &by_operator()).await }
     });
     quiet().await;
     // Another process, whose route says `rerun`, takes over and releases the
@@ -625,7 +731,11 @@ async fn a_resolution_does_not_overwrite_a_newer_attempt_than_the_one_it_is_abou
     assert_eq!(retry("{}").await.refusal(), "409 outcome-unknown");
     // When the person has seen the newer attempt and resolves the record again,
     // that succeeds.
-    let resolved = layer.records().resolve(&id, &paid()).await.unwrap();
+    let resolved = layer
+        .records()
+        .resolve(&id, &paid(), &by_operator())
+        .await
+        .unwrap();
     assert_eq!(resolved, Resolved::Recorded);
     assert_eq!(retry("{}").await.text(), "paid, says the bank");
 }

@@ -15,7 +15,7 @@ use tower_idempotency::{IdempotencyLayer, Resolved, ResponseBody};
 
 use crate::support::body::{Script, Step};
 use crate::support::store::Steered;
-use crate::support::{Runs, builder, handler, post_with, quiet, send};
+use crate::support::{Runs, builder, by_operator, handler, post_with, quiet, send};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// No part of a response that is this long may be found in the store.
@@ -138,7 +138,11 @@ async fn equal_answers_are_not_equal_at_rest() {
     let id = |key| layer.records().id_of(&ask(key).into_parts().0).unwrap();
     for _ in 0..20 {
         send(&app, ask("at once")).await;
-        layer.records().forget(&id("at once")).await.unwrap();
+        layer
+            .records()
+            .forget(&id("at once"), &by_operator())
+            .await
+            .unwrap();
     }
     let kept = kept(&store);
     // These bytes of each body are the nonce, so equal responses are encrypted
@@ -168,7 +172,11 @@ async fn what_was_resolved_by_hand_is_encrypted_too() {
     paid.headers.insert(NAME, VALUE.parse().unwrap());
     let outcome = Outcome::Completed(Arc::new(paid));
     assert_eq!(
-        layer.records().resolve(&id, &outcome).await.unwrap(),
+        layer
+            .records()
+            .resolve(&id, &outcome, &by_operator())
+            .await
+            .unwrap(),
         Resolved::Recorded
     );
     assert_encrypted(&kept(&store)[0]);

@@ -42,4 +42,5 @@ mod g9_bad_input_is_refused;
 mod g9_bodies_are_bounded;
 mod identity;
 mod owners;
+mod steering;
 mod written;

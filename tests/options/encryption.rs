@@ -22,7 +22,8 @@ use tower_idempotency::{IdempotencyLayer, IdempotencyLayerBuilder, MemoryStore, 
 use crate::support::log::Log;
 use crate::support::store::{Fault, Op, Steered};
 use crate::support::{
-    Gate, Runs, Seen, answer, builder, by, counting, handler, held_back, post, quiet, send,
+    Gate, Runs, Seen, answer, builder, by, by_operator, counting, handler, held_back, post, quiet,
+    send,
 };
 
 const OLD: &str = "the old secret, 16 bytes at least";
@@ -228,7 +229,10 @@ async fn what_cannot_be_opened_can_be_forgotten() {
     send(&app, post("k", "{}")).await;
     store.by(|record| body(record, |bytes| bytes.truncate(50)));
     let id = id_of(&layer, "k");
-    assert_eq!(layer.records().forget(&id).await.unwrap(), Forgotten::Gone);
+    assert_eq!(
+        layer.records().forget(&id, &by_operator()).await.unwrap(),
+        Forgotten::Gone
+    );
     send(&app, post("k", "{}")).await.assert_fresh("run 2");
 }
 
@@ -377,7 +381,11 @@ async fn other_requests_and_refusals_are_told_as_without_encryption() {
     let sealed = Outcome::Sealed {
         retention: Duration::from_secs(1),
     };
-    let resolved = layer.records().resolve(&id, &sealed).await.unwrap();
+    let resolved = layer
+        .records()
+        .resolve(&id, &sealed, &by_operator())
+        .await
+        .unwrap();
     assert_eq!(resolved, Resolved::Done);
 }
 

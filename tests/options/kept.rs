@@ -11,7 +11,7 @@ use tower_idempotency::MemoryStore;
 use tower_idempotency::store::RecordState;
 
 use crate::support::body::{Script, Step};
-use crate::support::{Runs, handler, post, send, with_policy};
+use crate::support::{Runs, by_operator, handler, post, send, with_policy};
 
 /// A large buffer, as a connection reads into, and a way to see whether it is still
 /// there.
@@ -124,7 +124,7 @@ async fn a_recorded_body_has_no_room_to_spare() {
             panic!("{what}: {found:?}");
         };
         // Nobody else holds the body then, and a vector shows its room.
-        records.records().forget(&id).await.unwrap();
+        records.records().forget(&id, &by_operator()).await.unwrap();
         let body = Arc::try_unwrap(completion).unwrap().body;
         assert!(body.is_unique(), "{what}");
         let (length, room) = (body.len(), Vec::from(body).capacity());

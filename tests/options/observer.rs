@@ -20,8 +20,8 @@ use tower_idempotency::{IdempotencyLayerBuilder, MemoryStore};
 use crate::support::body::{Script, Step};
 use crate::support::store::{Fault, Op, Steered};
 use crate::support::{
-    Gate, Runs, answer, builder, by, counting, created, handler, held_back, post, post_with, quiet,
-    request, send, to, with, without,
+    Gate, Runs, answer, builder, by, by_operator, counting, created, handler, held_back, post,
+    post_with, quiet, request, send, to, with, without,
 };
 
 /// Writes a line for each event.
@@ -371,7 +371,7 @@ async fn an_observer_is_told_of_each_call_of_the_store_and_how_long_it_took() {
     layer.records().look_up(&id).await.unwrap_err();
     store.heal(Op::LookUp);
     assert!(layer.records().look_up(&id).await.unwrap().is_none());
-    layer.records().forget(&id).await.unwrap();
+    layer.records().forget(&id, &by_operator()).await.unwrap();
     expect(&[
         ("look_up", "timed_out", 2000),
         ("look_up", "absent", 0),

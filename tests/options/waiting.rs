@@ -19,7 +19,7 @@ use tower_idempotency::{IdempotencyLayer, MemoryStore, ResponseBody, RouteOption
 
 use crate::support::store::{Fault, Op, Steered};
 use crate::support::{
-    Gate, Runs, Seen, builder, held_back, poll_times, post, quiet, send, with_policy,
+    Gate, Runs, Seen, builder, by_operator, held_back, poll_times, post, quiet, send, with_policy,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -251,7 +251,11 @@ async fn who_took_over_after_a_wait_waits_no_more() {
         .records()
         .id_of(&post("k", "{}").into_parts().0)
         .unwrap();
-    layer.records().forget_forced(&id).await.unwrap();
+    layer
+        .records()
+        .forget_forced(&id, &by_operator())
+        .await
+        .unwrap();
     gate.begun().await;
     let next = ask(&app, "{}");
     quiet().await;
@@ -463,7 +467,11 @@ async fn who_left_during_its_first_claim_does_not_wait() {
         .records()
         .id_of(&post("k", "{}").into_parts().0)
         .unwrap();
-    layer.records().forget_forced(&id).await.unwrap();
+    layer
+        .records()
+        .forget_forced(&id, &by_operator())
+        .await
+        .unwrap();
     sleep(SECOND * 2).await;
     assert_eq!(runs.count(), 1);
 }
@@ -516,7 +524,11 @@ async fn one_that_waited_does_not_begin_beyond_max_detached() {
         .records()
         .id_of(&post("k", "{}").into_parts().0)
         .unwrap();
-    layer.records().forget_forced(&id).await.unwrap();
+    layer
+        .records()
+        .forget_forced(&id, &by_operator())
+        .await
+        .unwrap();
     sleep(SECOND).await;
     assert_eq!(runs.count(), 2, "nothing begins");
     assert_eq!(waiter.await.unwrap().refusal(), "503 over-capacity");

@@ -26,13 +26,18 @@ use tokio::sync::Semaphore;
 use tower::{Service, ServiceExt, service_fn};
 use tower_idempotency::scope::Header;
 use tower_idempotency::store::Store;
-use tower_idempotency::{IdempotencyLayer, IdempotencyLayerBuilder, RouteOptions, scope};
+use tower_idempotency::{Audit, IdempotencyLayer, IdempotencyLayerBuilder, RouteOptions, scope};
 
 /// The header that names the caller in these tests.
 pub(crate) const API_KEY: &str = "x-api-key";
 
 pub(crate) fn by_api_key() -> Header {
     scope::header(API_KEY)
+}
+
+/// What an operator says who changes a record, without saying which version was seen.
+pub(crate) fn by_operator() -> Audit {
+    Audit::new("bob@example.com", "the bank has booked it").unwrap()
 }
 
 /// A layer with the default options.
