@@ -142,6 +142,8 @@ impl Proxy {
         let mut command = on_processor(SERVERS);
         command.arg(program()?).arg("--config").arg(file);
         command.env("TOKIO_WORKER_THREADS", "1");
+        // As the unit and the image of `scripts/package` have it.
+        command.env("GLIBC_TUNABLES", "glibc.malloc.tcache_count=127");
         Self::start(command, address)
     }
 
