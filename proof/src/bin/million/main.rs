@@ -9,6 +9,8 @@
 //! A record has three headers and 256 bytes of body. Time is the CPU time of the thread, in batches
 //! of 250 operations: on a machine that is busy with other work, the time of a clock would say more of that
 //! work. A pause is within one batch, so the longest batch bounds the longest pause.
+//! A row also says what the thread met in a batch on the mean, and in the slowest thousandth of batches: waits for a
+//! lock, turns of other threads, and pages that it was given.
 //! `load.rs` has what fills the store, and `costs.rs` what is measured.
 
 use std::io::{self, IsTerminal};
@@ -87,9 +89,11 @@ fn run(records: u64, per_caller: u64) {
         .expect("the limits are right");
     let before = resident();
     println!(
-        "                                    CPU ns an operation        longest batch    wall"
+        "                                    CPU ns an operation        longest batch   met by a batch, all > the slowest thousandth    wall"
     );
-    println!("                        threads    p50     p99   p99.9      µs of CPU    op/s");
+    println!(
+        "                        threads    p50     p99   p99.9      µs of CPU      waits  preempted       faults    op/s"
+    );
     let part = (records / 20).next_multiple_of(2 * BATCH);
     let grown = records.next_multiple_of(BATCH) - 2 * part;
     let memory = |when: &str| {
