@@ -119,6 +119,15 @@ enum Phase {
     Ends(Option<Release>),
 }
 
+/// What is left of a [`Verdict`] once a store that answers at once was asked.
+enum LastStep {
+    /// The store has answered to a completion.
+    Answered(Ownership),
+    Record(Outcome),
+    Release(Release),
+    LeaveInFlight,
+}
+
 impl LeaseOwner {
     /// Takes ownership of `lease`.
     pub(crate) fn acquired(
@@ -160,25 +169,41 @@ impl LeaseOwner {
         self.phase = Phase::HandlerRuns(if_dropped);
     }
 
-    /// Step 8: applies the verdict to the store.
-    pub(crate) async fn end(mut self, verdict: Verdict) -> Ended {
+    /// Step 8: applies the verdict to the store. A store that answers at once has the response
+    /// before the future is polled, and nothing of the verdict is borrowed any more.
+    pub(crate) fn end(mut self, verdict: Verdict<'_>) -> impl Future<Output = Ended> + use<> {
         self.phase = Phase::Ends(None);
         let state = Arc::clone(&self.state);
-        let ended = match verdict {
-            Verdict::Record(outcome) => self.complete(outcome).await,
-            Verdict::Release(how) => self.release(how).await,
-            Verdict::LeaveInFlight => self.leave_in_flight().await,
-        };
-        let ended = match ended {
-            Ended::Released | Ended::OutcomeUnknown | Ended::LeftInFlight | Ended::Pending
-                if state.is_lost() =>
-            {
-                Ended::Overtaken
+        let store = &state.leases().store;
+        let step = match verdict {
+            Verdict::RecordResponse(response) => {
+                match store.complete_at_once(state.lease(), &response) {
+                    Some(ownership) => LastStep::Answered(ownership),
+                    None => LastStep::Record(response.into()),
+                }
             }
-            ended => ended,
+            Verdict::Record(outcome) => LastStep::Record(outcome),
+            Verdict::Release(how) => LastStep::Release(how),
+            Verdict::LeaveInFlight => LastStep::LeaveInFlight,
         };
-        state.leases().ended(&state, ended);
-        ended
+        async move {
+            let ended = match step {
+                LastStep::Answered(ownership) => self.settle(ownership, Ended::Recorded),
+                LastStep::Record(outcome) => self.complete(outcome).await,
+                LastStep::Release(how) => self.release(how).await,
+                LastStep::LeaveInFlight => self.leave_in_flight().await,
+            };
+            let ended = match ended {
+                Ended::Released | Ended::OutcomeUnknown | Ended::LeftInFlight | Ended::Pending
+                    if state.is_lost() =>
+                {
+                    Ended::Overtaken
+                }
+                ended => ended,
+            };
+            state.leases().ended(&state, ended);
+            ended
+        }
     }
 
     /// Ends the operation of an owner that was overtaken: the record is another

@@ -10,6 +10,7 @@ use pin_project_lite::pin_project;
 use tracing::warn;
 
 use crate::observer::{Answer, Observers, StoreCall, StoreOperation, StoreResult};
+use crate::record::response::RecordedResponse;
 use crate::record::{Nonce, RecordId};
 use crate::runtime::Instant;
 use crate::runtime::deadline::Deadline;
@@ -117,6 +118,21 @@ impl TimedStore {
     ) -> TimedCall<'a, Ownership> {
         let completed = self.store.complete(lease, outcome);
         self.call(StoreOperation::Complete, self.timeout, completed)
+    }
+
+    /// The answer to the completion of a response, from a store that never waits. `None` if the
+    /// store must be asked by [`complete`](Self::complete).
+    pub(crate) fn complete_at_once(
+        &self,
+        lease: &Lease,
+        response: &RecordedResponse<'_>,
+    ) -> Option<Ownership> {
+        let began = self.observers.now();
+        let completed = self.store.complete_at_once(lease, response)?;
+        if let Some(began) = began {
+            self.called(StoreOperation::Complete, completed.result(), began);
+        }
+        Some(completed)
     }
 
     pub(crate) fn release<'a>(

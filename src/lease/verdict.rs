@@ -1,11 +1,15 @@
 //! What becomes of an operation's record: as it is judged, and as it came out.
 
+use std::time::SystemTime;
+
 use crate::observer::OperationEnd;
-use crate::record::Completion;
+use crate::record::response::RecordedResponse;
 use crate::store::{Outcome, Release};
 
 /// What the owner of a lease does with the record when the operation ends.
-pub(crate) enum Verdict {
+pub(crate) enum Verdict<'a> {
+    /// Stores the completion of a response that is there as a whole.
+    RecordResponse(RecordedResponse<'a>),
     /// Stores the completion, or seals the record.
     Record(Outcome),
     /// Ends the operation without an outcome.
@@ -15,12 +19,23 @@ pub(crate) enum Verdict {
     LeaveInFlight,
 }
 
-impl Verdict {
-    /// The completion that is to be stored, if there is one.
-    pub(crate) fn completion(&self) -> Option<&Completion> {
+impl Verdict<'_> {
+    /// Until when the completion is kept, if one is stored.
+    pub(crate) fn kept_until(&self) -> Option<SystemTime> {
         match self {
-            Verdict::Record(Outcome::Completed(completion)) => Some(completion),
+            Verdict::RecordResponse(response) => response.kept_until(),
+            Verdict::Record(Outcome::Completed(completion)) => completion.kept_until(),
             _ => None,
+        }
+    }
+
+    /// The same verdict with a copy of what it borrows.
+    pub(crate) fn into_owned(self) -> Verdict<'static> {
+        match self {
+            Verdict::RecordResponse(response) => Verdict::Record(response.into()),
+            Verdict::Record(outcome) => Verdict::Record(outcome),
+            Verdict::Release(how) => Verdict::Release(how),
+            Verdict::LeaveInFlight => Verdict::LeaveInFlight,
         }
     }
 }

@@ -5,8 +5,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
+use http::HeaderMap;
 use http::header::CONTENT_LENGTH;
-use http::{HeaderMap, HeaderValue};
 use http_body::{Body, Frame};
 
 pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
@@ -179,15 +179,6 @@ pub(crate) fn shrunk(mut data: Vec<u8>) -> Bytes {
     Bytes::from(data)
 }
 
-/// The same value, in an allocation of its own: a value can be a slice of the buffer that a
-/// whole message was read into.
-pub(crate) fn own_value(value: &HeaderValue) -> HeaderValue {
-    let copy = HeaderValue::from_bytes(value.as_bytes());
-    let mut copy = copy.unwrap_or_else(|_| value.clone());
-    copy.set_sensitive(value.is_sensitive());
-    copy
-}
-
 /// The value of `Content-Length`, in bytes.
 pub(crate) fn announced_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
@@ -261,16 +252,6 @@ mod tests {
             data.resize(LENGTH, b'x');
             let alone = Vec::from(alone(Bytes::from(data)));
             assert_eq!((alone.len(), alone.capacity()), (LENGTH, LENGTH + left));
-        }
-    }
-
-    #[test]
-    fn the_copy_of_a_sensitive_value_is_sensitive() {
-        for is_sensitive in [false, true] {
-            let mut value = HeaderValue::from_static("v");
-            value.set_sensitive(is_sensitive);
-            let copy = own_value(&value);
-            assert_eq!((&copy, copy.is_sensitive()), (&value, is_sensitive));
         }
     }
 }

@@ -4,11 +4,11 @@ use http::header::{
     CONNECTION, CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, DATE, SET_COOKIE, TRAILER,
     WWW_AUTHENTICATE,
 };
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::error::ConfigError;
-use crate::message::body::own_value;
 use crate::message::media_type::HOP_BY_HOP;
+use crate::record::response::RecordedFields;
 
 /// The headers without which a client reads a body as something else (RFC 9110, 8.3, 8.4, 14.4
 /// and 6.6.2), or a gRPC response as failed. `connect-content-encoding` is that of streams of the
@@ -86,26 +86,24 @@ impl RecordHeaders {
         }
     }
 
-    /// Copies the fields that are recorded, each value into an allocation of its own.
-    pub(crate) fn of(&self, fields: &HeaderMap) -> HeaderMap {
-        let mut kept = HeaderMap::with_capacity(fields.keys_len());
-        for (name, value) in fields {
-            if self.keeps(name) {
-                kept.append(name, own_value(value));
-            }
-        }
-        kept
+    /// The fields that are recorded, such as trailers.
+    pub(crate) fn of<'a>(&self, fields: &'a HeaderMap) -> RecordedFields<'a> {
+        RecordedFields::chosen(fields, |name| self.keeps(name))
     }
 
-    /// Copies the headers that are recorded, as [`of`](Self::of) does.
-    pub(crate) fn of_head(&self, headers: &HeaderMap) -> HeaderMap {
-        let mut kept = self.of(headers);
-        for named in headers.get_all(CONNECTION) {
-            for name in named.to_str().unwrap_or_default().split(',') {
-                kept.remove(name.trim());
-            }
+    /// The headers that are recorded.
+    pub(crate) fn of_head<'a>(&self, headers: &'a HeaderMap) -> RecordedFields<'a> {
+        // Most responses have a few headers, which are looked through faster than one is looked up.
+        if headers.keys().all(|name| *name != CONNECTION) {
+            return self.of(headers);
         }
-        kept
+        let connection = headers.get_all(CONNECTION);
+        let names = |value: &HeaderValue, name: &HeaderName| {
+            let mut named = value.to_str().unwrap_or_default().split(',');
+            named.any(|named| named.trim().eq_ignore_ascii_case(name.as_str()))
+        };
+        let is_named = |name: &HeaderName| connection.iter().any(|value| names(value, name));
+        RecordedFields::chosen(headers, |name| self.keeps(name) && !is_named(name))
     }
 
     /// The headers that `allow` records: the chosen ones, then those that say how a response is read.
@@ -134,8 +132,6 @@ impl Default for RecordHeaders {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
 
     #[test]
@@ -162,13 +158,15 @@ mod tests {
         })
         .into_iter()
         .collect();
-        let kept = RecordHeaders::default().of_head(&headers);
+        let kept = RecordHeaders::default().of_head(&headers).copied();
         let mut names: Vec<_> = kept.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         assert_eq!(names, ["content-type", "trailer", "x-id"]);
         assert_eq!(kept.get_all("x-id").iter().count(), 2);
 
-        let kept = RecordHeaders::allow(["X-Id", "connection"]).of_head(&headers);
+        let kept = RecordHeaders::allow(["X-Id", "connection"])
+            .of_head(&headers)
+            .copied();
         let mut names: Vec<_> = kept.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         assert_eq!(names, ["content-type", "trailer", "x-id"]);

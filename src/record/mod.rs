@@ -7,6 +7,7 @@
 pub(crate) mod digest;
 pub(crate) mod names;
 mod origin;
+pub(crate) mod response;
 
 pub use self::origin::{Origin, ParseError, TraceContext};
 

@@ -1,17 +1,15 @@
 //! Step 7: what a response means for the operation's record. Nothing here asks
 //! the store or changes anything.
 
-use std::sync::Arc;
 use std::time::SystemTime;
 
-use bytes::Bytes;
 use http::{HeaderMap, Response, response};
 
 use crate::lease::Verdict;
 use crate::message::body::{FullBody, SMALL};
 use crate::options::recording::{RecordRule, Recording, ResponseHead};
 use crate::options::{OnLapsedLease, OnOversize, RouteOptions};
-use crate::record::Completion;
+use crate::record::response::RecordedResponse;
 use crate::store::{Outcome, Release};
 
 /// How the body of a response ended.
@@ -28,12 +26,12 @@ pub(crate) enum BodyEnd<'a> {
 
 /// Step 7: what becomes of the record, by the route's options, the handler's word
 /// ([`Recording`]) and the response.
-pub(crate) fn judge(
+pub(crate) fn judge<'a>(
     options: &RouteOptions,
-    head: &response::Parts,
-    body: BodyEnd<'_>,
+    head: &'a response::Parts,
+    body: BodyEnd<'a>,
     began_at: SystemTime,
-) -> Verdict {
+) -> Verdict<'a> {
     let word = head.extensions.get::<Recording>();
     let sealed = || {
         let retention = options.retention;
@@ -53,7 +51,9 @@ pub(crate) fn judge(
         }
     };
     match body {
-        BodyEnd::Full(body) if records => Verdict::Record(completed(options, head, body, began_at)),
+        BodyEnd::Full(body) if records => {
+            Verdict::RecordResponse(recorded(options, head, body, began_at))
+        }
         BodyEnd::TooLarge(_) if records && options.oversize == OnOversize::Seal => sealed(),
         // The response would have been recorded, so its operation has happened. Whether there
         // is room depends on other requests: `OnOversize::Rerun` is not meant for that.
@@ -74,25 +74,27 @@ pub(crate) fn if_unknown(options: &RouteOptions) -> Release {
     }
 }
 
-/// The completion that is recorded of a full response.
-fn completed(
+/// What is recorded of a full response.
+fn recorded<'a>(
     options: &RouteOptions,
-    head: &response::Parts,
-    body: &FullBody,
+    head: &'a response::Parts,
+    body: &'a FullBody,
     began_at: SystemTime,
-) -> Outcome {
-    Outcome::Completed(Arc::new(Completion {
+) -> RecordedResponse<'a> {
+    RecordedResponse {
         status: head.status,
         headers: options.record_headers.of_head(&head.headers),
-        body: recorded_body(&body.data),
         trailers: body.trailers.as_deref().and_then(|trailers| {
             let trailers = options.record_headers.of(trailers);
-            (!trailers.is_empty()).then_some(trailers)
+            (trailers.len() > 0).then_some(trailers)
         }),
+        body: &body.data,
+        // See `BodyBuffer::whole`.
+        is_body_alone: body.data.len() > SMALL,
         began_at,
         completed_at: SystemTime::now(),
         retention: options.retention,
-    }))
+    }
 }
 
 /// The outcome of a response that the handler commits itself. The response is
@@ -108,7 +110,7 @@ pub(crate) fn committed(
         let retention = options.retention;
         return Outcome::Sealed { retention };
     }
-    completed(options, head, body, began_at)
+    recorded(options, head, body, began_at).into()
 }
 
 fn response_head<'a>(head: &'a response::Parts, body: &BodyEnd<'a>) -> ResponseHead<'a> {
@@ -141,29 +143,4 @@ pub(crate) fn head_for_judging(head: &response::Parts) -> response::Parts {
         parts.extensions.insert(*word);
     }
     parts
-}
-
-/// The body as it is recorded: alone in its allocation, since a record keeps that whole.
-/// A large body of a response [is so already](crate::message::body::BodyBuffer::whole).
-fn recorded_body(data: &Bytes) -> Bytes {
-    if data.len() <= SMALL {
-        Bytes::copy_from_slice(data)
-    } else {
-        data.clone()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_small_body_is_recorded_as_a_copy_and_a_large_one_as_it_is() {
-        for (length, is_copied) in [(1, true), (SMALL, true), (SMALL + 1, false)] {
-            let data = Bytes::from(vec![b'x'; length]);
-            let recorded = recorded_body(&data);
-            assert_eq!(recorded, data);
-            assert_eq!(recorded.as_ptr() != data.as_ptr(), is_copied, "{length}");
-        }
-    }
 }

@@ -57,7 +57,6 @@ use crate::message::first_read::{AnnouncedLength, FirstRead, read};
 use crate::message::media_type::{can_have_body, never_ends};
 use crate::message::response_body::ResponseBody;
 use crate::observer::RequestOutcome;
-use crate::record::Completion;
 use crate::rejection::Rejection;
 use crate::request::admit::Admitted;
 use crate::request::claim::Protection;
@@ -222,15 +221,15 @@ where
 {
     let (mut head, body) = response.into_parts();
     async move {
-        let (verdict, body) = if never_ends(&head) {
+        let (kept_until, ending, body) = if never_ends(&head) {
             let verdict = judge(&operation.options, &head, BodyEnd::TooLarge(None), began_at);
-            match (verdict, Handle::try_current()) {
+            match (verdict.into_owned(), Handle::try_current()) {
                 // The operation runs until the response has ended.
                 (Verdict::Release(_), Ok(runtime)) => {
                     let reading = ReadAhead::endless(operation, Box::pin(body));
                     return reading.send(&runtime, owner, head, began_at);
                 }
-                (verdict, _) => (verdict, ResponseBody::passed(body)),
+                (verdict, _) => (None, owner.end(verdict), ResponseBody::passed(body)),
             }
         } else {
             let length = AnnouncedLength::of(&head, &body);
@@ -243,13 +242,15 @@ where
             match read(body.as_mut(), length, limit, at_once, operation.account()).await {
                 FirstRead::Full(mut body, room) => {
                     let verdict = judge(&operation.options, &head, BodyEnd::Full(&body), began_at);
+                    let (kept_until, ending) = (verdict.kept_until(), owner.end(verdict));
                     body.data = room.of_whole(body.data, operation.account());
-                    (verdict, ResponseBody::known(body))
+                    (kept_until, ending, ResponseBody::known(body))
                 }
                 FirstRead::Broken(read, error) => {
                     let verdict = judge(&operation.options, &head, BodyEnd::Broken, began_at);
                     let (account, timeout) = (operation.account(), operation.core.send_timeout);
-                    (verdict, ResponseBody::broken(read, error, account, timeout))
+                    let body = ResponseBody::broken(read, error, account, timeout);
+                    (None, owner.end(verdict), body)
                 }
                 FirstRead::Panicked(panic) => {
                     let verdict = judge(&operation.options, &head, BodyEnd::Broken, began_at);
@@ -263,8 +264,7 @@ where
                 }
             }
         };
-        let kept_until = verdict.completion().and_then(Completion::kept_until);
-        let kept_until = match owner.end(verdict).await {
+        let kept_until = match ending.await {
             Ended::Overtaken => return None,
             Ended::Recorded => kept_until,
             Ended::Pending => {

@@ -8,10 +8,10 @@ use http::{HeaderName, HeaderValue};
 
 use crate::lease::LeaseState;
 use crate::limits::{Account, Full, Holding, Resource};
-use crate::message::body::own_value;
 use crate::message::media_type::is_grpc;
 use crate::options::RouteOptions;
 use crate::options::key::Key;
+use crate::record::response::own_value;
 use crate::record::{RecordId, ScopeDigest};
 use crate::rejection::Rejection;
 #[cfg(feature = "_sql")]

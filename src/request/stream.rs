@@ -214,7 +214,7 @@ where
         finished: &Finished,
         head: &response::Parts,
         began_at: SystemTime,
-    ) -> Verdict {
+    ) -> Verdict<'static> {
         let trailers = self.trailers.as_ref();
         let whole;
         let read = match (finished, self.record) {
@@ -233,7 +233,7 @@ where
             }
             (Finished::Broken(_) | Finished::Panicked(_) | Finished::Ended, _) => BodyEnd::Broken,
         };
-        judge(&self.operation.options, head, read, began_at)
+        judge(&self.operation.options, head, read, began_at).into_owned()
     }
 
     /// Hands the client the end of the body, with the data that was withheld.

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use crate::record::response::RecordedResponse;
 use crate::record::{Nonce, RecordId};
 
 #[cfg(feature = "_sql")]
@@ -28,6 +29,12 @@ pub(crate) trait DynStore: Send + Sync {
     fn renew<'a>(&'a self, lease: &'a Lease) -> StoreFuture<'a, Ownership>;
     fn complete<'a>(&'a self, lease: &'a Lease, outcome: &'a Outcome)
     -> StoreFuture<'a, Ownership>;
+    /// As [`complete`](Self::complete), by a store that never waits and keeps completions in a form
+    /// of its own. `None` also where that store has no room for the completion.
+    fn complete_at_once(&self, _: &Lease, _: &RecordedResponse<'_>) -> Option<Ownership> {
+        None
+    }
+
     fn release<'a>(
         &'a self,
         id: &'a RecordId,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Claim;
+use crate::record::response::RecordedResponse;
 use crate::record::{Completion, FencingToken};
 
 /// What a claim that acquired its record holds: the right to end the operation.
@@ -85,6 +86,12 @@ pub enum Outcome {
         /// For how long the record is kept.
         retention: Duration,
     },
+}
+
+impl From<RecordedResponse<'_>> for Outcome {
+    fn from(response: RecordedResponse<'_>) -> Self {
+        Outcome::Completed(Arc::new(response.completion()))
+    }
 }
 
 impl Outcome {

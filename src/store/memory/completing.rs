@@ -1,8 +1,10 @@
 //! Completions: the step that ends an operation with its outcome.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::record::Nonce;
+use crate::record::response::RecordedResponse;
 use crate::store::{Claim, Lease, Outcome, Ownership, StoreError, StoreErrorKind};
 
 use super::account::{Account, Measure};
@@ -10,12 +12,15 @@ use super::clock::{Nanos, SinceStart};
 use super::counts::Kind;
 use super::eviction::Full;
 use super::guard::Guard;
-use super::kept::Kept;
-use super::limits::{RECORD_BYTES, WhenFull, weight};
+use super::kept::{Kept, Size};
+use super::limits::{RECORD_BYTES, WhenFull};
 use super::origins::KeptOrigin;
 use super::queues::Expired;
 use super::records::Records;
 use super::slot::{Slot, State};
+
+/// There is no room for a completion within `max_bytes`.
+pub(super) struct NoRoom;
 
 /// What `complete` found at the record, while its part of the table was locked.
 enum Ended {
@@ -64,21 +69,43 @@ impl Records {
         lease: &Lease,
         outcome: &Outcome,
     ) -> Result<Ownership, StoreError> {
-        let (completion, retention) = match outcome {
-            Outcome::Completed(completion) => (Some(completion), completion.retention),
-            Outcome::Sealed { retention } => (None, *retention),
+        let completed = match outcome {
+            Outcome::Completed(completion) => {
+                self.complete_response(lease, &(&**completion).into())
+            }
+            Outcome::Sealed { retention } => {
+                let origin = self.routes.keep(&lease.claim.origin);
+                let sealed = Ending::Sealed(origin);
+                self.complete_once_there_is_room(lease, sealed, *retention, 0)
+            }
         };
+        completed.map_err(|NoRoom| self.not_kept())
+    }
+
+    /// Completes the record with a response, of which nothing is copied yet.
+    pub(super) fn complete_response(
+        &self,
+        lease: &Lease,
+        response: &RecordedResponse<'_>,
+    ) -> Result<Ownership, NoRoom> {
         let origin = self.routes.keep(&lease.claim.origin);
-        let weight = completion.map_or(0, |completion| weight(completion) + origin.weight());
+        let size = Size::of(response, &origin);
         // A completion larger than the cap would evict every other in vain.
-        if weight > self.limits.largest_completion() {
-            return Err(self.not_kept());
+        if size.weight() > self.limits.largest_completion() {
+            return Err(NoRoom);
         }
         // The completion is packed before anything is locked, and taken once there is room for it.
-        let mut ending = match completion {
-            Some(completion) => Ending::Kept(Kept::pack(completion, &origin)),
-            None => Ending::Sealed(origin),
-        };
+        let ending = Ending::Kept(Kept::pack(response, &origin, &size));
+        self.complete_once_there_is_room(lease, ending, response.retention, size.weight())
+    }
+
+    fn complete_once_there_is_room(
+        &self,
+        lease: &Lease,
+        mut ending: Ending,
+        retention: Duration,
+        weight: usize,
+    ) -> Result<Ownership, NoRoom> {
         let retention = retention.into();
         loop {
             match self.complete_once(lease, &mut ending, retention, weight) {
@@ -92,7 +119,7 @@ impl Records {
                 // Nothing is locked here: `evict_one` locks other parts.
                 Ended::NoRoom { full, account } => {
                     if self.evict_one(full, &account).is_err() {
-                        return Err(self.not_kept());
+                        return Err(NoRoom);
                     }
                 }
             }

@@ -11,9 +11,10 @@ use bytes::Bytes;
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, StatusCode};
 
+use crate::record::response::{RecordedFields, RecordedResponse};
 use crate::record::{Completion, TraceContext};
 
-use super::limits::weight;
+use super::limits::{COMPLETION_BYTES, FIELD_BYTES};
 use super::origins::{KeptOrigin, RouteNumber};
 
 /// The largest body that is copied into the packed completion. A larger one stays the allocation
@@ -59,26 +60,77 @@ mod flags {
     pub(super) const TRAILERS: u8 = 4;
     pub(super) const ROUTE: u8 = 8;
     pub(super) const TRACE: u8 = 16;
+    pub(super) const SHORT_TIMES: u8 = 32;
+}
+
+/// How many bytes a response takes once it is packed.
+pub(super) struct Size {
+    /// The packed headers and trailers.
+    fields: usize,
+    /// About all that the completion takes, with its origin.
+    weight: usize,
+}
+
+impl Size {
+    pub(super) fn of(response: &RecordedResponse<'_>, origin: &KeptOrigin) -> Self {
+        let mut size = Self {
+            fields: 0,
+            weight: COMPLETION_BYTES + response.body.len() + origin.weight(),
+        };
+        for fields in [Some(&response.headers), response.trailers.as_ref()] {
+            let Some(fields) = fields else { continue };
+            size.fields.fields(fields);
+            for (name, value) in fields.iter() {
+                size.weight += FIELD_BYTES + name.as_str().len() + value.len();
+            }
+        }
+        size
+    }
+
+    pub(super) fn weight(&self) -> usize {
+        self.weight
+    }
 }
 
 impl Kept {
-    pub(super) fn pack(completion: &Completion, origin: &KeptOrigin) -> Self {
-        let copied = if completion.body.len() <= COPIED_BODY {
-            &completion.body[..]
-        } else {
-            &[]
+    pub(super) fn pack(response: &RecordedResponse<'_>, origin: &KeptOrigin, size: &Size) -> Self {
+        let is_copied = response.body.len() <= COPIED_BODY;
+        let copied = if is_copied { &response.body[..] } else { &[] };
+        let times = Times::of(response);
+        let start = |to: &mut dyn Sink| {
+            to.number(size.weight as u64);
+            let is = |is, flag| if is { flag } else { 0 };
+            let flags = times.flags()
+                | is(response.trailers.is_some(), flags::TRAILERS)
+                | is(origin.route.is_some(), flags::ROUTE)
+                | is(origin.trace.is_some(), flags::TRACE);
+            to.put(&[flags]);
+            to.put(&response.status.as_u16().to_be_bytes());
+            times.write(to);
+            if let Some(route) = origin.route {
+                to.put(&route.get().to_be_bytes());
+            }
+            if let Some(trace) = &origin.trace {
+                to.put(&trace.trace_id);
+                to.put(&trace.span_id);
+                to.put(&[trace.flags]);
+            }
         };
         let mut length = 0;
-        write(completion, origin, &mut length);
+        start(&mut length);
         // `Bytes` takes over a vector without a copy only if it is full.
-        let mut packed = Vec::with_capacity(length + copied.len());
-        write(completion, origin, &mut packed);
+        let mut packed = Vec::with_capacity(length + size.fields + copied.len());
+        start(&mut packed);
+        packed.fields(&response.headers);
+        if let Some(trailers) = &response.trailers {
+            packed.fields(trailers);
+        }
         packed.extend_from_slice(copied);
         let packed = Bytes::from(packed);
-        if copied.len() == completion.body.len() {
+        if is_copied {
             Kept::Whole(packed)
         } else {
-            Kept::WithBody(Box::new((packed, completion.body.clone())))
+            Kept::WithBody(Box::new((packed, response.own_body())))
         }
     }
 
@@ -91,9 +143,9 @@ impl Kept {
             Kept::Whole(packed) => packed.slice(from.at..),
             Kept::WithBody(both) => both.1.clone(),
         };
-        let mut completion = Completion::new(head.status, body, head.completed_at);
-        completion.began_at = head.began_at;
-        completion.retention = head.retention;
+        let mut completion = Completion::new(head.status, body, head.times.completed_at());
+        completion.began_at = head.times.began_at();
+        completion.retention = head.times.retention;
         completion.headers = headers;
         completion.trailers = trailers;
         (completion, head.origin)
@@ -104,7 +156,7 @@ impl Kept {
         self.reader().head()
     }
 
-    /// What the completion counts for, with its origin: see [`weight`].
+    /// What the completion counts for, with its origin: see [`Size::weight`].
     pub(super) fn weight(&self) -> usize {
         let weight = self.reader().number();
         usize::try_from(weight).expect("it was a number of bytes")
@@ -122,11 +174,85 @@ impl Kept {
 /// What a packed completion begins with.
 pub(super) struct Head {
     pub(super) status: StatusCode,
-    began_at: SystemTime,
-    pub(super) completed_at: SystemTime,
-    retention: Duration,
+    times: Times,
     pub(super) origin: KeptOrigin,
     has_trailers: bool,
+}
+
+impl Head {
+    pub(super) fn completed_at(&self) -> SystemTime {
+        self.times.completed_at()
+    }
+}
+
+/// When an operation began and ended, and for how long its completion is kept.
+struct Times {
+    /// The time between the epoch and the begin, and whether the begin was first.
+    began: (Duration, bool),
+    /// The time between the begin and the end, and whether the end was first.
+    took: (Duration, bool),
+    retention: Duration,
+}
+
+impl Times {
+    fn of(response: &RecordedResponse<'_>) -> Self {
+        let since = |later: SystemTime, earlier| match later.duration_since(earlier) {
+            Ok(length) => (length, false),
+            Err(before) => (before.duration(), true),
+        };
+        Self {
+            began: since(response.began_at, UNIX_EPOCH),
+            took: since(response.completed_at, response.began_at),
+            retention: response.retention,
+        }
+    }
+
+    fn began_at(&self) -> SystemTime {
+        match self.began {
+            (since, false) => UNIX_EPOCH + since,
+            (before, true) => UNIX_EPOCH - before,
+        }
+    }
+
+    fn completed_at(&self) -> SystemTime {
+        match self.took {
+            (took, false) => self.began_at() + took,
+            (before, true) => self.began_at() - before,
+        }
+    }
+
+    /// The times in sixteen bytes, which hold those of most operations: seconds until the year
+    /// 2514 and nanoseconds, up to four seconds in nanoseconds, and whole seconds.
+    fn short(&self) -> Option<(u64, u32, u32)> {
+        let ((began, false), (took, false)) = (self.began, self.took) else {
+            return None;
+        };
+        let retention = u32::try_from(self.retention.as_secs()).ok()?;
+        let took = took.as_secs().checked_mul(1_000_000_000)? + u64::from(took.subsec_nanos());
+        let is_short = began.as_secs() >> 34 == 0 && self.retention.subsec_nanos() == 0;
+        let began = began.as_secs() << 30 | u64::from(began.subsec_nanos());
+        is_short.then_some((began, u32::try_from(took).ok()?, retention))
+    }
+
+    fn flags(&self) -> u8 {
+        let is = |is, flag| if is { flag } else { 0 };
+        is(self.began.1, flags::BEGAN_BEFORE_EPOCH)
+            | is(self.took.1, flags::ENDED_BEFORE_IT_BEGAN)
+            | is(self.short().is_some(), flags::SHORT_TIMES)
+    }
+
+    fn write(&self, to: &mut (impl Sink + ?Sized)) {
+        let Some((began, took, retention)) = self.short() else {
+            for length in [self.began.0, self.took.0, self.retention] {
+                to.number(length.as_secs());
+                to.number(u64::from(length.subsec_nanos()));
+            }
+            return;
+        };
+        to.put(&began.to_le_bytes());
+        to.put(&took.to_le_bytes());
+        to.put(&retention.to_le_bytes());
+    }
 }
 
 /// Where a completion is written to. It is written twice: the first time its length is counted.
@@ -142,14 +268,9 @@ trait Sink {
         self.put(&[number.to_le_bytes()[0]]);
     }
 
-    fn duration(&mut self, length: Duration) {
-        self.number(length.as_secs());
-        self.number(u64::from(length.subsec_nanos()));
-    }
-
-    fn fields(&mut self, fields: &HeaderMap) {
+    fn fields(&mut self, fields: &RecordedFields<'_>) {
         self.number(fields.len() as u64);
-        for (name, value) in fields {
+        for (name, value) in fields.iter() {
             if let Some(known) = KNOWN.iter().position(|known| known == name) {
                 self.number(known as u64);
             } else {
@@ -175,45 +296,7 @@ impl Sink for Vec<u8> {
     }
 }
 
-/// Writes all but the body.
-fn write(completion: &Completion, origin: &KeptOrigin, to: &mut impl Sink) {
-    let since = |later: SystemTime, earlier| match later.duration_since(earlier) {
-        Ok(length) => (length, false),
-        Err(before) => (before.duration(), true),
-    };
-    let (began, before_epoch) = since(completion.began_at, UNIX_EPOCH);
-    let (took, backwards) = since(completion.completed_at, completion.began_at);
-    let mut flags = 0;
-    for (is, flag) in [
-        (before_epoch, flags::BEGAN_BEFORE_EPOCH),
-        (backwards, flags::ENDED_BEFORE_IT_BEGAN),
-        (completion.trailers.is_some(), flags::TRAILERS),
-        (origin.route.is_some(), flags::ROUTE),
-        (origin.trace.is_some(), flags::TRACE),
-    ] {
-        flags |= if is { flag } else { 0 };
-    }
-    to.number((weight(completion) + origin.weight()) as u64);
-    to.put(&[flags]);
-    to.put(&completion.status.as_u16().to_be_bytes());
-    for length in [began, took, completion.retention] {
-        to.duration(length);
-    }
-    if let Some(route) = origin.route {
-        to.put(&route.get().to_be_bytes());
-    }
-    if let Some(trace) = &origin.trace {
-        to.put(&trace.trace_id);
-        to.put(&trace.span_id);
-        to.put(&[trace.flags]);
-    }
-    to.fields(&completion.headers);
-    if let Some(trailers) = &completion.trailers {
-        to.fields(trailers);
-    }
-}
-
-/// Reads what `write` wrote, in the same order.
+/// Reads what was packed, in the same order.
 struct Reader<'a> {
     packed: &'a Bytes,
     at: usize,
@@ -248,26 +331,35 @@ impl Reader<'_> {
     }
 
     fn array<const N: usize>(&mut self) -> [u8; N] {
-        std::array::from_fn(|_| self.byte())
+        let bytes = self.packed[self.at..].first_chunk().expect("all is there");
+        self.at += N;
+        *bytes
+    }
+
+    fn times(&mut self, flags: u8) -> Times {
+        if flags & flags::SHORT_TIMES == 0 {
+            return Times {
+                began: (self.duration(), flags & flags::BEGAN_BEFORE_EPOCH != 0),
+                took: (self.duration(), flags & flags::ENDED_BEFORE_IT_BEGAN != 0),
+                retention: self.duration(),
+            };
+        }
+        let began = u64::from_le_bytes(self.array());
+        let nanos = u32::try_from(began & ((1 << 30) - 1)).expect("thirty bits");
+        let took = u32::from_le_bytes(self.array());
+        let retention = u32::from_le_bytes(self.array());
+        Times {
+            began: (Duration::new(began >> 30, nanos), false),
+            took: (Duration::from_nanos(took.into()), false),
+            retention: Duration::from_secs(retention.into()),
+        }
     }
 
     fn head(&mut self) -> Head {
         let _weight = self.number();
         let flags = self.byte();
         let status = u16::from_be_bytes(self.array());
-        let began = self.duration();
-        let began_at = if flags & flags::BEGAN_BEFORE_EPOCH == 0 {
-            UNIX_EPOCH + began
-        } else {
-            UNIX_EPOCH - began
-        };
-        let took = self.duration();
-        let completed_at = if flags & flags::ENDED_BEFORE_IT_BEGAN == 0 {
-            began_at + took
-        } else {
-            began_at - took
-        };
-        let retention = self.duration();
+        let times = self.times(flags);
         let mut origin = KeptOrigin::default();
         if flags & flags::ROUTE != 0 {
             origin.route = RouteNumber::new(u16::from_be_bytes(self.array()));
@@ -281,9 +373,7 @@ impl Reader<'_> {
         }
         Head {
             status: StatusCode::from_u16(status).expect("it was a status"),
-            began_at,
-            completed_at,
-            retention,
+            times,
             origin,
             has_trailers: flags & flags::TRAILERS != 0,
         }
@@ -320,6 +410,11 @@ mod tests {
 
     use super::*;
 
+    fn packed(completion: &Completion, origin: &KeptOrigin) -> Kept {
+        let response = completion.into();
+        Kept::pack(&response, origin, &Size::of(&response, origin))
+    }
+
     fn same(one: &Completion, other: &Completion) {
         let shown = |completion: &Completion| format!("{completion:?}");
         assert_eq!(shown(one), shown(other));
@@ -336,7 +431,7 @@ mod tests {
         for (length, copied) in [(0, true), (COPIED_BODY, true), (COPIED_BODY + 1, false)] {
             let body = Bytes::from(vec![7; length]);
             let completion = Completion::new(StatusCode::OK, body.clone(), UNIX_EPOCH);
-            let kept = Kept::pack(&completion, &KeptOrigin::default());
+            let kept = packed(&completion, &KeptOrigin::default());
             let (unpacked, _) = kept.unpack();
             same(&unpacked, &completion);
             assert_eq!(unpacked.body.as_ptr() != body.as_ptr(), copied);
@@ -356,9 +451,41 @@ mod tests {
         let mut value = HeaderValue::from_static("secret");
         value.set_sensitive(true);
         completion.headers.append("x-token", value);
-        let (unpacked, _) = Kept::pack(&completion, &KeptOrigin::default()).unpack();
+        let (unpacked, _) = packed(&completion, &KeptOrigin::default()).unpack();
         assert!(unpacked.headers["x-token"].is_sensitive());
         same(&unpacked, &completion);
+    }
+
+    #[test]
+    fn times_at_the_limits_of_the_short_form_are_unpacked_as_they_were() {
+        let nanos = Duration::from_nanos(1);
+        let second = Duration::from_secs(1);
+        let last = Duration::new((1 << 34) - 1, 999_999_999);
+        let took = [Duration::ZERO, Duration::from_nanos(u32::MAX.into())];
+        let retention = [Duration::ZERO, second * u32::MAX];
+        for began in [Duration::ZERO, last] {
+            for took in took {
+                for retention in retention {
+                    for (began, took, retention, is_short) in [
+                        (began, took, retention, true),
+                        (began + nanos, took, retention, began.is_zero()),
+                        (began, took + nanos, retention, took.is_zero()),
+                        (began, took, retention + nanos, false),
+                    ] {
+                        let mut completion = Completion::new(StatusCode::OK, "", UNIX_EPOCH);
+                        completion.began_at += began;
+                        completion.completed_at += began + took;
+                        completion.retention = retention;
+                        let response = RecordedResponse::from(&completion);
+                        assert_eq!(Times::of(&response).short().is_some(), is_short);
+                        same(
+                            &packed(&completion, &KeptOrigin::default()).unpack().0,
+                            &completion,
+                        );
+                    }
+                }
+            }
+        }
     }
 
     proptest! {
@@ -370,7 +497,8 @@ mod tests {
             body: Vec<u8>,
             trailers: bool,
             times: [(bool, u32, u32); 2],
-            retention: Duration,
+            took: Option<u32>,
+            retention in prop_oneof![any::<Duration>(), any::<u32>().prop_map(|seconds| Duration::from_secs(seconds.into()))],
             route: Option<RouteNumber>,
             trace: Option<([u8; 16], [u8; 8], u8)>,
         ) {
@@ -378,6 +506,8 @@ mod tests {
                 let since = Duration::new(u64::from(seconds), nanos % 1_000_000_000);
                 if before { UNIX_EPOCH - since } else { UNIX_EPOCH + since }
             });
+            let took = took.map(|nanos| Duration::from_nanos(nanos.into()));
+            let completed_at = took.map_or(completed_at, |took| began_at + took);
             let status = StatusCode::from_u16(status).unwrap();
             let mut completion = Completion::new(status, body, completed_at);
             (completion.began_at, completion.retention) = (began_at, retention);
@@ -391,11 +521,14 @@ mod tests {
                 Box::new(TraceContext { trace_id, span_id, flags })
             });
             let origin = KeptOrigin { trace, route };
-            let kept = Kept::pack(&completion, &origin);
+            let kept = packed(&completion, &origin);
             let (unpacked, own) = kept.unpack();
             same(&unpacked, &completion);
             prop_assert_eq!((own.route, &own.trace), (route, &origin.trace));
-            prop_assert_eq!(kept.weight(), weight(&completion) + origin.weight());
+            let trailers = completion.trailers.as_ref().map_or(0, HeaderMap::len);
+            let fields = completion.headers.len() + trailers;
+            let weight = COMPLETION_BYTES + completion.weight() + fields * FIELD_BYTES;
+            prop_assert_eq!(kept.weight(), weight + origin.weight());
         }
     }
 }

@@ -3,8 +3,6 @@
 use crate::error::ConfigError;
 use crate::limits::Limit;
 
-use crate::record::Completion;
-
 use super::account::Measure;
 
 // The following numbers were measured, as the pages that a process takes for a full store with
@@ -24,13 +22,6 @@ pub(super) const COMPLETION_BYTES: usize = 48;
 
 /// The number of bytes that one header takes beside its name and value: their lengths.
 pub(super) const FIELD_BYTES: usize = 4;
-
-/// About the number of bytes that a completion takes.
-pub(super) fn weight(completion: &Completion) -> usize {
-    let trailers = completion.trailers.as_ref().map_or(0, http::HeaderMap::len);
-    let fields = completion.headers.len() + trailers;
-    COMPLETION_BYTES + completion.weight() + fields * FIELD_BYTES
-}
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {

@@ -87,7 +87,7 @@ impl Records {
         let origin = glimpse.origin.unwrap_or_else(|kept| {
             let head = kept.head();
             record.status = Some::<StatusCode>(head.status);
-            record.completed_at = Some(head.completed_at);
+            record.completed_at = Some(head.completed_at());
             head.origin
         });
         record.origin = self.routes.origin(origin);

@@ -5,6 +5,7 @@ use std::future::ready;
 use std::sync::Arc;
 
 use crate::error::ConfigError;
+use crate::record::response::RecordedResponse;
 use crate::record::{Nonce, RecordId};
 use crate::store::{
     Claim, Claimed, DynStore, ErasedStore, ForgetMode, Forgotten, Lease, ListQuery, Outcome,
@@ -273,6 +274,14 @@ impl DynStore for AtOnce {
             Ok(ownership) => StoreFuture::Now(Some(ownership)),
             Err(error) => StoreFuture::Later(Box::pin(ready(Err(error)))),
         }
+    }
+
+    fn complete_at_once(
+        &self,
+        lease: &Lease,
+        response: &RecordedResponse<'_>,
+    ) -> Option<Ownership> {
+        self.0.records.complete_response(lease, response).ok()
     }
 
     fn release<'a>(
