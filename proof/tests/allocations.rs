@@ -117,7 +117,7 @@ async fn a_request_allocates_no_more_than_it_may() {
     let mut bare = app().with_state(());
     let mut no_op = app().layer(layer_fn(|inner| inner)).with_state(());
     let layer = IdempotencyLayer::new(MemoryStore::new(), scope::header("x-api-key")).unwrap();
-    let mut layered = app().layer(layer).with_state(());
+    let mut layered = app().layer(layer.for_axum()).with_state(());
     let mut excess = Vec::new();
     for is_late in [false, true] {
         let bare = allocations(&mut bare, Key::None, is_late).await;

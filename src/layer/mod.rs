@@ -9,13 +9,19 @@
 pub(crate) mod audit;
 pub(crate) mod builder;
 pub(crate) mod find;
+#[cfg(feature = "axum")]
+mod for_axum;
 pub(crate) mod future;
 mod limits;
 pub(crate) mod records;
 pub(crate) mod service;
 pub(crate) mod usage;
 
+#[cfg(feature = "axum")]
+use std::convert::Infallible;
 use std::fmt;
+#[cfg(feature = "axum")]
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -77,6 +83,44 @@ impl IdempotencyLayer {
     /// A builder, to set options.
     pub fn builder(store: impl Store, scope: impl Scope) -> IdempotencyLayerBuilder {
         IdempotencyLayerBuilder::new(store, scope)
+    }
+
+    /// This layer for a router of axum, as [`layer`](https://docs.rs/axum/0.8/axum/struct.Router.html#method.layer)
+    /// and `route_layer` take it. It does the same as the layer itself, which works there too. But
+    /// axum boxes every response body that is not its own: a response that passes through here keeps
+    /// the body that it has.
+    ///
+    /// ```
+    /// use axum::Router;
+    /// use axum::routing::post;
+    /// use tower_idempotency::{IdempotencyLayer, MemoryStore, scope};
+    ///
+    /// let idempotency = IdempotencyLayer::new(MemoryStore::new(), scope::header("x-api-key"))?;
+    /// let app: Router = Router::new()
+    ///     .route("/payments", post(|| async { "paid" }))
+    ///     .layer(idempotency.for_axum());
+    /// # Ok::<(), tower_idempotency::ConfigError>(())
+    /// ```
+    #[cfg(feature = "axum")]
+    #[must_use]
+    pub fn for_axum(
+        &self,
+    ) -> impl Layer<
+        axum::routing::Route,
+        Service = impl tower_service::Service<
+            axum::extract::Request,
+            Response = axum::response::Response,
+            Error = Infallible,
+            Future = impl Future<Output = Result<axum::response::Response, Infallible>> + Send + use<>,
+        > + Clone
+                  + Send
+                  + Sync
+                  + use<>,
+    > + Clone
+    + Send
+    + Sync
+    + use<> {
+        for_axum::AxumLayer(self.clone())
     }
 
     /// Waits for the operations that go on without a client, and for calls of the store

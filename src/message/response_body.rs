@@ -144,6 +144,21 @@ impl<B> Default for ResponseBody<B> {
     }
 }
 
+/// The service's own body where the request was passed on: it is not boxed once more.
+#[cfg(feature = "axum")]
+impl From<ResponseBody<axum::body::Body>> for axum::body::Body {
+    fn from(body: ResponseBody<axum::body::Body>) -> Self {
+        match body.kind {
+            ResponseKind::Passed { body } | ResponseKind::Unprotected { body, place: None } => body,
+            ResponseKind::Known {
+                data,
+                trailers: None,
+            } => data.into(),
+            kind => Self::new(ResponseBody { kind }),
+        }
+    }
+}
+
 impl<B> fmt::Debug for ResponseBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseBody").finish_non_exhaustive()

@@ -68,6 +68,37 @@ async fn a_layer_on_a_router_protects_all_of_its_routes() {
     assert_eq!(other.refusal(), "422 key-reused");
 }
 
+/// Responses that pass through, are recorded, are replayed, are refused and are streamed.
+#[tokio::test]
+async fn a_layer_made_for_axum_does_what_the_layer_does() {
+    for is_route_layer in [false, true] {
+        let (runs, store) = (Runs::default(), MemoryStore::new());
+        let large = || async { vec![b'x'; 3 << 20] };
+        let app = Router::new()
+            .route("/payments", counting(&runs))
+            .route("/large", on_post(large).get(large));
+        let layer = protected(&store).for_axum();
+        let app = if is_route_layer {
+            app.route_layer(layer)
+        } else {
+            app.layer(layer)
+        };
+        let paid = send(&app, post("/payments", "a", "7 EUR")).await;
+        assert_eq!((paid.status, paid.text()), (201, "run 1: 7 EUR"));
+        let again = send(&app, post("/payments", "a", "7 EUR")).await;
+        again.assert_replays(&paid);
+        let other = send(&app, post("/payments", "a", "8 EUR")).await;
+        assert_eq!(other.refusal(), "422 key-reused");
+        for large in [
+            send(&app, post("/large", "b", "")).await,
+            send(&app, request(Method::GET, "/large", "")).await,
+        ] {
+            assert_eq!((large.status, large.text().len()), (200, 3 << 20));
+        }
+        assert_eq!((runs.count(), store.len()), (1, 2));
+    }
+}
+
 #[tokio::test]
 async fn a_layer_on_a_router_records_the_404_of_an_unknown_route_too() {
     let store = MemoryStore::new();

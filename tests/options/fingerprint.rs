@@ -1,10 +1,14 @@
 //! The options `fingerprint_body`, `fingerprint_query`, `fingerprint_headers`
 //! and `on_mismatch`.
 
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
+
 use bytes::Bytes;
 use http::Request;
 use http_body_util::Full;
-use tower::Layer;
+use tower::{Layer, ServiceExt};
 use tower_idempotency::options::{FingerprintBody, JsonFingerprint, OnMismatch, Require};
 use tower_idempotency::{MemoryStore, RouteOptions};
 
@@ -51,6 +55,28 @@ async fn bytes_count_one_by_one() {
         let first = post("k", r#"{"a":1}"#);
         let got = is_same(|options| options, first, post("k", other)).await;
         assert_eq!(got, same, "{other}");
+    }
+}
+
+/// The digest of a MiB takes most of a millisecond, and other requests would wait for it.
+#[tokio::test]
+async fn a_large_body_is_digested_on_another_thread_and_a_small_one_at_once() {
+    for (length, is_aside) in [(64 << 10, false), (1 << 20, true)] {
+        let app =
+            with_policy(&MemoryStore::new(), |options| options).layer(counting(&Runs::default()));
+        let body = Bytes::from(vec![b'x'; length]);
+        let ask = || post("k", body.clone());
+        let mut first = pin!(app.clone().oneshot(ask()));
+        let polled = poll_fn(|cx| Poll::Ready(first.as_mut().poll(cx))).await;
+        assert_eq!(polled.is_pending(), is_aside, "{length}");
+        if is_aside {
+            assert_eq!(first.await.unwrap().status(), 201);
+        }
+        assert!(send(&app, ask()).await.is_replay());
+        let mut other = body.to_vec();
+        *other.last_mut().unwrap() = b'y';
+        let other = send(&app, post("k", other)).await;
+        assert_eq!(other.refusal(), "422 key-reused");
     }
 }
 

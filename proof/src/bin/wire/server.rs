@@ -22,7 +22,7 @@ pub(crate) fn serve() {
     serving::serve_until_input_ends(async || {
         serve_axum("axum-bare", app()).await;
         serve_axum("axum-no-op", app().layer(layer_fn(|inner| inner))).await;
-        serve_axum("axum-layered", app().layer(idempotency())).await;
+        serve_axum("axum-layered", app().layer(idempotency().for_axum())).await;
         serve_hyper("hyper-bare", service_fn(pay::<Incoming>)).await;
         // The layer needs bodies that can be made of bytes, so every service behind the
         // layer pays for this wrapper as well.
