@@ -13,7 +13,7 @@ mod verdict;
 
 pub(crate) use release::ClaimSent;
 pub(crate) use renewer::Renewer;
-pub(crate) use state::LeaseState;
+pub(crate) use state::{LeaseState, Leased};
 pub(crate) use timed::TimedStore;
 pub(crate) use timer::SharedTimer;
 pub(crate) use verdict::{Ended, Verdict};
@@ -25,11 +25,11 @@ use tracing::{Instrument, error, warn};
 
 use crate::counts::Counters;
 use crate::error::cause;
-use crate::limits::{Full, Holding};
+use crate::limits::Full;
 use crate::observer::{Ending, Observers};
 use crate::runtime::deadline::Deadline;
 use crate::runtime::{Handle, Instant, sleep};
-use crate::store::{Lease, OnLapsedLease, Outcome, Ownership, Release, StoreError, StoreErrorKind};
+use crate::store::{OnLapsedLease, Outcome, Ownership, Release, StoreError, StoreErrorKind};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -59,7 +59,7 @@ impl Leases {
     /// Has the renewer watch a lease, unless the renewer does so already: the
     /// lease is renewed, and the operation's length is bounded. An operation that
     /// ends in its first poll needs neither.
-    pub(crate) fn watch(&self, lease: &Arc<LeaseState>) {
+    pub(crate) fn watch(&self, lease: &Arc<dyn Leased>) {
         self.renewer.watch(lease, Instant::now());
     }
 
@@ -102,7 +102,7 @@ impl Leases {
 /// The right and the duty to end one operation. Dropped before that, the owner
 /// gives the record back.
 pub(crate) struct LeaseOwner {
-    state: Arc<LeaseState>,
+    leased: Arc<dyn Leased>,
     phase: Phase,
 }
 
@@ -129,23 +129,10 @@ enum LastStep {
 }
 
 impl LeaseOwner {
-    /// Takes ownership of `lease`.
-    pub(crate) fn acquired(
-        leases: &Arc<Leases>,
-        lease: Lease,
-        max_operation: Duration,
-        span: tracing::Span,
-        in_flight: Holding,
-    ) -> Self {
-        let state = Arc::new(LeaseState::new(
-            leases,
-            lease,
-            max_operation,
-            span,
-            in_flight,
-        ));
+    /// Takes ownership of the lease that was acquired.
+    pub(crate) fn acquired(leased: Arc<dyn Leased>) -> Self {
         Self {
-            state,
+            leased,
             phase: Phase::Claimed,
         }
     }
@@ -155,12 +142,12 @@ impl LeaseOwner {
     pub(crate) fn renew_from(&self, sent: Instant) {
         // The renewer is started before the handler begins, and on another
         // worker: the handler may block this thread from its first line.
-        self.state.leases().renewer.watch(&self.state, sent);
+        self.leased.leases().renewer.watch(&self.leased, sent);
         renewer::wake_another_worker();
     }
 
-    pub(crate) fn state(&self) -> &Arc<LeaseState> {
-        &self.state
+    pub(crate) fn state(&self) -> &LeaseState {
+        self.leased.state()
     }
 
     /// Says that the handler begins, and what becomes of the record if the owner
@@ -173,8 +160,9 @@ impl LeaseOwner {
     /// before the future is polled, and nothing of the verdict is borrowed any more.
     pub(crate) fn end(mut self, verdict: Verdict<'_>) -> impl Future<Output = Ended> + use<> {
         self.phase = Phase::Ends(None);
-        let state = Arc::clone(&self.state);
-        let store = &state.leases().store;
+        let leased = Arc::clone(&self.leased);
+        let state = leased.state();
+        let store = &leased.leases().store;
         let step = match verdict {
             Verdict::RecordResponse(response) => {
                 match store.complete_at_once(state.lease(), &response) {
@@ -187,6 +175,7 @@ impl LeaseOwner {
             Verdict::LeaveInFlight => LastStep::LeaveInFlight,
         };
         async move {
+            let state = leased.state();
             let ended = match step {
                 LastStep::Answered(ownership) => self.settle(ownership, Ended::Recorded),
                 LastStep::Record(outcome) => self.complete(outcome).await,
@@ -201,7 +190,7 @@ impl LeaseOwner {
                 }
                 ended => ended,
             };
-            state.leases().ended(&state, ended);
+            leased.leases().ended(state, ended);
             ended
         }
     }
@@ -209,7 +198,7 @@ impl LeaseOwner {
     /// Ends the operation of an owner that was overtaken: the record is another
     /// owner's, so the store is not asked.
     pub(crate) fn overtaken(self) {
-        self.state.leases().ended(&self.state, Ended::Overtaken);
+        self.leased.leases().ended(self.state(), Ended::Overtaken);
         self.leave();
     }
 
@@ -225,10 +214,10 @@ impl LeaseOwner {
         // The operation has run. Whatever goes wrong from here on, the record is
         // not released to run again: `phase` is `Ends(None)`.
         let asked = Instant::now();
-        let mut outcome = self.state.leases().store.fitted(outcome);
+        let mut outcome = self.leased.leases().store.fitted(outcome);
         let error = loop {
-            let store = &self.state.leases().store;
-            match store.complete(self.state.lease(), &outcome).await {
+            let store = &self.leased.leases().store;
+            match store.complete(self.state().lease(), &outcome).await {
                 Ok(ownership) => return self.settle(ownership, Ended::from(&outcome)),
                 Err(error) if is_too_large(&error, &outcome) => {
                     self.warn(
@@ -245,10 +234,10 @@ impl LeaseOwner {
             self.give_up();
             return Ended::Pending;
         };
-        let span = self.state.span().clone();
-        let state = Arc::clone(&self.state);
+        let span = self.leased.span().clone();
+        let leased = Arc::clone(&self.leased);
         let mut retries = runtime.spawn(self.keep_completing(outcome).instrument(span));
-        let left = state
+        let left = leased
             .leases()
             .store
             .timeout()
@@ -258,7 +247,7 @@ impl LeaseOwner {
             Some(Err(_)) => Ended::Pending,
             None => {
                 // The client is answered now; `drain` waits for the retries.
-                state.account().spawn(&runtime, retries);
+                leased.account().spawn(&runtime, retries);
                 Ended::Pending
             }
         }
@@ -269,13 +258,13 @@ impl LeaseOwner {
     async fn release(mut self, how: Release) -> Ended {
         // A renewal that is under way will find the record released; without this
         // it would report a false takeover.
-        self.state.leases().renewer.stop(&self.state);
+        self.leased.leases().renewer.stop(&self.leased);
         // Until the store has answered, a drop sends the release again: the store may
         // panic, or the runtime end, at the await below.
         self.phase = Phase::Ends(Some(how));
-        let claim = &self.state.lease().claim;
+        let claim = &self.state().lease().claim;
         let released = self
-            .state
+            .leased
             .leases()
             .store
             .release(&claim.id, &claim.nonce, how)
@@ -302,7 +291,7 @@ impl LeaseOwner {
     /// What a release comes to once the store has it. An outcome that nobody knows waits
     /// for a person only where the route says `refuse`: under `rerun` a retry executes.
     fn ended_by(&self, how: Release) -> Ended {
-        match (how, self.state.lease().claim.on_lapsed_lease) {
+        match (how, self.state().lease().claim.on_lapsed_lease) {
             (Release::OutcomeUnknown, OnLapsedLease::Refuse) => Ended::OutcomeUnknown,
             (Release::OutcomeUnknown, OnLapsedLease::Rerun) | (Release::MayRunAgain, _) => {
                 Ended::Released
@@ -313,9 +302,9 @@ impl LeaseOwner {
     /// Leaves the operation in flight until its lease lapses. One last renewal
     /// gives whatever still runs a full lease.
     async fn leave_in_flight(self) -> Ended {
-        let lease = self.state.lease();
+        let lease = self.state().lease();
         match self
-            .state
+            .leased
             .leases()
             .store
             .renew_within(Duration::MAX, lease)
@@ -333,18 +322,18 @@ impl LeaseOwner {
     /// Tries again until the store has answered, for `max_operation` at most. The
     /// record stays in flight meanwhile: its lease is renewed.
     async fn keep_completing(self, mut outcome: Outcome) -> Ended {
-        self.state.leases().renewer.watch_anew(&self.state);
-        let end = Instant::now().checked_add(self.state.max_operation());
+        self.leased.leases().renewer.watch_anew(&self.leased);
+        let end = Instant::now().checked_add(self.leased.max_operation());
         // `None` is a time that never comes.
         let is_over = || end.is_some_and(|end| end <= Instant::now());
         let mut pause = FIRST_PAUSE;
         while !is_over() {
             sleep(pause).await;
             let completed = self
-                .state
+                .leased
                 .leases()
                 .store
-                .complete(self.state.lease(), &outcome);
+                .complete(self.state().lease(), &outcome);
             match completed.await {
                 Ok(ownership) => return self.settle(ownership, Ended::from(&outcome)),
                 Err(error) => {
@@ -365,8 +354,8 @@ impl LeaseOwner {
         match ownership {
             Ownership::Held => held,
             Ownership::Lost => {
-                self.state.lose();
-                warn!(lease = ?self.state.lease(),
+                self.state().lose();
+                warn!(lease = ?self.state().lease(),
                     "another owner has taken over, this response is discarded");
                 Ended::Overtaken
             }
@@ -377,12 +366,12 @@ impl LeaseOwner {
     /// run the operation again; the lapse of the lease leaves that to the route's
     /// `on_lapsed_lease`.
     fn give_up(self) {
-        error!(lease = ?self.state.lease(),
+        error!(lease = ?self.state().lease(),
             "the response of a finished operation was not recorded");
     }
 
     fn warn(&self, what: &'static str, error: &StoreError) {
-        warn!(lease = ?self.state.lease(), error = cause(error), "{what}");
+        warn!(lease = ?self.state().lease(), error = cause(error), "{what}");
     }
 }
 
@@ -393,27 +382,27 @@ fn is_too_large(error: &StoreError, outcome: &Outcome) -> bool {
 
 impl Drop for LeaseOwner {
     fn drop(&mut self) {
-        self.state.leases().renewer.unwatch(&self.state);
+        self.leased.leases().renewer.unwatch(&self.leased);
         // The guard goes before the release: a lease of the memory store can't be
         // taken over while its guard lives.
-        drop(self.state.take_guard());
-        drop(self.state.take_in_flight());
-        if self.state.is_completed_elsewhere() {
+        drop(self.state().take_guard());
+        drop(self.state().take_in_flight());
+        if self.state().is_completed_elsewhere() {
             return;
         }
         let how = match self.phase {
             Phase::Claimed => Release::MayRunAgain,
             Phase::HandlerRuns(if_dropped) => {
                 let ended = self.ended_by(if_dropped);
-                self.state.leases().ended(&self.state, ended);
+                self.leased.leases().ended(self.state(), ended);
                 if_dropped
             }
             Phase::Ends(Some(how)) => how,
             Phase::Ends(None) => return,
         };
-        let claim = &self.state.lease().claim;
-        self.state
+        let claim = &self.state().lease().claim;
+        self.leased
             .leases()
-            .release_later(self.state.account(), claim, how, ClaimSent::Acquired);
+            .release_later(self.leased.account(), claim, how, ClaimSent::Acquired);
     }
 }

@@ -10,7 +10,7 @@ use slab::Slab;
 use tracing::warn;
 
 use crate::error::cause;
-use crate::lease::{LeaseState, TimedStore};
+use crate::lease::{Leased, TimedStore};
 use crate::runtime::{Handle, Id, Instant, Mutex, sleep, spawn};
 use crate::store::Ownership;
 
@@ -36,7 +36,7 @@ struct Watched {
 impl Watched {
     /// The renewal at `place`, unless the operation has ended: another lease may
     /// have its place by now.
-    fn get(&mut self, place: usize, lease: &Arc<LeaseState>) -> Option<&mut Renewal> {
+    fn get(&mut self, place: usize, lease: &Arc<dyn Leased>) -> Option<&mut Renewal> {
         let renewal = self.leases.get_mut(place)?;
         Arc::ptr_eq(&renewal.lease, lease).then_some(renewal)
     }
@@ -65,7 +65,7 @@ struct Deadline {
 }
 
 struct Renewal {
-    lease: Arc<LeaseState>,
+    lease: Arc<dyn Leased>,
     /// The runtime of the operation. The task goes on there if its own runtime is
     /// shut down.
     runtime: Option<Handle>,
@@ -96,11 +96,11 @@ impl Renewer {
     }
 
     /// Watches a lease whose time counts from `sent`, unless it is watched already.
-    pub(super) fn watch(self: &Arc<Self>, lease: &Arc<LeaseState>, sent: Instant) {
-        lease.place().get_or_init(|| self.add(lease, sent));
+    pub(super) fn watch(self: &Arc<Self>, lease: &Arc<dyn Leased>, sent: Instant) {
+        lease.state().place().get_or_init(|| self.add(lease, sent));
     }
 
-    fn add(self: &Arc<Self>, lease: &Arc<LeaseState>, sent: Instant) -> usize {
+    fn add(self: &Arc<Self>, lease: &Arc<dyn Leased>, sent: Instant) -> usize {
         let runtime = Handle::try_current().ok();
         let (place, starts) = {
             let mut watched = self.watched.lock();
@@ -169,21 +169,21 @@ impl Renewer {
 
     /// Counts `max_operation` from now on, while a completion is tried again. A lease that is not
     /// watched has a guard, which lives for as long as its owner tries.
-    pub(super) fn watch_anew(&self, lease: &Arc<LeaseState>) {
+    pub(super) fn watch_anew(&self, lease: &Arc<dyn Leased>) {
         self.change(lease, |renewal| {
             renewal.began = Instant::now();
-            renewal.ended = renewal.lease.is_lost();
+            renewal.ended = renewal.lease.state().is_lost();
         });
     }
 
     /// Called just before a release. A renewal already in flight will then find
     /// the record released; without this it would report a false takeover.
-    pub(super) fn stop(&self, lease: &Arc<LeaseState>) {
+    pub(super) fn stop(&self, lease: &Arc<dyn Leased>) {
         self.change(lease, |renewal| renewal.ended = true);
     }
 
-    fn change(&self, lease: &Arc<LeaseState>, change: impl FnOnce(&mut Renewal)) {
-        if let Some(place) = lease.place().get()
+    fn change(&self, lease: &Arc<dyn Leased>, change: impl FnOnce(&mut Renewal)) {
+        if let Some(place) = lease.state().place().get()
             && let Some(renewal) = self.watched.lock().get(*place, lease)
         {
             change(renewal);
@@ -191,8 +191,8 @@ impl Renewer {
     }
 
     /// Forgets a lease whose operation has ended.
-    pub(super) fn unwatch(&self, lease: &Arc<LeaseState>) {
-        if let Some(place) = lease.place().get() {
+    pub(super) fn unwatch(&self, lease: &Arc<dyn Leased>) {
+        if let Some(place) = lease.state().place().get() {
             let mut watched = self.watched.lock();
             if watched.get(*place, lease).is_some() {
                 watched.leases.remove(*place);
@@ -296,8 +296,8 @@ async fn renew_all(mut task: TaskRuns) {
                     renewal.ended = true;
                     overdue.push(Arc::clone(lease));
                 } else if !renewal.under_way
-                    && !lease.is_guarded()
-                    && now - renewal.renewed >= lease.lease().claim.lease / 3
+                    && !lease.state().is_guarded()
+                    && now - renewal.renewed >= lease.state().lease().claim.lease / 3
                 {
                     renewal.under_way = true;
                     due.push((place, Arc::clone(lease)));
@@ -308,8 +308,8 @@ async fn renew_all(mut task: TaskRuns) {
         // Guards are dropped after the lock is released: their destructor takes a
         // lock of the store.
         for lease in overdue {
-            drop(lease.take_guard());
-            warn!(lease = ?lease.lease(),
+            drop(lease.state().take_guard());
+            warn!(lease = ?lease.state().lease(),
                 "an operation runs longer than max_operation, its lease is no longer renewed");
         }
         // Each renewal has a task of its own: a store that answers some of them
@@ -329,7 +329,7 @@ async fn renew_all(mut task: TaskRuns) {
 struct UnderWay {
     renewer: Arc<Renewer>,
     place: usize,
-    lease: Arc<LeaseState>,
+    lease: Arc<dyn Leased>,
 }
 
 impl Drop for UnderWay {
@@ -348,8 +348,11 @@ async fn renew(under_way: UnderWay) {
     } = &under_way;
     let sent = Instant::now();
     // A renewal that stalls must leave time for the next.
-    let limit = lease.lease().claim.lease / 3;
-    let answer = renewer.store.renew_within(limit, lease.lease()).await;
+    let limit = lease.state().lease().claim.lease / 3;
+    let answer = renewer
+        .store
+        .renew_within(limit, lease.state().lease())
+        .await;
     // An answer that arrives after the operation has ended says nothing.
     let counts = {
         let mut watched = renewer.watched.lock();
@@ -368,12 +371,12 @@ async fn renew(under_way: UnderWay) {
     // The log is written after the lock is released: a log may be slow.
     match answer {
         Ok(Ownership::Lost) if counts => {
-            lease.lose();
-            warn!(lease = ?lease.lease(), "another owner has taken over a running operation");
+            lease.state().lose();
+            warn!(lease = ?lease.state().lease(), "another owner has taken over a running operation");
         }
         Err(error) if counts => {
             let error = cause(&error);
-            warn!(lease = ?lease.lease(), error, "a lease was not renewed, trying again");
+            warn!(lease = ?lease.state().lease(), error, "a lease was not renewed, trying again");
         }
         _ => {}
     }

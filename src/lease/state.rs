@@ -10,9 +10,21 @@ use crate::runtime::atomic::{AtomicBool, Ordering};
 use crate::runtime::{Mutex, OnceLock};
 use crate::store::{Lease, LeaseGuard};
 
+/// What has acquired a lease, and shares its state with the owner and the renewer: so the lease needs
+/// no allocation of its own.
+pub(crate) trait Leased: Send + Sync {
+    fn state(&self) -> &LeaseState;
+    fn leases(&self) -> &Arc<Leases>;
+    /// The account of the caller.
+    fn account(&self) -> &Arc<Account>;
+    fn max_operation(&self) -> Duration;
+    /// The span of the request that the operation began in, for tasks that go on
+    /// after the request's future is gone.
+    fn span(&self) -> &tracing::Span;
+}
+
 /// What the owner, the handler's context and the renewer share of one lease.
 pub(crate) struct LeaseState {
-    leases: Arc<Leases>,
     lease: Lease,
     /// Keeps a lease of the memory store from lapsing while the guard lives.
     /// `None` once the operation has ended or has run for longer than
@@ -21,60 +33,32 @@ pub(crate) struct LeaseState {
     /// The operation's place among those in flight, until its owner is gone. A handler can keep
     /// this state for longer.
     in_flight: Mutex<Option<Holding>>,
-    /// The account of the caller.
-    account: Arc<Account>,
     /// Whether another owner has taken over, as far as this process knows.
     lost: AtomicBool,
     /// Whether the handler has completed the record in its own transaction.
     completed_elsewhere: AtomicBool,
     /// The lease's place in the renewer, once the renewer watches the lease.
     place: OnceLock<usize>,
-    max_operation: Duration,
     /// How the operation has ended, once it has.
     ended: OnceLock<Ended>,
-    span: tracing::Span,
 }
 
 impl LeaseState {
-    pub(super) fn new(
-        leases: &Arc<Leases>,
-        mut lease: Lease,
-        max_operation: Duration,
-        span: tracing::Span,
-        in_flight: Holding,
-    ) -> Self {
+    pub(crate) fn new(mut lease: Lease, in_flight: Holding) -> Self {
         let guard = lease.take_guard();
         Self {
-            leases: Arc::clone(leases),
             lease,
             guard: Mutex::new(guard),
-            account: Arc::clone(in_flight.account()),
             in_flight: Mutex::new(Some(in_flight)),
             lost: AtomicBool::new(false),
             completed_elsewhere: AtomicBool::new(false),
             place: OnceLock::new(),
-            max_operation,
             ended: OnceLock::new(),
-            span,
         }
-    }
-
-    pub(super) fn leases(&self) -> &Arc<Leases> {
-        &self.leases
     }
 
     pub(crate) fn lease(&self) -> &Lease {
         &self.lease
-    }
-
-    pub(crate) fn max_operation(&self) -> Duration {
-        self.max_operation
-    }
-
-    /// The span of the request that the operation began in, for tasks that go on
-    /// after the request's future is gone.
-    pub(crate) fn span(&self) -> &tracing::Span {
-        &self.span
     }
 
     pub(super) fn place(&self) -> &OnceLock<usize> {
@@ -90,10 +74,6 @@ impl LeaseState {
     /// Takes the place out, for the owner that is gone.
     pub(super) fn take_in_flight(&self) -> Option<Holding> {
         self.in_flight.lock().take()
-    }
-
-    pub(super) fn account(&self) -> &Arc<Account> {
-        &self.account
     }
 
     pub(super) fn is_guarded(&self) -> bool {

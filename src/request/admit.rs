@@ -8,7 +8,6 @@ use std::sync::Arc;
 use http::request::Parts;
 use http_body::Body;
 
-use crate::lease::LeaseOwner;
 use crate::limits::{Full, Holding};
 use crate::message::body::{BoxError, FullBody, announced_length};
 use crate::message::own_head::own_head;
@@ -21,7 +20,7 @@ use crate::request::context::IdempotencyContext;
 use crate::request::operation::{Operation, ProtectedRequest};
 use crate::request::stop::Stop;
 use crate::runtime::deadline::Deadline;
-use crate::store::Claim;
+use crate::store::{Claim, Lease};
 
 /// A request that the handler runs for: what protects it, and its body.
 pub(crate) struct Admitted {
@@ -31,8 +30,8 @@ pub(crate) struct Admitted {
 
 /// How a request with this body goes on.
 pub(super) enum Decision {
-    /// The handler runs under this owner's lease.
-    Acquired(LeaseOwner, FullBody),
+    /// The handler runs under this lease, in this place among those in flight.
+    Acquired(Lease, Holding, FullBody),
     /// More is to be done than to ask a store that answers at once. The claim is there unless the
     /// body takes long to be digested.
     TakesTime(Option<Claim>, FullBody),
@@ -137,7 +136,7 @@ impl ProtectedRequest {
             return Ok(Decision::TakesTime(Some(claim), body));
         };
         match self.decide(&claim, Ok(claimed), true) {
-            Ok(Some(lease)) => Ok(Decision::Acquired(self.own(lease, taken), body)),
+            Ok(Some(lease)) => Ok(Decision::Acquired(lease, taken, body)),
             Err(Stop::InFlight(_)) if matches!(self.options.on_in_flight, OnInFlight::Wait(_)) => {
                 Ok(Decision::TakesTime(Some(claim), body))
             }

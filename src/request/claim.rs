@@ -59,8 +59,7 @@ impl Operation {
             return Ok(Protection::None);
         };
         let guarded = lease.is_guarded();
-        let owner = self.own(lease, place);
-        self.acquired(owner.state());
+        let owner = self.acquired(lease, place);
         if !guarded {
             owner.renew_from(sent);
         }
@@ -116,13 +115,6 @@ impl ProtectedRequest {
         }
         self.account().may_respond()?;
         place.map_or_else(|| self.place(), Ok)
-    }
-
-    /// The owner of a lease that was acquired. Its drop gives the claim back.
-    pub(super) fn own(&self, lease: Lease, place: Holding) -> LeaseOwner {
-        let max_operation = self.options.max_operation;
-        let span = self.span.clone();
-        LeaseOwner::acquired(&self.core.leases, lease, max_operation, span, place)
     }
 
     /// What the answer to a claim means. `None`: the claim certainly did not reach

@@ -57,8 +57,9 @@ pin_project! {
     /// Step 4: a body that is read to its end, within `max_request_body`, `body_timeout` and
     /// `max_buffered_bytes`.
     pub(super) struct BodyReading<B> {
+        // Dropped once it has ended: its drop may panic, and nothing is claimed yet.
         #[pin]
-        body: B,
+        body: Option<B>,
         promised: Option<usize>,
         kept: Kept,
         // Set once a part of the body was not there yet.
@@ -80,7 +81,7 @@ where
             return Err((body, full));
         }
         Ok(Self {
-            body,
+            body: Some(body),
             promised,
             kept: Kept {
                 read: BodyBuffer::of_length(promised),
@@ -98,10 +99,15 @@ where
         head: &mut Parts,
         cx: &mut Context<'_>,
     ) -> Poll<Result<FullBody, Stop>> {
-        let this = self.project();
+        let mut this = self.project();
         let kept = this.kept;
-        let ended = match kept.poll(this.body, cx) {
-            Poll::Ready(ended) => ended,
+        let body = this.body.as_mut().as_pin_mut();
+        let body = body.expect("the body has not ended");
+        let ended = match kept.poll(body, cx) {
+            Poll::Ready(ended) => {
+                this.body.set(None);
+                ended
+            }
             Poll::Pending => {
                 let timer = this.timer.get_or_insert_with(|| {
                     own_head(head);

@@ -165,8 +165,8 @@ where
                     };
                     let operation = Arc::new(Operation::new(request, Some(room)));
                     step.set(match decision {
-                        Decision::Acquired(owner, body) => {
-                            operation.acquired(owner.state());
+                        Decision::Acquired(lease, place, body) => {
+                            let owner = operation.acquired(lease, place);
                             let protection = Protection::Own(owner);
                             let admitted = Admitted { protection, body };
                             handle(operation, service, parts, admitted)

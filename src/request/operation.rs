@@ -2,11 +2,12 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::request::Parts;
 use http::{HeaderName, HeaderValue};
 
-use crate::lease::LeaseState;
+use crate::lease::{LeaseOwner, LeaseState, Leased, Leases};
 use crate::limits::{Account, Full, Holding, Resource};
 use crate::message::media_type::is_grpc;
 use crate::options::RouteOptions;
@@ -95,7 +96,7 @@ pub(crate) struct Operation {
     request: ProtectedRequest,
     holds: Mutex<Holds>,
     /// Set once the claim has acquired a lease, before the handler begins.
-    lease: OnceLock<Arc<LeaseState>>,
+    lease: OnceLock<LeaseState>,
     /// The record of an earlier attempt under an old secret: which of the old
     /// secrets, and the record's id under it.
     pub(crate) first_attempt: OnceLock<(usize, RecordId)>,
@@ -112,6 +113,28 @@ impl Deref for Operation {
 
     fn deref(&self) -> &ProtectedRequest {
         &self.request
+    }
+}
+
+impl Leased for Operation {
+    fn state(&self) -> &LeaseState {
+        self.lease_state().expect("there is a lease")
+    }
+
+    fn leases(&self) -> &Arc<Leases> {
+        &self.core.leases
+    }
+
+    fn account(&self) -> &Arc<Account> {
+        &self.request.account
+    }
+
+    fn max_operation(&self) -> Duration {
+        self.options.max_operation
+    }
+
+    fn span(&self) -> &tracing::Span {
+        &self.span
     }
 }
 
@@ -167,14 +190,16 @@ impl Operation {
         self.holds.lock().place.take()
     }
 
-    pub(crate) fn acquired(&self, lease: &Arc<LeaseState>) {
-        let set = self.lease.set(Arc::clone(lease));
+    /// Takes ownership of the lease that the claim has acquired. The owner's drop gives the claim back.
+    pub(crate) fn acquired(self: &Arc<Self>, lease: Lease, place: Holding) -> LeaseOwner {
+        let set = self.lease.set(LeaseState::new(lease, place));
         assert!(set.is_ok(), "an operation acquires one lease");
+        LeaseOwner::acquired(Arc::clone(self) as Arc<dyn Leased>)
     }
 
     /// The state of the lease. `None` before the claim has acquired one, and where
     /// the handler runs unprotected because the store is down.
-    pub(crate) fn lease_state(&self) -> Option<&Arc<LeaseState>> {
+    pub(crate) fn lease_state(&self) -> Option<&LeaseState> {
         self.lease.get()
     }
 
@@ -186,16 +211,15 @@ impl Operation {
 
     /// Whether another owner has taken over, as far as this process knows.
     pub(crate) fn is_lost(&self) -> bool {
-        self.lease_state().is_some_and(|lease| lease.is_lost())
+        self.lease_state().is_some_and(LeaseState::is_lost)
     }
 
     /// Has the lease of a handler that has begun watched: renewed, and bounded by
     /// `max_operation`.
-    pub(crate) fn watch(&self) {
-        if self.progress() >= Progress::Running
-            && let Some(lease) = self.lease_state()
-        {
-            self.core.leases.watch(lease);
+    pub(crate) fn watch(self: &Arc<Self>) {
+        if self.progress() >= Progress::Running && self.lease_state().is_some() {
+            let leased: Arc<dyn Leased> = Arc::clone(self) as _;
+            self.core.leases.watch(&leased);
         }
     }
 
