@@ -2,14 +2,16 @@
 
 use bytes::{Bytes, BytesMut};
 use http::request::Parts;
+use http::uri::PathAndQuery;
 use http::{HeaderValue, Uri};
 
 /// Copies the header values and the target of a request. A server cuts them out of the buffer that
 /// it reads a connection into, and such a buffer can be many times as large as the head: a request
 /// that waits would keep the whole buffer.
 pub(crate) fn own_head(head: &mut Parts) {
-    let length = head.headers.values().map(HeaderValue::len).sum();
-    let mut copies = BytesMut::with_capacity(length);
+    let values: usize = head.headers.values().map(HeaderValue::len).sum();
+    let target = relative(&head.uri).map_or(0, str::len);
+    let mut copies = BytesMut::with_capacity(values + target);
     for value in head.headers.values_mut() {
         copies.extend_from_slice(value.as_bytes());
         let copy = copies.split().freeze();
@@ -19,15 +21,35 @@ pub(crate) fn own_head(head: &mut Parts) {
             *value = copy;
         }
     }
-    own_uri(&mut head.uri);
+    #[cfg(feature = "axum")]
+    let seen = head.uri.clone();
+    own_uri(&mut head.uri, &mut copies);
     #[cfg(feature = "axum")]
     if let Some(original) = head.extensions.get_mut::<axum::extract::OriginalUri>() {
-        own_uri(&mut original.0);
+        if original.0 == seen {
+            original.0 = head.uri.clone();
+        } else {
+            own_uri(&mut original.0, &mut copies);
+        }
     }
 }
 
-fn own_uri(uri: &mut Uri) {
-    let copy = Bytes::from(uri.to_string());
+/// The target of a request that names no server, as most do.
+fn relative(uri: &Uri) -> Option<&str> {
+    let is_relative = uri.scheme().is_none() && uri.authority().is_none();
+    uri.path_and_query()
+        .filter(|_| is_relative)
+        .map(PathAndQuery::as_str)
+}
+
+fn own_uri(uri: &mut Uri, copies: &mut BytesMut) {
+    let copy = match relative(uri) {
+        Some(target) => {
+            copies.extend_from_slice(target.as_bytes());
+            copies.split().freeze()
+        }
+        None => Bytes::from(uri.to_string()),
+    };
     if let Ok(copy) = Uri::from_maybe_shared(copy)
         && copy == *uri
     {
