@@ -9,6 +9,8 @@ use http::{HeaderMap, HeaderName, Method, StatusCode, request};
 use ipnet::IpNet;
 
 #[cfg(feature = "config")]
+pub use crate::config::desk::DeskEntry;
+#[cfg(feature = "config")]
 pub use crate::config::limits::Limits;
 #[cfg(feature = "config")]
 pub use crate::config::process::Listen;

@@ -15,6 +15,7 @@ use tower_idempotency::for_sidecar::{
 };
 use tower_idempotency::scope::PeerAddr;
 use tower_idempotency::{Idempotency, IdempotencyLayer, RequestBody, ResponseBody};
+use tower_idempotency_desk::Desk;
 use tower_layer::Layer;
 use tower_service::Service;
 use tracing::warn;
@@ -69,6 +70,7 @@ pub(crate) struct Front {
     healthz: Option<String>,
     readiness: Readiness,
     contract: Option<(String, SidecarContract)>,
+    desk: Option<Desk>,
     /// The methods that some route protects.
     methods: Vec<Method>,
     limits: Limits,
@@ -79,6 +81,7 @@ pub(crate) struct Front {
 impl Front {
     pub(crate) fn new(
         layer: IdempotencyLayer,
+        desk: Option<Desk>,
         settings: &Settings,
         upstream: Option<tls::Connector>,
         of_authorizer: Option<tls::Connector>,
@@ -101,6 +104,7 @@ impl Front {
         let contract = settings.contract.clone();
         let contract = contract.map(|path| (path, SidecarContract::new(&layer, settings)));
         Self {
+            desk,
             methods: methods(&layer),
             refusals: refusals(&layer),
             authorizer: authorize
@@ -124,6 +128,10 @@ impl Front {
 
     pub(crate) fn layer(&self) -> &IdempotencyLayer {
         &self.layer
+    }
+
+    pub(crate) fn desk(&self) -> Option<&Desk> {
+        self.desk.as_ref()
     }
 
     pub(crate) fn numbers(&self) -> &Arc<Numbers> {

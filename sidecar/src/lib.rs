@@ -18,6 +18,7 @@ use tower_idempotency::for_sidecar::{
 };
 use tower_idempotency::store::{AnyStore, Store, StoreError};
 use tower_idempotency::{ConfigError, IdempotencyLayer};
+use tower_idempotency_desk::{Desk, DeskObserver};
 
 mod authorize;
 mod bodies;
@@ -27,6 +28,7 @@ mod connect;
 mod connections;
 mod contract;
 mod descriptors;
+mod desk;
 mod ending;
 mod forwarded;
 mod framing;
@@ -110,11 +112,13 @@ impl Sidecar {
         let settings = Settings::read(config)?;
         // Errors of the file are found before the sidecar waits for a store.
         let (_, tls) = checked(config, &settings)?;
+        let observer = settings.desk.as_ref().map(|_| DeskObserver::new());
         let layer = match store::connect(required_store(config)?).await? {
-            Connected::Now(store) => layer(config, &settings, store)?,
-            Connected::Later(store) => layer(config, &settings, store)?,
+            Connected::Now(store) => layer(config, &settings, store, observer.as_ref())?,
+            Connected::Later(store) => layer(config, &settings, store, observer.as_ref())?,
         };
-        Self::listen(&settings, layer, tls).await
+        let desk = desk::desk(&layer, &settings, observer);
+        Self::listen(&settings, layer, desk, tls).await
     }
 
     /// What a sidecar with this file promises to clients. Neither the store nor the upstream is
@@ -139,11 +143,12 @@ impl Sidecar {
     async fn listen(
         settings: &Settings,
         layer: IdempotencyLayer,
+        desk: Option<Desk>,
         tls: Tls,
     ) -> Result<Self, SidecarError> {
         descriptors::allow(&settings.limits, settings.authorize.is_some());
         let files = tls.files();
-        let front = Front::new(layer, settings, tls.upstream, tls.authorizer);
+        let front = Front::new(layer, desk, settings, tls.upstream, tls.authorizer);
         let front = Arc::new(front);
         let metrics = match &settings.metrics {
             Some(address) => Some(bind(address, tls.metrics).await?),
@@ -317,7 +322,7 @@ impl Tls {
 /// The layer without its store, and what TLS needs of the files that the configuration names. Errors of
 /// both are reported together.
 fn checked(config: &Config, settings: &Settings) -> Result<(IdempotencyLayer, Tls), SidecarError> {
-    let layer = layer(config, settings, LateStore::default());
+    let layer = layer(config, settings, LateStore::default(), None);
     match (layer, Tls::read(config, settings)) {
         (Ok(layer), Ok(tls)) => Ok((layer, tls)),
         (Err(SidecarError(Reason::File(of_layer))), Err(of_tls)) => {
@@ -334,8 +339,12 @@ fn layer(
     config: &Config,
     settings: &Settings,
     store: impl Store,
+    observer: Option<&DeskObserver>,
 ) -> Result<IdempotencyLayer, SidecarError> {
     let mut builder = builder(config, store)?;
+    if let Some(observer) = observer {
+        builder = builder.observer(observer.clone());
+    }
     let docs_url = settings.docs_url.as_ref();
     // Rejections link to the contract that the sidecar serves, unless the file names another page.
     if let (None, Some(path)) = (docs_url, &settings.contract) {

@@ -8,7 +8,7 @@ use http::{HeaderName, Uri};
 use ipnet::IpNet;
 use tower_idempotency::config::{Config, FileError};
 use tower_idempotency::for_sidecar::{
-    ClientFiles, Entries, Limits, Listen, ServerFiles, all_of, canonical, entries, wrong,
+    ClientFiles, DeskEntry, Entries, Limits, Listen, ServerFiles, all_of, canonical, entries, wrong,
 };
 
 use crate::client::KEEP_ALIVE;
@@ -38,6 +38,8 @@ pub(crate) struct Settings {
     /// Where `/metrics` and `/healthz` are served.
     pub(crate) metrics: Option<Listen>,
     pub(crate) metrics_tls: Option<ServerFiles>,
+    /// Who may use the desk on `metrics`, and what it shows.
+    pub(crate) desk: Option<DeskEntry>,
     /// The path on `listen` that says whether the process lives.
     pub(crate) livez: Option<String>,
     /// The path on `listen` that says whether the sidecar should get requests.
@@ -85,6 +87,7 @@ impl Default for Settings {
             callers_are_addresses: false,
             metrics: None,
             metrics_tls: None,
+            desk: None,
             livez: Some("/livez".to_owned()),
             readyz: Some("/readyz".to_owned()),
             healthz: Some("/healthz".to_owned()),
@@ -183,6 +186,7 @@ impl Settings {
             trusted_proxies: entries.trusted_proxies,
             metrics: entries.metrics,
             metrics_tls: entries.metrics_tls,
+            desk: entries.desk,
             livez: entries.livez.unwrap_or(usual.livez),
             readyz: entries.readyz.unwrap_or(usual.readyz),
             healthz: entries.healthz.unwrap_or(usual.healthz),
@@ -298,6 +302,10 @@ mod tests {
             (
                 "metrics = '[::1]:9100'",
                 "metrics: Some(Tcp(\"::1\", 9100))",
+            ),
+            (
+                "metrics = '127.0.0.1:1'\ndesk = { show_bodies = true }",
+                "desk: Some(DeskEntry { show_bodies: true, .. })",
             ),
             ("healthz = '/live'", "healthz: Some(\"/live\")"),
             ("healthz = false", "healthz: None"),

@@ -22,6 +22,7 @@ use tracing::{debug, info, warn};
 
 use crate::bodies::GuardedBody;
 use crate::connections::Connections;
+use crate::desk;
 use crate::ending::{Close, Ending, Phase, Waits};
 use crate::front::{Front, Peer, ServedBody, alive};
 use crate::listener::Listener;
@@ -104,7 +105,7 @@ pub(crate) async fn serve(
 pub(crate) enum Site {
     /// The upstream.
     Front(Arc<Front>),
-    /// `/metrics` and the probes.
+    /// `/metrics`, the probes and the desk.
     Metrics(Arc<Front>),
 }
 
@@ -125,9 +126,13 @@ impl Site {
         match self {
             Self::Front(front) => front.respond(request, peer, guard).await,
             Self::Metrics(front) => {
-                let response = metrics(front, &request).await;
-                let whole = |data| Either::Right(Full::new(data));
-                response.map(|data| GuardedBody::new(whole(data), (None, guard)))
+                let response = match front.desk() {
+                    Some(own) if desk::is_desk(request.uri().path()) => {
+                        desk::respond(own, request, peer).await
+                    }
+                    _ => metrics(front, &request).await.map(Full::new),
+                };
+                response.map(|whole| GuardedBody::new(Either::Right(whole), (None, guard)))
             }
         }
     }

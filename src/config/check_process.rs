@@ -3,6 +3,7 @@
 
 use super::amount::Time;
 use super::process::{Listen, not_copied, spelling};
+use super::tls::ServerTls;
 use super::{Config, FileError};
 
 impl Config {
@@ -25,6 +26,10 @@ impl Config {
             errors.push(self.error(&format!("limits.{name}"), message));
         }
         let metrics = file.metrics.as_ref().map(|own| &own.0);
+        let tls = file.metrics_tls.as_ref().map(ServerTls::files);
+        if let Some((path, message)) = file.desk.as_ref().and_then(|own| own.wrong(metrics, tls)) {
+            errors.push(self.error(path, message));
+        }
         // For port 0 the system chooses a free port each time.
         let is_fixed = metrics.is_some_and(|own| !matches!(own, Listen::Tcp(_, 0)));
         if is_fixed && metrics == file.listen.as_ref().map(|own| &own.0) {

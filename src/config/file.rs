@@ -8,6 +8,7 @@ use serde::Deserialize;
 use super::amount::{Size, Time};
 use super::choice::{Body, Encrypting, Format, Headers, Lengths, Waiting};
 use super::credential::Credential;
+use super::desk::DeskTable;
 use super::field::{BodyStatus, HeaderSwitch, MediaType, Name, SkipHeader, StatusName, Verb};
 use super::limits::LimitsTable;
 use super::process::{Address, Authorize, ServedPath, Upstream};
@@ -67,6 +68,10 @@ pub(super) struct File {
     pub(super) metrics: Option<Address>,
     /// Sidecar: the certificate with which it speaks TLS on `metrics`.
     pub(super) metrics_tls: Option<ServerTls>,
+    /// Sidecar: the desk, a page for those who run it, at `/desk` on `metrics`. `{}` turns it on where
+    /// only this machine reaches `metrics`, or with the `client_ca` of `metrics_tls`; anywhere else it
+    /// needs a `token`.
+    pub(super) desk: Option<DeskTable>,
     /// Sidecar: the path on `listen` where it says that the process lives; `false` for none.
     #[schemars(extend("default" = "/livez"))]
     pub(super) livez: Option<ServedPath>,

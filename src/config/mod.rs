@@ -57,6 +57,7 @@ mod check;
 mod check_process;
 mod choice;
 mod credential;
+pub(crate) mod desk;
 mod document;
 mod environment;
 mod error;

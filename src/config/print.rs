@@ -109,6 +109,7 @@ fn redacted(path: &str, value: &Value) -> Value {
     match value {
         Value::String(text) if !text.starts_with("env:") => match path {
             "store" | "authorize" | "authorize.url" => url(text).into(),
+            "desk.token" => REDACTED.into(),
             _ if path.starts_with("secrets") => REDACTED.into(),
             _ if path.contains("known_sha256") => REDACTED.into(),
             _ => value.clone(),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::{HeaderName, Uri};
 use ipnet::IpNet;
 
+use super::desk::{DeskEntry, DeskTable};
 use super::limits::Limits;
 use super::process::Listen;
 use super::scopes::Scopes;
@@ -47,6 +48,8 @@ pub struct Entries {
     pub metrics: Option<Listen>,
     /// The entry `metrics_tls`.
     pub metrics_tls: Option<ServerFiles>,
+    /// The entry `desk`.
+    pub desk: Option<DeskEntry>,
     /// A path; `Some(None)` for `false`.
     pub livez: Option<Option<String>>,
     /// A path; `Some(None)` for `false`.
@@ -153,6 +156,7 @@ pub fn entries(config: &Config) -> Entries {
         trusted_proxies: networks.map(|own| canonical(own.0)).collect(),
         metrics: file.metrics.as_ref().map(|own| own.0.clone()),
         metrics_tls: file.metrics_tls.as_ref().map(ServerTls::files),
+        desk: file.desk.as_ref().map(DeskTable::entry),
         livez: file.livez.as_ref().map(|own| own.0.clone()),
         readyz: file.readyz.as_ref().map(|own| own.0.clone()),
         healthz: file.healthz.as_ref().map(|own| own.0.clone()),

@@ -125,6 +125,8 @@ fn what_is_read_is_right_by_the_schema() {
         "tls = { certificate = '/a.pem', key = '/b.pem', client_ca = '/c.pem' }",
         "metrics = '[::1]:9100'\nmetrics_tls = { certificate = '/a.pem', key = '/b.pem' }",
         "upstream = 'https://a.example'\nupstream_tls = { ca = '/c.pem', certificate = '/a.pem', key = '/b.pem' }",
+        "metrics = '[::1]:9100'\ndesk = { token = '0123456789abcdef', show_bodies = true }",
+        "metrics = 'localhost:9100'\ndesk = {}",
         "authorize = { url = 'https://auth', tls = { ca = '/c.pem' } }",
         "upstream_http2 = true",
         "upstream_keep_alive = '0s'",

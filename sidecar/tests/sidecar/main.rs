@@ -10,6 +10,7 @@ mod browsers;
 mod certificates;
 mod configured;
 mod connections;
+mod desk;
 mod environment;
 mod expectations;
 mod failures;

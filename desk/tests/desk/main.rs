@@ -1,0 +1,7 @@
+//! The desk, as a service and in a browser.
+
+mod access;
+mod browser;
+mod chromium;
+mod support;
+mod views;
