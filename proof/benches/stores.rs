@@ -198,7 +198,7 @@ fn print_targets(taken: &[Taken]) {
                 row(format!("{engine}: {name} to the write"), ratio, "1.3");
             } else if script.is_none() && operation != REPLAY {
                 let ratio = one.quartiles(|round| 1.0 / round.to_write(operation));
-                let name = format!("{engine}: throughput of {name}s to writes', 64 at once");
+                let name = format!("{engine}, 64 at once: rate of {name} to write");
                 row(name, ratio, ">= 0.8");
             }
         }
