@@ -1,10 +1,11 @@
 //! What became of requests, as numbers.
 //!
-//! Public items: `Counts`, `LimitCounts`. May use: `rejection`, `limits`.
+//! Public items: `Counts`, `LimitCounts`, `ObservedCounts`. May use: `observer`, `rejection`, `limits`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::limits::{Full, Resource, Whose};
+use crate::observer::Would;
 use crate::rejection::RejectionCode;
 
 /// What became of the requests of one layer since it was built. Requests that
@@ -52,8 +53,36 @@ pub struct Counts {
     /// Operations that ran unprotected because the store was down
     /// ([`OnStoreError::RunUnprotected`](crate::options::OnStoreError::RunUnprotected)).
     pub unprotected: u64,
+    /// What the layer would have done in [`Mode::Observe`](crate::options::Mode::Observe). The
+    /// operations that it would have executed count as `executed` too, and the ends of their records
+    /// as such ends.
+    pub observed: ObservedCounts,
     rejected: [u64; RejectionCode::ALL.len()],
     limits: [LimitCounts; Resource::ALL.len()],
+}
+
+/// What a layer would have done with the requests that it only observed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ObservedCounts {
+    /// Requests whose handlers would have run.
+    pub execute: u64,
+    /// Duplicates that would have been given the recorded response.
+    pub replay: u64,
+    /// Requests without a key that need none.
+    pub pass: u64,
+    /// Requests of which the layer can't say what it would have done: the handler did not read the
+    /// body to its end, or there was no room for the observation.
+    pub not_observed: u64,
+    reject: [u64; RejectionCode::ALL.len()],
+}
+
+impl ObservedCounts {
+    /// How many requests would have been rejected with this code.
+    #[must_use]
+    pub fn reject(&self, code: RejectionCode) -> u64 {
+        self.reject[place(code)]
+    }
 }
 
 /// How often one limit of what requests hold has refused a request (G11).
@@ -104,6 +133,11 @@ pub(crate) struct Counters {
     pub(crate) sealed: Count,
     pub(crate) overtaken: Count,
     pub(crate) unrecorded: Count,
+    pub(crate) not_observed: Count,
+    would_execute: Count,
+    would_replay: Count,
+    would_pass: Count,
+    would_reject: [Count; RejectionCode::ALL.len()],
     rejected: [Count; RejectionCode::ALL.len()],
     by_share: [Count; Resource::ALL.len()],
     by_sum: [Count; Resource::ALL.len()],
@@ -128,6 +162,16 @@ impl Counters {
         self.rejected[place(code)].add();
     }
 
+    pub(crate) fn observed(&self, would: Would) {
+        let count = match would {
+            Would::Execute => &self.would_execute,
+            Would::Replay => &self.would_replay,
+            Would::Reject(code) => &self.would_reject[place(code)],
+            Would::Pass => &self.would_pass,
+        };
+        count.add();
+    }
+
     pub(crate) fn full(&self, Full { of, whose }: Full) {
         let counts = match whose {
             Whose::Caller => &self.by_share,
@@ -149,6 +193,13 @@ impl Counters {
             overtaken: self.overtaken.get(),
             unrecorded: self.unrecorded.get(),
             unprotected: self.unprotected.get(),
+            observed: ObservedCounts {
+                execute: self.would_execute.get(),
+                replay: self.would_replay.get(),
+                pass: self.would_pass.get(),
+                not_observed: self.not_observed.get(),
+                reject: self.would_reject.each_ref().map(Count::get),
+            },
             rejected: self.rejected.each_ref().map(Count::get),
             limits: Resource::ALL.map(|of| LimitCounts {
                 option: of.option(),

@@ -25,12 +25,13 @@ use crate::contract::Contract;
 use crate::error::ConfigError;
 use crate::layer::IdempotencyLayer;
 use crate::message::media_type;
-use crate::options::OnDisconnect;
 use crate::options::recording::{RecordRule, ResponseHead};
 pub use crate::options::target::NormalPath;
+use crate::options::{Mode, OnDisconnect};
 use crate::record::RecordId;
 pub use crate::rejection::gateway::{Asked, GatewayCode, Refusal, Refusals};
 use crate::request::context::IdempotencyContext;
+pub use crate::request::observe_mode::OnObserved;
 use crate::scope::{self, Scope};
 use crate::store::StoreErrorKind;
 
@@ -43,6 +44,8 @@ pub struct Route<'a> {
     pub pattern: Option<&'a str>,
     /// The path of the pattern.
     pub path: Option<&'a str>,
+    /// Whether the route's requests pass and are only observed.
+    pub is_observed: bool,
     /// The headers that may carry the key.
     pub key_headers: &'a [HeaderName],
     /// The option `max_operation`.
@@ -62,6 +65,7 @@ pub fn routes(layer: &IdempotencyLayer) -> impl Iterator<Item = Route<'_>> {
             methods: &listed.methods,
             pattern: listed.pattern.as_deref(),
             path: listed.path.as_deref(),
+            is_observed: options.mode == Mode::Observe,
             key_headers: &options.keys.headers,
             max_operation: options.max_operation,
             on_disconnect: options.on_disconnect,

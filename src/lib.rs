@@ -323,7 +323,7 @@ pub mod scope;
 pub mod store;
 pub mod telemetry;
 
-pub use counts::{Counts, LimitCounts};
+pub use counts::{Counts, LimitCounts, ObservedCounts};
 pub use error::ConfigError;
 pub use layer::IdempotencyLayer;
 pub use layer::audit::{Audit, AuditError};
@@ -334,6 +334,7 @@ pub use layer::records::{Records, Resolved};
 pub use layer::service::Idempotency;
 pub use layer::usage::{LimitUsage, StoreUsage, Usage};
 pub use message::body::RequestTrailers;
+pub use message::observed_body::ObservedBody;
 pub use message::request_body::{FromBytes, RequestBody};
 pub use message::response_body::ResponseBody;
 pub use options::RouteOptions;

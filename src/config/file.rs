@@ -19,7 +19,7 @@ use super::tls::{ClientTls, ServerTls};
 use super::value::{List, Setting, Word};
 use crate::options::key::KeySyntax;
 use crate::options::{
-    KeysPer, OnDisconnect, OnMismatch, OnOversize, OnStoreError, Require, RouteOptions,
+    KeysPer, Mode, OnDisconnect, OnMismatch, OnOversize, OnStoreError, Require, RouteOptions,
     route_options,
 };
 use crate::store::OnLapsedLease;

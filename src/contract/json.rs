@@ -6,9 +6,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde_json::{Map, Value, json};
 
 use crate::contract::{Contract, Endpoint, RejectionExample};
+use crate::options::OnInFlight;
 use crate::options::fingerprint::FingerprintBody;
 use crate::options::recording::{RecordRule, SkipHeader};
-use crate::options::{OnInFlight, Require};
 
 impl Contract {
     /// The contract as JSON. The members have the names of the options, and the
@@ -28,7 +28,7 @@ impl Endpoint {
     fn json(&self) -> Value {
         let methods: Vec<_> = self.methods.iter().map(Method::as_str).collect();
         let options = &*self.options;
-        if options.require == Require::Ignored {
+        if !options.takes_keys() {
             return json!({ "methods": methods, "path": self.path, "require": "ignored" });
         }
         let headers = &options.record_headers;

@@ -5,7 +5,6 @@ use std::fmt::Write;
 use crate::contract::sentences::{self, Sentences};
 use crate::contract::{Contract, Endpoint, RejectionExample};
 use crate::display::{duration, header_name, join_with};
-use crate::options::Require;
 use crate::rejection::RejectionCode;
 
 impl Contract {
@@ -54,16 +53,16 @@ impl Contract {
             // A bar would end the cell.
             let path = path.replace('|', "\\|");
             let options = &endpoint.options;
-            let require = options.require.as_str();
-            if options.require == Require::Ignored {
-                writeln!(page, "| {path} | {methods} | {require} | | |")
-            } else {
+            if options.takes_keys() {
+                let require = options.require.as_str();
                 let headers = sentences::names(&options.keys.headers, "or");
                 let kept = duration(options.retention);
                 writeln!(
                     page,
                     "| {path} | {methods} | {require} | {headers} | {kept} |"
                 )
+            } else {
+                writeln!(page, "| {path} | {methods} | ignored | | |")
             }
             .expect(INFALLIBLE);
         }

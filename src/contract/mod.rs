@@ -146,7 +146,7 @@ impl Contract {
     /// The endpoints that take a key.
     fn with_keys(&self) -> impl Iterator<Item = &Endpoint> {
         let endpoints = self.endpoints.iter();
-        endpoints.filter(|endpoint| endpoint.options.require != Require::Ignored)
+        endpoints.filter(|endpoint| endpoint.options.takes_keys())
     }
 }
 
@@ -158,7 +158,7 @@ impl Endpoint {
 
 /// Whether a request under these options can get this rejection.
 fn can_reject(options: &RouteOptions, code: RejectionCode) -> bool {
-    options.require != Require::Ignored
+    options.takes_keys()
         && match code {
             RejectionCode::KeyRequired => options.require == Require::Required,
             // A key without any character is `key-invalid`.

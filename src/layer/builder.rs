@@ -13,6 +13,7 @@ use crate::layer::limits::check_limits;
 use crate::lease::{Leases, TimedStore};
 use crate::limits::{Accounts, Limit, Limits, Resource, Turns};
 use crate::message::media_type::can_have_body;
+use crate::message::observed_body::{ObservedBodies, ObservedBody};
 use crate::observer::{Observer, Observers};
 use crate::options::route::{Routes, Rule};
 use crate::options::{RouteOptions, Target};
@@ -67,6 +68,7 @@ pub struct IdempotencyLayerBuilder {
     rejections: RejectionRules,
     /// The content type and the body for each code, by the code's word. `build` checks them.
     bodies: Vec<(&'static str, String, String)>,
+    observed_bodies: ObservedBodies,
     defaults: RouteOptions,
     routes: Vec<Rule>,
 }
@@ -89,6 +91,7 @@ impl IdempotencyLayerBuilder {
             observers: Vec::new(),
             rejections: RejectionRules::default(),
             bodies: Vec::new(),
+            observed_bodies: ObservedBodies::default(),
             defaults: RouteOptions::default(),
             routes: Vec::new(),
         }
@@ -298,6 +301,27 @@ impl IdempotencyLayerBuilder {
         self
     }
 
+    /// Says how a request body of type `B` that the layer observes becomes a `B` again, so that the
+    /// layer can digest such bodies in [`Mode::Observe`](crate::options::Mode::Observe). The body
+    /// that `rewrap` returns must pass on what it is given. With the feature `axum` axum's `Body` needs
+    /// no such line; requests with bodies of other types are not observed without one.
+    ///
+    /// ```
+    /// use hyper::body::Incoming;
+    /// use tower_idempotency::options::Mode;
+    /// use tower_idempotency::{IdempotencyLayer, MemoryStore, RequestBody, scope};
+    ///
+    /// let layer = IdempotencyLayer::builder(MemoryStore::new(), scope::header("x-api-key"))
+    ///     .defaults(|options| options.mode(Mode::Observe))
+    ///     .observed_body(RequestBody::<Incoming>::observed)
+    ///     .build()?;
+    /// # Ok::<(), tower_idempotency::ConfigError>(())
+    /// ```
+    pub fn observed_body<B: 'static>(mut self, rewrap: fn(ObservedBody<B>) -> B) -> Self {
+        self.observed_bodies.add(rewrap);
+        self
+    }
+
     /// Skips the checks that depend on the store, so that the options of a file can be checked
     /// without the store that the program will use.
     #[cfg(feature = "config")]
@@ -410,6 +434,7 @@ impl IdempotencyLayerBuilder {
             old_digests,
             routes,
             rejections: self.rejections,
+            observed_bodies: self.observed_bodies,
         };
         Ok(IdempotencyLayer {
             core: Arc::new(Core {

@@ -7,13 +7,16 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use http::Response;
+use http_body::Body;
 use pin_project_lite::pin_project;
 use tracing::Instrument;
 
+use crate::message::body::BoxError;
 use crate::message::response_body::ResponseBody;
 use crate::options::OnDisconnect;
 use crate::rejection::grpc::{deadline_exceeded, deadline_exceeded_response};
 use crate::request::flow::BoxFlow;
+use crate::request::observe_mode::Observing;
 use crate::request::operation::Progress;
 use crate::runtime::Handle;
 use crate::runtime::deadline::Moment;
@@ -42,6 +45,7 @@ pin_project! {
         E: 'static,
     {
         Passed { #[pin] future: F },
+        Observed { #[pin] future: F, observing: Option<Observing> },
         Rejected { response: Option<Response<ResponseBody<R>>> },
         Protected { protected: Protected<R, E> },
     }
@@ -67,6 +71,17 @@ impl<F, R: 'static, E: 'static> ResponseFuture<F, R, E> {
         }
     }
 
+    /// A request that passes, and is observed.
+    pub(crate) fn observed(future: F, observing: Observing) -> Self {
+        if !observing.has_more_to_do() {
+            return Self::passed(future);
+        }
+        let observing = Some(observing);
+        Self {
+            kind: Kind::Observed { future, observing },
+        }
+    }
+
     pub(crate) fn rejected(response: Response<ResponseBody<R>>) -> Self {
         Self {
             kind: Kind::Rejected {
@@ -88,6 +103,8 @@ impl<F, R: 'static, E: 'static> ResponseFuture<F, R, E> {
 impl<F, R: 'static, E: 'static> Future for ResponseFuture<F, R, E>
 where
     F: Future<Output = Result<Response<R>, E>>,
+    R: Body,
+    R::Error: Into<BoxError>,
 {
     type Output = Result<Response<ResponseBody<R>>, E>;
 
@@ -96,6 +113,23 @@ where
             KindProjection::Passed { future } => {
                 let response = ready!(future.poll(cx))?;
                 Poll::Ready(Ok(response.map(ResponseBody::passed)))
+            }
+            KindProjection::Observed { future, observing } => {
+                // Taken out while the handler runs: the drop after a panic is told from that of a
+                // client that leaves.
+                let own = observing.take().expect("polled after completion");
+                match future.poll(cx) {
+                    Poll::Pending => {
+                        own.waits();
+                        *observing = Some(own);
+                        Poll::Pending
+                    }
+                    Poll::Ready(Ok(response)) => Poll::Ready(Ok(own.respond(response))),
+                    Poll::Ready(Err(error)) => {
+                        own.fail();
+                        Poll::Ready(Err(error))
+                    }
+                }
             }
             KindProjection::Rejected { response } => {
                 Poll::Ready(Ok(response.take().expect("polled after completion")))

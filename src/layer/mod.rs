@@ -34,7 +34,7 @@ use crate::layer::builder::IdempotencyLayerBuilder;
 use crate::layer::records::Records;
 use crate::layer::service::Idempotency;
 use crate::layer::usage::Usage;
-use crate::options::Require;
+use crate::options::{Mode, Require};
 use crate::request::core::Core;
 use crate::scope::Scope;
 use crate::store::Store;
@@ -159,7 +159,8 @@ impl IdempotencyLayer {
     }
 
     /// Whether the layer protects this request: its route is protected, and the
-    /// request has a key or needs one. Every other request passes through.
+    /// request has a key or needs one. Every other request passes through, and so does one that the
+    /// layer only [observes](crate::options::Mode::Observe).
     ///
     /// Use it for checks that must run before a response is replayed, such as whether
     /// the caller may still have it: what stands inside the layer does not run on a
@@ -169,6 +170,7 @@ impl IdempotencyLayer {
         let routes = &self.core.rules.routes;
         match routes.options(&request.method, &request.uri, &request.extensions) {
             None => false,
+            Some(options) if options.mode == Mode::Observe => false,
             Some(options) => match options.require {
                 Require::Required => true,
                 Require::Optional => options.keys.read(&request.headers).is_some(),

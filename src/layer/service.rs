@@ -15,10 +15,11 @@ use crate::message::body::BoxError;
 use crate::message::client_deadline::grpc_timeout;
 use crate::message::media_type::is_grpc;
 use crate::message::request_body::FromBytes;
-use crate::options::{Require, RouteOptions};
+use crate::options::{Mode, Require, RouteOptions};
 use crate::rejection::Rejection;
 use crate::request::core::Core;
 use crate::request::flow::flow;
+use crate::request::observe_mode::observe;
 use crate::request::operation::ProtectedRequest;
 use crate::runtime::deadline::Moment;
 
@@ -101,8 +102,15 @@ where
         // Step 1: the route.
         let routes = &self.core.rules.routes;
         let options = match routes.options(request.method(), request.uri(), request.extensions()) {
-            Some(options) if options.require != Require::Ignored => options,
-            _ => return ResponseFuture::passed(self.inner.call(request)),
+            Some(options) if options.require == Require::Ignored => {
+                return ResponseFuture::passed(self.inner.call(request));
+            }
+            Some(options) if options.mode == Mode::Observe => {
+                let (request, observing) = observe(&self.core, options, request);
+                return ResponseFuture::observed(self.inner.call(request), observing);
+            }
+            Some(options) => options,
+            None => return ResponseFuture::passed(self.inner.call(request)),
         };
         // Step 2: the key.
         let (key, key_header) = match options.keys.read(request.headers()) {

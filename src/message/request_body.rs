@@ -9,6 +9,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 use crate::message::body::as_bytes;
+use crate::message::observed_body::ObservedBody;
 
 /// A request body that can be made of bytes, as the layer needs it: the layer reads the
 /// body of a protected request, and hands the service a body made of what it read.
@@ -66,6 +67,7 @@ pin_project! {
     enum RequestKind<B> {
         Read { data: Bytes },
         Unread { #[pin] body: B },
+        Observed { body: Pin<Box<ObservedBody<RequestBody<B>>>> },
     }
 }
 
@@ -74,6 +76,17 @@ impl<B> RequestBody<B> {
     pub fn new(body: B) -> Self {
         Self {
             kind: RequestKind::Unread { body },
+        }
+    }
+}
+
+impl<B: Body> RequestBody<B> {
+    /// The body of a request that the layer observes, for
+    /// [`observed_body`](crate::IdempotencyLayerBuilder::observed_body).
+    pub fn observed(body: ObservedBody<Self>) -> Self {
+        let body = Box::pin(body);
+        Self {
+            kind: RequestKind::Observed { body },
         }
     }
 }
@@ -115,6 +128,7 @@ impl<B: Body> Body for RequestBody<B> {
                 let frame = ready!(body.poll_frame(cx));
                 Poll::Ready(frame.map(|frame| frame.map(as_bytes)))
             }
+            RequestKindProjection::Observed { body } => body.as_mut().poll_frame(cx),
         }
     }
 
@@ -122,6 +136,7 @@ impl<B: Body> Body for RequestBody<B> {
         match &self.kind {
             RequestKind::Read { data } => data.is_empty(),
             RequestKind::Unread { body } => body.is_end_stream(),
+            RequestKind::Observed { body } => body.is_end_stream(),
         }
     }
 
@@ -129,6 +144,7 @@ impl<B: Body> Body for RequestBody<B> {
         match &self.kind {
             RequestKind::Read { data } => SizeHint::with_exact(data.len() as u64),
             RequestKind::Unread { body } => body.size_hint(),
+            RequestKind::Observed { body } => body.size_hint(),
         }
     }
 }

@@ -17,6 +17,7 @@ use crate::message::kept::AHEAD;
 use crate::message::pipe::{End, Pipe};
 use crate::message::pipe_body::PipeBody;
 use crate::message::send_timeout::SendTimeout;
+use crate::message::watched_body::WatchedBody;
 use crate::runtime::Handle;
 use crate::runtime::deadline::Moment;
 
@@ -37,6 +38,7 @@ pin_project! {
     #[project = ResponseKindProjection]
     enum ResponseKind<B> {
         Passed { #[pin] body: B },
+        Watched { #[pin] body: WatchedBody<B> },
         Unprotected { #[pin] body: B, place: Option<Box<Holding>> },
         Known { data: Bytes, trailers: Option<Box<HeaderMap>> },
         Streamed { sender: PipeBody },
@@ -47,6 +49,13 @@ impl<B> ResponseBody<B> {
     pub(crate) fn passed(body: B) -> Self {
         Self {
             kind: ResponseKind::Passed { body },
+        }
+    }
+
+    /// The service's own body, of which the layer sees what passes.
+    pub(crate) fn watched(body: WatchedBody<B>) -> Self {
+        Self {
+            kind: ResponseKind::Watched { body },
         }
     }
 
@@ -183,6 +192,10 @@ where
                 let frame = ready!(body.poll_frame(cx));
                 Poll::Ready(frame.map(|frame| frame.map(as_bytes).map_err(Into::into)))
             }
+            ResponseKindProjection::Watched { body } => {
+                let frame = ready!(body.poll_frame(cx));
+                Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+            }
             ResponseKindProjection::Known { data, trailers } => Poll::Ready(if data.is_empty() {
                 trailers
                     .take()
@@ -199,6 +212,7 @@ where
             ResponseKind::Passed { body } | ResponseKind::Unprotected { body, .. } => {
                 body.is_end_stream()
             }
+            ResponseKind::Watched { body } => body.is_end_stream(),
             ResponseKind::Known { data, trailers } => data.is_empty() && trailers.is_none(),
             ResponseKind::Streamed { sender } => sender.is_end(),
         }
@@ -209,6 +223,7 @@ where
             ResponseKind::Passed { body } | ResponseKind::Unprotected { body, .. } => {
                 body.size_hint()
             }
+            ResponseKind::Watched { body } => body.size_hint(),
             ResponseKind::Known { data, trailers } => {
                 let length = data.len() as u64;
                 if trailers.is_none() {

@@ -29,6 +29,7 @@
 //! May use: `rejection`, `store`, `limits`, `record`, `runtime`.
 
 mod calls;
+mod would;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,6 +38,7 @@ use http::Method;
 
 pub(crate) use self::calls::Answer;
 pub use self::calls::{StoreCall, StoreOperation, StoreResult};
+pub use self::would::Would;
 use crate::limits::{Full, Whose};
 use crate::record::RecordId;
 use crate::rejection::RejectionCode;
@@ -135,10 +137,13 @@ pub enum RequestOutcome {
     Rejected(RejectionCode),
     /// The handler ran without a lease, because the store was down.
     Unprotected,
+    /// The request passed as if there were no layer, which would have done this. Such a decision is
+    /// told when the layer knows it, before the head of the response or after it.
+    Observed(Would),
 }
 
 impl RequestOutcome {
-    /// `executed`, `replayed`, `rejected` or `unprotected`.
+    /// `executed`, `replayed`, `rejected`, `unprotected` or `observed`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -146,6 +151,7 @@ impl RequestOutcome {
             Self::Replayed { .. } => "replayed",
             Self::Rejected(_) => "rejected",
             Self::Unprotected => "unprotected",
+            Self::Observed(_) => "observed",
         }
     }
 
@@ -155,7 +161,7 @@ impl RequestOutcome {
         match self {
             Self::Executed { rejection, .. } => rejection,
             Self::Rejected(code) => Some(code),
-            Self::Replayed { .. } | Self::Unprotected => None,
+            Self::Replayed { .. } | Self::Unprotected | Self::Observed(_) => None,
         }
     }
 }

@@ -2,6 +2,28 @@
 
 use std::time::Duration;
 
+/// What the layer does with the requests of a route.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Mode {
+    /// Operations are protected: a retry is given the recorded response, and what can't be protected
+    /// is rejected.
+    #[default]
+    Protect,
+    /// Every request passes as if there were no layer, and the layer reports what it would have done:
+    /// [`Would`](crate::observer::Would). To try the layer in front of live traffic.
+    ///
+    /// Nothing is rejected, replayed, delayed or read before the handler reads it. Handlers have no
+    /// [`IdempotencyContext`](crate::IdempotencyContext). Claims are made as ever, for records of
+    /// their own: what was recorded in this mode is neither replayed nor rejected in the other, and
+    /// of a response only the status is kept.
+    ///
+    /// The layer needs to see the body of a request while it passes. It does so for axum's `Body`
+    /// (feature `axum`); for another type see
+    /// [`observed_body`](crate::IdempotencyLayerBuilder::observed_body).
+    Observe,
+}
+
 /// Whether a route needs a key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]

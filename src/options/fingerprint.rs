@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderName, Method, Uri};
 
 use crate::error::ConfigError;
 use crate::message::media_type::is_json;
+use crate::options::choices::Mode;
 use crate::options::json::JsonFingerprint;
 use crate::options::key::Key;
 use crate::options::target::SentTarget;
@@ -86,12 +87,7 @@ impl FingerprintRules {
     /// not be digested on a thread that serves requests (G11). For a shorter one, another thread
     /// would cost about as much as it saves.
     pub(crate) fn takes_long(&self, request: &Parts, length: usize) -> bool {
-        length > 16 * 1024
-            && match self.part(&request.headers) {
-                Part::Nothing => false,
-                Part::Bytes => length > 64 * 1024,
-                Part::Json => true,
-            }
+        length > 16 * 1024 && self.part(&request.headers).takes_long(length)
     }
 
     /// Digests the body.
@@ -157,6 +153,13 @@ pub(crate) struct BegunFingerprint {
     body: Part,
 }
 
+impl BegunFingerprint {
+    /// As [`FingerprintRules::takes_long`].
+    pub(crate) fn takes_long(&self, length: usize) -> bool {
+        self.body.takes_long(length)
+    }
+}
+
 /// What of a body enters the fingerprint.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Part {
@@ -164,6 +167,16 @@ enum Part {
     Bytes,
     /// The canonical form, or else the bytes.
     Json,
+}
+
+impl Part {
+    fn takes_long(self, length: usize) -> bool {
+        match self {
+            Part::Nothing => false,
+            Part::Bytes => length > 64 * 1024,
+            Part::Json => length > 16 * 1024,
+        }
+    }
 }
 
 /// A fingerprint that takes the pieces of a body.
@@ -196,12 +209,14 @@ fn says_json(headers: &HeaderMap) -> bool {
 }
 
 /// Returns the id of the record that `key` has in this scope. If there is a `route`, the record
-/// belongs to this method and path only.
+/// belongs to this method and path only. Records of [`Mode::Observe`] are others than those of
+/// [`Mode::Protect`].
 pub(crate) fn record_id(
     digests: &Digests,
     scope: &ScopeDigest,
     key: &Key,
     route: Option<(&Method, &str)>,
+    mode: Mode,
 ) -> RecordId {
     let mut hasher = digests.start(Label::RecordId);
     // The namespace is not a part of its own, because the scope's digest contains it.
@@ -210,6 +225,10 @@ pub(crate) fn record_id(
         hasher
             .part(method.as_str().as_bytes())
             .part(path.as_bytes());
+    }
+    // The method and the path are two parts or none, so that this one part can't be taken for them.
+    if mode == Mode::Observe {
+        hasher.part(b"observed");
     }
     RecordId::from_bytes(hasher.finish())
 }

@@ -18,7 +18,7 @@ mod setters;
 mod structured;
 pub(crate) mod target;
 
-pub use choices::{KeysPer, OnDisconnect, OnInFlight, OnOversize, OnStoreError, Require};
+pub use choices::{KeysPer, Mode, OnDisconnect, OnInFlight, OnOversize, OnStoreError, Require};
 pub use fingerprint::FingerprintBody;
 pub use json::JsonFingerprint;
 pub use key::{KeyFormat, KeySyntax};
@@ -66,11 +66,24 @@ impl RouteOptions {
                  is sent",
             ));
         }
+        if self.exactly_once && self.mode == Mode::Observe {
+            return Err(ConfigError::new(
+                "exactly_once",
+                "can't go with `mode` observe: a handler that is only observed has no claim to \
+                 commit",
+            ));
+        }
         if let Some(scope) = &self.scope {
             scope.check()?;
         }
         self.record_headers.check()?;
         self.fingerprint.check()
+    }
+
+    /// Whether a key changes what a client gets.
+    #[cfg(feature = "contract")]
+    pub(crate) fn takes_keys(&self) -> bool {
+        self.require != Require::Ignored && self.mode == Mode::Protect
     }
 
     /// Whether a response with these headers is never recorded.

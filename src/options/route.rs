@@ -216,7 +216,7 @@ impl Routes {
                 Some((&request.method, path))
             }
         };
-        record_id(digests, scope, key, route)
+        record_id(digests, scope, key, route, options.mode)
     }
 
     /// Whether no warning was logged during the last minute.

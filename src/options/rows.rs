@@ -10,7 +10,7 @@ use crate::options::fingerprint::FingerprintRules;
 use crate::options::key::KeyRules;
 use crate::options::recording::{RecordHeaders, RecordRule, SkipHeader, Statuses};
 use crate::options::{
-    KeySyntax, KeysPer, OnDisconnect, OnInFlight, OnLapsedLease, OnMismatch, OnOversize,
+    KeySyntax, KeysPer, Mode, OnDisconnect, OnInFlight, OnLapsedLease, OnMismatch, OnOversize,
     OnStoreError, Require,
 };
 use crate::scope::Scope;
@@ -59,6 +59,15 @@ options! {
     pub struct RouteOptions;
 
     setters {
+        /// Whether operations are protected, or only observed. Default: [`Mode::Protect`].
+        mode: Mode = Mode::default();
+
+        /// Whether responses say what the layer would have done, in [`Mode::Observe`]:
+        /// `Idempotency-Status: observed; would=replay`. Where that is not known when the head of
+        /// the response leaves, such as with a store that has not answered yet, the response has no
+        /// such header. Default: `false`.
+        mark_observed: bool = false;
+
         /// Whether a key is needed. Default: [`Require::Optional`].
         require: Require = Require::default();
 
@@ -164,6 +173,7 @@ options! {
 words! {
     KeySyntax { Lenient = "lenient", Strict = "strict", Raw = "raw" }
     OnLapsedLease { Rerun = "rerun", Refuse = "refuse" }
+    Mode { Protect = "protect", Observe = "observe" }
     Require { Required = "required", Optional = "optional", Ignored = "ignored" }
     KeysPer { Scope = "scope", Route = "route" }
     OnMismatch { Reject = "reject", Replay = "replay" }
@@ -191,6 +201,11 @@ macro_rules! route_options {
             key_format: Format = "any";
             /// The methods that are protected where a route's `match` names none.
             methods: Vec<Verb> = ["POST", "PATCH"];
+            /// What the layer does: it protects operations (`protect`), or lets every request pass
+            /// and reports what it would have done (`observe`).
+            mode: Word<Mode> = "protect";
+            /// Whether responses say what the layer would have done, where `mode` is `observe`.
+            mark_observed: bool = false;
             /// Whether a key is needed: `required`, `optional`, or `ignored`, which passes every
             /// request through.
             require: Word<Require> = "optional";

@@ -139,7 +139,7 @@ where
 }
 
 /// The length of a body, if it is known before the body is read.
-fn promised(body: &impl Body) -> Option<usize> {
+pub(super) fn promised(body: &impl Body) -> Option<usize> {
     let length = body.size_hint().exact()?;
     usize::try_from(length).ok()
 }

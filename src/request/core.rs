@@ -8,6 +8,7 @@ use tracing::warn;
 
 use crate::lease::Leases;
 use crate::limits::{Accounts, Turns};
+use crate::message::observed_body::ObservedBodies;
 use crate::options::RouteOptions;
 use crate::options::route::Routes;
 use crate::record::digest::Digests;
@@ -35,6 +36,8 @@ pub(crate) struct Rules {
     pub(crate) old_digests: Vec<Digests>,
     pub(crate) routes: Routes,
     pub(crate) rejections: RejectionRules,
+    /// The types of request bodies that can be observed.
+    pub(crate) observed_bodies: ObservedBodies,
 }
 
 impl Rules {

@@ -8,6 +8,7 @@
 //! | 6 the handler | `flow.rs`, and `Execution` here |
 //! | 7 the verdict | `judge.rs`; `stream.rs` for a response that is sent while it is read; `settle.rs` for a handler that commits itself |
 //! | 8 the record | `lease/mod.rs`, `LeaseOwner::end` |
+//! | a request that is only observed | `observe_mode/` |
 //! | responses and headers of the layer's own | `respond.rs` |
 //! | what observers are told | `observed.rs` |
 //!
@@ -25,6 +26,7 @@ pub(crate) mod context;
 pub(crate) mod core;
 pub(crate) mod flow;
 mod judge;
+pub(crate) mod observe_mode;
 pub(crate) mod observed;
 mod old_secrets;
 pub(crate) mod operation;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::Method;
 
-use crate::observer::{Decision, RequestOutcome};
+use crate::observer::{Decision, RequestOutcome, Would};
 use crate::options::RouteOptions;
 use crate::record::{Completion, RecordId};
 use crate::rejection::RejectionCode;
@@ -36,6 +36,11 @@ impl Core {
         code: RejectionCode,
     ) {
         self.decided(observed, options, RequestOutcome::Rejected(code), None);
+    }
+
+    /// Tells observers what the layer would have done.
+    pub(super) fn would(&self, observed: Option<&Observed>, options: &RouteOptions, would: Would) {
+        self.decided(observed, options, RequestOutcome::Observed(would), None);
     }
 
     /// `of` is the operation that the response comes from: its record and its attempt.

@@ -23,7 +23,7 @@ use crate::request::operation::{Operation, ProtectedRequest};
 use crate::request::stop::Stop;
 
 /// Says what protection a response lacks: `unprotected` or `unrecorded`.
-const STATUS_HEADER: HeaderName = HeaderName::from_static("idempotency-status");
+pub(crate) const STATUS_HEADER: HeaderName = HeaderName::from_static("idempotency-status");
 
 /// How many headers a replay gets beside the recorded ones: four marks of the layer, and the length
 /// and the date that servers add.

@@ -98,6 +98,8 @@ pub(super) const CHANGES: &[(&str, &str, &str)] = &[
         r#"[SkipHeader { name: "transient-error", value: Some("true") }, SkipHeader { name: "x-no-store", value: None }]"#,
     ),
     ("on_in_flight", "{ wait = '10s' }", "Wait(10s)"),
+    ("mode", "'observe'", "Observe"),
+    ("mark_observed", "true", "true"),
     ("on_lapsed_lease", "'refuse'", "Refuse"),
     ("on_disconnect", "'cancel'", "Cancel"),
     ("on_store_error", "'run-unprotected'", "RunUnprotected"),
