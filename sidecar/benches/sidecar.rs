@@ -11,6 +11,8 @@
 //! - `GET`, `POST`: these requests have no key, so nothing is recorded.
 //! - `first`, `replay`: these requests have a key that is new, or a key whose
 //!   response is recorded. They are compared with `POST` through the plain proxy.
+//! - `observed`: as `first`, through a sidecar with `mode = "observe"`. They are compared with the same
+//!   requests through a sidecar that ignores keys.
 //!
 //! Request bodies have 1 KiB (`GET` has none), response bodies 256 B.
 //!
@@ -45,6 +47,7 @@ enum Kind {
     Post,
     First,
     Replay,
+    Observed,
 }
 
 /// This counter makes each key different.
@@ -65,21 +68,36 @@ fn main() {
 
 async fn compare(pairs: usize, connections: usize) {
     let upstream = upstream().await;
-    let text = format!(
-        "listen = '127.0.0.1:0'\nupstream = 'http://{upstream}'\nstore = 'memory:'\n\
-         [idempotency]\nscope = ['header:x-api-key', 'peer-ip']\n\
-         [[route]]\nmatch = 'POST /orders'\n[[route]]\nmatch = 'POST /orders/{{id}}/capture'\n"
-    );
-    let config = Config::from_toml(&text).expect("a right file");
+    let sidecar = async |option: &str| {
+        let text = format!(
+            "listen = '127.0.0.1:0'\nupstream = 'http://{upstream}'\nstore = 'memory:'\n\
+             [idempotency]\nscope = ['header:x-api-key', 'peer-ip']\n{option}\n\
+             [[route]]\nmatch = 'POST /orders'\n[[route]]\nmatch = 'POST /orders/{{id}}/capture'\n"
+        );
+        let config = Config::from_toml(&text).expect("a right file");
+        serve(Sidecar::new(&config).await.expect("a sidecar"))
+    };
     let plain = plain_proxy(upstream).await;
-    let sidecar = serve(Sidecar::new(&config).await.expect("a sidecar"));
+    let protecting = sidecar("").await;
+    let observing = sidecar("mode = 'observe'").await;
+    let ignoring = sidecar("require = 'ignored'").await;
     println!("{pairs} pairs of rounds, {connections} connections");
     println!(
         "{:>8}  {:>10}  {:>10}  {:>6}  {:>6}  {:>6}",
         "", "plain/s", "sidecar/s", "25 %", "median", "75 %"
     );
-    for kind in [Kind::Get, Kind::Post, Kind::First, Kind::Replay] {
-        let compared = if kind == Kind::Get { kind } else { Kind::Post };
+    for kind in [
+        Kind::Get,
+        Kind::Post,
+        Kind::First,
+        Kind::Replay,
+        Kind::Observed,
+    ] {
+        let (compared, plain, sidecar) = match kind {
+            Kind::Get => (kind, plain, protecting),
+            Kind::Post | Kind::First | Kind::Replay => (Kind::Post, plain, protecting),
+            Kind::Observed => (Kind::First, ignoring, observing),
+        };
         let mut ratios = Vec::new();
         let mut rates = [Vec::new(), Vec::new()];
         // The first pair warms both proxies up and is not counted.
@@ -217,7 +235,7 @@ async fn ask(client: &mut SendRequest<Full<Bytes>>, kind: Kind, key: &str) {
     let request = match kind {
         Kind::Get => request.body(Full::default()),
         Kind::Post => request.method("POST").body(body),
-        Kind::First => {
+        Kind::First | Kind::Observed => {
             let key = KEYS.fetch_add(1, Ordering::Relaxed).to_string();
             request
                 .method("POST")

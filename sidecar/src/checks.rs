@@ -72,10 +72,10 @@ fn without_names(pattern: &str) -> String {
     literal
 }
 
-/// The methods that some route protects.
-pub(crate) fn methods(layer: &IdempotencyLayer) -> Vec<Method> {
+/// The methods that some route protects; or those that some route observes.
+pub(crate) fn methods(layer: &IdempotencyLayer, are_observed: bool) -> Vec<Method> {
     let mut methods = Vec::new();
-    for route in routes(layer) {
+    for route in routes(layer).filter(|route| route.is_observed == are_observed) {
         for method in route.methods {
             if !methods.contains(method) {
                 methods.push(method.clone());

@@ -31,6 +31,7 @@ use crate::forwarded::{
 };
 use crate::head::check;
 use crate::metrics::{GaugeGuard, Numbers};
+use crate::observed::{Seen, Summary};
 use crate::options::Settings;
 use crate::path::meant;
 use crate::probes;
@@ -73,6 +74,9 @@ pub(crate) struct Front {
     desk: Option<Desk>,
     /// The methods that some route protects.
     methods: Vec<Method>,
+    /// The methods that some route observes.
+    observed: Vec<Method>,
+    summary: Arc<Summary>,
     limits: Limits,
     numbers: Arc<Numbers>,
     draining: AtomicBool,
@@ -105,7 +109,9 @@ impl Front {
         let contract = contract.map(|path| (path, SidecarContract::new(&layer, settings)));
         Self {
             desk,
-            methods: methods(&layer),
+            methods: methods(&layer, false),
+            observed: methods(&layer, true),
+            summary: Arc::default(),
             refusals: refusals(&layer),
             authorizer: authorize
                 .map(|own| Authorizer::new(own, of_authorizer, &settings.limits, refusals(&layer))),
@@ -155,14 +161,36 @@ impl Front {
         guard: G,
     ) -> Response<ServedBody<G>> {
         let counted = self.numbers.request();
-        let response = match self.admit(request, peer).await {
+        let mut seen = None;
+        let response = match self
+            .admit(request, peer)
+            .await
+            .map(|request| self.see(request, &mut seen))
+        {
             Ok(request) => match self.proxy.clone().call(request).await {
                 Ok(response) => response.map(Either::Left),
                 Err(never) => match never {},
             },
             Err(here) => here.map(|data| Either::Right(Full::new(data))),
         };
+        if let Some(seen) = seen {
+            seen.responded();
+        }
         response.map(|body| GuardedBody::new(body, (Some(counted), guard)))
+    }
+
+    /// Notes a request that some route may observe.
+    fn see<B>(&self, request: Request<B>, seen: &mut Option<Seen>) -> Request<B> {
+        let (mut parts, body) = request.into_parts();
+        if self.observed.contains(&parts.method) {
+            *seen = Some(self.summary.begin(&mut parts));
+        }
+        Request::from_parts(parts, body)
+    }
+
+    /// A configuration for what was observed.
+    pub(crate) fn suggestion(&self) -> String {
+        self.summary.suggestion()
     }
 
     /// The request as the layer gets it, or the response that the sidecar gives instead.
@@ -263,6 +291,12 @@ impl Front {
             if self.methods.iter().any(alike) {
                 let usual = usual(GatewayCode::MethodInvalid);
                 return Err((usual.code, usual.detail.to_owned()));
+            }
+            // What is only observed passes, also on a path that servers may read differently.
+            if self.observed.contains(&parts.method)
+                && let Ok(Some(path)) = meant(parts.uri.path(), self.ignore_path_case)
+            {
+                parts.extensions.insert(path);
             }
             return Ok(());
         }

@@ -17,7 +17,7 @@ use tower_idempotency::for_sidecar::{
     ClientFiles, Listen, ServerFiles, all_of, builder, located, wrong,
 };
 use tower_idempotency::store::{AnyStore, Store, StoreError};
-use tower_idempotency::{ConfigError, IdempotencyLayer};
+use tower_idempotency::{ConfigError, IdempotencyLayer, RequestBody};
 use tower_idempotency_desk::{Desk, DeskObserver};
 
 mod authorize;
@@ -37,6 +37,7 @@ mod head;
 mod http2;
 mod listener;
 mod metrics;
+mod observed;
 mod options;
 mod path;
 mod patience;
@@ -58,6 +59,7 @@ pub use contract::SidecarContract;
 use front::Front;
 use listener::Listener;
 use options::{Settings, is_https, required_store};
+use received::ReceivedBody;
 use server::Drain;
 use store::{Connected, LateStore};
 use tls::{Acceptor, Reload};
@@ -341,7 +343,8 @@ fn layer(
     store: impl Store,
     observer: Option<&DeskObserver>,
 ) -> Result<IdempotencyLayer, SidecarError> {
-    let mut builder = builder(config, store)?;
+    let builder = builder(config, store)?;
+    let mut builder = builder.observed_body(RequestBody::<ReceivedBody>::observed);
     if let Some(observer) = observer {
         builder = builder.observer(observer.clone());
     }

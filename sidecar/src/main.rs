@@ -7,23 +7,28 @@ use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use lexopt::prelude::{Long, Short};
+use lexopt::prelude::{Long, Short, Value};
 use tower_idempotency::config::Config;
 use tower_idempotency::for_sidecar::in_force;
 use tower_idempotency_sidecar::Sidecar;
 use tracing::{error, info};
 use tracing_subscriber::EnvFilter;
 
+mod suggest;
+
 const HELP: &str = "\
 Makes the operations of an HTTP service safe to retry: a proxy in front of it.
 
 Usage: tower-idempotency-sidecar --config FILE [--check | --migrate | --print-config]
+       tower-idempotency-sidecar suggest --from http://HOST:PORT
 
   --config FILE   what to do, in TOML, or in JSON if its name ends in .json
   --check         read the file, print what it promises to clients, and end
   --migrate       create what the store needs (an SQL store's table), and end
   --print-config  print what is in force and where it comes from, without secrets,
                   and end
+  suggest --from  print a configuration for what a sidecar with `mode = \"observe\"` has
+                  seen; HOST:PORT is where it serves `metrics`
   --help          print this
   --version       print the version
 
@@ -43,6 +48,7 @@ enum Invocation {
     Help,
     Version,
     Do(Task, Option<PathBuf>),
+    Suggest(String),
 }
 
 #[derive(Clone, Copy)]
@@ -67,6 +73,7 @@ fn main() -> ExitCode {
             "tower-idempotency-sidecar {}\n",
             env!("CARGO_PKG_VERSION")
         )),
+        Invocation::Suggest(from) => suggest::suggestion(&from).and_then(|text| print(&text)),
         Invocation::Do(task, file) => run(task, file.as_deref()),
     };
     match done {
@@ -87,6 +94,7 @@ fn invocation(mut arguments: lexopt::Parser) -> Result<Invocation, lexopt::Error
                 config = Some(PathBuf::from(arguments.value()?));
                 continue;
             }
+            Value(task) if task == "suggest" => return suggest_from(&mut arguments),
             Long("check") => Task::Check,
             Long("migrate") => Task::Migrate,
             Long("print-config") => Task::PrintConfig,
@@ -107,6 +115,18 @@ fn invocation(mut arguments: lexopt::Parser) -> Result<Invocation, lexopt::Error
         return Err("--config FILE is missing, and no variable begins with IDEMPOTENCY_".into());
     }
     Ok(Invocation::Do(task, config))
+}
+
+fn suggest_from(arguments: &mut lexopt::Parser) -> Result<Invocation, lexopt::Error> {
+    let from = match arguments.next()? {
+        Some(Long("from")) => arguments.value()?.to_string_lossy().into_owned(),
+        Some(other) => return Err(other.unexpected()),
+        None => return Err("suggest needs --from http://HOST:PORT".into()),
+    };
+    match arguments.next()? {
+        None => Ok(Invocation::Suggest(from)),
+        Some(other) => Err(other.unexpected()),
+    }
 }
 
 fn run(task: Task, file: Option<&Path>) -> Result<(), Box<dyn Error>> {

@@ -325,6 +325,10 @@ async fn metrics(front: &Front, request: &Request<ReceivedBody>) -> Response<Byt
             let prometheus = "text/plain; version=0.0.4; charset=utf-8";
             response(StatusCode::OK, text, prometheus)
         }
+        "/observed" => {
+            let toml = "application/toml; charset=utf-8";
+            response(StatusCode::OK, front.suggestion(), toml)
+        }
         "/livez" => alive(),
         "/readyz" => front.readiness().await,
         "/healthz" => front.health(),

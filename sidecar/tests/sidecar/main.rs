@@ -30,6 +30,7 @@ mod listening;
 mod malformed;
 #[cfg(target_os = "linux")]
 mod memory;
+mod observed;
 mod own_paths;
 mod pages;
 mod paths;

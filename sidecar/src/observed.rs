@@ -1,0 +1,309 @@
+//! What an observing sidecar has seen, and the configuration that it suggests for that.
+//!
+//! A summary has names of headers, templates of paths and numbers, and nothing that a client chose
+//! but the words of its paths: no key, no caller, no body.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use http::header::CONTENT_LENGTH;
+use http::{HeaderMap, request};
+use tower_idempotency::for_sidecar::OnObserved;
+use tower_idempotency::observer::Would;
+
+/// The headers that carry keys in the field: see `docs/vendor-contracts.md`.
+const KEYS: [&str; 7] = [
+    "idempotency-key",
+    "x-idempotency-key",
+    "idempotency-token",
+    "paypal-request-id",
+    "x-payout-idempotency",
+    "x-request-id",
+    "request-id",
+];
+
+/// The headers that tell callers from each other, the best first.
+const CALLERS: [&str; 6] = [
+    "x-api-key",
+    "api-key",
+    "x-account-id",
+    "x-tenant-id",
+    "x-client-id",
+    "authorization",
+];
+
+/// How many routes are told from each other. What comes beyond is counted together.
+const ROUTES: usize = 256;
+
+/// What was observed, by method and path.
+#[derive(Debug, Default)]
+pub(crate) struct Summary(Mutex<BTreeMap<String, Route>>);
+
+#[derive(Debug, Default)]
+struct Route {
+    requests: u64,
+    keys: BTreeMap<&'static str, u64>,
+    callers: BTreeMap<&'static str, u64>,
+    largest_body: u64,
+    longest: Duration,
+    execute: u64,
+    replay: u64,
+    unknown: u64,
+    rejected: BTreeMap<&'static str, u64>,
+}
+
+impl Summary {
+    /// Begins to observe a request. The layer reports what it would have done.
+    pub(crate) fn begin(self: &Arc<Self>, parts: &mut request::Parts) -> Seen {
+        let name = format!("{} {}", parts.method, template(parts.uri.path()));
+        let seen = Seen {
+            summary: Arc::clone(self),
+            name,
+            began: Instant::now(),
+        };
+        seen.update(|route| {
+            route.requests += 1;
+            count(&mut route.keys, &KEYS, &parts.headers);
+            count(&mut route.callers, &CALLERS, &parts.headers);
+            let length = parts.headers.get(CONTENT_LENGTH);
+            let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+            route.largest_body = route.largest_body.max(length.unwrap_or(0));
+        });
+        let told = seen.clone();
+        let on_observed = OnObserved(Arc::new(move |would| {
+            told.update(|route| match would {
+                None => route.unknown += 1,
+                Some(Would::Execute) => route.execute += 1,
+                Some(Would::Replay) => route.replay += 1,
+                Some(Would::Reject(code)) => {
+                    *route.rejected.entry(code.as_str()).or_default() += 1;
+                }
+                Some(_) => {}
+            });
+        }));
+        parts.extensions.insert(on_observed);
+        seen
+    }
+
+    /// A configuration for what was seen.
+    pub(crate) fn suggestion(&self) -> String {
+        let routes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        suggestion(&routes)
+    }
+}
+
+/// One request, and where it counts.
+#[derive(Clone, Debug)]
+pub(crate) struct Seen {
+    summary: Arc<Summary>,
+    name: String,
+    began: Instant,
+}
+
+impl Seen {
+    /// The head of the response is there.
+    pub(crate) fn responded(&self) {
+        let took = self.began.elapsed();
+        self.update(|route| route.longest = route.longest.max(took));
+    }
+
+    fn update(&self, change: impl FnOnce(&mut Route)) {
+        let routes = &self.summary.0;
+        let mut routes = routes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(route) = routes.get_mut(&self.name) {
+            return change(route);
+        }
+        let is_full = routes.len() >= ROUTES;
+        let name = if is_full { "" } else { self.name.as_str() };
+        change(routes.entry(name.to_owned()).or_default());
+    }
+}
+
+fn count(counts: &mut BTreeMap<&'static str, u64>, names: &[&'static str], headers: &HeaderMap) {
+    for name in names.iter().filter(|name| headers.contains_key(**name)) {
+        *counts.entry(name).or_default() += 1;
+    }
+}
+
+/// The path with a parameter in the place of each segment that looks like a value.
+fn template(path: &str) -> String {
+    let mut template = String::new();
+    for (at, segment) in path.split('/').skip(1).take(16).enumerate() {
+        let is_word = segment.len() <= 24
+            && segment
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || b"-_".contains(&byte));
+        let is_version = segment.strip_prefix('v').is_some_and(|digits| {
+            (1..=2).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit())
+        });
+        template.push('/');
+        if is_word || is_version {
+            template.push_str(segment);
+        } else {
+            write!(template, "{{p{at}}}").expect("a string takes all");
+        }
+    }
+    template
+}
+
+/// The name that most requests had.
+fn most(
+    counts: &BTreeMap<&'static str, u64>,
+    order: &[&'static str],
+) -> Option<(&'static str, u64)> {
+    let found = order
+        .iter()
+        .rev()
+        .filter_map(|name| counts.get_key_value(name));
+    found
+        .max_by_key(|(_, count)| **count)
+        .map(|(name, count)| (*name, *count))
+}
+
+fn suggestion(routes: &BTreeMap<String, Route>) -> String {
+    let mut text = String::from(
+        "# Suggested from what was observed. `listen`, `upstream` and `store` are invented:\n\
+         # take those of your own file.\n\
+         listen = \"127.0.0.1:8080\"\nupstream = \"http://127.0.0.1:9000\"\nstore = \"memory:\"\n\n",
+    );
+    let (mut keys, mut callers, mut requests) = (BTreeMap::new(), BTreeMap::new(), 0);
+    for route in routes.values().filter(|route| !route.keys.is_empty()) {
+        requests += route.requests;
+        for (own, all) in [(&route.keys, &mut keys), (&route.callers, &mut callers)] {
+            for (name, count) in own {
+                *all.entry(*name).or_insert(0) += count;
+            }
+        }
+    }
+    let mut line = |line: String| {
+        text.push_str(&line);
+        text.push('\n');
+    };
+    line("[idempotency]".to_owned());
+    match most(&callers, &CALLERS) {
+        Some((name, count)) => {
+            line(format!(
+                "# `{name}` was on {count} of {requests} requests to routes with keys."
+            ));
+            line(format!("scope = [\"header:{name}\"]"));
+        }
+        None => {
+            line(
+                "# No header was seen that names a caller. Choose what tells callers apart."
+                    .to_owned(),
+            );
+            line("scope = [\"peer-ip\"]".to_owned());
+        }
+    }
+    if let Some((name, count)) = most(&keys, &KEYS) {
+        line(format!(
+            "# `{name}` was on {count} of {requests} requests to routes with keys."
+        ));
+        line(format!("header = [\"{name}\"]"));
+    }
+    line("# Routes without a key so far stay as they are.".to_owned());
+    line("require = \"ignored\"".to_owned());
+    for (name, route) in routes {
+        if name.is_empty() {
+            line(format!(
+                "\n# {} requests to further paths were not told apart.",
+                route.requests
+            ));
+        } else if let Some((_, with_key)) = most(&route.keys, &KEYS) {
+            line(String::new());
+            of_route(name, route, with_key, &mut line);
+        }
+    }
+    text
+}
+
+fn of_route(name: &str, route: &Route, with_key: u64, line: &mut impl FnMut(String)) {
+    let Route {
+        requests,
+        execute,
+        replay,
+        unknown,
+        ..
+    } = route;
+    line("[[route]]".to_owned());
+    line(format!("match = \"{name}\""));
+    line(format!(
+        "# {with_key} of {requests} requests had a key. {execute} would have been executed, and"
+    ));
+    line(format!(
+        "# {replay} duplicates given the recorded response; {unknown} could not be observed."
+    ));
+    for (code, count) in &route.rejected {
+        line(format!("# {count} would have been rejected: {code}"));
+    }
+    if route.rejected.contains_key("key-reused") {
+        line("# Clients reuse a key with another body. Where a member changes with each attempt, such as".to_owned());
+        line(
+            "# a time, leave it out: fingerprint_body = { json = { exclude = [\"/sent_at\"] } }"
+                .to_owned(),
+        );
+    }
+    let is_required = with_key == *requests;
+    line(format!(
+        "require = \"{}\"",
+        if is_required { "required" } else { "optional" }
+    ));
+    if route.largest_body > 1 << 20 {
+        let mebibytes = route.largest_body.div_ceil(1 << 20) * 2;
+        line(format!(
+            "# The largest body had {} bytes.",
+            route.largest_body
+        ));
+        line(format!("max_request_body = \"{mebibytes}MiB\""));
+    }
+    line(format!(
+        "# The slowest response took {} ms.",
+        route.longest.as_millis()
+    ));
+    if route.longest > Duration::from_secs(5 * 60) {
+        line(format!(
+            "max_operation = \"{}s\"",
+            route.longest.as_secs() * 2
+        ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_in_paths_become_parameters() {
+        for (path, expected) in [
+            ("/v1/payments", "/v1/payments"),
+            ("/v1/payments/pay_8F3/capture", "/v1/payments/{p2}/capture"),
+            ("/orders/42", "/orders/{p1}"),
+            ("/users/a@b.c/x", "/users/{p1}/x"),
+            ("/", "/"),
+        ] {
+            assert_eq!(template(path), expected);
+        }
+    }
+
+    #[test]
+    fn routes_beyond_the_limit_are_counted_together() {
+        let summary = Arc::<Summary>::default();
+        for number in 0..2 * ROUTES {
+            let word: String = number
+                .to_string()
+                .bytes()
+                .map(|digit| char::from(digit + 49))
+                .collect();
+            let request = http::Request::post(format!("/{word}")).body(()).unwrap();
+            summary.begin(&mut request.into_parts().0);
+        }
+        assert_eq!(summary.0.lock().unwrap().len(), ROUTES + 1);
+        assert!(
+            summary
+                .suggestion()
+                .contains("256 requests to further paths")
+        );
+    }
+}
