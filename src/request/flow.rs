@@ -55,10 +55,12 @@ where
     let place = request.place().ok();
     let step = match BodyReading::new(&request, body) {
         Ok(reading) => Step::Reading {
-            request,
-            parts,
-            service,
-            place,
+            asked: Some(Asked {
+                request,
+                parts,
+                service,
+                place,
+            }),
             reading,
         },
         Err((body, full)) => {
@@ -75,6 +77,14 @@ where
     Box::pin(RequestFlow { step, finish })
 }
 
+/// A request whose body is being read.
+struct Asked<S> {
+    request: ProtectedRequest,
+    parts: Parts,
+    service: S,
+    place: Option<Holding>,
+}
+
 pin_project! {
     /// The steps of a request, and the function that makes the future of the last one.
     struct RequestFlow<S, B, H, X, F> {
@@ -89,12 +99,11 @@ pin_project! {
     #[project_ref = StepRef]
     #[project_replace = StepTaken]
     enum Step<S, B, H, X> {
+        // Steps 4 and 6 have what goes on to the next step in an `Option`: to take it out moves less
+        // than to replace the step does.
         /// Step 4: the body is being read.
         Reading {
-            request: ProtectedRequest,
-            parts: Parts,
-            service: S,
-            place: Option<Holding>,
+            asked: Option<Asked<S>>,
             #[pin]
             reading: BodyReading<B>,
         },
@@ -110,7 +119,7 @@ pin_project! {
             // handler's future runs, no other execution may begin (G1).
             #[pin]
             handling: CatchUnwind<H>,
-            execution: Execution,
+            execution: Option<Execution>,
         },
         /// Steps 7 and 8.
         Finishing {
@@ -137,13 +146,13 @@ where
         let mut step = this.step;
         loop {
             match step.as_mut().project() {
-                StepProjection::Reading {
-                    request,
-                    parts,
-                    place,
-                    mut reading,
-                    ..
-                } => {
+                StepProjection::Reading { asked, mut reading } => {
+                    let Asked {
+                        request,
+                        parts,
+                        place,
+                        ..
+                    } = asked.as_mut().expect("the body is being read");
                     let decided = match ready!(reading.as_mut().poll(request, parts, cx)) {
                         Ok(body) => request.decide_at_once(parts, body, place),
                         Err(stop) => Err(stop),
@@ -153,16 +162,13 @@ where
                         Err(stop) => return Poll::Ready(Ok(request.stop(stop, parts))),
                     };
                     let room = reading.take_room();
-                    let StepTaken::Reading {
+                    let asked = asked.take().expect("the body was being read");
+                    let Asked {
                         request,
                         parts,
                         service,
                         place,
-                        ..
-                    } = step.as_mut().project_replace(Step::Over)
-                    else {
-                        unreachable!("the body was being read");
-                    };
+                    } = asked;
                     let operation = Arc::new(Operation::new(request, Some(room)));
                     step.set(match decision {
                         Decision::Acquired(lease, place, body) => {
@@ -201,14 +207,13 @@ where
                     handling,
                 } => {
                     let Poll::Ready(handled) = handling.poll(cx) else {
-                        execution.operation.watch();
+                        let running = execution.as_ref().expect("the handler runs");
+                        running.operation.watch();
                         return Poll::Pending;
                     };
-                    let StepTaken::Handling { execution, .. } =
-                        step.as_mut().project_replace(Step::Over)
-                    else {
-                        unreachable!("the handler ran");
-                    };
+                    let execution = execution.take().expect("the handler ran");
+                    // The handler's future is dropped before its lease can be given back.
+                    step.set(Step::Over);
                     let operation = Arc::clone(&execution.operation);
                     operation.drop_body();
                     let finishing = (this.finish)(execution, handled);
@@ -247,7 +252,9 @@ where
             StepRef::Admitting { operation, .. } | StepRef::Finishing { operation, .. } => {
                 Some(operation)
             }
-            StepRef::Handling { execution, .. } => Some(&execution.operation),
+            StepRef::Handling { execution, .. } => {
+                execution.as_ref().map(|execution| &execution.operation)
+            }
             StepRef::Reading { .. } | StepRef::Over => None,
         }
     }
@@ -257,19 +264,19 @@ where
 fn handle<S, B, X>(
     operation: Arc<Operation>,
     mut service: S,
-    parts: Parts,
-    admitted: Admitted,
+    mut parts: Parts,
+    Admitted { protection, body }: Admitted,
 ) -> Step<S, B, S::Future, X>
 where
     S: Service<Request<B>>,
     B: From<Bytes>,
 {
-    let (execution, parts, data) = Execution::begin(operation, parts, admitted);
-    let call = || service.call(Request::from_parts(parts, B::from(data)));
+    let execution = Execution::begin(operation, &mut parts, protection, body.trailers);
+    let call = || service.call(Request::from_parts(parts, B::from(body.data)));
     // Panics are caught so that the record has an end before they go on.
     let handling = CatchUnwind::call(call);
     Step::Handling {
-        execution,
+        execution: Some(execution),
         handling,
     }
 }

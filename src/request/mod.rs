@@ -47,9 +47,8 @@ use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use bytes::Bytes;
 use http::request::Parts;
-use http::{Response, Version};
+use http::{HeaderMap, Response, Version};
 use http_body::Body;
 
 use crate::lease::{Ended, LeaseOwner, Verdict};
@@ -60,7 +59,6 @@ use crate::message::media_type::{can_have_body, never_ends};
 use crate::message::response_body::ResponseBody;
 use crate::observer::RequestOutcome;
 use crate::rejection::Rejection;
-use crate::request::admit::Admitted;
 use crate::request::claim::Protection;
 use crate::request::context::IdempotencyContext;
 use crate::request::judge::{BodyEnd, if_unknown, judge};
@@ -83,12 +81,13 @@ pub(crate) struct Execution {
 }
 
 impl Execution {
-    /// Step 6: what is done before the handler is called, with this head and this data.
+    /// Step 6: what is done before the handler is called, with this head.
     fn begin(
         operation: Arc<Operation>,
-        mut parts: Parts,
-        Admitted { protection, body }: Admitted,
-    ) -> (Self, Parts, Bytes) {
+        parts: &mut Parts,
+        protection: Protection,
+        trailers: Option<Box<HeaderMap>>,
+    ) -> Self {
         let mut execution = Self {
             protection,
             asked: None,
@@ -122,10 +121,10 @@ impl Execution {
                 operation.enter(Progress::Running);
             }
         }
-        if let Some(trailers) = body.trailers {
+        if let Some(trailers) = trailers {
             parts.extensions.insert(RequestTrailers(*trailers));
         }
-        (execution, parts, body.data)
+        execution
     }
 }
 
