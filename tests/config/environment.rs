@@ -289,6 +289,7 @@ fn nothing_that_is_printed_is_a_secret() {
     let text = "store = 'postgres://app:hunter2@db/orders?password=hunter2'\n\
                 secrets = ['hunter2-hunter2-hunter2', 'env:PATH']\n\
                 authorize = { url = 'http://auth/check?token=hunter2', timeout = '1s' }\n\
+                metrics = '127.0.0.1:1'\ndesk = { token = 'hunter2-hunter2-hunter2' }\n\
                 [idempotency]\nencryption = 'xchacha20-poly1305'\n";
     let page = in_force(&Config::from_toml(text).unwrap());
     assert!(!page.contains("hunter2"), "{page}");
@@ -300,6 +301,7 @@ fn nothing_that_is_printed_is_a_secret() {
         "store = \"postgres://***@db/orders?***\"",
         "secrets = [\"***\", \"env:PATH\"]",
         "authorize.url = \"http://auth/check?***\"",
+        "desk.token = \"***\"",
         "in_doubt = [\"502\", \"504\"]",
     ] {
         assert!(page.contains(&line), "{line}: {page:?}");

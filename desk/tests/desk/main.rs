@@ -3,5 +3,6 @@
 mod access;
 mod browser;
 mod chromium;
+mod malformed;
 mod support;
 mod views;

@@ -4,18 +4,18 @@ use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
 use crate::support::{Layer, SECRET, Visitor, search};
-use http::{Method, StatusCode};
+use http::Method;
 use tower_idempotency_desk::{Access, Desk};
 
 /// A desk on a loopback address, whose visitor has a session, and that session's token of forms.
-async fn here(layer: &Layer) -> (Visitor, String) {
+pub(crate) async fn here(layer: &Layer) -> (Visitor, String) {
     let mut visitor = layer.desk(Access::loopback());
     let csrf = visitor.arrive().await;
     (visitor, csrf)
 }
 
 /// The query of the record of this key.
-async fn find(visitor: &Visitor, csrf: &str, key: &str) -> String {
+pub(crate) async fn find(visitor: &Visitor, csrf: &str, key: &str) -> String {
     let page = visitor.post("search", &search(csrf, key)).await;
     assert_eq!(page.status, 303, "{}", page.text);
     let location = page.field("location").to_owned();
@@ -27,7 +27,11 @@ async fn find(visitor: &Visitor, csrf: &str, key: &str) -> String {
 }
 
 /// The fields of the form that the page of a record has for a decision.
-async fn decision(visitor: &Visitor, record: &str, action: &str) -> Vec<(String, String)> {
+pub(crate) async fn decision(
+    visitor: &Visitor,
+    record: &str,
+    action: &str,
+) -> Vec<(String, String)> {
     let page = visitor.get(record).await;
     let hidden = |name: &str| (name.to_owned(), page.hidden(name));
     let mut fields = ["csrf", "id", "seen"].map(hidden).to_vec();
@@ -40,7 +44,7 @@ async fn decision(visitor: &Visitor, record: &str, action: &str) -> Vec<(String,
     fields
 }
 
-fn of(fields: &[(String, String)]) -> Vec<(&str, &str)> {
+pub(crate) fn of(fields: &[(String, String)]) -> Vec<(&str, &str)> {
     fields
         .iter()
         .map(|(name, value)| (&**name, &**value))
@@ -391,97 +395,5 @@ async fn what_a_person_writes_is_escaped() {
             .replace('"', "&quot;")
             .replace('<', "&lt;")
             .replace('>', "&gt;")
-    );
-}
-
-#[tokio::test]
-async fn malformed_requests_get_a_page_that_says_what_to_do() {
-    let layer = Layer::new();
-    layer.send("K", "fail").await.unwrap_err();
-    let (visitor, csrf) = here(&layer).await;
-    let record = find(&visitor, &csrf, "K").await;
-    let mut good = decision(&visitor, &record, "answer").await;
-    good.push(("status".to_owned(), "200".to_owned()));
-    let with = |name: &str, value: &str| {
-        let mut fields = good.clone();
-        fields.retain(|(own, _)| own != name);
-        fields.push((name.to_owned(), value.to_owned()));
-        fields
-    };
-    for (fields, status, said) in [
-        (with("who", " "), 400, "`who` is missing"),
-        (with("who", &"x".repeat(201)), 400, "and 200 are the most"),
-        (with("why", &"x".repeat(1001)), 400, "and 1000 are the most"),
-        (with("action", "destroy"), 400, "No decision was chosen"),
-        (with("seen", "9007199254740992.1"), 400, "which version"),
-        (with("seen", "1.-1"), 400, "which version"),
-        (with("seen", ""), 400, "which version"),
-        (with("id", "../../etc/passwd"), 400, "no id of a record"),
-        (with("status", "101"), 400, "The status is none"),
-        (with("status", "20x"), 400, "The status is none"),
-        (
-            with("body", &"x".repeat(65 << 10)),
-            413,
-            "The form is too large",
-        ),
-    ] {
-        for view in ["confirm", "apply"] {
-            let page = visitor.post(view, &of(&fields)).await;
-            assert_eq!(
-                (page.status.as_u16(), page.text.contains(said)),
-                (status, true),
-                "{}",
-                page.text
-            );
-            assert!(page.text.contains("role=\"alert\""));
-        }
-    }
-    let many: Vec<_> = (0..40).map(|_| ("a", "b")).collect();
-    assert_eq!(visitor.post("apply", &many).await.status, 400);
-    let json = visitor.with("content-type", "application/json");
-    assert_eq!(
-        json.ask(Method::POST, "/?view=apply", "{}").await.status,
-        415
-    );
-    let long = format!("?view={}", "x".repeat(5000));
-    assert_eq!(visitor.get(&long).await.status, StatusCode::URI_TOO_LONG);
-    for query in [
-        "?view=record",
-        "?view=record&id=%00",
-        "?view=record&id=%ff%fe",
-    ] {
-        assert_eq!(visitor.get(query).await.status, 400);
-    }
-    assert_eq!(
-        visitor.ask(Method::DELETE, "/", "").await.field("allow"),
-        "GET, HEAD, POST"
-    );
-    for (name, value) in [
-        ("method", "P ST"),
-        ("path", "payments"),
-        ("path", "/ä b"),
-        ("path", "/ignored?a b"),
-        ("method", "GET"),
-        ("key", "ä\u{7f}"),
-        ("key", ""),
-        ("caller", "a\u{0}b"),
-        // The route's caller can't be told.
-        ("caller", ""),
-    ] {
-        let mut fields = search(&csrf, "K");
-        fields.iter_mut().find(|(own, _)| *own == name).unwrap().1 = value;
-        let page = visitor.post("search", &fields).await;
-        assert_eq!(
-            (page.status.as_u16(), page.text.contains("role=\"alert\"")),
-            (400, true),
-            "{name} {value}"
-        );
-    }
-    assert!(
-        visitor
-            .get(&record)
-            .await
-            .text
-            .contains("<strong>Outcome unknown</strong>")
     );
 }

@@ -133,3 +133,31 @@ async fn there_is_none_unless_the_file_has_it() {
         .await;
     assert_eq!(ask(&sidecar, &page("/desk", "")).await.status(), 404);
 }
+
+/// Also on another address than that of this machine.
+#[cfg(feature = "tls")]
+#[tokio::test]
+async fn it_lets_in_whoever_shows_a_certificate_where_one_is_required() {
+    use crate::certificates::{Authority, Folder, Valid};
+
+    let (authority, of_operators) = (Authority::new(), Authority::new());
+    let folder = Folder::new();
+    let ca = folder.write("operators.pem", &of_operators.pem());
+    folder.issue(&authority.issue("localhost", Valid::Now));
+    let file = File::new(nobody())
+        .top("metrics = '0.0.0.0:0'")
+        .top(&folder.entry("metrics_tls", &format!(", client_ca = '{ca}'")))
+        .top("desk = {}");
+    let sidecar = file.start().await;
+    let metrics = ([127, 0, 0, 1], sidecar.metrics.unwrap().port()).into();
+    let known = of_operators.issue("operator", Valid::Now);
+    for (client, is_served) in [
+        (authority.client_with(&[], &known), true),
+        (authority.client(&[]), false),
+    ] {
+        let mut client = Client::connect(client.bridge(metrics).await).await;
+        client.send(&get("/desk")).await;
+        let response = client.try_answer().await;
+        assert_eq!(response.is_some_and(|own| own.status() == 200), is_served);
+    }
+}
