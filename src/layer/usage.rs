@@ -12,9 +12,10 @@ use crate::request::core::Core;
 /// let layer = IdempotencyLayer::builder(MemoryStore::new(), scope::shared())
 ///     .max_waiting_requests(100)
 ///     .build()?;
-/// let waiting = layer.usage().limit("max_waiting_requests").unwrap();
+/// let usage = layer.usage();
+/// let waiting = usage.limit("max_waiting_requests").unwrap();
 /// assert_eq!((waiting.held, waiting.limit), (0, 100));
-/// assert_eq!(layer.usage().store.unwrap().records, 0);
+/// assert_eq!(usage.store.unwrap().records, 0);
 /// # Ok::<(), tower_idempotency::ConfigError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
