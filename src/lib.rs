@@ -273,6 +273,8 @@
 //! - `client`: the module of that name, for those who call such an API: keys,
 //!   and retries that keep them.
 //! - `metrics`: `telemetry::Metrics`, an observer for the crate of that name.
+//! - `opentelemetry`: `telemetry::OpenTelemetry`, the same for the API of OpenTelemetry, and links
+//!   from the spans of replays to those of the executions.
 //! - `at-rest`: `store::EncodedCompletion`, responses as bytes, for a store of one's own.
 //! - `conformance`: the module of that name, rules that any store can be checked
 //!   against. For tests.

@@ -1,17 +1,28 @@
-//! The metrics of a layer, as an exporter gets them.
+//! The metrics, the spans and the links of a layer, as exporters get them.
 
 #[path = "support/mod.rs"]
 mod support;
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::sync::{Arc, Mutex};
 
 use http::{Method, Request};
 use http_body_util::Full;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
+use opentelemetry::Context;
+use opentelemetry::context::FutureExt;
+use opentelemetry::metrics::MeterProvider;
+use opentelemetry::trace::{TraceContextExt, Tracer, TracerProvider};
+use opentelemetry_sdk::metrics::{InMemoryMetricExporter, PeriodicReader, SdkMeterProvider};
+use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider};
 use tower::Layer;
 use tower_idempotency::options::Require;
-use tower_idempotency::telemetry::{INSTRUMENTS, Metrics};
+use tower_idempotency::telemetry::{INSTRUMENTS, Metrics, OpenTelemetry};
 use tower_idempotency::{IdempotencyLayer, MemoryStore};
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing_subscriber::layer::SubscriberExt;
 
 use crate::support::{Runs, builder, by, counting, post, send, to, with, without};
 
@@ -170,4 +181,161 @@ fn no_label_holds_what_a_client_chose() {
         "{requests:#?}"
     );
     assert!(requests.len() <= 8, "{requests:#?}");
+}
+
+fn block_on<F: Future>(future: F) -> F::Output {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    runtime.enable_time().build().unwrap().block_on(future)
+}
+
+const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+/// The fields of all spans, in the order in which the spans began.
+#[derive(Clone, Default)]
+struct Spans(Arc<Mutex<Vec<(u64, BTreeMap<String, String>)>>>);
+
+struct Fields<'a>(&'a mut BTreeMap<String, String>);
+
+impl Visit for Fields<'_> {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        self.0.insert(
+            field.name().to_owned(),
+            format!("{value:?}").replace('"', ""),
+        );
+    }
+}
+
+impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Spans {
+    fn on_new_span(
+        &self,
+        fields: &Attributes<'_>,
+        id: &Id,
+        _: tracing_subscriber::layer::Context<'_, S>,
+    ) {
+        let mut seen = BTreeMap::new();
+        fields.record(&mut Fields(&mut seen));
+        self.0.lock().unwrap().push((id.into_u64(), seen));
+    }
+
+    fn on_record(
+        &self,
+        id: &Id,
+        fields: &Record<'_>,
+        _: tracing_subscriber::layer::Context<'_, S>,
+    ) {
+        let mut spans = self.0.lock().unwrap();
+        let span = spans
+            .iter_mut()
+            .rev()
+            .find(|(own, _)| *own == id.into_u64());
+        fields.record(&mut Fields(&mut span.unwrap().1));
+    }
+}
+
+#[test]
+fn a_protected_request_has_a_span_that_says_what_it_came_to() {
+    let spans = Spans::default();
+    let subscriber = tracing_subscriber::registry().with(spans.clone());
+    // With a second dispatcher `tracing` asks each thread whether a span is wanted: see `support::log`.
+    let _other = tracing::Dispatch::new(tracing_subscriber::registry());
+    tracing::subscriber::with_default(subscriber, || {
+        tracing::callsite::rebuild_interest_cache();
+        let layer = layer();
+        let app = layer.layer(counting(&Runs::default()));
+        let first = || {
+            with(
+                to("/payments/4711", post("k", "{}")),
+                "traceparent",
+                TRACEPARENT,
+            )
+        };
+        let retry = || to("/payments/4711", post("k", "{}"));
+        let unknown = without(to("/payments/4711", post("k", "{}")), "x-api-key");
+        let unprotected = without(retry(), "idempotency-key");
+        for request in [first(), retry(), unknown, unprotected] {
+            block_on(send(&app, request));
+        }
+    });
+    let spans = spans.0.lock().unwrap();
+    let of = |at: usize, name: &str| {
+        let value = spans[at].1.get(name);
+        value.map_or("-", String::as_str).to_owned()
+    };
+    assert_eq!(spans.len(), 3, "{spans:#?}");
+    for at in 0..3 {
+        assert_eq!(of(at, "http.route"), "/payments/{id}");
+        assert_eq!(of(at, "http.request.method"), "POST");
+    }
+    let outcome = |at| {
+        [
+            "idempotency.outcome",
+            "idempotency.end",
+            "idempotency.code",
+            "idempotency.attempt",
+        ]
+        .map(|name| of(at, name))
+    };
+    assert_eq!(outcome(0), ["executed", "recorded", "-", "1"]);
+    assert_eq!(outcome(1), ["replayed", "-", "-", "1"]);
+    assert_eq!(outcome(2), ["rejected", "-", "scope-missing", "-"]);
+    // The span of the replay names the span that the execution ran in.
+    assert_eq!(of(1, "idempotency.execution"), TRACEPARENT);
+    assert_eq!(of(0, "idempotency.record"), of(1, "idempotency.record"));
+}
+
+#[test]
+fn a_replay_is_linked_to_the_span_of_the_execution() {
+    let spans = InMemorySpanExporter::default();
+    let traces = SdkTracerProvider::builder()
+        .with_simple_exporter(spans.clone())
+        .build();
+    let tracer = traces.tracer("test");
+    let exporter = InMemoryMetricExporter::default();
+    let meters = SdkMeterProvider::builder()
+        .with_reader(PeriodicReader::builder(exporter.clone()).build())
+        .build();
+    let meter = meters.meter("test");
+    let layer = builder(&MemoryStore::new())
+        .observer(OpenTelemetry::new(&meter))
+        .build()
+        .unwrap();
+    OpenTelemetry::observe_gauges(&meter, &layer);
+    let app = layer.layer(counting(&Runs::default()));
+    for name in ["first", "retry"] {
+        let context = Context::new().with_span(tracer.start(name));
+        // The context of the process comes before what a client says.
+        let request = with(post("k", "{}"), "traceparent", TRACEPARENT);
+        block_on(send(&app, request).with_context(context.clone()));
+        context.span().end();
+    }
+    let spans = spans.get_finished_spans().unwrap();
+    let [first, retry] = &*spans else {
+        panic!("{spans:#?}");
+    };
+    assert!(first.links.is_empty());
+    let links: Vec<_> = retry.links.iter().collect();
+    assert_eq!(links.len(), 1, "{links:#?}");
+    let linked = &links[0].span_context;
+    assert_eq!(linked.trace_id(), first.span_context.trace_id());
+    assert_eq!(linked.span_id(), first.span_context.span_id());
+    meters.force_flush().unwrap();
+    let found = exporter.get_finished_metrics().unwrap();
+    let found: Vec<_> = found
+        .iter()
+        .flat_map(|all| all.scope_metrics())
+        .flat_map(|scope| scope.metrics())
+        .collect();
+    let names: Vec<_> = found
+        .iter()
+        .map(|metric| (metric.name(), metric.unit()))
+        .collect();
+    for instrument in INSTRUMENTS
+        .iter()
+        .filter(|own| own.name != "idempotency.limit.refusals")
+    {
+        assert!(
+            names.contains(&(instrument.name, instrument.unit)),
+            "{instrument:?}: {names:?}"
+        );
+    }
 }

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use http::Response;
 use http_body::Body;
 use pin_project_lite::pin_project;
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 
 use crate::message::body::BoxError;
 use crate::message::response_body::ResponseBody;
@@ -62,6 +62,8 @@ where
     flow: Option<BoxFlow<R, E>>,
     /// When the client of a gRPC call stops waiting.
     deadline: Option<Moment>,
+    /// The span of the request. Disabled where no subscriber wants it.
+    span: Span,
 }
 
 impl<F, R: 'static, E: 'static> ResponseFuture<F, R, E> {
@@ -90,12 +92,14 @@ impl<F, R: 'static, E: 'static> ResponseFuture<F, R, E> {
         }
     }
 
-    pub(crate) fn protected(flow: BoxFlow<R, E>, deadline: Option<Moment>) -> Self {
-        let flow = Some(flow);
+    pub(crate) fn protected(flow: BoxFlow<R, E>, deadline: Option<Moment>, span: Span) -> Self {
+        let protected = Protected {
+            flow: Some(flow),
+            deadline,
+            span,
+        };
         Self {
-            kind: Kind::Protected {
-                protected: Protected { flow, deadline },
-            },
+            kind: Kind::Protected { protected },
         }
     }
 }
@@ -142,7 +146,8 @@ where
 impl<R: 'static, E: 'static> Protected<R, E> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<ResponseBody<R>>, E>> {
         let mut flow = self.flow.take().expect("polled after completion");
-        if let Poll::Ready(response) = flow.as_mut().poll(cx) {
+        let polled = self.span.in_scope(|| flow.as_mut().poll(cx));
+        if let Poll::Ready(response) = polled {
             return Poll::Ready(response.map(|response| match self.deadline.take() {
                 Some(deadline) => response.map(|body| body.until(deadline, deadline_exceeded())),
                 None => response,

@@ -9,6 +9,7 @@ use http::request::Parts;
 use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
+use tracing::Span;
 
 use crate::layer::future::ResponseFuture;
 use crate::message::body::BoxError;
@@ -61,11 +62,10 @@ impl<S> Idempotency<S> {
         rejection: Rejection,
         options: &RouteOptions,
         parts: &Parts,
+        span: &Span,
     ) -> ResponseFuture<F, R, E> {
         let grpc = is_grpc(&parts.headers);
-        let observed = self.core.observe(&parts.method);
-        self.core
-            .rejected(observed.as_ref(), options, rejection.code());
+        self.core.rejected(options, parts, span, rejection.code());
         ResponseFuture::rejected(self.core.reject(rejection, options, Some(parts), grpc))
     }
 }
@@ -127,7 +127,8 @@ where
                 // A service that was polled ready can hold what other requests wait for, such as
                 // a permit. The clone holds nothing.
                 self.inner = self.inner.clone();
-                return self.rejected(rejection, options, &parts);
+                let span = self.core.span(options, &parts);
+                return self.rejected(rejection, options, &parts, &span);
             }
         };
         // The service that was polled ready runs this request, or is dropped with its rejection; its
@@ -135,11 +136,12 @@ where
         let clone = self.inner.clone();
         let mut ready = mem::replace(&mut self.inner, clone);
         let (parts, body) = request.into_parts();
+        let span = self.core.span(options, &parts);
         // Step 3: the caller.
-        let known = ProtectedRequest::new(&self.core, options, key, key_header, &parts);
+        let known = ProtectedRequest::new(&self.core, options, key, key_header, &parts, &span);
         let known = match known {
             Ok(known) => known,
-            Err(rejection) => return self.rejected(rejection, options, &parts),
+            Err(rejection) => return self.rejected(rejection, options, &parts, &span),
         };
         let is_protected = known.is_protected_further_out(&parts);
         // Caller and announced length are checked before the body is polled: a server asks for
@@ -156,6 +158,6 @@ where
         let timeout = known.grpc.then(|| grpc_timeout(&parts.headers)).flatten();
         let deadline = timeout.and_then(Moment::after);
         // Steps 4 to 8.
-        ResponseFuture::protected(flow(known, parts, body, ready), deadline)
+        ResponseFuture::protected(flow(known, parts, body, ready), deadline, span)
     }
 }

@@ -54,7 +54,7 @@ pub struct StoreUsage {
 }
 
 impl Usage {
-    pub(super) fn of(core: &Core) -> Self {
+    pub(crate) fn of(core: &Core) -> Self {
         let accounts = &core.accounts;
         let limits = Resource::ALL.map(|of| {
             let Limit { sum, per_caller } = accounts.limit(of);

@@ -28,6 +28,8 @@
 //!
 //! May use: `rejection`, `store`, `limits`, `record`, `runtime`.
 
+#[cfg(feature = "opentelemetry")]
+mod active_span;
 mod calls;
 mod would;
 
@@ -36,11 +38,13 @@ use std::time::Duration;
 
 use http::Method;
 
+#[cfg(feature = "opentelemetry")]
+pub(crate) use self::active_span::active_span;
 pub(crate) use self::calls::Answer;
 pub use self::calls::{StoreCall, StoreOperation, StoreResult};
 pub use self::would::Would;
 use crate::limits::{Full, Whose};
-use crate::record::RecordId;
+use crate::record::{RecordId, TraceContext};
 use crate::rejection::RejectionCode;
 use crate::runtime::Instant;
 
@@ -113,6 +117,8 @@ pub struct Decision<'a> {
     pub record: Option<&'a RecordId>,
     /// The number of that operation's attempt, from 1.
     pub attempt: Option<u64>,
+    /// The span in which that operation ran, if it is known: a replay's span can be linked to it.
+    pub trace: Option<&'a TraceContext>,
 }
 
 /// The kinds of outcomes of a protected request.

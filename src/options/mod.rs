@@ -92,13 +92,6 @@ impl RouteOptions {
             || recording::has_type(headers, &self.skip_types)
     }
 
-    /// The path of the route's pattern.
-    pub(crate) fn route(&self) -> Option<&str> {
-        let pattern = self.pattern.as_deref()?;
-        let path = pattern.split_once(' ').map(|(_, path)| path.trim());
-        Some(path.unwrap_or(pattern))
-    }
-
     pub(crate) fn replayed_status(&self, recorded: StatusCode) -> StatusCode {
         let mut mapped = self.replay_status.iter();
         mapped

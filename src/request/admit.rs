@@ -17,6 +17,7 @@ use crate::rejection::Rejection;
 use crate::request::claim::Protection;
 use crate::request::content::Content;
 use crate::request::context::IdempotencyContext;
+use crate::request::observed::trace;
 use crate::request::operation::{Operation, ProtectedRequest};
 use crate::request::stop::Stop;
 use crate::runtime::deadline::Deadline;
@@ -101,6 +102,7 @@ impl ProtectedRequest {
         let id = routes.record_id(options, digests, &scope, &self.key, parts);
         let mut origin = Origin::none();
         origin.route = routes.pattern(options, parts);
+        origin.trace = trace(parts);
         Claim {
             origin,
             lease: options.lease,

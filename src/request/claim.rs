@@ -173,6 +173,7 @@ impl ProtectedRequest {
                 completion,
                 record: claim.id,
                 attempt: record.attempt,
+                trace: record.origin.trace,
             }),
             RecordState::Sealed { .. } => Rejection::response_unavailable().into(),
             RecordState::Lapsed { .. } => {

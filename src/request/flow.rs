@@ -324,7 +324,9 @@ mod tests {
         let options = options.unwrap();
         let (key, header) = options.keys.read(request.headers()).unwrap().unwrap();
         let (parts, body) = request.into_parts();
-        let request = ProtectedRequest::new(layer.core(), options, key, header, &parts).unwrap();
+        let span = &tracing::Span::none();
+        let request = ProtectedRequest::new(layer.core(), options, key, header, &parts, span);
+        let request = request.unwrap();
         let future = flow(request, parts, body, Handler);
         assert!(size_of_val(&*future) <= 1032, "{}", size_of_val(&*future));
     }

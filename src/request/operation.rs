@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use http::request::Parts;
 use http::{HeaderName, HeaderValue};
+use tracing::Span;
 
 use crate::lease::{LeaseOwner, LeaseState, Leased, Leases};
 use crate::limits::{Account, Full, Holding, Resource};
@@ -36,8 +37,8 @@ pub(crate) struct ProtectedRequest {
     pub(crate) scope: ScopeDigest,
     account: Arc<Account>,
     /// The span of the request, for when its operation goes on without its client.
-    pub(crate) span: tracing::Span,
-    pub(super) observed: Option<Observed>,
+    pub(crate) span: Span,
+    pub(super) observed: Option<Box<Observed>>,
 }
 
 impl ProtectedRequest {
@@ -48,10 +49,10 @@ impl ProtectedRequest {
         key: Key,
         key_header: &HeaderName,
         head: &Parts,
+        own_span: &Span,
     ) -> Result<Self, Rejection> {
         let rules = &core.rules;
         let caller = rules.caller(options, head);
-        let observed = core.observe(&head.method);
         let caller = caller.ok_or_else(|| rules.without_caller(options, head))?;
         let scope = caller.digest(&rules.digests, &rules.namespace);
         let own = (!caller.is_everyone()).then_some(&scope);
@@ -67,8 +68,12 @@ impl ProtectedRequest {
             options: Arc::clone(options),
             key,
             scope,
-            span: tracing::Span::current(),
-            observed,
+            span: if own_span.is_disabled() {
+                Span::current()
+            } else {
+                own_span.clone()
+            },
+            observed: core.observe(options, head),
         })
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::record::{Completion, RecordId};
+use crate::record::{Completion, RecordId, TraceContext};
 use crate::rejection::Rejection;
 
 /// Why the handler of a request does not run, and what the client is told.
@@ -20,6 +20,8 @@ pub(crate) struct Replay {
     pub(crate) completion: Arc<Completion>,
     pub(crate) record: RecordId,
     pub(crate) attempt: u64,
+    /// The span in which the operation ran.
+    pub(crate) trace: Option<TraceContext>,
 }
 
 impl From<Rejection> for Stop {

@@ -18,13 +18,17 @@
 //! the route's pattern, and empty where the layer knows none, and a method that HTTP does not define is
 //! `_OTHER`.
 //!
-//! Public items: `Instrument` and its constants, `gauges`, `Metrics` (feature `metrics`). May use:
-//! `layer`, `observer`.
+//! Public items: `Instrument` and its constants, `gauges`, `Metrics` (feature `metrics`), `OpenTelemetry`
+//! (feature `opentelemetry`). May use: `layer`, `observer`.
 
 mod instruments;
 #[cfg(feature = "metrics")]
 mod metrics;
+#[cfg(feature = "opentelemetry")]
+mod opentelemetry;
 
 pub use self::instruments::*;
 #[cfg(feature = "metrics")]
 pub use self::metrics::Metrics;
+#[cfg(feature = "opentelemetry")]
+pub use self::opentelemetry::OpenTelemetry;

@@ -18,7 +18,7 @@ use std::time::SystemTime;
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body;
-use tracing::{Instrument, debug, info, warn};
+use tracing::{Instrument, Span, debug, info, warn};
 
 use crate::lease::{LeaseOwner, Verdict};
 use crate::limits::{Full, Holding};
@@ -59,7 +59,7 @@ where
         }
         Err((body, Some(would))) => {
             report(core, options, &parts.method, would);
-            core.would(core.observe(&parts.method).as_ref(), options, would);
+            core.would(core.observe(options, &parts).as_deref(), would);
             tell(told.as_ref(), Some(would));
             (body, Kind::Decided(would))
         }
@@ -93,7 +93,7 @@ where
             return Err((body, Some(Would::Reject(rejection.code()))));
         }
     };
-    let known = match ProtectedRequest::new(core, options, key, header, parts) {
+    let known = match ProtectedRequest::new(core, options, key, header, parts, &Span::none()) {
         Ok(known) => known,
         Err(rejection) => return Err((body, Some(Would::Reject(rejection.code())))),
     };
@@ -320,7 +320,7 @@ impl Observation {
             let request = &self.request;
             let (core, options) = (&request.core, &request.options);
             report(core, options, &self.method, would);
-            core.would(request.observed.as_ref(), options, would);
+            core.would(request.observed.as_deref(), would);
             tell(self.told.as_ref(), Some(would));
         }
     }
