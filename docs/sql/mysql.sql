@@ -34,6 +34,9 @@ CREATE TABLE IF NOT EXISTS idempotency_records_renewals (
 -- lapses_at, expires_at: as the claim left them. A row of renewals with the same
 -- nonce says anew when a lease lapses, and its end is a retention after that.
 -- expires_at is null while a record stays until someone resolves it.
+-- scope to origin_of, by_state and by_scope: a table of before is given them by
+-- `migrate()`, or by the statements in docs/stores.md. route and trace are those of
+-- the claim whose token origin_of is: programs of before leave what they find.
 CREATE TABLE IF NOT EXISTS idempotency_records (
   id            BINARY(32) NOT NULL PRIMARY KEY,
   format        TINYINT    NOT NULL,
@@ -52,7 +55,13 @@ CREATE TABLE IF NOT EXISTS idempotency_records (
   answer_length BIGINT     NULL,
   answer_sha256 BINARY(32) NULL,
   answer        LONGBLOB   NULL,
-  KEY expires (expires_at)
+  scope         BINARY(32) NULL,
+  route         VARBINARY(255) NULL,
+  trace         VARBINARY(55) NULL,
+  origin_of     BIGINT     NULL,
+  KEY expires (expires_at),
+  KEY by_state (state, token),
+  KEY by_scope (scope, token)
 ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC DEFAULT CHARSET = binary
   COMMENT = 'tower-idempotency 1'
 //
@@ -64,7 +73,7 @@ DROP PROCEDURE IF EXISTS idempotency_records_hold
 //
 CREATE PROCEDURE idempotency_records_hold (
   IN p_id BINARY(32), IN p_nonce BINARY(16), OUT p_renewed BIGINT
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 fee6680777de73d5'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 b89dfb0946f157c2'
 BEGIN
   INSERT INTO idempotency_records_renewals (id, nonce, lapses_at) VALUES (p_id, p_nonce, 0)
     ON DUPLICATE KEY UPDATE lapses_at = lapses_at;
@@ -80,7 +89,7 @@ DROP PROCEDURE IF EXISTS idempotency_records_extend
 //
 CREATE PROCEDURE idempotency_records_extend (
   IN p_id BINARY(32), IN p_nonce BINARY(16), IN p_lease BIGINT, OUT p_held TINYINT
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 fee6680777de73d5'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 b89dfb0946f157c2'
 BEGIN
   DECLARE v_renewed, v_now BIGINT;
   CALL idempotency_records_hold(p_id, p_nonce, v_renewed);
@@ -98,15 +107,16 @@ END
 -- One row: outcome 1 (acquired: token, attempt), 0 (found: the record) or
 -- 2 (in flight: another transaction has the row locked; the token and attempt
 -- that it had before).
-DROP PROCEDURE IF EXISTS idempotency_records_claim
+DROP PROCEDURE IF EXISTS idempotency_records_claim_v2
 //
-CREATE PROCEDURE idempotency_records_claim (
+CREATE PROCEDURE idempotency_records_claim_v2 (
   IN p_id BINARY(32), IN p_nonce BINARY(16), IN p_fingerprint BINARY(32),
   IN p_lease BIGINT, IN p_retention BIGINT,
   -- A lapsed lease: whether this claim leaves its own for someone to resolve,
   -- whether it takes over another's, and whether of another fingerprint too.
-  IN p_stays TINYINT, IN p_takes_over TINYINT, IN p_any_fingerprint TINYINT
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 fee6680777de73d5'
+  IN p_stays TINYINT, IN p_takes_over TINYINT, IN p_any_fingerprint TINYINT,
+  IN p_scope BINARY(32), IN p_route VARBINARY(255), IN p_trace VARBINARY(55)
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 b89dfb0946f157c2'
 BEGIN
   DECLARE v_format, v_state TINYINT;
   DECLARE v_token, v_attempt, v_lapses_at, v_retention, v_expires_at, v_renewed, v_now BIGINT;
@@ -140,7 +150,9 @@ BEGIN
       IF v_format = 1 AND v_state IN (3, 4)
           AND v_expires_at > TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) THEN
         SELECT 0 AS outcome, format, state, token, attempt, fingerprint, 0 AS lapses_in,
-               status, began_at, completed_at, kept_for, answer_length, answer_sha256, answer
+               status, began_at, completed_at, kept_for, answer_length, answer_sha256, answer,
+               scope, IF(origin_of = token, route, NULL) AS route,
+               IF(origin_of = token, trace, NULL) AS trace
           FROM idempotency_records WHERE id = p_id;
         COMMIT AND NO CHAIN NO RELEASE;
         LEAVE again;
@@ -181,9 +193,11 @@ BEGIN
       BEGIN
         DECLARE CONTINUE HANDLER FOR 1062 SET v_there = TRUE;
         INSERT INTO idempotency_records
-            (id, format, state, nonce, token, attempt, fingerprint, lapses_at, retention, expires_at)
+            (id, format, state, nonce, token, attempt, fingerprint, lapses_at, retention, expires_at,
+             scope, route, trace, origin_of)
           VALUES (p_id, 1, 1, p_nonce, v_now, 1, p_fingerprint, v_now + p_lease, p_retention,
-                  IF(p_stays, NULL, v_now + p_lease + p_retention));
+                  IF(p_stays, NULL, v_now + p_lease + p_retention),
+                  p_scope, p_route, p_trace, v_now);
       END;
       IF v_there THEN
         ROLLBACK AND NO CHAIN NO RELEASE;
@@ -226,7 +240,8 @@ BEGIN
             fingerprint = p_fingerprint, lapses_at = v_now + p_lease, retention = p_retention,
             expires_at = IF(p_stays, NULL, v_now + p_lease + p_retention),
             status = NULL, began_at = NULL, completed_at = NULL, kept_for = NULL,
-            answer_length = NULL, answer_sha256 = NULL, answer = NULL
+            answer_length = NULL, answer_sha256 = NULL, answer = NULL,
+            scope = COALESCE(p_scope, scope), route = p_route, trace = p_trace, origin_of = v_token
         WHERE id = p_id;
       DELETE FROM idempotency_records_renewals WHERE id = p_id;
       COMMIT AND NO CHAIN NO RELEASE;
@@ -240,7 +255,9 @@ BEGIN
     ELSE
       SELECT 0 AS outcome, format, state, token, attempt, fingerprint,
              v_lapses_at - v_now AS lapses_in,
-             status, began_at, completed_at, kept_for, answer_length, answer_sha256, answer
+             status, began_at, completed_at, kept_for, answer_length, answer_sha256, answer,
+             scope, IF(origin_of = token, route, NULL) AS route,
+             IF(origin_of = token, trace, NULL) AS trace
         FROM idempotency_records WHERE id = p_id;
       COMMIT AND NO CHAIN NO RELEASE;
       LEAVE again;
@@ -249,11 +266,71 @@ BEGIN
 END
 //
 
+-- The same, as programs call it that know no origin.
+DROP PROCEDURE IF EXISTS idempotency_records_claim
+//
+CREATE PROCEDURE idempotency_records_claim (
+  IN p_id BINARY(32), IN p_nonce BINARY(16), IN p_fingerprint BINARY(32),
+  IN p_lease BIGINT, IN p_retention BIGINT,
+  IN p_stays TINYINT, IN p_takes_over TINYINT, IN p_any_fingerprint TINYINT
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 b89dfb0946f157c2'
+BEGIN
+  CALL idempotency_records_claim_v2(p_id, p_nonce, p_fingerprint, p_lease, p_retention, p_stays,
+    p_takes_over, p_any_fingerprint, NULL, NULL, NULL);
+END
+//
+
+-- One page of records, of at most p_limit rows: by id (p_by 0), or by token those in
+-- p_state (1) or of p_scope (2), after the token and the id given.
+DROP PROCEDURE IF EXISTS idempotency_records_list
+//
+CREATE PROCEDURE idempotency_records_list (
+  IN p_by TINYINT, IN p_state TINYINT, IN p_scope BINARY(32), IN p_token BIGINT,
+  IN p_id BINARY(32), IN p_limit INT
+) READS SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 b89dfb0946f157c2'
+BEGIN
+  DECLARE v_now BIGINT;
+  DECLARE EXIT HANDLER FOR SQLEXCEPTION
+    BEGIN ROLLBACK AND NO CHAIN NO RELEASE; RESIGNAL; END;
+  ROLLBACK AND NO CHAIN NO RELEASE;
+  SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
+  START TRANSACTION;
+  SET v_now = TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6));
+  SELECT v_now AS moment, r.id, r.format, r.state, r.token, r.attempt, r.status, r.completed_at,
+         COALESCE(n.lapses_at, r.lapses_at) - v_now AS lapses_in,
+         IF(n.lapses_at IS NULL OR r.expires_at IS NULL, r.expires_at,
+            n.lapses_at + r.retention) - v_now AS expires_in,
+         r.scope, IF(r.origin_of = r.token, r.route, NULL) AS route,
+         IF(r.origin_of = r.token, r.trace, NULL) AS trace
+    FROM (
+      (SELECT id, format, state, nonce, token, attempt, status, completed_at, lapses_at, expires_at,
+              retention, scope, route, trace, origin_of
+         FROM idempotency_records
+         WHERE p_by = 0 AND id > p_id ORDER BY id LIMIT p_limit)
+      UNION ALL
+      (SELECT id, format, state, nonce, token, attempt, status, completed_at, lapses_at, expires_at,
+              retention, scope, route, trace, origin_of
+         FROM idempotency_records
+         WHERE p_by = 1 AND state = p_state AND token >= p_token AND (token > p_token OR id > p_id)
+         ORDER BY token, id LIMIT p_limit)
+      UNION ALL
+      (SELECT id, format, state, nonce, token, attempt, status, completed_at, lapses_at, expires_at,
+              retention, scope, route, trace, origin_of
+         FROM idempotency_records
+         WHERE p_by = 2 AND scope = p_scope AND token >= p_token AND (token > p_token OR id > p_id)
+         ORDER BY token, id LIMIT p_limit)
+    ) r
+    LEFT JOIN idempotency_records_renewals n
+      ON r.state = 1 AND n.id = r.id AND n.nonce = r.nonce AND n.lapses_at > 0;
+  COMMIT AND NO CHAIN NO RELEASE;
+END
+//
+
 -- The record, or no row.
 DROP PROCEDURE IF EXISTS idempotency_records_look_up
 //
 CREATE PROCEDURE idempotency_records_look_up (IN p_id BINARY(32))
-  READS SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 fee6680777de73d5'
+  READS SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 b89dfb0946f157c2'
 BEGIN
   DECLARE v_now BIGINT;
   DECLARE EXIT HANDLER FOR SQLEXCEPTION
@@ -265,7 +342,8 @@ BEGIN
   SELECT 0 AS outcome, r.format, r.state, r.token, r.attempt, r.fingerprint,
          COALESCE(n.lapses_at, r.lapses_at) - v_now AS lapses_in,
          r.status, r.began_at, r.completed_at, r.kept_for, r.answer_length, r.answer_sha256,
-         r.answer
+         r.answer, r.scope, IF(r.origin_of = r.token, r.route, NULL) AS route,
+         IF(r.origin_of = r.token, r.trace, NULL) AS trace
     FROM idempotency_records r
     LEFT JOIN idempotency_records_renewals n ON n.id = r.id AND n.nonce = r.nonce
     WHERE r.id = p_id
@@ -281,7 +359,7 @@ DROP PROCEDURE IF EXISTS idempotency_records_renew
 //
 CREATE PROCEDURE idempotency_records_renew (
   IN p_id BINARY(32), IN p_nonce BINARY(16), IN p_lease BIGINT
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 fee6680777de73d5'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 b89dfb0946f157c2'
 BEGIN
   DECLARE v_format, v_state, v_held, v_outcome TINYINT;
   DECLARE v_expires_at, v_now BIGINT;
@@ -334,7 +412,7 @@ CREATE PROCEDURE idempotency_records_complete (
   IN p_token BIGINT, IN p_attempt BIGINT, IN p_state TINYINT, IN p_kept_for BIGINT,
   IN p_status SMALLINT, IN p_began_at BIGINT, IN p_completed_at BIGINT,
   IN p_answer_length BIGINT, IN p_answer_sha256 BINARY(32), IN p_answer LONGBLOB
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 fee6680777de73d5'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 b89dfb0946f157c2'
 BEGIN
   DECLARE v_format, v_state TINYINT;
   DECLARE v_token, v_lapses_at, v_retention, v_expires_at, v_renewed, v_now BIGINT;
@@ -412,7 +490,7 @@ CREATE PROCEDURE idempotency_records_complete_within (
   IN p_id BINARY(32), IN p_nonce BINARY(16), IN p_state TINYINT, IN p_kept_for BIGINT,
   IN p_status SMALLINT, IN p_began_at BIGINT, IN p_completed_at BIGINT,
   IN p_answer_length BIGINT, IN p_answer_sha256 BINARY(32), IN p_answer LONGBLOB
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 fee6680777de73d5'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 b89dfb0946f157c2'
 BEGIN
   UPDATE idempotency_records
     SET state = p_state,
@@ -432,7 +510,7 @@ DROP PROCEDURE IF EXISTS idempotency_records_fate
 //
 CREATE PROCEDURE idempotency_records_fate (
   IN p_id BINARY(32), IN p_nonce BINARY(16)
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 fee6680777de73d5'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 b89dfb0946f157c2'
 BEGIN
   DECLARE v_state, v_own TINYINT;
   DECLARE v_there TINYINT DEFAULT FALSE;
@@ -455,7 +533,7 @@ DROP PROCEDURE IF EXISTS idempotency_records_release
 //
 CREATE PROCEDURE idempotency_records_release (
   IN p_id BINARY(32), IN p_nonce BINARY(16), IN p_unknown TINYINT
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 fee6680777de73d5'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 b89dfb0946f157c2'
 BEGIN
   DECLARE v_format, v_state TINYINT;
   DECLARE v_lapses_at, v_renewed, v_retention, v_expires_at, v_now BIGINT;
@@ -500,7 +578,7 @@ CREATE PROCEDURE idempotency_records_forget (
   IN p_id BINARY(32), IN p_force TINYINT,
   -- The record that is meant, and whether it is done. All null: any record.
   IN p_token BIGINT, IN p_attempt BIGINT, IN p_done TINYINT
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 fee6680777de73d5'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 b89dfb0946f157c2'
 BEGIN
   DECLARE v_format, v_state TINYINT;
   DECLARE v_token, v_attempt, v_lapses_at, v_renewed, v_retention, v_expires_at, v_now BIGINT;
@@ -547,7 +625,7 @@ END
 DROP PROCEDURE IF EXISTS idempotency_records_purge
 //
 CREATE PROCEDURE idempotency_records_purge (IN p_limit INT)
-  MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 fee6680777de73d5'
+  MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 b89dfb0946f157c2'
 BEGIN
   DECLARE v_id BINARY(32);
   DECLARE v_nonce BINARY(16);

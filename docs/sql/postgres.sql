@@ -35,6 +35,13 @@ CREATE TABLE IF NOT EXISTS idempotency_records (
     answer_sha256 bytea
 );
 
+-- Since revision 4, of the last claim: its caller, the pattern of its route, and
+-- the `traceparent` of its execution. A table of before is not rewritten for them.
+ALTER TABLE idempotency_records
+    ADD COLUMN IF NOT EXISTS scope bytea,
+    ADD COLUMN IF NOT EXISTS route text,
+    ADD COLUMN IF NOT EXISTS trace text;
+
 CREATE INDEX IF NOT EXISTS "idempotency_records_expires_at"
     ON idempotency_records (expires_at) WHERE expires_at IS NOT NULL;
 
@@ -56,13 +63,15 @@ CREATE UNLOGGED TABLE IF NOT EXISTS idempotency_records_waiters (
 );
 
 -- Makes the record in flight, or says what is there. Always one row.
-CREATE OR REPLACE FUNCTION idempotency_records_claim(
+CREATE OR REPLACE FUNCTION idempotency_records_claim_v2(
     p_id bytea, p_nonce bytea, p_fingerprint bytea, p_lease bigint, p_retention bigint,
     p_refuse boolean, p_by_hand boolean, p_any_fingerprint boolean,
+    p_scope bytea, p_route text, p_trace text,
     OUT acquired boolean, OUT format smallint, OUT state smallint, OUT token bigint,
     OUT attempt bigint, OUT fingerprint bytea, OUT lapses_in bigint,
     OUT status smallint, OUT began_at bigint, OUT completed_at bigint, OUT kept_for bigint,
-    OUT answer bytea, OUT answer_length bigint, OUT answer_sha256 bytea
+    OUT answer bytea, OUT answer_length bigint, OUT answer_sha256 bytea,
+    OUT scope bytea, OUT route text, OUT trace text
 ) LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_column
 DECLARE
@@ -96,10 +105,12 @@ BEGIN
 
         IF NOT FOUND THEN
             INSERT INTO idempotency_records (
-                id, format, state, nonce, token, attempt, fingerprint, lapses_at, retention, expires_at
+                id, format, state, nonce, token, attempt, fingerprint, lapses_at, retention, expires_at,
+                scope, route, trace
             ) VALUES (
                 p_id, 1, 1, p_nonce, clock, 1, p_fingerprint, lapses, p_retention,
-                CASE WHEN NOT p_refuse THEN lapses + lasts END
+                CASE WHEN NOT p_refuse THEN lapses + lasts END,
+                p_scope, p_route, p_trace
             ) ON CONFLICT (id) DO NOTHING;
             IF FOUND THEN
                 acquired := true;
@@ -171,7 +182,8 @@ BEGIN
                 fingerprint = p_fingerprint, lapses_at = lapses, retention = p_retention,
                 expires_at = CASE WHEN NOT p_refuse THEN lapses + lasts END,
                 status = NULL, began_at = NULL, completed_at = NULL, kept_for = NULL,
-                answer = NULL, answer_length = NULL, answer_sha256 = NULL
+                answer = NULL, answer_length = NULL, answer_sha256 = NULL,
+                scope = coalesce(p_scope, t.scope), route = p_route, trace = p_trace
              WHERE t.id = p_id;
             IF r.state = 1 THEN
                 -- Above read committed the renewal of a moment ago may not be
@@ -200,9 +212,27 @@ BEGIN
         answer := r.answer;
         answer_length := r.answer_length;
         answer_sha256 := r.answer_sha256;
+        scope := r.scope;
+        route := r.route;
+        trace := r.trace;
         RETURN;
     END LOOP;
 END
+$$;
+
+-- The same, as programs before revision 4 call it. Their records have no origin.
+CREATE OR REPLACE FUNCTION idempotency_records_claim(
+    p_id bytea, p_nonce bytea, p_fingerprint bytea, p_lease bigint, p_retention bigint,
+    p_refuse boolean, p_by_hand boolean, p_any_fingerprint boolean,
+    OUT acquired boolean, OUT format smallint, OUT state smallint, OUT token bigint,
+    OUT attempt bigint, OUT fingerprint bytea, OUT lapses_in bigint,
+    OUT status smallint, OUT began_at bigint, OUT completed_at bigint, OUT kept_for bigint,
+    OUT answer bytea, OUT answer_length bigint, OUT answer_sha256 bytea
+) LANGUAGE sql VOLATILE AS $$
+    SELECT c.acquired, c.format, c.state, c.token, c.attempt, c.fingerprint, c.lapses_in, c.status,
+           c.began_at, c.completed_at, c.kept_for, c.answer, c.answer_length, c.answer_sha256
+      FROM idempotency_records_claim_v2(p_id, p_nonce, p_fingerprint, p_lease, p_retention,
+               p_refuse, p_by_hand, p_any_fingerprint, NULL, NULL, NULL) c
 $$;
 
 -- Whether the lease is held, and then its end is one length ahead. Null: there
@@ -304,7 +334,10 @@ BEGIN
             fingerprint = p_fingerprint, lapses_at = moment, retention = p_retention,
             expires_at = moment + p_kept_for * interval '1 microsecond',
             status = p_status, began_at = began, completed_at = ended, kept_for = p_kept_for,
-            answer = p_answer, answer_length = p_answer_length, answer_sha256 = p_answer_sha256
+            answer = p_answer, answer_length = p_answer_length, answer_sha256 = p_answer_sha256,
+            -- The origin that is there is of the attempt whose token is there.
+            route = CASE WHEN t.token = p_token THEN t.route END,
+            trace = CASE WHEN t.token = p_token THEN t.trace END
          WHERE t.id = p_id;
         EXIT;
     END LOOP;
@@ -571,4 +604,12 @@ BEGIN
 END
 $$;
 
-COMMENT ON TABLE idempotency_records IS 'tower-idempotency schema 1, revision 3';
+COMMENT ON TABLE idempotency_records IS 'tower-idempotency schema 1, revision 4';
+
+-- What a list of records is read by. On a table that has records `migrate` makes
+-- both with CREATE INDEX CONCURRENTLY, each in a statement of its own and after the
+-- rest, and so should you.
+CREATE INDEX IF NOT EXISTS "idempotency_records_by_state"
+    ON idempotency_records (state, token, id) WHERE state <> 3;
+CREATE INDEX IF NOT EXISTS "idempotency_records_by_scope"
+    ON idempotency_records (scope, token, id) WHERE scope IS NOT NULL;

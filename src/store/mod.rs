@@ -26,6 +26,8 @@ mod erased;
 mod error;
 mod lease;
 mod list;
+#[cfg(any(feature = "redis", feature = "_sql"))]
+pub(crate) mod listed_row;
 #[cfg(feature = "memory")]
 pub(crate) mod memory;
 #[cfg(any(feature = "redis", feature = "postgres"))]

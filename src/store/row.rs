@@ -8,7 +8,7 @@ use super::ForgetMode;
 pub(crate) use super::encoding::micros;
 use super::encoding::{EncodedCompletion, unreadable};
 use super::{Record, RecordState, StoreError};
-use crate::record::{FencingToken, Fingerprint};
+use crate::record::{FencingToken, Fingerprint, Origin, ScopeDigest};
 
 /// The format that this version writes and reads.
 pub(crate) const FORMAT: i64 = 1;
@@ -49,6 +49,30 @@ pub(crate) struct RecordRow {
     pub(crate) lapses_in: i64,
     /// The completion of a completed record.
     pub(crate) answer: Option<EncodedCompletion>,
+    pub(crate) origin: OriginColumns,
+}
+
+/// Where a record's last attempt came from. A record of an earlier version has nothing of it.
+#[derive(Debug, Default)]
+pub(crate) struct OriginColumns {
+    pub(crate) scope: Option<Vec<u8>>,
+    pub(crate) route: Option<String>,
+    pub(crate) trace: Option<String>,
+}
+
+impl OriginColumns {
+    pub(crate) fn scope(&self) -> Option<ScopeDigest> {
+        let bytes = self.scope.as_deref()?.try_into().ok()?;
+        Some(ScopeDigest::from_bytes(bytes))
+    }
+
+    /// What can't be read is left out: an origin decides nothing.
+    pub(crate) fn origin(&self) -> Origin {
+        let mut origin = Origin::none();
+        origin.route = self.route.as_deref().map(Into::into);
+        origin.trace = self.trace.as_deref().and_then(|text| text.parse().ok());
+        origin
+    }
 }
 
 impl RecordRow {
@@ -90,7 +114,11 @@ impl RecordRow {
                 (other, _) => return Err(unreadable(format!("it is in no known state ({other})"))),
             }
         };
-        Ok(Record::new(token, attempt, state))
+        let mut record = Record::new(token, attempt, state);
+        record.scope = self.origin.scope();
+        record.origin = self.origin.origin();
+        record.claimed_at = token.claimed_at();
+        Ok(record)
     }
 
     pub(crate) fn token(&self) -> Result<FencingToken, StoreError> {
@@ -125,6 +153,7 @@ mod tests {
             fingerprint: vec![5; 32],
             lapses_in: 1,
             answer: None,
+            origin: OriginColumns::default(),
         }
     }
 

@@ -27,7 +27,7 @@ fn file(name: &str) -> String {
     format!("sqlite:{}", directory.join(name).display())
 }
 
-fn all() -> [String; 5] {
+pub(super) fn all() -> [String; 5] {
     [
         with(&file("records.db"), "table"),
         with(&url("TEST_POSTGRES_URL"), "table"),

@@ -2,6 +2,7 @@
 //! servers. The servers come from `scripts/servers`, which `scripts/test` starts.
 
 mod any;
+mod listing;
 #[path = "../../../tests/support/log.rs"]
 mod log;
 mod mysql;

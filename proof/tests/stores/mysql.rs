@@ -24,6 +24,7 @@ mod round_trips;
 mod settings;
 mod transactions;
 mod unreadable;
+mod upgrading;
 
 fn url() -> MySqlConnectOptions {
     let url = servers::url("TEST_MYSQL_URL");

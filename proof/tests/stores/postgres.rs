@@ -21,6 +21,7 @@ mod purge;
 mod replays;
 mod schema;
 mod unreadable;
+mod upgrading;
 mod waiting;
 
 fn url() -> String {

@@ -2,7 +2,8 @@
 --
 -- ARGV: nonce, fingerprint, lease, retention (both in microseconds), whether
 -- it stays after a lapse, whether this claim takes over what has lapsed,
--- whether of another fingerprint too (each '0' or '1').
+-- whether of another fingerprint too (each '0' or '1'), the scope, and where the
+-- execution comes from: its span and route as `origin` has them, or nothing.
 -- Answers: acquired, token, attempt | found, … | unreadable, why.
 
 local takes_lapsed, takes_any = ARGV[6] == '1', ARGV[7] == '1'

@@ -12,7 +12,11 @@ local function acquire(clock, token, attempt)
   local lapses_at = clock + lease
   call('HSET', key, 'format', '1', 'state', '1', 'nonce', nonce, 'token', token,
     'attempt', attempt, 'fingerprint', fingerprint, 'lapses_at', lapses_at,
-    'retention', retention, 'refuse', refuse)
+    'retention', retention, 'refuse', refuse, 'scope', ARGV[8])
+  if ARGV[9] ~= '' then
+    -- With the token, since a version that knows no origin leaves that of the claim before.
+    call('HSET', key, 'origin', string.format('%.0f', token) .. ' ' .. ARGV[9])
+  end
   if refuse == '1' then
     call('PERSIST', key)
   else
@@ -28,7 +32,7 @@ if call('EXISTS', key) == 0 then
 end
 
 local record = call('HMGET', key, 'format', 'state', 'token', 'attempt', 'fingerprint',
-  'lapses_at', 'nonce', 'retention', 'refuse', 'status', 'began_at', 'completed_at',
+  'lapses_at', 'scope', 'origin', 'nonce', 'retention', 'refuse', 'status', 'began_at', 'completed_at',
   'kept_for', 'answer', 'answer_length', 'answer_sha256')
 
 -- Whether a text of digits is below 2^53. The reader of the answer checks that
@@ -40,14 +44,14 @@ end
 local state = record[2]
 if record[1] == '1' and (state == '3' or state == '4')
   and is_small(record[3]) and is_small(record[4])
-  and record[5] and #record[5] == 32 and record[7] and #record[7] == 16
+  and record[5] and #record[5] == 32 and record[9] and #record[9] == 16
 then
   -- As found() of record.lua says it.
   record[1], record[6] = 'found', 0
   if state == '3' then
-    record[7], record[8], record[9] = false, false, false
+    record[9], record[10], record[11] = false, false, false
   else
-    record[7] = nil
+    record[9] = nil
   end
   return record
 end

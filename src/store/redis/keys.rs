@@ -17,6 +17,18 @@ impl Keys {
         format!("{}{id}", self.0)
     }
 
+    /// The pattern of all keys, in which the characters of the prefix mean themselves.
+    pub(super) fn pattern(&self) -> String {
+        let mut pattern = String::with_capacity(self.0.len() + 1);
+        for char in self.0.chars() {
+            if "*?[]^-\\".contains(char) {
+                pattern.push('\\');
+            }
+            pattern.push(char);
+        }
+        pattern + "*"
+    }
+
     pub(super) fn id(&self, key: &str) -> Option<RecordId> {
         RecordId::from_hex(key.strip_prefix(&*self.0)?)
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::cluster_async::ClusterConnection;
-use redis::{Client, Cmd, ErrorKind, RedisResult, Value};
+use redis::{Client, Cmd, ErrorKind, Pipeline, RedisResult, Value};
 use tokio::time::Instant;
 
 use super::errors::{is_of_connecting, is_of_wrong_server};
@@ -141,6 +141,12 @@ impl Server {
         let answered = self.send_on(&mut used, command).await;
         std::mem::forget(unanswered);
         answered
+    }
+
+    /// Sends commands that only read, in one round trip.
+    pub(super) async fn send_all(&self, commands: &Pipeline) -> RedisResult<Vec<Value>> {
+        let mut manager = self.lock().manager.clone();
+        commands.query_async(&mut manager).await
     }
 
     async fn send_on(&self, used: &mut Numbered, command: &Cmd) -> RedisResult<Value> {

@@ -14,8 +14,8 @@ use self::scripts::{
 };
 use super::notify::WakeUps;
 use super::{
-    Claim, Claimed, ForgetMode, Forgotten, Lease, Outcome, Ownership, POLL, Record, Release, Store,
-    StoreError, Subscription,
+    Claim, Claimed, ForgetMode, Forgotten, Lease, ListQuery, Outcome, Ownership, POLL, Record,
+    RecordPage, Release, Store, StoreError, Subscription,
 };
 use crate::record::{Nonce, RecordId};
 use crate::store::row::micros;
@@ -25,6 +25,7 @@ mod errors;
 mod keys;
 mod link;
 mod listening;
+mod listing;
 mod scripts;
 mod sentinel;
 mod settings;
@@ -245,6 +246,10 @@ impl Store for RedisStore {
         args.extend(version.map(|own| flag(own.done)));
         let answer = FORGET.run(&self.shared.link, &self.key(id), &args).await?;
         answer.forgotten()
+    }
+
+    async fn list(&self, query: &ListQuery) -> Result<RecordPage, StoreError> {
+        listing::list(&self.shared.link, &self.shared.keys, query).await
     }
 
     async fn subscribe(&self, id: &RecordId) -> Result<Subscription, StoreError> {

@@ -12,7 +12,7 @@ local LIMIT = 9007199254740992
 
 -- Where read() has each field.
 local STATE, TOKEN, ATTEMPT, FINGERPRINT, LAPSES_AT = 2, 3, 4, 5, 6
-local NONCE, RETENTION, REFUSE, STATUS = 7, 8, 9, 10
+local NONCE, RETENTION, REFUSE, STATUS = 9, 10, 11, 12
 
 local key = KEYS[1]
 local call = redis.call
@@ -84,11 +84,11 @@ local function read(with_answer)
   end
   if with_answer then
     return checked(call('HMGET', key, 'format', 'state', 'token', 'attempt', 'fingerprint',
-      'lapses_at', 'nonce', 'retention', 'refuse', 'status', 'began_at', 'completed_at',
+      'lapses_at', 'scope', 'origin', 'nonce', 'retention', 'refuse', 'status', 'began_at', 'completed_at',
       'kept_for', 'answer', 'answer_length', 'answer_sha256'))
   end
   return checked(call('HMGET', key, 'format', 'state', 'token', 'attempt', 'fingerprint',
-    'lapses_at', 'nonce', 'retention', 'refuse'))
+    'lapses_at', 'scope', 'origin', 'nonce', 'retention', 'refuse'))
 end
 
 local function is_done(record)

@@ -7,10 +7,10 @@ use redis::{Cmd, ErrorKind, RedisResult, ServerErrorKind, Value};
 
 use super::errors::failed;
 use super::link::Link;
-use crate::record::Nonce;
+use crate::record::{Nonce, Origin};
 use crate::store::OnMismatch;
 use crate::store::encoding::{EncodedCompletion, unreadable};
-use crate::store::row::{FORMAT, RecordRow, micros, state};
+use crate::store::row::{FORMAT, OriginColumns, RecordRow, micros, state};
 use crate::store::{
     Claim, Claimed, Forgotten, Lease, OnLapsedLease, Outcome, Ownership, Record, Release,
     StoreError, StoreErrorKind,
@@ -85,18 +85,19 @@ fn command(name: &str, script: &str, key: &str, args: &[&[u8]]) -> Cmd {
     command
 }
 
-pub(super) struct ClaimArgs(String, String);
+pub(super) struct ClaimArgs(String, String, String);
 
 impl ClaimArgs {
     pub(super) fn of(claim: &Claim) -> Self {
         Self(
             micros(claim.lease).to_string(),
             micros(claim.retention).to_string(),
+            origin_of(&claim.origin),
         )
     }
 
     /// The script decides in the same way as [`Claim::takes_over`].
-    pub(super) fn list<'a>(&'a self, claim: &'a Claim) -> [&'a [u8]; 7] {
+    pub(super) fn list<'a>(&'a self, claim: &'a Claim) -> [&'a [u8]; 9] {
         let refuses = claim.on_lapsed_lease == OnLapsedLease::Refuse;
         [
             claim.nonce.as_bytes(),
@@ -106,7 +107,38 @@ impl ClaimArgs {
             flag(refuses),
             flag(claim.by_hand || !refuses),
             flag(claim.on_mismatch == OnMismatch::Replay),
+            claim.scope.as_bytes(),
+            self.2.as_bytes(),
         ]
+    }
+}
+
+/// The span, or `-`, and the route. Nothing if there is neither.
+fn origin_of(origin: &Origin) -> String {
+    let trace = origin.trace.map(|trace| trace.to_string());
+    match (trace, origin.kept_route()) {
+        (None, None) => String::new(),
+        (trace, route) => {
+            let trace = trace.as_deref().unwrap_or("-");
+            format!("{trace} {}", route.map_or("", |route| &**route))
+        }
+    }
+}
+
+/// Reads the fields `scope` and `origin`. The latter begins with the token that it belongs to.
+pub(super) fn origin_columns(
+    scope: Option<Vec<u8>>,
+    origin: Option<Vec<u8>>,
+    token: i64,
+) -> OriginColumns {
+    let origin = origin.and_then(|origin| String::from_utf8(origin).ok());
+    let mut parts = origin.as_deref().unwrap_or_default().splitn(3, ' ');
+    let is_own = parts.next().is_some_and(|of| of.parse() == Ok(token));
+    let mut part = || parts.next().filter(|part| is_own && !part.is_empty());
+    OriginColumns {
+        scope,
+        trace: part().map(str::to_owned),
+        route: part().map(str::to_owned),
     }
 }
 
@@ -220,6 +252,7 @@ impl Reply {
                     fingerprint: Vec::new(),
                     lapses_in: 0,
                     answer: None,
+                    origin: OriginColumns::default(),
                 };
                 let lease = Lease::new(claim, lease.token()?, lease.attempt()?);
                 Ok(Claimed::Acquired(lease))
@@ -264,7 +297,9 @@ impl Reply {
             fingerprint: self.bytes().unwrap_or_default(),
             lapses_in: self.number("lapses_at")?,
             answer: None,
+            origin: OriginColumns::default(),
         };
+        stored.origin = origin_columns(self.bytes(), self.bytes(), stored.token);
         if stored.state == state::COMPLETED {
             // Skips nonce, retention and `refuse`, which only the scripts use.
             self.rest.nth(2);
@@ -314,7 +349,7 @@ impl Reply {
     }
 }
 
-fn digits(text: &[u8]) -> Option<i64> {
+pub(super) fn digits(text: &[u8]) -> Option<i64> {
     let unsigned = text.strip_prefix(b"-").unwrap_or(text);
     let is_number = unsigned.iter().all(u8::is_ascii_digit);
     is_number.then(|| std::str::from_utf8(text).ok()?.parse().ok())?

@@ -167,9 +167,9 @@ async fn what_could_not_be_committed_was_not_said_either() {
     let directory = Directory::new();
     let mut said = Said::default();
     let mut command = Command::new("sh");
-    // No file may grow beyond one or two megabytes. SQLite does not move anything
+    // No file may grow beyond two or four megabytes. SQLite does not move anything
     // out of its log before the log has that size.
-    let limited = "trap '' XFSZ; ulimit -f 2000; exec \"$0\" \"$@\"";
+    let limited = "trap '' XFSZ; ulimit -f 4000; exec \"$0\" \"$@\"";
     command
         .args(["-c", limited])
         .arg(env::current_exe().unwrap());

@@ -10,7 +10,9 @@ use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
 use tower_idempotency::SqliteStore;
-use tower_idempotency::store::{AnyStore, RecordState, Store, StoreError, StoreErrorKind};
+use tower_idempotency::store::{
+    AnyStore, ListQuery, Origin, RecordState, Store, StoreError, StoreErrorKind,
+};
 
 use super::{Directory, acquire, answer, claim, connect, id, pool_of};
 use crate::log::Log;
@@ -106,7 +108,16 @@ async fn the_table_can_be_in_an_attached_database() {
     store.complete(&lease, &answer("paid")).await.unwrap();
     let names = "SELECT name FROM side.sqlite_schema WHERE name LIKE 'keys%' ORDER BY name";
     let names: Vec<String> = sqlx::query_scalar(names).fetch_all(&pool).await.unwrap();
-    assert_eq!(names, ["keys", "keys_expires_at", "keys_schema"]);
+    assert_eq!(
+        names,
+        [
+            "keys",
+            "keys_by_scope",
+            "keys_by_state",
+            "keys_expires_at",
+            "keys_schema"
+        ]
+    );
 }
 
 #[tokio::test]
@@ -401,4 +412,76 @@ async fn a_new_file_belongs_to_its_owner_alone_and_an_existing_one_stays_as_it_i
         assert_eq!(mode(&shared, suffix), 0o640, "{suffix}");
     }
     drop(store);
+}
+
+/// A table of before the origins: its records are there, and a program of before goes on.
+#[tokio::test]
+async fn a_table_of_an_earlier_version_gets_the_columns_that_it_lacks() {
+    let directory = Directory::new();
+    let store = connect(&directory.file()).await;
+    acquire(&store, &claim(1)).await;
+    drop(store);
+    let pool = pool_of(&directory.file()).await;
+    for statement in [
+        "DROP INDEX idempotency_records_by_state",
+        "DROP INDEX idempotency_records_by_scope",
+        "ALTER TABLE idempotency_records DROP COLUMN scope",
+        "ALTER TABLE idempotency_records DROP COLUMN route",
+        "ALTER TABLE idempotency_records DROP COLUMN trace",
+        "ALTER TABLE idempotency_records DROP COLUMN origin_of",
+    ] {
+        sqlx::query(statement).execute(&pool).await.unwrap();
+    }
+    let error = SqliteStore::open(pool.clone()).await.unwrap_err();
+    assert!(told(error).1.contains("docs/stores.md"));
+    SqliteStore::builder(pool.clone()).migrate().await.unwrap();
+    let store = SqliteStore::open(pool.clone()).await.unwrap();
+    let listed = store.list(&ListQuery::new()).await.unwrap().records;
+    assert_eq!((listed.len(), &listed[0].origin), (1, &Origin::none()));
+
+    // A program of the earlier version takes a record over, and knows no origin.
+    let mut later = claim(2);
+    later.origin = Origin::none().route("POST /a");
+    acquire(&store, &later).await;
+    let taken = "UPDATE idempotency_records SET token = token + 1, attempt = 2 WHERE id = ?";
+    sqlx::query(taken)
+        .bind(&later.id.as_bytes()[..])
+        .execute(&pool)
+        .await
+        .unwrap();
+    let found = store.look_up(&later.id).await.unwrap().unwrap();
+    assert_eq!((found.attempt, found.origin), (2, Origin::none()));
+}
+
+#[tokio::test]
+async fn a_page_is_read_by_an_index_without_a_sort() {
+    let directory = Directory::new();
+    drop(connect(&directory.file()).await);
+    let pool = pool_of(&directory.file()).await;
+    for (which, index) in [
+        (
+            "id > x'' ORDER BY id",
+            "sqlite_autoindex_idempotency_records_1",
+        ),
+        (
+            "state = 2 AND state <> 3 AND token >= ?1 AND (token > ?1 OR id > ?2) ORDER BY token, id",
+            "idempotency_records_by_state",
+        ),
+        (
+            "scope = ?3 AND token >= ?1 AND (token > ?1 OR id > ?2) ORDER BY token, id",
+            "idempotency_records_by_scope",
+        ),
+    ] {
+        let explain = format!(
+            "EXPLAIN QUERY PLAN SELECT token FROM idempotency_records WHERE {which} LIMIT 500"
+        );
+        let plan = sqlx::query_as::<_, (i64, i64, i64, String)>(sqlx::AssertSqlSafe(explain));
+        let plan = plan.fetch_all(&pool).await.unwrap();
+        let plan: Vec<_> = plan.into_iter().map(|row| row.3).collect();
+        let plan = plan.join("; ");
+        assert!(
+            plan.contains(index) && !plan.contains("TEMP B-TREE"),
+            "{plan}"
+        );
+    }
 }

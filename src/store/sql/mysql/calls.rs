@@ -10,7 +10,8 @@ use sqlx::{AssertSqlSafe, MySqlPool, Row};
 use super::errors::{condition, is_retried, meaning};
 use crate::record::FencingToken;
 use crate::store::encoding::{EncodedCompletion, unreadable};
-use crate::store::row::{FORMAT, RecordRow};
+use crate::store::listed_row::ListedRow;
+use crate::store::row::{FORMAT, OriginColumns, RecordRow};
 use crate::store::sql::{Connections, Table, failed};
 use crate::store::{Ownership, Record, StoreError};
 
@@ -25,6 +26,7 @@ pub(super) struct Calls {
 
 pub(super) struct Statements {
     pub(super) claim: Arc<str>,
+    pub(super) list: Arc<str>,
     pub(super) renew: Arc<str>,
     pub(super) complete: Arc<str>,
     pub(super) complete_within: Arc<str>,
@@ -42,7 +44,8 @@ impl Calls {
             format!("CALL {table}_{operation}({places})").into()
         };
         let statements = Statements {
-            claim: call("claim", 8),
+            claim: call("claim_v2", 11),
+            list: call("list", 6),
             renew: call("renew", 3),
             complete: call("complete", 13),
             complete_within: call("complete_within", 10),
@@ -147,6 +150,7 @@ pub(super) fn token_and_attempt(row: &MySqlRow) -> Result<(FencingToken, u64), S
         fingerprint: Vec::new(),
         lapses_in: 0,
         answer: None,
+        origin: OriginColumns::default(),
     };
     Ok((stored.token()?, stored.attempt()?))
 }
@@ -160,8 +164,40 @@ pub(super) fn record(row: &MySqlRow) -> Result<Record, StoreError> {
         fingerprint: column(row, "fingerprint")?,
         lapses_in: column(row, "lapses_in")?,
         answer: answer(row)?,
+        origin: origin(row)?,
     }
     .record()
+}
+
+/// The columns are missing where a program of an earlier version has put its procedures back.
+fn origin(row: &MySqlRow) -> Result<OriginColumns, StoreError> {
+    let bytes = |name| match row.try_get::<Option<Vec<u8>>, _>(name) {
+        Err(sqlx::Error::ColumnNotFound(_)) => Ok(None),
+        bytes => bytes.map_err(|error| failed(error, meaning)),
+    };
+    let text = |name| Ok(bytes(name)?.and_then(|bytes| String::from_utf8(bytes).ok()));
+    Ok(OriginColumns {
+        scope: bytes("scope")?,
+        route: text("route")?,
+        trace: text("trace")?,
+    })
+}
+
+/// A row of a list, and the server's clock.
+pub(super) fn listed(row: &MySqlRow) -> Result<(ListedRow, i64), StoreError> {
+    let listed = ListedRow {
+        id: column(row, "id")?,
+        format: column(row, "format")?,
+        state: column(row, "state")?,
+        token: column(row, "token")?,
+        attempt: column(row, "attempt")?,
+        lapses_in: column(row, "lapses_in")?,
+        expires_in: column(row, "expires_in")?,
+        status: column(row, "status")?,
+        completed_at: column(row, "completed_at")?,
+        origin: origin(row)?,
+    };
+    Ok((listed, column(row, "moment")?))
 }
 
 /// The completion, or `None` if a column of it is null.

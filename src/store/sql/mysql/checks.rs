@@ -12,10 +12,12 @@ use crate::store::{StoreError, StoreErrorKind};
 /// The comment of this version's tables, and the beginning of its procedures'
 /// comments.
 const COMMENT: &str = "tower-idempotency 1";
-const PROCEDURES: [&str; 11] = [
+const PROCEDURES: [&str; 13] = [
     "hold",
     "extend",
     "claim",
+    "claim_v2",
+    "list",
     "look_up",
     "renew",
     "complete",
@@ -156,8 +158,9 @@ async fn rehearse(lent: &mut Lent<MySql>, table: &Table) -> Result<(), sqlx::Err
         "UPDATE {table}_renewals SET lapses_at = 1 WHERE id = ?",
         "DELETE FROM {table}_renewals WHERE id = ?",
         "INSERT INTO {table} \
-         (id, format, state, nonce, token, attempt, fingerprint, lapses_at, retention, expires_at) \
-         VALUES (?, 1, 5, '', 0, 0, '', 0, 0, 0)",
+         (id, format, state, nonce, token, attempt, fingerprint, lapses_at, retention, expires_at, \
+         scope, route, trace, origin_of) \
+         VALUES (?, 1, 5, '', 0, 0, '', 0, 0, 0, NULL, NULL, NULL, NULL)",
         "UPDATE {table} SET token = 1 WHERE id = ?",
         "DELETE FROM {table} WHERE id = ?",
     ];

@@ -18,8 +18,9 @@ pub(super) fn is_retried(error: &sqlx::Error) -> bool {
     match error {
         // 1213 is a deadlock, or a failed certification of Galera. 1020 says on MariaDB that a row
         // has changed since the snapshot. 1305 says that there is no such procedure, which is so
-        // for a moment while a migration replaces the procedure.
-        sqlx::Error::Database(error) => matches!(number(&**error), 1213 | 1020 | 1305),
+        // for a moment while a migration replaces the procedure. 1412 says that a migration has
+        // changed the table since the snapshot.
+        sqlx::Error::Database(error) => matches!(number(&**error), 1213 | 1020 | 1305 | 1412),
         _ => false,
     }
 }

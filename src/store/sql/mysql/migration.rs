@@ -2,17 +2,28 @@
 
 use std::time::Duration;
 
-use sqlx::{AssertSqlSafe, MySqlPool, Row};
+use sqlx::mysql::MySqlDatabaseError;
+use sqlx::{AssertSqlSafe, MySql, MySqlPool, Row, raw_sql};
 
 use super::checks::find;
 use super::errors::meaning;
-use crate::store::sql::{Connections, DEFAULT_TABLE, Table, failed};
+use crate::store::sql::{Connections, DEFAULT_TABLE, Lent, Table, failed};
 use crate::store::{StoreError, StoreErrorKind};
 
 /// The statements that `migrate` runs, which are published as a file.
 const SQL: &str = include_str!("../../../../docs/sql/mysql.sql");
 /// The lock that allows one migration at a time on the whole server.
 const LOCK: &str = "tower-idempotency migration";
+/// What tables of an earlier version lack.
+const COLUMNS: [(&str, &str); 4] = [
+    ("scope", "BINARY(32)"),
+    ("route", "VARBINARY(255)"),
+    ("trace", "VARBINARY(55)"),
+    ("origin_of", "BIGINT"),
+];
+const INDEXES: [(&str, &str); 2] = [("by_state", "state, token"), ("by_scope", "scope, token")];
+/// How often a migration tries for a second to lock the table.
+const TRIES: u32 = 60;
 /// How long a migration waits for another one.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -35,8 +46,27 @@ pub(super) async fn migrate(pool: &MySqlPool, table: &Table) -> Result<(), Store
         ));
     }
     let found = find(&mut lent, table).await?;
-    if found.is_current && found.lacks(table).is_none() {
+    let added = additions(&mut lent, table).await?;
+    if added.is_empty() && found.is_current && found.lacks(table).is_none() {
         return Ok(());
+    }
+    for addition in added {
+        let mut tries = 1;
+        let add = table.in_statement(&format!("ALTER TABLE {{table}} {addition}"));
+        while let Err(error) = raw_sql(AssertSqlSafe(add.clone()))
+            .execute(lent.get())
+            .await
+        {
+            // Somebody's transaction has read the table. Those who wait behind this one go first.
+            let is_locked = error
+                .as_database_error()
+                .and_then(|error| error.try_downcast_ref::<MySqlDatabaseError>())
+                .is_some_and(|error| error.number() == 1205);
+            if !is_locked || tries == TRIES {
+                return Err(failed(error, meaning));
+            }
+            tries += 1;
+        }
     }
     for statement in statements(table) {
         sqlx::raw_sql(AssertSqlSafe(statement))
@@ -45,6 +75,50 @@ pub(super) async fn migrate(pool: &MySqlPool, table: &Table) -> Result<(), Store
             .map_err(|error| failed(error, meaning))?;
     }
     Ok(())
+}
+
+/// What a table of an earlier version needs: columns without writing a row, and indexes while
+/// others read and write. Nothing for a table that is not there.
+async fn additions(lent: &mut Lent<MySql>, table: &Table) -> Result<Vec<String>, StoreError> {
+    let full = table.to_string();
+    let (schema, name) = match full.split_once('.') {
+        Some((schema, name)) => (Some(schema), name),
+        None => (None, &*full),
+    };
+    let names = "SELECT CAST(column_name AS BINARY) FROM information_schema.columns \
+                 WHERE table_schema = COALESCE(?, DATABASE()) AND table_name = ? \
+                 UNION SELECT CAST(index_name AS BINARY) FROM information_schema.statistics \
+                 WHERE table_schema = COALESCE(?, DATABASE()) AND table_name = ? LIMIT 1000";
+    let rows = sqlx::query(names)
+        .bind(schema)
+        .bind(name)
+        .bind(schema)
+        .bind(name)
+        .fetch_all(lent.get())
+        .await
+        .map_err(|error| failed(error, meaning))?;
+    let names: Result<Vec<Vec<u8>>, _> = rows.iter().map(|row| row.try_get(0)).collect();
+    let names = names.map_err(|error| failed(error, meaning))?;
+    let lacks = |name: &str| !names.is_empty() && !names.iter().any(|it| it == name.as_bytes());
+    let columns = COLUMNS.into_iter().filter(|(name, _)| lacks(name));
+    let columns: Vec<_> = columns
+        .map(|(name, kind)| format!("ADD COLUMN {name} {kind} NULL"))
+        .collect();
+    let indexes = INDEXES.into_iter().filter(|(name, _)| lacks(name));
+    let indexes =
+        indexes.map(|(name, of)| format!("ADD KEY {name} ({of}), ALGORITHM=INPLACE, LOCK=NONE"));
+    let mut additions = Vec::new();
+    if !columns.is_empty() {
+        additions.push(format!("{}, ALGORITHM=INSTANT", columns.join(", ")));
+    }
+    additions.extend(indexes);
+    if !additions.is_empty() {
+        raw_sql("SET SESSION lock_wait_timeout = 1")
+            .execute(lent.get())
+            .await
+            .map_err(|error| failed(error, meaning))?;
+    }
+    Ok(additions)
 }
 
 /// Returns the comment that the procedures have in the published text. The comment ends in the
@@ -80,20 +154,20 @@ mod tests {
     fn the_published_text_is_a_statement_for_each_thing_and_names_one_table() {
         let table = Table::new("shop.keys").unwrap();
         let statements: Vec<_> = statements(&table).collect();
-        assert_eq!(statements.len(), 25, "{statements:#?}");
+        assert_eq!(statements.len(), 29, "{statements:#?}");
         for statement in &statements {
             assert!(!statement.contains(DEFAULT_TABLE), "{statement}");
         }
         assert!(statements[2].contains("IF NOT EXISTS shop.keys ("));
         assert!(statements[3].contains("DROP PROCEDURE IF EXISTS shop.keys_hold"));
         assert!(statements[4].contains("CREATE PROCEDURE shop.keys_hold"));
-        assert!(statements[24].contains("CREATE PROCEDURE shop.keys_purge"));
+        assert!(statements[28].contains("CREATE PROCEDURE shop.keys_purge"));
     }
 
     #[test]
     fn each_procedure_carries_the_digest_of_the_published_text() {
         let (_, digest) = procedure_comment().rsplit_once(' ').unwrap();
-        assert_eq!(SQL.matches(digest).count(), 11);
+        assert_eq!(SQL.matches(digest).count(), 13);
         let without = SQL.replace(&format!(" {digest}'"), "'");
         let bytes = Sha256::digest(without);
         let actual = crate::record::Hex(&bytes[..8]).to_string();

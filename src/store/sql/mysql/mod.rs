@@ -6,7 +6,7 @@ use sqlx::mysql::{MySqlConnectOptions, MySqlConnection, MySqlSslMode};
 use sqlx::{AssertSqlSafe, MySql, MySqlPool, Row};
 
 use self::calls::{
-    Calls, column, outcome, ownership, record, token_and_attempt, unreadable_format,
+    Calls, column, listed, outcome, ownership, record, token_and_attempt, unreadable_format,
 };
 use self::errors::meaning;
 use self::settings::Settings;
@@ -15,10 +15,11 @@ use super::transport::{self, Mode, Transport, is_local_server};
 use super::{CompleteRow, PURGE_BATCH, SqlStore, Table, bind, failed, reach};
 use crate::record::{Nonce, RecordId};
 use crate::store::encoding::{EncodedCompletion, unreadable};
+use crate::store::listed_row::{Order, Position, read};
 use crate::store::row::{micros, version_columns};
 use crate::store::{
-    Claim, Claimed, ForgetMode, Forgotten, Lease, OnLapsedLease, OnMismatch, Outcome, Ownership,
-    Record, RecordState, Release, Store, StoreError,
+    Claim, Claimed, ForgetMode, Forgotten, Lease, ListQuery, OnLapsedLease, OnMismatch, Outcome,
+    Ownership, Record, RecordPage, RecordState, Release, Store, StoreError,
 };
 
 mod calls;
@@ -182,6 +183,14 @@ impl Store for MySqlRecords {
                     .bind(stays)
                     .bind(takes_over)
                     .bind(any_fingerprint)
+                    .bind(&claim.scope.as_bytes()[..])
+                    .bind(claim.origin.kept_route().map(|route| route.as_bytes()))
+                    .bind(
+                        claim
+                            .origin
+                            .trace
+                            .map(|trace| trace.to_string().into_bytes()),
+                    )
             })
             .await?;
         match outcome(&row)? {
@@ -273,5 +282,30 @@ impl Store for MySqlRecords {
             4 => Ok(Forgotten::Moved),
             _ => Err(unreadable_format(&row)?),
         }
+    }
+
+    async fn list(&self, query: &ListQuery) -> Result<RecordPage, StoreError> {
+        let order = Order::of(query);
+        let Position { token, id } = Position::of(query)?;
+        let (by, state) = match order {
+            Order::Id => (0, 0),
+            Order::State(state) => (1, state),
+            Order::Scope => (2, 0),
+        };
+        let rows = self
+            .0
+            .rows(&self.0.statements.list, |call| {
+                call.bind(by)
+                    .bind(state)
+                    .bind(query.scope.map(|scope| scope.as_bytes().to_vec()))
+                    .bind(token)
+                    .bind(id.to_vec())
+                    .bind(read(query))
+            })
+            .await?;
+        let rows = rows.iter().map(listed).collect::<Result<Vec<_>, _>>()?;
+        let now = rows.first().map_or(0, |(_, now)| *now);
+        let rows = rows.into_iter().map(|(row, _)| row).collect();
+        Ok(order.page(query, rows, now))
     }
 }

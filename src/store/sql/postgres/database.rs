@@ -8,11 +8,12 @@ use sqlx::{AssertSqlSafe, Connection, Postgres};
 
 use super::super::{Connections, PURGE_BATCH, Table, failed};
 use super::meaning::{self, condition, meaning};
-use super::row::column;
+use super::row::{column, listed};
 use super::schema;
 use super::sessions::Sessions;
-use crate::store::StoreError;
 use crate::store::encoding::unreadable;
+use crate::store::listed_row::{Order, Position, read};
+use crate::store::{ListQuery, RecordPage, StoreError};
 
 /// How often a call is sent if it fails because of a concurrent call. Each time, one of the calls
 /// that conflict succeeds.
@@ -29,11 +30,11 @@ const CLAIM: &str = "
            0::bigint AS lapses_in, status,
            (extract(epoch FROM began_at) * 1000000)::bigint AS began_at,
            (extract(epoch FROM completed_at) * 1000000)::bigint AS completed_at,
-           kept_for, answer, answer_length, answer_sha256
+           kept_for, answer, answer_length, answer_sha256, scope, route, trace
       FROM {table}
      WHERE id = $1 AND format = 1 AND state IN (3, 4) AND expires_at > statement_timestamp()
     UNION ALL
-    SELECT c.* FROM {table}_claim($1, $2, $3, $4, $5, $6, $7, $8) c
+    SELECT c.* FROM {table}_claim_v2($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) c
      WHERE NOT EXISTS (
         SELECT FROM {table}
          WHERE id = $1 AND format = 1 AND state IN (3, 4) AND expires_at > statement_timestamp())";
@@ -59,12 +60,35 @@ const FORGET_UNCHANGED: &str = "
     )
     SELECT {table}_forget(id, $2) FROM meant";
 
+/// What a look-up finds, and its origin, if no other claim took the record over between the two.
+const LOOK_UP: &str = "
+    SELECT l.*, t.scope, t.route, t.trace
+      FROM {table}_look_up($1) l
+      LEFT JOIN {table} t ON t.id = $1 AND t.token = l.token";
+
+/// `{which}` is the condition, the order and the number of the records that the page reads.
+const LIST: &str = "
+    SELECT r.id, r.format, r.state, r.token, r.attempt, r.status, r.scope, r.route, r.trace,
+           (extract(epoch FROM r.completed_at) * 1000000)::bigint AS completed_at,
+           (extract(epoch FROM coalesce(n.lapses_at, r.lapses_at) - statement_timestamp())
+               * 1000000)::bigint AS lapses_in,
+           (extract(epoch FROM CASE WHEN n.lapses_at IS NOT NULL AND r.expires_at IS NOT NULL
+                   THEN n.lapses_at + r.retention * interval '1 microsecond'
+                   ELSE r.expires_at END - statement_timestamp())
+               * 1000000)::bigint AS expires_in,
+           (extract(epoch FROM statement_timestamp()) * 1000000)::bigint AS moment
+      FROM (SELECT id, format, state, token, attempt, status, scope, route, trace, completed_at,
+                   lapses_at, expires_at, retention
+              FROM {table} WHERE {which}) r
+      LEFT JOIN {table}_renewals n ON r.state = 1 AND n.id = r.id AND n.token = r.token";
+
 /// A pool and the statements of one table.
 #[derive(Clone)]
 pub(super) struct Database {
     pub(super) connections: Connections<Postgres>,
     pub(super) sessions: Sessions,
     pub(super) statements: Arc<Statements>,
+    table: Table,
 }
 
 pub(super) struct Statements {
@@ -98,7 +122,7 @@ impl Statements {
             fate: statement(FATE),
             changed: statement("SELECT {table}_changed($1)"),
             release: statement("SELECT {table}_release($1, $2, $3)"),
-            look_up: statement("SELECT * FROM {table}_look_up($1)"),
+            look_up: statement(LOOK_UP),
             forget: statement("SELECT {table}_forget($1, $2)"),
             forget_unchanged: statement(FORGET_UNCHANGED),
             purge: statement("SELECT {table}_purge($1)"),
@@ -112,6 +136,7 @@ impl Database {
             connections: Connections::new(pool, meaning, true),
             sessions,
             statements: Arc::new(Statements::of(table)),
+            table: table.clone(),
         }
     }
 
@@ -134,6 +159,16 @@ impl Database {
         statement: &Arc<str>,
         bind: impl Fn(Call<'q>) -> Call<'q> + Send,
     ) -> Result<Option<PgRow>, StoreError> {
+        let rows = self.call_for_all(statement, bind).await?;
+        Ok(rows.into_iter().next())
+    }
+
+    /// As [`call_for_any`](Self::call_for_any), for any number of rows.
+    async fn call_for_all<'q>(
+        &self,
+        statement: &Arc<str>,
+        bind: impl Fn(Call<'q>) -> Call<'q> + Send,
+    ) -> Result<Vec<PgRow>, StoreError> {
         let mut lent = self.connections.lend().await?;
         let (mut tries, mut is_second) = (1, false);
         loop {
@@ -142,7 +177,7 @@ impl Database {
             match self.sessions.fetch_all(lent.get(), call).await {
                 Ok(rows) => {
                     lent.give_back();
-                    return Ok(rows.into_iter().next());
+                    return Ok(rows);
                 }
                 Err(error) if meaning::lost_a_race(&error) && tries < TRIES => tries += 1,
                 Err(error) if self.sessions.prove_shared(&error) && is_prepared => {}
@@ -155,6 +190,42 @@ impl Database {
                 }
             }
         }
+    }
+
+    /// Reads the records of one page, and the server's clock.
+    pub(super) async fn list(&self, query: &ListQuery) -> Result<RecordPage, StoreError> {
+        let order = Order::of(query);
+        let Position { token, id } = Position::of(query)?;
+        let which = match order {
+            Order::Id => "id > $1 ORDER BY id".to_owned(),
+            Order::State(state) => format!(
+                "state = {state} AND token >= $2 AND (token > $2 OR id > $1) ORDER BY token, id"
+            ),
+            Order::Scope => "scope = $3 AND token >= $2 AND (token > $2 OR id > $1) \
+                             ORDER BY token, id"
+                .to_owned(),
+        };
+        let which = format!("{which} LIMIT {}", read(query));
+        let statement = self.table.in_statement(&LIST.replace("{which}", &which));
+        let statement = statement.into();
+        let rows = self.call_for_all(&statement, |call| {
+            let call = call.bind(id.to_vec());
+            match order {
+                Order::Id => call,
+                Order::State(_) => call.bind(token),
+                Order::Scope => {
+                    let scope = query.scope.map(|scope| scope.as_bytes().to_vec());
+                    call.bind(token).bind(scope)
+                }
+            }
+        });
+        let rows = rows.await?;
+        let now = match rows.first() {
+            Some(row) => column(row, "moment")?,
+            None => 0,
+        };
+        let listed = rows.iter().map(listed).collect::<Result<_, _>>()?;
+        Ok(order.page(query, listed, now))
     }
 
     pub(super) async fn purge(&self) -> Result<u64, StoreError> {

@@ -21,8 +21,8 @@ use crate::store::encoding::EncodedCompletion;
 use crate::store::notify::WakeUps;
 use crate::store::row::{micros, version_columns};
 use crate::store::{
-    Claim, Claimed, ForgetMode, Forgotten, Lease, OnLapsedLease, OnMismatch, Outcome, Ownership,
-    POLL, Record, Release, Store, StoreError, Subscription,
+    Claim, Claimed, ForgetMode, Forgotten, Lease, ListQuery, OnLapsedLease, OnMismatch, Outcome,
+    Ownership, POLL, Record, RecordPage, Release, Store, StoreError, Subscription,
 };
 
 mod database;
@@ -202,6 +202,9 @@ impl Store for PostgresRecords {
                     .bind(claim.on_lapsed_lease == OnLapsedLease::Refuse)
                     .bind(claim.by_hand)
                     .bind(claim.on_mismatch == OnMismatch::Replay)
+                    .bind(&claim.scope.as_bytes()[..])
+                    .bind(claim.origin.kept_route().map(|route| &**route))
+                    .bind(claim.origin.trace.map(|trace| trace.to_string()))
             })
             .await?;
         let stored = stored(&row)?;
@@ -287,6 +290,10 @@ impl Store for PostgresRecords {
             Some(2) => Ok(Forgotten::InFlight),
             _ => Err(not_of_this_version()),
         }
+    }
+
+    async fn list(&self, query: &ListQuery) -> Result<RecordPage, StoreError> {
+        self.database.list(query).await
     }
 
     async fn subscribe(&self, id: &RecordId) -> Result<Subscription, StoreError> {

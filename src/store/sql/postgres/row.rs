@@ -8,7 +8,8 @@ use sqlx::{Postgres, Row};
 use super::super::failed;
 use super::meaning::meaning;
 use crate::store::encoding::{EncodedCompletion, unreadable};
-use crate::store::row::{FORMAT, RecordRow, state};
+use crate::store::listed_row::ListedRow;
+use crate::store::row::{FORMAT, OriginColumns, RecordRow, state};
 use crate::store::{Ownership, StoreError};
 
 pub(super) fn column<'r, T>(
@@ -33,6 +34,30 @@ pub(super) fn stored(row: &PgRow) -> Result<RecordRow, StoreError> {
         fingerprint: column::<Option<_>>(row, "fingerprint")?.unwrap_or_default(),
         lapses_in: column::<Option<_>>(row, "lapses_in")?.unwrap_or_default(),
         answer: has_answer.then(|| answer(row)).transpose()?,
+        origin: origin(row)?,
+    })
+}
+
+fn origin(row: &PgRow) -> Result<OriginColumns, StoreError> {
+    Ok(OriginColumns {
+        scope: column(row, "scope")?,
+        route: column(row, "route")?,
+        trace: column(row, "trace")?,
+    })
+}
+
+pub(super) fn listed(row: &PgRow) -> Result<ListedRow, StoreError> {
+    Ok(ListedRow {
+        id: column(row, "id")?,
+        format: column::<i16>(row, "format")?.into(),
+        state: column::<i16>(row, "state")?.into(),
+        token: column(row, "token")?,
+        attempt: column(row, "attempt")?,
+        lapses_in: column(row, "lapses_in")?,
+        expires_in: column(row, "expires_in")?,
+        status: column::<Option<i16>>(row, "status")?.map(i64::from),
+        completed_at: column(row, "completed_at")?,
+        origin: origin(row)?,
     })
 }
 

@@ -1,7 +1,9 @@
 //! Creates the tables and functions, and checks that they exist.
 
+use std::time::Duration;
+
 use sqlx::postgres::{PgConnection, PgPool};
-use sqlx::{AssertSqlSafe, Row, raw_sql};
+use sqlx::{AssertSqlSafe, Connection, Row, raw_sql};
 use tracing::warn;
 
 use super::super::{DEFAULT_TABLE, Table, failed, not_sent};
@@ -13,8 +15,15 @@ const SCRIPT: &str = include_str!("../../../../docs/sql/postgres.sql");
 /// on the table has both. Another version has other tables; a later revision has corrected
 /// functions.
 const VERSION: u32 = 1;
-const REVISION: u32 = 3;
+const REVISION: u32 = 4;
 const COMMENT: &str = "tower-idempotency schema ";
+/// What the second part of the script begins with: the indexes that `migrate` makes without locking
+/// a table that has records.
+const INDEXES: &str = "\n-- What a list of records is read by.";
+/// How long a migration waits for the lock that adds columns, before it lets others pass.
+const LOCK: &str = "SET LOCAL lock_timeout = '500ms'";
+/// How often it tries to get that lock.
+const TRIES: u32 = 60;
 /// The statement names the isolation level, because a role or a database can have another default.
 pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 
@@ -32,31 +41,111 @@ fn script(table: &Table) -> String {
 pub(super) async fn migrate(pool: &PgPool, table: &Table) -> Result<(), StoreError> {
     // If all tables and functions exist, `migrate` also succeeds for a role without the right to
     // create them.
-    match found(pool, table).await? {
-        found if found.check(table).is_ok() && found.revision() >= REVISION => return Ok(()),
-        _ => {}
+    let mut there = found(pool, table).await?;
+    if there.check(table).is_err() || there.revision() < REVISION {
+        let mut tries = 1;
+        while let Err(error) = make_tables(pool, table).await? {
+            // Somebody's transaction has the table. Those who wait behind this one go first.
+            let is_locked = error
+                .as_database_error()
+                .is_some_and(|error| error.code().as_deref() == Some("55P03"));
+            if !is_locked || tries == TRIES {
+                return Err(failed(error, meaning::meaning));
+            }
+            tries += 1;
+            tokio::time::sleep(Duration::from_millis(rand::random_range(100..1000))).await;
+        }
+        check(pool, table).await?;
+        there = found(pool, table).await?;
     }
-    let failed = |error| failed(error, meaning::meaning);
+    if !there.lacks_indexes {
+        return Ok(());
+    }
+    make_indexes(pool, table).await
+}
+
+/// Makes all that the script makes, but no index on a table that has records, in one transaction.
+async fn make_tables(pool: &PgPool, table: &Table) -> Result<Result<(), sqlx::Error>, StoreError> {
     let begun = pool.begin_with(BEGIN).await;
     let mut transaction = begun.map_err(|error| not_sent(error, meaning::meaning))?;
     // Without this lock, two migrations at once would fail.
     let lock = table.in_statement(
         "SELECT pg_advisory_xact_lock(hashtextextended('tower-idempotency {table}', 0))",
     );
-    raw_sql(AssertSqlSafe(lock))
-        .execute(&mut *transaction)
-        .await
-        .map_err(failed)?;
-    let found = Found::by(&mut transaction, table).await.map_err(failed)?;
+    let found = async {
+        raw_sql(AssertSqlSafe(lock))
+            .execute(&mut *transaction)
+            .await?;
+        Found::by(&mut transaction, table).await
+    };
+    let found = match found.await {
+        Ok(found) => found,
+        Err(error) => return Ok(Err(error)),
+    };
     if found.exists {
         found.version(table)?;
     }
-    raw_sql(AssertSqlSafe(script(table)))
-        .execute(&mut *transaction)
-        .await
-        .map_err(failed)?;
-    transaction.commit().await.map_err(failed)?;
-    check(pool, table).await
+    let mut script = script(table);
+    if found.exists {
+        script.truncate(script.find(INDEXES).expect("the script has that line"));
+    }
+    let made = async {
+        raw_sql(LOCK).execute(&mut *transaction).await?;
+        raw_sql(AssertSqlSafe(script))
+            .execute(&mut *transaction)
+            .await?;
+        transaction.commit().await
+    };
+    Ok(made.await)
+}
+
+/// Makes the indexes of a table that may have records and traffic, and locks out nobody. One
+/// process makes them: the others leave it to that one, and need not wait, as only a list reads by
+/// them.
+///
+/// A statement that makes an index so waits for every transaction of the moment. So no process may
+/// wait for this lock within a statement: each would wait for the other.
+async fn make_indexes(pool: &PgPool, table: &Table) -> Result<(), StoreError> {
+    let failed = |error| failed(error, meaning::meaning);
+    let acquired = pool.acquire().await;
+    let connection = acquired.map_err(|error| not_sent(error, meaning::meaning))?;
+    // The lock ends with the connection, whatever becomes of this future.
+    let mut connection = connection.detach();
+    let lock = table.in_statement(
+        "SELECT pg_try_advisory_lock(hashtextextended('tower-idempotency {table} indexes', 0))",
+    );
+    let row = raw_sql(AssertSqlSafe(lock))
+        .fetch_one(&mut connection)
+        .await;
+    if !row.map_err(failed)?.try_get(0).map_err(failed)? {
+        return Ok(());
+    }
+    for (name, create) in indexes(table) {
+        let found = Found::by(&mut connection, table).await.map_err(failed)?;
+        // One that was given up half-way is there, and of no use.
+        let is_broken = found.broken_indexes.contains(&name);
+        let drop = table.in_statement(&format!("DROP INDEX CONCURRENTLY {{schema}}\"{name}\""));
+        for statement in is_broken.then_some(drop).into_iter().chain([create]) {
+            raw_sql(AssertSqlSafe(statement))
+                .execute(&mut connection)
+                .await
+                .map_err(failed)?;
+        }
+    }
+    connection.close().await.map_err(failed)
+}
+
+/// The indexes of the second part of the script, by name, as statements that lock out nobody.
+fn indexes(table: &Table) -> Vec<(String, String)> {
+    let script = script(table);
+    let (_, part) = script
+        .split_once(INDEXES)
+        .expect("the script has that line");
+    let statements = part.split("\nCREATE INDEX ").skip(1).map(|rest| {
+        let name = rest.split('"').nth(1).expect("the name is in quotes");
+        (name.to_owned(), format!("CREATE INDEX CONCURRENTLY {rest}"))
+    });
+    statements.collect()
 }
 
 /// Checks that all tables, functions and rights exist that the store needs.
@@ -77,6 +166,13 @@ pub(super) async fn check(pool: &PgPool, table: &Table) -> Result<(), StoreError
              docs/sql/postgres.sql"
         );
     }
+    if found.lacks_indexes {
+        warn!(
+            %table,
+            "the table lacks the indexes that a list reads by, so that a list reads the whole \
+             table: call `migrate()`, or make them as docs/sql/postgres.sql says"
+        );
+    }
     Ok(())
 }
 
@@ -94,6 +190,10 @@ struct Found {
     loses_commits: bool,
     missing: Vec<String>,
     forbidden: Vec<String>,
+    /// Whether an index of the lists is not there, or can't be used.
+    lacks_indexes: bool,
+    /// Those that are there and can't be used.
+    broken_indexes: Vec<String>,
 }
 
 impl Found {
@@ -104,7 +204,7 @@ impl Found {
                 FROM unnest(ARRAY['', '_renewals', '_waiters']) suffix
             ), functions AS (
                 SELECT '{table}_' || suffix AS name
-                FROM unnest(ARRAY['claim', 'renew', 'complete', 'complete_within', 'release',
+                FROM unnest(ARRAY['claim_v2', 'renew', 'complete', 'complete_within', 'release',
                     'look_up', 'forget', 'changed', 'wait', 'purge']) suffix
             )
             SELECT
@@ -122,7 +222,14 @@ impl Found {
                     WHERE NOT has_table_privilege(to_regclass(name), privilege)
                     UNION ALL
                     SELECT 'EXECUTE on ' || name || '()' FROM functions
-                    WHERE NOT has_function_privilege(to_regproc(name), 'EXECUTE'))",
+                    WHERE NOT has_function_privilege(to_regproc(name), 'EXECUTE')),
+                (SELECT count(*) < 2 FROM pg_index i
+                   JOIN pg_class c ON c.oid = i.indexrelid
+                  WHERE i.indrelid = to_regclass('{table}') AND i.indisvalid
+                    AND c.relname IN ('{name}_by_state', '{name}_by_scope')),
+                ARRAY(SELECT c.relname::text FROM pg_index i
+                   JOIN pg_class c ON c.oid = i.indexrelid
+                  WHERE i.indrelid = to_regclass('{table}') AND NOT i.indisvalid)",
         );
         // A statement without parameters is not prepared, so that every pooler lets it pass.
         let row = raw_sql(AssertSqlSafe(statement))
@@ -135,6 +242,8 @@ impl Found {
             loses_commits: row.try_get(3)?,
             missing: row.try_get(4)?,
             forbidden: row.try_get(5)?,
+            lacks_indexes: row.try_get(6)?,
+            broken_indexes: row.try_get(7)?,
         })
     }
 
@@ -241,6 +350,6 @@ mod tests {
     fn a_change_of_the_script_raises_the_revision() {
         use sha2::{Digest, Sha256};
         let digest = crate::record::Hex(&Sha256::digest(SCRIPT)[..4]).to_string();
-        assert_eq!((REVISION, &*digest), (3, "ae3902ec"));
+        assert_eq!((REVISION, &*digest), (4, "a21ae2f8"));
     }
 }

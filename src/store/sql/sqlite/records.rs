@@ -9,16 +9,18 @@ use super::super::transaction::{CompletedInside, SqlRecords, TransactionFate};
 use super::super::{CompleteRow, Table, bind, failed};
 use super::connection::clock;
 use super::meaning::meaning;
-use super::row::Found;
+use super::row::{Found, listed};
 use super::setup;
-use super::statements::Statements;
+use super::statements::{self, Statements};
 use super::wake_ups::WakeUps;
 use crate::record::{FencingToken, Nonce, RecordId};
 use crate::store::encoding::{EncodedCompletion, unreadable};
+use crate::store::listed_row::{Order, Position, read};
 use crate::store::row::{micros, state, version_columns};
 use crate::store::{
-    Claim, Claimed, ForgetMode, Forgotten, Lease, OnLapsedLease, OnMismatch, Outcome, Ownership,
-    Record, RecordState, Release, Store, StoreError, StoreErrorKind, Subscription,
+    Claim, Claimed, ForgetMode, Forgotten, Lease, ListQuery, OnLapsedLease, OnMismatch, Outcome,
+    Ownership, Record, RecordPage, RecordState, Release, Store, StoreError, StoreErrorKind,
+    Subscription,
 };
 
 /// How often a claim reads a record again that changed between the claim's
@@ -244,6 +246,25 @@ impl Store for SqliteRecords {
         Ok(mode.refusal(self.look_up(id).await?.as_ref()))
     }
 
+    async fn list(&self, query: &ListQuery) -> Result<RecordPage, StoreError> {
+        let order = Order::of(query);
+        let Position { token, id } = Position::of(query)?;
+        let statement = statements::list(&self.table, order, read(query));
+        let rows = self.run(&statement, |statement| {
+            let scope = query.scope.map(|scope| scope.as_bytes().to_vec());
+            statement.bind(id.to_vec()).bind(token).bind(scope)
+        });
+        let rows = rows.await?;
+        let failed = |error| failed(error, meaning);
+        let now = rows.first().map(|row| row.try_get("now")).transpose();
+        let now = now.map_err(failed)?.unwrap_or(0);
+        let listed = rows
+            .iter()
+            .map(|row| listed(row, now))
+            .collect::<Result<_, _>>();
+        Ok(order.page(query, listed.map_err(failed)?, now))
+    }
+
     async fn subscribe(&self, id: &RecordId) -> Result<Subscription, StoreError> {
         Ok(self.wake_ups.subscribe(id))
     }
@@ -265,6 +286,9 @@ impl SqliteRecords {
                     .bind(stays)
                     .bind(takes_lapsed)
                     .bind(of_any_fingerprint)
+                    .bind(&claim.scope.as_bytes()[..])
+                    .bind(claim.origin.kept_route().map(|route| &**route))
+                    .bind(claim.origin.trace.map(|trace| trace.to_string()))
             })
             .await?;
         let Some(row) = rows.first() else {

@@ -9,7 +9,8 @@ use sqlx::{Decode, Error, Row, Sqlite, Type};
 use super::super::failed;
 use super::meaning::meaning;
 use crate::store::encoding::{EncodedCompletion, unreadable};
-use crate::store::row::{FORMAT, RecordRow, state};
+use crate::store::listed_row::ListedRow;
+use crate::store::row::{FORMAT, OriginColumns, RecordRow, state};
 use crate::store::{Record, StoreError};
 
 /// The record that was found under an id.
@@ -64,6 +65,32 @@ where
     })
 }
 
+fn origin(row: &SqliteRow) -> Result<OriginColumns, Error> {
+    Ok(OriginColumns {
+        scope: row.try_get("scope")?,
+        route: row.try_get("route")?,
+        trace: row.try_get("trace")?,
+    })
+}
+
+/// A row of a list, at this time by the store's clock.
+pub(super) fn listed(row: &SqliteRow, now: i64) -> Result<ListedRow, Error> {
+    let lapses_at: Option<i64> = row.try_get("lapses_at")?;
+    let expires_at: Option<i64> = row.try_get("expires_at")?;
+    Ok(ListedRow {
+        id: required(row, "id")?,
+        format: required(row, "format")?,
+        state: required(row, "state")?,
+        token: required(row, "token")?,
+        attempt: required(row, "attempt")?,
+        lapses_in: lapses_at.map_or(0, |at| at.saturating_sub(now)),
+        expires_in: expires_at.map(|at| at.saturating_sub(now)),
+        status: row.try_get("status")?,
+        completed_at: row.try_get("completed_at")?,
+        origin: origin(row)?,
+    })
+}
+
 struct Columns {
     now: i64,
     owned: bool,
@@ -75,6 +102,7 @@ struct Columns {
     lapses_at: Option<i64>,
     expires_at: Option<i64>,
     answer: Option<CompletionColumns>,
+    origin: OriginColumns,
 }
 
 struct CompletionColumns {
@@ -120,6 +148,7 @@ impl Columns {
             },
             expires_at: row.try_get("expires_at")?,
             answer,
+            origin: origin(row)?,
         })
     }
 
@@ -135,6 +164,7 @@ impl Columns {
                 fingerprint: self.fingerprint,
                 lapses_in: self.lapses_at.map_or(0, |at| at.saturating_sub(self.now)),
                 answer: self.answer.map(CompletionColumns::decode).transpose()?,
+                origin: self.origin,
             },
         })
     }

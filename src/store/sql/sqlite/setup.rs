@@ -10,7 +10,7 @@ use super::super::failed;
 use super::connection::Patience;
 use super::meaning::meaning;
 use super::records::SqliteRecords;
-use super::statements::{in_table, tables};
+use super::statements::{ADDED, in_table, tables};
 use crate::store::{StoreError, StoreErrorKind};
 
 /// The version of the tables that this version of the crate creates and uses.
@@ -70,11 +70,32 @@ async fn version_there(
     };
     // A newer version may have other columns.
     if has_records && version == VERSION {
-        sqlx::query(statements.columns.clone())
-            .execute(connection)
+        sqlx::query(statements.first_columns.clone())
+            .execute(&mut *connection)
             .await?;
+        add_columns(records, connection).await?;
     }
     Ok(version)
+}
+
+/// Adds the columns that a table of an earlier version lacks. No row is written for that.
+async fn add_columns(
+    records: &SqliteRecords,
+    connection: &mut SqliteConnection,
+) -> Result<(), sqlx::Error> {
+    let columns = in_table(&records.table, "PRAGMA {schema}table_info({name})");
+    let rows = sqlx::query(columns).fetch_all(&mut *connection).await?;
+    let names: Result<Vec<String>, _> = rows.iter().map(|row| row.try_get("name")).collect();
+    let names = names?;
+    for (name, kind) in ADDED {
+        if !names.iter().any(|there| there == name) {
+            let add = format!("ALTER TABLE {{table}} ADD COLUMN {name} {kind}");
+            sqlx::raw_sql(in_table(&records.table, &add))
+                .execute(&mut *connection)
+                .await?;
+        }
+    }
+    Ok(())
 }
 
 pub(super) async fn check(records: &SqliteRecords) -> Result<(), StoreError> {

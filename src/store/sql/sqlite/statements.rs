@@ -11,6 +11,7 @@ use std::sync::Arc;
 use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
 use super::super::{DEFAULT_TABLE, PURGE_BATCH, Table};
+use crate::store::listed_row::Order;
 
 const NOW: &str = "max(?1, CAST(unixepoch('now', 'subsec') * 1000000 AS INTEGER))";
 
@@ -19,22 +20,42 @@ const TABLES: &str = include_str!("../../../../docs/sql/sqlite.sql");
 
 const FIND: &str = "
     SELECT {now} AS now, nonce = ?3 AS owned, format, state, token, attempt, fingerprint, lapses_at,
-        expires_at, status, began_at, completed_at, kept_for, answer_length, answer_sha256, answer
+        expires_at, status, began_at, completed_at, kept_for, answer_length, answer_sha256, answer,
+        scope, {origin}
     FROM {table} WHERE id = ?2";
+
+/// Route and trace, if they are of the last claim: a program that does not know them leaves those
+/// of the claim before.
+const ORIGIN: &str = "iif(origin_of = token, route, NULL) AS route,
+        iif(origin_of = token, trace, NULL) AS trace";
+
+/// `{which}` is the condition, the order and the number of the records that the page reads. `?2` is
+/// an id, `?3` a token and `?4` a scope.
+const LIST: &str = "
+    SELECT {now} AS now, id, format, state, token, attempt, lapses_at, expires_at, status,
+        completed_at, scope, {origin}
+    FROM {table} WHERE {which}";
 
 /// `?3` is the nonce, `?4` the fingerprint, `?5` the lease, `?6` the retention, `?7` whether the
 /// record stays after its lease has lapsed, `?8` whether the claim takes over a lapsed record, and
-/// `?9` whether it does so for any fingerprint.
+/// `?9` whether it does so for any fingerprint, and `?10` to `?12` are scope, route and trace.
 ///
 /// The statement decides by the record as it is now, also if an earlier read found another one.
 const CLAIM: &str = "
     INSERT INTO {table} (id, format, state, nonce, token, attempt, fingerprint, retention,
-        lapses_at, expires_at)
-    VALUES (?2, 1, 1, ?3, {now}, 1, ?4, ?6, {now} + ?5, iif(?7, NULL, {now} + ?5 + ?6))
+        lapses_at, expires_at, scope, route, trace, origin_of)
+    VALUES (?2, 1, 1, ?3, {now}, 1, ?4, ?6, {now} + ?5, iif(?7, NULL, {now} + ?5 + ?6),
+        ?10, ?11, ?12, {now})
     ON CONFLICT (id) DO UPDATE SET
         state = 1,
         nonce = excluded.nonce,
         token = CASE
+            WHEN expires_at <= {now} THEN max(token + 1, excluded.token)
+            WHEN state = 1 AND nonce = excluded.nonce THEN token
+            ELSE max(token + 1, excluded.token)
+        END,
+        scope = excluded.scope, route = excluded.route, trace = excluded.trace,
+        origin_of = CASE
             WHEN expires_at <= {now} THEN max(token + 1, excluded.token)
             WHEN state = 1 AND nonce = excluded.nonce THEN token
             ELSE max(token + 1, excluded.token)
@@ -147,8 +168,16 @@ const THERE: &str = "
 /// The statement returns no row, and fails if a column is missing.
 const COLUMNS: &str = "
     SELECT id, format, state, nonce, token, attempt, fingerprint, retention, lapses_at, expires_at,
-        status, began_at, completed_at, kept_for, answer_length, answer_sha256, answer
+        status, began_at, completed_at, kept_for, answer_length, answer_sha256, answer{added}
     FROM {table} LIMIT 0";
+
+/// The columns that a table of an earlier version lacks, with their types.
+pub(super) const ADDED: [(&str, &str); 4] = [
+    ("scope", "BLOB"),
+    ("route", "TEXT"),
+    ("trace", "TEXT"),
+    ("origin_of", "INTEGER"),
+];
 
 const VERSION: &str = "SELECT version FROM {table}_schema";
 
@@ -167,6 +196,8 @@ pub(super) struct Statements {
     pub(super) forget: SqlStr,
     pub(super) purge: SqlStr,
     pub(super) there: SqlStr,
+    /// The columns of every version, and all that this version needs.
+    pub(super) first_columns: SqlStr,
     pub(super) columns: SqlStr,
     pub(super) version: SqlStr,
     pub(super) touch: SqlStr,
@@ -175,9 +206,10 @@ pub(super) struct Statements {
 impl Statements {
     pub(super) fn of(table: &Table) -> Self {
         let statement = |text: &str| {
-            let text = text.replace("{now}", NOW);
+            let text = text.replace("{now}", NOW).replace("{origin}", ORIGIN);
             in_table(table, &text.replace("{batch}", &PURGE_BATCH.to_string()))
         };
+        let added = ADDED.map(|(name, _)| format!(", {name}")).concat();
         Self {
             find: statement(FIND),
             claim: statement(CLAIM),
@@ -189,11 +221,28 @@ impl Statements {
             forget: statement(FORGET),
             purge: statement(PURGE),
             there: statement(THERE),
-            columns: statement(COLUMNS),
+            first_columns: statement(&COLUMNS.replace("{added}", "")),
+            columns: statement(&COLUMNS.replace("{added}", &added)),
             version: statement(VERSION),
             touch: statement(TOUCH),
         }
     }
+}
+
+/// Returns the statement that reads one page of a list.
+pub(super) fn list(table: &Table, order: Order, rows: u16) -> SqlStr {
+    const AFTER: &str = "token >= ?3 AND (token > ?3 OR id > ?2) ORDER BY token, id";
+    let which = match order {
+        Order::Id => "id > ?2 ORDER BY id".to_owned(),
+        // The condition of the index, which SQLite does not conclude from the state.
+        Order::State(state) => format!("state = {state} AND state <> 3 AND {AFTER}"),
+        Order::Scope => format!("scope = ?4 AND {AFTER}"),
+    };
+    let text = LIST
+        .replace("{now}", NOW)
+        .replace("{origin}", ORIGIN)
+        .replace("{which}", &format!("{which} LIMIT {rows}"));
+    in_table(table, &text)
 }
 
 /// Returns the statements that create the tables.

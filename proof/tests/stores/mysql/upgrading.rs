@@ -1,0 +1,163 @@
+//! A table of an earlier version is upgraded while programs of that version use it, and lists are
+//! read by indexes.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use sqlx::mysql::MySqlPoolOptions;
+use sqlx::{AssertSqlSafe, Row};
+use tower_idempotency::MySqlStore;
+use tower_idempotency::store::{Claimed, Fingerprint, ListQuery, ListedState, Origin, Store};
+
+use super::{Place, claim, run, table, url};
+
+/// The script of the version before.
+const EARLIER: &str = include_str!("earlier.sql");
+
+/// Runs the script for this table, as a program of the earlier version does at each start.
+async fn migrate_earlier(pool: &sqlx::MySqlPool, table: &str) {
+    let (_, text) = EARLIER.split_once("\nDELIMITER //\n").unwrap();
+    let (text, _) = text.split_once("\nDELIMITER ;\n").unwrap();
+    for statement in text.split("\n//\n").filter(|text| !text.trim().is_empty()) {
+        run(pool, &statement.replace("idempotency_records", table)).await;
+    }
+}
+
+/// What a program of the earlier version does.
+async fn operate(pool: &sqlx::MySqlPool, table: &str, id: &[u8; 32]) -> i64 {
+    let call = format!("CALL {table}_claim(?, ?, ?, 1, 3600000000, 0, 1, 0)");
+    let nonce: [u8; 16] = rand::random();
+    loop {
+        let called = sqlx::query(AssertSqlSafe(call.clone()))
+            .bind(&id[..])
+            .bind(&nonce[..])
+            .bind(&[0; 32][..])
+            .fetch_all(pool)
+            .await;
+        match called {
+            Ok(rows) => return rows[0].get("outcome"),
+            // The table has changed since the snapshot of the transaction: it is tried again.
+            Err(error) => assert!(error.to_string().contains("1412"), "{error}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_is_upgraded_while_programs_of_the_earlier_version_use_it() {
+    let pool = MySqlPoolOptions::new().max_connections(8);
+    let pool = pool.connect_with(url()).await.unwrap();
+    let table = table();
+    migrate_earlier(&pool, &table).await;
+    assert_eq!(operate(&pool, &table, &[9; 32]).await, 1);
+    let ends = Arc::new(AtomicBool::new(false));
+    let traffic: Vec<_> = (0..3)
+        .map(|_| {
+            let (pool, table, ends) = (pool.clone(), table.clone(), Arc::clone(&ends));
+            tokio::spawn(async move {
+                let mut operations = 0;
+                while !ends.load(Ordering::Relaxed) {
+                    operate(&pool, &table, &rand::random()).await;
+                    operations += 1;
+                }
+                operations
+            })
+        })
+        .collect();
+    // The columns and the indexes come while others write.
+    for add in [
+        "ADD COLUMN scope BINARY(32) NULL, ADD COLUMN route VARBINARY(255) NULL, \
+         ADD COLUMN trace VARBINARY(55) NULL, ADD COLUMN origin_of BIGINT NULL, ALGORITHM=INSTANT",
+        "ADD KEY by_state (state, token), ALGORITHM=INPLACE, LOCK=NONE",
+        "ADD KEY by_scope (scope, token), ALGORITHM=INPLACE, LOCK=NONE",
+    ] {
+        run(&pool, &format!("ALTER TABLE {table} {add}")).await;
+    }
+    ends.store(true, Ordering::Relaxed);
+    for operations in traffic {
+        assert!(operations.await.unwrap() > 0);
+    }
+
+    let builder = MySqlStore::builder(pool.clone()).table(&table);
+    builder.migrate().await.unwrap();
+    let store = builder.open().await.unwrap();
+    let mut own = claim(1);
+    own.origin = Origin::none().route("POST /a");
+    own.fingerprint = Fingerprint::from_bytes([0; 32]);
+    own.lease = std::time::Duration::from_millis(1);
+    assert!(matches!(
+        store.claim(&own).await.unwrap(),
+        Claimed::Acquired(_)
+    ));
+    let look_up = async || store.look_up(&own.id).await.unwrap().unwrap();
+    assert_eq!(look_up().await.origin, own.origin);
+
+    // A program of the earlier version starts again, puts its procedures back, and takes over.
+    migrate_earlier(&pool, &table).await;
+    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    assert_eq!(operate(&pool, &table, own.id.as_bytes()).await, 1);
+    let page = store.list(&ListQuery::new()).await.unwrap();
+    let listed = page.records.iter().find(|record| record.id == own.id);
+    assert_eq!(
+        listed.map(|record| (record.attempt, &record.origin)),
+        Some((2, &Origin::none()))
+    );
+    assert_eq!(look_up().await.origin, Origin::none());
+    assert!(matches!(
+        store.claim(&claim(2)).await.unwrap(),
+        Claimed::Acquired(_)
+    ));
+}
+
+/// A table of before gets columns and indexes from `migrate` too.
+#[tokio::test]
+async fn a_table_of_before_is_migrated_as_it_is() {
+    let pool = MySqlPoolOptions::new().max_connections(2);
+    let pool = pool.connect_with(url()).await.unwrap();
+    let table = table();
+    migrate_earlier(&pool, &table).await;
+    assert_eq!(operate(&pool, &table, &[9; 32]).await, 1);
+    let builder = MySqlStore::builder(pool).table(&table);
+    builder.migrate().await.unwrap();
+    let store = builder.open().await.unwrap();
+    let query = ListQuery::new().state(ListedState::Lapsed);
+    assert_eq!(store.list(&query).await.unwrap().records.len(), 1);
+}
+
+#[tokio::test]
+async fn a_page_reads_few_records_of_many() {
+    let place = Place::new(1).await;
+    place
+        .run(
+            "INSERT INTO {t} (id, format, state, nonce, token, attempt, fingerprint, lapses_at,
+                 retention, expires_at, scope)
+             VALUES (UNHEX(SHA2('0', 256)), 1, 3, '', 1, 1, '', 0, 0, {now} + 3600000000, '')",
+        )
+        .await;
+    for doubled in 1..15 {
+        let more = "INSERT INTO {t} (id, format, state, nonce, token, attempt, fingerprint,
+                 lapses_at, retention, expires_at, scope)
+             SELECT UNHEX(SHA2(CONCAT(token, '-D'), 256)), 1, IF(token % 100 = 1, 2, 3), '',
+                 token + (SELECT MAX(token) FROM {t}), 1, '', 0, 0, expires_at,
+                 UNHEX(SHA2(token % 50, 256)) FROM {t}";
+        place.run(&more.replace("-D", &format!("-{doubled}"))).await;
+    }
+    let reads = "SELECT SUM(variable_value) FROM information_schema.session_status \
+                 WHERE variable_name IN ('HANDLER_READ_NEXT', 'HANDLER_READ_KEY', \
+                     'HANDLER_READ_FIRST', 'HANDLER_READ_RND_NEXT')";
+    for query in [
+        ListQuery::new(),
+        ListQuery::new().state(ListedState::Unknown),
+        ListQuery::new().scope(claim(1).scope),
+    ] {
+        let before: f64 = sqlx::query_scalar(reads)
+            .fetch_one(&place.pool)
+            .await
+            .unwrap();
+        place.store.list(&query).await.unwrap();
+        let after: f64 = sqlx::query_scalar(reads)
+            .fetch_one(&place.pool)
+            .await
+            .unwrap();
+        assert!(after - before < 6000.0, "{query:?}: {}", after - before);
+    }
+}
