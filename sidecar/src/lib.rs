@@ -142,6 +142,24 @@ impl Sidecar {
         Ok(AnyStore::migrate(required_store(config)?).await?)
     }
 
+    /// The layer of this file on its store, for what an operator does with records: nothing is listened
+    /// on and nothing is migrated. The store has to be reached at once.
+    ///
+    /// # Errors
+    /// Those of [`new`](Self::new) that concern the layer and the store. And if the store is `memory:`,
+    /// whose records only the process has that serves them.
+    pub async fn layer(config: &Config) -> Result<IdempotencyLayer, SidecarError> {
+        let settings = Settings::read(config)?;
+        let store = required_store(config)?;
+        if store.starts_with("memory:") {
+            let message = "is `memory:`: its records are in the process that serves, where no other program \
+                           reaches them. That process shows them on the desk of its operator's listener";
+            return Err(wrong(config, "store", message).into());
+        }
+        layer(config, &settings, LateStore::default(), None)?;
+        layer(config, &settings, AnyStore::connect(store).await?, None)
+    }
+
     async fn listen(
         settings: &Settings,
         layer: IdempotencyLayer,

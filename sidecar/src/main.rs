@@ -1,5 +1,7 @@
 //! The program `tower-idempotency-sidecar`. `docs/sidecar.md` of this package describes it.
 
+mod records;
+
 use std::error::Error;
 use std::ffi::OsString;
 use std::future::Future;
@@ -21,6 +23,7 @@ Makes the operations of an HTTP service safe to retry: a proxy in front of it.
 
 Usage: tower-idempotency-sidecar --config FILE [--check | --migrate | --print-config]
        tower-idempotency-sidecar suggest --from http://HOST:PORT
+       tower-idempotency-sidecar --config FILE records list | show | resolve | forget
 
   --config FILE   what to do, in TOML, or in JSON if its name ends in .json
   --check         read the file, print what it promises to clients, and end
@@ -29,7 +32,7 @@ Usage: tower-idempotency-sidecar --config FILE [--check | --migrate | --print-co
                   and end
   suggest --from  print a configuration for what a sidecar with `mode = \"observe\"` has
                   seen; HOST:PORT is where it serves `metrics`
-  --help          print this
+  --help          print this (`records --help`: what can be done with records)
   --version       print the version
 
 Variables set entries too, over the file or without one: IDEMPOTENCY_UPSTREAM,
@@ -49,6 +52,7 @@ enum Invocation {
     Version,
     Do(Task, Option<PathBuf>),
     Suggest(String),
+    Records(Box<records::Command>),
 }
 
 #[derive(Clone, Copy)]
@@ -75,6 +79,10 @@ fn main() -> ExitCode {
         )),
         Invocation::Suggest(from) => suggest::suggestion(&from).and_then(|text| print(&text)),
         Invocation::Do(task, file) => run(task, file.as_deref()),
+        Invocation::Records(command) => match with_records(&command) {
+            Ok(status) => return status,
+            Err(error) => Err(error),
+        },
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -100,6 +108,13 @@ fn invocation(mut arguments: lexopt::Parser) -> Result<Invocation, lexopt::Error
             Long("print-config") => Task::PrintConfig,
             Long("help") | Short('h') => return Ok(Invocation::Help),
             Long("version") | Short('V') => return Ok(Invocation::Version),
+            Value(word) if word == "records" && matches!(task, Task::Serve) => {
+                let command = records::command(arguments, config)?;
+                if !matches!(command.action, records::Action::Help) {
+                    require_config(command.config.as_ref())?;
+                }
+                return Ok(Invocation::Records(Box::new(command)));
+            }
             other => return Err(other.unexpected()),
         };
         match task {
@@ -109,12 +124,32 @@ fn invocation(mut arguments: lexopt::Parser) -> Result<Invocation, lexopt::Error
             }
         }
     }
+    require_config(config.as_ref())?;
+    Ok(Invocation::Do(task, config))
+}
+
+fn require_config(file: Option<&PathBuf>) -> Result<(), lexopt::Error> {
     let is_entry =
         |(name, _): (OsString, OsString)| name.as_encoded_bytes().starts_with(b"IDEMPOTENCY_");
-    if config.is_none() && !std::env::vars_os().any(is_entry) {
+    if file.is_none() && !std::env::vars_os().any(is_entry) {
         return Err("--config FILE is missing, and no variable begins with IDEMPOTENCY_".into());
     }
-    Ok(Invocation::Do(task, config))
+    Ok(())
+}
+
+fn with_records(command: &records::Command) -> Result<ExitCode, Box<dyn Error>> {
+    if matches!(command.action, records::Action::Help) {
+        print(records::HELP)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let config = Config::read_with_environment(command.config.as_deref(), std::env::vars_os())?;
+    // What is said about changes does not depend on RUST_LOG.
+    let audit = "idempotency::audit=info".parse()?;
+    log(tracing::Level::WARN, |filter| filter.add_directive(audit));
+    runtime()?.block_on(async {
+        let layer = Sidecar::layer(&config).await?;
+        records::run(&layer, command.json, &command.action).await
+    })
 }
 
 fn suggest_from(arguments: &mut lexopt::Parser) -> Result<Invocation, lexopt::Error> {
@@ -136,7 +171,7 @@ fn run(task: Task, file: Option<&Path>) -> Result<(), Box<dyn Error>> {
         Task::PrintConfig => print(&in_force(&config)),
         Task::Migrate => Ok(runtime()?.block_on(Sidecar::migrate(&config))?),
         Task::Serve => {
-            log();
+            log(tracing::Level::INFO, |filter| filter);
             runtime()?.block_on(serve(&config))
         }
     }
@@ -161,15 +196,17 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
         .build()
 }
 
-fn log() {
+fn log(default: tracing::Level, change: impl FnOnce(EnvFilter) -> EnvFilter) {
     let filter = EnvFilter::builder()
-        .with_default_directive(tracing::Level::INFO.into())
+        .with_default_directive(default.into())
         .from_env_lossy();
+    let filter = change(filter);
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
+        // The target tells the events of the audit from what else is logged.
+        .with_target(default == tracing::Level::WARN)
         // Otherwise a line that can't be written, since nobody reads stderr any more, is a panic.
         .log_internal_errors(false)
         .init();

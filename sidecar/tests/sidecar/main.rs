@@ -37,6 +37,13 @@ mod paths;
 mod places;
 mod program;
 mod proxies;
+#[cfg(all(
+    feature = "mysql",
+    feature = "postgres",
+    feature = "redis",
+    feature = "sqlite"
+))]
+mod records;
 mod refusals;
 mod refused;
 mod said_by_the_layer;
