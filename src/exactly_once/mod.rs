@@ -196,6 +196,7 @@ impl<DB: SqlDatabase> SqlClaim<DB> {
                 Err(CommitError::lost())
             }
             TransactionFate::UnderWay | TransactionFate::Absent => {
+                attempt.unknown();
                 Err(CommitError::unknown::<DB>(error))
             }
         }

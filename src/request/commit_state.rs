@@ -28,7 +28,7 @@ enum State {
     /// An [`Attempt`] is at work.
     UnderWay,
     /// The `COMMIT` may have been sent, and its result is not known.
-    Unheard(Box<CommittedResponse>),
+    Unheard(Box<UnheardCommit>),
     Committed(Box<CommittedResponse>),
     /// Another owner has taken over.
     Lost,
@@ -46,6 +46,15 @@ pub(crate) struct CommittedResponse {
     pub(crate) awaited: bool,
 }
 
+/// A `COMMIT` whose result is not known.
+#[derive(Clone)]
+pub(crate) struct UnheardCommit {
+    pub(crate) response: CommittedResponse,
+    /// Whether the handler was told that nobody knows. A handler that has left its commit, at a
+    /// timeout say, was told nothing.
+    pub(crate) is_told: bool,
+}
+
 /// Why no attempt may begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NotOpen {
@@ -60,7 +69,7 @@ pub(crate) enum NotOpen {
 pub(crate) enum CommitOutcome {
     /// Nothing was committed, and nothing will be.
     Nothing,
-    Unheard(Box<CommittedResponse>),
+    Unheard(Box<UnheardCommit>),
     Committed(Box<CommittedResponse>),
     Lost,
 }
@@ -132,7 +141,7 @@ impl Commit {
                 Some(CommitOutcome::Nothing)
             }
             State::UnderWay => None,
-            State::Unheard(response) => Some(CommitOutcome::Unheard(response.clone())),
+            State::Unheard(unheard) => Some(CommitOutcome::Unheard(unheard.clone())),
             State::Committed(response) => Some(CommitOutcome::Committed(response.clone())),
             State::Lost => Some(CommitOutcome::Lost),
         }
@@ -149,7 +158,18 @@ pub(crate) struct Attempt<'a> {
 impl Attempt<'_> {
     /// Says that from here on the transaction may be committed.
     pub(crate) fn sends_commit(&mut self, response: CommittedResponse) {
-        self.leaves = Some(State::Unheard(Box::new(response)));
+        let is_told = false;
+        self.leaves = Some(State::Unheard(Box::new(UnheardCommit {
+            response,
+            is_told,
+        })));
+    }
+
+    /// Says that the handler is told that nobody knows.
+    pub(crate) fn unknown(mut self) {
+        if let Some(State::Unheard(unheard)) = &mut self.leaves {
+            unheard.is_told = true;
+        }
     }
 
     pub(crate) fn rolled_back(mut self) {
@@ -167,9 +187,10 @@ impl Attempt<'_> {
         mut self,
         stands: impl FnOnce(&CommittedResponse),
     ) -> Response<Full<Bytes>> {
-        let Some(State::Unheard(response)) = self.leaves.take() else {
+        let Some(State::Unheard(unheard)) = self.leaves.take() else {
             unreachable!("the COMMIT was sent");
         };
+        let response = Box::new(unheard.response);
         stands(&response);
         let body = Full::new(response.body.data.clone());
         let returned = Response::from_parts(response.head.clone(), body);

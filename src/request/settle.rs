@@ -43,17 +43,18 @@ impl Operation {
                 owner.overtaken();
                 Settled::InFlight
             }
-            Some(CommitOutcome::Unheard(response)) => match self.transaction_fate().await {
+            Some(CommitOutcome::Unheard(unheard)) => match self.transaction_fate().await {
                 TransactionFate::Committed => {
-                    self.stands(&response);
-                    self.committed(*response)
+                    self.stands(&unheard.response);
+                    self.committed(unheard.response)
                 }
-                // The handler was told that nobody knows, so its response does not say what the
+                // The response of a handler that was told that nobody knows does not say what the
                 // layer has found out since.
-                TransactionFate::RolledBack => {
+                TransactionFate::RolledBack if unheard.is_told => {
                     owner.end(Verdict::Release(Release::MayRunAgain)).await;
                     Settled::InFlight
                 }
+                TransactionFate::RolledBack => Settled::Not(owner),
                 TransactionFate::Overtaken => {
                     owner.state().lose();
                     owner.overtaken();
