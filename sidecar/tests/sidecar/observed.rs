@@ -36,7 +36,6 @@ async fn both_sides_get_what_they_get_through_a_sidecar_that_ignores_keys() {
             by("alice", post("/a", "k", "other")),
             by("alice", post("/fails", "f", "{}")),
             by("alice", post("/a", "", "{}")),
-            post("/a//b", "k", "{}"),
         ] {
             let mut answer = sidecar.exchange(&request).await;
             answer
@@ -53,7 +52,7 @@ async fn both_sides_get_what_they_get_through_a_sidecar_that_ignores_keys() {
         });
         exchanges.push((answers, seen.collect::<Vec<_>>()));
     }
-    assert_eq!(exchanges[0].1.len(), 6);
+    assert_eq!(exchanges[0].1.len(), 5);
     assert_eq!(exchanges[0], exchanges[1]);
 }
 
@@ -64,7 +63,7 @@ async fn a_configuration_is_suggested_for_what_was_seen() {
     for number in 0..3 {
         let path = format!("/v1/payments/{number}/capture");
         let secret = format!("secret-key-{number}");
-        for body in ["secret-body", "secret-body", "another"] {
+        for body in ["secret-body", "secret-body", "secret-other"] {
             sidecar
                 .exchange(&by("secret-caller", post(&path, &secret, body)))
                 .await;
@@ -89,10 +88,7 @@ async fn a_configuration_is_suggested_for_what_was_seen() {
         assert!(text.lines().any(|own| own == line), "{line}: {text}");
     }
     assert!(!text.contains("search"), "{text}");
-    assert!(
-        !text.contains("secret") && !text.contains("another"),
-        "{text}"
-    );
+    assert!(!text.contains("secret"), "{text}");
     let config = Config::from_toml(text).unwrap();
     let contract = Sidecar::contract(&config).unwrap().markdown();
     assert!(contract.contains("/v1/payments/{p2}/capture"), "{contract}");
