@@ -133,13 +133,9 @@ impl Glimpse {
 
 /// Where a page begins: a part, and a place in it.
 fn place(cursor: &Cursor) -> Option<(u32, u32)> {
-    let [a, b, c, d, e, f, g, h] = *cursor.as_bytes() else {
-        return None;
-    };
-    Some((
-        u32::from_be_bytes([a, b, c, d]),
-        u32::from_be_bytes([e, f, g, h]),
-    ))
+    let (part, place) = cursor.as_bytes().split_first_chunk()?;
+    let place = place.try_into().ok()?;
+    Some((u32::from_be_bytes(*part), u32::from_be_bytes(place)))
 }
 
 fn cursor((part, place): (u32, u32)) -> Option<Cursor> {

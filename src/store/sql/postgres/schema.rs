@@ -183,6 +183,7 @@ async fn found(pool: &PgPool, table: &Table) -> Result<Found, StoreError> {
     found.map_err(|error| failed(error, meaning::meaning))
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "each is a column of one row")]
 struct Found {
     exists: bool,
     comment: Option<String>,
