@@ -174,16 +174,17 @@ where
         } else {
             owner
         };
-        let failed = Verdict::Release(if_unknown(&operation.options));
+        // A `Verdict` here would be kept beside the future of the record.
+        let failed = if_unknown(&operation.options);
         let response = match handled {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => {
-                owner.end(failed).await;
+                owner.end(Verdict::Release(failed)).await;
                 operation.executed(None);
                 return Err(error);
             }
             Err(panic) => {
-                owner.end(failed).await;
+                owner.end(Verdict::Release(failed)).await;
                 operation.executed(None);
                 resume_unwind(panic)
             }
