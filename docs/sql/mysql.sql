@@ -73,7 +73,7 @@ DROP PROCEDURE IF EXISTS idempotency_records_hold
 //
 CREATE PROCEDURE idempotency_records_hold (
   IN p_id BINARY(32), IN p_nonce BINARY(16), OUT p_renewed BIGINT
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 b89dfb0946f157c2'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3ce25b41d4985717'
 BEGIN
   INSERT INTO idempotency_records_renewals (id, nonce, lapses_at) VALUES (p_id, p_nonce, 0)
     ON DUPLICATE KEY UPDATE lapses_at = lapses_at;
@@ -89,7 +89,7 @@ DROP PROCEDURE IF EXISTS idempotency_records_extend
 //
 CREATE PROCEDURE idempotency_records_extend (
   IN p_id BINARY(32), IN p_nonce BINARY(16), IN p_lease BIGINT, OUT p_held TINYINT
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 b89dfb0946f157c2'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3ce25b41d4985717'
 BEGIN
   DECLARE v_renewed, v_now BIGINT;
   CALL idempotency_records_hold(p_id, p_nonce, v_renewed);
@@ -116,7 +116,7 @@ CREATE PROCEDURE idempotency_records_claim_v2 (
   -- whether it takes over another's, and whether of another fingerprint too.
   IN p_stays TINYINT, IN p_takes_over TINYINT, IN p_any_fingerprint TINYINT,
   IN p_scope BINARY(32), IN p_route VARBINARY(255), IN p_trace VARBINARY(55)
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 b89dfb0946f157c2'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3ce25b41d4985717'
 BEGIN
   DECLARE v_format, v_state TINYINT;
   DECLARE v_token, v_attempt, v_lapses_at, v_retention, v_expires_at, v_renewed, v_now BIGINT;
@@ -273,7 +273,7 @@ CREATE PROCEDURE idempotency_records_claim (
   IN p_id BINARY(32), IN p_nonce BINARY(16), IN p_fingerprint BINARY(32),
   IN p_lease BIGINT, IN p_retention BIGINT,
   IN p_stays TINYINT, IN p_takes_over TINYINT, IN p_any_fingerprint TINYINT
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 b89dfb0946f157c2'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3ce25b41d4985717'
 BEGIN
   CALL idempotency_records_claim_v2(p_id, p_nonce, p_fingerprint, p_lease, p_retention, p_stays,
     p_takes_over, p_any_fingerprint, NULL, NULL, NULL);
@@ -287,7 +287,7 @@ DROP PROCEDURE IF EXISTS idempotency_records_list
 CREATE PROCEDURE idempotency_records_list (
   IN p_by TINYINT, IN p_state TINYINT, IN p_scope BINARY(32), IN p_token BIGINT,
   IN p_id BINARY(32), IN p_limit INT
-) READS SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 b89dfb0946f157c2'
+) READS SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3ce25b41d4985717'
 BEGIN
   DECLARE v_now BIGINT;
   DECLARE EXIT HANDLER FOR SQLEXCEPTION
@@ -330,7 +330,7 @@ END
 DROP PROCEDURE IF EXISTS idempotency_records_look_up
 //
 CREATE PROCEDURE idempotency_records_look_up (IN p_id BINARY(32))
-  READS SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 b89dfb0946f157c2'
+  READS SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3ce25b41d4985717'
 BEGIN
   DECLARE v_now BIGINT;
   DECLARE EXIT HANDLER FOR SQLEXCEPTION
@@ -359,7 +359,7 @@ DROP PROCEDURE IF EXISTS idempotency_records_renew
 //
 CREATE PROCEDURE idempotency_records_renew (
   IN p_id BINARY(32), IN p_nonce BINARY(16), IN p_lease BIGINT
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 b89dfb0946f157c2'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3ce25b41d4985717'
 BEGIN
   DECLARE v_format, v_state, v_held, v_outcome TINYINT;
   DECLARE v_expires_at, v_now BIGINT;
@@ -412,7 +412,7 @@ CREATE PROCEDURE idempotency_records_complete (
   IN p_token BIGINT, IN p_attempt BIGINT, IN p_state TINYINT, IN p_kept_for BIGINT,
   IN p_status SMALLINT, IN p_began_at BIGINT, IN p_completed_at BIGINT,
   IN p_answer_length BIGINT, IN p_answer_sha256 BINARY(32), IN p_answer LONGBLOB
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 b89dfb0946f157c2'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3ce25b41d4985717'
 BEGIN
   DECLARE v_format, v_state TINYINT;
   DECLARE v_token, v_lapses_at, v_retention, v_expires_at, v_renewed, v_now BIGINT;
@@ -490,7 +490,7 @@ CREATE PROCEDURE idempotency_records_complete_within (
   IN p_id BINARY(32), IN p_nonce BINARY(16), IN p_state TINYINT, IN p_kept_for BIGINT,
   IN p_status SMALLINT, IN p_began_at BIGINT, IN p_completed_at BIGINT,
   IN p_answer_length BIGINT, IN p_answer_sha256 BINARY(32), IN p_answer LONGBLOB
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 b89dfb0946f157c2'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3ce25b41d4985717'
 BEGIN
   UPDATE idempotency_records
     SET state = p_state,
@@ -510,7 +510,7 @@ DROP PROCEDURE IF EXISTS idempotency_records_fate
 //
 CREATE PROCEDURE idempotency_records_fate (
   IN p_id BINARY(32), IN p_nonce BINARY(16)
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 b89dfb0946f157c2'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3ce25b41d4985717'
 BEGIN
   DECLARE v_state, v_own TINYINT;
   DECLARE v_there TINYINT DEFAULT FALSE;
@@ -533,7 +533,7 @@ DROP PROCEDURE IF EXISTS idempotency_records_release
 //
 CREATE PROCEDURE idempotency_records_release (
   IN p_id BINARY(32), IN p_nonce BINARY(16), IN p_unknown TINYINT
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 b89dfb0946f157c2'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3ce25b41d4985717'
 BEGIN
   DECLARE v_format, v_state TINYINT;
   DECLARE v_lapses_at, v_renewed, v_retention, v_expires_at, v_now BIGINT;
@@ -570,15 +570,16 @@ BEGIN
 END
 //
 
--- One row: outcome 1 (gone), 0 (there was none), 2 (in flight and alive), or
--- 3 (the record is of format `format`, and p_force is 0).
-DROP PROCEDURE IF EXISTS idempotency_records_forget
+-- One row: outcome 1 (gone), 0 (there was none), 2 (in flight and alive), 3 (the
+-- record is of format `format`, and p_force is 0 or a version is meant) or 4 (the
+-- record is of another version).
+DROP PROCEDURE IF EXISTS idempotency_records_forget_v2
 //
-CREATE PROCEDURE idempotency_records_forget (
+CREATE PROCEDURE idempotency_records_forget_v2 (
   IN p_id BINARY(32), IN p_force TINYINT,
   -- The record that is meant, and whether it is done. All null: any record.
   IN p_token BIGINT, IN p_attempt BIGINT, IN p_done TINYINT
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 b89dfb0946f157c2'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3ce25b41d4985717'
 BEGIN
   DECLARE v_format, v_state TINYINT;
   DECLARE v_token, v_attempt, v_lapses_at, v_renewed, v_retention, v_expires_at, v_now BIGINT;
@@ -620,12 +621,22 @@ BEGIN
 END
 //
 
+-- The same, as programs call it that compare no version.
+DROP PROCEDURE IF EXISTS idempotency_records_forget
+//
+CREATE PROCEDURE idempotency_records_forget (IN p_id BINARY(32), IN p_force TINYINT)
+  MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3ce25b41d4985717'
+BEGIN
+  CALL idempotency_records_forget_v2(p_id, p_force, NULL, NULL, NULL);
+END
+//
+
 -- One row: how many records past their end were removed. It passes over what
 -- others have locked; renewals of what has ended go too.
 DROP PROCEDURE IF EXISTS idempotency_records_purge
 //
 CREATE PROCEDURE idempotency_records_purge (IN p_limit INT)
-  MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 b89dfb0946f157c2'
+  MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3ce25b41d4985717'
 BEGIN
   DECLARE v_id BINARY(32);
   DECLARE v_nonce BINARY(16);

@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use sqlx::mysql::MySqlPoolOptions;
 use sqlx::{AssertSqlSafe, Row};
 use tower_idempotency::MySqlStore;
-use tower_idempotency::store::{Claimed, Fingerprint, ListQuery, ListedState, Origin, Store};
+use tower_idempotency::store::{
+    Claimed, Fingerprint, ForgetMode, Forgotten, ListQuery, ListedState, Origin, Store,
+};
 
 use super::{Place, claim, run, table, url};
 
@@ -106,6 +108,41 @@ async fn a_table_is_upgraded_while_programs_of_the_earlier_version_use_it() {
         store.claim(&claim(2)).await.unwrap(),
         Claimed::Acquired(_)
     ));
+}
+
+/// The names and arguments that each version calls are there, whichever of the two migrated last.
+#[tokio::test]
+async fn programs_of_both_versions_forget_whichever_migrated_last() {
+    let pool = MySqlPoolOptions::new().max_connections(2);
+    let pool = pool.connect_with(url()).await.unwrap();
+    let table = table();
+    let builder = MySqlStore::builder(pool.clone()).table(&table);
+    builder.migrate().await.unwrap();
+    let store = builder.open().await.unwrap();
+    for last in ["this version", "the version before"] {
+        if last == "the version before" {
+            migrate_earlier(&pool, &table).await;
+        }
+        let id = rand::random::<[u8; 32]>();
+        assert_eq!(operate(&pool, &table, &id).await, 1, "{last}");
+        let forget = format!("CALL {table}_forget(?, 1)");
+        let forgotten = sqlx::query(AssertSqlSafe(forget)).bind(&id[..]);
+        let forgotten = forgotten.fetch_one(&pool).await.expect(last);
+        assert_eq!(forgotten.get::<i64, _>("outcome"), 1, "{last}");
+
+        let own = claim(3);
+        let claimed = store.claim(&own).await.unwrap();
+        assert!(matches!(claimed, Claimed::Acquired(_)), "{last}");
+        let mut version = store.look_up(&own.id).await.unwrap().unwrap().version();
+        version.attempt += 1;
+        let forget = async |mode| store.forget(&own.id, mode).await.expect(last);
+        let moved = forget(ForgetMode::ForcedUnchanged(version)).await;
+        assert_eq!(moved, Forgotten::Moved, "{last}");
+        assert_eq!(forget(ForgetMode::UnlessAlive).await, Forgotten::InFlight);
+        version.attempt -= 1;
+        let gone = forget(ForgetMode::ForcedUnchanged(version)).await;
+        assert_eq!(gone, Forgotten::Gone, "{last}");
+    }
 }
 
 /// A table of before gets columns and indexes from `migrate` too.

@@ -52,7 +52,7 @@ impl Calls {
             fate: call("fate", 2),
             release: call("release", 3),
             look_up: call("look_up", 1),
-            forget: call("forget", 5),
+            forget: call("forget_v2", 5),
             purge: call("purge", 1),
         };
         Self {

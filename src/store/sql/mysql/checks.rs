@@ -12,7 +12,7 @@ use crate::store::{StoreError, StoreErrorKind};
 /// The comment of this version's tables, and the beginning of its procedures'
 /// comments.
 const COMMENT: &str = "tower-idempotency 1";
-const PROCEDURES: [&str; 13] = [
+const PROCEDURES: [&str; 14] = [
     "hold",
     "extend",
     "claim",
@@ -25,6 +25,7 @@ const PROCEDURES: [&str; 13] = [
     "fate",
     "release",
     "forget",
+    "forget_v2",
     "purge",
 ];
 
