@@ -141,7 +141,6 @@ const RELEASE: &str = "
         AND (expires_at IS NULL OR expires_at > {now})
     RETURNING 1";
 
-/// `?3` is whether the record is removed in every state.
 /// `?3` is whether a live record goes too. `?4`, `?5` and `?6` are the token, the attempt and
 /// whether it is done of the record that is meant; they are null if any record is.
 const FORGET: &str = "
