@@ -14,6 +14,7 @@ use opentelemetry::Context;
 use opentelemetry::context::FutureExt;
 use opentelemetry::metrics::MeterProvider;
 use opentelemetry::trace::{TraceContextExt, Tracer, TracerProvider};
+use opentelemetry_sdk::metrics::data::{ResourceMetrics, ScopeMetrics};
 use opentelemetry_sdk::metrics::{InMemoryMetricExporter, PeriodicReader, SdkMeterProvider};
 use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider};
 use tower::Layer;
@@ -190,11 +191,13 @@ fn block_on<F: Future>(future: F) -> F::Output {
 
 const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
+type Seen = BTreeMap<String, String>;
+
 /// The fields of all spans, in the order in which the spans began.
 #[derive(Clone, Default)]
-struct Spans(Arc<Mutex<Vec<(u64, BTreeMap<String, String>)>>>);
+struct Spans(Arc<Mutex<Vec<(u64, Seen)>>>);
 
-struct Fields<'a>(&'a mut BTreeMap<String, String>);
+struct Fields<'a>(&'a mut Seen);
 
 impl Visit for Fields<'_> {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
@@ -212,7 +215,7 @@ impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Spans {
         id: &Id,
         _: tracing_subscriber::layer::Context<'_, S>,
     ) {
-        let mut seen = BTreeMap::new();
+        let mut seen = Seen::new();
         fields.record(&mut Fields(&mut seen));
         self.0.lock().unwrap().push((id.into_u64(), seen));
     }
@@ -322,8 +325,8 @@ fn a_replay_is_linked_to_the_span_of_the_execution() {
     let found = exporter.get_finished_metrics().unwrap();
     let found: Vec<_> = found
         .iter()
-        .flat_map(|all| all.scope_metrics())
-        .flat_map(|scope| scope.metrics())
+        .flat_map(ResourceMetrics::scope_metrics)
+        .flat_map(ScopeMetrics::metrics)
         .collect();
     let names: Vec<_> = found
         .iter()
