@@ -11,3 +11,4 @@ mod frames;
 mod oracle;
 mod planted;
 mod served;
+mod slow_claims;

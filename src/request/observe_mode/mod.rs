@@ -20,7 +20,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body;
 use tracing::{Instrument, Span, debug, info, warn};
 
-use crate::lease::{LeaseOwner, Verdict};
+use crate::lease::{ClaimSent, LeaseOwner, Verdict};
 use crate::limits::{Full, Holding};
 use crate::message::body::BoxError;
 use crate::message::response_body::ResponseBody;
@@ -286,7 +286,15 @@ impl Observation {
                 None
             }
             Progress::Ended(place, verdict) => Some((own(place), verdict)),
-            Progress::Owns(_) | Progress::Over => None,
+            other @ (Progress::Owns(_) | Progress::Over) => {
+                *progress = other;
+                drop(progress);
+                drop(own);
+                // Nothing will end what this claim has begun.
+                let (leases, account) = (&request.core.leases, request.account());
+                let how = Release::MayRunAgain;
+                return leases.release_later(account, claim, how, ClaimSent::Acquired);
+            }
         };
         drop(progress);
         if let Some((owner, verdict)) = ended {
@@ -349,20 +357,19 @@ impl Observation {
         self.request.watch();
     }
 
-    /// The response has ended, and so does the record.
+    /// The response has ended, and so does the record. The first end stands: a response that never
+    /// ends has one before its body has.
     fn ended(&self, verdict: Verdict<'_>) {
         let verdict = settled(verdict, &self.request.options, self.began_at);
         let mut progress = self.progress.lock();
-        let owner = match std::mem::replace(&mut *progress, Progress::Over) {
-            Progress::Undecided(place) => {
-                *progress = Progress::Ended(place, verdict);
-                return;
+        match std::mem::replace(&mut *progress, Progress::Over) {
+            Progress::Undecided(place) => *progress = Progress::Ended(place, verdict),
+            Progress::Owns(owner) => {
+                drop(progress);
+                self.finish(owner, verdict);
             }
-            Progress::Owns(owner) => owner,
-            Progress::Ended(..) | Progress::Over => return,
-        };
-        drop(progress);
-        self.finish(owner, verdict);
+            first @ (Progress::Ended(..) | Progress::Over) => *progress = first,
+        }
     }
 
     fn finish(&self, owner: Owner, verdict: Verdict<'static>) {
