@@ -182,20 +182,15 @@ fn suggestion(routes: &BTreeMap<String, Route>) -> String {
         text.push('\n');
     };
     line("[idempotency]".to_owned());
-    match most(&callers, &CALLERS) {
-        Some((name, count)) => {
-            line(format!(
-                "# `{name}` was on {count} of {requests} requests to routes with keys."
-            ));
-            line(format!("scope = [\"header:{name}\"]"));
-        }
-        None => {
-            line(
-                "# No header was seen that names a caller. Choose what tells callers apart."
-                    .to_owned(),
-            );
-            line("scope = [\"peer-ip\"]".to_owned());
-        }
+    if let Some((name, count)) = most(&callers, &CALLERS) {
+        line(format!(
+            "# `{name}` was on {count} of {requests} requests to routes with keys."
+        ));
+        line(format!("scope = [\"header:{name}\"]"));
+    } else {
+        let none = "# No header was seen that names a caller. Choose what tells callers apart.";
+        line(none.to_owned());
+        line("scope = [\"peer-ip\"]".to_owned());
     }
     if let Some((name, count)) = most(&keys, &KEYS) {
         line(format!(
@@ -262,7 +257,7 @@ fn of_route(name: &str, route: &Route, with_key: u64, line: &mut impl FnMut(Stri
         "# The slowest response took {} ms.",
         route.longest.as_millis()
     ));
-    if route.longest > Duration::from_secs(5 * 60) {
+    if route.longest > Duration::from_mins(5) {
         line(format!(
             "max_operation = \"{}s\"",
             route.longest.as_secs() * 2

@@ -111,10 +111,9 @@ impl Proxy {
     fn nginx(upstream: SocketAddr, folder: &Path) -> Result<Self, BoxError> {
         let address = free_address()?;
         let file = folder.join("nginx.conf");
-        let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-            .iter()
+        let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
             .map(|name| format!("{name}_temp_path {}/{name};\n", folder.display()))
-            .collect();
+            .concat();
         let text = format!(
             "daemon off;\nmaster_process off;\npid {folder}/nginx.pid;\nevents {{}}\nhttp {{\n\
              access_log off;\n{temporary}keepalive_requests 1000000000;\n\
