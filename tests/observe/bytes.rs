@@ -228,7 +228,7 @@ async fn transcript(address: std::net::SocketAddr, connections: &[&[Step]]) -> V
                 }
             }
         }
-        let read = client.to_end().await;
+        let read = client.into_end().await;
         // The boundaries of frames in a large body depend on what a socket takes at once.
         let text = String::from_utf8_lossy(&read).into_owned();
         all.push(if text.len() > 1 << 20 {

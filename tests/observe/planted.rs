@@ -30,7 +30,7 @@ async fn the_report_finds_exactly_what_was_planted() {
     let send = async |path: &str, caller: &str, key: &str, body: &str| {
         let mut client = Client::connect(address).await;
         client.write(raw(path, caller, key, body).as_bytes()).await;
-        client.to_end().await
+        client.into_end().await
     };
     let key = |key: &str| format!("idempotency-key: {key}\r\n");
     for number in 0..5 {

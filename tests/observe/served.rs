@@ -292,7 +292,7 @@ impl Client {
         }
     }
 
-    pub(crate) async fn to_end(mut self) -> Vec<u8> {
+    pub(crate) async fn into_end(mut self) -> Vec<u8> {
         while self.more().await {}
         self.read
     }
