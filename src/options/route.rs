@@ -177,6 +177,7 @@ impl Routes {
 
     /// The pattern of a request with these options: that of the layer's route, or else the one that
     /// axum matched outside this layer.
+    #[cfg_attr(not(feature = "axum"), expect(clippy::unused_self))]
     pub(crate) fn pattern(&self, options: &RouteOptions, request: &Parts) -> Option<Arc<str>> {
         if let Some(pattern) = &options.pattern {
             return Some(Arc::clone(pattern));

@@ -5,6 +5,7 @@
 //! `runtime`.
 
 pub(crate) mod digest;
+#[cfg(any(feature = "axum", feature = "memory"))]
 pub(crate) mod names;
 mod origin;
 pub(crate) mod response;
@@ -14,7 +15,7 @@ pub use self::origin::{Origin, ParseError, TraceContext};
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::str::FromStr;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
@@ -206,8 +207,9 @@ impl FencingToken {
     /// When a store that makes its tokens by the rule above gave this one, by its clock. The
     /// answer is too late where that clock was set back, or where there were more claims than
     /// microseconds. `None` if a `SystemTime` can't represent that time.
+    #[cfg(any(feature = "memory", feature = "redis", feature = "_sql"))]
     pub(crate) fn claimed_at(self) -> Option<SystemTime> {
-        UNIX_EPOCH.checked_add(Duration::from_micros(self.0))
+        SystemTime::UNIX_EPOCH.checked_add(Duration::from_micros(self.0))
     }
 }
 

@@ -6,7 +6,9 @@ use http::StatusCode;
 
 use super::encoding::{micros, system_time};
 use super::row::{FORMAT, OriginColumns, state};
-use super::{Cursor, ListQuery, ListedRecord, ListedState, RecordPage, StoreError};
+#[cfg(feature = "_sql")]
+use super::{Cursor, RecordPage, StoreError};
+use super::{ListQuery, ListedRecord, ListedState};
 use crate::record::{FencingToken, RecordId};
 
 /// How many records one page reads at least, since not every record that it reads fits.
