@@ -42,7 +42,8 @@ pub struct Counts {
     /// number.
     pub outcome_unknown: u64,
     /// Operations that may still be running somewhere: their records are left in
-    /// flight until their leases lapse.
+    /// flight until their leases lapse. An operation whose handler commits later does not count
+    /// again.
     pub in_doubt: u64,
     /// Operations whose responses were discarded, because another owner had taken over
     /// (G5).

@@ -63,8 +63,12 @@ impl Leases {
         self.renewer.watch(lease, Instant::now());
     }
 
-    /// Counts an operation that has ended, and tells observers.
+    /// Counts an operation that has ended, and tells observers, unless that was done before: a commit
+    /// of the handler can become known after the layer has given it up.
     pub(crate) fn ended(&self, lease: &LeaseState, ended: Ended) {
+        if !lease.set_ended(ended) {
+            return;
+        }
         let counts = &self.counts;
         let count = match ended {
             Ended::Recorded => &counts.recorded,
@@ -76,7 +80,6 @@ impl Leases {
             Ended::Pending => &counts.unrecorded,
         };
         count.add();
-        lease.set_ended(ended);
         self.observers.tell(|observer| {
             let lease = lease.lease();
             observer.ended(&Ending {

@@ -80,9 +80,9 @@ impl LeaseState {
         self.guard.lock().is_some()
     }
 
-    /// Says how the operation has ended.
-    pub(super) fn set_ended(&self, ended: Ended) {
-        self.ended.get_or_init(|| ended);
+    /// Says how the operation has ended. `false` if that was said before, which stays.
+    pub(super) fn set_ended(&self, ended: Ended) -> bool {
+        self.ended.set(ended).is_ok()
     }
 
     pub(crate) fn ended(&self) -> Option<Ended> {

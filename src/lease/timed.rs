@@ -87,7 +87,9 @@ impl TimedStore {
     }
 
     pub(crate) fn claim<'a>(&'a self, claim: &'a Claim) -> TimedCall<'a, Claimed> {
-        self.call(StoreOperation::Claim, self.timeout, self.store.claim(claim))
+        self.call(StoreOperation::Claim, self.timeout, |store| {
+            store.claim(claim)
+        })
     }
 
     /// The answer to a claim, from a store that never waits.
@@ -108,7 +110,7 @@ impl TimedStore {
         lease: &'a Lease,
     ) -> TimedCall<'a, Ownership> {
         let limit = self.timeout.min(limit);
-        self.call(StoreOperation::Renew, limit, self.store.renew(lease))
+        self.call(StoreOperation::Renew, limit, |store| store.renew(lease))
     }
 
     pub(crate) fn complete<'a>(
@@ -116,8 +118,9 @@ impl TimedStore {
         lease: &'a Lease,
         outcome: &'a Outcome,
     ) -> TimedCall<'a, Ownership> {
-        let completed = self.store.complete(lease, outcome);
-        self.call(StoreOperation::Complete, self.timeout, completed)
+        self.call(StoreOperation::Complete, self.timeout, |store| {
+            store.complete(lease, outcome)
+        })
     }
 
     /// The answer to the completion of a response, from a store that never waits. `None` if the
@@ -141,12 +144,15 @@ impl TimedStore {
         nonce: &'a Nonce,
         how: Release,
     ) -> TimedCall<'a, Ownership> {
-        let released = self.store.release(id, nonce, how);
-        self.call(StoreOperation::Release, self.timeout, released)
+        self.call(StoreOperation::Release, self.timeout, |store| {
+            store.release(id, nonce, how)
+        })
     }
 
     pub(crate) fn look_up<'a>(&'a self, id: &'a RecordId) -> TimedCall<'a, Option<Record>> {
-        self.call(StoreOperation::LookUp, self.timeout, self.store.look_up(id))
+        self.call(StoreOperation::LookUp, self.timeout, |store| {
+            store.look_up(id)
+        })
     }
 
     pub(crate) fn forget<'a>(
@@ -154,33 +160,37 @@ impl TimedStore {
         id: &'a RecordId,
         mode: ForgetMode,
     ) -> TimedCall<'a, Forgotten> {
-        let forgotten = self.store.forget(id, mode);
-        self.call(StoreOperation::Forget, self.timeout, forgotten)
+        self.call(StoreOperation::Forget, self.timeout, |store| {
+            store.forget(id, mode)
+        })
     }
 
     pub(crate) fn list<'a>(&'a self, query: &'a ListQuery) -> TimedCall<'a, RecordPage> {
-        let listed = self.store.list(query);
-        self.call(StoreOperation::List, self.timeout, listed)
+        self.call(StoreOperation::List, self.timeout, |store| {
+            store.list(query)
+        })
     }
 
     pub(crate) fn subscribe<'a>(&'a self, id: &'a RecordId) -> TimedCall<'a, Subscription> {
-        let subscribed = self.store.subscribe(id);
-        self.call(StoreOperation::Subscribe, self.timeout, subscribed)
+        self.call(StoreOperation::Subscribe, self.timeout, |store| {
+            store.subscribe(id)
+        })
     }
 
     fn call<'a, T>(
         &'a self,
         operation: StoreOperation,
         limit: Duration,
-        call: StoreFuture<'a, T>,
+        call: impl FnOnce(&'a dyn DynStore) -> StoreFuture<'a, T>,
     ) -> TimedCall<'a, T> {
+        // The time is taken first: a store may do its work before it returns the future.
         let observed = self.observers.now().map(|began| Observed {
             store: self,
             operation,
             began,
         });
         TimedCall {
-            call: Deadline::new(limit, call),
+            call: Deadline::new(limit, call(&*self.store)),
             observed,
         }
     }
@@ -230,15 +240,22 @@ impl<T: Answer + Unpin> Future for TimedCall<'_, T> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(shuttle)))]
 mod tests {
+    use std::future::ready;
+    use std::pin::pin;
+    use std::sync::OnceLock;
+    use std::task::Waker;
     use std::time::SystemTime;
 
     use http::StatusCode;
 
     use super::*;
+    use crate::observer::Observer;
     use crate::record::Completion;
     use crate::store::{Store, erased};
+
+    const TOOK: Duration = Duration::from_millis(2);
 
     /// A store that keeps completions of so many bytes.
     struct Keeps(usize);
@@ -253,13 +270,15 @@ mod tests {
         async fn complete(&self, _: &Lease, _: &Outcome) -> Result<Ownership, StoreError> {
             unreachable!()
         }
-        async fn release(
+        /// Takes its time before it returns its future.
+        fn release(
             &self,
             _: &RecordId,
             _: &Nonce,
             _: Release,
-        ) -> Result<Ownership, StoreError> {
-            unreachable!()
+        ) -> impl Future<Output = Result<Ownership, StoreError>> + Send {
+            std::thread::sleep(TOOK);
+            ready(Ok(Ownership::Held))
         }
         fn largest_completion(&self) -> Option<usize> {
             Some(self.0)
@@ -280,5 +299,29 @@ mod tests {
             let fitted = store.fitted(outcome.clone());
             assert_eq!(matches!(fitted, Outcome::Completed(_)), is_kept, "{most}");
         }
+    }
+
+    /// Keeps how long a call took.
+    struct Took(Arc<OnceLock<Duration>>);
+
+    impl Observer for Took {
+        fn called_store(&self, call: &StoreCall) {
+            self.0.set(call.duration).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_call_takes_as_long_as_a_store_that_works_before_it_returns_its_future() {
+        let told = Arc::new(OnceLock::new());
+        let observers = Observers::new(vec![Arc::new(Took(Arc::clone(&told)))]);
+        let store = TimedStore::new(erased(Keeps(0)), Duration::from_secs(1), observers);
+        let (id, nonce) = (RecordId::from_bytes([1; 32]), Nonce::random());
+        let released = pin!(store.release(&id, &nonce, Release::MayRunAgain));
+        assert!(
+            released
+                .poll(&mut Context::from_waker(Waker::noop()))
+                .is_ready()
+        );
+        assert!(told.get() >= Some(&TOOK), "{told:?}");
     }
 }

@@ -33,10 +33,12 @@ mod active_span;
 mod calls;
 mod would;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::Method;
+use tracing::error;
 
 #[cfg(feature = "opentelemetry")]
 pub(crate) use self::active_span::active_span;
@@ -51,7 +53,8 @@ use crate::runtime::Instant;
 /// Is told what a layer does. Each method does nothing unless an observer has one of its own.
 ///
 /// The layer calls an observer from the tasks of requests, and waits for it: a method must return
-/// at once, and must not panic. Events borrow what they name, so that an event costs no
+/// at once. A panic of a method is logged as an error, and the layer goes on as if the method had
+/// returned. Events borrow what they name, so that an event costs no
 /// allocation. No event holds a client's key, a caller or a path that a client chose.
 ///
 /// A layer without an observer reads no clock for one.
@@ -63,8 +66,9 @@ pub trait Observer: Send + Sync + 'static {
         let _ = decision;
     }
 
-    /// How an operation ended. Called once for each operation whose handler has begun: before
-    /// [`decided`](Self::decided), or after it if the response is sent while it is read.
+    /// How an operation ended, as far as the layer knew first. Called once for each operation whose
+    /// handler has begun: before [`decided`](Self::decided), or after it if the response is sent
+    /// while it is read. What becomes later of a record in doubt or unrecorded is no second end.
     fn ended(&self, ending: &Ending<'_>) {
         let _ = ending;
     }
@@ -247,7 +251,13 @@ impl Observers {
     }
 
     pub(crate) fn tell(&self, event: impl Fn(&dyn Observer)) {
-        self.0.iter().for_each(|observer| event(&**observer));
+        for observer in self.0.iter() {
+            // Events come in the middle of a claim and from destructors: a panic there would lose a
+            // lease, or abort the process.
+            if catch_unwind(AssertUnwindSafe(|| event(&**observer))).is_err() {
+                error!("an observer has panicked: it has missed an event");
+            }
+        }
     }
 
     pub(crate) fn reached_limit(&self, Full { of, whose }: Full) {

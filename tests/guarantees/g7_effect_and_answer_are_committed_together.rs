@@ -1,14 +1,18 @@
 //! G7: a handler that commits its claim in its own transaction. On SQLite, which needs no server;
 //! `proof/tests/stores/once/` tests the same on every database.
 
+use std::convert::Infallible;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
+use http_body::{Body, Frame};
 use http_body_util::Full;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool};
 use sqlx::{AssertSqlSafe, Sqlite};
@@ -373,6 +377,63 @@ async fn a_commit_that_is_under_way_for_too_long_is_left_in_flight() {
     let again = ask(&shop.paying(&layer), "k").await;
     assert!(again.is_replay());
     assert_eq!((again.status, again.text()), (201, "paid"));
+}
+
+/// A body without data that ends when this future does.
+struct EndsWith(Pin<Box<dyn Future<Output = ()> + Send>>);
+
+impl Body for EndsWith {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.as_mut().poll(cx).map(|()| None)
+    }
+}
+
+#[tokio::test]
+async fn an_operation_whose_commit_the_layer_hears_of_late_is_counted_once() {
+    let shop = Shop::open().await;
+    let layer = builder(&shop.store)
+        .store_timeout(Duration::from_millis(50))
+        .build()
+        .unwrap();
+    let [begun, go, done] = [(); 3].map(|()| Arc::new(Notify::new()));
+    let app = app(&layer, {
+        let (pool, go, done) = (shop.pool.clone(), Arc::clone(&go), Arc::clone(&done));
+        move |request| {
+            let (pool, claim) = (pool.clone(), claim(&request));
+            let [begun, go, done] = [&begun, &go, &done].map(Arc::clone);
+            let begins = Arc::clone(&begun);
+            let body = EndsWith(Box::pin(async move {
+                begins.notify_one();
+                go.notified().await;
+            }));
+            tokio::spawn(async move {
+                let transaction = pool.begin().await.unwrap();
+                let late = claim.commit(transaction, Response::new(body)).await;
+                late.unwrap();
+                done.notify_one();
+            });
+            async move {
+                begun.notified().await;
+                Ok(answer(StatusCode::SERVICE_UNAVAILABLE, "gave up"))
+            }
+        }
+    });
+    assert_eq!(ask(&app, "k").await.refusal(), "409 in-flight");
+    assert_eq!(layer.counts().in_doubt, 1);
+    go.notify_one();
+    done.notified().await;
+    assert!(ask(&app, "k").await.is_replay());
+    let counts = layer.counts();
+    assert_eq!(
+        (counts.executed, counts.in_doubt, counts.recorded),
+        (1, 1, 0)
+    );
 }
 
 #[tokio::test]

@@ -18,6 +18,7 @@ use tower_idempotency::store::{RecordId, Store, StoreErrorKind};
 use tower_idempotency::{IdempotencyLayerBuilder, MemoryStore};
 
 use crate::support::body::{Script, Step};
+use crate::support::log::Log;
 use crate::support::store::{Fault, Op, Steered};
 use crate::support::{
     Gate, Runs, answer, builder, by, by_operator, counting, created, handler, held_back, post,
@@ -321,6 +322,72 @@ async fn an_observer_is_told_of_each_limit_that_refuses_a_request() {
             .unwrap()
             .held,
         0
+    );
+}
+
+/// Panics at every event.
+struct Panics;
+
+impl Observer for Panics {
+    fn decided(&self, _: &Decision<'_>) {
+        panic!("as the test wants it");
+    }
+
+    fn ended(&self, _: &Ending<'_>) {
+        panic!("as the test wants it");
+    }
+
+    fn called_store(&self, _: &StoreCall) {
+        panic!("as the test wants it");
+    }
+
+    fn reached_limit(&self, _: &ReachedLimit) {
+        panic!("as the test wants it");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_observer_that_panics_costs_no_request_its_lease_and_no_other_observer_an_event() {
+    let log = Log::default();
+    let _listening = log.listen();
+    let (gate, notes) = (Gate::closed(), Notes::default());
+    let layer = builder(&Steered::new())
+        .observer(Panics)
+        .observer(notes.clone())
+        .max_in_flight_operations(1)
+        .max_in_flight_per_caller(1)
+        .defaults(|options| options.on_disconnect(OnDisconnect::Cancel))
+        .build()
+        .unwrap();
+    let app = layer.layer(counting(&Runs::default()));
+    let first = send(&app, post("k", "{}")).await;
+    first.assert_fresh("run 1");
+    send(&app, post("k", "{}")).await.assert_replays(&first);
+    // The client leaves, and the event comes from a destructor.
+    let held = layer.layer(held_back(&Runs::default(), &gate));
+    let mut left = Box::pin(held.oneshot(post("left", "{}")));
+    assert!(timeout(Duration::from_millis(1), &mut left).await.is_err());
+    send(&app, post("full", "{}")).await;
+    drop(left);
+    quiet().await;
+    send(&app, post("left", "{}")).await;
+    assert_eq!(
+        notes.take(),
+        [
+            "ended recorded at attempt 1",
+            "POST -: executed, recorded, attempt 1 in 0 ms",
+            "POST -: replayed after 0 s, attempt 1 in 0 ms",
+            "max_in_flight_operations is full, by share: false",
+            "POST -: rejected with over-capacity in 0 ms",
+            "ended released at attempt 1",
+            "ended recorded at attempt 2",
+            "POST -: executed, recorded, attempt 2 in 0 ms",
+        ]
+    );
+    let log = log.text();
+    assert!(
+        log.contains("ERROR") && log.contains("an observer has panicked"),
+        "{log}"
     );
 }
 
