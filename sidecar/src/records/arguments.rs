@@ -69,6 +69,10 @@ pub(crate) enum What {
 
 /// Each option, as it was given.
 #[derive(Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is an option without a value"
+)]
 struct Given {
     config: Option<PathBuf>,
     help: bool,
@@ -84,7 +88,8 @@ struct Given {
     request: Option<(Method, Uri)>,
     key: Option<String>,
     headers: Vec<(HeaderName, HeaderValue)>,
-    body: Option<Option<PathBuf>>,
+    body: Option<PathBuf>,
+    with_body: bool,
     happened: bool,
     did_not_happen: bool,
     sealed: bool,
@@ -172,7 +177,7 @@ pub(crate) fn command(mut arguments: lexopt::Parser, config: Option<PathBuf>) ->
         match action {
             "list" => Action::List(given.list()?),
             "show" => {
-                let with_body = given.body.is_some();
+                let with_body = given.with_body;
                 let which = given.which()?;
                 Action::Show { which, with_body }
             }
@@ -200,8 +205,8 @@ impl Given {
             "happened" => self.happened = true,
             "did-not-happen" => self.did_not_happen = true,
             "sealed" => self.sealed = true,
-            "body" if action == "show" => self.body = Some(None),
-            "body" => self.body = Some(Some(arguments.value()?.into())),
+            "body" if action == "show" => self.with_body = true,
+            "body" => self.body = Some(arguments.value()?.into()),
             "config" => self.config = Some(arguments.value()?.into()),
             "state" => self.state = Some(arguments.value()?.parse()?),
             "older-than" => self.older_than = Some(duration(name, arguments.value()?)?),
@@ -268,13 +273,13 @@ impl Given {
     }
 
     fn outcome(&mut self) -> Parsed<What> {
-        let retention = self.retention.unwrap_or(Duration::from_secs(24 * 60 * 60));
+        let retention = self.retention.unwrap_or(Duration::from_hours(24));
         let has_response = self.status.is_some() || self.body.is_some() || !self.headers.is_empty();
         match (self.happened, self.did_not_happen, self.sealed, self.status) {
             (true, false, false, Some(status)) => Ok(What::Happened {
                 status,
                 headers: std::mem::take(&mut self.headers),
-                body: self.body.take().flatten(),
+                body: self.body.take(),
                 retention,
             }),
             (true, false, true, None) if !has_response => Ok(What::Sealed(retention)),

@@ -115,7 +115,7 @@ async fn list(records: Records<'_>, json: bool, list: &List) -> Result<ExitCode,
     } else {
         let mut text = print::table(&listed, now);
         if let Some(next) = next {
-            text += &format!("\nmore: --cursor {next}\n");
+            text = format!("{text}\nmore: --cursor {next}\n");
         }
         crate::print(&text)?;
     }

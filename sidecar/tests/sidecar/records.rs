@@ -111,6 +111,12 @@ fn completed() -> Outcome {
 
 async fn life(name: &str, store: &str) {
     let desk = Desk::new(name, store).await;
+    it_happened(&desk, name).await;
+    the_record_moves_on(&desk).await;
+    it_did_not_happen(&desk).await;
+}
+
+async fn it_happened(desk: &Desk, name: &str) {
     let lease = desk.unknown("happened").await;
     let id = lease.claim.id.to_string();
     desk.lists(&id).await;
@@ -139,7 +145,6 @@ async fn life(name: &str, store: &str) {
     ];
     assert_eq!(desk.json(&by_headers, 0).await["records"][0]["id"], *id);
 
-    // It happened, with this response.
     let seen = of(&shown);
     let body = Written::new(&format!("records-{name}-body"), "{\"paid\":true}");
     let happened = [
@@ -200,7 +205,9 @@ async fn life(name: &str, store: &str) {
         "absent"
     );
     desk.json(&["show", &id], 3).await;
+}
 
+async fn the_record_moves_on(desk: &Desk) {
     // The owner completes between show and resolve.
     let late = desk.unknown("late").await;
     let id = late.claim.id.to_string();
@@ -238,8 +245,9 @@ async fn life(name: &str, store: &str) {
         "moved"
     );
     desk.store.renew(&retry).await.unwrap();
+}
 
-    // It did not happen.
+async fn it_did_not_happen(desk: &Desk) {
     let free = desk.unknown("free").await.claim.id.to_string();
     let seen = of(&desk.json(&["show", &free], 0).await);
     let freeing = ["resolve", &free, "--did-not-happen", "--seen", &seen];
