@@ -146,7 +146,6 @@ fn method(method: &Method) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limits::Resource;
 
     #[test]
     fn a_method_that_http_does_not_define_is_other() {
@@ -169,7 +168,7 @@ mod tests {
             limit.held = at + 1;
         }
         let mut held: Vec<_> = gauges(&usage).into_iter().map(|(_, held)| held).collect();
-        held.truncate(Resource::ALL.len());
+        held.truncate(crate::limits::Resource::ALL.len());
         held.sort_unstable();
         assert_eq!(held, [1, 2, 3, 4, 5, 6]);
     }
