@@ -51,7 +51,7 @@ impl Error for NoRuntime {}
 
 /// A `OnceLock` in which one initialiser waits for another without blocking the thread
 /// that all tasks share.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(crate) struct OnceLock<T> {
     value: std::sync::OnceLock<T>,
     /// Whether `value` is set. A load of this flag is a point where the scheduler may
