@@ -1,6 +1,6 @@
 //! The metrics, the spans and the links of a layer, as exporters get them.
 
-#[path = "support/mod.rs"]
+#[path = "../../tests/support/mod.rs"]
 mod support;
 
 use std::collections::BTreeMap;
