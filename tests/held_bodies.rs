@@ -42,8 +42,8 @@ const HTTP2_CONNECTIONS: usize = 4;
 const BETWEEN: usize = 24 * KIB;
 
 /// What a request that waits costs beside its body: its head, its future in a build
-/// without optimization, and its timer.
-const EACH: usize = 5 * KIB;
+/// without optimization, its timer, and where its execution would come from.
+const EACH: usize = 5 * KIB + KIB / 4;
 
 /// Requests, each on a connection of its own, that all wait.
 struct Load {
