@@ -173,6 +173,7 @@ mod tests {
         assert_eq!(trace.to_string(), valid);
     }
 
+    #[cfg(any(feature = "memory", feature = "redis", feature = "_sql"))]
     #[test]
     fn a_store_keeps_no_route_that_is_too_long() {
         let of = |length| Origin::none().route("r".repeat(length));

@@ -69,6 +69,7 @@ async fn a_layer_on_a_router_protects_all_of_its_routes() {
 }
 
 /// Responses that pass through, are recorded, are replayed, are refused and are streamed.
+#[cfg(feature = "axum")]
 #[tokio::test]
 async fn a_layer_made_for_axum_does_what_the_layer_does() {
     for is_route_layer in [false, true] {
