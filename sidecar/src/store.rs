@@ -7,8 +7,8 @@ use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use tower_idempotency::store::{
-    AnyStore, Claim, Claimed, ForgetMode, Forgotten, Lease, Nonce, Outcome, Ownership, Record,
-    RecordId, Release, Store, StoreError, StoreErrorKind, Subscription,
+    AnyStore, Claim, Claimed, ForgetMode, Forgotten, Lease, ListQuery, Nonce, Outcome, Ownership,
+    Record, RecordId, RecordPage, Release, Store, StoreError, StoreErrorKind, Subscription,
 };
 
 /// How long the start waits for the store before the sidecar serves without it.
@@ -119,6 +119,10 @@ impl Store for LateStore {
         self.store()?.forget(id, mode).await
     }
 
+    async fn list(&self, query: &ListQuery) -> Result<RecordPage, StoreError> {
+        self.store()?.list(query).await
+    }
+
     async fn subscribe(&self, id: &RecordId) -> Result<Subscription, StoreError> {
         self.store()?.subscribe(id).await
     }
@@ -141,6 +145,8 @@ mod tests {
         assert_eq!(error.kind(), StoreErrorKind::NotSent);
         keep_trying("memory:".to_owned(), Arc::downgrade(&late.0)).await;
         assert!(other.look_up(&id).await.unwrap().is_none());
+        let page = other.list(&ListQuery::new()).await.unwrap();
+        assert!(page.records.is_empty());
     }
 
     #[tokio::test(start_paused = true)]
