@@ -8,7 +8,8 @@ use tracing::{info, warn};
 
 use tower_idempotency::store::{
     AnyStore, Claim, Claimed, ForgetMode, Forgotten, Lease, ListQuery, Nonce, Outcome, Ownership,
-    Record, RecordId, RecordPage, Release, Store, StoreError, StoreErrorKind, Subscription,
+    Record, RecordId, RecordPage, RecordedStep, Release, Store, StoreError, StoreErrorKind,
+    Subscription,
 };
 
 /// How long the start waits for the store before the sidecar serves without it.
@@ -109,6 +110,19 @@ impl Store for LateStore {
         how: Release,
     ) -> Result<Ownership, StoreError> {
         self.store()?.release(id, nonce, how).await
+    }
+
+    async fn record_step(
+        &self,
+        lease: &Lease,
+        step: &RecordedStep,
+    ) -> Result<Ownership, StoreError> {
+        self.store()?.record_step(lease, step).await
+    }
+
+    /// `false` until the store is reached: a layer is built before that.
+    fn keeps_steps(&self) -> bool {
+        self.0.get().is_some_and(Store::keeps_steps)
     }
 
     async fn look_up(&self, id: &RecordId) -> Result<Option<Record>, StoreError> {

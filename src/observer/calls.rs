@@ -30,6 +30,8 @@ pub enum StoreOperation {
     Complete,
     /// To end an operation without an outcome.
     Release,
+    /// To add the result of a step to a record.
+    RecordStep,
     /// To return a record.
     LookUp,
     /// To remove a record.
@@ -49,6 +51,7 @@ impl StoreOperation {
             Self::Renew => "renew",
             Self::Complete => "complete",
             Self::Release => "release",
+            Self::RecordStep => "record_step",
             Self::LookUp => "look_up",
             Self::Forget => "forget",
             Self::Subscribe => "subscribe",

@@ -13,7 +13,7 @@ use crate::record::{Nonce, RecordId};
 use super::sql::transaction::TransactionalStore;
 use super::{
     Claim, Claimed, ForgetMode, Forgotten, Lease, ListQuery, Outcome, Ownership, Record,
-    RecordPage, Release, Store, StoreError, Subscription,
+    RecordPage, RecordedStep, Release, Store, StoreError, Subscription,
 };
 
 /// [`Store`] without its type, so that neither the layer nor its services have
@@ -41,6 +41,12 @@ pub(crate) trait DynStore: Send + Sync {
         nonce: &'a Nonce,
         how: Release,
     ) -> StoreFuture<'a, Ownership>;
+    fn record_step<'a>(
+        &'a self,
+        lease: &'a Lease,
+        step: &'a RecordedStep,
+    ) -> StoreFuture<'a, Ownership>;
+    fn keeps_steps(&self) -> bool;
     fn look_up<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Option<Record>>;
     fn forget<'a>(&'a self, id: &'a RecordId, mode: ForgetMode) -> StoreFuture<'a, Forgotten>;
     fn list<'a>(&'a self, query: &'a ListQuery) -> StoreFuture<'a, RecordPage>;
@@ -163,6 +169,18 @@ impl<S: Store> DynStore for Boxed<S> {
         how: Release,
     ) -> StoreFuture<'a, Ownership> {
         StoreFuture::Later(Box::pin(self.0.release(id, nonce, how)))
+    }
+
+    fn record_step<'a>(
+        &'a self,
+        lease: &'a Lease,
+        step: &'a RecordedStep,
+    ) -> StoreFuture<'a, Ownership> {
+        StoreFuture::Later(Box::pin(self.0.record_step(lease, step)))
+    }
+
+    fn keeps_steps(&self) -> bool {
+        self.0.keeps_steps()
     }
 
     fn look_up<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Option<Record>> {

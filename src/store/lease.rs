@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Claim;
+use super::{Claim, RecordedStep};
 use crate::record::response::RecordedResponse;
 use crate::record::{Completion, FencingToken};
 
@@ -19,6 +19,8 @@ pub struct Lease {
     pub token: FencingToken,
     /// 1 for the first acquisition of this record, 2 for the second, and so on.
     pub attempt: u64,
+    /// The steps that earlier attempts recorded, in the order in which they did.
+    pub steps: Vec<RecordedStep>,
     guard: Option<LeaseGuard>,
 }
 
@@ -33,8 +35,16 @@ impl Lease {
             claim: claim.clone(),
             token,
             attempt,
+            steps: Vec::new(),
             guard: None,
         }
+    }
+
+    /// The same lease with the steps that the record has.
+    #[must_use]
+    pub fn with_steps(mut self, steps: Vec<RecordedStep>) -> Self {
+        self.steps = steps;
+        self
     }
 
     /// Ties the lease to the life of `guard`: a store inside this process can
@@ -70,6 +80,7 @@ impl fmt::Debug for Lease {
             .field("id", &self.claim.id)
             .field("token", &self.token)
             .field("attempt", &self.attempt)
+            .field("steps", &self.steps.len())
             .finish_non_exhaustive()
     }
 }

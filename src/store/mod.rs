@@ -41,6 +41,7 @@ pub(crate) mod redis;
 pub(crate) mod row;
 #[cfg(feature = "_sql")]
 pub(crate) mod sql;
+mod step;
 mod subscription;
 #[cfg(any(feature = "redis", feature = "postgres", feature = "mysql"))]
 mod tls;
@@ -65,6 +66,7 @@ pub use record::{ForgetMode, Forgotten, Record, RecordState};
 pub use redis::{RedisConnection, RedisStoreBuilder};
 #[cfg(feature = "_sql")]
 pub use sql::{SqlStore, SqlStoreBuilder};
+pub use step::RecordedStep;
 pub use subscription::Subscription;
 pub use version::RecordVersion;
 
@@ -109,6 +111,12 @@ pub(crate) const POLL: Duration = Duration::from_millis(250);
 ///   is lost, and a claim with the same nonce is treated like any other claim.
 /// - **Renew and complete by the nonce that completed the record** change
 ///   nothing and are [`Ownership::Held`].
+/// - **Steps**, if the store [keeps](Self::keeps_steps) them, stay with the
+///   record when its lease lapses, when another claim takes it over, and when it
+///   is released, either way. A claim that acquires the record returns them in
+///   [`Lease::steps`], in the order in which they were recorded; so does a claim
+///   repeated with the nonce that owns the record. They go when the record is
+///   completed, sealed or forgotten, and when it expires.
 /// - **A lapsed record does not vanish with its lease.** Under
 ///   [`OnLapsedLease::Rerun`] the store forgets it a retention later; under
 ///   [`OnLapsedLease::Refuse`] the record stays until someone resolves it.
@@ -175,6 +183,32 @@ pub trait Store: Send + Sync + 'static {
         nonce: &Nonce,
         how: Release,
     ) -> impl Future<Output = Result<Ownership, StoreError>> + Send;
+
+    /// Adds the result of a step to the record, if the record is in flight under
+    /// the lease's nonce, lapsed or not. In every other case, which includes a
+    /// record that this nonce has completed or released: [`Ownership::Lost`]. If
+    /// the record has a step of that name already, the call changes nothing and is
+    /// [`Ownership::Held`], because the layer repeats a call whose result was lost.
+    ///
+    /// A layer records 64 steps and 256 KiB for a record, unless a route says
+    /// otherwise. A store that has no room for them fails with
+    /// [`Refused`](StoreErrorKind::Refused).
+    ///
+    /// The default is [`Unsupported`](StoreErrorKind::Unsupported).
+    fn record_step(
+        &self,
+        lease: &Lease,
+        step: &RecordedStep,
+    ) -> impl Future<Output = Result<Ownership, StoreError>> + Send {
+        let _ = (lease, step);
+        async { Err(StoreError::unsupported("record_step")) }
+    }
+
+    /// Whether the store keeps steps: [`record_step`](Self::record_step) adds them, and
+    /// claims return them. The default is `false`.
+    fn keeps_steps(&self) -> bool {
+        false
+    }
 
     /// Returns the record without claiming it. The layer calls this while
     /// [`IdempotencyLayerBuilder::secrets`](crate::IdempotencyLayerBuilder::secrets)
@@ -266,7 +300,8 @@ pub trait Store: Send + Sync + 'static {
     ///         self.claims.fetch_add(1, Ordering::Relaxed);
     ///         self.store.claim(claim).await
     ///     }
-    ///     // renew, complete, release, look_up, forget, list and subscribe likewise
+    ///     // renew, complete, release, record_step, keeps_steps, look_up, forget, list
+    ///     // and subscribe likewise
     /// #   async fn renew(&self, lease: &Lease) -> Result<Ownership, StoreError> {
     /// #       self.store.renew(lease).await
     /// #   }
@@ -327,6 +362,18 @@ macro_rules! forward_store {
             how: $crate::store::Release,
         ) -> Result<$crate::store::Ownership, $crate::store::StoreError> {
             $store.release(id, nonce, how).await
+        }
+
+        async fn record_step(
+            &$this,
+            lease: &$crate::store::Lease,
+            step: &$crate::store::RecordedStep,
+        ) -> Result<$crate::store::Ownership, $crate::store::StoreError> {
+            $store.record_step(lease, step).await
+        }
+
+        fn keeps_steps(&$this) -> bool {
+            $store.keeps_steps()
         }
 
         async fn look_up(

@@ -1,5 +1,5 @@
-//! The bytes that are stored in place of a response. docs/stores.md describes
-//! them for other languages.
+//! The bytes that are stored in place of a response, or of the result of a step. docs/stores.md
+//! describes them for other languages.
 
 use chacha20poly1305::aead::{AeadInOut, KeyInit};
 use chacha20poly1305::{Tag, XChaCha20Poly1305, XNonce};
@@ -18,11 +18,16 @@ const TAG_BYTES: usize = 16;
 const KEY: &[u8] = b"tower-idempotency/1 encryption key";
 const KEY_ID: &[u8] = b"tower-idempotency/1 encryption key id";
 const ANSWER: &[u8] = b"tower-idempotency/1 encrypted answer";
+const STEP: &[u8] = b"tower-idempotency/1 encrypted step";
 
-/// The record that a completion belongs to, as associated data of the
-/// encryption. Every field has a fixed length, so that fields can't be shifted
-/// into each other.
-pub(crate) struct Binding(Vec<u8>);
+/// The record that a completion or a step belongs to, as associated data of the
+/// encryption. Every field but the last has a fixed length, so that fields can't
+/// be shifted into each other.
+pub(crate) struct Binding {
+    data: Vec<u8>,
+    /// The noun by which errors call what is encrypted.
+    what: &'static str,
+}
 
 impl Binding {
     /// `kept` is the completion, or the one that is stored in its place: both
@@ -43,7 +48,19 @@ impl Binding {
             &micros_since_epoch(kept.completed_at).to_be_bytes(),
             &micros(kept.retention).to_be_bytes(),
         ];
-        Self(fields.concat())
+        Self {
+            data: fields.concat(),
+            what: "answer",
+        }
+    }
+
+    /// Binds the result of a step to its name and its record. The token is left out: a step outlives
+    /// the attempt that recorded it.
+    pub(crate) fn of_step(id: &RecordId, name: &str) -> Self {
+        Self {
+            data: [STEP, id.as_bytes(), name.as_bytes()].concat(),
+            what: "step",
+        }
     }
 }
 
@@ -71,20 +88,29 @@ impl Key {
         binding: &Binding,
         answer: &Completion,
     ) -> Option<Vec<u8>> {
-        let message = encode(answer)?;
+        Some(self.seal(nonce, binding, &encode(answer)?))
+    }
+
+    /// The envelope of any bytes.
+    pub(crate) fn seal(
+        &self,
+        nonce: &[u8; NONCE_BYTES],
+        binding: &Binding,
+        message: &[u8],
+    ) -> Vec<u8> {
         let mut envelope = Vec::with_capacity(HEAD_BYTES + message.len() + TAG_BYTES);
         envelope.push(VERSION);
         envelope.extend_from_slice(&self.id);
         envelope.extend_from_slice(nonce);
-        envelope.extend_from_slice(&message);
+        envelope.extend_from_slice(message);
         let message = &mut envelope[HEAD_BYTES..];
         let nonce = XNonce::from(*nonce);
         let tag = self
             .cipher
-            .encrypt_inout_detached(&nonce, &binding.0, message.into())
-            .expect("an answer in memory is shorter than 256 GiB");
+            .encrypt_inout_detached(&nonce, &binding.data, message.into())
+            .expect("a message in memory is shorter than 256 GiB");
         envelope.extend_from_slice(&tag);
-        Some(envelope)
+        envelope
     }
 }
 
@@ -94,30 +120,51 @@ pub(crate) fn open(
     envelope: &[u8],
     binding: &Binding,
 ) -> Result<Completion, StoreError> {
+    decode(&unseal(keys, envelope, binding)?)
+}
+
+/// Whether these bytes are an envelope. JSON begins with no such byte.
+pub(crate) fn is_sealed(bytes: &[u8]) -> bool {
+    bytes.first() == Some(&VERSION)
+}
+
+/// The bytes in an envelope, if they belong to this record.
+pub(crate) fn unseal(
+    keys: &[Key],
+    envelope: &[u8],
+    binding: &Binding,
+) -> Result<Vec<u8>, StoreError> {
+    let what = binding.what;
     let parts = match envelope.split_first() {
         Some((&VERSION, rest)) => Parts::of(rest),
         Some((other, _)) => {
             return Err(unreadable(format!(
-                "its answer is encrypted in version {other}, which is not known here"
+                "its {what} is encrypted in version {other}, which is not known here"
             )));
         }
         None => None,
     };
-    let parts = parts.ok_or_else(|| unreadable("its encrypted answer is cut short"))?;
+    let parts = parts.ok_or_else(|| unreadable(format!("its encrypted {what} is cut short")))?;
     let key = keys.iter().find(|key| key.id == *parts.key_id);
     let key = key.ok_or_else(|| {
-        unreadable("its answer is encrypted under a secret that `secrets` does not list")
+        unreadable(format!(
+            "its {what} is encrypted under a secret that `secrets` does not list"
+        ))
     })?;
     let mut message = parts.message.to_vec();
     key.cipher
         .decrypt_inout_detached(
             &XNonce::from(*parts.nonce),
-            &binding.0,
+            &binding.data,
             message.as_mut_slice().into(),
             &Tag::from(*parts.tag),
         )
-        .map_err(|_| unreadable("its encrypted answer was changed, or is another record's"))?;
-    decode(&message)
+        .map_err(|_| {
+            unreadable(format!(
+                "its encrypted {what} was changed, or is another record's"
+            ))
+        })?;
+    Ok(message)
 }
 
 /// The fields after the version.
@@ -334,7 +381,39 @@ mod tests {
                 .unwrap()
                 .completion()
                 .unwrap();
-            assert_eq!(bound(&kept).0, bound(&answer).0);
+            assert_eq!(bound(&kept).data, bound(&answer).data);
+        }
+    }
+
+    /// As of an answer: docs/stores.md has these bytes, of another implementation.
+    #[test]
+    fn a_step_is_opened_under_its_own_name_for_its_own_record_alone() {
+        let (keys, id) = ([Key::of(SECRET)], RecordId::from_bytes(counting_from(0)));
+        let binding = Binding::of_step(&id, "charge-card");
+        let envelope = keys[0].seal(&nonce(), &binding, b"\"ch_1\"");
+        assert!(is_sealed(&envelope));
+        assert_eq!(unseal(&keys, &envelope, &binding).unwrap(), b"\"ch_1\"");
+        let other = RecordId::from_bytes(counting_from(1));
+        for (id, name) in [
+            (&other, "charge-card"),
+            (&id, "charge-car"),
+            (&id, "charge-card2"),
+            (&id, ""),
+        ] {
+            let error = unseal(&keys, &envelope, &Binding::of_step(id, name)).unwrap_err();
+            let why = error.source().unwrap().to_string();
+            assert_eq!(
+                why,
+                "its encrypted step was changed, or is another record's"
+            );
+        }
+        assert!(unseal(&keys, &envelope, &bound(&paid())).is_err());
+        let answer = envelope_of(&paid());
+        assert!(unseal(&keys, &answer, &binding).is_err());
+        for json in [
+            "", "0", "{}", "[]", "null", "\"\"", " 1", "\t1", "\n1", "\r1",
+        ] {
+            assert!(!is_sealed(json.as_bytes()));
         }
     }
 

@@ -1,24 +1,28 @@
-//! Completions that are encrypted before a store gets them (G10).
+//! Completions and the results of steps, encrypted before a store gets them (G10).
 
 mod envelope;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
 use http::HeaderValue;
 use http::header::CONTENT_TYPE;
+use tracing::warn;
 
-use self::envelope::{Binding, Key, open};
-use crate::error::ConfigError;
+use self::envelope::{Binding, Key, is_sealed, open, unseal};
+use crate::error::{ConfigError, cause};
 use crate::record::{Completion, ENCRYPTED, FencingToken, Nonce, RecordId};
 use crate::store::encoding::{micros_since_epoch, system_time, unreadable};
 use crate::store::{
     Claim, Claimed, DynStore, ForgetMode, Forgotten, Lease, ListQuery, Outcome, Ownership, Record,
-    RecordPage, RecordState, Release, StoreError, StoreFuture, Subscription, Transactional,
+    RecordPage, RecordState, RecordedStep, Release, StoreError, StoreFuture, Subscription,
+    Transactional,
 };
 
-/// Encrypts recorded responses (headers, body and trailers) with
-/// XChaCha20-Poly1305 before any store gets them.
+/// Encrypts recorded responses (headers, body and trailers) and the results of
+/// [steps](crate::IdempotencyContext) with XChaCha20-Poly1305 before any store gets
+/// them.
 ///
 /// The keys are derived from the layer's
 /// [`secrets`](crate::IdempotencyLayerBuilder::secrets): the first secret
@@ -32,8 +36,12 @@ use crate::store::{
 /// nothing is executed. The same happens to a completion that is not encrypted,
 /// since anybody who can write to the store could have put it there.
 ///
+/// The result of a step belongs to its record and its name. A result that can't be
+/// decrypted is not given to the handler, nor does the step run again: it is an
+/// error of that step.
+///
 /// Encryption does not hide the status, the length and the times of a response,
-/// nor that there is one. It does not prevent anybody who can write to the
+/// nor that there is one, nor the names of steps. It does not prevent anybody who can write to the
 /// store from removing records.
 ///
 /// ```
@@ -111,6 +119,12 @@ impl DynStore for Encrypted {
         StoreFuture::Later(Box::pin(async move {
             match self.store.claim(claim).await? {
                 Claimed::Found(record) => Ok(Claimed::Found(self.opened(&claim.id, record)?)),
+                Claimed::Acquired(mut lease) => {
+                    for step in &mut lease.steps {
+                        self.open_step(&claim.id, step);
+                    }
+                    Ok(Claimed::Acquired(lease))
+                }
                 claimed => Ok(claimed),
             }
         }))
@@ -141,6 +155,23 @@ impl DynStore for Encrypted {
         how: Release,
     ) -> StoreFuture<'a, Ownership> {
         self.store.release(id, nonce, how)
+    }
+
+    fn record_step<'a>(
+        &'a self,
+        lease: &'a Lease,
+        step: &'a RecordedStep,
+    ) -> StoreFuture<'a, Ownership> {
+        StoreFuture::Later(Box::pin(async move {
+            let binding = Binding::of_step(&lease.claim.id, &step.name);
+            let envelope = self.keys[0].seal(&rand::random(), &binding, &step.result);
+            let sealed = RecordedStep::new(step.name.as_str(), envelope);
+            self.store.record_step(lease, &sealed).await
+        }))
+    }
+
+    fn keeps_steps(&self) -> bool {
+        self.store.keeps_steps()
     }
 
     fn look_up<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Option<Record>> {
@@ -201,6 +232,26 @@ impl Encrypted {
                 retention: answer.retention,
             },
         }
+    }
+
+    /// Decrypts the result of a step. One that can't be decrypted becomes empty, which no step takes
+    /// for a result: the claim has acquired its record, and the handler has to learn of it.
+    fn open_step(&self, id: &RecordId, step: &mut RecordedStep) {
+        let opened = if is_sealed(&step.result) {
+            let binding = Binding::of_step(id, &step.name);
+            unseal(&self.keys, &step.result, &binding).map(Bytes::from)
+        } else if self.also_plain {
+            return;
+        } else {
+            Err(unreadable(
+                "its step is not encrypted: if it was recorded before `encryption` was turned on, \
+                 allow for that by `also_plain`",
+            ))
+        };
+        step.result = opened.unwrap_or_else(|error| {
+            warn!(record = %id, error = cause(&error), "the result of a step can't be read");
+            Bytes::new()
+        });
     }
 
     /// The record with its completion decrypted.

@@ -8,7 +8,7 @@ use crate::record::ScopeDigest;
 use crate::store::Claim;
 
 use super::counts::{Counts, Kind};
-use super::limits::CALLER_BYTES;
+use super::limits::{CALLER_BYTES, RECORD_BYTES};
 use super::slab::Place;
 use super::sync::{AtomicU32, AtomicUsize, Entry, Map, Ordering, map, parts};
 
@@ -33,6 +33,8 @@ pub(super) struct Account {
     held: [AtomicUsize; 2],
     /// Records in flight or in doubt, which can't be evicted.
     in_flight: AtomicUsize,
+    /// Bytes of the steps of these.
+    steps: AtomicUsize,
     /// The number of the caller's place among those that have something to lose; 0 for none.
     /// Read and changed only while the queues are locked.
     seat: AtomicU32,
@@ -45,6 +47,7 @@ impl Account {
             is_everyone: claim.is_everyone,
             held: [AtomicUsize::new(0), AtomicUsize::new(CALLER_BYTES)],
             in_flight: AtomicUsize::new(0),
+            steps: AtomicUsize::new(0),
             seat: AtomicU32::new(0),
         }
     }
@@ -61,6 +64,19 @@ impl Account {
 
     pub(super) fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// The bytes of what can't be evicted.
+    pub(super) fn unevictable_bytes(&self) -> usize {
+        self.in_flight() * RECORD_BYTES + self.steps.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn hold_steps(&self, bytes: usize) {
+        self.steps.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn drop_steps(&self, bytes: usize) {
+        self.steps.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     pub(super) fn seat(&self) -> Option<Place> {

@@ -12,6 +12,7 @@ use super::guard::Guard;
 use super::limits::RECORD_BYTES;
 use super::records::Records;
 use super::slot::{Seen, Slot, State, token};
+use super::steps::Steps;
 
 /// A claim for which room has to be made.
 struct NoRoom {
@@ -77,7 +78,7 @@ impl Records {
             until: now.saturating_add(claim.lease.into()),
             attempt: 1,
             queued: None,
-            state: State::in_flight(claim, &guard, origin),
+            state: State::in_flight(claim, &guard, origin, Steps::default()),
         });
         Step::Acquired(lease(claim, token, 1, guard), None)
     }
@@ -90,7 +91,7 @@ impl Records {
         let account = self
             .accounts
             .join(claim, Kind::InFlight, RECORD_BYTES, counts);
-        let checked = self.check_share(&account, account.in_flight());
+        let checked = self.check_share(&account, [0, 0]);
         let full = match checked.map(|()| counts.reserve(&self.limits)) {
             Ok(Ok(())) => return Ok(account),
             Ok(Err(of)) => Full::Store(of, account.held(of)),
@@ -105,7 +106,8 @@ impl Records {
     fn claim_found(records: &Arc<Self>, slot: &mut Slot, claim: &Claim) -> Step {
         let now = records.clock.now();
         let takes_over = claim.takes_over(&slot.fingerprint) && slot.is_lapsed(now);
-        let attempt = if slot.is_over(now) {
+        let is_over = slot.is_over(now);
+        let attempt = if is_over {
             1
         } else {
             match &mut slot.state {
@@ -113,6 +115,7 @@ impl Records {
                     nonce,
                     guarded,
                     guard,
+                    steps,
                     unknown: false,
                     ..
                 } if *nonce == claim.nonce => {
@@ -124,7 +127,8 @@ impl Records {
                         *guard = Arc::downgrade(&another);
                         another
                     });
-                    return Step::Acquired(lease(claim, slot.token, slot.attempt, held), None);
+                    let lease = lease(claim, slot.token, slot.attempt, held);
+                    return Step::Acquired(lease.with_steps(steps.to_vec()), None);
                 }
                 State::Released { .. } => slot.attempt.saturating_add(1),
                 State::InFlight { .. } if takes_over => slot.attempt.saturating_add(1),
@@ -133,8 +137,8 @@ impl Records {
         };
         // What was in flight already counts as such; anything else could be evicted until now.
         if slot.kind() != Kind::InFlight && records.limits.evicts() {
-            let in_flight = slot.account.in_flight() + 1;
-            if let Err(full) = records.check_share(&slot.account, in_flight) {
+            let more = [1, slot.bytes_in_flight()];
+            if let Err(full) = records.check_share(&slot.account, more) {
                 let account = Arc::clone(&slot.account);
                 return Step::NoRoom(NoRoom { full, account });
             }
@@ -143,14 +147,24 @@ impl Records {
         let token = records.next_token(now);
         let origin = records.routes.keep(&claim.origin);
         records.dequeue(slot.queued.take());
+        records.drop_steps(slot);
+        let steps = if is_over {
+            Steps::default()
+        } else {
+            slot.state.take_steps()
+        };
+        records.counts.hold_steps(&slot.account, steps.weight());
+        // The steps that were taken out count as before.
         records
             .counts
             .shrink(&slot.account, slot.bytes() - RECORD_BYTES);
         (slot.token, slot.attempt) = (token, attempt);
         slot.fingerprint = claim.fingerprint;
         slot.until = now.saturating_add(claim.lease.into());
-        let gone = slot.change(&records.counts, State::in_flight(claim, &guard, origin));
-        Step::Acquired(lease(claim, token, attempt, guard), Some(gone))
+        let lease = lease(claim, token, attempt, Arc::clone(&guard)).with_steps(steps.to_vec());
+        let new = State::in_flight(claim, &guard, origin, steps);
+        let gone = slot.change(&records.counts, new);
+        Step::Acquired(lease, Some(gone))
     }
 }
 

@@ -183,6 +183,7 @@ impl Records {
         if let State::InFlight { guard, .. } = &slot.state {
             Guard::settle(guard);
         }
+        self.drop_steps(slot);
         self.counts
             .shrink(&slot.account, slot.bytes() - RECORD_BYTES);
         (slot.token, slot.attempt, slot.until) = (token, attempt, until);

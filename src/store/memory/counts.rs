@@ -23,6 +23,8 @@ pub(super) struct Counts {
     completed: AtomicUsize,
     sealed: AtomicUsize,
     released: AtomicUsize,
+    /// Bytes of the steps of records in flight.
+    steps: AtomicUsize,
     pub(super) callers: AtomicUsize,
     evicted: AtomicU64,
     refused: AtomicU64,
@@ -121,6 +123,22 @@ impl Counts {
             .iter()
             .sum();
         self.held(Measure::Records).saturating_sub(ended)
+    }
+
+    /// The bytes of what can't be evicted.
+    pub(super) fn unevictable_bytes(&self) -> usize {
+        self.in_flight() * RECORD_BYTES + self.steps.load(Ordering::Relaxed)
+    }
+
+    /// Counts the steps of a record in flight; as bytes of the store, they are counted apart.
+    pub(super) fn hold_steps(&self, account: &Account, bytes: usize) {
+        self.steps.fetch_add(bytes, Ordering::Relaxed);
+        account.hold_steps(bytes);
+    }
+
+    pub(super) fn drop_steps(&self, account: &Account, bytes: usize) {
+        self.steps.fetch_sub(bytes, Ordering::Relaxed);
+        account.drop_steps(bytes);
     }
 
     pub(super) fn count_evicted(&self) {

@@ -32,23 +32,24 @@ pub(super) enum Full {
 
 impl Records {
     /// Finds out whether a caller may have one more record in flight, by the sum of what can't be
-    /// evicted and by the caller's share of it. The record counts in the account already, and as
-    /// one of `in_flight`, but not in the sums.
-    pub(super) fn check_share(&self, account: &Account, in_flight: usize) -> Result<(), Full> {
+    /// evicted and by the caller's share of it. The record counts in the account already, but not in
+    /// the sums. `more` is what the record adds to what of the account can't be evicted, in records
+    /// and in bytes.
+    pub(super) fn check_share(&self, account: &Account, more: [usize; 2]) -> Result<(), Full> {
         if account.is_everyone {
             return Ok(());
         }
         let limits = &self.limits;
-        let each = [1, RECORD_BYTES];
-        // A store that evicts has room for as many records as it may hold, less those in flight.
+        let each = [1, RECORD_BYTES.max(more[1])];
+        // A store that evicts has room for as much as it may hold, less what is in flight.
         let (total, own) = match limits.when_full {
-            WhenFull::Evict => {
-                let total = self.counts.in_flight();
-                (
-                    each.map(|each| each * total),
-                    each.map(|each| each * in_flight),
-                )
-            }
+            WhenFull::Evict => (
+                [self.counts.in_flight(), self.counts.unevictable_bytes()],
+                [
+                    account.in_flight() + more[0],
+                    account.unevictable_bytes() + more[1],
+                ],
+            ),
             WhenFull::Refuse => {
                 let total = Measure::BOTH.map(|of| self.counts.held(of));
                 (total, Measure::BOTH.map(|of| account.held(of)))
@@ -157,6 +158,7 @@ impl Records {
     /// Takes a record, which is about to be removed, out of all that is counted and queued.
     pub(super) fn leave(&self, slot: &Slot) {
         let (kind, bytes) = (slot.kind(), slot.bytes());
+        self.drop_steps(slot);
         self.counts.remove(kind, bytes);
         self.accounts
             .leave(&slot.account, kind, bytes, &self.counts);

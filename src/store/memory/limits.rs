@@ -20,6 +20,10 @@ pub(super) const CALLER_BYTES: usize = 200;
 /// other fields, and its allocation, which has a second one once it was replayed.
 pub(super) const COMPLETION_BYTES: usize = 48;
 
+/// About the number of bytes that a step takes beside its name and its result: its fields, in a
+/// list that doubles when it grows, and the headers of two allocations.
+pub(super) const STEP_BYTES: usize = 128;
+
 /// The number of bytes that one header takes beside its name and value: their lengths.
 pub(super) const FIELD_BYTES: usize = 4;
 

@@ -116,12 +116,7 @@ impl Glimpse {
             token: slot.token,
             attempt: slot.attempt,
             scope: *slot.account.scope(),
-            origin: match &slot.state {
-                State::Done { kept, .. } => Err(kept.clone()),
-                State::InFlight { origin, .. }
-                | State::Sealed { origin, .. }
-                | State::Released { origin } => Ok(origin.clone()),
-            },
+            origin: slot.state.origin(),
             completed: match &slot.state {
                 State::Sealed { completed, .. } => Some(*completed),
                 _ => None,

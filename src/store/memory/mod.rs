@@ -9,8 +9,8 @@ use crate::record::response::RecordedResponse;
 use crate::record::{Nonce, RecordId};
 use crate::store::{
     Claim, Claimed, DynStore, ErasedStore, ForgetMode, Forgotten, Lease, ListQuery, Outcome,
-    Ownership, Record, RecordPage, Release, Store, StoreError, StoreFuture, Subscription,
-    Transactional,
+    Ownership, Record, RecordPage, RecordedStep, Release, Store, StoreError, StoreFuture,
+    Subscription, Transactional,
 };
 
 use self::clock::Clock;
@@ -34,6 +34,7 @@ mod ranks;
 mod records;
 mod slab;
 mod slot;
+mod steps;
 mod sync;
 mod table;
 mod waiter;
@@ -228,6 +229,18 @@ impl Store for MemoryStore {
         Ok(self.records.release(id, nonce, how))
     }
 
+    async fn record_step(
+        &self,
+        lease: &Lease,
+        step: &RecordedStep,
+    ) -> Result<Ownership, StoreError> {
+        self.records.record_step(lease, step)
+    }
+
+    fn keeps_steps(&self) -> bool {
+        true
+    }
+
     async fn look_up(&self, id: &RecordId) -> Result<Option<Record>, StoreError> {
         Ok(self.records.look_up(id))
     }
@@ -270,10 +283,7 @@ impl DynStore for AtOnce {
         lease: &'a Lease,
         outcome: &'a Outcome,
     ) -> StoreFuture<'a, Ownership> {
-        match self.0.records.complete(lease, outcome) {
-            Ok(ownership) => StoreFuture::Now(Some(ownership)),
-            Err(error) => StoreFuture::Later(Box::pin(ready(Err(error)))),
-        }
+        at_once(self.0.records.complete(lease, outcome))
     }
 
     fn complete_at_once(
@@ -293,6 +303,18 @@ impl DynStore for AtOnce {
         StoreFuture::Now(Some(self.0.records.release(id, nonce, how)))
     }
 
+    fn record_step<'a>(
+        &'a self,
+        lease: &'a Lease,
+        step: &'a RecordedStep,
+    ) -> StoreFuture<'a, Ownership> {
+        at_once(self.0.records.record_step(lease, step))
+    }
+
+    fn keeps_steps(&self) -> bool {
+        true
+    }
+
     fn look_up<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Option<Record>> {
         StoreFuture::Now(Some(self.0.records.look_up(id)))
     }
@@ -302,10 +324,7 @@ impl DynStore for AtOnce {
     }
 
     fn list<'a>(&'a self, query: &'a ListQuery) -> StoreFuture<'a, RecordPage> {
-        match self.0.records.list(query) {
-            Ok(page) => StoreFuture::Now(Some(page)),
-            Err(error) => StoreFuture::Later(Box::pin(ready(Err(error)))),
-        }
+        at_once(self.0.records.list(query))
     }
 
     fn subscribe<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Subscription> {
@@ -320,6 +339,13 @@ impl DynStore for AtOnce {
 
     fn transactional(&self) -> Option<Transactional<'_>> {
         None
+    }
+}
+
+fn at_once<'a, T: Send + 'a>(result: Result<T, StoreError>) -> StoreFuture<'a, T> {
+    match result {
+        Ok(answer) => StoreFuture::Now(Some(answer)),
+        Err(error) => StoreFuture::Later(Box::pin(ready(Err(error)))),
     }
 }
 

@@ -12,7 +12,7 @@ use super::clock::{Clock, Nanos, SinceStart};
 use super::counts::{Counts, Kind};
 use super::guard::Guard;
 use super::limits::Limits;
-use super::origins::Routes;
+use super::origins::{KeptOrigin, Routes};
 use super::queues::{Expired, Queues};
 use super::slot::{Slot, State};
 use super::sync::{AtomicU64, Ordering};
@@ -114,7 +114,9 @@ impl Records {
                 guard,
                 retention,
                 on_lapsed_lease,
-                origin,
+                trace,
+                route,
+                steps,
                 ..
             } = &mut slot.state
             else {
@@ -138,9 +140,13 @@ impl Records {
                     self.queues.lock().rank(&slot.account);
                 }
             } else {
+                let (trace, route) = (trace.take(), *route);
+                let origin = KeptOrigin { trace, route };
+                let steps = std::mem::take(steps);
+                // The steps of a tombstone can be evicted, with the tombstone.
+                self.counts.drop_steps(&slot.account, steps.weight());
                 // A record in flight has no completion: it may be dropped here.
-                let origin = std::mem::take(origin);
-                drop(slot.change(&self.counts, State::Released { origin }));
+                drop(slot.change(&self.counts, State::Released { origin, steps }));
                 slot.until = now.saturating_add(kept);
                 expired = self.enqueue(at, slot, kept, now);
             }

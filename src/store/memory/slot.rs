@@ -1,9 +1,10 @@
 //! One record, and its state at a moment.
 
+use std::mem;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use crate::record::{FencingToken, Fingerprint, Nonce, RecordId, ScopeDigest};
+use crate::record::{FencingToken, Fingerprint, Nonce, RecordId, ScopeDigest, TraceContext};
 use crate::store::{Claim, OnLapsedLease, Record, RecordState, RecordVersion};
 
 use super::account::Account;
@@ -12,9 +13,10 @@ use super::counts::{Counts, Kind};
 use super::guard::Guard;
 use super::kept::Kept;
 use super::limits::RECORD_BYTES;
-use super::origins::{KeptOrigin, Routes};
+use super::origins::{KeptOrigin, RouteNumber, Routes};
 use super::queues::ExpiryQueue;
 use super::slab::Place;
+use super::steps::Steps;
 use super::table::Identified;
 
 pub(super) struct Slot {
@@ -51,7 +53,10 @@ pub(super) enum State {
         guard: Weak<Guard>,
         on_lapsed_lease: OnLapsedLease,
         retention: Nanos,
-        origin: KeptOrigin,
+        // The fields of a `KeptOrigin`, which as a whole would leave no place for the steps.
+        trace: Option<Box<TraceContext>>,
+        route: Option<RouteNumber>,
+        steps: Steps,
     },
     Done {
         nonce: Nonce,
@@ -65,11 +70,17 @@ pub(super) enum State {
     },
     Released {
         origin: KeptOrigin,
+        steps: Steps,
     },
 }
 
 impl State {
-    pub(super) fn in_flight(claim: &Claim, guard: &Arc<Guard>, origin: KeptOrigin) -> Self {
+    pub(super) fn in_flight(
+        claim: &Claim,
+        guard: &Arc<Guard>,
+        origin: KeptOrigin,
+        steps: Steps,
+    ) -> Self {
         State::InFlight {
             nonce: claim.nonce,
             guarded: true,
@@ -77,7 +88,29 @@ impl State {
             guard: Arc::downgrade(guard),
             on_lapsed_lease: claim.on_lapsed_lease,
             retention: claim.retention.into(),
-            origin,
+            trace: origin.trace,
+            route: origin.route,
+            steps,
+        }
+    }
+
+    /// Where the record comes from. `Err`: the completion that has it.
+    pub(super) fn origin(&self) -> Result<KeptOrigin, Kept> {
+        match self {
+            State::Done { kept, .. } => Err(kept.clone()),
+            State::InFlight { trace, route, .. } => Ok(KeptOrigin {
+                trace: trace.clone(),
+                route: *route,
+            }),
+            State::Sealed { origin, .. } | State::Released { origin, .. } => Ok(origin.clone()),
+        }
+    }
+
+    /// Takes the steps out, for a claim that takes the record over.
+    pub(super) fn take_steps(&mut self) -> Steps {
+        match self {
+            State::InFlight { steps, .. } | State::Released { steps, .. } => mem::take(steps),
+            State::Done { .. } | State::Sealed { .. } => Steps::default(),
         }
     }
 
@@ -122,39 +155,49 @@ impl Slot {
     pub(super) fn bytes(&self) -> usize {
         match &self.state {
             State::Done { kept, .. } => RECORD_BYTES + kept.weight(),
-            _ => RECORD_BYTES,
+            State::InFlight { steps, .. } | State::Released { steps, .. } => {
+                RECORD_BYTES + steps.weight()
+            }
+            State::Sealed { .. } => RECORD_BYTES,
+        }
+    }
+
+    /// How many bytes the record would have that can't be evicted, if a claim took it over.
+    pub(super) fn bytes_in_flight(&self) -> usize {
+        match &self.state {
+            State::Done { .. } => RECORD_BYTES,
+            _ => self.bytes(),
         }
     }
 
     pub(super) fn seen(&self, now: SinceStart) -> Seen {
         let fingerprint = self.fingerprint;
-        let with = |state, origin: &KeptOrigin| Ok((state, origin.clone()));
+        let state = match &self.state {
+            State::Done { .. } => None,
+            State::InFlight { .. } if self.is_lapsed(now) => {
+                Some(RecordState::Lapsed { fingerprint })
+            }
+            State::InFlight { guarded, .. } => Some(RecordState::InFlight {
+                fingerprint,
+                lapses_in: if *guarded {
+                    Duration::MAX
+                } else {
+                    self.until.saturating_sub(now).into()
+                },
+            }),
+            State::Sealed { .. } => Some(RecordState::Sealed { fingerprint }),
+            State::Released { .. } => Some(RecordState::Released),
+        };
+        let seen = |origin| (state.expect("the record has no completion"), origin);
         Seen {
             token: token(self.token),
             attempt: u64::from(self.attempt),
             scope: *self.account.scope(),
-            state: match &self.state {
-                State::Done { kept, .. } => Err((fingerprint, kept.clone())),
-                State::InFlight { origin, .. } if self.is_lapsed(now) => {
-                    with(RecordState::Lapsed { fingerprint }, origin)
-                }
-                State::InFlight {
-                    guarded, origin, ..
-                } => {
-                    let lapses_in = if *guarded {
-                        Duration::MAX
-                    } else {
-                        self.until.saturating_sub(now).into()
-                    };
-                    let state = RecordState::InFlight {
-                        fingerprint,
-                        lapses_in,
-                    };
-                    with(state, origin)
-                }
-                State::Sealed { origin, .. } => with(RecordState::Sealed { fingerprint }, origin),
-                State::Released { origin } => with(RecordState::Released, origin),
-            },
+            state: self
+                .state
+                .origin()
+                .map(seen)
+                .map_err(|kept| (fingerprint, kept)),
         }
     }
 
@@ -189,7 +232,7 @@ impl Slot {
     #[must_use]
     pub(super) fn change(&mut self, counts: &Counts, new: State) -> State {
         counts.replace(&self.account, self.kind(), new.kind());
-        std::mem::replace(&mut self.state, new)
+        mem::replace(&mut self.state, new)
     }
 }
 
