@@ -34,6 +34,7 @@ mod ranks;
 mod records;
 mod slab;
 mod slot;
+mod stepping;
 mod steps;
 mod sync;
 mod table;
