@@ -45,6 +45,9 @@
 //!   them are reported as not supported, and [`Report::assert_passed`] panics unless each is
 //!   [excepted](Report::except) by name. `subscribe` is optional too: without it the store is
 //!   polled, and the rules about waiting pass.
+//! - **Steps are optional**, and the store says so itself: where
+//!   [`keeps_steps`](crate::store::Store::keeps_steps) is `false`, the rules about steps are
+//!   excepted.
 //! - **Some rules only.** [`check_only`] runs the rules that you name, for example those that a
 //!   report lists as broken.
 //!
@@ -87,6 +90,7 @@ mod renewing;
 mod report;
 mod retention;
 mod stage;
+mod steps;
 mod unknown;
 mod waiting;
 
@@ -159,7 +163,7 @@ fn rules() -> Vec<Rule> {
     chapters.flat_map(|(_, rules)| rules).collect()
 }
 
-fn chapters() -> [(&'static str, Vec<Rule>); 14] {
+fn chapters() -> [(&'static str, Vec<Rule>); 15] {
     [
         ("Who gets a record", claims::rules()),
         ("What tells records and owners apart", identity::rules()),
@@ -175,6 +179,7 @@ fn chapters() -> [(&'static str, Vec<Rule>); 14] {
         ("Forgetting", forgetting::rules()),
         ("Looking up", looking_up::rules()),
         ("Lost answers and dropped calls", dropping::rules()),
+        ("Steps", steps::rules()),
     ]
 }
 
@@ -224,7 +229,20 @@ where
         };
         findings[places[&task]].verdict = verdict;
     }
-    Report::new(findings)
+    let report = Report::new(findings);
+    if stores.a.store.keeps_steps() {
+        return report;
+    }
+    let steps = steps::rules().into_iter().map(|rule| rule.name);
+    let steps: Vec<_> = steps
+        .filter(|name| {
+            report
+                .findings()
+                .iter()
+                .any(|finding| finding.rule == *name)
+        })
+        .collect();
+    report.except(steps)
 }
 
 fn panic_message(payload: &(dyn Any + Send)) -> String {

@@ -13,8 +13,8 @@ use tokio::time::{Instant, sleep};
 
 use crate::record::{Fingerprint, Nonce, RecordId, ScopeDigest};
 use crate::store::{
-    Claim, Claimed, DynStore, ForgetMode, Forgotten, Lease, Outcome, Ownership, Record, Release,
-    StoreError, StoreErrorKind, Subscription,
+    Claim, Claimed, DynStore, ForgetMode, Forgotten, Lease, Outcome, Ownership, Record,
+    RecordedStep, Release, StoreError, StoreErrorKind, Subscription,
 };
 
 use crate::conformance::expect::{Checked, Failure, broken, ensure, told};
@@ -108,6 +108,15 @@ impl Handle {
         let Claim { id, nonce, .. } = claim;
         let tenure = self.call(|| self.store.release(id, nonce, how)).await;
         tenure.map_err(|error| failed("release", &error))
+    }
+
+    pub(crate) async fn record_step(
+        &self,
+        lease: &Lease,
+        step: &RecordedStep,
+    ) -> Checked<Ownership> {
+        let tenure = self.call(|| self.store.record_step(lease, step)).await;
+        tenure.map_err(|error| optional("record_step", &error))
     }
 
     pub(crate) async fn look_up(&self, id: &RecordId) -> Checked<Option<Record>> {

@@ -10,7 +10,8 @@ use tokio::sync::Notify;
 use tokio::task::yield_now;
 use tokio::time::Instant;
 use tower_idempotency::store::{
-    Claim, Claimed, Lease, OnLapsedLease, Outcome, Ownership, Record, StoreError, StoreErrorKind,
+    Claim, Claimed, Lease, OnLapsedLease, Outcome, Ownership, Record, RecordedStep, StoreError,
+    StoreErrorKind,
 };
 use tower_idempotency::store::{Nonce, RecordId};
 
@@ -184,7 +185,9 @@ impl BrokenStore {
                 kept.retention = row.claim.retention;
             }
         }
+        let steps = self.steps_for(shared, &claim.id);
         let row = Row {
+            steps: steps.clone(),
             token: number,
             attempt,
             until: end_of_lapse(&kept, lapses_at, self.fault),
@@ -193,7 +196,25 @@ impl BrokenStore {
             state: State::InFlight { lapses_at },
         };
         shared.rows.insert(claim.id, row);
-        Lease::new(claim, token(number), attempt)
+        Lease::new(claim, token(number), attempt).with_steps(steps)
+    }
+
+    /// The steps that a claim finds which acquires this record.
+    fn steps_for(&self, shared: &Shared, id: &RecordId) -> Vec<RecordedStep> {
+        let past = self.is(Fault::KeepsStepsPastTheEnd) || self.is(Fault::KeepsForgottenSteps);
+        let over = shared.over.get(id).filter(|_| past);
+        let Some(row) = shared.rows.get(id).or(over) else {
+            return Vec::new();
+        };
+        let drops = match row.state {
+            State::InFlight { .. } => Fault::DropsStepsAtTakeovers,
+            State::Unknown => Fault::DropsStepsAtUnknown,
+            _ => Fault::DropsStepsAtReleases,
+        };
+        if self.is(drops) {
+            return Vec::new();
+        }
+        row.steps.clone()
     }
 
     fn take(&self, shared: &mut Shared, claim: &Claim, step: Step, now: Instant) -> Claimed {
@@ -209,7 +230,12 @@ impl BrokenStore {
                     row.state = State::InFlight { lapses_at };
                     row.until = end_of_lapse(claim, lapses_at, self.fault);
                 }
-                Claimed::Acquired(Lease::new(claim, token(row.token), row.attempt))
+                let lease = Lease::new(claim, token(row.token), row.attempt);
+                Claimed::Acquired(if self.is(Fault::SendsStepsOnce) {
+                    lease
+                } else {
+                    lease.with_steps(row.steps.clone())
+                })
             }
         }
     }
@@ -261,7 +287,12 @@ impl BrokenStore {
     fn finish(&self, shared: &mut Shared, lease: &Lease, outcome: &Outcome, now: Instant) {
         let id = self.id(&lease.claim.id);
         let (state, until) = done(&lease.claim, outcome, now, self.fault);
+        // A fault keeps the steps, and the claim after the retention finds them.
+        let kept = self.is(Fault::KeepsStepsPastTheEnd);
+        let kept = shared.rows.get(&id).filter(|_| kept);
+        let steps = kept.map_or_else(Vec::new, |row| row.steps.clone());
         let row = Row {
+            steps,
             token: lease.token.get(),
             attempt: lease.attempt,
             claim: lease.claim.clone(),

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use tokio::time::Instant;
-use tower_idempotency::store::{Claim, OnLapsedLease, Outcome, Record, RecordState};
+use tower_idempotency::store::{Claim, OnLapsedLease, Outcome, Record, RecordState, RecordedStep};
 use tower_idempotency::store::{Completion, FencingToken, Nonce};
 
 use crate::fault::Fault;
@@ -20,6 +20,7 @@ pub(crate) struct Row {
     pub(crate) claim: Claim,
     /// The nonces of the record's earlier owners.
     pub(crate) formers: Vec<Nonce>,
+    pub(crate) steps: Vec<RecordedStep>,
     pub(crate) state: State,
     pub(crate) until: Option<Instant>,
 }

@@ -3,15 +3,16 @@
 use std::sync::Arc;
 
 use tokio::task::yield_now;
+use tokio::time::Instant;
 use tower_idempotency::store::{
     Claim, Claimed, ForgetMode, Forgotten, Lease, OnLapsedLease, Outcome, Ownership, Record,
-    Release, Store, StoreError, Subscription,
+    RecordedStep, Release, Store, StoreError, Subscription,
 };
 use tower_idempotency::store::{Fingerprint, Nonce, RecordId, ScopeDigest};
 
 use super::{BrokenStore, Ends};
 use crate::fault::Fault;
-use crate::row::{State, after, end_of_lapse};
+use crate::row::{Row, State, after, end_of_lapse};
 
 impl Store for BrokenStore {
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
@@ -157,6 +158,75 @@ impl Store for BrokenStore {
         Ok(Ownership::Held)
     }
 
+    async fn record_step(
+        &self,
+        lease: &Lease,
+        step: &RecordedStep,
+    ) -> Result<Ownership, StoreError> {
+        self.lock(&lease.claim.id).await?;
+        let id = self.id(&lease.claim.id);
+        let records = |row: &Row| match row.state {
+            State::InFlight { lapses_at } => {
+                lapses_at > Instant::now() || !self.is(Fault::LosesLateSteps)
+            }
+            State::Released | State::Unknown => self.is(Fault::RecordsForWhoReleased),
+            State::Completed(_) | State::Sealed => self.is(Fault::RecordsForWhoCompleted),
+        };
+        let owns = |row: &Row| {
+            records(row)
+                && (row.claim.nonce == lease.claim.nonce || self.is(Fault::RecordsForAnyone))
+        };
+        let mut before = Vec::new();
+        {
+            let (shared, _) = self.shared();
+            let Some(row) = shared.rows.get(&id) else {
+                let makes = self.is(Fault::RecordsNothingIntoSomething);
+                return Ok(if makes {
+                    Ownership::Held
+                } else {
+                    Ownership::Lost
+                });
+            };
+            if !owns(row) {
+                return Ok(Ownership::Lost);
+            }
+            before.extend(row.steps.iter().cloned());
+        }
+        if self.is(Fault::RecordsOneStepAtOnce) || self.is(Fault::LooksThenRecords) {
+            yield_now().await;
+        }
+        let (mut shared, _) = self.shared();
+        let mut step = step.clone();
+        if self.is(Fault::TrimsNames) {
+            step.name.truncate(step.name.trim_end_matches(' ').len());
+        }
+        if self.is(Fault::CutsSteps) {
+            step.result.truncate(60_000);
+        }
+        let others = self.is(Fault::MixesSteps);
+        for (other, row) in &mut shared.rows {
+            if !(*other == id && owns(row) || others && row.claim.nonce == lease.claim.nonce) {
+                continue;
+            }
+            if self.is(Fault::RecordsOneStepAtOnce) {
+                row.steps.clone_from(&before);
+            }
+            if self.is(Fault::KeepsTheStepsOfOneAttempt) && row.attempt > 1 {
+                row.steps.clear();
+            }
+            match row.steps.iter_mut().find(|kept| kept.name == step.name) {
+                Some(kept) if self.is(Fault::ReplacesResults) => *kept = step.clone(),
+                Some(_) => {}
+                None => row.steps.push(step.clone()),
+            }
+        }
+        Ok(Ownership::Held)
+    }
+
+    fn keeps_steps(&self) -> bool {
+        true
+    }
+
     async fn look_up(&self, id: &RecordId) -> Result<Option<Record>, StoreError> {
         self.lock(id).await?;
         let (mut shared, now) = self.shared();
@@ -202,7 +272,8 @@ impl Store for BrokenStore {
         if matches!(row.state, State::Released) && self.is(Fault::ForgetsNoTombstones) {
             return Ok(Forgotten::Absent);
         }
-        shared.rows.remove(&id);
+        let removed = shared.rows.remove(&id).expect("it was found");
+        shared.over.insert(id, removed);
         if !self.is(Fault::WakesNobodyAfterForgetting) {
             Self::wake(&shared, &id);
         }
