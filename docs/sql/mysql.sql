@@ -34,9 +34,11 @@ CREATE TABLE IF NOT EXISTS idempotency_records_renewals (
 -- lapses_at, expires_at: as the claim left them. A row of renewals with the same
 -- nonce says anew when a lease lapses, and its end is a retention after that.
 -- expires_at is null while a record stays until someone resolves it.
--- scope to origin_of, by_state and by_scope: a table of before is given them by
+-- scope to first_token, by_state and by_scope: a table of before is given them by
 -- `migrate()`, or by the statements in docs/stores.md. route and trace are those of
 -- the claim whose token origin_of is: programs of before leave what they find.
+-- first_token is that of the first claim since there was no record, or since it was
+-- past its end; null if that claim was of a program of before.
 CREATE TABLE IF NOT EXISTS idempotency_records (
   id            BINARY(32) NOT NULL PRIMARY KEY,
   format        TINYINT    NOT NULL,
@@ -59,9 +61,24 @@ CREATE TABLE IF NOT EXISTS idempotency_records (
   route         VARBINARY(255) NULL,
   trace         VARBINARY(55) NULL,
   origin_of     BIGINT     NULL,
+  first_token   BIGINT     NULL,
   KEY expires (expires_at),
   KEY by_state (state, token),
   KEY by_scope (scope, token)
+) ENGINE = InnoDB ROW_FORMAT = DYNAMIC DEFAULT CHARSET = binary
+  COMMENT = 'tower-idempotency 1'
+//
+
+-- The results of steps, apart from their record for the same reason as renewals. One
+-- that is not of the record's first_token (null: 0) means nothing any more.
+CREATE TABLE IF NOT EXISTS idempotency_records_steps (
+  id          BINARY(32) NOT NULL,
+  first_token BIGINT     NOT NULL,
+  name_sha256 BINARY(32) NOT NULL,
+  name        LONGBLOB   NOT NULL,
+  result      LONGBLOB   NOT NULL,
+  recorded_at BIGINT     NOT NULL,
+  PRIMARY KEY (id, first_token, name_sha256)
 ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC DEFAULT CHARSET = binary
   COMMENT = 'tower-idempotency 1'
 //
@@ -73,7 +90,7 @@ DROP PROCEDURE IF EXISTS idempotency_records_hold
 //
 CREATE PROCEDURE idempotency_records_hold (
   IN p_id BINARY(32), IN p_nonce BINARY(16), OUT p_renewed BIGINT
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3ce25b41d4985717'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 32268b4e11680f70'
 BEGIN
   INSERT INTO idempotency_records_renewals (id, nonce, lapses_at) VALUES (p_id, p_nonce, 0)
     ON DUPLICATE KEY UPDATE lapses_at = lapses_at;
@@ -89,7 +106,7 @@ DROP PROCEDURE IF EXISTS idempotency_records_extend
 //
 CREATE PROCEDURE idempotency_records_extend (
   IN p_id BINARY(32), IN p_nonce BINARY(16), IN p_lease BIGINT, OUT p_held TINYINT
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3ce25b41d4985717'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 32268b4e11680f70'
 BEGIN
   DECLARE v_renewed, v_now BIGINT;
   CALL idempotency_records_hold(p_id, p_nonce, v_renewed);
@@ -104,9 +121,10 @@ BEGIN
 END
 //
 
--- One row: outcome 1 (acquired: token, attempt), 0 (found: the record) or
--- 2 (in flight: another transaction has the row locked; the token and attempt
--- that it had before).
+-- One row: outcome 1 (acquired: token, attempt, and of an attempt after the first one
+-- row for each step, or one with a step that is null), 0 (found: the record) or 2 (in
+-- flight: another transaction has the row locked; the token and attempt that it had
+-- before).
 DROP PROCEDURE IF EXISTS idempotency_records_claim_v2
 //
 CREATE PROCEDURE idempotency_records_claim_v2 (
@@ -116,7 +134,7 @@ CREATE PROCEDURE idempotency_records_claim_v2 (
   -- whether it takes over another's, and whether of another fingerprint too.
   IN p_stays TINYINT, IN p_takes_over TINYINT, IN p_any_fingerprint TINYINT,
   IN p_scope BINARY(32), IN p_route VARBINARY(255), IN p_trace VARBINARY(55)
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3ce25b41d4985717'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 32268b4e11680f70'
 BEGIN
   DECLARE v_format, v_state TINYINT;
   DECLARE v_token, v_attempt, v_lapses_at, v_retention, v_expires_at, v_renewed, v_now BIGINT;
@@ -194,10 +212,10 @@ BEGIN
         DECLARE CONTINUE HANDLER FOR 1062 SET v_there = TRUE;
         INSERT INTO idempotency_records
             (id, format, state, nonce, token, attempt, fingerprint, lapses_at, retention, expires_at,
-             scope, route, trace, origin_of)
+             scope, route, trace, origin_of, first_token)
           VALUES (p_id, 1, 1, p_nonce, v_now, 1, p_fingerprint, v_now + p_lease, p_retention,
                   IF(p_stays, NULL, v_now + p_lease + p_retention),
-                  p_scope, p_route, p_trace, v_now);
+                  p_scope, p_route, p_trace, v_now, v_now);
       END;
       IF v_there THEN
         ROLLBACK AND NO CHAIN NO RELEASE;
@@ -219,8 +237,12 @@ BEGIN
       START TRANSACTION;
       CALL idempotency_records_extend(p_id, p_nonce, p_lease, v_free);
       IF v_free THEN
+        SELECT 1 AS outcome, v_token AS token, v_attempt AS attempt, s.name AS step, s.result
+          FROM idempotency_records r
+          LEFT JOIN idempotency_records_steps s
+            ON s.id = r.id AND s.first_token = COALESCE(r.first_token, 0)
+          WHERE r.id = p_id ORDER BY s.recorded_at, s.name_sha256;
         COMMIT AND NO CHAIN NO RELEASE;
-        SELECT 1 AS outcome, v_token AS token, v_attempt AS attempt;
         LEAVE again;
       END IF;
       ROLLBACK AND NO CHAIN NO RELEASE;
@@ -241,11 +263,20 @@ BEGIN
             expires_at = IF(p_stays, NULL, v_now + p_lease + p_retention),
             status = NULL, began_at = NULL, completed_at = NULL, kept_for = NULL,
             answer_length = NULL, answer_sha256 = NULL, answer = NULL,
-            scope = COALESCE(p_scope, scope), route = p_route, trace = p_trace, origin_of = v_token
+            scope = COALESCE(p_scope, scope), route = p_route, trace = p_trace, origin_of = v_token,
+            first_token = IF(v_over, v_token, first_token)
         WHERE id = p_id;
       DELETE FROM idempotency_records_renewals WHERE id = p_id;
+      IF v_over THEN
+        DELETE FROM idempotency_records_steps WHERE id = p_id;
+      END IF;
+      -- Before the commit: until then nobody takes the record and its steps away.
+      SELECT 1 AS outcome, v_token AS token, v_attempt AS attempt, s.name AS step, s.result
+        FROM idempotency_records r
+        LEFT JOIN idempotency_records_steps s
+          ON s.id = r.id AND s.first_token = COALESCE(r.first_token, 0)
+        WHERE r.id = p_id ORDER BY s.recorded_at, s.name_sha256;
       COMMIT AND NO CHAIN NO RELEASE;
-      SELECT 1 AS outcome, v_token AS token, v_attempt AS attempt;
       LEAVE again;
     ELSEIF v_free THEN
       SET v_locks = TRUE;
@@ -273,7 +304,7 @@ CREATE PROCEDURE idempotency_records_claim (
   IN p_id BINARY(32), IN p_nonce BINARY(16), IN p_fingerprint BINARY(32),
   IN p_lease BIGINT, IN p_retention BIGINT,
   IN p_stays TINYINT, IN p_takes_over TINYINT, IN p_any_fingerprint TINYINT
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3ce25b41d4985717'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 32268b4e11680f70'
 BEGIN
   CALL idempotency_records_claim_v2(p_id, p_nonce, p_fingerprint, p_lease, p_retention, p_stays,
     p_takes_over, p_any_fingerprint, NULL, NULL, NULL);
@@ -287,7 +318,7 @@ DROP PROCEDURE IF EXISTS idempotency_records_list
 CREATE PROCEDURE idempotency_records_list (
   IN p_by TINYINT, IN p_state TINYINT, IN p_scope BINARY(32), IN p_token BIGINT,
   IN p_id BINARY(32), IN p_limit INT
-) READS SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3ce25b41d4985717'
+) READS SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 32268b4e11680f70'
 BEGIN
   DECLARE v_now BIGINT;
   DECLARE EXIT HANDLER FOR SQLEXCEPTION
@@ -330,7 +361,7 @@ END
 DROP PROCEDURE IF EXISTS idempotency_records_look_up
 //
 CREATE PROCEDURE idempotency_records_look_up (IN p_id BINARY(32))
-  READS SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3ce25b41d4985717'
+  READS SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 32268b4e11680f70'
 BEGIN
   DECLARE v_now BIGINT;
   DECLARE EXIT HANDLER FOR SQLEXCEPTION
@@ -359,7 +390,7 @@ DROP PROCEDURE IF EXISTS idempotency_records_renew
 //
 CREATE PROCEDURE idempotency_records_renew (
   IN p_id BINARY(32), IN p_nonce BINARY(16), IN p_lease BIGINT
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3ce25b41d4985717'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 32268b4e11680f70'
 BEGIN
   DECLARE v_format, v_state, v_held, v_outcome TINYINT;
   DECLARE v_expires_at, v_now BIGINT;
@@ -403,6 +434,55 @@ BEGIN
 END
 //
 
+-- Adds the result of a step to a record in flight, once for each name. One row: outcome
+-- 1 (held), 0 (lost), or 3 (the record is of format `format`). With p_within it is part
+-- of the caller's own transaction: then nobody takes the record over, completes or
+-- releases it before the end.
+DROP PROCEDURE IF EXISTS idempotency_records_record_step
+//
+CREATE PROCEDURE idempotency_records_record_step (
+  IN p_id BINARY(32), IN p_nonce BINARY(16), IN p_name LONGBLOB, IN p_result LONGBLOB,
+  IN p_within TINYINT
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 32268b4e11680f70'
+BEGIN
+  DECLARE v_format, v_state TINYINT;
+  DECLARE v_first_token BIGINT;
+  DECLARE v_nonce BINARY(16);
+  DECLARE v_outcome TINYINT DEFAULT 0;
+  DECLARE EXIT HANDLER FOR SQLEXCEPTION
+    BEGIN
+      IF NOT p_within THEN
+        ROLLBACK AND NO CHAIN NO RELEASE;
+      END IF;
+      RESIGNAL;
+    END;
+
+  IF NOT p_within THEN
+    ROLLBACK AND NO CHAIN NO RELEASE;
+    SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
+    START TRANSACTION;
+  END IF;
+  -- In the way of whoever changes the record, and of no renewal and no other step.
+  SELECT format, state, nonce, COALESCE(first_token, 0)
+    INTO v_format, v_state, v_nonce, v_first_token
+    FROM idempotency_records WHERE id = p_id LOCK IN SHARE MODE;
+  IF v_format <> 1 OR v_state NOT BETWEEN 1 AND 5 THEN
+    SET v_outcome = 3;
+  ELSEIF v_state = 1 AND v_nonce = p_nonce THEN
+    INSERT INTO idempotency_records_steps
+        (id, first_token, name_sha256, name, result, recorded_at)
+      VALUES (p_id, v_first_token, UNHEX(SHA2(p_name, 256)), p_name, p_result,
+              TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)))
+      ON DUPLICATE KEY UPDATE recorded_at = recorded_at;
+    SET v_outcome = 1;
+  END IF;
+  IF NOT p_within THEN
+    COMMIT AND NO CHAIN NO RELEASE;
+  END IF;
+  SELECT v_outcome AS outcome, v_format AS format, v_state AS state;
+END
+//
+
 -- One row: outcome 1 (held), 0 (lost), or 3 (the record is of format `format`).
 -- p_state is 3 (completed) or 4 (sealed: the parameters after p_kept_for null).
 DROP PROCEDURE IF EXISTS idempotency_records_complete
@@ -412,7 +492,7 @@ CREATE PROCEDURE idempotency_records_complete (
   IN p_token BIGINT, IN p_attempt BIGINT, IN p_state TINYINT, IN p_kept_for BIGINT,
   IN p_status SMALLINT, IN p_began_at BIGINT, IN p_completed_at BIGINT,
   IN p_answer_length BIGINT, IN p_answer_sha256 BINARY(32), IN p_answer LONGBLOB
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3ce25b41d4985717'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 32268b4e11680f70'
 BEGIN
   DECLARE v_format, v_state TINYINT;
   DECLARE v_token, v_lapses_at, v_retention, v_expires_at, v_renewed, v_now BIGINT;
@@ -468,6 +548,7 @@ BEGIN
             began_at = p_began_at, completed_at = p_completed_at, kept_for = p_kept_for,
             answer_length = p_answer_length, answer_sha256 = p_answer_sha256, answer = p_answer
         WHERE id = p_id;
+      DELETE FROM idempotency_records_steps WHERE id = p_id;
       COMMIT AND NO CHAIN NO RELEASE;
       SET v_outcome = 1;
     ELSE
@@ -490,8 +571,9 @@ CREATE PROCEDURE idempotency_records_complete_within (
   IN p_id BINARY(32), IN p_nonce BINARY(16), IN p_state TINYINT, IN p_kept_for BIGINT,
   IN p_status SMALLINT, IN p_began_at BIGINT, IN p_completed_at BIGINT,
   IN p_answer_length BIGINT, IN p_answer_sha256 BINARY(32), IN p_answer LONGBLOB
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3ce25b41d4985717'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 32268b4e11680f70'
 BEGIN
+  DECLARE v_done, v_steps BIGINT DEFAULT 0;
   UPDATE idempotency_records
     SET state = p_state,
         expires_at = TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) + p_kept_for,
@@ -499,7 +581,16 @@ BEGIN
         kept_for = p_kept_for, answer_length = p_answer_length,
         answer_sha256 = p_answer_sha256, answer = p_answer
     WHERE id = p_id AND nonce = p_nonce AND state IN (1, 2) AND format = 1;
-  SELECT ROW_COUNT() AS outcome;
+  SET v_done = ROW_COUNT();
+  IF v_done THEN
+    -- Only what is there is removed: above READ COMMITTED, to remove nothing locks the
+    -- gap into which others insert theirs.
+    SELECT COUNT(*) INTO v_steps FROM idempotency_records_steps WHERE id = p_id;
+    IF v_steps THEN
+      DELETE FROM idempotency_records_steps WHERE id = p_id;
+    END IF;
+  END IF;
+  SELECT v_done AS outcome;
 END
 //
 
@@ -510,7 +601,7 @@ DROP PROCEDURE IF EXISTS idempotency_records_fate
 //
 CREATE PROCEDURE idempotency_records_fate (
   IN p_id BINARY(32), IN p_nonce BINARY(16)
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3ce25b41d4985717'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 32268b4e11680f70'
 BEGIN
   DECLARE v_state, v_own TINYINT;
   DECLARE v_there TINYINT DEFAULT FALSE;
@@ -533,7 +624,7 @@ DROP PROCEDURE IF EXISTS idempotency_records_release
 //
 CREATE PROCEDURE idempotency_records_release (
   IN p_id BINARY(32), IN p_nonce BINARY(16), IN p_unknown TINYINT
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3ce25b41d4985717'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 32268b4e11680f70'
 BEGIN
   DECLARE v_format, v_state TINYINT;
   DECLARE v_lapses_at, v_renewed, v_retention, v_expires_at, v_now BIGINT;
@@ -579,7 +670,7 @@ CREATE PROCEDURE idempotency_records_forget_v2 (
   IN p_id BINARY(32), IN p_force TINYINT,
   -- The record that is meant, and whether it is done. All null: any record.
   IN p_token BIGINT, IN p_attempt BIGINT, IN p_done TINYINT
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3ce25b41d4985717'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 32268b4e11680f70'
 BEGIN
   DECLARE v_format, v_state TINYINT;
   DECLARE v_token, v_attempt, v_lapses_at, v_renewed, v_retention, v_expires_at, v_now BIGINT;
@@ -614,6 +705,7 @@ BEGIN
     ROLLBACK AND NO CHAIN NO RELEASE;
   ELSE
     DELETE FROM idempotency_records_renewals WHERE id = p_id;
+    DELETE FROM idempotency_records_steps WHERE id = p_id;
     DELETE FROM idempotency_records WHERE id = p_id;
     COMMIT AND NO CHAIN NO RELEASE;
   END IF;
@@ -625,7 +717,7 @@ END
 DROP PROCEDURE IF EXISTS idempotency_records_forget
 //
 CREATE PROCEDURE idempotency_records_forget (IN p_id BINARY(32), IN p_force TINYINT)
-  MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3ce25b41d4985717'
+  MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 32268b4e11680f70'
 BEGIN
   CALL idempotency_records_forget_v2(p_id, p_force, NULL, NULL, NULL);
 END
@@ -636,7 +728,7 @@ END
 DROP PROCEDURE IF EXISTS idempotency_records_purge
 //
 CREATE PROCEDURE idempotency_records_purge (IN p_limit INT)
-  MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3ce25b41d4985717'
+  MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 32268b4e11680f70'
 BEGIN
   DECLARE v_id BINARY(32);
   DECLARE v_nonce BINARY(16);
@@ -677,6 +769,7 @@ BEGIN
       END IF;
       DELETE FROM idempotency_records_renewals WHERE id = v_id;
     END IF;
+    DELETE FROM idempotency_records_steps WHERE id = v_id;
     DELETE FROM idempotency_records WHERE id = v_id;
     SET v_removed = v_removed + 1;
   END LOOP;

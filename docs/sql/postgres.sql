@@ -40,7 +40,10 @@ CREATE TABLE IF NOT EXISTS idempotency_records (
 ALTER TABLE idempotency_records
     ADD COLUMN IF NOT EXISTS scope bytea,
     ADD COLUMN IF NOT EXISTS route text,
-    ADD COLUMN IF NOT EXISTS trace text;
+    ADD COLUMN IF NOT EXISTS trace text,
+    -- Since revision 5: the token of the first claim since there was no record, or
+    -- since it was past its end. Null if that claim was before revision 5.
+    ADD COLUMN IF NOT EXISTS first_token bigint;
 
 CREATE INDEX IF NOT EXISTS "idempotency_records_expires_at"
     ON idempotency_records (expires_at) WHERE expires_at IS NOT NULL;
@@ -52,6 +55,19 @@ CREATE TABLE IF NOT EXISTS idempotency_records_renewals (
     id        bytea       NOT NULL PRIMARY KEY,
     token     bigint      NOT NULL,
     lapses_at timestamptz NOT NULL
+);
+
+-- The results of steps, apart from their record for the same reason as renewals: to
+-- record a step writes no row that a handler's transaction writes. One that is not of
+-- the record's first_token (null: 0) means nothing any more.
+CREATE TABLE IF NOT EXISTS idempotency_records_steps (
+    id          bytea       NOT NULL,
+    first_token bigint      NOT NULL,
+    name_sha256 bytea       NOT NULL,
+    name        bytea       NOT NULL,
+    result      bytea       NOT NULL,
+    recorded_at timestamptz NOT NULL,
+    PRIMARY KEY (id, first_token, name_sha256)
 );
 
 -- Who wants to hear of a record's next change. A crash may forget it.
@@ -106,11 +122,11 @@ BEGIN
         IF NOT FOUND THEN
             INSERT INTO idempotency_records (
                 id, format, state, nonce, token, attempt, fingerprint, lapses_at, retention, expires_at,
-                scope, route, trace
+                scope, route, trace, first_token
             ) VALUES (
                 p_id, 1, 1, p_nonce, clock, 1, p_fingerprint, lapses, p_retention,
                 CASE WHEN NOT p_refuse THEN lapses + lasts END,
-                p_scope, p_route, p_trace
+                p_scope, p_route, p_trace, clock
             ) ON CONFLICT (id) DO NOTHING;
             IF FOUND THEN
                 acquired := true;
@@ -136,6 +152,8 @@ BEGIN
             IF r.state = 1 AND r.nonce = p_nonce AND NOT over THEN
                 IF idempotency_records_renew(p_id, p_nonce, p_lease) THEN
                     acquired := true;
+                    -- Acquired before: it may have steps.
+                    state := 1;
                     token := r.token;
                     attempt := r.attempt;
                     RETURN;
@@ -183,8 +201,12 @@ BEGIN
                 expires_at = CASE WHEN NOT p_refuse THEN lapses + lasts END,
                 status = NULL, began_at = NULL, completed_at = NULL, kept_for = NULL,
                 answer = NULL, answer_length = NULL, answer_sha256 = NULL,
-                scope = coalesce(p_scope, t.scope), route = p_route, trace = p_trace
+                scope = coalesce(p_scope, t.scope), route = p_route, trace = p_trace,
+                first_token = CASE WHEN over THEN clock ELSE t.first_token END
              WHERE t.id = p_id;
+            IF over THEN
+                DELETE FROM idempotency_records_steps s WHERE s.id = p_id;
+            END IF;
             IF r.state = 1 THEN
                 -- Above read committed the renewal of a moment ago may not be
                 -- visible, and then this fails.
@@ -274,6 +296,48 @@ BEGIN
 END
 $$;
 
+-- Adds the result of a step to a record in flight, once for each name. Whether the
+-- caller was the owner; null: there is a record that this version can't read. In a
+-- transaction of the caller's own it works at any isolation, and then nobody takes
+-- the record over, completes or releases it before the end.
+CREATE OR REPLACE FUNCTION idempotency_records_record_step(
+    p_id bytea, p_nonce bytea, p_name bytea, p_result bytea
+) RETURNS boolean LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    r record;
+BEGIN
+    -- In the way of whoever changes the record, and of no renewal and no other step.
+    SELECT t.format, t.state, t.nonce, t.first_token INTO r
+      FROM idempotency_records t WHERE t.id = p_id FOR SHARE;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    IF r.format <> 1 OR r.state NOT BETWEEN 1 AND 5 THEN
+        RETURN NULL;
+    END IF;
+    IF r.nonce <> p_nonce OR r.state <> 1 THEN
+        RETURN false;
+    END IF;
+    INSERT INTO idempotency_records_steps (id, first_token, name_sha256, name, result, recorded_at)
+    VALUES (p_id, coalesce(r.first_token, 0), sha256(p_name), p_name, p_result, clock_timestamp())
+    ON CONFLICT (id, first_token, name_sha256) DO NOTHING;
+    RETURN true;
+END
+$$;
+
+-- The steps of the record in the order in which they were recorded, each a name and a
+-- result. An empty array: it has none. A claim above read committed calls this once
+-- more afterwards, since its snapshot may be older than the last of them.
+CREATE OR REPLACE FUNCTION idempotency_records_steps_of(p_id bytea)
+RETURNS bytea[] LANGUAGE sql VOLATILE AS $$
+    SELECT coalesce(array_agg(p.part ORDER BY s.recorded_at, s.name_sha256, p.number), '{}')
+      FROM idempotency_records t
+      JOIN idempotency_records_steps s
+        ON s.id = t.id AND s.first_token = coalesce(t.first_token, 0)
+     CROSS JOIN LATERAL (VALUES (1, s.name), (2, s.result)) p (number, part)
+     WHERE t.id = p_id
+$$;
+
 -- Stores the outcome: completed, or, without a status, sealed. Whether the
 -- caller was the owner; null: there is a record that this version can't read.
 CREATE OR REPLACE FUNCTION idempotency_records_complete(
@@ -341,6 +405,8 @@ BEGIN
          WHERE t.id = p_id;
         EXIT;
     END LOOP;
+    -- The record is this function's own by now, so that no more of them come.
+    DELETE FROM idempotency_records_steps s WHERE s.id = p_id;
     told := idempotency_records_changed(p_id) IS NOT NULL;
     RETURN true;
 END
@@ -369,6 +435,11 @@ BEGIN
      WHERE t.id = p_id AND t.nonce = p_nonce AND t.state IN (1, 2) AND t.format = 1;
     IF NOT FOUND THEN
         RETURN 0;
+    END IF;
+    -- A serializable transaction could fail over having read where others write: it
+    -- leaves the steps to the end of the record.
+    IF current_setting('transaction_isolation') <> 'serializable' THEN
+        DELETE FROM idempotency_records_steps s WHERE s.id = p_id;
     END IF;
     -- Until the commit: who is about to wait can see that something changes.
     PERFORM pg_advisory_xact_lock(hashtextextended('idempotency_records' || encode(p_id, 'hex'), 0));
@@ -512,6 +583,7 @@ BEGIN
     END IF;
     DELETE FROM idempotency_records t WHERE t.id = p_id;
     DELETE FROM idempotency_records_renewals n WHERE n.id = p_id;
+    DELETE FROM idempotency_records_steps s WHERE s.id = p_id;
     PERFORM idempotency_records_changed(p_id);
     RETURN 1;
 END
@@ -588,6 +660,8 @@ BEGIN
         RETURNING t.id
     ), renewals AS (
         DELETE FROM idempotency_records_renewals n USING gone WHERE n.id = gone.id
+    ), steps AS (
+        DELETE FROM idempotency_records_steps s USING gone WHERE s.id = gone.id
     )
     SELECT count(*) INTO removed FROM gone;
     -- What operations that have ended left behind.
@@ -604,7 +678,7 @@ BEGIN
 END
 $$;
 
-COMMENT ON TABLE idempotency_records IS 'tower-idempotency schema 1, revision 4';
+COMMENT ON TABLE idempotency_records IS 'tower-idempotency schema 1, revision 5';
 
 -- What a list of records is read by. On a table that has records `migrate` makes
 -- both with CREATE INDEX CONCURRENTLY, each in a statement of its own and after the

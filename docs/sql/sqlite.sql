@@ -37,6 +37,28 @@ CREATE INDEX IF NOT EXISTS idempotency_records_by_state ON idempotency_records (
 CREATE INDEX IF NOT EXISTS idempotency_records_by_scope ON idempotency_records (scope, token, id)
     WHERE scope IS NOT NULL;
 
+-- The results of steps. The rowid is their order.
+CREATE TABLE IF NOT EXISTS idempotency_records_steps (
+    id     BLOB NOT NULL,
+    name   TEXT NOT NULL,
+    result BLOB NOT NULL,
+    UNIQUE (id, name)
+) STRICT;
+
+-- Steps go with their record, whoever ends or removes it: a program of before them too.
+CREATE TRIGGER IF NOT EXISTS idempotency_records_steps_of_gone AFTER DELETE ON idempotency_records
+BEGIN
+    DELETE FROM idempotency_records_steps WHERE id = OLD.id;
+END;
+
+-- An attempt 1 with another token is a claim of a record past its end.
+CREATE TRIGGER IF NOT EXISTS idempotency_records_steps_of_done
+    AFTER UPDATE OF state ON idempotency_records
+    WHEN NEW.state IN (3, 4) OR NEW.attempt = 1 AND NEW.token <> OLD.token
+BEGIN
+    DELETE FROM idempotency_records_steps WHERE id = NEW.id;
+END;
+
 CREATE TABLE IF NOT EXISTS idempotency_records_schema (
     one     INTEGER NOT NULL PRIMARY KEY CHECK (one = 1),
     version INTEGER NOT NULL

@@ -5,9 +5,11 @@ use std::time::Duration;
 
 #[cfg(feature = "_sql")]
 use super::ForgetMode;
+#[cfg(feature = "_sql")]
+use super::StoreErrorKind;
 pub(crate) use super::encoding::micros;
 use super::encoding::{EncodedCompletion, unreadable};
-use super::{Record, RecordState, StoreError};
+use super::{Record, RecordState, RecordedStep, StoreError};
 use crate::record::{FencingToken, Fingerprint, Origin, ScopeDigest};
 
 /// The format that this version writes and reads.
@@ -132,6 +134,20 @@ impl RecordRow {
         u64::try_from(self.attempt)
             .map_err(|_| unreadable(format!("its attempt is {}", self.attempt)))
     }
+}
+
+/// The error of a claim that acquired its record and could not read the steps: to the layer an
+/// unknown outcome, so that the layer releases the record.
+#[cfg(feature = "_sql")]
+pub(crate) fn steps_unread(error: StoreError) -> StoreError {
+    StoreError::new(StoreErrorKind::Unknown, error)
+}
+
+/// A step as its record has it.
+pub(crate) fn recorded_step(name: Vec<u8>, result: Vec<u8>) -> Result<RecordedStep, StoreError> {
+    let name = String::from_utf8(name)
+        .map_err(|_| unreadable("the name of one of its steps is no text"))?;
+    Ok(RecordedStep::new(name, result))
 }
 
 #[cfg(test)]

@@ -15,3 +15,4 @@ mod redis;
 #[path = "../support/servers.rs"]
 mod servers;
 mod sqlite;
+mod steps;

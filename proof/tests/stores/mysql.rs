@@ -22,6 +22,7 @@ mod racing;
 pub(crate) mod refusals;
 mod round_trips;
 mod settings;
+mod steps;
 mod transactions;
 mod unreadable;
 mod upgrading;

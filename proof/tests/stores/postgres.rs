@@ -20,6 +20,7 @@ mod pooled;
 mod purge;
 mod replays;
 mod schema;
+mod steps;
 mod unreadable;
 mod upgrading;
 mod waiting;

@@ -22,6 +22,7 @@ mod own_server;
 mod refusals;
 mod round_trips;
 mod settings;
+mod steps;
 mod unreadable;
 mod waiting;
 

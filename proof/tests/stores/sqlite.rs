@@ -4,6 +4,7 @@
 mod crashes;
 mod purging;
 mod setting_up;
+mod steps;
 mod unreadable;
 mod waiting_for_nobody;
 

@@ -4,7 +4,8 @@
 -- it stays after a lapse, whether this claim takes over what has lapsed,
 -- whether of another fingerprint too (each '0' or '1'), the scope, and where the
 -- execution comes from: its span and route as `origin` has them, or nothing.
--- Answers: acquired, token, attempt | found, … | unreadable, why.
+-- Answers: acquired, token, attempt, name and result of each step | found, … |
+-- unreadable, why.
 
 local takes_lapsed, takes_any = ARGV[6] == '1', ARGV[7] == '1'
 
@@ -13,12 +14,28 @@ record, why = checked(record)
 if why then
   return unreadable(why)
 end
+
+-- The answer, with the steps that earlier attempts have recorded.
+local function with_steps(answer, names)
+  if #names > 0 then
+    for at, result in ipairs(call('HMGET', key, unpack(step_fields(names)))) do
+      answer[#answer + 1] = names[at]
+      answer[#answer + 1] = result
+    end
+  end
+  return answer
+end
+
 if record[STATE] == IN_FLIGHT and record[NONCE] == nonce then
   -- Sent again, since its acknowledgement was lost.
+  local names, text = step_names()
+  if not names then
+    return unreadable(text)
+  end
   local lapses_at = now() + lease
   call('HSET', key, 'lapses_at', lapses_at)
   lapses(lapses_at, record[RETENTION], record[REFUSE])
-  return { 'acquired', record[TOKEN], record[ATTEMPT] }
+  return with_steps({ 'acquired', record[TOKEN], record[ATTEMPT] }, names)
 end
 if record[STATE] ~= RELEASED then
   local lapses_in = left(record)
@@ -32,4 +49,8 @@ local token, attempt = math.max(record[TOKEN] + 1, clock), record[ATTEMPT] + 1
 if token >= LIMIT or attempt >= LIMIT then
   return unreadable('no number is left after its token or its attempt')
 end
-return acquire(clock, token, attempt)
+local names, text = step_names()
+if not names then
+  return unreadable(text)
+end
+return with_steps(acquire(clock, token, attempt), names)

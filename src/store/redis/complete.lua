@@ -36,5 +36,9 @@ if not record then
 elseif owned then
   call('HDEL', key, 'lapses_at', 'retention', 'refuse')
 end
+local names = record and step_names() or {}
+if #names > 0 then
+  call('HDEL', key, 'steps', unpack(step_fields(names)))
+end
 tell(state)
 return { 'held' }

@@ -1,4 +1,5 @@
--- The completion that is common: of a record in flight under this very lease.
+-- The completion that is common: of a record in flight under this very lease, without
+-- steps.
 -- This text comes before record.lua, as claim_common.lua does.
 
 local key, call, find = KEYS[1], redis.call, string.find
@@ -28,10 +29,10 @@ local function is_number(text)
 end
 
 local own = call('HMGET', key, 'format', 'state', 'nonce', 'token', 'attempt', 'fingerprint',
-  'refuse', 'lapses_at', 'retention')
+  'refuse', 'lapses_at', 'retention', 'steps')
 if own[1] == '1' and own[2] == '1' and own[3] == nonce and own[4] == token
   and own[5] == attempt and own[6] == fingerprint and (own[7] == '0' or own[7] == '1')
-  and is_number(own[8]) and is_number(own[9])
+  and is_number(own[8]) and is_number(own[9]) and not own[10]
 then
   -- First, so that a server at its memory limit takes what comes next: it
   -- refuses a script's first write if that takes room, and no later one. A

@@ -10,12 +10,13 @@ use self::keys::Keys;
 use self::link::Link;
 use self::listening::Servers;
 use self::scripts::{
-    CLAIM, COMPLETE, ClaimArgs, CompleteArgs, FORGET, LOOK_UP, RELEASE, RENEW, flag, release_args,
+    CLAIM, COMPLETE, ClaimArgs, CompleteArgs, FORGET, LOOK_UP, RECORD_STEP, RELEASE, RENEW, flag,
+    release_args,
 };
 use super::notify::WakeUps;
 use super::{
     Claim, Claimed, ForgetMode, Forgotten, Lease, ListQuery, Outcome, Ownership, POLL, Record,
-    RecordPage, Release, Store, StoreError, Subscription,
+    RecordPage, RecordedStep, Release, Store, StoreError, Subscription,
 };
 use crate::record::{Nonce, RecordId};
 use crate::store::row::micros;
@@ -231,6 +232,22 @@ impl Store for RedisStore {
         let args = release_args(nonce, how);
         let answer = RELEASE.run(&self.shared.link, &self.key(id), &args).await?;
         answer.tenure()
+    }
+
+    async fn record_step(
+        &self,
+        lease: &Lease,
+        step: &RecordedStep,
+    ) -> Result<Ownership, StoreError> {
+        let nonce = lease.claim.nonce.as_bytes();
+        let args = [&nonce[..], step.name.as_bytes(), &step.result];
+        let key = self.key(&lease.claim.id);
+        let answer = RECORD_STEP.run(&self.shared.link, &key, &args).await?;
+        answer.tenure()
+    }
+
+    fn keeps_steps(&self) -> bool {
+        true
     }
 
     async fn look_up(&self, id: &RecordId) -> Result<Option<Record>, StoreError> {

@@ -10,10 +10,10 @@ use super::link::Link;
 use crate::record::{Nonce, Origin};
 use crate::store::OnMismatch;
 use crate::store::encoding::{EncodedCompletion, unreadable};
-use crate::store::row::{FORMAT, OriginColumns, RecordRow, micros, state};
+use crate::store::row::{FORMAT, OriginColumns, RecordRow, micros, recorded_step, state};
 use crate::store::{
-    Claim, Claimed, Forgotten, Lease, OnLapsedLease, Outcome, Ownership, Record, Release,
-    StoreError, StoreErrorKind,
+    Claim, Claimed, Forgotten, Lease, OnLapsedLease, Outcome, Ownership, Record, RecordedStep,
+    Release, StoreError, StoreErrorKind,
 };
 
 macro_rules! script {
@@ -23,15 +23,23 @@ macro_rules! script {
     };
 }
 
-script!(CLAIM, "claim_common.lua", "record.lua", "claim.lua");
+script!(
+    CLAIM,
+    "claim_common.lua",
+    "record.lua",
+    "steps.lua",
+    "claim.lua"
+);
 script!(RENEW, "record.lua", "renew.lua");
 script!(
     COMPLETE,
     "complete_common.lua",
     "record.lua",
+    "steps.lua",
     "complete.lua"
 );
 script!(RELEASE, "record.lua", "release.lua");
+script!(RECORD_STEP, "record.lua", "steps.lua", "record_step.lua");
 script!(LOOK_UP, "record.lua", "look_up.lua");
 script!(FORGET, "record.lua", "forget.lua");
 
@@ -255,11 +263,22 @@ impl Reply {
                     origin: OriginColumns::default(),
                 };
                 let lease = Lease::new(claim, lease.token()?, lease.attempt()?);
-                Ok(Claimed::Acquired(lease))
+                Ok(Claimed::Acquired(lease.with_steps(self.steps()?)))
             }
             b"found" => Ok(Claimed::Found(self.record()?)),
             _ => Err(no_answer()),
         }
+    }
+
+    /// The steps at the end of the reply.
+    fn steps(&mut self) -> Result<Vec<RecordedStep>, StoreError> {
+        let mut steps = Vec::new();
+        while let Some(name) = self.bytes() {
+            let result = self.bytes();
+            let result = result.ok_or_else(|| unreadable("the result of a step is missing"))?;
+            steps.push(recorded_step(name, result)?);
+        }
+        Ok(steps)
     }
 
     pub(super) fn tenure(&self) -> Result<Ownership, StoreError> {

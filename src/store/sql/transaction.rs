@@ -9,7 +9,7 @@ use sqlx::{Database, Pool};
 
 use super::Table;
 use crate::record::RecordId;
-use crate::store::{Lease, Outcome, Store, StoreError};
+use crate::store::{Lease, Outcome, Ownership, RecordedStep, Store, StoreError};
 
 /// A database whose store can [complete a record inside a
 /// transaction](crate::exactly_once::SqlClaim): `sqlx::Postgres`, `sqlx::MySql` and
@@ -59,6 +59,22 @@ pub trait SqlRecords<DB: Database>: Store + Sized {
         lease: &'a Lease,
         outcome: &'a Outcome,
     ) -> impl Future<Output = Result<CompletedInside, sqlx::Error>> + Send + 'a;
+
+    /// Adds a step to the record in a transaction that the handler commits, as
+    /// [`Store::record_step`] does. No claim takes the record over until the transaction has
+    /// ended.
+    fn record_step_within<'a>(
+        &'a self,
+        transaction: &'a mut DB::Connection,
+        lease: &'a Lease,
+        step: &'a RecordedStep,
+    ) -> impl Future<Output = Result<Ownership, sqlx::Error>> + Send + 'a;
+
+    /// Returns the steps that the record has.
+    fn steps(
+        &self,
+        id: &RecordId,
+    ) -> impl Future<Output = Result<Vec<RecordedStep>, StoreError>> + Send;
 
     /// Does the same as [`TransactionalStore::loses_commits`].
     fn loses_commits(&self) -> Option<&'static str> {

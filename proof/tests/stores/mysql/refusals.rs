@@ -120,6 +120,10 @@ async fn the_rights_that_the_docs_list_are_enough() {
             "GRANT SELECT, INSERT, UPDATE, DELETE ON {database}.{}_renewals TO {user}",
             place.table
         ),
+        format!(
+            "GRANT SELECT, INSERT, UPDATE, DELETE ON {database}.{}_steps TO {user}",
+            place.table
+        ),
         format!("GRANT EXECUTE ON {database}.* TO {user}"),
     ] {
         run(&place.pool, &statement).await;

@@ -4,7 +4,7 @@ use std::time::Duration;
 use sqlx::mysql::{MySqlPoolOptions, MySqlSslMode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tower_idempotency::store::{ForgetMode, Release, Store};
+use tower_idempotency::store::{ForgetMode, RecordedStep, Release, Store};
 
 use super::{Place, another, body, claim, paid, url};
 
@@ -89,11 +89,15 @@ async fn each_operation_is_one_round_trip() {
         one_trip("claim in flight");
         store.renew(&lease).await.unwrap();
         one_trip("renew");
+        let step = RecordedStep::new("charge", "1");
+        store.record_step(&lease, &step).await.unwrap();
+        one_trip("record a step");
         let release = store.release(&lease.claim.id, &lease.claim.nonce, Release::MayRunAgain);
         release.await.unwrap();
         one_trip("release");
         let lease = place.acquire(&another(&claim(id))).await;
         one_trip("claim of a tombstone");
+        assert_eq!(lease.steps, [step]);
         let answer = vec![7; 1 << 20];
         store.complete(&lease, &paid(answer.clone())).await.unwrap();
         one_trip("complete");

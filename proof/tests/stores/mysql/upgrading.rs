@@ -8,10 +8,12 @@ use sqlx::mysql::MySqlPoolOptions;
 use sqlx::{AssertSqlSafe, Row};
 use tower_idempotency::MySqlStore;
 use tower_idempotency::store::{
-    Claimed, Fingerprint, ForgetMode, Forgotten, ListQuery, ListedState, Origin, Store,
+    Claimed, Fingerprint, ForgetMode, Forgotten, ListQuery, ListedState, Nonce, Origin, Ownership,
+    RecordId, Store,
 };
 
 use super::{Place, claim, run, table, url};
+use crate::steps::{lease_of, step_claim, two_steps};
 
 /// The script of the version before.
 const EARLIER: &str = include_str!("earlier.sql");
@@ -142,6 +144,46 @@ async fn programs_of_both_versions_forget_whichever_migrated_last() {
         version.attempt -= 1;
         let gone = forget(ForgetMode::ForcedUnchanged(version)).await;
         assert_eq!(gone, Forgotten::Gone, "{last}");
+    }
+}
+
+/// A program without steps takes over a record with some, whichever of the two migrated last, and
+/// another one completes a record.
+#[tokio::test]
+async fn a_program_without_steps_leaves_them_to_the_next_attempt() {
+    let pool = MySqlPoolOptions::new().max_connections(2);
+    let pool = pool.connect_with(url()).await.unwrap();
+    let table = table();
+    let builder = MySqlStore::builder(pool.clone()).table(&table);
+    builder.migrate().await.unwrap();
+    let store = builder.open().await.unwrap();
+    for last in ["this version", "the version before"] {
+        if last == "the version before" {
+            migrate_earlier(&pool, &table).await;
+        }
+        let mut own = step_claim(RecordId::from_bytes(rand::random()));
+        own.fingerprint = Fingerprint::from_bytes([0; 32]);
+        own.lease = std::time::Duration::from_millis(1);
+        let lease = lease_of(&store, &own).await;
+        for step in two_steps() {
+            store.record_step(&lease, &step).await.unwrap();
+        }
+        let lapse = async || tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        lapse().await;
+        assert_eq!(operate(&pool, &table, own.id.as_bytes()).await, 1, "{last}");
+        lapse().await;
+        own.nonce = Nonce::random();
+        let next = lease_of(&store, &own).await;
+        assert_eq!(next.attempt, 3, "{last}");
+        assert_eq!(next.steps, two_steps(), "{last}");
+        let completed = store.complete(&next, &super::paid("done")).await.unwrap();
+        assert_eq!(completed, Ownership::Held);
+        let count = format!("SELECT COUNT(*) FROM {table}_steps");
+        let left: i64 = sqlx::query_scalar(AssertSqlSafe(count))
+            .fetch_one(&pool)
+            .await
+            .unwrap();
+        assert_eq!(left == 0, last == "this version", "{last}");
     }
 }
 

@@ -13,7 +13,9 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tower_idempotency::PostgresStore;
 use tower_idempotency::store::Completion;
-use tower_idempotency::store::{Claimed, ForgetMode, Lease, Outcome, RecordState, Release, Store};
+use tower_idempotency::store::{
+    Claimed, ForgetMode, Lease, Outcome, RecordState, RecordedStep, Release, Store,
+};
 
 use super::{Fresh, SERVER, acquire, claim_of, id, options};
 
@@ -58,6 +60,9 @@ async fn each_operation_is_one_round_trip() {
         count("claim of what is in flight");
         store.renew(&lease).await.unwrap();
         count("renew");
+        let step = RecordedStep::new("charge", "1");
+        store.record_step(&lease, &step).await.unwrap();
+        count("record a step");
         store.complete(&lease, &paid()).await.unwrap();
         count("complete");
         replay(&store, &lease).await;
@@ -74,8 +79,16 @@ async fn each_operation_is_one_round_trip() {
         let released = store.release(&claim.id, &claim.nonce, Release::OutcomeUnknown);
         released.await.unwrap();
         count("release");
-        acquire(&store, &claim_of(claim.id)).await;
+        let lease = acquire(&store, &claim_of(claim.id)).await;
         count("takeover");
+        store.record_step(&lease, &step).await.unwrap();
+        count("record a step");
+        let released = store.release(&claim.id, &lease.claim.nonce, Release::MayRunAgain);
+        released.await.unwrap();
+        count("release");
+        let lease = acquire(&store, &claim_of(claim.id)).await;
+        count("takeover with steps");
+        assert_eq!(lease.steps, [step]);
         if warm {
             assert!(counted.iter().all(|(_, trips)| *trips == 1), "{counted:?}");
         }

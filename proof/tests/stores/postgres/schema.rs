@@ -155,7 +155,8 @@ async fn a_role_with_the_rights_that_the_docs_name_can_do_everything() {
     .await;
     fresh
         .run(&format!(
-            "GRANT SELECT, INSERT, UPDATE, DELETE ON {{t}}, {{t}}_renewals, {{t}}_waiters TO {role}"
+            "GRANT SELECT, INSERT, UPDATE, DELETE ON {{t}}, {{t}}_renewals, {{t}}_steps, \
+             {{t}}_waiters TO {role}"
         ))
         .await;
     // Every process may call `migrate`, also a process without the right to create

@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, Row};
 use tower_idempotency::PostgresStore;
-use tower_idempotency::store::{Claimed, ListQuery, Origin, RecordState, Store, StoreErrorKind};
+use tower_idempotency::store::{
+    Claimed, ListQuery, Origin, RecordState, RecordedStep, Release, Store, StoreErrorKind,
+};
 
-use super::{Fresh, claim_of, fresh, id, pool};
+use super::{Fresh, acquire, claim_of, fresh, id, pool};
 
-/// The script of the version before.
+/// The script of a version before.
 const EARLIER: &str = include_str!("revision_2.sql");
 
 const CLAIM: &str =
@@ -111,12 +113,52 @@ async fn a_table_is_upgraded_while_programs_of_the_earlier_version_use_it() {
     let before = store.claim(&claim_of(old)).await;
     // Its answer is none, so that it can't be read; that it is there can be.
     assert_eq!(before.unwrap_err().kind(), StoreErrorKind::Unreadable);
-    let listed = store.list(&ListQuery::new()).await.unwrap().records;
-    let listed = listed.iter().find(|record| record.id == old);
-    let listed = listed.expect("a record of the earlier version is listed");
+    let mut query = ListQuery::new();
+    let listed = loop {
+        let page = store.list(&query).await.unwrap();
+        if let Some(listed) = page.records.into_iter().find(|record| record.id == old) {
+            break listed;
+        }
+        query = query.cursor(
+            page.next
+                .expect("a record of the earlier version is listed"),
+        );
+    };
     assert_eq!((&listed.origin, listed.scope), (&Origin::none(), None));
     assert!(listed.claimed_at.is_some());
     assert!(matches!(record.state, RecordState::InFlight { .. }));
+}
+
+/// A program without steps takes over a record with some, and another one completes a record.
+#[tokio::test]
+async fn a_program_without_steps_leaves_them_to_the_next_attempt() {
+    let table = Fresh::new().await;
+    let store = table.store().await;
+    let mut claim = claim_of(id());
+    claim.lease = Duration::from_millis(1);
+    let lease = acquire(&store, &claim).await;
+    let step = RecordedStep::new("charge", "1");
+    store.record_step(&lease, &step).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(5)).await;
+
+    let nonce: [u8; 16] = rand::random();
+    let take_over = CLAIM.replace("30000000", "1");
+    let row = sqlx::query(table.sql(&take_over))
+        .bind(&claim.id.as_bytes()[..])
+        .bind(&nonce[..])
+        .bind(&claim.fingerprint.as_bytes()[..])
+        .fetch_one(&table.pool)
+        .await
+        .unwrap();
+    assert_eq!((row.get("acquired"), row.get("attempt")), (true, 2_i64));
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    let next = acquire(&store, &claim_of(claim.id)).await;
+    assert_eq!((next.attempt, &next.steps[..]), (3, &[step][..]));
+
+    let release = store.release(&claim.id, &next.claim.nonce, Release::MayRunAgain);
+    release.await.unwrap();
+    operate(&table, claim.id.as_bytes()).await;
+    assert_eq!(table.count("SELECT count(*) FROM {t}_steps").await, 0);
 }
 
 #[tokio::test]

@@ -160,7 +160,8 @@ async fn without_a_connection_to_listen_on_it_asks_now_and_then() {
     fresh
         .run(&format!(
             "CREATE ROLE {role} LOGIN PASSWORD 'p' CONNECTION LIMIT 1;
-             GRANT SELECT, INSERT, UPDATE, DELETE ON {{t}}, {{t}}_renewals, {{t}}_waiters TO {role}"
+             GRANT SELECT, INSERT, UPDATE, DELETE ON {{t}}, {{t}}_renewals, {{t}}_steps,
+                 {{t}}_waiters TO {role}"
         ))
         .await;
     let pool = PgPoolOptions::new()

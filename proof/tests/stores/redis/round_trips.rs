@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use tower_idempotency::store::{Claimed, ForgetMode, Ownership, RecordState, Release, Store};
+use tower_idempotency::store::{
+    Claimed, ForgetMode, Ownership, RecordState, RecordedStep, Release, Store,
+};
 
 use super::own_server::OwnServer;
 use super::{acquire, claim, paid};
@@ -51,6 +53,8 @@ async fn every_operation_is_one_request() {
     let warm = claim();
     let lease = acquire(&store, &warm).await;
     store.renew(&lease).await.unwrap();
+    let step = RecordedStep::new("charge", "1");
+    store.record_step(&lease, &step).await.unwrap();
     store
         .release(&warm.id, &warm.nonce, Release::MayRunAgain)
         .await
@@ -74,6 +78,8 @@ async fn every_operation_is_one_request() {
     assert_eq!(requests(&server), one, "claim again");
     store.renew(&lease).await.unwrap();
     assert_eq!(requests(&server), one, "renew");
+    store.record_step(&lease, &step).await.unwrap();
+    assert_eq!(requests(&server), one, "record a step");
     store
         .release(&claimed.id, &claimed.nonce, Release::OutcomeUnknown)
         .await
@@ -86,6 +92,7 @@ async fn every_operation_is_one_request() {
     assert_eq!(requests(&server), one, "release");
     let lease = acquire(&store, &claimed).await;
     assert_eq!(requests(&server), one, "claim of what was released");
+    assert_eq!(lease.steps, [step]);
     assert_eq!(
         store.complete(&lease, &paid()).await.unwrap(),
         Ownership::Held

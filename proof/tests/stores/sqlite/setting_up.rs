@@ -115,7 +115,10 @@ async fn the_table_can_be_in_an_attached_database() {
             "keys_by_scope",
             "keys_by_state",
             "keys_expires_at",
-            "keys_schema"
+            "keys_schema",
+            "keys_steps",
+            "keys_steps_of_done",
+            "keys_steps_of_gone"
         ]
     );
 }

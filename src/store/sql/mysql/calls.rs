@@ -11,12 +11,18 @@ use super::errors::{condition, is_retried, meaning};
 use crate::record::FencingToken;
 use crate::store::encoding::{EncodedCompletion, unreadable};
 use crate::store::listed_row::ListedRow;
-use crate::store::row::{FORMAT, OriginColumns, RecordRow};
+use crate::store::row::{FORMAT, OriginColumns, RecordRow, recorded_step};
 use crate::store::sql::{Connections, Table, failed};
-use crate::store::{Ownership, Record, StoreError};
+use crate::store::{Ownership, Record, RecordedStep, StoreError};
 
 /// How often a call is sent that the server rolls back in favour of others.
 const TRIES: u32 = 8;
+
+/// A session can have a smaller default limit than the rows of a record's steps.
+const STEPS: &str = "SELECT s.name AS step, s.result \
+                     FROM {table} r JOIN {table}_steps s \
+                       ON s.id = r.id AND s.first_token = COALESCE(r.first_token, 0) \
+                     WHERE r.id = ? ORDER BY s.recorded_at, s.name_sha256 LIMIT 100000";
 
 #[derive(Clone)]
 pub(super) struct Calls {
@@ -28,6 +34,8 @@ pub(super) struct Statements {
     pub(super) claim: Arc<str>,
     pub(super) list: Arc<str>,
     pub(super) renew: Arc<str>,
+    pub(super) record_step: Arc<str>,
+    pub(super) steps: Arc<str>,
     pub(super) complete: Arc<str>,
     pub(super) complete_within: Arc<str>,
     pub(super) fate: Arc<str>,
@@ -47,6 +55,8 @@ impl Calls {
             claim: call("claim_v2", 11),
             list: call("list", 6),
             renew: call("renew", 3),
+            record_step: call("record_step", 5),
+            steps: table.in_statement(STEPS).into(),
             complete: call("complete", 13),
             complete_within: call("complete_within", 10),
             fate: call("fate", 2),
@@ -153,6 +163,22 @@ pub(super) fn token_and_attempt(row: &MySqlRow) -> Result<(FencingToken, u64), S
         origin: OriginColumns::default(),
     };
     Ok((stored.token()?, stored.attempt()?))
+}
+
+/// The steps in these rows, or none if the rows have no column for them. In a row without a step
+/// it is null.
+pub(super) fn steps(rows: &[MySqlRow]) -> Result<Option<Vec<RecordedStep>>, StoreError> {
+    let mut steps = Vec::with_capacity(rows.len());
+    for row in rows {
+        let name = match row.try_get::<Option<_>, _>("step") {
+            Err(sqlx::Error::ColumnNotFound(_)) => return Ok(None),
+            name => name.map_err(|error| failed(error, meaning))?,
+        };
+        if let Some(name) = name {
+            steps.push(recorded_step(name, column(row, "result")?)?);
+        }
+    }
+    Ok(Some(steps))
 }
 
 pub(super) fn record(row: &MySqlRow) -> Result<Record, StoreError> {

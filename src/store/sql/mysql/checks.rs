@@ -12,7 +12,9 @@ use crate::store::{StoreError, StoreErrorKind};
 /// The comment of this version's tables, and the beginning of its procedures'
 /// comments.
 const COMMENT: &str = "tower-idempotency 1";
-const PROCEDURES: [&str; 14] = [
+/// The tables beside the table of records, by the end of their names.
+const DERIVED_TABLES: [&str; 2] = ["renewals", "steps"];
+const PROCEDURES: [&str; 15] = [
     "hold",
     "extend",
     "claim",
@@ -20,6 +22,7 @@ const PROCEDURES: [&str; 14] = [
     "list",
     "look_up",
     "renew",
+    "record_step",
     "complete",
     "complete_within",
     "fate",
@@ -73,10 +76,11 @@ pub(super) struct Found {
 impl Found {
     /// The first table or procedure that is missing.
     pub(super) fn lacks(&self, table: &Table) -> Option<String> {
-        let tables = [table.to_string(), format!("{table}_renewals")];
+        let derived = DERIVED_TABLES.map(|name| format!("{table}_{name}"));
+        let tables = [table.to_string()].into_iter().chain(derived);
         let tables = tables.map(|name| ("table", name));
         let procedures = PROCEDURES.map(|name| ("procedure", format!("{table}_{name}")));
-        let mut all = tables.into_iter().chain(procedures);
+        let mut all = tables.chain(procedures);
         // The comparison ignores case, because some servers convert names to lower case.
         let is_there = |name: &str| self.names.iter().any(|it| it.eq_ignore_ascii_case(name));
         let (kind, name) = all.find(|(_, name)| !is_there(name))?;
@@ -97,7 +101,7 @@ pub(super) async fn find(lent: &mut Lent<MySql>, table: &Table) -> Result<Found,
     // default limit.
     let sql = "SELECT CAST(table_name AS BINARY), CAST(table_comment AS BINARY) \
                FROM information_schema.tables \
-               WHERE table_schema = COALESCE(?, DATABASE()) AND table_name IN (?, CONCAT(?, '_renewals')) \
+               WHERE table_schema = COALESCE(?, DATABASE()) AND table_name IN (?, CONCAT(?, '_renewals'), CONCAT(?, '_steps')) \
                UNION ALL \
                SELECT CAST(routine_name AS BINARY), CAST(routine_comment AS BINARY) \
                FROM information_schema.routines \
@@ -106,6 +110,7 @@ pub(super) async fn find(lent: &mut Lent<MySql>, table: &Table) -> Result<Found,
                LIMIT 1000";
     let rows = sqlx::query(sql)
         .bind(schema)
+        .bind(name)
         .bind(name)
         .bind(name)
         .bind(schema)
@@ -127,7 +132,7 @@ pub(super) async fn find(lent: &mut Lent<MySql>, table: &Table) -> Result<Found,
         let (found_name, comment) = (format!("{prefix}{}", text(0)?), text(1)?);
         let derived = found_name.get(full.len() + 1..);
         let is_procedure = derived.is_some_and(|name| PROCEDURES.contains(&name));
-        if derived.is_some_and(|name| name != "renewals") && !is_procedure {
+        if derived.is_some_and(|name| !DERIVED_TABLES.contains(&name)) && !is_procedure {
             continue;
         }
         let digest = comment.strip_prefix(COMMENT);
@@ -160,10 +165,14 @@ async fn rehearse(lent: &mut Lent<MySql>, table: &Table) -> Result<(), sqlx::Err
         "DELETE FROM {table}_renewals WHERE id = ?",
         "INSERT INTO {table} \
          (id, format, state, nonce, token, attempt, fingerprint, lapses_at, retention, expires_at, \
-         scope, route, trace, origin_of) \
-         VALUES (?, 1, 5, '', 0, 0, '', 0, 0, 0, NULL, NULL, NULL, NULL)",
+         scope, route, trace, origin_of, first_token) \
+         VALUES (?, 1, 5, '', 0, 0, '', 0, 0, 0, NULL, NULL, NULL, NULL, NULL)",
         "UPDATE {table} SET token = 1 WHERE id = ?",
         "DELETE FROM {table} WHERE id = ?",
+        "INSERT INTO {table}_steps (id, first_token, name_sha256, name, result, recorded_at) \
+         VALUES (?, 0, '', '', '', 0)",
+        "UPDATE {table}_steps SET recorded_at = 1 WHERE id = ?",
+        "DELETE FROM {table}_steps WHERE id = ?",
     ];
     sqlx::raw_sql("START TRANSACTION")
         .execute(lent.get())

@@ -15,11 +15,12 @@ const SQL: &str = include_str!("../../../../docs/sql/mysql.sql");
 /// The lock that allows one migration at a time on the whole server.
 const LOCK: &str = "tower-idempotency migration";
 /// What tables of an earlier version lack.
-const COLUMNS: [(&str, &str); 4] = [
+const COLUMNS: [(&str, &str); 5] = [
     ("scope", "BINARY(32)"),
     ("route", "VARBINARY(255)"),
     ("trace", "VARBINARY(55)"),
     ("origin_of", "BIGINT"),
+    ("first_token", "BIGINT"),
 ];
 const INDEXES: [(&str, &str); 2] = [("by_state", "state, token"), ("by_scope", "scope, token")];
 /// How often a migration tries for a second to lock the table.
@@ -154,20 +155,20 @@ mod tests {
     fn the_published_text_is_a_statement_for_each_thing_and_names_one_table() {
         let table = Table::new("shop.keys").unwrap();
         let statements: Vec<_> = statements(&table).collect();
-        assert_eq!(statements.len(), 31, "{statements:#?}");
+        assert_eq!(statements.len(), 34, "{statements:#?}");
         for statement in &statements {
             assert!(!statement.contains(DEFAULT_TABLE), "{statement}");
         }
         assert!(statements[2].contains("IF NOT EXISTS shop.keys ("));
-        assert!(statements[3].contains("DROP PROCEDURE IF EXISTS shop.keys_hold"));
-        assert!(statements[4].contains("CREATE PROCEDURE shop.keys_hold"));
-        assert!(statements[30].contains("CREATE PROCEDURE shop.keys_purge"));
+        assert!(statements[4].contains("DROP PROCEDURE IF EXISTS shop.keys_hold"));
+        assert!(statements[5].contains("CREATE PROCEDURE shop.keys_hold"));
+        assert!(statements[33].contains("CREATE PROCEDURE shop.keys_purge"));
     }
 
     #[test]
     fn each_procedure_carries_the_digest_of_the_published_text() {
         let (_, digest) = procedure_comment().rsplit_once(' ').unwrap();
-        assert_eq!(SQL.matches(digest).count(), 14);
+        assert_eq!(SQL.matches(digest).count(), 15);
         let without = SQL.replace(&format!(" {digest}'"), "'");
         let bytes = Sha256::digest(without);
         let actual = crate::record::Hex(&bytes[..8]).to_string();

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use sqlx::mysql::{MySqlConnectOptions, MySqlConnection, MySqlSslMode};
+use sqlx::mysql::{MySqlArguments, MySqlConnectOptions, MySqlConnection, MySqlSslMode};
+use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, MySql, MySqlPool, Row};
 
 use self::calls::{
-    Calls, column, listed, outcome, ownership, record, token_and_attempt, unreadable_format,
+    Calls, column, listed, outcome, ownership, record, steps, token_and_attempt, unreadable_format,
 };
 use self::errors::meaning;
 use self::settings::Settings;
@@ -16,10 +17,10 @@ use super::{CompleteRow, PURGE_BATCH, SqlStore, Table, bind, failed, reach};
 use crate::record::{Nonce, RecordId};
 use crate::store::encoding::{EncodedCompletion, unreadable};
 use crate::store::listed_row::{Order, Position, read};
-use crate::store::row::{micros, version_columns};
+use crate::store::row::{micros, steps_unread, version_columns};
 use crate::store::{
     Claim, Claimed, ForgetMode, Forgotten, Lease, ListQuery, OnLapsedLease, OnMismatch, Outcome,
-    Ownership, Record, RecordPage, RecordState, Release, Store, StoreError,
+    Ownership, Record, RecordPage, RecordState, RecordedStep, Release, Store, StoreError,
 };
 
 mod calls;
@@ -149,6 +150,29 @@ impl SqlRecords<MySql> for MySqlRecords {
         })
     }
 
+    async fn record_step_within<'a>(
+        &'a self,
+        transaction: &'a mut MySqlConnection,
+        lease: &'a Lease,
+        step: &'a RecordedStep,
+    ) -> Result<Ownership, sqlx::Error> {
+        let statement = self.0.statements.record_step.clone();
+        let call = bind_step(sqlx::query(AssertSqlSafe(statement)), lease, step).bind(true);
+        let rows = call.fetch_all(transaction).await?;
+        let row = rows.first().ok_or(sqlx::Error::RowNotFound)?;
+        Ok(match row.try_get::<i64, _>("outcome")? {
+            1 => Ownership::Held,
+            _ => Ownership::Lost,
+        })
+    }
+
+    async fn steps(&self, id: &RecordId) -> Result<Vec<RecordedStep>, StoreError> {
+        let rows = self.0.rows(&self.0.statements.steps, |call| {
+            call.bind(&id.as_bytes()[..])
+        });
+        Ok(steps(&rows.await?)?.unwrap_or_default())
+    }
+
     async fn fate(&self, lease: &Lease) -> Result<TransactionFate, StoreError> {
         let call = self.0.row(&self.0.statements.fate, |call| {
             call.bind(&lease.claim.id.as_bytes()[..])
@@ -172,9 +196,9 @@ impl Store for MySqlRecords {
         let stays = claim.on_lapsed_lease == OnLapsedLease::Refuse;
         let takes_over = claim.by_hand || !stays;
         let any_fingerprint = claim.on_mismatch == OnMismatch::Replay;
-        let row = self
+        let rows = self
             .0
-            .row(&self.0.statements.claim, |call| {
+            .rows(&self.0.statements.claim, |call| {
                 call.bind(&claim.id.as_bytes()[..])
                     .bind(&claim.nonce.as_bytes()[..])
                     .bind(&claim.fingerprint.as_bytes()[..])
@@ -193,17 +217,24 @@ impl Store for MySqlRecords {
                     )
             })
             .await?;
-        match outcome(&row)? {
-            0 => record(&row).map(Claimed::Found),
+        let row = rows.first().ok_or_else(|| unreadable("no answer"))?;
+        match outcome(row)? {
+            0 => record(row).map(Claimed::Found),
             1 => {
-                let (token, attempt) = token_and_attempt(&row)?;
-                Ok(Claimed::Acquired(Lease::new(claim, token, attempt)))
+                let (token, attempt) = token_and_attempt(row)?;
+                let lease = Lease::new(claim, token, attempt);
+                let steps = match steps(&rows)? {
+                    // A program of an earlier version has put its procedures back.
+                    None if attempt > 1 => self.steps(&claim.id).await.map_err(steps_unread)?,
+                    steps => steps.unwrap_or_default(),
+                };
+                Ok(Claimed::Acquired(lease.with_steps(steps)))
             }
             // The fingerprint that the other transaction writes is not known yet, so the record
             // gets the claim's own fingerprint. With any other one the layer would reject the
             // request with `key-reused`, and the client would never retry.
             2 => {
-                let (token, attempt) = token_and_attempt(&row)?;
+                let (token, attempt) = token_and_attempt(row)?;
                 let state = RecordState::InFlight {
                     fingerprint: claim.fingerprint,
                     lapses_in: LOCKED_FOR,
@@ -251,6 +282,24 @@ impl Store for MySqlRecords {
             })
             .await?;
         ownership(&row)
+    }
+
+    async fn record_step(
+        &self,
+        lease: &Lease,
+        step: &RecordedStep,
+    ) -> Result<Ownership, StoreError> {
+        let row = self
+            .0
+            .row(&self.0.statements.record_step, |call| {
+                bind_step(call, lease, step).bind(false)
+            })
+            .await?;
+        ownership(&row)
+    }
+
+    fn keeps_steps(&self) -> bool {
+        true
     }
 
     async fn look_up(&self, id: &RecordId) -> Result<Option<Record>, StoreError> {
@@ -308,4 +357,15 @@ impl Store for MySqlRecords {
         let rows = rows.into_iter().map(|(row, _)| row).collect();
         Ok(order.page(query, rows, now))
     }
+}
+
+fn bind_step<'q>(
+    call: Query<'q, MySql, MySqlArguments>,
+    lease: &'q Lease,
+    step: &'q RecordedStep,
+) -> Query<'q, MySql, MySqlArguments> {
+    call.bind(&lease.claim.id.as_bytes()[..])
+        .bind(&lease.claim.nonce.as_bytes()[..])
+        .bind(step.name.as_bytes())
+        .bind(&step.result[..])
 }

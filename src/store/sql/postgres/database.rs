@@ -25,16 +25,24 @@ pub(super) const TRIES: u32 = 10;
 /// Both parts ask for the same record by the same time, so that one of them has a row and
 /// the other has none: by a clock that goes on, the record could be over for the second part alone,
 /// and the claim that it makes would be nobody's.
+///
+/// The steps are read in a later snapshot than the claim's, and only by a claim of a record that was
+/// there. Above READ COMMITTED there is no later snapshot: the steps are then null, and a second
+/// call asks for them.
 const CLAIM: &str = "
     SELECT false AS acquired, format, state, token, attempt, fingerprint,
            0::bigint AS lapses_in, status,
            (extract(epoch FROM began_at) * 1000000)::bigint AS began_at,
            (extract(epoch FROM completed_at) * 1000000)::bigint AS completed_at,
-           kept_for, answer, answer_length, answer_sha256, scope, route, trace
+           kept_for, answer, answer_length, answer_sha256, scope, route, trace,
+           NULL::bytea[] AS steps
       FROM {table}
      WHERE id = $1 AND format = 1 AND state IN (3, 4) AND expires_at > statement_timestamp()
     UNION ALL
-    SELECT c.* FROM {table}_claim_v2($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) c
+    SELECT c.*, CASE WHEN c.acquired AND (c.attempt > 1 OR c.state = 1)
+                      AND current_setting('transaction_isolation') = 'read committed'
+                     THEN {table}_steps_of($1) END
+      FROM {table}_claim_v2($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) c
      WHERE NOT EXISTS (
         SELECT FROM {table}
          WHERE id = $1 AND format = 1 AND state IN (3, 4) AND expires_at > statement_timestamp())";
@@ -48,6 +56,14 @@ const FATE: &str = "
     )
     SELECT (SELECT state FROM free), (SELECT own FROM free),
            EXISTS (SELECT FROM {table} WHERE id = $1)";
+
+/// After a completion inside a transaction, which removed the steps that its snapshot showed.
+const CHANGED: &str = "
+    WITH done AS (
+        DELETE FROM {table}_steps s USING {table} t
+         WHERE s.id = $1 AND t.id = s.id AND t.state IN (3, 4)
+    )
+    SELECT {table}_changed($1)";
 
 /// Nobody changes the version of the row that was locked, so that the function removes that
 /// version or none.
@@ -99,6 +115,8 @@ pub(super) struct Statements {
     pub(super) fate: Arc<str>,
     pub(super) changed: Arc<str>,
     pub(super) release: Arc<str>,
+    pub(super) record_step: Arc<str>,
+    pub(super) steps_of: Arc<str>,
     pub(super) look_up: Arc<str>,
     pub(super) forget: Arc<str>,
     pub(super) forget_unchanged: Arc<str>,
@@ -120,8 +138,10 @@ impl Statements {
                 "SELECT {table}_complete_within($1, $2, $3, $4, $5, $6, $7, $8, $9)",
             ),
             fate: statement(FATE),
-            changed: statement("SELECT {table}_changed($1)"),
+            changed: statement(CHANGED),
             release: statement("SELECT {table}_release($1, $2, $3)"),
+            record_step: statement("SELECT {table}_record_step($1, $2, $3, $4)"),
+            steps_of: statement("SELECT {table}_steps_of($1) AS steps"),
             look_up: statement(LOOK_UP),
             forget: statement("SELECT {table}_forget($1, $2)"),
             forget_unchanged: statement(FORGET_UNCHANGED),

@@ -11,7 +11,7 @@ use sqlx::{AssertSqlSafe, Row};
 use self::database::Database;
 use self::listening::Notifications;
 use self::meaning::{is_of_wrong_server, meaning};
-use self::row::{column, not_of_this_version, ownership, stored};
+use self::row::{column, not_of_this_version, ownership, steps, stored};
 use self::sessions::Sessions;
 use super::transaction::{CompletedInside, Engine, SqlRecords, TransactionFate};
 use super::transport::{self, Mode, Transport, is_local_server};
@@ -19,10 +19,10 @@ use super::{CompleteRow, SqlStore, Table, bind, failed, reach};
 use crate::record::{Nonce, RecordId};
 use crate::store::encoding::EncodedCompletion;
 use crate::store::notify::WakeUps;
-use crate::store::row::{micros, version_columns};
+use crate::store::row::{micros, steps_unread, version_columns};
 use crate::store::{
     Claim, Claimed, ForgetMode, Forgotten, Lease, ListQuery, OnLapsedLease, OnMismatch, Outcome,
-    Ownership, POLL, Record, RecordPage, Release, Store, StoreError, Subscription,
+    Ownership, POLL, Record, RecordPage, RecordedStep, Release, Store, StoreError, Subscription,
 };
 
 mod database;
@@ -161,6 +161,39 @@ impl SqlRecords<Postgres> for PostgresRecords {
         })
     }
 
+    async fn record_step_within<'a>(
+        &'a self,
+        transaction: &'a mut PgConnection,
+        lease: &'a Lease,
+        step: &'a RecordedStep,
+    ) -> Result<Ownership, sqlx::Error> {
+        let statement = self.database.statements.record_step.clone();
+        let sessions = &self.database.sessions;
+        let call = sqlx::query(AssertSqlSafe(statement))
+            .bind(&lease.claim.id.as_bytes()[..])
+            .bind(&lease.claim.nonce.as_bytes()[..])
+            .bind(step.name.as_bytes())
+            .bind(&step.result[..])
+            .persistent(sessions.may_prepare());
+        let done = call.fetch_one(transaction).await;
+        let done = done.inspect_err(|error| {
+            sessions.prove_shared(error);
+        })?;
+        Ok(match done.try_get::<Option<bool>, _>(0)? {
+            Some(true) => Ownership::Held,
+            Some(false) | None => Ownership::Lost,
+        })
+    }
+
+    async fn steps(&self, id: &RecordId) -> Result<Vec<RecordedStep>, StoreError> {
+        let call = self
+            .database
+            .call(&self.database.statements.steps_of, |call| {
+                call.bind(&id.as_bytes()[..])
+            });
+        Ok(steps(&call.await?)?.unwrap_or_default())
+    }
+
     async fn fate(&self, lease: &Lease) -> Result<TransactionFate, StoreError> {
         let call = self.database.call(&self.database.statements.fate, |call| {
             call.bind(&lease.claim.id.as_bytes()[..])
@@ -210,7 +243,13 @@ impl Store for PostgresRecords {
         let stored = stored(&row)?;
         if column(&row, "acquired")? {
             let lease = Lease::new(claim, stored.token()?, stored.attempt()?);
-            return Ok(Claimed::Acquired(lease));
+            let steps = match steps(&row)? {
+                None if lease.attempt > 1 || stored.state != 0 => {
+                    self.steps(&claim.id).await.map_err(steps_unread)?
+                }
+                steps => steps.unwrap_or_default(),
+            };
+            return Ok(Claimed::Acquired(lease.with_steps(steps)));
         }
         stored.record().map(Claimed::Found)
     }
@@ -253,6 +292,27 @@ impl Store for PostgresRecords {
             })
             .await?;
         ownership(&row)
+    }
+
+    async fn record_step(
+        &self,
+        lease: &Lease,
+        step: &RecordedStep,
+    ) -> Result<Ownership, StoreError> {
+        let database = &self.database;
+        let row = database
+            .call(&database.statements.record_step, |call| {
+                call.bind(&lease.claim.id.as_bytes()[..])
+                    .bind(&lease.claim.nonce.as_bytes()[..])
+                    .bind(step.name.as_bytes())
+                    .bind(&step.result[..])
+            })
+            .await?;
+        ownership(&row)
+    }
+
+    fn keeps_steps(&self) -> bool {
+        true
     }
 
     async fn look_up(&self, id: &RecordId) -> Result<Option<Record>, StoreError> {

@@ -9,8 +9,8 @@ use super::super::failed;
 use super::meaning::meaning;
 use crate::store::encoding::{EncodedCompletion, unreadable};
 use crate::store::listed_row::ListedRow;
-use crate::store::row::{FORMAT, OriginColumns, RecordRow, state};
-use crate::store::{Ownership, StoreError};
+use crate::store::row::{FORMAT, OriginColumns, RecordRow, recorded_step, state};
+use crate::store::{Ownership, RecordedStep, StoreError};
 
 pub(super) fn column<'r, T>(
     row: &'r PgRow,
@@ -73,6 +73,20 @@ fn answer(row: &PgRow) -> Result<EncodedCompletion, StoreError> {
         length: column::<i64>(row, "answer_length")?.cast_unsigned(),
         checksum: (checksum.try_into()).map_err(|_| unreadable("its checksum is not 32 bytes"))?,
     })
+}
+
+/// The steps of a record, or none if the statement did not read them.
+pub(super) fn steps(row: &PgRow) -> Result<Option<Vec<RecordedStep>>, StoreError> {
+    let parts = column::<Option<Vec<Vec<u8>>>>(row, "steps")?;
+    let Some(parts) = parts else {
+        return Ok(None);
+    };
+    let mut parts = parts.into_iter();
+    let mut steps = Vec::with_capacity(parts.len() / 2);
+    while let (Some(name), Some(result)) = (parts.next(), parts.next()) {
+        steps.push(recorded_step(name, result)?);
+    }
+    Ok(Some(steps))
 }
 
 pub(super) fn ownership(row: &PgRow) -> Result<Ownership, StoreError> {

@@ -7,7 +7,7 @@ use tokio::sync::Mutex;
 
 use super::super::transaction::{CompletedInside, SqlRecords, TransactionFate};
 use super::super::{CompleteRow, Table, bind, failed};
-use super::connection::clock;
+use super::connection::{Statement, clock};
 use super::meaning::meaning;
 use super::row::{Found, listed};
 use super::setup;
@@ -16,11 +16,11 @@ use super::wake_ups::WakeUps;
 use crate::record::{FencingToken, Nonce, RecordId};
 use crate::store::encoding::{EncodedCompletion, unreadable};
 use crate::store::listed_row::{Order, Position, read};
-use crate::store::row::{micros, state, version_columns};
+use crate::store::row::{micros, recorded_step, state, steps_unread, version_columns};
 use crate::store::{
     Claim, Claimed, ForgetMode, Forgotten, Lease, ListQuery, OnLapsedLease, OnMismatch, Outcome,
-    Ownership, Record, RecordPage, RecordState, Release, Store, StoreError, StoreErrorKind,
-    Subscription,
+    Ownership, Record, RecordPage, RecordState, RecordedStep, Release, Store, StoreError,
+    StoreErrorKind, Subscription,
 };
 
 /// How often a claim reads a record again that changed between the claim's
@@ -90,6 +90,33 @@ impl SqlRecords<Sqlite> for SqliteRecords {
             // there are any.
             CompletedInside::HeldAndAwaited
         })
+    }
+
+    async fn record_step_within<'a>(
+        &'a self,
+        transaction: &'a mut SqliteConnection,
+        lease: &'a Lease,
+        step: &'a RecordedStep,
+    ) -> Result<Ownership, sqlx::Error> {
+        let statement = sqlx::query(self.statements.record_step.clone()).bind(clock());
+        let rows = bind_step(statement, lease, step).fetch_all(transaction);
+        Ok(if rows.await?.is_empty() {
+            Ownership::Lost
+        } else {
+            Ownership::Held
+        })
+    }
+
+    async fn steps(&self, id: &RecordId) -> Result<Vec<RecordedStep>, StoreError> {
+        let rows = self.run(&self.statements.steps, |statement| {
+            statement.bind(&id.as_bytes()[..])
+        });
+        let rows = rows.await?;
+        let steps = rows.iter().map(|row| {
+            let column = |name| row.try_get(name).map_err(|error| failed(error, meaning));
+            recorded_step(column("name")?, column("result")?)
+        });
+        steps.collect()
     }
 
     async fn fate(&self, lease: &Lease) -> Result<TransactionFate, StoreError> {
@@ -212,6 +239,25 @@ impl Store for SqliteRecords {
         Ok(Ownership::Held)
     }
 
+    async fn record_step(
+        &self,
+        lease: &Lease,
+        step: &RecordedStep,
+    ) -> Result<Ownership, StoreError> {
+        let rows = self.run_in_turn(&self.statements.record_step, |statement| {
+            bind_step(statement, lease, step)
+        });
+        if rows.await?.is_empty() {
+            self.is_readable(&lease.claim.id).await?;
+            return Ok(Ownership::Lost);
+        }
+        Ok(Ownership::Held)
+    }
+
+    fn keeps_steps(&self) -> bool {
+        true
+    }
+
     async fn look_up(&self, id: &RecordId) -> Result<Option<Record>, StoreError> {
         let found = self.find(id, &Nonce::from_bytes([0; 16])).await?;
         let found = found.filter(|found| !found.is_over());
@@ -300,10 +346,16 @@ impl SqliteRecords {
         };
         let (token, attempt) = (number("token")?, number("attempt")?);
         let token = u64::try_from(token).ok().and_then(FencingToken::new);
-        match (token, u64::try_from(attempt)) {
-            (Some(token), Ok(attempt)) => Ok(Some(Lease::new(claim, token, attempt))),
-            _ => Err(unreadable("its tokens or attempts are used up")),
+        let (Some(token), Ok(attempt)) = (token, u64::try_from(attempt)) else {
+            return Err(unreadable("its tokens or attempts are used up"));
+        };
+        let lease = Lease::new(claim, token, attempt);
+        if number("has_steps")? == 0 {
+            return Ok(Some(lease));
         }
+        // The record is this claim's own by now: nobody else changes its steps.
+        let steps = self.steps(&claim.id).await.map_err(steps_unread)?;
+        Ok(Some(lease.with_steps(steps)))
     }
 
     /// The result of a renewal or a completion, also of one that changed
@@ -350,4 +402,16 @@ impl SqliteRecords {
         });
         rows.await?.first().map(Found::read).transpose()
     }
+}
+
+fn bind_step<'q>(
+    statement: Statement<'q>,
+    lease: &'q Lease,
+    step: &'q RecordedStep,
+) -> Statement<'q> {
+    statement
+        .bind(&lease.claim.id.as_bytes()[..])
+        .bind(&lease.claim.nonce.as_bytes()[..])
+        .bind(&*step.name)
+        .bind(&step.result[..])
 }

@@ -77,7 +77,7 @@ const CLAIM: &str = "
         OR (state = 1 AND nonce = excluded.nonce)
         OR ((state = 2 OR (state = 1 AND lapses_at <= {now}))
             AND ?8 AND (?9 OR fingerprint = excluded.fingerprint)))
-    RETURNING token, attempt";
+    RETURNING token, attempt, EXISTS (SELECT 1 FROM {table}_steps WHERE id = ?2) AS has_steps";
 
 /// `?3` is the nonce, `?4` the lease and `?5` the retention.
 const RENEW: &str = "
@@ -141,6 +141,17 @@ const RELEASE: &str = "
         AND (expires_at IS NULL OR expires_at > {now})
     RETURNING 1";
 
+/// `?3` is the nonce, `?4` the name of the step and `?5` its result. A step that is there already
+/// is written without a change, so that there is a row to tell that the record is held.
+const RECORD_STEP: &str = "
+    INSERT INTO {table}_steps (id, name, result)
+    SELECT ?2, ?4, ?5 FROM {table}
+    WHERE id = ?2 AND format = 1 AND state = 1 AND nonce = ?3 AND ?1
+    ON CONFLICT (id, name) DO UPDATE SET name = excluded.name
+    RETURNING 1";
+
+const STEPS: &str = "SELECT name, result FROM {table}_steps WHERE id = ?2 AND ?1 ORDER BY rowid";
+
 /// `?3` is whether a live record goes too. `?4`, `?5` and `?6` are the token, the attempt and
 /// whether it is done of the record that is meant; they are null if any record is.
 const FORGET: &str = "
@@ -168,7 +179,10 @@ const THERE: &str = "
 const COLUMNS: &str = "
     SELECT id, format, state, nonce, token, attempt, fingerprint, retention, lapses_at, expires_at,
         status, began_at, completed_at, kept_for, answer_length, answer_sha256, answer{added}
-    FROM {table} LIMIT 0";
+    FROM {table}{steps} LIMIT 0";
+
+/// What [`COLUMNS`] reads besides, of tables of this version.
+const STEP_COLUMNS: &str = ", (SELECT id AS step_of, name, result FROM {table}_steps LIMIT 0)";
 
 /// The columns that a table of an earlier version lacks, with their types.
 pub(super) const ADDED: [(&str, &str); 4] = [
@@ -192,6 +206,8 @@ pub(super) struct Statements {
     pub(super) complete_within: SqlStr,
     pub(super) fate: SqlStr,
     pub(super) release: SqlStr,
+    pub(super) record_step: SqlStr,
+    pub(super) steps: SqlStr,
     pub(super) forget: SqlStr,
     pub(super) purge: SqlStr,
     pub(super) there: SqlStr,
@@ -209,6 +225,8 @@ impl Statements {
             in_table(table, &text.replace("{batch}", &PURGE_BATCH.to_string()))
         };
         let added = ADDED.map(|(name, _)| format!(", {name}")).concat();
+        let columns =
+            |added: &str, steps| COLUMNS.replace("{added}", added).replace("{steps}", steps);
         Self {
             find: statement(FIND),
             claim: statement(CLAIM),
@@ -217,11 +235,13 @@ impl Statements {
             complete_within: statement(COMPLETE_WITHIN),
             fate: statement(FATE),
             release: statement(RELEASE),
+            record_step: statement(RECORD_STEP),
+            steps: statement(STEPS),
             forget: statement(FORGET),
             purge: statement(PURGE),
             there: statement(THERE),
-            first_columns: statement(&COLUMNS.replace("{added}", "")),
-            columns: statement(&COLUMNS.replace("{added}", &added)),
+            first_columns: statement(&columns("", "")),
+            columns: statement(&columns(&added, STEP_COLUMNS)),
             version: statement(VERSION),
             touch: statement(TOUCH),
         }
@@ -246,9 +266,14 @@ pub(super) fn list(table: &Table, order: Order, rows: u16) -> SqlStr {
 
 /// Returns the statements that create the tables.
 pub(super) fn tables(table: &Table) -> SqlStr {
-    // The name of an index has the schema, and the name of its table must not have it.
+    // The name of an index or a trigger has the schema, and the names of their tables must not
+    // have it.
     let text = TABLES
         .replace(&format!(" ON {DEFAULT_TABLE}"), " ON {name}")
+        .replace(
+            &format!("DELETE FROM {DEFAULT_TABLE}"),
+            "DELETE FROM {name}",
+        )
         .replace(DEFAULT_TABLE, "{table}");
     in_table(table, &text)
 }
