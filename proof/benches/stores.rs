@@ -4,10 +4,9 @@
 //!
 //! Each round runs these batches per engine, with one call and with 64 calls at a
 //! time: the no-op, the engine's own write of one row (`INSERT`, `SET`), claims of new records, the completions of these records, claims
-//! that find a completion (replays), and releases. A recorded response has 256 B, and so has the
-//! row. One table shows the median over the rounds of a batch's time divided by the time of
-//! the same round's no-op. The other has what has a target, with its quartiles: replays to the no-op, claims and
-//! completions to the engine's own write, their throughput at 64 to that of the write, and the time that
+//! that find a completion (replays), releases, and the first steps of operations. A recorded response has 256 B, and so have the row and the result of a step. One table shows the median over the rounds of a batch's time divided by the time of
+//! the same round's no-op. The other has what has a target, with its quartiles: replays to the no-op, claims,
+//! completions and steps to the engine's own write, their throughput at 64 to that of the write, and the time that
 //! Redis spends in a script, by its own count (`INFO commandstats`, of which scripts' commands are a part).
 //!
 //! After that, the databases run [a handler with one INSERT](handlers): bare,
@@ -37,7 +36,7 @@ use proof::picture;
 const AT_ONCE: [usize; 2] = [1, 64];
 /// A batch makes this many calls of one operation.
 const BATCH: usize = 192;
-const OPERATIONS: [&str; 5] = ["write", "claim", "complete", "replay", "release"];
+const OPERATIONS: [&str; 6] = ["write", "claim", "complete", "replay", "release", "step"];
 
 /// A round holds the time of one batch of each operation, over all calls of the
 /// batch.
@@ -163,12 +162,13 @@ fn print(taken: &[Taken], rounds: usize) {
     }
 }
 
-/// Prints the figures that have a target. The write of Redis is no durable one, so claims and
-/// completions there are not compared with it.
+/// Prints the figures that have a target. The write of Redis is no durable one, so claims,
+/// completions and steps there are not compared with it.
 fn print_targets(taken: &[Taken]) {
     const CLAIM: usize = 1;
     const COMPLETE: usize = 2;
     const REPLAY: usize = 3;
+    const STEP: usize = 5;
     println!(
         "\n{:<50} {:>8} {:>8} {:>8} {:>8}",
         "against the targets", "25 %", "median", "75 %", "target"
@@ -187,7 +187,7 @@ fn print_targets(taken: &[Taken]) {
             let replay = one.quartiles(|round| round.to_no_op(REPLAY));
             row(format!("{engine}: replay to the round trip"), replay, most);
         }
-        for operation in [CLAIM, COMPLETE, REPLAY] {
+        for operation in [CLAIM, COMPLETE, REPLAY, STEP] {
             let name = OPERATIONS[operation];
             let script = one.rounds[0].scripts[operation];
             if script.is_some() && one.at_once == 1 {

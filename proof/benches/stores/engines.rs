@@ -9,7 +9,9 @@ use http::StatusCode;
 use sqlx::mysql::MySqlPoolOptions;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use tower_idempotency::store::{Claim, Claimed, Lease, Outcome, Ownership, Release, Store};
+use tower_idempotency::store::{
+    Claim, Claimed, Lease, Outcome, Ownership, RecordedStep, Release, Store,
+};
 use tower_idempotency::store::{Completion, Fingerprint, Nonce, RecordId, ScopeDigest};
 use tower_idempotency::{MySqlStore, PostgresStore, RedisStore, SqliteStore};
 
@@ -38,6 +40,7 @@ trait Under: Send + Sync {
     fn claim(self: Arc<Self>, claim: Claim) -> Pin<Box<dyn Future<Output = Claimed> + Send>>;
     fn complete(self: Arc<Self>, lease: Lease, outcome: Outcome) -> Call;
     fn release(self: Arc<Self>, lease: Lease) -> Call;
+    fn record_step(self: Arc<Self>, lease: Lease, step: RecordedStep) -> Call;
 }
 
 impl<S: Store> Under for S {
@@ -57,6 +60,13 @@ impl<S: Store> Under for S {
             let claim = &lease.claim;
             let tenure =
                 Store::release(&*self, &claim.id, &claim.nonce, Release::MayRunAgain).await;
+            assert_eq!(tenure.unwrap(), Ownership::Held);
+        })
+    }
+
+    fn record_step(self: Arc<Self>, lease: Lease, step: RecordedStep) -> Call {
+        Box::pin(async move {
+            let tenure = Store::record_step(&*self, &lease, &step).await;
             assert_eq!(tenure.unwrap(), Ownership::Held);
         })
     }
@@ -119,6 +129,11 @@ impl Engine {
         let (replay, replay_script) = self.counted(replay).await;
         let others: Vec<Claim> = (0..calls).map(|_| claim()).collect();
         let leases = self.claim(at_once, &others).await.1;
+        let result = RecordedStep::new("charge-card", vec![b'x'; ROW]);
+        let step = timed(at_once, calls, |at| {
+            Arc::clone(&self.store).record_step(leases[at].clone(), result.clone())
+        });
+        let (step, step_script) = self.counted(step).await;
         let release = timed(at_once, calls, |at| {
             Arc::clone(&self.store).release(leases[at].clone())
         });
@@ -126,8 +141,15 @@ impl Engine {
         let after = timed(at_once, calls, |_| (self.no_op)()).await;
         Round {
             no_op: (before + after) / 2,
-            operations: [write, claimed.0, complete, replay, release],
-            scripts: [None, claim_script, complete_script, replay_script, None],
+            operations: [write, claimed.0, complete, replay, release, step],
+            scripts: [
+                None,
+                claim_script,
+                complete_script,
+                replay_script,
+                None,
+                step_script,
+            ],
         }
     }
 
