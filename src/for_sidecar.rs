@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use http::header::CONTENT_TYPE;
 use http::response::Parts;
 use http::{HeaderMap, HeaderName, Method, StatusCode, request};
 use ipnet::IpNet;
@@ -94,6 +95,9 @@ pub fn headers_read(layer: &IdempotencyLayer) -> Vec<HeaderName> {
         names.extend(options.scope.iter().flat_map(Scope::headers));
         names.extend_from_slice(&options.keys.headers);
         names.extend_from_slice(&options.fingerprint.headers);
+        if !options.keys.in_body.is_empty() {
+            names.push(CONTENT_TYPE);
+        }
     }
     names
 }

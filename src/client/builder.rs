@@ -35,6 +35,7 @@ impl Default for ClientLayerBuilder {
                 syntax: KeySyntax::default(),
                 length: 1..=usize::MAX,
                 format: KeyFormat::any(),
+                ..KeyRules::default()
             },
             marks: Marks::default(),
             attempts: 16,

@@ -209,6 +209,7 @@ mod tests {
                 syntax: read,
                 length: 1..=LONGEST,
                 format: KeyFormat::any(),
+                ..KeyRules::default()
             };
             let (read, _) = rules.read(&headers).unwrap().unwrap();
             prop_assert_eq!(read.as_str(), key);

@@ -8,6 +8,7 @@ use super::field::{Name, text};
 use super::value::{Setting, values};
 use crate::options::fingerprint::FingerprintBody;
 use crate::options::json::JsonFingerprint;
+use crate::options::json::member::MemberPointer;
 use crate::options::key::KeyFormat;
 use crate::options::recording::RecordHeaders;
 use crate::options::{OnInFlight, RouteOptions};
@@ -45,6 +46,14 @@ values! {
         { "type": "string", "pattern": "^(/.*)?$" },
         |plain| {
             let is_one = |text: &&str| text.is_empty() || text.starts_with('/');
+            text(&plain).filter(is_one).map(str::to_owned)
+        };
+    /// A JSON pointer that leads through objects alone.
+    MemberName(String): "a JSON pointer to a member, such as \"/idempotency_key\" or \
+        \"/meta/idempotency-key\"",
+        { "type": "string", "pattern": "^(/([^~/]|~[01])*)+$" },
+        |plain| {
+            let is_one = |text: &&str| MemberPointer::parse(text).is_ok();
             text(&plain).filter(is_one).map(str::to_owned)
         };
     /// How recorded responses are encrypted; whether responses that are not are replayed, too.

@@ -42,6 +42,12 @@ impl Endpoint {
             "path": self.path,
             "require": options.require.as_str(),
             "header": names(&options.keys.headers),
+            "key_in_body": options
+                .keys
+                .in_body
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>(),
             "key_syntax": options.keys.syntax.as_str(),
             "key_length": {
                 "min": options.keys.length.start(),

@@ -7,19 +7,19 @@ use http::{HeaderName, Method};
 use serde_json::{Map, Value, json};
 
 use crate::contract::path::Template;
-use crate::contract::schema::{Schemas, key_parameter};
+use crate::contract::schema::{Schemas, example_body, key_body, key_parameter};
 use crate::contract::{Contract, Endpoint, RejectionExample, sentences};
 use crate::display::{header_name, join_with};
 
 impl Contract {
     /// The contract as an OpenAPI 3.1 document, to be merged into the document of
-    /// an API: an operation for each route, with the header that carries the key,
-    /// the errors, and the headers of other responses. The document contains
+    /// an API: an operation for each route, with the header and the member of a JSON body that carry the
+    /// key, the errors, and the headers of other responses. The document contains
     /// nothing else.
     ///
     /// The rules for all other endpoints have no operation. Their parameters and
     /// responses are components, for the API's own operations to refer to:
-    /// `IdempotencyKey`, `IdempotencyResponse`, `Idempotency409`.
+    /// `IdempotencyKey`, `IdempotencyBody`, `IdempotencyResponse`, `Idempotency409`.
     ///
     /// An operation refers to schemas among the components and to nothing else, so
     /// that it can be moved to another document together with them.
@@ -33,8 +33,11 @@ impl Contract {
             let responses = responses(endpoint, &mut schemas);
             match &endpoint.path {
                 Some(path) => {
-                    let operation =
+                    let mut operation =
                         json!({ "parameters": parameters(endpoint), "responses": responses });
+                    if let Some(body) = request_body(endpoint) {
+                        operation["requestBody"] = body;
+                    }
                     left_out.extend(paths.add(endpoint, path, &operation));
                 }
                 None => components = reusable(endpoint, responses),
@@ -114,10 +117,27 @@ fn reusable(endpoint: &Endpoint, responses: Map<String, Value>) -> Map<String, V
         _ => (format!("Idempotency{status}"), response),
     };
     let responses = responses.into_iter().map(named);
-    Map::from_iter([
+    let mut components = Map::from_iter([
         ("parameters".to_owned(), Value::Object(parameters.collect())),
         ("responses".to_owned(), Value::Object(responses.collect())),
-    ])
+    ]);
+    if let Some(body) = request_body(endpoint) {
+        let bodies = json!({ "IdempotencyBody": body });
+        components.insert("requestBodies".to_owned(), bodies);
+    }
+    components
+}
+
+/// The body of a request, where it may carry the key.
+fn request_body(endpoint: &Endpoint) -> Option<Value> {
+    let keys = &endpoint.options.keys;
+    if keys.in_body.is_empty() {
+        return None;
+    }
+    let example = example_body(keys).map(|body| ("key".to_owned(), json!({ "value": body })));
+    let examples: Map<_, _> = example.into_iter().collect();
+    let content = json!({ "schema": key_body(keys), "examples": examples });
+    Some(json!({ "content": { "application/json": content } }))
 }
 
 fn parameters(endpoint: &Endpoint) -> Vec<Value> {

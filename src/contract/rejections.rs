@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::message::media_type::is_json;
 use crate::options::RouteOptions;
-use crate::options::key;
+use crate::options::key::{self, KeyPlace};
 use crate::options::route::Listed;
 use crate::rejection::{Rejection, RejectionCode, RejectionRules};
 
@@ -92,12 +92,12 @@ fn request(listed: &Listed) -> Parts {
 /// The rejection that a request under these options would get.
 fn rejection(options: &RouteOptions, code: RejectionCode) -> Rejection {
     let name = options.keys.headers.first();
-    let name = name.expect("a layer without a key header is not built");
+    let place = KeyPlace::Header(name.expect("a layer without a key header is not built"));
     match code {
         RejectionCode::KeyRequired => options.keys.required(),
-        RejectionCode::KeyInvalid => key::empty(name),
-        RejectionCode::KeyTooShort => options.keys.too_short(name),
-        RejectionCode::KeyTooLong => options.keys.too_long(name),
+        RejectionCode::KeyInvalid => key::empty(place),
+        RejectionCode::KeyTooShort => options.keys.too_short(place),
+        RejectionCode::KeyTooLong => options.keys.too_long(place),
         RejectionCode::BodyTooLarge => Rejection::body_too_large(options.max_request_body),
         same_everywhere => Rejection::usual(same_everywhere),
     }

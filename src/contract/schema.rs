@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use crate::contract::RejectionExample;
 use crate::display::header_name;
-use crate::options::key::{KeySyntax, UUID};
+use crate::options::key::{KeyRules, KeySyntax, UUID};
 use crate::options::{Require, RouteOptions};
 use crate::rejection::RejectionCode;
 
@@ -45,12 +45,13 @@ pub(super) fn key_parameter(options: &RouteOptions, name: &HeaderName, descripti
         "name": header_name(name),
         "in": "header",
         "description": description,
-        // If several headers may carry the key, none of them is required.
-        "required": options.require == Require::Required && keys.headers.len() == 1,
+        // If several places may carry the key, none of them is required.
+        "required": options.require == Require::Required
+            && keys.headers.len() == 1
+            && keys.in_body.is_empty(),
         "schema": schema,
     });
-    let fits_format = is_uuid || keys.format.name().is_none();
-    if fits_format && keys.length.contains(&EXAMPLE.len()) {
+    if takes_example(keys) {
         let example = if strict {
             format!("\"{EXAMPLE}\"")
         } else {
@@ -59,6 +60,45 @@ pub(super) fn key_parameter(options: &RouteOptions, name: &HeaderName, descripti
         parameter["example"] = json!(example);
     }
     parameter
+}
+
+/// Whether the example is a key under these rules.
+fn takes_example(keys: &KeyRules) -> bool {
+    let name = keys.format.name();
+    name.is_none_or(|name| name == UUID) && keys.length.contains(&EXAMPLE.len())
+}
+
+/// An example of a body with a key.
+pub(super) fn example_body(keys: &KeyRules) -> Option<Value> {
+    let pointer = keys.in_body.first().filter(|_| takes_example(keys))?;
+    let names = pointer.names().iter().rev();
+    Some(names.fold(json!(EXAMPLE), |inner, name| json!({ name: inner })))
+}
+
+/// The schema of a JSON body that may carry the key: an object for each step of a pointer, and the key
+/// as its last member. It requires no member, since a header may carry the key too.
+pub(super) fn key_body(keys: &KeyRules) -> Value {
+    let mut key = json!({
+        "type": "string",
+        "description": "The idempotency key.",
+        "minLength": keys.length.start(),
+        "maxLength": keys.length.end(),
+        "pattern": "^[ -~]*$",
+    });
+    if keys.format.name() == Some(UUID) {
+        key["pattern"] = json!(format!("^{UUID_PATTERN}$"));
+        key["format"] = json!("uuid");
+    }
+    let mut body = json!({ "type": "object" });
+    for pointer in &keys.in_body {
+        let names = pointer.names().iter();
+        let place = names.fold(&mut body, |object, name| {
+            object["type"] = json!("object");
+            &mut object["properties"][name]
+        });
+        *place = key.clone();
+    }
+    body
 }
 
 /// The schemas of errors in a document, by name.

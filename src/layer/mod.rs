@@ -160,7 +160,9 @@ impl IdempotencyLayer {
 
     /// Whether the layer protects this request: its route is protected, and the
     /// request has a key or needs one. Every other request passes through, and so does one that the
-    /// layer only [observes](crate::options::Mode::Observe).
+    /// layer only [observes](crate::options::Mode::Observe). Of a request whose key may be in its body
+    /// ([`key_in_body`](crate::RouteOptions::key_in_body)) the head does not tell: it counts as
+    /// protected.
     ///
     /// Use it for checks that must run before a response is replayed, such as whether
     /// the caller may still have it: what stands inside the layer does not run on a
@@ -173,7 +175,10 @@ impl IdempotencyLayer {
             Some(options) if options.mode == Mode::Observe => false,
             Some(options) => match options.require {
                 Require::Required => true,
-                Require::Optional => options.keys.read(&request.headers).is_some(),
+                Require::Optional => {
+                    let headers = &request.headers;
+                    options.keys.read(headers).is_some() || options.keys.may_be_in_body(headers)
+                }
                 Require::Ignored => false,
             },
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::request::Parts;
-use http::{Request, Response};
+use http::{HeaderName, Request, Response};
 use http_body::Body;
 use tower_service::Service;
 use tracing::Span;
@@ -16,12 +16,14 @@ use crate::message::body::BoxError;
 use crate::message::client_deadline::grpc_timeout;
 use crate::message::media_type::is_grpc;
 use crate::message::request_body::FromBytes;
+use crate::options::key::Key;
 use crate::options::{Mode, Require, RouteOptions};
 use crate::rejection::Rejection;
 use crate::request::core::Core;
 use crate::request::flow::flow;
+use crate::request::key_in_body::Unread;
 use crate::request::observe_mode::observe;
-use crate::request::operation::ProtectedRequest;
+use crate::request::operation::{KnownCaller, ProtectedRequest};
 use crate::runtime::deadline::Moment;
 
 /// A service whose operations are safe to retry. Made by
@@ -70,6 +72,41 @@ impl<S> Idempotency<S> {
     }
 }
 
+impl<S> Idempotency<S> {
+    /// Steps 2 to 8 of a request whose key may be in its body.
+    fn look_into_body<B, R>(
+        &mut self,
+        options: Arc<RouteOptions>,
+        in_header: Option<(Key, HeaderName)>,
+        request: Request<B>,
+    ) -> ResponseFuture<S::Future, R, S::Error>
+    where
+        S: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
+        S::Future: Send + 'static,
+        S::Error: Send + 'static,
+        B: FromBytes + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<BoxError>,
+        R: Body + Send + 'static,
+        R::Data: Send,
+        R::Error: Into<BoxError>,
+    {
+        let clone = self.inner.clone();
+        let service = mem::replace(&mut self.inner, clone);
+        let (parts, body) = request.into_parts();
+        let unread = Unread {
+            core: Arc::clone(&self.core),
+            options,
+            in_header,
+            parts,
+            body,
+            service,
+        };
+        // Whether the request is protected, and so has a span, is not known yet.
+        ResponseFuture::protected(unread.flow(), None, Span::none())
+    }
+}
+
 impl<S: fmt::Debug> fmt::Debug for Idempotency<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Idempotency")
@@ -114,7 +151,14 @@ where
         };
         // Step 2: the key.
         let (key, key_header) = match options.keys.read(request.headers()) {
+            Some(Ok((key, header))) if options.keys.may_be_in_body(request.headers()) => {
+                let (options, in_header) = (Arc::clone(options), (key, header.clone()));
+                return self.look_into_body(options, Some(in_header), request);
+            }
             Some(Ok(read)) => read,
+            None if options.keys.may_be_in_body(request.headers()) => {
+                return self.look_into_body(Arc::clone(options), None, request);
+            }
             None if options.require == Require::Optional => {
                 return ResponseFuture::passed(self.inner.call(request));
             }
@@ -138,18 +182,19 @@ where
         let (parts, body) = request.into_parts();
         let span = self.core.span(options, &parts);
         // Step 3: the caller.
-        let known = ProtectedRequest::new(&self.core, options, key, key_header, &parts, &span);
-        let known = match known {
-            Ok(known) => known,
+        let caller = match KnownCaller::of(&self.core, options, &parts) {
+            Ok(caller) => caller,
             Err(rejection) => return self.rejected(rejection, options, &parts, &span),
         };
+        let (core, key_header) = (&self.core, Some(key_header));
+        let known = ProtectedRequest::new(core, options, key, key_header, caller, &parts, &span);
         let is_protected = known.is_protected_further_out(&parts);
         // Caller and announced length are checked before the body is polled: a server asks for
         // the body of an `Expect: 100-continue` request at the first poll. What a clone of this layer
         // has begun, the layer does not reject (G11).
         let has_begun = is_protected && known.has_clone_further_out(&parts);
-        if !has_begun && let Err(stop) = known.check_announced_length(&parts, &body) {
-            return ResponseFuture::rejected(known.stop(stop, &parts));
+        if !has_begun && let Err(rejection) = known.limits().check_announced(&parts, &body) {
+            return ResponseFuture::rejected(known.stop(rejection.into(), &parts));
         }
         if is_protected {
             let request = Request::from_parts(parts, body);

@@ -11,6 +11,7 @@ use crate::error::ConfigError;
 use crate::message::media_type::is_json;
 use crate::options::choices::Mode;
 use crate::options::json::JsonFingerprint;
+use crate::options::json::member::MemberPointer;
 use crate::options::key::Key;
 use crate::options::target::SentTarget;
 use crate::record::digest::{Digests, Hasher, Label};
@@ -37,6 +38,9 @@ pub(crate) struct FingerprintRules {
     pub(crate) body: FingerprintBody,
     pub(crate) query: bool,
     pub(crate) headers: Vec<HeaderName>,
+    /// The members that may carry the key. The one that does is no part of a JSON body's fingerprint.
+    /// Where bytes are compared it needs no exception: equal keys are equal members.
+    pub(crate) keys: Vec<MemberPointer>,
 }
 
 impl Default for FingerprintRules {
@@ -45,6 +49,7 @@ impl Default for FingerprintRules {
             body: FingerprintBody::default(),
             query: true,
             headers: vec![CONTENT_TYPE],
+            keys: Vec::new(),
         }
     }
 }
@@ -94,7 +99,7 @@ impl FingerprintRules {
     pub(crate) fn end(&self, begun: BegunFingerprint, body: &[u8]) -> Fingerprint {
         let BegunFingerprint { mut hasher, .. } = begun;
         let canonical = match (&self.body, begun.body) {
-            (FingerprintBody::Json(json), Part::Json) => json.canonical(body),
+            (FingerprintBody::Json(json), Part::Json) => json.canonical(body, &self.keys),
             _ => None,
         };
         if begun.body != Part::Nothing {
@@ -201,7 +206,7 @@ impl BodyDigest {
 /// Whether the one content type of a request is JSON. Another body, such as `1.0` as text, may
 /// mean something else than the JSON with the same characters. A proxy may have joined two content
 /// types with a comma (RFC 9110, 5.3).
-fn says_json(headers: &HeaderMap) -> bool {
+pub(crate) fn says_json(headers: &HeaderMap) -> bool {
     let mut types = headers.get_all(CONTENT_TYPE).iter();
     let (own, other) = (types.next(), types.next());
     let own = own.and_then(|own| own.to_str().ok());

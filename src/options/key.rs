@@ -1,5 +1,5 @@
-//! Reads the client's key from a header of the request, and rejects a key that breaks the route's
-//! rules.
+//! Reads the client's key from a header of the request or from a member of its JSON body, and rejects
+//! a key that breaks the route's rules.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::display::header_name;
+use crate::display::{header_name, join_with};
+use crate::options::fingerprint::says_json;
+use crate::options::json::member::{MemberPointer, Place, string};
 use crate::options::structured::string_content;
 use crate::rejection::{Rejection, RejectionCode};
 
@@ -143,6 +145,8 @@ impl fmt::Debug for Key {
 pub(crate) struct KeyRules {
     /// The headers that may carry the key. The key is in the first one that the request has.
     pub(crate) headers: Vec<HeaderName>,
+    /// The members of a JSON body that may carry the key. The first one that the body has is read.
+    pub(crate) in_body: Vec<MemberPointer>,
     pub(crate) syntax: KeySyntax,
     /// The shortest and the longest key that is accepted, in characters after decoding.
     pub(crate) length: RangeInclusive<usize>,
@@ -153,6 +157,7 @@ impl Default for KeyRules {
     fn default() -> Self {
         Self {
             headers: vec![HeaderName::from_static("idempotency-key")],
+            in_body: Vec::new(),
             syntax: KeySyntax::default(),
             length: 1..=255,
             format: KeyFormat::any(),
@@ -180,49 +185,98 @@ impl KeyRules {
         })
     }
 
+    /// Whether a request with these headers may have its key in its body.
+    pub(crate) fn may_be_in_body(&self, headers: &HeaderMap) -> bool {
+        !self.in_body.is_empty() && says_json(headers)
+    }
+
+    /// Returns the key of a request with this body, whose headers have this key: in both it must be
+    /// the same. `None` if it is in neither: a body that is not JSON has none.
+    pub(crate) fn read_with_body(
+        &self,
+        in_header: Option<(Key, HeaderName)>,
+        body: &[u8],
+    ) -> Option<Result<Key, Rejection>> {
+        let found = self.read_body(body);
+        let Some((key, header)) = in_header else {
+            return found.map(|found| found.map(|(key, _)| key));
+        };
+        match found {
+            Some(Ok((other, pointer))) if other.as_bytes() != key.as_bytes() => {
+                Some(Err(invalid(format!(
+                    "{} and the body's member {pointer} differ; send one of them, or the same key \
+                     in both.",
+                    header_name(&header)
+                ))))
+            }
+            Some(Err(rejection)) => Some(Err(rejection)),
+            Some(Ok(_)) | None => Some(Ok(key)),
+        }
+    }
+
+    /// Returns the key in the first of the members that this body has.
+    fn read_body(&self, body: &[u8]) -> Option<Result<(Key, &MemberPointer), Rejection>> {
+        let text = std::str::from_utf8(body).ok()?;
+        for pointer in &self.in_body {
+            if let Place::Value(place) = pointer.find(text)? {
+                let key = self.accept_member(pointer, &text[place]);
+                return Some(key.map(|key| (key, pointer)));
+            }
+        }
+        None
+    }
+
     fn accept(&self, name: &HeaderName, value: &HeaderValue) -> Result<Key, Rejection> {
+        let place = KeyPlace::Header(name);
         let key = self
             .decode(value)
-            .map_err(|what| invalid(format!("{} {what}.", header_name(name))))?;
+            .map_err(|what| invalid(format!("{place} {what}.")))?;
+        self.check(key, place)
+    }
+
+    /// The characters of the string are the key, whatever the syntax of headers.
+    fn accept_member(&self, pointer: &MemberPointer, value: &str) -> Result<Key, Rejection> {
+        let place = KeyPlace::Member(pointer);
+        let characters = string(value);
+        let characters = characters.ok_or_else(|| invalid(format!("{place} must be a string.")))?;
+        if !characters.iter().all(|byte| matches!(byte, b' '..=b'~')) {
+            return Err(invalid(format!("{place} must be printable ASCII.")));
+        }
+        self.check(Key::new(&characters), place)
+    }
+
+    fn check(&self, key: Key, place: KeyPlace<'_>) -> Result<Key, Rejection> {
         let length = key.as_bytes().len();
         if length == 0 {
-            return Err(empty(name));
+            return Err(empty(place));
         }
         if length < *self.length.start() {
-            return Err(self.too_short(name));
+            return Err(self.too_short(place));
         }
         if length > *self.length.end() {
-            return Err(self.too_long(name));
+            return Err(self.too_long(place));
         }
         match &self.format.0 {
-            Some(format) if !(format.accepts)(key.as_str()) => Err(invalid(format!(
-                "{} must be {}.",
-                header_name(name),
-                format.name
-            ))),
+            Some(format) if !(format.accepts)(key.as_str()) => {
+                Err(invalid(format!("{place} must be {}.", format.name)))
+            }
             _ => Ok(key),
         }
     }
 
-    pub(crate) fn too_short(&self, name: &HeaderName) -> Rejection {
+    pub(crate) fn too_short(&self, place: KeyPlace<'_>) -> Rejection {
         let shortest = self.length.start();
         Rejection::new(
             RejectionCode::KeyTooShort,
-            format!(
-                "{} must be at least {shortest} characters.",
-                header_name(name)
-            ),
+            format!("{place} must be at least {shortest} characters."),
         )
     }
 
-    pub(crate) fn too_long(&self, name: &HeaderName) -> Rejection {
+    pub(crate) fn too_long(&self, place: KeyPlace<'_>) -> Rejection {
         let longest = self.length.end();
         Rejection::new(
             RejectionCode::KeyTooLong,
-            format!(
-                "{} must be at most {longest} characters.",
-                header_name(name)
-            ),
+            format!("{place} must be at most {longest} characters."),
         )
     }
 
@@ -230,11 +284,19 @@ impl KeyRules {
     pub(crate) fn required(&self) -> Rejection {
         let name = self.headers.first().map(header_name);
         let name = name.as_deref().unwrap_or("Idempotency-Key");
+        let members: Vec<_> = self.in_body.iter().map(ToString::to_string).collect();
+        let or_member = match &*members {
+            [] => String::new(),
+            members => format!(
+                ", or in its JSON body the member {}",
+                join_with(members, "or")
+            ),
+        };
         Rejection::new(
             RejectionCode::KeyRequired,
             format!(
-                "This operation needs the header {name}: {} to {} printable ASCII characters, \
-                 unique to the operation and the same on every retry of it.",
+                "This operation needs the header {name}{or_member}: {} to {} printable ASCII \
+                 characters, unique to the operation and the same on every retry of it.",
                 self.length.start(),
                 self.length.end(),
             ),
@@ -304,10 +366,25 @@ fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t')
 }
 
-pub(crate) fn empty(name: &HeaderName) -> Rejection {
+/// Where a request has its key, as a rejection begins its sentence.
+#[derive(Clone, Copy)]
+pub(crate) enum KeyPlace<'a> {
+    Header(&'a HeaderName),
+    Member(&'a MemberPointer),
+}
+
+impl fmt::Display for KeyPlace<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            KeyPlace::Header(name) => f.write_str(&header_name(name)),
+            KeyPlace::Member(pointer) => write!(f, "The body's member {pointer}"),
+        }
+    }
+}
+
+pub(crate) fn empty(place: KeyPlace<'_>) -> Rejection {
     invalid(format!(
-        "{} is empty; send a value that is unique to this operation.",
-        header_name(name)
+        "{place} is empty; send a value that is unique to this operation."
     ))
 }
 

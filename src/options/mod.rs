@@ -73,6 +73,13 @@ impl RouteOptions {
                  commit",
             ));
         }
+        if self.mode == Mode::Observe && !self.keys.in_body.is_empty() {
+            return Err(ConfigError::new(
+                "key_in_body",
+                "can't go with `mode` observe: what is only observed is passed on before its body \
+                 is read",
+            ));
+        }
         if let Some(scope) = &self.scope {
             scope.check()?;
         }
@@ -166,7 +173,7 @@ mod tests {
 
     #[test]
     fn every_wrong_option_is_named() {
-        let wrong: [(&str, RouteOptions); 22] = [
+        let wrong: Vec<(&str, RouteOptions)> = vec![
             ("header", RouteOptions::default().header("no spaces")),
             (
                 "header",

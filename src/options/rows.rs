@@ -192,6 +192,9 @@ macro_rules! route_options {
         $read! {
             /// The headers that may carry the key: the first that is present wins.
             header: List<Name> = ["Idempotency-Key"], |options, names| options.headers(names.set());
+            /// JSON pointers to the members of a JSON body that may carry the key: the first that is
+            /// present wins, after the headers. Such a body is read before anything else.
+            key_in_body: Vec<MemberName> = [];
             /// How the header's value is read: `lenient` takes an RFC 8941 string or the bare
             /// characters, `strict` only the string, `raw` the characters as they are.
             key_syntax: Word<KeySyntax> = "lenient";

@@ -10,6 +10,7 @@ use http::header::{
 use http::{HeaderName, Method, StatusCode};
 
 use crate::message::media_type::{HOP_BY_HOP, can_have_body};
+use crate::options::json::member::MemberPointer;
 use crate::options::key::{KeyFormat, KeySyntax};
 use crate::options::recording::{RecordRule, SkipHeader};
 use crate::options::{FingerprintBody, OnInFlight, RouteOptions, can_protect};
@@ -34,6 +35,50 @@ impl RouteOptions {
                 self.fail("header", defined_by_http(&name));
             }
         }
+        self
+    }
+
+    /// The members of a JSON body that may carry the key, as JSON pointers (RFC 6901) such as
+    /// `/meta/idempotency-key`. The first one that a body has is read, if the request has no header
+    /// with a key. Default: none.
+    ///
+    /// The member must be a string, whose characters are the key; any other value is rejected with
+    /// `key-invalid`, and so is a key that differs from the one in a header. The member is left out
+    /// of the fingerprint where bodies are compared as JSON. [`echo_key`](Self::echo_key) does not
+    /// apply to it.
+    ///
+    /// A body whose one content type is JSON (as for [`FingerprintBody::Json`]) is read before the
+    /// layer knows whether the request has a key, and so within
+    /// [`max_request_body`](Self::max_request_body), [`body_timeout`](Self::body_timeout) and the
+    /// limits of its caller (G11): what is beyond is rejected with or without a key. A request without a key is then passed
+    /// on with the same bytes. Other bodies are passed on unread. What is not JSON has no key, and
+    /// neither has a body in which a step of the pointer leads into an array or past another value,
+    /// or in which an object on its way has the next member twice.
+    ///
+    /// ```
+    /// use tower_idempotency::options::RouteOptions;
+    ///
+    /// RouteOptions::default().key_in_body(["/meta/idempotency-key", "/idempotency_key"]);
+    /// ```
+    #[must_use]
+    pub fn key_in_body<P: AsRef<str>>(mut self, pointers: impl IntoIterator<Item = P>) -> Self {
+        self.keys.in_body.clear();
+        for pointer in pointers {
+            let pointer = match MemberPointer::parse(pointer.as_ref()) {
+                Ok(pointer) => pointer,
+                Err(message) => {
+                    self.fail("key_in_body", message);
+                    continue;
+                }
+            };
+            let mut others = self.keys.in_body.iter();
+            if let Some(other) = others.find(|other| other.overlaps(&pointer)) {
+                let message = format!("names `{pointer}` beside `{other}`: one contains the other");
+                self.fail("key_in_body", message);
+            }
+            self.keys.in_body.push(pointer);
+        }
+        self.fingerprint.keys.clone_from(&self.keys.in_body);
         self
     }
 

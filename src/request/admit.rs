@@ -9,7 +9,7 @@ use http::request::Parts;
 use http_body::Body;
 
 use crate::limits::{Full, Holding};
-use crate::message::body::{BoxError, FullBody, announced_length};
+use crate::message::body::{BoxError, FullBody};
 use crate::message::own_head::own_head;
 use crate::options::OnInFlight;
 use crate::record::{Fingerprint, Origin, ScopeDigest};
@@ -62,20 +62,6 @@ impl ProtectedRequest {
     pub(crate) fn has_clone_further_out(&self, parts: &Parts) -> bool {
         let outer = parts.extensions.get::<IdempotencyContext>();
         outer.is_some_and(|outer| outer.is_of(&self.core))
-    }
-
-    /// Step 4: a body that announces too much is not asked for.
-    pub(crate) fn check_announced_length<B: Body>(
-        &self,
-        parts: &Parts,
-        body: &B,
-    ) -> Result<(), Stop> {
-        let hint = body.size_hint();
-        let announced = hint.exact().or_else(|| announced_length(&parts.headers));
-        if announced.unwrap_or(0).max(hint.lower()) > self.options.max_request_body as u64 {
-            return Err(self.body_too_large());
-        }
-        Ok(())
     }
 
     /// The fingerprint of this request under one of the layer's secrets.
@@ -147,14 +133,9 @@ impl ProtectedRequest {
         }
     }
 
-    pub(super) fn body_too_large(&self) -> Stop {
-        Rejection::body_too_large(self.options.max_request_body).into()
-    }
-
     /// What is full refuses this request.
     pub(super) fn refuse(&self, full: Full) -> Stop {
-        self.core.leases.reached_limit(full);
-        Rejection::full(full).into()
+        self.limits().refuse(full).into()
     }
 }
 

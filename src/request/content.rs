@@ -14,13 +14,15 @@ use pin_project_lite::pin_project;
 use tracing::debug;
 
 use crate::lease::SharedTimer;
-use crate::limits::{Full, Holding, Resource};
-use crate::message::body::{BodyBuffer, BoxError, FullBody, TURN};
+use crate::limits::{Account, Full, Holding, Resource};
+use crate::message::body::{BodyBuffer, BoxError, FullBody, TURN, announced_length};
 use crate::message::own_head::own_head;
+use crate::options::RouteOptions;
 use crate::options::fingerprint::{BegunFingerprint, BodyDigest};
 use crate::record::Fingerprint;
 use crate::record::digest::Digests;
 use crate::rejection::Rejection;
+use crate::request::core::Core;
 use crate::request::operation::{Operation, ProtectedRequest};
 use crate::request::stop::Stop;
 
@@ -53,6 +55,46 @@ impl Content {
     }
 }
 
+/// Within which limits the body of a request is read, and for whom.
+#[derive(Clone, Copy)]
+pub(crate) struct ReadLimits<'a> {
+    pub(super) core: &'a Core,
+    pub(super) options: &'a RouteOptions,
+    pub(super) account: &'a Arc<Account>,
+}
+
+impl ProtectedRequest {
+    pub(crate) fn limits(&self) -> ReadLimits<'_> {
+        ReadLimits {
+            core: &self.core,
+            options: &self.options,
+            account: self.account(),
+        }
+    }
+}
+
+impl ReadLimits<'_> {
+    /// Step 4: a body that announces too much is not asked for.
+    pub(crate) fn check_announced<B: Body>(self, head: &Parts, body: &B) -> Result<(), Rejection> {
+        let hint = body.size_hint();
+        let announced = hint.exact().or_else(|| announced_length(&head.headers));
+        if announced.unwrap_or(0).max(hint.lower()) > self.options.max_request_body as u64 {
+            return Err(self.body_too_large());
+        }
+        Ok(())
+    }
+
+    fn body_too_large(self) -> Rejection {
+        Rejection::body_too_large(self.options.max_request_body)
+    }
+
+    /// What is full refuses this request.
+    pub(super) fn refuse(self, full: Full) -> Rejection {
+        self.core.leases.reached_limit(full);
+        Rejection::full(full)
+    }
+}
+
 pin_project! {
     /// Step 4: a body that is read to its end, within `max_request_body`, `body_timeout` and
     /// `max_buffered_bytes`.
@@ -74,9 +116,9 @@ where
 {
     /// Takes room for all of an announced body before the body is asked for: half a body is of no
     /// use. Without that room, the body is given back.
-    pub(super) fn new(request: &ProtectedRequest, body: B) -> Result<Self, (B, Full)> {
+    pub(super) fn new(limits: ReadLimits<'_>, body: B) -> Result<Self, (B, Full)> {
         let promised = promised(&body);
-        let mut room = request.account().nothing(Resource::RequestBytes);
+        let mut room = limits.account.nothing(Resource::RequestBytes);
         if let Err(full) = room.grow(promised.unwrap_or(0)) {
             return Err((body, full));
         }
@@ -85,7 +127,7 @@ where
             promised,
             kept: Kept {
                 read: BodyBuffer::of_length(promised),
-                may_have: request.options.max_request_body,
+                may_have: limits.options.max_request_body,
                 room,
                 full: None,
             },
@@ -95,7 +137,7 @@ where
 
     pub(super) fn poll(
         self: Pin<&mut Self>,
-        request: &ProtectedRequest,
+        limits: ReadLimits<'_>,
         head: &mut Parts,
         cx: &mut Context<'_>,
     ) -> Poll<Result<FullBody, Stop>> {
@@ -111,7 +153,7 @@ where
             Poll::Pending => {
                 let timer = this.timer.get_or_insert_with(|| {
                     own_head(head);
-                    SharedTimer::new(&request.core.leases, request.options.body_timeout)
+                    SharedTimer::new(&limits.core.leases, limits.options.body_timeout)
                 });
                 ready!(timer.poll(cx));
                 return Poll::Ready(Err(Rejection::body_timeout().into()));
@@ -123,8 +165,8 @@ where
             }
             Ok(true) => Ok(mem::take(&mut kept.read).alone()),
             Ok(false) => Err(match kept.full {
-                Some(full) => request.refuse(full),
-                None => request.body_too_large(),
+                Some(full) => limits.refuse(full).into(),
+                None => limits.body_too_large().into(),
             }),
             Err(error) => Err(broken(&error)),
         })

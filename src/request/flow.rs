@@ -1,6 +1,7 @@
 //! The path of one request through steps 4 to 8, in one allocation.
 
 use std::future::Future;
+use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -12,8 +13,8 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use crate::limits::Holding;
-use crate::message::body::BoxError;
+use crate::limits::{Full, Holding};
+use crate::message::body::{BoxError, FullBody};
 use crate::message::response_body::ResponseBody;
 use crate::request::admit::{Admission, Admitted, Decision};
 use crate::request::claim::Protection;
@@ -53,28 +54,91 @@ where
 {
     // The place is taken before the body is read: a body that never comes holds a place too.
     let place = request.place().ok();
-    let step = match BodyReading::new(&request, body) {
-        Ok(reading) => Step::Reading {
-            asked: Some(Asked {
+    match BodyReading::new(request.limits(), body) {
+        Ok(reading) => {
+            let asked = Some(Asked {
                 request,
                 parts,
                 service,
                 place,
-            }),
-            reading,
-        },
-        Err((body, full)) => {
-            let operation = Arc::new(Operation::new(request, None));
-            let admission = operation.admit_digested(parts, body, full, place);
-            Step::Admitting {
-                operation,
-                service,
-                admission,
-            }
+            });
+            Box::pin(RequestFlow {
+                step: Step::Reading { asked, reading },
+                finish: finish::<R, S::Error>,
+            })
         }
-    };
-    let finish = finish::<R, S::Error>;
-    Box::pin(RequestFlow { step, finish })
+        Err((body, full)) => flow_without_room(request, parts, body, full, service, place),
+    }
+}
+
+/// Steps 4 to 8 of a request whose body there is no room for.
+pub(super) fn flow_without_room<S, B, R>(
+    request: ProtectedRequest,
+    parts: Parts,
+    body: B,
+    full: Full,
+    service: S,
+    place: Option<Holding>,
+) -> BoxFlow<R, S::Error>
+where
+    S: Service<Request<B>, Response = Response<R>> + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+    B: Body + From<Bytes> + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+    R: Body + Send + 'static,
+    R::Data: Send,
+    R::Error: Into<BoxError>,
+{
+    let operation = Arc::new(Operation::new(request, None));
+    let admission = operation.admit_digested(parts, body, full, place);
+    Box::pin(RequestFlow {
+        step: Step::Admitting {
+            operation,
+            service,
+            admission,
+        },
+        finish: finish::<R, S::Error>,
+    })
+}
+
+/// Steps 5 to 8 of a request whose body was read, or the response of a request whose handler does not
+/// run.
+pub(super) fn flow_of_read<S, B, R>(
+    request: ProtectedRequest,
+    parts: Parts,
+    body: FullBody,
+    room: Holding,
+    service: S,
+    mut place: Option<Holding>,
+) -> ControlFlow<Response<ResponseBody<R>>, BoxFlow<R, S::Error>>
+where
+    S: Service<Request<B>, Response = Response<R>> + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+    B: Body + From<Bytes> + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+    R: Body + Send + 'static,
+    R::Data: Send,
+    R::Error: Into<BoxError>,
+{
+    match request.decide_at_once(&parts, body, &mut place) {
+        Ok(decision) => {
+            let asked = Asked {
+                request,
+                parts,
+                service,
+                place,
+            };
+            ControlFlow::Continue(Box::pin(RequestFlow {
+                step: asked.decided::<B, _>(decision, room),
+                finish: finish::<R, S::Error>,
+            }))
+        }
+        Err(stop) => ControlFlow::Break(request.stop(stop, &parts)),
+    }
 }
 
 /// A request whose body is being read.
@@ -83,6 +147,36 @@ struct Asked<S> {
     parts: Parts,
     service: S,
     place: Option<Holding>,
+}
+
+impl<S> Asked<S> {
+    /// How the request goes on once its body was read. `room` is that of the body.
+    fn decided<B, X>(self, decision: Decision, room: Holding) -> Step<S, B, S::Future, X>
+    where
+        S: Service<Request<B>>,
+        B: From<Bytes>,
+    {
+        let Asked {
+            request,
+            parts,
+            service,
+            place,
+        } = self;
+        let operation = Arc::new(Operation::new(request, Some(room)));
+        match decision {
+            Decision::Acquired(lease, place, body) => {
+                let owner = operation.acquired(lease, place);
+                let protection = Protection::Own(owner);
+                let admitted = Admitted { protection, body };
+                handle(operation, service, parts, admitted)
+            }
+            Decision::TakesTime(claim, body) => Step::Admitting {
+                admission: operation.admit(parts, body, claim, place),
+                operation,
+                service,
+            },
+        }
+    }
 }
 
 pin_project! {
@@ -153,7 +247,7 @@ where
                         place,
                         ..
                     } = asked.as_mut().expect("the body is being read");
-                    let decided = match ready!(reading.as_mut().poll(request, parts, cx)) {
+                    let decided = match ready!(reading.as_mut().poll(request.limits(), parts, cx)) {
                         Ok(body) => request.decide_at_once(parts, body, place),
                         Err(stop) => Err(stop),
                     };
@@ -163,26 +257,7 @@ where
                     };
                     let room = reading.take_room();
                     let asked = asked.take().expect("the body was being read");
-                    let Asked {
-                        request,
-                        parts,
-                        service,
-                        place,
-                    } = asked;
-                    let operation = Arc::new(Operation::new(request, Some(room)));
-                    step.set(match decision {
-                        Decision::Acquired(lease, place, body) => {
-                            let owner = operation.acquired(lease, place);
-                            let protection = Protection::Own(owner);
-                            let admitted = Admitted { protection, body };
-                            handle(operation, service, parts, admitted)
-                        }
-                        Decision::TakesTime(claim, body) => Step::Admitting {
-                            admission: operation.admit(parts, body, claim, place),
-                            operation,
-                            service,
-                        },
-                    });
+                    step.set(asked.decided(decision, room));
                 }
                 StepProjection::Admitting {
                     operation,
@@ -289,6 +364,7 @@ mod tests {
 
     use super::*;
     use crate::layer::IdempotencyLayer;
+    use crate::request::operation::KnownCaller;
     use crate::store::memory::MemoryStore;
 
     struct Handler;
@@ -325,8 +401,9 @@ mod tests {
         let (key, header) = options.keys.read(request.headers()).unwrap().unwrap();
         let (parts, body) = request.into_parts();
         let span = &tracing::Span::none();
-        let request = ProtectedRequest::new(layer.core(), options, key, header, &parts, span);
-        let request = request.unwrap();
+        let (core, header) = (layer.core(), Some(header));
+        let caller = KnownCaller::of(core, options, &parts).unwrap();
+        let request = ProtectedRequest::new(core, options, key, header, caller, &parts, span);
         let future = flow(request, parts, body, Handler);
         assert!(size_of_val(&*future) <= 1032, "{}", size_of_val(&*future));
     }

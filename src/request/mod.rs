@@ -3,6 +3,7 @@
 //!
 //! | step | where |
 //! | --- | --- |
+//! | 2 to 4 where the key may be in the body | `key_in_body.rs` |
 //! | 4 body and fingerprint | `content.rs`, `admit.rs` |
 //! | 5 the claim | `admit.rs`, `claim.rs`; `wait.rs` and `old_secrets.rs` where the route or the layer asks for that |
 //! | 6 the handler | `flow.rs`, and `Execution` here |
@@ -26,6 +27,7 @@ pub(crate) mod context;
 pub(crate) mod core;
 pub(crate) mod flow;
 mod judge;
+pub(crate) mod key_in_body;
 pub(crate) mod observe_mode;
 pub(crate) mod observed;
 mod old_secrets;

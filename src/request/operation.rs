@@ -41,29 +41,53 @@ pub(crate) struct ProtectedRequest {
     pub(super) observed: Option<Box<Observed>>,
 }
 
-impl ProtectedRequest {
-    /// Step 3: from here on, what the request holds counts for its caller.
-    pub(crate) fn new(
-        core: &Arc<Core>,
-        options: &Arc<RouteOptions>,
-        key: Key,
-        key_header: &HeaderName,
-        head: &Parts,
-        own_span: &Span,
-    ) -> Result<Self, Rejection> {
+/// Step 3: the caller of a request.
+pub(crate) struct KnownCaller {
+    scope: ScopeDigest,
+    account: Arc<Account>,
+}
+
+impl KnownCaller {
+    pub(crate) fn of(core: &Core, options: &RouteOptions, head: &Parts) -> Result<Self, Rejection> {
         let rules = &core.rules;
         let caller = rules.caller(options, head);
         let caller = caller.ok_or_else(|| rules.without_caller(options, head))?;
         let scope = caller.digest(&rules.digests, &rules.namespace);
         let own = (!caller.is_everyone()).then_some(&scope);
-        let echo = || {
-            let value = own_value(head.headers.get(key_header)?);
-            Some(Box::new((key_header.clone(), value)))
-        };
         Ok(Self {
+            account: core.accounts.of(own),
+            scope,
+        })
+    }
+
+    /// What the caller holds of the layer.
+    pub(super) fn account(&self) -> &Arc<Account> {
+        &self.account
+    }
+}
+
+impl ProtectedRequest {
+    /// From here on, what the request holds counts for its caller. `key_header` is the header that
+    /// the key came in, if it came in one.
+    pub(crate) fn new(
+        core: &Arc<Core>,
+        options: &Arc<RouteOptions>,
+        key: Key,
+        key_header: Option<&HeaderName>,
+        caller: KnownCaller,
+        head: &Parts,
+        own_span: &Span,
+    ) -> Self {
+        let KnownCaller { scope, account } = caller;
+        let echo = || {
+            let name = key_header?;
+            let value = own_value(head.headers.get(name)?);
+            Some(Box::new((name.clone(), value)))
+        };
+        Self {
             echo: options.echo_key.then(echo).flatten(),
             grpc: is_grpc(&head.headers),
-            account: core.accounts.of(own),
+            account,
             core: Arc::clone(core),
             options: Arc::clone(options),
             key,
@@ -74,7 +98,7 @@ impl ProtectedRequest {
                 own_span.clone()
             },
             observed: core.observe(options, head),
-        })
+        }
     }
 
     /// Whether the route puts headers of the layer's own on first responses.

@@ -635,3 +635,32 @@ async fn events_of_a_handler_that_never_ends_arrive_at_once() {
     let again = again.expect("an answer without the events");
     assert_eq!(again.refusal(), "409 response-unavailable");
 }
+
+/// A handler that reads JSON gets the body that its client sent, with a key in it and without.
+#[tokio::test]
+async fn a_key_is_read_from_a_json_body_and_the_handler_reads_it_too() {
+    let runs = Runs::default();
+    let counted = runs.clone();
+    let pay = async move |axum::Json(body): axum::Json<serde_json::Value>| {
+        format!("run {}: {}", counted.begin(), body["amount"])
+    };
+    let layer = IdempotencyLayer::builder(MemoryStore::new(), scope::shared())
+        .defaults(|options| options.key_in_body(["/meta/key"]));
+    let app = Router::new().route("/payments", on_post(pay));
+    let app = app.layer(layer.build().unwrap());
+    let ask = |body: &'static str| {
+        let request = request(Method::POST, "/payments", body);
+        with(request, "content-type", "application/json")
+    };
+    let keyed = r#"{"amount": 7, "meta": {"key": "a"}}"#;
+    let first = send(&app, ask(keyed)).await;
+    assert_eq!(first.text(), "run 1: 7");
+    send(&app, ask(keyed)).await.assert_replays(&first);
+    for run in 2..4 {
+        let seen = send(&app, ask(r#"{"amount": 7}"#)).await;
+        assert_eq!(
+            (seen.text(), seen.is_replay()),
+            (&*format!("run {run}: 7"), false)
+        );
+    }
+}

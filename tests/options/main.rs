@@ -22,6 +22,7 @@ mod foreign_bodies;
 mod giving_up;
 mod in_doubt;
 mod kept;
+mod key_in_body;
 mod keys;
 mod lifetimes;
 mod mistakes;

@@ -63,6 +63,17 @@ fn layers() -> Vec<(&'static str, IdempotencyLayer)> {
             ),
         ),
         (
+            "keys in bodies",
+            built(
+                api_key()
+                    .defaults(|options| options.key_in_body(["/key"]))
+                    .route("POST /a", |options| {
+                        let required = options.require(Require::Required);
+                        required.key_in_body(["/meta/idempotency-key", "/meta/key"])
+                    }),
+            ),
+        ),
+        (
             "rendered",
             built(api_key().render_rejections(
                 |rejection: &tower_idempotency::rejection::Rejection, _: &http::request::Parts| {
@@ -244,6 +255,27 @@ fn what_holds_for_every_other_path_is_among_the_components() {
     );
     // The ignored route has no operation.
     assert_eq!(document["paths"].as_object().unwrap().len(), 3);
+}
+
+#[test]
+fn a_body_that_may_carry_the_key_has_a_schema() {
+    let layer = api_key()
+        .defaults(|options| options.key_in_body(["/key"]))
+        .route("POST /a", |options| {
+            let required = options.require(Require::Required);
+            required.key_in_body(["/meta/idempotency-key", "/meta/key"])
+        });
+    let document = layer.build().unwrap().contract().openapi();
+    let operation = &document["paths"]["/a"]["post"];
+    assert_eq!(operation["parameters"][0]["required"], false);
+    let schema = &operation["requestBody"]["content"]["application/json"]["schema"];
+    let members = &schema["properties"]["meta"]["properties"];
+    for key in ["idempotency-key", "key"] {
+        assert_eq!(members[key]["maxLength"], 255);
+    }
+    let elsewhere = &document["components"]["requestBodies"]["IdempotencyBody"];
+    let schema = &elsewhere["content"]["application/json"]["schema"];
+    assert_eq!(schema["properties"]["key"]["type"], "string");
 }
 
 #[test]

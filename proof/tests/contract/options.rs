@@ -57,6 +57,10 @@ const OPTIONS: &[(&str, Change)] = &[
     ("fingerprint_body", |options| {
         options.fingerprint_body(FingerprintBody::Json(JsonFingerprint::new().exclude("/a")))
     }),
+    ("key_in_body", |options| options.key_in_body(["/key"])),
+    ("key_in_body", |options| {
+        options.key_in_body(["/meta/idempotency-key", "/key"])
+    }),
     ("fingerprint_query", |options| {
         options.fingerprint_query(false)
     }),

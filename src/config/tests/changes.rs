@@ -7,6 +7,11 @@ pub(super) const CHANGES: &[(&str, &str, &str)] = &[
         "['X-Key', 'Idempotency-Key']",
         r#"["x-key", "idempotency-key"]"#,
     ),
+    (
+        "key_in_body",
+        "['/meta/idempotency-key', '/a~1b']",
+        r#"["/meta/idempotency-key", "/a~1b"]"#,
+    ),
     ("key_syntax", "'strict'", "Strict"),
     ("key_syntax", "'raw'", "Raw"),
     ("key_length", "{ min = 8, max = 64 }", "8..=64"),

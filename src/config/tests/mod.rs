@@ -60,6 +60,7 @@ fn facts(options: &RouteOptions) -> Vec<(&'static str, String)> {
     } = options;
     vec![
         ("header", format!("{:?}", keys.headers)),
+        ("key_in_body", format!("{:?}", keys.in_body)),
         ("key_syntax", format!("{:?}", keys.syntax)),
         ("key_length", format!("{:?}", keys.length)),
         ("key_format", format!("{:?}", keys.format)),

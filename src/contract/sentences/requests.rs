@@ -5,6 +5,7 @@ use crate::contract::{Endpoint, can_mismatch};
 use crate::display::{bytes, duration, header_name, join_with};
 use crate::options::fingerprint::FingerprintBody;
 use crate::options::json::JsonFingerprint;
+use crate::options::json::member::MemberPointer;
 use crate::options::key::KeySyntax;
 use crate::options::{KeysPer, OnMismatch, Require};
 use crate::rejection::RejectionCode;
@@ -19,6 +20,20 @@ pub(in crate::contract) fn sending(endpoint: &Endpoint) -> Sentences {
             "Send the key in one of the headers {}. If a request has more than one of them, the first \
              in this list counts.",
             names(several, "or")
+        ),
+    };
+    let in_body = match &*keys.in_body {
+        [] => String::new(),
+        members => format!(
+            "A JSON body may carry the key instead, as a string in its member {}{}. A request that has a \
+             key in a header too must have the same one in both. The key of a body is its characters: \
+             quotation marks and escapes are those of JSON.",
+            quoted(members.iter(), "or"),
+            if members.len() > 1 {
+                "; the first in this list counts"
+            } else {
+                ""
+            }
         ),
     };
     let need = if options.require == Require::Required {
@@ -55,8 +70,19 @@ pub(in crate::contract) fn sending(endpoint: &Endpoint) -> Sentences {
             "Keys are shared by all endpoints: on another endpoint a key still means the first operation."
         }
     };
+    let body_limits = format!(
+        "may have a body of up to {}, which must arrive within {}.",
+        bytes(options.max_request_body),
+        duration(options.body_timeout)
+    );
+    let with_key = if keys.in_body.is_empty() {
+        "A request with a key"
+    } else {
+        "A request with a key or with a JSON body"
+    };
     vec![
         headers,
+        in_body,
         need,
         format!("A key has {length} printable ASCII characters.{format}"),
         syntax.to_owned(),
@@ -65,11 +91,7 @@ pub(in crate::contract) fn sending(endpoint: &Endpoint) -> Sentences {
             .to_owned(),
         format!("A key belongs to {}.", endpoint.scope),
         keys_per.to_owned(),
-        format!(
-            "A request with a key may have a body of up to {}, which must arrive within {}.",
-            bytes(options.max_request_body),
-            duration(options.body_timeout)
-        ),
+        format!("{with_key} {body_limits}"),
     ]
 }
 
@@ -92,7 +114,7 @@ pub(in crate::contract) fn reusing(endpoint: &Endpoint) -> Sentences {
         }
         FingerprintBody::Json(json) => {
             parts.push("body".to_owned());
-            json_body(json)
+            json_body(json, &options.keys.in_body)
         }
         FingerprintBody::None => "Bodies are not compared.".to_owned(),
     };
@@ -122,13 +144,18 @@ pub(in crate::contract) fn reusing(endpoint: &Endpoint) -> Sentences {
     ]
 }
 
-fn json_body(json: &JsonFingerprint) -> String {
+fn json_body(json: &JsonFingerprint, keys: &[MemberPointer]) -> String {
     let pointers = |own: &[String], before: &str| match own {
         [] => String::new(),
         own => format!(" {before}: {}.", quoted(own.iter(), "and")),
     };
+    let key = if keys.is_empty() {
+        ""
+    } else {
+        " The member with the key does not count."
+    };
     format!(
-        "Bodies are compared as JSON: white space and the order of members don't count.{}{} A body \
+        "Bodies are compared as JSON: white space and the order of members don't count.{}{}{key} A body \
          whose content type is not JSON, that is not strict JSON, or that has nothing else to compare, is \
          compared byte by byte.",
         pointers(&json.include, "Only these members count"),

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use crate::options::json::member::MemberPointer;
 use crate::options::json::write;
 
 /// A JSON text in which no object has a member twice.
@@ -62,17 +63,24 @@ impl<'a> Document<'a> {
         match self.nodes[node].kind {
             Kind::Object => {
                 let name = token.replace("~1", "/").replace("~0", "~");
-                let key = sort_key(Cow::Borrowed(name.as_bytes()));
-                let members = self.members_of(node);
-                let found = members.binary_search_by(|member| member.key.cmp(&key));
-                let value = members[found.ok()?].value as usize;
-                (self.nodes[value].kind != Kind::Excluded).then_some(value)
+                self.member(node, &name)
             }
             Kind::Array if token == "0" || !token.starts_with(['0', '+']) => {
                 self.elements_of(node).nth(token.parse().ok()?)
             }
             _ => None,
         }
+    }
+
+    fn member(&self, node: usize, name: &str) -> Option<usize> {
+        if self.nodes[node].kind != Kind::Object {
+            return None;
+        }
+        let key = sort_key(Cow::Borrowed(name.as_bytes()));
+        let members = self.members_of(node);
+        let found = members.binary_search_by(|member| member.key.cmp(&key));
+        let value = members[found.ok()?].value as usize;
+        (self.nodes[value].kind != Kind::Excluded).then_some(value)
     }
 
     /// Removes the value that a JSON pointer names. In an array the value becomes `null`, so that
@@ -92,6 +100,16 @@ impl<'a> Document<'a> {
         } else {
             Kind::Null
         };
+    }
+
+    /// Removes the member that a pointer names, and returns whether there is one.
+    pub(super) fn exclude_member(&mut self, pointer: &MemberPointer) -> bool {
+        let mut names = pointer.names().iter();
+        let node = names.try_fold(0, |node, name| self.member(node, name));
+        if let Some(node) = node {
+            self.nodes[node].kind = Kind::Excluded;
+        }
+        node.is_some()
     }
 
     /// Writes the canonical form of a value. Returns whether something in the value is more than

@@ -1,6 +1,8 @@
 //! Reads a JSON body for its fingerprint: which parts of it are compared, and their canonical form.
 
 mod document;
+mod lexer;
+pub(crate) mod member;
 mod read;
 mod write;
 
@@ -8,6 +10,7 @@ use std::borrow::Cow;
 
 use crate::error::ConfigError;
 use crate::options::json::document::{Document, sort_key};
+use crate::options::json::member::MemberPointer;
 
 /// Which parts of a JSON body enter the fingerprint. They enter in the canonical form of RFC 8785.
 ///
@@ -72,9 +75,10 @@ impl JsonFingerprint {
     }
 
     /// Returns the canonical form of the parts that are compared; `None` if the bytes of the body
-    /// are compared.
-    pub(crate) fn canonical(&self, body: &[u8]) -> Option<Vec<u8>> {
+    /// are compared. The first member that `keys` names is the request's key, and is left out.
+    pub(crate) fn canonical(&self, body: &[u8], keys: &[MemberPointer]) -> Option<Vec<u8>> {
         let mut document = Document::read(body)?;
+        let has_key = keys.iter().any(|key| document.exclude_member(key));
         for pointer in &self.exclude {
             document.exclude(pointer);
         }
@@ -84,7 +88,7 @@ impl JsonFingerprint {
         } else {
             self.write_included(&document, &mut canonical)?
         };
-        let has_pointers = !self.include.is_empty() || !self.exclude.is_empty();
+        let has_pointers = has_key || !self.include.is_empty() || !self.exclude.is_empty();
         (counts || !has_pointers).then_some(canonical)
     }
 
@@ -122,7 +126,7 @@ mod tests {
 
     /// What is compared of a body: its canonical form, or its bytes.
     fn of(json: &JsonFingerprint, body: &str) -> (bool, Vec<u8>) {
-        match json.canonical(body.as_bytes()) {
+        match json.canonical(body.as_bytes(), &[]) {
             Some(canonical) => (true, canonical),
             None => (false, body.as_bytes().to_vec()),
         }
@@ -360,14 +364,14 @@ mod tests {
             let own: Vec<_> = numbers.iter().map(|number| serde_json::json!([text, number, { (&text): true }])).collect();
             let body = serde_json::to_string(&own).unwrap();
             let expected = serde_json_canonicalizer::to_vec(&own).unwrap();
-            prop_assert_eq!(JsonFingerprint::new().canonical(body.as_bytes()), Some(expected));
+            prop_assert_eq!(JsonFingerprint::new().canonical(body.as_bytes(), &[]), Some(expected));
         }
 
         #[test]
         fn no_body_panics_the_reader(body in "[\\[\\]{}\",:\\\\0-9.eE+tru -]{0,24}", pointer in "(/[a0~1-]{0,2}){0,3}") {
             let rules = JsonFingerprint::new().exclude(&pointer).include(pointer);
-            let _ = rules.canonical(body.as_bytes());
-            let _ = JsonFingerprint::new().canonical(body.as_bytes());
+            let _ = rules.canonical(body.as_bytes(), &[]);
+            let _ = JsonFingerprint::new().canonical(body.as_bytes(), &[]);
         }
 
         /// Decimals of 15 digits are the same if and only if their values are.

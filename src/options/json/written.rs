@@ -5,7 +5,7 @@ use super::read::MAX_VALUES;
 
 /// The canonical form, or `-` where the bytes are compared.
 fn form(json: &JsonFingerprint, body: impl AsRef<[u8]>) -> String {
-    let canonical = json.canonical(body.as_ref());
+    let canonical = json.canonical(body.as_ref(), &[]);
     canonical.map_or("-".to_owned(), |form| String::from_utf8(form).unwrap())
 }
 

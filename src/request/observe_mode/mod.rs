@@ -32,7 +32,7 @@ use crate::request::core::Core;
 use crate::request::judge::if_unknown;
 use crate::request::observe_mode::asked::Asked;
 use crate::request::observe_mode::responded::{settled, unknown};
-use crate::request::operation::{Operation, Progress as Stage, ProtectedRequest};
+use crate::request::operation::{KnownCaller, Operation, Progress as Stage, ProtectedRequest};
 
 use crate::request::respond::STATUS_HEADER;
 use crate::request::stop::Stop;
@@ -93,11 +93,13 @@ where
             return Err((body, Some(Would::Reject(rejection.code()))));
         }
     };
-    let known = match ProtectedRequest::new(core, options, key, header, parts, &Span::none()) {
-        Ok(known) => known,
+    let caller = match KnownCaller::of(core, options, parts) {
+        Ok(caller) => caller,
         Err(rejection) => return Err((body, Some(Would::Reject(rejection.code())))),
     };
-    if known.check_announced_length(parts, &body).is_err() {
+    let (header, span) = (Some(header), Span::none());
+    let known = ProtectedRequest::new(core, options, key, header, caller, parts, &span);
+    if known.limits().check_announced(parts, &body).is_err() {
         return Err((body, Some(Would::Reject(RejectionCode::BodyTooLarge))));
     }
     let none_yet = Fingerprint::from_bytes([0; 32]);
