@@ -42,7 +42,7 @@ impl Stall {
         match self {
             Self::Upstream(patience) => {
                 ready!(patience.poll_end(cx));
-                numbers.timed_out.add();
+                numbers.timed_out.inc();
                 warn!("the upstream's response stalled");
             }
             Self::Both(patience, upload) => {

@@ -307,7 +307,7 @@ impl Front {
                 Ok(())
             }
             Err(why) => {
-                self.numbers.ambiguous.add();
+                self.numbers.ambiguous.inc();
                 let detail = format!(
                     "The path {why}, so that servers may read it differently. Nothing was \
                      executed; send the request to the path as it is documented."
@@ -327,11 +327,11 @@ impl Front {
             .await
             .map_err(|reason| match reason {
                 NotAllowed::Denied(response) => {
-                    self.numbers.denied.add();
+                    self.numbers.denied.inc();
                     response
                 }
                 NotAllowed::Unknown(response) => {
-                    self.numbers.authorizer_failed.add();
+                    self.numbers.authorizer_failed.inc();
                     response
                 }
             })

@@ -18,7 +18,7 @@ use tower_idempotency::for_sidecar::{
 };
 use tower_idempotency::store::{AnyStore, Store, StoreError};
 use tower_idempotency::{ConfigError, IdempotencyLayer, RequestBody};
-use tower_idempotency_desk::{Desk, DeskObserver};
+use tower_idempotency_desk::DeskObserver;
 
 mod authorize;
 mod bodies;
@@ -58,6 +58,7 @@ mod upstream;
 pub use contract::SidecarContract;
 use front::Front;
 use listener::Listener;
+use metrics::{LayerObserver, Metrics};
 use options::{Settings, is_https, required_store};
 use received::ReceivedBody;
 use server::Drain;
@@ -98,7 +99,7 @@ type BoxError = Box<dyn Error + Send + Sync>;
 pub struct Sidecar {
     front: Arc<Front>,
     listener: Listener,
-    metrics: Option<Listener>,
+    metrics: Option<(Listener, Arc<Metrics>)>,
     certificates: Certificates,
     drain: Drain,
 }
@@ -114,13 +115,12 @@ impl Sidecar {
         let settings = Settings::read(config)?;
         // Errors of the file are found before the sidecar waits for a store.
         let (_, tls) = checked(config, &settings)?;
-        let observer = settings.desk.as_ref().map(|_| DeskObserver::new());
+        let observers = Observers::of(&settings);
         let layer = match store::connect(required_store(config)?).await? {
-            Connected::Now(store) => layer(config, &settings, store, observer.as_ref())?,
-            Connected::Later(store) => layer(config, &settings, store, observer.as_ref())?,
+            Connected::Now(store) => layer(config, &settings, store, &observers)?,
+            Connected::Later(store) => layer(config, &settings, store, &observers)?,
         };
-        let desk = desk::desk(&layer, &settings, observer);
-        Self::listen(&settings, layer, desk, tls).await
+        Self::listen(&settings, layer, observers, tls).await
     }
 
     /// What a sidecar with this file promises to clients. Neither the store nor the upstream is
@@ -156,23 +156,33 @@ impl Sidecar {
                            reaches them. That process shows them on the desk of its operator's listener";
             return Err(wrong(config, "store", message).into());
         }
-        layer(config, &settings, LateStore::default(), None)?;
-        layer(config, &settings, AnyStore::connect(store).await?, None)
+        let observers = Observers::default();
+        layer(config, &settings, LateStore::default(), &observers)?;
+        layer(
+            config,
+            &settings,
+            AnyStore::connect(store).await?,
+            &observers,
+        )
     }
 
     async fn listen(
         settings: &Settings,
         layer: IdempotencyLayer,
-        desk: Option<Desk>,
+        observers: Observers,
         tls: Tls,
     ) -> Result<Self, SidecarError> {
         descriptors::allow(&settings.limits, settings.authorize.is_some());
+        let desk = desk::desk(&layer, settings, observers.desk);
         let files = tls.files();
         let front = Front::new(layer, desk, settings, tls.upstream, tls.authorizer);
         let front = Arc::new(front);
-        let metrics = match &settings.metrics {
-            Some(address) => Some(bind(address, tls.metrics).await?),
-            None => None,
+        let metrics = match (&settings.metrics, observers.metrics) {
+            (Some(address), Some(observer)) => {
+                let metrics = Metrics::new(front.layer(), &observer, front.numbers());
+                Some((bind(address, tls.metrics).await?, Arc::new(metrics)))
+            }
+            _ => None,
         };
         let listener = bind(&settings.listen, tls.listener).await?;
         Ok(Self {
@@ -204,7 +214,8 @@ impl Sidecar {
     /// Where it serves `/metrics`, as [`listens_on`](Self::listens_on) says it.
     #[must_use]
     pub fn serves_metrics_on(&self) -> Option<String> {
-        self.metrics.as_ref().map(Listener::to_string)
+        let (listener, _) = self.metrics.as_ref()?;
+        Some(listener.to_string())
     }
 
     /// The address on which it serves `/metrics`, if the file has the entry `metrics`.
@@ -212,7 +223,8 @@ impl Sidecar {
     /// # Errors
     /// If the system cannot tell the address, or if that is a Unix socket.
     pub fn metrics_addr(&self) -> io::Result<Option<SocketAddr>> {
-        self.metrics.as_ref().map(Listener::address).transpose()
+        let listener = self.metrics.as_ref().map(|(listener, _)| listener);
+        listener.map(Listener::address).transpose()
     }
 
     /// Serves until `shutdown` completes. From then on probes say that it ends, and after `drain_delay` it
@@ -339,10 +351,32 @@ impl Tls {
     }
 }
 
+/// What is told of the events of a layer.
+#[derive(Default)]
+struct Observers {
+    desk: Option<DeskObserver>,
+    metrics: Option<LayerObserver>,
+}
+
+impl Observers {
+    /// Those that this file asks for: a layer without an observer reads no clock for one.
+    fn of(settings: &Settings) -> Self {
+        Self {
+            desk: settings.desk.as_ref().map(|_| DeskObserver::new()),
+            metrics: settings.metrics.as_ref().map(|_| LayerObserver::new()),
+        }
+    }
+}
+
 /// The layer without its store, and what TLS needs of the files that the configuration names. Errors of
 /// both are reported together.
 fn checked(config: &Config, settings: &Settings) -> Result<(IdempotencyLayer, Tls), SidecarError> {
-    let layer = layer(config, settings, LateStore::default(), None);
+    let layer = layer(
+        config,
+        settings,
+        LateStore::default(),
+        &Observers::default(),
+    );
     match (layer, Tls::read(config, settings)) {
         (Ok(layer), Ok(tls)) => Ok((layer, tls)),
         (Err(SidecarError(Reason::File(of_layer))), Err(of_tls)) => {
@@ -359,11 +393,14 @@ fn layer(
     config: &Config,
     settings: &Settings,
     store: impl Store,
-    observer: Option<&DeskObserver>,
+    observers: &Observers,
 ) -> Result<IdempotencyLayer, SidecarError> {
     let builder = builder(config, store)?;
     let mut builder = builder.observed_body(RequestBody::<ReceivedBody>::observed);
-    if let Some(observer) = observer {
+    if let Some(observer) = &observers.desk {
+        builder = builder.observer(observer.clone());
+    }
+    if let Some(observer) = &observers.metrics {
         builder = builder.observer(observer.clone());
     }
     let docs_url = settings.docs_url.as_ref();

@@ -26,6 +26,7 @@ use crate::desk;
 use crate::ending::{Close, Ending, Phase, Waits};
 use crate::front::{Front, Peer, ServedBody, alive};
 use crate::listener::Listener;
+use crate::metrics::{CONTENT_TYPE as PROMETHEUS, Metrics};
 use crate::received::{ReceivedBody, Unread};
 use crate::socket::{Socket, share};
 use crate::stream::Stream;
@@ -51,7 +52,7 @@ pub(crate) struct Drain {
 pub(crate) async fn serve(
     front: Arc<Front>,
     listener: Listener,
-    metrics: Option<Listener>,
+    metrics: Option<(Listener, Arc<Metrics>)>,
     drain: Drain,
     shutdown: impl Future<Output = ()>,
 ) {
@@ -59,8 +60,8 @@ pub(crate) async fn serve(
     let of_metrics = Connections::of_metrics(limits, front.numbers());
     let of_clients = Connections::of_clients(limits, front.numbers());
     let (metrics_phase, _) = watch::channel(Phase::Serve);
-    let metrics = metrics.map(|listener| {
-        let site = Site::Metrics(Arc::clone(&front));
+    let metrics = metrics.map(|(listener, metrics)| {
+        let site = Site::Metrics(Arc::clone(&front), metrics);
         let phase = metrics_phase.clone();
         tokio::spawn(async move { accept_all(&site, &listener, &of_metrics, &phase).await })
     });
@@ -106,13 +107,13 @@ pub(crate) enum Site {
     /// The upstream.
     Front(Arc<Front>),
     /// `/metrics`, the probes and the desk.
-    Metrics(Arc<Front>),
+    Metrics(Arc<Front>, Arc<Metrics>),
 }
 
 impl Site {
     pub(crate) fn front(&self) -> &Front {
         match self {
-            Self::Front(front) | Self::Metrics(front) => front,
+            Self::Front(front) | Self::Metrics(front, _) => front,
         }
     }
 
@@ -125,12 +126,12 @@ impl Site {
     ) -> Response<ServedBody<G>> {
         match self {
             Self::Front(front) => front.respond(request, peer, guard).await,
-            Self::Metrics(front) => {
+            Self::Metrics(front, own) => {
                 let response = match front.desk() {
-                    Some(own) if desk::is_desk(request.uri().path()) => {
-                        desk::respond(own, request, peer).await
+                    Some(desk) if desk::is_desk(request.uri().path()) => {
+                        desk::respond(desk, request, peer).await
                     }
-                    _ => metrics(front, &request).await.map(Full::new),
+                    _ => metrics(front, own, &request).await.map(Full::new),
                 };
                 response.map(|whole| GuardedBody::new(Either::Right(whole), (None, guard)))
             }
@@ -244,7 +245,7 @@ async fn secured(
         return Ok(Transport::plain(socket));
     };
     tls.accept(socket).await.map_err(|error| {
-        front.numbers().handshakes_failed.add();
+        front.numbers().handshakes_failed.inc();
         error.into()
     })
 }
@@ -307,7 +308,11 @@ async fn requests(
     }
 }
 
-async fn metrics(front: &Front, request: &Request<ReceivedBody>) -> Response<Bytes> {
+async fn metrics(
+    front: &Front,
+    metrics: &Metrics,
+    request: &Request<ReceivedBody>,
+) -> Response<Bytes> {
     let response = |status, text: String, content_type: &'static str| {
         let mut response = Response::new(Bytes::from(text));
         *response.status_mut() = status;
@@ -320,11 +325,7 @@ async fn metrics(front: &Front, request: &Request<ReceivedBody>) -> Response<Byt
         return response(StatusCode::METHOD_NOT_ALLOWED, String::new(), plain);
     }
     match request.uri().path() {
-        "/metrics" => {
-            let text = front.numbers().text(&front.layer().counts());
-            let prometheus = "text/plain; version=0.0.4; charset=utf-8";
-            response(StatusCode::OK, text, prometheus)
-        }
+        "/metrics" => response(StatusCode::OK, metrics.text(), PROMETHEUS),
         "/observed" => {
             let toml = "application/toml; charset=utf-8";
             response(StatusCode::OK, front.suggestion(), toml)

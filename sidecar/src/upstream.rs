@@ -235,7 +235,7 @@ impl Shared {
     fn failed(&self, failure: Failure, exchange: &Exchange) -> Response<ForwardedBody> {
         match failure {
             Failure::Unreached(error) => {
-                self.numbers.unreached.add();
+                self.numbers.unreached.inc();
                 warn!(
                     error = &*error as &dyn Error,
                     "the upstream was not reached"
@@ -244,12 +244,12 @@ impl Shared {
                 self.here(&refusal, exchange, Recording::Skip)
             }
             Failure::Broken(error) => {
-                self.numbers.broken.add();
+                self.numbers.broken.inc();
                 warn!(error = &*error as &dyn Error, "the upstream broke off");
                 self.in_doubt(GatewayCode::UpstreamBroken, exchange)
             }
             Failure::Unreadable(status, error) => {
-                self.numbers.broken.add();
+                self.numbers.broken.inc();
                 warn!(
                     %status,
                     error = &*error as &dyn Error,
@@ -263,7 +263,7 @@ impl Shared {
                 }
             }
             Failure::TimedOut => {
-                self.numbers.timed_out.add();
+                self.numbers.timed_out.inc();
                 warn!("the upstream did not respond in time");
                 self.in_doubt(GatewayCode::UpstreamTimeout, exchange)
             }

@@ -43,6 +43,42 @@ pub enum StoreOperation {
 }
 
 impl StoreOperation {
+    pub(crate) const ALL: [Self; 9] = [
+        Self::Claim,
+        Self::Renew,
+        Self::Complete,
+        Self::Release,
+        Self::RecordStep,
+        Self::LookUp,
+        Self::Forget,
+        Self::Subscribe,
+        Self::List,
+    ];
+
+    /// What a store can answer to this operation.
+    pub(crate) fn results(self) -> impl Iterator<Item = StoreResult> {
+        use StoreResult as Is;
+        let own: &[Is] = match self {
+            Self::Claim => &[Is::Acquired, Is::Found, Is::OverCapacity, Is::OverShare],
+            Self::Renew | Self::Complete | Self::Release | Self::RecordStep => {
+                &[Is::Held, Is::Lost]
+            }
+            Self::LookUp => &[Is::Found, Is::Absent],
+            Self::Forget => &[Is::Gone, Is::Absent, Is::InFlight, Is::Moved],
+            Self::Subscribe => &[Is::Subscribed],
+            Self::List => &[Is::Listed],
+        };
+        let failed = StoreErrorKind::ALL
+            .into_iter()
+            .filter(move |kind| match kind {
+                StoreErrorKind::TooLarge => matches!(self, Self::Complete | Self::RecordStep),
+                StoreErrorKind::InvalidCursor => self == Self::List,
+                _ => true,
+            });
+        let own = own.iter().copied().chain([Is::TimedOut]);
+        own.chain(failed.map(Is::Failed))
+    }
+
     /// The word of this operation in metrics, such as `look_up`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -211,6 +211,16 @@ pub enum OperationEnd {
 }
 
 impl OperationEnd {
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Recorded,
+        Self::Sealed,
+        Self::Released,
+        Self::OutcomeUnknown,
+        Self::InDoubt,
+        Self::Overtaken,
+        Self::Unrecorded,
+    ];
+
     /// The word of this end in metrics, such as `outcome_unknown`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -30,6 +30,19 @@ pub enum StoreErrorKind {
     InvalidCursor,
 }
 
+impl StoreErrorKind {
+    pub(crate) const ALL: [Self; 8] = [
+        Self::NotSent,
+        Self::Unknown,
+        Self::Contention,
+        Self::Refused,
+        Self::TooLarge,
+        Self::Unreadable,
+        Self::Unsupported,
+        Self::InvalidCursor,
+    ];
+}
+
 /// An operation of a store failed: what is known of it, and the cause.
 ///
 /// ```

@@ -19,13 +19,14 @@
 //! `_OTHER`.
 //!
 //! Public items: `Instrument` and its constants, `gauges`, `Metrics` (feature `metrics`), `OpenTelemetry`
-//! (feature `opentelemetry`). May use: `layer`, `observer`.
+//! (feature `opentelemetry`). May use: `layer`, `observer`, `rejection`, `limits`, `record`.
 
 mod instruments;
 #[cfg(feature = "metrics")]
 mod metrics;
 #[cfg(feature = "opentelemetry")]
 mod opentelemetry;
+pub(crate) mod series;
 
 pub use self::instruments::*;
 #[cfg(feature = "metrics")]

@@ -13,6 +13,7 @@ mod connections;
 mod desk;
 mod environment;
 mod expectations;
+mod exposition;
 mod failures;
 mod floods;
 mod forwarded;
@@ -30,6 +31,7 @@ mod listening;
 mod malformed;
 #[cfg(target_os = "linux")]
 mod memory;
+mod metrics;
 mod observed;
 mod own_paths;
 mod pages;

@@ -1,6 +1,6 @@
 //! The sidecar serves some paths itself.
 
-use crate::support::{Client, File, Step, Upstream, get, nobody, ok, post};
+use crate::support::{Client, File, Upstream, get, nobody, ok, post};
 
 #[tokio::test]
 async fn it_says_that_it_is_well() {
@@ -163,139 +163,13 @@ async fn it_serves_its_contract_where_it_is_told_to() {
     );
 }
 
-/// Returns the value of a sample.
-fn value(text: &str, sample: &str) -> u64 {
-    let mut lines = text.lines();
-    let found = lines.find_map(|line| line.strip_prefix(&format!("{sample} ")));
-    let found = found.unwrap_or_else(|| panic!("no {sample} in {text}"));
-    found.parse().unwrap()
-}
-
 #[tokio::test]
-async fn it_tells_its_numbers() {
-    let upstream = Upstream::start(|request| {
-        if request.target() == "/broken" {
-            vec![Step::Close]
-        } else {
-            ok("done")
-        }
-    })
-    .await;
-    let file = File::new(upstream.address).top("metrics = '127.0.0.1:0'");
-    let sidecar = file.start().await;
-    for (path, key) in [
-        ("/a", "1"),
-        ("/a", "1"),
-        ("/b", "1"),
-        ("/broken", "2"),
-        ("//", "3"),
-    ] {
-        sidecar.exchange(&post(path, key, "{}")).await;
+async fn its_second_address_has_what_operators_ask_for_and_nothing_else() {
+    let sidecar = File::new(nobody()).top("metrics = '127.0.0.1:0'");
+    let sidecar = sidecar.start().await;
+    let mut client = Client::connect(sidecar.metrics.unwrap()).await;
+    for (path, status) in [("/healthz", 200), ("/metrics", 200), ("/other", 404)] {
+        client.send(&get(path)).await;
+        assert_eq!(client.answer().await.status(), status, "{path}");
     }
-    let mut waits = sidecar.client().await;
-    waits
-        .send("POST /c HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n")
-        .await;
-    let metrics = sidecar.metrics.unwrap();
-    let mut client = Client::connect(metrics).await;
-    client.send(&get("/healthz")).await;
-    assert_eq!(client.answer().await.text(), "ok\n");
-    client.send(&get("/other")).await;
-    assert_eq!(client.answer().await.status(), 404);
-    crate::support::until(async || {
-        client.send(&get("/metrics")).await;
-        let answer = client.answer().await;
-        value(answer.text(), "idempotency_sidecar_requests_in_flight") == 1
-            && value(answer.text(), "idempotency_sidecar_connections") == 1
-    })
-    .await;
-    client.send(&get("/metrics")).await;
-    let answer = client.answer().await;
-    let content_type = "text/plain; version=0.0.4; charset=utf-8";
-    assert_eq!(answer.field("content-type"), Some(content_type));
-    for (sample, expected) in [
-        ("idempotency_executed_total", 2),
-        ("idempotency_replayed_total", 1),
-        ("idempotency_recorded_total", 1),
-        ("idempotency_in_doubt_total", 1),
-        (r#"idempotency_rejected_total{code="key-reused"}"#, 1),
-        (r#"idempotency_rejected_total{code="in-flight"}"#, 0),
-        ("idempotency_sidecar_requests_total", 6),
-        (
-            r#"idempotency_sidecar_upstream_failures_total{kind="broken"}"#,
-            1,
-        ),
-        (
-            r#"idempotency_sidecar_upstream_failures_total{kind="unreachable"}"#,
-            0,
-        ),
-        ("idempotency_sidecar_ambiguous_paths_total", 1),
-    ] {
-        assert_eq!(value(answer.text(), sample), expected, "{sample}");
-    }
-    // Prometheus wants each sample below the type of its family.
-    let mut family = "";
-    for line in answer.text().lines() {
-        if let Some(of) = line.strip_prefix("# TYPE ") {
-            family = of.split(' ').next().unwrap();
-        } else if !line.starts_with('#') {
-            assert_eq!(line.split([' ', '{']).next(), Some(family), "{line}");
-        }
-    }
-}
-
-/// A caller is refused beyond its share, and the next caller where the sum is full.
-#[tokio::test]
-async fn it_tells_what_the_limits_of_the_layer_refuse() {
-    let upstream = Upstream::start(|_| vec![Step::Hang]).await;
-    let file = File::new(upstream.address)
-        .top("metrics = '127.0.0.1:0'")
-        .idempotency("scope = ['header:x-api-key']")
-        .idempotency("max_in_flight_operations = 2")
-        .idempotency("max_in_flight_per_caller = 1");
-    let sidecar = file.start().await;
-    let request = |caller: &str, key: &str| {
-        let caller = format!("\r\nX-Api-Key: {caller}\r\nContent-Length");
-        post("/a", key, "{}").replace("\r\nContent-Length", &caller)
-    };
-    let numbers = async || {
-        let mut all = Vec::new();
-        for limit in [
-            "max_in_flight_operations",
-            "max_buffered_bytes",
-            "max_read_ahead",
-            "max_unsent_bytes",
-            "max_waiting_requests",
-            "max_background_operations",
-        ] {
-            for full in ["share", "service"] {
-                let labels = format!(r#"{{limit="{limit}",full="{full}"}}"#);
-                let sample = format!("idempotency_limit_refusals_total{labels}");
-                all.push(sidecar.number(&sample).await);
-            }
-        }
-        all
-    };
-    let mut first = sidecar.client().await;
-    first.send(&request("a", "1")).await;
-    crate::support::until(async || upstream.seen().len() == 1).await;
-    assert_eq!(numbers().await, [0; 12]);
-    let refused = sidecar.exchange(&request("a", "2")).await;
-    assert_eq!(refused.code(), "over-capacity");
-    assert_eq!(numbers().await, [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-    let mut second = sidecar.client().await;
-    second.send(&request("b", "1")).await;
-    crate::support::until(async || upstream.seen().len() == 2).await;
-    for key in ["1", "2"] {
-        let refused = sidecar.exchange(&request("c", key)).await;
-        assert_eq!(refused.code(), "over-capacity");
-    }
-    assert_eq!(numbers().await, [1, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-}
-
-#[tokio::test]
-async fn its_numbers_are_not_for_clients() {
-    let sidecar = File::new(nobody()).start().await;
-    assert_eq!(sidecar.exchange(&get("/metrics")).await.status(), 502);
-    assert!(sidecar.metrics.is_none());
 }
