@@ -1,6 +1,7 @@
 //! These tests run the sidecar over TCP, between clients and upstreams that see
 //! every byte.
 
+mod alarms;
 mod answers;
 mod asked_again;
 mod authorizer;
