@@ -12,7 +12,14 @@ pub(crate) const SECONDS: u64 = 60;
 /// The seconds that are kept: those that are shown, the running one, and some for readers that are late.
 const SLOTS: usize = 64;
 /// The outcomes that are counted; the last is for those that this version does not know.
-pub(crate) const OUTCOMES: [&str; 5] = ["executed", "replayed", "rejected", "unprotected", "other"];
+pub(crate) const OUTCOMES: [&str; 6] = [
+    "executed",
+    "replayed",
+    "rejected",
+    "unprotected",
+    "observed",
+    "other",
+];
 /// The calls of the store whose latencies are kept.
 pub(crate) const CALLS: [&str; 2] = ["claim", "complete"];
 /// Four for each power of two, up to 2^27 µs.
@@ -249,6 +256,8 @@ impl Latency {
 
 #[cfg(test)]
 mod tests {
+    use tower_idempotency::observer::{RequestOutcome, Would};
+
     use super::*;
 
     #[test]
@@ -258,13 +267,16 @@ mod tests {
             for _ in 0..second {
                 ring.decided(second, "replayed");
             }
+            for would in [Would::Execute, Would::Replay] {
+                ring.decided(second, RequestOutcome::Observed(would).as_str());
+            }
             ring.decided(second, "of a later version");
         }
         let minute = ring.minute(200);
         assert_eq!(minute.seconds.len(), 60);
-        assert_eq!(minute.seconds[0], [0, 140, 0, 0, 1]);
-        assert_eq!(minute.seconds[59], [0, 199, 0, 0, 1]);
-        assert_eq!((minute.of(1), minute.of(4)), ((140..200).sum(), 60));
+        assert_eq!(minute.seconds[0], [0, 140, 0, 0, 2, 1]);
+        assert_eq!(minute.seconds[59], [0, 199, 0, 0, 2, 1]);
+        assert_eq!((minute.of(1), minute.of(5)), ((140..200).sum(), 60));
         // Nothing has happened since.
         assert_eq!(ring.minute(261).of(1), 0);
         assert_eq!(ring.minute(1).seconds.len(), 0);

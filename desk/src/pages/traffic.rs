@@ -12,7 +12,9 @@ const HEIGHT: u64 = 120;
 const WIDTH: u64 = 10;
 
 /// The class of each outcome, which gives it its colour.
-const CLASSES: [&str; OUTCOMES.len()] = ["executed", "replayed", "rejected", "other", "other"];
+const CLASSES: [&str; OUTCOMES.len()] = [
+    "executed", "replayed", "rejected", "other", "observed", "other",
+];
 
 /// Requests a second by outcome, and latencies of the store.
 pub(super) fn minute(minute: &Minute) -> Markup {
@@ -164,11 +166,11 @@ mod tests {
     #[test]
     fn a_bar_has_the_height_of_its_second_and_shows_a_single_request() {
         assert_eq!(
-            bars(&[60, 30, 0, 0, 30], 120),
+            bars(&[60, 30, 0, 0, 0, 30], 120),
             [("executed", 60, 60), ("replayed", 30, 30), ("other", 0, 30)]
         );
-        assert_eq!(bars(&[1, 0, 0, 0, 0], 100_000), [("executed", 119, 1)]);
-        assert_eq!(bars(&[0; 5], 0), []);
+        assert_eq!(bars(&[1, 0, 0, 0, 0, 0], 100_000), [("executed", 119, 1)]);
+        assert_eq!(bars(&[0; 6], 0), []);
         assert_eq!(
             (per_second(59, 60), per_second(120, 60)),
             ("1.0".to_owned(), "2.0".to_owned())
