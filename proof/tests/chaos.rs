@@ -10,7 +10,7 @@ use std::time::Duration;
 #[path = "../examples/chaos.rs"]
 mod chaos;
 
-use chaos::arguments::{Options, Protections};
+use chaos::arguments::{Mode, Options, Protections};
 use chaos::checker::Rule;
 use chaos::planted::Planted;
 use chaos::server;
@@ -23,6 +23,7 @@ const ALL: Protections = Protections {
     claim: true,
     fence: true,
     transaction: true,
+    lock: true,
 };
 
 fn chaos(options: Options) -> Table {
@@ -68,7 +69,7 @@ fn each_operation_takes_effect_once_while_servers_and_their_database_are_killed(
             at_once: 24,
             lease: Duration::from_millis(1500),
             // A debug build on a busy machine needs seconds for a connection.
-            grace: Duration::from_secs(25),
+            grace: Some(Duration::from_secs(25)),
             seed: 7,
             ..Options::default()
         })
@@ -86,6 +87,60 @@ fn each_operation_takes_effect_once_while_servers_and_their_database_are_killed(
     assert!(counts.fenced > 0, "nobody was refused");
 }
 
+/// The claim is made in the handler's transaction: no lease has to lapse after a crash.
+#[test]
+fn each_operation_takes_effect_once_where_the_claim_is_in_its_transaction() {
+    let table = alone(|| {
+        chaos(Options {
+            store: "postgres".to_owned(),
+            operations: 2000,
+            kills: 10,
+            freezes: Some(6),
+            database_kills: Some(1),
+            servers: Some(3),
+            at_once: 24,
+            mode: Mode::InTransaction,
+            // A debug build on a busy machine needs seconds for a connection.
+            grace: Some(Duration::from_secs(15)),
+            seed: 7,
+            ..Options::default()
+        })
+    });
+    assert_eq!(table.violations, []);
+    let counts = table.counts;
+    assert_eq!((counts.struck.kills, counts.struck.database_kills), (10, 1));
+    assert_eq!(
+        (counts.duplicates, counts.lost, counts.unanswered),
+        (0, 0, 0)
+    );
+    assert!(counts.takeovers > 0, "no operation was begun anew");
+}
+
+#[test]
+fn without_the_lock_duplicates_are_found() {
+    let table = alone(|| {
+        chaos(Options {
+            store: url("TEST_POSTGRES_URL"),
+            operations: 300,
+            kills: 0,
+            freezes: Some(0),
+            servers: Some(3),
+            at_once: 24,
+            mode: Mode::InTransaction,
+            grace: Some(Duration::from_secs(25)),
+            seed: 3,
+            protections: Protections { lock: false, ..ALL },
+            ..Options::default()
+        })
+    });
+    assert!(!table.is_content());
+    assert!(
+        broken(&table).contains(&Rule::OneEntry),
+        "{:?}",
+        broken(&table)
+    );
+}
+
 /// `mariadbd` shows other sessions a commit that is not on its disk yet, unless a binary log makes
 /// it prepare the commit first. Then a kill takes back what a client was told.
 #[test]
@@ -100,7 +155,7 @@ fn what_a_client_was_told_outlives_each_kill_of_mariadb() {
             servers: Some(2),
             at_once: 24,
             lease: Duration::from_millis(1500),
-            grace: Duration::from_secs(25),
+            grace: Some(Duration::from_secs(25)),
             seed: 11,
             ..Options::default()
         })
@@ -125,7 +180,7 @@ fn without(protections: Protections, kills: u32, freezes: u32) -> Table {
             freezes: Some(freezes),
             servers: Some(3),
             at_once: 24,
-            grace: Duration::from_secs(25),
+            grace: Some(Duration::from_secs(25)),
             seed: 3,
             protections,
             ..Options::default()
@@ -232,7 +287,7 @@ fn on_redis(planted: Option<Planted>, operations: u32, kills: u32, freezes: u32)
             Some(_) if freezes > 0 => 1,
             Some(_) => 2,
         }),
-        grace: Duration::from_secs(if planted.is_none() { 25 } else { 2 }),
+        grace: Some(Duration::from_secs(if planted.is_none() { 25 } else { 2 })),
         seed: 5,
         planted,
         ..Options::default()
@@ -265,6 +320,8 @@ fn wrong_arguments_end_in_status_2_and_the_usage() {
         &["--kills", "many"],
         &["--lease-ms", "5"],
         &["--without", "luck"],
+        &["--mode", "perhaps"],
+        &["--mode", "in_transaction", "--store", "memory"],
         &["--break", "everything"],
         &["3000"],
     ] {

@@ -5,13 +5,14 @@ use serde::Deserialize;
 
 use super::amount::Time;
 use super::field::{Name, text};
-use super::value::{Setting, values};
+use super::value::{Plain, Setting, values};
+use crate::display::Words;
 use crate::options::fingerprint::FingerprintBody;
 use crate::options::json::JsonFingerprint;
 use crate::options::json::member::MemberPointer;
 use crate::options::key::KeyFormat;
 use crate::options::recording::RecordHeaders;
-use crate::options::{OnInFlight, RouteOptions};
+use crate::options::{ExactlyOnce, OnInFlight, RouteOptions};
 
 values! {
     /// What a key has to look like.
@@ -25,6 +26,16 @@ values! {
     Waiting(OnInFlight): "`reject` or a table such as { wait = \"10s\" }", { "const": "reject" },
         |plain| (text(&plain)? == "reject").then_some(OnInFlight::Reject),
         or Wait, |table| OnInFlight::Wait(table.wait.0);
+    /// Whether handlers commit their claims in transactions of their own, and make them there.
+    Exactly(ExactlyOnce): "`false`, `committed` (or `true`) or `in_transaction`",
+        { "enum": [false, true, "no", "committed", "in_transaction"] },
+        |plain| match plain {
+            Plain::Switch(on) => Some(on.into()),
+            Plain::Text(text) => {
+                ExactlyOnce::WORDS.iter().find(|(word, _)| *word == text).map(|(_, own)| *own)
+            }
+            Plain::Number(_) => None,
+        };
     /// How the request's body is compared.
     Body(FingerprintBody): "`bytes`, `json`, `none` or a table such as \
         { json = { exclude = [\"/sent_at\"] } }",

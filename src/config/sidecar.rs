@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::{HeaderName, Uri};
 use ipnet::IpNet;
 
+use super::choice::Exactly;
 use super::desk::{DeskEntry, DeskTable};
 use super::limits::Limits;
 use super::process::Listen;
@@ -14,6 +15,7 @@ use super::tls::{ClientFiles, ClientTls, ServerFiles, ServerTls};
 use super::{Config, FileError, print};
 use crate::IdempotencyLayerBuilder;
 use crate::error::ConfigError;
+use crate::options::ExactlyOnce;
 use crate::options::recording::Statuses;
 use crate::scope::canonical;
 use crate::store::Store;
@@ -108,13 +110,13 @@ pub struct Table {
 }
 
 impl Table {
-    fn new(route: Option<usize>, scope: Option<&Scopes>, exactly_once: Option<bool>) -> Self {
+    fn new(route: Option<usize>, scope: Option<&Scopes>, exactly_once: Option<&Exactly>) -> Self {
         let trusted = scope.iter().flat_map(|scope| &scope.trusted);
         Self {
             route,
             peer_ip: scope.is_some_and(|scope| scope.peer_ip),
             trusted: trusted.copied().collect(),
-            exactly_once: exactly_once == Some(true),
+            exactly_once: exactly_once.is_some_and(|own| own.0 != ExactlyOnce::No),
         }
     }
 
@@ -135,8 +137,8 @@ pub fn entries(config: &Config) -> Entries {
     let file = &config.said.file;
     let all = &file.idempotency;
     let routes = file.route.iter().enumerate();
-    let routes =
-        routes.map(|(at, route)| Table::new(Some(at), route.scope.as_ref(), route.exactly_once));
+    let routes = routes
+        .map(|(at, route)| Table::new(Some(at), route.scope.as_ref(), route.exactly_once.as_ref()));
     let networks = file.trusted_proxies.iter().flatten();
     Entries {
         listen: file.listen.as_ref().map(|own| own.0.clone()),
@@ -166,10 +168,14 @@ pub fn entries(config: &Config) -> Entries {
         ignore_path_case: file.ignore_path_case,
         limits: file.limits.limits(),
         docs_url: all.docs_url.clone(),
-        tables: [Table::new(None, all.scope.as_ref(), all.exactly_once)]
-            .into_iter()
-            .chain(routes)
-            .collect(),
+        tables: [Table::new(
+            None,
+            all.scope.as_ref(),
+            all.exactly_once.as_ref(),
+        )]
+        .into_iter()
+        .chain(routes)
+        .collect(),
     }
 }
 

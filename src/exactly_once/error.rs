@@ -31,13 +31,30 @@ pub enum CommitErrorKind {
     /// The transaction was rolled back: it can't be committed as it is. The error's
     /// source says why.
     Failed,
+    /// No transaction has begun: another request executes the operation
+    /// ([`ExactlyOnce::InTransaction`](crate::options::ExactlyOnce::InTransaction)). The client is
+    /// told `in-flight`, whatever the handler returns.
+    InFlight,
+    /// No transaction has begun: there is a record of the operation already
+    /// ([`ExactlyOnce::InTransaction`](crate::options::ExactlyOnce::InTransaction)). The client is
+    /// given the recorded response, or what else the record means, whatever the handler returns.
+    Found,
+    /// The transaction was rolled back: it was not begun by
+    /// [`SqlClaim::begin`](crate::exactly_once::SqlClaim::begin), as the route demands
+    /// ([`ExactlyOnce::InTransaction`](crate::options::ExactlyOnce::InTransaction)).
+    NotBegun,
+    /// No second transaction has begun: the first that
+    /// [`SqlClaim::begin`](crate::exactly_once::SqlClaim::begin) has begun is still open. Commit that
+    /// one, or roll it back first.
+    BegunTwice,
 }
 
 /// A claim was not committed: what became of its transaction, and why.
 ///
 /// As a response (feature `axum`) the error is a 503 for
 /// [`Retry`](CommitErrorKind::Retry) and a 500 for
-/// [`Failed`](CommitErrorKind::Failed); neither is recorded. For the two other kinds the
+/// [`Failed`](CommitErrorKind::Failed), [`NotBegun`](CommitErrorKind::NotBegun) and
+/// [`BegunTwice`](CommitErrorKind::BegunTwice); none is recorded. For the other kinds the
 /// layer decides the response.
 #[derive(Debug)]
 pub struct CommitError {
@@ -60,10 +77,7 @@ impl CommitError {
     }
 
     pub(crate) fn lost() -> Self {
-        Self {
-            kind: CommitErrorKind::Lost,
-            source: None,
-        }
+        Self::plain(CommitErrorKind::Lost)
     }
 
     pub(crate) fn unknown<DB: SqlDatabase>(error: sqlx::Error) -> Self {
@@ -73,16 +87,32 @@ impl CommitError {
         }
     }
 
+    pub(crate) fn in_flight() -> Self {
+        Self::plain(CommitErrorKind::InFlight)
+    }
+
+    pub(crate) fn found() -> Self {
+        Self::plain(CommitErrorKind::Found)
+    }
+
+    pub(crate) fn not_begun() -> Self {
+        Self::plain(CommitErrorKind::NotBegun)
+    }
+
+    pub(crate) fn begun_twice() -> Self {
+        Self::plain(CommitErrorKind::BegunTwice)
+    }
+
+    fn plain(kind: CommitErrorKind) -> Self {
+        Self { kind, source: None }
+    }
+
     /// No attempt to commit could begin.
     pub(super) fn not_open(why: NotOpen) -> Self {
         let why = match why {
+            NotOpen::NotBegun => return Self::not_begun(),
             NotOpen::Lost => return Self::lost(),
-            NotOpen::Unheard => {
-                return Self {
-                    kind: CommitErrorKind::Unknown,
-                    source: None,
-                };
-            }
+            NotOpen::Unheard => return Self::plain(CommitErrorKind::Unknown),
             NotOpen::UnderWay => "the claim is being committed already",
             NotOpen::Committed => "the claim is committed already",
             NotOpen::Over => "the request has been answered without it",
@@ -148,6 +178,20 @@ impl fmt::Display for CommitError {
             CommitErrorKind::Retry => "the transaction was rolled back, and can be run again",
             CommitErrorKind::Unknown => "nobody knows whether the transaction was committed",
             CommitErrorKind::Failed => "the transaction was rolled back: it can't be committed",
+            CommitErrorKind::InFlight => {
+                "no transaction has begun: another request executes the operation"
+            }
+            CommitErrorKind::Found => {
+                "no transaction has begun: there is a record of the operation already"
+            }
+            CommitErrorKind::NotBegun => {
+                "the transaction was rolled back: it was not begun by SqlClaim::begin, as a route \
+                 that is exactly once in a transaction demands"
+            }
+            CommitErrorKind::BegunTwice => {
+                "no second transaction has begun: commit the one that SqlClaim::begin has begun, or \
+                 roll it back first"
+            }
         })
     }
 }
@@ -170,7 +214,9 @@ mod response {
         fn into_response(self) -> Response {
             let error: &dyn std::error::Error = &self;
             let status = match self.kind {
-                CommitErrorKind::Failed => {
+                CommitErrorKind::Failed
+                | CommitErrorKind::NotBegun
+                | CommitErrorKind::BegunTwice => {
                     tracing::error!(error, "a claim can't be committed");
                     StatusCode::INTERNAL_SERVER_ERROR
                 }
@@ -178,7 +224,10 @@ mod response {
                     tracing::warn!(error, "a claim was not committed");
                     StatusCode::SERVICE_UNAVAILABLE
                 }
-                CommitErrorKind::Lost | CommitErrorKind::Unknown => StatusCode::CONFLICT,
+                CommitErrorKind::Lost
+                | CommitErrorKind::Unknown
+                | CommitErrorKind::InFlight
+                | CommitErrorKind::Found => StatusCode::CONFLICT,
             };
             let mut response = status.into_response();
             response.extensions_mut().insert(Recording::Skip);

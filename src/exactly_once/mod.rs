@@ -1,7 +1,7 @@
 //! A handler's own writes and its response in one database transaction (G7).
 //!
 //! Public items: `SqlClaim`, `SqlDatabase`, `CommitError`, `CommitErrorKind`,
-//! `MissingClaim`. May use: `request`, `options`, `store`, `message`, `runtime`, `error`.
+//! `MissingClaim`. May use: `request`, `limits`, `options`, `store`, `message`, `runtime`, `error`.
 
 use std::any::Any;
 use std::fmt;
@@ -27,6 +27,8 @@ use crate::runtime::deadline::Deadline;
 use crate::store::SqlStore;
 use crate::store::sql::retried::is_retried;
 use crate::store::sql::transaction::{CompletedInside, TransactionFate, TransactionalStore};
+
+mod begin;
 
 mod error;
 
@@ -117,17 +119,15 @@ impl<DB: SqlDatabase> SqlClaim<DB> {
         B::Error: Into<BoxError>,
     {
         let operation = &*self.operation;
-        let mut attempt = operation.commit.attempt().map_err(CommitError::not_open)?;
-        match DB::TransactionManager::get_transaction_depth(&transaction) {
-            1 => {}
-            0 => return Err(CommitError::failed("the transaction is over already")),
-            _ => {
-                return Err(CommitError::failed(
-                    "the transaction is a savepoint inside another one, whose rollback would \
-                     take the record back: commit the outer one",
-                ));
+        let claims = operation.claims_inside();
+        let mut attempt = match operation.commit.attempt(claims) {
+            Ok(attempt) => attempt,
+            Err(why) => {
+                self.roll_back(transaction).await;
+                return Err(CommitError::not_open(why));
             }
-        }
+        };
+        Self::check_depth(&transaction)?;
         let (head, body) = response.into_parts();
         if never_ends(&head) {
             let why = "an answer without an end can't be recorded";
@@ -139,7 +139,8 @@ impl<DB: SqlDatabase> SqlClaim<DB> {
             let why = "the answer's Content-Length is not the length of its body";
             return Err(CommitError::failed(why));
         }
-        let lease = operation.lease();
+        let claimed = attempt.claimed();
+        let lease = claimed.map_or_else(|| operation.lease(), |claimed| &claimed.lease);
         let timed = &operation.core.leases.store;
         let began_at = operation.commit.began_at();
         let began_at = began_at.expect("the handler has begun");
@@ -147,10 +148,19 @@ impl<DB: SqlDatabase> SqlClaim<DB> {
         let outcome = timed.fitted(outcome);
         let kept = timed.store().kept(lease, outcome.clone());
         let store = self.store().expect("it was there when the claim was made");
-        let completed = store.complete_within(&mut transaction, lease, &kept);
-        let inside = match completed.await {
+        let completing = async {
+            for other in claimed.iter().flat_map(|claimed| &claimed.others) {
+                store.unclaim_within(&mut transaction, other).await?;
+            }
+            store.complete_within(&mut transaction, lease, &kept).await
+        };
+        let inside = match completing.await {
             Ok(CompletedInside::Lost) => {
                 self.roll_back(transaction).await;
+                // Nobody takes over what the claim's own transaction has made.
+                if claims {
+                    return Err(CommitError::not_begun());
+                }
                 let fate = timed.bound(store.fate(lease)).await;
                 if matches!(fate, Ok(TransactionFate::RolledBack)) {
                     return Err(CommitError::failed(
@@ -169,6 +179,7 @@ impl<DB: SqlDatabase> SqlClaim<DB> {
             }
         };
         let awaited = inside == CompletedInside::HeldAndAwaited;
+        let lease = lease.clone();
         attempt.sends_commit(CommittedResponse {
             head,
             body,
@@ -182,7 +193,7 @@ impl<DB: SqlDatabase> SqlClaim<DB> {
             attempt.rolled_back();
             return Err(CommitError::rolled_back::<DB>(error));
         }
-        match find_out(store, lease, timed.timeout()).await {
+        match find_out(store, &lease, claims, timed.timeout()).await {
             TransactionFate::Committed => {
                 Ok(attempt.committed(|response| operation.stands(response)))
             }
@@ -199,6 +210,17 @@ impl<DB: SqlDatabase> SqlClaim<DB> {
                 attempt.unknown();
                 Err(CommitError::unknown::<DB>(error))
             }
+        }
+    }
+
+    fn check_depth(transaction: &Transaction<'_, DB>) -> Result<(), CommitError> {
+        match DB::TransactionManager::get_transaction_depth(transaction) {
+            1 => Ok(()),
+            0 => Err(CommitError::failed("the transaction is over already")),
+            _ => Err(CommitError::failed(
+                "the transaction is a savepoint inside another one, whose rollback would \
+                 take the record back: commit the outer one",
+            )),
         }
     }
 

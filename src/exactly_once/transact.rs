@@ -20,7 +20,7 @@ use crate::store::sql::transaction::SqlDatabase;
 const TRIES: u32 = 8;
 
 impl<DB: SqlDatabase> SqlClaim<DB> {
-    /// Begins a transaction, runs `work` in it, and [commits](Self::commit) it with the
+    /// [Begins](Self::begin) a transaction, runs `work` in it, and [commits](Self::commit) it with the
     /// response that `work` returns together with the transaction. If the transaction
     /// has to give way to another one, or its connection breaks, all of this is run
     /// again, up to eight times. So `work` should do nothing but write to this
@@ -95,8 +95,7 @@ impl<DB: SqlDatabase> SqlClaim<DB> {
         B::Error: Into<BoxError>,
         E: Error + From<CommitError> + 'static,
     {
-        let begun = pool.begin_with(DB::BEGIN).await;
-        let transaction = begun.map_err(CommitError::rolled_back::<DB>)?;
+        let transaction = self.begin(pool).await?;
         let (transaction, response) = work(transaction).await?;
         Ok(self.commit(transaction, response).await?)
     }

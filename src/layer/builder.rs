@@ -15,7 +15,7 @@ use crate::limits::{Accounts, Limit, Limits, Resource, Turns};
 use crate::message::media_type::can_have_body;
 use crate::message::observed_body::{ObservedBodies, ObservedBody};
 use crate::observer::{Observer, Observers};
-use crate::options::route::{Routes, Rule};
+use crate::options::route::{Commits, Routes, Rule};
 use crate::options::{RouteOptions, Target};
 use crate::record::digest::Digests;
 use crate::rejection::{DEFAULT, RejectionCode, RejectionRules, RenderRejection, Template};
@@ -330,6 +330,18 @@ impl IdempotencyLayerBuilder {
         self
     }
 
+    /// Whether handlers can make their claims in the store, or why not.
+    fn claims_within(&self) -> Result<(), String> {
+        self.commits()?;
+        #[cfg(feature = "_sql")]
+        if let Some(database) = self.store.in_database()
+            && let Some(why) = database.claims_nothing_within()
+        {
+            return Err(format!("can't be in_transaction here: {why}"));
+        }
+        Ok(())
+    }
+
     /// Whether handlers can commit their claims in the store, or why not.
     fn commits(&self) -> Result<(), String> {
         #[cfg(feature = "config")]
@@ -412,8 +424,11 @@ impl IdempotencyLayerBuilder {
         let mut digests = self.secrets.iter().map(|secret| Digests::keyed(secret));
         let current = digests.next().unwrap_or_else(Digests::plain);
         let old_digests = digests.collect();
-        let commits = self.commits();
-        let routes = Routes::new(self.defaults, self.routes, self.target, commits)?;
+        let commits = Commits {
+            committed: self.commits(),
+            in_transaction: self.claims_within(),
+        };
+        let routes = Routes::new(self.defaults, self.routes, self.target, &commits)?;
         let has_shares = !self.scope.is_everyone() || routes.have_scopes();
         check_limits(&self.limits, routes.largest_body(), has_shares)?;
         #[cfg(feature = "encryption")]

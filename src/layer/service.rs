@@ -194,7 +194,7 @@ where
         // has begun, the layer does not reject (G11).
         let has_begun = is_protected && known.has_clone_further_out(&parts);
         if !has_begun && let Err(rejection) = known.limits().check_announced(&parts, &body) {
-            return ResponseFuture::rejected(known.stop(rejection.into(), &parts));
+            return ResponseFuture::rejected(known.stop(rejection.into(), Some(&parts)));
         }
         if is_protected {
             let request = Request::from_parts(parts, body);

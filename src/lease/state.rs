@@ -39,26 +39,44 @@ pub(crate) struct LeaseState {
     completed_elsewhere: AtomicBool,
     /// The lease's place in the renewer, once the renewer watches the lease.
     place: OnceLock<usize>,
+    /// Whether the store has the lease, so that it is renewed and ended there. Where the handler makes
+    /// the claim, the store has nothing before the handler's commit.
+    is_stored: bool,
     /// How the operation has ended, once it has.
     ended: OnceLock<Ended>,
 }
 
 impl LeaseState {
-    pub(crate) fn new(mut lease: Lease, in_flight: Holding) -> Self {
+    pub(crate) fn new(lease: Lease, in_flight: Holding) -> Self {
+        Self::with(lease, Some(in_flight), true)
+    }
+
+    /// The state of an operation whose handler makes the claim.
+    #[cfg(feature = "_sql")]
+    pub(crate) fn unstored(lease: Lease) -> Self {
+        Self::with(lease, None, false)
+    }
+
+    fn with(mut lease: Lease, in_flight: Option<Holding>, is_stored: bool) -> Self {
         let guard = lease.take_guard();
         Self {
             lease,
             guard: Mutex::new(guard),
-            in_flight: Mutex::new(Some(in_flight)),
+            in_flight: Mutex::new(in_flight),
             lost: AtomicBool::new(false),
             completed_elsewhere: AtomicBool::new(false),
             place: OnceLock::new(),
+            is_stored,
             ended: OnceLock::new(),
         }
     }
 
     pub(crate) fn lease(&self) -> &Lease {
         &self.lease
+    }
+
+    pub(crate) fn is_stored(&self) -> bool {
+        self.is_stored
     }
 
     pub(super) fn place(&self) -> &OnceLock<usize> {

@@ -64,6 +64,37 @@ pub enum OnOversize {
     Rerun,
 }
 
+/// Whether handlers commit their claims in transactions of their own (`exactly_once::SqlClaim`, G7).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ExactlyOnce {
+    /// A handler may commit its claim, and need not.
+    #[default]
+    No,
+    /// A handler must commit its claim. A 2xx or 3xx response of a handler that did not is replaced
+    /// by a 500 (`outcome-unknown`), the mistake is logged, and the record's outcome is unknown
+    /// ([`OnLapsedLease`](crate::options::OnLapsedLease)). Responses of 4xx, 5xx, 307 and 308 are
+    /// judged as on other routes.
+    ///
+    /// The layer claims before the handler runs, and commits that claim by itself: an operation costs
+    /// two commits.
+    Committed,
+    /// A handler must begin and commit its claim in one transaction (`SqlClaim::begin` and
+    /// `SqlClaim::commit`). Before the handler the layer only looks for a record, and writes nothing:
+    /// an operation costs one commit. A crash leaves nothing behind, so that a retry runs at once.
+    ///
+    /// What is not committed is not recorded, whatever its status: a retry runs. A 2xx or 3xx response
+    /// without a commit is replaced as with [`Committed`](Self::Committed).
+    InTransaction,
+}
+
+/// `true` is [`ExactlyOnce::Committed`].
+impl From<bool> for ExactlyOnce {
+    fn from(committed: bool) -> Self {
+        if committed { Self::Committed } else { Self::No }
+    }
+}
+
 /// What happens to a request when the store can't be reached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]

@@ -18,7 +18,9 @@ mod setters;
 mod structured;
 pub(crate) mod target;
 
-pub use choices::{KeysPer, Mode, OnDisconnect, OnInFlight, OnOversize, OnStoreError, Require};
+pub use choices::{
+    ExactlyOnce, KeysPer, Mode, OnDisconnect, OnInFlight, OnOversize, OnStoreError, Require,
+};
 pub use fingerprint::FingerprintBody;
 pub use json::JsonFingerprint;
 pub use key::{KeyFormat, KeySyntax};
@@ -34,6 +36,7 @@ use std::fmt;
 use http::{HeaderMap, HeaderName, Method, StatusCode};
 
 use crate::error::ConfigError;
+use crate::options::recording::Statuses;
 
 impl RouteOptions {
     /// Returns what is wrong with these options.
@@ -59,14 +62,15 @@ impl RouteOptions {
                 return Err(ConfigError::new(option, message));
             }
         }
-        if self.exactly_once && self.on_store_error == OnStoreError::RunUnprotected {
+        let insists = self.exactly_once != ExactlyOnce::No;
+        if insists && self.on_store_error == OnStoreError::RunUnprotected {
             return Err(ConfigError::new(
                 "exactly_once",
                 "can't go with `on_store_error` open: what runs unprotected runs as often as it \
                  is sent",
             ));
         }
-        if self.exactly_once && self.mode == Mode::Observe {
+        if insists && self.mode == Mode::Observe {
             return Err(ConfigError::new(
                 "exactly_once",
                 "can't go with `mode` observe: a handler that is only observed has no claim to \
@@ -78,6 +82,13 @@ impl RouteOptions {
                 "key_in_body",
                 "can't go with `mode` observe: what is only observed is passed on before its body \
                  is read",
+            ));
+        }
+        if self.exactly_once == ExactlyOnce::InTransaction && self.in_doubt != Statuses::none() {
+            return Err(ConfigError::new(
+                "exactly_once",
+                "can't be in_transaction with `in_doubt`: no record is in flight that could stay so \
+                 until a lease lapses",
             ));
         }
         if let Some(scope) = &self.scope {

@@ -12,7 +12,7 @@ use crate::error::ConfigError;
 use crate::options::fingerprint::record_id;
 use crate::options::key::Key;
 use crate::options::target::{MeantPath, SentTarget, Target};
-use crate::options::{KeysPer, RouteOptions, can_protect};
+use crate::options::{ExactlyOnce, KeysPer, RouteOptions, can_protect};
 use crate::record::digest::Digests;
 #[cfg(feature = "axum")]
 use crate::record::names::Names;
@@ -25,6 +25,22 @@ const MOST_PARAMETERS: usize = 25;
 
 /// A pattern, and what it changes in the default options.
 pub(crate) type Rule = (String, Box<dyn FnOnce(RouteOptions) -> RouteOptions + Send>);
+
+/// Whether handlers can commit their claims in the store, and make them there, or why not.
+pub(crate) struct Commits {
+    pub(crate) committed: Result<(), String>,
+    pub(crate) in_transaction: Result<(), String>,
+}
+
+impl Commits {
+    fn of(&self, exactly_once: ExactlyOnce) -> &Result<(), String> {
+        match exactly_once {
+            ExactlyOnce::No => &Ok(()),
+            ExactlyOnce::Committed => &self.committed,
+            ExactlyOnce::InTransaction => &self.in_transaction,
+        }
+    }
+}
 
 /// The options of a layer, by method and path.
 #[derive(Debug)]
@@ -67,17 +83,14 @@ struct MethodRoutes {
 }
 
 impl Routes {
-    /// `commits` says whether handlers can commit their claims in the store, or why not.
     pub(crate) fn new(
         default: RouteOptions,
         rules: Vec<Rule>,
         target: Target,
-        commits: Result<(), String>,
+        commits: &Commits,
     ) -> Result<Self, ConfigError> {
         let check = |options: &RouteOptions| {
-            if options.exactly_once
-                && let Err(why) = &commits
-            {
+            if let Err(why) = commits.of(options.exactly_once) {
                 return Err(ConfigError::new("exactly_once", why.clone()));
             }
             options.check()
@@ -381,6 +394,11 @@ mod tests {
     use crate::options::Require;
     use proptest::prelude::*;
 
+    const COMMITS: Commits = Commits {
+        committed: Ok(()),
+        in_transaction: Ok(()),
+    };
+
     fn routes(rules: &[(&str, Require)]) -> Result<Routes, ConfigError> {
         let rules = rules.iter().map(|(pattern, require)| {
             let require = *require;
@@ -392,7 +410,7 @@ mod tests {
             RouteOptions::default(),
             rules.collect(),
             Target::AsSent,
-            Ok(()),
+            &COMMITS,
         )
     }
 
@@ -584,14 +602,14 @@ mod tests {
         let lock = || Method::from_bytes(b"LOCK").unwrap();
         let rule = || -> Rule { ("LOCK /a".to_owned(), Box::new(|options| options)) };
         let options = RouteOptions::default().methods([lock()]);
-        let listed = Routes::new(options, vec![rule()], Target::AsSent, Ok(())).unwrap();
+        let listed = Routes::new(options, vec![rule()], Target::AsSent, &COMMITS).unwrap();
         let of_a = listed.options(&lock(), &Uri::from_static("/a"), &Extensions::new());
         assert!(of_a.is_some());
         let unlisted = Routes::new(
             RouteOptions::default(),
             vec![rule()],
             Target::AsSent,
-            Ok(()),
+            &COMMITS,
         );
         assert_eq!(unlisted.unwrap_err().option(), "route");
     }
@@ -602,8 +620,13 @@ mod tests {
             "POST /a".to_owned(),
             Box::new(|options| options.lease(Duration::ZERO)),
         );
-        let error =
-            Routes::new(RouteOptions::default(), vec![rule], Target::AsSent, Ok(())).unwrap_err();
+        let error = Routes::new(
+            RouteOptions::default(),
+            vec![rule],
+            Target::AsSent,
+            &COMMITS,
+        )
+        .unwrap_err();
         assert_eq!(
             error.to_string(),
             "`lease` must be longer than zero (on route `POST /a`)"

@@ -10,8 +10,8 @@ use crate::options::fingerprint::FingerprintRules;
 use crate::options::key::KeyRules;
 use crate::options::recording::{RecordHeaders, RecordRule, SkipHeader, Statuses};
 use crate::options::{
-    KeySyntax, KeysPer, Mode, OnDisconnect, OnInFlight, OnLapsedLease, OnMismatch, OnOversize,
-    OnStoreError, Require,
+    ExactlyOnce, KeySyntax, KeysPer, Mode, OnDisconnect, OnInFlight, OnLapsedLease, OnMismatch,
+    OnOversize, OnStoreError, Require,
 };
 use crate::scope::Scope;
 
@@ -115,15 +115,6 @@ options! {
         /// [`OnStoreError::Reject`].
         on_store_error: OnStoreError = OnStoreError::default();
 
-        /// Whether handlers must commit their claims in transactions of their own (`SqlClaim`, G7).
-        /// A 2xx or 3xx response of a handler that did not is then replaced by a 500
-        /// (`outcome-unknown`), the mistake is logged, and the record's outcome is unknown
-        /// ([`OnLapsedLease`]). Responses of 4xx, 5xx, 307
-        /// and 308 are judged as on other routes.
-        ///
-        /// Needs a store in an SQL database, and [`OnStoreError::Reject`]. Default: `false`.
-        exactly_once: bool = false;
-
         /// How long a claim holds without being renewed. It is renewed after a third of that time.
         /// Default: 30 s.
         lease: Duration = Duration::from_secs(30);
@@ -153,6 +144,7 @@ options! {
     fields {
         keys: KeyRules = KeyRules::default();
         methods: Vec<Method> = vec![Method::POST, Method::PATCH];
+        exactly_once: ExactlyOnce = ExactlyOnce::No;
         /// `None` stands for the layer's scope.
         scope: Option<Arc<dyn Scope>> = None;
         fingerprint: FingerprintRules = FingerprintRules::default();
@@ -180,6 +172,7 @@ words! {
     OnOversize { Seal = "seal", Rerun = "rerun" }
     OnStoreError { Reject = "reject" | "closed", RunUnprotected = "run-unprotected" | "open" }
     OnDisconnect { Finish = "finish", Cancel = "cancel" }
+    ExactlyOnce { No = "no", Committed = "committed", InTransaction = "in_transaction" }
 }
 
 /// The options that a file can set for a route, one row each: the words of its JSON Schema; its
@@ -264,9 +257,10 @@ macro_rules! route_options {
             max_operation: Time = "10m";
             /// How long a recorded response is kept.
             retention: Time = "24h";
-            /// Whether handlers have to commit their claims in transactions of their own, which
+            /// Whether handlers have to commit their claims in transactions of their own
+            /// (`committed`, or `true`), or make and commit them there (`in_transaction`), which
             /// needs a store in an SQL database. Not for the sidecar.
-            exactly_once: bool = false;
+            exactly_once: Exactly = false;
             /// Which headers of a response are recorded: all but some, or only some.
             record_headers: Headers = { "deny": ["Set-Cookie", "WWW-Authenticate", "Date"] };
             /// The header that marks a replay with `true`; `false` for no mark.

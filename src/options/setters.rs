@@ -13,10 +13,22 @@ use crate::message::media_type::{HOP_BY_HOP, can_have_body};
 use crate::options::json::member::MemberPointer;
 use crate::options::key::{KeyFormat, KeySyntax};
 use crate::options::recording::{RecordRule, SkipHeader};
-use crate::options::{FingerprintBody, OnInFlight, RouteOptions, can_protect};
+use crate::options::{ExactlyOnce, FingerprintBody, OnInFlight, RouteOptions, can_protect};
 use crate::scope::Scope;
 
 impl RouteOptions {
+    /// Whether handlers must commit their claims in transactions of their own (`SqlClaim`, G7), and
+    /// whether the claim itself is made there. `true` stands for [`ExactlyOnce::Committed`], `false` for
+    /// [`ExactlyOnce::No`], which is the default.
+    ///
+    /// [`Committed`](ExactlyOnce::Committed) and [`InTransaction`](ExactlyOnce::InTransaction) need a
+    /// store in an SQL database, and [`OnStoreError::Reject`](crate::options::OnStoreError::Reject).
+    #[must_use]
+    pub fn exactly_once(mut self, how: impl Into<ExactlyOnce>) -> Self {
+        self.exactly_once = how.into();
+        self
+    }
+
     /// The header that carries the key. Default: `Idempotency-Key`.
     #[must_use]
     pub fn header(self, name: impl AsRef<str>) -> Self {

@@ -23,6 +23,10 @@ use crate::store::{
 pub(crate) enum Protection {
     /// A lease of this layer.
     Own(LeaseOwner),
+    /// The claim that the handler makes in its own transaction. The operation has its place among those
+    /// in flight.
+    #[cfg(feature = "_sql")]
+    InTransaction(Holding),
     /// Nothing: the store is down, and the route says `OnStoreError::RunUnprotected`. The
     /// operation has its place among those in flight all the same, until its response has ended.
     None,
@@ -46,6 +50,11 @@ impl Operation {
             Ok(place) => place,
             Err(full) => return Err(self.look(claim, parts, content, full).await),
         };
+        #[cfg(feature = "_sql")]
+        if self.claims_inside() {
+            self.look_before(claim, parts, content).await?;
+            return Ok(Protection::InTransaction(place));
+        }
         self.enter(Progress::Claiming);
         let sent = Instant::now();
         let claimed = self.core.leases.store.claim(claim).await;
@@ -92,7 +101,7 @@ impl Operation {
     }
 
     /// What the record of a claim means for this request. `None` if the claim would acquire it.
-    async fn look_for(&self, claim: &Claim) -> Result<Option<Stop>, StoreError> {
+    pub(super) async fn look_for(&self, claim: &Claim) -> Result<Option<Stop>, StoreError> {
         let found = self.core.leases.store.look_up(&claim.id).await?;
         let Some(record) = found.map(Record::readable).transpose()? else {
             return Ok(None);

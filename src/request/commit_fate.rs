@@ -15,10 +15,12 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
 /// Looks at the record until the transaction has certainly ended. The `COMMIT` may
 /// still be on its way to the database, so an unchanged record says nothing while its
-/// row is locked. Returns `UnderWay` if the end can't be found out within `limit`.
+/// row is locked. Returns `UnderWay` if the end can't be found out within `limit`. `claimed` is whether
+/// the transaction has made the claim too.
 pub(crate) async fn find_out(
     store: &dyn TransactionalStore,
     lease: &Lease,
+    claimed: bool,
     limit: Duration,
 ) -> TransactionFate {
     warn!(
@@ -28,7 +30,12 @@ pub(crate) async fn find_out(
     let looking = async {
         let mut pause = FIRST_PAUSE;
         loop {
-            match store.fate(lease).await {
+            let fate = if claimed {
+                store.fate_of_claimed(lease)
+            } else {
+                store.fate(lease)
+            };
+            match fate.await {
                 Ok(TransactionFate::UnderWay) => {}
                 Ok(fate) => return fate,
                 Err(error) => {
@@ -70,6 +77,17 @@ mod tests {
             Box::pin(async move { found })
         }
 
+        fn fate_of_claimed<'a>(
+            &'a self,
+            lease: &'a Lease,
+        ) -> BoxFuture<'a, Result<TransactionFate, StoreError>> {
+            self.fate(lease)
+        }
+
+        fn claims_nothing_within(&self) -> Option<&'static str> {
+            None
+        }
+
         fn loses_commits(&self) -> Option<&'static str> {
             None
         }
@@ -91,7 +109,7 @@ mod tests {
         let (scope, asked) = (ScopeDigest::from_bytes([2; 32]), [3; 32]);
         let claim = Claim::new(id, scope, Fingerprint::from_bytes(asked));
         let lease = Lease::new(&claim, FencingToken::new(1).unwrap(), 1);
-        let found = find_out(&database, &lease, Duration::from_secs(3)).await;
+        let found = find_out(&database, &lease, false, Duration::from_secs(3)).await;
         let looks = database.looks.lock();
         let pauses = looks.windows(2).map(|pair| (pair[1] - pair[0]).as_millis());
         (found, pauses.collect())

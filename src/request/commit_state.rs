@@ -1,14 +1,18 @@
 //! How far the handler's own commit of its claim has come (G7).
 
+use std::mem;
 use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::{Response, response};
 use http_body_util::Full;
 
+use crate::limits;
 use crate::message::body::FullBody;
+use crate::record::FencingToken;
 use crate::runtime::{Mutex, Notify, OnceLock};
-use crate::store::Outcome;
+use crate::store::sql::transaction::Reservation;
+use crate::store::{Claim, Lease, Outcome};
 
 /// The commit state of one operation: its handler moves the state on, its flow
 /// reads the state when the handler is through.
@@ -18,6 +22,10 @@ pub(crate) struct Commit {
     /// Notified after each change of `state` by an [`Attempt`].
     settled: Notify,
     began_at: OnceLock<SystemTime>,
+    /// The claims of the request under secrets that are being rotated out, where the handler makes the
+    /// claim: it makes these too, so that no process that lists the secrets in another order runs the
+    /// operation beside it.
+    others: OnceLock<Box<[Claim]>>,
 }
 
 #[derive(Default)]
@@ -25,6 +33,10 @@ enum State {
     /// Nothing is committed.
     #[default]
     Open,
+    /// The handler's transaction could not begin with the claim.
+    Refused(Refusal),
+    /// A transaction of the handler has made the claim.
+    Begun(Box<BegunClaim>),
     /// An [`Attempt`] is at work.
     UnderWay,
     /// The `COMMIT` may have been sent, and its result is not known.
@@ -34,6 +46,27 @@ enum State {
     Lost,
     /// The request has another response: a commit comes too late.
     Over,
+}
+
+/// The claim that a transaction of the handler has made.
+pub(crate) struct BegunClaim {
+    pub(crate) lease: Lease,
+    /// What the transaction has claimed under other secrets, and gives back at its end.
+    pub(crate) others: Vec<Lease>,
+    /// Keeps requests of this process from waiting for the transaction.
+    #[expect(dead_code, reason = "they are kept for their drop")]
+    pub(crate) reserved: Vec<Reservation>,
+}
+
+/// Why a transaction of the handler could not make the claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// Another request executes the operation.
+    InFlight,
+    /// There is a record that says how the operation ended.
+    Found,
+    /// The operation is in flight, and no more requests may wait for its outcome.
+    FullOfWaiters(limits::Full),
 }
 
 /// The response that the client gets once the transaction is committed.
@@ -58,6 +91,8 @@ pub(crate) struct UnheardCommit {
 /// Why no attempt may begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NotOpen {
+    /// The handler makes the claim, and has not.
+    NotBegun,
     UnderWay,
     Unheard,
     Committed,
@@ -69,6 +104,8 @@ pub(crate) enum NotOpen {
 pub(crate) enum CommitOutcome {
     /// Nothing was committed, and nothing will be.
     Nothing,
+    /// The handler's transaction could not begin, and nothing was committed.
+    Refused(Refusal),
     Unheard(Box<UnheardCommit>),
     Committed(Box<CommittedResponse>),
     Lost,
@@ -84,25 +121,77 @@ impl Commit {
         self.began_at.get().copied()
     }
 
-    /// Begins an attempt to commit. One attempt is at work at a time.
-    pub(crate) fn attempt(&self) -> Result<Attempt<'_>, NotOpen> {
+    /// Keeps the claims under other secrets, for the handler to make.
+    pub(crate) fn set_others(&self, others: Vec<Claim>) {
+        self.others.get_or_init(|| others.into());
+    }
+
+    pub(crate) fn others(&self) -> &[Claim] {
+        self.others.get().map_or(&[], |others| others)
+    }
+
+    /// Whether a transaction may begin with the claim, and whether one has begun already. That one may
+    /// be over by now: a handler can drop it.
+    pub(crate) fn may_begin(&self) -> Result<bool, NotOpen> {
+        match &*self.state.lock() {
+            State::Open | State::Refused(_) => Ok(false),
+            State::Begun(_) => Ok(true),
+            closed => Err(closed.not_open()),
+        }
+    }
+
+    /// Says that a transaction has made the claim.
+    pub(crate) fn begun(&self, claim: Box<BegunClaim>) -> Result<(), NotOpen> {
+        // Read and changed under one lock: the request may be answered at this moment, and nobody
+        // would end the claim any more.
+        let mut state = self.state.lock();
+        match &*state {
+            State::Open | State::Refused(_) | State::Begun(_) => {
+                *state = State::Begun(claim);
+                Ok(())
+            }
+            closed => Err(closed.not_open()),
+        }
+    }
+
+    /// Says that no transaction could make the claim.
+    pub(crate) fn refused(&self, why: Refusal) {
+        let mut state = self.state.lock();
+        // A record is found only once a transaction that had begun before is over.
+        let is_over = matches!(&*state, State::Begun(_)) && why == Refusal::Found;
+        if is_over || matches!(&*state, State::Open | State::Refused(_)) {
+            *state = State::Refused(why);
+        }
+    }
+
+    /// The fencing token and the attempt of the claim that a transaction has made.
+    pub(crate) fn begun_as(&self) -> Option<(FencingToken, u64)> {
+        match &*self.state.lock() {
+            State::Begun(begun) => Some((begun.lease.token, begun.lease.attempt)),
+            _ => None,
+        }
+    }
+
+    /// Begins an attempt to commit. One attempt is at work at a time. `claims` is whether the
+    /// transaction has to have made the claim.
+    pub(crate) fn attempt(&self, claims: bool) -> Result<Attempt<'_>, NotOpen> {
         // Read and changed under one lock: two attempts would otherwise both find `Open`,
         // and commit twice.
         let mut state = self.state.lock();
         match &*state {
-            State::Open => {
-                *state = State::UnderWay;
-                Ok(Attempt {
-                    commit: self,
-                    leaves: Some(State::Open),
-                })
-            }
-            State::UnderWay => Err(NotOpen::UnderWay),
-            State::Unheard(_) => Err(NotOpen::Unheard),
-            State::Committed(_) => Err(NotOpen::Committed),
-            State::Lost => Err(NotOpen::Lost),
-            State::Over => Err(NotOpen::Over),
+            State::Open | State::Refused(_) if claims => return Err(NotOpen::NotBegun),
+            State::Open | State::Begun(_) => {}
+            closed => return Err(closed.not_open()),
         }
+        let begun = match mem::replace(&mut *state, State::UnderWay) {
+            State::Begun(begun) => Some(begun),
+            _ => None,
+        };
+        Ok(Attempt {
+            commit: self,
+            begun,
+            leaves: Some(State::Open),
+        })
     }
 
     /// Closes the claim to later commits and returns `false`, unless a commit has
@@ -111,7 +200,7 @@ impl Commit {
         // Closed under the lock in which `Open` was read: a commit that begins in between
         // would be answered by the handler's own response as well.
         let mut state = self.state.lock();
-        if matches!(&*state, State::Open) {
+        if matches!(&*state, State::Open | State::Begun(_)) {
             *state = State::Over;
         }
         !matches!(&*state, State::Over)
@@ -136,9 +225,14 @@ impl Commit {
         // As in `close_unless_begun`, `Open` is closed under the lock that read it.
         let state = &mut *self.state.lock();
         match state {
-            State::Open | State::Over => {
+            State::Open | State::Begun(_) | State::Over => {
                 *state = State::Over;
                 Some(CommitOutcome::Nothing)
+            }
+            State::Refused(why) => {
+                let why = *why;
+                *state = State::Over;
+                Some(CommitOutcome::Refused(why))
             }
             State::UnderWay => None,
             State::Unheard(unheard) => Some(CommitOutcome::Unheard(unheard.clone())),
@@ -148,14 +242,35 @@ impl Commit {
     }
 }
 
+impl State {
+    /// Why nothing can begin in this state.
+    fn not_open(&self) -> NotOpen {
+        match self {
+            State::Open | State::Refused(_) | State::Begun(_) => NotOpen::NotBegun,
+            State::UnderWay => NotOpen::UnderWay,
+            State::Unheard(_) => NotOpen::Unheard,
+            State::Committed(_) => NotOpen::Committed,
+            State::Lost => NotOpen::Lost,
+            State::Over => NotOpen::Over,
+        }
+    }
+}
+
 /// One attempt to commit. Dropped, it leaves behind how far it had come.
 pub(crate) struct Attempt<'a> {
     commit: &'a Commit,
+    /// The claim that the transaction has made. Its reservation goes with the attempt.
+    begun: Option<Box<BegunClaim>>,
     /// The state that the drop leaves behind.
     leaves: Option<State>,
 }
 
 impl Attempt<'_> {
+    /// What the transaction has claimed, where the handler makes the claim.
+    pub(crate) fn claimed(&self) -> Option<&BegunClaim> {
+        self.begun.as_deref()
+    }
+
     /// Says that from here on the transaction may be committed.
     pub(crate) fn sends_commit(&mut self, response: CommittedResponse) {
         let is_told = false;
@@ -246,33 +361,34 @@ mod tests {
         let outcome = match polled(commit.outcome()) {
             Poll::Pending => "pending",
             Poll::Ready(CommitOutcome::Nothing) => "nothing",
+            Poll::Ready(CommitOutcome::Refused(_)) => "refused",
             Poll::Ready(CommitOutcome::Unheard(_)) => "unheard",
             Poll::Ready(CommitOutcome::Committed(_)) => "committed",
             Poll::Ready(CommitOutcome::Lost) => "lost",
         };
-        (outcome, commit.attempt().err())
+        (outcome, commit.attempt(false).err())
     }
 
     #[test]
     fn an_attempt_leaves_behind_how_far_it_had_come() {
         let commit = Commit::default();
-        drop(commit.attempt().unwrap());
-        commit.attempt().unwrap().rolled_back();
-        let again = commit.attempt().unwrap();
+        drop(commit.attempt(false).unwrap());
+        commit.attempt(false).unwrap().rolled_back();
+        let again = commit.attempt(false).unwrap();
         assert_eq!(end(&commit), ("pending", Some(NotOpen::UnderWay)));
         drop(again);
         assert_eq!(end(&commit), ("nothing", Some(NotOpen::Over)));
 
         let commit = Commit::default();
-        commit.attempt().unwrap().lost();
+        commit.attempt(false).unwrap().lost();
         assert_eq!(end(&commit), ("lost", Some(NotOpen::Lost)));
 
         let commit = Commit::default();
-        commit.attempt().unwrap().sends_commit(response());
+        commit.attempt(false).unwrap().sends_commit(response());
         assert_eq!(end(&commit), ("unheard", Some(NotOpen::Unheard)));
 
         let commit = Commit::default();
-        let mut attempt = commit.attempt().unwrap();
+        let mut attempt = commit.attempt(false).unwrap();
         attempt.sends_commit(response());
         attempt.rolled_back();
         assert_eq!(end(&commit), ("nothing", Some(NotOpen::Over)));
@@ -281,12 +397,12 @@ mod tests {
     #[test]
     fn a_committed_response_is_known_to_its_handler_before_anybody_else() {
         let commit = Commit::default();
-        let mut attempt = commit.attempt().unwrap();
+        let mut attempt = commit.attempt(false).unwrap();
         attempt.sends_commit(response());
         let mut stood = false;
         let returned = attempt.committed(|response| {
             assert_eq!(response.head.status, 201);
-            assert_eq!(commit.attempt().err(), Some(NotOpen::UnderWay));
+            assert_eq!(commit.attempt(false).err(), Some(NotOpen::UnderWay));
             stood = true;
         });
         assert!(stood);
@@ -298,7 +414,7 @@ mod tests {
     #[test]
     fn the_flow_is_woken_when_an_attempt_has_ended() {
         let commit = Commit::default();
-        let attempt = commit.attempt().unwrap();
+        let attempt = commit.attempt(false).unwrap();
         let mut outcome = pin!(commit.outcome());
         let mut cx = Context::from_waker(Waker::noop());
         assert!(outcome.as_mut().poll(&mut cx).is_pending());
@@ -312,7 +428,7 @@ mod tests {
         assert!(!commit.close_unless_begun());
         assert_eq!(end(&commit), ("nothing", Some(NotOpen::Over)));
         let commit = Commit::default();
-        let attempt = commit.attempt().unwrap();
+        let attempt = commit.attempt(false).unwrap();
         assert!(commit.close_unless_begun());
         attempt.rolled_back();
         assert!(!commit.close_unless_begun());

@@ -39,9 +39,13 @@ impl IdempotencyContext {
     /// The number of this attempt: 1 for the first claim of the key, 2 for the
     /// second. The number begins anew once the record, or the tombstone that a
     /// release left, is gone.
+    ///
+    /// On a route that is exactly once [in a
+    /// transaction](crate::options::ExactlyOnce::InTransaction) attempts leave nothing behind, so that
+    /// each is the first.
     #[must_use]
     pub fn attempt(&self) -> u64 {
-        self.0.lease().attempt
+        self.0.token_and_attempt().1
     }
 
     /// Whether an earlier execution of this key may have begun: it failed, its
@@ -55,9 +59,13 @@ impl IdempotencyContext {
     /// A number that grows with every execution of this key. A service downstream
     /// that remembers the highest token it saw can refuse an owner that was overtaken
     /// (G5).
+    ///
+    /// On a route that is exactly once [in a
+    /// transaction](crate::options::ExactlyOnce::InTransaction) the number grows once the transaction
+    /// has begun; before that it is the time by the clock of this machine, in microseconds.
     #[must_use]
     pub fn fencing_token(&self) -> FencingToken {
-        self.0.lease().token
+        self.0.token_and_attempt().0
     }
 
     /// Whether another execution has taken over, as far as this process knows. The

@@ -137,7 +137,7 @@ where
                 finish: finish::<R, S::Error>,
             }))
         }
-        Err(stop) => ControlFlow::Break(request.stop(stop, &parts)),
+        Err(stop) => ControlFlow::Break(request.stop(stop, Some(&parts))),
     }
 }
 
@@ -253,7 +253,7 @@ where
                     };
                     let decision = match decided {
                         Ok(decision) => decision,
-                        Err(stop) => return Poll::Ready(Ok(request.stop(stop, parts))),
+                        Err(stop) => return Poll::Ready(Ok(request.stop(stop, Some(parts)))),
                     };
                     let room = reading.take_room();
                     let asked = asked.take().expect("the body was being read");
@@ -267,7 +267,7 @@ where
                     let (parts, admitted) = ready!(admission.as_mut().poll(cx));
                     let admitted = match admitted {
                         Ok(admitted) => admitted,
-                        Err(stop) => return Poll::Ready(Ok(operation.stop(stop, &parts))),
+                        Err(stop) => return Poll::Ready(Ok(operation.stop(stop, Some(&parts)))),
                     };
                     let StepTaken::Admitting {
                         operation, service, ..

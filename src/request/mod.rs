@@ -9,6 +9,7 @@
 //! | 6 the handler | `flow.rs`, and `Execution` here |
 //! | 7 the verdict | `judge.rs`; `stream.rs` for a response that is sent while it is read; `settle.rs` for a handler that commits itself |
 //! | 8 the record | `lease/mod.rs`, `LeaseOwner::end` |
+//! | a handler that makes the claim in its own transaction | `in_transaction.rs` |
 //! | a request that is only observed | `observe_mode/` |
 //! | responses and headers of the layer's own | `respond.rs` |
 //! | what observers are told | `observed.rs` |
@@ -26,6 +27,8 @@ mod content;
 pub(crate) mod context;
 pub(crate) mod core;
 pub(crate) mod flow;
+#[cfg(feature = "_sql")]
+mod in_transaction;
 mod judge;
 pub(crate) mod key_in_body;
 pub(crate) mod observe_mode;
@@ -63,6 +66,8 @@ use crate::observer::RequestOutcome;
 use crate::rejection::Rejection;
 use crate::request::claim::Protection;
 use crate::request::context::IdempotencyContext;
+#[cfg(feature = "_sql")]
+use crate::request::in_transaction::finish_transaction;
 use crate::request::judge::{BodyEnd, if_unknown, judge};
 use crate::request::operation::{Operation, Progress};
 use crate::request::respond::{unprotected, unrecorded};
@@ -97,36 +102,42 @@ impl Execution {
             version: parts.version,
             operation,
         };
-        let operation = &execution.operation;
-        let counts = &operation.core.leases.counts;
+        let counts = &execution.operation.core.leases.counts;
+        execution.operation.enter(Progress::Running);
         match &mut execution.protection {
             Protection::Own(owner) => {
-                operation.enter(Progress::Running);
+                let operation = &execution.operation;
                 owner.handler_begins(if_unknown(&operation.options));
                 counts.executed.add();
                 if operation.lease().attempt > 1 {
                     counts.rerun.add();
                 }
-                // Only rejections of the application's own shape look at the request again.
-                let looks = operation.core.rules.rejections.look_at_requests();
-                execution.asked = looks.then(|| Box::new(parts.clone()));
-                // A service that knew the client's deadline would end the operation at it, and
-                // another attempt could begin beside what still runs.
-                client_deadline::remove(&mut parts.headers);
-                let context = IdempotencyContext(Arc::clone(operation));
-                parts.extensions.insert(context);
-                #[cfg(feature = "_sql")]
-                operation.commit.begins(execution.began_at);
+                execution.hand_over(parts);
             }
-            Protection::None => {
-                counts.unprotected.add();
-                operation.enter(Progress::Running);
-            }
+            // Counted once the handler is through: the operation begins with the handler's claim.
+            #[cfg(feature = "_sql")]
+            Protection::InTransaction(_) => execution.hand_over(parts),
+            Protection::None => counts.unprotected.add(),
         }
         if let Some(trailers) = trailers {
             parts.extensions.insert(RequestTrailers(*trailers));
         }
         execution
+    }
+
+    /// Gives the handler of a protected request its context.
+    fn hand_over(&mut self, parts: &mut Parts) {
+        let operation = &self.operation;
+        // Only rejections of the application's own shape look at the request again.
+        let looks = operation.core.rules.rejections.look_at_requests();
+        self.asked = looks.then(|| Box::new(parts.clone()));
+        // A service that knew the client's deadline would end the operation at it, and
+        // another attempt could begin beside what still runs.
+        client_deadline::remove(&mut parts.headers);
+        let context = IdempotencyContext(Arc::clone(operation));
+        parts.extensions.insert(context);
+        #[cfg(feature = "_sql")]
+        operation.commit.begins(self.began_at);
     }
 }
 
@@ -150,6 +161,10 @@ where
     async move {
         let owner = match protection {
             Protection::Own(owner) => owner,
+            #[cfg(feature = "_sql")]
+            Protection::InTransaction(place) => {
+                return Box::pin(finish_transaction(operation, place, handled, asked)).await;
+            }
             Protection::None => {
                 operation.decided(RequestOutcome::Unprotected, None);
                 let mut response = handled.unwrap_or_else(|panic| resume_unwind(panic))?;
@@ -163,15 +178,15 @@ where
         // returned.
         #[cfg(feature = "_sql")]
         let owner = if operation.commit.close_unless_begun() {
-            match Box::pin(operation.settle_commit(owner)).await {
+            match Box::pin(operation.settle_commit(Some(owner))).await {
                 Settled::Committed(response) => {
                     operation.executed(None);
                     return Ok(response);
                 }
-                Settled::InFlight => {
+                Settled::InFlight | Settled::Refused(_) | Settled::Not(None) => {
                     return Ok(operation.reject_executed(Rejection::in_flight(), asked.as_deref()));
                 }
-                Settled::Not(owner) => owner,
+                Settled::Not(Some(owner)) => owner,
             }
         } else {
             owner

@@ -20,17 +20,7 @@ impl Operation {
         parts: &Parts,
         content: &Content,
     ) -> Result<(), Stop> {
-        let rules = &self.core.rules;
-        if rules.old_digests.is_empty() {
-            return Ok(());
-        }
-        let options = &self.options;
-        let caller = rules.caller(options, parts);
-        let caller = caller.ok_or_else(|| rules.without_caller(options, parts))?;
-        for (at, digests) in rules.old_digests.iter().enumerate() {
-            let scope = caller.digest(digests, &rules.namespace);
-            let fingerprint = content.fingerprint(self, at + 1, parts);
-            let old = self.claim_under(at + 1, scope, parts, fingerprint);
+        for (at, old) in self.old_claims(parts, content)?.into_iter().enumerate() {
             let found = self.core.leases.store.look_up(&old.id).await;
             match found.and_then(|record| record.map(Record::readable).transpose()) {
                 Ok(None) => {}
@@ -57,6 +47,24 @@ impl Operation {
             }
         }
         Ok(())
+    }
+
+    /// The claims of this request under each old secret.
+    pub(super) fn old_claims(&self, parts: &Parts, content: &Content) -> Result<Vec<Claim>, Stop> {
+        let rules = &self.core.rules;
+        if rules.old_digests.is_empty() {
+            return Ok(Vec::new());
+        }
+        let options = &self.options;
+        let caller = rules.caller(options, parts);
+        let caller = caller.ok_or_else(|| rules.without_caller(options, parts))?;
+        let digests = rules.old_digests.iter().enumerate();
+        let claims = digests.map(|(at, digests)| {
+            let scope = caller.digest(digests, &rules.namespace);
+            let fingerprint = content.fingerprint(self, at + 1, parts);
+            self.claim_under(at + 1, scope, parts, fingerprint)
+        });
+        Ok(claims.collect())
     }
 
     /// Keeps which record the first attempt had, for `derive_key`. The secrets are

@@ -3,6 +3,8 @@
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
+#[cfg(feature = "_sql")]
+use std::time::SystemTime;
 
 use http::request::Parts;
 use http::{HeaderName, HeaderValue};
@@ -11,10 +13,12 @@ use tracing::Span;
 use crate::lease::{LeaseOwner, LeaseState, Leased, Leases};
 use crate::limits::{Account, Full, Holding, Resource};
 use crate::message::media_type::is_grpc;
+#[cfg(feature = "_sql")]
+use crate::options::ExactlyOnce;
 use crate::options::RouteOptions;
 use crate::options::key::Key;
 use crate::record::response::own_value;
-use crate::record::{RecordId, ScopeDigest};
+use crate::record::{FencingToken, RecordId, ScopeDigest};
 use crate::rejection::Rejection;
 #[cfg(feature = "_sql")]
 use crate::request::commit_state::Commit;
@@ -22,7 +26,11 @@ use crate::request::core::Core;
 use crate::request::observed::Observed;
 use crate::runtime::atomic::{AtomicBool, AtomicU8, Ordering};
 use crate::runtime::{Mutex, OnceLock};
+#[cfg(feature = "_sql")]
+use crate::store::Claim;
 use crate::store::Lease;
+#[cfg(feature = "_sql")]
+use crate::store::encoding::micros_since_epoch;
 
 /// A protected request whose key and caller are known. An [`Operation`] is made of it once its claim
 /// has acquired a lease, or once its admission takes time.
@@ -226,6 +234,34 @@ impl Operation {
         LeaseOwner::acquired(Arc::clone(self) as Arc<dyn Leased>)
     }
 
+    /// Keeps the claim that the handler makes, and what an operation says of itself before that: this
+    /// is its first attempt, as far as anybody knows.
+    #[cfg(feature = "_sql")]
+    pub(crate) fn leaves_claim(&self, claim: &Claim) {
+        let now = micros_since_epoch(SystemTime::now());
+        let token = u64::try_from(now).ok().and_then(FencingToken::new);
+        let token = token.or_else(|| FencingToken::new(1));
+        let lease = Lease::new(claim, token.expect("1 is a token"), 1);
+        let set = self.lease.set(LeaseState::unstored(lease));
+        assert!(set.is_ok(), "an operation has one claim");
+    }
+
+    /// Whether the handler makes the claim in its own transaction.
+    #[cfg(feature = "_sql")]
+    pub(crate) fn claims_inside(&self) -> bool {
+        self.options.exactly_once == ExactlyOnce::InTransaction
+    }
+
+    /// The fencing token and the attempt of the handler.
+    pub(crate) fn token_and_attempt(&self) -> (FencingToken, u64) {
+        #[cfg(feature = "_sql")]
+        if let Some(begun) = self.commit.begun_as() {
+            return begun;
+        }
+        let lease = self.lease();
+        (lease.token, lease.attempt)
+    }
+
     /// The state of the lease. `None` before the claim has acquired one, and where
     /// the handler runs unprotected because the store is down.
     pub(crate) fn lease_state(&self) -> Option<&LeaseState> {
@@ -246,7 +282,8 @@ impl Operation {
     /// Has the lease of a handler that has begun watched: renewed, and bounded by
     /// `max_operation`.
     pub(crate) fn watch(self: &Arc<Self>) {
-        if self.progress() >= Progress::Running && self.lease_state().is_some() {
+        let is_stored = self.lease_state().is_some_and(LeaseState::is_stored);
+        if self.progress() >= Progress::Running && is_stored {
             let leased: Arc<dyn Leased> = Arc::clone(self) as _;
             self.core.leases.watch(&leased);
         }

@@ -68,7 +68,10 @@ impl Core {
 
 impl ProtectedRequest {
     /// The response of a request whose handler does not run.
-    pub(crate) fn stop<R>(&self, stop: Stop, parts: &Parts) -> Response<ResponseBody<R>> {
+    ///
+    /// `parts` must be there wherever rejections
+    /// [look at the request](crate::rejection::RejectionRules::look_at_requests).
+    pub(crate) fn stop<R>(&self, stop: Stop, parts: Option<&Parts>) -> Response<ResponseBody<R>> {
         let rejection = match stop {
             Stop::Reject(rejection) => rejection,
             Stop::InFlight(_) => Rejection::in_flight(),
@@ -79,8 +82,7 @@ impl ProtectedRequest {
             }
         };
         self.decided(RequestOutcome::Rejected(rejection.code()), None);
-        self.core
-            .reject(rejection, &self.options, Some(parts), self.grpc)
+        self.core.reject(rejection, &self.options, parts, self.grpc)
     }
 
     fn replay<R>(&self, completion: Arc<Completion>) -> Response<ResponseBody<R>> {

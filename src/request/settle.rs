@@ -9,10 +9,11 @@ use crate::error::cause;
 use crate::lease::{Ended, LeaseOwner, Verdict};
 use crate::message::kept::unsent;
 use crate::message::response_body::ResponseBody;
+use crate::options::ExactlyOnce;
 use crate::options::recording::{ASKS_AGAIN, ResponseHead};
 use crate::rejection::Rejection;
 use crate::request::commit_fate::find_out;
-use crate::request::commit_state::{CommitOutcome, CommittedResponse};
+use crate::request::commit_state::{CommitOutcome, CommittedResponse, Refusal};
 use crate::request::operation::Operation;
 use crate::runtime::Handle;
 use crate::runtime::deadline::Deadline;
@@ -26,21 +27,25 @@ pub(crate) enum Settled<R> {
     /// Rejects with `in-flight`: another owner has taken over, nobody knows, or the
     /// transaction was rolled back after its handler was told that nobody knows.
     InFlight,
+    /// Does not run the operation: the handler's transaction could not make the claim.
+    Refused(Refusal),
     /// Goes by what the handler returned: nothing was committed.
-    Not(LeaseOwner),
+    Not(Option<LeaseOwner>),
 }
 
 impl Operation {
     /// Settles an operation whose handler is through and has at least tried to
-    /// commit its claim.
-    pub(super) async fn settle_commit<R>(&self, owner: LeaseOwner) -> Settled<R> {
+    /// commit its claim. There is no owner where the handler makes the claim itself: what it has not
+    /// committed is not stored.
+    pub(super) async fn settle_commit<R>(&self, owner: Option<LeaseOwner>) -> Settled<R> {
         let timeout = self.core.leases.store.timeout();
         // Of a record that stands, the drop of `owner` releases nothing.
         match Deadline::new(timeout, self.commit.outcome()).await {
             Some(CommitOutcome::Nothing) => Settled::Not(owner),
+            Some(CommitOutcome::Refused(why)) => Settled::Refused(why),
             Some(CommitOutcome::Committed(response)) => self.committed(*response),
             Some(CommitOutcome::Lost) => {
-                owner.overtaken();
+                self.overtaken(owner);
                 Settled::InFlight
             }
             Some(CommitOutcome::Unheard(unheard)) => match self.transaction_fate().await {
@@ -51,18 +56,31 @@ impl Operation {
                 // The response of a handler that was told that nobody knows does not say what the
                 // layer has found out since.
                 TransactionFate::RolledBack if unheard.is_told => {
-                    owner.end(Verdict::Release(Release::MayRunAgain)).await;
+                    if let Some(owner) = owner {
+                        owner.end(Verdict::Release(Release::MayRunAgain)).await;
+                    }
                     Settled::InFlight
                 }
                 TransactionFate::RolledBack => Settled::Not(owner),
                 TransactionFate::Overtaken => {
-                    owner.state().lose();
-                    owner.overtaken();
+                    if let Some(lease) = self.lease_state() {
+                        lease.lose();
+                    }
+                    self.overtaken(owner);
                     Settled::InFlight
                 }
                 TransactionFate::UnderWay | TransactionFate::Absent => self.left_unknown(owner),
             },
             None => self.left_unknown(owner),
+        }
+    }
+
+    /// The record is another owner's.
+    fn overtaken(&self, owner: Option<LeaseOwner>) {
+        match (owner, self.lease_state()) {
+            (Some(owner), _) => owner.overtaken(),
+            (None, Some(lease)) => self.core.leases.ended(lease, Ended::Overtaken),
+            (None, None) => {}
         }
     }
 
@@ -122,7 +140,7 @@ impl Operation {
             || status.is_server_error()
             || ASKS_AGAIN.contains(&status.as_u16())
             || ResponseHead::new(status, response.headers(), None).is_failed_grpc();
-        self.options.exactly_once && !failed
+        self.options.exactly_once != ExactlyOnce::No && !failed
     }
 
     /// The rejection of such a response: nobody knows what the handler has done.
@@ -146,7 +164,10 @@ impl Operation {
     async fn transaction_fate(&self) -> TransactionFate {
         let leases = &self.core.leases;
         match leases.store.store().in_database() {
-            Some(database) => find_out(database, self.lease(), leases.store.timeout()).await,
+            Some(database) => {
+                let (lease, timeout) = (self.lease(), leases.store.timeout());
+                find_out(database, lease, self.claims_inside(), timeout).await
+            }
             None => TransactionFate::UnderWay,
         }
     }
@@ -154,12 +175,16 @@ impl Operation {
     /// Nobody knows whether the transaction was committed. The record is not
     /// released: whatever becomes of the transaction, the record will say so, and
     /// no other owner takes over before the lease lapses.
-    fn left_unknown<R>(&self, owner: LeaseOwner) -> Settled<R> {
+    fn left_unknown<R>(&self, owner: Option<LeaseOwner>) -> Settled<R> {
         error!(lease = ?self.lease(),
             "nobody knows whether a transaction was committed: its record says so once it has \
              ended, or its lease has lapsed");
-        self.core.leases.ended(owner.state(), Ended::LeftInFlight);
-        owner.leave();
+        if let Some(lease) = self.lease_state() {
+            self.core.leases.ended(lease, Ended::LeftInFlight);
+        }
+        if let Some(owner) = owner {
+            owner.leave();
+        }
         Settled::InFlight
     }
 }

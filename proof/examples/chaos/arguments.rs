@@ -26,13 +26,21 @@ clients that retry. Checks that each operation took effect once.
   --at-once N          how many keys at once, each with one to eight clients; default: 48
   --lease-ms N         default: 1000
   --seed S             what is random comes from this number; default: 1
-  --without WHAT       claim, fence or transaction: turns that protection off (may be repeated)
+  --mode MODE          committed: the layer claims before the handler; in_transaction: the handler claims
+                       in its transaction, and a key may wait for a second after a fault, not for a
+                       lease (PostgreSQL, MariaDB and SQLite). Default: committed
+  --without WHAT       claim, fence or transaction: turns that protection off (may be repeated);
+                       lock: the handler has written before its claim is made (--mode in_transaction)
   --break RULE         a store that breaks one rule: to see that the checker sees
   --help               print this
 
 Status 0 if everything was as promised, 1 if not, 2 for wrong arguments.";
 
 /// These protections stand between a retry and a second effect.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is turned off by itself"
+)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Protections {
     /// The layer claims each key.
@@ -41,6 +49,15 @@ pub(crate) struct Protections {
     pub(crate) fence: bool,
     /// The handler commits the ledger's entry and the response together.
     pub(crate) transaction: bool,
+    /// A handler that makes the claim writes under its lock.
+    pub(crate) lock: bool,
+}
+
+/// Where the claim is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Mode {
+    Committed,
+    InTransaction,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,9 +73,10 @@ pub(crate) struct Options {
     pub(crate) at_once: usize,
     pub(crate) lease: Duration,
     /// When nothing is broken, a response may take this long in addition to a
-    /// lease.
-    pub(crate) grace: Duration,
+    /// lease, if there are leases.
+    pub(crate) grace: Option<Duration>,
     pub(crate) seed: u64,
+    pub(crate) mode: Mode,
     pub(crate) protections: Protections,
     pub(crate) planted: Option<Planted>,
 }
@@ -76,12 +94,14 @@ impl Default for Options {
             servers: None,
             at_once: 48,
             lease: Duration::from_secs(1),
-            grace: Duration::from_secs(5),
+            grace: None,
             seed: 1,
+            mode: Mode::Committed,
             protections: Protections {
                 claim: true,
                 fence: true,
                 transaction: true,
+                lock: true,
             },
             planted: None,
         }
@@ -111,12 +131,24 @@ impl Options {
                     "claim" => options.protections.claim = false,
                     "fence" => options.protections.fence = false,
                     "transaction" => options.protections.transaction = false,
+                    "lock" => options.protections.lock = false,
                     other => {
                         return Err(format!(
-                            "--without takes claim, fence or transaction, not `{other}`"
+                            "--without takes claim, fence, transaction or lock, not `{other}`"
                         ));
                     }
                 },
+                "--mode" => {
+                    options.mode = match value().as_str() {
+                        "committed" => Mode::Committed,
+                        "in_transaction" => Mode::InTransaction,
+                        other => {
+                            return Err(format!(
+                                "--mode takes committed or in_transaction, not `{other}`"
+                            ));
+                        }
+                    };
+                }
                 "--break" => options.planted = Some(planted(&value())?),
                 _ => return Err(format!("unknown argument `{name}`")),
             }
@@ -125,6 +157,12 @@ impl Options {
             return Err(format!(
                 "--store takes postgres, mysql, redis, sqlite, memory or a URL, not `{}`",
                 options.store
+            ));
+        }
+        if options.mode == Mode::InTransaction && !options.is_sql() {
+            let store = &options.store;
+            return Err(format!(
+                "--mode in_transaction needs a database, not `{store}`"
             ));
         }
         Ok(options)
@@ -162,7 +200,11 @@ impl Options {
     }
 
     pub(crate) fn patience(&self) -> Duration {
-        self.lease + self.grace
+        match self.mode {
+            Mode::Committed => self.lease + self.grace.unwrap_or(Duration::from_secs(5)),
+            // There is no lease that would have to lapse.
+            Mode::InTransaction => self.grace.unwrap_or(Duration::from_secs(1)),
+        }
     }
 
     /// Returns whether the records and the ledger are in one database, so that one

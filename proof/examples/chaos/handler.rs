@@ -17,6 +17,7 @@ use super::history::Entry;
 use super::journal::Journal;
 use super::ledger::Ledger;
 use super::plan::{Body, works_for};
+use super::transaction::Claims;
 
 #[derive(Debug)]
 pub(crate) struct Shop {
@@ -26,6 +27,8 @@ pub(crate) struct Shop {
     pub(crate) journal: Arc<Journal>,
     /// The handler commits the entry and the response in one transaction.
     pub(crate) commits: bool,
+    /// The handler makes the claim in its transaction.
+    pub(crate) claims: Option<Claims>,
     /// A handler that learns that another owner has taken over gives up.
     pub(crate) fenced: bool,
     /// This counter names executions without the layer, because these executions
@@ -44,6 +47,9 @@ pub(crate) async fn pay(State(shop): State<Arc<Shop>>, request: Request<RequestB
     let Some((operation, body)) = asked.and_then(|asked| read(&asked)) else {
         return StatusCode::BAD_REQUEST.into_response();
     };
+    if let Some(claims) = &shop.claims {
+        return shop.claim(&parts.extensions, claims, operation, body).await;
+    }
     let (execution, token, attempt) = shop.name(&parts.extensions);
     shop.journal.began(&execution, operation, token, attempt);
     sleep(works_for(shop.seed, operation, attempt)).await;

@@ -70,6 +70,7 @@ pub(crate) async fn run(
         ledger: file.clone(),
         journal: journal(&scratch.0, server),
         lease: options.lease,
+        mode: options.mode,
         protections: options.protections,
         insists: options.settings.is_empty(),
         planted: options.planted,

@@ -13,16 +13,17 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
-use tower_idempotency::options::{OnInFlight, Require};
+use tower_idempotency::options::{ExactlyOnce, OnInFlight, Require};
 use tower_idempotency::store::{AnyStore, RecordId, Store};
 use tower_idempotency::{ConfigError, IdempotencyLayer, scope};
 
 use super::BoxError;
-use super::arguments::Protections;
+use super::arguments::{Mode, Protections};
 use super::handler::{Shop, pay};
 use super::journal::Journal;
 use super::ledger::{CONNECTIONS, Ledger};
 use super::planted::{Planted, Watched};
+use super::transaction::{Claims, isolated};
 
 /// A server reads its setup from this environment variable.
 pub(crate) const VARIABLE: &str = "CHAOS_SERVER";
@@ -36,6 +37,7 @@ pub(crate) struct Setup {
     pub(crate) ledger: PathBuf,
     pub(crate) journal: PathBuf,
     pub(crate) lease: Duration,
+    pub(crate) mode: Mode,
     pub(crate) protections: Protections,
     /// The layer does not insist on commits where the database is set up by hand, because it
     /// refuses a database that loses them.
@@ -74,6 +76,10 @@ impl Setup {
             ledger: ledger.clone(),
             journal: Arc::clone(&journal),
             commits: commits && self.protections.claim,
+            claims: (commits && self.mode == Mode::InTransaction).then(|| Claims {
+                isolated: isolated(&ledger),
+                locks: self.protections.lock,
+            }),
             fenced: self.protections.fence,
             unprotected: AtomicU64::new(1),
         });
@@ -117,7 +123,12 @@ impl Setup {
     }
 
     fn build(&self, store: impl Store, commits: bool) -> Result<IdempotencyLayer, ConfigError> {
-        let (lease, insists) = (self.lease, commits && self.insists);
+        let lease = self.lease;
+        let insists = match self.mode {
+            _ if !commits => ExactlyOnce::No,
+            Mode::InTransaction => ExactlyOnce::InTransaction,
+            Mode::Committed => self.insists.into(),
+        };
         IdempotencyLayer::builder(store, scope::header("x-api-key"))
             .store_timeout(STORE_TIMEOUT)
             .defaults(|options| {

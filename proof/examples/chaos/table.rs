@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{self, Write};
 use std::time::Duration;
 
-use super::arguments::Options;
+use super::arguments::{Mode, Options};
 use super::checker::{RULES, Rule, Run, Violation, is_late};
 use super::history::{End, Execution, Saw};
 use super::killer::Blows;
@@ -129,11 +129,14 @@ impl Table {
             *told.entry(what).or_default() += 1;
         }
         let title = format!(
-            "{}, seed {}, {} servers, a lease of {} ms, {:.0} s",
+            "{}, seed {}, {} servers, {}, {:.0} s",
             options.store.split(':').next().unwrap_or_default(),
             options.seed,
             options.servers(),
-            options.lease.as_millis(),
+            match options.mode {
+                Mode::Committed => format!("a lease of {} ms", options.lease.as_millis()),
+                Mode::InTransaction => "claims in transactions".to_owned(),
+            },
             took.as_secs_f64(),
         );
         Self {

@@ -7,11 +7,12 @@ use std::time::Duration;
 use sqlx::Pool;
 
 use super::transaction::{
-    BoxFuture, CompletedInside, SqlDatabase, SqlRecords, TransactionFate, TransactionalStore,
+    BoxFuture, ClaimedInside, CompletedInside, Reservation, SqlDatabase, SqlRecords,
+    TransactionFate, TransactionalStore,
 };
 use super::{DEFAULT_TABLE, PURGE_INTERVAL, Purging, Table};
 use crate::record::RecordId;
-use crate::store::{Lease, Outcome, Store, StoreError, Transactional, forward_store};
+use crate::store::{Claim, Lease, Outcome, Store, StoreError, Transactional, forward_store};
 
 /// A [`Store`] in an SQL database, by a pool of the application:
 /// [`PostgresStore`](crate::PostgresStore), [`MySqlStore`](crate::MySqlStore) or
@@ -21,6 +22,7 @@ use crate::store::{Lease, Outcome, Store, StoreError, Transactional, forward_sto
 /// records ends with the last handle.
 pub struct SqlStore<DB: SqlDatabase> {
     records: Arc<DB::Records>,
+    pool: Pool<DB>,
     table: Table,
     purging: Arc<Purging>,
 }
@@ -60,6 +62,42 @@ impl<DB: SqlDatabase> SqlStore<DB> {
     /// If the database can't be reached, or rejects the statement.
     pub async fn purge(&self) -> Result<u64, StoreError> {
         self.records.purge().await
+    }
+
+    pub(crate) fn reserve(&self, claim: &Claim) -> Option<Reservation> {
+        self.records.reserve(claim)
+    }
+
+    pub(crate) fn claim_within<'a>(
+        &'a self,
+        transaction: &'a mut DB::Connection,
+        claim: &'a Claim,
+    ) -> impl Future<Output = Result<ClaimedInside, sqlx::Error>> + Send + 'a {
+        self.records.claim_within(transaction, claim)
+    }
+
+    pub(crate) fn unclaim_within<'a>(
+        &'a self,
+        transaction: &'a mut DB::Connection,
+        lease: &'a Lease,
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send + 'a {
+        self.records.unclaim_within(transaction, lease)
+    }
+
+    /// A claim that could be made says that the transaction has left nothing behind. The claim is
+    /// rolled back.
+    async fn claim_in_vain(&self, lease: &Lease) -> Result<ClaimedInside, sqlx::Error> {
+        let Claim {
+            id,
+            scope,
+            fingerprint,
+            ..
+        } = lease.claim;
+        let claim = Claim::new(id, scope, fingerprint);
+        let mut transaction = self.pool.begin_with(DB::BEGIN).await?;
+        let claimed = self.records.claim_within(&mut transaction, &claim).await?;
+        transaction.rollback().await?;
+        Ok(claimed)
     }
 
     pub(crate) fn complete_within<'a>(
@@ -119,7 +157,7 @@ impl<DB: SqlDatabase> SqlStoreBuilder<DB> {
     /// another version. The source of the error says what to do.
     pub async fn open(self) -> Result<SqlStore<DB>, StoreError> {
         let table = Table::new(&self.table)?;
-        let records = Arc::new(DB::Records::open(self.pool, &table).await?);
+        let records = Arc::new(DB::Records::open(self.pool.clone(), &table).await?);
         let purged = Arc::clone(&records);
         let purging = Purging::every(self.purge_every, move || {
             let records = Arc::clone(&purged);
@@ -127,6 +165,7 @@ impl<DB: SqlDatabase> SqlStoreBuilder<DB> {
         });
         Ok(SqlStore {
             records,
+            pool: self.pool,
             table,
             purging: Arc::new(purging),
         })
@@ -146,6 +185,23 @@ impl<DB: SqlDatabase> TransactionalStore for SqlStore<DB> {
         Box::pin(self.records.fate(lease))
     }
 
+    fn fate_of_claimed<'a>(
+        &'a self,
+        lease: &'a Lease,
+    ) -> BoxFuture<'a, Result<TransactionFate, StoreError>> {
+        Box::pin(async move {
+            match self.claim_in_vain(lease).await.map_err(DB::explained)? {
+                ClaimedInside::Acquired(_) => Ok(TransactionFate::RolledBack),
+                ClaimedInside::InFlight => Ok(TransactionFate::UnderWay),
+                ClaimedInside::Found => self.records.fate(lease).await,
+            }
+        })
+    }
+
+    fn claims_nothing_within(&self) -> Option<&'static str> {
+        self.records.claims_nothing_within()
+    }
+
     fn loses_commits(&self) -> Option<&'static str> {
         self.records.loses_commits()
     }
@@ -159,6 +215,7 @@ impl<DB: SqlDatabase> Clone for SqlStore<DB> {
     fn clone(&self) -> Self {
         Self {
             records: Arc::clone(&self.records),
+            pool: self.pool.clone(),
             table: self.table.clone(),
             purging: Arc::clone(&self.purging),
         }

@@ -9,7 +9,7 @@ use sqlx::{Database, Pool};
 
 use super::Table;
 use crate::record::RecordId;
-use crate::store::{Lease, Outcome, Ownership, RecordedStep, Store, StoreError};
+use crate::store::{Claim, Lease, Outcome, Ownership, RecordedStep, Store, StoreError};
 
 /// A database whose store can [complete a record inside a
 /// transaction](crate::exactly_once::SqlClaim): `sqlx::Postgres`, `sqlx::MySql` and
@@ -49,6 +49,35 @@ pub trait SqlRecords<DB: Database>: Store + Sized {
 
     /// Removes one batch of expired records, and returns their number.
     fn purge(&self) -> impl Future<Output = Result<u64, StoreError>> + Send;
+
+    /// What keeps `claim` from being made within a transaction of this server, if anything does.
+    fn claims_nothing_within(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// Keeps other requests of this process from claiming the record until the reservation is dropped.
+    /// `None` if a request with another nonce has reserved it. The default reserves nothing: the
+    /// transactions of most engines find out by themselves.
+    fn reserve(&self, claim: &Claim) -> Option<Reservation> {
+        let _ = claim;
+        Some(Reservation::default())
+    }
+
+    /// Makes the record in flight in a transaction that has just begun and that the handler commits.
+    /// Until that transaction has ended, no other one claims the record, and none of those that ask by
+    /// this method waits for its end.
+    fn claim_within<'a>(
+        &'a self,
+        transaction: &'a mut DB::Connection,
+        claim: &'a Claim,
+    ) -> impl Future<Output = Result<ClaimedInside, sqlx::Error>> + Send + 'a;
+
+    /// Removes a record that this transaction has claimed.
+    fn unclaim_within<'a>(
+        &'a self,
+        transaction: &'a mut DB::Connection,
+        lease: &'a Lease,
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send + 'a;
 
     /// Completes the record in a transaction that the handler commits, if the
     /// record is in flight under the lease's nonce. It never makes a record, and
@@ -93,6 +122,33 @@ pub trait SqlRecords<DB: Database>: Store + Sized {
         let _ = id;
         async { Ok(()) }
     }
+}
+
+/// What keeps other requests of a process from claiming a record.
+#[expect(unnameable_types, reason = "of a trait that is sealed")]
+#[expect(missing_debug_implementations, reason = "of a trait that is sealed")]
+#[derive(Default)]
+pub struct Reservation(
+    #[expect(dead_code, reason = "it is kept for its drop")] Option<Box<dyn Any + Send + Sync>>,
+);
+
+impl Reservation {
+    #[cfg(feature = "sqlite")]
+    pub(super) fn new(guard: impl Any + Send + Sync) -> Self {
+        Self(Some(Box::new(guard)))
+    }
+}
+
+/// What a claim inside a transaction did.
+#[expect(unnameable_types, reason = "of a trait that is sealed")]
+#[expect(missing_debug_implementations, reason = "of a trait that is sealed")]
+pub enum ClaimedInside {
+    /// The transaction has the record in flight.
+    Acquired(Box<Lease>),
+    /// Another transaction, or the owner of a lease, is executing the operation.
+    InFlight,
+    /// There is a record that the claim does not take over: a look-up finds it.
+    Found,
 }
 
 /// What a completion inside a transaction did.
@@ -144,6 +200,16 @@ pub(crate) trait TransactionalStore: Any + Send + Sync {
     /// Finds out what became of a transaction that completed the record. Does
     /// not wait for the end of the transaction.
     fn fate<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<TransactionFate, StoreError>>;
+
+    /// The same of a transaction that has claimed the record too, so that nothing is to be seen of
+    /// it before its end.
+    fn fate_of_claimed<'a>(
+        &'a self,
+        lease: &'a Lease,
+    ) -> BoxFuture<'a, Result<TransactionFate, StoreError>>;
+
+    /// Does the same as [`SqlRecords::claims_nothing_within`].
+    fn claims_nothing_within(&self) -> Option<&'static str>;
 
     /// What to change if the database, as nobody chose it, loses commits that others have read.
     fn loses_commits(&self) -> Option<&'static str>;

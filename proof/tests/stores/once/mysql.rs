@@ -11,6 +11,8 @@ mod shop;
 
 #[path = "committing.rs"]
 mod committing;
+#[path = "inside.rs"]
+mod inside;
 #[path = "isolation.rs"]
 mod isolation;
 #[path = "lost_commits.rs"]

@@ -22,6 +22,8 @@ mod shop;
 
 #[path = "committing.rs"]
 mod committing;
+#[path = "inside.rs"]
+mod inside;
 #[path = "refusals.rs"]
 mod refusals;
 #[path = "routes.rs"]

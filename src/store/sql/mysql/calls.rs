@@ -8,6 +8,7 @@ use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, MySqlPool, Row};
 
 use super::errors::{condition, is_retried, meaning};
+use super::within::Within;
 use crate::record::FencingToken;
 use crate::store::encoding::{EncodedCompletion, unreadable};
 use crate::store::listed_row::ListedRow;
@@ -38,6 +39,7 @@ pub(super) struct Statements {
     pub(super) steps: Arc<str>,
     pub(super) complete: Arc<str>,
     pub(super) complete_within: Arc<str>,
+    pub(super) within: Within,
     pub(super) fate: Arc<str>,
     pub(super) release: Arc<str>,
     pub(super) look_up: Arc<str>,
@@ -59,6 +61,7 @@ impl Calls {
             steps: table.in_statement(STEPS).into(),
             complete: call("complete", 13),
             complete_within: call("complete_within", 10),
+            within: Within::of(table),
             fate: call("fate", 2),
             release: call("release", 3),
             look_up: call("look_up", 1),

@@ -25,6 +25,16 @@ pub(super) fn is_retried(error: &sqlx::Error) -> bool {
     }
 }
 
+/// Whether another transaction has locked what a statement asked for, and the statement did not wait.
+pub(super) fn is_locked(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Database(error) if matches!(number(&**error), 1205 | 3572))
+}
+
+/// Whether there is a row of that key already.
+pub(super) fn is_duplicate(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Database(error) if number(&**error) == 1062)
+}
+
 /// Whether a handler's transaction that was rolled back may succeed if it is run again. Besides
 /// the errors of `is_retried`, these are 1205 and 3572, since the transaction waited too long for
 /// a lock, and those of a wrong server.

@@ -11,7 +11,7 @@ use self::calls::{
 };
 use self::errors::meaning;
 use self::settings::Settings;
-use super::transaction::{CompletedInside, Engine, SqlRecords, TransactionFate};
+use super::transaction::{ClaimedInside, CompletedInside, Engine, SqlRecords, TransactionFate};
 use super::transport::{self, Mode, Transport, is_local_server};
 use super::{CompleteRow, PURGE_BATCH, SqlStore, Table, bind, failed, reach};
 use crate::record::{Nonce, RecordId};
@@ -28,6 +28,7 @@ mod checks;
 mod errors;
 mod migration;
 mod settings;
+mod within;
 
 pub(super) use errors::may_succeed_again;
 
@@ -127,6 +128,28 @@ impl SqlRecords<MySql> for MySqlRecords {
             .row(&self.0.statements.purge, |call| call.bind(PURGE_BATCH));
         let removed: i64 = column(&purge.await?, "removed")?;
         u64::try_from(removed).map_err(unreadable)
+    }
+
+    fn claims_nothing_within(&self) -> Option<&'static str> {
+        let why = "MySQL has no statement that inserts a row without waiting for the transaction of \
+                   another one: use MariaDB, PostgreSQL or SQLite, or `committed`";
+        (!self.1.is_mariadb).then_some(why)
+    }
+
+    async fn claim_within<'a>(
+        &'a self,
+        transaction: &'a mut MySqlConnection,
+        claim: &'a Claim,
+    ) -> Result<ClaimedInside, sqlx::Error> {
+        self.0.statements.within.claim(transaction, claim).await
+    }
+
+    async fn unclaim_within<'a>(
+        &'a self,
+        transaction: &'a mut MySqlConnection,
+        lease: &'a Lease,
+    ) -> Result<(), sqlx::Error> {
+        self.0.statements.within.unclaim(transaction, lease).await
     }
 
     async fn complete_within<'a>(

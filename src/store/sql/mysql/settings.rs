@@ -12,6 +12,8 @@ use crate::store::sql::{Lent, Table, failed};
 pub(super) struct Settings {
     /// `max_allowed_packet`, in bytes.
     pub(super) largest_packet: usize,
+    /// Whether the server is MariaDB.
+    pub(super) is_mariadb: bool,
     /// The setting by which a crash takes back commits that others have read.
     pub(super) loses_commits: Option<&'static str>,
 }
@@ -24,7 +26,8 @@ pub(super) async fn settings(
     let failed = |error| failed(error, meaning);
     let asked = "SELECT CAST(@@GLOBAL.max_allowed_packet AS SIGNED), \
                  CAST(@@GLOBAL.log_bin AS SIGNED), CAST(@@GLOBAL.sync_binlog AS SIGNED), \
-                 CAST(@@GLOBAL.innodb_flush_log_at_trx_commit AS SIGNED)";
+                 CAST(@@GLOBAL.innodb_flush_log_at_trx_commit AS SIGNED), \
+                 CAST(VERSION() LIKE '%MariaDB%' AS SIGNED)";
     let row = raw_sql(asked).fetch_one(lent.get()).await.map_err(failed)?;
     let number = |at: usize| row.try_get::<i64, _>(at).map_err(failed);
     let (log_bin, sync_binlog, flush) = (number(1)?, number(2)?, number(3)?);
@@ -40,6 +43,7 @@ pub(super) async fn settings(
         );
     }
     Ok(Settings {
+        is_mariadb: number(4)? != 0,
         largest_packet: usize::try_from(number(0)?).unwrap_or(usize::MAX),
         loses_commits,
     })

@@ -47,6 +47,21 @@ const CLAIM: &str = "
         SELECT FROM {table}
          WHERE id = $1 AND format = 1 AND state IN (3, 4) AND expires_at > statement_timestamp())";
 
+/// The claim of a transaction that the handler commits. The lock is taken first, and the function, which
+/// reads in snapshots of its own, sees what the last transaction that had the lock has committed.
+/// Without the lock the function is not called: it would wait for the row of another transaction.
+///
+/// The number of the lock is a digest of the id and of the table, so that it is not among the small
+/// numbers that applications choose, nor the lock of the same key in another table.
+const CLAIM_WITHIN: &str = "
+    WITH lock AS MATERIALIZED (
+        SELECT pg_try_advisory_xact_lock(
+            hashtextextended(encode($1, 'hex'), '{table}'::regclass::oid::bigint)) AS got
+    )
+    SELECT c.* FROM lock, LATERAL {table}_claim_v2(
+        CASE WHEN got THEN $1 END, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) c
+     WHERE got";
+
 /// A transaction that has completed the record keeps it locked until the
 /// transaction ends.
 const FATE: &str = "
@@ -109,6 +124,8 @@ pub(super) struct Database {
 
 pub(super) struct Statements {
     pub(super) claim: Arc<str>,
+    pub(super) claim_within: Arc<str>,
+    pub(super) unclaim_within: Arc<str>,
     pub(super) renew: Arc<str>,
     pub(super) complete: Arc<str>,
     pub(super) complete_within: Arc<str>,
@@ -123,13 +140,15 @@ pub(super) struct Statements {
     purge: Arc<str>,
 }
 
-type Call<'q> = Query<'q, Postgres, PgArguments>;
+pub(super) type Call<'q> = Query<'q, Postgres, PgArguments>;
 
 impl Statements {
     fn of(table: &Table) -> Self {
         let statement = |text| table.in_statement(text).into();
         Self {
             claim: statement(CLAIM),
+            claim_within: statement(CLAIM_WITHIN),
+            unclaim_within: statement("DELETE FROM {table} WHERE id = $1 AND nonce = $2"),
             renew: statement("SELECT {table}_renew($1, $2, $3)"),
             complete: statement(
                 "SELECT {table}_complete($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",

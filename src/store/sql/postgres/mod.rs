@@ -5,21 +5,21 @@ use std::time::Duration;
 
 use sqlx::Postgres;
 use sqlx::error::DatabaseError;
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgSslMode};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgRow, PgSslMode};
 use sqlx::{AssertSqlSafe, Row};
 
-use self::database::Database;
+use self::database::{Call, Database};
 use self::listening::Notifications;
 use self::meaning::{is_of_wrong_server, meaning};
 use self::row::{column, not_of_this_version, ownership, steps, stored};
 use self::sessions::Sessions;
-use super::transaction::{CompletedInside, Engine, SqlRecords, TransactionFate};
+use super::transaction::{ClaimedInside, CompletedInside, Engine, SqlRecords, TransactionFate};
 use super::transport::{self, Mode, Transport, is_local_server};
 use super::{CompleteRow, SqlStore, Table, bind, failed, reach};
 use crate::record::{Nonce, RecordId};
 use crate::store::encoding::EncodedCompletion;
 use crate::store::notify::WakeUps;
-use crate::store::row::{micros, steps_unread, version_columns};
+use crate::store::row::{micros, state, steps_unread, version_columns};
 use crate::store::{
     Claim, Claimed, ForgetMode, Forgotten, Lease, ListQuery, OnLapsedLease, OnMismatch, Outcome,
     Ownership, POLL, Record, RecordPage, RecordedStep, Release, Store, StoreError, Subscription,
@@ -137,6 +137,46 @@ impl SqlRecords<Postgres> for PostgresRecords {
         self.database.purge().await
     }
 
+    async fn claim_within<'a>(
+        &'a self,
+        transaction: &'a mut PgConnection,
+        claim: &'a Claim,
+    ) -> Result<ClaimedInside, sqlx::Error> {
+        let statement = &self.database.statements.claim_within;
+        let call = bind_claim(sqlx::query(AssertSqlSafe(Arc::clone(statement))), claim);
+        let rows = self.within(transaction, call).await?;
+        let Some(row) = rows.first() else {
+            return Ok(ClaimedInside::InFlight);
+        };
+        if row.try_get("acquired")? {
+            let stored = stored(row).map_err(|error| sqlx::Error::Decode(error.into()))?;
+            let lease = stored
+                .token()
+                .and_then(|token| Ok(Lease::new(claim, token, stored.attempt()?)));
+            let lease = lease.map_err(|error| sqlx::Error::Decode(error.into()))?;
+            return Ok(ClaimedInside::Acquired(Box::new(lease)));
+        }
+        let is_alive = row.try_get::<i64, _>("lapses_in").unwrap_or_default() > 0;
+        let is_in_flight = i64::from(row.try_get::<i16, _>("state")?) == state::IN_FLIGHT;
+        Ok(if is_in_flight && is_alive {
+            ClaimedInside::InFlight
+        } else {
+            ClaimedInside::Found
+        })
+    }
+
+    async fn unclaim_within<'a>(
+        &'a self,
+        transaction: &'a mut PgConnection,
+        lease: &'a Lease,
+    ) -> Result<(), sqlx::Error> {
+        let statement = &self.database.statements.unclaim_within;
+        let call = sqlx::query(AssertSqlSafe(Arc::clone(statement)))
+            .bind(&lease.claim.id.as_bytes()[..])
+            .bind(&lease.claim.nonce.as_bytes()[..]);
+        self.within(transaction, call).await.map(drop)
+    }
+
     async fn complete_within<'a>(
         &'a self,
         transaction: &'a mut PgConnection,
@@ -148,12 +188,8 @@ impl SqlRecords<Postgres> for PostgresRecords {
         let statement = self.database.statements.complete_within.clone();
         let call = bind!(sqlx::query(AssertSqlSafe(statement)), row:
             id nonce kept_for status began_at completed_at answer answer_length answer_sha256);
-        let sessions = &self.database.sessions;
-        let call = call.persistent(sessions.may_prepare());
-        let done = call.fetch_one(transaction).await;
-        let done = done.inspect_err(|error| {
-            sessions.prove_shared(error);
-        })?;
+        let rows = self.within(transaction, call).await?;
+        let done = rows.first().ok_or(sqlx::Error::RowNotFound)?;
         Ok(match done.try_get::<i16, _>(0)? {
             1 => CompletedInside::Held,
             2 => CompletedInside::HeldAndAwaited,
@@ -215,6 +251,37 @@ impl SqlRecords<Postgres> for PostgresRecords {
     }
 }
 
+impl PostgresRecords {
+    /// Calls a function in a transaction of the handler's, and reads its rows to their end.
+    async fn within(
+        &self,
+        transaction: &mut PgConnection,
+        call: Call<'_>,
+    ) -> Result<Vec<PgRow>, sqlx::Error> {
+        let sessions = &self.database.sessions;
+        let call = call.persistent(sessions.may_prepare());
+        let rows = call.fetch_all(transaction).await;
+        rows.inspect_err(|error| {
+            sessions.prove_shared(error);
+        })
+    }
+}
+
+/// Binds what a claim says to the parameters of the function that claims.
+fn bind_claim<'q>(call: Call<'q>, claim: &'q Claim) -> Call<'q> {
+    call.bind(&claim.id.as_bytes()[..])
+        .bind(&claim.nonce.as_bytes()[..])
+        .bind(&claim.fingerprint.as_bytes()[..])
+        .bind(micros(claim.lease))
+        .bind(micros(claim.retention))
+        .bind(claim.on_lapsed_lease == OnLapsedLease::Refuse)
+        .bind(claim.by_hand)
+        .bind(claim.on_mismatch == OnMismatch::Replay)
+        .bind(&claim.scope.as_bytes()[..])
+        .bind(claim.origin.kept_route().map(|route| &**route))
+        .bind(claim.origin.trace.map(|trace| trace.to_string()))
+}
+
 /// The largest field of a row, in bytes, less what else is in a message.
 const LARGEST_FIELD: usize = (1 << 30) - (64 << 10);
 
@@ -226,19 +293,7 @@ impl Store for PostgresRecords {
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
         let database = &self.database;
         let row = database
-            .call(&database.statements.claim, |call| {
-                call.bind(&claim.id.as_bytes()[..])
-                    .bind(&claim.nonce.as_bytes()[..])
-                    .bind(&claim.fingerprint.as_bytes()[..])
-                    .bind(micros(claim.lease))
-                    .bind(micros(claim.retention))
-                    .bind(claim.on_lapsed_lease == OnLapsedLease::Refuse)
-                    .bind(claim.by_hand)
-                    .bind(claim.on_mismatch == OnMismatch::Replay)
-                    .bind(&claim.scope.as_bytes()[..])
-                    .bind(claim.origin.kept_route().map(|route| &**route))
-                    .bind(claim.origin.trace.map(|trace| trace.to_string()))
-            })
+            .call(&database.statements.claim, |call| bind_claim(call, claim))
             .await?;
         let stored = stored(&row)?;
         if column(&row, "acquired")? {

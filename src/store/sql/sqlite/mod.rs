@@ -3,6 +3,7 @@
 mod connection;
 mod meaning;
 mod records;
+mod reserved;
 mod row;
 mod setup;
 mod statements;

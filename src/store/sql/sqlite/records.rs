@@ -1,14 +1,17 @@
 //! The operations of the store. Each is one statement that decides, or one
 //! statement that only reads.
 
-use sqlx::sqlite::SqliteConnection;
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{Row, Sqlite, SqlitePool};
 use tokio::sync::Mutex;
 
-use super::super::transaction::{CompletedInside, SqlRecords, TransactionFate};
+use super::super::transaction::{
+    ClaimedInside, CompletedInside, Reservation, SqlRecords, TransactionFate,
+};
 use super::super::{CompleteRow, Table, bind, failed};
 use super::connection::{Statement, clock};
 use super::meaning::meaning;
+use super::reserved::Reserved;
 use super::row::{Found, listed};
 use super::setup;
 use super::statements::{self, Statements};
@@ -37,6 +40,7 @@ pub struct SqliteRecords {
     /// for SQLite's lock, which is not fair, and some tasks would wait too long.
     pub(super) writing: Mutex<()>,
     wake_ups: WakeUps,
+    reserved: Reserved,
     /// Whether the store was opened, so that the file was there and could be read.
     pub(super) is_open: bool,
 }
@@ -49,6 +53,7 @@ impl SqliteRecords {
             table,
             writing: Mutex::default(),
             wake_ups: WakeUps::new(),
+            reserved: Reserved::default(),
             is_open: false,
         }
     }
@@ -69,6 +74,50 @@ impl SqlRecords<Sqlite> for SqliteRecords {
     async fn purge(&self) -> Result<u64, StoreError> {
         let purge = self.run_in_turn(&self.statements.purge, |statement| statement);
         Ok(purge.await?.len() as u64)
+    }
+
+    fn reserve(&self, claim: &Claim) -> Option<Reservation> {
+        self.reserved.reserve(claim).map(Reservation::new)
+    }
+
+    async fn claim_within<'a>(
+        &'a self,
+        transaction: &'a mut SqliteConnection,
+        claim: &'a Claim,
+    ) -> Result<ClaimedInside, sqlx::Error> {
+        let statement = sqlx::query(self.statements.claim.clone()).bind(clock());
+        let rows = bind_claim(statement, claim)
+            .fetch_all(&mut *transaction)
+            .await?;
+        let decode = |error: StoreError| sqlx::Error::Decode(error.into());
+        if let Some(row) = rows.first() {
+            let lease = lease_of(row, claim).map_err(decode)?;
+            return Ok(ClaimedInside::Acquired(Box::new(lease)));
+        }
+        let find = sqlx::query(self.statements.find.clone()).bind(clock());
+        let find = find
+            .bind(&claim.id.as_bytes()[..])
+            .bind(&claim.nonce.as_bytes()[..]);
+        let rows = find.fetch_all(transaction).await?;
+        let found = rows.first().map(Found::read).transpose().map_err(decode)?;
+        let record = found.map(Found::record).transpose();
+        // What can't be read is found by the look-up too, which says so.
+        Ok(match record.ok().flatten().map(|record| record.state) {
+            Some(RecordState::InFlight { .. }) => ClaimedInside::InFlight,
+            _ => ClaimedInside::Found,
+        })
+    }
+
+    async fn unclaim_within<'a>(
+        &'a self,
+        transaction: &'a mut SqliteConnection,
+        lease: &'a Lease,
+    ) -> Result<(), sqlx::Error> {
+        let statement = sqlx::query(self.statements.unclaim_within.clone());
+        let statement = statement
+            .bind(&lease.claim.id.as_bytes()[..])
+            .bind(&lease.claim.nonce.as_bytes()[..]);
+        statement.execute(transaction).await.map(drop)
     }
 
     async fn complete_within<'a>(
@@ -318,39 +367,17 @@ impl Store for SqliteRecords {
 
 impl SqliteRecords {
     async fn take(&self, claim: &Claim) -> Result<Option<Lease>, StoreError> {
-        let stays = claim.on_lapsed_lease == OnLapsedLease::Refuse;
-        let takes_lapsed = claim.by_hand || claim.on_lapsed_lease == OnLapsedLease::Rerun;
-        let of_any_fingerprint = claim.on_mismatch == OnMismatch::Replay;
         let rows = self
             .run_in_turn(&self.statements.claim, |statement| {
-                statement
-                    .bind(&claim.id.as_bytes()[..])
-                    .bind(&claim.nonce.as_bytes()[..])
-                    .bind(&claim.fingerprint.as_bytes()[..])
-                    .bind(micros(claim.lease))
-                    .bind(micros(claim.retention))
-                    .bind(stays)
-                    .bind(takes_lapsed)
-                    .bind(of_any_fingerprint)
-                    .bind(&claim.scope.as_bytes()[..])
-                    .bind(claim.origin.kept_route().map(|route| &**route))
-                    .bind(claim.origin.trace.map(|trace| trace.to_string()))
+                bind_claim(statement, claim)
             })
             .await?;
         let Some(row) = rows.first() else {
             return Ok(None);
         };
-        let number = |column| {
-            row.try_get::<i64, _>(column)
-                .map_err(|error| failed(error, meaning))
-        };
-        let (token, attempt) = (number("token")?, number("attempt")?);
-        let token = u64::try_from(token).ok().and_then(FencingToken::new);
-        let (Some(token), Ok(attempt)) = (token, u64::try_from(attempt)) else {
-            return Err(unreadable("its tokens or attempts are used up"));
-        };
-        let lease = Lease::new(claim, token, attempt);
-        if number("has_steps")? == 0 {
+        let lease = lease_of(row, claim)?;
+        let has_steps = row.try_get::<i64, _>("has_steps");
+        if has_steps.map_err(|error| failed(error, meaning))? == 0 {
             return Ok(Some(lease));
         }
         // The record is this claim's own by now: nobody else changes its steps.
@@ -414,4 +441,34 @@ fn bind_step<'q>(
         .bind(&lease.claim.nonce.as_bytes()[..])
         .bind(&*step.name)
         .bind(&step.result[..])
+}
+
+/// Binds what a claim says to the parameters of the statement that claims.
+fn bind_claim<'q>(statement: Statement<'q>, claim: &'q Claim) -> Statement<'q> {
+    statement
+        .bind(&claim.id.as_bytes()[..])
+        .bind(&claim.nonce.as_bytes()[..])
+        .bind(&claim.fingerprint.as_bytes()[..])
+        .bind(micros(claim.lease))
+        .bind(micros(claim.retention))
+        .bind(claim.on_lapsed_lease == OnLapsedLease::Refuse)
+        .bind(claim.by_hand || claim.on_lapsed_lease == OnLapsedLease::Rerun)
+        .bind(claim.on_mismatch == OnMismatch::Replay)
+        .bind(&claim.scope.as_bytes()[..])
+        .bind(claim.origin.kept_route().map(|route| &**route))
+        .bind(claim.origin.trace.map(|trace| trace.to_string()))
+}
+
+/// The lease of a claim that acquired its record.
+fn lease_of(row: &SqliteRow, claim: &Claim) -> Result<Lease, StoreError> {
+    let number = |column| {
+        row.try_get::<i64, _>(column)
+            .map_err(|error| failed(error, meaning))
+    };
+    let (token, attempt) = (number("token")?, number("attempt")?);
+    let token = u64::try_from(token).ok().and_then(FencingToken::new);
+    match (token, u64::try_from(attempt)) {
+        (Some(token), Ok(attempt)) => Ok(Lease::new(claim, token, attempt)),
+        _ => Err(unreadable("its tokens or attempts are used up")),
+    }
 }
