@@ -5,7 +5,9 @@
 //! parts `("a", "b:c")` and `("a:b", "c")` from having the same digest (G6, G10).
 
 use hmac::{Hmac, KeyInit, Mac};
-use sha2::{Digest, Sha256};
+use sha2::Digest;
+
+use super::sha256::Sha256;
 
 /// One block of SHA-256, in bytes.
 const BLOCK: usize = 64;
@@ -57,7 +59,7 @@ impl Digests {
     pub(crate) fn plain() -> Self {
         Self::with(|label| {
             let mut hasher = Sha256::new();
-            hasher.update(label.block());
+            hasher.update(&label.block());
             State::Plain(hasher)
         })
     }
@@ -110,8 +112,8 @@ pub(crate) fn derived(secret: &[u8], label: &[u8]) -> [u8; 32] {
         .into()
 }
 
-fn hmac(key: &[u8]) -> Hmac<Sha256> {
-    Hmac::new_from_slice(key).expect("HMAC takes a key of any length")
+fn hmac(key: &[u8]) -> HmacSha256 {
+    HmacSha256::new_from_slice(key).expect("HMAC takes a key of any length")
 }
 
 /// A digest to which parts are added.
@@ -123,15 +125,17 @@ pub(crate) struct Hasher {
 #[derive(Clone)]
 enum State {
     Plain(Sha256),
-    Keyed(Box<Hmac<Sha256>>),
+    Keyed(Box<HmacSha256>),
 }
+
+type HmacSha256 = Hmac<sha2::Sha256>;
 
 impl Hasher {
     /// Begins the digest that makes the key of a client's operation. A client has no secret.
     #[cfg(feature = "client")]
     pub(crate) fn of_operation() -> Self {
         let mut hasher = Sha256::new();
-        hasher.update(block(b"tower-idempotency/1 operation"));
+        hasher.update(&block(b"tower-idempotency/1 operation"));
         Self {
             state: State::Plain(hasher),
         }
@@ -139,6 +143,11 @@ impl Hasher {
 
     /// Adds the length of a part, and then the part.
     pub(crate) fn part(&mut self, bytes: &[u8]) -> &mut Self {
+        if let State::Plain(state) = &mut self.state
+            && state.add_short(bytes)
+        {
+            return self;
+        }
         self.number(bytes.len()).raw(bytes)
     }
 
@@ -152,41 +161,46 @@ impl Hasher {
     /// beginning of another.
     pub(crate) fn number(&mut self, number: usize) -> &mut Self {
         match u8::try_from(number) {
-            Ok(short) if short < u8::MAX => self.raw(&[short]),
+            Ok(short) if short < u8::MAX => self.byte(short),
             _ => self.raw(&[u8::MAX]).raw(&(number as u64).to_le_bytes()),
         }
     }
 
+    #[inline]
+    fn byte(&mut self, byte: u8) -> &mut Self {
+        match &mut self.state {
+            State::Plain(state) => state.byte(byte),
+            State::Keyed(state) => Mac::update(&mut **state, &[byte]),
+        }
+        self
+    }
+
     /// Adds bytes whose length was added before, or is known to every reader.
     pub(crate) fn raw(&mut self, bytes: &[u8]) -> &mut Self {
-        self.state.update(bytes);
+        match &mut self.state {
+            State::Plain(state) => state.update(bytes),
+            State::Keyed(state) => Mac::update(&mut **state, bytes),
+        }
         self
     }
 
     pub(crate) fn finish(self) -> [u8; 32] {
         match self.state {
-            State::Plain(state) => state.finalize().into(),
+            State::Plain(state) => state.finish(),
             State::Keyed(state) => state.finalize().into_bytes().into(),
-        }
-    }
-}
-
-impl State {
-    fn update(&mut self, bytes: &[u8]) {
-        match self {
-            State::Plain(state) => Digest::update(state, bytes),
-            State::Keyed(state) => Mac::update(&mut **state, bytes),
         }
     }
 }
 
 /// Returns the plain SHA-256 of one value, which the program `sha256sum` computes too.
 pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
-    Sha256::digest(bytes).into()
+    sha2::Sha256::digest(bytes).into()
 }
 
 #[cfg(test)]
 mod tests {
+    use sha2::Sha256;
+
     use super::*;
 
     fn of(digests: &Digests, label: Label, parts: &[&[u8]]) -> [u8; 32] {

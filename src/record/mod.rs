@@ -9,6 +9,7 @@ pub(crate) mod digest;
 pub(crate) mod names;
 mod origin;
 pub(crate) mod response;
+mod sha256;
 
 pub use self::origin::{Origin, ParseError, TraceContext};
 
