@@ -55,7 +55,10 @@ fn without_prefix<'a>(content_type: &'a [u8], prefix: &[u8]) -> Option<&'a [u8]>
     let (own, rest) = content_type
         .trim_ascii_start()
         .split_at_checked(prefix.len())?;
-    own.eq_ignore_ascii_case(prefix).then_some(rest)
+    // Types that are compared begin alike: most that differ do so in their last letters.
+    let (last, of_prefix) = (own.last()?, prefix.last()?);
+    let is = last.eq_ignore_ascii_case(of_prefix) && own.eq_ignore_ascii_case(prefix);
+    is.then_some(rest)
 }
 
 /// Whether a media type ends where this rest of its `Content-Type` begins.
