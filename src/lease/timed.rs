@@ -11,7 +11,7 @@ use tracing::warn;
 
 use crate::observer::{Answer, Observers, StoreCall, StoreOperation, StoreResult};
 use crate::record::response::RecordedResponse;
-use crate::record::{Nonce, RecordId};
+use crate::record::{Nonce, Origin, RecordId};
 use crate::runtime::Instant;
 use crate::runtime::deadline::Deadline;
 use crate::store::{
@@ -92,10 +92,15 @@ impl TimedStore {
         })
     }
 
-    /// The answer to a claim, from a store that never waits.
-    pub(crate) fn claim_at_once(&self, claim: &Claim) -> Option<Claimed> {
+    /// The answer to a claim, from a store that never waits. `origin` is asked for the claim's own
+    /// if the claim makes a record.
+    pub(crate) fn claim_at_once(
+        &self,
+        claim: &Claim,
+        origin: &dyn Fn() -> Origin,
+    ) -> Option<Claimed> {
         let began = self.observers.now();
-        let claimed = self.store.claim_at_once(claim)?;
+        let claimed = self.store.claim_at_once(claim, origin)?;
         if let Some(began) = began {
             self.called(StoreOperation::Claim, claimed.result(), began);
         }

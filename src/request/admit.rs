@@ -74,7 +74,8 @@ impl ProtectedRequest {
     }
 
     /// The claim of this request, with its record's id under one of the layer's secrets: 0 is the
-    /// current one, and the old ones follow.
+    /// current one, and the old ones follow. The claim has no [origin](Self::origin) yet: a claim that
+    /// finds a completion needs none.
     pub(super) fn claim_under(
         &self,
         secret: usize,
@@ -86,11 +87,7 @@ impl ProtectedRequest {
         let digests = rules.digests_under(secret);
         let routes = &rules.routes;
         let id = routes.record_id(options, digests, &scope, &self.key, parts);
-        let mut origin = Origin::none();
-        origin.route = routes.pattern(options, parts);
-        origin.trace = trace(parts);
         Claim {
-            origin,
             lease: options.lease,
             retention: options.retention,
             on_lapsed_lease: options.on_lapsed_lease,
@@ -98,6 +95,14 @@ impl ProtectedRequest {
             is_everyone: self.account().is_everyone(),
             ..Claim::new(id, scope, fingerprint)
         }
+    }
+
+    /// Where the execution of this request comes from.
+    pub(super) fn origin(&self, parts: &Parts) -> Origin {
+        let mut origin = Origin::none();
+        origin.route = self.core.rules.routes.pattern(&self.options, parts);
+        origin.trace = trace(parts);
+        origin
     }
 
     /// Step 5, as far as it takes no time: a store that answers at once is asked. `place` is the
@@ -112,25 +117,24 @@ impl ProtectedRequest {
             return Ok(Decision::TakesTime(None, body));
         }
         let fingerprint = self.fingerprint(0, parts, &body.data);
-        let claim = self.claim_under(0, self.scope, parts, fingerprint);
-        if !self.core.rules.old_digests.is_empty() {
-            return Ok(Decision::TakesTime(Some(claim), body));
-        }
-        let Ok(taken) = self.may_begin(place.take()) else {
-            return Ok(Decision::TakesTime(Some(claim), body));
-        };
-        let Some(claimed) = self.core.leases.store.claim_at_once(&claim) else {
-            *place = Some(taken);
-            return Ok(Decision::TakesTime(Some(claim), body));
-        };
-        match self.decide(&claim, Ok(claimed), true) {
-            Ok(Some(lease)) => Ok(Decision::Acquired(lease, taken, body)),
-            Err(Stop::InFlight(_)) if matches!(self.options.on_in_flight, OnInFlight::Wait(_)) => {
-                Ok(Decision::TakesTime(Some(claim), body))
+        let mut claim = self.claim_under(0, self.scope, parts, fingerprint);
+        let origin = || self.origin(parts);
+        if self.core.rules.old_digests.is_empty()
+            && let Ok(taken) = self.may_begin(place.take())
+        {
+            match self.core.leases.store.claim_at_once(&claim, &origin) {
+                None => *place = Some(taken),
+                Some(claimed) => match self.decide(&claim, Ok(claimed), true) {
+                    Ok(Some(lease)) => return Ok(Decision::Acquired(lease, taken, body)),
+                    Err(Stop::InFlight(_))
+                        if matches!(self.options.on_in_flight, OnInFlight::Wait(_)) => {}
+                    Ok(None) => {}
+                    Err(stop) => return Err(stop),
+                },
             }
-            Ok(None) => Ok(Decision::TakesTime(Some(claim), body)),
-            Err(stop) => Err(stop),
         }
+        claim.origin = origin();
+        Ok(Decision::TakesTime(Some(claim), body))
     }
 
     /// What is full refuses this request.
@@ -191,7 +195,9 @@ impl Operation {
     ) -> (Box<Parts>, Result<Admitted, Stop>) {
         let claim = claim.unwrap_or_else(|| {
             let fingerprint = content.fingerprint(self, 0, &parts);
-            self.claim_under(0, self.scope, &parts, fingerprint)
+            let mut claim = self.claim_under(0, self.scope, &parts, fingerprint);
+            claim.origin = self.origin(&parts);
+            claim
         });
         let protection = match self.claim(&claim, &parts, &content, place).await {
             Err(Stop::InFlight(lapses_in)) => {

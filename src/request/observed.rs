@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Method;
 use http::request::Parts;
+use http::{HeaderName, Method};
 use tracing::field::{Empty, display};
 use tracing::{Span, info_span};
 
@@ -16,6 +16,9 @@ use crate::request::core::Core;
 use crate::request::operation::{Operation, ProtectedRequest};
 use crate::request::stop::Replay;
 use crate::runtime::Instant;
+
+/// A static name, since to read a name from its letters takes longer than the look-up.
+static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// A request that observers are told of.
 pub(crate) struct Observed {
@@ -197,7 +200,7 @@ pub(super) fn trace(head: &Parts) -> Option<TraceContext> {
     if let Some(trace) = crate::observer::active_span() {
         return Some(trace);
     }
-    let mut values = head.headers.get_all("traceparent").iter();
+    let mut values = head.headers.get_all(&TRACEPARENT).iter();
     let value = values.next()?;
     // A request that names two is in neither.
     if values.next().is_some() {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use crate::record::response::RecordedResponse;
-use crate::record::{Nonce, RecordId};
+use crate::record::{Nonce, Origin, RecordId};
 
 #[cfg(feature = "_sql")]
 use super::sql::transaction::TransactionalStore;
@@ -21,8 +21,9 @@ use super::{
 pub(crate) trait DynStore: Send + Sync {
     fn claim<'a>(&'a self, claim: &'a Claim) -> StoreFuture<'a, Claimed>;
     /// As [`claim`](Self::claim), by a store that never waits. The leases of such a store are
-    /// guarded.
-    fn claim_at_once(&self, _: &Claim) -> Option<Claimed> {
+    /// guarded. `origin` makes the origin of a record that the claim acquires, in place of the claim's
+    /// own: a claim that finds a completion never asks.
+    fn claim_at_once(&self, _: &Claim, _: &dyn Fn() -> Origin) -> Option<Claimed> {
         None
     }
 

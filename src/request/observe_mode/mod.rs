@@ -106,6 +106,7 @@ where
     let claim = Claim {
         // What nobody resolves must not stay for ever: a lapsed record is forgotten in time.
         on_lapsed_lease: OnLapsedLease::Rerun,
+        origin: known.origin(parts),
         ..known.claim_under(0, known.scope, parts, none_yet)
     };
     // The same layer further out observes this request already.
@@ -228,7 +229,7 @@ impl Observation {
             ..claim
         };
         let store = &self.request.core.leases.store;
-        if let Some(claimed) = store.claim_at_once(&claim) {
+        if let Some(claimed) = store.claim_at_once(&claim, &|| claim.origin.clone()) {
             self.claimed(&claim, Ok(claimed), None);
             return;
         }

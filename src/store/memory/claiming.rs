@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::limits::Whose;
+use crate::record::Origin;
 use crate::store::{Claim, Claimed, Lease};
 
 use super::account::Account;
@@ -31,9 +32,18 @@ enum Step {
 
 impl Records {
     pub(super) fn claim(records: &Arc<Self>, claim: &Claim) -> Claimed {
+        Self::claim_with(records, claim, &|| claim.origin.clone())
+    }
+
+    /// Sends a claim whose origin is made only if the claim acquires the record.
+    pub(super) fn claim_with(
+        records: &Arc<Self>,
+        claim: &Claim,
+        origin: &dyn Fn() -> Origin,
+    ) -> Claimed {
         let mut left = REMOVED_FOR_SHARE;
         loop {
-            let no_room = match Self::claim_once(records, claim) {
+            let no_room = match Self::claim_once(records, claim, origin) {
                 Step::Acquired(lease, gone) => {
                     drop(gone);
                     return Claimed::Acquired(lease);
@@ -57,10 +67,10 @@ impl Records {
         }
     }
 
-    fn claim_once(records: &Arc<Self>, claim: &Claim) -> Step {
+    fn claim_once(records: &Arc<Self>, claim: &Claim, origin: &dyn Fn() -> Origin) -> Step {
         let mut locked = records.slots.lock(&claim.id);
         if let Some((_, slot)) = locked.get(&claim.id) {
-            return Self::claim_found(records, slot, claim);
+            return Self::claim_found(records, slot, claim, origin);
         }
         let account = match records.admit(claim) {
             Ok(account) => account,
@@ -69,7 +79,9 @@ impl Records {
         let guard = Guard::new(records, claim);
         let now = records.clock.now();
         let token = records.next_token(now);
-        let origin = records.routes.keep(&claim.origin);
+        let held = Arc::downgrade(&guard);
+        let lease = lease(claim, origin, token, 1, guard);
+        let origin = records.routes.keep(&lease.claim.origin);
         locked.insert(Slot {
             id: claim.id,
             fingerprint: claim.fingerprint,
@@ -78,9 +90,9 @@ impl Records {
             until: now.saturating_add(claim.lease.into()),
             attempt: 1,
             queued: None,
-            state: State::in_flight(claim, &guard, origin, Steps::default()),
+            state: State::in_flight(claim, held, origin, Steps::default()),
         });
-        Step::Acquired(lease(claim, token, 1, guard), None)
+        Step::Acquired(lease, None)
     }
 
     /// Counts a new record of the claim's caller, if there is room for it.
@@ -103,7 +115,12 @@ impl Records {
     }
 
     /// Claims a record that exists.
-    fn claim_found(records: &Arc<Self>, slot: &mut Slot, claim: &Claim) -> Step {
+    fn claim_found(
+        records: &Arc<Self>,
+        slot: &mut Slot,
+        claim: &Claim,
+        origin: &dyn Fn() -> Origin,
+    ) -> Step {
         let now = records.clock.now();
         let takes_over = claim.takes_over(&slot.fingerprint) && slot.is_lapsed(now);
         let is_over = slot.is_over(now);
@@ -127,7 +144,7 @@ impl Records {
                         *guard = Arc::downgrade(&another);
                         another
                     });
-                    let lease = lease(claim, slot.token, slot.attempt, held);
+                    let lease = lease(claim, origin, slot.token, slot.attempt, held);
                     return Step::Acquired(lease.with_steps(steps.to_vec()), None);
                 }
                 State::Released { .. } => slot.attempt.saturating_add(1),
@@ -145,7 +162,9 @@ impl Records {
         }
         let guard = Guard::new(records, claim);
         let token = records.next_token(now);
-        let origin = records.routes.keep(&claim.origin);
+        let held = Arc::downgrade(&guard);
+        let lease = lease(claim, origin, token, attempt, guard);
+        let origin = records.routes.keep(&lease.claim.origin);
         records.dequeue(slot.queued.take());
         records.drop_steps(slot);
         let steps = if is_over {
@@ -161,13 +180,21 @@ impl Records {
         (slot.token, slot.attempt) = (token, attempt);
         slot.fingerprint = claim.fingerprint;
         slot.until = now.saturating_add(claim.lease.into());
-        let lease = lease(claim, token, attempt, Arc::clone(&guard)).with_steps(steps.to_vec());
-        let new = State::in_flight(claim, &guard, origin, steps);
+        let lease = lease.with_steps(steps.to_vec());
+        let new = State::in_flight(claim, held, origin, steps);
         let gone = slot.change(&records.counts, new);
         Step::Acquired(lease, Some(gone))
     }
 }
 
-fn lease(claim: &Claim, number: u64, attempt: u32, guard: Arc<Guard>) -> Lease {
-    Lease::new(claim, token(number), attempt.into()).guarded_by(guard)
+fn lease(
+    claim: &Claim,
+    origin: &dyn Fn() -> Origin,
+    number: u64,
+    attempt: u32,
+    guard: Arc<Guard>,
+) -> Lease {
+    let mut lease = Lease::new(claim, token(number), attempt.into()).guarded_by(guard);
+    lease.claim.origin = origin();
+    lease
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::error::ConfigError;
 use crate::record::response::RecordedResponse;
-use crate::record::{Nonce, RecordId};
+use crate::record::{Nonce, Origin, RecordId};
 use crate::store::{
     Claim, Claimed, DynStore, ErasedStore, ForgetMode, Forgotten, Lease, ListQuery, Outcome,
     Ownership, Record, RecordPage, RecordedStep, Release, Store, StoreError, StoreFuture,
@@ -268,11 +268,11 @@ struct AtOnce(MemoryStore);
 
 impl DynStore for AtOnce {
     fn claim<'a>(&'a self, claim: &'a Claim) -> StoreFuture<'a, Claimed> {
-        StoreFuture::Now(self.claim_at_once(claim))
+        StoreFuture::Now(Some(Records::claim(&self.0.records, claim)))
     }
 
-    fn claim_at_once(&self, claim: &Claim) -> Option<Claimed> {
-        Some(Records::claim(&self.0.records, claim))
+    fn claim_at_once(&self, claim: &Claim, origin: &dyn Fn() -> Origin) -> Option<Claimed> {
+        Some(Records::claim_with(&self.0.records, claim, origin))
     }
 
     fn renew<'a>(&'a self, lease: &'a Lease) -> StoreFuture<'a, Ownership> {

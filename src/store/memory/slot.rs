@@ -77,7 +77,7 @@ pub(super) enum State {
 impl State {
     pub(super) fn in_flight(
         claim: &Claim,
-        guard: &Arc<Guard>,
+        guard: Weak<Guard>,
         origin: KeptOrigin,
         steps: Steps,
     ) -> Self {
@@ -85,7 +85,7 @@ impl State {
             nonce: claim.nonce,
             guarded: true,
             unknown: false,
-            guard: Arc::downgrade(guard),
+            guard,
             on_lapsed_lease: claim.on_lapsed_lease,
             retention: claim.retention.into(),
             trace: origin.trace,
