@@ -84,6 +84,7 @@ pub(crate) fn measure(load: Load) -> Result<Vec<Round>, BoxError> {
         } else {
             command.arg(&peers).arg(app);
         }
+        command.env("WIRE_UNDER_LOAD", "yes");
         command.env("WIRE_RESPONSE_BYTES", load.response_bytes.to_string());
         servers.push((app, Server::start(&mut command)?));
     }
