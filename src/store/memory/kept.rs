@@ -15,7 +15,7 @@ use crate::record::response::{RecordedFields, RecordedResponse};
 use crate::record::{Completion, TraceContext};
 
 use super::limits::{COMPLETION_BYTES, FIELD_BYTES};
-use super::origins::{KeptOrigin, RouteNumber};
+use super::origins::{KeptOrigin, RouteNumber, TRACE_BYTES};
 
 /// The largest body that is copied into the packed completion. A larger one stays the allocation
 /// that it is: there the copy would cost more than the allocation.
@@ -97,30 +97,28 @@ impl Kept {
         let is_copied = response.body.len() <= COPIED_BODY;
         let copied = if is_copied { &response.body[..] } else { &[] };
         let times = Times::of(response);
-        let start = |to: &mut dyn Sink| {
-            to.number(size.weight as u64);
-            let is = |is, flag| if is { flag } else { 0 };
-            let flags = times.flags()
-                | is(response.trailers.is_some(), flags::TRAILERS)
-                | is(origin.route.is_some(), flags::ROUTE)
-                | is(origin.trace.is_some(), flags::TRACE);
-            to.put(&[flags]);
-            to.put(&response.status.as_u16().to_be_bytes());
-            times.write(to);
-            if let Some(route) = origin.route {
-                to.put(&route.get().to_be_bytes());
-            }
-            if let Some(trace) = &origin.trace {
-                to.put(&trace.trace_id);
-                to.put(&trace.span_id);
-                to.put(&[trace.flags]);
-            }
-        };
-        let mut length = 0;
-        start(&mut length);
+        let mut start = Start::default();
+        start.number(size.weight as u64);
+        let is = |is, flag| if is { flag } else { 0 };
+        let flags = times.flags()
+            | is(response.trailers.is_some(), flags::TRAILERS)
+            | is(origin.route.is_some(), flags::ROUTE)
+            | is(origin.trace.is_some(), flags::TRACE);
+        start.put(&[flags]);
+        start.put(&response.status.as_u16().to_be_bytes());
+        times.write(&mut start);
+        if let Some(route) = origin.route {
+            start.put(&route.get().to_be_bytes());
+        }
+        if let Some(trace) = &origin.trace {
+            start.put(&trace.trace_id);
+            start.put(&trace.span_id);
+            start.put(&[trace.flags]);
+        }
+        let start = &start.bytes[..start.length];
         // `Bytes` takes over a vector without a copy only if it is full.
-        let mut packed = Vec::with_capacity(length + size.fields + copied.len());
-        start(&mut packed);
+        let mut packed = Vec::with_capacity(start.len() + size.fields + copied.len());
+        packed.extend_from_slice(start);
         packed.fields(&response.headers);
         if let Some(trailers) = &response.trailers {
             packed.fields(trailers);
@@ -241,7 +239,7 @@ impl Times {
             | is(self.short().is_some(), flags::SHORT_TIMES)
     }
 
-    fn write(&self, to: &mut (impl Sink + ?Sized)) {
+    fn write(&self, to: &mut impl Sink) {
         let Some((began, took, retention)) = self.short() else {
             for length in [self.began.0, self.took.0, self.retention] {
                 to.number(length.as_secs());
@@ -255,7 +253,7 @@ impl Times {
     }
 }
 
-/// Where a completion is written to. It is written twice: the first time its length is counted.
+/// Where a completion is written to.
 trait Sink {
     fn put(&mut self, bytes: &[u8]);
 
@@ -284,6 +282,34 @@ trait Sink {
     }
 }
 
+/// What a packed completion begins with. Only once its length is known is there memory for the whole.
+struct Start {
+    bytes: [u8; Start::LONGEST],
+    length: usize,
+}
+
+impl Start {
+    /// Seven numbers of at most ten bytes each, the flags, the status, the route and the trace.
+    const LONGEST: usize = 7 * 10 + 1 + 2 + 2 + TRACE_BYTES;
+}
+
+impl Default for Start {
+    fn default() -> Self {
+        Self {
+            bytes: [0; Self::LONGEST],
+            length: 0,
+        }
+    }
+}
+
+impl Sink for Start {
+    fn put(&mut self, bytes: &[u8]) {
+        self.bytes[self.length..][..bytes.len()].copy_from_slice(bytes);
+        self.length += bytes.len();
+    }
+}
+
+/// Counts the bytes.
 impl Sink for usize {
     fn put(&mut self, bytes: &[u8]) {
         *self += bytes.len();

@@ -7,7 +7,7 @@ use crate::record::names::Names;
 use crate::record::{Origin, TraceContext};
 
 /// The bytes that a trace takes in a packed completion.
-const TRACE_BYTES: usize = 25;
+pub(super) const TRACE_BYTES: usize = 25;
 
 /// The route of a record, in two bytes.
 pub(super) type RouteNumber = NonZeroU16;
