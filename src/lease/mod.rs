@@ -18,7 +18,10 @@ pub(crate) use timed::TimedStore;
 pub(crate) use timer::SharedTimer;
 pub(crate) use verdict::{Ended, Verdict};
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tracing::{Instrument, error, warn};
@@ -124,11 +127,27 @@ enum Phase {
 
 /// What is left of a [`Verdict`] once a store that answers at once was asked.
 enum LastStep {
-    /// The store has answered to a completion.
-    Answered(Ownership),
     Record(Outcome),
     Release(Release),
     LeaveInFlight,
+}
+
+/// How an operation ends: a future, for which the future of a request has little room to keep.
+pub(crate) enum EndFuture {
+    /// The store has answered.
+    Now(Ended),
+    Later(Pin<Box<dyn Future<Output = Ended> + Send>>),
+}
+
+impl Future for EndFuture {
+    type Output = Ended;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ended> {
+        match self.get_mut() {
+            EndFuture::Now(ended) => Poll::Ready(*ended),
+            EndFuture::Later(end) => end.as_mut().poll(cx),
+        }
+    }
 }
 
 impl LeaseOwner {
@@ -160,27 +179,33 @@ impl LeaseOwner {
     }
 
     /// Step 8: applies the verdict to the store. A store that answers at once has the response
-    /// before the future is polled, and nothing of the verdict is borrowed any more.
-    pub(crate) fn end(mut self, verdict: Verdict<'_>) -> impl Future<Output = Ended> + use<> {
+    /// before this returns, and nothing of the verdict is borrowed any more.
+    pub(crate) fn end(mut self, verdict: Verdict<'_>) -> EndFuture {
         self.phase = Phase::Ends(None);
-        let leased = Arc::clone(&self.leased);
-        let state = leased.state();
-        let store = &leased.leases().store;
         let step = match verdict {
             Verdict::RecordResponse(response) => {
-                match store.complete_at_once(state.lease(), &response) {
-                    Some(ownership) => LastStep::Answered(ownership),
-                    None => LastStep::Record(response.into()),
+                let leased = Arc::clone(&self.leased);
+                let (state, leases) = (leased.state(), leased.leases());
+                let answer = leases.store.complete_at_once(state.lease(), &response);
+                if let Some(ownership) = answer {
+                    let ended = self.settle(ownership, Ended::Recorded);
+                    leases.ended(state, ended);
+                    return EndFuture::Now(ended);
                 }
+                LastStep::Record(response.into())
             }
             Verdict::Record(outcome) => LastStep::Record(outcome),
             Verdict::Release(how) => LastStep::Release(how),
             Verdict::LeaveInFlight => LastStep::LeaveInFlight,
         };
+        EndFuture::Later(Box::pin(self.end_later(step)))
+    }
+
+    fn end_later(self, step: LastStep) -> impl Future<Output = Ended> {
+        let leased = Arc::clone(&self.leased);
         async move {
             let state = leased.state();
             let ended = match step {
-                LastStep::Answered(ownership) => self.settle(ownership, Ended::Recorded),
                 LastStep::Record(outcome) => self.complete(outcome).await,
                 LastStep::Release(how) => self.release(how).await,
                 LastStep::LeaveInFlight => self.leave_in_flight().await,

@@ -11,6 +11,7 @@ mod responded;
 
 use std::fmt;
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::SystemTime;
@@ -377,12 +378,11 @@ impl Observation {
 
     fn finish(&self, owner: Owner, verdict: Verdict<'static>) {
         let Owner { lease, at_once } = owner;
-        let mut ending = Box::pin(lease.end(verdict));
+        let mut ending = lease.end(verdict);
         // A store that answers at once does so before the client has the last byte: the client's next
         // request then finds the record.
         let is_over = at_once
-            && ending
-                .as_mut()
+            && Pin::new(&mut ending)
                 .poll(&mut Context::from_waker(Waker::noop()))
                 .is_ready();
         // Without a runtime the lease lapses.
