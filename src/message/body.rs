@@ -114,6 +114,16 @@ impl BodyBuffer {
         }
     }
 
+    /// The body so far.
+    pub(crate) fn as_slice(&self) -> &[u8] {
+        // One of the two is empty.
+        if self.all.is_empty() {
+            &self.first
+        } else {
+            &self.all
+        }
+    }
+
     /// The length of the data, in bytes.
     pub(crate) fn len(&self) -> usize {
         self.first.len() + self.all.len()
@@ -159,6 +169,17 @@ impl BodyBuffer {
             data
         };
         FullBody { data, trailers }
+    }
+}
+
+/// A body that was read, with data that are alone in their allocation.
+impl From<FullBody> for BodyBuffer {
+    fn from(FullBody { data, trailers }: FullBody) -> Self {
+        Self {
+            all: data.into(),
+            trailers,
+            ..Self::default()
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use http::request::Parts;
 use http_body::Body;
 
 use crate::limits::{Full, Holding};
-use crate::message::body::{BoxError, FullBody};
+use crate::message::body::{BodyBuffer, BoxError, FullBody};
 use crate::message::own_head::own_head;
 use crate::options::OnInFlight;
 use crate::record::{Fingerprint, Origin, ScopeDigest};
@@ -110,13 +110,14 @@ impl ProtectedRequest {
     pub(super) fn decide_at_once(
         &self,
         parts: &Parts,
-        body: FullBody,
+        body: BodyBuffer,
         place: &mut Option<Holding>,
     ) -> Result<Decision, Stop> {
-        if self.options.fingerprint.takes_long(parts, body.data.len()) {
-            return Ok(Decision::TakesTime(None, body));
+        let data = body.as_slice();
+        if self.options.fingerprint.takes_long(parts, data.len()) {
+            return Ok(Decision::TakesTime(None, body.alone()));
         }
-        let fingerprint = self.fingerprint(0, parts, &body.data);
+        let fingerprint = self.fingerprint(0, parts, data);
         let mut claim = self.claim_under(0, self.scope, parts, fingerprint);
         let origin = || self.origin(parts);
         if self.core.rules.old_digests.is_empty()
@@ -125,7 +126,7 @@ impl ProtectedRequest {
             match self.core.leases.store.claim_at_once(&claim, &origin) {
                 None => *place = Some(taken),
                 Some(claimed) => match self.decide(&claim, Ok(claimed), true) {
-                    Ok(Some(lease)) => return Ok(Decision::Acquired(lease, taken, body)),
+                    Ok(Some(lease)) => return Ok(Decision::Acquired(lease, taken, body.alone())),
                     Err(Stop::InFlight(_))
                         if matches!(self.options.on_in_flight, OnInFlight::Wait(_)) => {}
                     Ok(None) => {}
@@ -134,7 +135,7 @@ impl ProtectedRequest {
             }
         }
         claim.origin = origin();
-        Ok(Decision::TakesTime(Some(claim), body))
+        Ok(Decision::TakesTime(Some(claim), body.alone()))
     }
 
     /// What is full refuses this request.

@@ -140,7 +140,7 @@ where
         limits: ReadLimits<'_>,
         head: &mut Parts,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<FullBody, Stop>> {
+    ) -> Poll<Result<BodyBuffer, Stop>> {
         let mut this = self.project();
         let kept = this.kept;
         let body = this.body.as_mut().as_pin_mut();
@@ -163,7 +163,7 @@ where
             Ok(true) if this.promised.is_some_and(|length| length > kept.read.len()) => {
                 Err(cut_short())
             }
-            Ok(true) => Ok(mem::take(&mut kept.read).alone()),
+            Ok(true) => Ok(mem::take(&mut kept.read)),
             Ok(false) => Err(match kept.full {
                 Some(full) => limits.refuse(full).into(),
                 None => limits.body_too_large().into(),

@@ -124,7 +124,7 @@ where
     R::Data: Send,
     R::Error: Into<BoxError>,
 {
-    match request.decide_at_once(&parts, body, &mut place) {
+    match request.decide_at_once(&parts, body.into(), &mut place) {
         Ok(decision) => {
             let asked = Asked {
                 request,
@@ -162,19 +162,21 @@ impl<S> Asked<S> {
             service,
             place,
         } = self;
-        let operation = Arc::new(Operation::new(request, Some(room)));
         match decision {
             Decision::Acquired(lease, place, body) => {
-                let owner = operation.acquired(lease, place);
+                let (operation, owner) = Operation::begun(request, room, lease, place);
                 let protection = Protection::Own(owner);
                 let admitted = Admitted { protection, body };
                 handle(operation, service, parts, admitted)
             }
-            Decision::TakesTime(claim, body) => Step::Admitting {
-                admission: operation.admit(parts, body, claim, place),
-                operation,
-                service,
-            },
+            Decision::TakesTime(claim, body) => {
+                let operation = Arc::new(Operation::new(request, Some(room)));
+                Step::Admitting {
+                    admission: operation.admit(parts, body, claim, place),
+                    operation,
+                    service,
+                }
+            }
         }
     }
 }
@@ -347,7 +349,12 @@ where
     B: From<Bytes>,
 {
     let execution = Execution::begin(operation, &mut parts, protection, body.trailers);
-    let call = || service.call(Request::from_parts(parts, B::from(body.data)));
+    // A closure that owns the head moves it several times.
+    let mut head = Some(parts);
+    let call = || {
+        let head = head.take().expect("the handler is called once");
+        service.call(Request::from_parts(head, B::from(body.data)))
+    };
     // Panics are caught so that the record has an end before they go on.
     let handling = CatchUnwind::call(call);
     Step::Handling {

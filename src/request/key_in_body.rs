@@ -138,7 +138,7 @@ where
             let read = poll_fn(|cx| reading.as_mut().poll(limits, &mut parts, cx)).await;
             room = reading.take_room();
             match read {
-                Ok(body) => body,
+                Ok(body) => body.alone(),
                 Err(stop) => return rejected(&core, &options, &parts, rejection(stop)),
             }
         };

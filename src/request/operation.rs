@@ -132,8 +132,10 @@ impl ProtectedRequest {
 pub(crate) struct Operation {
     request: ProtectedRequest,
     holds: Mutex<Holds>,
-    /// Set once the claim has acquired a lease, before the handler begins.
-    lease: OnceLock<LeaseState>,
+    /// The lease of an operation that began with one.
+    own_lease: Option<LeaseState>,
+    /// The lease of any other operation, set once the claim has acquired it, before the handler begins.
+    lease: OnceLock<Box<LeaseState>>,
     /// The record of an earlier attempt under an old secret: which of the old
     /// secrets, and the record's id under it.
     pub(crate) first_attempt: OnceLock<(usize, RecordId)>,
@@ -198,11 +200,33 @@ pub(crate) enum Progress {
 }
 
 impl Operation {
-    /// `body` is the room of the request's body.
+    /// An operation without a lease yet. `body` is the room of the request's body.
     pub(crate) fn new(request: ProtectedRequest, body: Option<Holding>) -> Self {
+        Self::with(request, body, None)
+    }
+
+    /// An operation whose claim was answered at once. The owner's drop gives the claim back.
+    pub(crate) fn begun(
+        request: ProtectedRequest,
+        body: Holding,
+        lease: Lease,
+        place: Holding,
+    ) -> (Arc<Self>, LeaseOwner) {
+        let lease = LeaseState::new(lease, place);
+        let operation = Arc::new(Self::with(request, Some(body), Some(lease)));
+        let owner = LeaseOwner::acquired(Arc::clone(&operation) as Arc<dyn Leased>);
+        (operation, owner)
+    }
+
+    fn with(
+        request: ProtectedRequest,
+        body: Option<Holding>,
+        own_lease: Option<LeaseState>,
+    ) -> Self {
         Self {
             request,
             holds: Mutex::new(Holds { place: None, body }),
+            own_lease,
             lease: OnceLock::new(),
             first_attempt: OnceLock::new(),
             progress: AtomicU8::new(Progress::Reading as u8),
@@ -229,8 +253,9 @@ impl Operation {
 
     /// Takes ownership of the lease that the claim has acquired. The owner's drop gives the claim back.
     pub(crate) fn acquired(self: &Arc<Self>, lease: Lease, place: Holding) -> LeaseOwner {
-        let set = self.lease.set(LeaseState::new(lease, place));
-        assert!(set.is_ok(), "an operation acquires one lease");
+        let set = self.lease.set(Box::new(LeaseState::new(lease, place)));
+        let is_first = set.is_ok() && self.own_lease.is_none();
+        assert!(is_first, "an operation acquires one lease");
         LeaseOwner::acquired(Arc::clone(self) as Arc<dyn Leased>)
     }
 
@@ -242,7 +267,7 @@ impl Operation {
         let token = u64::try_from(now).ok().and_then(FencingToken::new);
         let token = token.or_else(|| FencingToken::new(1));
         let lease = Lease::new(claim, token.expect("1 is a token"), 1);
-        let set = self.lease.set(LeaseState::unstored(lease));
+        let set = self.lease.set(Box::new(LeaseState::unstored(lease)));
         assert!(set.is_ok(), "an operation has one claim");
     }
 
@@ -265,7 +290,8 @@ impl Operation {
     /// The state of the lease. `None` before the claim has acquired one, and where
     /// the handler runs unprotected because the store is down.
     pub(crate) fn lease_state(&self) -> Option<&LeaseState> {
-        self.lease.get()
+        let own = self.own_lease.as_ref();
+        own.or_else(|| self.lease.get().map(|lease| &**lease))
     }
 
     /// The lease that the handler runs under.
