@@ -159,6 +159,7 @@ impl Hasher {
     /// Adds a length, or the number of parts that follow: as one byte below 255, otherwise as the
     /// byte 255 and eight bytes. One byte keeps the input short, and no encoded number is the
     /// beginning of another.
+    #[inline]
     pub(crate) fn number(&mut self, number: usize) -> &mut Self {
         match u8::try_from(number) {
             Ok(short) if short < u8::MAX => self.byte(short),

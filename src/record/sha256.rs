@@ -12,7 +12,7 @@ const BLOCK: usize = 64;
 /// The last bytes of the last block: the length of the message in bits.
 const LENGTH: usize = 8;
 
-/// The state before the first block (FIPS 180-4, section 5.3.3).
+/// The state before the first block (FIPS 180-4, 5.3.3).
 const FIRST: [u32; 8] = [
     0x6a09_e667,
     0xbb67_ae85,
@@ -29,6 +29,7 @@ pub(super) struct Sha256 {
     state: [u32; 8],
     /// How many bytes were compressed.
     compressed: u64,
+    /// Zero behind what is filled.
     block: [u8; BLOCK],
     /// How many bytes of `block` are filled: never all.
     filled: usize,
@@ -98,19 +99,16 @@ impl Sha256 {
     fn compress(&mut self) {
         compress256(&mut self.state, &[self.block]);
         self.compressed += BLOCK as u64;
+        self.block = [0; BLOCK];
         self.filled = 0;
     }
 
     pub(super) fn finish(mut self) -> [u8; 32] {
         let bits = 8 * (self.compressed + self.filled as u64);
         self.block[self.filled] = 0x80;
-        let mut filled = self.filled + 1;
-        if filled > BLOCK - LENGTH {
-            self.block[filled..].fill(0);
-            compress256(&mut self.state, &[self.block]);
-            filled = 0;
+        if self.filled >= BLOCK - LENGTH {
+            self.compress();
         }
-        self.block[filled..BLOCK - LENGTH].fill(0);
         self.block[BLOCK - LENGTH..].copy_from_slice(&bits.to_be_bytes());
         compress256(&mut self.state, &[self.block]);
         let mut digest = [0; 32];
