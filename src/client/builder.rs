@@ -11,6 +11,7 @@ use tower::retry::budget::Budget;
 
 use super::ClientLayer;
 use super::backoff::FullJitter;
+use super::key_member::KeyMember;
 use super::options::{Options, Pauses};
 use super::received::Marks;
 use super::transient::is_transient;
@@ -37,6 +38,7 @@ impl Default for ClientLayerBuilder {
                 format: KeyFormat::any(),
                 ..KeyRules::default()
             },
+            member: None,
             marks: Marks::default(),
             attempts: 16,
             deadline: Duration::from_secs(120),
@@ -146,6 +148,30 @@ impl ClientLayerBuilder {
     pub fn header(mut self, name: &str) -> Self {
         if let Some(name) = self.name("header", name) {
             self.options.keys.headers = vec![name];
+        }
+        self
+    }
+
+    /// The member of a JSON body that carries the key beside the header, as a JSON pointer such as
+    /// `/meta/idempotency-key`: for APIs that read the key there. Objects that are missing on the way
+    /// are made, and nothing else of the body changes. A key that stands there already is the
+    /// request's key, unless its header or its extensions have one. Default: none.
+    ///
+    /// The body of the request must be `Full<Bytes>` or `Bytes`. A request with a key whose body is
+    /// of another type, is no JSON object, or has another key there is not sent:
+    /// [`ErrorKind::NoPlaceForKey`](super::ErrorKind::NoPlaceForKey).
+    ///
+    /// ```
+    /// use tower_idempotency::client::ClientLayer;
+    ///
+    /// let layer = ClientLayer::builder().key_in_body("/meta/idempotency-key").build()?;
+    /// # Ok::<(), tower_idempotency::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub fn key_in_body(mut self, pointer: &str) -> Self {
+        match KeyMember::parse(pointer) {
+            Ok(member) => self.options.member = Some(member),
+            Err(message) => self.wrong("key_in_body", message),
         }
         self
     }

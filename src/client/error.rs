@@ -56,6 +56,9 @@ pub enum ErrorKind {
     OutOfTime,
     /// The budget for retries is used up.
     OutOfBudget,
+    /// The request was not sent: its body has no place for the key, see
+    /// [`ClientLayerBuilder::key_in_body`](super::ClientLayerBuilder::key_in_body).
+    NoPlaceForKey,
     /// The request must not be repeated, or the last attempt ended with an error
     /// that another attempt can't change.
     Failed,
@@ -145,6 +148,9 @@ impl fmt::Display for Error {
             ErrorKind::OutOfAttempts => write!(f, " ran out of attempts after {count}")?,
             ErrorKind::OutOfTime => write!(f, " ran out of time after {count}")?,
             ErrorKind::OutOfBudget => write!(f, " ran out of budget for retries after {count}")?,
+            ErrorKind::NoPlaceForKey => {
+                f.write_str(" was not sent: its body has no place for the key")?;
+            }
             ErrorKind::Failed => f.write_str(" failed")?,
         }
         if let (Some(first), Some(last)) = (attempts.first(), attempts.last()) {

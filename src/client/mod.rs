@@ -50,7 +50,7 @@
 //!
 //! May use: `options`, `rejection`, `message`, `record`, `display`, `error`.
 
-use std::future::Future;
+use std::future::{Future, ready};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -67,6 +67,7 @@ mod body;
 mod builder;
 mod error;
 mod key;
+mod key_member;
 mod options;
 mod received;
 mod send;
@@ -182,7 +183,9 @@ where
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let http = self.http.clone();
         let options = Arc::clone(&self.options);
-        options.put_key(&mut request);
+        if let Err(error) = options.put_key(&mut request) {
+            return Box::pin(ready(Err(error)));
+        }
         Box::pin(async move { options.send(http, request).await })
     }
 }

@@ -10,8 +10,9 @@ use http::{Method, Request, StatusCode};
 use tokio::time::Sleep;
 use tower::retry::budget::Budget;
 
-use super::error::{Attempt, AttemptOutcome, Target};
+use super::error::{Attempt, AttemptOutcome, Error, ErrorKind, Target};
 use super::key::IdempotencyKey;
+use super::key_member::KeyMember;
 use super::received::{Marks, Problem, Received};
 use crate::options::key::KeyRules;
 use crate::options::recording::Statuses;
@@ -26,6 +27,8 @@ pub(super) type RetryErrors = dyn Fn(&(dyn StdError + 'static)) -> bool + Send +
 pub(super) struct Options {
     /// One header. Length and format are the server's to check.
     pub(super) keys: KeyRules,
+    /// The member of a JSON body that carries the key beside the header.
+    pub(super) member: Option<KeyMember>,
     pub(super) marks: Marks,
     pub(super) attempts: usize,
     pub(super) deadline: Duration,
@@ -39,13 +42,33 @@ pub(super) struct Options {
 }
 
 impl Options {
-    /// Puts a key into the request's header, unless the header is there.
-    pub(super) fn put_key<B>(&self, request: &mut Request<B>) {
+    /// Puts a key into the request's header, unless the header is there, and into the member of its
+    /// body that carries the key.
+    pub(super) fn put_key<B: 'static>(&self, request: &mut Request<B>) -> Result<(), Error> {
+        self.put_key_into_header(request);
+        let (Some(member), Some(key)) = (&self.member, self.key(request)) else {
+            return Ok(());
+        };
+        if member.put(request, key.as_str()) {
+            return Ok(());
+        }
+        let target = self.target(request);
+        Err(Error::new(
+            target,
+            Vec::new(),
+            ErrorKind::NoPlaceForKey,
+            None,
+        ))
+    }
+
+    fn put_key_into_header<B: 'static>(&self, request: &mut Request<B>) {
         let header = &self.keys.headers[0];
         if request.headers().contains_key(header) {
             return;
         }
         let given = request.extensions().get::<IdempotencyKey>().cloned();
+        let in_body = || self.member.as_ref()?.key(request);
+        let given = given.or_else(in_body);
         let needs_one = [Method::POST, Method::PATCH].contains(request.method());
         if let Some(key) = given.or_else(|| needs_one.then(IdempotencyKey::new)) {
             let value = key.header_value(self.keys.syntax);

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use http::Method;
-use tower_idempotency::client::{ClientLayer, IdempotencyKey};
+use tower_idempotency::client::{ClientLayer, ErrorKind, IdempotencyKey};
 use tower_idempotency::options::KeySyntax;
 
 use crate::scripted::{Server, Step, at_once, cut_off, post, refused, request, status};
@@ -179,9 +179,70 @@ async fn what_is_wrong_with_an_option_is_said_when_it_is_built() {
         ("replayed_header", builder().replayed_header("a:b")),
         ("created_at_header", builder().created_at_header("")),
         ("expires_at_header", builder().expires_at_header("é")),
+        ("key_in_body", builder().key_in_body("meta")),
     ] {
         assert_eq!(builder.build().unwrap_err().option(), option);
     }
     let longest = builder().max_retry_after(year).deadline(year);
     assert!(longest.replayed_header(None).build().is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_of_the_body_carries_the_key_of_every_attempt() {
+    let layer = || {
+        at_once()
+            .key_in_body("/meta/idempotency-key")
+            .build()
+            .unwrap()
+    };
+    let given = IdempotencyKey::given("given").unwrap();
+    for (method, sent, received, key) in [
+        (
+            Method::POST,
+            r#"{"n":1.0}"#,
+            r#"{"n":1.0,"meta":{"idempotency-key":"given"}}"#,
+            "\"given\"",
+        ),
+        (
+            Method::PUT,
+            "{}",
+            r#"{"meta":{"idempotency-key":"given"}}"#,
+            "\"given\"",
+        ),
+    ] {
+        let server = Server::that([Step::Fail(refused()), Step::Answer(cut_off(201, "{"))]);
+        let mut request = request(method, None);
+        *request.body_mut() = sent.into();
+        request.extensions_mut().insert(given.clone());
+        server.ask_with(layer(), request).await.unwrap();
+        let seen = server.seen();
+        assert_eq!(seen.len(), 3);
+        for attempt in seen {
+            assert_eq!((attempt.key(), &*attempt.body), (key, received.as_bytes()));
+        }
+    }
+    // A key that is there already is the request's.
+    let server = Server::default();
+    let mut own = request(Method::POST, None);
+    *own.body_mut() = r#"{"meta":{"idempotency-key":"mine"}}"#.into();
+    server.ask_with(layer(), own).await.unwrap();
+    assert_eq!(server.seen()[0].key(), "\"mine\"");
+    // Without a key the body stays as it is.
+    let server = Server::default();
+    server
+        .ask_with(layer(), request(Method::GET, None))
+        .await
+        .unwrap();
+    assert_eq!(server.seen()[0].body, "an order");
+}
+
+#[tokio::test]
+async fn a_body_without_a_place_for_the_key_is_not_sent() {
+    let layer = at_once().key_in_body("/key").build().unwrap();
+    let server = Server::default();
+    let error = server.ask_with(layer, post("k")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NoPlaceForKey);
+    let text = "POST /orders with key k was not sent: its body has no place for the key";
+    assert_eq!(error.to_string(), text);
+    assert_eq!(server.count(), 0);
 }
