@@ -12,7 +12,7 @@ use crate::options::json::JsonFingerprint;
 use crate::options::json::member::MemberPointer;
 use crate::options::key::KeyFormat;
 use crate::options::recording::RecordHeaders;
-use crate::options::{ExactlyOnce, OnInFlight, RouteOptions};
+use crate::options::{ExactlyOnce, McpTools, OnInFlight, RouteOptions};
 
 values! {
     /// What a key has to look like.
@@ -67,6 +67,21 @@ values! {
             let is_one = |text: &&str| MemberPointer::parse(text).is_ok();
             text(&plain).filter(is_one).map(str::to_owned)
         };
+    /// Options for one kind of endpoint: whether it is MCP.
+    Preset(bool): "`none` or `mcp`", { "enum": ["none", "mcp"] },
+        |plain| match text(&plain)? {
+            "none" => Some(false),
+            "mcp" => Some(true),
+            _ => None,
+        };
+    /// Which tools of an MCP server are protected.
+    Tools(McpTools): "`all` or a table such as { only = [\"pay\"] } or { except = [\"look\"] }",
+        { "const": "all" },
+        |plain| (text(&plain)? == "all").then_some(McpTools::All),
+        or ToolNames, |table| match table {
+            ToolNames::Only(names) => McpTools::Only(names),
+            ToolNames::Except(names) => McpTools::Except(names),
+        };
     /// How recorded responses are encrypted; whether responses that are not are replayed, too.
     Encrypting(bool): "`xchacha20-poly1305` or a table such as \
         { cipher = \"xchacha20-poly1305\", also_plain = true }",
@@ -76,6 +91,22 @@ values! {
     /// The only cipher there is.
     Cipher(()): "`xchacha20-poly1305`", { "type": "string", "enum": [CIPHER] },
         |plain| (text(&plain)? == CIPHER).then_some(());
+}
+
+impl Preset {
+    pub(super) fn is_mcp(&self) -> bool {
+        self.0
+    }
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+enum ToolNames {
+    /// The tools of these names.
+    Only(Vec<String>),
+    /// Every tool but those of these names.
+    Except(Vec<String>),
 }
 
 const CIPHER: &str = "xchacha20-poly1305";

@@ -6,7 +6,9 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::amount::{Size, Time};
-use super::choice::{Body, Encrypting, Exactly, Format, Headers, Lengths, MemberName, Waiting};
+use super::choice::{
+    Body, Encrypting, Exactly, Format, Headers, Lengths, MemberName, Preset, Tools, Waiting,
+};
 use super::credential::Credential;
 use super::desk::DeskTable;
 use super::field::{BodyStatus, HeaderSwitch, MediaType, Name, SkipHeader, StatusName, Verb};

@@ -6,9 +6,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde_json::{Map, Value, json};
 
 use crate::contract::{Contract, Endpoint, RejectionExample};
-use crate::options::OnInFlight;
 use crate::options::fingerprint::FingerprintBody;
 use crate::options::recording::{RecordRule, SkipHeader};
+use crate::options::{McpTools, OnInFlight};
 
 impl Contract {
     /// The contract as JSON. The members have the names of the options, and the
@@ -72,6 +72,11 @@ impl Endpoint {
             "oversize": options.oversize.as_str(),
             "record": options.record.describe(),
             "in_doubt": options.in_doubt.describe(),
+            "mcp_tools": options.mcp.as_ref().map(|tools| match tools {
+                McpTools::All => json!("all"),
+                McpTools::Only(names) => json!({ "only": names }),
+                McpTools::Except(names) => json!({ "except": names }),
+            }),
             "skip_types": options.skip_types,
             "skip_headers": options
                 .skip_headers

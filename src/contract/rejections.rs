@@ -12,6 +12,7 @@ use crate::message::media_type::is_json;
 use crate::options::RouteOptions;
 use crate::options::key::{self, KeyPlace};
 use crate::options::route::Listed;
+use crate::rejection::json_rpc::JsonRpcRequest;
 use crate::rejection::{Rejection, RejectionCode, RejectionRules};
 
 /// A rejection, as a client would get it.
@@ -83,6 +84,13 @@ fn request(listed: &Listed) -> Parts {
     if let Some(name) = listed.options.keys.headers.first() {
         let key = HeaderValue::from_static("2fd4e1c6-7a2d-48fc-a1ed-99a0b5c3c2f1");
         parts.headers.insert(name, key);
+    }
+    if listed.options.mcp.is_some() {
+        let id = Some("1".into());
+        parts.extensions.insert(JsonRpcRequest {
+            id,
+            ..JsonRpcRequest::default()
+        });
     }
     let id = HeaderValue::from_static("6d2f7c1e-0b0a-4b6e-9a53-5c1d0e9f8a77");
     parts.headers.insert("x-request-id", id);

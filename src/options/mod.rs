@@ -10,6 +10,7 @@ mod choices;
 pub(crate) mod fingerprint;
 pub(crate) mod json;
 pub(crate) mod key;
+pub(crate) mod mcp;
 mod record_headers;
 pub mod recording;
 pub(crate) mod route;
@@ -24,6 +25,7 @@ pub use choices::{
 pub use fingerprint::FingerprintBody;
 pub use json::JsonFingerprint;
 pub use key::{KeyFormat, KeySyntax};
+pub use mcp::McpTools;
 pub use rows::RouteOptions;
 #[cfg(feature = "config")]
 pub(crate) use rows::route_options;
@@ -89,6 +91,13 @@ impl RouteOptions {
                 "exactly_once",
                 "can't be in_transaction with `in_doubt`: no record is in flight that could stay so \
                  until a lease lapses",
+            ));
+        }
+        if self.mcp.is_some() && self.keys.in_body.is_empty() {
+            return Err(ConfigError::new(
+                "key_in_body",
+                "must name a member with the preset `mcp`, such as \
+                 /params/arguments/meta/idempotency-key: a message of MCP says in its body what it is",
             ));
         }
         if let Some(scope) = &self.scope {

@@ -8,6 +8,7 @@ use http::{HeaderName, Method, StatusCode};
 use crate::display::words;
 use crate::options::fingerprint::FingerprintRules;
 use crate::options::key::KeyRules;
+use crate::options::mcp::McpTools;
 use crate::options::recording::{RecordHeaders, RecordRule, SkipHeader, Statuses};
 use crate::options::{
     ExactlyOnce, KeySyntax, KeysPer, Mode, OnDisconnect, OnInFlight, OnLapsedLease, OnMismatch,
@@ -148,6 +149,8 @@ options! {
         /// `None` stands for the layer's scope.
         scope: Option<Arc<dyn Scope>> = None;
         fingerprint: FingerprintRules = FingerprintRules::default();
+        /// The tools that are protected, on a route with the options of MCP.
+        mcp: Option<McpTools> = None;
         record: Arc<dyn RecordRule> = Arc::new(Statuses::default());
         skip_types: Vec<String> = Vec::new();
         skip_headers: Vec<SkipHeader> = Vec::new();
@@ -183,6 +186,11 @@ words! {
 macro_rules! route_options {
     ($read:ident) => {
         $read! {
+            /// Options for one kind of endpoint, which the options beside it change one by one: `mcp`
+            /// for the Model Context Protocol, over Streamable HTTP.
+            preset: Preset = "none", |options, own| if own.is_mcp() { options.mcp() } else { options };
+            /// Which tools of an MCP server are protected: `all`, only some, or all except some.
+            mcp_tools: Tools = "all";
             /// The headers that may carry the key: the first that is present wins.
             header: List<Name> = ["Idempotency-Key"], |options, names| options.headers(names.set());
             /// JSON pointers to the members of a JSON body that may carry the key: the first that is

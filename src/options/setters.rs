@@ -259,7 +259,7 @@ impl RouteOptions {
     }
 
     /// Keeps the first error until the layer is built.
-    fn fail(&mut self, option: &'static str, message: impl Into<String>) {
+    pub(super) fn fail(&mut self, option: &'static str, message: impl Into<String>) {
         self.error.get_or_insert_with(|| (option, message.into()));
     }
 

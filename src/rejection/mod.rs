@@ -6,6 +6,7 @@
 
 pub(crate) mod gateway;
 pub(crate) mod grpc;
+pub(crate) mod json_rpc;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -20,6 +21,7 @@ use http::{HeaderValue, Response, StatusCode};
 mod reasons;
 mod template;
 
+use json_rpc::JsonRpcRequest;
 pub(crate) use template::{DEFAULT, Template};
 use template::{Values, request_id};
 
@@ -395,7 +397,9 @@ impl RejectionRules {
         request: Option<&Parts>,
         grpc: bool,
     ) -> Response<Bytes> {
-        let body = self.body(rejection.code.as_str()).filter(|_| !grpc);
+        let call = request.and_then(|request| request.extensions.get::<JsonRpcRequest>());
+        let has_own_form = grpc || call.is_some();
+        let body = self.body(rejection.code.as_str()).filter(|_| !has_own_form);
         match (body, &self.renderer, request) {
             (Some(body), _, Some(request)) => {
                 let response = rejection.answer("", Bytes::new());
@@ -403,7 +407,10 @@ impl RejectionRules {
             }
             (_, Some(renderer), Some(request)) => renderer.render(rejection, request),
             _ if grpc => rejection.grpc(),
-            _ => rejection.problem(),
+            _ => match call.zip(request) {
+                Some((call, request)) => rejection.json_rpc(call, &request.headers),
+                None => rejection.problem(),
+            },
         }
     }
 }

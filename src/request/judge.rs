@@ -4,9 +4,11 @@
 use std::time::SystemTime;
 
 use http::{HeaderMap, Response, response};
+use tracing::warn;
 
 use crate::lease::Verdict;
 use crate::message::body::{FullBody, SMALL};
+use crate::options::mcp::ToolAnswer;
 use crate::options::recording::{RecordRule, Recording, ResponseHead};
 use crate::options::{OnLapsedLease, OnOversize, RouteOptions};
 use crate::record::response::RecordedResponse;
@@ -47,7 +49,17 @@ pub(crate) fn judge<'a>(
             if options.in_doubt.records(&response) {
                 return Verdict::LeaveInFlight;
             }
-            records(options, &response, &body)
+            match tool_answer(options, head, &body) {
+                ToolAnswer::Result => records(options, &response, &body),
+                ToolAnswer::Unfinished => false,
+                ToolAnswer::Unclear(answers) => {
+                    warn!(
+                        answers,
+                        "the stream of a tool's call must have one answer: its record is sealed"
+                    );
+                    return sealed();
+                }
+            }
         }
     };
     match body {
@@ -63,6 +75,14 @@ pub(crate) fn judge<'a>(
         BodyEnd::Full(_) | BodyEnd::TooLarge(_) | BodyEnd::NoRoom(_) => {
             Verdict::Release(Release::MayRunAgain)
         }
+    }
+}
+
+/// What a call of a tool was told, on a route with the options of MCP.
+fn tool_answer(options: &RouteOptions, head: &response::Parts, body: &BodyEnd<'_>) -> ToolAnswer {
+    match body {
+        BodyEnd::Full(body) if options.mcp.is_some() => ToolAnswer::of(&head.headers, &body.data),
+        _ => ToolAnswer::Result,
     }
 }
 

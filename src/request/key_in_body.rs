@@ -21,9 +21,11 @@ use crate::limits::{Account, Holding, Resource};
 use crate::message::body::{BoxError, FullBody, RequestTrailers};
 use crate::message::response_body::ResponseBody;
 use crate::options::key::Key;
+use crate::options::mcp::Wanted;
 use crate::options::{Require, RouteOptions};
 use crate::record::ScopeDigest;
 use crate::rejection::Rejection;
+use crate::rejection::json_rpc::JsonRpcRequest;
 use crate::request::content::{BodyReading, ReadLimits};
 use crate::request::context::IdempotencyContext;
 use crate::request::core::Core;
@@ -86,9 +88,14 @@ where
             service,
         } = self;
         let is_required = options.require == Require::Required;
+        if options.mcp.is_some() {
+            // What is rejected before its body is read gets an error of JSON-RPC as well.
+            parts.extensions.insert(JsonRpcRequest::default());
+        }
         // A request that may turn out to have no key needs no caller.
         let caller = match KnownCaller::of(&core, &options, &parts) {
-            Err(rejection) if is_required || in_header.is_some() => {
+            // Which messages of MCP need a caller is known once they were read.
+            Err(rejection) if options.mcp.is_none() && (is_required || in_header.is_some()) => {
                 return rejected(&core, &options, &parts, rejection);
             }
             caller => caller,
@@ -144,6 +151,18 @@ where
         };
         let header = in_header.as_ref().map(|(_, header)| header.clone());
         let key = match find(&core, &options, &account, in_header, &body).await {
+            Wanted::Nothing => {
+                parts.extensions.remove::<JsonRpcRequest>();
+                return passes(service, parts, body, room);
+            }
+            Wanted::Operation { key, call } => {
+                if let Some(call) = call {
+                    parts.extensions.insert(call);
+                }
+                key
+            }
+        };
+        let key = match key {
             None if is_required => Err(options.keys.required()),
             None => return passes(service, parts, body, room),
             Some(key) => key,
@@ -186,18 +205,18 @@ where
     Ok(FullBody { data, trailers })
 }
 
-/// The key of a request. `None` if it has none.
+/// What a request asks for, and by which key.
 async fn find(
     core: &Core,
     options: &Arc<RouteOptions>,
     account: &Account,
     in_header: Option<(Key, HeaderName)>,
     body: &FullBody,
-) -> Option<Result<Key, Rejection>> {
+) -> Wanted {
     let length = body.data.len();
     let search = {
         let (options, data) = (Arc::clone(options), body.data.clone());
-        move || options.keys.read_with_body(in_header, &data)
+        move || options.wanted(in_header, &data)
     };
     if length <= LONG {
         return search();

@@ -60,7 +60,7 @@ use crate::lease::{Ended, LeaseOwner, Verdict};
 use crate::message::body::{BoxError, RequestTrailers};
 use crate::message::client_deadline;
 use crate::message::first_read::{AnnouncedLength, FirstRead, read};
-use crate::message::media_type::{can_have_body, never_ends};
+use crate::message::media_type::{can_have_body, is_event_stream, never_ends};
 use crate::message::response_body::ResponseBody;
 use crate::observer::RequestOutcome;
 use crate::rejection::Rejection;
@@ -128,8 +128,10 @@ impl Execution {
     /// Gives the handler of a protected request its context.
     fn hand_over(&mut self, parts: &mut Parts) {
         let operation = &self.operation;
-        // Only rejections of the application's own shape look at the request again.
-        let looks = operation.core.rules.rejections.look_at_requests();
+        // Only rejections of the application's own shape, and those of JSON-RPC, look at the request
+        // again.
+        let looks =
+            operation.core.rules.rejections.look_at_requests() || operation.options.mcp.is_some();
         self.asked = looks.then(|| Box::new(parts.clone()));
         // A service that knew the client's deadline would end the operation at it, and
         // another attempt could begin beside what still runs.
@@ -240,7 +242,9 @@ where
 {
     let (mut head, body) = response.into_parts();
     async move {
-        let (kept_until, ending, body) = if never_ends(&head) {
+        let (kept_until, ending, body) = if never_ends(&head)
+            && !(operation.options.mcp.is_some() && is_event_stream(&head))
+        {
             let verdict = judge(&operation.options, &head, BodyEnd::TooLarge(None), began_at);
             match (verdict.into_owned(), Handle::try_current()) {
                 // The operation runs until the response has ended.

@@ -29,6 +29,7 @@ use crate::message::pipe_body::PipeBody;
 use crate::message::response_body::ResponseBody;
 use crate::message::send_timeout::SendTimeout;
 use crate::options::OnDisconnect;
+use crate::options::mcp::EventPieces;
 use crate::request::judge::{BodyEnd, head_for_judging, judge};
 use crate::request::operation::Operation;
 use crate::runtime::catch::{CatchUnwind, Panic};
@@ -56,6 +57,8 @@ pub(crate) struct ReadAhead<R> {
     /// Whether every frame is withheld until the next: in HTTP/1.0 a body without a
     /// length ends with its connection, so any frame may be the last.
     withholds: bool,
+    /// In a stream of MCP the answer to a call is withheld, and what follows.
+    events: Option<Box<EventPieces>>,
     /// Whether the body has no end that could be waited for.
     endless: bool,
     /// Whether the client is let go if its caller needs the room of a large frame.
@@ -126,6 +129,7 @@ where
             last: None,
             is_off: false,
             withholds: version <= Version::HTTP_10,
+            events: operation.options.mcp.is_some().then(Box::default),
             endless: false,
             makes_room: false,
             trailers: trailers.map(|trailers| *trailers),
@@ -239,7 +243,10 @@ where
     /// Hands the client the end of the body, with the data that was withheld.
     fn end(&mut self, end: End) -> Option<Holding> {
         let last = match &end {
-            End::Full(_) => self.last.take(),
+            End::Full(_) => {
+                let events = self.events.as_mut();
+                self.last.take().or_else(|| events?.last())
+            }
             End::Broken(error) => {
                 debug!(error = &**error as &dyn Error, "a response was cut off");
                 None
@@ -351,7 +358,15 @@ where
                     self.pipe.push(data);
                 }
             }
-            None => self.pipe.push(data),
+            None => match &mut self.events {
+                Some(events) => {
+                    let now = events.next(data);
+                    now.into_iter()
+                        .flatten()
+                        .for_each(|data| self.pipe.push(data));
+                }
+                None => self.pipe.push(data),
+            },
             Some(to_come) => match to_come.checked_sub(data.len() as u64) {
                 None => self.is_off = true,
                 Some(0) => {

@@ -25,6 +25,7 @@ mod kept;
 mod key_in_body;
 mod keys;
 mod lifetimes;
+mod mcp;
 mod mistakes;
 mod namespace_and_secrets;
 mod observer;

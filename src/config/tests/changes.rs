@@ -2,6 +2,8 @@
 
 /// An option, a value that is not its default, and the value that `RouteOptions` then has.
 pub(super) const CHANGES: &[(&str, &str, &str)] = &[
+    ("preset", "'mcp'", "true"),
+    ("mcp_tools", "'all'", "None"),
     (
         "header",
         "['X-Key', 'Idempotency-Key']",

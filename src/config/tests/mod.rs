@@ -12,7 +12,7 @@ use super::check::Unasked;
 use super::file::OF_ROUTES;
 use super::rejections::Code;
 use crate::options::recording::{RecordRule, ResponseHead};
-use crate::options::{Require, RouteOptions};
+use crate::options::{McpTools, Require, RouteOptions};
 use crate::rejection::RejectionCode;
 use crate::rejection::gateway::GatewayCode;
 use crate::scope;
@@ -34,6 +34,7 @@ fn facts(options: &RouteOptions) -> Vec<(&'static str, String)> {
         body_timeout,
         max_recorded_body,
         oversize,
+        mcp,
         record: _,
         in_doubt,
         skip_types,
@@ -59,6 +60,8 @@ fn facts(options: &RouteOptions) -> Vec<(&'static str, String)> {
         pattern: _,
     } = options;
     vec![
+        ("preset", format!("{:?}", mcp.is_some())),
+        ("mcp_tools", format!("{mcp:?}")),
         ("header", format!("{:?}", keys.headers)),
         ("key_in_body", format!("{:?}", keys.in_body)),
         ("key_syntax", format!("{:?}", keys.syntax)),
@@ -177,10 +180,48 @@ fn the_whole_file_in_the_docs_means_the_defaults() {
     );
 }
 
+/// A preset changes several options, and an option of a preset is of use beside it alone.
+const OF_PRESETS: [&str; 2] = ["preset", "mcp_tools"];
+
+#[test]
+fn a_preset_is_the_method_of_that_name_and_the_options_beside_it_change_it() {
+    let mcp = RouteOptions::default().mcp();
+    let tools = |tools| RouteOptions::default().mcp().mcp_tools(tools);
+    for (text, expected) in [
+        ("preset = 'mcp'", mcp.clone()),
+        ("preset = 'none'", RouteOptions::default()),
+        ("mcp_tools = 'all'", RouteOptions::default()),
+        ("mcp_tools = 'all'\npreset = 'mcp'", mcp.clone()),
+        (
+            "mcp_tools = { only = ['pay'] }\npreset = 'mcp'",
+            tools(McpTools::only(["pay"])),
+        ),
+        (
+            "mcp_tools = { except = ['look'] }\npreset = 'mcp'",
+            tools(McpTools::except(["look"])),
+        ),
+        (
+            "key_in_body = ['/params/_meta/key']\npreset = 'mcp'",
+            mcp.key_in_body(["/params/_meta/key"]),
+        ),
+    ] {
+        for there in [
+            format!("[idempotency]\n{text}"),
+            format!("[[route]]\nmatch = '/a'\n{text}"),
+        ] {
+            let own = options_of(&read(&there), &Method::POST, "/a");
+            assert_eq!(facts(&own), facts(&expected), "{there}");
+        }
+    }
+}
+
 #[test]
 fn each_option_changes_itself_and_nothing_else() {
     let usual = facts(&RouteOptions::default());
     for (option, value, expected) in CHANGES {
+        if OF_PRESETS.contains(option) {
+            continue;
+        }
         let changed: Vec<_> = usual
             .iter()
             .map(|(name, usual)| {
@@ -223,6 +264,9 @@ fn every_option_of_a_route_is_tried() {
 #[test]
 fn what_a_route_says_beats_what_all_say_whatever_it_is() {
     for (option, one, expected) in CHANGES {
+        if OF_PRESETS.contains(option) {
+            continue;
+        }
         for (_, other, _) in CHANGES.iter().filter(|(own, ..)| own == option) {
             let text = format!(
                 "[[route]]\nmatch = '/a'\n{option} = {one}\n[idempotency]\n{option} = {other}"

@@ -1,0 +1,114 @@
+//! Which part of a stream of events waits until the stream is recorded.
+
+use bytes::{Bytes, BytesMut};
+
+use crate::options::mcp::ToolAnswer;
+
+/// The longest event that is looked at. A longer one is sent as it comes.
+const MOST: usize = 1 << 20;
+
+/// Tells the answer to a call from the events before it. The answer waits until its record is stored
+/// (G3), and so does what follows. Other events do not wait: in revisions before 2026-07-28 the server
+/// may ask the client something, and send nothing until it is told.
+#[derive(Debug, Default)]
+pub(crate) struct EventPieces {
+    /// What has come of the current event.
+    event: Vec<u8>,
+    is_answered: bool,
+    /// What waits.
+    last: Option<Bytes>,
+}
+
+impl EventPieces {
+    /// Takes the next piece of the stream, and returns what the client may have now.
+    pub(crate) fn next(&mut self, piece: Bytes) -> [Option<Bytes>; 2] {
+        let before = self.last.take();
+        if self.is_answered {
+            return match before {
+                Some(before) if before.len() + piece.len() <= MOST => {
+                    let mut joined = BytesMut::from(before);
+                    joined.extend_from_slice(&piece);
+                    self.last = Some(joined.freeze());
+                    [None, None]
+                }
+                before => {
+                    self.last = Some(piece);
+                    [before, None]
+                }
+            };
+        }
+        self.event.extend_from_slice(&piece);
+        let ends = [&b"\n\n"[..], b"\r\n\r\n", b"\r\r"];
+        if ends.iter().any(|end| self.event.ends_with(end)) {
+            self.is_answered = ToolAnswer::answers(&self.event) > 0;
+            self.event.clear();
+            if !self.is_answered {
+                return [before, Some(piece)];
+            }
+        } else if self.event.len() > MOST {
+            self.event.clear();
+            return [before, Some(piece)];
+        }
+        self.last = Some(piece);
+        [before, None]
+    }
+
+    /// What waits until the record is stored.
+    pub(crate) fn last(&mut self) -> Option<Bytes> {
+        self.last.take()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ASKS: &str = "data: {\"id\":1,\"method\":\"elicitation/create\"}\n\n";
+    const RESULT: &str = "data: {\"id\":1,\"result\":{}}\n\n";
+
+    /// What the client has after each piece, and what waits at the end.
+    fn sent(pieces: &[&str]) -> (Vec<String>, String) {
+        let mut stream = EventPieces::default();
+        let text = |bytes: Bytes| String::from_utf8(bytes.to_vec()).unwrap();
+        let sent = pieces.iter().map(|piece| {
+            let now = stream.next(Bytes::from((*piece).to_owned()));
+            now.into_iter().flatten().map(text).collect()
+        });
+        let sent = sent.collect();
+        (sent, stream.last().map(text).unwrap_or_default())
+    }
+
+    #[test]
+    fn only_the_answer_waits_and_what_follows() {
+        let own = |all: &[&str]| {
+            all.iter()
+                .map(|text| (*text).to_owned())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(sent(&[ASKS, RESULT]), (own(&[ASKS, ""]), RESULT.to_owned()));
+        let both = [ASKS, RESULT].concat();
+        assert_eq!(sent(&[&both]), (own(&[""]), both.clone()));
+        let (start, end) = ASKS.split_at(20);
+        assert_eq!(sent(&[start, end]), (own(&["", ASKS]), String::new()));
+        let (start, end) = RESULT.split_at(20);
+        assert_eq!(sent(&[start, end]), (own(&["", start]), end.to_owned()));
+        let rest = [RESULT, ": ping\n\n"].concat();
+        assert_eq!(sent(&[RESULT, ": ping\n\n"]), (own(&["", ""]), rest));
+        assert_eq!(sent(&[": ping\n\n"]), (own(&[": ping\n\n"]), String::new()));
+    }
+
+    #[test]
+    fn what_waits_is_bounded() {
+        let mut stream = EventPieces::default();
+        let piece = Bytes::from(vec![b'x'; MOST / 2]);
+        for _ in 0..10 {
+            stream.next(piece.clone());
+            assert!(stream.event.len() <= MOST);
+        }
+        stream.is_answered = true;
+        for _ in 0..10 {
+            stream.next(piece.clone());
+            assert!(stream.last.as_ref().unwrap().len() <= MOST);
+        }
+    }
+}
