@@ -374,6 +374,9 @@ mod prose {
     #[cfg(feature = "client")]
     #[doc = include_str!("../docs/client.md")]
     pub struct Client;
+    #[cfg(feature = "client")]
+    #[doc = include_str!("../docs/agents.md")]
+    pub struct Agents;
     #[cfg(all(feature = "postgres", feature = "axum"))]
     #[doc = include_str!("../docs/exactly-once.md")]
     pub struct ExactlyOnce;

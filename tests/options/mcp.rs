@@ -1,5 +1,5 @@
-//! The preset for endpoints of the Model Context Protocol: `mcp` and `mcp_tools`. SDKs of the protocol
-//! are tested in `proof/tests/mcp.rs` and `sidecar/tests/contracts/mcp.rs`.
+//! The preset for endpoints of the Model Context Protocol: `mcp` and `mcp_tools`. Servers of its SDKs are
+//! behind the sidecar in `sidecar/tests/contracts/mcp.rs`, and behind the layer in `proof/src/bin/agents`.
 
 use std::sync::{Arc, Mutex};
 

@@ -12,6 +12,7 @@ mod api;
 mod checkout;
 mod hostinger;
 mod ietf;
+mod mcp;
 mod modern_treasury;
 mod paypal;
 mod razorpay;
