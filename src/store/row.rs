@@ -81,7 +81,7 @@ impl RecordRow {
     /// The record that these fields mean.
     ///
     /// # Errors
-    /// [`StoreErrorKind::Unreadable`](super::StoreErrorKind::Unreadable) if
+    /// [`StoreErrorKind::Unreadable`] if
     /// another program, or another version of this one, wrote something else.
     pub(crate) fn record(self) -> Result<Record, StoreError> {
         if self.format != FORMAT {
