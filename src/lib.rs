@@ -66,6 +66,10 @@
 //! - **G10** Keys and callers only as digests, in stores and in logs. Recorded
 //!   responses are readable in the store unless they are encrypted
 //!   (`IdempotencyLayerBuilder::encryption`).
+//! - **G11** No caller starves another: what protected requests hold is limited in sum
+//!   and for each caller ([`IdempotencyLayer::usage`]).
+//! - **G12** Steps done stay done: a result that a handler recorded with
+//!   [`IdempotencyContext::step`] is given to every later attempt ([`steps`]).
 //!
 //! # Ten questions
 //!
@@ -344,6 +348,7 @@ pub use options::recording;
 pub use request::context::IdempotencyContext;
 #[cfg(feature = "axum")]
 pub use request::context::MissingContext;
+pub use request::steps;
 #[cfg(feature = "memory")]
 pub use store::memory::MemoryStore;
 #[cfg(feature = "redis")]
@@ -365,6 +370,8 @@ mod prose {
     pub struct Layers;
     #[doc = include_str!("../docs/testing.md")]
     pub struct Testing;
+    #[doc = include_str!("../docs/steps.md")]
+    pub struct Steps;
     #[cfg(feature = "contract")]
     #[doc = include_str!("../docs/what-clients-see.md")]
     pub struct Contract;

@@ -159,7 +159,7 @@ impl Settings {
         errors.extend(required_store(config).err());
         check_tls(config, &entries, &mut errors);
         check_scopes(config, &entries, &mut errors);
-        check_exactly_once(config, &entries, &mut errors);
+        check_handlers(config, &entries, &mut errors);
         all_of(errors)?;
         let usual = Self::default();
         Ok(Self {
@@ -250,8 +250,12 @@ fn check_scopes(config: &Config, entries: &Entries, errors: &mut Vec<FileError>)
     }
 }
 
-/// A service behind a proxy has no claim to commit.
-fn check_exactly_once(config: &Config, entries: &Entries, errors: &mut Vec<FileError>) {
+/// A service behind a proxy has no claim to commit, and no context to run a step with.
+fn check_handlers(config: &Config, entries: &Entries, errors: &mut Vec<FileError>) {
+    for table in entries.tables.iter().filter(|table| table.steps) {
+        let message = "can't be kept here: a step is run by a handler in Rust, inside its process";
+        errors.push(table.wrong(config, "steps", message));
+    }
     for table in entries.tables.iter().filter(|table| table.exactly_once) {
         let message = "can't be promised here: it is for handlers in Rust that commit their claims";
         errors.push(table.wrong(config, "exactly_once", message));

@@ -107,16 +107,24 @@ pub struct Table {
     pub trusted: Vec<IpNet>,
     /// The option `exactly_once`.
     pub exactly_once: bool,
+    /// The option `steps`.
+    pub steps: bool,
 }
 
 impl Table {
-    fn new(route: Option<usize>, scope: Option<&Scopes>, exactly_once: Option<&Exactly>) -> Self {
+    fn new(
+        route: Option<usize>,
+        scope: Option<&Scopes>,
+        exactly_once: Option<&Exactly>,
+        steps: Option<bool>,
+    ) -> Self {
         let trusted = scope.iter().flat_map(|scope| &scope.trusted);
         Self {
             route,
             peer_ip: scope.is_some_and(|scope| scope.peer_ip),
             trusted: trusted.copied().collect(),
             exactly_once: exactly_once.is_some_and(|own| own.0 != ExactlyOnce::No),
+            steps: steps == Some(true),
         }
     }
 
@@ -137,8 +145,15 @@ pub fn entries(config: &Config) -> Entries {
     let file = &config.said.file;
     let all = &file.idempotency;
     let routes = file.route.iter().enumerate();
-    let routes = routes
-        .map(|(at, route)| Table::new(Some(at), route.scope.as_ref(), route.exactly_once.as_ref()));
+    let table = |(at, route): (_, &super::file::Route)| {
+        Table::new(
+            Some(at),
+            route.scope.as_ref(),
+            route.exactly_once.as_ref(),
+            route.steps,
+        )
+    };
+    let routes = routes.map(table);
     let networks = file.trusted_proxies.iter().flatten();
     Entries {
         listen: file.listen.as_ref().map(|own| own.0.clone()),
@@ -172,6 +187,7 @@ pub fn entries(config: &Config) -> Entries {
             None,
             all.scope.as_ref(),
             all.exactly_once.as_ref(),
+            all.steps,
         )]
         .into_iter()
         .chain(routes)

@@ -152,6 +152,14 @@ impl Setting for bool {
     }
 }
 
+impl Setting for usize {
+    type Set = usize;
+
+    fn set(&self) -> usize {
+        *self
+    }
+}
+
 impl<T: Setting> Setting for Vec<T> {
     type Set = Vec<T::Set>;
 

@@ -16,6 +16,12 @@ use crate::conformance::{Rule, rule};
 const WAYS: [Release; 2] = [Release::MayRunAgain, Release::OutcomeUnknown];
 
 pub(crate) fn rules() -> Vec<Rule> {
+    let mut rules = about_recording();
+    rules.extend(about_keeping());
+    rules
+}
+
+fn about_recording() -> Vec<Rule> {
     vec![
         rule(
             "a-takeover-brings-the-steps",
@@ -88,6 +94,11 @@ pub(crate) fn rules() -> Vec<Rule> {
             "A step recorded where there is no record is `Lost` and makes none.",
             a_step_makes_no_record,
         ),
+    ]
+}
+
+fn about_keeping() -> Vec<Rule> {
+    vec![
         rule(
             "steps-go-with-the-outcome",
             "The steps of a record that was completed or sealed do not come back once its \

@@ -119,6 +119,13 @@ impl<DB: SqlDatabase> SqlClaim<DB> {
         B::Error: Into<BoxError>,
     {
         let operation = &*self.operation;
+        if operation.steps.is_open() {
+            self.roll_back(transaction).await;
+            return Err(CommitError::failed(
+                "a step of the operation is running, whose result the commit would drop: commit \
+                 once every step is done",
+            ));
+        }
         let claims = operation.claims_inside();
         let mut attempt = match operation.commit.attempt(claims) {
             Ok(attempt) => attempt,

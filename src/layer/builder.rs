@@ -15,7 +15,7 @@ use crate::limits::{Accounts, Limit, Limits, Resource, Turns};
 use crate::message::media_type::can_have_body;
 use crate::message::observed_body::{ObservedBodies, ObservedBody};
 use crate::observer::{Observer, Observers};
-use crate::options::route::{Commits, Routes, Rule};
+use crate::options::route::{Abilities, Routes, Rule};
 use crate::options::{RouteOptions, Target};
 use crate::record::digest::Digests;
 use crate::rejection::{DEFAULT, RejectionCode, RejectionRules, RenderRejection, Template};
@@ -342,6 +342,14 @@ impl IdempotencyLayerBuilder {
         Ok(())
     }
 
+    fn keeps_steps(&self) -> bool {
+        #[cfg(feature = "config")]
+        if self.skip_store_checks {
+            return true;
+        }
+        self.store.keeps_steps()
+    }
+
     /// Whether handlers can commit their claims in the store, or why not.
     fn commits(&self) -> Result<(), String> {
         #[cfg(feature = "config")]
@@ -424,11 +432,12 @@ impl IdempotencyLayerBuilder {
         let mut digests = self.secrets.iter().map(|secret| Digests::keyed(secret));
         let current = digests.next().unwrap_or_else(Digests::plain);
         let old_digests = digests.collect();
-        let commits = Commits {
+        let abilities = Abilities {
             committed: self.commits(),
             in_transaction: self.claims_within(),
+            keeps_steps: self.keeps_steps(),
         };
-        let routes = Routes::new(self.defaults, self.routes, self.target, &commits)?;
+        let routes = Routes::new(self.defaults, self.routes, self.target, &abilities)?;
         let has_shares = !self.scope.is_everyone() || routes.have_scopes();
         check_limits(&self.limits, routes.largest_body(), has_shares)?;
         #[cfg(feature = "encryption")]

@@ -184,7 +184,7 @@ impl<R: 'static, E: 'static> Protected<R, E> {
             drop(flow);
             // The handler may have given its context, and the operation with it, to a task or a
             // thread.
-            operation.drop_body();
+            operation.handler_responded();
             return;
         };
         if operation.progress() == Progress::Claiming {

@@ -126,7 +126,7 @@ impl LeaseState {
         self.completed_elsewhere.store(true, Ordering::Release);
     }
 
-    pub(super) fn is_completed_elsewhere(&self) -> bool {
+    pub(crate) fn is_completed_elsewhere(&self) -> bool {
         self.completed_elsewhere.load(Ordering::Acquire)
     }
 }

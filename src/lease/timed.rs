@@ -16,7 +16,7 @@ use crate::runtime::Instant;
 use crate::runtime::deadline::Deadline;
 use crate::store::{
     Claim, Claimed, DynStore, ForgetMode, Forgotten, Lease, ListQuery, Outcome, Ownership, Record,
-    RecordPage, Release, StoreError, StoreFuture, Subscription,
+    RecordPage, RecordedStep, Release, StoreError, StoreFuture, Subscription,
 };
 
 /// The store as the layer uses it: without its type, and with every call bounded
@@ -151,6 +151,19 @@ impl TimedStore {
     ) -> TimedCall<'a, Ownership> {
         self.call(StoreOperation::Release, self.timeout, |store| {
             store.release(id, nonce, how)
+        })
+    }
+
+    /// A call that gives up after `limit`, or after `store_timeout` if that is shorter.
+    pub(crate) fn record_step_within<'a>(
+        &'a self,
+        limit: Duration,
+        lease: &'a Lease,
+        step: &'a RecordedStep,
+    ) -> TimedCall<'a, Ownership> {
+        let limit = self.timeout.min(limit);
+        self.call(StoreOperation::RecordStep, limit, |store| {
+            store.record_step(lease, step)
         })
     }
 

@@ -32,7 +32,8 @@ pub(crate) enum Resource {
     /// Requests, from their callers' names to the ends of their operations. A request that waits
     /// for another is a waiter instead.
     Operations,
-    /// Bytes of request bodies, from when they are read until their handlers have responded.
+    /// Bytes of request bodies, from when they are read until their handlers have responded, and of
+    /// the steps of earlier attempts.
     RequestBytes,
     /// Bytes of responses that are read ahead of their clients, and kept to be recorded.
     ReadAheadBytes,

@@ -100,11 +100,46 @@ impl RouteOptions {
                  /params/arguments/meta/idempotency-key: a message of MCP says in its body what it is",
             ));
         }
+        self.check_steps()?;
         if let Some(scope) = &self.scope {
             scope.check()?;
         }
         self.record_headers.check()?;
         self.fingerprint.check()
+    }
+
+    fn check_steps(&self) -> Result<(), ConfigError> {
+        if self.steps && self.mode == Mode::Observe {
+            return Err(ConfigError::new(
+                "steps",
+                "can't go with `mode` observe: a handler that is only observed has no record to \
+                 keep its steps",
+            ));
+        }
+        if self.steps && self.exactly_once == ExactlyOnce::InTransaction {
+            return Err(ConfigError::new(
+                "steps",
+                "can't go with `exactly_once` in_transaction: no record is in flight that could keep \
+                 steps; take `committed`",
+            ));
+        }
+        let limits = [
+            ("max_steps", self.max_steps),
+            ("max_step_bytes", self.max_step_bytes),
+            ("max_steps_bytes", self.max_steps_bytes),
+        ];
+        for (option, limit) in limits {
+            if limit == 0 {
+                return Err(ConfigError::new(option, "must be more than zero"));
+            }
+        }
+        if self.max_step_bytes > self.max_steps_bytes {
+            return Err(ConfigError::new(
+                "max_step_bytes",
+                "must not be more than `max_steps_bytes`, which is for all steps together",
+            ));
+        }
+        Ok(())
     }
 
     /// Whether a key changes what a client gets.
@@ -189,6 +224,37 @@ mod tests {
             assert_eq!(options.skips(&headers), skipped, "{name}: {value}");
         }
         assert!(!options.skips(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn every_wrong_option_of_steps_is_named() {
+        let wrong = [
+            ("max_steps", RouteOptions::default().max_steps(0)),
+            ("max_step_bytes", RouteOptions::default().max_step_bytes(0)),
+            (
+                "max_steps_bytes",
+                RouteOptions::default().max_steps_bytes(0),
+            ),
+            (
+                "max_step_bytes",
+                RouteOptions::default().max_step_bytes((256 << 10) + 1),
+            ),
+            (
+                "steps",
+                RouteOptions::default().steps(true).mode(Mode::Observe),
+            ),
+            (
+                "steps",
+                RouteOptions::default()
+                    .steps(true)
+                    .exactly_once(ExactlyOnce::InTransaction),
+            ),
+        ];
+        for (option, options) in wrong {
+            assert_eq!(options.check().unwrap_err().option(), option);
+        }
+        let right = RouteOptions::default().steps(true).max_step_bytes(1);
+        assert!(right.max_steps(1).max_steps_bytes(1).check().is_ok());
     }
 
     #[test]

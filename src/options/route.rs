@@ -26,13 +26,15 @@ const MOST_PARAMETERS: usize = 25;
 /// A pattern, and what it changes in the default options.
 pub(crate) type Rule = (String, Box<dyn FnOnce(RouteOptions) -> RouteOptions + Send>);
 
-/// Whether handlers can commit their claims in the store, and make them there, or why not.
-pub(crate) struct Commits {
+/// What the store can do for routes that need it: whether handlers can commit their claims in it, and
+/// make them there, or why not; and whether it keeps steps.
+pub(crate) struct Abilities {
     pub(crate) committed: Result<(), String>,
     pub(crate) in_transaction: Result<(), String>,
+    pub(crate) keeps_steps: bool,
 }
 
-impl Commits {
+impl Abilities {
     fn of(&self, exactly_once: ExactlyOnce) -> &Result<(), String> {
         match exactly_once {
             ExactlyOnce::No => &Ok(()),
@@ -87,11 +89,18 @@ impl Routes {
         default: RouteOptions,
         rules: Vec<Rule>,
         target: Target,
-        commits: &Commits,
+        abilities: &Abilities,
     ) -> Result<Self, ConfigError> {
         let check = |options: &RouteOptions| {
-            if let Err(why) = commits.of(options.exactly_once) {
+            if let Err(why) = abilities.of(options.exactly_once) {
                 return Err(ConfigError::new("exactly_once", why.clone()));
+            }
+            if options.steps && !abilities.keeps_steps {
+                return Err(ConfigError::new(
+                    "steps",
+                    "needs a store that keeps steps: each store of this crate does, and one of \
+                     your own by `Store::record_step` and `Store::keeps_steps`",
+                ));
             }
             options.check()
         };
@@ -394,9 +403,10 @@ mod tests {
     use crate::options::Require;
     use proptest::prelude::*;
 
-    const COMMITS: Commits = Commits {
+    const ABILITIES: Abilities = Abilities {
         committed: Ok(()),
         in_transaction: Ok(()),
+        keeps_steps: true,
     };
 
     fn routes(rules: &[(&str, Require)]) -> Result<Routes, ConfigError> {
@@ -410,7 +420,7 @@ mod tests {
             RouteOptions::default(),
             rules.collect(),
             Target::AsSent,
-            &COMMITS,
+            &ABILITIES,
         )
     }
 
@@ -602,14 +612,14 @@ mod tests {
         let lock = || Method::from_bytes(b"LOCK").unwrap();
         let rule = || -> Rule { ("LOCK /a".to_owned(), Box::new(|options| options)) };
         let options = RouteOptions::default().methods([lock()]);
-        let listed = Routes::new(options, vec![rule()], Target::AsSent, &COMMITS).unwrap();
+        let listed = Routes::new(options, vec![rule()], Target::AsSent, &ABILITIES).unwrap();
         let of_a = listed.options(&lock(), &Uri::from_static("/a"), &Extensions::new());
         assert!(of_a.is_some());
         let unlisted = Routes::new(
             RouteOptions::default(),
             vec![rule()],
             Target::AsSent,
-            &COMMITS,
+            &ABILITIES,
         );
         assert_eq!(unlisted.unwrap_err().option(), "route");
     }
@@ -624,7 +634,7 @@ mod tests {
             RouteOptions::default(),
             vec![rule],
             Target::AsSent,
-            &COMMITS,
+            &ABILITIES,
         )
         .unwrap_err();
         assert_eq!(

@@ -116,6 +116,21 @@ options! {
         /// [`OnStoreError::Reject`].
         on_store_error: OnStoreError = OnStoreError::default();
 
+        /// Whether the handlers record [steps](crate::steps) (G12). Needs a store that
+        /// [keeps](crate::store::Store::keeps_steps) them. Default: `false`.
+        steps: bool = false;
+
+        /// The number of steps that one operation may record. Default: 64.
+        max_steps: usize = 64;
+
+        /// The largest step that is recorded, in bytes of its name and of the JSON of its result.
+        /// Default: 64 KiB.
+        max_step_bytes: usize = 64 << 10;
+
+        /// The bytes that all steps of one operation may have together. A claim that takes the
+        /// operation over brings them in one answer. Default: 256 KiB.
+        max_steps_bytes: usize = 256 << 10;
+
         /// How long a claim holds without being renewed. It is renewed after a third of that time.
         /// Default: 30 s.
         lease: Duration = Duration::from_secs(30);
@@ -269,6 +284,15 @@ macro_rules! route_options {
             /// (`committed`, or `true`), or make and commit them there (`in_transaction`), which
             /// needs a store in an SQL database. Not for the sidecar.
             exactly_once: Exactly = false;
+            /// Whether handlers record steps, which later attempts do not run again. Not for the
+            /// sidecar.
+            steps: bool = false;
+            /// The number of steps that one operation may record.
+            max_steps: usize = 64;
+            /// The largest step that is recorded: its name and the JSON of its result.
+            max_step_bytes: Size = "64KiB";
+            /// What all steps of one operation may have together.
+            max_steps_bytes: Size = "256KiB";
             /// Which headers of a response are recorded: all but some, or only some.
             record_headers: Headers = { "deny": ["Set-Cookie", "WWW-Authenticate", "Date"] };
             /// The header that marks a replay with `true`; `false` for no mark.

@@ -135,7 +135,7 @@ impl ProtectedRequest {
         has_client: bool,
     ) -> Result<Option<Lease>, Stop> {
         let error = match claimed {
-            Ok(Claimed::Acquired(lease)) => return Ok(Some(lease)),
+            Ok(Claimed::Acquired(lease)) => return self.check_steps(claim, lease).map(Some),
             Ok(Claimed::Found(record)) => match record.readable() {
                 Ok(record) => return Err(self.found(claim, record)),
                 Err(error) => error,

@@ -292,7 +292,7 @@ where
                     // The handler's future is dropped before its lease can be given back.
                     step.set(Step::Over);
                     let operation = Arc::clone(&execution.operation);
-                    operation.drop_body();
+                    operation.handler_responded();
                     let finishing = (this.finish)(execution, handled);
                     step.set(Step::Finishing {
                         operation,

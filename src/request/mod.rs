@@ -6,7 +6,7 @@
 //! | 2 to 4 where the key may be in the body | `key_in_body.rs` |
 //! | 4 body and fingerprint | `content.rs`, `admit.rs` |
 //! | 5 the claim | `admit.rs`, `claim.rs`; `wait.rs` and `old_secrets.rs` where the route or the layer asks for that |
-//! | 6 the handler | `flow.rs`, and `Execution` here |
+//! | 6 the handler | `flow.rs`, and `Execution` here; `steps/` for the parts of it that are recorded |
 //! | 7 the verdict | `judge.rs`; `stream.rs` for a response that is sent while it is read; `settle.rs` for a handler that commits itself |
 //! | 8 the record | `lease/mod.rs`, `LeaseOwner::end` |
 //! | a handler that makes the claim in its own transaction | `in_transaction.rs` |
@@ -14,7 +14,7 @@
 //! | responses and headers of the layer's own | `respond.rs` |
 //! | what observers are told | `observed.rs` |
 //!
-//! Public items: `IdempotencyContext`. May use: `lease`, `observer`, `limits`, `options`, `scope`, `rejection`,
+//! Public items: `IdempotencyContext`, `steps`. May use: `lease`, `observer`, `limits`, `options`, `scope`, `rejection`,
 //! `store`, `message`, `record`, `runtime`, `display`, `error`.
 
 mod admit;
@@ -38,6 +38,7 @@ pub(crate) mod operation;
 mod respond;
 #[cfg(feature = "_sql")]
 mod settle;
+pub mod steps;
 mod stop;
 mod stream;
 mod wait;

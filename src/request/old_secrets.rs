@@ -25,9 +25,13 @@ impl Operation {
             match found.and_then(|record| record.map(Record::readable).transpose()) {
                 Ok(None) => {}
                 Ok(Some(record)) => match &record.state {
-                    RecordState::Released => self.found_under_old_secret(at, &old),
+                    RecordState::Released => {
+                        self.found_under_old_secret(at, &old);
+                        self.take_old_steps(&old).await?;
+                    }
                     RecordState::Lapsed { fingerprint } if old.takes_over(fingerprint) => {
                         self.found_under_old_secret(at, &old);
+                        self.take_old_steps(&old).await?;
                     }
                     _ => {
                         return Err(match self.found(&old, record) {

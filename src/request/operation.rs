@@ -1,5 +1,6 @@
 //! One protected request, as the steps of its path share it.
 
+use std::mem;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +25,7 @@ use crate::rejection::Rejection;
 use crate::request::commit_state::Commit;
 use crate::request::core::Core;
 use crate::request::observed::Observed;
+use crate::request::steps::StepLog;
 use crate::runtime::atomic::{AtomicBool, AtomicU8, Ordering};
 use crate::runtime::{Mutex, OnceLock};
 #[cfg(feature = "_sql")]
@@ -139,6 +141,8 @@ pub(crate) struct Operation {
     /// The record of an earlier attempt under an old secret: which of the old
     /// secrets, and the record's id under it.
     pub(crate) first_attempt: OnceLock<(usize, RecordId)>,
+    /// The steps of the handler, and those of earlier attempts.
+    pub(crate) steps: StepLog,
     progress: AtomicU8,
     client_left: AtomicBool,
     /// How far the handler's own commit has come.
@@ -209,11 +213,13 @@ impl Operation {
     pub(crate) fn begun(
         request: ProtectedRequest,
         body: Holding,
-        lease: Lease,
+        mut lease: Lease,
         place: Holding,
     ) -> (Arc<Self>, LeaseOwner) {
+        let steps = mem::take(&mut lease.steps);
         let lease = LeaseState::new(lease, place);
         let operation = Arc::new(Self::with(request, Some(body), Some(lease)));
+        operation.add_steps(steps);
         let owner = LeaseOwner::acquired(Arc::clone(&operation) as Arc<dyn Leased>);
         (operation, owner)
     }
@@ -229,6 +235,7 @@ impl Operation {
             own_lease,
             lease: OnceLock::new(),
             first_attempt: OnceLock::new(),
+            steps: StepLog::default(),
             progress: AtomicU8::new(Progress::Reading as u8),
             client_left: AtomicBool::new(false),
             #[cfg(feature = "_sql")]
@@ -236,11 +243,14 @@ impl Operation {
         }
     }
 
-    /// Gives the room of the body back. A handler can keep its context, and this operation with
-    /// it, for longer than it keeps the body.
-    pub(crate) fn drop_body(&self) {
+    /// Says that the handler has responded: gives the room of the body back, and ends the steps. A
+    /// handler can keep its context, and this operation with it, for longer.
+    pub(crate) fn handler_responded(&self) {
         let body = self.holds.lock().body.take();
         drop(body);
+        if self.options.steps {
+            self.steps.close();
+        }
     }
 
     pub(crate) fn keep_place(&self, place: Holding) {
@@ -252,7 +262,8 @@ impl Operation {
     }
 
     /// Takes ownership of the lease that the claim has acquired. The owner's drop gives the claim back.
-    pub(crate) fn acquired(self: &Arc<Self>, lease: Lease, place: Holding) -> LeaseOwner {
+    pub(crate) fn acquired(self: &Arc<Self>, mut lease: Lease, place: Holding) -> LeaseOwner {
+        self.add_steps(mem::take(&mut lease.steps));
         let set = self.lease.set(Box::new(LeaseState::new(lease, place)));
         let is_first = set.is_ok() && self.own_lease.is_none();
         assert!(is_first, "an operation acquires one lease");

@@ -113,9 +113,9 @@ pub(crate) const POLL: Duration = Duration::from_millis(250);
 ///   nothing and are [`Ownership::Held`].
 /// - **Steps**, if the store [keeps](Self::keeps_steps) them, stay with the
 ///   record when its lease lapses, when another claim takes it over, and when it
-///   is released, either way. A claim that acquires the record returns them in
-///   [`Lease::steps`], in the order in which they were recorded; so does a claim
-///   repeated with the nonce that owns the record. They go when the record is
+///   is released, either way. A claim that acquires the record, whatever its
+///   fingerprint, returns them in [`Lease::steps`], in the order in which they
+///   were recorded; so does a claim repeated with the nonce that owns the record. They go when the record is
 ///   completed, sealed or forgotten, and when it expires.
 /// - **A lapsed record does not vanish with its lease.** Under
 ///   [`OnLapsedLease::Rerun`] the store forgets it a retention later; under
@@ -190,9 +190,10 @@ pub trait Store: Send + Sync + 'static {
     /// the record has a step of that name already, the call changes nothing and is
     /// [`Ownership::Held`], because the layer repeats a call whose result was lost.
     ///
-    /// A layer records 64 steps and 256 KiB for a record, unless a route says
-    /// otherwise. A store that has no room for them fails with
-    /// [`Refused`](StoreErrorKind::Refused).
+    /// A layer records no more than [`max_steps`](crate::RouteOptions::max_steps)
+    /// steps and [`max_steps_bytes`](crate::RouteOptions::max_steps_bytes), beside a
+    /// few dozen bytes of its own for each step. A store that has no room for a step
+    /// fails with [`Refused`](StoreErrorKind::Refused).
     ///
     /// The default is [`Unsupported`](StoreErrorKind::Unsupported).
     fn record_step(
@@ -205,7 +206,9 @@ pub trait Store: Send + Sync + 'static {
     }
 
     /// Whether the store keeps steps: [`record_step`](Self::record_step) adds them, and
-    /// claims return them. The default is `false`.
+    /// claims return them. A layer with a route that [has
+    /// steps](crate::RouteOptions::steps) is not built on another store. The
+    /// default is `false`.
     fn keeps_steps(&self) -> bool {
         false
     }

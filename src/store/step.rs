@@ -12,7 +12,8 @@ use bytes::Bytes;
 pub struct RecordedStep {
     /// The name of the step: any string, and another one for each step of an operation.
     pub name: String,
-    /// The result, as bytes of JSON or of their encryption. A result may be empty.
+    /// The result, as the layer writes it: JSON with the fingerprint of the request behind it, or an
+    /// envelope of both. A result may be empty.
     pub result: Bytes,
 }
 

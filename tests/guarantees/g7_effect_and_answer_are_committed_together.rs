@@ -2,6 +2,7 @@
 //! `proof/tests/stores/once/` tests the same on every database.
 
 use std::convert::Infallible;
+use std::error::Error;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -22,6 +23,7 @@ use tower::util::BoxCloneSyncService;
 use tower::{BoxError, Layer, ServiceExt, service_fn};
 use tower_idempotency::exactly_once::{CommitError, CommitErrorKind, SqlClaim};
 use tower_idempotency::options::{OnDisconnect, OnLapsedLease};
+use tower_idempotency::steps::StepFaultKind;
 use tower_idempotency::store::Store;
 use tower_idempotency::{IdempotencyLayer, ResponseBody, RouteOptions, SqliteStore};
 
@@ -486,4 +488,41 @@ async fn a_commit_wakes_those_who_wait_for_the_outcome() {
     });
     assert_eq!(ask(&app, "k").await.status, 201);
     assert!(stopped.await.unwrap(), "no waiter was woken");
+}
+
+/// The commit would drop the result of a step that is running, and nobody would be given the result
+/// of one that comes after it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_waits_for_every_step_and_ends_them() {
+    let shop = Shop::open().await;
+    let layer = shop.layer(|options| options.steps(true));
+    let pool = shop.pool.clone();
+    let service = app(&layer, move |request| {
+        let pool = pool.clone();
+        async move {
+            let claim = claim(&request);
+            let context = claim.context().clone();
+            let charged = context.step("charge", async |_| {
+                let open = pay(&pool, &claim).await.unwrap_err();
+                assert_eq!(open.kind(), CommitErrorKind::Failed);
+                let why = open.source().unwrap().to_string();
+                assert!(
+                    why.starts_with("a step of the operation is running"),
+                    "{why}"
+                );
+                Ok::<_, Infallible>(7)
+            });
+            assert_eq!(charged.await?, 7);
+            let answer = pay(&pool, &claim).await?;
+            let late = context.step("mail", async |_| -> Result<(), Infallible> {
+                unreachable!("the operation has ended");
+            });
+            let fault = late.await.unwrap_err();
+            assert_eq!(fault.fault().unwrap().kind(), StepFaultKind::Ended);
+            Ok(answer)
+        }
+    });
+    let first = ask(&service, "k").await;
+    assert_eq!((first.status, shop.entries().await), (201, 1));
+    assert!(ask(&service, "k").await.is_replay());
 }

@@ -19,6 +19,8 @@ mod g11_large_bodies_hold_up_nobody;
 mod g11_no_caller_starves_another;
 mod g11_records_of_one_caller;
 mod g11_what_is_held_comes_back;
+mod g12_bad_steps_are_refused;
+mod g12_steps_done_stay_done;
 mod g1_a_lease_is_kept;
 mod g1_one_at_a_time;
 mod g1_renewals;

@@ -10,8 +10,8 @@ use tokio::task::yield_now;
 use tokio::time::sleep;
 use tower_idempotency::MemoryStore;
 use tower_idempotency::store::{
-    Claim, Claimed, ForgetMode, Forgotten, Lease, Outcome, Ownership, Record, Release, Store,
-    StoreError, StoreErrorKind, Subscription,
+    Claim, Claimed, ForgetMode, Forgotten, Lease, Outcome, Ownership, Record, RecordedStep,
+    Release, Store, StoreError, StoreErrorKind, Subscription,
 };
 use tower_idempotency::store::{MemoryStats, Nonce, RecordId};
 
@@ -21,17 +21,19 @@ pub(crate) enum Op {
     Renew,
     Complete,
     Release,
+    RecordStep,
     LookUp,
     Forget,
     Subscribe,
 }
 
 impl Op {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Claim,
         Self::Renew,
         Self::Complete,
         Self::Release,
+        Self::RecordStep,
         Self::LookUp,
         Self::Forget,
         Self::Subscribe,
@@ -80,6 +82,7 @@ struct Told {
     claims_arrive_late: Option<Duration>,
     leases: Vec<Lease>,
     outcomes: Vec<Outcome>,
+    steps: Vec<RecordedStep>,
 }
 
 impl Steered {
@@ -134,13 +137,18 @@ impl Steered {
         self.told.lock().unwrap().outcomes.clone()
     }
 
+    /// The steps that the store was asked to record.
+    pub(crate) fn steps(&self) -> Vec<RecordedStep> {
+        self.told.lock().unwrap().steps.clone()
+    }
+
     /// The debug output of everything that the store received, as a log would
     /// contain it.
     pub(crate) fn debug(&self) -> String {
         let told = self.told.lock().unwrap();
         format!(
-            "{:?} {:?} {:?} {:?}",
-            told.claims, told.leases, told.outcomes, self.memory
+            "{:?} {:?} {:?} {:?} {:?}",
+            told.claims, told.leases, told.outcomes, told.steps, self.memory
         )
     }
 
@@ -218,7 +226,8 @@ impl Store for Steered {
         let claimed = self.through(Op::Claim, self.memory.claim(claim)).await?;
         Ok(match claimed {
             Claimed::Acquired(lease) if self.unguarded => {
-                Claimed::Acquired(Lease::new(&lease.claim, lease.token, lease.attempt))
+                let unguarded = Lease::new(&lease.claim, lease.token, lease.attempt);
+                Claimed::Acquired(unguarded.with_steps(lease.steps))
             }
             other => other,
         })
@@ -246,6 +255,20 @@ impl Store for Steered {
     ) -> Result<Ownership, StoreError> {
         self.through(Op::Release, self.memory.release(id, nonce, how))
             .await
+    }
+
+    async fn record_step(
+        &self,
+        lease: &Lease,
+        step: &RecordedStep,
+    ) -> Result<Ownership, StoreError> {
+        self.told.lock().unwrap().steps.push(step.clone());
+        self.through(Op::RecordStep, self.memory.record_step(lease, step))
+            .await
+    }
+
+    fn keeps_steps(&self) -> bool {
+        true
     }
 
     async fn look_up(&self, id: &RecordId) -> Result<Option<Record>, StoreError> {

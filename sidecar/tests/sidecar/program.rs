@@ -178,6 +178,12 @@ async fn what_a_proxy_can_t_keep_is_refused() {
             "`route[0].exactly_once` can't be promised here",
         ),
         (
+            "steps.toml",
+            right().idempotency("steps = true").text(),
+            ":7:1:",
+            "`idempotency.steps` can't be kept here",
+        ),
+        (
             "stripped.toml",
             right()
                 .top("authorize = { url = 'http://127.0.0.1:1/', headers = ['x-account', 'x-key'] }")

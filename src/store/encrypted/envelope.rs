@@ -385,7 +385,6 @@ mod tests {
         }
     }
 
-    /// As of an answer: docs/stores.md has these bytes, of another implementation.
     #[test]
     fn a_step_is_opened_under_its_own_name_for_its_own_record_alone() {
         let (keys, id) = ([Key::of(SECRET)], RecordId::from_bytes(counting_from(0)));

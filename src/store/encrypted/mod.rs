@@ -21,7 +21,7 @@ use crate::store::{
 };
 
 /// Encrypts recorded responses (headers, body and trailers) and the results of
-/// [steps](crate::IdempotencyContext) with XChaCha20-Poly1305 before any store gets
+/// [steps](crate::steps) with XChaCha20-Poly1305 before any store gets
 /// them.
 ///
 /// The keys are derived from the layer's

@@ -18,6 +18,7 @@ mod interleavings;
 mod listing;
 mod model;
 mod shares;
+mod steps;
 mod sums;
 mod waiting;
 
