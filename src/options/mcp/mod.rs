@@ -46,11 +46,13 @@ pub enum McpTools {
 
 impl McpTools {
     /// The tools of these names.
+    #[must_use]
     pub fn only<T: Into<String>>(names: impl IntoIterator<Item = T>) -> Self {
         Self::Only(names.into_iter().map(Into::into).collect())
     }
 
     /// Every tool but those of these names.
+    #[must_use]
     pub fn except<T: Into<String>>(names: impl IntoIterator<Item = T>) -> Self {
         Self::Except(names.into_iter().map(Into::into).collect())
     }

@@ -96,7 +96,7 @@ async fn carry(mut client: TcpStream, shared: &Shared, mut draws: StdRng) -> io:
     let mut server = TcpStream::connect(("127.0.0.1", port)).await?;
     server.set_nodelay(true)?;
     server.set_zero_linger()?;
-    let (mut asked, mut told) = ([0; 8192], [0; 8192]);
+    let (mut asked, mut told) = ([0; 4096], [0; 4096]);
     // How many bytes of the answer pass before the cut, and how many have passed.
     let (mut pass, mut passed) = (None, 0);
     let mut answers = false;
