@@ -1,14 +1,15 @@
 //! A complete store in one file: a map behind one mutex. The store is slow
 //! under load, and its records are lost when the process ends, but it keeps
 //! every rule of the contract of `Store`. A store on an SQL database or a
-//! key-value server implements the same six operations.
+//! key-value server implements the same seven operations.
 //!
 //! ```text
 //! cargo run --example custom_store
 //! ```
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::ops::Bound;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -19,15 +20,16 @@ use http_body_util::{BodyExt, Full};
 use tower::{ServiceBuilder, ServiceExt};
 use tower_idempotency::options::OnLapsedLease;
 use tower_idempotency::store::{
-    Claim, Claimed, ForgetMode, Forgotten, Lease, Outcome, Ownership, Record, RecordState, Release,
-    Store, StoreError, StoreErrorKind,
+    Claim, Claimed, Cursor, ForgetMode, Forgotten, Lease, ListQuery, ListedRecord, ListedState,
+    Outcome, Ownership, Record, RecordPage, RecordState, Release, Store, StoreError,
+    StoreErrorKind,
 };
 use tower_idempotency::store::{Completion, FencingToken, Nonce, RecordId};
 use tower_idempotency::{IdempotencyLayer, scope};
 
 #[derive(Default)]
 pub(crate) struct MapStore {
-    rows: Mutex<HashMap<RecordId, Row>>,
+    rows: Mutex<BTreeMap<RecordId, Row>>,
 }
 
 /// One record. An SQL store would have a table with these fields as columns.
@@ -90,6 +92,34 @@ impl Row {
     }
 }
 
+/// A row as a list shows it.
+fn listed(id: &RecordId, row: &Row, now: Instant) -> ListedRecord {
+    let record = row.record(now);
+    let state = match &row.state {
+        State::Unknown => ListedState::Unknown,
+        State::InFlight { .. } if row.is_lapsed(now) => ListedState::Lapsed,
+        State::InFlight { .. } => ListedState::InFlight,
+        State::Completed(_) => ListedState::Completed,
+        State::Sealed => ListedState::Sealed,
+        State::Released => ListedState::Released,
+    };
+    let mut listed = ListedRecord::new(*id, state, record.token, record.attempt);
+    listed.scope = Some(row.claim.scope);
+    listed.origin = row.claim.origin.clone();
+    // A token is the time of its claim.
+    listed.claimed_at = Some(UNIX_EPOCH + Duration::from_micros(row.token));
+    listed
+}
+
+fn fits(query: &ListQuery, record: &ListedRecord) -> bool {
+    let age = record.claimed_at.and_then(|at| at.elapsed().ok());
+    query.state.is_none_or(|state| state == record.state)
+        && query.scope.is_none_or(|scope| record.scope == Some(scope))
+        && query
+            .older_than
+            .is_none_or(|than| age.is_some_and(|age| age > than))
+}
+
 /// When a row is removed whose lease lapses: one retention later if the route
 /// lets the operation run again, otherwise never.
 fn end_of_lapse(claim: &Claim, lapses_at: Instant) -> Option<Instant> {
@@ -107,7 +137,7 @@ impl MapStore {
     /// Locks the map, removes expired rows and returns the current time. The
     /// time is read after the lock is taken, because waiting for the lock takes
     /// time too.
-    fn rows(&self) -> (MutexGuard<'_, HashMap<RecordId, Row>>, Instant) {
+    fn rows(&self) -> (MutexGuard<'_, BTreeMap<RecordId, Row>>, Instant) {
         let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         // A real store removes expired rows in small steps, and not on every
@@ -261,6 +291,31 @@ impl Store for MapStore {
             rows.remove(id);
         }
         Ok(answer)
+    }
+
+    /// The rows are in the order of their ids, so a cursor is the id of the last row that a page
+    /// has looked at. A page looks at a thousand rows at most, so it may have no record at all.
+    async fn list(&self, query: &ListQuery) -> Result<RecordPage, StoreError> {
+        let after = match &query.cursor {
+            None => Bound::Unbounded,
+            Some(cursor) => {
+                let id = cursor.as_bytes().try_into();
+                let id = id.map_err(|_| StoreError::invalid_cursor())?;
+                Bound::Excluded(RecordId::from_bytes(id))
+            }
+        };
+        let (rows, now) = self.rows();
+        let mut page = RecordPage::default();
+        for (number, (id, row)) in rows.range((after, Bound::Unbounded)).enumerate() {
+            if number == 1000 || page.records.len() == usize::from(query.page_size()) {
+                return Ok(page);
+            }
+            page.next = Cursor::from_bytes(*id.as_bytes());
+            page.records
+                .extend(Some(listed(id, row, now)).filter(|it| fits(query, it)));
+        }
+        page.next = None;
+        Ok(page)
     }
 }
 

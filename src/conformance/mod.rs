@@ -41,8 +41,8 @@
 //! - **Load.** No more than eight calls run at the same time, so a pool of ten connections is
 //!   enough. A call that fails with [`Contention`](crate::store::StoreErrorKind::Contention) is
 //!   repeated for at most 15 seconds. Any other error breaks the rule.
-//! - **`look_up` and `forget` are optional.** If a store does not support them, the rules about
-//!   them are reported as not supported, and [`Report::assert_passed`] panics unless each is
+//! - **`look_up`, `forget` and `list` are optional.** If a store does not support them, the rules
+//!   about them are reported as not supported, and [`Report::assert_passed`] panics unless each is
 //!   [excepted](Report::except) by name. `subscribe` is optional too: without it the store is
 //!   polled, and the rules about waiting pass.
 //! - **Steps are optional**, and the store says so itself: where
@@ -52,8 +52,9 @@
 //!   report lists as broken.
 //!
 //! No rule can check that a claim which finds a completion writes nothing, that each call is one
-//! round trip, that records survive a crash of the server, and that the store reads its clock
-//! after it has waited for a lock. Test these points yourself.
+//! round trip, that a page of a list is one bounded step however many records there are, that
+//! records survive a crash of the server, and that the store reads its clock after it has waited
+//! for a lock. Test these points yourself.
 //!
 //! # The rules
 //!
@@ -83,6 +84,7 @@ mod forgetting;
 mod identity;
 mod lapsing;
 mod leases;
+mod listing;
 mod looking_up;
 mod payloads;
 mod releasing;
@@ -163,7 +165,7 @@ fn rules() -> Vec<Rule> {
     chapters.flat_map(|(_, rules)| rules).collect()
 }
 
-fn chapters() -> [(&'static str, Vec<Rule>); 15] {
+fn chapters() -> [(&'static str, Vec<Rule>); 16] {
     [
         ("Who gets a record", claims::rules()),
         ("What tells records and owners apart", identity::rules()),
@@ -178,6 +180,7 @@ fn chapters() -> [(&'static str, Vec<Rule>); 15] {
         ("Waiting", waiting::rules()),
         ("Forgetting", forgetting::rules()),
         ("Looking up", looking_up::rules()),
+        ("Listing", listing::rules()),
         ("Lost answers and dropped calls", dropping::rules()),
         ("Steps", steps::rules()),
     ]

@@ -30,7 +30,7 @@ pub enum Verdict {
     Passed,
     /// The store breaks the rule: what was expected, and what came.
     Failed(String),
-    /// The rule is about `look_up`, `forget` or `record_step`, which the store does
+    /// The rule is about `look_up`, `forget`, `list` or `record_step`, which the store does
     /// not support.
     Unsupported(&'static str),
 }

@@ -13,8 +13,8 @@ use tokio::time::{Instant, sleep};
 
 use crate::record::{Fingerprint, Nonce, RecordId, ScopeDigest};
 use crate::store::{
-    Claim, Claimed, DynStore, ForgetMode, Forgotten, Lease, Outcome, Ownership, Record,
-    RecordedStep, Release, StoreError, StoreErrorKind, Subscription,
+    Claim, Claimed, DynStore, ForgetMode, Forgotten, Lease, ListQuery, Outcome, Ownership, Record,
+    RecordPage, RecordedStep, Release, StoreError, StoreErrorKind, Subscription,
 };
 
 use crate::conformance::expect::{Checked, Failure, broken, ensure, told};
@@ -127,6 +127,15 @@ impl Handle {
     pub(crate) async fn forget(&self, id: &RecordId, mode: ForgetMode) -> Checked<Forgotten> {
         let forgotten = self.call(|| self.store.forget(id, mode)).await;
         forgotten.map_err(|error| optional("forget", &error))
+    }
+
+    pub(crate) async fn list(&self, query: &ListQuery) -> Checked<RecordPage> {
+        let listed = self.try_list(query).await;
+        listed.map_err(|error| optional("list", &error))
+    }
+
+    pub(crate) async fn try_list(&self, query: &ListQuery) -> Result<RecordPage, StoreError> {
+        self.call(|| self.store.list(query)).await
     }
 
     pub(crate) async fn subscribe(&self, id: &RecordId) -> Checked<Subscription> {

@@ -186,10 +186,12 @@ impl BrokenStore {
             }
         }
         let steps = self.steps_for(shared, &claim.id);
+        let first = shared.rows.get(&claim.id).map_or(now, |row| row.claimed[1]);
         let row = Row {
             steps: steps.clone(),
             token: number,
             attempt,
+            claimed: [now, first],
             until: end_of_lapse(&kept, lapses_at, self.fault),
             claim: kept,
             formers,
@@ -295,6 +297,7 @@ impl BrokenStore {
             steps,
             token: lease.token.get(),
             attempt: lease.attempt,
+            claimed: shared.rows.get(&id).map_or([now; 2], |row| row.claimed),
             claim: lease.claim.clone(),
             formers: Vec::new(),
             state,

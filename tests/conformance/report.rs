@@ -63,6 +63,13 @@ async fn what_a_store_does_not_have_passes_only_when_it_is_excepted_by_name() {
             "forgetting-nothing-is-absent",
             "a-look-up-says-what-is-there",
             "a-look-up-changes-nothing",
+            "a-list-says-what-is-there",
+            "a-list-keeps-to-its-caller",
+            "a-list-keeps-to-the-age-of-the-attempt",
+            "pages-reach-an-end-with-every-record",
+            "a-record-that-stays-is-in-a-page",
+            "what-is-over-is-in-no-list",
+            "a-list-refuses-a-foreign-cursor",
             "looking-up-and-forgetting-can-be-dropped",
         ]
     );

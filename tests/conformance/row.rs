@@ -6,7 +6,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use tokio::time::Instant;
-use tower_idempotency::store::{Claim, OnLapsedLease, Outcome, Record, RecordState, RecordedStep};
+use tower_idempotency::store::{
+    Claim, ListedRecord, ListedState, OnLapsedLease, Outcome, Record, RecordState, RecordedStep,
+};
 use tower_idempotency::store::{Completion, FencingToken, Nonce};
 
 use crate::fault::Fault;
@@ -23,6 +25,8 @@ pub(crate) struct Row {
     pub(crate) steps: Vec<RecordedStep>,
     pub(crate) state: State,
     pub(crate) until: Option<Instant>,
+    /// When the record's last claim and its first one were made.
+    pub(crate) claimed: [Instant; 2],
 }
 
 #[derive(Clone)]
@@ -79,6 +83,31 @@ impl Row {
         };
         Record::new(token(told), self.attempt, state)
     }
+}
+
+/// The place of a record in the order of a list: the oldest is first.
+pub(crate) fn place(row: &Row) -> [u8; 40] {
+    let mut place = [0; 40];
+    place[..8].copy_from_slice(&row.token.to_be_bytes());
+    place[8..].copy_from_slice(row.claim.id.as_bytes());
+    place
+}
+
+pub(crate) fn listed(row: &Row, now: Instant, fault: Option<Fault>) -> ListedRecord {
+    let state = match &row.state {
+        State::InFlight { .. } if fault == Some(Fault::ListsWhatLapsedAsInFlight) => {
+            ListedState::InFlight
+        }
+        State::InFlight { lapses_at } if *lapses_at <= now => ListedState::Lapsed,
+        State::InFlight { .. } => ListedState::InFlight,
+        State::Unknown => ListedState::Unknown,
+        State::Completed(_) => ListedState::Completed,
+        State::Sealed => ListedState::Sealed,
+        State::Released => ListedState::Released,
+    };
+    let mut listed = ListedRecord::new(row.claim.id, state, token(row.token), row.attempt);
+    listed.scope = Some(row.claim.scope);
+    listed
 }
 
 pub(crate) fn token(token: u64) -> FencingToken {

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use tokio::task::yield_now;
 use tokio::time::Instant;
 use tower_idempotency::store::{
-    Claim, Claimed, ForgetMode, Forgotten, Lease, OnLapsedLease, Outcome, Ownership, Record,
-    RecordedStep, Release, Store, StoreError, Subscription,
+    Claim, Claimed, Cursor, ForgetMode, Forgotten, Lease, ListQuery, OnLapsedLease, Outcome,
+    Ownership, Record, RecordPage, RecordedStep, Release, Store, StoreError, Subscription,
 };
 use tower_idempotency::store::{Fingerprint, Nonce, RecordId, ScopeDigest};
 
 use super::{BrokenStore, Ends};
 use crate::fault::Fault;
-use crate::row::{Row, State, after, end_of_lapse};
+use crate::row::{Row, State, after, end_of_lapse, listed, place};
 
 impl Store for BrokenStore {
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
@@ -278,6 +278,57 @@ impl Store for BrokenStore {
             Self::wake(&shared, &id);
         }
         Ok(Forgotten::Gone)
+    }
+
+    async fn list(&self, query: &ListQuery) -> Result<RecordPage, StoreError> {
+        let (shared, now) = self.shared();
+        let age = |row: &Row| {
+            let first = usize::from(self.is(Fault::ListsByTheFirstAttempt));
+            now - row.claimed[first]
+        };
+        let over = shared.over.values();
+        let over = over.filter(|_| self.is(Fault::ListsWhatIsOver));
+        let fits = |row: &&Row| {
+            let anyone = self.is(Fault::ListsEveryCaller);
+            (query.scope.is_none_or(|scope| scope == row.claim.scope) || anyone)
+                && query.older_than.is_none_or(|than| age(row) > than)
+                && query
+                    .state
+                    .is_none_or(|state| listed(row, now, self.fault).state == state)
+        };
+        let mut rows: Vec<_> = shared.rows.values().chain(over).filter(fits).collect();
+        rows.sort_by_key(|row| place(row));
+        let after = match query.cursor.as_ref().map(Cursor::as_bytes) {
+            Some(cursor) if cursor.len() == 40 => cursor,
+            Some(_) if !self.is(Fault::TakesAnyCursor) => {
+                return Err(StoreError::invalid_cursor());
+            }
+            _ => &[],
+        };
+        let number = after
+            .first_chunk()
+            .map_or(0, |chunk| usize::from_be_bytes(*chunk));
+        if self.is(Fault::ListsByNumber) {
+            rows.drain(..number.min(rows.len()));
+        } else {
+            rows.retain(|row| place(row)[..] > *after);
+        }
+        let all = rows.len();
+        if !self.is(Fault::ListsLongPages) {
+            rows.truncate(query.page_size().into());
+        }
+        let mut next = rows
+            .last()
+            .map(|row| place(row))
+            .filter(|_| rows.len() < all);
+        if let (Some(next), true) = (&mut next, self.is(Fault::ListsByNumber)) {
+            next[..8].copy_from_slice(&(number + rows.len()).to_be_bytes());
+        }
+        let records = rows.into_iter().map(|row| listed(row, now, self.fault));
+        Ok(RecordPage::new(
+            records.collect(),
+            next.and_then(Cursor::from_bytes),
+        ))
     }
 
     async fn subscribe(&self, id: &RecordId) -> Result<Subscription, StoreError> {
