@@ -15,7 +15,7 @@ use crate::observer::Would;
 use crate::options::fingerprint::{BegunFingerprint, BodyDigest};
 use crate::rejection::RejectionCode;
 use crate::request::content::promised;
-use crate::request::observe_mode::Observation;
+use crate::request::observe_mode::observation::Observation;
 use crate::runtime::Instant;
 use crate::store::Claim;
 

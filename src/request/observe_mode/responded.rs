@@ -16,7 +16,7 @@ use crate::options::{OnDisconnect, OnLapsedLease, RouteOptions};
 use crate::record::Completion;
 use crate::rejection::RejectionCode;
 use crate::request::judge::{BodyEnd, head_for_judging, judge};
-use crate::request::observe_mode::Observation;
+use crate::request::observe_mode::observation::Observation;
 use crate::store::{Outcome, Release};
 
 /// In the completion of an operation of which nobody would know how it ended, under
