@@ -99,7 +99,7 @@ impl Leases {
         self.observers.reached_limit(full);
     }
 
-    #[cfg(all(test, shuttle))]
+    #[cfg(test)]
     pub(crate) fn watched(&self) -> (usize, bool) {
         self.renewer.watched()
     }

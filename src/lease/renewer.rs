@@ -24,6 +24,9 @@ pub(crate) struct Renewer {
     watched: Mutex<Watched>,
 }
 
+/// The place of a lease that is never watched.
+const NOWHERE: usize = usize::MAX;
+
 /// The watched leases and deadlines, and whether there is a task for them. All are under one
 /// lock: otherwise a lease could come in just as the task finds none and ends.
 #[derive(Default)]
@@ -190,18 +193,18 @@ impl Renewer {
         }
     }
 
-    /// Forgets a lease whose operation has ended.
+    /// Forgets a lease whose operation has ended, and watches it no more: a response that is still
+    /// sent asks for that after its owner is gone, and nothing would forget the lease again.
     pub(super) fn unwatch(&self, lease: &Arc<dyn Leased>) {
-        if let Some(place) = lease.state().place().get() {
-            let mut watched = self.watched.lock();
-            if watched.get(*place, lease).is_some() {
-                watched.leases.remove(*place);
-            }
+        let place = lease.state().place().get_or_init(|| NOWHERE);
+        let mut watched = self.watched.lock();
+        if watched.get(*place, lease).is_some() {
+            watched.leases.remove(*place);
         }
     }
 
     /// How many leases are watched, and whether there is a task for them.
-    #[cfg(all(test, shuttle))]
+    #[cfg(test)]
     pub(super) fn watched(&self) -> (usize, bool) {
         let watched = self.watched.lock();
         (watched.leases.len(), watched.task)

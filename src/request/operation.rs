@@ -352,3 +352,46 @@ impl Operation {
         !self.client_left.load(Ordering::Relaxed)
     }
 }
+
+#[cfg(all(test, feature = "memory", not(shuttle)))]
+mod tests {
+    use http::Request;
+
+    use super::*;
+    use crate::layer::IdempotencyLayer;
+    use crate::record::{FencingToken, Fingerprint, RecordId};
+    use crate::store::Claim;
+    use crate::store::memory::MemoryStore;
+
+    /// A response may be sent, and ask for its lease to be watched, when its owner is gone.
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_is_not_watched_once_its_owner_is_gone() {
+        let layer = IdempotencyLayer::new(MemoryStore::new(), crate::scope::shared()).unwrap();
+        let request = Request::post("/").header("idempotency-key", "k");
+        let (parts, ()) = request.body(()).unwrap().into_parts();
+        let routes = &layer.core().rules.routes;
+        let options = routes.options(&parts.method, &parts.uri, &parts.extensions);
+        let (key, header) = options.unwrap().keys.read(&parts.headers).unwrap().unwrap();
+        let span = Span::none();
+        for is_watched in [true, false] {
+            let (core, options) = (layer.core(), options.unwrap());
+            let caller = KnownCaller::of(core, options, &parts).unwrap();
+            let (key, header) = (key.clone(), Some(header));
+            let request = ProtectedRequest::new(core, options, key, header, caller, &parts, &span);
+            let operation = Arc::new(Operation::new(request, None));
+            let id = RecordId::from_bytes([u8::from(is_watched); 32]);
+            let claim = Claim::new(id, operation.scope, Fingerprint::from_bytes([1; 32]));
+            let lease = Lease::new(&claim, FencingToken::new(1).unwrap(), 1);
+            let owner = operation.acquired(lease, operation.place().unwrap());
+            operation.enter(Progress::Running);
+            let leases = &core.leases;
+            if is_watched {
+                operation.watch();
+                assert_eq!(leases.watched().0, 1);
+            }
+            owner.leave();
+            operation.watch();
+            assert_eq!(leases.watched().0, 0);
+        }
+    }
+}
