@@ -7,6 +7,7 @@ use std::any::Any;
 use std::fmt;
 use std::future::poll_fn;
 use std::marker::PhantomData;
+use std::mem;
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -135,7 +136,8 @@ impl<DB: SqlDatabase> SqlClaim<DB> {
             }
         };
         Self::check_depth(&transaction)?;
-        let (head, body) = response.into_parts();
+        let (mut head, body) = response.into_parts();
+        let extensions = mem::take(&mut head.extensions);
         if never_ends(&head) {
             let why = "an answer without an end can't be recorded";
             return Err(CommitError::failed(why));
@@ -194,7 +196,7 @@ impl<DB: SqlDatabase> SqlClaim<DB> {
             awaited,
         });
         let Err(error) = transaction.commit().await else {
-            return Ok(attempt.committed(|response| operation.stands(response)));
+            return Ok(attempt.committed(extensions, |response| operation.stands(response)));
         };
         if is_retried(&error) {
             attempt.rolled_back();
@@ -202,7 +204,7 @@ impl<DB: SqlDatabase> SqlClaim<DB> {
         }
         match find_out(store, &lease, claims, timed.timeout()).await {
             TransactionFate::Committed => {
-                Ok(attempt.committed(|response| operation.stands(response)))
+                Ok(attempt.committed(extensions, |response| operation.stands(response)))
             }
             TransactionFate::RolledBack => {
                 attempt.rolled_back();

@@ -4,7 +4,7 @@ use std::mem;
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::{Response, response};
+use http::{Extensions, Response, response};
 use http_body_util::Full;
 
 use crate::limits;
@@ -72,6 +72,8 @@ pub(crate) enum Refusal {
 /// The response that the client gets once the transaction is committed.
 #[derive(Clone)]
 pub(crate) struct CommittedResponse {
+    /// Without extensions, which go to the handler: they may hold the operation, as its
+    /// `IdempotencyContext` does, and the operation holds this response.
     pub(crate) head: response::Parts,
     pub(crate) body: FullBody,
     pub(crate) outcome: Outcome,
@@ -296,10 +298,11 @@ impl Attempt<'_> {
     }
 
     /// Says that the transaction was committed. `stands` is called with the
-    /// response before anybody learns of the commit. Returns the response, for the
-    /// handler to return.
+    /// response before anybody learns of the commit. Returns the response with its
+    /// extensions, for the handler to return.
     pub(crate) fn committed(
         mut self,
+        extensions: Extensions,
         stands: impl FnOnce(&CommittedResponse),
     ) -> Response<Full<Bytes>> {
         let Some(State::Unheard(unheard)) = self.leaves.take() else {
@@ -308,7 +311,8 @@ impl Attempt<'_> {
         let response = Box::new(unheard.response);
         stands(&response);
         let body = Full::new(response.body.data.clone());
-        let returned = Response::from_parts(response.head.clone(), body);
+        let mut returned = Response::from_parts(response.head.clone(), body);
+        *returned.extensions_mut() = extensions;
         self.leaves = Some(State::Committed(response));
         returned
     }
@@ -400,7 +404,7 @@ mod tests {
         let mut attempt = commit.attempt(false).unwrap();
         attempt.sends_commit(response());
         let mut stood = false;
-        let returned = attempt.committed(|response| {
+        let returned = attempt.committed(Extensions::new(), |response| {
             assert_eq!(response.head.status, 201);
             assert_eq!(commit.attempt(false).err(), Some(NotOpen::UnderWay));
             stood = true;

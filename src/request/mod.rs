@@ -182,8 +182,12 @@ where
         #[cfg(feature = "_sql")]
         let owner = if operation.commit.close_unless_begun() {
             match Box::pin(operation.settle_commit(Some(owner))).await {
-                Settled::Committed(response) => {
+                Settled::Committed(mut response) => {
                     operation.executed(None);
+                    // What the handler has in its extensions, it has in what it returned.
+                    if let Ok(Ok(returned)) = handled {
+                        *response.extensions_mut() = returned.into_parts().0.extensions;
+                    }
                     return Ok(response);
                 }
                 Settled::InFlight | Settled::Refused(_) | Settled::Not(None) => {

@@ -25,7 +25,9 @@ use tower_idempotency::exactly_once::{CommitError, CommitErrorKind, SqlClaim};
 use tower_idempotency::options::{OnDisconnect, OnLapsedLease};
 use tower_idempotency::steps::StepFaultKind;
 use tower_idempotency::store::Store;
-use tower_idempotency::{IdempotencyLayer, ResponseBody, RouteOptions, SqliteStore};
+use tower_idempotency::{
+    IdempotencyContext, IdempotencyLayer, ResponseBody, RouteOptions, SqliteStore,
+};
 
 use crate::support::{Seen, answer, builder, created, post};
 
@@ -150,6 +152,37 @@ async fn a_committed_answer_is_sent_recorded_and_counted() {
     assert_eq!(seen, (1, 1, 1));
     assert_eq!((counts.released, counts.overtaken), (0, 0));
     assert_eq!(shop.entries().await, 1);
+}
+
+/// A response may hold the operation that it answers, and the operation holds what was committed: one
+/// of them has to let go.
+#[tokio::test]
+async fn a_context_in_the_extensions_of_a_committed_answer_goes_with_the_answer() {
+    #[derive(Clone)]
+    struct Kept {
+        _context: IdempotencyContext,
+        own: Arc<()>,
+    }
+    let shop = Shop::open().await;
+    let (pool, own) = (shop.pool.clone(), Arc::new(()));
+    let (layer, kept) = (shop.layer(|options| options), Arc::clone(&own));
+    let app = app(&layer, move |request| {
+        let (pool, own) = (pool.clone(), Arc::clone(&kept));
+        async move {
+            let claim = claim(&request);
+            let mut response = created("paid");
+            let _context = claim.context();
+            response.extensions_mut().insert(Kept { _context, own });
+            let transaction = pool.begin().await?;
+            Ok(claim.commit(transaction, response).await?)
+        }
+    });
+    let response = app.clone().oneshot(post("k", "{}")).await.unwrap();
+    let sent = response.extensions().get::<Kept>().unwrap();
+    assert!(Arc::ptr_eq(&sent.own, &own), "layers further out see them");
+    drop(Seen::whole(response).await);
+    drop(app);
+    assert_eq!(Arc::strong_count(&own), 1, "the operation keeps itself");
 }
 
 #[tokio::test]
