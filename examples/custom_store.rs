@@ -151,7 +151,10 @@ impl Store for MapStore {
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
         let (mut rows, now) = self.rows();
         let (last_token, attempt) = match rows.get_mut(&claim.id) {
-            None => (0, 1),
+            None => match claim.found_nothing() {
+                Some(found) => return Ok(found),
+                None => (0, 1),
+            },
             // This claim acquired the record before, but the caller never got
             // the response of the store and sent the claim again.
             Some(row)
@@ -164,10 +167,12 @@ impl Store for MapStore {
                 return Ok(Claimed::Acquired(Lease::new(claim, token, row.attempt)));
             }
             Some(row) => {
-                let released = matches!(row.state, State::Released);
-                let lapsed = row.is_lapsed(now) && claim.takes_over(&row.claim.fingerprint);
-                if !released && !lapsed {
-                    return Ok(Claimed::Found(row.record(now)));
+                let record = row.record(now);
+                let free = matches!(row.state, State::Released) && claim.by_hand.is_none();
+                let lapsed = row.is_lapsed(now)
+                    && claim.takes_over(record.version(), &row.claim.fingerprint);
+                if !free && !lapsed {
+                    return Ok(Claimed::Found(record));
                 }
                 (row.token, row.attempt + 1)
             }

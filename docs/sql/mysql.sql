@@ -90,7 +90,7 @@ DROP PROCEDURE IF EXISTS idempotency_records_hold
 //
 CREATE PROCEDURE idempotency_records_hold (
   IN p_id BINARY(32), IN p_nonce BINARY(16), OUT p_renewed BIGINT
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 32268b4e11680f70'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 5c68ec779d36ae4e'
 BEGIN
   INSERT INTO idempotency_records_renewals (id, nonce, lapses_at) VALUES (p_id, p_nonce, 0)
     ON DUPLICATE KEY UPDATE lapses_at = lapses_at;
@@ -106,7 +106,7 @@ DROP PROCEDURE IF EXISTS idempotency_records_extend
 //
 CREATE PROCEDURE idempotency_records_extend (
   IN p_id BINARY(32), IN p_nonce BINARY(16), IN p_lease BIGINT, OUT p_held TINYINT
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 32268b4e11680f70'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 5c68ec779d36ae4e'
 BEGIN
   DECLARE v_renewed, v_now BIGINT;
   CALL idempotency_records_hold(p_id, p_nonce, v_renewed);
@@ -134,7 +134,7 @@ CREATE PROCEDURE idempotency_records_claim_v2 (
   -- whether it takes over another's, and whether of another fingerprint too.
   IN p_stays TINYINT, IN p_takes_over TINYINT, IN p_any_fingerprint TINYINT,
   IN p_scope BINARY(32), IN p_route VARBINARY(255), IN p_trace VARBINARY(55)
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 32268b4e11680f70'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 5c68ec779d36ae4e'
 BEGIN
   DECLARE v_format, v_state TINYINT;
   DECLARE v_token, v_attempt, v_lapses_at, v_retention, v_expires_at, v_renewed, v_now BIGINT;
@@ -304,10 +304,80 @@ CREATE PROCEDURE idempotency_records_claim (
   IN p_id BINARY(32), IN p_nonce BINARY(16), IN p_fingerprint BINARY(32),
   IN p_lease BIGINT, IN p_retention BIGINT,
   IN p_stays TINYINT, IN p_takes_over TINYINT, IN p_any_fingerprint TINYINT
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 32268b4e11680f70'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 5c68ec779d36ae4e'
 BEGIN
   CALL idempotency_records_claim_v2(p_id, p_nonce, p_fingerprint, p_lease, p_retention, p_stays,
     p_takes_over, p_any_fingerprint, NULL, NULL, NULL);
+END
+//
+
+-- A claim by hand: takes over the lapsed record of this token and attempt, and makes
+-- none. Outcome 1 (acquired: token and attempt, and a row for each step, or one with a
+-- step that is null) or 0 (it is another record, it has not lapsed, or another
+-- transaction has the row locked).
+DROP PROCEDURE IF EXISTS idempotency_records_claim_by_hand
+//
+CREATE PROCEDURE idempotency_records_claim_by_hand (
+  IN p_id BINARY(32), IN p_nonce BINARY(16), IN p_fingerprint BINARY(32),
+  IN p_lease BIGINT, IN p_retention BIGINT, IN p_stays TINYINT, IN p_any_fingerprint TINYINT,
+  IN p_scope BINARY(32), IN p_route VARBINARY(255), IN p_trace VARBINARY(55),
+  IN p_token BIGINT, IN p_attempt BIGINT
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 5c68ec779d36ae4e'
+BEGIN
+  DECLARE v_format, v_state TINYINT;
+  DECLARE v_token, v_attempt, v_lapses_at, v_retention, v_expires_at, v_renewed, v_now BIGINT;
+  DECLARE v_nonce BINARY(16);
+  DECLARE v_fingerprint BINARY(32);
+  DECLARE v_outcome TINYINT DEFAULT 0;
+  DECLARE EXIT HANDLER FOR SQLEXCEPTION
+    BEGIN ROLLBACK AND NO CHAIN NO RELEASE; RESIGNAL; END;
+
+  ROLLBACK AND NO CHAIN NO RELEASE;
+  SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
+  START TRANSACTION;
+  SELECT format, state, nonce, token, attempt, fingerprint, lapses_at, retention, expires_at
+    INTO v_format, v_state, v_nonce, v_token, v_attempt, v_fingerprint, v_lapses_at, v_retention,
+         v_expires_at
+    FROM idempotency_records WHERE id = p_id FOR UPDATE SKIP LOCKED;
+  IF v_state = 1 THEN
+    CALL idempotency_records_hold(p_id, v_nonce, v_renewed);
+    SET v_lapses_at = IF(v_renewed, v_renewed, v_lapses_at);
+    IF v_expires_at IS NOT NULL THEN
+      SET v_expires_at = v_lapses_at + v_retention;
+    END IF;
+  END IF;
+  SET v_now = TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6));
+  IF v_format = 1 AND (v_expires_at IS NULL OR v_expires_at > v_now) THEN
+    IF v_state = 1 AND v_nonce = p_nonce THEN
+      UPDATE idempotency_records_renewals
+        SET nonce = p_nonce, lapses_at = v_now + p_lease WHERE id = p_id;
+      SET v_outcome = 1;
+    ELSEIF v_token = p_token AND v_attempt = p_attempt
+        AND (v_state = 2 OR v_state = 1 AND v_lapses_at <= v_now)
+        AND (p_any_fingerprint OR v_fingerprint = p_fingerprint) THEN
+      SET v_token = GREATEST(v_token + 1, v_now), v_attempt = v_attempt + 1;
+      UPDATE idempotency_records
+        SET state = 1, nonce = p_nonce, token = v_token, attempt = v_attempt,
+            fingerprint = p_fingerprint, lapses_at = v_now + p_lease, retention = p_retention,
+            expires_at = IF(p_stays, NULL, v_now + p_lease + p_retention),
+            scope = COALESCE(p_scope, scope), route = p_route, trace = p_trace, origin_of = v_token
+        WHERE id = p_id;
+      DELETE FROM idempotency_records_renewals WHERE id = p_id;
+      SET v_outcome = 1;
+    END IF;
+  END IF;
+  IF v_outcome THEN
+    -- Before the commit: until then nobody takes the record and its steps away.
+    SELECT 1 AS outcome, v_token AS token, v_attempt AS attempt, s.name AS step, s.result
+      FROM idempotency_records r
+      LEFT JOIN idempotency_records_steps s
+        ON s.id = r.id AND s.first_token = COALESCE(r.first_token, 0)
+      WHERE r.id = p_id ORDER BY s.recorded_at, s.name_sha256;
+    COMMIT AND NO CHAIN NO RELEASE;
+  ELSE
+    ROLLBACK AND NO CHAIN NO RELEASE;
+    SELECT 0 AS outcome;
+  END IF;
 END
 //
 
@@ -318,7 +388,7 @@ DROP PROCEDURE IF EXISTS idempotency_records_list
 CREATE PROCEDURE idempotency_records_list (
   IN p_by TINYINT, IN p_state TINYINT, IN p_scope BINARY(32), IN p_token BIGINT,
   IN p_id BINARY(32), IN p_limit INT
-) READS SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 32268b4e11680f70'
+) READS SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 5c68ec779d36ae4e'
 BEGIN
   DECLARE v_now BIGINT;
   DECLARE EXIT HANDLER FOR SQLEXCEPTION
@@ -361,7 +431,7 @@ END
 DROP PROCEDURE IF EXISTS idempotency_records_look_up
 //
 CREATE PROCEDURE idempotency_records_look_up (IN p_id BINARY(32))
-  READS SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 32268b4e11680f70'
+  READS SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 5c68ec779d36ae4e'
 BEGIN
   DECLARE v_now BIGINT;
   DECLARE EXIT HANDLER FOR SQLEXCEPTION
@@ -390,7 +460,7 @@ DROP PROCEDURE IF EXISTS idempotency_records_renew
 //
 CREATE PROCEDURE idempotency_records_renew (
   IN p_id BINARY(32), IN p_nonce BINARY(16), IN p_lease BIGINT
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 32268b4e11680f70'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 5c68ec779d36ae4e'
 BEGIN
   DECLARE v_format, v_state, v_held, v_outcome TINYINT;
   DECLARE v_expires_at, v_now BIGINT;
@@ -443,7 +513,7 @@ DROP PROCEDURE IF EXISTS idempotency_records_record_step
 CREATE PROCEDURE idempotency_records_record_step (
   IN p_id BINARY(32), IN p_nonce BINARY(16), IN p_name LONGBLOB, IN p_result LONGBLOB,
   IN p_within TINYINT
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 32268b4e11680f70'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 5c68ec779d36ae4e'
 BEGIN
   DECLARE v_format, v_state TINYINT;
   DECLARE v_first_token BIGINT;
@@ -485,14 +555,16 @@ END
 
 -- One row: outcome 1 (held), 0 (lost), or 3 (the record is of format `format`).
 -- p_state is 3 (completed) or 4 (sealed: the parameters after p_kept_for null).
-DROP PROCEDURE IF EXISTS idempotency_records_complete
+DROP PROCEDURE IF EXISTS idempotency_records_complete_v2
 //
-CREATE PROCEDURE idempotency_records_complete (
+CREATE PROCEDURE idempotency_records_complete_v2 (
   IN p_id BINARY(32), IN p_nonce BINARY(16), IN p_fingerprint BINARY(32),
   IN p_token BIGINT, IN p_attempt BIGINT, IN p_state TINYINT, IN p_kept_for BIGINT,
   IN p_status SMALLINT, IN p_began_at BIGINT, IN p_completed_at BIGINT,
-  IN p_answer_length BIGINT, IN p_answer_sha256 BINARY(32), IN p_answer LONGBLOB
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 32268b4e11680f70'
+  IN p_answer_length BIGINT, IN p_answer_sha256 BINARY(32), IN p_answer LONGBLOB,
+  -- Of the claim, for a record that is made anew.
+  IN p_scope BINARY(32), IN p_route VARBINARY(255), IN p_trace VARBINARY(55)
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 5c68ec779d36ae4e'
 BEGIN
   DECLARE v_format, v_state TINYINT;
   DECLARE v_token, v_lapses_at, v_retention, v_expires_at, v_renewed, v_now BIGINT;
@@ -516,10 +588,11 @@ BEGIN
         DECLARE CONTINUE HANDLER FOR 1062 SET v_lost = TRUE;
         INSERT INTO idempotency_records
             (id, format, state, nonce, token, attempt, fingerprint, lapses_at, retention, expires_at,
-             status, began_at, completed_at, kept_for, answer_length, answer_sha256, answer)
+             status, began_at, completed_at, kept_for, answer_length, answer_sha256, answer,
+             scope, route, trace, origin_of)
           VALUES (p_id, 1, p_state, p_nonce, p_token, p_attempt, p_fingerprint, v_now, p_kept_for,
                   v_now + p_kept_for, p_status, p_began_at, p_completed_at, p_kept_for,
-                  p_answer_length, p_answer_sha256, p_answer);
+                  p_answer_length, p_answer_sha256, p_answer, p_scope, p_route, p_trace, p_token);
       END;
       IF v_lost THEN
         ROLLBACK AND NO CHAIN NO RELEASE;
@@ -542,6 +615,12 @@ BEGIN
     END IF;
     IF v_state IN (1, 2) AND v_nonce = p_nonce
         OR v_token <= p_token AND (v_state = 5 OR v_expires_at <= v_now) THEN
+      -- An older program names no caller and no origin.
+      IF p_scope IS NOT NULL THEN
+        UPDATE idempotency_records
+          SET scope = p_scope, route = p_route, trace = p_trace, origin_of = p_token
+          WHERE id = p_id;
+      END IF;
       UPDATE idempotency_records
         SET state = p_state, nonce = p_nonce, token = p_token, attempt = p_attempt,
             fingerprint = p_fingerprint, expires_at = v_now + p_kept_for, status = p_status,
@@ -561,6 +640,22 @@ BEGIN
 END
 //
 
+-- The same, as programs call it that know no origin.
+DROP PROCEDURE IF EXISTS idempotency_records_complete
+//
+CREATE PROCEDURE idempotency_records_complete (
+  IN p_id BINARY(32), IN p_nonce BINARY(16), IN p_fingerprint BINARY(32),
+  IN p_token BIGINT, IN p_attempt BIGINT, IN p_state TINYINT, IN p_kept_for BIGINT,
+  IN p_status SMALLINT, IN p_began_at BIGINT, IN p_completed_at BIGINT,
+  IN p_answer_length BIGINT, IN p_answer_sha256 BINARY(32), IN p_answer LONGBLOB
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 5c68ec779d36ae4e'
+BEGIN
+  CALL idempotency_records_complete_v2(p_id, p_nonce, p_fingerprint, p_token, p_attempt, p_state,
+    p_kept_for, p_status, p_began_at, p_completed_at, p_answer_length, p_answer_sha256, p_answer,
+    NULL, NULL, NULL);
+END
+//
+
 -- Inside the caller's own transaction, which it commits together with the
 -- operation's effects: one row, outcome 1 (done, once that is committed) or 0 (the
 -- record is not in flight under this nonce: roll it back). The parameters are those
@@ -571,7 +666,7 @@ CREATE PROCEDURE idempotency_records_complete_within (
   IN p_id BINARY(32), IN p_nonce BINARY(16), IN p_state TINYINT, IN p_kept_for BIGINT,
   IN p_status SMALLINT, IN p_began_at BIGINT, IN p_completed_at BIGINT,
   IN p_answer_length BIGINT, IN p_answer_sha256 BINARY(32), IN p_answer LONGBLOB
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 32268b4e11680f70'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 5c68ec779d36ae4e'
 BEGIN
   DECLARE v_done, v_steps BIGINT DEFAULT 0;
   UPDATE idempotency_records
@@ -601,7 +696,7 @@ DROP PROCEDURE IF EXISTS idempotency_records_fate
 //
 CREATE PROCEDURE idempotency_records_fate (
   IN p_id BINARY(32), IN p_nonce BINARY(16)
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 32268b4e11680f70'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 5c68ec779d36ae4e'
 BEGIN
   DECLARE v_state, v_own TINYINT;
   DECLARE v_there TINYINT DEFAULT FALSE;
@@ -624,7 +719,7 @@ DROP PROCEDURE IF EXISTS idempotency_records_release
 //
 CREATE PROCEDURE idempotency_records_release (
   IN p_id BINARY(32), IN p_nonce BINARY(16), IN p_unknown TINYINT
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 32268b4e11680f70'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 5c68ec779d36ae4e'
 BEGIN
   DECLARE v_format, v_state TINYINT;
   DECLARE v_lapses_at, v_renewed, v_retention, v_expires_at, v_now BIGINT;
@@ -670,7 +765,7 @@ CREATE PROCEDURE idempotency_records_forget_v2 (
   IN p_id BINARY(32), IN p_force TINYINT,
   -- The record that is meant, and whether it is done. All null: any record.
   IN p_token BIGINT, IN p_attempt BIGINT, IN p_done TINYINT
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 32268b4e11680f70'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 5c68ec779d36ae4e'
 BEGIN
   DECLARE v_format, v_state TINYINT;
   DECLARE v_token, v_attempt, v_lapses_at, v_renewed, v_retention, v_expires_at, v_now BIGINT;
@@ -717,7 +812,7 @@ END
 DROP PROCEDURE IF EXISTS idempotency_records_forget
 //
 CREATE PROCEDURE idempotency_records_forget (IN p_id BINARY(32), IN p_force TINYINT)
-  MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 32268b4e11680f70'
+  MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 5c68ec779d36ae4e'
 BEGIN
   CALL idempotency_records_forget_v2(p_id, p_force, NULL, NULL, NULL);
 END
@@ -728,7 +823,7 @@ END
 DROP PROCEDURE IF EXISTS idempotency_records_purge
 //
 CREATE PROCEDURE idempotency_records_purge (IN p_limit INT)
-  MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 32268b4e11680f70'
+  MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 5c68ec779d36ae4e'
 BEGIN
   DECLARE v_id BINARY(32);
   DECLARE v_nonce BINARY(16);

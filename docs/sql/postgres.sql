@@ -340,10 +340,12 @@ $$;
 
 -- Stores the outcome: completed, or, without a status, sealed. Whether the
 -- caller was the owner; null: there is a record that this version can't read.
-CREATE OR REPLACE FUNCTION idempotency_records_complete(
+CREATE OR REPLACE FUNCTION idempotency_records_complete_v2(
     p_id bytea, p_nonce bytea, p_token bigint, p_attempt bigint, p_fingerprint bytea,
     p_retention bigint, p_kept_for bigint, p_status smallint, p_began_at bigint,
-    p_completed_at bigint, p_answer bytea, p_answer_length bigint, p_answer_sha256 bytea
+    p_completed_at bigint, p_answer bytea, p_answer_length bigint, p_answer_sha256 bytea,
+    -- of the claim, for a record that is made anew
+    p_scope bytea, p_route text, p_trace text
 ) RETURNS boolean LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     r       record;
@@ -371,11 +373,13 @@ BEGIN
             moment := clock_timestamp();
             INSERT INTO idempotency_records (
                 id, format, state, nonce, token, attempt, fingerprint, lapses_at, retention, expires_at,
-                status, began_at, completed_at, kept_for, answer, answer_length, answer_sha256
+                status, began_at, completed_at, kept_for, answer, answer_length, answer_sha256,
+                scope, route, trace
             ) VALUES (
                 p_id, 1, done, p_nonce, p_token, p_attempt, p_fingerprint, moment, p_retention,
                 moment + p_kept_for * interval '1 microsecond',
-                p_status, began, ended, p_kept_for, p_answer, p_answer_length, p_answer_sha256
+                p_status, began, ended, p_kept_for, p_answer, p_answer_length, p_answer_sha256,
+                p_scope, p_route, p_trace
             ) ON CONFLICT (id) DO NOTHING;
             EXIT WHEN FOUND;
             CONTINUE;
@@ -399,9 +403,10 @@ BEGIN
             expires_at = moment + p_kept_for * interval '1 microsecond',
             status = p_status, began_at = began, completed_at = ended, kept_for = p_kept_for,
             answer = p_answer, answer_length = p_answer_length, answer_sha256 = p_answer_sha256,
+            scope = coalesce(p_scope, t.scope),
             -- The origin that is there is of the attempt whose token is there.
-            route = CASE WHEN t.token = p_token THEN t.route END,
-            trace = CASE WHEN t.token = p_token THEN t.trace END
+            route = coalesce(p_route, CASE WHEN t.token = p_token THEN t.route END),
+            trace = coalesce(p_trace, CASE WHEN t.token = p_token THEN t.trace END)
          WHERE t.id = p_id;
         EXIT;
     END LOOP;
@@ -410,6 +415,17 @@ BEGIN
     told := idempotency_records_changed(p_id) IS NOT NULL;
     RETURN true;
 END
+$$;
+
+-- The same, as programs before revision 6 call it.
+CREATE OR REPLACE FUNCTION idempotency_records_complete(
+    p_id bytea, p_nonce bytea, p_token bigint, p_attempt bigint, p_fingerprint bytea,
+    p_retention bigint, p_kept_for bigint, p_status smallint, p_began_at bigint,
+    p_completed_at bigint, p_answer bytea, p_answer_length bigint, p_answer_sha256 bytea
+) RETURNS boolean LANGUAGE sql VOLATILE AS $$
+    SELECT idempotency_records_complete_v2(p_id, p_nonce, p_token, p_attempt, p_fingerprint,
+        p_retention, p_kept_for, p_status, p_began_at, p_completed_at, p_answer, p_answer_length,
+        p_answer_sha256, NULL, NULL, NULL)
 $$;
 
 -- Stores the outcome as part of a transaction of the caller's own, together with
@@ -678,7 +694,7 @@ BEGIN
 END
 $$;
 
-COMMENT ON TABLE idempotency_records IS 'tower-idempotency schema 1, revision 5';
+COMMENT ON TABLE idempotency_records IS 'tower-idempotency schema 1, revision 6';
 
 -- What a list of records is read by. On a table that has records `migrate` makes
 -- both with CREATE INDEX CONCURRENTLY, each in a statement of its own and after the

@@ -7,7 +7,7 @@ use crate::conformance::answer::{DAY, answer};
 use crate::conformance::expect::{
     Checked, broken, ensure, held, in_flight, lapsed, sealed, state, told,
 };
-use crate::conformance::stage::{Stores, at_once, other_request, request, rival};
+use crate::conformance::stage::{Stores, at_once, by_hand, other_request, request, rival};
 use crate::conformance::{Rule, rule};
 
 /// How often a race is run. `RIVALS` claims take part in each race.
@@ -166,11 +166,7 @@ async fn a_live_lease_is_found_in_flight(stores: Stores) -> Checked {
         let found = store.find("another claim", &rival(&claim)).await?;
         in_flight("what another claim found", &found, &owner)?;
     }
-    let by_hand = Claim {
-        by_hand: true,
-        ..rival(&claim)
-    };
-    let found = stores.b.find("a claim by hand", &by_hand).await?;
+    let found = stores.b.find("a claim by hand", &by_hand(&owner)).await?;
     in_flight("what a claim by hand found", &found, &owner)
 }
 
@@ -217,11 +213,11 @@ async fn a_lapsed_lease_is_kept_from_other_requests(stores: Stores) -> Checked {
     let rejecting = other_request(&claim);
     let found = b.find("another request", &rejecting).await?;
     lapsed("what another request found", &found, &owner)?;
-    let by_hand = Claim {
-        by_hand: true,
+    let other = Claim {
+        by_hand: by_hand(&owner).by_hand,
         ..other_request(&claim)
     };
-    let found = b.find("another request by hand", &by_hand).await?;
+    let found = b.find("another request by hand", &other).await?;
     lapsed("what another request by hand found", &found, &owner)?;
     let replaying = Claim {
         on_mismatch: OnMismatch::Replay,

@@ -3,11 +3,11 @@
 use tokio::task::yield_now;
 
 use crate::record::FencingToken;
-use crate::store::{Claim, Claimed, Lease, Outcome, Ownership, Release};
+use crate::store::{Claimed, Lease, Outcome, Ownership, Release};
 
 use crate::conformance::answer::{Answer, DAY, answer};
 use crate::conformance::expect::{Checked, broken, ensure, held, in_flight, lost, sealed, told};
-use crate::conformance::stage::{Stores, at_once, both, request, rival};
+use crate::conformance::stage::{Stores, at_once, both, by_hand, request, rival};
 use crate::conformance::{Rule, rule};
 
 pub(crate) fn rules() -> Vec<Rule> {
@@ -77,11 +77,7 @@ async fn a_completion_is_found(stores: Stores) -> Checked {
         answer.is_found("what another claim found", &found, &owner)?;
         let found = store.find("a claim by its own nonce", &claim).await?;
         answer.is_found("what a claim by its own nonce found", &found, &owner)?;
-        let by_hand = Claim {
-            by_hand: true,
-            ..rival(&claim)
-        };
-        let found = store.find("a claim by hand", &by_hand).await?;
+        let found = store.find("a claim by hand", &by_hand(&owner)).await?;
         answer.is_found("what a claim by hand found", &found, &owner)?;
     }
     Ok(())

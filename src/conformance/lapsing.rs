@@ -5,7 +5,7 @@ use tokio::time::{Instant, sleep};
 use crate::store::{Claim, OnLapsedLease, Release};
 
 use crate::conformance::expect::{Checked, ensure, held, lapsed};
-use crate::conformance::stage::{LONG, SECOND, SHORT, SURELY, Stores, request, rival};
+use crate::conformance::stage::{SECOND, SHORT, SURELY, Stores, by_hand, request, rival};
 use crate::conformance::{Rule, rule};
 
 pub(crate) fn rules() -> Vec<Rule> {
@@ -39,7 +39,7 @@ pub(crate) fn rules() -> Vec<Rule> {
 fn refusing(claim: &Claim) -> Claim {
     Claim {
         on_lapsed_lease: OnLapsedLease::Refuse,
-        by_hand: false,
+        by_hand: None,
         ..rival(claim)
     }
 }
@@ -86,11 +86,7 @@ async fn refuse_keeps_a_lapsed_record(stores: Stores) -> Checked {
     for owner in owners {
         let found = b.find("a claim that refuses", &rival(&owner.claim)).await?;
         lapsed("what a claim that refuses found", &found, &owner)?;
-        let by_hand = Claim {
-            by_hand: true,
-            ..rival(&owner.claim)
-        };
-        let next = c.acquire("a claim by hand", &by_hand).await?;
+        let next = c.acquire("a claim by hand", &by_hand(&owner)).await?;
         ensure!(
             next.attempt == 2,
             "expected attempt 2, it was {}",
@@ -123,36 +119,36 @@ async fn unknown_is_kept_for_the_retention(stores: Stores) -> Checked {
 
 async fn a_takeover_brings_its_own_policy(stores: Stores) -> Checked {
     let Stores { a, b, c } = stores;
-    let brief = |on_lapsed_lease| Claim {
-        lease: SHORT,
-        retention: SHORT,
-        on_lapsed_lease,
-        by_hand: true,
-        ..request()
-    };
     // From `Rerun` to `Refuse`, and the other way round.
-    let (stays, goes) = (brief(OnLapsedLease::Refuse), brief(OnLapsedLease::Rerun));
-    for (claim, before) in [
-        (&stays, OnLapsedLease::Rerun),
-        (&goes, OnLapsedLease::Refuse),
+    let mut takeovers = Vec::new();
+    for (before, after) in [
+        (OnLapsedLease::Rerun, OnLapsedLease::Refuse),
+        (OnLapsedLease::Refuse, OnLapsedLease::Rerun),
     ] {
         let first = Claim {
             on_lapsed_lease: before,
-            retention: LONG,
-            lease: LONG,
-            ..rival(claim)
+            ..request()
         };
-        a.acquire("the first claim", &first).await?;
+        let owner = a.acquire("the first claim", &first).await?;
         held(
             "a release as unknown",
             a.release(&first, Release::OutcomeUnknown).await?,
         )?;
+        takeovers.push(Claim {
+            lease: SHORT,
+            retention: SHORT,
+            on_lapsed_lease: after,
+            ..by_hand(&owner)
+        });
     }
-    let owner = b.acquire("a takeover that refuses", &stays).await?;
+    let [stays, goes] = &takeovers[..] else {
+        unreachable!("one for each policy");
+    };
+    let owner = b.acquire("a takeover that refuses", stays).await?;
     let sent = Instant::now();
-    b.acquire("a takeover that reruns", &goes).await?;
+    b.acquire("a takeover that reruns", goes).await?;
     let next = c
-        .acquire_from_on(&refusing(&goes), sent + SHORT + SHORT)
+        .acquire_from_on(&refusing(goes), sent + SHORT + SHORT)
         .await?;
     ensure!(
         next.attempt == 1,
@@ -160,6 +156,6 @@ async fn a_takeover_brings_its_own_policy(stores: Stores) -> Checked {
         next.attempt
     );
     sleep(SURELY).await;
-    let found = c.find("a claim that refuses", &refusing(&stays)).await?;
+    let found = c.find("a claim that refuses", &refusing(stays)).await?;
     lapsed("what a claim that refuses found", &found, &owner)
 }

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
-use crate::store::{Claim, OnLapsedLease, Outcome, Ownership};
+use crate::store::{Claim, OnLapsedLease, Outcome, Ownership, RecordState, Release};
 
 use crate::conformance::answer::{answer, answer_with};
-use crate::conformance::expect::{Checked, ensure, held, in_flight, lapsed, lost};
-use crate::conformance::stage::{LONG, SECOND, SHORT, Stores, request, rival};
+use crate::conformance::expect::{Checked, ensure, held, in_flight, lapsed, lost, state};
+use crate::conformance::stage::{LONG, SECOND, SHORT, SURELY, Stores, by_hand, request, rival};
 use crate::conformance::{Rule, rule};
 
 pub(crate) fn rules() -> Vec<Rule> {
@@ -32,6 +32,18 @@ pub(crate) fn rules() -> Vec<Rule> {
             "by-hand-takes-over-what-refuse-leaves",
             "A claim by hand takes over a lapsed lease whatever the policy says.",
             by_hand_takes_over_what_refuse_leaves,
+        ),
+        rule(
+            "by-hand-spares-what-has-moved-on",
+            "A claim by hand finds the record as it is, and changes nothing, once its version is \
+             another, also if the attempt of both is the first.",
+            by_hand_spares_what_has_moved_on,
+        ),
+        rule(
+            "by-hand-makes-no-record",
+            "A claim by hand finds `Released` where there is a tombstone, no record, or one that is \
+             over, and acquires nothing.",
+            by_hand_makes_no_record,
         ),
         rule(
             "claiming-again-puts-the-end-ahead",
@@ -124,11 +136,13 @@ async fn by_hand_takes_over_what_refuse_leaves(stores: Stores) -> Checked {
         ..request()
     };
     let first = a.lapsed(&claim).await?;
-    let by_hand = Claim {
-        by_hand: true,
-        ..rival(&claim)
-    };
-    let owner = b.acquire("a claim by hand", &by_hand).await?;
+    let taking = by_hand(&first);
+    let owner = b.acquire("a claim by hand", &taking).await?;
+    let again = c.acquire("a claim by hand, sent again", &taking).await?;
+    ensure!(
+        (again.token, again.attempt) == (owner.token, owner.attempt),
+        "expected a claim by hand that is sent again to get the same lease, it got another"
+    );
     ensure!(
         owner.attempt == 2 && first.token < owner.token,
         "expected attempt 2 and a token above {}, they were {} and {}",
@@ -142,6 +156,98 @@ async fn by_hand_takes_over_what_refuse_leaves(stores: Stores) -> Checked {
     )?;
     let found = c.find("another claim", &rival(&claim)).await?;
     in_flight("what another claim found", &found, &owner)
+}
+
+async fn by_hand_spares_what_has_moved_on(stores: Stores) -> Checked {
+    let Stores { a, b, c } = stores;
+    let over_soon = Claim {
+        retention: SHORT,
+        ..request()
+    };
+    let (first, other) = (request(), request());
+    let mut seen = Vec::new();
+    for claim in [&first, &other, &over_soon] {
+        seen.push(a.acquire("the first claim", claim).await?);
+        held(
+            "a release as unknown",
+            a.release(claim, Release::OutcomeUnknown).await?,
+        )?;
+    }
+    sleep(SHORT + SURELY).await;
+    // The next attempt of a record, and the first one of a record that was forgotten meanwhile.
+    for (claim, attempt) in [(&first, 2), (&over_soon, 1)] {
+        let seen = seen.iter().find(|seen| seen.claim.id == claim.id);
+        let taking = by_hand(seen.expect("each was acquired"));
+        let now = Claim {
+            retention: LONG,
+            ..rival(claim)
+        };
+        let owner = b.acquire("a takeover", &now).await?;
+        ensure!(
+            owner.attempt == attempt,
+            "expected attempt {attempt}, it was {}",
+            owner.attempt
+        );
+        let found = c.find("a claim by hand", &taking).await?;
+        in_flight("what a claim by hand found", &found, &owner)?;
+        held(
+            "a release as unknown",
+            b.release(&now, Release::OutcomeUnknown).await?,
+        )?;
+        let found = c.find("a claim by hand", &taking).await?;
+        lapsed("what a claim by hand found", &found, &owner)?;
+        c.acquire("a claim by hand as it is", &by_hand(&owner))
+            .await?;
+    }
+    let wrong = Claim {
+        by_hand: by_hand(&seen[0]).by_hand,
+        ..rival(&other)
+    };
+    let found = c.find("a claim by hand of another token", &wrong).await?;
+    lapsed("what a claim by hand found", &found, &seen[1])
+}
+
+async fn by_hand_makes_no_record(stores: Stores) -> Checked {
+    let Stores { a, b, c } = stores;
+    let over_soon = Claim {
+        retention: SHORT,
+        ..request()
+    };
+    let released = request();
+    let mut seen = Vec::new();
+    for claim in [&over_soon, &released] {
+        seen.push(a.acquire("the first claim", claim).await?);
+        held(
+            "a release as unknown",
+            a.release(claim, Release::OutcomeUnknown).await?,
+        )?;
+    }
+    held(
+        "a release",
+        a.release(&released, Release::MayRunAgain).await?,
+    )?;
+    sleep(SHORT + SURELY).await;
+    let mut absent = seen[0].clone();
+    absent.claim = request();
+    for (what, seen, attempt) in [
+        ("nothing", &absent, 1),
+        ("what is over", &seen[0], 1),
+        ("a tombstone", &seen[1], 2),
+    ] {
+        let found = b.find("a claim by hand", &by_hand(seen)).await?;
+        ensure!(
+            matches!(found.state, RecordState::Released),
+            "expected a claim by hand of {what} to find Released, it found {}",
+            state(&found.state)
+        );
+        let next = c.acquire("another claim", &rival(&seen.claim)).await?;
+        ensure!(
+            next.attempt == attempt,
+            "expected attempt {attempt} after a claim by hand of {what}, it was {}",
+            next.attempt
+        );
+    }
+    Ok(())
 }
 
 async fn claiming_again_puts_the_end_ahead(stores: Stores) -> Checked {

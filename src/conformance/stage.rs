@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep};
 use crate::record::{Fingerprint, Nonce, RecordId, ScopeDigest};
 use crate::store::{
     Claim, Claimed, DynStore, ForgetMode, Forgotten, Lease, ListQuery, Outcome, Ownership, Record,
-    RecordPage, RecordedStep, Release, StoreError, StoreErrorKind, Subscription,
+    RecordPage, RecordVersion, RecordedStep, Release, StoreError, StoreErrorKind, Subscription,
 };
 
 use crate::conformance::expect::{Checked, Failure, broken, ensure, told};
@@ -247,6 +247,19 @@ pub(crate) fn rival(claim: &Claim) -> Claim {
     Claim {
         nonce: Nonce::random(),
         ..claim.clone()
+    }
+}
+
+/// A claim by hand of a record as it was seen in flight under this lease.
+pub(crate) fn by_hand(seen: &Lease) -> Claim {
+    let seen_as = RecordVersion {
+        token: seen.token,
+        attempt: seen.attempt,
+        done: false,
+    };
+    Claim {
+        by_hand: Some(seen_as),
+        ..rival(&seen.claim)
     }
 }
 

@@ -9,7 +9,7 @@ use crate::store::{
 use crate::conformance::answer::{answer, answer_with};
 use crate::conformance::expect::{Checked, ensure, held, in_flight, lost};
 use crate::conformance::stage::{
-    Handle, LONG, SHORT, SURELY, Stores, at_once, both, other_request, request, rival,
+    Handle, LONG, SHORT, SURELY, Stores, at_once, both, by_hand, other_request, request, rival,
 };
 use crate::conformance::{Rule, rule};
 
@@ -217,8 +217,7 @@ async fn a_tombstone_keeps_the_steps(stores: Stores) -> Checked {
 
 async fn an_unknown_outcome_keeps_the_steps(stores: Stores) -> Checked {
     let Stores { a, b, c } = stores;
-    for (on_lapsed_lease, by_hand) in [(OnLapsedLease::Rerun, false), (OnLapsedLease::Refuse, true)]
-    {
+    for on_lapsed_lease in [OnLapsedLease::Rerun, OnLapsedLease::Refuse] {
         let claim = Claim {
             on_lapsed_lease,
             ..request()
@@ -228,9 +227,9 @@ async fn an_unknown_outcome_keeps_the_steps(stores: Stores) -> Checked {
         record(&b, &owner, &steps).await?;
         let released = a.release(&claim, Release::OutcomeUnknown).await?;
         held("a release as unknown", released)?;
-        let next = Claim {
-            by_hand,
-            ..rival(&claim)
+        let next = match on_lapsed_lease {
+            OnLapsedLease::Rerun => rival(&claim),
+            OnLapsedLease::Refuse => by_hand(&owner),
         };
         let next = c.acquire("a claim after that", &next).await?;
         has("a claim after a release as unknown", &next, &steps)?;

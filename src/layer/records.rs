@@ -292,7 +292,7 @@ impl<'a> Records<'a> {
         let scope = found.scope.unwrap_or(ScopeDigest::from_bytes([0; 32]));
         let claim = Claim {
             on_lapsed_lease: OnLapsedLease::Refuse,
-            by_hand: true,
+            by_hand: Some(seen),
             origin: found.origin,
             ..Claim::new(*id, scope, fingerprint)
         };
@@ -307,12 +307,6 @@ impl<'a> Records<'a> {
                 return Err(StoreError::new(StoreErrorKind::Contention, why));
             }
         };
-        // Another attempt was made between the look-up and the claim, and it has
-        // ended or lapsed since. What the person knows is of the attempt before.
-        if lease.attempt != seen.attempt + 1 {
-            self.leave_unknown(&claim).await;
-            return Ok(moved);
-        }
         match store.complete(&lease, outcome).await {
             Ok(Ownership::Held) => Ok(Resolved::Recorded),
             Ok(Ownership::Lost) => Ok(moved),

@@ -108,7 +108,11 @@ impl Operation {
         };
         Ok(match &record.state {
             RecordState::Released => None,
-            RecordState::Lapsed { fingerprint } if claim.takes_over(fingerprint) => None,
+            RecordState::Lapsed { fingerprint }
+                if claim.takes_over(record.version(), fingerprint) =>
+            {
+                None
+            }
             _ => Some(self.found(claim, record)),
         })
     }

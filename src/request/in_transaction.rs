@@ -103,8 +103,12 @@ where
         leases.counts.rerun.add();
     }
     match settled {
-        Settled::Committed(response) => {
+        Settled::Committed(mut response) => {
             operation.executed(None);
+            // As where the layer makes the claim: the operation keeps no extensions.
+            if let Ok(Ok(returned)) = handled {
+                *response.extensions_mut() = returned.into_parts().0.extensions;
+            }
             return Ok(response);
         }
         Settled::InFlight | Settled::Refused(_) => {

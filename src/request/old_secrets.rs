@@ -29,7 +29,9 @@ impl Operation {
                         self.found_under_old_secret(at, &old);
                         self.take_old_steps(&old).await?;
                     }
-                    RecordState::Lapsed { fingerprint } if old.takes_over(fingerprint) => {
+                    RecordState::Lapsed { fingerprint }
+                        if old.takes_over(record.version(), fingerprint) =>
+                    {
                         self.found_under_old_secret(at, &old);
                         self.take_old_steps(&old).await?;
                     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Lease, Record};
+use super::{Lease, Record, RecordState, RecordVersion};
 use crate::record::{Fingerprint, Nonce, Origin, RecordId, ScopeDigest};
 
 /// What a claim does when the lease of the record that it finds has lapsed.
@@ -54,10 +54,11 @@ pub struct Claim {
     /// Whether this claim takes over a lapsed record that has another
     /// fingerprint.
     pub on_mismatch: OnMismatch,
-    /// A person knows how the operation ended: this claim takes over a lapsed
-    /// record whatever `on_lapsed_lease` says. If the lease of this claim lapses
-    /// too, later claims follow `on_lapsed_lease` again.
-    pub by_hand: bool,
+    /// The record of which a person knows how its operation ended: this claim
+    /// takes it over, once it has lapsed, whatever `on_lapsed_lease` says, and
+    /// acquires nothing else. If the lease of this claim lapses too, later
+    /// claims follow `on_lapsed_lease` again.
+    pub by_hand: Option<RecordVersion>,
     /// All callers are one ([`scope::shared`](crate::scope::shared)), so this caller has no share
     /// of a store: it may use all of it.
     pub is_everyone: bool,
@@ -79,18 +80,31 @@ impl Claim {
             retention: Duration::from_secs(24 * 60 * 60),
             on_lapsed_lease: OnLapsedLease::Rerun,
             on_mismatch: OnMismatch::Reject,
-            by_hand: false,
+            by_hand: None,
             is_everyone: false,
             origin: Origin::none(),
         }
     }
 
-    /// Whether this claim takes over a lapsed record with the fingerprint
-    /// `lapsed`.
+    /// Whether this claim takes over a lapsed record of this version, with the
+    /// fingerprint `lapsed`.
     #[must_use]
-    pub fn takes_over(&self, lapsed: &Fingerprint) -> bool {
-        (self.by_hand || self.on_lapsed_lease == OnLapsedLease::Rerun)
-            && (self.on_mismatch == OnMismatch::Replay || self.fingerprint == *lapsed)
+    pub fn takes_over(&self, version: RecordVersion, lapsed: &Fingerprint) -> bool {
+        let may = match self.by_hand {
+            Some(seen) => seen == version,
+            None => self.on_lapsed_lease == OnLapsedLease::Rerun,
+        };
+        may && (self.on_mismatch == OnMismatch::Replay || self.fingerprint == *lapsed)
+    }
+
+    /// What a claim [by hand](Self::by_hand) finds where there is no record: the
+    /// operation may run again. `None` for any other claim, which acquires the
+    /// record.
+    #[must_use]
+    pub fn found_nothing(&self) -> Option<Claimed> {
+        let seen = self.by_hand?;
+        let record = Record::new(seen.token, seen.attempt, RecordState::Released);
+        Some(Claimed::Found(record))
     }
 }
 

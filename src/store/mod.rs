@@ -87,7 +87,10 @@ pub(crate) const POLL: Duration = Duration::from_millis(250);
 ///   acquires the record where there is none, where there is a tombstone, and
 ///   where a lease has lapsed and [`Claim::takes_over`] is true. Each
 ///   acquisition gets a token above all tokens that the id ever had, and the
-///   attempt after the last one. A claim with the nonce that already owns the
+///   attempt after the last one. A claim [by hand](Claim::by_hand) acquires a
+///   lapsed record of its version only, compared in the same step: it finds a
+///   tombstone as that, and [nothing](Claim::found_nothing) where there is no
+///   record. A claim with the nonce that already owns the
 ///   record gets the same lease again, because the client may have sent the
 ///   claim twice after the first result was lost.
 /// - **Renew** sets the end of the lease to now plus `lease.claim.lease`, even

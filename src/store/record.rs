@@ -39,7 +39,8 @@ pub enum RecordState {
         /// The fingerprint of the request.
         fingerprint: Fingerprint,
     },
-    /// The operation may run again. Only a look-up finds this state, a claim
+    /// The operation may run again. Only a look-up and a claim
+    /// [by hand](super::Claim::by_hand) find this state: any other claim
     /// acquires the record.
     Released,
 }

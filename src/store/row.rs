@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 #[cfg(feature = "_sql")]
-use super::ForgetMode;
-#[cfg(feature = "_sql")]
 use super::StoreErrorKind;
 pub(crate) use super::encoding::micros;
 use super::encoding::{EncodedCompletion, unreadable};
+#[cfg(feature = "_sql")]
+use super::{ForgetMode, RecordVersion};
 use super::{Record, RecordState, RecordedStep, StoreError};
 use crate::record::{FencingToken, Fingerprint, Origin, ScopeDigest};
 
@@ -32,10 +32,16 @@ pub(crate) fn version_columns(mode: ForgetMode) -> [Option<i64>; 3] {
     let Some(version) = mode.version() else {
         return [None; 3];
     };
+    let [token, attempt] = attempt_columns(version);
+    [Some(token), Some(attempt), Some(i64::from(version.done))]
+}
+
+/// The token and the attempt of a version.
+#[cfg(feature = "_sql")]
+pub(crate) fn attempt_columns(version: RecordVersion) -> [i64; 2] {
     // An attempt above the largest number of a column is no record's.
     let attempt = i64::try_from(version.attempt).unwrap_or(-1);
-    let token = version.token.get().cast_signed();
-    [Some(token), Some(attempt), Some(i64::from(version.done))]
+    [version.token.get().cast_signed(), attempt]
 }
 
 /// The columns or fields of one record, unchecked.

@@ -39,6 +39,7 @@ enum Step {
     Again,
     Acquire { last: u64, attempt: u64 },
     Find(Record),
+    FindNothing(Claimed),
 }
 
 impl BrokenStore {
@@ -110,9 +111,12 @@ impl BrokenStore {
 
     fn step(&self, shared: &Shared, claim: &Claim, now: Instant) -> Step {
         let Some(row) = shared.rows.get(&claim.id) else {
-            return Step::Acquire {
-                last: 0,
-                attempt: 1,
+            return match claim.found_nothing() {
+                Some(found) if !self.is(Fault::MakesRecordsByHand) => Step::FindNothing(found),
+                _ => Step::Acquire {
+                    last: 0,
+                    attempt: 1,
+                },
             };
         };
         let own = self.owns(shared, row, &claim.nonce)
@@ -130,15 +134,20 @@ impl BrokenStore {
             asks.on_lapsed_lease = OnLapsedLease::Rerun;
         }
         if self.is(Fault::IgnoresByHand) {
-            asks.by_hand = false;
+            asks.by_hand = None;
+        }
+        let version = row.record(now, None, None).version();
+        if self.is(Fault::TakesOverWhatMovedOn) && asks.by_hand.is_some() {
+            asks.by_hand = Some(version);
         }
         if self.is(Fault::TakesOverForOtherRequests) {
             asks.fingerprint = row.claim.fingerprint;
         }
         let lapsed = row.is_lapsed(now)
-            && asks.takes_over(&row.claim.fingerprint)
+            && asks.takes_over(version, &row.claim.fingerprint)
             && !self.is(Fault::TakesOverNothing);
-        if lapsed || matches!(row.state, State::Released) {
+        let free = claim.by_hand.is_none() || self.is(Fault::MakesRecordsByHand);
+        if lapsed || matches!(row.state, State::Released) && free {
             return Step::Acquire {
                 last: row.token,
                 attempt: row.attempt + 1,
@@ -222,6 +231,7 @@ impl BrokenStore {
     fn take(&self, shared: &mut Shared, claim: &Claim, step: Step, now: Instant) -> Claimed {
         match step {
             Step::Find(record) => Claimed::Found(record),
+            Step::FindNothing(found) => found,
             Step::Acquire { last, attempt } => {
                 Claimed::Acquired(self.acquire(shared, claim, now, last, attempt))
             }

@@ -18,6 +18,8 @@ pub(crate) enum Fault {
     TakesOverNothing,
     RerunsWhatRefuses,
     IgnoresByHand,
+    TakesOverWhatMovedOn,
+    MakesRecordsByHand,
     RenewsInWord,
     RenewsOnlyTheLease,
     RenewsNothingLapsed,
@@ -140,6 +142,8 @@ pub(crate) const CAUGHT: &[(Fault, &[&str])] = &[
     (TakesOverNothing, &["a-lapsed-lease-is-taken-over"]),
     (RerunsWhatRefuses, &["refuse-leaves-a-lapsed-lease"]),
     (IgnoresByHand, &["by-hand-takes-over-what-refuse-leaves"]),
+    (TakesOverWhatMovedOn, &["by-hand-spares-what-has-moved-on"]),
+    (MakesRecordsByHand, &["by-hand-makes-no-record"]),
     (
         RenewsInWord,
         &["a-renewal-puts-the-end-ahead", "a-late-renewal-counts"],

@@ -719,12 +719,12 @@ async fn a_resolution_does_not_overwrite_a_newer_attempt_than_the_one_it_is_abou
         async move { layer.records().resolve(&id, &paid(), &by_operator()).await }
     });
     quiet().await;
-    // Another process, whose route says `rerun`, takes over and releases the
-    // key.
+    // Another process, whose route says `rerun`, takes over, and nobody knows how
+    // that ended either.
     let claim = Claim::new(id, asked.scope, asked.fingerprint);
     let claimed = store.memory.claim(&claim).await.unwrap();
     assert!(matches!(claimed, Claimed::Acquired(_)), "{claimed:?}");
-    let how = Release::MayRunAgain;
+    let how = Release::OutcomeUnknown;
     store.memory.release(&id, &claim.nonce, how).await.unwrap();
     assert_eq!(resolving.await.unwrap().unwrap(), Resolved::InFlight);
     store.heal(Op::Claim);
@@ -738,4 +738,32 @@ async fn a_resolution_does_not_overwrite_a_newer_attempt_than_the_one_it_is_abou
         .unwrap();
     assert_eq!(resolved, Resolved::Recorded);
     assert_eq!(retry("{}").await.text(), "paid, says the bank");
+}
+
+/// The retry that took over has said that the operation may run again.
+#[tokio::test(start_paused = true)]
+async fn a_resolution_leaves_a_key_free_that_was_freed_meanwhile() {
+    for how in [Some(Release::MayRunAgain), None] {
+        let store = Steered::unguarded();
+        let (layer, owners, retry, _) = in_doubt(&store, Doubt::Error).await;
+        let (id, asked) = (id(&layer), store.claims().last().unwrap().clone());
+        store.make(Op::Claim, Fault::ArrivesLate(SECOND));
+        let resolving = tokio::spawn({
+            let layer = layer.clone();
+            async move { layer.records().resolve(&id, &paid(), &by_operator()).await }
+        });
+        quiet().await;
+        if let Some(how) = how {
+            let claim = Claim::new(id, asked.scope, asked.fingerprint);
+            store.memory.claim(&claim).await.unwrap();
+            store.memory.release(&id, &claim.nonce, how).await.unwrap();
+        } else {
+            let freed = layer.records().free(&id, &by_operator()).await.unwrap();
+            assert_eq!(freed, Resolved::Freed);
+        }
+        assert_eq!(resolving.await.unwrap().unwrap(), Resolved::Absent);
+        store.heal(Op::Claim);
+        owners.gate.open();
+        retry("{}").await.assert_fresh("run 2");
+    }
 }

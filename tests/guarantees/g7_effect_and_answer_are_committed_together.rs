@@ -159,10 +159,10 @@ async fn a_committed_answer_is_sent_recorded_and_counted() {
 #[tokio::test]
 async fn a_context_in_the_extensions_of_a_committed_answer_goes_with_the_answer() {
     #[derive(Clone)]
-    struct Kept {
-        _context: IdempotencyContext,
-        own: Arc<()>,
-    }
+    struct Kept(
+        #[expect(dead_code, reason = "it is kept")] IdempotencyContext,
+        Arc<()>,
+    );
     let shop = Shop::open().await;
     let (pool, own) = (shop.pool.clone(), Arc::new(()));
     let (layer, kept) = (shop.layer(|options| options), Arc::clone(&own));
@@ -171,15 +171,15 @@ async fn a_context_in_the_extensions_of_a_committed_answer_goes_with_the_answer(
         async move {
             let claim = claim(&request);
             let mut response = created("paid");
-            let _context = claim.context();
-            response.extensions_mut().insert(Kept { _context, own });
+            let kept = Kept(claim.context(), own);
+            response.extensions_mut().insert(kept);
             let transaction = pool.begin().await?;
             Ok(claim.commit(transaction, response).await?)
         }
     });
     let response = app.clone().oneshot(post("k", "{}")).await.unwrap();
     let sent = response.extensions().get::<Kept>().unwrap();
-    assert!(Arc::ptr_eq(&sent.own, &own), "layers further out see them");
+    assert!(Arc::ptr_eq(&sent.1, &own), "layers further out see them");
     drop(Seen::whole(response).await);
     drop(app);
     assert_eq!(Arc::strong_count(&own), 1, "the operation keeps itself");

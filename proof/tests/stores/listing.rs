@@ -16,7 +16,7 @@ use super::any::all;
 const BRIEF: Duration = Duration::from_millis(50);
 const STATES: [ListedState; 6] = ListedState::ALL;
 
-async fn every_page(store: &AnyStore, query: &ListQuery) -> Vec<ListedRecord> {
+pub(super) async fn every_page(store: &impl Store, query: &ListQuery) -> Vec<ListedRecord> {
     let mut query = query.clone();
     let mut found = Vec::new();
     loop {

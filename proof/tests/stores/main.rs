@@ -15,4 +15,5 @@ mod redis;
 #[path = "../support/servers.rs"]
 mod servers;
 mod sqlite;
+mod steering;
 mod steps;

@@ -27,6 +27,8 @@ enum Step {
     /// completion may run any code.
     Acquired(Lease, Option<State>),
     Found(Seen),
+    /// There is no record for a claim by hand.
+    FoundNothing(Claimed),
     NoRoom(NoRoom),
 }
 
@@ -49,6 +51,7 @@ impl Records {
                     return Claimed::Acquired(lease);
                 }
                 Step::Found(seen) => return Claimed::Found(seen.record(&records.routes)),
+                Step::FoundNothing(found) => return found,
                 Step::NoRoom(no_room) => no_room,
             };
             // Nothing is locked here: `evict_one` locks other parts.
@@ -71,6 +74,9 @@ impl Records {
         let mut locked = records.slots.lock(&claim.id);
         if let Some((_, slot)) = locked.get(&claim.id) {
             return Self::claim_found(records, slot, claim, origin);
+        }
+        if let Some(found) = claim.found_nothing() {
+            return Step::FoundNothing(found);
         }
         let account = match records.admit(claim) {
             Ok(account) => account,
@@ -122,9 +128,12 @@ impl Records {
         origin: &dyn Fn() -> Origin,
     ) -> Step {
         let now = records.clock.now();
-        let takes_over = claim.takes_over(&slot.fingerprint) && slot.is_lapsed(now);
+        let takes_over = slot.is_lapsed(now) && claim.takes_over(slot.version(), &slot.fingerprint);
         let is_over = slot.is_over(now);
         let attempt = if is_over {
+            if let Some(found) = claim.found_nothing() {
+                return Step::FoundNothing(found);
+            }
             1
         } else {
             match &mut slot.state {
@@ -147,7 +156,7 @@ impl Records {
                     let lease = lease(claim, origin, slot.token, slot.attempt, held);
                     return Step::Acquired(lease.with_steps(steps.to_vec()), None);
                 }
-                State::Released { .. } => slot.attempt.saturating_add(1),
+                State::Released { .. } if claim.by_hand.is_none() => slot.attempt.saturating_add(1),
                 State::InFlight { .. } if takes_over => slot.attempt.saturating_add(1),
                 _ => return Step::Found(slot.seen(now)),
             }

@@ -3,9 +3,11 @@
 -- ARGV: nonce, fingerprint, lease, retention (both in microseconds), whether
 -- it stays after a lapse, whether this claim takes over what has lapsed,
 -- whether of another fingerprint too (each '0' or '1'), the scope, and where the
--- execution comes from: its span and route as `origin` has them, or nothing.
+-- execution comes from: its span and route as `origin` has them, or nothing. A
+-- claim by hand also has the token and the attempt of the record that is meant:
+-- it takes that one over and no other, and makes none.
 -- Answers: acquired, token, attempt, name and result of each step | found, … |
--- unreadable, why.
+-- absent | unreadable, why.
 
 local takes_lapsed, takes_any = ARGV[6] == '1', ARGV[7] == '1'
 
@@ -37,9 +39,15 @@ if record[STATE] == IN_FLIGHT and record[NONCE] == nonce then
   lapses(lapses_at, record[RETENTION], record[REFUSE])
   return with_steps({ 'acquired', record[TOKEN], record[ATTEMPT] }, names)
 end
-if record[STATE] ~= RELEASED then
+if record[STATE] == RELEASED then
+  if ARGV[10] then
+    return found(record, 0)
+  end
+else
   local lapses_in = left(record)
-  local takes = takes_lapsed and (takes_any or record[FINGERPRINT] == fingerprint)
+  local is_meant = not ARGV[10]
+    or record[TOKEN] == number(ARGV[10]) and record[ATTEMPT] == number(ARGV[11])
+  local takes = is_meant and takes_lapsed and (takes_any or record[FINGERPRINT] == fingerprint)
   if lapses_in > 0 or not takes then
     return found(record, lapses_in)
   end

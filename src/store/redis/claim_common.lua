@@ -26,6 +26,9 @@ local function acquire(clock, token, attempt)
 end
 
 if call('EXISTS', key) == 0 then
+  if ARGV[10] then
+    return { 'absent' }
+  end
   local time = call('TIME')
   local clock = time[1] * 1000000 + time[2]
   return acquire(clock, clock, 1)

@@ -4,7 +4,8 @@
 --
 -- ARGV: nonce, token, attempt, fingerprint, the state it gets ('3' completed,
 -- '4' sealed), for how long it is kept in microseconds; of a completion then
--- status, began_at, completed_at, answer, answer_length, answer_sha256.
+-- status, began_at, completed_at, answer, answer_length, answer_sha256; and last,
+-- for a record that is made anew, scope and origin as a claim has them.
 -- Answers: held | lost | unreadable, why.
 
 local record, why = read()
@@ -27,8 +28,12 @@ if record then
   end_after_retention()
 end
 if not owned then
+  local scope, origin = ARGV[#ARGV - 1], ARGV[#ARGV]
   call('HSET', key, 'format', FORMAT, 'nonce', nonce, 'token', token, 'attempt', attempt,
-    'fingerprint', fingerprint)
+    'fingerprint', fingerprint, 'scope', scope)
+  if origin ~= '' then
+    call('HSET', key, 'origin', token .. ' ' .. origin)
+  end
 end
 write_outcome()
 if not record then

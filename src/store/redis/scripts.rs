@@ -93,7 +93,7 @@ fn command(name: &str, script: &str, key: &str, args: &[&[u8]]) -> Cmd {
     command
 }
 
-pub(super) struct ClaimArgs(String, String, String);
+pub(super) struct ClaimArgs(String, String, String, Option<[String; 2]>);
 
 impl ClaimArgs {
     pub(super) fn of(claim: &Claim) -> Self {
@@ -101,23 +101,28 @@ impl ClaimArgs {
             micros(claim.lease).to_string(),
             micros(claim.retention).to_string(),
             origin_of(&claim.origin),
+            claim
+                .by_hand
+                .map(|seen| [seen.token.to_string(), seen.attempt.to_string()]),
         )
     }
 
     /// The script decides in the same way as [`Claim::takes_over`].
-    pub(super) fn list<'a>(&'a self, claim: &'a Claim) -> [&'a [u8]; 9] {
+    pub(super) fn list<'a>(&'a self, claim: &'a Claim) -> Vec<&'a [u8]> {
         let refuses = claim.on_lapsed_lease == OnLapsedLease::Refuse;
-        [
+        let mut args: Vec<&[u8]> = vec![
             claim.nonce.as_bytes(),
             claim.fingerprint.as_bytes(),
             self.0.as_bytes(),
             self.1.as_bytes(),
             flag(refuses),
-            flag(claim.by_hand || !refuses),
+            flag(claim.by_hand.is_some() || !refuses),
             flag(claim.on_mismatch == OnMismatch::Replay),
             claim.scope.as_bytes(),
             self.2.as_bytes(),
-        ]
+        ];
+        args.extend(self.3.iter().flatten().map(String::as_bytes));
+        args
     }
 }
 
@@ -153,6 +158,7 @@ pub(super) fn origin_columns(
 pub(super) struct CompleteArgs {
     numbers: [String; 3],
     state: String,
+    origin: String,
     answer: Option<(EncodedCompletion, [String; 4])>,
 }
 
@@ -175,6 +181,7 @@ impl CompleteArgs {
                 micros(retention).to_string(),
             ],
             state: state.to_string(),
+            origin: origin_of(&lease.claim.origin),
             answer: answer.map(|answer| {
                 let numbers = [
                     answer.status.to_string(),
@@ -207,6 +214,7 @@ impl CompleteArgs {
                 &answer.checksum,
             ]);
         }
+        args.extend([&lease.claim.scope.as_bytes()[..], self.origin.as_bytes()]);
         args
     }
 }
@@ -266,6 +274,7 @@ impl Reply {
                 Ok(Claimed::Acquired(lease.with_steps(self.steps()?)))
             }
             b"found" => Ok(Claimed::Found(self.record()?)),
+            b"absent" => claim.found_nothing().ok_or_else(no_answer),
             _ => Err(no_answer()),
         }
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::record::TraceContext;
 use crate::store::Lease;
 use crate::store::encoding::EncodedCompletion;
 use crate::store::row::{micros, state};
@@ -25,9 +26,17 @@ pub(super) struct CompleteRow<'a> {
     pub(super) answer: Option<&'a [u8]>,
     pub(super) answer_length: Option<i64>,
     pub(super) answer_sha256: Option<&'a [u8]>,
+    /// The caller and the origin of the lease's claim, which a record that is made anew gets.
+    pub(super) scope: &'a [u8],
+    pub(super) route: Option<&'a str>,
+    pub(super) trace: Option<TraceContext>,
 }
 
 impl<'a> CompleteRow<'a> {
+    pub(super) fn trace_text(&self) -> Option<String> {
+        self.trace.map(|trace| trace.to_string())
+    }
+
     /// Makes the row from a lease and from the outcome, which [`EncodedCompletion::of_outcome`]
     /// has encoded.
     pub(super) fn of(
@@ -53,6 +62,9 @@ impl<'a> CompleteRow<'a> {
             answer: answer.map(|answer| &answer.answer[..]),
             answer_length: answer.map(|answer| answer.length.cast_signed()),
             answer_sha256: answer.map(|answer| &answer.checksum[..]),
+            scope: lease.claim.scope.as_bytes(),
+            route: lease.claim.origin.kept_route().map(|route| &**route),
+            trace: lease.claim.origin.trace,
         }
     }
 }

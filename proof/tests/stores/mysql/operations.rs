@@ -120,7 +120,7 @@ async fn is_resolved_by_hand(place: &Place) {
     let record = found(store.claim(&another(&third)).await.unwrap());
     assert!(matches!(record.state, RecordState::Lapsed { .. }));
     let mut by_hand = another(&third);
-    by_hand.by_hand = true;
+    by_hand.by_hand = Some(record.version());
     let resolved = place.acquire(&by_hand).await;
     assert_eq!(resolved.attempt, 2);
     is_in_flight(store.claim(&another(&third)).await.unwrap());

@@ -62,13 +62,19 @@ async fn a_record_that_cannot_be_read_is_an_error_and_stays_as_it_is() {
     ];
     for change in changes {
         let lease = completed(&store).await;
+        let seen = store
+            .look_up(&lease.claim.id)
+            .await
+            .unwrap()
+            .unwrap()
+            .version();
         let where_it_is = format!("WHERE id = '\\x{}'", lease.claim.id);
         let change_it = format!("UPDATE {{t}} SET {change} {where_it_is}");
         assert_eq!(fresh.run(&change_it).await, 1);
         let image = format!("SELECT hashtextextended(t::text, 0) FROM {{t}} t {where_it_is}");
         let before = fresh.count(&image).await;
         let mut by_hand = claim_of(lease.claim.id);
-        by_hand.by_hand = true;
+        by_hand.by_hand = Some(seen);
         for claim in [claim_of(lease.claim.id), by_hand, lease.claim.clone()] {
             let error = store.claim(&claim).await.expect_err(change);
             assert_eq!(error.kind(), StoreErrorKind::Unreadable, "{change}");

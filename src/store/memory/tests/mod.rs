@@ -9,7 +9,7 @@ use super::limits::{CALLER_BYTES, COMPLETION_BYTES, FIELD_BYTES, RECORD_BYTES};
 use super::records::Records;
 use super::*;
 use crate::record::{Completion, Fingerprint, ScopeDigest};
-use crate::store::{ForgetMode, OnLapsedLease, RecordState, StoreErrorKind};
+use crate::store::{ForgetMode, OnLapsedLease, RecordState, RecordVersion, StoreErrorKind};
 
 mod caps;
 mod fairness;
@@ -272,6 +272,15 @@ fn under_refuse_a_lapsed_record_stays_until_someone_resolves_it() {
     assert_eq!(bench.acquire(&refuse).attempt, 1);
 }
 
+/// The version of a record in flight under this lease.
+fn version(lease: &Lease) -> RecordVersion {
+    RecordVersion {
+        token: lease.token,
+        attempt: lease.attempt,
+        done: false,
+    }
+}
+
 #[test]
 fn an_unknown_outcome_is_a_lapse_at_once() {
     let bench = Bench::new();
@@ -290,7 +299,7 @@ fn an_unknown_outcome_is_a_lapse_at_once() {
     assert!(matches!(bench.found(&refuse), RecordState::Lapsed { .. }));
     assert_eq!(bench.stats().in_flight, 1);
     // A claim by hand resolves the record, under another nonce.
-    next.by_hand = true;
+    next.by_hand = Some(version(&lease));
     let by_hand = bench.acquire(&next);
     assert_eq!(bench.complete(&by_hand), Ownership::Held);
     assert_eq!(bench.complete(&lease), Ownership::Lost);

@@ -105,8 +105,9 @@ fn what_is_in_doubt_can_t_take_the_whole_store() {
         let stats = bench.stats();
         assert_eq!((stats.over_share, stats.refused, stats.evicted), (1, 0, 0));
         // An operator resolves one of them.
+        let unknown = bench.records.look_up(&by(1, 0).id).unwrap();
         let resolved = Claim {
-            by_hand: true,
+            by_hand: Some(unknown.version()),
             scope: ScopeDigest::from_bytes([0; 32]),
             ..by(1, 0)
         };

@@ -33,6 +33,7 @@ pub(super) struct Calls {
 
 pub(super) struct Statements {
     pub(super) claim: Arc<str>,
+    pub(super) claim_by_hand: Arc<str>,
     pub(super) list: Arc<str>,
     pub(super) renew: Arc<str>,
     pub(super) record_step: Arc<str>,
@@ -55,11 +56,12 @@ impl Calls {
         };
         let statements = Statements {
             claim: call("claim_v2", 11),
+            claim_by_hand: call("claim_by_hand", 12),
             list: call("list", 6),
             renew: call("renew", 3),
             record_step: call("record_step", 5),
             steps: table.in_statement(STEPS).into(),
-            complete: call("complete", 13),
+            complete: call("complete_v2", 16),
             complete_within: call("complete_within", 10),
             within: Within::of(table),
             fate: call("fate", 2),

@@ -14,16 +14,18 @@ use crate::store::{StoreError, StoreErrorKind};
 const COMMENT: &str = "tower-idempotency 1";
 /// The tables beside the table of records, by the end of their names.
 const DERIVED_TABLES: [&str; 2] = ["renewals", "steps"];
-const PROCEDURES: [&str; 15] = [
+const PROCEDURES: [&str; 17] = [
     "hold",
     "extend",
     "claim",
     "claim_v2",
+    "claim_by_hand",
     "list",
     "look_up",
     "renew",
     "record_step",
     "complete",
+    "complete_v2",
     "complete_within",
     "fate",
     "release",

@@ -17,10 +17,11 @@ use super::{CompleteRow, PURGE_BATCH, SqlStore, Table, bind, failed, reach};
 use crate::record::{Nonce, RecordId};
 use crate::store::encoding::{EncodedCompletion, unreadable};
 use crate::store::listed_row::{Order, Position, read};
-use crate::store::row::{micros, steps_unread, version_columns};
+use crate::store::row::{attempt_columns, micros, steps_unread, version_columns};
 use crate::store::{
     Claim, Claimed, ForgetMode, Forgotten, Lease, ListQuery, OnLapsedLease, OnMismatch, Outcome,
-    Ownership, Record, RecordPage, RecordState, RecordedStep, Release, Store, StoreError,
+    Ownership, Record, RecordPage, RecordState, RecordVersion, RecordedStep, Release, Store,
+    StoreError,
 };
 
 mod calls;
@@ -216,8 +217,10 @@ impl Store for MySqlRecords {
     }
 
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
+        if let Some(seen) = claim.by_hand {
+            return self.claim_by_hand(claim, seen).await;
+        }
         let stays = claim.on_lapsed_lease == OnLapsedLease::Refuse;
-        let takes_over = claim.by_hand || !stays;
         let any_fingerprint = claim.on_mismatch == OnMismatch::Replay;
         let rows = self
             .0
@@ -228,16 +231,11 @@ impl Store for MySqlRecords {
                     .bind(micros(claim.lease))
                     .bind(micros(claim.retention))
                     .bind(stays)
-                    .bind(takes_over)
+                    .bind(!stays)
                     .bind(any_fingerprint)
                     .bind(&claim.scope.as_bytes()[..])
                     .bind(claim.origin.kept_route().map(|route| route.as_bytes()))
-                    .bind(
-                        claim
-                            .origin
-                            .trace
-                            .map(|trace| trace.to_string().into_bytes()),
-                    )
+                    .bind(trace_of(claim))
             })
             .await?;
         let row = rows.first().ok_or_else(|| unreadable("no answer"))?;
@@ -285,7 +283,10 @@ impl Store for MySqlRecords {
         let row = CompleteRow::of(lease, &encoded);
         let call = self.0.row(&self.0.statements.complete, |call| {
             bind!(call, row: id nonce fingerprint token attempt state kept_for
-                status began_at completed_at answer_length answer_sha256 answer)
+                status began_at completed_at answer_length answer_sha256 answer
+                scope)
+            .bind(row.route.map(str::as_bytes))
+            .bind(row.trace_text().map(String::into_bytes))
         });
         ownership(&call.await?)
     }
@@ -380,6 +381,46 @@ impl Store for MySqlRecords {
         let rows = rows.into_iter().map(|(row, _)| row).collect();
         Ok(order.page(query, rows, now))
     }
+}
+
+impl MySqlRecords {
+    async fn claim_by_hand(
+        &self,
+        claim: &Claim,
+        seen: RecordVersion,
+    ) -> Result<Claimed, StoreError> {
+        let call = self.0.rows(&self.0.statements.claim_by_hand, |call| {
+            let [token, attempt] = attempt_columns(seen);
+            call.bind(&claim.id.as_bytes()[..])
+                .bind(&claim.nonce.as_bytes()[..])
+                .bind(&claim.fingerprint.as_bytes()[..])
+                .bind(micros(claim.lease))
+                .bind(micros(claim.retention))
+                .bind(claim.on_lapsed_lease == OnLapsedLease::Refuse)
+                .bind(claim.on_mismatch == OnMismatch::Replay)
+                .bind(&claim.scope.as_bytes()[..])
+                .bind(claim.origin.kept_route().map(|route| route.as_bytes()))
+                .bind(trace_of(claim))
+                .bind(token)
+                .bind(attempt)
+        });
+        let rows = call.await?;
+        let row = rows.first().ok_or_else(|| unreadable("no answer"))?;
+        if outcome(row)? == 1 {
+            let (token, attempt) = token_and_attempt(row)?;
+            let lease = Lease::new(claim, token, attempt);
+            let steps = steps(&rows)?.unwrap_or_default();
+            return Ok(Claimed::Acquired(lease.with_steps(steps)));
+        }
+        let found = self.look_up(&claim.id).await?.map(Claimed::Found);
+        let found = found.or_else(|| claim.found_nothing());
+        found.ok_or_else(|| unreadable("no answer"))
+    }
+}
+
+fn trace_of(claim: &Claim) -> Option<Vec<u8>> {
+    let trace = claim.origin.trace?;
+    Some(trace.to_string().into_bytes())
 }
 
 fn bind_step<'q>(

@@ -14,7 +14,7 @@ use crate::store::encoding::unreadable;
 use crate::store::row::{FORMAT, micros, state};
 use crate::store::sql::Table;
 use crate::store::sql::transaction::ClaimedInside;
-use crate::store::{Claim, Lease, OnLapsedLease, StoreError};
+use crate::store::{Claim, Lease, OnLapsedLease, RecordVersion, StoreError};
 
 /// Most operations have no record, and then this is all. It reads nothing, so that the snapshot of the
 /// transaction is one of after the claim.
@@ -227,6 +227,14 @@ impl Found {
         })
     }
 
+    fn version(&self) -> Option<RecordVersion> {
+        Some(RecordVersion {
+            token: FencingToken::new(u64::try_from(self.token).ok()?)?,
+            attempt: u64::try_from(self.attempt).ok()?,
+            done: false,
+        })
+    }
+
     fn is_alive(&self) -> bool {
         self.state == state::IN_FLIGHT && self.lapses_at > self.now
     }
@@ -248,7 +256,11 @@ impl Found {
         let lapsed = matches!(self.state, state::IN_FLIGHT | state::UNKNOWN) && !self.is_alive();
         self.state == state::RELEASED
             || self.is_over()
-            || lapsed && fingerprint.is_ok_and(|own| claim.takes_over(&own))
+            || lapsed
+                && fingerprint.is_ok_and(|own| {
+                    let version = self.version();
+                    version.is_some_and(|version| claim.takes_over(version, &own))
+                })
     }
 }
 

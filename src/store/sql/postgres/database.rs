@@ -62,6 +62,26 @@ const CLAIM_WITHIN: &str = "
         CASE WHEN got THEN $1 END, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) c
      WHERE got";
 
+/// Nobody changes the version of the row that was locked, so that the function takes over that
+/// version or none. A claim that was sent before has the record.
+const CLAIM_BY_HAND: &str = "
+    WITH meant AS MATERIALIZED (
+        SELECT t.id FROM {table} t
+         WHERE t.id = $1 AND t.format = 1
+           AND (t.state IN (1, 2) AND t.token = $12 AND t.attempt = $13
+                OR t.state = 1 AND t.nonce = $2)
+           AND (t.expires_at IS NULL OR clock_timestamp() < coalesce(
+               (SELECT n.lapses_at + t.retention * interval '1 microsecond'
+                  FROM {table}_renewals n
+                 WHERE n.id = t.id AND n.token = t.token AND t.state = 1), t.expires_at))
+           FOR UPDATE OF t SKIP LOCKED
+    )
+    SELECT c.*, CASE WHEN c.acquired
+                      AND current_setting('transaction_isolation') = 'read committed'
+                     THEN {table}_steps_of(meant.id) END AS steps
+      FROM meant, LATERAL
+        {table}_claim_v2(meant.id, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) c";
+
 /// A transaction that has completed the record keeps it locked until the
 /// transaction ends.
 const FATE: &str = "
@@ -113,6 +133,10 @@ const LIST: &str = "
               FROM {table} WHERE {which}) r
       LEFT JOIN {table}_renewals n ON r.state = 1 AND n.id = r.id AND n.token = r.token";
 
+pub(super) fn no_answer() -> StoreError {
+    unreadable("a function of its table gave no answer")
+}
+
 /// A pool and the statements of one table.
 #[derive(Clone)]
 pub(super) struct Database {
@@ -126,6 +150,7 @@ pub(super) struct Statements {
     pub(super) claim: Arc<str>,
     pub(super) claim_within: Arc<str>,
     pub(super) unclaim_within: Arc<str>,
+    pub(super) claim_by_hand: Arc<str>,
     pub(super) renew: Arc<str>,
     pub(super) complete: Arc<str>,
     pub(super) complete_within: Arc<str>,
@@ -149,9 +174,11 @@ impl Statements {
             claim: statement(CLAIM),
             claim_within: statement(CLAIM_WITHIN),
             unclaim_within: statement("DELETE FROM {table} WHERE id = $1 AND nonce = $2"),
+            claim_by_hand: statement(CLAIM_BY_HAND),
             renew: statement("SELECT {table}_renew($1, $2, $3)"),
             complete: statement(
-                "SELECT {table}_complete($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+                "SELECT {table}_complete_v2($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, \
+                 $13, $14, $15, $16)",
             ),
             complete_within: statement(
                 "SELECT {table}_complete_within($1, $2, $3, $4, $5, $6, $7, $8, $9)",
@@ -186,7 +213,7 @@ impl Database {
         bind: impl Fn(Call<'q>) -> Call<'q> + Send,
     ) -> Result<PgRow, StoreError> {
         let row = self.call_for_any(statement, bind).await?;
-        row.ok_or_else(|| unreadable("a function of its table gave no answer"))
+        row.ok_or_else(no_answer)
     }
 
     /// Calls a function that returns one row or none. Calls it again if it

@@ -8,7 +8,7 @@ use sqlx::error::DatabaseError;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgRow, PgSslMode};
 use sqlx::{AssertSqlSafe, Row};
 
-use self::database::{Call, Database};
+use self::database::{Call, Database, no_answer};
 use self::listening::Notifications;
 use self::meaning::{is_of_wrong_server, meaning};
 use self::row::{column, not_of_this_version, ownership, steps, stored};
@@ -19,7 +19,7 @@ use super::{CompleteRow, SqlStore, Table, bind, failed, reach};
 use crate::record::{Nonce, RecordId};
 use crate::store::encoding::EncodedCompletion;
 use crate::store::notify::WakeUps;
-use crate::store::row::{micros, state, steps_unread, version_columns};
+use crate::store::row::{attempt_columns, micros, state, steps_unread, version_columns};
 use crate::store::{
     Claim, Claimed, ForgetMode, Forgotten, Lease, ListQuery, OnLapsedLease, OnMismatch, Outcome,
     Ownership, POLL, Record, RecordPage, RecordedStep, Release, Store, StoreError, Subscription,
@@ -275,7 +275,7 @@ fn bind_claim<'q>(call: Call<'q>, claim: &'q Claim) -> Call<'q> {
         .bind(micros(claim.lease))
         .bind(micros(claim.retention))
         .bind(claim.on_lapsed_lease == OnLapsedLease::Refuse)
-        .bind(claim.by_hand)
+        .bind(claim.by_hand.is_some())
         .bind(claim.on_mismatch == OnMismatch::Replay)
         .bind(&claim.scope.as_bytes()[..])
         .bind(claim.origin.kept_route().map(|route| &**route))
@@ -292,9 +292,26 @@ impl Store for PostgresRecords {
 
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
         let database = &self.database;
+        let statement = match claim.by_hand {
+            None => &database.statements.claim,
+            Some(_) => &database.statements.claim_by_hand,
+        };
         let row = database
-            .call(&database.statements.claim, |call| bind_claim(call, claim))
+            .call_for_any(statement, |call| {
+                let call = bind_claim(call, claim);
+                let Some(seen) = claim.by_hand else {
+                    return call;
+                };
+                let [token, attempt] = attempt_columns(seen);
+                call.bind(token).bind(attempt)
+            })
             .await?;
+        let Some(row) = row else {
+            return match self.look_up(&claim.id).await? {
+                Some(record) => Ok(Claimed::Found(record)),
+                None => claim.found_nothing().ok_or_else(no_answer),
+            };
+        };
         let stored = stored(&row)?;
         if column(&row, "acquired")? {
             let lease = Lease::new(claim, stored.token()?, stored.attempt()?);
@@ -327,7 +344,9 @@ impl Store for PostgresRecords {
         let statement = &self.database.statements.complete;
         let call = self.database.call(statement, |call| {
             bind!(call, row: id nonce token attempt fingerprint retention kept_for
-                status began_at completed_at answer answer_length answer_sha256)
+                status began_at completed_at answer answer_length answer_sha256
+                scope route)
+            .bind(row.trace_text())
         });
         ownership(&call.await?)
     }

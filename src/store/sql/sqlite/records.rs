@@ -19,7 +19,9 @@ use super::wake_ups::WakeUps;
 use crate::record::{FencingToken, Nonce, RecordId};
 use crate::store::encoding::{EncodedCompletion, unreadable};
 use crate::store::listed_row::{Order, Position, read};
-use crate::store::row::{micros, recorded_step, state, steps_unread, version_columns};
+use crate::store::row::{
+    attempt_columns, micros, recorded_step, state, steps_unread, version_columns,
+};
 use crate::store::{
     Claim, Claimed, ForgetMode, Forgotten, Lease, ListQuery, OnLapsedLease, OnMismatch, Outcome,
     Ownership, Record, RecordPage, RecordState, RecordedStep, Release, Store, StoreError,
@@ -207,20 +209,23 @@ impl Store for SqliteRecords {
     /// for another writer.
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
         for _ in 0..CLAIM_ATTEMPTS {
-            if let Some(found) = self.find(&claim.id, &claim.nonce).await?
-                && !found.is_over()
-            {
+            let found = self.find(&claim.id, &claim.nonce).await?;
+            if let Some(found) = found.filter(|found| !found.is_over()) {
                 let is_held = found.is_held();
                 let record = found.record()?;
                 let takes = match &record.state {
-                    RecordState::Released => true,
+                    RecordState::Released => claim.by_hand.is_none(),
                     RecordState::InFlight { .. } => is_held,
-                    RecordState::Lapsed { fingerprint } => is_held || claim.takes_over(fingerprint),
+                    RecordState::Lapsed { fingerprint } => {
+                        is_held || claim.takes_over(record.version(), fingerprint)
+                    }
                     _ => false,
                 };
                 if !takes {
                     return Ok(Claimed::Found(record));
                 }
+            } else if let Some(nothing) = claim.found_nothing() {
+                return Ok(nothing);
             }
             if let Some(lease) = self.take(claim).await? {
                 return Ok(Claimed::Acquired(lease));
@@ -252,7 +257,9 @@ impl Store for SqliteRecords {
         let rows = self
             .run_in_turn(&self.statements.complete, |statement| {
                 bind!(statement, row: id nonce token attempt fingerprint retention state kept_for
-                    status began_at completed_at answer_length answer_sha256 answer)
+                    status began_at completed_at answer_length answer_sha256 answer
+                    scope route)
+                .bind(row.trace_text())
             })
             .await?;
         let Claim { id, nonce, .. } = &lease.claim;
@@ -367,9 +374,18 @@ impl Store for SqliteRecords {
 
 impl SqliteRecords {
     async fn take(&self, claim: &Claim) -> Result<Option<Lease>, StoreError> {
+        let statement = match claim.by_hand {
+            None => &self.statements.claim,
+            Some(_) => &self.statements.claim_by_hand,
+        };
         let rows = self
-            .run_in_turn(&self.statements.claim, |statement| {
-                bind_claim(statement, claim)
+            .run_in_turn(statement, |statement| {
+                let statement = bind_claim(statement, claim);
+                let Some(seen) = claim.by_hand else {
+                    return statement;
+                };
+                let [token, attempt] = attempt_columns(seen);
+                statement.bind(token).bind(attempt)
             })
             .await?;
         let Some(row) = rows.first() else {
@@ -452,7 +468,7 @@ fn bind_claim<'q>(statement: Statement<'q>, claim: &'q Claim) -> Statement<'q> {
         .bind(micros(claim.lease))
         .bind(micros(claim.retention))
         .bind(claim.on_lapsed_lease == OnLapsedLease::Refuse)
-        .bind(claim.by_hand || claim.on_lapsed_lease == OnLapsedLease::Rerun)
+        .bind(claim.by_hand.is_some() || claim.on_lapsed_lease == OnLapsedLease::Rerun)
         .bind(claim.on_mismatch == OnMismatch::Replay)
         .bind(&claim.scope.as_bytes()[..])
         .bind(claim.origin.kept_route().map(|route| &**route))

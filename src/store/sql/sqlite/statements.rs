@@ -41,11 +41,13 @@ const LIST: &str = "
 /// `?9` whether it does so for any fingerprint, and `?10` to `?12` are scope, route and trace.
 ///
 /// The statement decides by the record as it is now, also if an earlier read found another one.
+/// `{of_what}` is whether there may be a row at all.
 const CLAIM: &str = "
     INSERT INTO {table} (id, format, state, nonce, token, attempt, fingerprint, retention,
         lapses_at, expires_at, scope, route, trace, origin_of)
-    VALUES (?2, 1, 1, ?3, {now}, 1, ?4, ?6, {now} + ?5, iif(?7, NULL, {now} + ?5 + ?6),
-        ?10, ?11, ?12, {now})
+    SELECT ?2, 1, 1, ?3, {now}, 1, ?4, ?6, {now} + ?5, iif(?7, NULL, {now} + ?5 + ?6),
+        ?10, ?11, ?12, {now}
+    WHERE {of_what}
     ON CONFLICT (id) DO UPDATE SET
         state = 1,
         nonce = excluded.nonce,
@@ -79,6 +81,13 @@ const CLAIM: &str = "
             AND ?8 AND (?9 OR fingerprint = excluded.fingerprint)))
     RETURNING token, attempt, EXISTS (SELECT 1 FROM {table}_steps WHERE id = ?2) AS has_steps";
 
+/// The condition of a claim by hand, of the token `?13` and the attempt `?14`. A claim that was sent
+/// before has the record.
+const BY_HAND: &str = "EXISTS (
+        SELECT 1 FROM {table}
+        WHERE id = ?2 AND (expires_at IS NULL OR expires_at > {now})
+            AND (state IN (1, 2) AND token = ?13 AND attempt = ?14 OR state = 1 AND nonce = ?3))";
+
 /// `?3` is the nonce, `?4` the lease and `?5` the retention.
 const RENEW: &str = "
     UPDATE {table} SET
@@ -89,12 +98,14 @@ const RENEW: &str = "
     RETURNING 1";
 
 /// `?3` is the nonce, `?4` the token, `?5` the attempt, `?6` the fingerprint, `?7` the claim's
-/// retention, `?8` the state, `?9` how long the completion is kept, and `?10` to `?15` are the
-/// completion.
+/// retention, `?8` the state, `?9` how long the completion is kept, `?10` to `?15` are the
+/// completion, and `?16` to `?18` are scope, route and trace.
 const COMPLETE: &str = "
     INSERT INTO {table} (id, format, state, nonce, token, attempt, fingerprint, retention,
-        expires_at, kept_for, status, began_at, completed_at, answer_length, answer_sha256, answer)
-    VALUES (?2, 1, ?8, ?3, ?4, ?5, ?6, ?7, {now} + ?9, ?9, ?10, ?11, ?12, ?13, ?14, ?15)
+        expires_at, kept_for, status, began_at, completed_at, answer_length, answer_sha256, answer,
+        scope, route, trace, origin_of)
+    VALUES (?2, 1, ?8, ?3, ?4, ?5, ?6, ?7, {now} + ?9, ?9, ?10, ?11, ?12, ?13, ?14, ?15,
+        ?16, ?17, ?18, ?4)
     ON CONFLICT (id) DO UPDATE SET
         state = excluded.state,
         nonce = excluded.nonce,
@@ -110,7 +121,9 @@ const COMPLETE: &str = "
         completed_at = excluded.completed_at,
         answer_length = excluded.answer_length,
         answer_sha256 = excluded.answer_sha256,
-        answer = excluded.answer
+        answer = excluded.answer,
+        scope = excluded.scope, route = excluded.route, trace = excluded.trace,
+        origin_of = excluded.origin_of
     WHERE format = 1 AND state BETWEEN 1 AND 5 AND (
         (state IN (1, 2) AND nonce = excluded.nonce)
         OR ((state = 5 OR expires_at <= {now}) AND token <= excluded.token))
@@ -201,6 +214,7 @@ const TOUCH: &str = "UPDATE {table} SET state = state WHERE id = x''";
 pub(super) struct Statements {
     pub(super) find: SqlStr,
     pub(super) claim: SqlStr,
+    pub(super) claim_by_hand: SqlStr,
     pub(super) renew: SqlStr,
     pub(super) complete: SqlStr,
     pub(super) unclaim_within: SqlStr,
@@ -230,7 +244,8 @@ impl Statements {
             |added: &str, steps| COLUMNS.replace("{added}", added).replace("{steps}", steps);
         Self {
             find: statement(FIND),
-            claim: statement(CLAIM),
+            claim: statement(&CLAIM.replace("{of_what}", "true")),
+            claim_by_hand: statement(&CLAIM.replace("{of_what}", BY_HAND)),
             renew: statement(RENEW),
             complete: statement(COMPLETE),
             unclaim_within: statement("DELETE FROM {table} WHERE id = ?1 AND nonce = ?2"),
