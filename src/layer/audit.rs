@@ -72,8 +72,8 @@ fn bounded(name: &'static str, text: &str, longest: usize) -> Result<String, Aud
     Err(AuditError { name, problem })
 }
 
-/// Without characters that end a line, move a cursor, change the order of a text or can't be seen, so
-/// that no reader of a log takes a part of this text for something else.
+/// Escapes the characters that end a line, move a cursor, change the order of a text or can't be
+/// seen, so that no reader of a log takes a part of the text for something else.
 fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for char in text.chars() {

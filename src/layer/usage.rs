@@ -47,9 +47,9 @@ pub struct LimitUsage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StoreUsage {
-    /// Its records.
+    /// The number of records in the store.
     pub records: usize,
-    /// About the number of bytes that they take.
+    /// About the number of bytes that these records take.
     pub bytes: usize,
 }
 

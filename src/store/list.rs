@@ -38,11 +38,11 @@ use crate::record::{FencingToken, Hex, Origin, ParseError, RecordId, ScopeDigest
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ListQuery {
-    /// Only records in this state.
+    /// The state that listed records are in. `None`: a record of any state is listed.
     pub state: Option<ListedState>,
-    /// Only records whose current attempt began longer ago than this, by the store's clock.
+    /// The age that the current attempt of a listed record exceeds, by the store's clock.
     pub older_than: Option<Duration>,
-    /// Only records of this caller.
+    /// The caller that listed records belong to. `None`: records of all callers are listed.
     pub scope: Option<ScopeDigest>,
     /// The number of records that a page has at most; what is above [`MAX_LIMIT`](Self::MAX_LIMIT)
     /// counts as that. Default: 100.
@@ -67,36 +67,36 @@ impl ListQuery {
         }
     }
 
-    /// Only records in this state.
+    /// Asks for the records in this state alone.
     #[must_use]
     pub fn state(mut self, state: ListedState) -> Self {
         self.state = Some(state);
         self
     }
 
-    /// Only records whose current attempt began longer ago than this.
+    /// Asks for the records whose current attempt began longer ago than this.
     #[must_use]
     pub fn older_than(mut self, age: Duration) -> Self {
         self.older_than = Some(age);
         self
     }
 
-    /// Only records of this caller.
+    /// Asks for the records of this caller alone.
     #[must_use]
     pub fn scope(mut self, scope: ScopeDigest) -> Self {
         self.scope = Some(scope);
         self
     }
 
-    /// At most so many records in a page. A number above [`MAX_LIMIT`](Self::MAX_LIMIT) counts as
-    /// that.
+    /// Asks for pages of at most so many records. A number above [`MAX_LIMIT`](Self::MAX_LIMIT)
+    /// counts as that.
     #[must_use]
     pub fn limit(mut self, limit: NonZeroU16) -> Self {
         self.limit = limit;
         self
     }
 
-    /// The page after the one that ended with this cursor.
+    /// Asks for the page after the one that ended with this cursor.
     #[must_use]
     pub fn cursor(mut self, cursor: Cursor) -> Self {
         self.cursor = Some(cursor);

@@ -33,7 +33,7 @@ pub(crate) struct List {
     pub(crate) cursor: Option<Cursor>,
 }
 
-/// Which record to show.
+/// The record that a command is about, as its arguments name it.
 pub(crate) enum Which {
     Id(RecordId),
     /// The record of a request with these headers, among them its key and its caller.
