@@ -35,6 +35,8 @@ mod error;
 
 mod missing_claim;
 
+mod step_in;
+
 mod transact;
 
 pub use error::{CommitError, CommitErrorKind};

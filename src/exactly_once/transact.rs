@@ -17,7 +17,7 @@ use crate::runtime::sleep;
 use crate::store::sql::transaction::SqlDatabase;
 
 /// How often a transaction is run that has to give way each time.
-const TRIES: u32 = 8;
+pub(super) const TRIES: u32 = 8;
 
 impl<DB: SqlDatabase> SqlClaim<DB> {
     /// [Begins](Self::begin) a transaction, runs `work` in it, and [commits](Self::commit) it with the
@@ -76,10 +76,7 @@ impl<DB: SqlDatabase> SqlClaim<DB> {
             if tries == TRIES || !runs_again(&error) {
                 return Err(error);
             }
-            // A random pause: two transactions that met once would otherwise meet
-            // again in step.
-            let pause = rand::random_range(0..1_000_u64 << tries);
-            sleep(Duration::from_micros(pause)).await;
+            pause(tries).await;
             tries += 1;
         }
     }
@@ -101,7 +98,13 @@ impl<DB: SqlDatabase> SqlClaim<DB> {
     }
 }
 
-fn runs_again(error: &(dyn Error + 'static)) -> bool {
+/// A random pause: two transactions that met once would otherwise meet again in step.
+pub(super) async fn pause(tries: u32) {
+    let pause = rand::random_range(0..1_000_u64 << tries);
+    sleep(Duration::from_micros(pause)).await;
+}
+
+pub(super) fn runs_again(error: &(dyn Error + 'static)) -> bool {
     let mut sources = std::iter::successors(Some(error), |error| (*error).source());
     sources.any(|error| {
         let commit = error.downcast_ref::<CommitError>();

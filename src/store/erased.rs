@@ -79,6 +79,12 @@ pub(crate) trait DynStore: Send + Sync {
     fn kept(&self, _: &Lease, outcome: Outcome) -> Outcome {
         outcome
     }
+
+    /// What [`record_step`](Self::record_step) keeps of a step.
+    #[cfg(feature = "_sql")]
+    fn kept_step(&self, _: &Lease, step: RecordedStep) -> RecordedStep {
+        step
+    }
 }
 
 /// The result of a store's operation, or its future. `Now` spares the memory

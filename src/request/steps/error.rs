@@ -153,6 +153,15 @@ impl StepFault {
         }
     }
 
+    /// A fault of a step whose transaction was certainly rolled back.
+    #[cfg(feature = "_sql")]
+    pub(crate) fn not_committed(error: StoreError) -> Self {
+        Self {
+            has_run: false,
+            ..Self::store(error)
+        }
+    }
+
     /// What is wrong.
     #[must_use]
     pub fn kind(&self) -> StepFaultKind {

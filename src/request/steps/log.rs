@@ -148,6 +148,17 @@ impl OpenStep<'_> {
     }
 }
 
+#[cfg(feature = "_sql")]
+impl OpenStep<'_> {
+    /// Takes back a result that [`keep`](Self::keep) has counted: its transaction was rolled back.
+    pub(crate) fn take_back(&mut self, size: usize) {
+        let mut state = self.log.0.lock();
+        let log = state.log.as_mut().expect("the step has begun");
+        log.bytes -= size;
+        self.kept = false;
+    }
+}
+
 impl Drop for OpenStep<'_> {
     fn drop(&mut self) {
         let mut state = self.log.0.lock();

@@ -76,8 +76,10 @@ use serde::de::DeserializeOwned;
 use crate::request::context::IdempotencyContext;
 
 pub use error::{StepError, StepFault, StepFaultKind};
-pub(crate) use log::StepLog;
+#[cfg(feature = "_sql")]
+pub(crate) use log::packed;
 use log::{Begun, unpacked};
+pub(crate) use log::{OpenStep, StepLog};
 
 tokio::task_local! {
     /// The operation whose step is being polled: its address.
@@ -127,27 +129,46 @@ impl IdempotencyContext {
         T: Serialize + DeserializeOwned,
         F: AsyncFnOnce(Step) -> Result<T, E>,
     {
-        let operation = &*self.0;
-        let inside = std::ptr::from_ref(operation).addr();
-        if INSIDE.try_with(|own| *own == inside).unwrap_or(false) {
-            return Err(StepFault::before(StepFaultKind::Nested).into());
-        }
-        let step = match operation.begin_step(name)? {
-            Begun::Recorded(result) => {
-                let read =
-                    unpacked(&result).and_then(|(json, _)| serde_json::from_slice(&json).ok());
-                // The error of serde is left out: it quotes the result.
-                let unreadable = StepFault::before(StepFaultKind::Unreadable);
-                return read.ok_or(unreadable.into());
-            }
-            Begun::Open(step) => step,
+        let step = match self.begin_step(name)? {
+            Ok(recorded) => return Ok(recorded),
+            Err(open) => open,
         };
         let key = self.derive_key(name);
-        let running = INSIDE.scope(inside, run(Step { key }));
+        let running = self.inside_step(run(Step { key }));
         let value = running.await.map_err(StepError::Failed)?;
         let json = serde_json::to_vec(&value);
         let json = json.map_err(|_| StepFault::after(StepFaultKind::Unwritable))?;
-        operation.record_step(step, name, json).await?;
+        self.0.record_step(step, name, json).await?;
         Ok(value)
+    }
+
+    /// Returns the result that an earlier attempt recorded, or else a step that is to be run.
+    pub(crate) fn begin_step<'a, T: DeserializeOwned>(
+        &'a self,
+        name: &'a str,
+    ) -> Result<Result<T, OpenStep<'a>>, StepFault> {
+        if INSIDE
+            .try_with(|own| *own == self.address())
+            .unwrap_or(false)
+        {
+            return Err(StepFault::before(StepFaultKind::Nested));
+        }
+        let result = match self.0.begin_step(name)? {
+            Begun::Recorded(result) => result,
+            Begun::Open(step) => return Ok(Err(step)),
+        };
+        let read = unpacked(&result).and_then(|(json, _)| serde_json::from_slice(&json).ok());
+        // The error of serde is left out: it quotes the result.
+        let unreadable = StepFault::before(StepFaultKind::Unreadable);
+        read.map(Ok).ok_or(unreadable)
+    }
+
+    /// The closure of a step, in which no other step of the operation begins.
+    pub(crate) fn inside_step<F: Future>(&self, run: F) -> impl Future<Output = F::Output> {
+        INSIDE.scope(self.address(), run)
+    }
+
+    fn address(&self) -> usize {
+        std::ptr::from_ref(&*self.0).addr()
     }
 }

@@ -13,7 +13,7 @@ use crate::store::{Lease, Ownership, RecordedStep, StoreError, StoreErrorKind};
 const PAUSE: Duration = Duration::from_millis(20);
 
 impl Operation {
-    pub(super) fn step_limits(&self) -> StepLimits {
+    pub(crate) fn step_limits(&self) -> StepLimits {
         StepLimits {
             count: self.options.max_steps,
             each: self.options.max_step_bytes,
@@ -65,7 +65,7 @@ impl Operation {
 
     /// Why the store found that the operation's nonce does not own the record: this attempt has ended
     /// the operation itself, or another one has taken over.
-    fn why_lost(&self) -> StepFaultKind {
+    pub(crate) fn why_lost(&self) -> StepFaultKind {
         if self.steps.is_closed() || self.is_committed() {
             return StepFaultKind::Ended;
         }

@@ -163,9 +163,7 @@ impl DynStore for Encrypted {
         step: &'a RecordedStep,
     ) -> StoreFuture<'a, Ownership> {
         StoreFuture::Later(Box::pin(async move {
-            let binding = Binding::of_step(&lease.claim.id, &step.name);
-            let envelope = self.keys[0].seal(&rand::random(), &binding, &step.result);
-            let sealed = RecordedStep::new(step.name.as_str(), envelope);
+            let sealed = self.sealed_step(lease, step);
             self.store.record_step(lease, &sealed).await
         }))
     }
@@ -214,9 +212,20 @@ impl DynStore for Encrypted {
             sealed => sealed,
         }
     }
+
+    #[cfg(feature = "_sql")]
+    fn kept_step(&self, lease: &Lease, step: RecordedStep) -> RecordedStep {
+        self.sealed_step(lease, &step)
+    }
 }
 
 impl Encrypted {
+    fn sealed_step(&self, lease: &Lease, step: &RecordedStep) -> RecordedStep {
+        let binding = Binding::of_step(&lease.claim.id, &step.name);
+        let envelope = self.keys[0].seal(&rand::random(), &binding, &step.result);
+        RecordedStep::new(step.name.as_str(), envelope)
+    }
+
     /// The outcome that the store is given in place of a completion.
     fn encrypt(&self, lease: &Lease, answer: &Completion) -> Outcome {
         let binding = Binding::new(

@@ -12,7 +12,9 @@ use super::transaction::{
 };
 use super::{DEFAULT_TABLE, PURGE_INTERVAL, Purging, Table};
 use crate::record::RecordId;
-use crate::store::{Claim, Lease, Outcome, Store, StoreError, Transactional, forward_store};
+use crate::store::{
+    Claim, Lease, Outcome, Ownership, RecordedStep, Store, StoreError, Transactional, forward_store,
+};
 
 /// A [`Store`] in an SQL database, by a pool of the application:
 /// [`PostgresStore`](crate::PostgresStore), [`MySqlStore`](crate::MySqlStore) or
@@ -107,6 +109,22 @@ impl<DB: SqlDatabase> SqlStore<DB> {
         outcome: &'a Outcome,
     ) -> impl Future<Output = Result<CompletedInside, sqlx::Error>> + Send + 'a {
         self.records.complete_within(transaction, lease, outcome)
+    }
+
+    pub(crate) fn record_step_within<'a>(
+        &'a self,
+        transaction: &'a mut DB::Connection,
+        lease: &'a Lease,
+        step: &'a RecordedStep,
+    ) -> impl Future<Output = Result<Ownership, sqlx::Error>> + Send + 'a {
+        self.records.record_step_within(transaction, lease, step)
+    }
+
+    pub(crate) fn steps(
+        &self,
+        id: &RecordId,
+    ) -> impl Future<Output = Result<Vec<RecordedStep>, StoreError>> + Send {
+        self.records.steps(id)
     }
 }
 

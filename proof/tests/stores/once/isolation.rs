@@ -62,6 +62,34 @@ async fn renewals_go_on_beside_a_transaction_and_do_not_break_it() {
     }
 }
 
+/// The snapshot of the transaction is older than a step that is recorded on another connection.
+#[tokio::test]
+async fn a_step_beside_a_transaction_does_not_break_it() {
+    for level in ISOLATIONS {
+        let shop = at(level).await;
+        let layer = shop.builder().defaults(|options| options.steps(true));
+        let till = {
+            let shop = Arc::clone(&shop);
+            till(&layer.build().unwrap(), move |request| {
+                let shop = Arc::clone(&shop);
+                async move {
+                    let mut transaction = shop.begin().await;
+                    assert_eq!(count(&shop, &mut transaction).await, 0);
+                    let claim = claim(&request);
+                    let context = claim.context();
+                    let charge = context.step("charge", async |_| Ok::<_, CommitError>(1));
+                    assert_eq!(charge.await.unwrap(), 1);
+                    shop.write(&mut transaction).await.unwrap();
+                    claim.commit(transaction, shop.paid()).await
+                }
+            })
+        };
+        assert_eq!(ask(&till, "k").await, got(201, "paid 1"), "{level}");
+        assert_eq!(ask(&till, "k").await, got(201, "paid 1"), "{level}");
+        assert_eq!(shop.entries().await, 1);
+    }
+}
+
 /// Each handler increases a sum that it has read. At REPEATABLE READ and above, one
 /// of two concurrent transactions must fail, because both would write the same
 /// number.

@@ -21,6 +21,10 @@ mod lost_commits;
 mod refusals;
 #[path = "routes.rs"]
 mod routes;
+#[path = "step_commits.rs"]
+mod step_commits;
+#[path = "step_in.rs"]
+mod step_in;
 
 type Db = MySql;
 type Store = MySqlStore;

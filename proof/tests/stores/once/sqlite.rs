@@ -28,6 +28,8 @@ mod inside;
 mod refusals;
 #[path = "routes.rs"]
 mod routes;
+#[path = "step_in.rs"]
+mod step_in;
 
 use shop::*;
 
