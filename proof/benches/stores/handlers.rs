@@ -1,6 +1,7 @@
 //! This module measures what a handler with one INSERT in a transaction takes:
-//! bare, behind the layer (which completes the record afterwards), and with its
-//! claim committed in that transaction.
+//! bare, behind the layer (which completes the record afterwards), with its
+//! claim committed in that transaction, with its claim made there too, and with a table
+//! of keys that the handler keeps by itself.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -15,6 +16,7 @@ use sqlx::postgres::PgPoolOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_idempotency::exactly_once::{CommitError, SqlClaim};
+use tower_idempotency::options::ExactlyOnce;
 use tower_idempotency::{IdempotencyLayer, MySqlStore, PostgresStore, SqliteStore, scope};
 
 use crate::{BATCH, median, timed};
@@ -27,8 +29,9 @@ type ResponseHead = Response<Full<Bytes>>;
 struct Handlers {
     engine: &'static str,
     /// The calls are, in this order: the bare handler, the handler behind the
-    /// layer, and the handler that commits the claim.
-    calls: [Arc<dyn Fn() -> Call>; 3],
+    /// layer, the handler that commits the claim, the handler that makes the claim, and the handler with
+    /// keys of its own.
+    calls: [Arc<dyn Fn() -> Call>; 5],
 }
 
 fn paid() -> ResponseHead {
@@ -49,9 +52,52 @@ fn request() -> Request<Full<Bytes>> {
 /// The service and the request are made before the clock starts, so the clock
 /// measures the call and nothing else.
 macro_rules! handlers {
-    ($engine:literal, $Db:ty, $pool:expr, $store:expr, $begin:literal) => {{
+    ($engine:literal, $Db:ty, $pool:expr, $store:expr, $begin:literal, $insert:literal, $update:literal) => {{
         let pool = $pool;
-        let layer = IdempotencyLayer::new($store, scope::shared()).unwrap();
+        let store = $store;
+        let inside = IdempotencyLayer::builder(store.clone(), scope::shared())
+            .defaults(|options| options.exactly_once(ExactlyOnce::InTransaction))
+            .build()
+            .unwrap();
+        let layer = IdempotencyLayer::new(store, scope::shared()).unwrap();
+        let claiming = {
+            let pool = pool.clone();
+            move |request: Request<Full<Bytes>>| {
+                let pool = pool.clone();
+                async move {
+                    let claim = SqlClaim::<$Db>::of(request.extensions()).unwrap();
+                    let mut transaction = claim.begin(&pool).await?;
+                    sqlx::query("INSERT INTO bench_ledger (entry) VALUES ('paid')")
+                        .execute(&mut *transaction)
+                        .await?;
+                    claim.commit(transaction, paid()).await
+                }
+            }
+        };
+        let by_hand = {
+            let pool = pool.clone();
+            move |request: Request<Full<Bytes>>| {
+                let pool = pool.clone();
+                async move {
+                    let key = request.headers()["idempotency-key"].as_bytes().to_vec();
+                    let mut transaction = pool.begin_with($begin).await?;
+                    let claimed = sqlx::query($insert).bind(key.clone());
+                    let claimed = claimed.execute(&mut *transaction).await?;
+                    assert_eq!(claimed.rows_affected(), 1);
+                    sqlx::query("INSERT INTO bench_ledger (entry) VALUES ('paid')")
+                        .execute(&mut *transaction)
+                        .await?;
+                    let response = paid();
+                    sqlx::query($update)
+                        .bind(vec![b'x'; 256])
+                        .bind(key)
+                        .execute(&mut *transaction)
+                        .await?;
+                    transaction.commit().await?;
+                    Ok::<_, CommitError>(response)
+                }
+            }
+        };
         let begins = {
             let pool = pool.clone();
             move || {
@@ -83,12 +129,16 @@ macro_rules! handlers {
         let bare = service_fn(separate.clone());
         let behind = layer.layer(service_fn(separate));
         let committed = layer.layer(service_fn(committed));
+        let claiming = inside.layer(service_fn(claiming));
+        let by_hand = service_fn(by_hand);
         Handlers {
             engine: $engine,
             calls: [
                 calls(move || bare.clone().oneshot(request())),
                 calls(move || behind.clone().oneshot(request())),
                 calls(move || committed.clone().oneshot(request())),
+                calls(move || claiming.clone().oneshot(request())),
+                calls(move || by_hand.clone().oneshot(request())),
             ],
         }
     }};
@@ -106,8 +156,10 @@ where
 }
 
 macro_rules! tables {
-    ($pool:expr) => {
+    ($pool:expr, $keys:literal) => {
         for statement in [
+            "DROP TABLE IF EXISTS bench_keys",
+            $keys,
             "DROP TABLE IF EXISTS bench_ledger",
             "CREATE TABLE bench_ledger (entry VARCHAR(20) NOT NULL)",
         ] {
@@ -123,7 +175,10 @@ async fn all() -> Vec<Handlers> {
             .max_connections(64)
             .test_before_acquire(false);
         let pool = pool.connect(&url).await.unwrap();
-        tables!(pool);
+        tables!(
+            pool,
+            "CREATE TABLE bench_keys (id bytea PRIMARY KEY, answer bytea)"
+        );
         let store = PostgresStore::builder(pool.clone()).table("bench_records");
         store.migrate().await.unwrap();
         let store = store.open().await.unwrap();
@@ -132,7 +187,9 @@ async fn all() -> Vec<Handlers> {
             sqlx::Postgres,
             pool,
             store,
-            "BEGIN"
+            "BEGIN",
+            "INSERT INTO bench_keys (id) VALUES ($1) ON CONFLICT DO NOTHING",
+            "UPDATE bench_keys SET answer = $1 WHERE id = $2"
         ));
     }
     if let Ok(url) = std::env::var("TEST_MYSQL_URL") {
@@ -140,11 +197,22 @@ async fn all() -> Vec<Handlers> {
             .max_connections(64)
             .test_before_acquire(false);
         let pool = pool.connect(&url).await.unwrap();
-        tables!(pool);
+        tables!(
+            pool,
+            "CREATE TABLE bench_keys (id VARBINARY(32) PRIMARY KEY, answer BLOB)"
+        );
         let store = MySqlStore::builder(pool.clone()).table("bench_records");
         store.migrate().await.unwrap();
         let store = store.open().await.unwrap();
-        handlers.push(handlers!("MariaDB", sqlx::MySql, pool, store, "BEGIN"));
+        handlers.push(handlers!(
+            "MariaDB",
+            sqlx::MySql,
+            pool,
+            store,
+            "BEGIN",
+            "INSERT IGNORE INTO bench_keys (id) VALUES (?)",
+            "UPDATE bench_keys SET answer = ? WHERE id = ?"
+        ));
     }
     let file = std::env::temp_dir().join(format!("bench-handlers-{}.db", std::process::id()));
     let options = SqliteConnectOptions::new()
@@ -156,7 +224,10 @@ async fn all() -> Vec<Handlers> {
         .max_connections(8)
         .test_before_acquire(false);
     let pool = pool.connect_with(options).await.unwrap();
-    tables!(pool);
+    tables!(
+        pool,
+        "CREATE TABLE bench_keys (id BLOB PRIMARY KEY, answer BLOB)"
+    );
     let store = SqliteStore::builder(pool.clone());
     store.migrate().await.unwrap();
     let store = store.open().await.unwrap();
@@ -165,7 +236,9 @@ async fn all() -> Vec<Handlers> {
         sqlx::Sqlite,
         pool,
         store,
-        "BEGIN IMMEDIATE"
+        "BEGIN IMMEDIATE",
+        "INSERT INTO bench_keys (id) VALUES (?) ON CONFLICT DO NOTHING",
+        "UPDATE bench_keys SET answer = ? WHERE id = ?"
     ));
     handlers
 }
@@ -173,15 +246,15 @@ async fn all() -> Vec<Handlers> {
 pub(crate) async fn measure(rounds: usize) {
     println!("a handler with one INSERT, {rounds} rounds of {BATCH} calls each, medians:");
     println!(
-        "{:<22} {:>8} {:>9} {:>10} {:>10}",
-        "", "at once", "bare us", "separate", "committed"
+        "{:<22} {:>8} {:>9} {:>10} {:>10} {:>15} {:>10}",
+        "", "at once", "bare us", "separate", "committed", "in transaction", "key table"
     );
     for handlers in all().await {
         for at_once in AT_ONCE {
-            let mut taken: Vec<[Duration; 3]> = Vec::new();
+            let mut taken: Vec<[Duration; 5]> = Vec::new();
             // The first round wakes idle connections and is not counted.
             for _ in 0..=rounds {
-                let mut round = [Duration::ZERO; 3];
+                let mut round = [Duration::ZERO; 5];
                 for (call, time) in handlers.calls.iter().zip(&mut round) {
                     *time = timed(at_once, BATCH, |_| call()).await;
                 }
@@ -202,10 +275,12 @@ pub(crate) async fn measure(rounds: usize) {
                 )
             };
             println!(
-                "{:<22} {at_once:>8} {bare:>9.1} {:>10.2} {:>10.2}",
+                "{:<22} {at_once:>8} {bare:>9.1} {:>10.2} {:>10.2} {:>15.2} {:>10.2}",
                 handlers.engine,
                 ratio(1),
-                ratio(2)
+                ratio(2),
+                ratio(3),
+                ratio(4)
             );
         }
     }

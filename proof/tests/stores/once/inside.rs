@@ -33,7 +33,7 @@ pub(super) fn layer_with(
     layer.build().unwrap()
 }
 
-fn inside(options: RouteOptions) -> RouteOptions {
+pub(super) fn inside(options: RouteOptions) -> RouteOptions {
     options.exactly_once(ExactlyOnce::InTransaction)
 }
 

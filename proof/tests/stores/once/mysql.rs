@@ -13,6 +13,8 @@ mod shop;
 mod committing;
 #[path = "inside.rs"]
 mod inside;
+#[path = "inside_wire.rs"]
+mod inside_wire;
 #[path = "isolation.rs"]
 mod isolation;
 #[path = "lost_commits.rs"]
