@@ -12,7 +12,7 @@ use crate::options::json::JsonFingerprint;
 use crate::options::json::member::MemberPointer;
 use crate::options::key::KeyFormat;
 use crate::options::recording::RecordHeaders;
-use crate::options::{ExactlyOnce, McpTools, OnInFlight, RouteOptions};
+use crate::options::{ExactlyOnce, McpTools, OnInFlight, ReplayedMember, RouteOptions};
 
 values! {
     /// What a key has to look like.
@@ -60,6 +60,7 @@ values! {
             text(&plain).filter(is_one).map(str::to_owned)
         };
     /// A JSON pointer that leads through objects alone.
+    #[derive(PartialEq, Eq, PartialOrd, Ord)]
     MemberName(String): "a JSON pointer to a member, such as \"/idempotency_key\" or \
         \"/meta/idempotency-key\"",
         { "type": "string", "pattern": "^(/([^~/]|~[01])*)+$" },
@@ -82,6 +83,28 @@ values! {
             ToolNames::Only(names) => McpTools::Only(names),
             ToolNames::Except(names) => McpTools::Except(names),
         };
+    /// What a member of a replay is set to.
+    Replayed(ReplayedMember): "`true`, `false`, a whole number from 0, a string, or a member of the \
+        request such as \"request:/id\"",
+        {
+            "anyOf": [
+                { "type": "boolean" },
+                { "type": "integer", "minimum": 0 },
+                { "type": "string", "pattern": "^request:(/([^~/]|~[01])*)+$" },
+                { "type": "string", "not": { "pattern": "^request:" } },
+            ],
+        },
+        |plain| Some(match plain {
+            Plain::Switch(on) => ReplayedMember::constant(on),
+            Plain::Number(number) => ReplayedMember::constant(number),
+            Plain::Text(text) => match text.strip_prefix("request:") {
+                None => ReplayedMember::constant(text),
+                Some(pointer) => {
+                    MemberPointer::parse(pointer).ok()?;
+                    ReplayedMember::of_request(pointer)
+                }
+            },
+        });
     /// How recorded responses are encrypted; whether responses that are not are replayed, too.
     Encrypting(bool): "`xchacha20-poly1305` or a table such as \
         { cipher = \"xchacha20-poly1305\", also_plain = true }",

@@ -7,7 +7,8 @@ use serde::Deserialize;
 
 use super::amount::{Size, Time};
 use super::choice::{
-    Body, Encrypting, Exactly, Format, Headers, Lengths, MemberName, Preset, Tools, Waiting,
+    Body, Encrypting, Exactly, Format, Headers, Lengths, MemberName, Preset, Replayed, Tools,
+    Waiting,
 };
 use super::credential::Credential;
 use super::desk::DeskTable;
@@ -21,8 +22,8 @@ use super::tls::{ClientTls, ServerTls};
 use super::value::{List, Setting, Word};
 use crate::options::key::KeySyntax;
 use crate::options::{
-    KeysPer, Mode, OnDisconnect, OnMismatch, OnOversize, OnStoreError, Require, RouteOptions,
-    route_options,
+    EventStreams, KeysPer, Mode, OnDisconnect, OnMismatch, OnOversize, OnStoreError, Require,
+    RouteOptions, route_options,
 };
 use crate::store::OnLapsedLease;
 

@@ -70,6 +70,7 @@ impl Endpoint {
             "body_timeout": seconds(options.body_timeout),
             "max_recorded_body": options.max_recorded_body,
             "oversize": options.oversize.as_str(),
+            "event_streams": options.event_streams.as_str(),
             "record": options.record.describe(),
             "in_doubt": options.in_doubt.describe(),
             "mcp_tools": options.mcp.as_ref().map(|tools| match tools {
@@ -102,6 +103,12 @@ impl Endpoint {
                 .replay_status
                 .iter()
                 .map(|(from, to)| (from.as_str().to_owned(), json!(to.as_u16())))
+                .collect::<Map<_, _>>(),
+            "replay_json": options
+                .replay_json
+                .0
+                .iter()
+                .map(|(pointer, own)| (pointer.to_string(), own.json()))
                 .collect::<Map<_, _>>(),
             "rejections": self.rejections.iter().map(rejection).collect::<Value>(),
         })

@@ -21,7 +21,8 @@ use tracing::warn;
 
 use crate::error::cause;
 use crate::message::body::{BodyBuffer, BoxError, FullBody, announced_length};
-use crate::message::media_type::never_ends;
+use crate::message::media_type::{is_event_stream, never_ends};
+use crate::options::EventStreams;
 use crate::request::context::IdempotencyContext;
 use crate::request::operation::Operation;
 use crate::runtime::deadline::Deadline;
@@ -140,7 +141,9 @@ impl<DB: SqlDatabase> SqlClaim<DB> {
         Self::check_depth(&transaction)?;
         let (mut head, body) = response.into_parts();
         let extensions = mem::take(&mut head.extensions);
-        if never_ends(&head) {
+        let records_events = operation.options.event_streams == EventStreams::Record
+            && is_event_stream(&head.headers);
+        if never_ends(&head) && !records_events {
             let why = "an answer without an end can't be recorded";
             return Err(CommitError::failed(why));
         }

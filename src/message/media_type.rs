@@ -75,11 +75,12 @@ pub(crate) fn can_have_body(status: StatusCode) -> bool {
 /// Whether the body of this response has no end to wait for: the response upgrades the connection
 /// or is a stream of events.
 pub(crate) fn never_ends(head: &response::Parts) -> bool {
-    head.status == StatusCode::SWITCHING_PROTOCOLS || is_event_stream(head)
+    head.status == StatusCode::SWITCHING_PROTOCOLS || is_event_stream(&head.headers)
 }
 
-pub(crate) fn is_event_stream(head: &response::Parts) -> bool {
-    is_media_type(head.headers.get(CONTENT_TYPE), "text/event-stream")
+/// Whether a message is a stream of events.
+pub(crate) fn is_event_stream(headers: &HeaderMap) -> bool {
+    is_media_type(headers.get(CONTENT_TYPE), "text/event-stream")
 }
 
 #[cfg(test)]

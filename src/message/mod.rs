@@ -6,6 +6,7 @@
 
 pub(crate) mod body;
 pub(crate) mod client_deadline;
+pub(crate) mod event_stream;
 pub(crate) mod first_read;
 pub(crate) mod kept;
 pub(crate) mod media_type;

@@ -95,6 +95,23 @@ impl From<bool> for ExactlyOnce {
     }
 }
 
+/// What happens to an operation whose response is a stream of events (`text/event-stream`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum EventStreams {
+    /// The response may never end, so it is not recorded: [`OnOversize`] applies to it from the
+    /// beginning.
+    #[default]
+    Seal,
+    /// A stream that ends is recorded like any other response that is sent while it is read, and is
+    /// replayed whole. [`OnOversize`] applies to it once it has more than `max_recorded_body` bytes,
+    /// or once its operation has taken as long as `max_operation`: the stream goes on, and is of its
+    /// client alone.
+    ///
+    /// A stream in which two messages of JSON-RPC answer one id is sealed, and the log says so.
+    Record,
+}
+
 /// What happens to a request when the store can't be reached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]

@@ -13,19 +13,23 @@ pub(crate) mod key;
 pub(crate) mod mcp;
 mod record_headers;
 pub mod recording;
+pub(crate) mod replay_json;
 pub(crate) mod route;
 mod rows;
+pub(crate) mod rpc;
 mod setters;
 mod structured;
 pub(crate) mod target;
 
 pub use choices::{
-    ExactlyOnce, KeysPer, Mode, OnDisconnect, OnInFlight, OnOversize, OnStoreError, Require,
+    EventStreams, ExactlyOnce, KeysPer, Mode, OnDisconnect, OnInFlight, OnOversize, OnStoreError,
+    Require,
 };
 pub use fingerprint::FingerprintBody;
 pub use json::JsonFingerprint;
 pub use key::{KeyFormat, KeySyntax};
 pub use mcp::McpTools;
+pub use replay_json::ReplayedMember;
 pub use rows::RouteOptions;
 #[cfg(feature = "config")]
 pub(crate) use rows::route_options;

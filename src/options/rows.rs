@@ -10,9 +10,10 @@ use crate::options::fingerprint::FingerprintRules;
 use crate::options::key::KeyRules;
 use crate::options::mcp::McpTools;
 use crate::options::recording::{RecordHeaders, RecordRule, SkipHeader, Statuses};
+use crate::options::replay_json::ReplayJson;
 use crate::options::{
-    ExactlyOnce, KeySyntax, KeysPer, Mode, OnDisconnect, OnInFlight, OnLapsedLease, OnMismatch,
-    OnOversize, OnStoreError, Require,
+    EventStreams, ExactlyOnce, KeySyntax, KeysPer, Mode, OnDisconnect, OnInFlight, OnLapsedLease,
+    OnMismatch, OnOversize, OnStoreError, Require,
 };
 use crate::scope::Scope;
 
@@ -95,6 +96,9 @@ options! {
         /// (`text/event-stream`) or an upgrade. Default: [`OnOversize::Seal`].
         oversize: OnOversize = OnOversize::default();
 
+        /// Whether streams of events are recorded. Default: [`EventStreams::Seal`].
+        event_streams: EventStreams = EventStreams::default();
+
         /// Which responses leave the outcome of the operation in doubt, such as a 504 of a gateway
         /// behind which the operation may still run. The record then stays in flight until its
         /// lease lapses, and [`on_lapsed_lease`](Self::on_lapsed_lease) decides. A handler's
@@ -173,6 +177,7 @@ options! {
         created_at_header: Option<HeaderName> = None;
         expires_at_header: Option<HeaderName> = None;
         replay_status: Vec<(StatusCode, StatusCode)> = Vec::new();
+        replay_json: ReplayJson = ReplayJson::default();
         /// The pattern of the route, as the application wrote it. `None` for the default options.
         pattern: Option<Arc<str>> = None;
         /// What was wrong with the first wrong argument of a setter: the option and the message.
@@ -188,6 +193,7 @@ words! {
     KeysPer { Scope = "scope", Route = "route" }
     OnMismatch { Reject = "reject", Replay = "replay" }
     OnOversize { Seal = "seal", Rerun = "rerun" }
+    EventStreams { Seal = "seal", Record = "record" }
     OnStoreError { Reject = "reject" | "closed", RunUnprotected = "run-unprotected" | "open" }
     OnDisconnect { Finish = "finish", Cancel = "cancel" }
     ExactlyOnce { No = "no", Committed = "committed", InTransaction = "in_transaction" }
@@ -251,6 +257,8 @@ macro_rules! route_options {
             /// What becomes of an operation whose response can't be recorded: it does not run again
             /// (`seal`), or does (`rerun`).
             oversize: Word<OnOversize> = "seal";
+            /// Streams of events: they are not recorded (`seal`), or those that end are (`record`).
+            event_streams: Word<EventStreams> = "seal";
             /// Which responses are recorded, by status: `2xx`, `201`, `200-299`, `all`, `default`,
             /// less `!401`; by code of gRPC: `grpc:0`, `grpc:1-4`, `!grpc:5`.
             record: Record = ["default"];
@@ -310,6 +318,13 @@ macro_rules! route_options {
             /// With which status a recorded one is replayed, such as `{ "201" = 200 }`.
             replay_status: BTreeMap<StatusName, BodyStatus> = {}, |options, own| {
                 own.iter().fold(options, |options, (from, to)| options.replay_status(from.0, to.0))
+            };
+            /// The members of a JSON response that are set on a replay, by their JSON pointers: to a
+            /// constant, or to a member of the retry's own body, such as `{ "/id" = "request:/id" }`.
+            replay_json: BTreeMap<MemberName, Replayed> = {}, |options, own| {
+                let options = options.without_replay_json();
+                let set = own.iter();
+                set.fold(options, |options, (at, own)| options.replay_json(&at.0, own.0.clone()))
             };
             /// What `Retry-After` says where waiting helps, in whole seconds.
             retry_after: Time = "1s";

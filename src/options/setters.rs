@@ -13,7 +13,10 @@ use crate::message::media_type::{HOP_BY_HOP, can_have_body};
 use crate::options::json::member::MemberPointer;
 use crate::options::key::{KeyFormat, KeySyntax};
 use crate::options::recording::{RecordRule, SkipHeader};
-use crate::options::{ExactlyOnce, FingerprintBody, OnInFlight, RouteOptions, can_protect};
+use crate::options::replay_json::Source;
+use crate::options::{
+    ExactlyOnce, FingerprintBody, OnInFlight, ReplayedMember, RouteOptions, can_protect,
+};
 use crate::scope::Scope;
 
 impl RouteOptions {
@@ -235,6 +238,61 @@ impl RouteOptions {
         }
         self.replay_status.retain(|(own, _)| *own != from);
         self.replay_status.push((from, to));
+        self
+    }
+
+    /// Sets the member that this JSON pointer (RFC 6901) names in a JSON response that is replayed, to
+    /// a constant or to a member of the retry's own body. Everything else of the response stays as it was
+    /// recorded, byte for byte. Default: no member is set.
+    ///
+    /// A response is JSON if its one content type says so, or a stream of events
+    /// (see [`event_streams`](Self::event_streams)), each of whose `data` is a text of its own. What can't
+    /// be read, such as a coded body (`Content-Encoding`), a part of one, and a text that is not JSON,
+    /// is replayed as it is. So is a member of an array, one whose object is not there, and one
+    /// that stands twice. In a message of JSON-RPC with a `method`, which is not a response, `/id` is not set.
+    ///
+    /// A response that changes loses `ETag`, `Content-Digest`, `Repr-Digest`, `Digest` and
+    /// `Content-MD5`, and has its own `Content-Length`. If it would be more than 64 KiB larger than
+    /// [`max_recorded_body`](Self::max_recorded_body), the retry is rejected with
+    /// `response-unavailable` instead. Where a member is taken from the request, a retry whose body
+    /// there is no room for gets `over-capacity`.
+    ///
+    /// ```
+    /// use tower_idempotency::options::{ReplayedMember, RouteOptions};
+    ///
+    /// // JSON-RPC: a retry comes under a new id, which its response must have.
+    /// RouteOptions::default().replay_json("/id", ReplayedMember::of_request("/id"));
+    /// ```
+    #[must_use]
+    pub fn replay_json(mut self, pointer: impl AsRef<str>, value: ReplayedMember) -> Self {
+        let pointer = match MemberPointer::parse(pointer.as_ref()) {
+            Ok(pointer) => pointer,
+            Err(message) => {
+                self.fail("replay_json", message);
+                return self;
+            }
+        };
+        if let ReplayedMember(Source::Request(Err(message))) = &value {
+            self.fail("replay_json", message.clone());
+        }
+        let members = &mut self.replay_json.0;
+        members.retain(|(own, _)| *own != pointer);
+        let mut others = members.iter();
+        let other = others.find(|(own, _)| own.overlaps(&pointer));
+        let message = other.map(|(other, _)| {
+            format!("names `{pointer}` beside `{other}`: one contains the other")
+        });
+        members.push((pointer, value));
+        if let Some(message) = message {
+            self.fail("replay_json", message);
+        }
+        self
+    }
+
+    /// Sets no member: the table of a route in a file replaces that of the defaults.
+    #[cfg(feature = "config")]
+    pub(crate) fn without_replay_json(mut self) -> Self {
+        self.replay_json.0.clear();
         self
     }
 

@@ -5,13 +5,16 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use bytes::Bytes;
+use http::HeaderMap;
 use http::request::Parts;
 use http_body::Body;
 
 use crate::limits::{Full, Holding};
 use crate::message::body::{BodyBuffer, BoxError, FullBody};
 use crate::message::own_head::own_head;
-use crate::options::OnInFlight;
+use crate::options::replay_json::TooLarge;
+use crate::options::{OnInFlight, RouteOptions};
 use crate::record::{Fingerprint, Origin, ScopeDigest};
 use crate::rejection::Rejection;
 use crate::request::claim::Protection;
@@ -19,7 +22,7 @@ use crate::request::content::Content;
 use crate::request::context::IdempotencyContext;
 use crate::request::observed::trace;
 use crate::request::operation::{Operation, ProtectedRequest};
-use crate::request::stop::Stop;
+use crate::request::stop::{Replay, Stop};
 use crate::runtime::deadline::Deadline;
 use crate::store::{Claim, Lease};
 
@@ -130,6 +133,12 @@ impl ProtectedRequest {
                     Err(Stop::InFlight(_))
                         if matches!(self.options.on_in_flight, OnInFlight::Wait(_)) => {}
                     Ok(None) => {}
+                    Err(Stop::Replay(replay)) if !self.options.replay_json.is_empty() => {
+                        if replay.completion.body.len() + data.len() <= LONG {
+                            let (options, headers) = (&self.options, &parts.headers);
+                            return Err(set_members(options, replay, headers, data));
+                        }
+                    }
                     Err(stop) => return Err(stop),
                 },
             }
@@ -207,6 +216,12 @@ impl Operation {
             }
             claimed => claimed,
         };
+        let protection = match protection {
+            Err(Stop::Replay(replay)) if !self.options.replay_json.is_empty() => {
+                Err(self.set_aside(replay, &parts, &content).await)
+            }
+            protection => protection,
+        };
         let admitted = protection.and_then(|protection| match content {
             Content::Whole(body) => Ok(Admitted { protection, body }),
             Content::Large(large) => Ok(Admitted {
@@ -218,4 +233,49 @@ impl Operation {
         });
         (parts, admitted)
     }
+}
+
+impl Operation {
+    /// Sets members of a replay on another thread, if there is much to search, so that no other
+    /// request waits.
+    async fn set_aside(&self, replay: Replay, parts: &Parts, content: &Content) -> Stop {
+        let body = match content {
+            Content::Whole(body) => body.data.clone(),
+            Content::Large(large) => large.0.data.clone(),
+            // Nothing is set that would be in it.
+            Content::Digested(_) => Bytes::new(),
+        };
+        let length = replay.completion.body.len() + body.len();
+        let set = {
+            let (options, headers) = (Arc::clone(&self.options), parts.headers.clone());
+            move || set_members(&options, replay, &headers, &body)
+        };
+        if length <= LONG {
+            return set();
+        }
+        let caller = self.account().caller();
+        let done = self.core.turns.run(caller, set.clone()).await;
+        // Without a thread for it, the work holds up this one.
+        done.unwrap_or_else(set)
+    }
+}
+
+/// To search more bytes takes more than about a tenth of a millisecond, and so is not done on a thread
+/// that serves requests (G11).
+const LONG: usize = 64 * 1024;
+
+/// A replay with its members set (`replay_json`), for a request with these headers and this body.
+fn set_members(
+    options: &RouteOptions,
+    mut replay: Replay,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Stop {
+    let (members, most) = (&options.replay_json, options.max_recorded_body);
+    match members.set(&replay.completion, headers, body, most) {
+        Ok(None) => {}
+        Ok(Some(set)) => replay.completion = Arc::new(set),
+        Err(TooLarge) => return Rejection::response_unavailable().into(),
+    }
+    Stop::Replay(replay)
 }

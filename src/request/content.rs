@@ -209,8 +209,8 @@ impl Operation {
         Content::Large(Box::new((body, fingerprints)))
     }
 
-    /// Reads a body that there is no room for, and keeps its digest alone. A body of unknown length
-    /// and one that is compared as JSON can't be digested so.
+    /// Reads a body that there is no room for, and keeps its digest alone. A body of unknown length,
+    /// one that is compared as JSON, and one whose members a replay needs can't be digested so.
     pub(super) async fn digest<B>(
         &self,
         head: &mut Parts,
@@ -232,6 +232,8 @@ impl Operation {
         };
         let all = [&rules.digests].into_iter().chain(&rules.old_digests);
         let begun: Option<Vec<BodyDigest>> = all.map(begin).collect();
+        // A replay may need members of the body.
+        let begun = begun.filter(|_| !self.options.replay_json.reads_requests());
         let Some(mut begun) = begun else {
             return Err(self.refuse(full));
         };

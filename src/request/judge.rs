@@ -22,6 +22,8 @@ pub(crate) enum BodyEnd<'a> {
     TooLarge(Option<&'a HeaderMap>),
     /// There was no room to keep the body. Holds its trailers if the end was reached.
     NoRoom(Option<&'a HeaderMap>),
+    /// A stream of events answers one JSON-RPC id twice. Holds its trailers.
+    TwoAnswers(Option<&'a HeaderMap>),
     /// The body broke off before its end.
     Broken,
 }
@@ -69,10 +71,10 @@ pub(crate) fn judge<'a>(
         BodyEnd::TooLarge(_) if records && options.oversize == OnOversize::Seal => sealed(),
         // The response would have been recorded, so its operation has happened. Whether there
         // is room depends on other requests: `OnOversize::Rerun` is not meant for that.
-        BodyEnd::Broken | BodyEnd::NoRoom(_) if records => sealed(),
+        BodyEnd::Broken | BodyEnd::NoRoom(_) | BodyEnd::TwoAnswers(_) if records => sealed(),
         BodyEnd::Broken if word == Some(&Recording::IfComplete) => Verdict::LeaveInFlight,
         BodyEnd::Broken => Verdict::Release(if_unknown(options)),
-        BodyEnd::Full(_) | BodyEnd::TooLarge(_) | BodyEnd::NoRoom(_) => {
+        BodyEnd::Full(_) | BodyEnd::TooLarge(_) | BodyEnd::NoRoom(_) | BodyEnd::TwoAnswers(_) => {
             Verdict::Release(Release::MayRunAgain)
         }
     }
@@ -136,7 +138,9 @@ pub(crate) fn committed(
 fn response_head<'a>(head: &'a response::Parts, body: &BodyEnd<'a>) -> ResponseHead<'a> {
     let trailers = match body {
         BodyEnd::Full(body) => body.trailers.as_deref(),
-        BodyEnd::TooLarge(trailers) | BodyEnd::NoRoom(trailers) => *trailers,
+        BodyEnd::TooLarge(trailers) | BodyEnd::NoRoom(trailers) | BodyEnd::TwoAnswers(trailers) => {
+            *trailers
+        }
         BodyEnd::Broken => None,
     };
     ResponseHead::new(head.status, &head.headers, trailers)

@@ -54,7 +54,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::request::Parts;
-use http::{HeaderMap, Response, Version};
+use http::{HeaderMap, Response, StatusCode, Version};
 use http_body::Body;
 
 use crate::lease::{Ended, LeaseOwner, Verdict};
@@ -64,6 +64,7 @@ use crate::message::first_read::{AnnouncedLength, FirstRead, read};
 use crate::message::media_type::{can_have_body, is_event_stream, never_ends};
 use crate::message::response_body::ResponseBody;
 use crate::observer::RequestOutcome;
+use crate::options::EventStreams;
 use crate::rejection::Rejection;
 use crate::request::claim::Protection;
 use crate::request::context::IdempotencyContext;
@@ -74,7 +75,7 @@ use crate::request::operation::{Operation, Progress};
 use crate::request::respond::{unprotected, unrecorded};
 #[cfg(feature = "_sql")]
 use crate::request::settle::Settled;
-use crate::request::stream::ReadAhead;
+use crate::request::stream::{ReadAhead, has_two_answers};
 use crate::runtime::Handle;
 use crate::runtime::catch::Panic;
 
@@ -247,9 +248,11 @@ where
 {
     let (mut head, body) = response.into_parts();
     async move {
-        let (kept_until, ending, body) = if never_ends(&head)
-            && !(operation.options.mcp.is_some() && is_event_stream(&head))
-        {
+        let events =
+            is_event_stream(&head.headers) && head.status != StatusCode::SWITCHING_PROTOCOLS;
+        let of_mcp = operation.options.mcp.is_some() && events;
+        let events = events && operation.options.event_streams == EventStreams::Record;
+        let (kept_until, ending, body) = if never_ends(&head) && !events && !of_mcp {
             let verdict = judge(&operation.options, &head, BodyEnd::TooLarge(None), began_at);
             match (verdict.into_owned(), Handle::try_current()) {
                 // The operation runs until the response has ended.
@@ -269,7 +272,12 @@ where
             let limit = operation.options.max_recorded_body;
             match read(body.as_mut(), length, limit, at_once, operation.account()).await {
                 FirstRead::Full(mut body, room) => {
-                    let verdict = judge(&operation.options, &head, BodyEnd::Full(&body), began_at);
+                    let end = if events && Box::pin(has_two_answers(operation, &body.data)).await {
+                        BodyEnd::TwoAnswers(body.trailers.as_deref())
+                    } else {
+                        BodyEnd::Full(&body)
+                    };
+                    let verdict = judge(&operation.options, &head, end, began_at);
                     let (kept_until, ending) = (verdict.kept_until(), owner.end(verdict));
                     body.data = room.of_whole(body.data, operation.account());
                     (kept_until, ending, ResponseBody::known(body))
@@ -288,6 +296,11 @@ where
                 }
                 FirstRead::Part(read, room, runtime) => {
                     let reading = ReadAhead::new(operation, body, read, room, length, version);
+                    let reading = if events {
+                        reading.of_events(began_at)
+                    } else {
+                        reading
+                    };
                     return reading.send(&runtime, owner, head, began_at);
                 }
             }

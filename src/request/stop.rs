@@ -16,6 +16,7 @@ pub(crate) enum Stop {
 }
 
 /// A recorded response, and the operation that it comes from.
+#[derive(Clone)]
 pub(crate) struct Replay {
     pub(crate) completion: Arc<Completion>,
     pub(crate) record: RecordId,

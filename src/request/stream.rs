@@ -11,13 +11,13 @@ use std::future::{Future, poll_fn};
 use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::SystemTime;
 
 use bytes::{Buf, Bytes};
 use http::{HeaderMap, Response, Version, response};
 use http_body::Body;
-use tracing::{Instrument, debug};
+use tracing::{Instrument, debug, warn};
 
 use crate::lease::{Ended, LeaseOwner, Verdict};
 use crate::limits::Holding;
@@ -30,16 +30,13 @@ use crate::message::response_body::ResponseBody;
 use crate::message::send_timeout::SendTimeout;
 use crate::options::OnDisconnect;
 use crate::options::mcp::EventPieces;
+use crate::options::rpc::answers_twice;
 use crate::request::judge::{BodyEnd, head_for_judging, judge};
 use crate::request::operation::Operation;
 use crate::runtime::catch::{CatchUnwind, Panic};
 use crate::runtime::{Handle, Sleep, sleep};
 
 /// A response whose body a task reads while it is sent.
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is true or false whatever the others are"
-)]
 pub(crate) struct ReadAhead<R> {
     operation: Arc<Operation>,
     body: Pin<Box<R>>,
@@ -54,18 +51,30 @@ pub(crate) struct ReadAhead<R> {
     last: Option<Bytes>,
     /// Whether the body was longer than it announced.
     is_off: bool,
-    /// Whether every frame is withheld until the next: in HTTP/1.0 a body without a
-    /// length ends with its connection, so any frame may be the last.
-    withholds: bool,
     /// In a stream of MCP the answer to a call is withheld, and what follows.
     events: Option<Box<EventPieces>>,
+    withholds: Withholds,
     /// Whether the body has no end that could be waited for.
     endless: bool,
+    /// When a stream of events that is recorded has taken too long for that.
+    events_end_by: Option<Pin<Box<Sleep>>>,
     /// Whether the client is let go if its caller needs the room of a large frame.
     makes_room: bool,
     trailers: Option<HeaderMap>,
     overdue: Option<Pin<Box<Sleep>>>,
     send_timeout: SendTimeout,
+}
+
+/// For how long the last frame of a body without a length is withheld: any frame may be the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Withholds {
+    Nothing,
+    /// In a stream of events, until the handler has no other frame: an event must not wait for the
+    /// next one. A client that was given the last event, and knows that it is the last, then mostly
+    /// has a recorded response (G3).
+    UntilPending,
+    /// In HTTP/1.0, where the end of the connection is that of the body.
+    UntilNext,
 }
 
 /// Whether the body is kept to be recorded.
@@ -83,6 +92,8 @@ enum Finished {
     Full,
     Broken(BoxError),
     Panicked(Panic),
+    /// A stream of events has reached a limit within which it is recorded.
+    Unrecordable,
     /// The client has left, and this body is not read without one.
     Ended,
 }
@@ -128,9 +139,14 @@ where
             to_come: length.by_header,
             last: None,
             is_off: false,
-            withholds: version <= Version::HTTP_10,
             events: operation.options.mcp.is_some().then(Box::default),
+            withholds: if version <= Version::HTTP_10 {
+                Withholds::UntilNext
+            } else {
+                Withholds::Nothing
+            },
             endless: false,
+            events_end_by: None,
             makes_room: false,
             trailers: trailers.map(|trailers| *trailers),
             overdue: None,
@@ -155,6 +171,17 @@ where
         reading.forgo_record(KeptBody::TooLarge);
         reading.endless = true;
         reading
+    }
+
+    /// The same for a stream of events that is recorded if it ends within the limits.
+    pub(crate) fn of_events(mut self, began_at: SystemTime) -> Self {
+        let took = began_at.elapsed().unwrap_or_default();
+        let left = self.operation.options.max_operation.saturating_sub(took);
+        self.events_end_by = Some(Box::pin(sleep(left)));
+        if self.withholds == Withholds::Nothing {
+            self.withholds = Withholds::UntilPending;
+        }
+        self
     }
 
     /// The response whose body a task reads from here on. `None` if another owner has
@@ -189,23 +216,40 @@ where
     }
 
     async fn operate(mut self, owner: LeaseOwner, head: response::Parts, began_at: SystemTime) {
-        let read = CatchUnwind::call(|| poll_fn(|cx| self.poll(cx))).await;
-        let finished = read.unwrap_or_else(Finished::Panicked);
-        let verdict = self.verdict(&finished, &head, began_at);
-        let ended = owner.end(verdict).await;
-        let end = match (finished, ended) {
+        let mut owner = Some(owner);
+        let mut finished = self.read().await;
+        let mut cut = None;
+        if matches!(finished, Finished::Unrecordable) {
+            let end = BodyEnd::TooLarge(None);
+            let verdict = judge(&self.operation.options, &head, end, began_at).into_owned();
+            // An operation that may run again runs until its response has ended.
+            if !matches!(verdict, Verdict::Release(_))
+                && let Some(owner) = owner.take()
+            {
+                cut = Cut::after(owner.end(verdict).await);
+            }
+            if cut.is_none() {
+                finished = self.read().await;
+            }
+        }
+        if let Some(owner) = owner {
+            let is_whole = matches!(finished, Finished::Full) && self.record == KeptBody::Kept;
+            let whole = is_whole.then(|| self.pipe.whole());
+            let twice = match &whole {
+                Some(stream) if self.events_end_by.is_some() => {
+                    let operation = Arc::clone(&self.operation);
+                    has_two_answers(&operation, stream).await
+                }
+                _ => false,
+            };
+            let verdict = self.verdict(&finished, whole, twice, &head, began_at);
+            cut = Cut::after(owner.end(verdict).await);
+        }
+        let end = match (finished, cut) {
             (Finished::Panicked(panic), _) => End::Panicked(panic),
             (Finished::Broken(error), _) => End::Broken(error),
-            (_, Ended::Pending) => End::Broken(Box::new(Cut::Unrecorded)),
-            (_, Ended::Overtaken) => End::Broken(Box::new(Cut::Overtaken)),
-            (
-                _,
-                Ended::Recorded
-                | Ended::Sealed
-                | Ended::Released
-                | Ended::OutcomeUnknown
-                | Ended::LeftInFlight,
-            ) => End::Full(self.trailers.take()),
+            (_, Some(cut)) => End::Broken(Box::new(cut)),
+            (_, None) => End::Full(self.trailers.take()),
         };
         // The operation counts as one without a client until all that it held is dropped.
         let without_client = self.end(end);
@@ -213,21 +257,30 @@ where
         drop(without_client);
     }
 
+    async fn read(&mut self) -> Finished {
+        let read = CatchUnwind::call(|| poll_fn(|cx| self.poll(cx))).await;
+        read.unwrap_or_else(Finished::Panicked)
+    }
+
+    /// `whole` is the body, where it is kept and was read to its end. `twice` says that it is a stream
+    /// with two answers.
     fn verdict(
         &self,
         finished: &Finished,
+        whole: Option<Bytes>,
+        twice: bool,
         head: &response::Parts,
         began_at: SystemTime,
     ) -> Verdict<'static> {
         let trailers = self.trailers.as_ref();
-        let whole;
+        let whole = whole.map(|data| FullBody {
+            data,
+            trailers: trailers.cloned().map(Box::new),
+        });
         let read = match (finished, self.record) {
+            (Finished::Full, KeptBody::Kept) if twice => BodyEnd::TwoAnswers(trailers),
             (Finished::Full, KeptBody::Kept) => {
-                whole = FullBody {
-                    data: self.pipe.whole(),
-                    trailers: trailers.cloned().map(Box::new),
-                };
-                BodyEnd::Full(&whole)
+                BodyEnd::Full(whole.as_ref().expect("the body is kept"))
             }
             (Finished::Full | Finished::Ended, KeptBody::TooLarge) => BodyEnd::TooLarge(trailers),
             (Finished::Full | Finished::Ended, KeptBody::NoRoom) => BodyEnd::NoRoom(trailers),
@@ -235,7 +288,13 @@ where
             (Finished::Broken(_) | Finished::Panicked(_), _) if self.endless => {
                 BodyEnd::TooLarge(trailers)
             }
-            (Finished::Broken(_) | Finished::Panicked(_) | Finished::Ended, _) => BodyEnd::Broken,
+            (
+                Finished::Broken(_)
+                | Finished::Panicked(_)
+                | Finished::Ended
+                | Finished::Unrecordable,
+                _,
+            ) => BodyEnd::Broken,
         };
         judge(&self.operation.options, head, read, began_at).into_owned()
     }
@@ -284,7 +343,16 @@ where
                     }
                 }
             }
-            match ready!(self.body.as_mut().poll_frame(cx)) {
+            if self.is_over(cx) {
+                return Poll::Ready(Finished::Unrecordable);
+            }
+            let Poll::Ready(frame) = self.body.as_mut().poll_frame(cx) else {
+                if self.withholds == Withholds::UntilPending {
+                    self.show_last();
+                }
+                return Poll::Pending;
+            };
+            match frame {
                 None if self.to_come.is_none_or(|left| left == 0) => {
                     return Poll::Ready(Finished::Full);
                 }
@@ -302,6 +370,33 @@ where
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Whether a stream of events has just reached a limit within which it is recorded. From then on
+    /// it is one without an end.
+    fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(end_by) = &mut self.events_end_by else {
+            return false;
+        };
+        if self.record == KeptBody::Kept && end_by.as_mut().poll(cx).is_pending() {
+            return false;
+        }
+        if self.record == KeptBody::Kept {
+            self.forgo_record(KeptBody::TooLarge);
+        }
+        self.events_end_by = None;
+        self.endless = true;
+        if self.withholds == Withholds::UntilPending {
+            self.withholds = Withholds::Nothing;
+            self.show_last();
+        }
+        true
+    }
+
+    fn show_last(&mut self) {
+        if let Some(data) = self.last.take() {
+            self.pipe.push(data);
+        }
     }
 
     fn forgo_record(&mut self, why: KeptBody) {
@@ -353,7 +448,7 @@ where
             return;
         }
         match &mut self.to_come {
-            None if self.withholds => {
+            None if self.withholds != Withholds::Nothing => {
                 if let Some(data) = self.last.replace(data) {
                     self.pipe.push(data);
                 }
@@ -396,6 +491,40 @@ enum Cut {
     Unrecorded,
     Overtaken,
     Unread,
+}
+
+impl Cut {
+    fn after(ended: Ended) -> Option<Self> {
+        match ended {
+            Ended::Pending => Some(Cut::Unrecorded),
+            Ended::Overtaken => Some(Cut::Overtaken),
+            Ended::Recorded
+            | Ended::Sealed
+            | Ended::Released
+            | Ended::OutcomeUnknown
+            | Ended::LeftInFlight => None,
+        }
+    }
+}
+
+/// Whether a stream of events answers one id of JSON-RPC twice, so that it is not the answer to one
+/// operation. A long one is searched on another thread, so that no other request waits (G11).
+pub(super) async fn has_two_answers(operation: &Operation, stream: &Bytes) -> bool {
+    let search = {
+        let stream = stream.clone();
+        move || answers_twice(&stream)
+    };
+    let twice = if stream.len() <= AHEAD {
+        search()
+    } else {
+        let caller = operation.account().caller();
+        let searched = operation.core.turns.run(caller, search.clone()).await;
+        searched.unwrap_or_else(search)
+    };
+    if twice {
+        warn!("a stream of events answers one JSON-RPC id twice: its record is sealed");
+    }
+    twice
 }
 
 impl fmt::Display for Cut {

@@ -17,6 +17,7 @@ mod disconnect;
 mod early_wake_ups;
 #[cfg(feature = "encryption")]
 mod encryption;
+mod event_streams;
 mod fingerprint;
 mod foreign_bodies;
 mod giving_up;
@@ -31,6 +32,7 @@ mod namespace_and_secrets;
 mod observer;
 mod recording;
 mod rejections;
+mod replay_json;
 mod replays;
 mod routes;
 mod store_errors;

@@ -6,8 +6,8 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 use tower_idempotency::contract::Contract;
 use tower_idempotency::options::{
-    FingerprintBody, JsonFingerprint, KeyFormat, KeySyntax, KeysPer, OnDisconnect, OnInFlight,
-    OnMismatch, OnOversize, OnStoreError, Require,
+    EventStreams, FingerprintBody, JsonFingerprint, KeyFormat, KeySyntax, KeysPer, OnDisconnect,
+    OnInFlight, OnMismatch, OnOversize, OnStoreError, ReplayedMember, Require,
 };
 use tower_idempotency::recording::{RecordHeaders, Statuses};
 use tower_idempotency::rejection::RejectionCode;
@@ -78,6 +78,15 @@ const OPTIONS: &[(&str, Change)] = &[
         options.max_recorded_body(1000)
     }),
     ("oversize", |options| options.oversize(OnOversize::Rerun)),
+    ("event_streams", |options| {
+        options.event_streams(EventStreams::Record)
+    }),
+    ("replay_json", |options| {
+        options.replay_json("/id", ReplayedMember::of_request("/id"))
+    }),
+    ("replay_json", |options| {
+        options.replay_json("/replayed", ReplayedMember::constant(true))
+    }),
     ("record", |options| options.record(Statuses::all())),
     ("record", |options| {
         options.record(Statuses::none().with(200..300))

@@ -52,6 +52,17 @@ pub(super) const CHANGES: &[(&str, &str, &str)] = &[
     ("body_timeout", "'1500ms'", "1.5s"),
     ("max_recorded_body", "'2MiB'", "2097152"),
     ("oversize", "'rerun'", "Rerun"),
+    ("event_streams", "'record'", "Record"),
+    (
+        "replay_json",
+        "{ '/id' = 'request:/id', '/meta/replayed' = true }",
+        r#"ReplayJson([("/id", ReplayedMember(Request(Ok("/id")))), ("/meta/replayed", ReplayedMember(Constant("true")))])"#,
+    ),
+    (
+        "replay_json",
+        "{ '/n' = 7, '/text' = 'a' }",
+        r#"ReplayJson([("/n", ReplayedMember(Constant("7"))), ("/text", ReplayedMember(Constant("\"a\"")))])"#,
+    ),
     ("record", "['all']", "200-999 grpc 0-16"),
     (
         "record",

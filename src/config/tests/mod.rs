@@ -35,6 +35,7 @@ fn facts(options: &RouteOptions) -> Vec<(&'static str, String)> {
         max_recorded_body,
         oversize,
         mcp,
+        event_streams,
         record: _,
         in_doubt,
         skip_types,
@@ -59,6 +60,7 @@ fn facts(options: &RouteOptions) -> Vec<(&'static str, String)> {
         max_step_bytes,
         max_steps_bytes,
         replay_status,
+        replay_json,
         retry_after,
         error: _,
         pattern: _,
@@ -85,6 +87,7 @@ fn facts(options: &RouteOptions) -> Vec<(&'static str, String)> {
         ("body_timeout", format!("{body_timeout:?}")),
         ("max_recorded_body", format!("{max_recorded_body:?}")),
         ("oversize", format!("{oversize:?}")),
+        ("event_streams", format!("{event_streams:?}")),
         ("record", recorded(options)),
         ("in_doubt", in_doubt.describe().into_owned()),
         ("skip_types", format!("{skip_types:?}")),
@@ -107,6 +110,7 @@ fn facts(options: &RouteOptions) -> Vec<(&'static str, String)> {
         ("max_step_bytes", format!("{max_step_bytes:?}")),
         ("max_steps_bytes", format!("{max_steps_bytes:?}")),
         ("replay_status", format!("{replay_status:?}")),
+        ("replay_json", format!("{replay_json:?}")),
         ("retry_after", format!("{retry_after:?}")),
     ]
 }

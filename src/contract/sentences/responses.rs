@@ -5,8 +5,13 @@ use http::HeaderName;
 use crate::contract::Endpoint;
 use crate::contract::sentences::{Sentences, gets, names, quoted};
 use crate::display::{bytes, duration, header_name, join_with};
+use crate::options::RouteOptions;
+use crate::options::json::member::MemberPointer;
 use crate::options::recording::{RecordRule, Statuses};
-use crate::options::{OnDisconnect, OnInFlight, OnLapsedLease, OnOversize, OnStoreError};
+use crate::options::replay_json::Source;
+use crate::options::{
+    EventStreams, OnDisconnect, OnInFlight, OnLapsedLease, OnOversize, OnStoreError,
+};
 use crate::rejection::RejectionCode;
 
 /// What a retry gets, and for how long.
@@ -24,6 +29,7 @@ pub(in crate::contract) fn retrying(endpoint: &Endpoint) -> Sentences {
             join_with(some, "and")
         ),
     };
+    let members = set_members(options);
     let mark = match &options.replayed_header {
         Some(name) => format!("`{}: true` marks a replayed response.", header_name(name)),
         None => "A replayed response has no mark.".to_owned(),
@@ -71,6 +77,7 @@ pub(in crate::contract) fn retrying(endpoint: &Endpoint) -> Sentences {
          body and trailers. The operation is not executed again."
             .to_owned(),
         statuses,
+        members,
         mark,
         headers,
         format!(
@@ -89,6 +96,32 @@ pub(in crate::contract) fn retrying(endpoint: &Endpoint) -> Sentences {
         echo,
         disconnect.to_owned(),
     ]
+}
+
+/// What of a JSON response is another on a replay.
+fn set_members(options: &RouteOptions) -> String {
+    let members = options
+        .replay_json
+        .0
+        .iter()
+        .map(|(pointer, own)| match &own.0 {
+            Source::Constant(value) => format!("`{pointer}` is `{value}`"),
+            Source::Request(source) => {
+                let source = source
+                    .as_ref()
+                    .map_or_else(String::as_str, MemberPointer::as_str);
+                format!("`{pointer}` is `{source}` of the retry's own body")
+            }
+        });
+    let members: Vec<_> = members.collect();
+    match &*members {
+        [] => String::new(),
+        some => format!(
+            "In a JSON response, and in each JSON message of an event stream, some members are set when it is \
+             replayed: {}.",
+            join_with(some, "and")
+        ),
+    }
 }
 
 /// What a duplicate gets while the first request runs, and after an operation that
@@ -154,8 +187,15 @@ pub(in crate::contract) fn not_recorded(endpoint: &Endpoint) -> Sentences {
         ),
     };
     let unavailable = gets(endpoint, RejectionCode::ResponseUnavailable);
+    let events = match options.event_streams {
+        EventStreams::Seal => "a stream of events".to_owned(),
+        EventStreams::Record => format!(
+            "a stream of events that does not end within {}",
+            duration(options.max_operation)
+        ),
+    };
     let large = format!(
-        "A response of more than {}, a stream of events and an upgrade",
+        "A response of more than {}, {events} and an upgrade",
         bytes(options.max_recorded_body)
     );
     let large = match options.oversize {

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use crate::options::json::lexer::Kind;
 use crate::options::json::member::MemberPointer;
 use crate::options::json::write;
 
@@ -23,20 +24,6 @@ pub(super) struct Node {
     pub(super) to: u32,
     /// The node behind this value and all that is inside of it.
     pub(super) next: u32,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    Null,
-    Bool,
-    Number,
-    String {
-        escaped: bool,
-    },
-    Array,
-    Object,
-    /// A member that does not count.
-    Excluded,
 }
 
 pub(super) struct Member<'a> {

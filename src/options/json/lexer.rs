@@ -2,7 +2,6 @@
 
 use std::ops::Range;
 
-use crate::options::json::document::Kind;
 use crate::options::json::write;
 
 /// A JSON text that must be UTF-8, and how far it was read.
@@ -131,4 +130,19 @@ impl<'a> Lexer<'a> {
         self.at += usize::from(is_next);
         is_next
     }
+}
+
+/// What a value is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Null,
+    Bool,
+    Number,
+    String {
+        escaped: bool,
+    },
+    Array,
+    Object,
+    /// A member that does not count.
+    Excluded,
 }

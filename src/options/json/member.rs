@@ -42,6 +42,11 @@ impl MemberPointer {
         })
     }
 
+    #[cfg(feature = "contract")]
+    pub(crate) fn as_str(&self) -> &str {
+        &self.text
+    }
+
     pub(crate) fn names(&self) -> &[String] {
         &self.names
     }
@@ -203,7 +208,7 @@ impl Walk<'_> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
     use serde_json::{Map, Value};
 
@@ -226,7 +231,7 @@ mod tests {
         }
     }
 
-    pub(super) fn documents() -> impl Strategy<Value = Value> {
+    pub(in crate::options::json) fn documents() -> impl Strategy<Value = Value> {
         let text = "[a-c/~\"\\\\\u{e9}\u{1f600} ]{0,3}";
         let scalars = prop_oneof![
             Just(Value::Null),
@@ -305,7 +310,7 @@ mod tests {
     }
 
     /// The same document, with every character of a string as an escape and white space everywhere.
-    fn escaped(value: &Value) -> String {
+    pub(in crate::options::json) fn escaped(value: &Value) -> String {
         let string = |text: &str| {
             let units = text.encode_utf16().map(|unit| format!("\\u{unit:04X}"));
             format!("\"{}\"", units.collect::<String>())

@@ -4,6 +4,7 @@ mod document;
 mod lexer;
 pub(crate) mod member;
 mod read;
+pub(crate) mod splice;
 mod write;
 
 use std::borrow::Cow;

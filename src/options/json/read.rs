@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
-use crate::options::json::document::{Document, Kind, Member, Node, sort_key};
-use crate::options::json::lexer::Lexer;
+use crate::options::json::document::{Document, Member, Node, sort_key};
+use crate::options::json::lexer::{Kind, Lexer};
 
 /// The deepest nesting of arrays and objects.
 const MAX_DEPTH: usize = 127;
