@@ -12,6 +12,7 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::response::Parts;
 use http::{Extensions, Response};
 use http_body::Body;
 use http_body_util::Full;
@@ -141,18 +142,7 @@ impl<DB: SqlDatabase> SqlClaim<DB> {
         Self::check_depth(&transaction)?;
         let (mut head, body) = response.into_parts();
         let extensions = mem::take(&mut head.extensions);
-        let records_events = operation.options.event_streams == EventStreams::Record
-            && is_event_stream(&head.headers);
-        if never_ends(&head) && !records_events {
-            let why = "an answer without an end can't be recorded";
-            return Err(CommitError::failed(why));
-        }
-        let body = full_body(body).await?;
-        let announced = announced_length(&head.headers);
-        if announced.is_some_and(|length| length != body.data.len() as u64) {
-            let why = "the answer's Content-Length is not the length of its body";
-            return Err(CommitError::failed(why));
-        }
+        let body = self.whole_body(&head, body).await?;
         let claimed = attempt.claimed();
         let lease = claimed.map_or_else(|| operation.lease(), |claimed| &claimed.lease);
         let timed = &operation.core.leases.store;
@@ -225,6 +215,27 @@ impl<DB: SqlDatabase> SqlClaim<DB> {
                 Err(CommitError::unknown::<DB>(error))
             }
         }
+    }
+
+    /// Reads the body of a response that can be recorded.
+    async fn whole_body<B>(&self, head: &Parts, body: B) -> Result<FullBody, CommitError>
+    where
+        B: Body,
+        B::Error: Into<BoxError>,
+    {
+        let records_events = self.operation.options.event_streams == EventStreams::Record
+            && is_event_stream(&head.headers);
+        if never_ends(head) && !records_events {
+            let why = "an answer without an end can't be recorded";
+            return Err(CommitError::failed(why));
+        }
+        let body = full_body(body).await?;
+        let announced = announced_length(&head.headers);
+        if announced.is_some_and(|length| length != body.data.len() as u64) {
+            let why = "the answer's Content-Length is not the length of its body";
+            return Err(CommitError::failed(why));
+        }
+        Ok(body)
     }
 
     fn check_depth(transaction: &Transaction<'_, DB>) -> Result<(), CommitError> {

@@ -214,14 +214,16 @@ impl<DB: SqlDatabase> SqlClaim<DB> {
 fn rolled_back<DB: SqlDatabase, E>(error: sqlx::Error) -> Failed<E> {
     let error = CommitError::rolled_back::<DB>(error);
     let gave_way = error.kind() == CommitErrorKind::Retry;
-    let kind = match gave_way {
-        true => StoreErrorKind::Contention,
-        false => StoreErrorKind::Refused,
+    let kind = if gave_way {
+        StoreErrorKind::Contention
+    } else {
+        StoreErrorKind::Refused
     };
     let fault = StepFault::not_committed(StoreError::new(kind, error));
-    match gave_way {
-        true => Failed::GaveWay(fault),
-        false => Failed::Step(fault.into()),
+    if gave_way {
+        Failed::GaveWay(fault)
+    } else {
+        Failed::Step(fault.into())
     }
 }
 

@@ -167,8 +167,7 @@ where
             None => return passes(service, parts, body, room),
             Some(key) => key,
         };
-        let known = key.and_then(|key| Ok((key, caller?)));
-        let (key, caller) = match known {
+        let (key, caller) = match key.and_then(|key| Ok((key, caller?))) {
             Ok(known) => known,
             Err(rejection) => return rejected(&core, &options, &parts, rejection),
         };

@@ -1,6 +1,7 @@
 //! The preset for endpoints of the Model Context Protocol: `mcp` and `mcp_tools`. Servers of its SDKs are
 //! behind the sidecar in `sidecar/tests/contracts/mcp.rs`, and behind the layer in `proof/src/bin/agents`.
 
+use std::fmt::Write;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -253,11 +254,11 @@ fn streaming(
         if !token.is_null() {
             let params = json!({ "progressToken": token, "progress": 1 });
             let progress = json!({ "method": "notifications/progress", "params": params });
-            text += &format!("id: {run}-0\nevent: message\ndata: {progress}\n\n");
+            write!(text, "id: {run}-0\nevent: message\ndata: {progress}\n\n").unwrap();
         }
         for answer in answers {
             let answer = answer.replace("ID", &asked["id"].to_string());
-            text += &format!("id: {run}-1\nevent: message\ndata: {answer}\n\n");
+            write!(text, "id: {run}-1\nevent: message\ndata: {answer}\n\n").unwrap();
         }
         let mut response = answer(StatusCode::OK, text);
         let headers = response.headers_mut();

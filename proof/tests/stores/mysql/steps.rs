@@ -73,11 +73,10 @@ async fn an_open_transaction_with_a_step_holds_up_changes_of_the_record_alone() 
             sqlx::raw_sql(statement).execute(connection).await.unwrap();
         };
         run(&mut connection, &begin).await;
-        let of = (lease.claim.id, lease.claim.nonce.as_bytes());
-        let nonce: String = of.1.iter().map(|byte| format!("{byte:02x}")).collect();
+        let nonce = u128::from_be_bytes(*lease.claim.nonce.as_bytes());
         let call = format!(
-            "CALL {{t}}_record_step(x'{}', x'{nonce}', 'reserve', '1', 1)",
-            of.0
+            "CALL {{t}}_record_step(x'{}', x'{nonce:032x}', 'reserve', '1', 1)",
+            lease.claim.id
         );
         run(&mut connection, &call).await;
         tokio::time::sleep(Duration::from_millis(5)).await;

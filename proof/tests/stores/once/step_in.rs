@@ -165,7 +165,7 @@ async fn a_step_that_fails_writes_nothing_and_can_be_asked_for_again() {
                 let reserved = reserve(&shop, &claim, &AtomicU32::new(1)).await?;
                 let twice = reserve(&shop, &claim, &AtomicU32::new(2)).await;
                 let error = twice.unwrap_err();
-                let kind = error.fault().map(|fault| fault.kind());
+                let kind = error.fault().map(tower_idempotency::steps::StepFault::kind);
                 assert_eq!(kind, Some(StepFaultKind::NameInUse));
                 Ok::<_, BoxError>(answer(StatusCode::CREATED, format!("by {reserved}")))
             }
@@ -192,7 +192,7 @@ async fn a_step_inside_the_closure_is_an_error_with_a_name() {
                     async move {
                         let inner = context.step("inner", async |_| Ok::<_, CommitError>(1));
                         let error = inner.await.unwrap_err();
-                        let kind = error.fault().map(|fault| fault.kind());
+                        let kind = error.fault().map(tower_idempotency::steps::StepFault::kind);
                         assert_eq!(kind, Some(StepFaultKind::Nested));
                         Ok::<_, CommitError>((transaction, 1))
                     }
