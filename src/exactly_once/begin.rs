@@ -18,9 +18,9 @@ use crate::store::sql::transaction::{ClaimedInside, Reservation, SqlDatabase};
 
 /// How often a claim is made that has to give way each time.
 const TRIES: u32 = 8;
-/// How long a second transaction waits for the end of the first: a transaction that was dropped is
-/// rolled back a moment later.
-const END_OF_THE_FIRST: Duration = Duration::from_millis(500);
+/// How long a transaction waits for the end of another one of its request: a transaction that was
+/// dropped is rolled back a moment later.
+pub(super) const END_OF_ANOTHER: Duration = Duration::from_millis(500);
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
@@ -100,6 +100,16 @@ impl<DB: SqlDatabase> SqlClaim<DB> {
     /// # #[cfg(feature = "sqlite")] example::main().unwrap();
     /// ```
     pub async fn begin(&self, pool: &Pool<DB>) -> Result<Transaction<'static, DB>, CommitError> {
+        self.begin_after(pool, Duration::ZERO).await
+    }
+
+    /// Begins a transaction that waits for as long as `grace` if the operation is in flight, whatever
+    /// the route says: an earlier transaction of this request may still have to end.
+    pub(super) async fn begin_after(
+        &self,
+        pool: &Pool<DB>,
+        grace: Duration,
+    ) -> Result<Transaction<'static, DB>, CommitError> {
         let operation = &*self.operation;
         if operation.options.exactly_once != ExactlyOnce::InTransaction {
             let begun = pool.begin_with(DB::BEGIN).await;
@@ -130,15 +140,16 @@ impl<DB: SqlDatabase> SqlClaim<DB> {
                 }
                 Attempted::InFlight => {}
             }
-            let left = match operation.options.on_in_flight {
-                OnInFlight::Wait(bound) => bound.saturating_sub(asked.elapsed()),
+            let bound = match operation.options.on_in_flight {
+                OnInFlight::Wait(bound) => bound,
                 OnInFlight::Reject => Duration::ZERO,
             };
+            let left = bound.max(grace).saturating_sub(asked.elapsed());
             if left.is_zero() {
                 operation.commit.refused(Refusal::InFlight);
                 return Err(CommitError::in_flight());
             }
-            if waits.is_none() {
+            if waits.is_none() && !bound.is_zero() {
                 match operation.account().take(Resource::Waiters, 1) {
                     Ok(place) => waits = Some(place),
                     Err(full) => {
@@ -157,22 +168,27 @@ impl<DB: SqlDatabase> SqlClaim<DB> {
 
     /// Begins another transaction than the one that has begun, which must be over.
     async fn begin_anew(&self, pool: &Pool<DB>) -> Result<Transaction<'static, DB>, CommitError> {
-        let beginning = async {
-            loop {
-                match self.attempt(pool).await? {
-                    Attempted::Begun(transaction, begun) => {
-                        return self.begun(transaction, begun).await;
+        // Counted from when the operation is found in flight, so that a wait for a connection of the
+        // pool is no sign of an open transaction.
+        let mut met = None;
+        loop {
+            match self.attempt(pool).await? {
+                Attempted::Begun(transaction, begun) => {
+                    return self.begun(transaction, begun).await;
+                }
+                Attempted::Found => {
+                    self.operation.commit.refused(Refusal::Found);
+                    return Err(CommitError::found());
+                }
+                Attempted::InFlight => {
+                    let met = *met.get_or_insert_with(Instant::now);
+                    if met.elapsed() >= END_OF_ANOTHER {
+                        return Err(CommitError::begun_twice());
                     }
-                    Attempted::Found => {
-                        self.operation.commit.refused(Refusal::Found);
-                        return Err(CommitError::found());
-                    }
-                    Attempted::InFlight => sleep(FIRST_PAUSE).await,
+                    sleep(FIRST_PAUSE).await;
                 }
             }
-        };
-        let begun = Deadline::new(END_OF_THE_FIRST, beginning).await;
-        begun.unwrap_or_else(|| Err(CommitError::begun_twice()))
+        }
     }
 
     async fn begun(

@@ -43,6 +43,11 @@ pub enum CommitErrorKind {
     /// [`SqlClaim::begin`](crate::exactly_once::SqlClaim::begin), as the route demands
     /// ([`ExactlyOnce::InTransaction`](crate::options::ExactlyOnce::InTransaction)).
     NotBegun,
+    /// No transaction has begun: the pool gave no connection in time. A retry may succeed once the
+    /// database can be reached, or others have given their connections back;
+    /// [`transact`](crate::exactly_once::SqlClaim::transact) has waited already, and does not run
+    /// again.
+    NoConnection,
     /// No second transaction has begun: the first that
     /// [`SqlClaim::begin`](crate::exactly_once::SqlClaim::begin) has begun is still open. Commit that
     /// one, or roll it back first.
@@ -52,7 +57,7 @@ pub enum CommitErrorKind {
 /// A claim was not committed: what became of its transaction, and why.
 ///
 /// As a response (feature `axum`) the error is a 503 for
-/// [`Retry`](CommitErrorKind::Retry) and a 500 for
+/// [`Retry`](CommitErrorKind::Retry) and [`NoConnection`](CommitErrorKind::NoConnection), and a 500 for
 /// [`Failed`](CommitErrorKind::Failed), [`NotBegun`](CommitErrorKind::NotBegun) and
 /// [`BegunTwice`](CommitErrorKind::BegunTwice); none is recorded. For the other kinds the
 /// layer decides the response.
@@ -124,6 +129,12 @@ impl CommitError {
     pub(crate) fn rolled_back<DB: SqlDatabase>(error: sqlx::Error) -> Self {
         let again = may_succeed(&error);
         let explained = DB::explained(error);
+        if explained.kind() == StoreErrorKind::NotSent {
+            return Self {
+                kind: CommitErrorKind::NoConnection,
+                source: Some(explained.into()),
+            };
+        }
         let again = again || explained.kind() == StoreErrorKind::Contention;
         Self::of(again, explained)
     }
@@ -188,6 +199,9 @@ impl fmt::Display for CommitError {
                 "the transaction was rolled back: it was not begun by SqlClaim::begin, as a route \
                  that is exactly once in a transaction demands"
             }
+            CommitErrorKind::NoConnection => {
+                "no transaction has begun: the pool gave no connection in time"
+            }
             CommitErrorKind::BegunTwice => {
                 "no second transaction has begun: commit the one that SqlClaim::begin has begun, or \
                  roll it back first"
@@ -220,7 +234,7 @@ mod response {
                     tracing::error!(error, "a claim can't be committed");
                     StatusCode::INTERNAL_SERVER_ERROR
                 }
-                CommitErrorKind::Retry => {
+                CommitErrorKind::Retry | CommitErrorKind::NoConnection => {
                     tracing::warn!(error, "a claim was not committed");
                     StatusCode::SERVICE_UNAVAILABLE
                 }

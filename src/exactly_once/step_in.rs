@@ -140,7 +140,12 @@ impl<DB: SqlDatabase> SqlClaim<DB> {
         let lease = operation.lease();
         let recorded = RecordedStep::new(name, packed(json, &lease.claim.fingerprint));
         let committed = self.commit_step(transaction, recorded).await;
-        if let Err(Failed::GaveWay(_)) = committed {
+        let is_undone = match &committed {
+            Err(Failed::GaveWay(_)) => true,
+            Err(Failed::Step(StepError::Fault(fault))) => !fault.has_run(),
+            _ => false,
+        };
+        if is_undone {
             step.take_back(size);
         }
         committed.map(|()| value)

@@ -10,6 +10,7 @@ use http_body::Body;
 use http_body_util::Full;
 use sqlx::{Pool, Transaction};
 
+use crate::exactly_once::begin::END_OF_ANOTHER;
 use crate::exactly_once::error::may_succeed;
 use crate::exactly_once::{CommitError, CommitErrorKind, SqlClaim};
 use crate::message::body::BoxError;
@@ -69,7 +70,7 @@ impl<DB: SqlDatabase> SqlClaim<DB> {
     {
         let mut tries = 1;
         loop {
-            let error = match self.run(pool, &mut work).await {
+            let error = match self.run(pool, tries == 1, &mut work).await {
                 Ok(response) => return Ok(response),
                 Err(error) => error,
             };
@@ -84,6 +85,7 @@ impl<DB: SqlDatabase> SqlClaim<DB> {
     async fn run<F, B, E>(
         &self,
         pool: &Pool<DB>,
+        is_first: bool,
         work: &mut impl FnMut(Transaction<'static, DB>) -> F,
     ) -> Result<Response<Full<Bytes>>, E>
     where
@@ -92,9 +94,20 @@ impl<DB: SqlDatabase> SqlClaim<DB> {
         B::Error: Into<BoxError>,
         E: Error + From<CommitError> + 'static,
     {
-        let transaction = self.begin(pool).await?;
-        let (transaction, response) = work(transaction).await?;
-        Ok(self.commit(transaction, response).await?)
+        // A transaction that `work` has dropped is rolled back a moment later.
+        let grace = if is_first {
+            Duration::ZERO
+        } else {
+            END_OF_ANOTHER
+        };
+        let transaction = self.begin_after(pool, grace).await?;
+        match work(transaction).await {
+            Ok((transaction, response)) => Ok(self.commit(transaction, response).await?),
+            Err(error) => {
+                self.operation.commit.left();
+                Err(error)
+            }
+        }
     }
 }
 

@@ -31,6 +31,10 @@ pub use key::{KeyFormat, KeySyntax};
 pub use mcp::McpTools;
 pub use replay_json::ReplayedMember;
 pub use rows::RouteOptions;
+/// How many steps a route may allow one operation: Redis returns no more values than some thousands
+/// from one script.
+const MOST_STEPS: usize = 4096;
+
 #[cfg(feature = "config")]
 pub(crate) use rows::route_options;
 pub use target::Target;
@@ -136,6 +140,12 @@ impl RouteOptions {
             if limit == 0 {
                 return Err(ConfigError::new(option, "must be more than zero"));
             }
+        }
+        if self.max_steps > MOST_STEPS {
+            return Err(ConfigError::new(
+                "max_steps",
+                format!("must be {MOST_STEPS} at most, which a claim can return in one call"),
+            ));
         }
         if self.max_step_bytes > self.max_steps_bytes {
             return Err(ConfigError::new(

@@ -156,6 +156,14 @@ impl Commit {
         }
     }
 
+    /// Says that the transaction that has made the claim was given up.
+    pub(crate) fn left(&self) {
+        let mut state = self.state.lock();
+        if matches!(&*state, State::Begun(_)) {
+            *state = State::Open;
+        }
+    }
+
     /// Says that no transaction could make the claim.
     pub(crate) fn refused(&self, why: Refusal) {
         let mut state = self.state.lock();

@@ -94,6 +94,10 @@ where
         let stop = match why {
             Refusal::InFlight => Rejection::in_flight().into(),
             Refusal::FullOfWaiters(full) => Rejection::in_flight_without_wait(full).into(),
+            // The members of the retry are set by the look of the next attempt, which has its body.
+            Refusal::Found if !operation.options.replay_json.is_empty() => {
+                Rejection::in_flight().into()
+            }
             Refusal::Found => operation.stop_by_records().await,
         };
         return Ok(operation.stop(stop, asked.as_deref()));
@@ -119,7 +123,7 @@ where
     if let Some(lease) = operation.lease_state() {
         leases.ended(lease, Ended::Released);
     }
-    let response = match handled {
+    let mut response = match handled {
         Ok(Ok(response)) => response,
         Ok(Err(error)) => {
             operation.executed(None);
@@ -135,5 +139,10 @@ where
         return Ok(operation.reject_executed(rejection, asked.as_deref()));
     }
     operation.executed(None);
+    if operation.marks_responses() {
+        let began_at = operation.commit.began_at();
+        let began_at = began_at.expect("the handler has begun");
+        operation.mark(response.headers_mut(), began_at, None);
+    }
     Ok(response.map(|body| ResponseBody::unprotected(body, Some(place))))
 }

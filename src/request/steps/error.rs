@@ -179,7 +179,7 @@ impl StepFault {
 impl fmt::Display for StepFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.kind {
-            StepFaultKind::Off => "the route has no steps: turn its option `steps` on",
+            StepFaultKind::Off => "the route has no steps: turn its option `steps` on (not with `exactly_once` in_transaction)",
             StepFaultKind::Nested => {
                 "a step was begun inside another one: a step is recorded as a whole, so begin the \
                  second one when the first is done"
@@ -231,15 +231,18 @@ mod response {
 
     use super::{StepError, StepFault, StepFaultKind};
     use crate::error::cause;
+    use crate::options::recording::Recording;
 
     impl IntoResponse for StepFault {
         fn into_response(self) -> Response {
             error!(error = cause(&self), "a step was not run or not recorded");
-            match self.kind() {
+            let status = match self.kind() {
                 StepFaultKind::Store | StepFaultKind::Lost => StatusCode::SERVICE_UNAVAILABLE,
                 _ => StatusCode::INTERNAL_SERVER_ERROR,
-            }
-            .into_response()
+            };
+            let mut response = status.into_response();
+            response.extensions_mut().insert(Recording::Skip);
+            response
         }
     }
 

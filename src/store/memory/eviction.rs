@@ -10,10 +10,10 @@ use super::account::{Account, Measure};
 use super::clock::{Nanos, SinceStart};
 use super::counts::Kind;
 use super::limits::{RECORD_BYTES, WhenFull};
-use super::queues::{Due, Expired};
+use super::queues::{Due, Expired, ExpiryQueue};
 use super::records::Records;
 use super::slab::{Address, Place};
-use super::slot::Slot;
+use super::slot::{Slot, State};
 
 /// How many expired records one claim removes for its caller's share. The removal of a record of
 /// another caller may not be enough, and there may be as many of those as the store can hold.
@@ -120,7 +120,12 @@ impl Records {
         now: SinceStart,
     ) -> Expired {
         let at = now.saturating_add(retention);
-        let line = slot.kind().line();
+        // A tombstone with steps says what has happened already: it is evicted no sooner than a
+        // completion is (G12).
+        let line = match &slot.state {
+            State::Released { steps, .. } if steps.weight() > 0 => ExpiryQueue::Done,
+            state => state.kind().line(),
+        };
         let mut queues = self.queues.lock();
         if let Some(place) = slot.queued.take() {
             queues.remove(place);

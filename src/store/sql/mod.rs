@@ -111,15 +111,15 @@ pub(super) fn not_sent(
     StoreError::new(StoreErrorKind::NotSent, not_connected(error, meaning))
 }
 
+const NO_CONNECTION: &str = "the database can't be reached, or every connection of the pool is in use: \
+                             give it more, or find who keeps them";
+
 fn not_connected(error: sqlx::Error, meaning: fn(&dyn DatabaseError) -> Meaning) -> Failed {
     let remedy = match &error {
         sqlx::Error::Database(refused) => meaning(&**refused).1,
         _ => tls_remedy(&error).unwrap_or(match &error {
             sqlx::Error::Tls(_) => "see whether the server has TLS, and the certificates of both",
-            sqlx::Error::PoolTimedOut => {
-                "the database can't be reached, or every connection of the pool is in use: give \
-                 it more, or find who keeps them"
-            }
+            sqlx::Error::PoolTimedOut => NO_CONNECTION,
             sqlx::Error::Configuration(_) => "mend the address of the database",
             _ => "see whether the database runs and can be reached",
         }),
@@ -171,6 +171,7 @@ pub(super) fn failed(error: sqlx::Error, meaning: fn(&dyn DatabaseError) -> Mean
             StoreErrorKind::Unreadable,
             "the table is of another version: see docs/stores.md",
         ),
+        sqlx::Error::PoolTimedOut => Meaning(StoreErrorKind::NotSent, NO_CONNECTION),
         _ => Meaning(StoreErrorKind::Unknown, ""),
     };
     StoreError::new(kind, Failed { error, remedy })

@@ -93,9 +93,11 @@ impl<DB: SqlDatabase> SqlStore<DB> {
             id,
             scope,
             fingerprint,
+            on_mismatch,
             ..
         } = lease.claim;
-        let claim = Claim::new(id, scope, fingerprint);
+        let mut claim = Claim::new(id, scope, fingerprint);
+        claim.on_mismatch = on_mismatch;
         let mut transaction = self.pool.begin_with(DB::BEGIN).await?;
         let claimed = self.records.claim_within(&mut transaction, &claim).await?;
         transaction.rollback().await?;
