@@ -19,6 +19,7 @@ use crate::message::request_body::FromBytes;
 use crate::options::key::Key;
 use crate::options::{Mode, Require, RouteOptions};
 use crate::rejection::Rejection;
+use crate::rejection::json_rpc::JsonRpcRequest;
 use crate::request::core::Core;
 use crate::request::flow::flow;
 use crate::request::key_in_body::Unread;
@@ -167,7 +168,11 @@ where
                     Some(Err(rejection)) => rejection,
                     _ => options.keys.required(),
                 };
-                let (parts, _) = request.into_parts();
+                let (mut parts, _) = request.into_parts();
+                if options.mcp.is_some() {
+                    // Clients of MCP look for a JSON-RPC error, although its id is not known.
+                    parts.extensions.insert(JsonRpcRequest::default());
+                }
                 // A service that was polled ready can hold what other requests wait for, such as
                 // a permit. The clone holds nothing.
                 self.inner = self.inner.clone();

@@ -1,6 +1,7 @@
 //! Makes the digest of a request's content (its fingerprint), and the id of the record that
 //! belongs to the request's key.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 
 use http::header::CONTENT_TYPE;
@@ -12,6 +13,7 @@ use crate::message::media_type::is_json;
 use crate::options::choices::Mode;
 use crate::options::json::JsonFingerprint;
 use crate::options::json::member::MemberPointer;
+use crate::options::json::splice::{Change, edits, spliced};
 use crate::options::key::Key;
 use crate::options::target::SentTarget;
 use crate::record::digest::{Digests, Hasher, Label};
@@ -41,6 +43,9 @@ pub(crate) struct FingerprintRules {
     /// The members that may carry the key. The one that does is no part of a JSON body's fingerprint.
     /// Where bytes are compared it needs no exception: equal keys are equal members.
     pub(crate) keys: Vec<MemberPointer>,
+    /// The members that are new in every attempt. In a JSON body that has no canonical form they are
+    /// taken for `null`.
+    pub(crate) of_attempt: Vec<MemberPointer>,
 }
 
 impl Default for FingerprintRules {
@@ -50,6 +55,7 @@ impl Default for FingerprintRules {
             query: true,
             headers: vec![CONTENT_TYPE],
             keys: Vec::new(),
+            of_attempt: Vec::new(),
         }
     }
 }
@@ -102,13 +108,34 @@ impl FingerprintRules {
             (FingerprintBody::Json(json), Part::Json) => json.canonical(body, &self.keys),
             _ => None,
         };
-        if begun.body != Part::Nothing {
-            let kind = usize::from(canonical.is_some());
-            hasher
-                .number(kind)
-                .part(canonical.as_deref().unwrap_or(body));
+        match (canonical, begun.body) {
+            (_, Part::Nothing) => {}
+            (Some(canonical), _) => {
+                hasher.number(1).part(&canonical);
+            }
+            (None, Part::Json) => {
+                hasher.number(0).part(&self.of_every_attempt(body));
+            }
+            (None, Part::Bytes) => {
+                hasher.number(0).part(body);
+            }
         }
         Fingerprint::from_bytes(hasher.finish())
+    }
+
+    /// The bytes of a JSON body, as they are in every attempt.
+    fn of_every_attempt<'a>(&self, body: &'a [u8]) -> Cow<'a, [u8]> {
+        let changes = self.of_attempt.iter().map(|pointer| Change {
+            pointer,
+            value: Cow::Borrowed("null"),
+            adds: false,
+        });
+        let changes: Vec<_> = changes.collect();
+        let text = std::str::from_utf8(body).ok();
+        match text.and_then(|text| edits(text, &changes)) {
+            Some(edits) if !edits.is_empty() => spliced(body, &edits).into(),
+            _ => body.into(),
+        }
     }
 
     /// Begins the fingerprint of a request whose body has this length and comes in pieces. `None`

@@ -87,6 +87,13 @@ impl RouteOptions {
                  commit",
             ));
         }
+        if insists && self.mcp.is_some() {
+            return Err(ConfigError::new(
+                "exactly_once",
+                "can't go with the preset `mcp`: errors of tools have the status 200, as if their \
+                 effects had to be committed; a tool can take SqlClaim without this option",
+            ));
+        }
         if self.mode == Mode::Observe && !self.keys.in_body.is_empty() {
             return Err(ConfigError::new(
                 "key_in_body",
@@ -269,6 +276,16 @@ mod tests {
         }
         let right = RouteOptions::default().steps(true).max_step_bytes(1);
         assert!(right.max_steps(1).max_steps_bytes(1).check().is_ok());
+    }
+
+    #[test]
+    fn the_preset_of_mcp_can_not_insist_on_commits() {
+        for insists in [ExactlyOnce::Committed, ExactlyOnce::InTransaction] {
+            let error = RouteOptions::default().mcp().exactly_once(insists).check();
+            let error = error.unwrap_err();
+            assert_eq!(error.option(), "exactly_once");
+            assert!(error.to_string().contains("preset `mcp`"), "{error}");
+        }
     }
 
     #[test]

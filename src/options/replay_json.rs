@@ -70,7 +70,7 @@ impl ReplayedMember {
 pub(crate) struct ReplayJson(pub(crate) Vec<(MemberPointer, ReplayedMember)>);
 
 /// How much larger than `max_recorded_body` a response with its members set may be.
-const SLACK: usize = 64 << 10;
+pub(crate) const SLACK: usize = 64 << 10;
 
 /// A response would be too large with its members set: what a retry puts into each of many messages
 /// could be many times its own size.
@@ -153,7 +153,7 @@ impl ReplayJson {
 }
 
 /// Whether the body of a recorded response is a whole text, as it was before any coding.
-fn is_whole(recorded: &Completion) -> bool {
+pub(crate) fn is_whole(recorded: &Completion) -> bool {
     let headers = &recorded.headers;
     let is_coded = headers
         .get_all(CONTENT_ENCODING)
@@ -203,7 +203,7 @@ fn is_id(change: &Change<'_>) -> bool {
 }
 
 /// The digests of a body that is another one now (RFC 9110, 8.8.3; RFC 9530; RFC 3230; RFC 1864).
-fn remove_digests(fields: &mut HeaderMap) {
+pub(crate) fn remove_digests(fields: &mut HeaderMap) {
     for name in DIGESTS {
         fields.remove(name);
     }

@@ -13,10 +13,12 @@ use http_body::Body;
 use crate::limits::{Full, Holding};
 use crate::message::body::{BodyBuffer, BoxError, FullBody};
 use crate::message::own_head::own_head;
+use crate::options::mcp::{Unfit, for_retry};
 use crate::options::replay_json::TooLarge;
 use crate::options::{OnInFlight, RouteOptions};
 use crate::record::{Fingerprint, Origin, ScopeDigest};
 use crate::rejection::Rejection;
+use crate::rejection::json_rpc::JsonRpcRequest;
 use crate::request::claim::Protection;
 use crate::request::content::Content;
 use crate::request::context::IdempotencyContext;
@@ -133,10 +135,10 @@ impl ProtectedRequest {
                     Err(Stop::InFlight(_))
                         if matches!(self.options.on_in_flight, OnInFlight::Wait(_)) => {}
                     Ok(None) => {}
-                    Err(Stop::Replay(replay)) if !self.options.replay_json.is_empty() => {
+                    Err(Stop::Replay(replay)) if is_fitted(&self.options) => {
                         if replay.completion.body.len() + data.len() <= LONG {
-                            let (options, headers) = (&self.options, &parts.headers);
-                            return Err(set_members(options, replay, headers, data));
+                            let options = &self.options;
+                            return Err(Asked::of(parts).fit(options, replay, data));
                         }
                     }
                     Err(stop) => return Err(stop),
@@ -217,8 +219,8 @@ impl Operation {
             claimed => claimed,
         };
         let protection = match protection {
-            Err(Stop::Replay(replay)) if !self.options.replay_json.is_empty() => {
-                Err(self.set_aside(replay, &parts, &content).await)
+            Err(Stop::Replay(replay)) if is_fitted(&self.options) => {
+                Err(self.fit_aside(replay, &parts, &content).await)
             }
             protection => protection,
         };
@@ -236,9 +238,9 @@ impl Operation {
 }
 
 impl Operation {
-    /// Sets members of a replay on another thread, if there is much to search, so that no other
+    /// Fits a replay to the retry on another thread, if there is much to search, so that no other
     /// request waits.
-    async fn set_aside(&self, replay: Replay, parts: &Parts, content: &Content) -> Stop {
+    async fn fit_aside(&self, replay: Replay, parts: &Parts, content: &Content) -> Stop {
         let body = match content {
             Content::Whole(body) => body.data.clone(),
             Content::Large(large) => large.0.data.clone(),
@@ -246,17 +248,17 @@ impl Operation {
             Content::Digested(_) => Bytes::new(),
         };
         let length = replay.completion.body.len() + body.len();
-        let set = {
-            let (options, headers) = (Arc::clone(&self.options), parts.headers.clone());
-            move || set_members(&options, replay, &headers, &body)
+        let fit = {
+            let (options, asked) = (Arc::clone(&self.options), Asked::of(parts));
+            move || asked.fit(&options, replay, &body)
         };
         if length <= LONG {
-            return set();
+            return fit();
         }
         let caller = self.account().caller();
-        let done = self.core.turns.run(caller, set.clone()).await;
+        let done = self.core.turns.run(caller, fit.clone()).await;
         // Without a thread for it, the work holds up this one.
-        done.unwrap_or_else(set)
+        done.unwrap_or_else(fit)
     }
 }
 
@@ -264,18 +266,41 @@ impl Operation {
 /// that serves requests (G11).
 const LONG: usize = 64 * 1024;
 
-/// A replay with its members set (`replay_json`), for a request with these headers and this body.
-fn set_members(
-    options: &RouteOptions,
-    mut replay: Replay,
-    headers: &HeaderMap,
-    body: &[u8],
-) -> Stop {
-    let (members, most) = (&options.replay_json, options.max_recorded_body);
-    match members.set(&replay.completion, headers, body, most) {
-        Ok(None) => {}
-        Ok(Some(set)) => replay.completion = Arc::new(set),
-        Err(TooLarge) => return Rejection::response_unavailable().into(),
+/// Whether replays on a route differ from what is recorded.
+fn is_fitted(options: &RouteOptions) -> bool {
+    !options.replay_json.is_empty() || options.mcp.is_some()
+}
+
+/// What a replay takes from the head of the retry.
+#[derive(Clone)]
+struct Asked {
+    headers: HeaderMap,
+    call: Option<JsonRpcRequest>,
+}
+
+impl Asked {
+    fn of(parts: &Parts) -> Self {
+        Self {
+            headers: parts.headers.clone(),
+            call: parts.extensions.get().cloned(),
+        }
     }
-    Stop::Replay(replay)
+
+    /// A replay with its members set (`replay_json`), and with the id of a call of MCP, for a retry with
+    /// this body.
+    fn fit(self, options: &RouteOptions, mut replay: Replay, body: &[u8]) -> Stop {
+        let (members, most) = (&options.replay_json, options.max_recorded_body);
+        match members.set(&replay.completion, &self.headers, body, most) {
+            Ok(None) => {}
+            Ok(Some(set)) => replay.completion = Arc::new(set),
+            Err(TooLarge) => return Rejection::response_unavailable().into(),
+        }
+        let call = self.call.filter(|_| options.mcp.is_some());
+        match call.map(|call| for_retry(&call, &replay.completion, most)) {
+            None | Some(Ok(None)) => {}
+            Some(Ok(Some(own))) => replay.completion = Arc::new(own),
+            Some(Err(Unfit)) => return Rejection::response_unavailable().into(),
+        }
+        Stop::Replay(replay)
+    }
 }

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use http::header::ACCEPT_ENCODING;
 use http::request::Parts;
-use http::{HeaderName, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use http_body::Body;
 use http_body_util::BodyExt;
 use pin_project_lite::pin_project;
@@ -151,10 +152,7 @@ where
         };
         let header = in_header.as_ref().map(|(_, header)| header.clone());
         let key = match find(&core, &options, &account, in_header, &body).await {
-            Wanted::Nothing => {
-                parts.extensions.remove::<JsonRpcRequest>();
-                return passes(service, parts, body, room);
-            }
+            Wanted::Nothing => return passes(service, parts, body, room),
             Wanted::Operation { key, call } => {
                 if let Some(call) = call {
                     parts.extensions.insert(call);
@@ -176,6 +174,9 @@ where
         let known = ProtectedRequest::new(&core, &options, key, header, caller, &parts, &span);
         if known.is_protected_further_out(&parts) {
             return passes(service, parts, body, room);
+        }
+        if options.mcp.is_some() {
+            ask_for_plain_text(&mut parts.headers);
         }
         if let Err(full) = room.grow(body.data.len().saturating_sub(room.amount())) {
             return rejected(&core, &options, &parts, limits.refuse(full));
@@ -225,6 +226,11 @@ async fn find(
     searched.unwrap_or_else(search)
 }
 
+/// What the answer to a call of MCP says is read, and a replay has the id of the retry in it.
+fn ask_for_plain_text(headers: &mut HeaderMap) {
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+}
+
 /// Why a body was not read.
 fn rejection(stop: Stop) -> Rejection {
     match stop {
@@ -256,6 +262,8 @@ where
     S: Service<Request<B>, Response = Response<R>, Error: 'static>,
     B: From<Bytes>,
 {
+    // The rejections of another layer further in have that layer's form.
+    parts.extensions.remove::<JsonRpcRequest>();
     if let Some(trailers) = body.trailers {
         parts.extensions.insert(RequestTrailers(*trailers));
     }

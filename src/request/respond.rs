@@ -15,11 +15,9 @@ use crate::message::kept::unsent;
 use crate::message::response_body::ResponseBody;
 use crate::observer::RequestOutcome;
 use crate::options::RouteOptions;
-use crate::options::mcp::for_retry;
 use crate::options::recording::Recording;
 use crate::record::Completion;
 use crate::rejection::Rejection;
-use crate::rejection::json_rpc::JsonRpcRequest;
 use crate::request::core::Core;
 use crate::request::operation::{Operation, ProtectedRequest};
 use crate::request::stop::Stop;
@@ -30,9 +28,6 @@ pub(crate) const STATUS_HEADER: HeaderName = HeaderName::from_static("idempotenc
 /// How many headers a replay gets beside the recorded ones: four marks of the layer, and the length
 /// and the date that servers add.
 const ADDED: usize = 6;
-
-/// The headers that say which bytes a body has, and so are not those of a changed one.
-const OF_ITS_BYTES: [&str; 4] = ["etag", "digest", "content-digest", "repr-digest"];
 
 /// The operation ran without a record, because the store is down.
 pub(crate) fn unprotected(headers: &mut HeaderMap) {
@@ -83,35 +78,23 @@ impl ProtectedRequest {
             Stop::Replay(replay) => {
                 self.core.leases.counts.replayed.add();
                 self.replayed(&replay);
-                return self.replay(replay.completion, parts);
+                return self.replay(replay.completion);
             }
         };
         self.decided(RequestOutcome::Rejected(rejection.code()), None);
         self.core.reject(rejection, &self.options, parts, self.grpc)
     }
 
-    fn replay<R>(
-        &self,
-        completion: Arc<Completion>,
-        parts: Option<&Parts>,
-    ) -> Response<ResponseBody<R>> {
+    fn replay<R>(&self, completion: Arc<Completion>) -> Response<ResponseBody<R>> {
         let kept_until = completion.kept_until();
         let Completion {
             status,
             mut headers,
-            mut body,
+            body,
             trailers,
             began_at,
             ..
         } = own(completion);
-        if let Some(call) = parts.and_then(|parts| parts.extensions.get::<JsonRpcRequest>())
-            && let Some(own) = for_retry(call, &headers, &body)
-        {
-            body = own;
-            for digest in OF_ITS_BYTES {
-                headers.remove(digest);
-            }
-        }
         let length = body.len();
         let body = ResponseBody::known(FullBody {
             data: unsent(body, self.account()),

@@ -27,6 +27,7 @@ mod key_in_body;
 mod keys;
 mod lifetimes;
 mod mcp;
+mod mcp_retries;
 mod mistakes;
 mod namespace_and_secrets;
 mod observer;

@@ -20,18 +20,18 @@ use crate::support::{
 
 const ACCEPTS: &str = "application/json, text/event-stream";
 
-fn layer(change: impl FnOnce(RouteOptions) -> RouteOptions) -> IdempotencyLayer {
+pub(crate) fn layer(change: impl FnOnce(RouteOptions) -> RouteOptions) -> IdempotencyLayer {
     with_policy(&MemoryStore::new(), |options| change(options.mcp()))
 }
 
 /// A message to the endpoint.
-fn message(body: &Value) -> Request<Full<Bytes>> {
+pub(crate) fn message(body: &Value) -> Request<Full<Bytes>> {
     let body = Full::from(body.to_string());
     let request = with(request(Method::POST, "/mcp", body), "accept", ACCEPTS);
     with(request, "content-type", "application/json")
 }
 
-fn call_of(tool: &str, id: impl Into<Value>, key: Option<&str>) -> Value {
+pub(crate) fn call_of(tool: &str, id: impl Into<Value>, key: Option<&str>) -> Value {
     let mut call = json!({
         "jsonrpc": "2.0",
         "id": id.into(),
@@ -44,11 +44,11 @@ fn call_of(tool: &str, id: impl Into<Value>, key: Option<&str>) -> Value {
     call
 }
 
-fn call(id: impl Into<Value>, key: &str) -> Request<Full<Bytes>> {
+pub(crate) fn call(id: impl Into<Value>, key: &str) -> Request<Full<Bytes>> {
     message(&call_of("pay", id, Some(key)))
 }
 
-fn in_json(body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+pub(crate) fn in_json(body: impl Into<Bytes>) -> Response<Full<Bytes>> {
     let mut response = answer(StatusCode::OK, body);
     let json = HeaderValue::from_static("application/json");
     response.headers_mut().insert(CONTENT_TYPE, json);
@@ -56,7 +56,7 @@ fn in_json(body: impl Into<Bytes>) -> Response<Full<Bytes>> {
 }
 
 /// A server that answers each request with its id and the number of the run.
-fn server(
+pub(crate) fn server(
     runs: &Runs,
 ) -> impl tower::Service<
     Request<Full<Bytes>>,
@@ -74,14 +74,14 @@ fn server(
     })
 }
 
-fn json_of(seen: &Seen) -> Value {
+pub(crate) fn json_of(seen: &Seen) -> Value {
     assert_eq!(seen.status, 200, "{seen:?}");
     serde_json::from_slice(&seen.body).unwrap_or_else(|_| panic!("{seen:?}"))
 }
 
 /// The id and the code of a rejection.
 #[track_caller]
-fn rejection(seen: &Seen) -> (Value, String) {
+pub(crate) fn rejection(seen: &Seen) -> (Value, String) {
     let message = json_of(seen);
     let data = &message["error"]["data"];
     assert_eq!(data["source"], "idempotency", "{message}");

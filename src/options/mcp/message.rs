@@ -16,11 +16,12 @@ pub(crate) enum Message {
     /// Several messages in one. The revision 2025-03-26 has them, and one answer for all of them.
     Batch,
     /// Whether the message is a call can't be told: it is not JSON, it is a call without the name of
-    /// a tool, or it has a member twice, and readers differ in which one they take.
+    /// a tool, or it has a member twice, and readers differ in which one they take. Or its id is no
+    /// string and no number, which no answer could have.
     Unreadable,
 }
 
-static METHOD: LazyLock<MemberPointer> = LazyLock::new(|| pointer("/method"));
+pub(super) static METHOD: LazyLock<MemberPointer> = LazyLock::new(|| pointer("/method"));
 static NAME: LazyLock<MemberPointer> = LazyLock::new(|| pointer("/params/name"));
 pub(super) static ID: LazyLock<MemberPointer> = LazyLock::new(|| pointer("/id"));
 static TOKEN: LazyLock<MemberPointer> = LazyLock::new(|| pointer("/params/_meta/progressToken"));
@@ -54,12 +55,15 @@ impl McpTools {
             return Message::Other;
         }
         let id = match ID.find(text) {
-            Some(Place::Value(id)) => Some(text[id].into()),
+            Some(Place::Value(id)) => match tag(&text[id]) {
+                None => return Message::Unreadable,
+                id => id,
+            },
             Some(Place::Absent { .. }) => None,
             _ => return Message::Unreadable,
         };
         let progress_token = match TOKEN.find(text) {
-            Some(Place::Value(token)) => Some(text[token].into()),
+            Some(Place::Value(token)) => tag(&text[token]),
             _ => None,
         };
         Message::Call(JsonRpcRequest { id, progress_token })
@@ -71,9 +75,18 @@ impl Message {
     pub(super) const BATCH: &str =
         "Calls of tools in a batch can't be protected; send each as a request of its own.";
     /// Why a message can't be protected that may be a call.
-    pub(super) const UNREADABLE: &str =
-        "The body must be one JSON-RPC request, in which no object has a member twice.";
+    pub(super) const UNREADABLE: &str = "The body must be one JSON-RPC request, whose `id` is a string or a number of at most 1 KiB, \
+         and in which no object has a member twice.";
 }
+
+/// The text of an id or of a token: a string or a number, as JSON-RPC and MCP have them. It stands in
+/// each message of a replay, so its length is bounded (G11), and in one line.
+fn tag(text: &str) -> Option<Box<str>> {
+    let is_one = text.starts_with(|first: char| matches!(first, '"' | '-' | '0'..='9'));
+    (is_one && text.len() <= LONGEST_TAG).then(|| text.into())
+}
+
+const LONGEST_TAG: usize = 1024;
 
 fn is(text: &str, wanted: &[u8]) -> bool {
     string(text).is_some_and(|own| own == wanted)
@@ -116,8 +129,12 @@ mod tests {
 
     #[test]
     fn escapes_hide_no_call() {
-        let call = r#"{"m\u0065thod":"tools\/c\u0061ll","params":{"name":"p\u0061y"},"id":null}"#;
-        assert_eq!(sort(&McpTools::only(["pay"]), call), Ok("null".to_owned()));
+        let call =
+            r#"{"m\u0065thod":"tools\/c\u0061ll","params":{"name":"p\u0061y"},"id":"\u0061"}"#;
+        assert_eq!(
+            sort(&McpTools::only(["pay"]), call),
+            Ok("\"\\u0061\"".to_owned())
+        );
     }
 
     #[test]
@@ -148,6 +165,9 @@ mod tests {
                 r#"{"method":"tools/call","params":{"name":"pay"}"#,
                 "unreadable",
             ),
+            (&call("null", "pay"), "unreadable"),
+            (&call("[1]", "pay"), "unreadable"),
+            (&call(&"1".repeat(1025), "pay"), "unreadable"),
         ] {
             assert_eq!(sort(&McpTools::All, body), Err(is), "{body}");
         }

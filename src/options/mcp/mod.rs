@@ -11,7 +11,7 @@ mod replay;
 
 pub(crate) use answer::ToolAnswer;
 pub(crate) use pieces::EventPieces;
-pub(crate) use replay::for_retry;
+pub(crate) use replay::{Unfit, for_retry};
 
 use http::{HeaderName, Method};
 
@@ -112,6 +112,7 @@ impl RouteOptions {
         let usual = RecordHeaders::default().names;
         let names = usual.iter().map(HeaderName::as_str).chain([SESSION]);
         let recorded = RecordHeaders::deny(names);
+        self.fingerprint.of_attempt = ["/id", "/params/_meta"].map(message::pointer).into();
         self.methods([Method::POST])
             .key_in_body([KEY])
             .fingerprint_body(FingerprintBody::Json(compared))
