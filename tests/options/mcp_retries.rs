@@ -211,3 +211,44 @@ async fn a_message_that_is_passed_on_is_as_it_came() {
     assert_eq!(seen.refusal(), "400 key-required");
     assert_eq!(runs.count(), 0);
 }
+
+/// A long record is searched on a thread of its own (G11): while there is none, short requests go on.
+#[test]
+fn a_long_replay_holds_up_no_other_request() {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime
+        .enable_all()
+        .max_blocking_threads(1)
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let runs = Runs::default();
+        let app = layer(|options| options).layer(handler(&runs, |_, _: Request<Bytes>| {
+            let long = "x".repeat(200 * 1024);
+            in_json(json!({ "jsonrpc": "2.0", "id": 1, "result": long }).to_string())
+        }));
+        let first = send(&app, call(1, "k")).await;
+        let (free, held) = std::sync::mpsc::channel::<()>();
+        let holding = tokio::task::spawn_blocking(move || held.recv());
+        let mut again = std::pin::pin!(send(&app, call(2, "k")));
+        for _ in 0..3 {
+            assert!(poll_once(again.as_mut()).await.is_none());
+            tokio::task::yield_now().await;
+        }
+        let list = message(&json!({ "jsonrpc": "2.0", "id": 3, "method": "tools/list" }));
+        assert_eq!(send(&app, list).await.status, 200);
+        free.send(()).unwrap();
+        holding.await.unwrap().unwrap();
+        let again = again.await;
+        assert!(again.is_replay());
+        assert_eq!(again.text(), first.text().replace("\"id\":1", "\"id\":2"));
+    });
+}
+
+async fn poll_once<F: Future>(mut future: std::pin::Pin<&mut F>) -> Option<F::Output> {
+    std::future::poll_fn(|cx| match future.as_mut().poll(cx) {
+        std::task::Poll::Ready(done) => std::task::Poll::Ready(Some(done)),
+        std::task::Poll::Pending => std::task::Poll::Ready(None),
+    })
+    .await
+}
