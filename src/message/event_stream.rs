@@ -24,8 +24,10 @@ pub(crate) fn data_of_events(stream: &[u8]) -> Vec<EventData<'_>> {
         let length = length.unwrap_or(rest.len());
         let line = &rest[..length];
         if line.is_empty() {
-            let lines = std::mem::take(&mut lines);
-            events.push(EventData { stream, lines });
+            if !lines.is_empty() {
+                let lines = std::mem::take(&mut lines);
+                events.push(EventData { stream, lines });
+            }
         } else if let Some(value) = line.strip_prefix(b"data:") {
             let value = value.strip_prefix(b" ").unwrap_or(value);
             let end = at + length;
@@ -40,9 +42,30 @@ pub(crate) fn data_of_events(stream: &[u8]) -> Vec<EventData<'_>> {
         };
         at += length + end;
     }
-    events.push(EventData { stream, lines });
-    events.retain(|event| !event.lines.is_empty());
+    if !lines.is_empty() {
+        events.push(EventData { stream, lines });
+    }
     events
+}
+
+/// Where the last event ends that an empty line ends, if that line begins at or behind `from`. The stream
+/// begins with a line.
+pub(crate) fn end_of_events(stream: &[u8], from: usize) -> Option<usize> {
+    let is_empty_line = |at: &usize| {
+        let before = at.checked_sub(1).map(|before| stream[before]);
+        match stream[*at] {
+            b'\n' => matches!(before, None | Some(b'\n')),
+            b'\r' => matches!(before, None | Some(b'\n' | b'\r')),
+            _ => false,
+        }
+    };
+    let line = (from..stream.len()).rev().find(is_empty_line)?;
+    let length = if stream[line..].starts_with(b"\r\n") {
+        2
+    } else {
+        1
+    };
+    Some(line + length)
 }
 
 impl<'a> EventData<'a> {
@@ -103,6 +126,31 @@ mod tests {
         ] {
             assert_eq!(texts(stream), data, "{stream:?}");
         }
+    }
+
+    #[test]
+    fn an_event_ends_with_an_empty_line() {
+        for (stream, end) in [
+            ("a\n\nb\n", Some(3)),
+            ("a\r\n\r\n", Some(5)),
+            ("a\r\rb", Some(3)),
+            ("a\n\r\nb", Some(4)),
+            ("a\r\n\nb", Some(4)),
+            ("a\r\n\r", Some(4)),
+            ("a\n\nb\n\n\nc", Some(7)),
+            ("\na", Some(1)),
+            ("a\r\nb\r", None),
+            ("", None),
+        ] {
+            assert_eq!(end_of_events(stream.as_bytes(), 0), end, "{stream:?}");
+        }
+        assert_eq!(end_of_events(b"a\n\nb", 3), None);
+        assert_eq!(end_of_events(b"a\n\nb", 2), Some(3));
+    }
+
+    #[test]
+    fn events_without_data_take_no_memory() {
+        assert_eq!(data_of_events(&vec![b'\n'; 1 << 20]).capacity(), 0);
     }
 
     #[test]

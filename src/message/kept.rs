@@ -133,9 +133,9 @@ impl Kept {
         true
     }
 
-    /// Whether data are kept that the client is not yet shown.
-    pub(crate) fn hides(&self) -> bool {
-        self.shown < self.len()
+    /// How many bytes are kept that the client is not yet shown.
+    pub(crate) fn hidden(&self) -> usize {
+        self.len() - self.shown
     }
 
     /// Shows the client the next data, which are kept already.

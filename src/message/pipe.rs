@@ -266,7 +266,7 @@ impl Unsent for Pipe {
 type Dropped = (Option<Kept>, VecDeque<Bytes>, BytesMut);
 
 impl State {
-    fn push(&mut self, data: Bytes) {
+    fn push(&mut self, mut data: Bytes) {
         if data.is_empty() || self.left {
             return;
         }
@@ -274,8 +274,15 @@ impl State {
             self.unread_since = Some(Instant::now());
         }
         self.bytes += data.len();
-        if let Some(kept) = self.kept.as_mut().filter(|kept| kept.hides()) {
+        if let Some(kept) = &mut self.kept
+            && kept.hidden() > 0
+        {
+            // What was withheld may be kept in part.
+            let rest = data.split_off(data.len().min(kept.hidden()));
             kept.show(data);
+            data = rest;
+        }
+        if data.is_empty() {
             return;
         }
         if data.len() < SMALL {

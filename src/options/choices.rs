@@ -108,6 +108,10 @@ pub enum EventStreams {
     /// or once its operation has taken as long as `max_operation`: the stream goes on, and is of its
     /// client alone.
     ///
+    /// Events are sent as they come. The last one is sent once the stream is recorded (G3), if the
+    /// stream ends without a pause behind it. With the preset [`mcp`](crate::RouteOptions::mcp), which
+    /// sets this, the event with the answer always waits.
+    ///
     /// A stream in which two messages of JSON-RPC answer one id is sealed, and the log says so.
     Record,
 }

@@ -3,20 +3,26 @@
 
 use std::time::SystemTime;
 
+use bytes::Bytes;
 use http::{HeaderMap, Response, response};
 use tracing::warn;
 
 use crate::lease::Verdict;
 use crate::message::body::{FullBody, SMALL};
+use crate::message::kept::AHEAD;
+use crate::message::media_type::is_event_stream;
 use crate::options::mcp::ToolAnswer;
 use crate::options::recording::{RecordRule, Recording, ResponseHead};
+use crate::options::rpc::answers_twice;
 use crate::options::{OnLapsedLease, OnOversize, RouteOptions};
 use crate::record::response::RecordedResponse;
+use crate::request::operation::Operation;
 use crate::store::{Outcome, Release};
 
 /// How the body of a response ended.
 pub(crate) enum BodyEnd<'a> {
-    Full(&'a FullBody),
+    /// The whole body, and what it says of a call of a tool (`mcp`).
+    Full(&'a FullBody, ToolAnswer),
     /// The body was too large to record, or endless. Holds its trailers if the end
     /// was reached.
     TooLarge(Option<&'a HeaderMap>),
@@ -26,6 +32,45 @@ pub(crate) enum BodyEnd<'a> {
     TwoAnswers(Option<&'a HeaderMap>),
     /// The body broke off before its end.
     Broken,
+}
+
+impl<'a> BodyEnd<'a> {
+    /// The end of a body that was read whole, by what stands in it where the route looks at that.
+    pub(crate) async fn of_full(
+        operation: &Operation,
+        headers: &HeaderMap,
+        body: &'a FullBody,
+    ) -> Self {
+        let is_stream = is_event_stream(headers);
+        if operation.options.mcp.is_some() {
+            let answer = move |body: &[u8]| ToolAnswer::of(body, is_stream);
+            return Self::Full(body, search(operation, &body.data, answer).await);
+        }
+        if is_stream && search(operation, &body.data, answers_twice).await {
+            warn!("a stream of events answers one JSON-RPC id twice: its record is sealed");
+            return Self::TwoAnswers(body.trailers.as_deref());
+        }
+        Self::Full(body, ToolAnswer::Result)
+    }
+}
+
+/// Searches a long body on another thread, so that no other request waits (G11).
+async fn search<T: Send + 'static>(
+    operation: &Operation,
+    body: &Bytes,
+    search: impl FnOnce(&[u8]) -> T + Clone + Send + 'static,
+) -> T {
+    if body.len() <= AHEAD {
+        return search(body);
+    }
+    let aside = {
+        let (body, search) = (body.clone(), search.clone());
+        move || search(&body)
+    };
+    let caller = operation.account().caller();
+    let found = operation.core.turns.run(caller, aside).await;
+    // Without a thread for it, the work holds up this one.
+    found.unwrap_or_else(|| search(body))
 }
 
 /// Step 7: what becomes of the record, by the route's options, the handler's word
@@ -51,7 +96,11 @@ pub(crate) fn judge<'a>(
             if options.in_doubt.records(&response) {
                 return Verdict::LeaveInFlight;
             }
-            match tool_answer(options, head, &body) {
+            let answer = match body {
+                BodyEnd::Full(_, answer) => answer,
+                _ => ToolAnswer::Result,
+            };
+            match answer {
                 ToolAnswer::Result => records(options, &response, &body),
                 ToolAnswer::Unfinished => false,
                 ToolAnswer::Unclear(answers) => {
@@ -65,7 +114,7 @@ pub(crate) fn judge<'a>(
         }
     };
     match body {
-        BodyEnd::Full(body) if records => {
+        BodyEnd::Full(body, _) if records => {
             Verdict::RecordResponse(recorded(options, head, body, began_at))
         }
         BodyEnd::TooLarge(_) if records && options.oversize == OnOversize::Seal => sealed(),
@@ -74,17 +123,9 @@ pub(crate) fn judge<'a>(
         BodyEnd::Broken | BodyEnd::NoRoom(_) | BodyEnd::TwoAnswers(_) if records => sealed(),
         BodyEnd::Broken if word == Some(&Recording::IfComplete) => Verdict::LeaveInFlight,
         BodyEnd::Broken => Verdict::Release(if_unknown(options)),
-        BodyEnd::Full(_) | BodyEnd::TooLarge(_) | BodyEnd::NoRoom(_) | BodyEnd::TwoAnswers(_) => {
+        BodyEnd::Full(..) | BodyEnd::TooLarge(_) | BodyEnd::NoRoom(_) | BodyEnd::TwoAnswers(_) => {
             Verdict::Release(Release::MayRunAgain)
         }
-    }
-}
-
-/// What a call of a tool was told, on a route with the options of MCP.
-fn tool_answer(options: &RouteOptions, head: &response::Parts, body: &BodyEnd<'_>) -> ToolAnswer {
-    match body {
-        BodyEnd::Full(body) if options.mcp.is_some() => ToolAnswer::of(&head.headers, &body.data),
-        _ => ToolAnswer::Result,
     }
 }
 
@@ -137,7 +178,7 @@ pub(crate) fn committed(
 
 fn response_head<'a>(head: &'a response::Parts, body: &BodyEnd<'a>) -> ResponseHead<'a> {
     let trailers = match body {
-        BodyEnd::Full(body) => body.trailers.as_deref(),
+        BodyEnd::Full(body, _) => body.trailers.as_deref(),
         BodyEnd::TooLarge(trailers) | BodyEnd::NoRoom(trailers) | BodyEnd::TwoAnswers(trailers) => {
             *trailers
         }

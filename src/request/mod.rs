@@ -65,6 +65,7 @@ use crate::message::media_type::{can_have_body, is_event_stream, never_ends};
 use crate::message::response_body::ResponseBody;
 use crate::observer::RequestOutcome;
 use crate::options::EventStreams;
+use crate::options::mcp::ToolAnswer;
 use crate::rejection::Rejection;
 use crate::request::claim::Protection;
 use crate::request::context::IdempotencyContext;
@@ -75,7 +76,7 @@ use crate::request::operation::{Operation, Progress};
 use crate::request::respond::{unprotected, unrecorded};
 #[cfg(feature = "_sql")]
 use crate::request::settle::Settled;
-use crate::request::stream::{ReadAhead, has_two_answers};
+use crate::request::stream::ReadAhead;
 use crate::runtime::Handle;
 use crate::runtime::catch::Panic;
 
@@ -250,9 +251,8 @@ where
     async move {
         let events =
             is_event_stream(&head.headers) && head.status != StatusCode::SWITCHING_PROTOCOLS;
-        let of_mcp = operation.options.mcp.is_some() && events;
         let events = events && operation.options.event_streams == EventStreams::Record;
-        let (kept_until, ending, body) = if never_ends(&head) && !events && !of_mcp {
+        let (kept_until, ending, body) = if never_ends(&head) && !events {
             let verdict = judge(&operation.options, &head, BodyEnd::TooLarge(None), began_at);
             match (verdict.into_owned(), Handle::try_current()) {
                 // The operation runs until the response has ended.
@@ -272,10 +272,10 @@ where
             let limit = operation.options.max_recorded_body;
             match read(body.as_mut(), length, limit, at_once, operation.account()).await {
                 FirstRead::Full(mut body, room) => {
-                    let end = if events && Box::pin(has_two_answers(operation, &body.data)).await {
-                        BodyEnd::TwoAnswers(body.trailers.as_deref())
+                    let end = if events || operation.options.mcp.is_some() {
+                        Box::pin(BodyEnd::of_full(operation, &head.headers, &body)).await
                     } else {
-                        BodyEnd::Full(&body)
+                        BodyEnd::Full(&body, ToolAnswer::Result)
                     };
                     let verdict = judge(&operation.options, &head, end, began_at);
                     let (kept_until, ending) = (verdict.kept_until(), owner.end(verdict));
@@ -295,12 +295,9 @@ where
                     resume_unwind(panic)
                 }
                 FirstRead::Part(read, room, runtime) => {
-                    let reading = ReadAhead::new(operation, body, read, room, length, version);
-                    let reading = if events {
-                        reading.of_events(began_at)
-                    } else {
-                        reading
-                    };
+                    let events = events.then_some(began_at);
+                    let reading =
+                        ReadAhead::new(operation, body, read, room, length, version, events);
                     return reading.send(&runtime, owner, head, began_at);
                 }
             }

@@ -17,7 +17,7 @@ use std::time::SystemTime;
 use bytes::{Buf, Bytes};
 use http::{HeaderMap, Response, Version, response};
 use http_body::Body;
-use tracing::{Instrument, debug, warn};
+use tracing::{Instrument, debug};
 
 use crate::lease::{Ended, LeaseOwner, Verdict};
 use crate::limits::Holding;
@@ -30,7 +30,6 @@ use crate::message::response_body::ResponseBody;
 use crate::message::send_timeout::SendTimeout;
 use crate::options::OnDisconnect;
 use crate::options::mcp::EventPieces;
-use crate::options::rpc::answers_twice;
 use crate::request::judge::{BodyEnd, head_for_judging, judge};
 use crate::request::operation::Operation;
 use crate::runtime::catch::{CatchUnwind, Panic};
@@ -104,6 +103,8 @@ where
     R::Data: Send,
     R::Error: Into<BoxError>,
 {
+    /// `events_since` says of a stream of events that is recorded, if it ends within the limits, when
+    /// its operation began.
     pub(crate) fn new(
         operation: &Arc<Operation>,
         body: Pin<Box<R>>,
@@ -111,6 +112,7 @@ where
         mut room: Room,
         length: AnnouncedLength,
         version: Version,
+        events_since: Option<SystemTime>,
     ) -> Self {
         let recordable = operation.options.max_recorded_body;
         let account = operation.account();
@@ -128,6 +130,14 @@ where
             KeptBody::Kept => (data, room),
             _ => (room.of_whole(data, account), Room::default()),
         };
+        let of_mcp = events_since.is_some() && operation.options.mcp.is_some();
+        let withholds = if version <= Version::HTTP_10 {
+            Withholds::UntilNext
+        } else if events_since.is_some() && !of_mcp {
+            Withholds::UntilPending
+        } else {
+            Withholds::Nothing
+        };
         let pipe = Pipe::new(account, room);
         let mut reading = Self {
             operation: Arc::clone(operation),
@@ -139,14 +149,14 @@ where
             to_come: length.by_header,
             last: None,
             is_off: false,
-            events: operation.options.mcp.is_some().then(Box::default),
-            withholds: if version <= Version::HTTP_10 {
-                Withholds::UntilNext
-            } else {
-                Withholds::Nothing
-            },
+            events: (of_mcp && withholds == Withholds::Nothing).then(Box::default),
+            withholds,
             endless: false,
-            events_end_by: None,
+            events_end_by: events_since.map(|began_at| {
+                let took = began_at.elapsed().unwrap_or_default();
+                let left = operation.options.max_operation.saturating_sub(took);
+                Box::pin(sleep(left))
+            }),
             makes_room: false,
             trailers: trailers.map(|trailers| *trailers),
             overdue: None,
@@ -167,21 +177,10 @@ where
     pub(crate) fn endless(operation: &Arc<Operation>, body: Pin<Box<R>>) -> Self {
         let length = AnnouncedLength::UNKNOWN;
         let (read, room) = (BodyBuffer::default(), Room::default());
-        let mut reading = Self::new(operation, body, read, room, length, Version::HTTP_11);
+        let mut reading = Self::new(operation, body, read, room, length, Version::HTTP_11, None);
         reading.forgo_record(KeptBody::TooLarge);
         reading.endless = true;
         reading
-    }
-
-    /// The same for a stream of events that is recorded if it ends within the limits.
-    pub(crate) fn of_events(mut self, began_at: SystemTime) -> Self {
-        let took = began_at.elapsed().unwrap_or_default();
-        let left = self.operation.options.max_operation.saturating_sub(took);
-        self.events_end_by = Some(Box::pin(sleep(left)));
-        if self.withholds == Withholds::Nothing {
-            self.withholds = Withholds::UntilPending;
-        }
-        self
     }
 
     /// The response whose body a task reads from here on. `None` if another owner has
@@ -229,20 +228,22 @@ where
                 cut = Cut::after(owner.end(verdict).await);
             }
             if cut.is_none() {
+                self.withhold_nothing();
                 finished = self.read().await;
             }
         }
         if let Some(owner) = owner {
             let is_whole = matches!(finished, Finished::Full) && self.record == KeptBody::Kept;
-            let whole = is_whole.then(|| self.pipe.whole());
-            let twice = match &whole {
-                Some(stream) if self.events_end_by.is_some() => {
-                    let operation = Arc::clone(&self.operation);
-                    has_two_answers(&operation, stream).await
-                }
-                _ => false,
+            let whole = is_whole.then(|| FullBody {
+                data: self.pipe.whole(),
+                trailers: self.trailers.clone().map(Box::new),
+            });
+            let operation = Arc::clone(&self.operation);
+            let end = match &whole {
+                Some(body) => BodyEnd::of_full(&operation, &head.headers, body).await,
+                None => self.body_end(&finished),
             };
-            let verdict = self.verdict(&finished, whole, twice, &head, began_at);
+            let verdict = judge(&operation.options, &head, end, began_at).into_owned();
             cut = Cut::after(owner.end(verdict).await);
         }
         let end = match (finished, cut) {
@@ -262,41 +263,18 @@ where
         read.unwrap_or_else(Finished::Panicked)
     }
 
-    /// `whole` is the body, where it is kept and was read to its end. `twice` says that it is a stream
-    /// with two answers.
-    fn verdict(
-        &self,
-        finished: &Finished,
-        whole: Option<Bytes>,
-        twice: bool,
-        head: &response::Parts,
-        began_at: SystemTime,
-    ) -> Verdict<'static> {
+    /// The end of a body that was not kept, or not read to its end.
+    fn body_end(&self, finished: &Finished) -> BodyEnd<'_> {
         let trailers = self.trailers.as_ref();
-        let whole = whole.map(|data| FullBody {
-            data,
-            trailers: trailers.cloned().map(Box::new),
-        });
-        let read = match (finished, self.record) {
-            (Finished::Full, KeptBody::Kept) if twice => BodyEnd::TwoAnswers(trailers),
-            (Finished::Full, KeptBody::Kept) => {
-                BodyEnd::Full(whole.as_ref().expect("the body is kept"))
-            }
+        match (finished, self.record) {
             (Finished::Full | Finished::Ended, KeptBody::TooLarge) => BodyEnd::TooLarge(trailers),
             (Finished::Full | Finished::Ended, KeptBody::NoRoom) => BodyEnd::NoRoom(trailers),
             // An endless body that breaks off is as complete as it gets.
             (Finished::Broken(_) | Finished::Panicked(_), _) if self.endless => {
                 BodyEnd::TooLarge(trailers)
             }
-            (
-                Finished::Broken(_)
-                | Finished::Panicked(_)
-                | Finished::Ended
-                | Finished::Unrecordable,
-                _,
-            ) => BodyEnd::Broken,
-        };
-        judge(&self.operation.options, head, read, began_at).into_owned()
+            _ => BodyEnd::Broken,
+        }
     }
 
     /// Hands the client the end of the body, with the data that was withheld.
@@ -330,6 +308,10 @@ where
             if self.is_off {
                 return Poll::Ready(Finished::Broken(Box::new(Misannounced)));
             }
+            // Before a client that takes nothing holds the task up: the lease would lapse.
+            if self.is_over(cx) {
+                return Poll::Ready(Finished::Unrecordable);
+            }
             match self.pipe.demand(self.record != KeptBody::Kept, cx) {
                 Demand::More => {}
                 Demand::Enough => return Poll::Pending,
@@ -342,9 +324,6 @@ where
                         return Poll::Ready(Finished::Ended);
                     }
                 }
-            }
-            if self.is_over(cx) {
-                return Poll::Ready(Finished::Unrecordable);
             }
             let Poll::Ready(frame) = self.body.as_mut().poll_frame(cx) else {
                 if self.withholds == Withholds::UntilPending {
@@ -386,11 +365,20 @@ where
         }
         self.events_end_by = None;
         self.endless = true;
-        if self.withholds == Withholds::UntilPending {
-            self.withholds = Withholds::Nothing;
-            self.show_last();
-        }
         true
+    }
+
+    /// What was withheld until the stream is recorded is sent: it is sealed, or its operation may run
+    /// again.
+    fn withhold_nothing(&mut self) {
+        if self.withholds == Withholds::UntilNext {
+            return;
+        }
+        self.withholds = Withholds::Nothing;
+        self.show_last();
+        if let Some(last) = self.events.take().and_then(|mut events| events.last()) {
+            self.pipe.push(last);
+        }
     }
 
     fn show_last(&mut self) {
@@ -505,26 +493,6 @@ impl Cut {
             | Ended::LeftInFlight => None,
         }
     }
-}
-
-/// Whether a stream of events answers one id of JSON-RPC twice, so that it is not the answer to one
-/// operation. A long one is searched on another thread, so that no other request waits (G11).
-pub(super) async fn has_two_answers(operation: &Operation, stream: &Bytes) -> bool {
-    let search = {
-        let stream = stream.clone();
-        move || answers_twice(&stream)
-    };
-    let twice = if stream.len() <= AHEAD {
-        search()
-    } else {
-        let caller = operation.account().caller();
-        let searched = operation.core.turns.run(caller, search.clone()).await;
-        searched.unwrap_or_else(search)
-    };
-    if twice {
-        warn!("a stream of events answers one JSON-RPC id twice: its record is sealed");
-    }
-    twice
 }
 
 impl fmt::Display for Cut {

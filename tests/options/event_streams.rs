@@ -43,7 +43,7 @@ fn ask(id: u32) -> Request<Full<Bytes>> {
     )
 }
 
-fn stream(body: Script) -> Response<Script> {
+pub(super) fn stream(body: Script) -> Response<Script> {
     let mut response = Response::new(body);
     let kind = "text/event-stream".parse().unwrap();
     response.headers_mut().insert("content-type", kind);
@@ -130,6 +130,29 @@ async fn the_last_event_leaves_when_it_is_recorded() {
     assert_eq!(seen, NOTE.as_bytes());
 }
 
+/// G3: what was ready at once is no exception, however many frames it has.
+#[tokio::test(start_paused = true)]
+async fn the_last_event_waits_for_the_record_if_all_was_ready_at_once() {
+    for events in [255, 256, 257, 512] {
+        let store = Steered::new();
+        store.make(
+            Op::Complete,
+            Fault::Fails(tower_idempotency::store::StoreErrorKind::Unknown),
+        );
+        let app = with_policy(&store, recorded);
+        let app = app.layer(handler(&Runs::default(), move |_, _| {
+            stream(Script::frames((1..events).map(|_| NOTE).chain([ANSWER])))
+        }));
+        let mut response = app.oneshot(ask(1)).await.unwrap();
+        let mut seen = Vec::new();
+        let unrecorded = response.headers().contains_key("idempotency-status");
+        while let Some(Ok(frame)) = response.body_mut().frame().await {
+            seen.extend_from_slice(&frame.into_data().unwrap());
+        }
+        assert!(unrecorded || !seen.ends_with(ANSWER.as_bytes()), "{events}");
+    }
+}
+
 /// G4.
 #[tokio::test(start_paused = true)]
 async fn a_stream_goes_on_without_its_client_and_is_recorded() {
@@ -180,6 +203,33 @@ async fn a_stream_beyond_the_limits_is_sealed_at_once() {
             "409 response-unavailable"
         );
     }
+}
+
+/// Also if its client takes nothing: its lease must not lapse while it is held up.
+#[tokio::test(start_paused = true)]
+async fn a_stream_beyond_the_limits_is_sealed_whatever_its_client_takes() {
+    let runs = Runs::default();
+    let limits = |options: RouteOptions| {
+        let options = options.max_recorded_body(200 << 10).lease(SECOND * 2);
+        options.max_operation(SECOND * 3)
+    };
+    let app = layer(limits).layer(handler(&runs, |_, _| {
+        let steps = (0..10).flat_map(|_| {
+            let event = format!("data: {}\n\n", "x".repeat(40 << 10));
+            [Step::Wait(SECOND / 10), Step::Data(event.into())]
+        });
+        stream(Script::new(steps.collect::<Vec<_>>()).then(Step::Never))
+    }));
+    let response = app.clone().oneshot(ask(1)).await.unwrap();
+    for _ in 0..10 {
+        tokio::time::sleep(SECOND).await;
+        assert_eq!(
+            send(&app, ask(2)).await.refusal(),
+            "409 response-unavailable"
+        );
+    }
+    assert_eq!(runs.count(), 1);
+    drop(response);
 }
 
 #[tokio::test(start_paused = true)]

@@ -28,6 +28,7 @@ mod keys;
 mod lifetimes;
 mod mcp;
 mod mcp_retries;
+mod mcp_streams;
 mod mistakes;
 mod namespace_and_secrets;
 mod observer;

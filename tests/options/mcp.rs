@@ -396,6 +396,24 @@ async fn a_renderer_of_the_application_beats_the_form_of_the_preset() {
     assert_eq!(*seen.lock().unwrap(), 1);
 }
 
+/// The preset sets options that a client learns of.
+#[cfg(feature = "contract")]
+#[test]
+fn the_contract_says_that_streams_are_recorded() {
+    let layer = builder(&MemoryStore::new()).route("POST /mcp", RouteOptions::mcp);
+    let contract = layer.build().unwrap().contract();
+    let json = contract.json();
+    assert!(
+        json.to_string().contains(r#""event_streams":"record""#),
+        "{json:#}"
+    );
+    let page = contract.markdown();
+    assert!(
+        page.contains("a stream of events that does not end within"),
+        "{page}"
+    );
+}
+
 #[test]
 fn what_can_not_go_with_the_preset_is_an_error() {
     let wrong = |change: fn(RouteOptions) -> RouteOptions| {

@@ -2,10 +2,7 @@
 
 use std::sync::LazyLock;
 
-use http::HeaderMap;
-use http::header::CONTENT_TYPE;
-
-use crate::message::media_type::is_media_type;
+use crate::message::event_stream::{data_of_events, end_of_events};
 use crate::options::json::member::{MemberPointer, Place, string};
 use crate::options::mcp::message::pointer;
 
@@ -27,31 +24,28 @@ static ERROR: LazyLock<MemberPointer> = LazyLock::new(|| pointer("/error"));
 static ERROR_CODE: LazyLock<MemberPointer> = LazyLock::new(|| pointer("/error/code"));
 
 impl ToolAnswer {
-    /// What a whole response says.
-    pub(crate) fn of(headers: &HeaderMap, body: &[u8]) -> Self {
+    /// What the whole body of a response says.
+    pub(crate) fn of(body: &[u8], is_stream: bool) -> Self {
         let Ok(text) = std::str::from_utf8(body) else {
             return Self::Result;
         };
-        if !is_media_type(headers.get(CONTENT_TYPE), "text/event-stream") {
+        if !is_stream {
             return Self::of_message(text).unwrap_or(Self::Result);
         }
-        match *Self::in_events(text) {
+        // An event that no empty line ends is none.
+        let end = end_of_events(text.as_bytes(), 0).unwrap_or(0);
+        match *Self::in_events(&body[..end]) {
             [answer] => answer,
             ref answers => Self::Unclear(answers.len()),
         }
     }
 
-    /// How many answers stand in these events.
-    pub(super) fn answers(events: &[u8]) -> usize {
-        std::str::from_utf8(events).map_or(0, |text| Self::in_events(text).len())
-    }
-
-    fn in_events(text: &str) -> Vec<Self> {
-        let messages = messages(text);
-        let answers = messages
+    /// The answers that stand in these events.
+    pub(super) fn in_events(events: &[u8]) -> Vec<Self> {
+        let events = data_of_events(events);
+        let answers = events
             .iter()
-            .map(String::as_str)
-            .filter_map(Self::of_message);
+            .filter_map(|event| Self::of_message(std::str::from_utf8(&event.text()).ok()?));
         answers.collect()
     }
 
@@ -79,25 +73,8 @@ impl ToolAnswer {
     }
 }
 
-/// The data of the events in a stream.
-fn messages(text: &str) -> Vec<String> {
-    let text = text.replace("\r\n", "\n").replace('\r', "\n");
-    let (mut messages, mut data) = (Vec::new(), Vec::new());
-    for line in text.lines() {
-        if let Some(rest) = line.strip_prefix("data:") {
-            data.push(rest.strip_prefix(' ').unwrap_or(rest));
-        } else if line.is_empty() && !data.is_empty() {
-            messages.push(data.join("\n"));
-            data.clear();
-        }
-    }
-    messages
-}
-
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
 
     const PROGRESS: &str =
@@ -105,11 +82,7 @@ mod tests {
     const RESULT: &str = r#"{"jsonrpc":"2.0","id":1,"result":{"content":[]}}"#;
 
     fn of(content_type: &'static str, body: &str) -> ToolAnswer {
-        let value = HeaderValue::from_static(content_type);
-        ToolAnswer::of(
-            &HeaderMap::from_iter([(CONTENT_TYPE, value)]),
-            body.as_bytes(),
-        )
+        ToolAnswer::of(body.as_bytes(), content_type == "text/event-stream")
     }
 
     #[test]
@@ -157,6 +130,11 @@ mod tests {
             (stream(&[RESULT]).replace('\n', "\r\n"), ToolAnswer::Result),
             (stream(&[RESULT]).replace('\n', "\r"), ToolAnswer::Result),
             (String::new(), ToolAnswer::Unclear(0)),
+            (format!("\u{feff}{}", stream(&[RESULT])), ToolAnswer::Result),
+            (
+                stream(&[RESULT]).replace("\n\n", "\n\r\n"),
+                ToolAnswer::Result,
+            ),
             // An event that the stream broke off in.
             (format!("data: {RESULT}\n"), ToolAnswer::Unclear(0)),
             (
@@ -171,11 +149,7 @@ mod tests {
                 ToolAnswer::Unfinished,
             ),
         ] {
-            assert_eq!(
-                of("text/event-stream; charset=utf-8", &body),
-                expected,
-                "{body}"
-            );
+            assert_eq!(of("text/event-stream", &body), expected, "{body}");
         }
     }
 

@@ -17,7 +17,7 @@ use http::{HeaderName, Method};
 
 use crate::options::key::Key;
 use crate::options::recording::RecordHeaders;
-use crate::options::{FingerprintBody, JsonFingerprint, Require, RouteOptions};
+use crate::options::{EventStreams, FingerprintBody, JsonFingerprint, Require, RouteOptions};
 use crate::rejection::json_rpc::JsonRpcRequest;
 use crate::rejection::{Rejection, RejectionCode};
 use message::Message;
@@ -78,9 +78,10 @@ impl RouteOptions {
     /// - Calls are compared as JSON, without their `id` and their `_meta`: a client sends a call that
     ///   it retries under a new id.
     /// - A replay has the `id` and the progress token of the retry, and is the recorded answer
-    ///   otherwise. Streams of events are recorded up to
-    ///   [`max_recorded_body`](Self::max_recorded_body). The event with the answer is sent once the
-    ///   stream has ended and is recorded (G3); events before it do not wait.
+    ///   otherwise.
+    /// - Streams of events are recorded ([`event_streams`](Self::event_streams)). The event with the
+    ///   answer is sent once the stream has ended and is recorded (G3), or has reached a limit and is
+    ///   sealed; events before it do not wait.
     /// - The layer's rejections are JSON-RPC errors, in JSON or in a stream, as the request accepts.
     ///   Their `data` has the members `code` and `retry`.
     /// - An error of the server (JSON-RPC -32603, -32000 to -32099) and a result that asks for more
@@ -106,6 +107,7 @@ impl RouteOptions {
     #[must_use]
     pub fn mcp(mut self) -> Self {
         self.mcp = Some(McpTools::default());
+        self.event_streams = EventStreams::Record;
         let compared = JsonFingerprint::new()
             .exclude("/id")
             .exclude("/params/_meta");

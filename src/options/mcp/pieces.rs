@@ -2,6 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 
+use crate::message::event_stream::end_of_events;
 use crate::options::mcp::ToolAnswer;
 
 /// The longest event that is looked at. A longer one is sent as it comes.
@@ -37,14 +38,19 @@ impl EventPieces {
                 }
             };
         }
+        let searched = self.event.len();
         self.event.extend_from_slice(&piece);
-        let ends = [&b"\n\n"[..], b"\r\n\r\n", b"\r\r"];
-        if ends.iter().any(|end| self.event.ends_with(end)) {
-            self.is_answered = ToolAnswer::answers(&self.event) > 0;
-            self.event.clear();
+        if let Some(end) = end_of_events(&self.event, searched) {
+            self.is_answered = !ToolAnswer::in_events(&self.event[..end]).is_empty();
+            self.event.drain(..end);
             if !self.is_answered {
-                return [before, Some(piece)];
+                // What follows the last end may be the beginning of the answer.
+                let mut ended = piece;
+                let begun = ended.split_off(ended.len() - self.event.len());
+                self.last = Some(begun).filter(|begun| !begun.is_empty());
+                return [before, Some(ended)];
             }
+            self.event = Vec::new();
         } else if self.event.len() > MOST {
             self.event.clear();
             return [before, Some(piece)];
@@ -95,6 +101,40 @@ mod tests {
         let rest = [RESULT, ": ping\n\n"].concat();
         assert_eq!(sent(&[RESULT, ": ping\n\n"]), (own(&["", ""]), rest));
         assert_eq!(sent(&[": ping\n\n"]), (own(&[": ping\n\n"]), String::new()));
+    }
+
+    /// Events end where the standard says, and not where pieces do.
+    #[test]
+    fn the_answer_waits_wherever_its_piece_ends() {
+        let crlf = RESULT.replace('\n', "\r\n");
+        let mixed = RESULT.replace("\n\n", "\n\r\n");
+        let marked = ["\u{feff}", RESULT].concat();
+        for result in [RESULT, &crlf, &mixed, &marked] {
+            for follows in ["", ": pi", ": ping\n\n: pi"] {
+                let answer = [result, follows].concat();
+                let (sent, waits) = sent(&[&answer, "ng\n\n"]);
+                assert_eq!(
+                    sent,
+                    [vec![String::new(); 2], vec![]].concat(),
+                    "{answer:?}"
+                );
+                assert_eq!(waits, [&answer, "ng\n\n"].concat());
+            }
+            let bytes: Vec<_> = (0..result.len())
+                .filter(|at| result.is_char_boundary(*at))
+                .collect();
+            for at in bytes {
+                let (start, end) = result.split_at(at);
+                let (now, waits) = sent(&[&[ASKS, start].concat(), end, ": ping\n\n"]);
+                // A line that `\r` ends has ended, also if `\n` follows.
+                assert!(now[0].starts_with(ASKS) || end == "\n", "{now:?}");
+                assert_eq!(now.concat() + &waits, [ASKS, result, ": ping\n\n"].concat());
+                assert!(
+                    waits.ends_with(": ping\n\n") && waits.len() > 8,
+                    "{waits:?}"
+                );
+            }
+        }
     }
 
     #[test]

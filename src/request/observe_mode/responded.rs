@@ -12,6 +12,7 @@ use crate::message::body::FullBody;
 use crate::message::first_read::AnnouncedLength;
 use crate::message::media_type::never_ends;
 use crate::message::watched_body::{Passed, Watch, WatchedBody};
+use crate::options::mcp::ToolAnswer;
 use crate::options::{OnDisconnect, OnLapsedLease, RouteOptions};
 use crate::record::Completion;
 use crate::rejection::RejectionCode;
@@ -93,8 +94,10 @@ impl Watch for Responded {
                 BodyEnd::TooLarge(whole.trailers.as_deref())
             }
             // Protected, the rest would have been read without the client.
-            Passed::Part if options.on_disconnect == OnDisconnect::Finish => BodyEnd::Full(&whole),
-            Passed::Whole => BodyEnd::Full(&whole),
+            Passed::Part if options.on_disconnect == OnDisconnect::Finish => {
+                BodyEnd::Full(&whole, ToolAnswer::Result)
+            }
+            Passed::Whole => BodyEnd::Full(&whole, ToolAnswer::Result),
             Passed::Broken | Passed::Part => BodyEnd::Broken,
         };
         let verdict = judge(options, &self.head, end, self.observation.began_at);
