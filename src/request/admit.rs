@@ -220,7 +220,7 @@ impl Operation {
         };
         let protection = match protection {
             Err(Stop::Replay(replay)) if is_fitted(&self.options) => {
-                Err(self.fit_aside(replay, &parts, &content).await)
+                Err(Box::pin(self.fit_aside(replay, &parts, &content)).await)
             }
             protection => protection,
         };

@@ -48,11 +48,12 @@ impl Operation {
         };
         let place = match may_begin {
             Ok(place) => place,
-            Err(full) => return Err(self.look(claim, parts, content, full).await),
+            // Boxed, as what follows, so that the future of most requests has no room for it.
+            Err(full) => return Err(Box::pin(self.look(claim, parts, content, full)).await),
         };
         #[cfg(feature = "_sql")]
         if self.claims_inside() {
-            self.look_before(claim, parts, content).await?;
+            Box::pin(self.look_before(claim, parts, content)).await?;
             return Ok(Protection::InTransaction(place));
         }
         self.enter(Progress::Claiming);
