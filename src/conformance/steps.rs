@@ -181,7 +181,7 @@ async fn a_takeover_brings_the_steps(stores: Stores) -> Checked {
     };
     let owner = a.acquire("the first claim", &claim).await?;
     has("the first claim", &owner, &[])?;
-    // Not in the order of their names.
+    // The order of the steps is not that of their names.
     let steps = ["ship", "charge", "reserve"].map(step);
     record(&a, &owner, &steps).await?;
     sleep(SHORT + SURELY).await;
@@ -285,7 +285,7 @@ async fn recording_a_step_again_changes_nothing(stores: Stores) -> Checked {
     held("a release", released)?;
     let next = stores.c.acquire("the next claim", &rival(&claim)).await?;
     has("the next claim", &next, &steps)?;
-    // Nor does a step of an earlier attempt get another result.
+    // The first result of a step stands, also if a later attempt records another one.
     let other = RecordedStep::new("charge", "\"another\"");
     let recorded = stores.a.record_step(&next, &other).await?;
     held("recording the step of an earlier attempt", recorded)?;
@@ -582,7 +582,7 @@ async fn steps_do_not_mix(stores: Stores) -> Checked {
         has("the next claim", &next, &steps)
     });
     at_once(each).await?;
-    // Nor does one nonce own several records.
+    // One nonce may own several records, whose steps are kept apart.
     let claim = request();
     let owner = stores.a.acquire("the first claim", &claim).await?;
     let other = Claim {

@@ -50,7 +50,7 @@ pub(crate) fn edits(text: &str, changes: &[Change<'_>]) -> Option<Vec<Edit>> {
             Place::Value(_) | Place::Absent { .. } | Place::Nowhere => {}
         }
     }
-    // Of members that are added to one object, the first comes first.
+    // The sort is stable: members that are added to one object stay in the order of the options.
     edits.sort_by_key(|edit| edit.place.start);
     Some(edits)
 }

@@ -4,17 +4,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use http::StatusCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tower::BoxError;
 use tower_idempotency::IdempotencyLayer;
 use tower_idempotency::exactly_once::CommitErrorKind;
 
-use super::super::wire::{Cut, Wire};
+use super::super::wire::Cut;
 use super::inside::{layer_of, layer_with};
+use super::lost_commits::{kind_of, shop};
 use super::shop::*;
-use super::{COMMIT, KILL, WHO, address, options_at, pool, pool_with};
+use super::{KILL, WHO, address, options_at, pool_with};
 
 /// What sqlx sends when a connection goes back to its pool: `Sync` of PostgreSQL, `COM_PING` of MySQL.
 const PINGS: [&[u8]; 2] = [b"S\0\0\0\x04", b"\x01\0\0\0\x0e"];
@@ -80,26 +80,14 @@ async fn an_operation_takes_three_round_trips_more_than_its_handler_and_a_replay
     }
 }
 
-/// Returns a shop whose handlers reach the database over a wire that can be cut.
-async fn shop() -> (Arc<Shop>, Wire) {
-    let wire = Wire::to(address(), COMMIT).await;
-    let handlers = pool_with(options_at(wire.port));
-    (Shop::with(handlers, pool().await).await, wire)
-}
-
 /// The handlers pay, and respond with the kind of the error.
 fn telling(shop: &Arc<Shop>, layer: &IdempotencyLayer) -> Till {
     let shop = Arc::clone(shop);
     till(layer, move |request| {
         let shop = Arc::clone(&shop);
         async move {
-            match shop.pay_inside(&claim(&request)).await {
-                Ok(paid) => Ok::<_, BoxError>(paid),
-                Err(error) => {
-                    let kind = format!("{:?}", error.kind());
-                    Ok(answer(StatusCode::SERVICE_UNAVAILABLE, kind))
-                }
-            }
+            let paid = shop.pay_inside(&claim(&request)).await;
+            Ok::<_, BoxError>(paid.unwrap_or_else(|error| kind_of(&error)))
         }
     })
 }

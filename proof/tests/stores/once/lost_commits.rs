@@ -15,7 +15,7 @@ use super::shop::*;
 use super::{COMMIT, KILL, WHO, address, options_at, pool, pool_with};
 
 /// Returns a shop whose handlers reach the database over a wire that can be cut.
-async fn shop() -> (Arc<Shop>, Wire) {
+pub(super) async fn shop() -> (Arc<Shop>, Wire) {
     let wire = Wire::to(address(), COMMIT).await;
     let handlers = pool_with(options_at(wire.port));
     (Shop::with(handlers, pool().await).await, wire)
@@ -27,15 +27,18 @@ fn telling(shop: &Arc<Shop>, layer: &IdempotencyLayer) -> Till {
     till(layer, move |request| {
         let shop = Arc::clone(&shop);
         async move {
-            match shop.pay(&claim(&request)).await {
-                Ok(paid) => Ok::<_, BoxError>(paid),
-                Err(error) => {
-                    let kind = format!("{:?}", error.kind());
-                    Ok(answer(StatusCode::SERVICE_UNAVAILABLE, kind))
-                }
-            }
+            let paid = shop.pay(&claim(&request)).await;
+            Ok::<_, BoxError>(paid.unwrap_or_else(|error| kind_of(&error)))
         }
     })
+}
+
+/// Tells the client the kind of a commit's error.
+pub(super) fn kind_of(error: &CommitError) -> Answer {
+    answer(
+        StatusCode::SERVICE_UNAVAILABLE,
+        format!("{:?}", error.kind()),
+    )
 }
 
 #[tokio::test]
