@@ -18,6 +18,9 @@ use crate::store::sql::transaction::{ClaimedInside, Reservation, SqlDatabase};
 
 /// How often a claim is made that has to give way each time.
 const TRIES: u32 = 8;
+/// After this time a claim that gave way is not made again: a busy SQLite has waited for as long as
+/// the pool's `busy_timeout` already.
+const TRYING: Duration = Duration::from_secs(1);
 /// How long a transaction waits for the end of another one of its request: a transaction that was
 /// dropped is rolled back a moment later.
 pub(super) const END_OF_ANOTHER: Duration = Duration::from_millis(500);
@@ -213,6 +216,7 @@ impl<DB: SqlDatabase> SqlClaim<DB> {
         // In one order in all processes, so that of two that list the secrets in another order one
         // gets the first record, and with it all.
         claims.sort_by_key(|claim| claim.id);
+        let asked = Instant::now();
         let mut tries = 1;
         loop {
             let reserved = claims.iter().map(|claim| store.reserve(claim)).collect();
@@ -221,7 +225,7 @@ impl<DB: SqlDatabase> SqlClaim<DB> {
             };
             match self.claim_once(pool, &claims, reserved).await {
                 Ok(attempted) => return Ok(attempted),
-                Err(error) if tries < TRIES && may_succeed(&error) => {
+                Err(error) if tries < TRIES && asked.elapsed() < TRYING && may_succeed(&error) => {
                     let pause = rand::random_range(0..1_000_u64 << tries);
                     sleep(Duration::from_micros(pause)).await;
                     tries += 1;

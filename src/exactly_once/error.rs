@@ -50,7 +50,9 @@ pub enum CommitErrorKind {
     NoConnection,
     /// No second transaction has begun: the first that
     /// [`SqlClaim::begin`](crate::exactly_once::SqlClaim::begin) has begun is still open. Commit that
-    /// one, or roll it back first.
+    /// one, or roll it back first. SQLite has one writer and can't tell the first transaction from
+    /// another writer: there `begin` fails with [`Retry`](Self::Retry) after the pool's
+    /// `busy_timeout`.
     BegunTwice,
 }
 

@@ -3,6 +3,7 @@
 use sqlx::mysql::{MySqlConnectOptions, MySqlPoolOptions};
 use sqlx::{MySql, Pool};
 use tower_idempotency::MySqlStore;
+use tower_idempotency::exactly_once::CommitErrorKind;
 
 use crate::servers;
 
@@ -31,6 +32,7 @@ mod step_in;
 type Db = MySql;
 type Store = MySqlStore;
 
+const BEGUN_TWICE: CommitErrorKind = CommitErrorKind::BegunTwice;
 const LEDGER: &str = "CREATE TABLE {ledger} (entry VARCHAR(20) NOT NULL)";
 const LAPSE: &str = "UPDATE {t} SET lapses_at = 0; DELETE FROM {t}_renewals";
 /// This query returns the time of the last renewal as a number.

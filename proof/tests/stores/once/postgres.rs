@@ -6,6 +6,7 @@ use std::time::Duration;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Pool, Postgres};
 use tower_idempotency::PostgresStore;
+use tower_idempotency::exactly_once::CommitErrorKind;
 
 use crate::servers;
 
@@ -36,6 +37,7 @@ use shop::*;
 type Db = Postgres;
 type Store = PostgresStore;
 
+const BEGUN_TWICE: CommitErrorKind = CommitErrorKind::BegunTwice;
 const LEDGER: &str = "CREATE TABLE {ledger} (entry text NOT NULL)";
 const LAPSE: &str = "UPDATE {t} SET lapses_at = 'epoch'; DELETE FROM {t}_renewals";
 /// This query returns the time of the last renewal as a number.

@@ -36,6 +36,8 @@ use shop::*;
 type Db = Sqlite;
 type Store = SqliteStore;
 
+/// SQLite can't tell the first transaction from another writer.
+const BEGUN_TWICE: CommitErrorKind = CommitErrorKind::Retry;
 const LEDGER: &str = "CREATE TABLE {ledger} (entry TEXT NOT NULL)";
 const LAPSE: &str = "UPDATE {t} SET lapses_at = 0";
 
