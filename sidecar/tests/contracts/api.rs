@@ -93,6 +93,10 @@ impl Api {
     /// Checks that the published contract keeps the responses of every endpoint
     /// with keys for this many hours.
     pub(crate) async fn keeps_answers_for(&self, hours: u64) {
+        self.keeps_answers_for_minutes(hours * 60).await;
+    }
+
+    pub(crate) async fn keeps_answers_for_minutes(&self, minutes: u64) {
         let api = Self::start(&format!("contract = \"/contract\"\n{}", self.file)).await;
         let published = api
             .request(Method::GET, "/contract?format=json")
@@ -106,7 +110,7 @@ impl Api {
             .collect();
         assert!(!kept.is_empty(), "{published:#}");
         assert!(
-            kept.iter().all(|own| *own == Some(hours * 3600)),
+            kept.iter().all(|own| *own == Some(minutes * 60)),
             "{published:#}"
         );
     }

@@ -6,11 +6,14 @@
 #[macro_use]
 mod lines;
 
+mod acp;
+mod adcp;
 mod adyen;
 mod agentpay;
 mod api;
 mod checkout;
 mod hostinger;
+mod iceberg;
 mod ietf;
 mod mcp;
 mod modern_treasury;
@@ -23,6 +26,8 @@ mod sdks;
 mod sidecar;
 mod starship;
 mod stripe;
+mod ucp;
+mod ucp_mcp;
 mod upstream;
 mod vmarea;
 mod worldpay;

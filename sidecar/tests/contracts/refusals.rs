@@ -56,6 +56,9 @@ pub(crate) fn refusals(file: &str) -> Vec<Refused> {
                     authorize = 'http://127.0.0.1:1/'\n[idempotency]\nscope = ['header:x']\n\
                     require = 'required'\nkey_length.min = 2\non_lapsed_lease = 'refuse'\n"
         .to_owned();
+    if file.contains("preset = \"mcp\"") {
+        text.push_str("preset = 'mcp'\n");
+    }
     let mut is_kept = false;
     for line in file.lines() {
         if line.starts_with('[') {

@@ -73,10 +73,10 @@ impl Request {
         self
     }
 
-    pub(crate) fn json(mut self, body: &'static str) -> Self {
+    pub(crate) fn json(mut self, body: impl Into<Bytes>) -> Self {
         self.headers
             .insert("content-type", HeaderValue::from_static("application/json"));
-        self.body = Bytes::from_static(body.as_bytes());
+        self.body = body.into();
         self
     }
 
@@ -156,6 +156,19 @@ impl Request {
         }
         assert_eq!(but_date(&again.headers), but_date(&expected));
         again
+    }
+
+    /// Checks that nothing is executed, and that the response is `first` with this JSON in its body.
+    pub(crate) async fn replays_json(self, first: &Answer, expected: &Value) {
+        let upstream = self.upstream.clone();
+        let before = upstream.executions();
+        let again = self.send().await;
+        assert_eq!(upstream.executions(), before, "executed: {again:?}");
+        assert_eq!(again.status, first.status);
+        assert_eq!(again.json(), *expected);
+        let mut headers = first.headers.clone();
+        headers.insert("content-length", again.body.len().into());
+        assert_eq!(but_date(&again.headers), but_date(&headers));
     }
 
     /// Checks that nothing is executed, and that the layer rejects the request with
