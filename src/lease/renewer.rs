@@ -100,7 +100,8 @@ impl Renewer {
 
     /// Watches a lease whose time counts from `sent`, unless it is watched already.
     pub(super) fn watch(self: &Arc<Self>, lease: &Arc<dyn Leased>, sent: Instant) {
-        lease.state().place().get_or_init(|| self.add(lease, sent));
+        let mut place = lease.state().place().lock();
+        place.get_or_insert_with(|| self.add(lease, sent));
     }
 
     fn add(self: &Arc<Self>, lease: &Arc<dyn Leased>, sent: Instant) -> usize {
@@ -186,8 +187,9 @@ impl Renewer {
     }
 
     fn change(&self, lease: &Arc<dyn Leased>, change: impl FnOnce(&mut Renewal)) {
-        if let Some(place) = lease.state().place().get()
-            && let Some(renewal) = self.watched.lock().get(*place, lease)
+        let place = *lease.state().place().lock();
+        if let Some(place) = place
+            && let Some(renewal) = self.watched.lock().get(place, lease)
         {
             change(renewal);
         }
@@ -196,10 +198,14 @@ impl Renewer {
     /// Forgets a lease whose operation has ended, and watches it no more: a response that is still
     /// sent asks for that after its owner is gone, and nothing would forget the lease again.
     pub(super) fn unwatch(&self, lease: &Arc<dyn Leased>) {
-        let place = lease.state().place().get_or_init(|| NOWHERE);
+        let place = *lease.state().place().lock().get_or_insert(NOWHERE);
+        // Most operations end before they are watched, and take no lock that others take.
+        if place == NOWHERE {
+            return;
+        }
         let mut watched = self.watched.lock();
-        if watched.get(*place, lease).is_some() {
-            watched.leases.remove(*place);
+        if watched.get(place, lease).is_some() {
+            watched.leases.remove(place);
         }
     }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crate::lease::{Ended, Leases};
 use crate::limits::{Account, Holding};
+use crate::runtime::Mutex;
 use crate::runtime::atomic::{AtomicBool, Ordering};
-use crate::runtime::{Mutex, OnceLock};
 use crate::store::{Lease, LeaseGuard};
 
 /// What has acquired a lease, and shares its state with the owner and the renewer: so the lease needs
@@ -37,13 +37,13 @@ pub(crate) struct LeaseState {
     lost: AtomicBool,
     /// Whether the handler has completed the record in its own transaction.
     completed_elsewhere: AtomicBool,
-    /// The lease's place in the renewer, once the renewer watches the lease.
-    place: OnceLock<usize>,
+    /// The lease's place in the renewer, once the renewer watches the lease, or never will.
+    place: Mutex<Option<usize>>,
     /// Whether the store has the lease, so that it is renewed and ended there. Where the handler makes
     /// the claim, the store has nothing before the handler's commit.
     is_stored: bool,
     /// How the operation has ended, once it has.
-    ended: OnceLock<Ended>,
+    ended: Mutex<Option<Ended>>,
 }
 
 impl LeaseState {
@@ -65,9 +65,9 @@ impl LeaseState {
             in_flight: Mutex::new(in_flight),
             lost: AtomicBool::new(false),
             completed_elsewhere: AtomicBool::new(false),
-            place: OnceLock::new(),
+            place: Mutex::new(None),
             is_stored,
-            ended: OnceLock::new(),
+            ended: Mutex::new(None),
         }
     }
 
@@ -79,7 +79,8 @@ impl LeaseState {
         self.is_stored
     }
 
-    pub(super) fn place(&self) -> &OnceLock<usize> {
+    /// The renewer's own lock is taken within this one, never the other way round.
+    pub(super) fn place(&self) -> &Mutex<Option<usize>> {
         &self.place
     }
 
@@ -100,11 +101,14 @@ impl LeaseState {
 
     /// Says how the operation has ended. `false` if that was said before, which stays.
     pub(super) fn set_ended(&self, ended: Ended) -> bool {
-        self.ended.set(ended).is_ok()
+        let mut first = self.ended.lock();
+        let is_first = first.is_none();
+        first.get_or_insert(ended);
+        is_first
     }
 
     pub(crate) fn ended(&self) -> Option<Ended> {
-        self.ended.get().copied()
+        *self.ended.lock()
     }
 
     /// Says that another owner has taken over.

@@ -15,8 +15,8 @@ use crate::record::{Nonce, Origin, RecordId};
 use crate::runtime::Instant;
 use crate::runtime::deadline::Deadline;
 use crate::store::{
-    Claim, Claimed, DynStore, ForgetMode, Forgotten, Lease, ListQuery, Outcome, Ownership, Record,
-    RecordPage, RecordedStep, Release, StoreError, StoreFuture, Subscription,
+    Claim, Claimed, DynStore, ForgetMode, Forgotten, Grant, Lease, ListQuery, Outcome, Ownership,
+    Record, RecordPage, RecordedStep, Release, StoreError, StoreFuture, Subscription,
 };
 
 /// The store as the layer uses it: without its type, and with every call bounded
@@ -93,16 +93,20 @@ impl TimedStore {
     }
 
     /// The answer to a claim, from a store that never waits. `origin` is asked for the claim's own
-    /// if the claim makes a record.
+    /// if the claim acquires its record.
     pub(crate) fn claim_at_once(
         &self,
-        claim: &Claim,
+        claim: &mut Claim,
         origin: &dyn Fn() -> Origin,
-    ) -> Option<Claimed> {
+    ) -> Option<Result<Grant, Claimed>> {
         let began = self.observers.now();
         let claimed = self.store.claim_at_once(claim, origin)?;
         if let Some(began) = began {
-            self.called(StoreOperation::Claim, claimed.result(), began);
+            let result = match &claimed {
+                Ok(_) => StoreResult::Acquired,
+                Err(claimed) => claimed.result(),
+            };
+            self.called(StoreOperation::Claim, result, began);
         }
         Some(claimed)
     }

@@ -142,6 +142,7 @@ impl Hasher {
     }
 
     /// Adds the length of a part, and then the part.
+    #[inline]
     pub(crate) fn part(&mut self, bytes: &[u8]) -> &mut Self {
         if let State::Plain(state) = &mut self.state
             && state.add_short(bytes)

@@ -26,7 +26,7 @@ use crate::request::observed::trace;
 use crate::request::operation::{Operation, ProtectedRequest};
 use crate::request::stop::{Replay, Stop};
 use crate::runtime::deadline::Deadline;
-use crate::store::{Claim, Lease};
+use crate::store::{Claim, Grant};
 
 /// A request that the handler runs for: what protects it, and its body.
 pub(crate) struct Admitted {
@@ -36,8 +36,9 @@ pub(crate) struct Admitted {
 
 /// How a request with this body goes on.
 pub(super) enum Decision {
-    /// The handler runs under this lease, in this place among those in flight.
-    Acquired(Lease, Holding, FullBody),
+    /// The handler runs under the lease that this claim has acquired, in this place among those in
+    /// flight.
+    Acquired(Claim, Grant, Holding, FullBody),
     /// More is to be done than to ask a store that answers at once. The claim is there unless the
     /// body takes long to be digested.
     TakesTime(Option<Claim>, FullBody),
@@ -128,13 +129,17 @@ impl ProtectedRequest {
         if self.core.rules.old_digests.is_empty()
             && let Ok(taken) = self.may_begin(place.take())
         {
-            match self.core.leases.store.claim_at_once(&claim, &origin) {
+            match self.core.leases.store.claim_at_once(&mut claim, &origin) {
                 None => *place = Some(taken),
-                Some(claimed) => match self.decide(&claim, Ok(claimed), true) {
-                    Ok(Some(lease)) => return Ok(Decision::Acquired(lease, taken, body.alone())),
+                Some(Ok(grant)) => {
+                    let grant = self.check_steps(&claim, grant, |grant| &grant.steps)?;
+                    return Ok(Decision::Acquired(claim, grant, taken, body.alone()));
+                }
+                Some(Err(claimed)) => match self.decide(&claim, Ok(claimed), true) {
                     Err(Stop::InFlight(_))
                         if matches!(self.options.on_in_flight, OnInFlight::Wait(_)) => {}
-                    Ok(None) => {}
+                    // Nothing was acquired: that is another answer.
+                    Ok(_) => {}
                     Err(Stop::Replay(replay)) if is_fitted(&self.options) => {
                         if replay.completion.body.len() + data.len() <= LONG {
                             let options = &self.options;

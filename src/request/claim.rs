@@ -140,7 +140,10 @@ impl ProtectedRequest {
         has_client: bool,
     ) -> Result<Option<Lease>, Stop> {
         let error = match claimed {
-            Ok(Claimed::Acquired(lease)) => return self.check_steps(claim, lease).map(Some),
+            Ok(Claimed::Acquired(lease)) => {
+                let lease = self.check_steps(claim, lease, |lease| &lease.steps);
+                return lease.map(Some);
+            }
             Ok(Claimed::Found(record)) => match record.readable() {
                 Ok(record) => return Err(self.found(claim, record)),
                 Err(error) => error,

@@ -55,18 +55,18 @@ where
     // The place is taken before the body is read: a body that never comes holds a place too.
     let place = request.place().ok();
     match BodyReading::new(request.limits(), body) {
-        Ok(reading) => {
-            let asked = Some(Asked {
-                request,
-                parts,
-                service,
-                place,
-            });
-            Box::pin(RequestFlow {
-                step: Step::Reading { asked, reading },
-                finish: finish::<R, S::Error>,
-            })
-        }
+        Ok(reading) => Box::pin(RequestFlow {
+            step: Step::Reading {
+                asked: Some(Asked {
+                    request,
+                    parts,
+                    service,
+                    place,
+                }),
+                reading,
+            },
+            finish: finish::<R, S::Error>,
+        }),
         Err((body, full)) => flow_without_room(request, parts, body, full, service, place),
     }
 }
@@ -163,8 +163,8 @@ impl<S> Asked<S> {
             place,
         } = self;
         match decision {
-            Decision::Acquired(lease, place, body) => {
-                let (operation, owner) = Operation::begun(request, room, lease, place);
+            Decision::Acquired(claim, grant, place, body) => {
+                let (operation, owner) = Operation::begun(request, room, claim, grant, place);
                 let protection = Protection::Own(owner);
                 let admitted = Admitted { protection, body };
                 handle(operation, service, parts, admitted)

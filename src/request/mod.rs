@@ -61,7 +61,7 @@ use crate::lease::{Ended, LeaseOwner, Verdict};
 use crate::message::body::{BoxError, RequestTrailers};
 use crate::message::client_deadline;
 use crate::message::first_read::{AnnouncedLength, FirstRead, read};
-use crate::message::media_type::{can_have_body, is_event_stream, never_ends};
+use crate::message::media_type::{can_have_body, is_event_stream};
 use crate::message::response_body::ResponseBody;
 use crate::observer::RequestOutcome;
 use crate::options::EventStreams;
@@ -249,10 +249,10 @@ where
 {
     let (mut head, body) = response.into_parts();
     async move {
-        let events =
-            is_event_stream(&head.headers) && head.status != StatusCode::SWITCHING_PROTOCOLS;
-        let events = events && operation.options.event_streams == EventStreams::Record;
-        let (kept_until, ending, body) = if never_ends(&head) && !events {
+        let is_upgrade = head.status == StatusCode::SWITCHING_PROTOCOLS;
+        let is_stream = !is_upgrade && is_event_stream(&head.headers);
+        let events = is_stream && operation.options.event_streams == EventStreams::Record;
+        let (kept_until, ending, body) = if is_upgrade || is_stream && !events {
             let verdict = judge(&operation.options, &head, BodyEnd::TooLarge(None), began_at);
             match (verdict.into_owned(), Handle::try_current()) {
                 // The operation runs until the response has ended.

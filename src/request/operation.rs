@@ -29,10 +29,8 @@ use crate::request::steps::StepLog;
 use crate::runtime::atomic::{AtomicBool, AtomicU8, Ordering};
 use crate::runtime::{Mutex, OnceLock};
 #[cfg(feature = "_sql")]
-use crate::store::Claim;
-use crate::store::Lease;
-#[cfg(feature = "_sql")]
 use crate::store::encoding::micros_since_epoch;
+use crate::store::{Claim, Grant, Lease};
 
 /// A protected request whose key and caller are known. An [`Operation`] is made of it once its claim
 /// has acquired a lease, or once its admission takes time.
@@ -213,11 +211,12 @@ impl Operation {
     pub(crate) fn begun(
         request: ProtectedRequest,
         body: Holding,
-        mut lease: Lease,
+        claim: Claim,
+        mut grant: Grant,
         place: Holding,
     ) -> (Arc<Self>, LeaseOwner) {
-        let steps = mem::take(&mut lease.steps);
-        let lease = LeaseState::new(lease, place);
+        let steps = mem::take(&mut grant.steps);
+        let lease = LeaseState::new(Lease::of(claim, grant), place);
         let operation = Arc::new(Self::with(request, Some(body), Some(lease)));
         operation.add_steps(steps);
         let owner = LeaseOwner::acquired(Arc::clone(&operation) as Arc<dyn Leased>);
@@ -360,7 +359,6 @@ mod tests {
     use super::*;
     use crate::layer::IdempotencyLayer;
     use crate::record::{FencingToken, Fingerprint, RecordId};
-    use crate::store::Claim;
     use crate::store::memory::MemoryStore;
 
     /// A response may be sent, and ask for its lease to be watched, when its owner is gone.

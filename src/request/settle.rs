@@ -135,12 +135,15 @@ impl Operation {
     /// Whether a response says that the operation has happened, though its handler
     /// committed nothing on an `exactly_once` route.
     pub(super) fn is_uncommitted<R>(&self, response: &Response<R>) -> bool {
+        if self.options.exactly_once == ExactlyOnce::No {
+            return false;
+        }
         let status = response.status();
         let failed = status.is_client_error()
             || status.is_server_error()
             || ASKS_AGAIN.contains(&status.as_u16())
             || ResponseHead::new(status, response.headers(), None).is_failed_grpc();
-        self.options.exactly_once != ExactlyOnce::No && !failed
+        !failed
     }
 
     /// The rejection of such a response: nobody knows what the handler has done.

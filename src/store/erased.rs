@@ -12,7 +12,7 @@ use crate::record::{Nonce, Origin, RecordId};
 #[cfg(feature = "_sql")]
 use super::sql::transaction::TransactionalStore;
 use super::{
-    Claim, Claimed, ForgetMode, Forgotten, Lease, ListQuery, Outcome, Ownership, Record,
+    Claim, Claimed, ForgetMode, Forgotten, Grant, Lease, ListQuery, Outcome, Ownership, Record,
     RecordPage, RecordedStep, Release, Store, StoreError, Subscription,
 };
 
@@ -20,10 +20,14 @@ use super::{
 /// a type parameter for the store.
 pub(crate) trait DynStore: Send + Sync {
     fn claim<'a>(&'a self, claim: &'a Claim) -> StoreFuture<'a, Claimed>;
-    /// As [`claim`](Self::claim), by a store that never waits. The leases of such a store are
-    /// guarded. `origin` makes the origin of a record that the claim acquires, in place of the claim's
-    /// own: a claim that finds a completion never asks.
-    fn claim_at_once(&self, _: &Claim, _: &dyn Fn() -> Origin) -> Option<Claimed> {
+    /// As [`claim`](Self::claim), by a store that never waits. `origin` makes the origin of a claim that
+    /// acquires its record: a claim that finds a completion never asks. What else the store answers is
+    /// the inner `Err`.
+    fn claim_at_once(
+        &self,
+        _: &mut Claim,
+        _: &dyn Fn() -> Origin,
+    ) -> Option<Result<Grant, Claimed>> {
         None
     }
 

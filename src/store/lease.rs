@@ -24,6 +24,15 @@ pub struct Lease {
     guard: Option<LeaseGuard>,
 }
 
+/// What a [`Lease`] has beside its claim. A claim is large, and stays where it is while the rest goes
+/// from step to step.
+pub(crate) struct Grant {
+    pub(crate) token: FencingToken,
+    pub(crate) attempt: u64,
+    pub(crate) steps: Vec<RecordedStep>,
+    pub(crate) guard: LeaseGuard,
+}
+
 /// An object whose life keeps a lease from lapsing.
 pub(crate) type LeaseGuard = Arc<dyn Any + Send + Sync>;
 
@@ -55,6 +64,17 @@ impl Lease {
     pub fn guarded_by(mut self, guard: Arc<dyn Any + Send + Sync>) -> Self {
         self.guard = Some(guard);
         self
+    }
+
+    /// The lease that a claim has acquired from a store that answers at once.
+    pub(crate) fn of(claim: Claim, grant: Grant) -> Self {
+        Self {
+            claim,
+            token: grant.token,
+            attempt: grant.attempt,
+            steps: grant.steps,
+            guard: Some(grant.guard),
+        }
     }
 
     #[cfg(all(test, feature = "memory"))]

@@ -56,7 +56,7 @@ pub use encrypted::Encryption;
 pub use erased::Transactional;
 pub(crate) use erased::{DynStore, ErasedStore, StoreFuture, erased};
 pub use error::{StoreError, StoreErrorKind};
-pub(crate) use lease::LeaseGuard;
+pub(crate) use lease::{Grant, LeaseGuard};
 pub use lease::{Lease, Outcome, Ownership, Release};
 pub use list::{Cursor, ListQuery, ListedRecord, ListedState, RecordPage};
 #[cfg(feature = "memory")]

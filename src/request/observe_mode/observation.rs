@@ -21,7 +21,7 @@ use crate::request::observe_mode::responded::{settled, unknown};
 use crate::request::operation::{Operation, Progress as Stage};
 use crate::request::stop::Stop;
 use crate::runtime::{Handle, Instant, Mutex, OnceLock};
-use crate::store::{Claim, Claimed, Release, StoreError};
+use crate::store::{Claim, Claimed, Lease, Release, StoreError};
 
 /// One request with a key and a caller, while it is observed.
 pub(super) struct Observation {
@@ -75,12 +75,15 @@ impl Observation {
 
     /// Sends the claim of a request whose fingerprint is known.
     pub(super) fn claim(self: &Arc<Self>, claim: Claim, fingerprint: Fingerprint) {
-        let claim = Claim {
+        let mut claim = Claim {
             fingerprint,
             ..claim
         };
         let store = &self.request.core.leases.store;
-        if let Some(claimed) = store.claim_at_once(&claim, &|| claim.origin.clone()) {
+        let origin = claim.origin.clone();
+        if let Some(claimed) = store.claim_at_once(&mut claim, &|| origin.clone()) {
+            let acquired = |grant| Claimed::Acquired(Lease::of(claim.clone(), grant));
+            let claimed = claimed.map_or_else(|claimed| claimed, acquired);
             self.claimed(&claim, Ok(claimed), None);
             return;
         }

@@ -10,31 +10,30 @@ use crate::rejection::Rejection;
 use crate::request::operation::{Operation, ProtectedRequest};
 use crate::request::steps::log::unpacked;
 use crate::request::stop::Stop;
-use crate::store::{Claim, Claimed, Lease, RecordedStep, Release};
+use crate::store::{Claim, Claimed, RecordedStep, Release};
 
 impl ProtectedRequest {
-    /// Passes on a lease that was acquired, unless its steps are of another request or there is no
+    /// Passes on what a claim has acquired, unless its steps are of another request or there is no
     /// room for them. The claim is given back then, and the steps stay.
-    pub(in crate::request) fn check_steps(
+    pub(in crate::request) fn check_steps<T>(
         &self,
         claim: &Claim,
-        lease: Lease,
-    ) -> Result<Lease, Stop> {
-        if lease.steps.is_empty() || !self.options.steps {
-            return Ok(lease);
+        acquired: T,
+        steps_of: impl Fn(&T) -> &[RecordedStep],
+    ) -> Result<T, Stop> {
+        let steps = steps_of(&acquired);
+        if steps.is_empty() || !self.options.steps {
+            return Ok(acquired);
         }
-        let stop = if self.are_of_another(&lease.steps, claim) {
+        let stop = if self.are_of_another(steps, claim) {
             // A tombstone lets in any request. One that has steps has happened in part.
             Rejection::key_reused().into()
-        } else if let Err(full) = self
-            .account()
-            .take(Resource::RequestBytes, size(&lease.steps))
-        {
+        } else if let Err(full) = self.account().take(Resource::RequestBytes, size(steps)) {
             self.refuse(full)
         } else {
-            return Ok(lease);
+            return Ok(acquired);
         };
-        drop(lease);
+        drop(acquired);
         self.core.leases.release_later(
             self.account(),
             claim,
@@ -74,7 +73,7 @@ impl Operation {
         let store = &self.core.leases.store;
         let sent = match store.claim(old).await {
             Ok(Claimed::Acquired(lease)) => {
-                let lease = self.check_steps(old, lease)?;
+                let lease = self.check_steps(old, lease, |lease| &lease.steps)?;
                 self.add_steps(lease.steps);
                 ClaimSent::Acquired
             }

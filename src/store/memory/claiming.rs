@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::limits::Whose;
 use crate::record::Origin;
-use crate::store::{Claim, Claimed, Lease};
+use crate::store::{Claim, Claimed, Grant, Lease};
 
 use super::account::Account;
 use super::counts::Kind;
@@ -25,7 +25,7 @@ struct NoRoom {
 enum Step {
     /// Also the state that the claim replaced, to be dropped once the part is unlocked: dropping a
     /// completion may run any code.
-    Acquired(Lease, Option<State>),
+    Acquired(Grant, Option<State>),
     Found(Seen),
     /// There is no record for a claim by hand.
     FoundNothing(Claimed),
@@ -34,24 +34,32 @@ enum Step {
 
 impl Records {
     pub(super) fn claim(records: &Arc<Self>, claim: &Claim) -> Claimed {
-        Self::claim_with(records, claim, &|| claim.origin.clone())
+        let mut own = claim.clone();
+        match Self::claim_with(records, &mut own, &|| claim.origin.clone()) {
+            Ok(grant) => Claimed::Acquired(Lease::of(own, grant)),
+            Err(claimed) => claimed,
+        }
     }
 
-    /// Sends a claim whose origin is made only if the claim acquires the record.
+    /// Sends a claim that gets its origin only if it acquires the record.
+    #[expect(
+        clippy::result_large_err,
+        reason = "a record that was found is the answer to every replay: a box would cost it an allocation"
+    )]
     pub(super) fn claim_with(
         records: &Arc<Self>,
-        claim: &Claim,
+        claim: &mut Claim,
         origin: &dyn Fn() -> Origin,
-    ) -> Claimed {
+    ) -> Result<Grant, Claimed> {
         let mut left = REMOVED_FOR_SHARE;
         loop {
             let no_room = match Self::claim_once(records, claim, origin) {
-                Step::Acquired(lease, gone) => {
+                Step::Acquired(grant, gone) => {
                     drop(gone);
-                    return Claimed::Acquired(lease);
+                    return Ok(grant);
                 }
-                Step::Found(seen) => return Claimed::Found(seen.record(&records.routes)),
-                Step::FoundNothing(found) => return found,
+                Step::Found(seen) => return Err(Claimed::Found(seen.record(&records.routes))),
+                Step::FoundNothing(found) => return Err(found),
                 Step::NoRoom(no_room) => no_room,
             };
             // Nothing is locked here: `evict_one` locks other parts.
@@ -62,15 +70,15 @@ impl Records {
             left -= usize::from(matches!(no_room.full, Full::Share) && removed.is_ok());
             if let Err(whose) = removed {
                 records.counts.count_refused(whose);
-                return match whose {
+                return Err(match whose {
                     Whose::Caller => Claimed::OverShare,
                     Whose::Service => Claimed::OverCapacity,
-                };
+                });
             }
         }
     }
 
-    fn claim_once(records: &Arc<Self>, claim: &Claim, origin: &dyn Fn() -> Origin) -> Step {
+    fn claim_once(records: &Arc<Self>, claim: &mut Claim, origin: &dyn Fn() -> Origin) -> Step {
         let mut locked = records.slots.lock(&claim.id);
         if let Some((_, slot)) = locked.get(&claim.id) {
             return Self::claim_found(records, slot, claim, origin);
@@ -86,8 +94,8 @@ impl Records {
         let now = records.clock.now();
         let token = records.next_token(now);
         let held = Arc::downgrade(&guard);
-        let lease = lease(claim, origin, token, 1, guard);
-        let origin = records.routes.keep(&lease.claim.origin);
+        let grant = grant(claim, origin, token, 1, guard);
+        let origin = records.routes.keep(&claim.origin);
         locked.insert(Slot {
             id: claim.id,
             fingerprint: claim.fingerprint,
@@ -98,7 +106,7 @@ impl Records {
             queued: None,
             state: State::in_flight(claim, held, origin, Steps::default()),
         });
-        Step::Acquired(lease, None)
+        Step::Acquired(grant, None)
     }
 
     /// Counts a new record of the claim's caller, if there is room for it.
@@ -124,7 +132,7 @@ impl Records {
     fn claim_found(
         records: &Arc<Self>,
         slot: &mut Slot,
-        claim: &Claim,
+        claim: &mut Claim,
         origin: &dyn Fn() -> Origin,
     ) -> Step {
         let now = records.clock.now();
@@ -153,8 +161,9 @@ impl Records {
                         *guard = Arc::downgrade(&another);
                         another
                     });
-                    let lease = lease(claim, origin, slot.token, slot.attempt, held);
-                    return Step::Acquired(lease.with_steps(steps.to_vec()), None);
+                    let mut grant = grant(claim, origin, slot.token, slot.attempt, held);
+                    grant.steps = steps.to_vec();
+                    return Step::Acquired(grant, None);
                 }
                 State::Released { .. } if claim.by_hand.is_none() => slot.attempt.saturating_add(1),
                 State::InFlight { .. } if takes_over => slot.attempt.saturating_add(1),
@@ -172,8 +181,8 @@ impl Records {
         let guard = Guard::new(records, claim);
         let token = records.next_token(now);
         let held = Arc::downgrade(&guard);
-        let lease = lease(claim, origin, token, attempt, guard);
-        let origin = records.routes.keep(&lease.claim.origin);
+        let mut grant = grant(claim, origin, token, attempt, guard);
+        let origin = records.routes.keep(&claim.origin);
         records.dequeue(slot.queued.take());
         records.drop_steps(slot);
         let steps = if is_over {
@@ -189,21 +198,25 @@ impl Records {
         (slot.token, slot.attempt) = (token, attempt);
         slot.fingerprint = claim.fingerprint;
         slot.until = now.saturating_add(claim.lease.into());
-        let lease = lease.with_steps(steps.to_vec());
+        grant.steps = steps.to_vec();
         let new = State::in_flight(claim, held, origin, steps);
         let gone = slot.change(&records.counts, new);
-        Step::Acquired(lease, Some(gone))
+        Step::Acquired(grant, Some(gone))
     }
 }
 
-fn lease(
-    claim: &Claim,
+fn grant(
+    claim: &mut Claim,
     origin: &dyn Fn() -> Origin,
     number: u64,
     attempt: u32,
     guard: Arc<Guard>,
-) -> Lease {
-    let mut lease = Lease::new(claim, token(number), attempt.into()).guarded_by(guard);
-    lease.claim.origin = origin();
-    lease
+) -> Grant {
+    claim.origin = origin();
+    Grant {
+        token: token(number),
+        attempt: attempt.into(),
+        steps: Vec::new(),
+        guard,
+    }
 }

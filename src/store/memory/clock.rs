@@ -29,7 +29,8 @@ impl Nanos {
 
 impl From<Duration> for Nanos {
     fn from(length: Duration) -> Self {
-        Self(u64::try_from(length.as_nanos()).unwrap_or(u64::MAX))
+        let seconds = length.as_secs().saturating_mul(1_000_000_000);
+        Self(seconds.saturating_add(length.subsec_nanos().into()))
     }
 }
 

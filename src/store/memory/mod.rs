@@ -8,7 +8,7 @@ use crate::error::ConfigError;
 use crate::record::response::RecordedResponse;
 use crate::record::{Nonce, Origin, RecordId};
 use crate::store::{
-    Claim, Claimed, DynStore, ErasedStore, ForgetMode, Forgotten, Lease, ListQuery, Outcome,
+    Claim, Claimed, DynStore, ErasedStore, ForgetMode, Forgotten, Grant, Lease, ListQuery, Outcome,
     Ownership, Record, RecordPage, RecordedStep, Release, Store, StoreError, StoreFuture,
     Subscription, Transactional,
 };
@@ -271,7 +271,11 @@ impl DynStore for AtOnce {
         StoreFuture::Now(Some(Records::claim(&self.0.records, claim)))
     }
 
-    fn claim_at_once(&self, claim: &Claim, origin: &dyn Fn() -> Origin) -> Option<Claimed> {
+    fn claim_at_once(
+        &self,
+        claim: &mut Claim,
+        origin: &dyn Fn() -> Origin,
+    ) -> Option<Result<Grant, Claimed>> {
         Some(Records::claim_with(&self.0.records, claim, origin))
     }
 

@@ -3,10 +3,10 @@
 //! have one order.
 //!
 //! ```text
-//! cargo run -p proof --release --bin agents                      ten thousand purchases
-//! cargo run -p proof --release --bin agents -- --short           the short form, which scripts/test runs
-//! cargo run -p proof --release --bin agents -- --sidecar         the sidecar before a server in Python
-//! cargo run -p proof --release --bin agents -- --without layer   which has to fail
+//! cargo run -p proof --features agents --release --bin agents                      ten thousand purchases
+//! cargo run -p proof --features agents --release --bin agents -- --short           the short form, which scripts/test runs
+//! cargo run -p proof --features agents --release --bin agents -- --sidecar         the sidecar before a server in Python
+//! cargo run -p proof --features agents --release --bin agents -- --without layer   which has to fail
 //! ```
 //!
 //! An agent (`agent.rs`) is a client of rmcp, the official SDK for Rust. It sends a call
