@@ -127,7 +127,7 @@ impl FingerprintRules {
     fn of_every_attempt<'a>(&self, body: &'a [u8]) -> Cow<'a, [u8]> {
         let changes = self.of_attempt.iter().map(|pointer| Change {
             pointer,
-            value: Cow::Borrowed("null"),
+            value: "null",
             adds: false,
         });
         let changes: Vec<_> = changes.collect();

@@ -14,6 +14,7 @@ pub(crate) mod mcp;
 mod record_headers;
 pub mod recording;
 pub(crate) mod replay_json;
+pub(crate) mod rewrite;
 pub(crate) mod route;
 mod rows;
 pub(crate) mod rpc;

@@ -1,17 +1,12 @@
 //! Members of JSON responses that are set on a replay.
 
-use std::borrow::Cow;
-
-use bytes::Bytes;
-use http::header::{CONTENT_ENCODING, CONTENT_RANGE, ETAG};
-use http::{HeaderMap, HeaderName, StatusCode};
+use http::HeaderMap;
 use serde_json::Value;
 
-use crate::message::event_stream::data_of_events;
-use crate::message::media_type::is_event_stream;
 use crate::options::fingerprint::says_json;
 use crate::options::json::member::{MemberPointer, Place};
-use crate::options::json::splice::{Change, Edit, edits, spliced};
+use crate::options::json::splice::{Change, edits};
+use crate::options::rewrite::{Rewrite, TooLarge, is_whole, rewritten};
 use crate::options::rpc;
 use crate::record::Completion;
 
@@ -69,14 +64,6 @@ impl ReplayedMember {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ReplayJson(pub(crate) Vec<(MemberPointer, ReplayedMember)>);
 
-/// How much larger than `max_recorded_body` a response with its members set may be.
-pub(crate) const SLACK: usize = 64 << 10;
-
-/// A response would be too large with its members set: what a retry puts into each of many messages
-/// could be many times its own size.
-#[derive(Debug)]
-pub(crate) struct TooLarge;
-
 impl ReplayJson {
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -102,35 +89,14 @@ impl ReplayJson {
         }
         let asked = says_json(asked).then_some(body);
         let asked = asked.and_then(|body| std::str::from_utf8(body).ok());
-        let mut room = max_recorded_body.saturating_add(SLACK);
-        room = room.saturating_sub(recorded.body.len());
         let changes = self.changes(asked);
-        let headers = &recorded.headers;
-        let edits = if says_json(headers) {
-            message_edits(&recorded.body, &changes, &mut room)?
-        } else if is_event_stream(headers) {
-            let changes: Vec<_> = changes.into_iter().map(in_one_line).collect();
-            let mut all = Vec::new();
-            for event in data_of_events(&recorded.body) {
-                for Edit { place, with } in message_edits(&event.text(), &changes, &mut room)? {
-                    let place = event.place(&place);
-                    all.push(Edit { place, with });
-                }
-            }
-            all
-        } else {
-            Vec::new()
-        };
-        if edits.is_empty() {
-            return Ok(None);
-        }
-        let mut set = recorded.clone();
-        set.body = Bytes::from(spliced(&recorded.body, &edits));
-        remove_digests(&mut set.headers);
-        if let Some(trailers) = &mut set.trailers {
-            remove_digests(trailers);
-        }
-        Ok(Some(set))
+        rewritten(recorded, max_recorded_body, true, |message| {
+            let is_question = changes.iter().any(is_id) && rpc::is_asked_by_server(message);
+            let own = changes
+                .iter()
+                .filter(|change| !(is_question && is_id(change)));
+            Rewrite::Edits(edits(message, own).unwrap_or_default())
+        })
     }
 
     fn changes<'a>(&'a self, asked: Option<&'a str>) -> Vec<Change<'a>> {
@@ -144,56 +110,12 @@ impl ReplayJson {
             };
             Some(Change {
                 pointer,
-                value: Cow::Borrowed(value),
+                value,
                 adds,
             })
         });
         changes.collect()
     }
-}
-
-/// Whether the body of a recorded response is a whole text, as it was before any coding.
-pub(crate) fn is_whole(recorded: &Completion) -> bool {
-    let headers = &recorded.headers;
-    let is_coded = headers
-        .get_all(CONTENT_ENCODING)
-        .iter()
-        .any(|coding| coding != "identity");
-    !is_coded
-        && !headers.contains_key(CONTENT_RANGE)
-        && recorded.status != StatusCode::PARTIAL_CONTENT
-}
-
-/// The same change, whose value has no line break. A string of JSON has none.
-fn in_one_line(change: Change<'_>) -> Change<'_> {
-    if !change.value.contains(['\n', '\r']) {
-        return change;
-    }
-    Change {
-        value: Cow::Owned(change.value.replace(['\n', '\r'], " ")),
-        ..change
-    }
-}
-
-/// What changes in one message. `room` is how many bytes may still be added.
-fn message_edits(
-    message: &[u8],
-    changes: &[Change<'_>],
-    room: &mut usize,
-) -> Result<Vec<Edit>, TooLarge> {
-    let Ok(text) = std::str::from_utf8(message) else {
-        return Ok(Vec::new());
-    };
-    let edits = if changes.iter().any(is_id) && rpc::is_asked_by_server(text) {
-        let others = changes.iter().filter(|change| !is_id(change));
-        edits(text, &others.cloned().collect::<Vec<_>>())
-    } else {
-        edits(text, changes)
-    };
-    let edits = edits.unwrap_or_default();
-    let added: usize = edits.iter().map(|edit| edit.with.len()).sum();
-    *room = room.checked_sub(added).ok_or(TooLarge)?;
-    Ok(edits)
 }
 
 /// Whether this is the change that is not made in a message of JSON-RPC that asks something itself:
@@ -202,27 +124,13 @@ fn is_id(change: &Change<'_>) -> bool {
     change.pointer.names() == ["id"]
 }
 
-/// The digests of a body that is another one now (RFC 9110, 8.8.3; RFC 9530; RFC 3230; RFC 1864).
-pub(crate) fn remove_digests(fields: &mut HeaderMap) {
-    for name in DIGESTS {
-        fields.remove(name);
-    }
-}
-
-const DIGESTS: [HeaderName; 5] = [
-    ETAG,
-    HeaderName::from_static("content-digest"),
-    HeaderName::from_static("repr-digest"),
-    HeaderName::from_static("digest"),
-    HeaderName::from_static("content-md5"),
-];
-
 #[cfg(test)]
 mod tests {
     use std::time::SystemTime;
 
-    use http::HeaderValue;
-    use http::header::CONTENT_TYPE;
+    use bytes::Bytes;
+    use http::header::{CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE};
+    use http::{HeaderValue, StatusCode};
 
     use super::*;
 
@@ -307,6 +215,17 @@ mod tests {
         for other in [coded, part] {
             assert_eq!(set(&rules, &other, ""), None);
         }
+    }
+
+    /// Lines of other fields between those of the data stay too.
+    #[test]
+    fn a_value_of_several_lines_is_set_in_its_first_one() {
+        let rules = rules(&[("/id", ReplayedMember::of_request("/id"))]);
+        let stream = "data: {\"id\":[\nevent: x\ndata: 1\n: note\ndata: ],\"n\":1}\n\n";
+        let expected = "data: {\"id\":\"b\"\nevent: x\ndata: \n: note\ndata: ,\"n\":1}\n\n";
+        let recorded = recorded("text/event-stream", stream);
+        let retry = "{\"id\":\"b\"}";
+        assert_eq!(set(&rules, &recorded, retry).unwrap(), expected);
     }
 
     /// A retry can't have its own bytes put into each of many messages.

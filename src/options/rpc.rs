@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use serde_json::Value;
 
-use crate::message::event_stream::data_of_events;
+use crate::message::event_stream::events;
 use crate::options::json::member::{MemberPointer, Place};
 
 /// Whether this message is a request or a notification of the server.
@@ -16,7 +16,7 @@ pub(super) fn is_asked_by_server(text: &str) -> bool {
 /// operation.
 pub(crate) fn answers_twice(stream: &[u8]) -> bool {
     let mut answered = HashSet::new();
-    data_of_events(stream).iter().any(|event| {
+    events(stream).any(|event| {
         let data = event.text();
         let text = std::str::from_utf8(&data).ok();
         let id = text.filter(|text| is_response(text));

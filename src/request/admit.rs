@@ -14,7 +14,7 @@ use crate::limits::{Full, Holding};
 use crate::message::body::{BodyBuffer, BoxError, FullBody};
 use crate::message::own_head::own_head;
 use crate::options::mcp::{Unfit, for_retry};
-use crate::options::replay_json::TooLarge;
+use crate::options::rewrite::TooLarge;
 use crate::options::{OnInFlight, RouteOptions};
 use crate::record::{Fingerprint, Origin, ScopeDigest};
 use crate::rejection::Rejection;

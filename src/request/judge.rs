@@ -43,6 +43,9 @@ impl<'a> BodyEnd<'a> {
     ) -> Self {
         let is_stream = is_event_stream(headers);
         if operation.options.mcp.is_some() {
+            if ToolAnswer::is_coded(headers) {
+                return Self::Full(body, ToolAnswer::Coded);
+            }
             let answer = move |body: &[u8]| ToolAnswer::of(body, is_stream);
             return Self::Full(body, search(operation, &body.data, answer).await);
         }
@@ -103,6 +106,15 @@ pub(crate) fn judge<'a>(
             match answer {
                 ToolAnswer::Result => records(options, &response, &body),
                 ToolAnswer::Unfinished => false,
+                ToolAnswer::Coded if records(options, &response, &body) => {
+                    warn!(
+                        "the answer to a tool's call has a Content-Encoding, although none was \
+                         accepted: its record is sealed. Let the server, or what compresses behind \
+                         this layer, leave the answers of MCP as they are"
+                    );
+                    return sealed();
+                }
+                ToolAnswer::Coded => false,
                 ToolAnswer::Unclear(answers) => {
                     warn!(
                         answers,

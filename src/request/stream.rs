@@ -280,10 +280,13 @@ where
     /// Hands the client the end of the body, with the data that was withheld.
     fn end(&mut self, end: End) -> Option<Holding> {
         let last = match &end {
-            End::Full(_) => {
-                let events = self.events.as_mut();
-                self.last.take().or_else(|| events?.last())
-            }
+            End::Full(_) => match self.events.take().and_then(|mut events| events.last()) {
+                None => self.last.take(),
+                answer => {
+                    self.show_last();
+                    answer
+                }
+            },
             End::Broken(error) => {
                 debug!(error = &**error as &dyn Error, "a response was cut off");
                 None
@@ -326,7 +329,8 @@ where
                 }
             }
             let Poll::Ready(frame) = self.body.as_mut().poll_frame(cx) else {
-                if self.withholds == Withholds::UntilPending {
+                // The last data of a known length are known to be the last.
+                if self.withholds == Withholds::UntilPending && self.to_come.is_none() {
                     self.show_last();
                 }
                 return Poll::Pending;
@@ -435,32 +439,29 @@ where
         if data.is_empty() {
             return;
         }
-        match &mut self.to_come {
-            None if self.withholds != Withholds::Nothing => {
-                if let Some(data) = self.last.replace(data) {
-                    self.pipe.push(data);
-                }
-            }
-            None => match &mut self.events {
-                Some(events) => {
-                    let now = events.next(data);
-                    now.into_iter()
-                        .flatten()
-                        .for_each(|data| self.pipe.push(data));
-                }
-                None => self.pipe.push(data),
-            },
+        let may_be_last = match &mut self.to_come {
+            None => self.withholds != Withholds::Nothing,
             Some(to_come) => match to_come.checked_sub(data.len() as u64) {
-                None => self.is_off = true,
-                Some(0) => {
-                    *to_come = 0;
-                    self.last = Some(data);
+                None => {
+                    self.is_off = true;
+                    return;
                 }
                 Some(left) => {
                     *to_come = left;
-                    self.pipe.push(data);
+                    left == 0
                 }
             },
+        };
+        let now = match &mut self.events {
+            Some(events) => events.next(data),
+            None => [Some(data), None],
+        };
+        for data in now.into_iter().flatten() {
+            if !may_be_last {
+                self.pipe.push(data);
+            } else if let Some(before) = self.last.replace(data) {
+                self.pipe.push(before);
+            }
         }
     }
 }

@@ -130,6 +130,37 @@ async fn the_last_event_leaves_when_it_is_recorded() {
     assert_eq!(seen, NOTE.as_bytes());
 }
 
+/// G3: nor does the last event of a stream that announces its length leave before its handler has ended it.
+#[tokio::test(start_paused = true)]
+async fn the_last_event_of_an_announced_length_leaves_when_it_is_recorded() {
+    let notes = NOTE.repeat(1000);
+    let store = Steered::new();
+    store.make(
+        Op::Complete,
+        Fault::Fails(tower_idempotency::store::StoreErrorKind::Unknown),
+    );
+    let app = with_policy(&store, recorded);
+    let first = notes.clone();
+    let app = app.layer(handler(&Runs::default(), move |_, _| {
+        let length = first.len() + ANSWER.len();
+        let mut response = stream(Script::new([
+            Step::Data(first.clone().into()),
+            Step::Wait(SECOND),
+            Step::Data(ANSWER.into()),
+            Step::Wait(SECOND),
+        ]));
+        let headers = response.headers_mut();
+        headers.insert("content-length", length.into());
+        response
+    }));
+    let mut response = app.oneshot(ask(1)).await.unwrap();
+    let mut seen = Vec::new();
+    while let Some(Ok(frame)) = response.body_mut().frame().await {
+        seen.extend_from_slice(&frame.into_data().unwrap());
+    }
+    assert_eq!(seen.len(), notes.len());
+}
+
 /// G3: what was ready at once is no exception, however many frames it has.
 #[tokio::test(start_paused = true)]
 async fn the_last_event_waits_for_the_record_if_all_was_ready_at_once() {

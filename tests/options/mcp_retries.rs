@@ -11,6 +11,7 @@ use tower_idempotency::options::Require;
 use tower_idempotency::{IdempotencyLayer, MemoryStore, RouteOptions};
 
 use crate::mcp::{call, call_of, in_json, layer, message, rejection, server};
+use crate::support::log::Log;
 use crate::support::{Runs, Seen, answer, builder, handler, send, with, without};
 
 /// The call whose `id` and whose arguments are these texts.
@@ -126,7 +127,36 @@ async fn a_replay_has_no_digest_of_the_first_answer() {
     }
 }
 
-/// An answer in a coding can't be given the id of a retry.
+/// An answer in a coding can't be read, nor be given the id of a retry: the call is done, and its record
+/// is sealed.
+#[tokio::test]
+async fn an_answer_in_a_coding_is_sealed_with_a_line_in_the_log() {
+    for (status, kind, runs_again) in [
+        (200, "application/json", false),
+        (200, "text/event-stream", false),
+        (503, "application/json", true),
+    ] {
+        let (log, runs) = (Log::default(), Runs::default());
+        let listening = log.listen();
+        let app = layer(|options| options).layer(handler(&runs, move |_, _: Request<Bytes>| {
+            let mut response = answer(StatusCode::from_u16(status).unwrap(), "not plain");
+            let headers = response.headers_mut();
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+            headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+            response
+        }));
+        send(&app, call(1, "k")).await;
+        let again = send(&app, call(1, "k")).await;
+        drop(listening);
+        assert_eq!(runs.count(), if runs_again { 2 } else { 1 });
+        let is_logged = log.text().contains("has a Content-Encoding");
+        assert_eq!(is_logged, !runs_again, "{}", log.text());
+        if !runs_again {
+            assert_eq!(rejection(&again).1, "response-unavailable");
+        }
+    }
+}
+
 #[tokio::test]
 async fn answers_are_asked_for_without_a_coding() {
     let coded = |coding: &'static str| {
@@ -177,6 +207,37 @@ async fn arguments_without_a_canonical_form_are_compared_without_the_id() {
         let other = send(&app, call_in_text("3", others)).await;
         assert_eq!(rejection(&other), (json!(3), "key-reused".to_owned()));
         assert_eq!(runs.count(), 1);
+    }
+}
+
+/// Neither the depth of a message nor its number of values has a bound but its length (G11).
+#[tokio::test]
+async fn deep_and_long_messages_are_calls_and_answers_like_others() {
+    let deep = "[".repeat(100_000) + &"]".repeat(100_000);
+    let long = format!("[{}0]", "0,".repeat(100_000));
+    let twice = "{\"a\":1,\"a\":2}".to_owned();
+    for value in [deep, long, twice] {
+        for in_stream in [false, true] {
+            let runs = Runs::default();
+            let result = format!(r#"{{"id":1,"result":{value}}}"#);
+            let events = format!("data: {{\"note\":{value}}}\n\ndata: {result}\n\n");
+            let (first, own) = (result.clone(), events.clone());
+            let app =
+                layer(|options| options).layer(handler(&runs, move |_, _: Request<Bytes>| {
+                    if in_stream {
+                        in_events(own.clone())
+                    } else {
+                        in_json(first.clone())
+                    }
+                }));
+            let arguments = format!("\"n\":{value}");
+            send(&app, call_in_text("1", &arguments)).await;
+            let again = send(&app, call_in_text("2", &arguments)).await;
+            assert!(again.is_replay());
+            let whole = if in_stream { events } else { result };
+            assert!(again.text() == whole.replace("\"id\":1", "\"id\":2"));
+            assert_eq!(runs.count(), 1);
+        }
     }
 }
 

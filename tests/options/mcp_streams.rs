@@ -111,6 +111,65 @@ async fn the_answer_leaves_when_it_is_recorded() {
     }
 }
 
+/// G3, also for an event that is too long to be searched, and for a stream that announces its length:
+/// its client may not take the answer for one whose record is not stored.
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_long_answer_leaves_when_it_is_recorded() {
+    let answer = format!(
+        "data: {{\"id\":1,\"result\":\"{}\"}}\n\n",
+        "x".repeat(3 << 20)
+    );
+    let short = &RESULT.replace("[]", &format!("\"{}\"", "x".repeat(70 << 10)));
+    for announces in [false, true] {
+        for parts in [
+            &[NOTE, "", &answer, "", PING][..],
+            &[NOTE, "", &answer[..2 << 20], "", &answer[2 << 20..]],
+            &[NOTE, "", short, "", PING],
+            &[NOTE, "", &[short, ": pi"].concat(), "", "ng\n\n"],
+            &[NOTE, "", short],
+        ] {
+            let store = Steered::new();
+            store.make(Op::Complete, Fault::Fails(StoreErrorKind::Unknown));
+            let own: Vec<String> = parts.iter().map(|part| (*part).to_owned()).collect();
+            let length = parts.concat().len();
+            let app = with_policy(&store, |options| options.mcp().max_recorded_body(8 << 20));
+            let app = app.layer(handler(&Runs::default(), move |_, _| {
+                let body = frames(&own.iter().map(String::as_str).collect::<Vec<_>>());
+                let mut response = stream(body);
+                if announces {
+                    let headers = response.headers_mut();
+                    headers.insert("content-length", length.into());
+                }
+                response
+            }));
+            let (seen, is_whole) = read(app.oneshot(call(1, "k")).await.unwrap()).await;
+            assert!(!is_whole && seen.starts_with(NOTE), "{announces}");
+            let has_answer = seen.contains("x\"}\n\n") || seen.contains("x\"}}\n\n");
+            assert!(!has_answer, "{announces}, {} bytes of {length}", seen.len());
+        }
+    }
+}
+
+/// The end of a stream that announces its length waits too if the stream has no answer: what its client
+/// takes for the whole response is sealed by then.
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_announces_its_length_ends_when_it_is_sealed() {
+    let notes = NOTE.repeat(2000);
+    let store = Steered::new();
+    store.make(Op::Complete, Fault::Fails(StoreErrorKind::Unknown));
+    let app = with_policy(&store, RouteOptions::mcp);
+    let whole = notes.clone();
+    let app = app.layer(handler(&Runs::default(), move |_, _| {
+        let mut response = stream(frames(&["", &notes, "", NOTE]));
+        let length = notes.len() + NOTE.len();
+        let headers = response.headers_mut();
+        headers.insert("content-length", length.into());
+        response
+    }));
+    let (seen, is_whole) = read(app.oneshot(call(1, "k")).await.unwrap()).await;
+    assert!(!is_whole && seen == whole, "{} bytes", seen.len());
+}
+
 /// A server should close the stream behind the answer. If it does not, the operation ends with its time.
 #[tokio::test(start_paused = true)]
 async fn a_stream_without_an_end_is_sealed_before_its_lease_lapses() {

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response};
 use http_body_util::Full;
 use tower::Layer;
-use tower_idempotency::options::{FingerprintBody, JsonFingerprint, ReplayedMember};
+use tower_idempotency::options::{EventStreams, FingerprintBody, JsonFingerprint, ReplayedMember};
 use tower_idempotency::{IdempotencyLayer, MemoryStore, RouteOptions};
 
 use crate::support::body::{Script, Step};
@@ -143,6 +143,26 @@ async fn a_large_response_is_set_on_another_thread_and_a_retry_that_inflates_it_
     let inflated = format!("{{\"id\":\"{}\",\"n\":0}}", "x".repeat(70 << 10));
     let refused = send(&app, ask("k", inflated)).await;
     assert_eq!(refused.refusal(), "409 response-unavailable");
+}
+
+/// What is searched is bounded by its length alone (G11).
+#[tokio::test]
+async fn deep_and_long_responses_are_set_like_others() {
+    let deep = "[".repeat(200_000) + &"]".repeat(200_000);
+    let long = format!("[{}0]", "0,".repeat(200_000));
+    for value in [deep, long, "{\"a\":1,\"a\":2}".to_owned()] {
+        let body = format!("{{\"x\":{value},\"id\":1}}");
+        let layer = with_policy(&MemoryStore::new(), rpc);
+        let retry = twice(&layer, &[("content-type", JSON)], &body).await;
+        assert!(retry.text() == body.replace("\"id\":1", "\"id\":\"two\""));
+    }
+    let many = "data: {\"n\":1}\n\nid\n\n".repeat(20_000);
+    let layer = with_policy(&MemoryStore::new(), |options| {
+        let options = options.event_streams(EventStreams::Record);
+        rpc(options).replay_json("/n", ReplayedMember::constant(2))
+    });
+    let retry = twice(&layer, &[("content-type", "text/event-stream")], &many).await;
+    assert!(retry.text() == many.replace('1', "2"));
 }
 
 /// A replay whose id could not be set would be the answer to another request.

@@ -1,17 +1,15 @@
 //! Sets members of a JSON text. What is not set stays as it is, byte for byte.
 
-use std::borrow::Cow;
 use std::ops::Range;
 
 use crate::options::json::member::{MemberPointer, Place};
 use crate::options::json::write::quote;
 
 /// A member to set in a text.
-#[derive(Clone)]
 pub(crate) struct Change<'a> {
     pub(crate) pointer: &'a MemberPointer,
     /// The JSON text of the new value.
-    pub(crate) value: Cow<'a, str>,
+    pub(crate) value: &'a str,
     /// Whether the member is added to an object that lacks it.
     pub(crate) adds: bool,
 }
@@ -25,11 +23,14 @@ pub(crate) struct Edit {
 
 /// What a text must change in, in the order of its bytes, for these members to have their values.
 /// `None` if the text is not JSON. No pointer may lead into what another one names.
-pub(crate) fn edits(text: &str, changes: &[Change<'_>]) -> Option<Vec<Edit>> {
+pub(crate) fn edits<'a>(
+    text: &str,
+    changes: impl IntoIterator<Item = &'a Change<'a>>,
+) -> Option<Vec<Edit>> {
     let mut edits: Vec<Edit> = Vec::new();
     for change in changes {
         match change.pointer.find(text)? {
-            Place::Value(place) if text[place.clone()] != change.value => edits.push(Edit {
+            Place::Value(place) if text[place.clone()] != *change.value => edits.push(Edit {
                 place,
                 with: change.value.as_bytes().to_vec(),
             }),
@@ -57,16 +58,44 @@ pub(crate) fn edits(text: &str, changes: &[Change<'_>]) -> Option<Vec<Edit>> {
 
 /// The text with these edits made in it.
 pub(crate) fn spliced(text: &[u8], edits: &[Edit]) -> Vec<u8> {
-    let grown: usize = edits.iter().map(|edit| edit.with.len()).sum();
-    let mut out = Vec::with_capacity(text.len() + grown);
-    let mut at = 0;
-    for Edit { place, with } in edits {
-        out.extend_from_slice(&text[at..place.start]);
-        out.extend_from_slice(with);
-        at = place.end;
+    let mut splice = Splice::new(text);
+    edits.iter().for_each(|edit| splice.make(edit));
+    splice.finish()
+}
+
+/// A text in which edits are made, from its beginning to its end.
+pub(crate) struct Splice<'a> {
+    text: &'a [u8],
+    /// How far the text is copied or edited.
+    at: usize,
+    out: Vec<u8>,
+}
+
+impl<'a> Splice<'a> {
+    pub(crate) fn new(text: &'a [u8]) -> Self {
+        Self {
+            text,
+            at: 0,
+            out: Vec::with_capacity(text.len()),
+        }
     }
-    out.extend_from_slice(&text[at..]);
-    out
+
+    /// Makes the next edit, whose place is behind that of the last one.
+    pub(crate) fn make(&mut self, Edit { place, with }: &Edit) {
+        self.out.extend_from_slice(&self.text[self.at..place.start]);
+        self.out.extend_from_slice(with);
+        self.at = place.end;
+    }
+
+    /// How long the text is up to the last edit.
+    pub(crate) fn length(&self) -> usize {
+        self.out.len()
+    }
+
+    pub(crate) fn finish(mut self) -> Vec<u8> {
+        self.out.extend_from_slice(&self.text[self.at..]);
+        self.out
+    }
 }
 
 #[cfg(test)]
@@ -86,7 +115,7 @@ mod tests {
         let changes: Vec<_> = changes
             .map(|(pointer, (_, value))| Change {
                 pointer,
-                value: (*value).into(),
+                value,
                 adds: true,
             })
             .collect();
@@ -145,7 +174,7 @@ mod tests {
         let change = |adds| {
             [Change {
                 pointer: &pointer,
-                value: "1".into(),
+                value: "1",
                 adds,
             }]
         };
@@ -185,7 +214,7 @@ mod tests {
             let json = value.to_string();
             let changes: Vec<_> = pointers
                 .iter()
-                .map(|pointer| Change { pointer, value: (&*json).into(), adds: true })
+                .map(|pointer| Change { pointer, value: &json, adds: true })
                 .collect();
             let edits = edits(&text, &changes).expect("it is JSON");
             let spliced = spliced(text.as_bytes(), &edits);

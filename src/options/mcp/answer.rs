@@ -2,9 +2,14 @@
 
 use std::sync::LazyLock;
 
-use crate::message::event_stream::{data_of_events, end_of_events};
+use http::HeaderMap;
+use http::header::CONTENT_TYPE;
+
+use crate::message::event_stream::{end_of_events, events};
+use crate::message::media_type::is_media_type;
 use crate::options::json::member::{MemberPointer, Place, string};
 use crate::options::mcp::message::pointer;
+use crate::options::rewrite::is_coded;
 
 /// What the answer to a call of a tool says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +21,8 @@ pub(crate) enum ToolAnswer {
     Unfinished,
     /// A stream with this number of answers, which should have one.
     Unclear(usize),
+    /// The answer is in a coding: what it says is not known, and no retry could get it with its own id.
+    Coded,
 }
 
 static RESULT: LazyLock<MemberPointer> = LazyLock::new(|| pointer("/result"));
@@ -24,6 +31,15 @@ static ERROR: LazyLock<MemberPointer> = LazyLock::new(|| pointer("/error"));
 static ERROR_CODE: LazyLock<MemberPointer> = LazyLock::new(|| pointer("/error/code"));
 
 impl ToolAnswer {
+    /// Whether a response with these headers can be an answer that is not read.
+    pub(crate) fn is_coded(headers: &HeaderMap) -> bool {
+        let content_type = headers.get(CONTENT_TYPE);
+        let is_message = ["application/json", "text/event-stream"]
+            .iter()
+            .any(|own| is_media_type(content_type, own));
+        is_message && is_coded(headers)
+    }
+
     /// What the whole body of a response says.
     pub(crate) fn of(body: &[u8], is_stream: bool) -> Self {
         let Ok(text) = std::str::from_utf8(body) else {
@@ -41,10 +57,8 @@ impl ToolAnswer {
     }
 
     /// The answers that stand in these events.
-    pub(super) fn in_events(events: &[u8]) -> Vec<Self> {
-        let events = data_of_events(events);
-        let answers = events
-            .iter()
+    pub(super) fn in_events(stream: &[u8]) -> Vec<Self> {
+        let answers = events(stream)
             .filter_map(|event| Self::of_message(std::str::from_utf8(&event.text()).ok()?));
         answers.collect()
     }

@@ -5,12 +5,11 @@ use bytes::{Bytes, BytesMut};
 use crate::message::event_stream::end_of_events;
 use crate::options::mcp::ToolAnswer;
 
-/// The longest event that is looked at. A longer one is sent as it comes.
-const MOST: usize = 1 << 20;
-
 /// Tells the answer to a call from the events before it. The answer waits until its record is stored
 /// (G3), and so does what follows. Other events do not wait: in revisions before 2026-07-28 the server
 /// may ask the client something, and send nothing until it is told.
+///
+/// What waits is no longer than the record: a stream beyond `max_recorded_body` withholds nothing.
 #[derive(Debug, Default)]
 pub(crate) struct EventPieces {
     /// What has come of the current event.
@@ -25,18 +24,10 @@ impl EventPieces {
     pub(crate) fn next(&mut self, piece: Bytes) -> [Option<Bytes>; 2] {
         let before = self.last.take();
         if self.is_answered {
-            return match before {
-                Some(before) if before.len() + piece.len() <= MOST => {
-                    let mut joined = BytesMut::from(before);
-                    joined.extend_from_slice(&piece);
-                    self.last = Some(joined.freeze());
-                    [None, None]
-                }
-                before => {
-                    self.last = Some(piece);
-                    [before, None]
-                }
-            };
+            let mut joined = BytesMut::from(before.unwrap_or_default());
+            joined.extend_from_slice(&piece);
+            self.last = Some(joined.freeze());
+            return [None, None];
         }
         let searched = self.event.len();
         self.event.extend_from_slice(&piece);
@@ -51,9 +42,6 @@ impl EventPieces {
                 return [before, Some(ended)];
             }
             self.event = Vec::new();
-        } else if self.event.len() > MOST {
-            self.event.clear();
-            return [before, Some(piece)];
         }
         self.last = Some(piece);
         [before, None]
@@ -134,21 +122,6 @@ mod tests {
                     "{waits:?}"
                 );
             }
-        }
-    }
-
-    #[test]
-    fn what_waits_is_bounded() {
-        let mut stream = EventPieces::default();
-        let piece = Bytes::from(vec![b'x'; MOST / 2]);
-        for _ in 0..10 {
-            stream.next(piece.clone());
-            assert!(stream.event.len() <= MOST);
-        }
-        stream.is_answered = true;
-        for _ in 0..10 {
-            stream.next(piece.clone());
-            assert!(stream.last.as_ref().unwrap().len() <= MOST);
         }
     }
 }

@@ -2,13 +2,13 @@
 
 use std::sync::LazyLock;
 
-use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 
 use crate::message::media_type::is_media_type;
 use crate::options::json::member::{MemberPointer, Place};
+use crate::options::json::splice::{Change, edits};
 use crate::options::mcp::message::{ID, METHOD, pointer};
-use crate::options::replay_json::{SLACK, is_whole, remove_digests};
+use crate::options::rewrite::{Rewrite, is_whole, rewritten};
 use crate::record::Completion;
 use crate::rejection::json_rpc::JsonRpcRequest;
 
@@ -43,100 +43,31 @@ pub(crate) fn for_retry(
     if !is_whole(recorded) {
         return Err(Unfit);
     }
-    let Ok(text) = std::str::from_utf8(&recorded.body) else {
-        return Ok(None);
+    let set = |pointer, value| Change {
+        pointer,
+        value,
+        adds: false,
     };
-    let changed = if is_stream {
-        let most = max_recorded_body.saturating_add(SLACK);
-        stream(call, text, most)?
-    } else {
-        let mut message = text.to_owned();
-        set(&ID, id, &mut message);
-        message
-    };
-    if changed == text {
-        return Ok(None);
-    }
-    let mut own = recorded.clone();
-    own.body = Bytes::from(changed);
-    remove_digests(&mut own.headers);
-    if let Some(trailers) = &mut own.trailers {
-        remove_digests(trailers);
-    }
-    Ok(Some(own))
-}
-
-fn set(member: &MemberPointer, value: &str, message: &mut String) {
-    if let Some(Place::Value(place)) = member.find(message) {
-        message.replace_range(place, value);
-    }
-}
-
-/// A message of a stream with the id and the token of the call; `None` if it is left out.
-fn message(call: &JsonRpcRequest, mut text: String) -> Option<String> {
-    let has = |member: &MemberPointer| matches!(member.find(&text), Some(Place::Value(_)));
-    let (has_id, has_token) = (has(&ID), has(&TOKEN));
-    let is_question = has_id && has(&METHOD);
-    if is_question || has_token && call.progress_token.is_none() {
-        return None;
-    }
-    if has_token {
-        set(&TOKEN, call.progress_token.as_deref()?, &mut text);
-    }
-    if has_id {
-        set(&ID, call.id.as_deref()?, &mut text);
-    }
-    Some(text)
-}
-
-fn stream(call: &JsonRpcRequest, text: &str, most: usize) -> Result<String, Unfit> {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let text = text.replace("\r\n", "\n").replace('\r', "\n");
-    let mut out = String::with_capacity(text.len());
-    for event in text.split_inclusive("\n\n") {
-        let data: Vec<_> = event.lines().filter_map(data).collect();
-        let Some(message) = message(call, data.join("\n")) else {
-            continue;
-        };
-        for line in event.trim_end_matches('\n').split('\n') {
-            if self::data(line).is_none() && field(line, "id").is_none() {
-                out.push_str(line);
-                out.push('\n');
-            }
+    let id = set(&ID, id);
+    let token = call.progress_token.as_deref();
+    let token = token.map(|token| set(&TOKEN, token));
+    let own = rewritten(recorded, max_recorded_body, false, |message| {
+        let has = |member: &MemberPointer| matches!(member.find(message), Some(Place::Value(_)));
+        let is_question = || has(&ID) && has(&METHOD);
+        if is_stream && (token.is_none() && has(&TOKEN) || is_question()) {
+            return Rewrite::LeftOut;
         }
-        if !data.is_empty() {
-            for line in message.split('\n') {
-                out.push_str("data: ");
-                out.push_str(line);
-                out.push('\n');
-            }
-        }
-        out.push('\n');
-        if out.len() > most {
-            return Err(Unfit);
-        }
-    }
-    Ok(out)
-}
-
-fn data(line: &str) -> Option<&str> {
-    field(line, "data")
-}
-
-/// The value of this field, if the line is of it.
-fn field<'a>(line: &'a str, name: &str) -> Option<&'a str> {
-    let rest = line.strip_prefix(name)?;
-    if rest.is_empty() {
-        return Some("");
-    }
-    let value = rest.strip_prefix(':')?;
-    Some(value.strip_prefix(' ').unwrap_or(value))
+        let token = token.iter().filter(|_| is_stream);
+        Rewrite::Edits(edits(message, token.chain([&id])).unwrap_or_default())
+    });
+    own.map_err(|_| Unfit)
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::SystemTime;
 
+    use bytes::Bytes;
     use http::header::CONTENT_ENCODING;
     use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
@@ -182,7 +113,7 @@ mod tests {
         );
         let own = again(&call("7", Some("\"t\"")), "text/event-stream", &recorded);
         let expected = format!(
-            ": hello\n\nretry: 3000\ndata: \n\nevent: message\ndata: {}\n\n\
+            ": hello\n\nretry: 3000\ndata:\n\nevent: message\ndata: {}\n\n\
              data: {log}\n\nevent: message\ndata: {{\"id\":7,\ndata: \"result\":{{}}}}\n\n",
             progress.replace("\"progressToken\":1", "\"progressToken\":\"t\"")
         );
@@ -193,12 +124,17 @@ mod tests {
         let marked = format!("\u{feff}{recorded}");
         assert_eq!(
             again(&call("7", None), "text/event-stream", &marked).unwrap(),
-            own
+            format!("\u{feff}{own}")
         );
         let crlf = recorded.replace('\n', "\r\n");
         assert_eq!(
             again(&call("7", None), "text/event-stream", &crlf).unwrap(),
-            own
+            own.replace('\n', "\r\n")
+        );
+        let cr = recorded.replace('\n', "\r");
+        assert_eq!(
+            again(&call("7", None), "text/event-stream", &cr).unwrap(),
+            own.replace('\n', "\r")
         );
     }
 
