@@ -153,9 +153,9 @@ impl Pipe {
 
     /// Adds the last data and the end in one step: the client never has all bytes
     /// of a body without its end. Returns what counts an operation without a client.
-    pub(crate) fn end(&self, last: Option<Bytes>, end: End) -> Option<Holding> {
+    pub(crate) fn end(&self, last: impl IntoIterator<Item = Bytes>, end: End) -> Option<Holding> {
         let mut state = self.lock();
-        if let Some(data) = last {
+        for data in last {
             state.push(data);
         }
         state.is_recorded = false;

@@ -42,6 +42,7 @@ pub mod steps;
 mod stop;
 mod stream;
 mod wait;
+mod withheld;
 
 #[cfg(feature = "_sql")]
 pub(crate) use commit_fate::find_out;

@@ -29,9 +29,9 @@ use crate::message::pipe_body::PipeBody;
 use crate::message::response_body::ResponseBody;
 use crate::message::send_timeout::SendTimeout;
 use crate::options::OnDisconnect;
-use crate::options::mcp::EventPieces;
 use crate::request::judge::{BodyEnd, head_for_judging, judge};
 use crate::request::operation::Operation;
+use crate::request::withheld::Withheld;
 use crate::runtime::catch::{CatchUnwind, Panic};
 use crate::runtime::{Handle, Sleep, sleep};
 
@@ -44,15 +44,9 @@ pub(crate) struct ReadAhead<R> {
     record: KeptBody,
     /// How many more bytes can be recorded.
     recordable: usize,
-    /// How many bytes of a known length are not yet read.
-    to_come: Option<u64>,
-    /// The last data of the body, withheld until the record is stored (G3).
-    last: Option<Bytes>,
+    withheld: Withheld,
     /// Whether the body was longer than it announced.
     is_off: bool,
-    /// In a stream of MCP the answer to a call is withheld, and what follows.
-    events: Option<Box<EventPieces>>,
-    withholds: Withholds,
     /// Whether the body has no end that could be waited for.
     endless: bool,
     /// When a stream of events that is recorded has taken too long for that.
@@ -62,18 +56,6 @@ pub(crate) struct ReadAhead<R> {
     trailers: Option<HeaderMap>,
     overdue: Option<Pin<Box<Sleep>>>,
     send_timeout: SendTimeout,
-}
-
-/// For how long the last frame of a body without a length is withheld: any frame may be the last.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Withholds {
-    Nothing,
-    /// In a stream of events, until the handler has no other frame: an event must not wait for the
-    /// next one. A client that was given the last event, and knows that it is the last, then mostly
-    /// has a recorded response (G3).
-    UntilPending,
-    /// In HTTP/1.0, where the end of the connection is that of the body.
-    UntilNext,
 }
 
 /// Whether the body is kept to be recorded.
@@ -130,14 +112,7 @@ where
             KeptBody::Kept => (data, room),
             _ => (room.of_whole(data, account), Room::default()),
         };
-        let of_mcp = events_since.is_some() && operation.options.mcp.is_some();
-        let withholds = if version <= Version::HTTP_10 {
-            Withholds::UntilNext
-        } else if events_since.is_some() && !of_mcp {
-            Withholds::UntilPending
-        } else {
-            Withholds::Nothing
-        };
+        let events = events_since.map(|_| operation.options.mcp.is_some());
         let pipe = Pipe::new(account, room);
         let mut reading = Self {
             operation: Arc::clone(operation),
@@ -146,11 +121,8 @@ where
             length,
             record: KeptBody::Kept,
             recordable,
-            to_come: length.by_header,
-            last: None,
+            withheld: Withheld::new(version, length.by_header, events),
             is_off: false,
-            events: (of_mcp && withholds == Withholds::Nothing).then(Box::default),
-            withholds,
             endless: false,
             events_end_by: events_since.map(|began_at| {
                 let took = began_at.elapsed().unwrap_or_default();
@@ -280,20 +252,14 @@ where
     /// Hands the client the end of the body, with the data that was withheld.
     fn end(&mut self, end: End) -> Option<Holding> {
         let last = match &end {
-            End::Full(_) => match self.events.take().and_then(|mut events| events.last()) {
-                None => self.last.take(),
-                answer => {
-                    self.show_last();
-                    answer
-                }
-            },
+            End::Full(_) => self.withheld.rest(),
             End::Broken(error) => {
                 debug!(error = &**error as &dyn Error, "a response was cut off");
-                None
+                [None, None]
             }
-            End::Panicked(_) | End::Delivered => None,
+            End::Panicked(_) | End::Delivered => [None, None],
         };
-        self.pipe.end(last, end)
+        self.pipe.end(last.into_iter().flatten(), end)
     }
 
     /// Reads on, and lets the client go that reads nothing.
@@ -329,16 +295,13 @@ where
                 }
             }
             let Poll::Ready(frame) = self.body.as_mut().poll_frame(cx) else {
-                // The last data of a known length are known to be the last.
-                if self.withholds == Withholds::UntilPending && self.to_come.is_none() {
-                    self.show_last();
+                if let Some(data) = self.withheld.pending() {
+                    self.pipe.push(data);
                 }
                 return Poll::Pending;
             };
             match frame {
-                None if self.to_come.is_none_or(|left| left == 0) => {
-                    return Poll::Ready(Finished::Full);
-                }
+                None if self.withheld.may_end() => return Poll::Ready(Finished::Full),
                 None => return Poll::Ready(Finished::Broken(Box::new(Misannounced))),
                 Some(Err(error)) => return Poll::Ready(Finished::Broken(error.into())),
                 Some(Ok(frame)) => match frame.into_data() {
@@ -375,20 +338,8 @@ where
     /// What was withheld until the stream is recorded is sent: it is sealed, or its operation may run
     /// again.
     fn withhold_nothing(&mut self) {
-        if self.withholds == Withholds::UntilNext {
-            return;
-        }
-        self.withholds = Withholds::Nothing;
-        self.show_last();
-        if let Some(last) = self.events.take().and_then(|mut events| events.last()) {
-            self.pipe.push(last);
-        }
-    }
-
-    fn show_last(&mut self) {
-        if let Some(data) = self.last.take() {
-            self.pipe.push(data);
-        }
+        let waited = self.withheld.let_go().into_iter().flatten();
+        waited.for_each(|data| self.pipe.push(data));
     }
 
     fn forgo_record(&mut self, why: KeptBody) {
@@ -434,35 +385,10 @@ where
         }
     }
 
-    /// Hands data to the client, but for those that may be the last.
+    /// Hands data to the client, but for those that wait for the record.
     fn show(&mut self, data: Bytes) {
-        if data.is_empty() {
-            return;
-        }
-        let may_be_last = match &mut self.to_come {
-            None => self.withholds != Withholds::Nothing,
-            Some(to_come) => match to_come.checked_sub(data.len() as u64) {
-                None => {
-                    self.is_off = true;
-                    return;
-                }
-                Some(left) => {
-                    *to_come = left;
-                    left == 0
-                }
-            },
-        };
-        let now = match &mut self.events {
-            Some(events) => events.next(data),
-            None => [Some(data), None],
-        };
-        for data in now.into_iter().flatten() {
-            if !may_be_last {
-                self.pipe.push(data);
-            } else if let Some(before) = self.last.replace(data) {
-                self.pipe.push(before);
-            }
-        }
+        let sent = self.withheld.next(data, |data| self.pipe.push(data));
+        self.is_off |= sent.is_err();
     }
 }
 
