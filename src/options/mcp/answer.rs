@@ -42,14 +42,12 @@ impl ToolAnswer {
 
     /// What the whole body of a response says.
     pub(crate) fn of(body: &[u8], is_stream: bool) -> Self {
-        let Ok(text) = std::str::from_utf8(body) else {
-            return Self::Result;
-        };
         if !is_stream {
-            return Self::of_message(text).unwrap_or(Self::Result);
+            let text = std::str::from_utf8(body).ok();
+            return text.and_then(Self::of_message).unwrap_or(Self::Result);
         }
         // An event that no empty line ends is none.
-        let end = end_of_events(text.as_bytes(), 0).unwrap_or(0);
+        let end = end_of_events(body, 0).unwrap_or(0);
         match *Self::in_events(&body[..end]) {
             [answer] => answer,
             ref answers => Self::Unclear(answers.len()),
@@ -165,6 +163,16 @@ mod tests {
         ] {
             assert_eq!(of("text/event-stream", &body), expected, "{body}");
         }
+    }
+
+    /// A log that is not UTF-8 does not hide the answers, nor that there is none.
+    #[test]
+    fn each_event_is_read_by_itself() {
+        let mut stream = b"data: \xff\n\n".to_vec();
+        assert_eq!(ToolAnswer::of(&stream, true), ToolAnswer::Unclear(0));
+        stream.extend_from_slice(format!("data: {RESULT}\n\n").as_bytes());
+        assert_eq!(ToolAnswer::of(&stream, true), ToolAnswer::Result);
+        assert_eq!(ToolAnswer::of(b"\xff", false), ToolAnswer::Result);
     }
 
     #[test]
