@@ -59,8 +59,9 @@ pub(crate) fn rewritten(
                     for Edit { place, mut with } in message {
                         // A line break ends a line of the stream. A string of JSON has none.
                         let breaks = with.iter_mut();
-                        let breaks = breaks.filter(|byte| matches!(byte, b'\n' | b'\r'));
-                        breaks.for_each(|byte| *byte = b' ');
+                        for byte in breaks.filter(|byte| matches!(byte, b'\n' | b'\r')) {
+                            *byte = b' ';
+                        }
                         // The line in which a value begins has all of the new one.
                         edits.extend(event.places(&place).map(|place| Edit {
                             place,

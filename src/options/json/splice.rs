@@ -59,7 +59,9 @@ pub(crate) fn edits<'a>(
 /// The text with these edits made in it.
 pub(crate) fn spliced(text: &[u8], edits: &[Edit]) -> Vec<u8> {
     let mut splice = Splice::new(text);
-    edits.iter().for_each(|edit| splice.make(edit));
+    for edit in edits {
+        splice.make(edit);
+    }
     splice.finish()
 }
 
