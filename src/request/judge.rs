@@ -105,7 +105,6 @@ pub(crate) fn judge<'a>(
             };
             match answer {
                 ToolAnswer::Result => records(options, &response, &body),
-                ToolAnswer::Unfinished => false,
                 ToolAnswer::Coded if records(options, &response, &body) => {
                     warn!(
                         "the answer to a tool's call has a Content-Encoding, although none was \
@@ -114,7 +113,7 @@ pub(crate) fn judge<'a>(
                     );
                     return sealed();
                 }
-                ToolAnswer::Coded => false,
+                ToolAnswer::Unfinished | ToolAnswer::Coded => false,
                 ToolAnswer::Unclear(answers) => {
                     warn!(
                         answers,
