@@ -19,7 +19,7 @@ pub(crate) mod route;
 mod rows;
 pub(crate) mod rpc;
 mod setters;
-mod statuses;
+pub(crate) mod statuses;
 mod structured;
 pub(crate) mod target;
 

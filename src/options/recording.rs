@@ -11,7 +11,6 @@ use crate::display::header_name;
 use crate::message::media_type::{is_grpc, media_type};
 
 pub use super::record_headers::RecordHeaders;
-pub(crate) use super::statuses::ASKS_AGAIN;
 pub use super::statuses::{IntoStatuses, Statuses};
 
 /// Says in a response's extensions whether that response is recorded. A handler inserts this
