@@ -11,7 +11,9 @@
 --
 -- Each procedure but those for the inside of a transaction begins by taking back
 -- what its session left uncommitted, and says at each end of a transaction what
--- `completion_type` would say otherwise.
+-- `completion_type` would say otherwise. What has only read ends by ROLLBACK: the
+-- COMMIT of such a transaction syncs InnoDB's log once more, if the one before it in
+-- the session wrote.
 
 DELIMITER //
 
@@ -90,7 +92,7 @@ DROP PROCEDURE IF EXISTS idempotency_records_hold
 //
 CREATE PROCEDURE idempotency_records_hold (
   IN p_id BINARY(32), IN p_nonce BINARY(16), OUT p_renewed BIGINT
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 5c68ec779d36ae4e'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 8e886f663fbee44c'
 BEGIN
   INSERT INTO idempotency_records_renewals (id, nonce, lapses_at) VALUES (p_id, p_nonce, 0)
     ON DUPLICATE KEY UPDATE lapses_at = lapses_at;
@@ -106,7 +108,7 @@ DROP PROCEDURE IF EXISTS idempotency_records_extend
 //
 CREATE PROCEDURE idempotency_records_extend (
   IN p_id BINARY(32), IN p_nonce BINARY(16), IN p_lease BIGINT, OUT p_held TINYINT
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 5c68ec779d36ae4e'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 8e886f663fbee44c'
 BEGIN
   DECLARE v_renewed, v_now BIGINT;
   CALL idempotency_records_hold(p_id, p_nonce, v_renewed);
@@ -134,7 +136,7 @@ CREATE PROCEDURE idempotency_records_claim_v2 (
   -- whether it takes over another's, and whether of another fingerprint too.
   IN p_stays TINYINT, IN p_takes_over TINYINT, IN p_any_fingerprint TINYINT,
   IN p_scope BINARY(32), IN p_route VARBINARY(255), IN p_trace VARBINARY(55)
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 5c68ec779d36ae4e'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 8e886f663fbee44c'
 BEGIN
   DECLARE v_format, v_state TINYINT;
   DECLARE v_token, v_attempt, v_lapses_at, v_retention, v_expires_at, v_renewed, v_now BIGINT;
@@ -172,7 +174,7 @@ BEGIN
                scope, IF(origin_of = token, route, NULL) AS route,
                IF(origin_of = token, trace, NULL) AS trace
           FROM idempotency_records WHERE id = p_id;
-        COMMIT AND NO CHAIN NO RELEASE;
+        ROLLBACK AND NO CHAIN NO RELEASE;
         LEAVE again;
       END IF;
       IF v_state IS NOT NULL THEN
@@ -194,7 +196,7 @@ BEGIN
     IF v_state IS NULL AND v_locks THEN
       -- Not IF EXISTS: what is no statement of its own reads under a lock.
       SELECT COUNT(*) INTO v_there FROM idempotency_records WHERE id = p_id;
-      COMMIT AND NO CHAIN NO RELEASE;
+      ROLLBACK AND NO CHAIN NO RELEASE;
       IF v_there THEN
         SELECT 2 AS outcome, v_token AS token, v_attempt AS attempt;
         LEAVE again;
@@ -205,7 +207,7 @@ BEGIN
 
     IF v_state IS NULL THEN
       SET v_there = FALSE;
-      COMMIT AND NO CHAIN NO RELEASE;
+      ROLLBACK AND NO CHAIN NO RELEASE;
       SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
       START TRANSACTION;
       BEGIN
@@ -290,7 +292,7 @@ BEGIN
              scope, IF(origin_of = token, route, NULL) AS route,
              IF(origin_of = token, trace, NULL) AS trace
         FROM idempotency_records WHERE id = p_id;
-      COMMIT AND NO CHAIN NO RELEASE;
+      ROLLBACK AND NO CHAIN NO RELEASE;
       LEAVE again;
     END IF;
   END LOOP;
@@ -304,7 +306,7 @@ CREATE PROCEDURE idempotency_records_claim (
   IN p_id BINARY(32), IN p_nonce BINARY(16), IN p_fingerprint BINARY(32),
   IN p_lease BIGINT, IN p_retention BIGINT,
   IN p_stays TINYINT, IN p_takes_over TINYINT, IN p_any_fingerprint TINYINT
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 5c68ec779d36ae4e'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 8e886f663fbee44c'
 BEGIN
   CALL idempotency_records_claim_v2(p_id, p_nonce, p_fingerprint, p_lease, p_retention, p_stays,
     p_takes_over, p_any_fingerprint, NULL, NULL, NULL);
@@ -322,7 +324,7 @@ CREATE PROCEDURE idempotency_records_claim_by_hand (
   IN p_lease BIGINT, IN p_retention BIGINT, IN p_stays TINYINT, IN p_any_fingerprint TINYINT,
   IN p_scope BINARY(32), IN p_route VARBINARY(255), IN p_trace VARBINARY(55),
   IN p_token BIGINT, IN p_attempt BIGINT
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 5c68ec779d36ae4e'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 8e886f663fbee44c'
 BEGIN
   DECLARE v_format, v_state TINYINT;
   DECLARE v_token, v_attempt, v_lapses_at, v_retention, v_expires_at, v_renewed, v_now BIGINT;
@@ -388,7 +390,7 @@ DROP PROCEDURE IF EXISTS idempotency_records_list
 CREATE PROCEDURE idempotency_records_list (
   IN p_by TINYINT, IN p_state TINYINT, IN p_scope BINARY(32), IN p_token BIGINT,
   IN p_id BINARY(32), IN p_limit INT
-) READS SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 5c68ec779d36ae4e'
+) READS SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 8e886f663fbee44c'
 BEGIN
   DECLARE v_now BIGINT;
   DECLARE EXIT HANDLER FOR SQLEXCEPTION
@@ -423,7 +425,7 @@ BEGIN
     ) r
     LEFT JOIN idempotency_records_renewals n
       ON r.state = 1 AND n.id = r.id AND n.nonce = r.nonce AND n.lapses_at > 0;
-  COMMIT AND NO CHAIN NO RELEASE;
+  ROLLBACK AND NO CHAIN NO RELEASE;
 END
 //
 
@@ -431,7 +433,7 @@ END
 DROP PROCEDURE IF EXISTS idempotency_records_look_up
 //
 CREATE PROCEDURE idempotency_records_look_up (IN p_id BINARY(32))
-  READS SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 5c68ec779d36ae4e'
+  READS SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 8e886f663fbee44c'
 BEGIN
   DECLARE v_now BIGINT;
   DECLARE EXIT HANDLER FOR SQLEXCEPTION
@@ -451,7 +453,7 @@ BEGIN
       AND (r.format <> 1 OR r.expires_at IS NULL
            OR IF(r.state = 1, COALESCE(n.lapses_at, r.lapses_at) + r.retention,
                  r.expires_at) > v_now);
-  COMMIT AND NO CHAIN NO RELEASE;
+  ROLLBACK AND NO CHAIN NO RELEASE;
 END
 //
 
@@ -460,7 +462,7 @@ DROP PROCEDURE IF EXISTS idempotency_records_renew
 //
 CREATE PROCEDURE idempotency_records_renew (
   IN p_id BINARY(32), IN p_nonce BINARY(16), IN p_lease BIGINT
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 5c68ec779d36ae4e'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 8e886f663fbee44c'
 BEGIN
   DECLARE v_format, v_state, v_held, v_outcome TINYINT;
   DECLARE v_expires_at, v_now BIGINT;
@@ -513,7 +515,7 @@ DROP PROCEDURE IF EXISTS idempotency_records_record_step
 CREATE PROCEDURE idempotency_records_record_step (
   IN p_id BINARY(32), IN p_nonce BINARY(16), IN p_name LONGBLOB, IN p_result LONGBLOB,
   IN p_within TINYINT
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 5c68ec779d36ae4e'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 8e886f663fbee44c'
 BEGIN
   DECLARE v_format, v_state TINYINT;
   DECLARE v_first_token BIGINT;
@@ -564,7 +566,7 @@ CREATE PROCEDURE idempotency_records_complete_v2 (
   IN p_answer_length BIGINT, IN p_answer_sha256 BINARY(32), IN p_answer LONGBLOB,
   -- Of the claim, for a record that is made anew.
   IN p_scope BINARY(32), IN p_route VARBINARY(255), IN p_trace VARBINARY(55)
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 5c68ec779d36ae4e'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 8e886f663fbee44c'
 BEGIN
   DECLARE v_format, v_state TINYINT;
   DECLARE v_token, v_lapses_at, v_retention, v_expires_at, v_renewed, v_now BIGINT;
@@ -648,7 +650,7 @@ CREATE PROCEDURE idempotency_records_complete (
   IN p_token BIGINT, IN p_attempt BIGINT, IN p_state TINYINT, IN p_kept_for BIGINT,
   IN p_status SMALLINT, IN p_began_at BIGINT, IN p_completed_at BIGINT,
   IN p_answer_length BIGINT, IN p_answer_sha256 BINARY(32), IN p_answer LONGBLOB
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 5c68ec779d36ae4e'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 8e886f663fbee44c'
 BEGIN
   CALL idempotency_records_complete_v2(p_id, p_nonce, p_fingerprint, p_token, p_attempt, p_state,
     p_kept_for, p_status, p_began_at, p_completed_at, p_answer_length, p_answer_sha256, p_answer,
@@ -666,7 +668,7 @@ CREATE PROCEDURE idempotency_records_complete_within (
   IN p_id BINARY(32), IN p_nonce BINARY(16), IN p_state TINYINT, IN p_kept_for BIGINT,
   IN p_status SMALLINT, IN p_began_at BIGINT, IN p_completed_at BIGINT,
   IN p_answer_length BIGINT, IN p_answer_sha256 BINARY(32), IN p_answer LONGBLOB
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 5c68ec779d36ae4e'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 8e886f663fbee44c'
 BEGIN
   DECLARE v_done, v_steps BIGINT DEFAULT 0;
   UPDATE idempotency_records
@@ -696,7 +698,7 @@ DROP PROCEDURE IF EXISTS idempotency_records_fate
 //
 CREATE PROCEDURE idempotency_records_fate (
   IN p_id BINARY(32), IN p_nonce BINARY(16)
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 5c68ec779d36ae4e'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 8e886f663fbee44c'
 BEGIN
   DECLARE v_state, v_own TINYINT;
   DECLARE v_there TINYINT DEFAULT FALSE;
@@ -719,7 +721,7 @@ DROP PROCEDURE IF EXISTS idempotency_records_release
 //
 CREATE PROCEDURE idempotency_records_release (
   IN p_id BINARY(32), IN p_nonce BINARY(16), IN p_unknown TINYINT
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 5c68ec779d36ae4e'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 8e886f663fbee44c'
 BEGIN
   DECLARE v_format, v_state TINYINT;
   DECLARE v_lapses_at, v_renewed, v_retention, v_expires_at, v_now BIGINT;
@@ -765,7 +767,7 @@ CREATE PROCEDURE idempotency_records_forget_v2 (
   IN p_id BINARY(32), IN p_force TINYINT,
   -- The record that is meant, and whether it is done. All null: any record.
   IN p_token BIGINT, IN p_attempt BIGINT, IN p_done TINYINT
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 5c68ec779d36ae4e'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 8e886f663fbee44c'
 BEGIN
   DECLARE v_format, v_state TINYINT;
   DECLARE v_token, v_attempt, v_lapses_at, v_renewed, v_retention, v_expires_at, v_now BIGINT;
@@ -812,7 +814,7 @@ END
 DROP PROCEDURE IF EXISTS idempotency_records_forget
 //
 CREATE PROCEDURE idempotency_records_forget (IN p_id BINARY(32), IN p_force TINYINT)
-  MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 5c68ec779d36ae4e'
+  MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 8e886f663fbee44c'
 BEGIN
   CALL idempotency_records_forget_v2(p_id, p_force, NULL, NULL, NULL);
 END
@@ -823,7 +825,7 @@ END
 DROP PROCEDURE IF EXISTS idempotency_records_purge
 //
 CREATE PROCEDURE idempotency_records_purge (IN p_limit INT)
-  MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 5c68ec779d36ae4e'
+  MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 8e886f663fbee44c'
 BEGIN
   DECLARE v_id BINARY(32);
   DECLARE v_nonce BINARY(16);

@@ -28,6 +28,8 @@ mod routes;
 mod step_commits;
 #[path = "step_in.rs"]
 mod step_in;
+#[path = "syncs.rs"]
+mod syncs;
 
 type Db = MySql;
 type Store = MySqlStore;
@@ -49,6 +51,8 @@ const KILL: &str = "KILL CONNECTION {id}";
 const WHO: &str = "SELECT CAST(CONNECTION_ID() AS SIGNED)";
 /// A message that asks to commit ends with these bytes.
 const COMMIT: &[u8] = b"COMMIT";
+/// How often a commit syncs: the log of `InnoDB`, and the binary log.
+const SYNCS: i64 = 2;
 
 fn options() -> MySqlConnectOptions {
     let url = servers::url("TEST_MYSQL_URL");
@@ -78,4 +82,21 @@ async fn store(pool: &Pool<Db>, table: &str) -> Store {
     let builder = MySqlStore::builder(pool.clone()).table(table);
     builder.migrate().await.unwrap();
     builder.open().await.unwrap()
+}
+
+/// A connection to a server of the test's own, which syncs little by itself.
+async fn quiet() -> (Pool<Db>, servers::Server) {
+    let settings = ["--innodb-flush-log-at-timeout=2700"];
+    let server = tokio::task::spawn_blocking(move || servers::Server::start("mysql", &settings));
+    let server = server.await.unwrap();
+    let pool = MySqlPoolOptions::new().max_connections(1);
+    (pool.connect_lazy(server.url()).unwrap(), server)
+}
+
+/// How often the server has synced its files, and its binary log, which it syncs once for each group
+/// of commits.
+async fn synced(shop: &shop::Shop) -> i64 {
+    let both = "SELECT CAST(SUM(variable_value) AS SIGNED) FROM information_schema.global_status \
+                WHERE variable_name IN ('INNODB_DATA_FSYNCS', 'BINLOG_GROUP_COMMITS')";
+    shop.number(both).await
 }

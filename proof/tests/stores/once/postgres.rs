@@ -31,6 +31,8 @@ mod routes;
 mod step_commits;
 #[path = "step_in.rs"]
 mod step_in;
+#[path = "syncs.rs"]
+mod syncs;
 
 use shop::*;
 
@@ -55,6 +57,8 @@ const KILL: &str = "SELECT pg_terminate_backend({id})";
 const WHO: &str = "SELECT pg_backend_pid()::bigint";
 /// A message that asks to commit ends with these bytes.
 const COMMIT: &[u8] = b"COMMIT\0";
+/// How often a commit syncs: the log.
+const SYNCS: i64 = 1;
 
 fn options() -> PgConnectOptions {
     let url = servers::url("TEST_POSTGRES_URL");
@@ -119,46 +123,17 @@ async fn who_waits_is_told_after_the_commit() {
     }
 }
 
-/// How often the server has flushed its log to the disk. The only session says first what it did.
-async fn syncs(shop: &Shop) -> i64 {
-    shop.run("SELECT pg_stat_force_next_flush()").await;
-    shop.number("SELECT wal_sync FROM pg_stat_wal").await
-}
-
-/// On a server of its own, because the log is the server's.
-#[tokio::test]
-async fn an_operation_that_claims_in_its_transaction_syncs_as_often_as_its_handler() {
-    const TIMES: i64 = 60;
+/// A connection to a server of the test's own, which syncs little by itself.
+async fn quiet() -> (Pool<Db>, servers::Server) {
     let settings = ["wal_writer_delay = 10s", "autovacuum = off"];
     let server = tokio::task::spawn_blocking(move || servers::Server::start("postgres", &settings));
     let server = server.await.unwrap();
-    let options: PgConnectOptions = server.url().parse().unwrap();
     let pool = PgPoolOptions::new().max_connections(1);
-    let shop = Shop::on(pool.connect_lazy_with(options)).await;
-    let inside = shop.till_inside(&inside::layer_of(&shop));
-    let old = shop.till(&shop.builder().build().unwrap());
-    let mut taken = Vec::new();
-    for which in 0..3 {
-        let before = syncs(&shop).await;
-        for number in 0..TIMES {
-            let key = format!("{which}-{number}");
-            match which {
-                0 => {
-                    let mut transaction = shop.begin().await;
-                    shop.write(&mut transaction).await.unwrap();
-                    transaction.commit().await.unwrap();
-                }
-                1 => assert_eq!(ask(&inside, &key).await.0, 201),
-                _ => assert_eq!(ask(&old, &key).await.0, 201),
-            }
-        }
-        taken.push(syncs(&shop).await - before);
-    }
-    let [bare, inside, old] = taken[..] else {
-        unreachable!()
-    };
-    // The server flushes now and then by itself.
-    assert!((TIMES..TIMES + 6).contains(&bare), "{taken:?}");
-    assert!((TIMES..TIMES + 6).contains(&inside), "{taken:?}");
-    assert!(old >= 2 * TIMES, "{taken:?}");
+    (pool.connect_lazy(server.url()).unwrap(), server)
+}
+
+/// How often the server has flushed its log to the disk. The only session says first what it did.
+async fn synced(shop: &Shop) -> i64 {
+    shop.run("SELECT pg_stat_force_next_flush()").await;
+    shop.number("SELECT wal_sync FROM pg_stat_wal").await
 }

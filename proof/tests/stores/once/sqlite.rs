@@ -30,6 +30,8 @@ mod refusals;
 mod routes;
 #[path = "step_in.rs"]
 mod step_in;
+#[path = "syncs.rs"]
+mod syncs;
 
 use shop::*;
 
@@ -40,6 +42,8 @@ type Store = SqliteStore;
 const BEGUN_TWICE: CommitErrorKind = CommitErrorKind::Retry;
 const LEDGER: &str = "CREATE TABLE {ledger} (entry TEXT NOT NULL)";
 const LAPSE: &str = "UPDATE {t} SET lapses_at = 0";
+/// How often a commit syncs: the log, after the frame that ends the commit.
+const SYNCS: i64 = 1;
 
 /// Returns a pool on a database of the test's own.
 async fn pool() -> Pool<Db> {
@@ -228,4 +232,28 @@ async fn writers_take_turns() {
         assert_eq!(one.await.unwrap(), 201);
     }
     assert_eq!(shop.entries().await, 20);
+}
+
+/// A connection to a file whose log keeps every commit.
+async fn quiet() -> (Pool<Db>, ()) {
+    let options = (*pool().await.connect_options()).clone();
+    let options = options.pragma("wal_autocheckpoint", "0");
+    let pool = SqlitePoolOptions::new().max_connections(1);
+    (pool.connect_lazy_with(options), ())
+}
+
+/// How many commits are in the log, each of which SQLite syncs once with `synchronous = FULL`. A frame
+/// that ends a commit has the size of the database in its header, and any other frame has zero.
+async fn synced(shop: &Shop) -> i64 {
+    let options = shop.pool.connect_options();
+    let mut log = options.get_filename().as_os_str().to_owned();
+    log.push("-wal");
+    let log = std::fs::read(log).unwrap();
+    let (header, frames) = log.split_at(32);
+    let page = u32::from_be_bytes(header[8..12].try_into().unwrap());
+    let frame = 24 + usize::try_from(page).unwrap();
+    let commits = frames
+        .chunks_exact(frame)
+        .filter(|frame| frame[4..8] != [0; 4]);
+    i64::try_from(commits.count()).unwrap()
 }
