@@ -95,6 +95,38 @@ async fn each_operation_is_one_round_trip() {
     }
 }
 
+#[tokio::test]
+async fn a_replay_reads_its_record_once_and_calls_no_function() {
+    const REPLAYS: i64 = 20;
+    let fresh = Fresh::new().await;
+    let pool = single(options().options([("track_functions", "all")]));
+    let store = fresh.store_on(pool.clone()).await;
+    let reads = async || {
+        sqlx::raw_sql("SELECT pg_stat_force_next_flush()")
+            .execute(&pool)
+            .await
+            .unwrap();
+        let scans = "SELECT sum(idx_scan)::bigint FROM pg_stat_user_indexes \
+                     WHERE relid = $1::regclass";
+        let calls = "SELECT coalesce(sum(calls), 0)::bigint FROM pg_stat_user_functions \
+                     WHERE funcid = ($1 || '_claim_v2')::regproc";
+        let mut read = [0; 2];
+        for (statement, read) in [scans, calls].into_iter().zip(&mut read) {
+            let counted = sqlx::query_scalar(statement).bind(&fresh.table);
+            *read = counted.fetch_one(&pool).await.unwrap();
+        }
+        read
+    };
+    let lease = acquire(&store, &claim_of(id())).await;
+    store.complete(&lease, &paid()).await.unwrap();
+    let [scans, calls] = reads().await;
+    assert_eq!(calls, 1);
+    for _ in 0..REPLAYS {
+        replay(&store, &lease).await;
+    }
+    assert_eq!(reads().await, [scans + REPLAYS, calls]);
+}
+
 /// The claim costs one round trip more than the bare handler, and the completion
 /// costs one more.
 #[tokio::test]

@@ -22,9 +22,10 @@ pub(super) const TRIES: u32 = 10;
 /// A replay reads one row, without a function. In every other case the function
 /// decides, in a later snapshot than that of the first part.
 ///
-/// Both parts ask for the same record by the same time, so that one of them has a row and
-/// the other has none: by a clock that goes on, the record could be over for the second part alone,
-/// and the claim that it makes would be nobody's.
+/// `LIMIT` ends the statement after its first row, so that the function is not called where the first
+/// part has one: by the later clock of the function the record could be over, and the claim that the
+/// function makes would be nobody's. A condition of the second part that says the same would cost each
+/// replay and each claim another look at the record.
 ///
 /// The steps are read in a later snapshot than the claim's, and only by a claim of a record that was
 /// there. Above READ COMMITTED there is no later snapshot: the steps are then null, and a second
@@ -43,9 +44,7 @@ const CLAIM: &str = "
                       AND current_setting('transaction_isolation') = 'read committed'
                      THEN {table}_steps_of($1) END
       FROM {table}_claim_v2($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) c
-     WHERE NOT EXISTS (
-        SELECT FROM {table}
-         WHERE id = $1 AND format = 1 AND state IN (3, 4) AND expires_at > statement_timestamp())";
+     LIMIT 1";
 
 /// The claim of a transaction that the handler commits. The lock is taken first, and the function, which
 /// reads in snapshots of its own, sees what the last transaction that had the lock has committed.
