@@ -37,11 +37,17 @@ const AT_ONCE: [usize; 2] = [1, 64];
 /// A batch makes this many calls of one operation.
 const BATCH: usize = 192;
 const OPERATIONS: [&str; 6] = ["write", "claim", "complete", "replay", "release", "step"];
+const CLAIM: usize = 1;
+const COMPLETE: usize = 2;
+const REPLAY: usize = 3;
+const STEP: usize = 5;
 
 /// A round holds the time of one batch of each operation, over all calls of the
 /// batch.
 pub(crate) struct Round {
     no_op: Duration,
+    /// The time of no-ops that took turns with the replays, since a replay is little more.
+    no_op_of_replays: Duration,
     operations: [Duration; OPERATIONS.len()],
     /// The microseconds that the server has counted for one script, where it counts them.
     scripts: [Option<f64>; OPERATIONS.len()],
@@ -49,7 +55,11 @@ pub(crate) struct Round {
 
 impl Round {
     fn to_no_op(&self, operation: usize) -> f64 {
-        self.operations[operation].as_secs_f64() / self.no_op.as_secs_f64()
+        let no_op = match operation {
+            REPLAY => self.no_op_of_replays,
+            _ => self.no_op,
+        };
+        self.operations[operation].as_secs_f64() / no_op.as_secs_f64()
     }
 
     fn to_write(&self, operation: usize) -> f64 {
@@ -67,10 +77,7 @@ struct Taken {
 impl Taken {
     /// Returns the lower quartile, the median and the upper quartile.
     fn quartiles(&self, of: impl Fn(&Round) -> f64) -> [f64; 3] {
-        let mut values: Vec<f64> = self.rounds.iter().map(of).collect();
-        values.sort_by(f64::total_cmp);
-        let last = values.len() - 1;
-        [values[last / 4], values[last / 2], values[last * 3 / 4]]
+        quartiles(self.rounds.iter().map(of))
     }
 
     fn median(&self, of: impl Fn(&Round) -> f64) -> f64 {
@@ -165,10 +172,6 @@ fn print(taken: &[Taken], rounds: usize) {
 /// Prints the figures that have a target. The write of Redis is no durable one, so claims,
 /// completions and steps there are not compared with it.
 fn print_targets(taken: &[Taken]) {
-    const CLAIM: usize = 1;
-    const COMPLETE: usize = 2;
-    const REPLAY: usize = 3;
-    const STEP: usize = 5;
     println!(
         "\n{:<50} {:>8} {:>8} {:>8} {:>8}",
         "against the targets", "25 %", "median", "75 %", "target"
@@ -205,10 +208,16 @@ fn print_targets(taken: &[Taken]) {
     }
 }
 
-fn median(values: impl Iterator<Item = f64>) -> f64 {
+/// Returns the lower quartile, the median and the upper quartile.
+fn quartiles(values: impl Iterator<Item = f64>) -> [f64; 3] {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+    let last = values.len() - 1;
+    [values[last / 4], values[last / 2], values[last * 3 / 4]]
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    quartiles(values)[1]
 }
 
 /// Runs one batch: `calls` calls, of which `at_once` run at a time.

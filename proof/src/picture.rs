@@ -6,10 +6,12 @@ const LEFT: f64 = 190.0;
 const WIDTH: f64 = 520.0;
 const ROW: f64 = 14.0;
 const MOST: f64 = 9.0;
-const COLORS: [&str; 5] = ["#4269d0", "#efb118", "#3ca951", "#9c6b4e", "#97bbf5"];
+const COLORS: [&str; 6] = [
+    "#4269d0", "#efb118", "#3ca951", "#9c6b4e", "#97bbf5", "#ff725c",
+];
 
 /// Draws a bar for each ratio of each group. The ratios of a group are in the order of
-/// `series`, which has at most five names.
+/// `series`, which has at most six names.
 pub fn bars(title: &str, series: &[&str], groups: &[(String, Vec<f64>)]) -> String {
     // One very long bar would leave no room for the others. Such a bar is cut, and
     // its label shows the full ratio.
