@@ -1,6 +1,8 @@
 //! What the fuzz targets share: a store that shows what a layer asked it for, and calls of a layer
 //! without a server.
 
+pub mod json;
+
 use std::cell::RefCell;
 use std::convert::Infallible;
 use std::future::{Ready, ready};
@@ -13,8 +15,8 @@ use http_body_util::{BodyExt, Full};
 use tokio::runtime::{Builder, Runtime};
 use tower_idempotency::IdempotencyLayer;
 use tower_idempotency::store::{
-    Claim, Claimed, FencingToken, Lease, Nonce, Outcome, Ownership, Record, RecordId, RecordState,
-    Release, Store, StoreError,
+    Claim, Claimed, FencingToken, Fingerprint, Lease, Nonce, Outcome, Ownership, Record, RecordId,
+    RecordState, Release, Store, StoreError,
 };
 use tower_layer::Layer;
 use tower_service::Service;
@@ -45,6 +47,11 @@ impl OneRecord {
     /// From now on every claim acquires the record. At first the store has no room for one.
     pub fn executes(&self) {
         self.kept(|kept| (kept.executes, kept.found) = (true, None));
+    }
+
+    /// From now on the store has no room for a record, as at first.
+    pub fn is_full(&self) {
+        self.kept(|kept| (kept.executes, kept.found) = (false, None));
     }
 
     /// From now on every claim finds this record.
@@ -92,7 +99,16 @@ pub fn token() -> FencingToken {
 /// The record of an operation that ended with this outcome.
 #[must_use]
 pub fn record(lease: &Lease, outcome: Outcome) -> Record {
-    let fingerprint = lease.claim.fingerprint;
+    record_of(lease.claim.fingerprint, lease.attempt, outcome)
+}
+
+/// The record of an operation of any request.
+#[must_use]
+pub fn any_record(outcome: Outcome) -> Record {
+    record_of(Fingerprint::from_bytes([0; 32]), 1, outcome)
+}
+
+fn record_of(fingerprint: Fingerprint, attempt: u64, outcome: Outcome) -> Record {
     let state = match outcome {
         Outcome::Completed(completion) => RecordState::Completed {
             fingerprint,
@@ -100,7 +116,7 @@ pub fn record(lease: &Lease, outcome: Outcome) -> Record {
         },
         _ => RecordState::Sealed { fingerprint },
     };
-    Record::new(lease.token, lease.attempt, state)
+    Record::new(token(), attempt, state)
 }
 
 /// The response of a service behind the layer.
