@@ -19,6 +19,7 @@ use super::servers;
 
 mod bad_input;
 mod own_server;
+mod paging;
 mod refusals;
 mod round_trips;
 mod settings;

@@ -1,4 +1,6 @@
-//! Listing: one step of `SCAN` a page, on one server, and the fields of the records that it names.
+//! Listing: a step of `SCAN` on one server, and the fields of the records that it names. A page ends
+//! where its step does: the same step, taken later, may reach further, and what lies between would be
+//! in no page.
 //!
 //! A set of the records in each state would cost every claim and every completion a write, each
 //! record a hundred bytes more, and could not forget a record with its expiry.
@@ -15,7 +17,7 @@ use super::scripts::{digits, origin_columns};
 use crate::store::encoding::unreadable;
 use crate::store::listed_row::{ListedRow, READ, fits};
 use crate::store::row::state;
-use crate::store::{Cursor, ListQuery, RecordPage, StoreError};
+use crate::store::{Cursor, ListQuery, ListedRecord, RecordPage, StoreError};
 
 const FIELDS: [&str; 9] = [
     "format",
@@ -36,8 +38,10 @@ struct Position {
     slot: u16,
     /// The cursor of `SCAN`.
     scan: u64,
-    /// A step of `SCAN` may name more records than a page has. The next page repeats that step and
-    /// leaves out those up to this one.
+    /// The records of one bucket may be more than a page has. The next page then repeats the step to
+    /// this cursor, and leaves out the records up to that one. Zeros: the page before ended where its
+    /// step did.
+    until: u64,
     after: [u8; 32],
 }
 
@@ -48,10 +52,12 @@ impl Position {
         };
         let read = |bytes: &[u8]| {
             let (slot, rest) = bytes.split_first_chunk()?;
-            let (scan, after) = rest.split_first_chunk()?;
+            let (scan, rest) = rest.split_first_chunk()?;
+            let (until, after) = rest.split_first_chunk()?;
             let position = Self {
                 slot: u16::from_be_bytes(*slot),
                 scan: u64::from_be_bytes(*scan),
+                until: u64::from_be_bytes(*until),
                 after: after.try_into().ok()?,
             };
             Some(position).filter(|position| position.slot < SLOTS)
@@ -63,13 +69,19 @@ impl Position {
         Self {
             slot,
             scan,
+            until: 0,
             after: [0; 32],
         }
     }
 
+    fn is_within_a_step(&self) -> bool {
+        self.after != [0; 32]
+    }
+
     fn cursor(&self) -> Option<Cursor> {
         let (slot, scan) = (self.slot.to_be_bytes(), self.scan.to_be_bytes());
-        Cursor::from_bytes([&slot[..], &scan, &self.after].concat())
+        let until = self.until.to_be_bytes();
+        Cursor::from_bytes([&slot[..], &scan, &until, &self.after].concat())
     }
 }
 
@@ -81,22 +93,64 @@ pub(super) async fn list(
     keys: &Keys,
     query: &ListQuery,
 ) -> Result<RecordPage, StoreError> {
-    let failed = |error: RedisError| failed(error, link.is_cluster());
     let at = Position::of(query)?;
+    let size = usize::from(query.page_size());
+    let mut count = if at.is_within_a_step() {
+        1
+    } else {
+        usize::from(READ)
+    };
+    loop {
+        let (mut records, next) = step(link, keys, query, &at, count).await?;
+        let found = records.len();
+        if found > size && count > 1 {
+            // A smaller step, which is likely to have no more than fit.
+            count = (count * size * 3 / (found * 4)).max(1);
+            continue;
+        }
+        records.truncate(size);
+        let next = match (records.last(), next) {
+            (Some(last), until) if found > size => Some(Position {
+                until,
+                after: *last.id.as_bytes(),
+                ..at
+            }),
+            (_, 0) => {
+                let next = next_node(link, at.slot).await;
+                next.map_err(|error| failed(error, link.is_cluster()))?
+            }
+            (_, scan) => Some(Position::at(at.slot, scan)),
+        };
+        let next = next.and_then(|next| next.cursor());
+        return Ok(RecordPage::new(records, next));
+    }
+}
+
+/// One step of `SCAN` through about this many keys: the records that fit, in the order of their ids,
+/// and the cursor of the next step.
+async fn step(
+    link: &Link,
+    keys: &Keys,
+    query: &ListQuery,
+    at: &Position,
+    count: usize,
+) -> Result<(Vec<ListedRecord>, u64), StoreError> {
+    let failed = |error: RedisError| failed(error, link.is_cluster());
     let mut scan = cmd("SCAN");
     scan.arg(at.scan).arg("MATCH").arg(keys.pattern());
-    scan.arg("COUNT").arg(READ).arg("TYPE").arg("hash");
+    scan.arg("COUNT").arg(count).arg("TYPE").arg("hash");
     let scanned = send_to(link, at.slot, scan).await.map_err(failed)?;
     let (next, found): (u64, Vec<Vec<u8>>) =
         redis::from_redis_value(scanned).map_err(|error| unreadable(error.to_string()))?;
-    // The records of one step, in an order of their own, so that a page can end between them.
+    // A step that ends elsewhere is another one: to name a record twice is better than to miss one.
+    let is_repeated = at.is_within_a_step() && at.until == next;
     let ids: BTreeMap<[u8; 32], String> = found
         .into_iter()
         .filter_map(|key| {
             let key = String::from_utf8(key).ok()?;
             Some((*keys.id(&key)?.as_bytes(), key))
         })
-        .filter(|(id, _)| *id > at.after)
+        .filter(|(id, _)| !is_repeated || *id > at.after)
         .collect();
     let mut pipeline = Pipeline::with_capacity(1 + 2 * ids.len());
     pipeline.cmd("TIME");
@@ -110,7 +164,6 @@ pub(super) async fn list(
         .into_iter();
     let now = answers.next().and_then(clock);
     let now = now.ok_or_else(|| unreadable("the server did not say its time"))?;
-    let size = usize::from(query.page_size());
     let mut records = Vec::new();
     for id in ids.into_keys() {
         let (Some(fields), Some(left)) = (answers.next(), answers.next()) else {
@@ -118,19 +171,8 @@ pub(super) async fn list(
         };
         let record = row(id, fields, left, now).and_then(|row| row.listed(now));
         records.extend(record.filter(|record| fits(query, record, now)));
-        if records.len() == size {
-            let after = Position { after: id, ..at };
-            return Ok(RecordPage::new(records, after.cursor()));
-        }
     }
-    let next = match next {
-        0 => next_node(link, at.slot).await.map_err(failed)?,
-        scan => Some(Position::at(at.slot, scan)),
-    };
-    Ok(RecordPage::new(
-        records,
-        next.and_then(|next| next.cursor()),
-    ))
+    Ok((records, next))
 }
 
 /// The fields of one record; `None` if it is gone since.
@@ -265,15 +307,16 @@ mod tests {
         let position = Position {
             slot: 5461,
             scan: u64::MAX,
+            until: 9,
             after: [7; 32],
         };
         let query = ListQuery::new().limit(NonZeroU16::MIN);
         let again = Position::of(&query.clone().cursor(position.cursor().unwrap())).unwrap();
         assert_eq!(
-            (again.slot, again.scan, again.after),
-            (5461, u64::MAX, [7; 32])
+            (again.slot, again.scan, again.until, again.after),
+            (5461, u64::MAX, 9, [7; 32])
         );
-        for wrong in [&[][..], &[0; 41], &[0; 43], &[0xff; 42]] {
+        for wrong in [&[][..], &[0; 49], &[0; 51], &[0xff; 50]] {
             let query = query.clone().cursor(Cursor::from_bytes(wrong).unwrap());
             assert!(Position::of(&query).is_err());
         }
