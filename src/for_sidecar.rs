@@ -35,7 +35,9 @@ use crate::request::context::IdempotencyContext;
 pub use crate::request::observe_mode::OnObserved;
 use crate::scope::{self, Scope};
 use crate::store::StoreErrorKind;
-pub use crate::telemetry::series::{limit_series, operation_series, request_series, store_series};
+pub use crate::telemetry::series::{
+    lapse_series, limit_series, operation_series, request_series, store_series,
+};
 
 /// The options of one route that a proxy has to know.
 #[derive(Clone, Copy, Debug)]

@@ -11,8 +11,9 @@ use tracing::warn;
 
 use crate::error::cause;
 use crate::lease::{Leased, TimedStore};
+use crate::observer::{LapseCause, LeaseLapse};
 use crate::runtime::{Handle, Id, Instant, Mutex, sleep, spawn};
-use crate::store::Ownership;
+use crate::store::{Lease, Ownership};
 
 /// Renews the leases that it watches, and wakes what waits for a deadline. Its task is started by
 /// the first of them, and ends when it finds none.
@@ -81,6 +82,9 @@ struct Renewal {
     /// The lease is lost, or its operation has run for longer than
     /// `max_operation`, or is about to be released: no more renewals.
     ended: bool,
+    /// What a lapse of the lease is put down to. `None` where observers are told of none: it is lost
+    /// or about to be released, or they were told already.
+    lapse: Option<LapseCause>,
 }
 
 impl Renewer {
@@ -116,6 +120,7 @@ impl Renewer {
                 renewed: sent,
                 under_way: false,
                 ended: false,
+                lapse: Some(LapseCause::NotRenewed),
             });
             (place, starts)
         };
@@ -177,13 +182,19 @@ impl Renewer {
         self.change(lease, |renewal| {
             renewal.began = Instant::now();
             renewal.ended = renewal.lease.state().is_lost();
+            if !renewal.ended && renewal.lapse.is_some() {
+                renewal.lapse = Some(LapseCause::NotRenewed);
+            }
         });
     }
 
     /// Called just before a release. A renewal already in flight will then find
     /// the record released; without this it would report a false takeover.
     pub(super) fn stop(&self, lease: &Arc<dyn Leased>) {
-        self.change(lease, |renewal| renewal.ended = true);
+        self.change(lease, |renewal| {
+            renewal.ended = true;
+            renewal.lapse = None;
+        });
     }
 
     fn change(&self, lease: &Arc<dyn Leased>, change: impl FnOnce(&mut Renewal)) {
@@ -207,6 +218,22 @@ impl Renewer {
         if watched.get(place, lease).is_some() {
             watched.leases.remove(place);
         }
+    }
+
+    #[cold]
+    fn lapsed(&self, cause: LapseCause, lease: &Lease) {
+        warn!(
+            ?lease,
+            cause = cause.as_str(),
+            "the lease of a running operation has lapsed, and another owner may take over"
+        );
+        self.store.observers().tell(|observer| {
+            observer.lease_lapsed(&LeaseLapse {
+                cause,
+                record: &lease.claim.id,
+                attempt: lease.attempt,
+            });
+        });
     }
 
     /// How many leases are watched, and whether there is a task for them.
@@ -276,6 +303,7 @@ async fn renew_all(mut task: TaskRuns) {
         let mut due = Vec::new();
         let mut woken = Vec::new();
         let mut overdue = Vec::new();
+        let mut lapsed = Vec::new();
         {
             let mut watched = renewer.watched.lock();
             if watched.leases.is_empty() && watched.deadlines.is_empty() {
@@ -298,15 +326,23 @@ async fn renew_all(mut task: TaskRuns) {
             pause = Some(next);
             for (place, renewal) in &mut watched.leases {
                 let lease = &renewal.lease;
+                let since = now - renewal.renewed;
+                if since >= lease.state().lease().claim.lease
+                    && !lease.state().is_guarded()
+                    && let Some(cause) = renewal.lapse.take()
+                {
+                    lapsed.push((cause, Arc::clone(lease)));
+                }
                 if renewal.ended {
                     continue;
                 }
                 if now - renewal.began >= lease.max_operation() {
                     renewal.ended = true;
+                    renewal.lapse = renewal.lapse.map(|_| LapseCause::MaxOperation);
                     overdue.push(Arc::clone(lease));
                 } else if !renewal.under_way
                     && !lease.state().is_guarded()
-                    && now - renewal.renewed >= lease.state().lease().claim.lease / 3
+                    && since >= lease.state().lease().claim.lease / 3
                 {
                     renewal.under_way = true;
                     due.push((place, Arc::clone(lease)));
@@ -320,6 +356,10 @@ async fn renew_all(mut task: TaskRuns) {
             drop(lease.state().take_guard());
             warn!(lease = ?lease.state().lease(),
                 "an operation runs longer than max_operation, its lease is no longer renewed");
+        }
+        // Observers are told after the lock is released: they may run any code.
+        for (cause, lease) in lapsed {
+            renewer.lapsed(cause, lease.state().lease());
         }
         // Each renewal has a task of its own: a store that answers some of them
         // late must not cost the others their leases.
@@ -372,6 +412,7 @@ async fn renew(under_way: UnderWay) {
                 if let Ok(ownership) = answer {
                     renewal.renewed = sent;
                     renewal.ended = ownership == Ownership::Lost;
+                    renewal.lapse = (!renewal.ended).then_some(LapseCause::NotRenewed);
                 }
                 true
             }

@@ -80,6 +80,13 @@ pub trait Observer: Send + Sync + 'static {
         let _ = call;
     }
 
+    /// A lease has lapsed while its operation runs in this process: another owner may take over now.
+    /// Told by the task that renews leases, once until the lease is renewed again. An operation
+    /// that ends before that task has looked, and a process that dies, tell nothing.
+    fn lease_lapsed(&self, lapse: &LeaseLapse<'_>) {
+        let _ = lapse;
+    }
+
     /// A limit of what requests hold has refused a request.
     fn reached_limit(&self, limit: &ReachedLimit) {
         let _ = limit;
@@ -97,6 +104,10 @@ impl<T: Observer> Observer for Arc<T> {
 
     fn called_store(&self, call: &StoreCall) {
         (**self).called_store(call);
+    }
+
+    fn lease_lapsed(&self, lapse: &LeaseLapse<'_>) {
+        (**self).lease_lapsed(lapse);
     }
 
     fn reached_limit(&self, limit: &ReachedLimit) {
@@ -186,6 +197,41 @@ pub struct Ending<'a> {
     pub record: &'a RecordId,
     /// The number of the attempt, from 1.
     pub attempt: u64,
+}
+
+/// A lease that has lapsed while its operation runs.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct LeaseLapse<'a> {
+    /// Why it was not renewed in time.
+    pub cause: LapseCause,
+    /// The operation's record.
+    pub record: &'a RecordId,
+    /// The number of the attempt, from 1.
+    pub attempt: u64,
+}
+
+/// Why a lease was not renewed in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum LapseCause {
+    /// Renewals have failed, or the process or its runtime stood still for too long to send them.
+    NotRenewed,
+    /// The operation runs for longer than `max_operation`, so that its lease is renewed no more.
+    MaxOperation,
+}
+
+impl LapseCause {
+    pub(crate) const ALL: [Self; 2] = [Self::NotRenewed, Self::MaxOperation];
+
+    /// The word of this cause in metrics: `not_renewed` or `max_operation`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NotRenewed => "not_renewed",
+            Self::MaxOperation => "max_operation",
+        }
+    }
 }
 
 /// What became of an operation's record. [`Counts`](crate::Counts) has a number for each.

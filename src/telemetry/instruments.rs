@@ -3,7 +3,9 @@
 use http::Method;
 
 use crate::layer::usage::Usage;
-use crate::observer::{Decision, Ending, ReachedLimit, StoreCall};
+use crate::observer::{
+    Decision, Ending, LeaseLapse, ReachedLimit, RequestOutcome, StoreCall, Would,
+};
 
 /// A metric: its name by the conventions of OpenTelemetry, its unit, and what it says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +43,8 @@ instruments! {
         "Operations that have ended.";
     REPLAY_AGE "idempotency.replay.age" "s"
         "The age of the recorded responses that were given to retries.";
+    LEASE_LAPSES "idempotency.lease.lapses" "{lease}"
+        "Leases that have lapsed while their operations ran.";
     STORE_DURATION "idempotency.store.operation.duration" "s"
         "The time that calls of the store took.";
     LIMIT_REFUSALS "idempotency.limit.refusals" "{request}"
@@ -82,10 +86,20 @@ pub const AGE_BUCKETS: [f64; 8] = [
 
 /// The labels of [`REQUEST_DURATION`].
 #[must_use]
-pub fn request_labels<'a>(decision: &Decision<'a>) -> [(&'static str, &'a str); 4] {
-    let code = decision.outcome.rejection();
+pub fn request_labels<'a>(decision: &Decision<'a>) -> [(&'static str, &'a str); 5] {
+    let (code, would) = match decision.outcome {
+        RequestOutcome::Observed(would) => {
+            let code = match would {
+                Would::Reject(code) => Some(code),
+                _ => None,
+            };
+            (code, would.as_str())
+        }
+        outcome => (outcome.rejection(), ""),
+    };
     [
         ("outcome", decision.outcome.as_str()),
+        ("would", would),
         ("code", code.map_or("", |code| code.as_str())),
         ("http.request.method", method(decision.method)),
         ("http.route", decision.route.unwrap_or_default()),
@@ -97,6 +111,12 @@ pub fn request_labels<'a>(decision: &Decision<'a>) -> [(&'static str, &'a str); 
 pub fn operation_labels(ending: &Ending<'_>) -> [(&'static str, &'static str); 2] {
     let attempt = if ending.attempt > 1 { "rerun" } else { "first" };
     [("end", ending.end.as_str()), ("attempt", attempt)]
+}
+
+/// The labels of [`LEASE_LAPSES`].
+#[must_use]
+pub fn lapse_labels(lapse: &LeaseLapse<'_>) -> [(&'static str, &'static str); 1] {
+    [("cause", lapse.cause.as_str())]
 }
 
 /// The labels of [`STORE_DURATION`].

@@ -5,11 +5,13 @@ use ::metrics::{
 };
 
 use super::instruments::{
-    self as of, Instrument, LIMIT, LIMIT_REFUSALS, OPERATIONS, REPLAY_AGE, REQUEST_DURATION,
-    STORE_DURATION,
+    self as of, Instrument, LEASE_LAPSES, LIMIT, LIMIT_REFUSALS, OPERATIONS, REPLAY_AGE,
+    REQUEST_DURATION, STORE_DURATION,
 };
 use crate::layer::IdempotencyLayer;
-use crate::observer::{Decision, Ending, Observer, ReachedLimit, RequestOutcome, StoreCall};
+use crate::observer::{
+    Decision, Ending, LeaseLapse, Observer, ReachedLimit, RequestOutcome, StoreCall,
+};
 
 /// An observer that writes the metrics of a layer to the crate `metrics`, and so to whichever exporter
 /// the application has installed.
@@ -49,7 +51,9 @@ impl Metrics {
                 REQUEST_DURATION | REPLAY_AGE | STORE_DURATION => {
                     describe_histogram!(name, unit, description);
                 }
-                OPERATIONS | LIMIT_REFUSALS => describe_counter!(name, unit, description),
+                OPERATIONS | LEASE_LAPSES | LIMIT_REFUSALS => {
+                    describe_counter!(name, unit, description);
+                }
                 _ => describe_gauge!(name, unit, description),
             }
         }
@@ -109,6 +113,10 @@ impl Observer for Metrics {
     fn called_store(&self, call: &StoreCall) {
         let duration = histogram!(STORE_DURATION.name, fixed(of::store_labels(call)));
         duration.record(call.duration.as_secs_f64());
+    }
+
+    fn lease_lapsed(&self, lapse: &LeaseLapse<'_>) {
+        counter!(LEASE_LAPSES.name, fixed(of::lapse_labels(lapse))).increment(1);
     }
 
     fn reached_limit(&self, limit: &ReachedLimit) {

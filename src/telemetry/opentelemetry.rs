@@ -9,12 +9,14 @@ use ::opentelemetry::trace::{
 use ::opentelemetry::{Context, KeyValue};
 
 use super::instruments::{
-    self as of, AGE_BUCKETS, INSTRUMENTS, Instrument, LIMIT, LIMIT_REFUSALS, OPERATIONS,
-    REPLAY_AGE, REQUEST_BUCKETS, REQUEST_DURATION, STORE_BUCKETS, STORE_DURATION,
+    self as of, AGE_BUCKETS, INSTRUMENTS, Instrument, LEASE_LAPSES, LIMIT, LIMIT_REFUSALS,
+    OPERATIONS, REPLAY_AGE, REQUEST_BUCKETS, REQUEST_DURATION, STORE_BUCKETS, STORE_DURATION,
 };
 use crate::layer::IdempotencyLayer;
 use crate::layer::usage::Usage;
-use crate::observer::{Decision, Ending, Observer, ReachedLimit, RequestOutcome, StoreCall};
+use crate::observer::{
+    Decision, Ending, LeaseLapse, Observer, ReachedLimit, RequestOutcome, StoreCall,
+};
 
 /// An observer that writes the metrics of a layer to a meter of OpenTelemetry, and that links the span
 /// of a replay to the span of the execution: the active span gets the link.
@@ -39,6 +41,7 @@ pub struct OpenTelemetry {
     operations: Counter<u64>,
     ages: Histogram<f64>,
     calls: Histogram<f64>,
+    lapses: Counter<u64>,
     refusals: Counter<u64>,
 }
 
@@ -60,6 +63,7 @@ impl OpenTelemetry {
             operations: counter(OPERATIONS),
             ages: histogram(REPLAY_AGE, &AGE_BUCKETS),
             calls: histogram(STORE_DURATION, &STORE_BUCKETS),
+            lapses: counter(LEASE_LAPSES),
             refusals: counter(LIMIT_REFUSALS),
         }
     }
@@ -140,6 +144,10 @@ impl Observer for OpenTelemetry {
     fn called_store(&self, call: &StoreCall) {
         let duration = call.duration.as_secs_f64();
         self.calls.record(duration, &fixed(of::store_labels(call)));
+    }
+
+    fn lease_lapsed(&self, lapse: &LeaseLapse<'_>) {
+        self.lapses.add(1, &fixed(of::lapse_labels(lapse)));
     }
 
     fn reached_limit(&self, limit: &ReachedLimit) {

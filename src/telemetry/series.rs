@@ -5,10 +5,13 @@ use std::time::Duration;
 
 use http::Method;
 
-use super::instruments::{limit_labels, operation_labels, request_labels, store_labels};
+use super::instruments::{
+    lapse_labels, limit_labels, operation_labels, request_labels, store_labels,
+};
 use crate::limits::Resource;
 use crate::observer::{
-    Decision, Ending, OperationEnd, ReachedLimit, RequestOutcome, StoreCall, StoreOperation, Would,
+    Decision, Ending, LapseCause, LeaseLapse, OperationEnd, ReachedLimit, RequestOutcome,
+    StoreCall, StoreOperation, Would,
 };
 use crate::record::RecordId;
 use crate::rejection::RejectionCode;
@@ -18,15 +21,17 @@ pub fn request_series<'a>(
     method: &'a Method,
     route: Option<&'a str>,
     is_observed: bool,
-) -> impl Iterator<Item = [(&'static str, &'a str); 4]> {
+) -> impl Iterator<Item = [(&'static str, &'a str); 5]> {
     let executed = |rejection| RequestOutcome::Executed {
         end: None,
         rejection,
     };
-    let outcomes = if is_observed {
-        vec![RequestOutcome::Observed(Would::Pass)]
+    let rejected = RejectionCode::ALL.iter().copied();
+    let outcomes: Vec<_> = if is_observed {
+        let rejected = rejected.map(Would::Reject);
+        let all = [Would::Execute, Would::Replay, Would::Pass].into_iter();
+        all.chain(rejected).map(RequestOutcome::Observed).collect()
     } else {
-        let rejected = RejectionCode::ALL.iter().copied();
         let mut outcomes = vec![
             executed(None),
             // An owner that was overtaken gives its client no response of its own.
@@ -62,6 +67,18 @@ pub fn operation_series() -> impl Iterator<Item = [(&'static str, &'static str);
                 record: &record,
                 attempt,
             })
+        })
+    })
+}
+
+/// The labels that lapses of leases can have.
+pub fn lapse_series() -> impl Iterator<Item = [(&'static str, &'static str); 1]> {
+    let record = RecordId::from_bytes([0; 32]);
+    LapseCause::ALL.into_iter().map(move |cause| {
+        lapse_labels(&LeaseLapse {
+            cause,
+            record: &record,
+            attempt: 1,
         })
     })
 }
@@ -115,6 +132,8 @@ mod tests {
         let all: BTreeSet<_> = requests(false).collect();
         assert_eq!(all.len(), requests(false).count());
         assert_eq!(all.len(), RejectionCode::ALL.len() + 4);
-        assert_eq!(requests(true).count(), 1);
+        let observed: BTreeSet<_> = requests(true).collect();
+        assert_eq!(observed.len(), requests(true).count());
+        assert_eq!(observed.len(), RejectionCode::ALL.len() + 3);
     }
 }

@@ -25,6 +25,7 @@ mod in_doubt;
 mod kept;
 mod key_in_body;
 mod keys;
+mod lapses;
 mod lifetimes;
 mod mcp;
 mod mcp_retries;

@@ -8,14 +8,15 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use tower_idempotency::IdempotencyLayer;
 use tower_idempotency::for_sidecar::{
-    limit_series, operation_series, request_series, routes, store_series,
+    lapse_series, limit_series, operation_series, request_series, routes, store_series,
 };
 use tower_idempotency::observer::{
-    Decision, Ending, Observer, ReachedLimit, RequestOutcome, StoreCall,
+    Decision, Ending, LeaseLapse, Observer, ReachedLimit, RequestOutcome, StoreCall,
 };
 use tower_idempotency::telemetry::{
-    AGE_BUCKETS, LIMIT_REFUSALS, OPERATIONS, REPLAY_AGE, REQUEST_BUCKETS, REQUEST_DURATION,
-    STORE_BUCKETS, STORE_DURATION, limit_labels, operation_labels, request_labels, store_labels,
+    AGE_BUCKETS, LEASE_LAPSES, LIMIT_REFUSALS, OPERATIONS, REPLAY_AGE, REQUEST_BUCKETS,
+    REQUEST_DURATION, STORE_BUCKETS, STORE_DURATION, lapse_labels, limit_labels, operation_labels,
+    request_labels, store_labels,
 };
 
 use super::labels::{Labels, register};
@@ -29,8 +30,9 @@ pub(crate) struct LayerObserver(Arc<Families>);
 
 #[derive(Debug)]
 struct Families {
-    requests: Histograms<String, 4>,
+    requests: Histograms<String, 5>,
     operations: Counters<2>,
+    lapses: Counters<1>,
     ages: Histograms<String, 1>,
     calls: Histograms<&'static str, 2>,
     refusals: Counters<2>,
@@ -41,6 +43,7 @@ impl LayerObserver {
         Self(Arc::new(Families {
             requests: Family::new_with_constructor(|| Histogram::new(REQUEST_BUCKETS)),
             operations: Family::default(),
+            lapses: Family::default(),
             ages: Family::new_with_constructor(|| Histogram::new(AGE_BUCKETS)),
             calls: Family::new_with_constructor(|| Histogram::new(STORE_BUCKETS)),
             refusals: Family::default(),
@@ -62,10 +65,12 @@ impl LayerObserver {
             }
         }
         operation_series().for_each(|labels| drop(own.operations.get_or_create(&Labels(labels))));
+        lapse_series().for_each(|labels| drop(own.lapses.get_or_create(&Labels(labels))));
         store_series().for_each(|labels| drop(own.calls.get_or_create(&Labels(labels))));
         limit_series().for_each(|labels| drop(own.refusals.get_or_create(&Labels(labels))));
         register(registry, REQUEST_DURATION, own.requests.clone());
         register(registry, OPERATIONS, own.operations.clone());
+        register(registry, LEASE_LAPSES, own.lapses.clone());
         register(registry, REPLAY_AGE, own.ages.clone());
         register(registry, STORE_DURATION, own.calls.clone());
         register(registry, LIMIT_REFUSALS, own.refusals.clone());
@@ -90,6 +95,11 @@ impl Observer for LayerObserver {
     fn ended(&self, ending: &Ending<'_>) {
         let labels = Labels(operation_labels(ending));
         self.0.operations.get_or_create(&labels).inc();
+    }
+
+    fn lease_lapsed(&self, lapse: &LeaseLapse<'_>) {
+        let labels = Labels(lapse_labels(lapse));
+        self.0.lapses.get_or_create(&labels).inc();
     }
 
     fn called_store(&self, call: &StoreCall) {

@@ -60,7 +60,9 @@ fn panels(dashboard: &Value) -> Vec<(&str, &str)> {
 }
 
 async fn served() -> Exposition {
-    let file = File::new(nobody()).top("metrics = '127.0.0.1:0'");
+    let file = File::new(nobody())
+        .top("metrics = '127.0.0.1:0'")
+        .route("POST /tried", "mode = 'observe'");
     let sidecar = file.start().await;
     let mut client = Client::connect(sidecar.metrics.unwrap()).await;
     client.send(&get("/metrics")).await;

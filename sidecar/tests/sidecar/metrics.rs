@@ -4,15 +4,15 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 use tower_idempotency::telemetry::{
-    AGE_BUCKETS, Metrics, REPLAY_AGE, REQUEST_BUCKETS, REQUEST_DURATION, STORE_BUCKETS,
-    STORE_DURATION,
+    AGE_BUCKETS, LEASE_LAPSES, Metrics, REPLAY_AGE, REQUEST_BUCKETS, REQUEST_DURATION,
+    STORE_BUCKETS, STORE_DURATION,
 };
 use tower_idempotency::{IdempotencyLayer, MemoryStore, scope};
 use tower_layer::Layer;
@@ -20,6 +20,8 @@ use tower_service::Service;
 
 use crate::exposition::Exposition;
 use crate::support::{Client, File, Running, Step, Upstream, get, nobody, ok, post, until};
+
+const BRIEF: Duration = Duration::from_millis(100);
 
 const REQUESTS: &str = "idempotency_request_duration_seconds_count";
 const OPERATIONS: &str = "idempotency_operations_total";
@@ -131,7 +133,8 @@ async fn every_series_is_there_before_its_first_event() {
         post("/orders/broken", "b", "{}"),
         post("/elsewhere", "e", "{}"),
         tried.clone(),
-        tried,
+        tried.clone(),
+        tried.replace("{}", "[]"),
         keyless,
     ] {
         sidecar.exchange(&request).await;
@@ -139,9 +142,14 @@ async fn every_series_is_there_before_its_first_event() {
     until(async || {
         let found = scraped(&sidecar).await;
         let observed = [("outcome", "observed"), ("http_route", "/tried/{id}")];
-        found.count(REQUESTS, &observed) == 2
+        found.count(REQUESTS, &observed) == 3
     })
     .await;
+    let found = scraped(&sidecar).await;
+    for (would, code) in [("execute", ""), ("replay", ""), ("reject", "key-reused")] {
+        let labels = [("outcome", "observed"), ("would", would), ("code", code)];
+        assert_eq!(found.count(REQUESTS, &labels), 1, "{would}");
+    }
     let mut after = series().await;
     assert!(before.iter().any(|own| own.contains("/orders/{id}")));
     after.retain(|own| !before.contains(own));
@@ -187,6 +195,7 @@ async fn exported() -> Exposition {
     let layer = IdempotencyLayer::builder(MemoryStore::new(), scope::shared())
         .observer(Metrics::new())
         .max_in_flight_operations(1)
+        .defaults(|options| options.lease(BRIEF).max_operation(BRIEF))
         .build()
         .unwrap();
     let app = layer.layer(Pays);
@@ -201,6 +210,9 @@ async fn exported() -> Exposition {
     let polled = hangs.as_mut().poll(&mut Context::from_waker(Waker::noop()));
     assert!(polled.is_pending());
     request("/pays", "3").await.unwrap();
+    // What hangs loses its lease.
+    let lapses = LEASE_LAPSES.name.replace('.', "_");
+    until(async || recorder.handle().render().contains(&lapses)).await;
     Metrics::record_gauges(&layer);
     Exposition::of(&recorder.handle().render())
 }
