@@ -8,30 +8,35 @@ use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use http::header::CONTENT_LENGTH;
-use http::{HeaderMap, request};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH};
+use http::{HeaderMap, HeaderName, request};
 use tower_idempotency::for_sidecar::OnObserved;
 use tower_idempotency::observer::Would;
 
 /// The headers that carry keys in the field: see `docs/vendor-contracts.md`.
-const KEYS: [&str; 7] = [
-    "idempotency-key",
-    "x-idempotency-key",
-    "idempotency-token",
-    "paypal-request-id",
-    "x-payout-idempotency",
-    "x-request-id",
-    "request-id",
+static KEYS: [HeaderName; 5] = [
+    HeaderName::from_static("idempotency-key"),
+    HeaderName::from_static("x-idempotency-key"),
+    HeaderName::from_static("idempotency-token"),
+    HeaderName::from_static("paypal-request-id"),
+    HeaderName::from_static("x-payout-idempotency"),
+];
+
+/// Some APIs have their keys here. But mostly these are ids for logs, which are new in each retry: they
+/// count only where nothing else was seen.
+static IDS: [HeaderName; 2] = [
+    HeaderName::from_static("x-request-id"),
+    HeaderName::from_static("request-id"),
 ];
 
 /// The headers that tell callers from each other, the best first.
-const CALLERS: [&str; 6] = [
-    "x-api-key",
-    "api-key",
-    "x-account-id",
-    "x-tenant-id",
-    "x-client-id",
-    "authorization",
+static CALLERS: [HeaderName; 6] = [
+    HeaderName::from_static("x-api-key"),
+    HeaderName::from_static("api-key"),
+    HeaderName::from_static("x-account-id"),
+    HeaderName::from_static("x-tenant-id"),
+    HeaderName::from_static("x-client-id"),
+    AUTHORIZATION,
 ];
 
 /// How many routes are told from each other. What comes beyond is counted together.
@@ -66,6 +71,7 @@ impl Summary {
         seen.update(|route| {
             route.requests += 1;
             count(&mut route.keys, &KEYS, &parts.headers);
+            count(&mut route.keys, &IDS, &parts.headers);
             count(&mut route.callers, &CALLERS, &parts.headers);
             let length = parts.headers.get(CONTENT_LENGTH);
             let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
@@ -121,9 +127,14 @@ impl Seen {
     }
 }
 
-fn count(counts: &mut BTreeMap<&'static str, u64>, names: &[&'static str], headers: &HeaderMap) {
-    for name in names.iter().filter(|name| headers.contains_key(**name)) {
-        *counts.entry(name).or_default() += 1;
+fn count(
+    counts: &mut BTreeMap<&'static str, u64>,
+    names: &'static [HeaderName],
+    headers: &HeaderMap,
+) {
+    // A name that is made from its letters each time takes longer than the look-up.
+    for name in names.iter().filter(|name| headers.contains_key(*name)) {
+        *counts.entry(name.as_str()).or_default() += 1;
     }
 }
 
@@ -149,14 +160,11 @@ fn template(path: &str) -> String {
 }
 
 /// The name that most requests had.
-fn most(
-    counts: &BTreeMap<&'static str, u64>,
-    order: &[&'static str],
-) -> Option<(&'static str, u64)> {
+fn most(counts: &BTreeMap<&'static str, u64>, order: &[HeaderName]) -> Option<(&'static str, u64)> {
     let found = order
         .iter()
         .rev()
-        .filter_map(|name| counts.get_key_value(name));
+        .filter_map(|name| counts.get_key_value(name.as_str()));
     found
         .max_by_key(|(_, count)| **count)
         .map(|(name, count)| (*name, *count))
@@ -168,8 +176,13 @@ fn suggestion(routes: &BTreeMap<String, Route>) -> String {
          # take those of your own file.\n\
          listen = \"127.0.0.1:8080\"\nupstream = \"http://127.0.0.1:9000\"\nstore = \"memory:\"\n\n",
     );
+    let has_keys = routes
+        .values()
+        .any(|route| most(&route.keys, &KEYS).is_some());
+    let names: &[_] = if has_keys { &KEYS } else { &IDS };
     let (mut keys, mut callers, mut requests) = (BTreeMap::new(), BTreeMap::new(), 0);
-    for route in routes.values().filter(|route| !route.keys.is_empty()) {
+    let with_keys = |route: &&Route| most(&route.keys, names).is_some();
+    for route in routes.values().filter(with_keys) {
         requests += route.requests;
         for (own, all) in [(&route.keys, &mut keys), (&route.callers, &mut callers)] {
             for (name, count) in own {
@@ -192,7 +205,8 @@ fn suggestion(routes: &BTreeMap<String, Route>) -> String {
         line(none.to_owned());
         line("scope = [\"peer-ip\"]".to_owned());
     }
-    if let Some((name, count)) = most(&keys, &KEYS) {
+    let header = most(&keys, names);
+    if let Some((name, count)) = header {
         line(format!(
             "# `{name}` was on {count} of {requests} requests to routes with keys."
         ));
@@ -206,9 +220,12 @@ fn suggestion(routes: &BTreeMap<String, Route>) -> String {
                 "\n# {} requests to further paths were not told apart.",
                 route.requests
             ));
-        } else if let Some((_, with_key)) = most(&route.keys, &KEYS) {
+        } else if let Some((own, with_key)) = most(&route.keys, names) {
             line(String::new());
             of_route(name, route, with_key, &mut line);
+            if header.is_some_and(|(header, _)| header != own) {
+                line(format!("header = [\"{own}\"]"));
+            }
         }
     }
     text
@@ -232,6 +249,12 @@ fn of_route(name: &str, route: &Route, with_key: u64, line: &mut impl FnMut(Stri
     ));
     for (code, count) in &route.rejected {
         line(format!("# {count} would have been rejected: {code}"));
+    }
+    if execute + replay + unknown == 0 && route.rejected.is_empty() {
+        line(
+            "# The layer has read keys from another header: observe again with this one."
+                .to_owned(),
+        );
     }
     if route.rejected.contains_key("key-reused") {
         line("# Clients reuse a key with another body. Where a member changes with each attempt, such as".to_owned());
@@ -299,6 +322,42 @@ mod tests {
             summary
                 .suggestion()
                 .contains("256 requests to further paths")
+        );
+    }
+
+    /// A summary of requests to these paths, each with a header.
+    fn of(requests: &[(&str, &str)]) -> String {
+        let summary = Arc::<Summary>::default();
+        for (path, header) in requests {
+            let request = http::Request::post(*path).header(*header, "k").body(());
+            summary.begin(&mut request.unwrap().into_parts().0);
+        }
+        summary.suggestion()
+    }
+
+    #[test]
+    fn a_route_whose_keys_are_in_another_header_than_most_names_it() {
+        let text = of(&[
+            ("/a", "idempotency-key"),
+            ("/b", "paypal-request-id"),
+            ("/a", "idempotency-key"),
+        ]);
+        let (rest, b) = text.split_once("match = \"POST /b\"").unwrap();
+        assert_eq!(rest.matches("header = [\"idempotency-key\"]").count(), 1);
+        assert!(b.contains("\nheader = [\"paypal-request-id\"]\n"), "{b}");
+        assert!(b.contains("observe again with this one"), "{b}");
+    }
+
+    #[test]
+    fn an_id_for_logs_is_a_key_only_where_nothing_else_was_seen() {
+        let logged = [("/a", "x-request-id"), ("/b", "x-request-id")];
+        let text = of(&logged);
+        assert!(text.contains("header = [\"x-request-id\"]"), "{text}");
+        let text = of(&[&logged[..], &[("/a", "x-idempotency-key")]].concat());
+        assert!(text.contains("header = [\"x-idempotency-key\"]"), "{text}");
+        assert!(
+            !text.contains("x-request-id") && !text.contains("POST /b"),
+            "{text}"
         );
     }
 }

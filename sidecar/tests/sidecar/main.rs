@@ -64,6 +64,7 @@ mod stalled;
 mod store;
 mod streaming;
 mod streams;
+mod suggested;
 mod support;
 #[cfg(feature = "tls")]
 mod tls;
