@@ -5,6 +5,8 @@
 #![cfg(feature = "memory")]
 
 mod axum;
+#[cfg(feature = "axum")]
+mod axum_observed;
 mod common;
 mod hyper;
 mod record_ids;

@@ -12,6 +12,7 @@ mod admin;
 mod cluster_failover;
 mod failover;
 mod full_or_read_only;
+mod observed;
 mod redis_without_aof;
 mod six_nodes;
 mod slow_to_connect;

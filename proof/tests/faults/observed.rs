@@ -1,0 +1,147 @@
+//! A layer that observes, in front of a server that freezes and dies: clients get what they get
+//! without the layer and wait for nothing, and the report says what could not be found out.
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes, to_bytes};
+use axum::extract::Request;
+use axum::routing::post;
+use http::{HeaderMap, Response, StatusCode};
+use tokio::time::{sleep, timeout};
+use tower::ServiceExt;
+use tower_idempotency::options::Mode;
+use tower_idempotency::rejection::RejectionCode;
+use tower_idempotency::store::AnyStore;
+use tower_idempotency::{Counts, IdempotencyLayer, scope};
+
+use crate::servers::Server;
+
+/// Long, so that a client that waited for the store would be found out on any machine.
+const STORE_TIMEOUT: Duration = Duration::from_secs(3);
+const LONG: Duration = Duration::from_secs(60);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_fails_changes_nothing_for_observed_requests() {
+    observed("redis").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_postgres_that_fails_changes_nothing_for_observed_requests() {
+    observed("postgres").await;
+}
+
+async fn observed(kind: &'static str) {
+    let server = Server::start(kind, &[]);
+    AnyStore::migrate(server.url()).await.unwrap();
+    let pair = Pair::new(AnyStore::connect(server.url()).await.unwrap());
+    pair.send("k", "paid").await;
+    pair.reach(|counts| counts.recorded, 1).await;
+    pair.send("k", "paid").await;
+    pair.reach(|counts| counts.observed.replay, 1).await;
+    pair.send("k", "other").await;
+    let reused = |counts: &Counts| counts.observed.reject(RejectionCode::KeyReused);
+    pair.reach(reused, 1).await;
+
+    server.freeze();
+    let before = pair.layer.counts().observed;
+    pair.send("frozen", "paid").await;
+    pair.send("k", "paid").await;
+    assert_eq!(pair.layer.counts().observed, before, "they waited");
+    pair.reach(failed, 2).await;
+    server.thaw();
+    pair.finds_replays_again().await;
+
+    let before = failed(&pair.layer.counts());
+    server.kill();
+    pair.send("down", "paid").await;
+    pair.reach(failed, before + 1).await;
+    server.restart();
+    pair.finds_replays_again().await;
+    let counts = pair.layer.counts();
+    assert_eq!((counts.replayed, counts.unprotected), (0, 0));
+    assert_eq!(counts.observed.not_observed, 0);
+}
+
+/// The requests of which the store's failure is all that is known.
+fn failed(counts: &Counts) -> u64 {
+    counts.observed.reject(RejectionCode::StoreUnavailable)
+}
+
+/// One application with the layer, and one without.
+struct Pair {
+    layer: IdempotencyLayer,
+    observed: Router,
+    plain: Router,
+}
+
+impl Pair {
+    fn new(store: AnyStore) -> Self {
+        let layer = IdempotencyLayer::builder(store, scope::header("x-api-key"))
+            .defaults(|options| options.mode(Mode::Observe))
+            .store_timeout(STORE_TIMEOUT)
+            .build()
+            .unwrap();
+        Self {
+            observed: app().layer(layer.clone()),
+            plain: app(),
+            layer,
+        }
+    }
+
+    /// Sends a request to both, which give the same response.
+    async fn send(&self, key: &str, body: &'static str) {
+        let [observed, plain] = [&self.observed, &self.plain].map(|app| exchange(app, key, body));
+        assert_eq!(observed.await, plain.await);
+    }
+
+    async fn reach(&self, number: impl Fn(&Counts) -> u64, expected: u64) {
+        let reached = timeout(LONG, async {
+            while number(&self.layer.counts()) < expected {
+                sleep(Duration::from_millis(10)).await;
+            }
+        });
+        let counts = || self.layer.counts();
+        assert!(
+            reached.await.is_ok(),
+            "{expected} expected, {:?}",
+            counts().observed
+        );
+        assert_eq!(number(&counts()), expected, "{:?}", counts().observed);
+    }
+
+    /// The server is back, and so are its connections after a while.
+    async fn finds_replays_again(&self) {
+        let replays = self.layer.counts().observed.replay;
+        let back = timeout(LONG, async {
+            while self.layer.counts().observed.replay == replays {
+                self.send("k", "paid").await;
+                sleep(Duration::from_millis(200)).await;
+            }
+        });
+        back.await.expect("the store is reached again");
+        // What was sent meanwhile has an end too.
+        sleep(2 * STORE_TIMEOUT).await;
+    }
+}
+
+fn app() -> Router {
+    let pay = async |headers: HeaderMap, body: Bytes| {
+        let paid = Response::builder().status(StatusCode::CREATED);
+        let paid = paid.header("x-caller", &headers["x-api-key"]);
+        paid.body(Body::from(body)).unwrap()
+    };
+    Router::new().route("/payments", post(pay))
+}
+
+async fn exchange(app: &Router, key: &str, body: &'static str) -> (StatusCode, HeaderMap, Bytes) {
+    let request = Request::post("/payments")
+        .header("x-api-key", "alice")
+        .header("idempotency-key", key)
+        .body(Body::from(body))
+        .unwrap();
+    let response = app.clone().oneshot(request).await.unwrap();
+    let (head, body) = response.into_parts();
+    let body = to_bytes(body, usize::MAX).await.unwrap();
+    (head.status, head.headers, body)
+}
