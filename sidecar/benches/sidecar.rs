@@ -6,7 +6,8 @@
 //! between the proxies, with the same number of connections; each connection sends
 //! a request and waits for the response, again and again. The ratio of the two rates
 //! is taken within each pair of rounds, so that a slow moment of the machine slows
-//! both rounds; the median of the ratios counts:
+//! both rounds; the median of the ratios counts. `cpu us` is the CPU time of the whole
+//! process for each request, which depends less on what else the machine does:
 //!
 //! - `GET`, `POST`: these requests have no key, so nothing is recorded.
 //! - `first`, `replay`: these requests have a key that is new, or a key whose
@@ -83,8 +84,8 @@ async fn compare(pairs: usize, connections: usize) {
     let ignoring = sidecar("require = 'ignored'").await;
     println!("{pairs} pairs of rounds, {connections} connections");
     println!(
-        "{:>8}  {:>10}  {:>10}  {:>6}  {:>6}  {:>6}",
-        "", "plain/s", "sidecar/s", "25 %", "median", "75 %"
+        "{:>8}  {:>10}  {:>10}  {:>6}  {:>6}  {:>6}  {:>7}  {:>7}",
+        "", "plain/s", "sidecar/s", "25 %", "median", "75 %", "cpu us", "cpu us"
     );
     for kind in [
         Kind::Get,
@@ -100,6 +101,7 @@ async fn compare(pairs: usize, connections: usize) {
         };
         let mut ratios = Vec::new();
         let mut rates = [Vec::new(), Vec::new()];
+        let mut times = [Vec::new(), Vec::new()];
         // The first pair warms both proxies up and is not counted.
         for pair in 0..=pairs {
             let (without, with) = if pair % 2 == 0 {
@@ -110,19 +112,23 @@ async fn compare(pairs: usize, connections: usize) {
                 (round(plain, compared, connections).await, with)
             };
             if pair > 0 {
-                ratios.push(with / without);
-                rates[0].push(without);
-                rates[1].push(with);
+                ratios.push(with.0 / without.0);
+                rates[0].push(without.0);
+                rates[1].push(with.0);
+                times[0].push(without.1);
+                times[1].push(with.1);
             }
         }
         println!(
-            "{:>8}  {:>10.0}  {:>10.0}  {:>6.3}  {:>6.3}  {:>6.3}",
+            "{:>8}  {:>10.0}  {:>10.0}  {:>6.3}  {:>6.3}  {:>6.3}  {:>7.1}  {:>7.1}",
             format!("{kind:?}"),
             at(&mut rates[0], 0.5),
             at(&mut rates[1], 0.5),
             at(&mut ratios, 0.25),
             at(&mut ratios, 0.5),
             at(&mut ratios, 0.75),
+            at(&mut times[0], 0.5),
+            at(&mut times[1], 0.5),
         );
     }
 }
@@ -192,13 +198,13 @@ async fn upstream() -> SocketAddr {
     address
 }
 
-/// Runs one round, and returns the requests per second.
-async fn round(address: SocketAddr, kind: Kind, connections: usize) -> f64 {
+/// Runs one round, and returns the requests per second and the CPU time of each in microseconds.
+async fn round(address: SocketAddr, kind: Kind, connections: usize) -> (f64, f64) {
     let mut clients = Vec::new();
     for at in 0..connections {
         clients.push((client(address).await, format!("replayed-{at}")));
     }
-    let begun = Instant::now();
+    let (begun, used) = (Instant::now(), cpu_time());
     let asking = clients.into_iter().map(|(mut client, key)| {
         tokio::spawn(async move {
             let mut asked = 0_u32;
@@ -213,7 +219,19 @@ async fn round(address: SocketAddr, kind: Kind, connections: usize) -> f64 {
     for client in asking.collect::<Vec<_>>() {
         asked += client.await.expect("a client");
     }
-    f64::from(asked) / begun.elapsed().as_secs_f64()
+    let rate = f64::from(asked) / begun.elapsed().as_secs_f64();
+    (rate, (cpu_time() - used) / f64::from(asked))
+}
+
+/// The microseconds that this process has used, in ticks of ten milliseconds. Zero where there is no
+/// `/proc`.
+fn cpu_time() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // The name of the program, in parentheses, may have spaces.
+    let fields = stat.rsplit(") ").next().unwrap_or_default();
+    let ticks = |at| fields.split(' ').nth(at)?.parse::<f64>().ok();
+    let used = ticks(11).zip(ticks(12));
+    used.map_or(0.0, |(user, system)| (user + system) * 10_000.0)
 }
 
 async fn client(address: SocketAddr) -> SendRequest<Full<Bytes>> {
