@@ -12,6 +12,7 @@ mod once;
 mod payments;
 mod postgres;
 mod redis;
+mod rewritten;
 #[path = "../support/servers.rs"]
 mod servers;
 mod sqlite;

@@ -49,6 +49,8 @@ mod proxies;
 mod records;
 mod refusals;
 mod refused;
+#[cfg(all(feature = "encryption", feature = "sqlite"))]
+mod rewritten;
 mod said_by_the_layer;
 #[cfg(all(
     feature = "mysql",

@@ -7,7 +7,9 @@ use http::{HeaderValue, Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use tower::BoxError;
 use tower_idempotency::exactly_once::SqlClaim;
-use tower_idempotency::options::{OnLapsedLease, OnStoreError};
+use tower_idempotency::options::{
+    EventStreams, ExactlyOnce, OnLapsedLease, OnStoreError, ReplayedMember,
+};
 use tower_idempotency::store::Encryption;
 use tower_idempotency::{IdempotencyContext, IdempotencyLayer, IdempotencyLayerBuilder, scope};
 
@@ -66,6 +68,30 @@ async fn a_streamed_answer_is_collected() {
     };
     assert_eq!(ask(&till, "k").await, got(200, "in two"));
     assert_eq!(ask(&till, "k").await, got(200, "in two"));
+}
+
+/// The first client gets the events once they are committed, all at once.
+#[tokio::test]
+async fn a_stream_of_events_is_committed_whole_where_such_streams_are_recorded() {
+    const EVENTS: &str = "data: {\"paid\":1}\n\ndata: {\"paid\":2}\n\n";
+    let shop = Shop::open().await;
+    let layer = shop.builder().defaults(|options| {
+        options
+            .exactly_once(ExactlyOnce::Committed)
+            .event_streams(EventStreams::Record)
+            .replay_json("/replayed", ReplayedMember::constant(true))
+    });
+    let layer = layer.build().unwrap();
+    let till = paying(&shop, &layer, || {
+        let mut response = answer(StatusCode::OK, EVENTS);
+        let kind = HeaderValue::from_static("text/event-stream");
+        response.headers_mut().insert("content-type", kind);
+        response
+    });
+    assert_eq!(ask(&till, "k").await, got(200, EVENTS));
+    let marked = EVENTS.replace('}', ",\"replayed\":true}");
+    assert_eq!(ask(&till, "k").await, got(200, &marked));
+    assert_eq!(shop.entries().await, 1);
 }
 
 #[tokio::test]
