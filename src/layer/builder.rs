@@ -179,7 +179,9 @@ impl IdempotencyLayerBuilder {
     }
 
     /// Sets the body and the content type of one rejection. gRPC clients still get the form of
-    /// gRPC.
+    /// gRPC. A client of MCP ([`RouteOptions::mcp`](crate::RouteOptions::mcp)) gets the body if it
+    /// is an answer of JSON-RPC, which has the members `jsonrpc` and `result` or `error`: with the `id` of its
+    /// call, and with the status 200 unless [`rejection_status`](Self::rejection_status) sets one.
     ///
     /// The body may have the placeholders `{code}`, `{title}`, `{detail}`, `{status}`, `{retry}`,
     /// `{docs_url}` and `{request_id}`, which the layer replaces by values. In a JSON body a value

@@ -1,9 +1,9 @@
 //! The form of a rejection for clients of JSON-RPC, such as those of the Model Context Protocol.
 
 use bytes::Bytes;
-use http::header::ACCEPT;
-use http::{HeaderMap, Response, StatusCode};
-use serde_json::{Value, json};
+use http::header::{ACCEPT, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use serde_json::{Map, Value, json};
 
 use crate::rejection::Rejection;
 
@@ -18,8 +18,7 @@ pub(crate) struct JsonRpcRequest {
 }
 
 impl Rejection {
-    /// Renders the rejection as a JSON-RPC error, in one JSON document or as a stream of one event,
-    /// by what the request accepts.
+    /// Renders the rejection as a JSON-RPC error.
     ///
     /// The HTTP status is 200, because the client of the official SDK for TypeScript looks for no
     /// JSON-RPC error below any other status. The error's `code` is the HTTP status that the
@@ -42,19 +41,60 @@ impl Rejection {
         }
         let code = self.status().as_u16();
         let error = json!({ "code": code, "message": self.detail(), "data": data });
-        // The id is sent back as it was written: a number may have more digits than a double.
-        let id = request.id.as_ref().map(|id| format!("\"id\":{id},"));
-        let id = id.unwrap_or_default();
-        let message = format!("{{\"jsonrpc\":\"2.0\",{id}\"error\":{error}}}");
-        let mut response = if accepts_json(head) {
-            self.answer("application/json", message)
-        } else {
-            let event = format!("event: message\ndata: {message}\n\n");
-            self.answer("text/event-stream", event)
-        };
+        let members = Map::from_iter([("error".to_owned(), error)]);
+        let mut response = self.answer("", Bytes::new());
         *response.status_mut() = StatusCode::OK;
-        response
+        answer(members, request, head, response)
     }
+}
+
+/// Whether a text is an answer of JSON-RPC, which an application has as the body of a rejection.
+pub(super) fn is_answer(text: &str) -> bool {
+    let members: Option<Map<String, Value>> = serde_json::from_str(text).ok();
+    members.is_some_and(|members| {
+        let has = |name| members.contains_key(name);
+        let version = members.get("jsonrpc");
+        version.is_some_and(|version| version == "2.0") && (has("result") || has("error"))
+    })
+}
+
+/// Makes the application's own answer, which is the body of `response`, the one to this request.
+pub(super) fn own_answer(
+    request: &JsonRpcRequest,
+    head: &HeaderMap,
+    response: Response<Bytes>,
+) -> Response<Bytes> {
+    let members = serde_json::from_slice(response.body());
+    let members = members.expect("the template is JSON whatever its placeholders stand for");
+    answer(members, request, head, response)
+}
+
+/// Puts an answer with these members into `response`, in one JSON document or as a stream of one
+/// event, by what the request accepts.
+fn answer(
+    mut members: Map<String, Value>,
+    request: &JsonRpcRequest,
+    head: &HeaderMap,
+    mut response: Response<Bytes>,
+) -> Response<Bytes> {
+    members.remove("jsonrpc");
+    members.remove("id");
+    // The id is sent back as it was written: a number may have more digits than a double.
+    let id = request.id.as_ref().map(|id| format!("\"id\":{id},"));
+    let id = id.unwrap_or_default();
+    // An answer has a result or an error, so a member follows the id.
+    let members = Value::Object(members).to_string();
+    let mut message = format!("{{\"jsonrpc\":\"2.0\",{id}{}", &members[1..]);
+    let content_type = if accepts_json(head) {
+        "application/json"
+    } else {
+        message = format!("event: message\ndata: {message}\n\n");
+        "text/event-stream"
+    };
+    *response.body_mut() = message.into();
+    let content_type = HeaderValue::from_static(content_type);
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
+    response
 }
 
 /// Whether a response may be JSON: a client of MCP accepts both forms, and other clients, such as
@@ -81,9 +121,8 @@ fn accepts_json(head: &HeaderMap) -> bool {
 mod tests {
     use std::time::Duration;
 
-    use http::HeaderValue;
-
     use super::*;
+    use crate::rejection::template::Template;
     use crate::rejection::{RejectionCode, RejectionRules};
 
     fn head(accept: &[&'static str]) -> HeaderMap {
@@ -130,6 +169,44 @@ mod tests {
             },
         });
         assert_eq!(message, expected);
+    }
+
+    #[test]
+    fn an_own_body_that_is_a_message_answers_the_call() {
+        let template = |body| Template::new("application/json", body).unwrap();
+        let message = r#"{"jsonrpc":"2.0","id":null,"result":{"isError":true,"code":"{code}"}}"#;
+        let rules = RejectionRules {
+            statuses: vec![("in-flight", StatusCode::SERVICE_UNAVAILABLE)],
+            bodies: vec![("key-reused", template(r#"{"error":"{code}"}"#))],
+            default_body: Some(template(message)),
+            ..RejectionRules::default()
+        };
+        let answered = |code, accept| {
+            let (mut parts, ()) = http::Request::new(()).into_parts();
+            parts.headers = head(accept);
+            parts
+                .extensions
+                .insert(request(Some("12345678901234567890")));
+            let rejection = Rejection::new(code, "Why.").settle(&rules, Duration::from_secs(1));
+            let response = rules.render(&rejection, Some(&parts), false);
+            let body = String::from_utf8(response.body().to_vec()).unwrap();
+            (response.status().as_u16(), body)
+        };
+        let expected = |code| {
+            let id = "\"id\":12345678901234567890";
+            format!(r#"{{"jsonrpc":"2.0",{id},"result":{{"code":"{code}","isError":true}}}}"#)
+        };
+        let invalid = answered(RejectionCode::KeyInvalid, &[]);
+        assert_eq!(invalid, (200, expected("key-invalid")));
+        let in_flight = answered(RejectionCode::InFlight, &["text/event-stream"]);
+        let event = format!("event: message\ndata: {}\n\n", expected("in-flight"));
+        assert_eq!(in_flight, (503, event));
+        // A client of JSON-RPC would look for an answer in this body, and find none.
+        let (status, reused) = answered(RejectionCode::KeyReused, &[]);
+        assert!(
+            status == 200 && reused.contains(r#""error":{"code":422"#),
+            "{reused}"
+        );
     }
 
     #[test]

@@ -398,12 +398,18 @@ impl RejectionRules {
         grpc: bool,
     ) -> Response<Bytes> {
         let call = request.and_then(|request| request.extensions.get::<JsonRpcRequest>());
-        let has_own_form = grpc || call.is_some();
-        let body = self.body(rejection.code.as_str()).filter(|_| !has_own_form);
+        let code = rejection.code.as_str();
+        let body = self.body(code);
+        let body = body.filter(|body| !grpc && (call.is_none() || body.is_json_rpc()));
         match (body, &self.renderer, request) {
             (Some(body), _, Some(request)) => {
                 let response = rejection.answer("", Bytes::new());
-                body.render(&rejection.values(), request_id(&request.headers), response)
+                let id = request_id(&request.headers);
+                let mut response = body.render(&rejection.values(), id, response);
+                let Some(call) = call else { return response };
+                // See `Rejection::json_rpc` for the usual status.
+                *response.status_mut() = self.status(code).unwrap_or(StatusCode::OK);
+                json_rpc::own_answer(call, &request.headers, response)
             }
             (_, Some(renderer), Some(request)) => renderer.render(rejection, request),
             _ if grpc => rejection.grpc(),

@@ -8,6 +8,7 @@ use serde::de::IgnoredAny;
 use crate::display::uuid;
 use crate::error::ConfigError;
 use crate::message::media_type::is_json;
+use crate::rejection::json_rpc::is_answer;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -30,6 +31,8 @@ pub(super) struct Values<'a> {
 pub(crate) struct Template {
     content_type: HeaderValue,
     is_json: bool,
+    /// Whether the body is an answer of JSON-RPC.
+    is_json_rpc: bool,
     pieces: Vec<Piece>,
 }
 
@@ -93,13 +96,28 @@ impl Template {
         if !is_type(content_type) {
             return Err(wrong());
         }
-        let template = Self {
+        let mut template = Self {
             content_type: value,
             is_json: is_json(content_type),
+            is_json_rpc: false,
             pieces: pieces(body).map_err(wrong_body)?,
         };
         template.check().map_err(wrong_body)?;
+        template.is_json_rpc = template.is_json && is_answer(&template.sample());
         Ok(template)
+    }
+
+    /// Whether clients of JSON-RPC get this body, too.
+    pub(super) fn is_json_rpc(&self) -> bool {
+        self.is_json_rpc
+    }
+
+    /// The body with values that stand for all others.
+    fn sample(&self) -> String {
+        self.fill(|placeholder| match placeholder {
+            Placeholder::Status => "409".to_owned(),
+            _ => "sample".to_owned(),
+        })
     }
 
     fn check(&self) -> Result<(), String> {
@@ -107,11 +125,7 @@ impl Template {
             // No escape, number or word of JSON begins with `sample`. So if the body is JSON with
             // `sample` in it, the placeholder is inside a string, and the body is JSON with every
             // escaped value.
-            let sample = self.fill(|placeholder| match placeholder {
-                Placeholder::Status => "409".to_owned(),
-                _ => "sample".to_owned(),
-            });
-            return match serde_json::from_str::<IgnoredAny>(&sample) {
+            return match serde_json::from_str::<IgnoredAny>(&self.sample()) {
                 Ok(_) => Ok(()),
                 Err(error) => Err(format!(
                     "has a body that is not JSON, with its placeholders filled in: {error}"

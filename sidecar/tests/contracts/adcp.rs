@@ -17,29 +17,47 @@ contract! { "adcp.toml":
     a_call_without_a_key_is_passed_on,
     a_key_belongs_to_an_agent,
     a_task_that_the_server_failed_runs_again,
+    a_response_that_was_not_kept_has_expired,
     other_messages_are_left_alone,
     without_a_store_calls_are_refused,
     what_the_sidecar_refuses_is_a_transport_error,
     an_answer_is_kept_for_24_hours,
 }
 
-/// Whether a refusal is an error of JSON-RPC: with the layer's code and what to do in `data` where
-/// the call is known, else the error of the transport for a service that is not there.
+/// Whether a refusal is an error of a task if it is about the key ("Tool-Level Errors"), else one of
+/// the transport ("Transport-Level Errors"): to the call with the id 1 or to none.
 fn is_error(refused: &Refused) -> bool {
-    let message = refused.sentence("/error/message");
-    let error = &refused.body["error"];
-    let is_layers = refused.status == 200
-        && refused.body["id"] == 1
-        && error["message"] == message
-        && error["data"]["code"] == *refused.code
-        && error["data"]["retry"].is_string();
-    let adcp = json!({
-        "code": "SERVICE_UNAVAILABLE", "message": message, "recovery": "transient",
+    let id = &refused.body["id"];
+    let is_known = *id == 1 && refused.status == 200 || *id == Value::Null;
+    let (code, recovery) = match &*refused.code {
+        "key-invalid" | "key-too-short" => ("INVALID_REQUEST", "correctable"),
+        "key-reused" => ("IDEMPOTENCY_CONFLICT", "correctable"),
+        "in-flight" => ("IDEMPOTENCY_IN_FLIGHT", "transient"),
+        "response-unavailable" => ("IDEMPOTENCY_EXPIRED", "correctable"),
+        _ => ("SERVICE_UNAVAILABLE", "transient"),
+    };
+    let of_task = code != "SERVICE_UNAVAILABLE";
+    let message = refused.sentence(if of_task {
+        "/result/structuredContent/adcp_error/message"
+    } else {
+        "/error/message"
     });
-    let of_sidecar = json!({ "jsonrpc": "2.0", "id": null, "error": {
-        "code": -32027, "message": message, "data": { "adcp_error": adcp },
-    }});
-    refused.content_type == "application/json" && (is_layers || refused.body == of_sidecar)
+    let mut error = json!({ "code": code, "message": message, "recovery": recovery });
+    if code == "IDEMPOTENCY_IN_FLIGHT" {
+        error["retry_after"] = json!(1);
+    }
+    let expected = if of_task {
+        json!({ "jsonrpc": "2.0", "id": id, "result": {
+            "isError": true,
+            "content": [{ "type": "text", "text": message }],
+            "structuredContent": { "status": "failed", "adcp_error": error },
+        }})
+    } else {
+        let data = json!({ "adcp_error": error });
+        let error = json!({ "code": -32027, "message": message, "data": data });
+        json!({ "jsonrpc": "2.0", "id": id, "error": error })
+    };
+    refused.content_type == "application/json" && refused.body == expected && is_known
 }
 
 /// The arguments of `create_media_buy` in the protocol's compliance tests.
@@ -186,6 +204,12 @@ async fn a_second_call_waits_for_the_first(api: &Api) {
     assert_eq!(first.json(), result(&json!(1), "initial"));
     assert_eq!(second.json(), replayed(&json!(1), "initial"));
 
+    let hasty = Api::start(&api.file().replace("\"20s\"", "\"100ms\"")).await;
+    let running = buy(&hasty, &key("waits")).begins().await;
+    let in_vain = buy(&hasty, &key("waits")).refused(200).await;
+    in_vain.is("in-flight", is_error);
+    running.ends().await;
+
     let api = Api::start(&format!("contract = \"/contract\"\n{}", api.file())).await;
     let asked = api.request(http::Method::GET, "/contract?format=json");
     let endpoint = asked.send().await.json()["endpoints"][0].clone();
@@ -202,6 +226,10 @@ async fn a_key_has_at_least_16_characters(api: &Api) {
     }
     let short = buy(api, &key("b")[1..]).refused(200).await;
     short.is("key-too-short", is_error);
+    let mut number = media_buy("");
+    number["idempotency_key"] = json!(1);
+    let refused = call(api, &json!(1), &number).refused(200).await;
+    refused.is("key-invalid", is_error);
 }
 
 async fn a_call_without_a_key_is_passed_on(api: &Api) {
@@ -237,6 +265,15 @@ async fn a_task_that_the_server_failed_runs_again(api: &Api) {
         answers(api, &result(&json!(1), "initial"));
         buy(api, &key(name)).executes().await;
     }
+}
+
+/// Rule 6: a seller that can't return the first response must not run the task again.
+async fn a_response_that_was_not_kept_has_expired(api: &Api) {
+    let large = vec![b' '; (1 << 20) + 1];
+    api.answers_next(Reply::status(200).body(large));
+    buy(api, &key("large")).executes().await;
+    let refused = buy(api, &key("large")).refused(200).await;
+    refused.is("response-unavailable", is_error);
 }
 
 async fn other_messages_are_left_alone(api: &Api) {

@@ -27,21 +27,27 @@ contract! { "ucp-mcp.toml":
     an_answer_is_kept_for_48_hours,
 }
 
-/// Whether a refusal is an error of JSON-RPC: with the layer's code and what to do in `data` where
-/// the call is known, else without an id.
+/// Whether a refusal is an error of JSON-RPC with the protocol's code ("Error Codes"), to the call
+/// with the id 1 or to none.
 fn is_error(refused: &Refused) -> bool {
-    let sentence = refused.sentence("/error/message");
-    let error = &refused.body["error"];
-    let data = &error["data"];
-    let is_layers = refused.status == 200
-        && refused.body["id"] == 1
-        && error["message"] == sentence
-        && data["code"] == *refused.code
-        && data["retry"].is_string();
-    let of_sidecar = json!({ "jsonrpc": "2.0", "id": null, "error": {
-        "code": -32000, "message": sentence, "data": { "code": refused.code },
-    }});
-    refused.content_type == "application/json" && (is_layers || refused.body == of_sidecar)
+    let mut data = json!({ "code": refused.code });
+    if refused.code == "in-flight" {
+        data["retry_after"] = json!(1);
+    }
+    let message = refused.sentence("/error/message");
+    let error = json!({ "code": -32000, "message": message, "data": data });
+    let id = &refused.body["id"];
+    let expected = json!({ "jsonrpc": "2.0", "id": id, "error": error });
+    let has_its_status = match &*refused.code {
+        "key-reused" => refused.status == 409,
+        "in-flight" => refused.status == 503,
+        _ => *id == Value::Null || refused.status == 200,
+    };
+    let is_known = *id == 1 || *id == Value::Null;
+    refused.content_type == "application/json"
+        && refused.body == expected
+        && is_known
+        && has_its_status
 }
 
 /// The call of a tool under this JSON-RPC id, with the arguments of the specification's example.
@@ -171,20 +177,18 @@ async fn a_key_belongs_to_a_platform(api: &Api) {
 async fn other_arguments_and_another_tool_are_refused(api: &Api) {
     complete(api, 1, "other").executes().await;
     let other = call(api, &json!(1), "cancel_checkout", Some(&long("other")));
-    other.refused(200).await.is("key-reused", is_error);
+    other.refused(409).await.is("key-reused", is_error);
     let arguments = json!({ "meta": { "idempotency-key": long("other") }, "id": "checkout_2" });
     let params = json!({ "name": "complete_checkout", "arguments": arguments });
     let other = message(api, &json!(1), "tools/call", &params);
-    let refused = other.refused(200).await;
-    refused.is("key-reused", is_error);
-    assert_eq!(refused.json()["error"]["code"], 422);
+    other.refused(409).await.is("key-reused", is_error);
 }
 
 async fn a_call_in_flight_is_refused(api: &Api) {
     let running = complete(api, 1, "flight").begins().await;
-    let refused = complete(api, 1, "flight").refused(200).await;
+    let refused = complete(api, 1, "flight").refused(503).await;
     refused.is("in-flight", is_error);
-    assert_eq!(refused.json()["error"]["data"]["retry_after_ms"], 1000);
+    assert_eq!(refused.header("retry-after"), Some("1"));
     running.ends().await;
 }
 
