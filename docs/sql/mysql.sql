@@ -9,6 +9,9 @@
 -- of the SHA-256 of this text, taken without them: so `open()` sees a procedure
 -- that another version of this text has made.
 --
+-- A procedure whose body deals with steps has a name that programs without steps don't
+-- know: their text, run later, puts back the older names alone.
+--
 -- Each procedure but those for the inside of a transaction begins by taking back
 -- what its session left uncommitted, and says at each end of a transaction what
 -- `completion_type` would say otherwise. What has only read ends by ROLLBACK: the
@@ -40,7 +43,7 @@ CREATE TABLE IF NOT EXISTS idempotency_records_renewals (
 -- `migrate()`, or by the statements in docs/stores.md. route and trace are those of
 -- the claim whose token origin_of is: programs of before leave what they find.
 -- first_token is that of the first claim since there was no record, or since it was
--- past its end; null if that claim was of a program of before.
+-- past its end. Programs of before leave it null, or as it was: see the claim.
 CREATE TABLE IF NOT EXISTS idempotency_records (
   id            BINARY(32) NOT NULL PRIMARY KEY,
   format        TINYINT    NOT NULL,
@@ -72,7 +75,7 @@ CREATE TABLE IF NOT EXISTS idempotency_records (
 //
 
 -- The results of steps, apart from their record for the same reason as renewals. One
--- that is not of the record's first_token (null: 0) means nothing any more.
+-- that is not of the record's first_token (null: 0) means nothing any more, and is purged.
 CREATE TABLE IF NOT EXISTS idempotency_records_steps (
   id          BINARY(32) NOT NULL,
   first_token BIGINT     NOT NULL,
@@ -92,7 +95,7 @@ DROP PROCEDURE IF EXISTS idempotency_records_hold
 //
 CREATE PROCEDURE idempotency_records_hold (
   IN p_id BINARY(32), IN p_nonce BINARY(16), OUT p_renewed BIGINT
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 8e886f663fbee44c'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3921de7b50293734'
 BEGIN
   INSERT INTO idempotency_records_renewals (id, nonce, lapses_at) VALUES (p_id, p_nonce, 0)
     ON DUPLICATE KEY UPDATE lapses_at = lapses_at;
@@ -108,7 +111,7 @@ DROP PROCEDURE IF EXISTS idempotency_records_extend
 //
 CREATE PROCEDURE idempotency_records_extend (
   IN p_id BINARY(32), IN p_nonce BINARY(16), IN p_lease BIGINT, OUT p_held TINYINT
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 8e886f663fbee44c'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3921de7b50293734'
 BEGIN
   DECLARE v_renewed, v_now BIGINT;
   CALL idempotency_records_hold(p_id, p_nonce, v_renewed);
@@ -127,19 +130,20 @@ END
 -- row for each step, or one with a step that is null), 0 (found: the record) or 2 (in
 -- flight: another transaction has the row locked; the token and attempt that it had
 -- before).
-DROP PROCEDURE IF EXISTS idempotency_records_claim_v2
+DROP PROCEDURE IF EXISTS idempotency_records_claim_v3
 //
-CREATE PROCEDURE idempotency_records_claim_v2 (
+CREATE PROCEDURE idempotency_records_claim_v3 (
   IN p_id BINARY(32), IN p_nonce BINARY(16), IN p_fingerprint BINARY(32),
   IN p_lease BIGINT, IN p_retention BIGINT,
   -- A lapsed lease: whether this claim leaves its own for someone to resolve,
   -- whether it takes over another's, and whether of another fingerprint too.
   IN p_stays TINYINT, IN p_takes_over TINYINT, IN p_any_fingerprint TINYINT,
   IN p_scope BINARY(32), IN p_route VARBINARY(255), IN p_trace VARBINARY(55)
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 8e886f663fbee44c'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3921de7b50293734'
 BEGIN
   DECLARE v_format, v_state TINYINT;
   DECLARE v_token, v_attempt, v_lapses_at, v_retention, v_expires_at, v_renewed, v_now BIGINT;
+  DECLARE v_first_token BIGINT;
   DECLARE v_nonce BINARY(16);
   DECLARE v_fingerprint BINARY(32);
   DECLARE v_locks, v_over, v_free, v_there TINYINT DEFAULT FALSE;
@@ -154,9 +158,10 @@ BEGIN
     IF v_locks THEN
       SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
       START TRANSACTION;
-      SELECT format, state, nonce, token, attempt, fingerprint, lapses_at, retention, expires_at
+      SELECT format, state, nonce, token, attempt, fingerprint, lapses_at, retention, expires_at,
+             first_token
         INTO v_format, v_state, v_nonce, v_token, v_attempt, v_fingerprint, v_lapses_at,
-             v_retention, v_expires_at
+             v_retention, v_expires_at, v_first_token
         FROM idempotency_records WHERE id = p_id FOR UPDATE SKIP LOCKED;
       IF v_state = 1 THEN
         CALL idempotency_records_hold(p_id, v_nonce, v_renewed);
@@ -258,6 +263,12 @@ BEGIN
          AND p_takes_over AND (p_any_fingerprint OR v_fingerprint = p_fingerprint));
 
     IF v_free AND v_locks THEN
+      -- A program without steps may have begun the operation: what steps there are then are
+      -- those of an earlier one.
+      IF v_over OR v_first_token IS NULL OR v_attempt = 1 AND v_first_token <> v_token THEN
+        SET v_first_token = GREATEST(v_token + 1, v_now);
+        DELETE FROM idempotency_records_steps WHERE id = p_id;
+      END IF;
       SET v_token = GREATEST(v_token + 1, v_now), v_attempt = IF(v_over, 1, v_attempt + 1);
       UPDATE idempotency_records
         SET state = 1, nonce = p_nonce, token = v_token, attempt = v_attempt,
@@ -266,12 +277,9 @@ BEGIN
             status = NULL, began_at = NULL, completed_at = NULL, kept_for = NULL,
             answer_length = NULL, answer_sha256 = NULL, answer = NULL,
             scope = COALESCE(p_scope, scope), route = p_route, trace = p_trace, origin_of = v_token,
-            first_token = IF(v_over, v_token, first_token)
+            first_token = v_first_token
         WHERE id = p_id;
       DELETE FROM idempotency_records_renewals WHERE id = p_id;
-      IF v_over THEN
-        DELETE FROM idempotency_records_steps WHERE id = p_id;
-      END IF;
       -- Before the commit: until then nobody takes the record and its steps away.
       SELECT 1 AS outcome, v_token AS token, v_attempt AS attempt, s.name AS step, s.result
         FROM idempotency_records r
@@ -299,6 +307,21 @@ BEGIN
 END
 //
 
+-- The same, as programs call it that know no steps.
+DROP PROCEDURE IF EXISTS idempotency_records_claim_v2
+//
+CREATE PROCEDURE idempotency_records_claim_v2 (
+  IN p_id BINARY(32), IN p_nonce BINARY(16), IN p_fingerprint BINARY(32),
+  IN p_lease BIGINT, IN p_retention BIGINT,
+  IN p_stays TINYINT, IN p_takes_over TINYINT, IN p_any_fingerprint TINYINT,
+  IN p_scope BINARY(32), IN p_route VARBINARY(255), IN p_trace VARBINARY(55)
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3921de7b50293734'
+BEGIN
+  CALL idempotency_records_claim_v3(p_id, p_nonce, p_fingerprint, p_lease, p_retention, p_stays,
+    p_takes_over, p_any_fingerprint, p_scope, p_route, p_trace);
+END
+//
+
 -- The same, as programs call it that know no origin.
 DROP PROCEDURE IF EXISTS idempotency_records_claim
 //
@@ -306,9 +329,9 @@ CREATE PROCEDURE idempotency_records_claim (
   IN p_id BINARY(32), IN p_nonce BINARY(16), IN p_fingerprint BINARY(32),
   IN p_lease BIGINT, IN p_retention BIGINT,
   IN p_stays TINYINT, IN p_takes_over TINYINT, IN p_any_fingerprint TINYINT
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 8e886f663fbee44c'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3921de7b50293734'
 BEGIN
-  CALL idempotency_records_claim_v2(p_id, p_nonce, p_fingerprint, p_lease, p_retention, p_stays,
+  CALL idempotency_records_claim_v3(p_id, p_nonce, p_fingerprint, p_lease, p_retention, p_stays,
     p_takes_over, p_any_fingerprint, NULL, NULL, NULL);
 END
 //
@@ -324,10 +347,11 @@ CREATE PROCEDURE idempotency_records_claim_by_hand (
   IN p_lease BIGINT, IN p_retention BIGINT, IN p_stays TINYINT, IN p_any_fingerprint TINYINT,
   IN p_scope BINARY(32), IN p_route VARBINARY(255), IN p_trace VARBINARY(55),
   IN p_token BIGINT, IN p_attempt BIGINT
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 8e886f663fbee44c'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3921de7b50293734'
 BEGIN
   DECLARE v_format, v_state TINYINT;
   DECLARE v_token, v_attempt, v_lapses_at, v_retention, v_expires_at, v_renewed, v_now BIGINT;
+  DECLARE v_first_token BIGINT;
   DECLARE v_nonce BINARY(16);
   DECLARE v_fingerprint BINARY(32);
   DECLARE v_outcome TINYINT DEFAULT 0;
@@ -337,9 +361,10 @@ BEGIN
   ROLLBACK AND NO CHAIN NO RELEASE;
   SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
   START TRANSACTION;
-  SELECT format, state, nonce, token, attempt, fingerprint, lapses_at, retention, expires_at
+  SELECT format, state, nonce, token, attempt, fingerprint, lapses_at, retention, expires_at,
+         first_token
     INTO v_format, v_state, v_nonce, v_token, v_attempt, v_fingerprint, v_lapses_at, v_retention,
-         v_expires_at
+         v_expires_at, v_first_token
     FROM idempotency_records WHERE id = p_id FOR UPDATE SKIP LOCKED;
   IF v_state = 1 THEN
     CALL idempotency_records_hold(p_id, v_nonce, v_renewed);
@@ -357,12 +382,18 @@ BEGIN
     ELSEIF v_token = p_token AND v_attempt = p_attempt
         AND (v_state = 2 OR v_state = 1 AND v_lapses_at <= v_now)
         AND (p_any_fingerprint OR v_fingerprint = p_fingerprint) THEN
+      -- As in the other claim.
+      IF v_first_token IS NULL OR v_attempt = 1 AND v_first_token <> v_token THEN
+        SET v_first_token = GREATEST(v_token + 1, v_now);
+        DELETE FROM idempotency_records_steps WHERE id = p_id;
+      END IF;
       SET v_token = GREATEST(v_token + 1, v_now), v_attempt = v_attempt + 1;
       UPDATE idempotency_records
         SET state = 1, nonce = p_nonce, token = v_token, attempt = v_attempt,
             fingerprint = p_fingerprint, lapses_at = v_now + p_lease, retention = p_retention,
             expires_at = IF(p_stays, NULL, v_now + p_lease + p_retention),
-            scope = COALESCE(p_scope, scope), route = p_route, trace = p_trace, origin_of = v_token
+            scope = COALESCE(p_scope, scope), route = p_route, trace = p_trace, origin_of = v_token,
+            first_token = v_first_token
         WHERE id = p_id;
       DELETE FROM idempotency_records_renewals WHERE id = p_id;
       SET v_outcome = 1;
@@ -390,7 +421,7 @@ DROP PROCEDURE IF EXISTS idempotency_records_list
 CREATE PROCEDURE idempotency_records_list (
   IN p_by TINYINT, IN p_state TINYINT, IN p_scope BINARY(32), IN p_token BIGINT,
   IN p_id BINARY(32), IN p_limit INT
-) READS SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 8e886f663fbee44c'
+) READS SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3921de7b50293734'
 BEGIN
   DECLARE v_now BIGINT;
   DECLARE EXIT HANDLER FOR SQLEXCEPTION
@@ -433,7 +464,7 @@ END
 DROP PROCEDURE IF EXISTS idempotency_records_look_up
 //
 CREATE PROCEDURE idempotency_records_look_up (IN p_id BINARY(32))
-  READS SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 8e886f663fbee44c'
+  READS SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3921de7b50293734'
 BEGIN
   DECLARE v_now BIGINT;
   DECLARE EXIT HANDLER FOR SQLEXCEPTION
@@ -462,7 +493,7 @@ DROP PROCEDURE IF EXISTS idempotency_records_renew
 //
 CREATE PROCEDURE idempotency_records_renew (
   IN p_id BINARY(32), IN p_nonce BINARY(16), IN p_lease BIGINT
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 8e886f663fbee44c'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3921de7b50293734'
 BEGIN
   DECLARE v_format, v_state, v_held, v_outcome TINYINT;
   DECLARE v_expires_at, v_now BIGINT;
@@ -515,7 +546,7 @@ DROP PROCEDURE IF EXISTS idempotency_records_record_step
 CREATE PROCEDURE idempotency_records_record_step (
   IN p_id BINARY(32), IN p_nonce BINARY(16), IN p_name LONGBLOB, IN p_result LONGBLOB,
   IN p_within TINYINT
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 8e886f663fbee44c'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3921de7b50293734'
 BEGIN
   DECLARE v_format, v_state TINYINT;
   DECLARE v_first_token BIGINT;
@@ -566,7 +597,7 @@ CREATE PROCEDURE idempotency_records_complete_v2 (
   IN p_answer_length BIGINT, IN p_answer_sha256 BINARY(32), IN p_answer LONGBLOB,
   -- Of the claim, for a record that is made anew.
   IN p_scope BINARY(32), IN p_route VARBINARY(255), IN p_trace VARBINARY(55)
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 8e886f663fbee44c'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3921de7b50293734'
 BEGIN
   DECLARE v_format, v_state TINYINT;
   DECLARE v_token, v_lapses_at, v_retention, v_expires_at, v_renewed, v_now BIGINT;
@@ -650,7 +681,7 @@ CREATE PROCEDURE idempotency_records_complete (
   IN p_token BIGINT, IN p_attempt BIGINT, IN p_state TINYINT, IN p_kept_for BIGINT,
   IN p_status SMALLINT, IN p_began_at BIGINT, IN p_completed_at BIGINT,
   IN p_answer_length BIGINT, IN p_answer_sha256 BINARY(32), IN p_answer LONGBLOB
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 8e886f663fbee44c'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3921de7b50293734'
 BEGIN
   CALL idempotency_records_complete_v2(p_id, p_nonce, p_fingerprint, p_token, p_attempt, p_state,
     p_kept_for, p_status, p_began_at, p_completed_at, p_answer_length, p_answer_sha256, p_answer,
@@ -662,13 +693,13 @@ END
 -- operation's effects: one row, outcome 1 (done, once that is committed) or 0 (the
 -- record is not in flight under this nonce: roll it back). The parameters are those
 -- of completing. The row stays locked, so that nobody takes over before the end.
-DROP PROCEDURE IF EXISTS idempotency_records_complete_within
+DROP PROCEDURE IF EXISTS idempotency_records_complete_within_v2
 //
-CREATE PROCEDURE idempotency_records_complete_within (
+CREATE PROCEDURE idempotency_records_complete_within_v2 (
   IN p_id BINARY(32), IN p_nonce BINARY(16), IN p_state TINYINT, IN p_kept_for BIGINT,
   IN p_status SMALLINT, IN p_began_at BIGINT, IN p_completed_at BIGINT,
   IN p_answer_length BIGINT, IN p_answer_sha256 BINARY(32), IN p_answer LONGBLOB
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 8e886f663fbee44c'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3921de7b50293734'
 BEGIN
   DECLARE v_done, v_steps BIGINT DEFAULT 0;
   UPDATE idempotency_records
@@ -691,6 +722,20 @@ BEGIN
 END
 //
 
+-- The same, as programs call it that know no steps.
+DROP PROCEDURE IF EXISTS idempotency_records_complete_within
+//
+CREATE PROCEDURE idempotency_records_complete_within (
+  IN p_id BINARY(32), IN p_nonce BINARY(16), IN p_state TINYINT, IN p_kept_for BIGINT,
+  IN p_status SMALLINT, IN p_began_at BIGINT, IN p_completed_at BIGINT,
+  IN p_answer_length BIGINT, IN p_answer_sha256 BINARY(32), IN p_answer LONGBLOB
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3921de7b50293734'
+BEGIN
+  CALL idempotency_records_complete_within_v2(p_id, p_nonce, p_state, p_kept_for, p_status, p_began_at,
+    p_completed_at, p_answer_length, p_answer_sha256, p_answer);
+END
+//
+
 -- What became of a transaction with that in it, without waiting for its end: one
 -- row, with the record's state and whether it has this nonce, both null while a
 -- transaction has it locked; and whether there is a record.
@@ -698,7 +743,7 @@ DROP PROCEDURE IF EXISTS idempotency_records_fate
 //
 CREATE PROCEDURE idempotency_records_fate (
   IN p_id BINARY(32), IN p_nonce BINARY(16)
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 8e886f663fbee44c'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3921de7b50293734'
 BEGIN
   DECLARE v_state, v_own TINYINT;
   DECLARE v_there TINYINT DEFAULT FALSE;
@@ -721,7 +766,7 @@ DROP PROCEDURE IF EXISTS idempotency_records_release
 //
 CREATE PROCEDURE idempotency_records_release (
   IN p_id BINARY(32), IN p_nonce BINARY(16), IN p_unknown TINYINT
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 8e886f663fbee44c'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3921de7b50293734'
 BEGIN
   DECLARE v_format, v_state TINYINT;
   DECLARE v_lapses_at, v_renewed, v_retention, v_expires_at, v_now BIGINT;
@@ -761,13 +806,13 @@ END
 -- One row: outcome 1 (gone), 0 (there was none), 2 (in flight and alive), 3 (the
 -- record is of format `format`, and p_force is 0 or a version is meant) or 4 (the
 -- record is of another version).
-DROP PROCEDURE IF EXISTS idempotency_records_forget_v2
+DROP PROCEDURE IF EXISTS idempotency_records_forget_v3
 //
-CREATE PROCEDURE idempotency_records_forget_v2 (
+CREATE PROCEDURE idempotency_records_forget_v3 (
   IN p_id BINARY(32), IN p_force TINYINT,
   -- The record that is meant, and whether it is done. All null: any record.
   IN p_token BIGINT, IN p_attempt BIGINT, IN p_done TINYINT
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 8e886f663fbee44c'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3921de7b50293734'
 BEGIN
   DECLARE v_format, v_state TINYINT;
   DECLARE v_token, v_attempt, v_lapses_at, v_renewed, v_retention, v_expires_at, v_now BIGINT;
@@ -810,27 +855,39 @@ BEGIN
 END
 //
 
+-- The same, as programs call it that know no steps.
+DROP PROCEDURE IF EXISTS idempotency_records_forget_v2
+//
+CREATE PROCEDURE idempotency_records_forget_v2 (
+  IN p_id BINARY(32), IN p_force TINYINT,
+  IN p_token BIGINT, IN p_attempt BIGINT, IN p_done TINYINT
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3921de7b50293734'
+BEGIN
+  CALL idempotency_records_forget_v3(p_id, p_force, p_token, p_attempt, p_done);
+END
+//
+
 -- The same, as programs call it that compare no version.
 DROP PROCEDURE IF EXISTS idempotency_records_forget
 //
 CREATE PROCEDURE idempotency_records_forget (IN p_id BINARY(32), IN p_force TINYINT)
-  MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 8e886f663fbee44c'
+  MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3921de7b50293734'
 BEGIN
-  CALL idempotency_records_forget_v2(p_id, p_force, NULL, NULL, NULL);
+  CALL idempotency_records_forget_v3(p_id, p_force, NULL, NULL, NULL);
 END
 //
 
 -- One row: how many records past their end were removed. It passes over what
--- others have locked; renewals of what has ended go too.
-DROP PROCEDURE IF EXISTS idempotency_records_purge
+-- others have locked; renewals of what has ended go too, and steps without a record.
+DROP PROCEDURE IF EXISTS idempotency_records_purge_v2
 //
-CREATE PROCEDURE idempotency_records_purge (IN p_limit INT)
-  MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 8e886f663fbee44c'
+CREATE PROCEDURE idempotency_records_purge_v2 (IN p_limit INT)
+  MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3921de7b50293734'
 BEGIN
-  DECLARE v_id BINARY(32);
+  DECLARE v_id, v_name BINARY(32);
   DECLARE v_nonce BINARY(16);
   DECLARE v_state TINYINT;
-  DECLARE v_lapses_at, v_retention, v_renewed, v_now BIGINT;
+  DECLARE v_lapses_at, v_retention, v_renewed, v_first_token, v_now BIGINT;
   DECLARE v_removed BIGINT DEFAULT 0;
   DECLARE v_done TINYINT DEFAULT FALSE;
   DECLARE c_over CURSOR FOR
@@ -845,6 +902,13 @@ BEGIN
       LEFT JOIN idempotency_records r ON r.id = n.id AND r.nonce = n.nonce AND r.state = 1
       WHERE n.lapses_at <= v_now AND r.id IS NULL
       ORDER BY n.lapses_at LIMIT p_limit;
+  -- Of records that programs without steps have removed.
+  DECLARE c_left CURSOR FOR
+    SELECT s.id, s.first_token, s.name_sha256 FROM idempotency_records_steps s
+      WHERE NOT EXISTS (
+        SELECT 1 FROM idempotency_records r
+          WHERE r.id = s.id AND COALESCE(r.first_token, 0) = s.first_token)
+      LIMIT p_limit;
   DECLARE CONTINUE HANDLER FOR NOT FOUND SET v_done = TRUE;
   DECLARE EXIT HANDLER FOR SQLEXCEPTION
     BEGIN ROLLBACK AND NO CHAIN NO RELEASE; RESIGNAL; END;
@@ -887,7 +951,32 @@ BEGIN
   END LOOP;
   CLOSE c_ended;
   COMMIT AND NO CHAIN NO RELEASE;
+
+  SET v_done = FALSE;
+  SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
+  START TRANSACTION;
+  OPEN c_left;
+  steps: LOOP
+    FETCH c_left INTO v_id, v_first_token, v_name;
+    IF v_done THEN
+      LEAVE steps;
+    END IF;
+    DELETE FROM idempotency_records_steps
+      WHERE id = v_id AND first_token = v_first_token AND name_sha256 = v_name;
+  END LOOP;
+  CLOSE c_left;
+  COMMIT AND NO CHAIN NO RELEASE;
   SELECT v_removed AS removed;
+END
+//
+
+-- The same, as programs call it that know no steps.
+DROP PROCEDURE IF EXISTS idempotency_records_purge
+//
+CREATE PROCEDURE idempotency_records_purge (IN p_limit INT)
+  MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3921de7b50293734'
+BEGIN
+  CALL idempotency_records_purge_v2(p_limit);
 END
 //
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-#[cfg(feature = "_sql")]
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 use super::StoreErrorKind;
 pub(crate) use super::encoding::micros;
 use super::encoding::{EncodedCompletion, unreadable};
@@ -144,7 +144,7 @@ impl RecordRow {
 
 /// The error of a claim that acquired its record and could not read the steps: to the layer an
 /// unknown outcome, so that the layer releases the record.
-#[cfg(feature = "_sql")]
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) fn steps_unread(error: StoreError) -> StoreError {
     StoreError::new(StoreErrorKind::Unknown, error)
 }

@@ -7,8 +7,8 @@ use crate::mysql::refusals::text;
 
 /// Replaces the procedure by one that writes and then fails with this code.
 async fn failing(place: &Place, code: u16) {
-    place.run("DROP PROCEDURE IF EXISTS {t}_claim_v2").await;
-    let procedure = "CREATE PROCEDURE {t}_claim_v2 (a BLOB, b BLOB, c BLOB, d BIGINT, e BIGINT, \
+    place.run("DROP PROCEDURE IF EXISTS {t}_claim_v3").await;
+    let procedure = "CREATE PROCEDURE {t}_claim_v3 (a BLOB, b BLOB, c BLOB, d BIGINT, e BIGINT, \
                      f TINYINT, g TINYINT, h TINYINT, i BLOB, j BLOB, k BLOB) \
                      SQL SECURITY INVOKER \
                      BEGIN \
@@ -70,10 +70,10 @@ async fn an_error_of_the_server_says_what_became_of_the_request_and_what_to_do()
 #[tokio::test]
 async fn a_connection_lost_on_the_way_is_an_unknown_outcome() {
     let place = Place::new(2).await;
-    place.run("DROP PROCEDURE {t}_claim_v2").await;
+    place.run("DROP PROCEDURE {t}_claim_v3").await;
     place
         .run(
-            "CREATE PROCEDURE {t}_claim_v2 (a BLOB, b BLOB, c BLOB, d BIGINT, e BIGINT, \
+            "CREATE PROCEDURE {t}_claim_v3 (a BLOB, b BLOB, c BLOB, d BIGINT, e BIGINT, \
              f TINYINT, g TINYINT, h TINYINT, i BLOB, j BLOB, k BLOB) \
              BEGIN KILL CONNECTION CONNECTION_ID(); DO SLEEP(1); END",
         )

@@ -52,8 +52,8 @@ async fn what_a_crash_left_half_done_is_mended() {
 /// Replaces the purge by a procedure with this comment, whose result the store
 /// cannot read.
 async fn stand_in(place: &Place, comment: &str) {
-    let procedure = "DROP PROCEDURE {t}_purge; \
-                     CREATE PROCEDURE {t}_purge (IN p INT) COMMENT 'COMMENT' SELECT -1 AS removed";
+    let procedure = "DROP PROCEDURE {t}_purge_v2; \
+                     CREATE PROCEDURE {t}_purge_v2 (IN p INT) COMMENT 'COMMENT' SELECT -1 AS removed";
     place.run(&procedure.replace("'COMMENT'", comment)).await;
 }
 

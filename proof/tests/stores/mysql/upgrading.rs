@@ -3,24 +3,33 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use sqlx::mysql::MySqlPoolOptions;
 use sqlx::{AssertSqlSafe, Row};
 use tower_idempotency::MySqlStore;
 use tower_idempotency::store::{
-    Claimed, Fingerprint, ForgetMode, Forgotten, ListQuery, ListedState, Nonce, Origin, Ownership,
-    RecordId, Store,
+    Claim, Claimed, Fingerprint, ForgetMode, Forgotten, Lease, ListQuery, ListedState, Nonce,
+    Origin, Ownership, RecordId, Store,
 };
 
 use super::{Place, claim, run, table, url};
 use crate::steps::{lease_of, step_claim, two_steps};
 
+const HOUR: Duration = Duration::from_secs(3600);
+
 /// The script of the version before.
 const EARLIER: &str = include_str!("earlier.sql");
+/// What a later version without steps makes besides.
+const BEFORE_STEPS: &str = include_str!("before_steps.sql");
 
 /// Runs the script for this table, as a program of the earlier version does at each start.
 async fn migrate_earlier(pool: &sqlx::MySqlPool, table: &str) {
-    let (_, text) = EARLIER.split_once("\nDELIMITER //\n").unwrap();
+    migrate_by(EARLIER, pool, table).await;
+}
+
+async fn migrate_by(script: &str, pool: &sqlx::MySqlPool, table: &str) {
+    let (_, text) = script.split_once("\nDELIMITER //\n").unwrap();
     let (text, _) = text.split_once("\nDELIMITER ;\n").unwrap();
     for statement in text.split("\n//\n").filter(|text| !text.trim().is_empty()) {
         run(pool, &statement.replace("idempotency_records", table)).await;
@@ -87,7 +96,7 @@ async fn a_table_is_upgraded_while_programs_of_the_earlier_version_use_it() {
     let mut own = claim(1);
     own.origin = Origin::none().route("POST /a");
     own.fingerprint = Fingerprint::from_bytes([0; 32]);
-    own.lease = std::time::Duration::from_millis(1);
+    own.lease = Duration::from_millis(1);
     assert!(matches!(
         store.claim(&own).await.unwrap(),
         Claimed::Acquired(_)
@@ -97,7 +106,7 @@ async fn a_table_is_upgraded_while_programs_of_the_earlier_version_use_it() {
 
     // A program of the earlier version starts again, puts its procedures back, and takes over.
     migrate_earlier(&pool, &table).await;
-    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    tokio::time::sleep(Duration::from_millis(5)).await;
     assert_eq!(operate(&pool, &table, own.id.as_bytes()).await, 1);
     let page = store.list(&ListQuery::new()).await.unwrap();
     let listed = page.records.iter().find(|record| record.id == own.id);
@@ -163,12 +172,12 @@ async fn a_program_without_steps_leaves_them_to_the_next_attempt() {
         }
         let mut own = step_claim(RecordId::from_bytes(rand::random()));
         own.fingerprint = Fingerprint::from_bytes([0; 32]);
-        own.lease = std::time::Duration::from_millis(1);
+        own.lease = Duration::from_millis(1);
         let lease = lease_of(&store, &own).await;
         for step in two_steps() {
             store.record_step(&lease, &step).await.unwrap();
         }
-        let lapse = async || tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        let lapse = async || tokio::time::sleep(Duration::from_millis(5)).await;
         lapse().await;
         assert_eq!(operate(&pool, &table, own.id.as_bytes()).await, 1, "{last}");
         lapse().await;
@@ -185,6 +194,115 @@ async fn a_program_without_steps_leaves_them_to_the_next_attempt() {
             .unwrap();
         assert_eq!(left, 0, "{last}");
     }
+}
+
+/// An operation with steps, of whose record a program without steps disposes while its own
+/// procedures are there.
+struct Mixed {
+    place: Place,
+    own: Claim,
+}
+
+impl Mixed {
+    /// Records a step. `retention` is that of the operation.
+    async fn begin(retention: Duration) -> Self {
+        let place = Place::new(2).await;
+        migrate_by(BEFORE_STEPS, &place.pool, &place.table).await;
+        let mut own = step_claim(RecordId::from_bytes(rand::random()));
+        own.fingerprint = Fingerprint::from_bytes([0; 32]);
+        (own.lease, own.retention) = (Duration::from_millis(1), retention);
+        let lease = lease_of(&place.store, &own).await;
+        place
+            .store
+            .record_step(&lease, &two_steps()[0])
+            .await
+            .unwrap();
+        Self { place, own }
+    }
+
+    async fn claim(&mut self) -> Lease {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        self.own.nonce = Nonce::random();
+        lease_of(&self.place.store, &self.own).await
+    }
+
+    /// Claims as the program without steps does.
+    async fn claim_before_steps(&self) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        let nonce: [u8; 16] = rand::random();
+        let call = "CALL {t}_claim_v2(?, ?, ?, 1, 3600000000, 0, 1, 0, NULL, NULL, NULL)";
+        let row = sqlx::query(AssertSqlSafe(self.place.sql(call)))
+            .bind(&self.own.id.as_bytes()[..])
+            .bind(&nonce[..])
+            .bind(&[0; 32][..])
+            .fetch_one(&self.place.pool);
+        assert_eq!(row.await.unwrap().get::<i64, _>("outcome"), 1);
+    }
+
+    async fn call_before_steps(&self, call: &str) {
+        let call = call.replace("{id}", &format!("x'{}'", self.own.id));
+        self.place.run(&call).await;
+    }
+
+    async fn steps(&self) -> i64 {
+        self.place.number("SELECT COUNT(*) FROM {t}_steps").await
+    }
+}
+
+/// Two attempts of an operation of the same key and body, after another one with steps.
+async fn the_next_operation_has_no_steps(mixed: &mut Mixed, attempts: [u64; 2]) {
+    for attempt in attempts {
+        let lease = mixed.claim().await;
+        assert_eq!((lease.attempt, lease.steps.len()), (attempt, 0));
+    }
+    assert!(mixed.place.store.purge().await.is_ok());
+    assert_eq!(mixed.steps().await, 0);
+}
+
+#[tokio::test]
+async fn no_later_operation_gets_steps_of_a_record_that_was_forgotten() {
+    let mixed = Mixed::begin(HOUR).await;
+    let forgotten = mixed.place.store.forget(&mixed.own.id, ForgetMode::Forced);
+    assert_eq!(forgotten.await.unwrap(), Forgotten::Gone);
+    assert_eq!(mixed.steps().await, 0);
+
+    for forget in [
+        "CALL {t}_forget_v2({id}, 1, NULL, NULL, NULL)",
+        "CALL {t}_forget({id}, 1)",
+    ] {
+        let mut mixed = Mixed::begin(HOUR).await;
+        mixed.call_before_steps(forget).await;
+        // The record may be made anew by either program.
+        mixed.claim_before_steps().await;
+        the_next_operation_has_no_steps(&mut mixed, [2, 3]).await;
+
+        let mut mixed = Mixed::begin(HOUR).await;
+        mixed.call_before_steps(forget).await;
+        the_next_operation_has_no_steps(&mut mixed, [1, 2]).await;
+    }
+}
+
+#[tokio::test]
+async fn no_later_operation_gets_steps_of_a_record_that_was_past_its_end() {
+    let mut mixed = Mixed::begin(Duration::from_millis(1)).await;
+    mixed.claim_before_steps().await;
+    mixed.own.retention = HOUR;
+    the_next_operation_has_no_steps(&mut mixed, [2, 3]).await;
+
+    let mut mixed = Mixed::begin(Duration::from_millis(1)).await;
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    mixed.call_before_steps("CALL {t}_purge(500)").await;
+    mixed.own.retention = HOUR;
+    the_next_operation_has_no_steps(&mut mixed, [1, 2]).await;
+
+    // By hand, too.
+    let mut mixed = Mixed::begin(Duration::from_millis(1)).await;
+    mixed.claim_before_steps().await;
+    let found = mixed.place.store.look_up(&mixed.own.id).await.unwrap();
+    mixed.own.by_hand = Some(found.unwrap().version());
+    mixed.own.retention = HOUR;
+    let lease = mixed.claim().await;
+    assert_eq!((lease.attempt, lease.steps.len()), (2, 0));
 }
 
 /// A table of before gets columns and indexes from `migrate` too.

@@ -55,20 +55,20 @@ impl Calls {
             format!("CALL {table}_{operation}({places})").into()
         };
         let statements = Statements {
-            claim: call("claim_v2", 11),
+            claim: call("claim_v3", 11),
             claim_by_hand: call("claim_by_hand", 12),
             list: call("list", 6),
             renew: call("renew", 3),
             record_step: call("record_step", 5),
             steps: table.in_statement(STEPS).into(),
             complete: call("complete_v2", 16),
-            complete_within: call("complete_within", 10),
+            complete_within: call("complete_within_v2", 10),
             within: Within::of(table),
             fate: call("fate", 2),
             release: call("release", 3),
             look_up: call("look_up", 1),
-            forget: call("forget_v2", 5),
-            purge: call("purge", 1),
+            forget: call("forget_v3", 5),
+            purge: call("purge_v2", 1),
         };
         Self {
             connections: Connections::new(pool, meaning, false),
@@ -170,20 +170,20 @@ pub(super) fn token_and_attempt(row: &MySqlRow) -> Result<(FencingToken, u64), S
     Ok((stored.token()?, stored.attempt()?))
 }
 
-/// The steps in these rows, or none if the rows have no column for them. In a row without a step
-/// it is null.
-pub(super) fn steps(rows: &[MySqlRow]) -> Result<Option<Vec<RecordedStep>>, StoreError> {
+/// The steps in these rows. The row of a record that was made has no column for them, and in a row
+/// without a step it is null.
+pub(super) fn steps(rows: &[MySqlRow]) -> Result<Vec<RecordedStep>, StoreError> {
     let mut steps = Vec::with_capacity(rows.len());
     for row in rows {
         let name = match row.try_get::<Option<_>, _>("step") {
-            Err(sqlx::Error::ColumnNotFound(_)) => return Ok(None),
+            Err(sqlx::Error::ColumnNotFound(_)) => return Ok(steps),
             name => name.map_err(|error| failed(error, meaning))?,
         };
         if let Some(name) = name {
             steps.push(recorded_step(name, column(row, "result")?)?);
         }
     }
-    Ok(Some(steps))
+    Ok(steps)
 }
 
 pub(super) fn record(row: &MySqlRow) -> Result<Record, StoreError> {

@@ -14,11 +14,12 @@ use crate::store::{StoreError, StoreErrorKind};
 const COMMENT: &str = "tower-idempotency 1";
 /// The tables beside the table of records, by the end of their names.
 const DERIVED_TABLES: [&str; 2] = ["renewals", "steps"];
-const PROCEDURES: [&str; 17] = [
+const PROCEDURES: [&str; 21] = [
     "hold",
     "extend",
     "claim",
     "claim_v2",
+    "claim_v3",
     "claim_by_hand",
     "list",
     "look_up",
@@ -27,11 +28,14 @@ const PROCEDURES: [&str; 17] = [
     "complete",
     "complete_v2",
     "complete_within",
+    "complete_within_v2",
     "fate",
     "release",
     "forget",
     "forget_v2",
+    "forget_v3",
     "purge",
+    "purge_v2",
 ];
 
 pub(super) async fn check(pool: &MySqlPool, table: &Table) -> Result<Settings, StoreError> {

@@ -17,7 +17,7 @@ use super::{CompleteRow, PURGE_BATCH, SqlStore, Table, bind, failed, reach};
 use crate::record::{Nonce, RecordId};
 use crate::store::encoding::{EncodedCompletion, unreadable};
 use crate::store::listed_row::{Order, Position, read};
-use crate::store::row::{attempt_columns, micros, steps_unread, version_columns};
+use crate::store::row::{attempt_columns, micros, version_columns};
 use crate::store::{
     Claim, Claimed, ForgetMode, Forgotten, Lease, ListQuery, OnLapsedLease, OnMismatch, Outcome,
     Ownership, Record, RecordPage, RecordState, RecordVersion, RecordedStep, Release, Store,
@@ -194,7 +194,7 @@ impl SqlRecords<MySql> for MySqlRecords {
         let rows = self.0.rows(&self.0.statements.steps, |call| {
             call.bind(&id.as_bytes()[..])
         });
-        Ok(steps(&rows.await?)?.unwrap_or_default())
+        steps(&rows.await?)
     }
 
     async fn fate(&self, lease: &Lease) -> Result<TransactionFate, StoreError> {
@@ -244,12 +244,7 @@ impl Store for MySqlRecords {
             1 => {
                 let (token, attempt) = token_and_attempt(row)?;
                 let lease = Lease::new(claim, token, attempt);
-                let steps = match steps(&rows)? {
-                    // A program of an earlier version has put its procedures back.
-                    None if attempt > 1 => self.steps(&claim.id).await.map_err(steps_unread)?,
-                    steps => steps.unwrap_or_default(),
-                };
-                Ok(Claimed::Acquired(lease.with_steps(steps)))
+                Ok(Claimed::Acquired(lease.with_steps(steps(&rows)?)))
             }
             // The fingerprint that the other transaction writes is not known yet, so the record
             // gets the claim's own fingerprint. With any other one the layer would reject the
@@ -409,8 +404,7 @@ impl MySqlRecords {
         if outcome(row)? == 1 {
             let (token, attempt) = token_and_attempt(row)?;
             let lease = Lease::new(claim, token, attempt);
-            let steps = steps(&rows)?.unwrap_or_default();
-            return Ok(Claimed::Acquired(lease.with_steps(steps)));
+            return Ok(Claimed::Acquired(lease.with_steps(steps(&rows)?)));
         }
         let found = self.look_up(&claim.id).await?.map(Claimed::Found);
         let found = found.or_else(|| claim.found_nothing());

@@ -27,35 +27,52 @@ const INSERT: &str = "
     FROM (SELECT TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) AS now) clock
     RETURNING token";
 
-/// Locks the record that is there.
+/// Locks the record that is there, and reads its renewals without a lock.
 const FIND: &str = "
     SET STATEMENT innodb_lock_wait_timeout = 0 FOR
-    SELECT CAST(r.format AS SIGNED) AS format, CAST(r.state AS SIGNED) AS state, r.token, r.attempt,
-        r.fingerprint, r.lapses_at, r.retention, r.expires_at,
+    SELECT CAST(r.format AS SIGNED) AS format, CAST(r.state AS SIGNED) AS state, r.nonce, r.token,
+        r.attempt, r.fingerprint, r.lapses_at, r.retention, r.expires_at, r.first_token,
         (SELECT MAX(n.lapses_at) FROM {table}_renewals n WHERE n.id = r.id AND n.nonce = r.nonce)
             AS renewed,
         TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) AS now
     FROM {table} r WHERE r.id = ? FOR UPDATE";
+
+/// Locks the renewals of the record, whether there are any or not (0 then), as each renewal does. So
+/// either the renewal is found here, or its owner is told afterwards that the lease is lost.
+const HOLD: &str = "
+    SET STATEMENT innodb_lock_wait_timeout = 0 FOR
+    INSERT INTO {table}_renewals (id, nonce, lapses_at) VALUES (?, ?, 0)
+    ON DUPLICATE KEY UPDATE lapses_at = lapses_at
+    RETURNING IF(nonce = ?, lapses_at, 0) AS renewed,
+        TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) AS now";
 
 const TAKE_OVER: &str = "
     UPDATE {table}
     SET state = 1, nonce = ?, token = ?, attempt = ?, fingerprint = ?, lapses_at = ?, retention = ?,
         expires_at = ?, status = NULL, began_at = NULL, completed_at = NULL, kept_for = NULL,
         answer_length = NULL, answer_sha256 = NULL, answer = NULL, scope = ?, route = ?, trace = ?,
-        origin_of = ?, first_token = COALESCE(?, first_token)
+        origin_of = ?, first_token = ?
     WHERE id = ?";
 
-/// The steps of a record that is over are nobody's.
+/// The steps of an earlier operation are nobody's.
 const FORGET_STEPS: &str = "DELETE FROM {table}_steps WHERE id = ?";
 
 const REMOVE: &str = "DELETE FROM {table} WHERE id = ? AND nonce = ?";
 
+const RELEASE: &str = "
+    UPDATE {table}
+    SET state = 5, lapses_at = TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)),
+        expires_at = TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) + retention
+    WHERE id = ? AND nonce = ?";
+
 pub(super) struct Within {
     insert: Arc<str>,
     find: Arc<str>,
+    hold: Arc<str>,
     take_over: Arc<str>,
     forget_steps: Arc<str>,
     remove: Arc<str>,
+    release: Arc<str>,
 }
 
 impl Within {
@@ -64,9 +81,11 @@ impl Within {
         Self {
             insert: statement(INSERT),
             find: statement(FIND),
+            hold: statement(HOLD),
             take_over: statement(TAKE_OVER),
             forget_steps: statement(FORGET_STEPS),
             remove: statement(REMOVE),
+            release: statement(RELEASE),
         }
     }
 
@@ -120,7 +139,14 @@ impl Within {
         let Some(row) = rows.first() else {
             return Ok(ClaimedInside::InFlight);
         };
-        let found = Found::read(row)?;
+        let mut found = Found::read(row)?;
+        if found.state == state::IN_FLIGHT && found.is_taken_over_by(claim) {
+            match self.hold(transaction, claim, &mut found).await {
+                Ok(()) => {}
+                Err(error) if is_locked(&error) => return Ok(ClaimedInside::InFlight),
+                Err(error) => return Err(error),
+            }
+        }
         if !found.is_taken_over_by(claim) {
             return Ok(if found.is_alive() {
                 ClaimedInside::InFlight
@@ -137,6 +163,7 @@ impl Within {
         };
         let lapses_at = now + micros(claim.lease);
         let stays = claim.on_lapsed_lease == OnLapsedLease::Refuse;
+        let keeps_steps = found.keeps_steps();
         sqlx::query(AssertSqlSafe(Arc::clone(&self.take_over)))
             .bind(&claim.nonce.as_bytes()[..])
             .bind(token)
@@ -149,11 +176,15 @@ impl Within {
             .bind(claim.origin.kept_route().map(|route| route.as_bytes()))
             .bind(trace(claim))
             .bind(token)
-            .bind(found.is_over().then_some(token))
+            .bind(if keeps_steps {
+                found.first_token
+            } else {
+                Some(token)
+            })
             .bind(&claim.id.as_bytes()[..])
             .execute(&mut *transaction)
             .await?;
-        if found.is_over() {
+        if !keeps_steps {
             sqlx::query(AssertSqlSafe(Arc::clone(&self.forget_steps)))
                 .bind(&claim.id.as_bytes()[..])
                 .execute(transaction)
@@ -162,12 +193,37 @@ impl Within {
         acquired(claim, token, attempt)
     }
 
+    /// Keeps the lease of a record from being renewed any more, and reads its last renewal.
+    async fn hold(
+        &self,
+        transaction: &mut MySqlConnection,
+        claim: &Claim,
+        found: &mut Found,
+    ) -> Result<(), sqlx::Error> {
+        let rows = sqlx::query(AssertSqlSafe(Arc::clone(&self.hold)))
+            .bind(&claim.id.as_bytes()[..])
+            .bind(&found.nonce)
+            .bind(&found.nonce)
+            .fetch_all(transaction)
+            .await?;
+        let row = rows.first().ok_or(sqlx::Error::RowNotFound)?;
+        let renewed: i64 = row.try_get("renewed")?;
+        found.lapses_at = found.lapses_at.max(renewed);
+        found.now = row.try_get("now")?;
+        Ok(())
+    }
+
     pub(super) async fn unclaim(
         &self,
         transaction: &mut MySqlConnection,
         lease: &Lease,
     ) -> Result<(), sqlx::Error> {
-        let removed = sqlx::query(AssertSqlSafe(Arc::clone(&self.remove)))
+        let statement = if lease.attempt == 1 {
+            &self.remove
+        } else {
+            &self.release
+        };
+        let removed = sqlx::query(AssertSqlSafe(Arc::clone(statement)))
             .bind(&lease.claim.id.as_bytes()[..])
             .bind(&lease.claim.nonce.as_bytes()[..])
             .execute(transaction);
@@ -199,12 +255,14 @@ fn decode(error: StoreError) -> sqlx::Error {
 struct Found {
     format: i64,
     state: i64,
+    nonce: Vec<u8>,
     token: i64,
     attempt: i64,
     fingerprint: Vec<u8>,
     lapses_at: i64,
     retention: i64,
     expires_at: Option<i64>,
+    first_token: Option<i64>,
     now: i64,
 }
 
@@ -217,12 +275,14 @@ impl Found {
         Ok(Self {
             format: row.try_get("format")?,
             state,
+            nonce: row.try_get("nonce")?,
             token: row.try_get("token")?,
             attempt: row.try_get("attempt")?,
             fingerprint: row.try_get("fingerprint")?,
             lapses_at: renewed.unwrap_or(lapses_at),
             retention: row.try_get("retention")?,
             expires_at: row.try_get("expires_at")?,
+            first_token: row.try_get("first_token")?,
             now: row.try_get("now")?,
         })
     }
@@ -245,6 +305,12 @@ impl Found {
             _ => end,
         });
         end.is_some_and(|end| end <= self.now)
+    }
+
+    /// Whether what steps there are belong to this operation, as the procedure for a claim decides it.
+    fn keeps_steps(&self) -> bool {
+        let begun_by_another = self.attempt == 1 && self.first_token != Some(self.token);
+        !self.is_over() && self.first_token.is_some() && !begun_by_another
     }
 
     fn is_taken_over_by(&self, claim: &Claim) -> bool {
@@ -273,12 +339,14 @@ mod tests {
         Found {
             format: 1,
             state,
+            nonce: vec![1; 16],
             token: 7,
             attempt: 3,
             fingerprint: vec![3; 32],
             lapses_at: 100,
             retention: 1000,
             expires_at: Some(1100),
+            first_token: Some(5),
             now: 50,
         }
     }
@@ -318,5 +386,23 @@ mod tests {
             ..found(state::RELEASED)
         };
         assert!(!of_another_version.is_taken_over_by(&claim));
+    }
+
+    #[test]
+    fn steps_are_kept_unless_a_program_without_steps_has_begun_the_operation() {
+        let kept = |attempt, first_token, now| {
+            let found = Found {
+                attempt,
+                first_token,
+                now,
+                ..found(state::RELEASED)
+            };
+            found.keeps_steps()
+        };
+        assert!(kept(3, Some(5), 50));
+        assert!(kept(1, Some(7), 50));
+        assert!(!kept(3, None, 50));
+        assert!(!kept(1, Some(5), 50));
+        assert!(!kept(3, Some(5), 1100));
     }
 }
