@@ -72,7 +72,8 @@ pub trait SqlRecords<DB: Database>: Store + Sized {
         claim: &'a Claim,
     ) -> impl Future<Output = Result<ClaimedInside, sqlx::Error>> + Send + 'a;
 
-    /// Removes a record that this transaction has claimed.
+    /// Takes back what this transaction has claimed: a record that it made is removed, and one that it
+    /// took over is released.
     fn unclaim_within<'a>(
         &'a self,
         transaction: &'a mut DB::Connection,

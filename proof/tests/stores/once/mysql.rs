@@ -1,7 +1,10 @@
 //! This module runs the tests on MySQL and MariaDB.
 
+use std::sync::Arc;
+
 use sqlx::mysql::{MySqlConnectOptions, MySqlPoolOptions};
-use sqlx::{MySql, Pool};
+use sqlx::{AssertSqlSafe, MySql, Pool};
+use tokio::sync::Notify;
 use tower_idempotency::MySqlStore;
 use tower_idempotency::exactly_once::CommitErrorKind;
 
@@ -14,6 +17,8 @@ mod shop;
 mod committing;
 #[path = "inside.rs"]
 mod inside;
+#[path = "inside_records.rs"]
+mod inside_records;
 #[path = "inside_wire.rs"]
 mod inside_wire;
 #[path = "isolation.rs"]
@@ -28,8 +33,12 @@ mod routes;
 mod step_commits;
 #[path = "step_in.rs"]
 mod step_in;
+#[path = "step_killed.rs"]
+mod step_killed;
 #[path = "syncs.rs"]
 mod syncs;
+
+use shop::*;
 
 type Db = MySql;
 type Store = MySqlStore;
@@ -78,6 +87,15 @@ fn pool_with(options: MySqlConnectOptions) -> Pool<Db> {
         .connect_lazy_with(options)
 }
 
+/// What another process needs to know to open the same database: that is in its environment.
+fn place_of(_: &Pool<Db>) -> String {
+    String::new()
+}
+
+fn pool_at(_: &str) -> Pool<Db> {
+    pool_with(options())
+}
+
 async fn store(pool: &Pool<Db>, table: &str) -> Store {
     let builder = MySqlStore::builder(pool.clone()).table(table);
     builder.migrate().await.unwrap();
@@ -99,4 +117,44 @@ async fn synced(shop: &shop::Shop) -> i64 {
     let both = "SELECT CAST(SUM(variable_value) AS SIGNED) FROM information_schema.global_status \
                 WHERE variable_name IN ('INNODB_DATA_FSYNCS', 'BINLOG_GROUP_COMMITS')";
     shop.number(both).await
+}
+
+/// The owner of a lapsed lease renews it: it has locked its renewals, and has not committed yet.
+#[tokio::test]
+async fn a_claim_in_a_transaction_takes_no_lease_away_that_is_being_renewed() {
+    let shop = Shop::open().await;
+    let (reached, goes_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let old = {
+        let (shop, reached, goes_on) = (shop.clone(), reached.clone(), goes_on.clone());
+        till(&shop.builder().build().unwrap(), move |request| {
+            let (shop, reached, goes_on) = (shop.clone(), reached.clone(), goes_on.clone());
+            async move {
+                reached.notify_one();
+                goes_on.notified().await;
+                shop.pay(&claim(&request)).await
+            }
+        })
+    };
+    let first = {
+        let old = old.clone();
+        tokio::spawn(async move { ask(&old, "k").await })
+    };
+    reached.notified().await;
+    // As it was when the claim was made, so that the record is not past its end.
+    shop.run("UPDATE {t} SET lapses_at = token").await;
+    let record = sqlx::query_as::<_, (Vec<u8>, Vec<u8>)>(shop.sql("SELECT id, nonce FROM {t}"));
+    let (id, nonce) = record.fetch_one(&shop.pool).await.unwrap();
+    let mut renewal = shop.begin().await;
+    let renew = AssertSqlSafe(format!("CALL {}_extend(?, ?, 60000000, @held)", shop.table));
+    let renewed = sqlx::query(renew).bind(id).bind(nonce);
+    renewed.execute(&mut *renewal).await.unwrap();
+
+    let new = shop.till_inside(&inside::layer_of(&shop));
+    assert_refused(&ask(&new, "k").await, 409, "in-flight");
+    renewal.commit().await.unwrap();
+    assert_refused(&ask(&new, "k").await, 409, "in-flight");
+    goes_on.notify_one();
+    assert_eq!(first.await.unwrap(), got(201, "paid 1"));
+    assert_eq!(ask(&new, "k").await, got(201, "paid 1"));
+    assert_eq!(shop.entries().await, 1);
 }

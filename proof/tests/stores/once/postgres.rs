@@ -17,6 +17,8 @@ mod shop;
 mod committing;
 #[path = "inside.rs"]
 mod inside;
+#[path = "inside_records.rs"]
+mod inside_records;
 #[path = "inside_wire.rs"]
 mod inside_wire;
 #[path = "isolation.rs"]
@@ -31,6 +33,8 @@ mod routes;
 mod step_commits;
 #[path = "step_in.rs"]
 mod step_in;
+#[path = "step_killed.rs"]
+mod step_killed;
 #[path = "syncs.rs"]
 mod syncs;
 
@@ -82,6 +86,15 @@ fn pool_with(options: PgConnectOptions) -> Pool<Db> {
     PgPoolOptions::new()
         .max_connections(8)
         .connect_lazy_with(options)
+}
+
+/// What another process needs to know to open the same database: that is in its environment.
+fn place_of(_: &Pool<Db>) -> String {
+    String::new()
+}
+
+fn pool_at(_: &str) -> Pool<Db> {
+    pool_with(options())
 }
 
 async fn store(pool: &Pool<Db>, table: &str) -> Store {

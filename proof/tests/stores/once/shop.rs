@@ -49,16 +49,21 @@ impl Shop {
     }
 
     pub(super) async fn named(table: String, handlers: Pool<Db>, pool: Pool<Db>) -> Arc<Self> {
+        let shop = Self::existing(table, handlers, pool).await;
+        shop.run(LEDGER).await;
+        shop
+    }
+
+    /// Opens the shop of another process.
+    pub(super) async fn existing(table: String, handlers: Pool<Db>, pool: Pool<Db>) -> Arc<Self> {
         let store = store(&pool, &table).await;
-        let shop = Self {
+        Arc::new(Self {
             handlers,
             pool,
             store,
             table,
             ran: AtomicU32::new(0),
-        };
-        shop.run(LEDGER).await;
-        Arc::new(shop)
+        })
     }
 
     /// Returns a statement. `{t}` and `{ledger}` stand for the names of the tables.

@@ -1,6 +1,7 @@
 //! This module runs the tests on SQLite.
 
 use std::error::Error;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,12 +25,16 @@ mod shop;
 mod committing;
 #[path = "inside.rs"]
 mod inside;
+#[path = "inside_records.rs"]
+mod inside_records;
 #[path = "refusals.rs"]
 mod refusals;
 #[path = "routes.rs"]
 mod routes;
 #[path = "step_in.rs"]
 mod step_in;
+#[path = "step_killed.rs"]
+mod step_killed;
 #[path = "syncs.rs"]
 mod syncs;
 
@@ -53,12 +58,26 @@ async fn pool() -> Pool<Db> {
 fn pool_of(connections: u32) -> Pool<Db> {
     let directory = servers::fresh_directory("once");
     std::fs::create_dir_all(&directory).unwrap();
+    pool_on(&directory.join("app.db"), connections)
+}
+
+fn pool_on(file: &Path, connections: u32) -> Pool<Db> {
     let options = SqliteConnectOptions::new()
-        .filename(directory.join("app.db"))
+        .filename(file)
         .create_if_missing(true)
         .journal_mode(SqliteJournalMode::Wal);
     let pool = SqlitePoolOptions::new().max_connections(connections);
     pool.connect_lazy_with(options)
+}
+
+/// What another process needs to know to open the same database.
+fn place_of(pool: &Pool<Db>) -> String {
+    let options = pool.connect_options();
+    options.get_filename().to_str().unwrap().to_owned()
+}
+
+fn pool_at(place: &str) -> Pool<Db> {
+    pool_on(place.as_ref(), 8)
 }
 
 async fn store(pool: &Pool<Db>, table: &str) -> Store {

@@ -61,6 +61,17 @@ const CLAIM_WITHIN: &str = "
         CASE WHEN got THEN $1 END, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) c
      WHERE got";
 
+/// Removes the record that the claim has made, and releases one that it took over.
+const UNCLAIM_WITHIN: &str = "
+    WITH made AS (
+        DELETE FROM {table} WHERE id = $1 AND nonce = $2 AND attempt = 1
+    )
+    UPDATE {table}
+       SET state = 5, fingerprint = NULL, lapses_at = clock.now,
+           expires_at = clock.now + retention * interval '1 microsecond'
+      FROM (SELECT clock_timestamp() AS now) clock
+     WHERE id = $1 AND nonce = $2 AND attempt > 1";
+
 /// Nobody changes the version of the row that was locked, so that the function takes over that
 /// version or none. A claim that was sent before has the record.
 const CLAIM_BY_HAND: &str = "
@@ -172,7 +183,7 @@ impl Statements {
         Self {
             claim: statement(CLAIM),
             claim_within: statement(CLAIM_WITHIN),
-            unclaim_within: statement("DELETE FROM {table} WHERE id = $1 AND nonce = $2"),
+            unclaim_within: statement(UNCLAIM_WITHIN),
             claim_by_hand: statement(CLAIM_BY_HAND),
             renew: statement("SELECT {table}_renew($1, $2, $3)"),
             complete: statement(

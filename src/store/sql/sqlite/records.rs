@@ -115,10 +115,18 @@ impl SqlRecords<Sqlite> for SqliteRecords {
         transaction: &'a mut SqliteConnection,
         lease: &'a Lease,
     ) -> Result<(), sqlx::Error> {
-        let statement = sqlx::query(self.statements.unclaim_within.clone());
-        let statement = statement
-            .bind(&lease.claim.id.as_bytes()[..])
-            .bind(&lease.claim.nonce.as_bytes()[..]);
+        let (id, nonce) = (&lease.claim.id, &lease.claim.nonce);
+        let statement = if lease.attempt == 1 {
+            sqlx::query(self.statements.unclaim_within.clone())
+                .bind(&id.as_bytes()[..])
+                .bind(&nonce.as_bytes()[..])
+        } else {
+            sqlx::query(self.statements.release.clone())
+                .bind(clock())
+                .bind(&id.as_bytes()[..])
+                .bind(&nonce.as_bytes()[..])
+                .bind(state::RELEASED)
+        };
         statement.execute(transaction).await.map(drop)
     }
 
