@@ -5,25 +5,21 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use http::HeaderMap;
 use http::request::Parts;
 use http_body::Body;
 
 use crate::limits::{Full, Holding};
 use crate::message::body::{BodyBuffer, BoxError, FullBody};
 use crate::message::own_head::own_head;
-use crate::options::mcp::{Unfit, for_retry};
-use crate::options::rewrite::TooLarge;
-use crate::options::{OnInFlight, RouteOptions};
+use crate::options::OnInFlight;
 use crate::record::{Fingerprint, Origin, ScopeDigest};
 use crate::rejection::Rejection;
-use crate::rejection::json_rpc::JsonRpcRequest;
 use crate::request::claim::Protection;
 use crate::request::content::Content;
 use crate::request::context::IdempotencyContext;
 use crate::request::observed::trace;
 use crate::request::operation::{Operation, ProtectedRequest};
+use crate::request::retry::{LONG, Retry, RetryHead, is_fitted};
 use crate::request::stop::{Replay, Stop};
 use crate::runtime::deadline::Deadline;
 use crate::store::{Claim, Grant};
@@ -143,7 +139,7 @@ impl ProtectedRequest {
                     Err(Stop::Replay(replay)) if is_fitted(&self.options) => {
                         if replay.completion.body.len() + data.len() <= LONG {
                             let options = &self.options;
-                            return Err(Asked::of(parts).fit(options, replay, data));
+                            return Err(RetryHead::of(parts).fit(options, replay, data));
                         }
                     }
                     Err(stop) => return Err(stop),
@@ -225,7 +221,11 @@ impl Operation {
         };
         let protection = match protection {
             Err(Stop::Replay(replay)) if is_fitted(&self.options) => {
-                Err(Box::pin(self.fit_aside(replay, &parts, &content)).await)
+                let asked = Retry {
+                    head: RetryHead::of(&parts),
+                    body: content.kept(),
+                };
+                Err(Box::pin(self.fit_aside(replay, asked)).await)
             }
             protection => protection,
         };
@@ -245,17 +245,12 @@ impl Operation {
 impl Operation {
     /// Fits a replay to the retry on another thread, if there is much to search, so that no other
     /// request waits.
-    async fn fit_aside(&self, replay: Replay, parts: &Parts, content: &Content) -> Stop {
-        let body = match content {
-            Content::Whole(body) => body.data.clone(),
-            Content::Large(large) => large.0.data.clone(),
-            // Nothing is set that would be in it.
-            Content::Digested(_) => Bytes::new(),
-        };
+    pub(super) async fn fit_aside(&self, replay: Replay, asked: Retry) -> Stop {
+        let Retry { head, body } = asked;
         let length = replay.completion.body.len() + body.len();
         let fit = {
-            let (options, asked) = (Arc::clone(&self.options), Asked::of(parts));
-            move || asked.fit(&options, replay, &body)
+            let options = Arc::clone(&self.options);
+            move || head.fit(&options, replay, &body)
         };
         if length <= LONG {
             return fit();
@@ -264,48 +259,5 @@ impl Operation {
         let done = self.core.turns.run(caller, fit.clone()).await;
         // Without a thread for it, the work holds up this one.
         done.unwrap_or_else(fit)
-    }
-}
-
-/// To search more bytes takes more than about a tenth of a millisecond, and so is not done on a thread
-/// that serves requests (G11).
-const LONG: usize = 64 * 1024;
-
-/// Whether replays on a route differ from what is recorded.
-fn is_fitted(options: &RouteOptions) -> bool {
-    !options.replay_json.is_empty() || options.mcp.is_some()
-}
-
-/// What a replay takes from the head of the retry.
-#[derive(Clone)]
-struct Asked {
-    headers: HeaderMap,
-    call: Option<JsonRpcRequest>,
-}
-
-impl Asked {
-    fn of(parts: &Parts) -> Self {
-        Self {
-            headers: parts.headers.clone(),
-            call: parts.extensions.get().cloned(),
-        }
-    }
-
-    /// A replay with its members set (`replay_json`), and with the id of a call of MCP, for a retry with
-    /// this body.
-    fn fit(self, options: &RouteOptions, mut replay: Replay, body: &[u8]) -> Stop {
-        let (members, most) = (&options.replay_json, options.max_recorded_body);
-        match members.set(&replay.completion, &self.headers, body, most) {
-            Ok(None) => {}
-            Ok(Some(set)) => replay.completion = Arc::new(set),
-            Err(TooLarge) => return Rejection::response_unavailable().into(),
-        }
-        let call = self.call.filter(|_| options.mcp.is_some());
-        match call.map(|call| for_retry(&call, &replay.completion, most)) {
-            None | Some(Ok(None)) => {}
-            Some(Ok(Some(own))) => replay.completion = Arc::new(own),
-            Some(Err(Unfit)) => return Rejection::response_unavailable().into(),
-        }
-        Stop::Replay(replay)
     }
 }

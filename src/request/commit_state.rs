@@ -10,6 +10,7 @@ use http_body_util::Full;
 use crate::limits;
 use crate::message::body::FullBody;
 use crate::record::FencingToken;
+use crate::request::retry::Retry;
 use crate::runtime::{Mutex, Notify, OnceLock};
 use crate::store::sql::transaction::Reservation;
 use crate::store::{Claim, Lease, Outcome};
@@ -26,6 +27,9 @@ pub(crate) struct Commit {
     /// claim: it makes these too, so that no process that lists the secrets in another order runs the
     /// operation beside it.
     others: OnceLock<Box<[Claim]>>,
+    /// What a replay needs of this request, where the handler makes the claim and may find the
+    /// operation done.
+    retry: Mutex<Option<Box<Retry>>>,
 }
 
 #[derive(Default)]
@@ -130,6 +134,14 @@ impl Commit {
 
     pub(crate) fn others(&self) -> &[Claim] {
         self.others.get().map_or(&[], |others| others)
+    }
+
+    pub(crate) fn keep_retry(&self, retry: Retry) {
+        *self.retry.lock() = Some(Box::new(retry));
+    }
+
+    pub(crate) fn take_retry(&self) -> Option<Box<Retry>> {
+        self.retry.lock().take()
     }
 
     /// Whether a transaction may begin with the claim, and whether one has begun already. That one may

@@ -6,7 +6,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use bytes::Buf;
+use bytes::{Buf, Bytes};
 use http::request::Parts;
 use http_body::Body;
 use http_body_util::LengthLimitError;
@@ -51,6 +51,15 @@ impl Content {
             Content::Whole(body) => request.fingerprint(secret, head, &body.data),
             Content::Large(large) => large.1[secret],
             Content::Digested(digested) => digested.0[secret],
+        }
+    }
+
+    /// The body, if it was kept. A replay takes nothing from one that was not.
+    pub(super) fn kept(&self) -> Bytes {
+        match self {
+            Content::Whole(body) => body.data.clone(),
+            Content::Large(large) => large.0.data.clone(),
+            Content::Digested(_) => Bytes::new(),
         }
     }
 }

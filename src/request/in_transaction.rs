@@ -17,6 +17,7 @@ use crate::rejection::Rejection;
 use crate::request::commit_state::Refusal;
 use crate::request::content::Content;
 use crate::request::operation::{Operation, Progress};
+use crate::request::retry::{Retry, RetryHead, is_fitted};
 use crate::request::settle::Settled;
 use crate::request::stop::Stop;
 use crate::runtime::catch::Panic;
@@ -35,6 +36,10 @@ impl Operation {
         }
         self.look_under_old_secrets(parts, content).await?;
         self.commit.set_others(self.old_claims(parts, content)?);
+        if is_fitted(&self.options) {
+            let (head, body) = (RetryHead::of(parts), content.kept());
+            self.commit.keep_retry(Retry { head, body });
+        }
         self.leaves_claim(claim);
         Ok(())
     }
@@ -84,6 +89,7 @@ where
     R: Body,
 {
     operation.enter(Progress::Recording);
+    let retry = operation.commit.take_retry();
     let leases = &operation.core.leases;
     let settled = if operation.commit.close_unless_begun() {
         operation.settle_commit(None).await
@@ -94,11 +100,10 @@ where
         let stop = match why {
             Refusal::InFlight => Rejection::in_flight().into(),
             Refusal::FullOfWaiters(full) => Rejection::in_flight_without_wait(full).into(),
-            // The members of the retry are set by the look of the next attempt, which has its body.
-            Refusal::Found if !operation.options.replay_json.is_empty() => {
-                Rejection::in_flight().into()
-            }
-            Refusal::Found => operation.stop_by_records().await,
+            Refusal::Found => match (operation.stop_by_records().await, retry) {
+                (Stop::Replay(replay), Some(retry)) => operation.fit_aside(replay, *retry).await,
+                (stop, _) => stop,
+            },
         };
         return Ok(operation.stop(stop, asked.as_deref()));
     }

@@ -11,7 +11,7 @@
 //! | 8 the record | `lease/mod.rs`, `LeaseOwner::end` |
 //! | a handler that makes the claim in its own transaction | `in_transaction.rs` |
 //! | a request that is only observed | `observe_mode/` |
-//! | responses and headers of the layer's own | `respond.rs` |
+//! | responses and headers of the layer's own | `respond.rs`; `retry.rs` for what a replay takes from its retry |
 //! | what observers are told | `observed.rs` |
 //!
 //! Public items: `IdempotencyContext`, `steps`. May use: `lease`, `observer`, `limits`, `options`, `scope`, `rejection`,
@@ -36,6 +36,7 @@ pub(crate) mod observed;
 mod old_secrets;
 pub(crate) mod operation;
 mod respond;
+mod retry;
 #[cfg(feature = "_sql")]
 mod settle;
 pub mod steps;
