@@ -178,6 +178,15 @@ impl ProtectedRequest {
             self.options.on_mismatch == OnMismatch::Reject && *fingerprint != claim.fingerprint
         };
         match record.state {
+            // The claim of a request that is rejected for the steps of an earlier attempt shows for the
+            // moment until it is given back: `key-reused` would be wrong for the request that recorded
+            // these steps, and its client would never ask again.
+            RecordState::InFlight {
+                fingerprint,
+                lapses_in,
+            } if other(&fingerprint) && self.options.steps && record.attempt > 1 => {
+                Stop::InFlight(lapses_in)
+            }
             RecordState::InFlight { fingerprint, .. }
             | RecordState::Lapsed { fingerprint }
             | RecordState::Completed { fingerprint, .. }

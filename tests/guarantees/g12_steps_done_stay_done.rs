@@ -360,6 +360,40 @@ async fn another_request_is_not_given_the_steps_of_the_first() {
     }
 }
 
+/// Until the store has answered the release of the rejected request, the record has the fingerprint of
+/// that request. The client of the right one must not be told to give up.
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_rejected_for_steps_is_in_nobodys_way() {
+    let store = Steered::new();
+    let effects = Effects::default();
+    let shop = shop({
+        let effects = effects.clone();
+        move |context, run| {
+            let effects = effects.clone();
+            async move {
+                let charged = effects.step(&context, "charge").await.unwrap();
+                match run {
+                    1 => unavailable(),
+                    _ => answer(StatusCode::CREATED, charged),
+                }
+            }
+        }
+    });
+    let app = with_steps(&store).layer(shop);
+    assert_eq!(send(&app, post("k", "42 EUR")).await.status, 503);
+    store.make(Op::Release, Fault::ArrivesLate(Duration::from_secs(1)));
+    let other = send(&app, post("k", "50 EUR")).await;
+    assert_eq!(other.refusal(), "422 key-reused");
+    let same = send(&app, post("k", "42 EUR")).await;
+    assert_eq!(same.refusal(), "409 in-flight");
+    sleep(Duration::from_secs(2)).await;
+    let same = send(&app, post("k", "42 EUR")).await;
+    assert_eq!((same.status, same.text()), (201, "charge 1"));
+    let other = send(&app, post("k", "50 EUR")).await;
+    assert_eq!(other.refusal(), "422 key-reused");
+    effects.assert_once(&["charge"]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_step_has_the_same_key_in_every_attempt() {
     let store = Steered::new();

@@ -26,7 +26,8 @@ impl ProtectedRequest {
             return Ok(acquired);
         }
         let stop = if self.are_of_another(steps, claim) {
-            // A tombstone lets in any request. One that has steps has happened in part.
+            // A tombstone lets in any request. One that has steps has happened in part. Until the store
+            // has answered the release, the record has the fingerprint of this request: see `found`.
             Rejection::key_reused().into()
         } else if let Err(full) = self.account().take(Resource::RequestBytes, size(steps)) {
             self.refuse(full)
