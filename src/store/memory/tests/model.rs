@@ -12,6 +12,9 @@ use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 
 use super::*;
+use crate::store::RecordedStep;
+use crate::store::memory::slot::State;
+use crate::store::memory::steps::weight;
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -28,6 +31,12 @@ enum Step {
     },
     Renew {
         lease: usize,
+    },
+    /// Records the result of a step of the operation.
+    Record {
+        lease: usize,
+        name: u8,
+        result: u8,
     },
     Complete {
         lease: usize,
@@ -64,6 +73,9 @@ fn step() -> impl Strategy<Value = Step> {
         ),
         1 => lease.clone().prop_map(|lease| Step::ClaimAgain { lease }),
         1 => lease.clone().prop_map(|lease| Step::Renew { lease }),
+        3 => (lease.clone(), 0..3_u8, any::<u8>()).prop_map(
+            |(lease, name, result)| Step::Record { lease, name, result }
+        ),
         2 => lease.clone().prop_map(|lease| Step::Complete { lease }),
         1 => lease.clone().prop_map(|lease| Step::Seal { lease }),
         2 => (lease.clone(), any::<bool>()).prop_map(|(lease, unknown)| Step::Release { lease, unknown }),
@@ -85,6 +97,7 @@ struct Plain {
     fingerprint: u8,
     nonce: Nonce,
     what: What,
+    steps: Vec<RecordedStep>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -151,18 +164,14 @@ impl Model {
         }
     }
 
-    /// Returns the attempt if the claim acquires the record.
-    fn claims(&self, id: u8, fingerprint: u8, refuse: bool) -> Option<u64> {
-        match self.get(id) {
-            None => Some(1),
-            Some(record) if matches!(record.what, What::Released { .. }) => {
-                Some(record.attempt + 1)
-            }
-            Some(record) if self.lapsed(record) && !refuse && record.fingerprint == fingerprint => {
-                Some(record.attempt + 1)
-            }
-            Some(_) => None,
-        }
+    /// Returns the attempt, and the steps of earlier ones, if the claim acquires the record.
+    fn claims(&self, id: u8, fingerprint: u8, refuse: bool) -> Option<(u64, Vec<RecordedStep>)> {
+        let Some(record) = self.get(id) else {
+            return Some((1, Vec::new()));
+        };
+        let taken = matches!(record.what, What::Released { .. })
+            || self.lapsed(record) && !refuse && record.fingerprint == fingerprint;
+        taken.then(|| (record.attempt + 1, record.steps.clone()))
     }
 }
 
@@ -213,7 +222,8 @@ fn check(steps: &[Step]) -> Result<(), TestCaseError> {
                 let expected = model.claims(id, fingerprint, refuse);
                 match bench.claim(&asked) {
                     Claimed::Acquired(given) => {
-                        prop_assert_eq!(Some(given.attempt), expected);
+                        let steps = given.steps.clone();
+                        prop_assert_eq!(Some((given.attempt, steps.clone())), expected);
                         prop_assert!(given.token.get() > last_token);
                         last_token = given.token.get();
                         let lapses = model.now + lease;
@@ -231,6 +241,7 @@ fn check(steps: &[Step]) -> Result<(), TestCaseError> {
                                     retention,
                                     unknown: false,
                                 },
+                                steps,
                             },
                         );
                         leases.push(Given {
@@ -276,6 +287,7 @@ fn check(steps: &[Step]) -> Result<(), TestCaseError> {
             }
             Step::ClaimAgain { lease }
             | Step::Renew { lease }
+            | Step::Record { lease, .. }
             | Step::Complete { lease }
             | Step::Seal { lease }
             | Step::Release { lease, .. }
@@ -287,8 +299,23 @@ fn check(steps: &[Step]) -> Result<(), TestCaseError> {
             }
         }
         prop_assert_eq!(bench.records.queued().0, bench.ending());
+        let counted = bench.records.counts.unevictable_bytes();
+        prop_assert_eq!(counted, in_flight_bytes(&bench));
     }
     Ok(())
+}
+
+/// What the records in flight and their steps take.
+fn in_flight_bytes(bench: &Bench) -> usize {
+    let bytes = AtomicU64::new(0);
+    bench.records.slots.count(|slot| {
+        if let State::InFlight { steps, .. } = &slot.state {
+            let own: usize = steps.to_vec().iter().map(weight).sum();
+            bytes.fetch_add((RECORD_BYTES + own) as u64, Ordering::Relaxed);
+        }
+        false
+    });
+    usize::try_from(bytes.into_inner()).unwrap()
 }
 
 fn by_lease(
@@ -331,6 +358,8 @@ fn by_lease(
                     (again.token, again.attempt),
                     (given.bare.token, given.bare.attempt)
                 );
+                let steps = current.as_ref().map(|record| &record.steps);
+                prop_assert_eq!(Some(&again.steps), steps);
                 given.guard = Some(again);
                 if !model.guarded.contains(&nonce) {
                     model.guarded.push(nonce);
@@ -352,6 +381,22 @@ fn by_lease(
             prop_assert_eq!(bench.records.renew(&given.bare), expected);
             if renewable {
                 renewed(model, id, &given.bare);
+            }
+        }
+        Step::Record { name, result, .. } => {
+            let expected = if renewable {
+                Ownership::Held
+            } else {
+                Ownership::Lost
+            };
+            let recorded = RecordedStep::new(format!("step {name}"), vec![result; 100]);
+            let answered = bench.records.record_step(&given.bare, &recorded).unwrap();
+            prop_assert_eq!(answered, expected);
+            if renewable && let Some(record) = model.records.get_mut(&id) {
+                // The first result of a name stays.
+                if record.steps.iter().all(|step| step.name != recorded.name) {
+                    record.steps.push(recorded);
+                }
             }
         }
         Step::Complete { .. } | Step::Seal { .. } => {
@@ -393,6 +438,7 @@ fn by_lease(
                         } else {
                             What::Completed { until }
                         },
+                        steps: Vec::new(),
                     },
                 );
             }
