@@ -1,17 +1,24 @@
 //! A planted mix of requests over a socket, of which the report finds exactly what was planted, and
 //! what becomes of what was recorded.
 
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::Response;
 use http_body_util::{BodyExt, Full};
+use tokio::time::sleep;
 use tower::{Layer, ServiceExt};
-use tower_idempotency::options::{Mode, OnInFlight};
+use tower_idempotency::observer::{Decision, Observer, RequestOutcome, Would};
+use tower_idempotency::options::{Mode, OnInFlight, OnLapsedLease};
 use tower_idempotency::rejection::RejectionCode;
+use tower_idempotency::store::StoreErrorKind;
 use tower_idempotency::{IdempotencyLayer, MemoryStore, RequestBody};
 
 use crate::served::{Client, Http, observing, serve, within};
 use crate::support::log::Log;
-use crate::support::{Runs, builder, by, counting, post};
+use crate::support::store::{Fault, Op, Steered};
+use crate::support::{Gate, Runs, builder, by, counting, held_back, post, without};
 
 fn raw(path: &str, caller: &str, key: &str, body: &str) -> String {
     let length = body.len();
@@ -135,7 +142,7 @@ async fn protection_finds_nothing_of_what_was_observed() {
 /// Where duplicates wait, the one that would have waited is a replay. In observe mode it passes.
 #[tokio::test]
 async fn a_duplicate_that_would_wait_passes_at_once() {
-    let wait = std::time::Duration::from_secs(60);
+    let wait = Duration::from_secs(60);
     let layer = observing(|options| options.on_in_flight(OnInFlight::Wait(wait)));
     let (address, events) = serve(Some(layer.clone()), Http::One).await;
     let request = raw(
@@ -179,7 +186,65 @@ async fn what_is_full_refuses_no_request() {
         (201.try_into().unwrap(), 201.try_into().unwrap())
     );
     let counts = layer.counts();
-    assert_eq!(counts.observed.execute + counts.observed.not_observed, 2);
+    assert_eq!(
+        (counts.observed.execute, counts.observed.not_observed),
+        (1, 1)
+    );
+}
+
+/// The record of an operation whose process died waits for nobody.
+#[tokio::test(start_paused = true)]
+async fn what_has_died_is_forgotten_when_its_lease_lapses() {
+    let store = Steered::unguarded();
+    store.make(Op::Renew, Fault::Fails(StoreErrorKind::NotSent));
+    let gate = Gate::closed();
+    let layer = builder(&store)
+        .defaults(|options| {
+            let observed = options.mode(Mode::Observe);
+            observed.on_lapsed_lease(OnLapsedLease::Refuse)
+        })
+        .build()
+        .unwrap();
+    let app = layer.layer(held_back(&Runs::default(), &gate));
+    for expected in [1, 2] {
+        tokio::spawn(app.clone().oneshot(post("k", "")));
+        gate.begun().await;
+        sleep(Duration::from_secs(120)).await;
+        assert_eq!(layer.counts().observed.execute, expected);
+    }
+}
+
+/// What an observer was told.
+#[derive(Clone, Default)]
+struct Told(Arc<Mutex<Vec<Would>>>);
+
+impl Observer for Told {
+    fn decided(&self, decision: &Decision<'_>) {
+        if let RequestOutcome::Observed(would) = decision.outcome {
+            self.0.lock().unwrap().push(would);
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_observer_is_told_what_would_have_happened() {
+    let told = Told::default();
+    let layer = builder(&MemoryStore::new())
+        .defaults(|options| options.mode(Mode::Observe))
+        .observer(told.clone())
+        .observed_body(RequestBody::<Full<Bytes>>::observed)
+        .build()
+        .unwrap();
+    let runs = Runs::default();
+    let keyless = without(post("k", "a"), "idempotency-key");
+    for request in [post("k", "a"), post("k", "a"), post("k", "b"), keyless] {
+        let app = layer.layer(counting(&runs));
+        let response = app.oneshot(request.map(RequestBody::new)).await.unwrap();
+        response.into_body().collect().await.unwrap();
+    }
+    let reused = Would::Reject(RejectionCode::KeyReused);
+    let expected = [Would::Execute, Would::Replay, reused, Would::Pass];
+    assert_eq!(*told.0.lock().unwrap(), expected);
 }
 
 /// The same layer twice around a handler is one.
