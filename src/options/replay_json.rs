@@ -3,10 +3,11 @@
 use http::HeaderMap;
 use serde_json::Value;
 
+use crate::message::media_type::is_event_stream;
 use crate::options::fingerprint::says_json;
 use crate::options::json::member::{MemberPointer, Place};
 use crate::options::json::splice::{Change, edits};
-use crate::options::rewrite::{Rewrite, TooLarge, is_whole, rewritten};
+use crate::options::rewrite::{Messages, Rewrite, TooLarge, is_whole, rewritten};
 use crate::options::rpc;
 use crate::record::Completion;
 
@@ -87,10 +88,17 @@ impl ReplayJson {
         if !is_whole(recorded) {
             return Ok(None);
         }
+        let messages = if says_json(&recorded.headers) {
+            Messages::Whole
+        } else if is_event_stream(&recorded.headers) {
+            Messages::InEvents { keeps_ids: true }
+        } else {
+            return Ok(None);
+        };
         let asked = says_json(asked).then_some(body);
         let asked = asked.and_then(|body| std::str::from_utf8(body).ok());
         let changes = self.changes(asked);
-        rewritten(recorded, max_recorded_body, true, |message| {
+        rewritten(recorded, messages, max_recorded_body, |message| {
             let is_question = changes.iter().any(is_id) && rpc::is_asked_by_server(message);
             let own = changes
                 .iter()

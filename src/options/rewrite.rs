@@ -6,12 +6,10 @@ use http::header::{CONTENT_ENCODING, CONTENT_RANGE, ETAG};
 use http::{HeaderMap, HeaderName, StatusCode};
 
 use crate::message::event_stream::events;
-use crate::message::media_type::is_event_stream;
-use crate::options::fingerprint::says_json;
 use crate::options::json::splice::{Edit, Splice};
 use crate::record::Completion;
 
-/// How much larger than `max_recorded_body` a response that changes may be.
+/// How much larger a response that changes may be than `max_recorded_body`, or than it was.
 const SLACK: usize = 64 << 10;
 
 /// A response would be too large: what a retry puts into each of many messages could be many times
@@ -26,55 +24,69 @@ pub(crate) enum Rewrite {
     LeftOut,
 }
 
-/// The recorded response with each of its messages rewritten; `None` if nothing changes. A body that is
-/// not JSON and no stream of events has no message. From a stream that does not keep ids, those of its
-/// events are left out.
+/// Where the messages of a body stand.
+#[derive(Clone, Copy)]
+pub(crate) enum Messages {
+    /// The body is one message.
+    Whole,
+    /// Each event of a stream has one.
+    InEvents {
+        /// Whether the ids of the events stay in it.
+        keeps_ids: bool,
+    },
+}
+
+/// The recorded response with each of its messages rewritten; `None` if nothing changes.
 pub(crate) fn rewritten(
     recorded: &Completion,
+    messages: Messages,
     max_recorded_body: usize,
-    keeps_ids: bool,
     mut rewrite: impl FnMut(&str) -> Rewrite,
 ) -> Result<Option<Completion>, TooLarge> {
-    let (headers, body) = (&recorded.headers, &*recorded.body);
+    let body = &*recorded.body;
     let mut rewrite = |message: &[u8]| match std::str::from_utf8(message) {
         Ok(text) => rewrite(text),
         Err(_) => Rewrite::Edits(Vec::new()),
     };
-    let most = max_recorded_body.saturating_add(SLACK);
+    // The limit may have been larger when the response was recorded.
+    let most = max_recorded_body.max(body.len()).saturating_add(SLACK);
     let mut changed = Changed::new(body, most);
-    if says_json(headers) {
-        if let Rewrite::Edits(edits) = rewrite(body) {
-            changed.make(&edits)?;
+    match messages {
+        Messages::Whole => {
+            if let Rewrite::Edits(edits) = rewrite(body) {
+                changed.make(&edits)?;
+            }
         }
-    } else if is_event_stream(headers) {
-        for event in events(body) {
-            let removed = |place| Edit {
-                place,
-                with: Vec::new(),
-            };
-            changed.make(&match rewrite(&event.text()) {
-                Rewrite::LeftOut => vec![removed(event.place)],
-                Rewrite::Edits(message) => {
-                    let mut edits = Vec::new();
-                    for Edit { place, mut with } in message {
-                        // A line break ends a line of the stream. A string of JSON has none.
-                        let breaks = with.iter_mut();
-                        for byte in breaks.filter(|byte| matches!(byte, b'\n' | b'\r')) {
-                            *byte = b' ';
+        Messages::InEvents { keeps_ids } => {
+            for event in events(body) {
+                let removed = |place| Edit {
+                    place,
+                    with: Vec::new(),
+                };
+                changed.make(&match rewrite(&event.text()) {
+                    Rewrite::LeftOut => vec![removed(event.place)],
+                    Rewrite::Edits(message) => {
+                        let mut edits = Vec::new();
+                        for Edit { place, mut with } in message {
+                            // A line break ends a line of the stream. A string of JSON has none.
+                            let breaks = with.iter_mut();
+                            for byte in breaks.filter(|byte| matches!(byte, b'\n' | b'\r')) {
+                                *byte = b' ';
+                            }
+                            // The line in which a value begins has all of the new one.
+                            edits.extend(event.places(&place).map(|place| Edit {
+                                place,
+                                with: std::mem::take(&mut with),
+                            }));
                         }
-                        // The line in which a value begins has all of the new one.
-                        edits.extend(event.places(&place).map(|place| Edit {
-                            place,
-                            with: std::mem::take(&mut with),
-                        }));
+                        if !keeps_ids {
+                            edits.extend(event.ids.into_iter().map(removed));
+                            edits.sort_by_key(|edit| edit.place.start);
+                        }
+                        edits
                     }
-                    if !keeps_ids {
-                        edits.extend(event.ids.into_iter().map(removed));
-                        edits.sort_by_key(|edit| edit.place.start);
-                    }
-                    edits
-                }
-            })?;
+                })?;
+            }
         }
     }
     let Some(body) = changed.finish()? else {

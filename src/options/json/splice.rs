@@ -82,11 +82,17 @@ impl<'a> Splice<'a> {
         }
     }
 
-    /// Makes the next edit, whose place is behind that of the last one.
+    /// Makes the next edit, whose place is behind that of the last one. Two line breaks between which
+    /// a text is taken out stay two.
     pub(crate) fn make(&mut self, Edit { place, with }: &Edit) {
         self.out.extend_from_slice(&self.text[self.at..place.start]);
         self.out.extend_from_slice(with);
         self.at = place.end;
+        let is_taken_out = with.is_empty() && !place.is_empty();
+        // Side by side, the two would be one.
+        if is_taken_out && self.out.ends_with(b"\r") && self.text[self.at..].starts_with(b"\n") {
+            self.out.push(b'\n');
+        }
     }
 
     /// How long the text is up to the last edit.

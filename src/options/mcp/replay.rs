@@ -8,7 +8,7 @@ use crate::message::media_type::is_media_type;
 use crate::options::json::member::{MemberPointer, Place};
 use crate::options::json::splice::{Change, edits};
 use crate::options::mcp::message::{ID, METHOD, pointer};
-use crate::options::rewrite::{Rewrite, is_whole, rewritten};
+use crate::options::rewrite::{Messages, Rewrite, is_whole, rewritten};
 use crate::record::Completion;
 use crate::rejection::json_rpc::JsonRpcRequest;
 
@@ -37,9 +37,13 @@ pub(crate) fn for_retry(
     };
     let content_type = recorded.headers.get(CONTENT_TYPE);
     let is_stream = is_media_type(content_type, "text/event-stream");
-    if !is_stream && !is_media_type(content_type, "application/json") {
+    let messages = if is_stream {
+        Messages::InEvents { keeps_ids: false }
+    } else if is_media_type(content_type, "application/json") {
+        Messages::Whole
+    } else {
         return Ok(None);
-    }
+    };
     if !is_whole(recorded) {
         return Err(Unfit);
     }
@@ -51,7 +55,7 @@ pub(crate) fn for_retry(
     let id = set(&ID, id);
     let token = call.progress_token.as_deref();
     let token = token.map(|token| set(&TOKEN, token));
-    let own = rewritten(recorded, max_recorded_body, false, |message| {
+    let own = rewritten(recorded, messages, max_recorded_body, |message| {
         let has = |member: &MemberPointer| matches!(member.find(message), Some(Place::Value(_)));
         let is_question = || has(&ID) && has(&METHOD);
         if is_stream && (token.is_none() && has(&TOKEN) || is_question()) {
@@ -136,6 +140,52 @@ mod tests {
             again(&call("7", None), "text/event-stream", &cr).unwrap(),
             own.replace('\n', "\r")
         );
+    }
+
+    /// A line that ends in `\r` and an empty one behind it stay two where the line between them goes.
+    #[test]
+    fn an_event_ends_where_it_ended() {
+        for ids in ["id:5\n", "id:5\nid\n", "id:5\rid:6\n", "id:5\r\n"] {
+            let recorded = format!("data:{{\"id\":1,\"result\":{{}}}}\r{ids}\ndata:{{}}\n\n");
+            let own = again(&call("7", None), "text/event-stream", &recorded);
+            let expected = "data:{\"id\":7,\"result\":{}}\r\n\ndata:{}\n\n";
+            assert_eq!(own.as_deref(), Some(expected), "{ids:?}");
+        }
+        let asked = "data:{\"id\":2,\"method\":\"ping\"}\n\n";
+        let recorded = format!("data:{{\"id\":1,\"result\":{{}}}}\r\r{asked}\ndata:{{}}\n\n");
+        let own = again(&call("7", None), "text/event-stream", &recorded);
+        let expected = "data:{\"id\":7,\"result\":{}}\r\r\n\ndata:{}\n\n";
+        assert_eq!(own.as_deref(), Some(expected));
+    }
+
+    /// The first of two content types says how the answer was judged, and what a client makes of it.
+    #[test]
+    fn an_answer_of_any_content_type_that_is_judged_has_the_id_of_the_retry() {
+        for parameter in ["; a=\"b,c\"", "; a=\u{e9}", ""] {
+            for (kind, body) in [
+                ("application/json", "{\"id\":1}"),
+                ("text/event-stream", "data:{\"id\":1}\n\n"),
+            ] {
+                let mut recorded = recorded("", body);
+                let own = format!("{kind}{parameter}");
+                let own = HeaderValue::from_bytes(own.as_bytes()).unwrap();
+                recorded.headers.insert(CONTENT_TYPE, own);
+                let other = HeaderValue::from_static("application/json");
+                recorded.headers.append(CONTENT_TYPE, other);
+                let own = for_retry(&call("7", None), &recorded, 100);
+                let own = own.unwrap().expect("its id changes").body;
+                assert_eq!(own, body.replace('1', "7"), "{kind}{parameter}");
+            }
+        }
+    }
+
+    /// The limit was larger when the answer was recorded.
+    #[test]
+    fn what_is_recorded_is_never_too_large() {
+        let body = format!("{{\"id\":1,\"result\":\"{}\"}}", "x".repeat(100 << 10));
+        let recorded = recorded("application/json", &body);
+        let own = for_retry(&call("\"b\"", None), &recorded, 10).unwrap();
+        assert_eq!(own.unwrap().body.len(), body.len() + 2);
     }
 
     #[test]
