@@ -297,7 +297,9 @@ where
                     resume_unwind(panic)
                 }
                 FirstRead::Part(read, room, runtime) => {
-                    let events = events.then_some(began_at);
+                    let of_mcp =
+                        operation.options.mcp.is_some() && !ToolAnswer::is_coded(&head.headers);
+                    let events = events.then_some((began_at, of_mcp));
                     let reading =
                         ReadAhead::new(operation, body, read, room, length, version, events);
                     return reading.send(&runtime, owner, head, began_at);

@@ -85,8 +85,8 @@ where
     R::Data: Send,
     R::Error: Into<BoxError>,
 {
-    /// `events_since` says of a stream of events that is recorded, if it ends within the limits, when
-    /// its operation began.
+    /// `events` says of a stream of events that is recorded, if it ends within the limits, when its
+    /// operation began, and whether it is of MCP and can be read.
     pub(crate) fn new(
         operation: &Arc<Operation>,
         body: Pin<Box<R>>,
@@ -94,7 +94,7 @@ where
         mut room: Room,
         length: AnnouncedLength,
         version: Version,
-        events_since: Option<SystemTime>,
+        events: Option<(SystemTime, bool)>,
     ) -> Self {
         let recordable = operation.options.max_recorded_body;
         let account = operation.account();
@@ -112,7 +112,6 @@ where
             KeptBody::Kept => (data, room),
             _ => (room.of_whole(data, account), Room::default()),
         };
-        let events = events_since.map(|_| operation.options.mcp.is_some());
         let pipe = Pipe::new(account, room);
         let mut reading = Self {
             operation: Arc::clone(operation),
@@ -121,10 +120,10 @@ where
             length,
             record: KeptBody::Kept,
             recordable,
-            withheld: Withheld::new(version, length.by_header, events),
+            withheld: Withheld::new(version, length.by_header, events.map(|(_, of_mcp)| of_mcp)),
             is_off: false,
             endless: false,
-            events_end_by: events_since.map(|began_at| {
+            events_end_by: events.map(|(began_at, _)| {
                 let took = began_at.elapsed().unwrap_or_default();
                 let left = operation.options.max_operation.saturating_sub(took);
                 Box::pin(sleep(left))

@@ -31,7 +31,7 @@ enum LastFrame {
 
 impl Withheld {
     /// For a body of this length, if it has one. `events` says of a stream of events that is recorded
-    /// whether it is of MCP.
+    /// whether it is of MCP and can be read.
     pub(super) fn new(version: Version, length: Option<u64>, events: Option<bool>) -> Self {
         let last_frame = if version <= Version::HTTP_10 {
             LastFrame::WaitsForNext

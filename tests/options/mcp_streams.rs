@@ -170,6 +170,23 @@ async fn a_stream_that_announces_its_length_ends_when_it_is_sealed() {
     assert!(!is_whole && seen == whole, "{} bytes", seen.len());
 }
 
+/// In a stream that can't be read nothing is looked for: its frames leave as they come.
+#[tokio::test(start_paused = true)]
+async fn a_coded_stream_is_not_searched() {
+    for (coding, reaches) in [("gzip", true), ("identity", false)] {
+        let app = with_policy(&MemoryStore::new(), RouteOptions::mcp);
+        let app = app.layer(handler(&Runs::default(), move |_, _| {
+            let mut response = stream(frames(&["", "\u{1f}coded"]).then(Step::Never));
+            let coding = http::HeaderValue::from_static(coding);
+            response.headers_mut().insert("content-encoding", coding);
+            response
+        }));
+        let mut response = app.oneshot(call(1, "k")).await.unwrap();
+        let frame = timeout(SECOND * 5, response.body_mut().frame()).await;
+        assert_eq!(frame.is_ok(), reaches, "{coding}: {frame:?}");
+    }
+}
+
 /// A server should close the stream behind the answer. If it does not, the operation ends with its time.
 #[tokio::test(start_paused = true)]
 async fn a_stream_without_an_end_is_sealed_before_its_lease_lapses() {

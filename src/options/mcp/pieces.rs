@@ -3,17 +3,22 @@
 use bytes::{Bytes, BytesMut};
 
 use crate::message::event_stream::end_of_events;
+use crate::message::kept::AHEAD;
 use crate::options::mcp::ToolAnswer;
 
 /// Tells the answer to a call from the events before it. The answer waits until its record is stored
 /// (G3), and so does what follows. Other events do not wait: in revisions before 2026-07-28 the server
 /// may ask the client something, and send nothing until it is told.
 ///
+/// An event that is too long to be searched on a thread that serves requests (G11) may be the answer, and
+/// waits like one.
+///
 /// What waits is no longer than the record: a stream beyond `max_recorded_body` withholds nothing.
 #[derive(Debug, Default)]
 pub(crate) struct EventPieces {
     /// What has come of the current event.
     event: Vec<u8>,
+    /// Whether the answer has come, or what may be it.
     is_answered: bool,
     /// What waits.
     last: Option<Bytes>,
@@ -29,22 +34,35 @@ impl EventPieces {
             self.last = Some(joined.freeze());
             return [None, None];
         }
-        let searched = self.event.len();
-        self.event.extend_from_slice(&piece);
-        if let Some(end) = end_of_events(&self.event, searched) {
-            self.is_answered = !ToolAnswer::in_events(&self.event[..end]).is_empty();
-            self.event.drain(..end);
-            if !self.is_answered {
-                // What follows the last end may be the beginning of the answer.
-                let mut ended = piece;
-                let begun = ended.split_off(ended.len() - self.event.len());
-                self.last = Some(begun).filter(|begun| !begun.is_empty());
-                return [before, Some(ended)];
+        // What follows the last end may be the beginning of the answer.
+        let mut ended = piece;
+        let begun = ended.split_off(self.search(&ended));
+        self.last = Some(begun).filter(|begun| !begun.is_empty());
+        [before, Some(ended).filter(|ended| !ended.is_empty())]
+    }
+
+    /// Looks for the answer, and returns where the last event before it ends in the piece.
+    fn search(&mut self, piece: &[u8]) -> usize {
+        let (mut at, mut ended) = (0, 0);
+        for part in piece.chunks(SEARCHED) {
+            at += part.len();
+            let from = self.event.len();
+            self.event.extend_from_slice(part);
+            if let Some(end) = end_of_events(&self.event, from) {
+                self.is_answered = !ToolAnswer::in_events(&self.event[..end]).is_empty();
+                self.event.drain(..end);
+            } else {
+                self.is_answered = self.event.len() > AHEAD;
             }
-            self.event = Vec::new();
+            if self.is_answered {
+                self.event = Vec::new();
+                break;
+            }
+            if self.event.len() < from + part.len() {
+                ended = at - self.event.len();
+            }
         }
-        self.last = Some(piece);
-        [before, None]
+        ended
     }
 
     /// What waits until the record is stored.
@@ -52,6 +70,9 @@ impl EventPieces {
         self.last.take()
     }
 }
+
+/// How much of a piece is searched at once.
+const SEARCHED: usize = 16 << 10;
 
 #[cfg(test)]
 mod tests {
@@ -89,6 +110,36 @@ mod tests {
         let rest = [RESULT, ": ping\n\n"].concat();
         assert_eq!(sent(&[RESULT, ": ping\n\n"]), (own(&["", ""]), rest));
         assert_eq!(sent(&[": ping\n\n"]), (own(&[": ping\n\n"]), String::new()));
+    }
+
+    /// G11: no event is copied or read whose length is that of a record.
+    #[test]
+    fn an_event_that_is_too_long_to_be_searched_waits() {
+        let long = ASKS.replace("create", &"x".repeat(200 << 10));
+        let [ask, long] = [ASKS, &long].map(|text| Bytes::from(text.to_owned()));
+        for size in [1 << 10, 20 << 10, 1 << 20] {
+            let mut stream = EventPieces::default();
+            let (mut sent, mut most) = (Vec::new(), 0);
+            let whole = Bytes::from([&*ask, &*long, &*ask].concat());
+            for at in (0..whole.len()).step_by(size) {
+                let piece = whole.slice(at..whole.len().min(at + size));
+                for data in stream.next(piece).into_iter().flatten() {
+                    sent.extend_from_slice(&data);
+                }
+                most = most.max(stream.event.capacity());
+            }
+            assert!(
+                stream.is_answered && most <= 2 * (AHEAD + SEARCHED),
+                "{most}"
+            );
+            assert!(sent.len() <= ask.len() + AHEAD + SEARCHED, "{size}");
+            sent.extend_from_slice(&stream.last().unwrap());
+            assert!(sent == whole, "{size}");
+        }
+        // Many short ones do not wait, in however large a piece they come.
+        let many = Bytes::from(ask.repeat(10_000));
+        let mut stream = EventPieces::default();
+        assert_eq!(stream.next(many.clone()), [None, Some(many)]);
     }
 
     /// Events end where the standard says, and not where pieces do.
