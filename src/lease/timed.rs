@@ -94,10 +94,10 @@ impl TimedStore {
 
     /// The answer to a claim, from a store that never waits. `origin` is asked for the claim's own
     /// if the claim acquires its record.
-    pub(crate) fn claim_at_once(
+    pub(crate) fn claim_at_once<'a>(
         &self,
-        claim: &mut Claim,
-        origin: &dyn Fn() -> Origin,
+        claim: &Claim,
+        origin: &dyn Fn() -> &'a Origin,
     ) -> Option<Result<Grant, Claimed>> {
         let began = self.observers.now();
         let claimed = self.store.claim_at_once(claim, origin)?;

@@ -1,6 +1,7 @@
 //! Step 5, from the fingerprint to what protects the request. What the store answers at once is
 //! decided without an operation; the rest is a future of its own.
 
+use std::cell::OnceCell;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -121,14 +122,16 @@ impl ProtectedRequest {
         }
         let fingerprint = self.fingerprint(0, parts, data);
         let mut claim = self.claim_under(0, self.scope, parts, fingerprint);
-        let origin = || self.origin(parts);
+        let origin = OnceCell::new();
+        let of_request = || origin.get_or_init(|| self.origin(parts));
         if self.core.rules.old_digests.is_empty()
             && let Ok(taken) = self.may_begin(place.take())
         {
-            match self.core.leases.store.claim_at_once(&mut claim, &origin) {
+            match self.core.leases.store.claim_at_once(&claim, &of_request) {
                 None => *place = Some(taken),
                 Some(Ok(grant)) => {
                     let grant = self.check_steps(&claim, grant, |grant| &grant.steps)?;
+                    claim.origin = origin.into_inner().unwrap_or_else(|| self.origin(parts));
                     return Ok(Decision::Acquired(claim, grant, taken, body.alone()));
                 }
                 Some(Err(claimed)) => match self.decide(&claim, Ok(claimed), true) {
@@ -146,7 +149,7 @@ impl ProtectedRequest {
                 },
             }
         }
-        claim.origin = origin();
+        claim.origin = self.origin(parts);
         Ok(Decision::TakesTime(Some(claim), body.alone()))
     }
 

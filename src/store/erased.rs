@@ -20,13 +20,13 @@ use super::{
 /// a type parameter for the store.
 pub(crate) trait DynStore: Send + Sync {
     fn claim<'a>(&'a self, claim: &'a Claim) -> StoreFuture<'a, Claimed>;
-    /// As [`claim`](Self::claim), by a store that never waits. `origin` makes the origin of a claim that
-    /// acquires its record: a claim that finds a completion never asks. What else the store answers is
-    /// the inner `Err`.
-    fn claim_at_once(
+    /// As [`claim`](Self::claim), by a store that never waits. `origin` has the origin of a claim that
+    /// acquires its record, instead of the claim: a claim that finds a completion never asks. What else
+    /// the store answers is the inner `Err`.
+    fn claim_at_once<'a>(
         &self,
-        _: &mut Claim,
-        _: &dyn Fn() -> Origin,
+        _: &Claim,
+        _: &dyn Fn() -> &'a Origin,
     ) -> Option<Result<Grant, Claimed>> {
         None
     }

@@ -75,13 +75,12 @@ impl Observation {
 
     /// Sends the claim of a request whose fingerprint is known.
     pub(super) fn claim(self: &Arc<Self>, claim: Claim, fingerprint: Fingerprint) {
-        let mut claim = Claim {
+        let claim = Claim {
             fingerprint,
             ..claim
         };
         let store = &self.request.core.leases.store;
-        let origin = claim.origin.clone();
-        if let Some(claimed) = store.claim_at_once(&mut claim, &|| origin.clone()) {
+        if let Some(claimed) = store.claim_at_once(&claim, &|| &claim.origin) {
             let acquired = |grant| Claimed::Acquired(Lease::of(claim.clone(), grant));
             let claimed = claimed.map_or_else(|claimed| claimed, acquired);
             self.claimed(&claim, Ok(claimed), None);

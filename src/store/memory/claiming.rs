@@ -34,22 +34,21 @@ enum Step {
 
 impl Records {
     pub(super) fn claim(records: &Arc<Self>, claim: &Claim) -> Claimed {
-        let mut own = claim.clone();
-        match Self::claim_with(records, &mut own, &|| claim.origin.clone()) {
-            Ok(grant) => Claimed::Acquired(Lease::of(own, grant)),
+        match Self::claim_with(records, claim, &|| &claim.origin) {
+            Ok(grant) => Claimed::Acquired(Lease::of(claim.clone(), grant)),
             Err(claimed) => claimed,
         }
     }
 
-    /// Sends a claim that gets its origin only if it acquires the record.
+    /// Sends a claim whose `origin` is asked for only if it acquires the record.
     #[expect(
         clippy::result_large_err,
         reason = "a record that was found is the answer to every replay: a box would cost it an allocation"
     )]
-    pub(super) fn claim_with(
+    pub(super) fn claim_with<'a>(
         records: &Arc<Self>,
-        claim: &mut Claim,
-        origin: &dyn Fn() -> Origin,
+        claim: &Claim,
+        origin: &dyn Fn() -> &'a Origin,
     ) -> Result<Grant, Claimed> {
         let mut left = REMOVED_FOR_SHARE;
         loop {
@@ -78,7 +77,7 @@ impl Records {
         }
     }
 
-    fn claim_once(records: &Arc<Self>, claim: &mut Claim, origin: &dyn Fn() -> Origin) -> Step {
+    fn claim_once<'a>(records: &Arc<Self>, claim: &Claim, origin: &dyn Fn() -> &'a Origin) -> Step {
         let mut locked = records.slots.lock(&claim.id);
         if let Some((_, slot)) = locked.get(&claim.id) {
             return Self::claim_found(records, slot, claim, origin);
@@ -94,8 +93,8 @@ impl Records {
         let now = records.clock.now();
         let token = records.next_token(now);
         let held = Arc::downgrade(&guard);
-        let grant = grant(claim, origin, token, 1, guard);
-        let origin = records.routes.keep(&claim.origin);
+        let grant = grant(token, 1, guard);
+        let origin = records.routes.keep(origin());
         locked.insert(Slot {
             id: claim.id,
             fingerprint: claim.fingerprint,
@@ -129,11 +128,11 @@ impl Records {
     }
 
     /// Claims a record that exists.
-    fn claim_found(
+    fn claim_found<'a>(
         records: &Arc<Self>,
         slot: &mut Slot,
-        claim: &mut Claim,
-        origin: &dyn Fn() -> Origin,
+        claim: &Claim,
+        origin: &dyn Fn() -> &'a Origin,
     ) -> Step {
         let now = records.clock.now();
         let takes_over = slot.is_lapsed(now) && claim.takes_over(slot.version(), &slot.fingerprint);
@@ -161,7 +160,7 @@ impl Records {
                         *guard = Arc::downgrade(&another);
                         another
                     });
-                    let mut grant = grant(claim, origin, slot.token, slot.attempt, held);
+                    let mut grant = grant(slot.token, slot.attempt, held);
                     grant.steps = steps.to_vec();
                     return Step::Acquired(grant, None);
                 }
@@ -181,8 +180,8 @@ impl Records {
         let guard = Guard::new(records, claim);
         let token = records.next_token(now);
         let held = Arc::downgrade(&guard);
-        let mut grant = grant(claim, origin, token, attempt, guard);
-        let origin = records.routes.keep(&claim.origin);
+        let mut grant = grant(token, attempt, guard);
+        let origin = records.routes.keep(origin());
         records.dequeue(slot.queued.take());
         records.drop_steps(slot);
         let steps = if is_over {
@@ -205,14 +204,7 @@ impl Records {
     }
 }
 
-fn grant(
-    claim: &mut Claim,
-    origin: &dyn Fn() -> Origin,
-    number: u64,
-    attempt: u32,
-    guard: Arc<Guard>,
-) -> Grant {
-    claim.origin = origin();
+fn grant(number: u64, attempt: u32, guard: Arc<Guard>) -> Grant {
     Grant {
         token: token(number),
         attempt: attempt.into(),

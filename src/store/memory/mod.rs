@@ -271,10 +271,10 @@ impl DynStore for AtOnce {
         StoreFuture::Now(Some(Records::claim(&self.0.records, claim)))
     }
 
-    fn claim_at_once(
+    fn claim_at_once<'a>(
         &self,
-        claim: &mut Claim,
-        origin: &dyn Fn() -> Origin,
+        claim: &Claim,
+        origin: &dyn Fn() -> &'a Origin,
     ) -> Option<Result<Grant, Claimed>> {
         Some(Records::claim_with(&self.0.records, claim, origin))
     }
