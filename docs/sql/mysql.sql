@@ -14,9 +14,9 @@
 --
 -- Each procedure but those for the inside of a transaction begins by taking back
 -- what its session left uncommitted, and says at each end of a transaction what
--- `completion_type` would say otherwise. What has only read ends by ROLLBACK: the
--- COMMIT of such a transaction syncs InnoDB's log once more, if the one before it in
--- the session wrote.
+-- `completion_type` would say otherwise. Claims that find something, look-ups and lists
+-- end by ROLLBACK: the COMMIT of a transaction that has only read syncs InnoDB's log once
+-- more, if the one before it in the session wrote.
 
 DELIMITER //
 
@@ -95,7 +95,7 @@ DROP PROCEDURE IF EXISTS idempotency_records_hold
 //
 CREATE PROCEDURE idempotency_records_hold (
   IN p_id BINARY(32), IN p_nonce BINARY(16), OUT p_renewed BIGINT
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3921de7b50293734'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 a00f9d804f960fe0'
 BEGIN
   INSERT INTO idempotency_records_renewals (id, nonce, lapses_at) VALUES (p_id, p_nonce, 0)
     ON DUPLICATE KEY UPDATE lapses_at = lapses_at;
@@ -111,7 +111,7 @@ DROP PROCEDURE IF EXISTS idempotency_records_extend
 //
 CREATE PROCEDURE idempotency_records_extend (
   IN p_id BINARY(32), IN p_nonce BINARY(16), IN p_lease BIGINT, OUT p_held TINYINT
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3921de7b50293734'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 a00f9d804f960fe0'
 BEGIN
   DECLARE v_renewed, v_now BIGINT;
   CALL idempotency_records_hold(p_id, p_nonce, v_renewed);
@@ -139,7 +139,7 @@ CREATE PROCEDURE idempotency_records_claim_v3 (
   -- whether it takes over another's, and whether of another fingerprint too.
   IN p_stays TINYINT, IN p_takes_over TINYINT, IN p_any_fingerprint TINYINT,
   IN p_scope BINARY(32), IN p_route VARBINARY(255), IN p_trace VARBINARY(55)
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3921de7b50293734'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 a00f9d804f960fe0'
 BEGIN
   DECLARE v_format, v_state TINYINT;
   DECLARE v_token, v_attempt, v_lapses_at, v_retention, v_expires_at, v_renewed, v_now BIGINT;
@@ -315,7 +315,7 @@ CREATE PROCEDURE idempotency_records_claim_v2 (
   IN p_lease BIGINT, IN p_retention BIGINT,
   IN p_stays TINYINT, IN p_takes_over TINYINT, IN p_any_fingerprint TINYINT,
   IN p_scope BINARY(32), IN p_route VARBINARY(255), IN p_trace VARBINARY(55)
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3921de7b50293734'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 a00f9d804f960fe0'
 BEGIN
   CALL idempotency_records_claim_v3(p_id, p_nonce, p_fingerprint, p_lease, p_retention, p_stays,
     p_takes_over, p_any_fingerprint, p_scope, p_route, p_trace);
@@ -329,7 +329,7 @@ CREATE PROCEDURE idempotency_records_claim (
   IN p_id BINARY(32), IN p_nonce BINARY(16), IN p_fingerprint BINARY(32),
   IN p_lease BIGINT, IN p_retention BIGINT,
   IN p_stays TINYINT, IN p_takes_over TINYINT, IN p_any_fingerprint TINYINT
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3921de7b50293734'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 a00f9d804f960fe0'
 BEGIN
   CALL idempotency_records_claim_v3(p_id, p_nonce, p_fingerprint, p_lease, p_retention, p_stays,
     p_takes_over, p_any_fingerprint, NULL, NULL, NULL);
@@ -347,7 +347,7 @@ CREATE PROCEDURE idempotency_records_claim_by_hand (
   IN p_lease BIGINT, IN p_retention BIGINT, IN p_stays TINYINT, IN p_any_fingerprint TINYINT,
   IN p_scope BINARY(32), IN p_route VARBINARY(255), IN p_trace VARBINARY(55),
   IN p_token BIGINT, IN p_attempt BIGINT
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3921de7b50293734'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 a00f9d804f960fe0'
 BEGIN
   DECLARE v_format, v_state TINYINT;
   DECLARE v_token, v_attempt, v_lapses_at, v_retention, v_expires_at, v_renewed, v_now BIGINT;
@@ -421,7 +421,7 @@ DROP PROCEDURE IF EXISTS idempotency_records_list
 CREATE PROCEDURE idempotency_records_list (
   IN p_by TINYINT, IN p_state TINYINT, IN p_scope BINARY(32), IN p_token BIGINT,
   IN p_id BINARY(32), IN p_limit INT
-) READS SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3921de7b50293734'
+) READS SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 a00f9d804f960fe0'
 BEGIN
   DECLARE v_now BIGINT;
   DECLARE EXIT HANDLER FOR SQLEXCEPTION
@@ -464,7 +464,7 @@ END
 DROP PROCEDURE IF EXISTS idempotency_records_look_up
 //
 CREATE PROCEDURE idempotency_records_look_up (IN p_id BINARY(32))
-  READS SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3921de7b50293734'
+  READS SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 a00f9d804f960fe0'
 BEGIN
   DECLARE v_now BIGINT;
   DECLARE EXIT HANDLER FOR SQLEXCEPTION
@@ -493,7 +493,7 @@ DROP PROCEDURE IF EXISTS idempotency_records_renew
 //
 CREATE PROCEDURE idempotency_records_renew (
   IN p_id BINARY(32), IN p_nonce BINARY(16), IN p_lease BIGINT
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3921de7b50293734'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 a00f9d804f960fe0'
 BEGIN
   DECLARE v_format, v_state, v_held, v_outcome TINYINT;
   DECLARE v_expires_at, v_now BIGINT;
@@ -546,7 +546,7 @@ DROP PROCEDURE IF EXISTS idempotency_records_record_step
 CREATE PROCEDURE idempotency_records_record_step (
   IN p_id BINARY(32), IN p_nonce BINARY(16), IN p_name LONGBLOB, IN p_result LONGBLOB,
   IN p_within TINYINT
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3921de7b50293734'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 a00f9d804f960fe0'
 BEGIN
   DECLARE v_format, v_state TINYINT;
   DECLARE v_first_token BIGINT;
@@ -597,7 +597,7 @@ CREATE PROCEDURE idempotency_records_complete_v2 (
   IN p_answer_length BIGINT, IN p_answer_sha256 BINARY(32), IN p_answer LONGBLOB,
   -- Of the claim, for a record that is made anew.
   IN p_scope BINARY(32), IN p_route VARBINARY(255), IN p_trace VARBINARY(55)
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3921de7b50293734'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 a00f9d804f960fe0'
 BEGIN
   DECLARE v_format, v_state TINYINT;
   DECLARE v_token, v_lapses_at, v_retention, v_expires_at, v_renewed, v_now BIGINT;
@@ -681,7 +681,7 @@ CREATE PROCEDURE idempotency_records_complete (
   IN p_token BIGINT, IN p_attempt BIGINT, IN p_state TINYINT, IN p_kept_for BIGINT,
   IN p_status SMALLINT, IN p_began_at BIGINT, IN p_completed_at BIGINT,
   IN p_answer_length BIGINT, IN p_answer_sha256 BINARY(32), IN p_answer LONGBLOB
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3921de7b50293734'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 a00f9d804f960fe0'
 BEGIN
   CALL idempotency_records_complete_v2(p_id, p_nonce, p_fingerprint, p_token, p_attempt, p_state,
     p_kept_for, p_status, p_began_at, p_completed_at, p_answer_length, p_answer_sha256, p_answer,
@@ -699,7 +699,7 @@ CREATE PROCEDURE idempotency_records_complete_within_v2 (
   IN p_id BINARY(32), IN p_nonce BINARY(16), IN p_state TINYINT, IN p_kept_for BIGINT,
   IN p_status SMALLINT, IN p_began_at BIGINT, IN p_completed_at BIGINT,
   IN p_answer_length BIGINT, IN p_answer_sha256 BINARY(32), IN p_answer LONGBLOB
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3921de7b50293734'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 a00f9d804f960fe0'
 BEGIN
   DECLARE v_done, v_steps BIGINT DEFAULT 0;
   UPDATE idempotency_records
@@ -729,7 +729,7 @@ CREATE PROCEDURE idempotency_records_complete_within (
   IN p_id BINARY(32), IN p_nonce BINARY(16), IN p_state TINYINT, IN p_kept_for BIGINT,
   IN p_status SMALLINT, IN p_began_at BIGINT, IN p_completed_at BIGINT,
   IN p_answer_length BIGINT, IN p_answer_sha256 BINARY(32), IN p_answer LONGBLOB
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3921de7b50293734'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 a00f9d804f960fe0'
 BEGIN
   CALL idempotency_records_complete_within_v2(p_id, p_nonce, p_state, p_kept_for, p_status, p_began_at,
     p_completed_at, p_answer_length, p_answer_sha256, p_answer);
@@ -743,7 +743,7 @@ DROP PROCEDURE IF EXISTS idempotency_records_fate
 //
 CREATE PROCEDURE idempotency_records_fate (
   IN p_id BINARY(32), IN p_nonce BINARY(16)
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3921de7b50293734'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 a00f9d804f960fe0'
 BEGIN
   DECLARE v_state, v_own TINYINT;
   DECLARE v_there TINYINT DEFAULT FALSE;
@@ -766,7 +766,7 @@ DROP PROCEDURE IF EXISTS idempotency_records_release
 //
 CREATE PROCEDURE idempotency_records_release (
   IN p_id BINARY(32), IN p_nonce BINARY(16), IN p_unknown TINYINT
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3921de7b50293734'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 a00f9d804f960fe0'
 BEGIN
   DECLARE v_format, v_state TINYINT;
   DECLARE v_lapses_at, v_renewed, v_retention, v_expires_at, v_now BIGINT;
@@ -812,7 +812,7 @@ CREATE PROCEDURE idempotency_records_forget_v3 (
   IN p_id BINARY(32), IN p_force TINYINT,
   -- The record that is meant, and whether it is done. All null: any record.
   IN p_token BIGINT, IN p_attempt BIGINT, IN p_done TINYINT
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3921de7b50293734'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 a00f9d804f960fe0'
 BEGIN
   DECLARE v_format, v_state TINYINT;
   DECLARE v_token, v_attempt, v_lapses_at, v_renewed, v_retention, v_expires_at, v_now BIGINT;
@@ -861,7 +861,7 @@ DROP PROCEDURE IF EXISTS idempotency_records_forget_v2
 CREATE PROCEDURE idempotency_records_forget_v2 (
   IN p_id BINARY(32), IN p_force TINYINT,
   IN p_token BIGINT, IN p_attempt BIGINT, IN p_done TINYINT
-) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3921de7b50293734'
+) MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 a00f9d804f960fe0'
 BEGIN
   CALL idempotency_records_forget_v3(p_id, p_force, p_token, p_attempt, p_done);
 END
@@ -871,20 +871,20 @@ END
 DROP PROCEDURE IF EXISTS idempotency_records_forget
 //
 CREATE PROCEDURE idempotency_records_forget (IN p_id BINARY(32), IN p_force TINYINT)
-  MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3921de7b50293734'
+  MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 a00f9d804f960fe0'
 BEGIN
   CALL idempotency_records_forget_v3(p_id, p_force, NULL, NULL, NULL);
 END
 //
 
 -- One row: how many records past their end were removed. It passes over what
--- others have locked; renewals of what has ended go too, and steps without a record.
+-- others have locked; renewals of what has ended go too, and some of the steps without a record.
 DROP PROCEDURE IF EXISTS idempotency_records_purge_v2
 //
 CREATE PROCEDURE idempotency_records_purge_v2 (IN p_limit INT)
-  MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3921de7b50293734'
+  MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 a00f9d804f960fe0'
 BEGIN
-  DECLARE v_id, v_name BINARY(32);
+  DECLARE v_id, v_name, v_from BINARY(32);
   DECLARE v_nonce BINARY(16);
   DECLARE v_state TINYINT;
   DECLARE v_lapses_at, v_retention, v_renewed, v_first_token, v_now BIGINT;
@@ -902,13 +902,19 @@ BEGIN
       LEFT JOIN idempotency_records r ON r.id = n.id AND r.nonce = n.nonce AND r.state = 1
       WHERE n.lapses_at <= v_now AND r.id IS NULL
       ORDER BY n.lapses_at LIMIT p_limit;
-  -- Of records that programs without steps have removed.
+  -- Steps of no record, and of operations before the one of their record: each such purge reads
+  -- some of all steps, from an id that differs each time. Ids are random.
   DECLARE c_left CURSOR FOR
-    SELECT s.id, s.first_token, s.name_sha256 FROM idempotency_records_steps s
-      WHERE NOT EXISTS (
-        SELECT 1 FROM idempotency_records r
-          WHERE r.id = s.id AND COALESCE(r.first_token, 0) = s.first_token)
-      LIMIT p_limit;
+    SELECT s.id, s.first_token, s.name_sha256 FROM (
+      (SELECT id, first_token, name_sha256 FROM idempotency_records_steps
+         WHERE id >= v_from ORDER BY id, first_token, name_sha256 LIMIT p_limit)
+      UNION ALL
+      (SELECT id, first_token, name_sha256 FROM idempotency_records_steps
+         WHERE id < v_from ORDER BY id, first_token, name_sha256 LIMIT p_limit)
+    ) s
+    LEFT JOIN idempotency_records r
+      ON r.id = s.id AND COALESCE(r.first_token, 0) = s.first_token
+    WHERE r.id IS NULL;
   DECLARE CONTINUE HANDLER FOR NOT FOUND SET v_done = TRUE;
   DECLARE EXIT HANDLER FOR SQLEXCEPTION
     BEGIN ROLLBACK AND NO CHAIN NO RELEASE; RESIGNAL; END;
@@ -952,20 +958,23 @@ BEGIN
   CLOSE c_ended;
   COMMIT AND NO CHAIN NO RELEASE;
 
-  SET v_done = FALSE;
-  SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
-  START TRANSACTION;
-  OPEN c_left;
-  steps: LOOP
-    FETCH c_left INTO v_id, v_first_token, v_name;
-    IF v_done THEN
-      LEAVE steps;
-    END IF;
-    DELETE FROM idempotency_records_steps
-      WHERE id = v_id AND first_token = v_first_token AND name_sha256 = v_name;
-  END LOOP;
-  CLOSE c_left;
-  COMMIT AND NO CHAIN NO RELEASE;
+  -- Once for a backlog, not for each batch of it.
+  IF v_removed < p_limit THEN
+    SET v_done = FALSE, v_from = UNHEX(SHA2(RAND(), 256));
+    SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
+    START TRANSACTION;
+    OPEN c_left;
+    steps: LOOP
+      FETCH c_left INTO v_id, v_first_token, v_name;
+      IF v_done THEN
+        LEAVE steps;
+      END IF;
+      DELETE FROM idempotency_records_steps
+        WHERE id = v_id AND first_token = v_first_token AND name_sha256 = v_name;
+    END LOOP;
+    CLOSE c_left;
+    COMMIT AND NO CHAIN NO RELEASE;
+  END IF;
   SELECT v_removed AS removed;
 END
 //
@@ -974,7 +983,7 @@ END
 DROP PROCEDURE IF EXISTS idempotency_records_purge
 //
 CREATE PROCEDURE idempotency_records_purge (IN p_limit INT)
-  MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 3921de7b50293734'
+  MODIFIES SQL DATA SQL SECURITY INVOKER COMMENT 'tower-idempotency 1 a00f9d804f960fe0'
 BEGIN
   CALL idempotency_records_purge_v2(p_limit);
 END

@@ -172,7 +172,8 @@ impl ProtectedRequest {
 
     /// What a record that a claim or a look-up found means for this request. The
     /// fingerprint is compared before the state: another request is rejected even
-    /// while the first one runs.
+    /// while the first one runs. Where an earlier attempt may have recorded steps, it is
+    /// in flight for as long as one runs.
     pub(crate) fn found(&self, claim: &Claim, record: Record) -> Stop {
         let other = |fingerprint: &Fingerprint| {
             self.options.on_mismatch == OnMismatch::Reject && *fingerprint != claim.fingerprint
@@ -180,11 +181,16 @@ impl ProtectedRequest {
         match record.state {
             // The claim of a request that is rejected for the steps of an earlier attempt shows for the
             // moment until it is given back: `key-reused` would be wrong for the request that recorded
-            // these steps, and its client would never ask again.
+            // these steps, and its client would never ask again. The earlier attempt may be under an old
+            // secret. If the process dies in that moment, the lapsed record still has the fingerprint of
+            // the rejected request, and is `key-reused` below.
             RecordState::InFlight {
                 fingerprint,
                 lapses_in,
-            } if other(&fingerprint) && self.options.steps && record.attempt > 1 => {
+            } if other(&fingerprint)
+                && self.options.steps
+                && (record.attempt > 1 || !self.core.rules.old_digests.is_empty()) =>
+            {
                 Stop::InFlight(lapses_in)
             }
             RecordState::InFlight { fingerprint, .. }

@@ -140,8 +140,12 @@ impl Commit {
         *self.retry.lock() = Some(Box::new(retry));
     }
 
+    /// What a replay needs of this request, if the handler has found the operation done. It is dropped
+    /// otherwise: the handler is through, and the room of the body was given back.
     pub(crate) fn take_retry(&self) -> Option<Box<Retry>> {
-        self.retry.lock().take()
+        let retry = self.retry.lock().take();
+        let is_found = matches!(&*self.state.lock(), State::Refused(Refusal::Found));
+        retry.filter(|_| is_found)
     }
 
     /// Whether a transaction may begin with the claim, and whether one has begun already. That one may

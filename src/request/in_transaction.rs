@@ -11,7 +11,7 @@ use tracing::{error, warn};
 
 use crate::error::cause;
 use crate::lease::Ended;
-use crate::limits::Holding;
+use crate::limits::{Holding, Resource};
 use crate::message::response_body::ResponseBody;
 use crate::rejection::Rejection;
 use crate::request::commit_state::Refusal;
@@ -89,7 +89,11 @@ where
     R: Body,
 {
     operation.enter(Progress::Recording);
-    let retry = operation.commit.take_retry();
+    let retry = operation.commit.take_retry().map(|retry| {
+        let account = operation.account();
+        let room = account.take_anyway(Resource::RequestBytes, retry.body.len());
+        (retry, room)
+    });
     let leases = &operation.core.leases;
     let settled = if operation.commit.close_unless_begun() {
         operation.settle_commit(None).await
@@ -101,7 +105,13 @@ where
             Refusal::InFlight => Rejection::in_flight().into(),
             Refusal::FullOfWaiters(full) => Rejection::in_flight_without_wait(full).into(),
             Refusal::Found => match (operation.stop_by_records().await, retry) {
-                (Stop::Replay(replay), Some(retry)) => operation.fit_aside(replay, *retry).await,
+                (Stop::Replay(replay), Some((retry, _room))) => {
+                    operation.fit_aside(replay, *retry).await
+                }
+                // A task that outlives the handler has found it: the body is gone.
+                (Stop::Replay(_), None) if is_fitted(&operation.options) => {
+                    Rejection::in_flight().into()
+                }
                 (stop, _) => stop,
             },
         };

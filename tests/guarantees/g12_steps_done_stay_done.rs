@@ -456,9 +456,13 @@ async fn steps_come_along_while_secrets_are_rotated() {
     let before = app(&[OLD]);
     assert_eq!(send(&before, post("k", "{}")).await.status, 503);
     let rotating = app(&[NEW, OLD]);
+    store.make(Op::Release, Fault::ArrivesLate(Duration::from_secs(1)));
     let other = send(&rotating, post("k", "other")).await;
     assert_eq!(other.refusal(), "422 key-reused");
-    sleep(Duration::from_millis(100)).await;
+    let same = send(&rotating, post("k", "{}")).await;
+    assert_eq!(same.refusal(), "409 in-flight");
+    sleep(Duration::from_secs(5)).await;
+    store.heal(Op::Release);
     assert_eq!(send(&rotating, post("k", "{}")).await.status, 503);
     let third = send(&rotating, post("k", "{}")).await;
     third.assert_fresh("reserve 1, charge 1");

@@ -2,13 +2,17 @@
 
 use std::sync::Arc;
 
+use http::StatusCode;
 use sqlx::mysql::{MySqlConnectOptions, MySqlPoolOptions};
 use sqlx::{AssertSqlSafe, MySql, Pool};
 use tokio::sync::Notify;
+use tower::BoxError;
 use tower_idempotency::MySqlStore;
-use tower_idempotency::exactly_once::CommitErrorKind;
+use tower_idempotency::exactly_once::{CommitError, CommitErrorKind};
+use tower_idempotency::store::{Ownership, RecordId, RecordedStep, Store as _};
 
 use crate::servers;
+use crate::steps::{lease_of, step_claim};
 
 #[path = "shop.rs"]
 mod shop;
@@ -62,6 +66,8 @@ const WHO: &str = "SELECT CAST(CONNECTION_ID() AS SIGNED)";
 const COMMIT: &[u8] = b"COMMIT";
 /// How often a commit syncs: the log of `InnoDB`, and the binary log.
 const SYNCS: i64 = 2;
+/// Whether nothing else syncs, and each commit does.
+const SYNCS_ALONE: bool = false;
 
 fn options() -> MySqlConnectOptions {
     let url = servers::url("TEST_MYSQL_URL");
@@ -157,4 +163,57 @@ async fn a_claim_in_a_transaction_takes_no_lease_away_that_is_being_renewed() {
     assert_eq!(first.await.unwrap(), got(201, "paid 1"));
     assert_eq!(ask(&new, "k").await, got(201, "paid 1"));
     assert_eq!(shop.entries().await, 1);
+}
+
+/// A server at `REPEATABLE READ` locks the gap beside what a statement removes.
+#[tokio::test]
+async fn a_claim_that_takes_over_what_is_past_its_end_is_in_no_others_way() {
+    for with_step in [false, true] {
+        let shop = Shop::open().await;
+        let layer = step_in::with_steps(&shop).build().unwrap();
+        let old = till(&layer, move |request| async move {
+            if with_step {
+                let context = claim(&request).context();
+                let step = context.step("charge", async |_| Ok::<_, CommitError>(1));
+                step.await?;
+            }
+            Ok::<_, BoxError>(answer(StatusCode::SERVICE_UNAVAILABLE, "later"))
+        });
+        assert_eq!(ask(&old, "k").await, got(503, "later"));
+        shop.run("UPDATE {t} SET expires_at = 1").await;
+
+        let (reached, goes_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let inside = {
+            let (shop, reached, goes_on) = (shop.clone(), reached.clone(), goes_on.clone());
+            till(&inside::layer_of(&shop.clone()), move |request| {
+                let (shop, reached, goes_on) = (shop.clone(), reached.clone(), goes_on.clone());
+                async move {
+                    let claim = claim(&request);
+                    let mut transaction = claim.begin(&shop.handlers).await?;
+                    reached.notify_one();
+                    goes_on.notified().await;
+                    shop.write(&mut transaction).await?;
+                    claim.commit(transaction, shop.paid()).await
+                }
+            })
+        };
+        let asked = tokio::spawn(async move { ask(&inside, "k").await });
+        reached.notified().await;
+        for first in [0, 255] {
+            let mut id = [first; 32];
+            id[1..].fill_with(rand::random);
+            let lease = lease_of(&shop.store, &step_claim(RecordId::from_bytes(id))).await;
+            let step = RecordedStep::new("reserve", "1");
+            let recorded = shop.store.record_step(&lease, &step).await;
+            assert_eq!(
+                recorded.unwrap(),
+                Ownership::Held,
+                "with a step: {with_step}"
+            );
+        }
+        goes_on.notify_one();
+        assert_eq!(asked.await.unwrap(), got(201, "paid 1"));
+        let steps = "SELECT count(*) FROM {t}_steps";
+        assert_eq!(shop.number(steps).await, 2, "those of the others");
+    }
 }

@@ -63,6 +63,8 @@ const WHO: &str = "SELECT pg_backend_pid()::bigint";
 const COMMIT: &[u8] = b"COMMIT\0";
 /// How often a commit syncs: the log.
 const SYNCS: i64 = 1;
+/// Whether nothing else syncs, and each commit does.
+const SYNCS_ALONE: bool = false;
 
 fn options() -> PgConnectOptions {
     let url = servers::url("TEST_POSTGRES_URL");

@@ -49,6 +49,8 @@ const LEDGER: &str = "CREATE TABLE {ledger} (entry TEXT NOT NULL)";
 const LAPSE: &str = "UPDATE {t} SET lapses_at = 0";
 /// How often a commit syncs: the log, after the frame that ends the commit.
 const SYNCS: i64 = 1;
+/// Whether nothing else syncs, and each commit does.
+const SYNCS_ALONE: bool = true;
 
 /// Returns a pool on a database of the test's own.
 async fn pool() -> Pool<Db> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::env;
 use std::io::{BufRead, BufReader, Write};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,13 +58,19 @@ fn taking(shop: &Arc<Shop>, says: fn(&str, &str), stops: bool) -> Till {
     })
 }
 
-/// This is the process: it takes for ever, and says how far it has come.
+/// This is the process: it takes until it is killed, and says how far it has come.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_one_to_be_killed() {
     let [Ok(table), Ok(place), Ok(first), Ok(stops)] = [TABLE, PLACE, FIRST, STOPS].map(env::var)
     else {
         return;
     };
+    // Whatever becomes of the test, and of the tasks here.
+    std::thread::spawn(|| {
+        std::thread::sleep(Duration::from_secs(90));
+        eprintln!("nobody has killed the process");
+        std::process::exit(1);
+    });
     let first: usize = first.parse().unwrap();
     let pool = super::pool_at(&place);
     let shop = Shop::existing(table, pool.clone(), pool).await;
@@ -87,6 +93,16 @@ async fn the_one_to_be_killed() {
     lines.join_all().await;
 }
 
+/// A process that does not outlive its test.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// The keys that a process has named before it was killed.
 #[derive(Default)]
 struct Said {
@@ -97,7 +113,7 @@ struct Said {
 /// Starts the process, and kills it once it has said so much.
 fn killed_after(said: usize, shop: &Shop, first: usize, stops: bool) -> Said {
     let (_, module) = module_path!().split_once("::").unwrap();
-    let mut child = Command::new(env::current_exe().unwrap())
+    let child = Command::new(env::current_exe().unwrap())
         .args(["--exact", &format!("{module}::the_one_to_be_killed")])
         .arg("--nocapture")
         .env(TABLE, &shop.table)
@@ -105,12 +121,11 @@ fn killed_after(said: usize, shop: &Shop, first: usize, stops: bool) -> Said {
         .env(FIRST, first.to_string())
         .env(STOPS, stops.to_string())
         .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+        .spawn();
+    let mut child = Killed(child.unwrap());
     let (mut all, mut lines) = (Said::default(), 0);
-    // What the process says before the signal reaches it counts too.
-    for line in BufReader::new(child.stdout.take().unwrap()).lines() {
+    // What the process says before the signal reaches it counts too. It ends by itself in any case.
+    for line in BufReader::new(child.0.stdout.take().unwrap()).lines() {
         match line.unwrap().split_once(' ') {
             Some(("wrote", key)) => all.wrote.insert(key.to_owned()),
             Some(("stepped", key)) => all.stepped.insert(key.to_owned()),
@@ -118,10 +133,10 @@ fn killed_after(said: usize, shop: &Shop, first: usize, stops: bool) -> Said {
         };
         lines += 1;
         if lines == said {
-            child.kill().unwrap();
+            child.0.kill().unwrap();
         }
     }
-    child.wait().unwrap();
+    child.0.wait().unwrap();
     assert!(lines >= said, "it ended by itself after {lines}");
     all
 }

@@ -54,9 +54,6 @@ const TAKE_OVER: &str = "
         origin_of = ?, first_token = ?
     WHERE id = ?";
 
-/// The steps of an earlier operation are nobody's.
-const FORGET_STEPS: &str = "DELETE FROM {table}_steps WHERE id = ?";
-
 const REMOVE: &str = "DELETE FROM {table} WHERE id = ? AND nonce = ?";
 
 const RELEASE: &str = "
@@ -70,7 +67,6 @@ pub(super) struct Within {
     find: Arc<str>,
     hold: Arc<str>,
     take_over: Arc<str>,
-    forget_steps: Arc<str>,
     remove: Arc<str>,
     release: Arc<str>,
 }
@@ -83,7 +79,6 @@ impl Within {
             find: statement(FIND),
             hold: statement(HOLD),
             take_over: statement(TAKE_OVER),
-            forget_steps: statement(FORGET_STEPS),
             remove: statement(REMOVE),
             release: statement(RELEASE),
         }
@@ -163,7 +158,6 @@ impl Within {
         };
         let lapses_at = now + micros(claim.lease);
         let stays = claim.on_lapsed_lease == OnLapsedLease::Refuse;
-        let keeps_steps = found.keeps_steps();
         sqlx::query(AssertSqlSafe(Arc::clone(&self.take_over)))
             .bind(&claim.nonce.as_bytes()[..])
             .bind(token)
@@ -176,20 +170,17 @@ impl Within {
             .bind(claim.origin.kept_route().map(|route| route.as_bytes()))
             .bind(trace(claim))
             .bind(token)
-            .bind(if keeps_steps {
+            // Steps of an earlier operation mean nothing under another token. The commit or a purge
+            // removes them: to remove them here would keep others from inserting theirs beside them
+            // until the transaction has ended.
+            .bind(if found.keeps_steps() {
                 found.first_token
             } else {
                 Some(token)
             })
             .bind(&claim.id.as_bytes()[..])
-            .execute(&mut *transaction)
+            .execute(transaction)
             .await?;
-        if !keeps_steps {
-            sqlx::query(AssertSqlSafe(Arc::clone(&self.forget_steps)))
-                .bind(&claim.id.as_bytes()[..])
-                .execute(transaction)
-                .await?;
-        }
         acquired(claim, token, attempt)
     }
 
