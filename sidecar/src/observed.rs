@@ -228,8 +228,24 @@ fn suggestion(routes: &BTreeMap<String, Route>) -> String {
             }
         }
     }
+    let with_ids = routes
+        .iter()
+        .filter(|(name, route)| !name.is_empty() && most(&route.keys, names).is_none())
+        .filter_map(|(name, route)| Some((name, route.requests, most(&route.keys, &IDS)?)));
+    for (at, (route, requests, (id, with_id))) in with_ids.enumerate() {
+        if at == 0 {
+            line(format!("\n{IDS_ONLY}"));
+        }
+        line(format!(
+            "# {route}: `{id}` was on {with_id} of {requests} requests."
+        ));
+    }
     text
 }
+
+/// Stands before the routes that have ids and no keys, where other routes have keys.
+const IDS_ONLY: &str = "# Not suggested: the routes below have no key, but an id that is mostly for logs. Where a client\n\
+     # sends the same id again with a retry, it is a key: add a [[route]] that names its header.";
 
 fn of_route(name: &str, route: &Route, with_key: u64, line: &mut impl FnMut(String)) {
     let Route {
@@ -250,7 +266,9 @@ fn of_route(name: &str, route: &Route, with_key: u64, line: &mut impl FnMut(Stri
     for (code, count) in &route.rejected {
         line(format!("# {count} would have been rejected: {code}"));
     }
-    if execute + replay + unknown == 0 && route.rejected.is_empty() {
+    // A route that requires keys misses them where it reads none.
+    let reads_none = route.rejected.keys().all(|code| *code == "key-required");
+    if execute + replay + unknown == 0 && reads_none {
         line(
             "# The layer has read keys from another header: observe again with this one."
                 .to_owned(),
@@ -349,15 +367,33 @@ mod tests {
     }
 
     #[test]
+    fn a_route_that_required_keys_in_another_header_is_to_be_observed_again() {
+        let suggests = |codes: &[&'static str]| {
+            let summary = Arc::<Summary>::default();
+            let request = http::Request::post("/a").header("paypal-request-id", "k");
+            summary.begin(&mut request.body(()).unwrap().into_parts().0);
+            for route in summary.0.lock().unwrap().values_mut() {
+                route.rejected = codes.iter().map(|code| (*code, 1)).collect();
+            }
+            summary.suggestion()
+        };
+        let again = "observe again with this one";
+        assert!(suggests(&["key-required"]).contains(again));
+        assert!(!suggests(&["key-required", "key-reused"]).contains(again));
+    }
+
+    #[test]
     fn an_id_for_logs_is_a_key_only_where_nothing_else_was_seen() {
         let logged = [("/a", "x-request-id"), ("/b", "x-request-id")];
         let text = of(&logged);
         assert!(text.contains("header = [\"x-request-id\"]"), "{text}");
+        assert!(!text.contains("Not suggested"), "{text}");
         let text = of(&[&logged[..], &[("/a", "x-idempotency-key")]].concat());
         assert!(text.contains("header = [\"x-idempotency-key\"]"), "{text}");
-        assert!(
-            !text.contains("x-request-id") && !text.contains("POST /b"),
-            "{text}"
-        );
+        assert!(!text.contains("match = \"POST /b\""), "{text}");
+        let (rest, ids) = text.split_once("# Not suggested").unwrap();
+        assert!(!rest.contains("x-request-id"), "{text}");
+        let b = "\n# POST /b: `x-request-id` was on 1 of 1 requests.\n";
+        assert!(ids.contains(b) && !ids.contains("/a:"), "{text}");
     }
 }

@@ -72,6 +72,11 @@ impl Leases {
         if !lease.set_ended(ended) {
             return;
         }
+        // No response of an observed operation is discarded, and none runs beside its duplicate
+        // that would not have run without the layer.
+        if lease.is_observed() && ended == Ended::Overtaken {
+            return;
+        }
         let counts = &self.counts;
         let count = match ended {
             Ended::Recorded => &counts.recorded,
@@ -383,8 +388,10 @@ impl LeaseOwner {
             Ownership::Held => held,
             Ownership::Lost => {
                 self.state().lose();
-                warn!(lease = ?self.state().lease(),
-                    "another owner has taken over, this response is discarded");
+                if !self.state().is_observed() {
+                    warn!(lease = ?self.state().lease(),
+                        "another owner has taken over, this response is discarded");
+                }
                 Ended::Overtaken
             }
         }

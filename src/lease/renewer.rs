@@ -83,7 +83,7 @@ struct Renewal {
     /// `max_operation`, or is about to be released: no more renewals.
     ended: bool,
     /// What a lapse of the lease is put down to. `None` where observers are told of none: it is lost
-    /// or about to be released, or they were told already.
+    /// or about to be released, its operation is only observed, or they were told already.
     lapse: Option<LapseCause>,
 }
 
@@ -120,7 +120,7 @@ impl Renewer {
                 renewed: sent,
                 under_way: false,
                 ended: false,
-                lapse: Some(LapseCause::NotRenewed),
+                lapse: (!lease.state().is_observed()).then_some(LapseCause::NotRenewed),
             });
             (place, starts)
         };
@@ -349,18 +349,6 @@ async fn renew_all(mut task: TaskRuns) {
                 }
             }
         }
-        woken.into_iter().for_each(Waker::wake);
-        // Guards are dropped after the lock is released: their destructor takes a
-        // lock of the store.
-        for lease in overdue {
-            drop(lease.state().take_guard());
-            warn!(lease = ?lease.state().lease(),
-                "an operation runs longer than max_operation, its lease is no longer renewed");
-        }
-        // Observers are told after the lock is released: they may run any code.
-        for (cause, lease) in lapsed {
-            renewer.lapsed(cause, lease.state().lease());
-        }
         // Each renewal has a task of its own: a store that answers some of them
         // late must not cost the others their leases.
         for (place, lease) in due {
@@ -369,6 +357,24 @@ async fn renew_all(mut task: TaskRuns) {
                 place,
                 lease,
             }));
+        }
+        woken.into_iter().for_each(Waker::wake);
+        // Observers may run any code, so they are told without the lock, and behind the renewals
+        // that are due: after an outage of the store many leases lapse at once.
+        if !lapsed.is_empty() {
+            let renewer = Arc::clone(renewer);
+            spawn(async move {
+                for (cause, lease) in lapsed {
+                    renewer.lapsed(cause, lease.state().lease());
+                }
+            });
+        }
+        // Guards are dropped after the lock is released: their destructor takes a
+        // lock of the store.
+        for lease in overdue {
+            drop(lease.state().take_guard());
+            warn!(lease = ?lease.state().lease(),
+                "an operation runs longer than max_operation, its lease is no longer renewed");
         }
     }
 }
@@ -405,14 +411,18 @@ async fn renew(under_way: UnderWay) {
     // An answer that arrives after the operation has ended says nothing.
     let counts = {
         let mut watched = renewer.watched.lock();
-        let renewal = watched.get(*place, lease);
+        let mut renewal = watched.get(*place, lease);
+        if let (Some(renewal), Ok(Ownership::Held)) = (&mut renewal, &answer) {
+            // Also of an operation that has reached `max_operation` meanwhile: the lease goes on.
+            renewal.renewed = sent;
+        }
         match renewal.filter(|renewal| !renewal.ended) {
             None => false,
             Some(renewal) => {
                 if let Ok(ownership) = answer {
-                    renewal.renewed = sent;
                     renewal.ended = ownership == Ownership::Lost;
-                    renewal.lapse = (!renewal.ended).then_some(LapseCause::NotRenewed);
+                    let tells = !renewal.ended && !lease.state().is_observed();
+                    renewal.lapse = tells.then_some(LapseCause::NotRenewed);
                 }
                 true
             }

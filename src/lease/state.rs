@@ -42,13 +42,19 @@ pub(crate) struct LeaseState {
     /// Whether the store has the lease, so that it is renewed and ended there. Where the handler makes
     /// the claim, the store has nothing before the handler's commit.
     is_stored: bool,
+    /// Whether the layer only observes the operation: nobody takes over what runs anyway.
+    is_observed: bool,
     /// How the operation has ended, once it has.
     ended: Mutex<Option<Ended>>,
 }
 
 impl LeaseState {
-    pub(crate) fn new(lease: Lease, in_flight: Holding) -> Self {
-        Self::with(lease, Some(in_flight), true)
+    pub(crate) fn new(lease: Lease, in_flight: Holding, is_observed: bool) -> Self {
+        let state = Self::with(lease, Some(in_flight), true);
+        Self {
+            is_observed,
+            ..state
+        }
     }
 
     /// The state of an operation whose handler makes the claim.
@@ -67,6 +73,7 @@ impl LeaseState {
             completed_elsewhere: AtomicBool::new(false),
             place: Mutex::new(None),
             is_stored,
+            is_observed: false,
             ended: Mutex::new(None),
         }
     }
@@ -77,6 +84,10 @@ impl LeaseState {
 
     pub(crate) fn is_stored(&self) -> bool {
         self.is_stored
+    }
+
+    pub(super) fn is_observed(&self) -> bool {
+        self.is_observed
     }
 
     /// The renewer's own lock is taken within this one, never the other way round.

@@ -82,7 +82,8 @@ pub trait Observer: Send + Sync + 'static {
 
     /// A lease has lapsed while its operation runs in this process: another owner may take over now.
     /// Told by the task that renews leases, once until the lease is renewed again. An operation
-    /// that ends before that task has looked, and a process that dies, tell nothing.
+    /// that ends before that task has looked, and a process that dies, tell nothing; and neither does
+    /// an operation that is only observed.
     fn lease_lapsed(&self, lapse: &LeaseLapse<'_>) {
         let _ = lapse;
     }

@@ -16,8 +16,8 @@ use crate::limits::{Account, Full, Holding, Resource};
 use crate::message::media_type::is_grpc;
 #[cfg(feature = "_sql")]
 use crate::options::ExactlyOnce;
-use crate::options::RouteOptions;
 use crate::options::key::Key;
+use crate::options::{Mode, RouteOptions};
 use crate::record::response::own_value;
 use crate::record::{FencingToken, RecordId, ScopeDigest};
 use crate::rejection::Rejection;
@@ -121,6 +121,11 @@ impl ProtectedRequest {
         &self.account
     }
 
+    /// Whether the layer only observes the request.
+    fn only_observes(&self) -> bool {
+        self.options.mode == Mode::Observe
+    }
+
     /// A place for the request among those in flight.
     pub(crate) fn place(&self) -> Result<Holding, Full> {
         self.account.take(Resource::Operations, 1)
@@ -216,7 +221,7 @@ impl Operation {
         place: Holding,
     ) -> (Arc<Self>, LeaseOwner) {
         let steps = mem::take(&mut grant.steps);
-        let lease = LeaseState::new(Lease::of(claim, grant), place);
+        let lease = LeaseState::new(Lease::of(claim, grant), place, request.only_observes());
         let operation = Arc::new(Self::with(request, Some(body), Some(lease)));
         operation.add_steps(steps);
         let owner = LeaseOwner::acquired(Arc::clone(&operation) as Arc<dyn Leased>);
@@ -263,7 +268,8 @@ impl Operation {
     /// Takes ownership of the lease that the claim has acquired. The owner's drop gives the claim back.
     pub(crate) fn acquired(self: &Arc<Self>, mut lease: Lease, place: Holding) -> LeaseOwner {
         self.add_steps(mem::take(&mut lease.steps));
-        let set = self.lease.set(Box::new(LeaseState::new(lease, place)));
+        let state = LeaseState::new(lease, place, self.only_observes());
+        let set = self.lease.set(Box::new(state));
         let is_first = set.is_ok() && self.own_lease.is_none();
         assert!(is_first, "an operation acquires one lease");
         LeaseOwner::acquired(Arc::clone(self) as Arc<dyn Leased>)

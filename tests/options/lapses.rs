@@ -3,12 +3,15 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use http_body_util::BodyExt;
 use tokio::time::sleep;
 use tower::{Layer, ServiceExt};
 use tower_idempotency::MemoryStore;
-use tower_idempotency::observer::{LapseCause, LeaseLapse, Observer};
+use tower_idempotency::observer::{Ending, LapseCause, LeaseLapse, Observer, OperationEnd};
+use tower_idempotency::options::Mode;
 use tower_idempotency::store::{ForgetMode, Store, StoreErrorKind};
 
+use crate::support::log::Log;
 use crate::support::store::{Fault, Op, Steered};
 use crate::support::{Gate, Runs, builder, held_back, post};
 
@@ -35,6 +38,7 @@ async fn running(store: &(impl Store + Clone), max_operation: Duration) -> (Laps
     let (lapses, gate) = (Lapses::default(), Gate::closed());
     let layer = builder(store)
         .observer(lapses.clone())
+        .store_timeout(LEASE / 3)
         .defaults(move |options| options.lease(LEASE).max_operation(max_operation))
         .build()
         .unwrap();
@@ -72,6 +76,120 @@ async fn an_operation_that_runs_too_long_is_told_when_its_lease_ends() {
     sleep(3 * LEASE).await;
     let told = vec![(LapseCause::MaxOperation, 1)];
     assert_eq!((lapses.take(), guarded.take()), (told.clone(), told));
+}
+
+/// After an outage of the store many leases lapse at once, and a slow observer must not cost those
+/// that are alive theirs.
+#[tokio::test(start_paused = true)]
+async fn renewals_that_are_due_are_sent_before_observers_are_told_of_lapses() {
+    #[derive(Clone)]
+    struct Renewals(Steered, Arc<Mutex<Vec<usize>>>);
+    impl Observer for Renewals {
+        fn lease_lapsed(&self, _: &LeaseLapse<'_>) {
+            self.1.lock().unwrap().push(self.0.calls(Op::Renew));
+        }
+    }
+    let store = Steered::unguarded();
+    store.make(Op::Renew, Fault::Fails(StoreErrorKind::NotSent));
+    let told = Renewals(store.clone(), Arc::default());
+    let layer = builder(&store)
+        .observer(told.clone())
+        .defaults(|options| options.lease(LEASE).max_operation(100 * LEASE))
+        .build()
+        .unwrap();
+    let gate = Gate::closed();
+    let app = layer.layer(held_back(&Runs::default(), &gate));
+    tokio::spawn(app.oneshot(post("k", "{}")));
+    gate.begun().await;
+    let mut before = 0;
+    while told.1.lock().unwrap().is_empty() {
+        before = store.calls(Op::Renew);
+        sleep(Duration::from_millis(10)).await;
+    }
+    assert!(before > 0, "renewals fail");
+    assert_eq!(
+        *told.1.lock().unwrap(),
+        [before + 1],
+        "that of the same look"
+    );
+}
+
+/// A renewal that the store carries out keeps the lease, also if the answer comes after
+/// `max_operation`.
+#[tokio::test(start_paused = true)]
+async fn a_renewal_under_way_at_max_operation_puts_the_lapse_off() {
+    let store = Steered::unguarded();
+    let second = Duration::from_secs(1);
+    store.make(Op::Renew, Fault::Late(7 * second));
+    // The third renewal leaves this process a lease after the operation began.
+    let (lapses, _gate) = running(&store, LEASE + 4 * second).await;
+    while store.calls(Op::Renew) < 3 {
+        sleep(second).await;
+    }
+    sleep(LEASE - 4 * second).await;
+    assert_eq!(lapses.take(), [], "the third has renewed it");
+    sleep(10 * second).await;
+    assert_eq!(store.calls(Op::Renew), 3);
+    assert_eq!(lapses.take(), [(LapseCause::MaxOperation, 1)]);
+}
+
+/// It runs as it would without the layer, and so does its duplicate.
+#[tokio::test(start_paused = true)]
+async fn nobody_is_told_that_an_operation_that_is_only_observed_has_lapsed_or_was_overtaken() {
+    #[derive(Clone, Default)]
+    struct Told(Arc<Mutex<Vec<OperationEnd>>>, Lapses);
+    impl Observer for Told {
+        fn ended(&self, ending: &Ending<'_>) {
+            self.0.lock().unwrap().push(ending.end);
+        }
+
+        fn lease_lapsed(&self, lapse: &LeaseLapse<'_>) {
+            self.1.lease_lapsed(lapse);
+        }
+    }
+    let store = Steered::unguarded();
+    let (told, gate, log) = (Told::default(), Gate::closed(), Log::default());
+    let listening = log.listen();
+    let layer = builder(&store)
+        .observer(told.clone())
+        .defaults(|options| {
+            options
+                .mode(Mode::Observe)
+                .lease(LEASE)
+                .max_operation(3 * LEASE)
+        })
+        .build()
+        .unwrap();
+    let app = layer.layer(held_back(&Runs::default(), &gate));
+    let send = || tokio::spawn(app.clone().oneshot(post("k", "")));
+    let first = send();
+    gate.begun().await;
+    sleep(10 * LEASE).await;
+    assert!(store.calls(Op::Renew) > 3, "it was renewed");
+    let second = send();
+    gate.begun().await;
+    assert_eq!(layer.counts().observed.execute, 2);
+    gate.open();
+    gate.open();
+    for responds in [first, second] {
+        responds
+            .await
+            .unwrap()
+            .unwrap()
+            .into_body()
+            .collect()
+            .await
+            .unwrap();
+    }
+    sleep(LEASE).await;
+    drop(listening);
+    assert_eq!(told.1.take(), []);
+    assert_eq!(*told.0.lock().unwrap(), [OperationEnd::Recorded]);
+    let text = log.text();
+    assert!(
+        !text.contains("lapsed") && !text.contains("taken over"),
+        "{text}"
+    );
 }
 
 /// It is lost, or it has ended: nothing lapses any more.
