@@ -43,8 +43,8 @@ pub(crate) struct FingerprintRules {
     /// The members that may carry the key. The one that does is no part of a JSON body's fingerprint.
     /// Where bytes are compared it needs no exception: equal keys are equal members.
     pub(crate) keys: Vec<MemberPointer>,
-    /// The members that are new in every attempt. In a JSON body that has no canonical form they are
-    /// taken for `null`.
+    /// The members that are new in every attempt, and left out. In a JSON body that has no canonical
+    /// form they are taken for `null`.
     pub(crate) of_attempt: Vec<MemberPointer>,
 }
 
@@ -125,7 +125,12 @@ impl FingerprintRules {
 
     /// The bytes of a JSON body, as they are in every attempt.
     fn of_every_attempt<'a>(&self, body: &'a [u8]) -> Cow<'a, [u8]> {
-        let changes = self.of_attempt.iter().map(|pointer| Change {
+        let is_left_out = |own: &&MemberPointer| match &self.body {
+            FingerprintBody::Json(json) => json.leaves_out(own),
+            FingerprintBody::Bytes | FingerprintBody::None => false,
+        };
+        let left_out = self.of_attempt.iter().filter(is_left_out);
+        let changes = left_out.map(|pointer| Change {
             pointer,
             value: "null",
             adds: false,

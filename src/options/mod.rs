@@ -117,6 +117,13 @@ impl RouteOptions {
                  /params/arguments/meta/idempotency-key: a message of MCP says in its body what it is",
             ));
         }
+        if self.mcp.is_some() && self.fingerprint.body == FingerprintBody::Bytes {
+            return Err(ConfigError::new(
+                "fingerprint_body",
+                "can't be bytes with the preset `mcp`: each attempt of a call has an `id` of its own; \
+                 write json",
+            ));
+        }
         self.check_steps()?;
         if let Some(scope) = &self.scope {
             scope.check()?;
@@ -288,6 +295,15 @@ mod tests {
             assert_eq!(error.option(), "exactly_once");
             assert!(error.to_string().contains("preset `mcp`"), "{error}");
         }
+    }
+
+    #[test]
+    fn the_preset_of_mcp_can_not_compare_bytes() {
+        let mcp = || RouteOptions::default().mcp();
+        let bytes = mcp().fingerprint_body(FingerprintBody::Bytes).check();
+        assert_eq!(bytes.unwrap_err().option(), "fingerprint_body");
+        let none = mcp().fingerprint_body(FingerprintBody::None).check();
+        assert!(none.is_ok());
     }
 
     #[test]

@@ -142,8 +142,16 @@ impl RouteOptions {
     }
 
     /// How the request's body is compared. Default: [`FingerprintBody::Bytes`].
+    ///
+    /// With the options of [`mcp`](Self::mcp) bodies can't be compared byte for byte, and are compared
+    /// as JSON without the `id` and the `_meta` of a call, which are new in every attempt. A part of
+    /// `_meta` that [`JsonFingerprint::include`](crate::options::JsonFingerprint::include) names is
+    /// compared.
     #[must_use]
-    pub fn fingerprint_body(mut self, body: FingerprintBody) -> Self {
+    pub fn fingerprint_body(mut self, mut body: FingerprintBody) -> Self {
+        if let FingerprintBody::Json(json) = &mut body {
+            json.leave_out(&self.fingerprint.of_attempt);
+        }
         self.fingerprint.body = body;
         self
     }

@@ -7,7 +7,7 @@ use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::Full;
 use serde_json::{Value, json};
 use tower::Layer;
-use tower_idempotency::options::Require;
+use tower_idempotency::options::{FingerprintBody, JsonFingerprint, Require};
 use tower_idempotency::{IdempotencyLayer, MemoryStore, RouteOptions};
 
 use crate::mcp::{call, call_of, in_json, layer, message, rejection, server};
@@ -208,6 +208,57 @@ async fn arguments_without_a_canonical_form_are_compared_without_the_id() {
         assert_eq!(rejection(&other), (json!(3), "key-reused".to_owned()));
         assert_eq!(runs.count(), 1);
     }
+}
+
+/// A client has a new `id` and a new progress token for each attempt, whatever else is compared.
+#[tokio::test]
+async fn other_comparisons_leave_out_what_is_new_in_every_attempt_too() {
+    let retried = |id: u32, change: &dyn Fn(&mut Value)| {
+        let mut call = call_of("pay", id, Some("k"));
+        call["params"]["arguments"]["sent_at"] = json!(id);
+        call["params"]["_meta"] = json!({ "progressToken": id, "tenant": "a" });
+        change(&mut call["params"]);
+        message(&call)
+    };
+    let all = JsonFingerprint::new;
+    let amount = || all().include("/params/arguments/amount");
+    for (json, has_tenant) in [
+        (all().exclude("/params/arguments/sent_at"), false),
+        (
+            all().include("").exclude("/params/arguments/sent_at"),
+            false,
+        ),
+        (amount(), false),
+        (amount().include("/id").include("/params/_meta"), false),
+        // A part of `_meta` that is named is compared.
+        (amount().include("/params/_meta/tenant"), true),
+    ] {
+        let runs = Runs::default();
+        let app = layer(|options| options.fingerprint_body(FingerprintBody::Json(json.clone())));
+        let app = app.layer(server(&runs));
+        send(&app, retried(1, &|_| {})).await;
+        let again = send(&app, retried(2, &|_| {})).await;
+        assert!(again.is_replay(), "{json:?}: {again:?}");
+        let other = retried(3, &|params| params["arguments"]["amount"] = json!(43));
+        assert_eq!(rejection(&send(&app, other).await).1, "key-reused");
+        let tenant = retried(4, &|params| params["_meta"]["tenant"] = json!("b"));
+        assert_eq!(send(&app, tenant).await.is_replay(), !has_tenant);
+        assert_eq!(runs.count(), 1);
+    }
+
+    // Nor is it lost where the arguments have no canonical form.
+    let tenant = amount().include("/params/_meta/tenant");
+    let app = layer(|options| options.fingerprint_body(FingerprintBody::Json(tenant)));
+    let app = app.layer(server(&Runs::default()));
+    let long =
+        |params: &mut Value| params["arguments"]["amount"] = json!(1_234_567_890_123_456_789_u64);
+    send(&app, retried(1, &long)).await;
+    assert!(send(&app, retried(1, &long)).await.is_replay());
+    let other = retried(1, &|params| {
+        long(params);
+        params["_meta"]["tenant"] = json!("b");
+    });
+    assert_eq!(rejection(&send(&app, other).await).1, "key-reused");
 }
 
 /// Neither the depth of a message nor its number of values has a bound but its length (G11).

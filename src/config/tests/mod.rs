@@ -214,7 +214,12 @@ fn a_preset_is_the_method_of_that_name_and_the_options_beside_it_change_it() {
         ),
         (
             "key_in_body = ['/params/_meta/key']\npreset = 'mcp'",
-            mcp.key_in_body(["/params/_meta/key"]),
+            mcp.clone().key_in_body(["/params/_meta/key"]),
+        ),
+        ("fingerprint_body = 'json'\npreset = 'mcp'", mcp.clone()),
+        (
+            "fingerprint_body = { json = { exclude = ['/id', '/params/_meta'] } }\npreset = 'mcp'",
+            mcp,
         ),
     ] {
         for there in [

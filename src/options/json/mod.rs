@@ -64,6 +64,21 @@ impl JsonFingerprint {
         self
     }
 
+    /// Leaves out these members too, but for those of which a part is included by its name.
+    pub(crate) fn leave_out(&mut self, members: &[MemberPointer]) {
+        for member in members {
+            let inside = format!("{member}/");
+            let is_inside = |own: &String| own.starts_with(&inside);
+            if !self.include.iter().any(is_inside) && !self.leaves_out(member) {
+                self.exclude.push(member.to_string());
+            }
+        }
+    }
+
+    pub(crate) fn leaves_out(&self, member: &MemberPointer) -> bool {
+        self.exclude.contains(&member.to_string())
+    }
+
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
         let wrong = |pointer: &&String| !pointer.is_empty() && !pointer.starts_with('/');
         match self.include.iter().chain(&self.exclude).find(wrong) {

@@ -76,7 +76,7 @@ impl RouteOptions {
     /// - The key is the member `meta["idempotency-key"]` of the tool's arguments, where the Universal
     ///   Commerce Protocol has it; [`key_in_body`](Self::key_in_body) names other places.
     /// - Calls are compared as JSON, without their `id` and their `_meta`: a client sends a call that
-    ///   it retries under a new id.
+    ///   it retries under a new id. [`fingerprint_body`](Self::fingerprint_body) leaves them out too.
     /// - A replay has the `id` and the progress token of the retry, and is the recorded answer
     ///   otherwise.
     /// - Streams of events are recorded ([`event_streams`](Self::event_streams)). The event with the
@@ -108,16 +108,13 @@ impl RouteOptions {
     pub fn mcp(mut self) -> Self {
         self.mcp = Some(McpTools::default());
         self.event_streams = EventStreams::Record;
-        let compared = JsonFingerprint::new()
-            .exclude("/id")
-            .exclude("/params/_meta");
         let usual = RecordHeaders::default().names;
         let names = usual.iter().map(HeaderName::as_str).chain([SESSION]);
         let recorded = RecordHeaders::deny(names);
         self.fingerprint.of_attempt = ["/id", "/params/_meta"].map(message::pointer).into();
         self.methods([Method::POST])
             .key_in_body([KEY])
-            .fingerprint_body(FingerprintBody::Json(compared))
+            .fingerprint_body(FingerprintBody::Json(JsonFingerprint::new()))
             .record_headers(recorded)
     }
 
