@@ -75,7 +75,7 @@ fn the_contracts_in_the_field_validate() {
             files += 1;
         }
     }
-    assert_eq!(files, 13);
+    assert_eq!(files, 18);
 }
 
 fn toml_as_json(text: &str) -> String {

@@ -13,12 +13,13 @@ use tower::ServiceExt;
 use tower_idempotency::options::Mode;
 use tower_idempotency::rejection::RejectionCode;
 use tower_idempotency::store::AnyStore;
-use tower_idempotency::{Counts, IdempotencyLayer, scope};
+use tower_idempotency::{Counts, IdempotencyLayer, LimitUsage, scope};
 
 use crate::servers::Server;
 
-/// Long, so that a client that waited for the store would be found out on any machine.
-const STORE_TIMEOUT: Duration = Duration::from_secs(3);
+/// Nobody waits for a store that takes that long.
+const SHORT: Duration = Duration::from_secs(3);
+/// On no machine does a store that works take that long.
 const LONG: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -34,7 +35,10 @@ async fn a_postgres_that_fails_changes_nothing_for_observed_requests() {
 async fn observed(kind: &'static str) {
     let server = Server::start(kind, &[]);
     AnyStore::migrate(server.url()).await.unwrap();
-    let pair = Pair::new(AnyStore::connect(server.url()).await.unwrap());
+    let store = AnyStore::connect(server.url()).await.unwrap();
+    // With one a client that waited for the store would be found out, and the other gives up soon.
+    let (patient, hasty) = (Pair::new(store.clone(), LONG), Pair::new(store, SHORT));
+    let pair = &patient;
     pair.send("k", "paid").await;
     pair.reach(|counts| counts.recorded, 1).await;
     pair.send("k", "paid").await;
@@ -44,23 +48,27 @@ async fn observed(kind: &'static str) {
     pair.reach(reused, 1).await;
 
     server.freeze();
-    let before = pair.layer.counts().observed;
-    pair.send("frozen", "paid").await;
-    pair.send("k", "paid").await;
-    assert_eq!(pair.layer.counts().observed, before, "they waited");
-    pair.reach(failed, 2).await;
+    let before = patient.layer.counts().observed;
+    for pair in [&patient, &hasty] {
+        pair.send("frozen", "paid").await;
+        pair.send("k", "paid").await;
+    }
+    assert_eq!(patient.layer.counts().observed, before, "they waited");
+    hasty.reach(failed, 2).await;
     server.thaw();
-    pair.finds_replays_again().await;
+    hasty.finds_replays_again().await;
 
-    let before = failed(&pair.layer.counts());
+    let before = failed(&hasty.layer.counts());
     server.kill();
-    pair.send("down", "paid").await;
-    pair.reach(failed, before + 1).await;
+    hasty.send("down", "paid").await;
+    hasty.reach(failed, before + 1).await;
     server.restart();
-    pair.finds_replays_again().await;
-    let counts = pair.layer.counts();
-    assert_eq!((counts.replayed, counts.unprotected), (0, 0));
-    assert_eq!(counts.observed.not_observed, 0);
+    hasty.finds_replays_again().await;
+    for pair in [patient, hasty] {
+        let counts = pair.layer.counts();
+        assert_eq!((counts.replayed, counts.unprotected), (0, 0));
+        assert_eq!(counts.observed.not_observed, 0);
+    }
 }
 
 /// The requests of which the store's failure is all that is known.
@@ -76,10 +84,10 @@ struct Pair {
 }
 
 impl Pair {
-    fn new(store: AnyStore) -> Self {
+    fn new(store: AnyStore, store_timeout: Duration) -> Self {
         let layer = IdempotencyLayer::builder(store, scope::header("x-api-key"))
             .defaults(|options| options.mode(Mode::Observe))
-            .store_timeout(STORE_TIMEOUT)
+            .store_timeout(store_timeout)
             .build()
             .unwrap();
         Self {
@@ -95,33 +103,38 @@ impl Pair {
         assert_eq!(observed.await, plain.await);
     }
 
+    /// Waits until at least so many are counted.
     async fn reach(&self, number: impl Fn(&Counts) -> u64, expected: u64) {
-        let reached = timeout(LONG, async {
+        let reached = timeout(2 * LONG, async {
             while number(&self.layer.counts()) < expected {
                 sleep(Duration::from_millis(10)).await;
             }
         });
-        let counts = || self.layer.counts();
-        assert!(
-            reached.await.is_ok(),
-            "{expected} expected, {:?}",
-            counts().observed
-        );
-        assert_eq!(number(&counts()), expected, "{:?}", counts().observed);
+        let is_reached = reached.await.is_ok();
+        let observed = self.layer.counts().observed;
+        assert!(is_reached, "{expected} expected, {observed:?}");
     }
 
     /// The server is back, and so are its connections after a while.
     async fn finds_replays_again(&self) {
         let replays = self.layer.counts().observed.replay;
-        let back = timeout(LONG, async {
+        let back = timeout(2 * LONG, async {
             while self.layer.counts().observed.replay == replays {
                 self.send("k", "paid").await;
                 sleep(Duration::from_millis(200)).await;
             }
+            // What was sent meanwhile has an end too.
+            while self.in_flight() > 0 {
+                sleep(Duration::from_millis(10)).await;
+            }
         });
         back.await.expect("the store is reached again");
-        // What was sent meanwhile has an end too.
-        sleep(2 * STORE_TIMEOUT).await;
+    }
+
+    fn in_flight(&self) -> usize {
+        let limits = self.layer.usage().limits;
+        let of_operations = |usage: &&LimitUsage| usage.option == "max_in_flight_operations";
+        limits.iter().find(of_operations).unwrap().held
     }
 }
 
