@@ -99,7 +99,7 @@ async fn weather(kind: &'static str, settings: &[&str], fault: impl AsyncFn(&Ser
 
     fault(&server).await;
     let back = Instant::now();
-    traffic.is_calm(Duration::from_secs(15)).await;
+    traffic.is_calm(Duration::from_secs(45)).await;
     let recovered = back.elapsed();
     let connections_after = admin::connections(&server).await;
 

@@ -21,7 +21,7 @@ const NODE: &[&str] = &[
 /// A master confirms writes before its replica has them. A replica that is not more than this behind
 /// is promoted.
 const BEHIND: Duration = Duration::from_secs(1);
-const CALM_WITHIN: Duration = Duration::from_secs(20);
+const CALM_WITHIN: Duration = Duration::from_secs(40);
 
 fn port(node: &Server) -> &str {
     let (_, port) = node.url().trim_end_matches('/').rsplit_once(':').unwrap();

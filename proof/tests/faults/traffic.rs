@@ -21,12 +21,12 @@ use tower_idempotency::{IdempotencyLayer, scope};
 
 pub(crate) const STORE_TIMEOUT: Duration = Duration::from_millis(1500);
 /// The lease lasts longer than any fault, so no operation may run twice.
-pub(crate) const LEASE: Duration = Duration::from_secs(20);
+pub(crate) const LEASE: Duration = Duration::from_secs(60);
 /// A claim and a completion may each take the store's timeout; the rest is for a
 /// busy machine.
 const BOUND: Duration = Duration::from_secs(6);
 /// The last attempt must end within this time after the fault.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(50);
 const CLIENTS: usize = 8;
 /// The operation of this key takes a second, that of any other key takes 2 ms.
 pub(crate) const SLOW: &str = "slow";
