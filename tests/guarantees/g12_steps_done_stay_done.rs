@@ -82,26 +82,44 @@ fn unavailable() -> Response<Full<Bytes>> {
     answer(StatusCode::SERVICE_UNAVAILABLE, "later")
 }
 
+/// Charges. The first attempt is not available afterwards.
+async fn charge(
+    effects: Effects,
+    context: IdempotencyContext,
+    run: usize,
+) -> Response<Full<Bytes>> {
+    let charged = effects.step(&context, "charge").await.unwrap();
+    if run == 1 {
+        return unavailable();
+    }
+    answer(StatusCode::CREATED, charged)
+}
+
+/// Reserves, and charges. The first attempt is not available after the first step, the second one not
+/// after the second step.
+async fn reserve_and_charge(
+    effects: Effects,
+    context: IdempotencyContext,
+    run: usize,
+) -> Response<Full<Bytes>> {
+    let reserved = effects.step(&context, "reserve").await.unwrap();
+    if run == 1 {
+        return unavailable();
+    }
+    let charged = effects.step(&context, "charge").await.unwrap();
+    if run == 2 {
+        return unavailable();
+    }
+    answer(StatusCode::CREATED, format!("{reserved}, {charged}"))
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_step_is_given_its_result_in_every_later_attempt() {
     let store = Steered::new();
     let effects = Effects::default();
     let shop = shop({
         let effects = effects.clone();
-        move |context, run| {
-            let effects = effects.clone();
-            async move {
-                let reserved = effects.step(&context, "reserve").await.unwrap();
-                if run == 1 {
-                    return unavailable();
-                }
-                let charged = effects.step(&context, "charge").await.unwrap();
-                if run == 2 {
-                    return unavailable();
-                }
-                answer(StatusCode::CREATED, format!("{reserved}, {charged}"))
-            }
-        }
+        move |context, run| reserve_and_charge(effects.clone(), context, run)
     });
     let app = with_steps(&store).layer(shop);
     for _ in 0..2 {
@@ -334,16 +352,7 @@ async fn another_request_is_not_given_the_steps_of_the_first() {
         let effects = Effects::default();
         let shop = shop({
             let effects = effects.clone();
-            move |context, run| {
-                let effects = effects.clone();
-                async move {
-                    let charged = effects.step(&context, "charge").await.unwrap();
-                    if run == 1 {
-                        return unavailable();
-                    }
-                    answer(StatusCode::CREATED, charged)
-                }
-            }
+            move |context, run| charge(effects.clone(), context, run)
         });
         let app = with_policy(&store, change).layer(shop);
         assert_eq!(send(&app, post("k", "42 EUR")).await.status, 503);
@@ -368,16 +377,7 @@ async fn a_request_that_is_rejected_for_steps_is_in_nobodys_way() {
     let effects = Effects::default();
     let shop = shop({
         let effects = effects.clone();
-        move |context, run| {
-            let effects = effects.clone();
-            async move {
-                let charged = effects.step(&context, "charge").await.unwrap();
-                match run {
-                    1 => unavailable(),
-                    _ => answer(StatusCode::CREATED, charged),
-                }
-            }
-        }
+        move |context, run| charge(effects.clone(), context, run)
     });
     let app = with_steps(&store).layer(shop);
     assert_eq!(send(&app, post("k", "42 EUR")).await.status, 503);
@@ -432,21 +432,7 @@ async fn steps_come_along_while_secrets_are_rotated() {
     let effects = Effects::default();
     let shop = shop({
         let effects = effects.clone();
-        let runs = Runs::default();
-        move |context, _| {
-            let (effects, run) = (effects.clone(), runs.begin());
-            async move {
-                let reserved = effects.step(&context, "reserve").await.unwrap();
-                if run == 1 {
-                    return unavailable();
-                }
-                let charged = effects.step(&context, "charge").await.unwrap();
-                if run == 2 {
-                    return unavailable();
-                }
-                answer(StatusCode::CREATED, format!("{reserved}, {charged}"))
-            }
-        }
+        move |context, run| reserve_and_charge(effects.clone(), context, run)
     });
     let app = |secrets: &[&str]| {
         let layer = builder(&store).secrets(secrets.iter().copied());
