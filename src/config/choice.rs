@@ -12,7 +12,7 @@ use crate::options::json::JsonFingerprint;
 use crate::options::json::member::MemberPointer;
 use crate::options::key::KeyFormat;
 use crate::options::recording::RecordHeaders;
-use crate::options::{ExactlyOnce, McpTools, OnInFlight, ReplayedMember, RouteOptions};
+use crate::options::{self, ExactlyOnce, McpTools, OnInFlight, ReplayedMember, RouteOptions};
 
 values! {
     /// What a key has to look like.
@@ -66,6 +66,14 @@ values! {
         { "type": "string", "pattern": "^(/([^~/]|~[01])*)+$" },
         |plain| {
             let is_one = |text: &&str| MemberPointer::parse(text).is_ok();
+            text(&plain).filter(is_one).map(str::to_owned)
+        };
+    /// A member of a JSON response, or a member with a value.
+    SkipMember(String): "a JSON pointer to a member, or a pointer and a value such as \
+        \"/result/isError: true\"",
+        { "type": "string", "pattern": format!("^(/([^~/:]|~[01])*)+( *: *({SCALAR}) *)?$") },
+        |plain| {
+            let is_one = |text: &&str| options::skip_json::SkipMember::read(text).is_ok();
             text(&plain).filter(is_one).map(str::to_owned)
         };
     /// Options for one kind of endpoint: whether it is MCP.
@@ -131,6 +139,9 @@ enum ToolNames {
     /// Every tool but those of these names.
     Except(Vec<String>),
 }
+
+/// A value of JSON that is no array and no object, in a JSON Schema.
+const SCALAR: &str = r#"true|false|null|-?[0-9][-+.0-9eE]*|"([^"\\]|\\.)*""#;
 
 const CIPHER: &str = "xchacha20-poly1305";
 

@@ -7,8 +7,8 @@ use serde::Deserialize;
 
 use super::amount::{Size, Time};
 use super::choice::{
-    Body, Encrypting, Exactly, Format, Headers, Lengths, MemberName, Preset, Replayed, Tools,
-    Waiting,
+    Body, Encrypting, Exactly, Format, Headers, Lengths, MemberName, Preset, Replayed, SkipMember,
+    Tools, Waiting,
 };
 use super::credential::Credential;
 use super::desk::DeskTable;

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use crate::contract::{Contract, Endpoint, RejectionExample};
 use crate::options::fingerprint::FingerprintBody;
 use crate::options::recording::{RecordRule, SkipHeader};
+use crate::options::skip_json::SkipMember;
 use crate::options::{McpTools, OnInFlight};
 
 impl Contract {
@@ -83,6 +84,12 @@ impl Endpoint {
                 .skip_headers
                 .iter()
                 .map(SkipHeader::to_string)
+                .collect::<Vec<_>>(),
+            "skip_json": options
+                .skip_json
+                .0
+                .iter()
+                .map(SkipMember::to_string)
                 .collect::<Vec<_>>(),
             "record_headers": recorded,
             "on_in_flight": match options.on_in_flight {

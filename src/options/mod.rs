@@ -19,6 +19,7 @@ pub(crate) mod route;
 mod rows;
 pub(crate) mod rpc;
 mod setters;
+pub(crate) mod skip_json;
 pub(crate) mod statuses;
 mod structured;
 pub(crate) mod target;

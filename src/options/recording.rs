@@ -14,7 +14,7 @@ pub use super::record_headers::RecordHeaders;
 pub use super::statuses::{IntoStatuses, Statuses};
 
 /// Says in a response's extensions whether that response is recorded. A handler inserts this
-/// value, and the value overrides `record`, `skip_types` and `skip_headers`.
+/// value, and the value overrides `record`, `skip_types`, `skip_headers` and `skip_json`.
 ///
 /// ```
 /// use http::Response;

@@ -11,6 +11,7 @@ use crate::options::key::KeyRules;
 use crate::options::mcp::McpTools;
 use crate::options::recording::{RecordHeaders, RecordRule, SkipHeader, Statuses};
 use crate::options::replay_json::ReplayJson;
+use crate::options::skip_json::SkipJson;
 use crate::options::{
     EventStreams, ExactlyOnce, KeySyntax, KeysPer, Mode, OnDisconnect, OnInFlight, OnLapsedLease,
     OnMismatch, OnOversize, OnStoreError, Require,
@@ -173,6 +174,7 @@ options! {
         record: Arc<dyn RecordRule> = Arc::new(Statuses::default());
         skip_types: Vec<String> = Vec::new();
         skip_headers: Vec<SkipHeader> = Vec::new();
+        skip_json: SkipJson = SkipJson::default();
         replayed_header: Option<HeaderName> = Some(HeaderName::from_static("idempotency-replayed"));
         created_at_header: Option<HeaderName> = None;
         expires_at_header: Option<HeaderName> = None;
@@ -271,6 +273,9 @@ macro_rules! route_options {
             /// Headers by which a response says that it is not to be recorded: a name, or a name
             /// and a value, such as `Transient-Error: true`.
             skip_headers: Vec<SkipHeader> = [];
+            /// Members by which a JSON response says that it is not to be recorded: a JSON pointer, or a
+            /// pointer and a value, such as `/result/isError: true`.
+            skip_json: Vec<SkipMember> = [];
             /// What a duplicate gets while the first request runs: `in-flight` at once, or the
             /// outcome, for which it waits at most this long.
             on_in_flight: Waiting = "reject";

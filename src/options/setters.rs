@@ -14,6 +14,7 @@ use crate::options::json::member::MemberPointer;
 use crate::options::key::{KeyFormat, KeySyntax};
 use crate::options::recording::{RecordRule, SkipHeader};
 use crate::options::replay_json::Source;
+use crate::options::skip_json::SkipMember;
 use crate::options::{
     ExactlyOnce, FingerprintBody, OnInFlight, ReplayedMember, RouteOptions, can_protect,
 };
@@ -205,6 +206,37 @@ impl RouteOptions {
             match SkipHeader::read(header.as_ref()) {
                 Ok(header) => self.skip_headers.push(header),
                 Err(message) => self.fail("skip_headers", message),
+            }
+        }
+        self
+    }
+
+    /// Members by which a JSON response says that it is not to be recorded: a JSON pointer (RFC
+    /// 6901), or a pointer and a value, such as `/result/isError: true`. A retry executes again.
+    /// Default: none.
+    ///
+    /// A value is `true`, `false`, `null`, a string in quotation marks, or a number as the response
+    /// writes it. A pointer alone stands for every value but `null`. No name in a pointer can have a colon.
+    ///
+    /// A response is JSON if its one content type says so, or a stream of events that
+    /// [`event_streams`](Self::event_streams) records, of which one event is enough. What can't be
+    /// read has no such member: a coded body (`Content-Encoding`) or a part of one, a body beyond
+    /// [`max_recorded_body`](Self::max_recorded_body), and what is not JSON. Neither has an array, nor an object
+    /// that has the member twice. A response that a handler commits with its claim (G7) is recorded all the same.
+    ///
+    /// ```
+    /// use tower_idempotency::options::RouteOptions;
+    ///
+    /// // A tool of MCP that failed, and a query of GraphQL, which fails with the status 200.
+    /// RouteOptions::default().skip_json(["/result/isError: true", "/errors"]);
+    /// ```
+    #[must_use]
+    pub fn skip_json<M: AsRef<str>>(mut self, members: impl IntoIterator<Item = M>) -> Self {
+        self.skip_json.0.clear();
+        for member in members {
+            match SkipMember::read(member.as_ref()) {
+                Ok(member) => self.skip_json.0.push(member),
+                Err(message) => self.fail("skip_json", message),
             }
         }
         self

@@ -1,6 +1,7 @@
 //! Step 7: what a response means for the operation's record. Nothing here asks
 //! the store or changes anything.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -21,7 +22,7 @@ use crate::store::{Outcome, Release};
 
 /// How the body of a response ended.
 pub(crate) enum BodyEnd<'a> {
-    /// The whole body, and what it says of a call of a tool (`mcp`).
+    /// The whole body, and what it says of its operation (`mcp`, `skip_json`).
     Full(&'a FullBody, ToolAnswer),
     /// The body was too large to record, or endless. Holds its trailers if the end
     /// was reached.
@@ -42,18 +43,25 @@ impl<'a> BodyEnd<'a> {
         body: &'a FullBody,
     ) -> Self {
         let is_stream = is_event_stream(headers);
+        let mut answer = ToolAnswer::Result;
         if operation.options.mcp.is_some() {
             if ToolAnswer::is_coded(headers) {
                 return Self::Full(body, ToolAnswer::Coded);
             }
-            let answer = move |body: &[u8]| ToolAnswer::of(body, is_stream);
-            return Self::Full(body, search(operation, &body.data, answer).await);
-        }
-        if is_stream && search(operation, &body.data, answers_twice).await {
+            let of = move |body: &[u8]| ToolAnswer::of(body, is_stream);
+            answer = search(operation, &body.data, of).await;
+        } else if is_stream && search(operation, &body.data, answers_twice).await {
             warn!("a stream of events answers one JSON-RPC id twice: its record is sealed");
             return Self::TwoAnswers(body.trailers.as_deref());
         }
-        Self::Full(body, ToolAnswer::Result)
+        if answer == ToolAnswer::Result && operation.options.skip_json.may_be_in(headers) {
+            let options = Arc::clone(&operation.options);
+            let skips = move |body: &[u8]| options.skip_json.are_in(body, is_stream);
+            if search(operation, &body.data, skips).await {
+                answer = ToolAnswer::Unfinished;
+            }
+        }
+        Self::Full(body, answer)
     }
 }
 

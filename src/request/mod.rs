@@ -274,7 +274,10 @@ where
             let limit = operation.options.max_recorded_body;
             match read(body.as_mut(), length, limit, at_once, operation.account()).await {
                 FirstRead::Full(mut body, room) => {
-                    let end = if events || operation.options.mcp.is_some() {
+                    let options = &operation.options;
+                    let is_read =
+                        options.mcp.is_some() || options.skip_json.may_be_in(&head.headers);
+                    let end = if events || is_read {
                         Box::pin(BodyEnd::of_full(operation, &head.headers, &body)).await
                     } else {
                         BodyEnd::Full(&body, ToolAnswer::Result)

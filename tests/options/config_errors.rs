@@ -80,7 +80,7 @@ fn wrong_options_of_a_layer_are_named() {
 #[test]
 fn wrong_options_of_a_policy_are_named_and_so_is_their_route() {
     type Change = fn(RouteOptions) -> RouteOptions;
-    let rows: [(&str, Change); 30] = [
+    let rows: [(&str, Change); 32] = [
         ("header", |p| p.header("not a name")),
         ("header", |p| p.header("")),
         ("header", |p| p.headers(["x-key", "schlüssel"])),
@@ -103,6 +103,8 @@ fn wrong_options_of_a_policy_are_named_and_so_is_their_route() {
         }),
         ("body_timeout", |p| p.body_timeout(Duration::ZERO)),
         ("skip_headers", |p| p.skip_headers(["a b: c"])),
+        ("skip_json", |p| p.skip_json(["errors"])),
+        ("skip_json", |p| p.skip_json(["/status: failed"])),
         ("skip_types", |p| p.skip_types(["pdf"])),
         ("skip_types", |p| p.skip_types(["text/html; charset=utf-8"])),
         ("replay_status", |p| {

@@ -38,6 +38,7 @@ mod rejections;
 mod replay_json;
 mod replays;
 mod routes;
+mod skip_json;
 mod store_errors;
 mod streams;
 mod waiting;

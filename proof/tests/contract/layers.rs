@@ -39,6 +39,7 @@ pub(crate) fn full() -> IdempotencyLayer {
                 .echo_key(true)
                 .skip_types(["application/pdf", "image/*"])
                 .skip_headers(["Transient-Error: true", "X-No-Store"])
+                .skip_json(["/result/isError: true", "/errors"])
                 .retention(Duration::from_secs(7 * 24 * 3600))
         })
         .route("POST /orders", |options| {

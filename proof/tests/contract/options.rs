@@ -108,6 +108,10 @@ const OPTIONS: &[(&str, Change)] = &[
     ("skip_headers", |options| {
         options.skip_headers(["transient-error: true"])
     }),
+    ("skip_json", |options| {
+        options.skip_json(["/result/isError: true"])
+    }),
+    ("skip_json", |options| options.skip_json(["/errors"])),
     ("on_in_flight", |options| {
         options.on_in_flight(OnInFlight::Wait(Duration::from_secs(10)))
     }),

@@ -16,7 +16,7 @@ contract! { "adcp.toml":
     a_key_has_at_least_16_characters,
     a_call_without_a_key_is_passed_on,
     a_key_belongs_to_an_agent,
-    a_task_that_the_server_failed_runs_again,
+    a_task_that_failed_runs_again,
     a_response_that_was_not_kept_has_expired,
     other_messages_are_left_alone,
     without_a_store_calls_are_refused,
@@ -256,10 +256,29 @@ async fn a_key_belongs_to_an_agent(api: &Api) {
     assert_eq!((denied.status(), api.executions()), (401, before));
 }
 
-/// Rule 3, as far as a failure is an error of JSON-RPC.
-async fn a_task_that_the_server_failed_runs_again(api: &Api) {
-    for (name, code) in [("failed-1", -32603), ("failed-2", -32029)] {
-        let failed = json!({ "jsonrpc": "2.0", "id": 1, "error": { "code": code, "message": "" } });
+/// Rule 3: a failure is an error of JSON-RPC ("Transport-Level Errors") or of the task ("Tool-Level
+/// Errors").
+async fn a_task_that_failed_runs_again(api: &Api) {
+    let error = |code: i32| json!({ "code": code, "message": "" });
+    let adcp_error =
+        json!({ "code": "POLICY_VIOLATION", "message": "", "recovery": "correctable" });
+    let structured = json!({ "status": "failed", "adcp_error": adcp_error });
+    let content = json!([{ "type": "text", "text": "Not allowed." }]);
+    for (name, member, value) in [
+        ("failed-1", "error", error(-32603)),
+        ("failed-2", "error", error(-32029)),
+        (
+            "failed-3",
+            "result",
+            json!({ "isError": true, "content": content }),
+        ),
+        (
+            "failed-4",
+            "result",
+            json!({ "structuredContent": structured, "content": content }),
+        ),
+    ] {
+        let failed = json!({ "jsonrpc": "2.0", "id": 1, (member): value });
         answers(api, &failed);
         buy(api, &key(name)).executes().await;
         answers(api, &result(&json!(1), "initial"));

@@ -115,6 +115,11 @@ pub(super) const CHANGES: &[(&str, &str, &str)] = &[
         "['transient-error: true', 'x-no-store']",
         r#"[SkipHeader { name: "transient-error", value: Some("true") }, SkipHeader { name: "x-no-store", value: None }]"#,
     ),
+    (
+        "skip_json",
+        "['/result/isError: true', '/errors']",
+        r#"SkipJson([SkipMember { pointer: "/result/isError", value: Some(Bool(true)) }, SkipMember { pointer: "/errors", value: None }])"#,
+    ),
     ("on_in_flight", "{ wait = '10s' }", "Wait(10s)"),
     ("mode", "'observe'", "Observe"),
     ("mark_observed", "true", "true"),

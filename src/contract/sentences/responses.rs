@@ -186,6 +186,13 @@ pub(in crate::contract) fn not_recorded(endpoint: &Endpoint) -> Sentences {
             quoted(headers.iter(), "or")
         ),
     };
+    let members = match &*options.skip_json.0 {
+        [] => String::new(),
+        members => format!(
+            "JSON responses with the member {} {again}",
+            quoted(members.iter(), "or")
+        ),
+    };
     let unavailable = gets(endpoint, RejectionCode::ResponseUnavailable);
     let events = match options.event_streams {
         EventStreams::Seal => "a stream of events".to_owned(),
@@ -238,6 +245,7 @@ pub(in crate::contract) fn not_recorded(endpoint: &Endpoint) -> Sentences {
         ),
         types,
         headers,
+        members,
         large,
         format!(
             "If a response that would be recorded breaks off on its way, the operation counts as executed: \

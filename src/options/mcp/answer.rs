@@ -17,7 +17,8 @@ pub(crate) enum ToolAnswer {
     /// How the call ended. What is no message of JSON-RPC is taken for one such answer: the status
     /// of the response decides.
     Result,
-    /// The call can be sent again: the server failed, or needs more input of the client.
+    /// The call can be sent again: the server failed, needs more input of the client, or answered with
+    /// a member of `skip_json`.
     Unfinished,
     /// A stream with this number of answers, which should have one.
     Unclear(usize),
