@@ -12,3 +12,4 @@ mod oracle;
 mod planted;
 mod served;
 mod slow_claims;
+mod streams;

@@ -10,10 +10,10 @@ use http_body::Body;
 use crate::lease::Verdict;
 use crate::message::body::FullBody;
 use crate::message::first_read::AnnouncedLength;
-use crate::message::media_type::never_ends;
+use crate::message::media_type::{is_event_stream, never_ends};
 use crate::message::watched_body::{Passed, Watch, WatchedBody};
 use crate::options::mcp::ToolAnswer;
-use crate::options::{OnDisconnect, OnLapsedLease, RouteOptions};
+use crate::options::{EventStreams, OnDisconnect, OnLapsedLease, RouteOptions};
 use crate::record::Completion;
 use crate::rejection::RejectionCode;
 use crate::request::judge::{BodyEnd, head_for_judging, judge};
@@ -33,6 +33,7 @@ pub(super) struct Responded {
     head: response::Parts,
     bytes: usize,
     trailers: Option<HeaderMap>,
+    /// Whether the layer would not have waited for the end of the body.
     endless: bool,
 }
 
@@ -44,14 +45,12 @@ impl Observation {
         body: R,
     ) -> WatchedBody<R> {
         let length = AnnouncedLength::of(head, &body).by_header;
-        let endless = never_ends(head);
+        // An upgrade can have the content type of a stream.
+        let records_events = self.request.options.event_streams == EventStreams::Record
+            && head.status != StatusCode::SWITCHING_PROTOCOLS;
+        let endless = never_ends(head) && !records_events;
         if endless {
-            let end = BodyEnd::TooLarge(None);
-            let verdict = judge(&self.request.options, head, end, self.began_at);
-            // Nothing waits for the end of such a response, unless a retry executes afterwards.
-            if !matches!(verdict, Verdict::Release(_)) {
-                self.ended(verdict);
-            }
+            self.does_not_wait(head);
         }
         if !body.is_end_stream() {
             self.watch();
@@ -66,6 +65,16 @@ impl Observation {
         WatchedBody::new(body, Box::new(watch), length)
     }
 
+    /// The end of an operation whose response is not recorded, whenever its body ends.
+    fn does_not_wait(&self, head: &response::Parts) {
+        let end = BodyEnd::TooLarge(None);
+        let verdict = judge(&self.request.options, head, end, self.began_at);
+        // Nothing waits for the end of such a response, unless a retry executes afterwards.
+        if !matches!(verdict, Verdict::Release(_)) {
+            self.ended(verdict);
+        }
+    }
+
     /// The end of an operation that is done, with this status.
     pub(super) fn done(&self, status: StatusCode) -> Verdict<'static> {
         Verdict::Record(done(status, &self.request.options, self.began_at))
@@ -75,6 +84,11 @@ impl Observation {
 impl Watch for Responded {
     fn data(&mut self, data: &Bytes) {
         self.bytes = self.bytes.saturating_add(data.len());
+        let limit = self.observation.request.options.max_recorded_body;
+        if !self.endless && self.bytes > limit && is_event_stream(&self.head.headers) {
+            self.endless = true;
+            self.observation.does_not_wait(&self.head);
+        }
     }
 
     fn trailers(&mut self, trailers: &HeaderMap) {
