@@ -43,13 +43,13 @@ pub struct Counts {
     pub outcome_unknown: u64,
     /// Operations that may still be running somewhere: their records are left in
     /// flight until their leases lapse. An operation whose handler commits later does not count
-    /// again.
+    /// again, and one that is only observed does not count.
     pub in_doubt: u64,
     /// Operations whose responses were discarded, because another owner had taken over
     /// (G5).
     pub overtaken: u64,
     /// Operations whose responses were sent before they were recorded. A background
-    /// task goes on trying to record each.
+    /// task goes on trying to record each. An operation that is only observed does not count.
     pub unrecorded: u64,
     /// Operations that ran unprotected because the store was down
     /// ([`OnStoreError::RunUnprotected`](crate::options::OnStoreError::RunUnprotected)).

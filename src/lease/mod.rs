@@ -72,28 +72,34 @@ impl Leases {
         if !lease.set_ended(ended) {
             return;
         }
+        let is_observed = lease.is_observed();
         // No response of an observed operation is discarded, and none runs beside its duplicate
         // that would not have run without the layer.
-        if lease.is_observed() && ended == Ended::Overtaken {
+        if is_observed && ended == Ended::Overtaken {
             return;
         }
         let counts = &self.counts;
         let count = match ended {
-            Ended::Recorded => &counts.recorded,
-            Ended::Sealed => &counts.sealed,
-            Ended::Released => &counts.released,
-            Ended::OutcomeUnknown => &counts.outcome_unknown,
-            Ended::LeftInFlight => &counts.in_doubt,
-            Ended::Overtaken => &counts.overtaken,
-            Ended::Pending => &counts.unrecorded,
+            Ended::Recorded => Some(&counts.recorded),
+            Ended::Sealed => Some(&counts.sealed),
+            Ended::Released => Some(&counts.released),
+            Ended::OutcomeUnknown => Some(&counts.outcome_unknown),
+            // These are watched for, and no client of an observed operation notices them.
+            Ended::LeftInFlight | Ended::Pending if is_observed => None,
+            Ended::LeftInFlight => Some(&counts.in_doubt),
+            Ended::Overtaken => Some(&counts.overtaken),
+            Ended::Pending => Some(&counts.unrecorded),
         };
-        count.add();
+        if let Some(count) = count {
+            count.add();
+        }
         self.observers.tell(|observer| {
             let lease = lease.lease();
             observer.ended(&Ending {
                 end: ended.into(),
                 record: &lease.claim.id,
                 attempt: lease.attempt,
+                is_observed,
             });
         });
     }
@@ -335,12 +341,11 @@ impl LeaseOwner {
     /// Leaves the operation in flight until its lease lapses. One last renewal
     /// gives whatever still runs a full lease.
     async fn leave_in_flight(self) -> Ended {
-        let lease = self.state().lease();
         match self
             .leased
             .leases()
             .store
-            .renew_within(Duration::MAX, lease)
+            .renew_within(Duration::MAX, self.state())
             .await
         {
             Ok(ownership) => self.settle(ownership, Ended::LeftInFlight),

@@ -404,10 +404,7 @@ async fn renew(under_way: UnderWay) {
     let sent = Instant::now();
     // A renewal that stalls must leave time for the next.
     let limit = lease.state().lease().claim.lease / 3;
-    let answer = renewer
-        .store
-        .renew_within(limit, lease.state().lease())
-        .await;
+    let answer = renewer.store.renew_within(limit, lease.state()).await;
     // An answer that arrives after the operation has ended says nothing.
     let counts = {
         let mut watched = renewer.watched.lock();
@@ -432,7 +429,9 @@ async fn renew(under_way: UnderWay) {
     match answer {
         Ok(Ownership::Lost) if counts => {
             lease.state().lose();
-            warn!(lease = ?lease.state().lease(), "another owner has taken over a running operation");
+            if !lease.state().is_observed() {
+                warn!(lease = ?lease.state().lease(), "another owner has taken over a running operation");
+            }
         }
         Err(error) if counts => {
             let error = cause(&error);

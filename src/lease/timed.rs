@@ -9,6 +9,7 @@ use std::time::Duration;
 use pin_project_lite::pin_project;
 use tracing::warn;
 
+use crate::lease::LeaseState;
 use crate::observer::{Answer, Observers, StoreCall, StoreOperation, StoreResult};
 use crate::record::response::RecordedResponse;
 use crate::record::{Nonce, Origin, RecordId};
@@ -116,10 +117,15 @@ impl TimedStore {
     pub(crate) fn renew_within<'a>(
         &'a self,
         limit: Duration,
-        lease: &'a Lease,
+        lease: &'a LeaseState,
     ) -> TimedCall<'a, Ownership> {
         let limit = self.timeout.min(limit);
-        self.call(StoreOperation::Renew, limit, |store| store.renew(lease))
+        let operation = if lease.is_observed() {
+            StoreOperation::RenewObserved
+        } else {
+            StoreOperation::Renew
+        };
+        self.call(operation, limit, |store| store.renew(lease.lease()))
     }
 
     pub(crate) fn complete<'a>(

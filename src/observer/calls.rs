@@ -26,6 +26,9 @@ pub enum StoreOperation {
     Claim,
     /// To renew a lease.
     Renew,
+    /// To renew the lease of an operation that is only observed
+    /// ([`Mode::Observe`](crate::options::Mode::Observe)), which runs as it would without one.
+    RenewObserved,
     /// To end an operation with an outcome.
     Complete,
     /// To end an operation without an outcome.
@@ -43,9 +46,10 @@ pub enum StoreOperation {
 }
 
 impl StoreOperation {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Claim,
         Self::Renew,
+        Self::RenewObserved,
         Self::Complete,
         Self::Release,
         Self::RecordStep,
@@ -60,9 +64,11 @@ impl StoreOperation {
         use StoreResult as Is;
         let own: &[Is] = match self {
             Self::Claim => &[Is::Acquired, Is::Found, Is::OverCapacity, Is::OverShare],
-            Self::Renew | Self::Complete | Self::Release | Self::RecordStep => {
-                &[Is::Held, Is::Lost]
-            }
+            Self::Renew
+            | Self::RenewObserved
+            | Self::Complete
+            | Self::Release
+            | Self::RecordStep => &[Is::Held, Is::Lost],
             Self::LookUp => &[Is::Found, Is::Absent],
             Self::Forget => &[Is::Gone, Is::Absent, Is::InFlight, Is::Moved],
             Self::Subscribe => &[Is::Subscribed],
@@ -85,6 +91,7 @@ impl StoreOperation {
         match self {
             Self::Claim => "claim",
             Self::Renew => "renew",
+            Self::RenewObserved => "renew_observed",
             Self::Complete => "complete",
             Self::Release => "release",
             Self::RecordStep => "record_step",

@@ -198,6 +198,9 @@ pub struct Ending<'a> {
     pub record: &'a RecordId,
     /// The number of the attempt, from 1.
     pub attempt: u64,
+    /// Whether the operation was only observed ([`Mode::Observe`](crate::options::Mode::Observe)): it ran
+    /// as if there were no layer, and nobody has to look after it, however it ended.
+    pub is_observed: bool,
 }
 
 /// A lease that has lapsed while its operation runs.

@@ -110,7 +110,12 @@ pub fn request_labels<'a>(decision: &Decision<'a>) -> [(&'static str, &'a str); 
 #[must_use]
 pub fn operation_labels(ending: &Ending<'_>) -> [(&'static str, &'static str); 2] {
     let attempt = if ending.attempt > 1 { "rerun" } else { "first" };
-    [("end", ending.end.as_str()), ("attempt", attempt)]
+    let end = if ending.is_observed {
+        "observed"
+    } else {
+        ending.end.as_str()
+    };
+    [("end", end), ("attempt", attempt)]
 }
 
 /// The labels of [`LEASE_LAPSES`].

@@ -3,7 +3,7 @@
 //! | metric | unit | labels |
 //! | --- | --- | --- |
 //! | `idempotency.request.duration` | s | `outcome` (`executed`, `replayed`, `rejected`, `unprotected`, `observed`), `would` ([`Would`](crate::observer::Would), of what was only observed), `code` of the rejection, also of one that would have been given, `http.request.method`, `http.route` |
-//! | `idempotency.operations` | counted | `end` ([`OperationEnd`](crate::observer::OperationEnd)), `attempt` (`first`, `rerun`) |
+//! | `idempotency.operations` | counted | `end` ([`OperationEnd`](crate::observer::OperationEnd), or `observed` of what was only observed), `attempt` (`first`, `rerun`) |
 //! | `idempotency.lease.lapses` | counted | `cause` ([`LapseCause`](crate::observer::LapseCause)) |
 //! | `idempotency.replay.age` | s | `http.route` |
 //! | `idempotency.store.operation.duration` | s | `operation`, `result` ([`StoreCall`](crate::observer::StoreCall)) |

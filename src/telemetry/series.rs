@@ -60,12 +60,17 @@ pub fn request_series<'a>(
 /// The labels that operations can have.
 pub fn operation_series() -> impl Iterator<Item = [(&'static str, &'static str); 2]> {
     let record = RecordId::from_bytes([0; 32]);
-    OperationEnd::ALL.into_iter().flat_map(move |end| {
+    let protected = OperationEnd::ALL.map(|end| (end, false));
+    // However an observed operation ends, it has one label.
+    let observed = (OperationEnd::Recorded, true);
+    let all = protected.into_iter().chain([observed]);
+    all.flat_map(move |(end, is_observed)| {
         [1, 2].map(|attempt| {
             operation_labels(&Ending {
                 end,
                 record: &record,
                 attempt,
+                is_observed,
             })
         })
     })
@@ -122,12 +127,12 @@ mod tests {
             assert_eq!(series.into_iter().collect::<BTreeSet<_>>().len(), count);
             count
         };
-        assert_eq!(unique(operation_series().collect()), 7 * 2);
+        assert_eq!(unique(operation_series().collect()), 8 * 2);
         assert_eq!(unique(limit_series().collect()), 6 * 2);
         // The answers, a time-out, the errors that every operation can have, and `too_large` of two
         // operations and `invalid_cursor` of one.
         let errors = StoreErrorKind::ALL.len() - 2;
-        assert_eq!(unique(store_series().collect()), 20 + 9 * (1 + errors) + 3);
+        assert_eq!(unique(store_series().collect()), 22 + 10 * (1 + errors) + 3);
         let requests = |is_observed| request_series(&Method::POST, Some("/a"), is_observed);
         let all: BTreeSet<_> = requests(false).collect();
         assert_eq!(all.len(), requests(false).count());

@@ -3,17 +3,21 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use http::StatusCode;
 use http_body_util::BodyExt;
 use tokio::time::sleep;
 use tower::{Layer, ServiceExt};
 use tower_idempotency::MemoryStore;
-use tower_idempotency::observer::{Ending, LapseCause, LeaseLapse, Observer, OperationEnd};
+use tower_idempotency::observer::{
+    Ending, LapseCause, LeaseLapse, Observer, OperationEnd, StoreCall, StoreOperation,
+};
 use tower_idempotency::options::Mode;
+use tower_idempotency::recording::Statuses;
 use tower_idempotency::store::{ForgetMode, Store, StoreErrorKind};
 
 use crate::support::log::Log;
 use crate::support::store::{Fault, Op, Steered};
-use crate::support::{Gate, Runs, builder, held_back, post};
+use crate::support::{Gate, Runs, answer, builder, handler, held_back, post, send};
 
 const LEASE: Duration = Duration::from_secs(30);
 
@@ -133,14 +137,69 @@ async fn a_renewal_under_way_at_max_operation_puts_the_lapse_off() {
     assert_eq!(lapses.take(), [(LapseCause::MaxOperation, 1)]);
 }
 
+/// How operations ended and whether they were only observed, and which renewals were sent.
+#[derive(Clone, Default)]
+struct Ends {
+    ends: Arc<Mutex<Vec<(OperationEnd, bool)>>>,
+    renewals: Arc<Mutex<Vec<StoreOperation>>>,
+}
+
+impl Observer for Ends {
+    fn ended(&self, ending: &Ending<'_>) {
+        let own = (ending.end, ending.is_observed);
+        self.ends.lock().unwrap().push(own);
+    }
+
+    fn called_store(&self, call: &StoreCall) {
+        use StoreOperation::{Renew, RenewObserved};
+        if matches!(call.operation, Renew | RenewObserved) {
+            self.renewals.lock().unwrap().push(call.operation);
+        }
+    }
+}
+
+/// Of an operation in doubt a last renewal is sent.
+#[tokio::test(start_paused = true)]
+async fn an_operation_in_doubt_is_watched_for_unless_it_is_only_observed() {
+    for (mode, is_observed, renewal) in [
+        (Mode::Protect, false, StoreOperation::Renew),
+        (Mode::Observe, true, StoreOperation::RenewObserved),
+    ] {
+        let told = Ends::default();
+        let layer = builder(&Steered::unguarded())
+            .observer(told.clone())
+            .defaults(|options| {
+                let options = options.in_doubt(Statuses::none().with(504));
+                options.mode(mode).lease(LEASE)
+            })
+            .build()
+            .unwrap();
+        let app = layer.layer(handler(&Runs::default(), |_, _| {
+            answer(StatusCode::GATEWAY_TIMEOUT, "who knows")
+        }));
+        send(&app, post("k", "")).await;
+        sleep(LEASE / 10).await;
+        assert_eq!(
+            *told.ends.lock().unwrap(),
+            [(OperationEnd::InDoubt, is_observed)]
+        );
+        assert_eq!(*told.renewals.lock().unwrap(), [renewal]);
+        assert_eq!(layer.counts().in_doubt, u64::from(!is_observed));
+    }
+}
+
 /// It runs as it would without the layer, and so does its duplicate.
 #[tokio::test(start_paused = true)]
 async fn nobody_is_told_that_an_operation_that_is_only_observed_has_lapsed_or_was_overtaken() {
     #[derive(Clone, Default)]
-    struct Told(Arc<Mutex<Vec<OperationEnd>>>, Lapses);
+    struct Told(Ends, Lapses);
     impl Observer for Told {
         fn ended(&self, ending: &Ending<'_>) {
-            self.0.lock().unwrap().push(ending.end);
+            self.0.ended(ending);
+        }
+
+        fn called_store(&self, call: &StoreCall) {
+            self.0.called_store(call);
         }
 
         fn lease_lapsed(&self, lapse: &LeaseLapse<'_>) {
@@ -184,7 +243,15 @@ async fn nobody_is_told_that_an_operation_that_is_only_observed_has_lapsed_or_wa
     sleep(LEASE).await;
     drop(listening);
     assert_eq!(told.1.take(), []);
-    assert_eq!(*told.0.lock().unwrap(), [OperationEnd::Recorded]);
+    assert_eq!(
+        *told.0.ends.lock().unwrap(),
+        [(OperationEnd::Recorded, true)]
+    );
+    // An alarm on renewals is for leases that protect something.
+    let renewals = told.0.renewals.lock().unwrap();
+    assert!(renewals.len() > 3, "{renewals:?}");
+    let is_own = |operation: &StoreOperation| *operation == StoreOperation::RenewObserved;
+    assert!(renewals.iter().all(is_own), "{renewals:?}");
     let text = log.text();
     assert!(
         !text.contains("lapsed") && !text.contains("taken over"),
