@@ -16,10 +16,12 @@ use crate::options::{self, ExactlyOnce, McpTools, OnInFlight, ReplayedMember, Ro
 
 values! {
     /// What a key has to look like.
-    Format(KeyFormat): "`any` or `uuid`", { "type": "string", "enum": ["any", "uuid"] },
+    Format(KeyFormat): "`any`, `uuid` or `uuid7`",
+        { "type": "string", "enum": ["any", "uuid", "uuid7"] },
         |plain| match text(&plain)? {
             "any" => Some(KeyFormat::any()),
             "uuid" => Some(KeyFormat::uuid()),
+            "uuid7" => Some(KeyFormat::uuid7()),
             _ => None,
         };
     /// What a duplicate gets while the first request runs.

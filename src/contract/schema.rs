@@ -5,13 +5,16 @@ use serde_json::{Map, Value, json};
 
 use crate::contract::RejectionExample;
 use crate::display::header_name;
-use crate::options::key::{KeyRules, KeySyntax, UUID};
+use crate::options::key::{KeyRules, KeySyntax, UUID, UUID7};
 use crate::options::{Require, RouteOptions};
 use crate::rejection::RejectionCode;
 
 const UUID_PATTERN: &str = "[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}";
+const UUID7_PATTERN: &str =
+    "[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-7[0-9A-Fa-f]{3}-[89ABab][0-9A-Fa-f]{3}-[0-9A-Fa-f]{12}";
 /// The key in examples.
 const EXAMPLE: &str = "2fd4e1c6-7a2d-48fc-a1ed-99a0b5c3c2f1";
+const EXAMPLE7: &str = "017f22e2-79b0-7cc3-98c4-dc0c0c07398f";
 
 /// The parameter for this header. The layer accepts every value that fits the
 /// schema, unless the application's own key format rejects the value. The layer
@@ -19,15 +22,15 @@ const EXAMPLE: &str = "2fd4e1c6-7a2d-48fc-a1ed-99a0b5c3c2f1";
 pub(super) fn key_parameter(options: &RouteOptions, name: &HeaderName, description: &str) -> Value {
     let keys = &options.keys;
     let strict = keys.syntax == KeySyntax::Strict;
-    let is_uuid = keys.format.name() == Some(UUID);
-    let pattern = match keys.syntax {
-        KeySyntax::Strict if is_uuid => format!("^\"{UUID_PATTERN}\"$"),
-        _ if is_uuid => format!("^{UUID_PATTERN}$"),
-        KeySyntax::Strict => "^\"[ !#-\\[\\]-~]+\"$".to_owned(),
+    let uuid = uuid_pattern(keys);
+    let pattern = match (keys.syntax, uuid) {
+        (KeySyntax::Strict, Some(uuid)) => format!("^\"{uuid}\"$"),
+        (_, Some(uuid)) => format!("^{uuid}$"),
+        (KeySyntax::Strict, None) => "^\"[ !#-\\[\\]-~]+\"$".to_owned(),
         // The layer removes spaces at the ends before it counts the characters,
         // so a value with such spaces could be shorter than `minLength`.
-        KeySyntax::Lenient => r"^[!#-+\--~]([ -+\--~]*[!-+\--~])?$".to_owned(),
-        KeySyntax::Raw => "^[!-~]([ -~]*[!-~])?$".to_owned(),
+        (KeySyntax::Lenient, None) => r"^[!#-+\--~]([ -+\--~]*[!-+\--~])?$".to_owned(),
+        (KeySyntax::Raw, None) => "^[!-~]([ -~]*[!-~])?$".to_owned(),
     };
     let quotes = if strict { 2 } else { 0 };
     let mut schema = json!({
@@ -38,7 +41,7 @@ pub(super) fn key_parameter(options: &RouteOptions, name: &HeaderName, descripti
     if let Some(longest) = keys.length.end().checked_add(quotes) {
         schema["maxLength"] = json!(longest);
     }
-    if is_uuid && !strict {
+    if uuid.is_some() && !strict {
         schema["format"] = json!("uuid");
     }
     let mut parameter = json!({
@@ -51,28 +54,41 @@ pub(super) fn key_parameter(options: &RouteOptions, name: &HeaderName, descripti
             && keys.in_body.is_empty(),
         "schema": schema,
     });
-    if takes_example(keys) {
+    if let Some(example) = example(keys) {
         let example = if strict {
-            format!("\"{EXAMPLE}\"")
+            format!("\"{example}\"")
         } else {
-            EXAMPLE.to_owned()
+            example.to_owned()
         };
         parameter["example"] = json!(example);
     }
     parameter
 }
 
-/// Whether the example is a key under these rules.
-fn takes_example(keys: &KeyRules) -> bool {
-    let name = keys.format.name();
-    name.is_none_or(|name| name == UUID) && keys.length.contains(&EXAMPLE.len())
+/// The pattern of keys that must be UUIDs.
+fn uuid_pattern(keys: &KeyRules) -> Option<&'static str> {
+    match keys.format.name()? {
+        UUID => Some(UUID_PATTERN),
+        UUID7 => Some(UUID7_PATTERN),
+        _ => None,
+    }
+}
+
+/// The example, if it is a key under these rules.
+fn example(keys: &KeyRules) -> Option<&'static str> {
+    let example = match keys.format.name() {
+        None | Some(UUID) => EXAMPLE,
+        Some(UUID7) => EXAMPLE7,
+        Some(_) => return None,
+    };
+    keys.length.contains(&example.len()).then_some(example)
 }
 
 /// An example of a body with a key.
 pub(super) fn example_body(keys: &KeyRules) -> Option<Value> {
-    let pointer = keys.in_body.first().filter(|_| takes_example(keys))?;
+    let (pointer, example) = keys.in_body.first().zip(example(keys))?;
     let names = pointer.names().iter().rev();
-    Some(names.fold(json!(EXAMPLE), |inner, name| json!({ name: inner })))
+    Some(names.fold(json!(example), |inner, name| json!({ name: inner })))
 }
 
 /// The schema of a JSON body that may carry the key: an object for each step of a pointer, and the key
@@ -85,8 +101,8 @@ pub(super) fn key_body(keys: &KeyRules) -> Value {
         "maxLength": keys.length.end(),
         "pattern": "^[ -~]*$",
     });
-    if keys.format.name() == Some(UUID) {
-        key["pattern"] = json!(format!("^{UUID_PATTERN}$"));
+    if let Some(uuid) = uuid_pattern(keys) {
+        key["pattern"] = json!(format!("^{uuid}$"));
         key["format"] = json!("uuid");
     }
     let mut body = json!({ "type": "object" });

@@ -34,6 +34,9 @@ pub enum KeySyntax {
 /// The words for the format [`KeyFormat::uuid`] in rejections and contracts.
 pub(crate) const UUID: &str = "a UUID such as 2fd4e1c6-7a2d-48fc-a1ed-99a0b5c3c2f1";
 
+/// The words for the format [`KeyFormat::uuid7`].
+pub(crate) const UUID7: &str = "a UUID of version 7 such as 017f22e2-79b0-7cc3-98c4-dc0c0c07398f";
+
 /// The format that a key must have, besides its length.
 #[derive(Clone, Default)]
 pub struct KeyFormat(Option<Named>);
@@ -55,6 +58,19 @@ impl KeyFormat {
     #[must_use]
     pub fn uuid() -> Self {
         Self::custom(UUID, is_uuid)
+    }
+
+    /// Accepts a UUID of version 7 (RFC 9562, 5.7), which begins with the time at which it was made, in
+    /// its hyphenated form, in upper or lower case. That time is not compared with a clock.
+    ///
+    /// ```
+    /// use tower_idempotency::options::{KeyFormat, RouteOptions};
+    ///
+    /// RouteOptions::default().key_format(KeyFormat::uuid7());
+    /// ```
+    #[must_use]
+    pub fn uuid7() -> Self {
+        Self::custom(UUID7, is_uuid7)
     }
 
     /// Accepts the keys for which `accepts` returns `true`. The rejection of any other key says
@@ -96,6 +112,14 @@ fn is_uuid(key: &str) -> bool {
             8 | 13 | 18 | 23 => byte == b'-',
             _ => byte.is_ascii_hexdigit(),
         })
+}
+
+/// The version is the first digit of the third group, and the variant that of the fourth.
+fn is_uuid7(key: &str) -> bool {
+    let digits = key.as_bytes();
+    is_uuid(key)
+        && digits[14] == b'7'
+        && matches!(digits[19], b'8' | b'9' | b'a' | b'b' | b'A' | b'B')
 }
 
 /// A key that was accepted: printable ASCII without escapes. It holds nothing of the buffer that the
@@ -546,6 +570,21 @@ mod tests {
             &b"2fd4e1c67a2d48fca1ed99a0b5c3c2f1"[..],
             b"abc",
             b"2fd4e1c6-7a2d-48fc-a1ed-99a0b5c3c2fg",
+        ] {
+            assert_eq!(read(&rules, &[key]), Err(RejectionCode::KeyInvalid));
+        }
+        rules.format = KeyFormat::uuid7();
+        for key in [
+            &b"017f22e2-79b0-7cc3-98c4-dc0c0c07398f"[..],
+            b"017F22E2-79B0-7CC3-BFFF-DC0C0C07398F",
+        ] {
+            assert!(read(&rules, &[key]).is_ok());
+        }
+        for key in [
+            &b"2fd4e1c6-7a2d-48fc-a1ed-99a0b5c3c2f1"[..],
+            b"017f22e2-79b0-7cc3-78c4-dc0c0c07398f",
+            b"017f22e2-79b0-7cc3-c8c4-dc0c0c07398f",
+            b"017f22e279b07cc398c4dc0c0c07398f",
         ] {
             assert_eq!(read(&rules, &[key]), Err(RejectionCode::KeyInvalid));
         }

@@ -129,6 +129,15 @@ const CASES: &[(&str, &[Step], &str, &str)] = &[
         USUAL,
         "400 key-invalid | 400 key-invalid",
     ),
+    (
+        "key_format = 'uuid7'",
+        &[
+            Ask(|| post("017f22e2-79b0-7cc3-98c4-dc0c0c07398f", "{}")),
+            Ask(|| post("2fd4e1c6-7a2d-48fc-a1ed-99a0b5c3c2f1", "{}")),
+        ],
+        "201 run 1 x-run=1 | 201 run 2 x-run=2",
+        "201 run 1 x-run=1 | 400 key-invalid",
+    ),
     ("methods = ['PUT']", TWICE, USUAL, RUNS_AGAIN),
     ("require = 'ignored'", TWICE, USUAL, RUNS_AGAIN),
     (

@@ -43,11 +43,18 @@ async fn a_key_that_fits_the_schema_is_accepted() {
         "a\tbc",
         "2fd4e1c6-7a2d-48fc-A1ED-99a0b5c3c2f1",
         "\"2fd4e1c6-7a2d-48fc-a1ed-99a0b5c3c2f1\"",
+        "017f22e2-79b0-7CC3-98c4-dc0c0c07398f",
+        "\"017f22e2-79b0-7cc3-98c4-dc0c0c07398f\"",
+        "017f22e2-79b0-7cc3-c8c4-dc0c0c07398f",
         "2fd4e1c67a2d48fca1ed99a0b5c3c2f1",
         "\"2fd4e1c6-7a2d-48fc-a1ed-99a0b5c3c2fg\"",
     ];
     for syntax in [KeySyntax::Lenient, KeySyntax::Strict, KeySyntax::Raw] {
-        for (length, format) in [(4..=8, KeyFormat::any()), (1..=255, KeyFormat::uuid())] {
+        for (length, format) in [
+            (4..=8, KeyFormat::any()),
+            (1..=255, KeyFormat::uuid()),
+            (1..=255, KeyFormat::uuid7()),
+        ] {
             let layer = api_key()
                 .route("POST /a", move |options| {
                     options
@@ -76,7 +83,11 @@ async fn a_key_that_fits_the_schema_is_accepted() {
 /// So it is with the schema of a body, which takes every body without a key too.
 #[tokio::test]
 async fn a_body_is_accepted_as_its_schema_says() {
-    for (length, format) in [(2..=8, KeyFormat::any()), (1..=255, KeyFormat::uuid())] {
+    for (length, format) in [
+        (2..=8, KeyFormat::any()),
+        (1..=255, KeyFormat::uuid()),
+        (1..=255, KeyFormat::uuid7()),
+    ] {
         let layer = api_key().route("POST /a", move |options| {
             let options = options.key_in_body(["/meta/key"]).key_format(format);
             options.key_length(length)
@@ -97,6 +108,8 @@ async fn a_body_is_accepted_as_its_schema_says() {
             json!(null),
             json!(["abcd"]),
             json!("2fd4e1c6-7a2d-48fc-A1ED-99a0b5c3c2f1"),
+            json!("017f22e2-79b0-7cc3-98c4-dc0c0c07398f"),
+            json!("017f22e2-79b0-7cc3-c8c4-dc0c0c07398f"),
             json!("\"2fd4e1c6-7a2d-48fc-a1ed-99a0b5c3c2f1\""),
         ] {
             let body = json!({ "meta": { "key": key } });

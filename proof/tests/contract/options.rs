@@ -35,6 +35,9 @@ const OPTIONS: &[(&str, Change)] = &[
         options.key_format(KeyFormat::uuid())
     }),
     ("key_format", |options| {
+        options.key_format(KeyFormat::uuid7())
+    }),
+    ("key_format", |options| {
         options.key_format(KeyFormat::custom("an order number", |_| true))
     }),
     ("methods", |options| {

@@ -51,7 +51,7 @@ const MUTATIONS: [(Method, &str); 17] = [
 
 contract! { "iceberg.toml":
     a_finalized_request_is_replayed,
-    a_key_is_optional_and_a_uuid,
+    a_key_is_optional_and_a_uuid_of_version_7,
     a_key_belongs_to_an_account_and_not_to_its_token,
     a_key_is_not_reused_for_another_operation,
     a_request_in_flight_is_to_be_sent_again,
@@ -107,10 +107,16 @@ async fn a_finalized_request_is_replayed(api: &Api) {
     }
 }
 
-async fn a_key_is_optional_and_a_uuid(api: &Api) {
+async fn a_key_is_optional_and_a_uuid_of_version_7(api: &Api) {
     let keyless = || commit(api, 0).without("idempotency-key");
     keyless().executes_twice().await;
-    for wrong in ["retry-1", "017F22E2-79B0-7CC3-98C4-DC0C0C07398", ""] {
+    let version_4 = "919108f7-52d1-4320-9bac-f847db4148a8";
+    for wrong in [
+        "retry-1",
+        "017F22E2-79B0-7CC3-98C4-DC0C0C07398",
+        version_4,
+        "",
+    ] {
         let refused = keyless()
             .header("idempotency-key", wrong)
             .refused(400)

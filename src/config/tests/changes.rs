@@ -24,6 +24,11 @@ pub(super) const CHANGES: &[(&str, &str, &str)] = &[
         "'uuid'",
         r#"KeyFormat("a UUID such as 2fd4e1c6-7a2d-48fc-a1ed-99a0b5c3c2f1")"#,
     ),
+    (
+        "key_format",
+        "'uuid7'",
+        r#"KeyFormat("a UUID of version 7 such as 017f22e2-79b0-7cc3-98c4-dc0c0c07398f")"#,
+    ),
     ("methods", "['POST', 'PUT']", "[POST, PUT]"),
     ("require", "'required'", "Required"),
     ("require", "'ignored'", "Ignored"),
