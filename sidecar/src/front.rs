@@ -188,9 +188,9 @@ impl Front {
         Request::from_parts(parts, body)
     }
 
-    /// A configuration for what was observed.
-    pub(crate) fn suggestion(&self) -> String {
-        self.summary.suggestion()
+    /// A configuration for what was observed. `None` if no route observes.
+    pub(crate) fn suggestion(&self) -> Option<String> {
+        (!self.observed.is_empty()).then(|| self.summary.suggestion())
     }
 
     /// The request as the layer gets it, or the response that the sidecar gives instead.

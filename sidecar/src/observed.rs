@@ -39,6 +39,10 @@ static CALLERS: [HeaderName; 6] = [
     AUTHORIZATION,
 ];
 
+/// What a sidecar says that only protects.
+pub(crate) const NOTHING: &str = "Nothing is observed: no route has `mode = \"observe\"`. Write it under \
+     [idempotency], or in the [[route]]s that are to be observed, and restart.\n";
+
 /// How many routes are told from each other. What comes beyond is counted together.
 const ROUTES: usize = 256;
 

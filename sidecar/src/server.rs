@@ -27,6 +27,7 @@ use crate::ending::{Close, Ending, Phase, Waits};
 use crate::front::{Front, Peer, ServedBody, alive};
 use crate::listener::Listener;
 use crate::metrics::{CONTENT_TYPE as PROMETHEUS, Metrics};
+use crate::observed::NOTHING;
 use crate::received::{ReceivedBody, Unread};
 use crate::socket::{Socket, share};
 use crate::stream::Stream;
@@ -328,7 +329,10 @@ async fn metrics(
         "/metrics" => response(StatusCode::OK, metrics.text(), PROMETHEUS),
         "/observed" => {
             let toml = "application/toml; charset=utf-8";
-            response(StatusCode::OK, front.suggestion(), toml)
+            match front.suggestion() {
+                Some(suggestion) => response(StatusCode::OK, suggestion, toml),
+                None => response(StatusCode::NOT_FOUND, NOTHING.to_owned(), plain),
+            }
         }
         "/livez" => alive(),
         "/readyz" => front.readiness().await,

@@ -23,6 +23,9 @@ pub(crate) fn suggestion(from: &str) -> Result<String, Box<dyn Error>> {
         .split_once("\r\n\r\n")
         .ok_or("it sent no response")?;
     let status = head.split(' ').nth(1).unwrap_or_default();
+    if status == "404" && body.starts_with("Nothing is observed") {
+        return Err(format!("{from}: {}", body.trim_end()).into());
+    }
     if status != "200" {
         return Err(
             format!("{from} responded with {status}: it is no listener of `metrics`").into(),

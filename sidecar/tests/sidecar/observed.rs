@@ -3,13 +3,22 @@
 use tower_idempotency::config::Config;
 use tower_idempotency_sidecar::Sidecar;
 
-use crate::support::{Client, File, Upstream, answer, get, ok, post};
+use crate::program::{run, said};
+use crate::support::{
+    Client, File, Message, Running, Step, Upstream, answer, get, ok, post, until,
+};
 
 fn observing(upstream: &Upstream) -> File {
     File::new(upstream.address)
         .top("metrics = '127.0.0.1:0'")
         .idempotency("scope = ['header:x-api-key']")
         .idempotency("mode = 'observe'")
+}
+
+async fn observed(sidecar: &Running) -> Message {
+    let mut client = Client::connect(sidecar.metrics.unwrap()).await;
+    client.send(&get("/observed")).await;
+    client.answer().await
 }
 
 fn by(caller: &str, request: String) -> String {
@@ -72,9 +81,7 @@ async fn a_configuration_is_suggested_for_what_was_seen() {
     let keyless = by("secret-caller", post("/v1/search", "", "q"));
     let keyless = keyless.replace("Idempotency-Key: \r\n", "");
     sidecar.exchange(&keyless).await;
-    let mut client = Client::connect(sidecar.metrics.unwrap()).await;
-    client.send(&get("/observed")).await;
-    let suggested = client.answer().await;
+    let suggested = observed(&sidecar).await;
     let text = suggested.text();
     for line in [
         "scope = [\"header:x-api-key\"]",
@@ -98,8 +105,57 @@ async fn a_configuration_is_suggested_for_what_was_seen() {
 async fn without_a_request_the_suggestion_is_a_configuration_too() {
     let upstream = Upstream::start(|_| ok("paid")).await;
     let sidecar = observing(&upstream).start().await;
-    let mut client = Client::connect(sidecar.metrics.unwrap()).await;
-    client.send(&get("/observed")).await;
-    let config = Config::from_toml(client.answer().await.text()).unwrap();
+    let config = Config::from_toml(observed(&sidecar).await.text()).unwrap();
     Sidecar::contract(&config).unwrap();
+}
+
+/// The limit is full while the first request runs, and nothing waits to be observed.
+#[tokio::test]
+async fn a_request_that_there_was_no_room_to_observe_is_counted_as_that() {
+    let upstream = Upstream::start(|request| match request.target() {
+        "/hangs" => vec![Step::Hang],
+        _ => ok("paid"),
+    })
+    .await;
+    let file = observing(&upstream).idempotency("max_in_flight_operations = 1");
+    let sidecar = file.start().await;
+    let mut hangs = sidecar.client().await;
+    hangs.send(&by("alice", post("/hangs", "h", "{}"))).await;
+    until(async || upstream.seen().len() == 1).await;
+    let paid = sidecar.exchange(&by("bob", post("/pays", "k", "{}"))).await;
+    assert_eq!(paid.text(), "paid");
+    let suggested = observed(&sidecar).await;
+    let (_, route) = suggested.text().split_once("\"POST /pays\"\n").unwrap();
+    assert!(
+        route.starts_with(
+            "# 1 of 1 requests had a key. 0 would have been executed, and\n\
+             # 0 duplicates given the recorded response; 1 could not be observed.\n"
+        ),
+        "{route}"
+    );
+}
+
+/// A suggestion without a route would look like one for a service without keys.
+#[tokio::test]
+async fn a_sidecar_that_only_protects_says_that_nothing_is_observed() {
+    let upstream = Upstream::start(|_| ok("paid")).await;
+    let file = File::new(upstream.address).top("metrics = '127.0.0.1:0'");
+    let sidecar = file
+        .idempotency("scope = ['header:x-api-key']")
+        .start()
+        .await;
+    sidecar.exchange(&by("alice", post("/a", "k", "{}"))).await;
+    let told = observed(&sidecar).await;
+    assert_eq!(told.status(), 404);
+    assert!(
+        told.text().contains("mode = \"observe\""),
+        "{}",
+        told.text()
+    );
+    let from = format!("http://{}", sidecar.metrics.unwrap());
+    let output = run(&["suggest", "--from", &from]).await;
+    assert_ne!(output.status.code(), Some(0));
+    assert_eq!(said(&output.stdout), "");
+    let error = said(&output.stderr);
+    assert!(error.contains("Nothing is observed"), "{error}");
 }
