@@ -33,6 +33,7 @@ mod mcp_streams;
 mod mistakes;
 mod namespace_and_secrets;
 mod observer;
+mod origins;
 mod recording;
 mod rejections;
 mod replay_json;
