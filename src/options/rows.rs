@@ -211,7 +211,8 @@ macro_rules! route_options {
         $read! {
             /// Options for one kind of endpoint, which the options beside it change one by one: `mcp`
             /// for the Model Context Protocol, over Streamable HTTP.
-            preset: Preset = "none", |options, own| if own.is_mcp() { options.mcp() } else { options };
+            preset: Preset = "none",
+                |options, own| if own.is_mcp() { options.mcp() } else { options.without_preset() };
             /// Which tools of an MCP server are protected: `all`, only some, or all except some.
             mcp_tools: Tools = "all";
             /// The headers that may carry the key: the first that is present wins.

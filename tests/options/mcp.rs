@@ -396,6 +396,27 @@ async fn a_renderer_of_the_application_beats_the_form_of_the_preset() {
     assert_eq!(*seen.lock().unwrap(), 1);
 }
 
+/// A server of MCP takes no such message, but one that is lenient may run it.
+#[tokio::test]
+async fn what_does_not_say_that_it_is_json_is_compared_by_its_bytes() {
+    let runs = Runs::default();
+    let app = layer(|options| options).layer(server(&runs));
+    let plain = |id: u32| {
+        let call = message(&call_of("pay", id, None));
+        with(
+            with(call, "content-type", "text/plain"),
+            "idempotency-key",
+            "k",
+        )
+    };
+    let first = send(&app, plain(1)).await;
+    assert_eq!(json_of(&first)["result"]["run"], 1);
+    assert!(send(&app, plain(1)).await.is_replay());
+    let other = send(&app, plain(2)).await;
+    assert!(other.text().contains("key-reused"), "{other:?}");
+    assert_eq!(runs.count(), 1);
+}
+
 /// The preset sets options that a client learns of.
 #[cfg(feature = "contract")]
 #[test]

@@ -118,6 +118,20 @@ impl RouteOptions {
             .record_headers(recorded)
     }
 
+    /// A route's `preset = "none"` in a file. What the preset has changed can't be told from what stands
+    /// beside it.
+    #[cfg(feature = "config")]
+    pub(crate) fn without_preset(mut self) -> Self {
+        if self.mcp.is_some() {
+            self.fail(
+                "preset",
+                "can't be none on a route while it is mcp under [idempotency]: write mcp on each \
+                 [[route]] that is an endpoint of MCP instead",
+            );
+        }
+        self
+    }
+
     /// Which tools are protected, on a route with the options of [`mcp`](Self::mcp). A call of
     /// another tool is passed on, with or without a key. Default: [`McpTools::All`].
     ///
