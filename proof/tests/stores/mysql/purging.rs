@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use sqlx::MySqlConnection;
 use tower_idempotency::MySqlStore;
 use tower_idempotency::options::OnLapsedLease;
 use tower_idempotency::store::{Ownership, Release, Store};
@@ -47,6 +48,34 @@ async fn a_batch_is_five_hundred_and_passes_over_what_is_locked() {
         place.store.purge().await.unwrap(),
         u64::try_from(locked).unwrap()
     );
+}
+
+/// Returns how many rows the connection's statements have read so far.
+async fn rows_read(connection: &mut MySqlConnection) -> u64 {
+    let counted = "SHOW SESSION STATUS LIKE 'Handler_read%'";
+    let counters: Vec<(String, String)> =
+        sqlx::query_as(counted).fetch_all(connection).await.unwrap();
+    let counters = counters.iter().map(|(_, count)| count.parse::<u64>());
+    counters.sum::<Result<_, _>>().unwrap()
+}
+
+/// A call holds its locks for as long as one batch takes, however many records are past their end.
+#[tokio::test]
+async fn a_call_reads_no_more_than_its_batch() {
+    let place = Place::new(2).await;
+    fill(&place, 8_000).await;
+    let mut connection = place.pool.acquire().await.unwrap();
+    let before = rows_read(&mut connection).await;
+    let none = rows_read(&mut connection).await - before;
+    sqlx::raw_sql(sqlx::AssertSqlSafe(place.sql("CALL {t}_purge(500)")))
+        .execute(&mut *connection)
+        .await
+        .unwrap();
+    let read = rows_read(&mut connection).await - before - 2 * none;
+    assert_eq!(place.number("SELECT COUNT(*) FROM {t}").await, 7_500);
+    // Each is read by the search, as a row of the cursor, and by the statement that deletes it; and
+    // the statement that deletes its steps looks for them.
+    assert!(read <= 5 * 500, "{read} rows were read to remove 500");
 }
 
 #[tokio::test(flavor = "multi_thread")]

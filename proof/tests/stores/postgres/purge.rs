@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use sqlx::PgConnection;
 use tokio::time::timeout;
 use tower_idempotency::PostgresStore;
 use tower_idempotency::options::OnLapsedLease;
@@ -46,6 +47,59 @@ async fn records_past_their_end_go_and_no_others() {
         panic!()
     };
     assert!(matches!(record.state, RecordState::Lapsed { .. }));
+}
+
+/// A call holds its locks for as long as one batch takes, however many records are past their end.
+#[tokio::test]
+async fn a_call_removes_one_batch_and_reads_no_more_than_that() {
+    let fresh = Fresh::new().await;
+    let store = fresh.store().await;
+    let (over, live) = (1_300_u64, 3_000_u64);
+    for (number, age) in [(over, "-1"), (live, "1")] {
+        let fill = format!(
+            "INSERT INTO {{t}} (id, format, state, nonce, token, attempt, fingerprint, retention,
+                 lapses_at, expires_at)
+             SELECT sha256(('{age}' || n)::bytea), 1, 5, '\\x{nonce}', n, 1, '\\x{print}', 1,
+                 clock_timestamp(), clock_timestamp() + {age} * interval '1 hour'
+             FROM generate_series(1, {number}) n",
+            nonce = "01".repeat(16),
+            print = "02".repeat(32),
+        );
+        assert_eq!(fresh.run(&fill).await, number);
+    }
+    fresh.run("ANALYZE {t}").await;
+
+    let mut watched = fresh.pool.begin().await.unwrap();
+    // A table as small as this one is read as a whole otherwise, since that costs less.
+    sqlx::raw_sql("SET LOCAL enable_seqscan = off")
+        .execute(&mut *watched)
+        .await
+        .unwrap();
+    let removed: i64 = sqlx::query_scalar(fresh.sql("SELECT {t}_purge(500)"))
+        .fetch_one(&mut *watched)
+        .await
+        .unwrap();
+    assert_eq!(removed, 500);
+    let [read, deleted] = read_and_deleted(&fresh, &mut watched).await;
+    assert_eq!(deleted, 500);
+    assert!(read <= 2 * 500, "{read} rows were read to remove 500");
+    watched.rollback().await.unwrap();
+
+    for expected in [500, 500, 300, 0] {
+        assert_eq!(store.purge().await.unwrap(), expected);
+    }
+    assert_eq!(fresh.count("SELECT count(*) FROM {t}").await, 3_000);
+}
+
+/// Returns how many rows of the table this transaction has read and deleted so far.
+async fn read_and_deleted(fresh: &Fresh, transaction: &mut PgConnection) -> [i64; 2] {
+    let counted = "SELECT seq_tup_read + idx_tup_fetch, n_tup_del
+         FROM pg_stat_xact_user_tables WHERE relname = '{t}'";
+    let (read, deleted) = sqlx::query_as(fresh.sql(counted))
+        .fetch_one(transaction)
+        .await
+        .unwrap();
+    [read, deleted]
 }
 
 #[tokio::test]

@@ -57,6 +57,34 @@ async fn one_connection(file: &Path) -> SqlitePool {
 }
 
 #[tokio::test]
+async fn a_replay_waits_for_no_connection_of_the_pool() {
+    let directory = Directory::new();
+    connect(&directory.file()).await;
+    let options = SqliteConnectOptions::new().filename(directory.file());
+    let pool = sqlx::sqlite::SqlitePoolOptions::new()
+        .max_connections(2)
+        .acquire_timeout(Duration::from_secs(5))
+        .connect_with(options);
+    let pool = pool.await.unwrap();
+    let store = SqliteStore::open(pool.clone()).await.unwrap();
+    let lease = acquire(&store, &claim(1)).await;
+    store.complete(&lease, &answer("paid")).await.unwrap();
+    // The store takes an idle connection, and connections come back in the background.
+    while pool.size() == 0 || pool.num_idle() < pool.size() as usize {
+        tokio::task::yield_now().await;
+    }
+    store.look_up(&id(1)).await.unwrap();
+    let all = [pool.acquire().await.unwrap(), pool.acquire().await.unwrap()];
+    let replayed = store.claim(&claim(1)).await.unwrap();
+    assert!(matches!(replayed, Claimed::Found(_)), "{replayed:?}");
+    drop(all);
+    // The connection that the store keeps does not outlast the pool.
+    pool.close().await;
+    let error = store.claim(&claim(1)).await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::NotSent);
+}
+
+#[tokio::test]
 async fn a_claim_that_finds_something_writes_nothing() {
     let directory = Directory::new();
     let store = connect(&directory.file()).await;

@@ -7,10 +7,11 @@ use std::time::{Duration, SystemTime};
 use sqlx::pool::PoolConnection;
 use sqlx::query::Query;
 use sqlx::sqlite::{
-    SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
-    SqliteRow, SqliteSynchronous,
+    SqliteArguments, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool,
+    SqlitePoolOptions, SqliteRow, SqliteSynchronous,
 };
 use sqlx::{SqlStr, Sqlite};
+use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::super::{failed, not_opened, not_sent};
@@ -88,6 +89,27 @@ impl SqliteRecords {
         }
     }
 
+    /// Runs a statement that reads one record, if possible on the connection that the store keeps
+    /// for that.
+    pub(super) async fn read<'q>(
+        &self,
+        statement: &SqlStr,
+        bind: impl Fn(Statement<'q>) -> Statement<'q> + Send + Sync,
+    ) -> Result<Vec<SqliteRow>, StoreError> {
+        // Another read has the connection: the pool has others.
+        if let Ok(mut reader) = self.reader.0.try_lock()
+            && let Some(connection) = Reader::connection(&mut reader, &self.pool)
+        {
+            let bound = bind(sqlx::query(statement.clone()).bind(clock()));
+            match bound.fetch_all(connection).await {
+                Ok(rows) => return Ok(rows),
+                // If the error is not of this connection alone, the pool's connection has it too.
+                Err(_) => *reader = None,
+            }
+        }
+        self.run(statement, bind).await
+    }
+
     /// Runs a statement that writes, once all statements have ended that this
     /// process began to write earlier. Without this order each statement would
     /// ask for SQLite's lock again and again, and some would ask in vain.
@@ -114,6 +136,43 @@ impl SqliteRecords {
                 return Err(unreached(error, meaning));
             }
         }
+    }
+}
+
+/// The connection that a store keeps to read records.
+///
+/// The pool pings each connection that comes back, which is a second trip to the thread of the
+/// connection; and the pool lends its connections in turn, so that the cache of each is older.
+#[derive(Default)]
+pub(super) struct Reader(Mutex<Option<Kept>>);
+
+pub(super) struct Kept {
+    connection: SqliteConnection,
+    since: Instant,
+}
+
+impl Reader {
+    /// Takes an idle connection out of the pool, which may make another one in its place, unless a
+    /// connection is kept already. A pool of one connection keeps it: its database may be in memory.
+    fn connection<'a>(
+        kept: &'a mut Option<Kept>,
+        pool: &SqlitePool,
+    ) -> Option<&'a mut SqliteConnection> {
+        let options = pool.options();
+        let is_old = |kept: &Kept| {
+            let longest = options.get_max_lifetime();
+            longest.is_some_and(|longest| kept.since.elapsed() > longest)
+        };
+        if pool.is_closed() || kept.as_ref().is_some_and(is_old) {
+            *kept = None;
+        }
+        if kept.is_none() && options.get_max_connections() > 1 {
+            *kept = pool.try_acquire().map(|idle| Kept {
+                connection: idle.detach(),
+                since: Instant::now(),
+            });
+        }
+        kept.as_mut().map(|kept| &mut kept.connection)
     }
 }
 

@@ -9,7 +9,7 @@ use super::super::transaction::{
     ClaimedInside, CompletedInside, Reservation, SqlRecords, TransactionFate,
 };
 use super::super::{CompleteRow, Table, bind, failed};
-use super::connection::{Statement, clock};
+use super::connection::{Reader, Statement, clock};
 use super::meaning::meaning;
 use super::reserved::Reserved;
 use super::row::{Found, listed};
@@ -41,6 +41,7 @@ pub struct SqliteRecords {
     /// Locked by the task of this process that writes. Without this lock the tasks would compete
     /// for SQLite's lock, which is not fair, and some tasks would wait too long.
     pub(super) writing: Mutex<()>,
+    pub(super) reader: Reader,
     wake_ups: WakeUps,
     reserved: Reserved,
     /// Whether the store was opened, so that the file was there and could be read.
@@ -54,6 +55,7 @@ impl SqliteRecords {
             statements: Statements::of(&table),
             table,
             writing: Mutex::default(),
+            reader: Reader::default(),
             wake_ups: WakeUps::new(),
             reserved: Reserved::default(),
             is_open: false,
@@ -87,11 +89,20 @@ impl SqlRecords<Sqlite> for SqliteRecords {
         transaction: &'a mut SqliteConnection,
         claim: &'a Claim,
     ) -> Result<ClaimedInside, sqlx::Error> {
+        let decode = |error: StoreError| sqlx::Error::Decode(error.into());
+        let now = clock();
+        let statement = sqlx::query(self.statements.claim_absent.clone()).bind(now);
+        let made = bind_claim(statement, claim)
+            .execute(&mut *transaction)
+            .await?;
+        if made.rows_affected() == 1 {
+            let lease = lease_with(claim, now, 1).map_err(decode)?;
+            return Ok(ClaimedInside::Acquired(Box::new(lease)));
+        }
         let statement = sqlx::query(self.statements.claim.clone()).bind(clock());
         let rows = bind_claim(statement, claim)
             .fetch_all(&mut *transaction)
             .await?;
-        let decode = |error: StoreError| sqlx::Error::Decode(error.into());
         if let Some(row) = rows.first() {
             let lease = lease_of(row, claim).map_err(decode)?;
             return Ok(ClaimedInside::Acquired(Box::new(lease)));
@@ -141,8 +152,8 @@ impl SqlRecords<Sqlite> for SqliteRecords {
         let statement = sqlx::query(self.statements.complete_within.clone()).bind(clock());
         let statement = bind!(statement, row: id nonce state kept_for
             status began_at completed_at answer_length answer_sha256 answer);
-        let rows = statement.fetch_all(transaction).await?;
-        Ok(if rows.is_empty() {
+        let written = statement.execute(transaction).await?;
+        Ok(if written.rows_affected() == 0 {
             CompletedInside::Lost
         } else {
             // Waking the waiters of this process costs less than asking whether
@@ -446,7 +457,7 @@ impl SqliteRecords {
     }
 
     async fn find(&self, id: &RecordId, nonce: &Nonce) -> Result<Option<Found>, StoreError> {
-        let rows = self.run(&self.statements.find, |statement| {
+        let rows = self.read(&self.statements.find, |statement| {
             statement
                 .bind(&id.as_bytes()[..])
                 .bind(&nonce.as_bytes()[..])
@@ -476,11 +487,11 @@ fn bind_claim<'q>(statement: Statement<'q>, claim: &'q Claim) -> Statement<'q> {
         .bind(micros(claim.lease))
         .bind(micros(claim.retention))
         .bind(claim.on_lapsed_lease == OnLapsedLease::Refuse)
-        .bind(claim.by_hand.is_some() || claim.on_lapsed_lease == OnLapsedLease::Rerun)
-        .bind(claim.on_mismatch == OnMismatch::Replay)
         .bind(&claim.scope.as_bytes()[..])
         .bind(claim.origin.kept_route().map(|route| &**route))
         .bind(claim.origin.trace.map(|trace| trace.to_string()))
+        .bind(claim.by_hand.is_some() || claim.on_lapsed_lease == OnLapsedLease::Rerun)
+        .bind(claim.on_mismatch == OnMismatch::Replay)
 }
 
 /// The lease of a claim that acquired its record.
@@ -489,7 +500,10 @@ fn lease_of(row: &SqliteRow, claim: &Claim) -> Result<Lease, StoreError> {
         row.try_get::<i64, _>(column)
             .map_err(|error| failed(error, meaning))
     };
-    let (token, attempt) = (number("token")?, number("attempt")?);
+    lease_with(claim, number("token")?, number("attempt")?)
+}
+
+fn lease_with(claim: &Claim, token: i64, attempt: i64) -> Result<Lease, StoreError> {
     let token = u64::try_from(token).ok().and_then(FencingToken::new);
     match (token, u64::try_from(attempt)) {
         (Some(token), Ok(attempt)) => Ok(Lease::new(claim, token, attempt)),

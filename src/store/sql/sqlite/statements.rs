@@ -37,8 +37,8 @@ const LIST: &str = "
     FROM {table} WHERE {which}";
 
 /// `?3` is the nonce, `?4` the fingerprint, `?5` the lease, `?6` the retention, `?7` whether the
-/// record stays after its lease has lapsed, `?8` whether the claim takes over a lapsed record, and
-/// `?9` whether it does so for any fingerprint, and `?10` to `?12` are scope, route and trace.
+/// record stays after its lease has lapsed, `?8` to `?10` are scope, route and trace, `?11` is
+/// whether the claim takes over a lapsed record, and `?12` whether it does so for any fingerprint.
 ///
 /// The statement decides by the record as it is now, also if an earlier read found another one.
 /// `{of_what}` is whether there may be a row at all.
@@ -46,7 +46,7 @@ const CLAIM: &str = "
     INSERT INTO {table} (id, format, state, nonce, token, attempt, fingerprint, retention,
         lapses_at, expires_at, scope, route, trace, origin_of)
     SELECT ?2, 1, 1, ?3, {now}, 1, ?4, ?6, {now} + ?5, iif(?7, NULL, {now} + ?5 + ?6),
-        ?10, ?11, ?12, {now}
+        ?8, ?9, ?10, {now}
     WHERE {of_what}
     ON CONFLICT (id) DO UPDATE SET
         state = 1,
@@ -78,8 +78,18 @@ const CLAIM: &str = "
         OR state = 5
         OR (state = 1 AND nonce = excluded.nonce)
         OR ((state = 2 OR (state = 1 AND lapses_at <= {now}))
-            AND ?8 AND (?9 OR fingerprint = excluded.fingerprint)))
+            AND ?11 AND (?12 OR fingerprint = excluded.fingerprint)))
     RETURNING token, attempt, EXISTS (SELECT 1 FROM {table}_steps WHERE id = ?2) AS has_steps";
+
+/// The claim of a record that is not there, with the parameters of [`CLAIM`], in a transaction that
+/// has SQLite's lock already, so that `?1` is the time after the wait for that lock. The statement
+/// returns no row: the token is `?1`, and the attempt 1.
+const CLAIM_ABSENT: &str = "
+    INSERT INTO {table} (id, format, state, nonce, token, attempt, fingerprint, retention,
+        lapses_at, expires_at, scope, route, trace, origin_of)
+    VALUES (?2, 1, 1, ?3, ?1, 1, ?4, ?6, ?1 + ?5, iif(?7, NULL, ?1 + ?5 + ?6),
+        ?8, ?9, ?10, ?1)
+    ON CONFLICT (id) DO NOTHING";
 
 /// The condition of a claim by hand, of the token `?13` and the attempt `?14`. A claim that was sent
 /// before has the record.
@@ -136,8 +146,7 @@ const COMPLETE_WITHIN: &str = "
         state = ?4, lapses_at = NULL, expires_at = {now} + ?5, kept_for = ?5,
         status = ?6, began_at = ?7, completed_at = ?8, answer_length = ?9, answer_sha256 = ?10,
         answer = ?11
-    WHERE id = ?2 AND nonce = ?3 AND state IN (1, 2) AND format = 1
-    RETURNING 1";
+    WHERE id = ?2 AND nonce = ?3 AND state IN (1, 2) AND format = 1";
 
 /// The statement writes without changing a value, so that it succeeds only when no other
 /// transaction has written and not ended. `?3` is the nonce.
@@ -214,6 +223,7 @@ const TOUCH: &str = "UPDATE {table} SET state = state WHERE id = x''";
 pub(super) struct Statements {
     pub(super) find: SqlStr,
     pub(super) claim: SqlStr,
+    pub(super) claim_absent: SqlStr,
     pub(super) claim_by_hand: SqlStr,
     pub(super) renew: SqlStr,
     pub(super) complete: SqlStr,
@@ -245,6 +255,7 @@ impl Statements {
         Self {
             find: statement(FIND),
             claim: statement(&CLAIM.replace("{of_what}", "true")),
+            claim_absent: statement(CLAIM_ABSENT),
             claim_by_hand: statement(&CLAIM.replace("{of_what}", BY_HAND)),
             renew: statement(RENEW),
             complete: statement(COMPLETE),
