@@ -8,6 +8,7 @@ mod support;
 
 mod bytes;
 mod frames;
+mod long_runs;
 mod oracle;
 mod planted;
 mod served;

@@ -82,7 +82,7 @@ impl Asked {
         let takes_long = begun.takes_long(data.len());
         let digest = move || options.fingerprint.end(begun.clone(), &data);
         if !takes_long {
-            return self.observation.claim(claim, digest());
+            return self.observation.claim_while_running(claim, digest());
         }
         // Another thread digests it, in turns with other callers (G11).
         self.observation.in_background(async move |own| {
@@ -91,7 +91,7 @@ impl Asked {
             let digested = request.core.turns.run(caller, digest.clone()).await;
             let fingerprint = digested.unwrap_or_else(digest);
             drop(room);
-            own.claim(claim, fingerprint);
+            own.claim_while_running(claim, fingerprint);
         });
     }
 }
@@ -131,7 +131,8 @@ impl Watch for Asked {
             }
             (Passed::Whole, Digest::InPieces(digest)) => {
                 let claim = self.claim.clone();
-                self.observation.claim(claim, digest.finish());
+                let fingerprint = digest.finish();
+                self.observation.claim_while_running(claim, fingerprint);
             }
             (Passed::Whole, Digest::Whole(whole)) => self.whole(*whole),
         }

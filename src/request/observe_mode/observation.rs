@@ -73,6 +73,13 @@ impl Observation {
         self.would.get().copied()
     }
 
+    /// Sends the claim of a request whose body has passed. The handler runs already, and nothing need wake
+    /// its request before it responds.
+    pub(super) fn claim_while_running(self: &Arc<Self>, claim: Claim, fingerprint: Fingerprint) {
+        self.claim(claim, fingerprint);
+        self.watch();
+    }
+
     /// Sends the claim of a request whose fingerprint is known.
     pub(super) fn claim(self: &Arc<Self>, claim: Claim, fingerprint: Fingerprint) {
         let claim = Claim {
