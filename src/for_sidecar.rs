@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::header::CONTENT_TYPE;
 use http::response::Parts;
-use http::{HeaderMap, HeaderName, Method, StatusCode, request};
+use http::{HeaderMap, HeaderName, Method, StatusCode};
 use ipnet::IpNet;
 
 #[cfg(feature = "config")]
@@ -115,14 +115,10 @@ pub fn is_recorded(context: &IdempotencyContext, status: StatusCode) -> bool {
     options.record.records(&head) && !options.in_doubt.records(&head)
 }
 
-/// The digest that tells the caller of a protected request, with this head, from others.
+/// The digest that tells the caller of a protected request from others.
 #[must_use]
-pub fn caller(context: &IdempotencyContext, head: &request::Parts) -> Option<[u8; 32]> {
-    let operation = &context.0;
-    let rules = &operation.core.rules;
-    let caller = rules.caller(&operation.options, head)?;
-    let digest = caller.digest(&rules.digests, &rules.namespace);
-    Some(*digest.as_bytes())
+pub fn caller(context: &IdempotencyContext) -> [u8; 32] {
+    *context.0.scope.as_bytes()
 }
 
 /// Whether the store of a layer answers. It is asked for a record that does not exist, which writes

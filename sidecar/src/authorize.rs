@@ -109,19 +109,17 @@ impl Authorizer {
 
     async fn ask(&self, parts: &Parts) -> Result<Response<()>, BoxError> {
         let headers = authorization_headers(parts)?;
-        let mut again = || {
-            let mut request = Request::new(Empty::new());
-            request.uri_mut().clone_from(&self.url);
-            request.headers_mut().clone_from(&headers);
-            Some(request)
-        };
+        let mut head = Request::new(());
+        head.uri_mut().clone_from(&self.url);
+        *head.headers_mut() = headers;
+        let mut bodies = || Some(Empty::new());
         let peer = parts.extensions.get::<PeerAddr>();
         let peer = peer.map_or(Ipv4Addr::UNSPECIFIED.into(), |peer| peer.0.ip());
         let place = self.places.take(Caller::At(peer)).await;
         let place = Arc::new(place.map_err(|_| "too many requests wait for the authorizer")?);
         // `allow` limits the time.
         let forever = pin!(pending());
-        let response = self.client.send(&mut again, forever, &place).await;
+        let response = self.client.send(head, &mut bodies, forever, &place).await;
         let (head, body) = response.map_err(Failure::into_error)?.into_parts();
         // The status and the headers decide; an error in the body changes nothing.
         let _ = Limited::new(body, READ).collect().await;

@@ -103,14 +103,15 @@ async fn waited_too_long(activity: &Activity, waits: Waits) -> bool {
         loop {
             // Computed anew at each turn: what was read or has begun meanwhile moves the time.
             let state = *activity.state();
-            let now = Instant::now();
             let until = match state.head {
-                _ if state.running > 0 && sleeping.is_elapsed() => now + waits.keep_alive,
+                _ if state.running > 0 && sleeping.is_elapsed() => {
+                    Instant::now() + waits.keep_alive
+                }
                 _ if state.running > 0 => sleeping.deadline(),
                 Some(begun) => begun + waits.head,
                 None => state.since + waits.keep_alive,
             };
-            if state.running == 0 && until <= now {
+            if state.running == 0 && until <= Instant::now() {
                 return Poll::Ready(state.head.is_some());
             }
             if until != sleeping.deadline() {

@@ -1,8 +1,10 @@
 //! The headers that the sidecar changes in a message that it forwards.
 
+use std::io::Write as _;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::header::{
     AGE, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE,
     CONTENT_SECURITY_POLICY, CONTENT_TYPE, COOKIE, DATE, EXPECT, EXPIRES, FORWARDED, HOST,
@@ -309,13 +311,14 @@ pub(crate) fn sign(parts: &mut request::Parts) {
 
 /// The addresses that a trusted proxy named, then the peer's own.
 fn from(headers: &HeaderMap, peer: IpAddr) -> HeaderValue {
-    let mut addresses = Vec::new();
+    let mut addresses = Vec::with_capacity(48);
     for line in headers.get_all(FORWARDED_FOR) {
         addresses.extend_from_slice(line.as_bytes());
         addresses.extend_from_slice(b", ");
     }
-    addresses.extend_from_slice(peer.to_string().as_bytes());
-    HeaderValue::from_bytes(&addresses).expect("made of header values and an address")
+    write!(addresses, "{peer}").expect("a vector takes all");
+    HeaderValue::from_maybe_shared(Bytes::from(addresses))
+        .expect("made of header values and an address")
 }
 
 /// Joins the `Cookie` headers into one: HTTP/2 may split cookies, HTTP/1.1 may not

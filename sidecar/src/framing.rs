@@ -23,7 +23,7 @@ pub(crate) fn settle_framing(headers: &mut HeaderMap) -> bool {
             .is_none_or(|coding| coding.eq_ignore_ascii_case("chunked"))
             && codings.next().is_none();
     }
-    if headers.contains_key(CONTENT_LENGTH) {
+    if headers.contains_key(CONTENT_LENGTH) && !has_plain_length(headers) {
         match length(headers) {
             Some(length) => headers.insert(CONTENT_LENGTH, length.into()),
             // hyper takes this only for a response without a body, such as one to HEAD.
@@ -31,6 +31,14 @@ pub(crate) fn settle_framing(headers: &mut HeaderMap) -> bool {
         };
     }
     true
+}
+
+/// Whether the length is said once, and as it would be said here.
+fn has_plain_length(headers: &HeaderMap) -> bool {
+    let mut lines = headers.get_all(CONTENT_LENGTH).iter();
+    let first = lines.next().map_or(&b""[..], HeaderValue::as_bytes);
+    // A number of up to nine digits is small enough for every reader.
+    (1..=9).contains(&first.len()) && first.iter().all(u8::is_ascii_digit) && lines.next().is_none()
 }
 
 /// The length that a head gives. `None` where the lengths differ, or one is not a number.

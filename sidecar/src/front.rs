@@ -96,8 +96,10 @@ impl Front {
             .with_read(headers_read(&layer));
         let layer_headers = LayerHeaders::new(layer_header_names(&layer));
         let connector = Connector::new("upstream", settings.connect_timeout, upstream);
+        let observed = methods(&layer, true);
         let upstream = Upstream::new(
             settings,
+            !observed.is_empty(),
             connector,
             reserved.clone(),
             layer_headers,
@@ -110,7 +112,7 @@ impl Front {
         Self {
             desk,
             methods: methods(&layer, false),
-            observed: methods(&layer, true),
+            observed,
             summary: Arc::default(),
             refusals: refusals(&layer),
             authorizer: authorize
@@ -181,10 +183,11 @@ impl Front {
 
     /// Notes a request that some route may observe.
     fn see<B>(&self, request: Request<B>, seen: &mut Option<Seen>) -> Request<B> {
-        let (mut parts, body) = request.into_parts();
-        if self.observed.contains(&parts.method) {
-            *seen = Some(self.summary.begin(&mut parts));
+        if !self.observed.contains(request.method()) {
+            return request;
         }
+        let (mut parts, body) = request.into_parts();
+        *seen = Some(self.summary.begin(&mut parts));
         Request::from_parts(parts, body)
     }
 
@@ -231,7 +234,8 @@ impl Front {
         if let Some(authorizer) = &self.authorizer
             && self.layer.protects(&parts)
         {
-            self.authorize(authorizer, &mut parts).await?;
+            // This box, and that of `readiness`, keep the future of every other request small.
+            Box::pin(self.authorize(authorizer, &mut parts)).await?;
         }
         sign(&mut parts);
         Ok(Request::from_parts(parts, RequestBody::new(body)))
@@ -255,7 +259,7 @@ impl Front {
             return Some(alive());
         }
         if self.readyz.as_deref() == Some(path) {
-            return Some(self.readiness().await);
+            return Some(Box::pin(self.readiness()).await);
         }
         match &self.contract {
             Some((own, contract)) if own == path => Some(contract.respond(parts)),

@@ -5,7 +5,7 @@ mod records;
 use std::error::Error;
 use std::ffi::OsString;
 use std::future::Future;
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -14,8 +14,10 @@ use tower_idempotency::config::Config;
 use tower_idempotency::for_sidecar::in_force;
 use tower_idempotency_sidecar::Sidecar;
 use tracing::{error, info};
-use tracing_subscriber::EnvFilter;
 
+use crate::log::log;
+
+mod log;
 mod suggest;
 
 const HELP: &str = "\
@@ -194,22 +196,6 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-}
-
-fn log(default: tracing::Level, change: impl FnOnce(EnvFilter) -> EnvFilter) {
-    let filter = EnvFilter::builder()
-        .with_default_directive(default.into())
-        .from_env_lossy();
-    let filter = change(filter);
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        // The target tells the events of the audit from what else is logged.
-        .with_target(default == tracing::Level::WARN)
-        // Otherwise a line that can't be written, since nobody reads stderr any more, is a panic.
-        .log_internal_errors(false)
-        .init();
 }
 
 async fn serve(config: &Config) -> Result<(), Box<dyn Error>> {

@@ -5,11 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use http::header::{AUTHORIZATION, CONTENT_LENGTH};
-use http::{HeaderMap, HeaderName, request};
+use http::{HeaderMap, HeaderName, Method, request};
 use tower_idempotency::for_sidecar::OnObserved;
 use tower_idempotency::observer::Would;
 
@@ -48,9 +48,9 @@ const ROUTES: usize = 256;
 
 /// What was observed, by method and path.
 #[derive(Debug, Default)]
-pub(crate) struct Summary(Mutex<BTreeMap<String, Route>>);
+pub(crate) struct Summary(Mutex<BTreeMap<String, Arc<Mutex<Route>>>>);
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Route {
     requests: u64,
     keys: BTreeMap<&'static str, u64>,
@@ -66,10 +66,8 @@ struct Route {
 impl Summary {
     /// Begins to observe a request. The layer reports what it would have done.
     pub(crate) fn begin(self: &Arc<Self>, parts: &mut request::Parts) -> Seen {
-        let name = format!("{} {}", parts.method, template(parts.uri.path()));
         let seen = Seen {
-            summary: Arc::clone(self),
-            name,
+            route: self.route(&parts.method, parts.uri.path()),
             began: Instant::now(),
         };
         seen.update(|route| {
@@ -97,18 +95,36 @@ impl Summary {
         seen
     }
 
+    /// Where a request to this path counts.
+    fn route(&self, method: &Method, path: &str) -> Arc<Mutex<Route>> {
+        let name = name(method, path);
+        let mut routes = locked(&self.0);
+        if let Some(route) = routes.get(&name) {
+            return Arc::clone(route);
+        }
+        let is_full = routes.len() >= ROUTES;
+        let name = if is_full { String::new() } else { name };
+        Arc::clone(routes.entry(name).or_default())
+    }
+
     /// A configuration for what was seen.
     pub(crate) fn suggestion(&self) -> String {
-        let routes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        suggestion(&routes)
+        let routes = locked(&self.0);
+        let routes = routes
+            .iter()
+            .map(|(name, route)| (name.clone(), locked(route).clone()));
+        suggestion(&routes.collect())
     }
+}
+
+fn locked<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One request, and where it counts.
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
-    summary: Arc<Summary>,
-    name: String,
+    route: Arc<Mutex<Route>>,
     began: Instant,
 }
 
@@ -120,14 +136,7 @@ impl Seen {
     }
 
     fn update(&self, change: impl FnOnce(&mut Route)) {
-        let routes = &self.summary.0;
-        let mut routes = routes.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(route) = routes.get_mut(&self.name) {
-            return change(route);
-        }
-        let is_full = routes.len() >= ROUTES;
-        let name = if is_full { "" } else { self.name.as_str() };
-        change(routes.entry(name.to_owned()).or_default());
+        change(&mut locked(&self.route));
     }
 }
 
@@ -142,9 +151,11 @@ fn count(
     }
 }
 
-/// The path with a parameter in the place of each segment that looks like a value.
-fn template(path: &str) -> String {
-    let mut template = String::new();
+/// The method, and the path with a parameter in the place of each segment that looks like a value.
+fn name(method: &Method, path: &str) -> String {
+    let mut name = String::with_capacity(64);
+    name.push_str(method.as_str());
+    name.push(' ');
     for (at, segment) in path.split('/').skip(1).take(16).enumerate() {
         let is_word = segment.len() <= 24
             && segment
@@ -153,14 +164,14 @@ fn template(path: &str) -> String {
         let is_version = segment.strip_prefix('v').is_some_and(|digits| {
             (1..=2).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit())
         });
-        template.push('/');
+        name.push('/');
         if is_word || is_version {
-            template.push_str(segment);
+            name.push_str(segment);
         } else {
-            write!(template, "{{p{at}}}").expect("a string takes all");
+            write!(name, "{{p{at}}}").expect("a string takes all");
         }
     }
-    template
+    name
 }
 
 /// The name that most requests had.
@@ -323,7 +334,8 @@ mod tests {
             ("/users/a@b.c/x", "/users/{p1}/x"),
             ("/", "/"),
         ] {
-            assert_eq!(template(path), expected);
+            let expected = format!("POST {expected}");
+            assert_eq!(name(&Method::POST, path), expected);
         }
     }
 
@@ -376,7 +388,8 @@ mod tests {
             let summary = Arc::<Summary>::default();
             let request = http::Request::post("/a").header("paypal-request-id", "k");
             summary.begin(&mut request.body(()).unwrap().into_parts().0);
-            for route in summary.0.lock().unwrap().values_mut() {
+            for route in summary.0.lock().unwrap().values() {
+                let mut route = route.lock().unwrap();
                 route.rejected = codes.iter().map(|code| (*code, 1)).collect();
             }
             summary.suggestion()

@@ -243,8 +243,12 @@ impl State {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.places.state().end(self.caller);
-        self.places.give();
+        let mut state = self.places.state();
+        state.end(self.caller);
+        if state.waiting != [0; 2] {
+            drop(state);
+            self.places.give();
+        }
     }
 }
 

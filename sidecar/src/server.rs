@@ -130,9 +130,9 @@ impl Site {
             Self::Metrics(front, own) => {
                 let response = match front.desk() {
                     Some(desk) if desk::is_desk(request.uri().path()) => {
-                        desk::respond(desk, request, peer).await
+                        Box::pin(desk::respond(desk, request, peer)).await
                     }
-                    _ => metrics(front, own, &request).await.map(Full::new),
+                    _ => Box::pin(metrics(front, own, &request)).await.map(Full::new),
                 };
                 response.map(|whole| GuardedBody::new(Either::Right(whole), (None, guard)))
             }

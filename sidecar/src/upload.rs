@@ -1,15 +1,15 @@
 //! The body of a request to the upstream. Its beginning is kept, in case the request has to be sent
 //! again.
 
-use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use tokio::sync::oneshot;
+use tokio::time::Instant;
 use tower_idempotency::RequestBody;
 
 use crate::BoxError;
@@ -53,21 +53,19 @@ struct Arriving {
     patience: Option<(Patience, Arc<Numbers>)>,
     /// Whether data has come since `has_moved` was asked last.
     has_moved: bool,
-    // Dropped with the last byte; the receiver of `new` sees that drop.
-    unsent: Option<oneshot::Sender<Infallible>>,
+    /// When the upstream got the last byte.
+    sent: Option<Instant>,
 }
 
 impl Upload {
-    /// `trailers` are those of a body that the layer has read; `is_read` says whether it has. The
-    /// receiver fails once the upstream has the last byte, or when the request ends early.
+    /// `trailers` are those of a body that the layer has read; `is_read` says whether it has.
     pub(crate) fn new(
         body: RequestBody<ReceivedBody>,
         is_read: bool,
         trailers: Option<HeaderMap>,
         reserved: ReservedHeaders,
         patience: (Patience, Arc<Numbers>),
-    ) -> (Self, oneshot::Receiver<Infallible>) {
-        let (unsent, sent) = oneshot::channel();
+    ) -> Self {
         let mut arriving = Arriving {
             body,
             taken: Vec::new(),
@@ -80,14 +78,14 @@ impl Upload {
             reserved,
             patience: Some(patience),
             has_moved: false,
-            unsent: Some(unsent),
+            sent: None,
         };
         if let Some(mut trailers) = trailers {
             arriving.reserved.strip_from_trailers(&mut trailers);
             arriving.trailers = Some(trailers);
         }
         arriving.note_end();
-        (Self(Arc::new(Mutex::new(arriving))), sent)
+        Self(Arc::new(Mutex::new(arriving)))
     }
 
     /// The body for the next attempt. `None` if the client has sent more than is kept.
@@ -103,6 +101,12 @@ impl Upload {
             sent: 0,
             has_ended: false,
         })
+    }
+
+    /// For how long the upstream has had the whole request; zero if it has not.
+    pub(crate) fn time_since_sent(&self) -> Duration {
+        let sent = self.arriving().sent;
+        sent.map_or(Duration::ZERO, |sent| sent.elapsed())
     }
 
     /// The response has begun.
@@ -124,7 +128,7 @@ impl Arriving {
     fn note_end(&mut self) {
         self.has_ended |= self.body.is_end_stream();
         if self.has_ended {
-            self.unsent = None;
+            self.sent.get_or_insert_with(Instant::now);
         }
     }
 

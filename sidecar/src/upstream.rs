@@ -14,7 +14,7 @@ use http::{HeaderValue, Request, Response, StatusCode, Uri, Version, request, re
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep};
 use tower_idempotency::for_sidecar::{
     Asked, GatewayCode, Refusal, Refusals, caller, is_recorded, never_ends,
 };
@@ -61,11 +61,14 @@ struct Shared {
     layer_headers: LayerHeaders,
     refusals: Refusals,
     numbers: Arc<Numbers>,
+    /// Whether the layer judges responses to requests that it does not protect.
+    observes: bool,
 }
 
 impl Upstream {
     pub(crate) fn new(
         settings: &Settings,
+        observes: bool,
         connector: Connector,
         reserved: ReservedHeaders,
         layer_headers: LayerHeaders,
@@ -89,6 +92,7 @@ impl Upstream {
             layer_headers,
             refusals,
             numbers,
+            observes,
         }))
     }
 }
@@ -103,16 +107,15 @@ impl Service<Request<RequestBody<ReceivedBody>>> for Upstream {
     }
 
     fn call(&mut self, request: Request<RequestBody<ReceivedBody>>) -> Self::Future {
-        let shared = Arc::clone(&self.0);
-        Box::pin(async move { Ok(shared.forward(request).await) })
+        Box::pin(Arc::clone(&self.0).forward(request))
     }
 }
 
 impl Shared {
     async fn forward(
-        &self,
+        self: Arc<Self>,
         request: Request<RequestBody<ReceivedBody>>,
-    ) -> Response<ForwardedBody> {
+    ) -> Result<Response<ForwardedBody>, Infallible> {
         let (mut parts, body) = request.into_parts();
         let upgrade = parts
             .extensions
@@ -125,7 +128,7 @@ impl Shared {
         let is_protected = exchange.is_protected();
         let place = match self.places.take(exchange.caller(&parts)).await {
             Ok(place) => Arc::new(place),
-            Err(no_place) => return self.full(no_place, &exchange),
+            Err(no_place) => return Ok(self.full(no_place, &exchange)),
         };
         if let Some(context) = &exchange.context {
             let token = context.fencing_token().get();
@@ -142,33 +145,44 @@ impl Shared {
         let patience = Patience::new(self.client_timeout);
         let patience = (patience, Arc::clone(&self.numbers));
         let reserved = self.reserved.clone();
-        let (upload, mut sent) = Upload::new(body, is_protected, trailers, reserved, patience);
-        let target = self.target(&parts.uri);
-        let mut again = || {
-            let mut request = Request::new(upload.attempt()?);
-            request.method_mut().clone_from(&parts.method);
-            request.uri_mut().clone_from(&target);
-            request.headers_mut().clone_from(&parts.headers);
-            Some(request)
+        let upload = Upload::new(body, is_protected, trailers, reserved, patience);
+        let mut head = Request::new(());
+        *head.method_mut() = parts.method;
+        *head.uri_mut() = self.target(&parts.uri);
+        *head.headers_mut() = parts.headers;
+        let mut bodies = || upload.attempt();
+        let sent = {
+            let too_late = pin!(self.too_late(&upload, is_protected));
+            self.client.send(head, &mut bodies, too_late, &place).await
         };
-        let too_late = pin!(async {
-            // `sent` never holds a value: it fails when the upstream has the request's last byte.
-            if is_protected {
-                // The layer has read the whole body into memory, so sending it takes no longer
-                // than connecting, unless the upstream does not read.
-                let _ = timeout(self.connect_timeout, &mut sent).await;
-            } else {
-                let _ = (&mut sent).await;
-            }
-            sleep(self.timeout).await;
-        });
-        match self.client.send(&mut again, too_late, &place).await {
+        Ok(match sent {
             Ok(response) => {
                 upload.is_answered();
                 let client = upgrade.map(|(client, _)| client);
                 self.respond(response, client, upload, place, &exchange)
             }
             Err(failure) => self.failed(failure, &exchange),
+        })
+    }
+
+    /// Completes when the upstream has had the whole request for `upstream_timeout` without responding.
+    async fn too_late(&self, upload: &Upload, is_protected: bool) {
+        let began = Instant::now();
+        let mut left = self.timeout;
+        // The last byte wakes nobody. The time that it was sent is asked for at the earliest moment that
+        // could be the end, and most requests have their response by then.
+        loop {
+            sleep(left).await;
+            let mut waited = upload.time_since_sent();
+            if is_protected {
+                // The layer has read the whole body into memory, so sending it takes no longer
+                // than connecting, unless the upstream does not read.
+                waited = waited.max(began.elapsed().saturating_sub(self.connect_timeout));
+            }
+            left = self.timeout.saturating_sub(waited);
+            if left.is_zero() {
+                return;
+            }
         }
     }
 
@@ -211,7 +225,9 @@ impl Shared {
             head.headers.insert(UPGRADE, protocol);
             tokio::spawn(tunnel(client, upstream, Arc::clone(&place)));
         }
-        head.extensions.insert(recording(&head));
+        if self.observes || exchange.is_protected() {
+            head.extensions.insert(recording(&head));
+        }
         // An event stream sends nothing for as long as nothing happens.
         let stall = (!never_ends(&head)).then(|| {
             if exchange.is_protected() {
@@ -329,16 +345,13 @@ impl Exchange {
     }
 
     fn caller(&self, head: &request::Parts) -> Caller {
-        let context = self.context.as_ref();
-        let protected = context.and_then(|context| caller(context, head));
+        if let Some(context) = &self.context {
+            return Caller::Of(caller(context));
+        }
         let peer = || head.extensions.get::<PeerAddr>().map(|peer| peer.0.ip());
         let client = || head.extensions.get::<ClientAddr>().map(|client| client.0);
-        let address = || {
-            client()
-                .or_else(peer)
-                .unwrap_or(Ipv4Addr::UNSPECIFIED.into())
-        };
-        protected.map_or_else(|| Caller::At(address()), Caller::Of)
+        let address = client().or_else(peer);
+        Caller::At(address.unwrap_or(Ipv4Addr::UNSPECIFIED.into()))
     }
 }
 

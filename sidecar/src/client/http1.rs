@@ -17,7 +17,7 @@ use tracing::debug;
 
 use crate::BoxError;
 use crate::client::status_line::{StatusLine, Watched};
-use crate::client::{Again, Failure, GiveUp, MAX_FIELDS, MAX_HEAD};
+use crate::client::{Bodies, Failure, GiveUp, MAX_FIELDS, MAX_HEAD};
 use crate::connect::Connector;
 use crate::framing::frame;
 use crate::places::Place;
@@ -86,14 +86,16 @@ where
     /// a response.
     pub(crate) async fn send(
         &self,
-        again: Again<'_, B>,
+        head: Request<()>,
+        bodies: Bodies<'_, B>,
         mut give_up: GiveUp<'_>,
         place: &Arc<Place>,
     ) -> Result<Response<Incoming>, Failure> {
-        let Some(mut request) = again() else {
+        let Some(body) = bodies() else {
             return Err(Failure::Unreached("the request can't be sent again".into()));
         };
-        let is_safe = request.method().is_safe();
+        let is_safe = head.method().is_safe();
+        let mut request = head.map(|()| body);
         let mut may_reuse = true;
         loop {
             self.0.complete(&mut request);
@@ -101,8 +103,13 @@ where
             let is_kept = kept.is_some();
             let mut connection = match kept {
                 Some(connection) => connection,
-                None => self.0.connect().await.map_err(Failure::Unreached)?,
+                // The box keeps the future of a request that finds a connection small.
+                None => Box::pin(self.0.connect())
+                    .await
+                    .map_err(Failure::Unreached)?,
             };
+            // Only this request may be sent once more after all of it was written.
+            let same = (is_safe && is_kept).then(|| head_of(&request));
             connection.status_line.expect();
             let response = tokio::select! {
                 response = connection.sender.try_send_request(request) => response,
@@ -114,7 +121,7 @@ where
             };
             let mut error = match response {
                 Ok(response) => {
-                    self.keep(connection, Arc::clone(place));
+                    self.keep(connection, place);
                     return Ok(response);
                 }
                 Err(error) => error,
@@ -131,11 +138,11 @@ where
             if error.is_user() {
                 return Err(Failure::Client(error.into()));
             }
-            if is_safe
-                && is_silent
-                && let Some(same) = again()
+            if is_silent
+                && let Some(head) = same
+                && let Some(body) = bodies()
             {
-                request = same;
+                request = head.map(|()| body);
                 may_reuse = false;
                 continue;
             }
@@ -151,11 +158,16 @@ where
 
     /// Keeps a connection for the next request, once its response has been read. It has the place of
     /// its request until then: otherwise the next request could open another one.
-    fn keep(&self, mut connection: Connection<B>, place: Arc<Place>) {
+    fn keep(&self, mut connection: Connection<B>, place: &Arc<Place>) {
         if self.0.keep_alive.is_zero() {
             return;
         }
-        let pool = Arc::downgrade(&self.0);
+        // A short response comes with its head. hyper is ready once it has read a response to its end,
+        // so there is nothing to wait for, and no task is needed.
+        if connection.sender.is_ready() {
+            return self.0.put(connection);
+        }
+        let (pool, place) = (Arc::downgrade(&self.0), Arc::clone(place));
         tokio::spawn(async move {
             if connection.sender.ready().await.is_ok()
                 && let Some(pool) = pool.upgrade()
@@ -165,6 +177,15 @@ where
             drop(place);
         });
     }
+}
+
+/// A copy of the head of a request, without its extensions.
+fn head_of<B>(request: &Request<B>) -> Request<()> {
+    let mut head = Request::new(());
+    head.method_mut().clone_from(request.method());
+    head.uri_mut().clone_from(request.uri());
+    head.headers_mut().clone_from(request.headers());
+    head
 }
 
 impl<B> Pool<B>
@@ -319,15 +340,15 @@ mod tests {
     }
 
     async fn post(client: &Http1<Empty<Bytes>>) -> Bytes {
-        let mut again = || {
-            let mut request = Request::new(Empty::new());
-            *request.method_mut() = Method::POST;
-            Some(request)
-        };
+        let mut head = Request::new(());
+        *head.method_mut() = Method::POST;
+        let mut bodies = || Some(Empty::new());
         let places = Places::new(&Limits::default(), Duration::ZERO);
         let place = places.take(Caller::Of([0; 32])).await.unwrap();
         let forever = pin!(pending());
-        let response = client.send(&mut again, forever, &Arc::new(place)).await;
+        let response = client
+            .send(head, &mut bodies, forever, &Arc::new(place))
+            .await;
         let response = response.unwrap();
         response.into_body().collect().await.unwrap().to_bytes()
     }

@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::debug;
 
 use crate::BoxError;
-use crate::client::{Again, Failure, GiveUp, MAX_HEAD};
+use crate::client::{Bodies, Failure, GiveUp, MAX_HEAD};
 use crate::connect::Connector;
 use crate::tls::Protocols;
 
@@ -128,14 +128,16 @@ where
     /// new connection, again and again for as long as connecting may take.
     pub(crate) async fn send(
         &self,
-        again: Again<'_, B>,
+        head: &Request<()>,
+        bodies: Bodies<'_, B>,
         mut give_up: GiveUp<'_>,
     ) -> Result<Response<Incoming>, Failure> {
         let until = Instant::now() + self.connector.timeout;
         let mut refused_by = None;
         let mut refusal: BoxError = "the request can't be sent again".into();
         let mut pause = Duration::ZERO;
-        while let Some(mut request) = again() {
+        while let Some(body) = bodies() {
+            let mut request = head.clone().map(|()| body);
             self.complete(&mut request);
             let chosen = self.connection(refused_by).await;
             let mut chosen = chosen.map_err(Failure::Unreached)?;

@@ -60,8 +60,8 @@ impl Failure {
     }
 }
 
-/// Makes the same request anew for each attempt to send it. `None` if that is no longer possible.
-pub(crate) type Again<'a, B> = &'a mut (dyn FnMut() -> Option<Request<B>> + Send);
+/// Makes the body of a request anew for each attempt to send it. `None` if that is no longer possible.
+pub(crate) type Bodies<'a, B> = &'a mut (dyn FnMut() -> Option<B> + Send);
 /// Completes when nobody waits for the response any longer.
 pub(crate) type GiveUp<'a> = Pin<&'a mut (dyn Future<Output = ()> + Send)>;
 
@@ -102,14 +102,17 @@ where
     /// certainly not executed it, or if its method is safe (RFC 9110, section 9.2.1).
     pub(crate) async fn send(
         &self,
-        again: Again<'_, B>,
+        head: Request<()>,
+        bodies: Bodies<'_, B>,
         give_up: GiveUp<'_>,
         place: &Arc<Place>,
     ) -> Result<Response<Incoming>, Failure> {
+        // The boxes keep the future of a request over HTTP/1.1 small, which every request allocates and
+        // moves.
         match self {
-            Self::Http1(client) => client.send(again, give_up, place).await,
-            Self::Http2(client) => client.send(again, give_up).await,
-            Self::Negotiated(client) => client.send(again, give_up, place).await,
+            Self::Http1(client) => client.send(head, bodies, give_up, place).await,
+            Self::Http2(client) => Box::pin(client.send(&head, bodies, give_up)).await,
+            Self::Negotiated(client) => Box::pin(client.send(head, bodies, give_up, place)).await,
         }
     }
 }

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{Response, Uri};
+use http::{Request, Response, Uri};
 use http_body::Body;
 use hyper::body::Incoming;
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-use super::{Again, Failure, GiveUp, Http1, Http2};
+use super::{Bodies, Failure, GiveUp, Http1, Http2};
 use crate::BoxError;
 use crate::connect::Connector;
 use crate::places::Place;
@@ -45,12 +45,13 @@ where
     /// Sends a request. A server that no longer speaks HTTP/2 is asked once more what it speaks.
     pub(super) async fn send(
         &self,
-        again: Again<'_, B>,
+        head: Request<()>,
+        bodies: Bodies<'_, B>,
         mut give_up: GiveUp<'_>,
         place: &Arc<Place>,
     ) -> Result<Response<Incoming>, Failure> {
         if self.speaks_http2().await.map_err(Failure::Unreached)? {
-            match self.http2.send(again, give_up.as_mut()).await {
+            match self.http2.send(&head, bodies, give_up.as_mut()).await {
                 Err(Failure::Unreached(error)) => {
                     *self.speaks_http2.lock().await = None;
                     let asked = self.speaks_http2().await;
@@ -61,7 +62,7 @@ where
                 sent => return sent,
             }
         }
-        self.http1.send(again, give_up, place).await
+        self.http1.send(head, bodies, give_up, place).await
     }
 
     /// Whether the server chooses HTTP/2. The first request opens a connection to ask, for which all

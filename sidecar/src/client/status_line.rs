@@ -17,8 +17,9 @@ pub(crate) struct StatusLine(Arc<Mutex<Progress>>);
 
 #[derive(Debug, Default)]
 struct Progress {
-    /// The beginning of the current line.
-    line: Vec<u8>,
+    /// The beginning of the current line, and the length of that.
+    line: [u8; Self::LONGEST],
+    length: usize,
     /// The current line is a field of an interim response.
     in_interim: bool,
     has_begun: bool,
@@ -60,7 +61,10 @@ impl Progress {
             match byte {
                 b'\n' => self.end_line(),
                 b'\r' => {}
-                _ if self.line.len() < Self::LONGEST => self.line.push(*byte),
+                _ if self.length < Self::LONGEST => {
+                    self.line[self.length] = *byte;
+                    self.length += 1;
+                }
                 // The reason phrase may have no end.
                 _ if !self.in_interim => {
                     self.status = status(&self.line).filter(|status| is_final(*status));
@@ -71,10 +75,10 @@ impl Progress {
     }
 
     fn end_line(&mut self) {
-        let line = std::mem::take(&mut self.line);
+        let line = &self.line[..std::mem::take(&mut self.length)];
         if self.in_interim {
             self.in_interim = !line.is_empty();
-        } else if let Some(status) = status(&line) {
+        } else if let Some(status) = status(line) {
             self.in_interim = !is_final(status);
             self.status = Some(status).filter(|status| is_final(*status));
         }

@@ -1,19 +1,29 @@
 //! Names, units and labels of telemetry, as Prometheus spells them.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 
 use prometheus_client::encoding::{EncodeLabel as _, EncodeLabelSet, LabelSetEncoder};
 use prometheus_client::registry::{Metric, Registry, Unit};
 use tower_idempotency::telemetry::Instrument;
 
 /// The labels of a series, by their names in telemetry.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Labels<V, const N: usize>(pub(super) [(&'static str, V); N]);
 
 impl<const N: usize> Labels<String, N> {
     /// Labels that are kept after their event.
     pub(super) fn owned(labels: [(&'static str, &str); N]) -> Self {
         Self(labels.map(|(name, value)| (name, value.to_owned())))
+    }
+}
+
+impl<V: Hash, const N: usize> Hash for Labels<V, N> {
+    /// All label sets of a family have the same names, so the values tell them apart.
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        for (_, value) in &self.0 {
+            value.hash(hasher);
+        }
     }
 }
 
