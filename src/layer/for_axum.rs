@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 
 use axum::body::Body;
@@ -14,8 +14,8 @@ use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
+use crate::layer::future::ResponseFuture;
 use crate::layer::{Idempotency, IdempotencyLayer};
-use crate::message::response_body::ResponseBody;
 
 /// As [`IdempotencyLayer`], for routes of axum.
 #[derive(Clone)]
@@ -25,15 +25,26 @@ impl Layer<Route> for AxumLayer {
     type Service = AxumIdempotency;
 
     fn layer(&self, inner: Route) -> AxumIdempotency {
-        AxumIdempotency(self.0.layer(SharedRoute(Arc::new(inner))))
+        let shared = OneRoute {
+            called: Mutex::new(inner.clone()),
+            route: inner,
+        };
+        AxumIdempotency(self.0.layer(SharedRoute(Arc::new(shared))))
     }
 }
 
-/// A route that is cloned when it is called. A clone of a route is an allocation; axum clones a
-/// layer's service for each request, and the layer does so for each that is protected, but a replay
-/// calls none of the clones.
+/// A route that all clones share. A clone of a route is an allocation; axum clones a layer's service
+/// for each request, and the layer does so for each that is protected, but a replay calls none of the
+/// clones.
 #[derive(Clone)]
-pub(super) struct SharedRoute(Arc<Route>);
+pub(super) struct SharedRoute(Arc<OneRoute>);
+
+struct OneRoute {
+    route: Route,
+    /// The same route. A call needs it for itself while axum clones the service inside, and changes
+    /// nothing of it.
+    called: Mutex<Route>,
+}
 
 impl Service<Request> for SharedRoute {
     type Response = Response;
@@ -47,7 +58,11 @@ impl Service<Request> for SharedRoute {
 
     #[inline]
     fn call(&mut self, request: Request) -> Self::Future {
-        Route::clone(&self.0).call(request)
+        // No request waits for the call of another: with many threads that would be a queue.
+        match self.0.called.try_lock() {
+            Ok(mut route) => route.call(request),
+            Err(_) => self.0.route.clone().call(request),
+        }
     }
 }
 
@@ -58,7 +73,7 @@ pub(super) struct AxumIdempotency(Idempotency<SharedRoute>);
 impl Service<Request> for AxumIdempotency {
     type Response = Response;
     type Error = Infallible;
-    type Future = AxumFuture<<Idempotency<SharedRoute> as Service<Request>>::Future>;
+    type Future = AxumFuture<<SharedRoute as Service<Request>>::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Service::<Request>::poll_ready(&mut self.0, cx)
@@ -76,19 +91,24 @@ pin_project! {
     /// The future of an [`AxumIdempotency`].
     pub(super) struct AxumFuture<F> {
         #[pin]
-        future: F,
+        future: ResponseFuture<F, Body, Infallible>,
     }
 }
 
-impl<F, E> Future for AxumFuture<F>
+impl<F> Future for AxumFuture<F>
 where
-    F: Future<Output = Result<http::Response<ResponseBody<Body>>, E>>,
+    F: Future<Output = Result<Response, Infallible>>,
 {
-    type Output = Result<Response, E>;
+    type Output = Result<Response, Infallible>;
 
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let response = ready!(self.project().future.poll(cx))?;
+        let mut future = self.project().future;
+        // A response that passes is not taken apart to have its body wrapped and unwrapped.
+        if let Some(passed) = future.as_mut().poll_passed(cx) {
+            return passed;
+        }
+        let response = ready!(future.poll(cx))?;
         Poll::Ready(Ok(response.map(Body::from)))
     }
 }

@@ -66,6 +66,21 @@ where
     span: Span,
 }
 
+impl<F: Future, R: 'static, E: 'static> ResponseFuture<F, R, E> {
+    /// The output of the service's own future, if the request passes; `None` for any other request.
+    #[cfg(feature = "axum")]
+    #[inline]
+    pub(super) fn poll_passed(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Option<Poll<F::Output>> {
+        match self.project().kind.project() {
+            KindProjection::Passed { future } => Some(future.poll(cx)),
+            _ => None,
+        }
+    }
+}
+
 impl<F, R: 'static, E: 'static> ResponseFuture<F, R, E> {
     pub(crate) fn passed(future: F) -> Self {
         Self {

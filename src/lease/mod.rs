@@ -134,6 +134,8 @@ enum Phase {
     /// The operation's end is under way, or done; [`LeaseOwner::end`] counts it. The
     /// drop sends a release that the store has not answered again.
     Ends(Option<Release>),
+    /// The store has answered a completion.
+    Recorded,
 }
 
 /// What is left of a [`Verdict`] once a store that answers at once was asked.
@@ -199,6 +201,7 @@ impl LeaseOwner {
                 let (state, leases) = (leased.state(), leased.leases());
                 let answer = leases.store.complete_at_once(state.lease(), &response);
                 if let Some(ownership) = answer {
+                    self.phase = Phase::Recorded;
                     let ended = self.settle(ownership, Ended::Recorded);
                     leases.ended(state, ended);
                     return EndFuture::Now(ended);
@@ -425,8 +428,8 @@ impl Drop for LeaseOwner {
         self.leased.leases().renewer.unwatch(&self.leased);
         // The guard goes before the release: a lease of the memory store can't be
         // taken over while its guard lives.
-        drop(self.state().take_guard());
-        drop(self.state().take_in_flight());
+        self.state()
+            .leave_owner(matches!(self.phase, Phase::Recorded));
         if self.state().is_completed_elsewhere() {
             return;
         }
@@ -438,7 +441,7 @@ impl Drop for LeaseOwner {
                 if_dropped
             }
             Phase::Ends(Some(how)) => how,
-            Phase::Ends(None) => return,
+            Phase::Ends(None) | Phase::Recorded => return,
         };
         let claim = &self.state().lease().claim;
         self.leased

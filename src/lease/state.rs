@@ -1,6 +1,7 @@
 //! The part of a lease that several hold: its owner, the handler's context and
 //! the renewer.
 
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,16 +24,21 @@ pub(crate) trait Leased: Send + Sync {
     fn span(&self) -> &tracing::Span;
 }
 
-/// What the owner, the handler's context and the renewer share of one lease.
-pub(crate) struct LeaseState {
-    lease: Lease,
+/// What a lease has until its owner is gone. A handler can keep the state of its lease for longer.
+#[derive(Default)]
+struct OfOwner {
     /// Keeps a lease of the memory store from lapsing while the guard lives.
     /// `None` once the operation has ended or has run for longer than
     /// `max_operation`, and on stores whose leases are renewed.
-    guard: Mutex<Option<LeaseGuard>>,
-    /// The operation's place among those in flight, until its owner is gone. A handler can keep
-    /// this state for longer.
-    in_flight: Mutex<Option<Holding>>,
+    guard: Option<LeaseGuard>,
+    /// The operation's place among those in flight.
+    in_flight: Option<Holding>,
+}
+
+/// What the owner, the handler's context and the renewer share of one lease.
+pub(crate) struct LeaseState {
+    lease: Lease,
+    of_owner: Mutex<OfOwner>,
     /// Whether another owner has taken over, as far as this process knows.
     lost: AtomicBool,
     /// Whether the handler has completed the record in its own transaction.
@@ -49,31 +55,32 @@ pub(crate) struct LeaseState {
 }
 
 impl LeaseState {
-    pub(crate) fn new(lease: Lease, in_flight: Holding, is_observed: bool) -> Self {
-        let state = Self::with(lease, Some(in_flight), true);
-        Self {
-            is_observed,
-            ..state
-        }
+    /// The state of a lease whose guard was taken out of it.
+    pub(crate) fn new(
+        lease: Lease,
+        guard: Option<LeaseGuard>,
+        in_flight: Holding,
+        is_observed: bool,
+    ) -> Self {
+        let in_flight = Some(in_flight);
+        Self::with(lease, OfOwner { guard, in_flight }, true, is_observed)
     }
 
     /// The state of an operation whose handler makes the claim.
     #[cfg(feature = "_sql")]
     pub(crate) fn unstored(lease: Lease) -> Self {
-        Self::with(lease, None, false)
+        Self::with(lease, OfOwner::default(), false, false)
     }
 
-    fn with(mut lease: Lease, in_flight: Option<Holding>, is_stored: bool) -> Self {
-        let guard = lease.take_guard();
+    fn with(lease: Lease, of_owner: OfOwner, is_stored: bool, is_observed: bool) -> Self {
         Self {
             lease,
-            guard: Mutex::new(guard),
-            in_flight: Mutex::new(in_flight),
+            of_owner: Mutex::new(of_owner),
             lost: AtomicBool::new(false),
             completed_elsewhere: AtomicBool::new(false),
             place: Mutex::new(None),
             is_stored,
-            is_observed: false,
+            is_observed,
             ended: Mutex::new(None),
         }
     }
@@ -98,16 +105,23 @@ impl LeaseState {
     /// Takes the guard out, so that the caller drops the guard when this lock is
     /// free again: the guard's destructor takes a lock of the store.
     pub(super) fn take_guard(&self) -> Option<LeaseGuard> {
-        self.guard.lock().take()
+        self.of_owner.lock().guard.take()
     }
 
-    /// Takes the place out, for the owner that is gone.
-    pub(super) fn take_in_flight(&self) -> Option<Holding> {
-        self.in_flight.lock().take()
+    /// Takes all out that the owner has, as [`take_guard`](Self::take_guard) does. The guard goes
+    /// before the place among those in flight. `is_settled` says that the store knows the end of the
+    /// operation.
+    pub(super) fn leave_owner(&self, is_settled: bool) {
+        let OfOwner { guard, in_flight } = mem::take(&mut *self.of_owner.lock());
+        match guard {
+            Some(guard) if is_settled => guard.settle(),
+            guard => drop(guard),
+        }
+        drop(in_flight);
     }
 
     pub(super) fn is_guarded(&self) -> bool {
-        self.guard.lock().is_some()
+        self.of_owner.lock().guard.is_some()
     }
 
     /// Says how the operation has ended. `false` if that was said before, which stays.

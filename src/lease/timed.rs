@@ -100,15 +100,16 @@ impl TimedStore {
         claim: &Claim,
         origin: &dyn Fn() -> &'a Origin,
     ) -> Option<Result<Grant, Claimed>> {
-        let began = self.observers.now();
+        let Some(began) = self.observers.now() else {
+            // The answer is large, and stays where the store puts it.
+            return self.store.claim_at_once(claim, origin);
+        };
         let claimed = self.store.claim_at_once(claim, origin)?;
-        if let Some(began) = began {
-            let result = match &claimed {
-                Ok(_) => StoreResult::Acquired,
-                Err(claimed) => claimed.result(),
-            };
-            self.called(StoreOperation::Claim, result, began);
-        }
+        let result = match &claimed {
+            Ok(_) => StoreResult::Acquired,
+            Err(claimed) => claimed.result(),
+        };
+        self.called(StoreOperation::Claim, result, began);
         Some(claimed)
     }
 

@@ -202,8 +202,11 @@ impl Account {
         // Release, with the acquire in `Limits::drain`: whoever sees that there are no background
         // tasks also sees what those tasks did.
         let before = self.limits.held(of).fetch_sub(amount, Ordering::AcqRel);
-        if of == Resource::Background && before == amount && amount > 0 {
+        if of == Resource::Background && before == amount {
             self.limits.no_background.notify_waiters();
+        }
+        if beyond == 0 {
+            return;
         }
         self.limits.beyond[of as usize].fetch_sub(beyond, Ordering::Relaxed);
         self.beyond[of as usize].fetch_sub(beyond, Ordering::Relaxed);
@@ -254,6 +257,9 @@ impl Holding {
     /// Gives so much back, or all that is held if that is less.
     pub(crate) fn shrink(&mut self, by: usize) {
         let by = by.min(self.amount);
+        if by == 0 {
+            return;
+        }
         let beyond = by.min(self.beyond);
         self.account.give_back(self.of, by, beyond);
         self.amount -= by;
@@ -262,11 +268,6 @@ impl Holding {
 
     pub(crate) fn amount(&self) -> usize {
         self.amount
-    }
-
-    /// The account of the caller that holds it.
-    pub(crate) fn account(&self) -> &Arc<Account> {
-        &self.account
     }
 }
 

@@ -9,6 +9,8 @@ use http::HeaderMap;
 use http::header::CONTENT_LENGTH;
 use http_body::{Body, Frame};
 
+use crate::message::media_type::field;
+
 pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
 
 /// The trailers of a request: the layer reads them together with the body, and puts
@@ -202,7 +204,8 @@ pub(crate) fn shrunk(mut data: Vec<u8>) -> Bytes {
 
 /// The value of `Content-Length`, in bytes.
 pub(crate) fn announced_length(headers: &HeaderMap) -> Option<u64> {
-    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+    let length = field(headers, &CONTENT_LENGTH)?;
+    length.to_str().ok()?.parse().ok()
 }
 
 /// The frame with its data as [`Bytes`]. Data that are `Bytes` already are not

@@ -61,9 +61,18 @@ impl AnnouncedLength {
         read
     }
 
-    /// Whether a body of this many bytes is not as long as it announced.
-    fn is_off(self, bytes: usize) -> bool {
-        self.by_header.is_some_and(|length| length != bytes as u64)
+    /// Whether a body of this many bytes, which has ended or not, is not as long as it announced.
+    fn is_off(self, bytes: usize, has_ended: bool) -> bool {
+        let is_off = |length| bytes as u64 > length || has_ended && length > bytes as u64;
+        self.by_header.is_some_and(is_off)
+    }
+
+    /// The number of bytes, if they are [few](Self::is_small) and no more than `most`.
+    pub(crate) fn small_within(self, most: usize) -> Option<usize> {
+        let length = self.by_header.filter(|_| self.is_small())?;
+        usize::try_from(length)
+            .ok()
+            .filter(|length| *length <= most)
     }
 
     pub(crate) fn is_small(self) -> bool {
@@ -83,8 +92,9 @@ pub(crate) enum FirstRead {
     Part(BodyBuffer, Room, Handle),
 }
 
-/// Reads up to `limit` bytes and one frame more. With `at_once`, reading stops at the
-/// first frame that is not ready. It also stops where the caller has no room for more bytes
+/// Reads up to `limit` bytes and one frame more, of a body that is
+/// [small](AnnouncedLength::small_within) until it has ended or is too long. With `at_once`, reading
+/// stops at the first frame that is not ready. It also stops where the caller has no room for more bytes
 /// that are read ahead of the client; a body of one frame is there as a whole, and needs none.
 pub(crate) async fn read<R>(
     mut body: Pin<&mut R>,
@@ -114,7 +124,9 @@ where
         FirstRead::Broken(length.unfinished(read), error)
     };
     match CatchUnwind::call(|| reading).await {
-        Ok(Ok(true)) if length.is_off(read.len()) => broken(read, room, Box::new(Misannounced)),
+        Ok(Ok(has_ended)) if length.is_off(read.len(), has_ended) => {
+            broken(read, room, Box::new(Misannounced))
+        }
         Ok(Ok(true)) => FirstRead::Full(read.whole(), room),
         Ok(Ok(false)) => match Handle::try_current() {
             Ok(runtime) => FirstRead::Part(read, room, runtime),

@@ -18,6 +18,18 @@ pub(crate) const HOP_BY_HOP: [HeaderName; 6] = [
 
 const GRPC: &[u8] = b"application/grpc";
 
+/// So many headers are looked through faster than one of them is looked up.
+const FEW: usize = 4;
+
+/// The first value of a header of a response, which mostly has a few.
+pub(crate) fn field<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
+    if headers.len() > FEW {
+        return headers.get(name);
+    }
+    let (_, value) = headers.iter().find(|(own, _)| *own == name)?;
+    Some(value)
+}
+
 /// Returns the media type of a `Content-Type` without its parameters.
 pub(crate) fn media_type(content_type: Option<&HeaderValue>) -> Option<&[u8]> {
     let own = content_type?
@@ -44,8 +56,7 @@ pub(crate) fn is_json(content_type: &str) -> bool {
 /// Whether a message is gRPC: its media type is `application/grpc` or begins with
 /// `application/grpc+`. gRPC-Web is not, because it carries its status in the body.
 pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
-    headers
-        .get(CONTENT_TYPE)
+    field(headers, &CONTENT_TYPE)
         .and_then(|own| without_prefix(own.as_bytes(), GRPC))
         .is_some_and(|rest| rest.first() == Some(&b'+') || is_end(rest))
 }
@@ -80,7 +91,7 @@ pub(crate) fn never_ends(head: &response::Parts) -> bool {
 
 /// Whether a message is a stream of events.
 pub(crate) fn is_event_stream(headers: &HeaderMap) -> bool {
-    is_media_type(headers.get(CONTENT_TYPE), "text/event-stream")
+    is_media_type(field(headers, &CONTENT_TYPE), "text/event-stream")
 }
 
 #[cfg(test)]

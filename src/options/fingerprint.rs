@@ -173,9 +173,14 @@ impl FingerprintRules {
             _ => hasher.number(0),
         };
         for name in &self.headers {
-            let values = request.headers.get_all(name);
-            hasher.number(values.iter().count());
-            for value in values {
+            let all = request.headers.get_all(name);
+            let mut values = all.iter();
+            if let (Some(only), None) = (values.next(), values.next()) {
+                hasher.number(1).part(only.as_bytes());
+                continue;
+            }
+            hasher.number(all.iter().count());
+            for value in all {
                 hasher.part(value.as_bytes());
             }
         }

@@ -129,8 +129,11 @@ impl ProtectedRequest {
         {
             match self.core.leases.store.claim_at_once(&claim, &of_request) {
                 None => *place = Some(taken),
-                Some(Ok(grant)) => {
-                    let grant = self.check_steps(&claim, grant, |grant| &grant.steps)?;
+                Some(Ok(mut grant)) => {
+                    // Most have none, and stay where they are.
+                    if !grant.steps.is_empty() {
+                        grant = self.check_steps(&claim, grant, |grant| &grant.steps)?;
+                    }
                     claim.origin = origin.into_inner().unwrap_or_else(|| self.origin(parts));
                     return Ok(Decision::Acquired(claim, grant, taken, body.alone()));
                 }

@@ -137,7 +137,7 @@ where
             kept: Kept {
                 read: BodyBuffer::of_length(promised),
                 may_have: limits.options.max_request_body,
-                room,
+                room: Some(room),
                 full: None,
             },
             timer: None,
@@ -183,9 +183,8 @@ where
 
     /// The room of a body that was read.
     pub(super) fn take_room(self: Pin<&mut Self>) -> Holding {
-        let room = &mut self.project().kept.room;
-        let nothing = room.account().nothing(Resource::RequestBytes);
-        mem::replace(room, nothing)
+        let room = self.project().kept.room.take();
+        room.expect("the room is taken once")
     }
 }
 
@@ -288,7 +287,8 @@ struct Kept {
     read: BodyBuffer,
     /// The option `max_request_body`.
     may_have: usize,
-    room: Holding,
+    /// `None` once the body was read.
+    room: Option<Holding>,
     /// Why there was no room for more.
     full: Option<Full>,
 }
@@ -302,12 +302,13 @@ impl Kept {
         B::Error: Into<BoxError>,
     {
         let mut length = self.read.len();
+        let room = self.room.as_mut().expect("the body is being read");
         let admit = |bytes| {
             length += bytes;
             // An announced body has its room already.
-            let more = length.saturating_sub(self.room.amount());
+            let more = length.saturating_sub(room.amount());
             length <= self.may_have && {
-                self.full = self.room.grow(more).err();
+                self.full = room.grow(more).err();
                 self.full.is_none()
             }
         };

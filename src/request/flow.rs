@@ -55,18 +55,33 @@ where
     // The place is taken before the body is read: a body that never comes holds a place too.
     let place = request.place().ok();
     match BodyReading::new(request.limits(), body) {
-        Ok(reading) => Box::pin(RequestFlow {
-            step: Step::Reading {
-                asked: Some(Asked {
-                    request,
-                    parts,
-                    service,
-                    place,
-                }),
-                reading,
-            },
-            finish: finish::<R, S::Error>,
-        }),
+        Ok(begun) => {
+            // Allocated before it is made: a value that could be dropped for lack of memory would be
+            // made elsewhere, and moved.
+            let flow = Box::write(
+                Box::new_uninit(),
+                RequestFlow {
+                    step: Step::Reading {
+                        asked: None,
+                        reading: None,
+                    },
+                    finish: finish::<R, S::Error>,
+                },
+            );
+            let mut flow = Box::into_pin(flow);
+            let step = flow.as_mut().project().step.project();
+            let StepProjection::Reading { asked, mut reading } = step else {
+                unreachable!("it is the first step");
+            };
+            *asked = Some(Asked {
+                request,
+                parts,
+                service,
+                place,
+            });
+            reading.set(Some(begun));
+            flow
+        }
         Err((body, full)) => flow_without_room(request, parts, body, full, service, place),
     }
 }
@@ -132,10 +147,12 @@ where
                 service,
                 place,
             };
-            ControlFlow::Continue(Box::pin(RequestFlow {
-                step: asked.decided::<B, _>(decision, room),
+            let mut flow = Box::pin(RequestFlow {
+                step: Step::Over,
                 finish: finish::<R, S::Error>,
-            }))
+            });
+            asked.decided::<B, _>(decision, room, flow.as_mut().project().step);
+            ControlFlow::Continue(flow)
         }
         Err(stop) => ControlFlow::Break(request.stop(stop, Some(&parts))),
     }
@@ -150,9 +167,13 @@ struct Asked<S> {
 }
 
 impl<S> Asked<S> {
-    /// How the request goes on once its body was read. `room` is that of the body.
-    fn decided<B, X>(self, decision: Decision, room: Holding) -> Step<S, B, S::Future, X>
-    where
+    /// The step by which the request goes on once its body was read. `room` is that of the body.
+    fn decided<B, X>(
+        self,
+        decision: Decision,
+        room: Holding,
+        mut step: Pin<&mut Step<S, B, S::Future, X>>,
+    ) where
         S: Service<Request<B>>,
         B: From<Bytes>,
     {
@@ -167,15 +188,15 @@ impl<S> Asked<S> {
                 let (operation, owner) = Operation::begun(request, room, claim, grant, place);
                 let protection = Protection::Own(owner);
                 let admitted = Admitted { protection, body };
-                handle(operation, service, parts, admitted)
+                handle(operation, service, parts, admitted, step);
             }
             Decision::TakesTime(claim, body) => {
                 let operation = Arc::new(Operation::new(request, Some(room)));
-                Step::Admitting {
+                step.set(Step::Admitting {
                     admission: operation.admit(parts, body, claim, place),
                     operation,
                     service,
-                }
+                });
             }
         }
     }
@@ -195,13 +216,13 @@ pin_project! {
     #[project_ref = StepRef]
     #[project_replace = StepTaken]
     enum Step<S, B, H, X> {
-        // Steps 4 and 6 have what goes on to the next step in an `Option`: to take it out moves less
-        // than to replace the step does.
+        // What is large is in an `Option`: a step that has nothing yet is replaced by the next one
+        // without moving all that a step has room for. So it is taken out, and put in.
         /// Step 4: the body is being read.
         Reading {
             asked: Option<Asked<S>>,
             #[pin]
-            reading: BodyReading<B>,
+            reading: Option<BodyReading<B>>,
         },
         /// Step 5, where it takes time.
         Admitting {
@@ -221,7 +242,7 @@ pin_project! {
         Finishing {
             operation: Arc<Operation>,
             #[pin]
-            finishing: X,
+            finishing: Option<X>,
         },
         Over,
     }
@@ -242,7 +263,8 @@ where
         let mut step = this.step;
         loop {
             match step.as_mut().project() {
-                StepProjection::Reading { asked, mut reading } => {
+                StepProjection::Reading { asked, reading } => {
+                    let mut reading = reading.as_pin_mut().expect("the body is being read");
                     let Asked {
                         request,
                         parts,
@@ -259,7 +281,7 @@ where
                     };
                     let room = reading.take_room();
                     let asked = asked.take().expect("the body was being read");
-                    step.set(asked.decided(decision, room));
+                    asked.decided(decision, room, step.as_mut());
                 }
                 StepProjection::Admitting {
                     operation,
@@ -277,7 +299,7 @@ where
                     else {
                         unreachable!("the request was being admitted");
                     };
-                    step.set(handle(operation, service, *parts, admitted));
+                    handle(operation, service, *parts, admitted, step.as_mut());
                 }
                 StepProjection::Handling {
                     execution,
@@ -290,19 +312,22 @@ where
                     };
                     let execution = execution.take().expect("the handler ran");
                     // The handler's future is dropped before its lease can be given back.
-                    step.set(Step::Over);
-                    let operation = Arc::clone(&execution.operation);
-                    operation.handler_responded();
-                    let finishing = (this.finish)(execution, handled);
                     step.set(Step::Finishing {
-                        operation,
-                        finishing,
+                        operation: Arc::clone(&execution.operation),
+                        finishing: None,
                     });
+                    execution.operation.handler_responded();
+                    let StepProjection::Finishing { mut finishing, .. } = step.as_mut().project()
+                    else {
+                        unreachable!("the operation is being finished");
+                    };
+                    finishing.set(Some((this.finish)(execution, handled)));
                 }
                 StepProjection::Finishing {
                     operation,
                     finishing,
                 } => {
+                    let finishing = finishing.as_pin_mut().expect("it was put here");
                     let Poll::Ready(response) = finishing.poll(cx) else {
                         operation.watch();
                         return Poll::Pending;
@@ -343,24 +368,31 @@ fn handle<S, B, X>(
     mut service: S,
     mut parts: Parts,
     Admitted { protection, body }: Admitted,
-) -> Step<S, B, S::Future, X>
-where
+    mut step: Pin<&mut Step<S, B, S::Future, X>>,
+) where
     S: Service<Request<B>>,
     B: From<Bytes>,
 {
-    let execution = Execution::begin(operation, &mut parts, protection, body.trailers);
+    let begun = Execution::begin(operation, &mut parts, protection, body.trailers);
+    step.set(Step::Handling {
+        handling: CatchUnwind::idle(),
+        execution: None,
+    });
+    let StepProjection::Handling {
+        handling,
+        execution,
+    } = step.project()
+    else {
+        unreachable!("the handler is about to run");
+    };
+    *execution = Some(begun);
     // A closure that owns the head moves it several times.
     let mut head = Some(parts);
-    let call = || {
+    // Panics are caught so that the record has an end before they go on.
+    handling.begin(|| {
         let head = head.take().expect("the handler is called once");
         service.call(Request::from_parts(head, B::from(body.data)))
-    };
-    // Panics are caught so that the record has an end before they go on.
-    let handling = CatchUnwind::call(call);
-    Step::Handling {
-        execution: Some(execution),
-        handling,
-    }
+    });
 }
 
 #[cfg(all(test, feature = "memory", not(feature = "_sql"), not(shuttle)))]

@@ -52,6 +52,7 @@ pub(crate) use judge::committed;
 
 use std::future::Future;
 use std::panic::resume_unwind;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -222,28 +223,21 @@ where
             let rejection = Box::pin(operation.never_committed(owner)).await;
             return Ok(operation.reject_executed(rejection, asked.as_deref()));
         }
-        let recorded = record(&operation, response, owner, began_at, version).await;
-        Ok(match recorded {
-            Some(response) => {
-                operation.executed(None);
-                response
-            }
-            // The response of another owner is the one that stands.
-            None => operation.reject_executed(Rejection::in_flight(), asked.as_deref()),
-        })
+        Ok(record(&operation, response, owner, began_at, version, asked).await)
     }
 }
 
 /// Steps 7 and 8. What can be read of the response at once is judged and recorded
-/// before its head leaves, the rest while it is sent. `None` if another owner has
-/// taken over.
+/// before its head leaves, the rest while it is sent. If another owner has taken over, the response of
+/// that owner is the one that stands, and the request is rejected.
 fn record<R>(
     operation: &Arc<Operation>,
     response: Response<R>,
     owner: LeaseOwner,
     began_at: SystemTime,
     version: Version,
-) -> impl Future<Output = Option<Response<ResponseBody<R>>>>
+    asked: Option<Box<Parts>>,
+) -> impl Future<Output = Response<ResponseBody<R>>>
 where
     R: Body + Send + 'static,
     R::Data: Send,
@@ -251,6 +245,13 @@ where
 {
     let (mut head, body) = response.into_parts();
     async move {
+        let told = |response: Option<_>| match response {
+            Some(response) => {
+                operation.executed(None);
+                response
+            }
+            None => operation.reject_executed(Rejection::in_flight(), asked.as_deref()),
+        };
         let is_upgrade = head.status == StatusCode::SWITCHING_PROTOCOLS;
         let is_stream = !is_upgrade && is_event_stream(&head.headers);
         let events = is_stream && operation.options.event_streams == EventStreams::Record;
@@ -260,19 +261,28 @@ where
                 // The operation runs until the response has ended.
                 (Verdict::Release(_), Ok(runtime)) => {
                     let reading = ReadAhead::endless(operation, Box::pin(body));
-                    return reading.send(&runtime, owner, head, began_at);
+                    return told(reading.send(&runtime, owner, head, began_at));
                 }
                 (verdict, _) => (None, owner.end(verdict), ResponseBody::passed(body)),
             }
         } else {
             let length = AnnouncedLength::of(&head, &body);
-            let mut body = Box::pin(body);
+            let most = operation.options.max_recorded_body;
+            // A body that is read to its end here needs no box, which a task would take over.
+            let (mut here, mut boxed) = (pin!(None), None);
+            let whole = length.small_within(most);
+            let reading = if whole.is_some() {
+                here.set(Some(body));
+                here.as_mut().as_pin_mut().expect("it was put here")
+            } else {
+                boxed.insert(Box::pin(body)).as_mut()
+            };
             // A response without a body is complete with its head. A response of
             // HTTP/1.0 should have a length: its end can't be told from a cut.
             let head_first = can_have_body(head.status) && version > Version::HTTP_10;
             let at_once = !length.is_small() && head_first;
-            let limit = operation.options.max_recorded_body;
-            match read(body.as_mut(), length, limit, at_once, operation.account()).await {
+            let limit = whole.unwrap_or(most);
+            match read(reading, length, limit, at_once, operation.account()).await {
                 FirstRead::Full(mut body, room) => {
                     let options = &operation.options;
                     let is_read =
@@ -300,17 +310,18 @@ where
                     resume_unwind(panic)
                 }
                 FirstRead::Part(read, room, runtime) => {
+                    let body = boxed.expect("a body that is read whole has no part");
                     let of_mcp =
                         operation.options.mcp.is_some() && !ToolAnswer::is_coded(&head.headers);
                     let events = events.then_some((began_at, of_mcp));
                     let reading =
                         ReadAhead::new(operation, body, read, room, length, version, events);
-                    return reading.send(&runtime, owner, head, began_at);
+                    return told(reading.send(&runtime, owner, head, began_at));
                 }
             }
         };
         let kept_until = match ending.await {
-            Ended::Overtaken => return None,
+            Ended::Overtaken => return told(None),
             Ended::Recorded => kept_until,
             Ended::Pending => {
                 unrecorded(&mut head.headers);
@@ -322,6 +333,6 @@ where
             operation.mark(&mut head.headers, began_at, kept_until);
         }
         let body = body.in_parts(operation.account(), operation.core.send_timeout);
-        Some(Response::from_parts(head, body))
+        told(Some(Response::from_parts(head, body)))
     }
 }

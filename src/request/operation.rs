@@ -221,7 +221,8 @@ impl Operation {
         place: Holding,
     ) -> (Arc<Self>, LeaseOwner) {
         let steps = mem::take(&mut grant.steps);
-        let lease = LeaseState::new(Lease::of(claim, grant), place, request.only_observes());
+        let (lease, guard) = grant.lease(claim);
+        let lease = LeaseState::new(lease, Some(guard), place, request.only_observes());
         let operation = Arc::new(Self::with(request, Some(body), Some(lease)));
         operation.add_steps(steps);
         let owner = LeaseOwner::acquired(Arc::clone(&operation) as Arc<dyn Leased>);
@@ -268,7 +269,8 @@ impl Operation {
     /// Takes ownership of the lease that the claim has acquired. The owner's drop gives the claim back.
     pub(crate) fn acquired(self: &Arc<Self>, mut lease: Lease, place: Holding) -> LeaseOwner {
         self.add_steps(mem::take(&mut lease.steps));
-        let state = LeaseState::new(lease, place, self.only_observes());
+        let guard = lease.take_guard();
+        let state = LeaseState::new(lease, guard, place, self.only_observes());
         let set = self.lease.set(Box::new(state));
         let is_first = set.is_ok() && self.own_lease.is_none();
         assert!(is_first, "an operation acquires one lease");

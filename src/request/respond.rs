@@ -12,6 +12,7 @@ use tracing::debug;
 use crate::display::rfc3339;
 use crate::message::body::FullBody;
 use crate::message::kept::unsent;
+use crate::message::media_type::field;
 use crate::message::response_body::ResponseBody;
 use crate::observer::RequestOutcome;
 use crate::options::RouteOptions;
@@ -103,7 +104,9 @@ impl ProtectedRequest {
         let body = body.in_parts(self.account(), self.core.send_timeout);
         let mut response = Response::new(body);
         *response.status_mut() = self.options.replayed_status(status);
-        if let Some(content_length) = headers.get_mut(CONTENT_LENGTH) {
+        if field(&headers, &CONTENT_LENGTH).is_some()
+            && let Some(content_length) = headers.get_mut(CONTENT_LENGTH)
+        {
             *content_length = HeaderValue::from(length);
         }
         if let Some(name) = &self.options.replayed_header {

@@ -29,6 +29,23 @@ impl<F> CatchUnwind<F> {
         };
         Self { future, panic }
     }
+
+    /// Nothing yet, for a future that [`begin`](Self::begin) puts where it stays.
+    pub(crate) const fn idle() -> Self {
+        Self {
+            future: None,
+            panic: None,
+        }
+    }
+
+    /// As [`call`](Self::call).
+    pub(crate) fn begin(self: Pin<&mut Self>, call: impl FnOnce() -> F) {
+        let mut this = self.project();
+        match catch_unwind(AssertUnwindSafe(call)) {
+            Ok(future) => this.future.set(Some(future)),
+            Err(panic) => *this.panic = Some(panic),
+        }
+    }
 }
 
 impl<F: Future> Future for CatchUnwind<F> {

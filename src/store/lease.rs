@@ -5,6 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(feature = "memory")]
+use super::guard::Guard;
 use super::{Claim, RecordedStep};
 use crate::record::response::RecordedResponse;
 use crate::record::{Completion, FencingToken};
@@ -21,7 +23,7 @@ pub struct Lease {
     pub attempt: u64,
     /// The steps that earlier attempts recorded, in the order in which they did.
     pub steps: Vec<RecordedStep>,
-    guard: Option<LeaseGuard>,
+    guard: Option<SharedGuard>,
 }
 
 /// What a [`Lease`] has beside its claim. A claim is large, and stays where it is while the rest goes
@@ -34,7 +36,33 @@ pub(crate) struct Grant {
 }
 
 /// An object whose life keeps a lease from lapsing.
-pub(crate) type LeaseGuard = Arc<dyn Any + Send + Sync>;
+type SharedGuard = Arc<dyn Any + Send + Sync>;
+
+/// What keeps a lease from lapsing while it lives.
+pub(crate) enum LeaseGuard {
+    Shared(SharedGuard),
+    /// That of a store of this process, which needs no allocation of its own.
+    #[cfg(feature = "memory")]
+    Counted(Guard),
+}
+
+impl LeaseGuard {
+    fn shared(self) -> SharedGuard {
+        match self {
+            Self::Shared(guard) => guard,
+            #[cfg(feature = "memory")]
+            Self::Counted(guard) => Arc::new(guard),
+        }
+    }
+
+    /// Drops the guard of an operation that the store knows to have ended.
+    pub(crate) fn settle(self) {
+        #[cfg(feature = "memory")]
+        if let Self::Counted(guard) = self {
+            guard.settle();
+        }
+    }
+}
 
 impl Lease {
     /// The lease that `claim` acquired.
@@ -68,13 +96,8 @@ impl Lease {
 
     /// The lease that a claim has acquired from a store that answers at once.
     pub(crate) fn of(claim: Claim, grant: Grant) -> Self {
-        Self {
-            claim,
-            token: grant.token,
-            attempt: grant.attempt,
-            steps: grant.steps,
-            guard: Some(grant.guard),
-        }
+        let (lease, guard) = grant.lease(claim);
+        lease.guarded_by(guard.shared())
     }
 
     #[cfg(all(test, feature = "memory"))]
@@ -89,7 +112,21 @@ impl Lease {
 
     /// Takes the guard out. Once the guard is dropped the lease can lapse.
     pub(crate) fn take_guard(&mut self) -> Option<LeaseGuard> {
-        self.guard.take()
+        self.guard.take().map(LeaseGuard::Shared)
+    }
+}
+
+impl Grant {
+    /// The lease of the claim that has acquired it, and the guard that the lease needs.
+    pub(crate) fn lease(self, claim: Claim) -> (Lease, LeaseGuard) {
+        let lease = Lease {
+            claim,
+            token: self.token,
+            attempt: self.attempt,
+            steps: self.steps,
+            guard: None,
+        };
+        (lease, self.guard)
     }
 }
 

@@ -24,6 +24,8 @@ pub(crate) mod encoding;
 pub(crate) mod encrypted;
 mod erased;
 mod error;
+#[cfg(feature = "memory")]
+pub(crate) mod guard;
 mod lease;
 mod list;
 #[cfg(any(feature = "redis", feature = "_sql"))]

@@ -6,6 +6,8 @@
 
 mod axum;
 #[cfg(feature = "axum")]
+mod axum_at_once;
+#[cfg(feature = "axum")]
 mod axum_observed;
 mod common;
 mod hyper;

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use crate::limits::Whose;
 use crate::record::Origin;
-use crate::store::{Claim, Claimed, Grant, Lease};
+use crate::store::guard::Guard;
+use crate::store::{Claim, Claimed, Grant, Lease, LeaseGuard};
 
 use super::account::Account;
 use super::counts::Kind;
 use super::eviction::{Full, REMOVED_FOR_SHARE};
-use super::guard::Guard;
+use super::guard::guard;
 use super::limits::RECORD_BYTES;
 use super::records::Records;
 use super::slot::{Seen, Slot, State, token};
@@ -89,11 +90,9 @@ impl Records {
             Ok(account) => account,
             Err(no_room) => return Step::NoRoom(no_room),
         };
-        let guard = Guard::new(records, claim);
         let now = records.clock.now();
         let token = records.next_token(now);
-        let held = Arc::downgrade(&guard);
-        let grant = grant(token, 1, guard);
+        let grant = grant(token, 1, guard(records, claim, token));
         let origin = records.routes.keep(origin());
         locked.insert(Slot {
             id: claim.id,
@@ -103,7 +102,7 @@ impl Records {
             until: now.saturating_add(claim.lease.into()),
             attempt: 1,
             queued: None,
-            state: State::in_flight(claim, held, origin, Steps::default()),
+            state: State::in_flight(claim, origin, Steps::default()),
         });
         Step::Acquired(grant, None)
     }
@@ -146,21 +145,16 @@ impl Records {
             match &mut slot.state {
                 State::InFlight {
                     nonce,
-                    guarded,
-                    guard,
+                    guards,
                     steps,
                     unknown: false,
                     ..
                 } if *nonce == claim.nonce => {
                     slot.until = now.saturating_add(claim.lease.into());
-                    *guarded = true;
+                    *guards += 1;
                     records.dequeue(slot.queued.take());
-                    let held = guard.upgrade().unwrap_or_else(|| {
-                        let another = Guard::new(records, claim);
-                        *guard = Arc::downgrade(&another);
-                        another
-                    });
-                    let mut grant = grant(slot.token, slot.attempt, held);
+                    let another = guard(records, claim, slot.token);
+                    let mut grant = grant(slot.token, slot.attempt, another);
                     grant.steps = steps.to_vec();
                     return Step::Acquired(grant, None);
                 }
@@ -177,10 +171,8 @@ impl Records {
                 return Step::NoRoom(NoRoom { full, account });
             }
         }
-        let guard = Guard::new(records, claim);
         let token = records.next_token(now);
-        let held = Arc::downgrade(&guard);
-        let mut grant = grant(token, attempt, guard);
+        let mut grant = grant(token, attempt, guard(records, claim, token));
         let origin = records.routes.keep(origin());
         records.dequeue(slot.queued.take());
         records.drop_steps(slot);
@@ -198,17 +190,17 @@ impl Records {
         slot.fingerprint = claim.fingerprint;
         slot.until = now.saturating_add(claim.lease.into());
         grant.steps = steps.to_vec();
-        let new = State::in_flight(claim, held, origin, steps);
+        let new = State::in_flight(claim, origin, steps);
         let gone = slot.change(&records.counts, new);
         Step::Acquired(grant, Some(gone))
     }
 }
 
-fn grant(number: u64, attempt: u32, guard: Arc<Guard>) -> Grant {
+fn grant(number: u64, attempt: u32, own: Guard) -> Grant {
     Grant {
         token: token(number),
         attempt: attempt.into(),
         steps: Vec::new(),
-        guard,
+        guard: LeaseGuard::Counted(own),
     }
 }

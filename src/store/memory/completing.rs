@@ -11,7 +11,6 @@ use super::account::{Account, Measure};
 use super::clock::{Nanos, SinceStart};
 use super::counts::Kind;
 use super::eviction::Full;
-use super::guard::Guard;
 use super::kept::{Kept, Size};
 use super::limits::{RECORD_BYTES, WhenFull};
 use super::origins::KeptOrigin;
@@ -179,9 +178,6 @@ impl Records {
         if let Err(full) = self.hold(&slot.account, weight) {
             let account = Arc::clone(&slot.account);
             return Ended::NoRoom { full, account };
-        }
-        if let State::InFlight { guard, .. } = &slot.state {
-            Guard::settle(guard);
         }
         self.drop_steps(slot);
         self.counts

@@ -66,6 +66,9 @@ impl Counts {
     }
 
     pub(super) fn shrink(&self, account: &Account, less: usize) {
+        if less == 0 {
+            return;
+        }
         self.bytes.fetch_sub(less, Ordering::Relaxed);
         account.shrink(less);
     }
@@ -137,6 +140,10 @@ impl Counts {
     }
 
     pub(super) fn drop_steps(&self, account: &Account, bytes: usize) {
+        // Most records have no steps, and processors share these numbers.
+        if bytes == 0 {
+            return;
+        }
         self.steps.fetch_sub(bytes, Ordering::Relaxed);
         account.drop_steps(bytes);
     }

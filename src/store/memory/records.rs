@@ -1,6 +1,5 @@
 //! The operations of the store, each one atomic step on the table.
 
-use std::sync::Weak;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::record::{Nonce, RecordId};
@@ -10,7 +9,6 @@ use crate::store::{ForgetMode, Forgotten, Lease, OnLapsedLease, Ownership, Recor
 use super::account::Accounts;
 use super::clock::{Clock, Nanos, SinceStart};
 use super::counts::{Counts, Kind};
-use super::guard::Guard;
 use super::limits::Limits;
 use super::origins::{KeptOrigin, Routes};
 use super::queues::{Expired, Queues};
@@ -109,9 +107,8 @@ impl Records {
             }
             let State::InFlight {
                 nonce: owner,
-                guarded,
+                guards,
                 unknown,
-                guard,
                 retention,
                 on_lapsed_lease,
                 trace,
@@ -125,13 +122,11 @@ impl Records {
             if owner != nonce {
                 return Ownership::Lost;
             }
-            Guard::settle(guard);
             let kept = *retention;
             let stays = *on_lapsed_lease == OnLapsedLease::Rerun;
             if how == Release::OutcomeUnknown {
-                *guarded = false;
+                *guards = 0;
                 *unknown = true;
-                *guard = Weak::new();
                 slot.until = now;
                 // Under `Refuse` the record stays until someone resolves it.
                 if stays {

@@ -1,7 +1,7 @@
 //! One record, and its state at a moment.
 
 use std::mem;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::record::{FencingToken, Fingerprint, Nonce, RecordId, ScopeDigest, TraceContext};
@@ -10,7 +10,6 @@ use crate::store::{Claim, OnLapsedLease, Record, RecordState, RecordVersion};
 use super::account::Account;
 use super::clock::{Nanos, SinceStart};
 use super::counts::{Counts, Kind};
-use super::guard::Guard;
 use super::kept::Kept;
 use super::limits::RECORD_BYTES;
 use super::origins::{KeptOrigin, RouteNumber, Routes};
@@ -45,12 +44,11 @@ impl Identified for Slot {
 pub(super) enum State {
     InFlight {
         nonce: Nonce,
-        /// The guard lives, so the lease does not lapse.
-        guarded: bool,
+        /// How many guards of the lease live: with one, the lease does not lapse.
+        guards: u32,
         /// The owner released the record as unknown: the lease has lapsed, and
         /// can't be renewed.
         unknown: bool,
-        guard: Weak<Guard>,
         on_lapsed_lease: OnLapsedLease,
         retention: Nanos,
         // The fields of a `KeptOrigin`, which as a whole would leave no place for the steps.
@@ -75,17 +73,12 @@ pub(super) enum State {
 }
 
 impl State {
-    pub(super) fn in_flight(
-        claim: &Claim,
-        guard: Weak<Guard>,
-        origin: KeptOrigin,
-        steps: Steps,
-    ) -> Self {
+    /// In flight, with one guard.
+    pub(super) fn in_flight(claim: &Claim, origin: KeptOrigin, steps: Steps) -> Self {
         State::InFlight {
             nonce: claim.nonce,
-            guarded: true,
+            guards: 1,
             unknown: false,
-            guard,
             on_lapsed_lease: claim.on_lapsed_lease,
             retention: claim.retention.into(),
             trace: origin.trace,
@@ -132,7 +125,7 @@ impl Slot {
 
     pub(super) fn is_lapsed(&self, now: SinceStart) -> bool {
         match &self.state {
-            State::InFlight { guarded, .. } => self.until <= now && !guarded,
+            State::InFlight { guards, .. } => self.until <= now && *guards == 0,
             _ => false,
         }
     }
@@ -177,9 +170,9 @@ impl Slot {
             State::InFlight { .. } if self.is_lapsed(now) => {
                 Some(RecordState::Lapsed { fingerprint })
             }
-            State::InFlight { guarded, .. } => Some(RecordState::InFlight {
+            State::InFlight { guards, .. } => Some(RecordState::InFlight {
                 fingerprint,
-                lapses_in: if *guarded {
+                lapses_in: if *guards > 0 {
                     Duration::MAX
                 } else {
                     self.until.saturating_sub(now).into()
@@ -214,7 +207,7 @@ impl Slot {
         match &self.state {
             State::InFlight {
                 retention,
-                guarded: false,
+                guards: 0,
                 on_lapsed_lease: OnLapsedLease::Rerun,
                 ..
             } => Some(self.until.saturating_add(*retention)),

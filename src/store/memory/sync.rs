@@ -8,7 +8,7 @@ pub(super) use dashmap::Entry;
 #[cfg(shuttle)]
 pub(super) use shuttle_dashmap::Entry;
 
-pub(super) use crate::runtime::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+pub(super) use crate::runtime::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 #[cfg(not(shuttle))]
 use super::id_hasher::IdHasher;

@@ -191,6 +191,24 @@ fn a_tombstone_counts_the_attempts() {
     assert_eq!(bench.acquire(&claim(1)).attempt, 1);
 }
 
+/// A claim that is sent again has a guard too, and a record that was acquired anew by the same nonce
+/// has nothing to do with the guard of the lease before.
+#[test]
+fn a_lease_lapses_with_the_last_of_its_own_guards() {
+    let bench = Bench::new();
+    let own = claim(1);
+    let (before, again) = (bench.acquire(&own), bench.acquire(&own));
+    drop(before.clone());
+    drop(before);
+    assert_eq!(bench.ending(), 0);
+    assert_eq!(bench.release(&own), Ownership::Held);
+    let anew = bench.acquire(&own);
+    drop(again);
+    assert_eq!(bench.ending(), 0);
+    drop(anew);
+    assert_eq!(bench.ending(), 1);
+}
+
 #[test]
 fn a_lease_does_not_lapse_while_its_guard_lives() {
     let bench = Bench::new();
