@@ -72,9 +72,17 @@ impl SqliteRecords {
         statement: &SqlStr,
         bind: impl Fn(Statement<'q>) -> Statement<'q> + Send + Sync,
     ) -> Result<Vec<SqliteRow>, StoreError> {
-        let patience = Patience::new();
+        self.run_until(&Patience::new(), statement, bind).await
+    }
+
+    async fn run_until<'q>(
+        &self,
+        patience: &Patience,
+        statement: &SqlStr,
+        bind: impl Fn(Statement<'q>) -> Statement<'q> + Send + Sync,
+    ) -> Result<Vec<SqliteRow>, StoreError> {
         loop {
-            let mut connection = self.acquire(&patience).await?;
+            let mut connection = self.acquire(patience).await?;
             let statement = bind(sqlx::query(statement.clone()).bind(clock()));
             // Fetches all rows, because the statement commits after its last row, and a full disk
             // makes only the commit fail.
@@ -96,6 +104,7 @@ impl SqliteRecords {
         statement: &SqlStr,
         bind: impl Fn(Statement<'q>) -> Statement<'q> + Send + Sync,
     ) -> Result<Vec<SqliteRow>, StoreError> {
+        let patience = Patience::new();
         // Another read has the connection: the pool has others.
         if let Ok(mut reader) = self.reader.0.try_lock()
             && let Some(connection) = Reader::connection(&mut reader, &self.pool)
@@ -103,11 +112,17 @@ impl SqliteRecords {
             let bound = bind(sqlx::query(statement.clone()).bind(clock()));
             match bound.fetch_all(connection).await {
                 Ok(rows) => return Ok(rows),
+                // Without WAL a read waits for writers.
+                Err(error) if is_busy(&error) => {
+                    if !patience.has_waited_for(&error).await {
+                        return Err(failed(error, meaning));
+                    }
+                }
                 // If the error is not of this connection alone, the pool's connection has it too.
                 Err(_) => *reader = None,
             }
         }
-        self.run(statement, bind).await
+        self.run_until(&patience, statement, bind).await
     }
 
     /// Runs a statement that writes, once all statements have ended that this
