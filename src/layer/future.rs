@@ -136,7 +136,7 @@ where
             KindProjection::Observed { future, observing } => {
                 // Taken out while the handler runs: the drop after a panic is told from that of a
                 // client that leaves.
-                let own = observing.take().expect("polled after completion");
+                let mut own = observing.take().expect("polled after completion");
                 match future.poll(cx) {
                     Poll::Pending => {
                         own.waits();

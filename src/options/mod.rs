@@ -97,13 +97,6 @@ impl RouteOptions {
                  effects had to be committed; a tool can take SqlClaim without this option",
             ));
         }
-        if self.mode == Mode::Observe && !self.keys.in_body.is_empty() {
-            return Err(ConfigError::new(
-                "key_in_body",
-                "can't go with `mode` observe: what is only observed is passed on before its body \
-                 is read",
-            ));
-        }
         if self.exactly_once == ExactlyOnce::InTransaction && self.in_doubt != Statuses::none() {
             return Err(ConfigError::new(
                 "exactly_once",

@@ -36,7 +36,7 @@ use crate::request::stop::Stop;
 
 /// A body of more bytes takes more than about a tenth of a millisecond to be searched, and so is not
 /// searched on a thread that serves requests (G11).
-const LONG: usize = 64 * 1024;
+pub(super) const LONG: usize = 64 * 1024;
 
 /// A request whose key may be in its body.
 pub(crate) struct Unread<S, B> {
@@ -190,7 +190,7 @@ where
 }
 
 /// The account of requests without a caller is that of this one.
-const NOBODY: ScopeDigest = ScopeDigest::from_bytes([0; 32]);
+pub(super) const NOBODY: ScopeDigest = ScopeDigest::from_bytes([0; 32]);
 
 /// Reads the body that a clone of this layer further out has handed on.
 async fn read_again<B>(body: B) -> Result<FullBody, Rejection>

@@ -8,6 +8,7 @@ mod support;
 
 mod bytes;
 mod frames;
+mod keys_in_bodies;
 mod long_runs;
 mod oracle;
 mod planted;

@@ -6,19 +6,20 @@ use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::SystemTime;
 
+use http::request::Parts;
 use http::{Method, StatusCode};
 use tracing::Instrument;
 
 use crate::lease::{ClaimSent, LeaseOwner, Verdict};
-use crate::limits::Holding;
+use crate::limits::{Full, Holding};
 use crate::observer::Would;
-use crate::options::{OnDisconnect, OnInFlight};
+use crate::options::{OnDisconnect, OnInFlight, OnLapsedLease};
 use crate::record::Fingerprint;
 use crate::rejection::RejectionCode;
 use crate::request::judge::if_unknown;
 use crate::request::observe_mode::report::{OnObserved, report, tell};
 use crate::request::observe_mode::responded::{settled, unknown};
-use crate::request::operation::{Operation, Progress as Stage};
+use crate::request::operation::{Operation, Progress as Stage, ProtectedRequest};
 use crate::request::stop::Stop;
 use crate::runtime::{Handle, Instant, Mutex, OnceLock};
 use crate::store::{Claim, Claimed, Lease, Release, StoreError};
@@ -51,8 +52,36 @@ struct Owner {
 }
 
 impl Observation {
+    /// The claim of a request that is to be observed, without its fingerprint.
+    pub(super) fn claim_of(known: &ProtectedRequest, parts: &Parts) -> Claim {
+        let none_yet = Fingerprint::from_bytes([0; 32]);
+        Claim {
+            // What nobody resolves must not stay for ever: a lapsed record is forgotten in time.
+            on_lapsed_lease: OnLapsedLease::Rerun,
+            origin: known.origin(parts),
+            ..known.claim_under(0, known.scope, parts, none_yet)
+        }
+    }
+
+    /// The observation of a request with a key and a caller, if there is a place for it.
+    pub(super) fn of(
+        known: ProtectedRequest,
+        parts: &Parts,
+        told: Option<&OnObserved>,
+    ) -> Result<Arc<Self>, Full> {
+        let place = known.place().ok();
+        let place = known.may_begin(place)?;
+        let operation = Arc::new(Operation::new(known, None));
+        Ok(Self::new(
+            operation,
+            parts.method.clone(),
+            told.cloned(),
+            place,
+        ))
+    }
+
     /// The place is one among the requests in flight, until the record has an end.
-    pub(super) fn new(
+    fn new(
         request: Arc<Operation>,
         method: Method,
         told: Option<OnObserved>,
@@ -205,7 +234,7 @@ impl Observation {
         self.over();
     }
 
-    fn over(&self) {
+    pub(super) fn over(&self) {
         let over = std::mem::replace(&mut *self.progress.lock(), Progress::Over);
         // Dropped without the lock: a place that is given back takes others.
         drop(over);

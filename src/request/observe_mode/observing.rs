@@ -9,6 +9,7 @@ use crate::message::body::BoxError;
 use crate::message::response_body::ResponseBody;
 use crate::observer::Would;
 use crate::request::observe_mode::observation::Observation;
+use crate::request::observe_mode::unkeyed::{Known, Unkeyed};
 use crate::request::respond::STATUS_HEADER;
 
 /// A request that is observed, from when its handler is called until the handler has responded.
@@ -22,6 +23,8 @@ pub(super) enum Kind {
     Nothing,
     Decided(Would),
     Observation(Option<Arc<Observation>>),
+    /// The body is searched for a key.
+    Unkeyed(Arc<Unkeyed>),
 }
 
 impl Observing {
@@ -30,12 +33,30 @@ impl Observing {
         match &self.kind {
             Kind::Decided(_) => self.marks,
             Kind::Observation(observation) => observation.is_some(),
+            Kind::Unkeyed(_) => true,
             Kind::Nothing => false,
         }
     }
 
+    /// Takes over what the search of the body has found by now. Where the handler is done, nothing else is
+    /// waited for.
+    fn finds(&mut self, at_last: bool) {
+        let Kind::Unkeyed(unkeyed) = &self.kind else {
+            return;
+        };
+        let known = unkeyed.known();
+        let known = known.or_else(|| at_last.then(|| unkeyed.known_at_last()));
+        self.kind = match known {
+            None => return,
+            Some(Known::Observation(observation)) => Kind::Observation(Some(observation)),
+            Some(Known::Decided(would)) => Kind::Decided(would),
+            Some(Known::Nothing) => Kind::Nothing,
+        };
+    }
+
     /// The handler does not respond at once.
-    pub(crate) fn waits(&self) {
+    pub(crate) fn waits(&mut self) {
+        self.finds(false);
         if let Kind::Observation(Some(observation)) = &self.kind {
             observation.watch();
         }
@@ -43,6 +64,7 @@ impl Observing {
 
     /// The service has failed.
     pub(crate) fn fail(mut self) {
+        self.finds(true);
         if let Kind::Observation(observation) = &mut self.kind
             && let Some(observation) = observation.take()
         {
@@ -56,9 +78,10 @@ impl Observing {
         R: Body,
         R::Error: Into<BoxError>,
     {
+        self.finds(true);
         let (mut head, body) = response.into_parts();
         let (would, observation) = match &mut self.kind {
-            Kind::Nothing => (None, None),
+            Kind::Nothing | Kind::Unkeyed(_) => (None, None),
             Kind::Decided(would) => (Some(*would), None),
             Kind::Observation(observation) => {
                 let observation = observation.take();
@@ -81,6 +104,7 @@ impl Observing {
 
 impl Drop for Observing {
     fn drop(&mut self) {
+        self.finds(true);
         let Kind::Observation(Some(observation)) = &self.kind else {
             return;
         };
