@@ -1,7 +1,7 @@
 //! Measures what the layer costs a request, in one process, on one thread,
 //! without a network.
 //!
-//! The same axum app responds to six kinds of requests in turn. Each round
+//! The same axum app responds to eight kinds of requests in turn. Each round
 //! sends a batch of each kind, so that a slow moment of the machine slows all
 //! kinds alike:
 //!
@@ -13,7 +13,9 @@
 //! - `not protected`: behind `IdempotencyLayer`, with a request without a key;
 //! - `first`: behind `IdempotencyLayer`, with a key that was never sent before;
 //! - `replay`: behind `IdempotencyLayer`, with a key whose response is
-//!   recorded.
+//!   recorded;
+//! - `first, told` and `replay, told`: the same behind a layer with an observer
+//!   that does nothing.
 //!
 //! Request bodies have 1 KiB, response bodies 256 B. Each batch gives two
 //! times: `app`, from the call to the end of the response's body, and
@@ -38,6 +40,7 @@ use sha2::{Digest, Sha256};
 use tower::Service;
 use tower::layer::layer_fn;
 use tower::util::MapResponse;
+use tower_idempotency::observer::Observer;
 use tower_idempotency::store::{Claim, Claimed, Outcome, Store};
 use tower_idempotency::store::{Completion, Fingerprint, RecordId, ScopeDigest};
 use tower_idempotency::{IdempotencyLayer, MemoryStore, scope};
@@ -46,13 +49,15 @@ const BATCH: usize = 250;
 const BODY_IN: usize = 1024;
 const BODY_OUT: usize = 256;
 
-const KINDS: [&str; 6] = [
+const KINDS: [&str; 8] = [
     "bare",
     "no-op layer",
     "own body type",
     "not protected",
     "first",
     "replay",
+    "first, told",
+    "replay, told",
 ];
 const BARE: usize = 0;
 const NO_OP: usize = 1;
@@ -60,6 +65,13 @@ const OWN_BODY: usize = 2;
 const NOT_PROTECTED: usize = 3;
 const FIRST: usize = 4;
 const REPLAY: usize = 5;
+const FIRST_TOLD: usize = 6;
+const REPLAY_TOLD: usize = 7;
+
+/// Is told everything, and does nothing.
+struct Nothing;
+
+impl Observer for Nothing {}
 
 fn main() {
     let rounds = std::env::args()
@@ -89,8 +101,8 @@ struct Times {
 
 /// Measures all kinds and prints their times. Returns the median `app` time of
 /// each kind as a ratio to `bare`.
-async fn measure(records: u64, rounds: usize) -> [f64; 6] {
-    let mut all: Vec<[Times; 6]> = Vec::new();
+async fn measure(records: u64, rounds: usize) -> [f64; 8] {
+    let mut all: Vec<[Times; 8]> = Vec::new();
     let mut hashing = Vec::new();
     let mut bench = Bench::new(records).await;
     let mut keys = 0_u64;
@@ -100,15 +112,16 @@ async fn measure(records: u64, rounds: usize) -> [f64; 6] {
         if records < 100_000 && round % 10 == 9 {
             bench = Bench::new(records).await;
         }
-        let mut times = [Times::default(); 6];
-        for at in 0..6 {
+        let mut times = [Times::default(); 8];
+        for at in 0..8 {
             // Each round begins with another kind, so that no kind always runs
             // first.
-            let kind = (at + round) % 6;
+            let kind = (at + round) % 8;
             let app = match kind {
                 BARE => &mut bench.bare,
                 NO_OP => &mut bench.no_op,
                 OWN_BODY => &mut bench.own_body,
+                FIRST_TOLD | REPLAY_TOLD => &mut bench.told,
                 _ => &mut bench.layered,
             };
             times[kind] = run(app, kind, &mut keys).await;
@@ -122,9 +135,9 @@ async fn measure(records: u64, rounds: usize) -> [f64; 6] {
         "{:16} {:>8} {:>8} {:>8} {:>8}   {:>8} {:>8}",
         "", "app ns", "/ bare", "/ no-op", "/ body", "exchange", "/ bare"
     );
-    let mut medians = [0.0; 6];
-    for kind in 0..6 {
-        let of = |figure: &dyn Fn(&[Times; 6]) -> f64| median(all.iter().map(figure).collect());
+    let mut medians = [0.0; 8];
+    for kind in 0..8 {
+        let of = |figure: &dyn Fn(&[Times; 8]) -> f64| median(all.iter().map(figure).collect());
         medians[kind] = of(&|times| times[kind].app / times[BARE].app);
         println!(
             "  {:<14} {:>8.0} {:>8.2} {:>8.2} {:>8.2}   {:>8.0} {:>8.2}",
@@ -146,6 +159,8 @@ struct Bench {
     no_op: Router,
     own_body: Router,
     layered: Router,
+    /// Behind a layer with an observer.
+    told: Router,
 }
 
 impl Bench {
@@ -162,6 +177,8 @@ impl Bench {
         for record in 0..records {
             fill(&store, record).await;
         }
+        let told = IdempotencyLayer::builder(store.clone(), scope::header("x-api-key"));
+        let told = told.observer(Nothing).build().unwrap();
         let layer = IdempotencyLayer::new(store, scope::header("x-api-key")).unwrap();
         let mut bench = Self {
             bare: app(),
@@ -172,6 +189,7 @@ impl Bench {
                 })
             })),
             layered: app().layer(layer),
+            told: app().layer(told),
         };
         // The first of these requests records the response that the others
         // replay.
@@ -208,7 +226,7 @@ fn request(kind: usize, key: u64) -> Request<Body> {
             "x-request-id",
             format!("8e03978e-40d5-43dd-bc93-{key:012x}"),
         ),
-        REPLAY => (
+        REPLAY | REPLAY_TOLD => (
             "idempotency-key",
             "8e03978e-40d5-43dd-bc93-6894a57f9324".to_owned(),
         ),
