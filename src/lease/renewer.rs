@@ -373,8 +373,10 @@ async fn renew_all(mut task: TaskRuns) {
         // lock of the store.
         for lease in overdue {
             drop(lease.state().take_guard());
-            warn!(lease = ?lease.state().lease(),
-                "an operation runs longer than max_operation, its lease is no longer renewed");
+            if !lease.state().is_observed() {
+                warn!(lease = ?lease.state().lease(),
+                    "an operation runs longer than max_operation, its lease is no longer renewed");
+            }
         }
     }
 }
@@ -433,7 +435,7 @@ async fn renew(under_way: UnderWay) {
                 warn!(lease = ?lease.state().lease(), "another owner has taken over a running operation");
             }
         }
-        Err(error) if counts => {
+        Err(error) if counts && !lease.state().is_observed() => {
             let error = cause(&error);
             warn!(lease = ?lease.state().lease(), error, "a lease was not renewed, trying again");
         }

@@ -9,17 +9,29 @@ use tokio::time::sleep;
 use tower::{BoxError, Layer, ServiceExt, service_fn};
 use tower_idempotency::options::Mode;
 use tower_idempotency::rejection::RejectionCode;
+use tower_idempotency::store::Store;
 use tower_idempotency::{MemoryStore, RequestBody};
 
+use crate::support::store::Steered;
 use crate::support::{answer, builder, post};
 
 const LIMIT: Duration = Duration::from_mins(10);
 
-/// Another task reads the body, as that of a proxy's connection does, and nothing wakes the request
-/// from then on.
 #[tokio::test(start_paused = true)]
 async fn an_operation_lapses_at_max_operation_also_if_its_request_is_not_polled() {
-    let layer = builder(&MemoryStore::new())
+    lapses(&MemoryStore::new()).await;
+}
+
+/// It hands on the guard of the memory store, but answers no claim at once.
+#[tokio::test(start_paused = true)]
+async fn so_does_one_whose_guarded_store_answers_later() {
+    lapses(&Steered::new()).await;
+}
+
+/// Another task reads the body, as that of a proxy's connection does, and nothing wakes the request
+/// from then on.
+async fn lapses(store: &(impl Store + Clone)) {
+    let layer = builder(store)
         .defaults(|options| options.mode(Mode::Observe).max_operation(LIMIT))
         .observed_body(RequestBody::<Full<Bytes>>::observed)
         .build()

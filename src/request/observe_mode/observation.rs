@@ -163,7 +163,9 @@ impl Observation {
             owner.handler_begins(Release::MayRunAgain);
             match sent {
                 Some(sent) if !is_guarded => owner.renew_from(sent),
-                _ => {}
+                // The request may be waiting by now, and nothing need wake it.
+                Some(_) => request.watch(),
+                None => {}
             }
             Owner {
                 lease: owner,
