@@ -38,7 +38,10 @@ fn has_plain_length(headers: &HeaderMap) -> bool {
     let mut lines = headers.get_all(CONTENT_LENGTH).iter();
     let first = lines.next().map_or(&b""[..], HeaderValue::as_bytes);
     // A number of up to nine digits is small enough for every reader.
-    (1..=9).contains(&first.len()) && first.iter().all(u8::is_ascii_digit) && lines.next().is_none()
+    (1..=9).contains(&first.len())
+        && first.iter().all(u8::is_ascii_digit)
+        && (first.len() == 1 || first[0] != b'0')
+        && lines.next().is_none()
 }
 
 /// The length that a head gives. `None` where the lengths differ, or one is not a number.

@@ -108,7 +108,8 @@ where
                     .await
                     .map_err(Failure::Unreached)?,
             };
-            // Only this request may be sent once more after all of it was written.
+            // Only a safe request on a kept connection may be sent again after all of it was written;
+            // so only its head is copied.
             let same = (is_safe && is_kept).then(|| head_of(&request));
             connection.status_line.expect();
             let response = tokio::select! {
