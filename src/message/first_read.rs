@@ -14,7 +14,7 @@ use http_body::Body;
 
 use crate::limits::Account;
 use crate::message::body::{BodyBuffer, BoxError, FullBody, announced_length};
-use crate::message::kept::Room;
+use crate::message::kept::{AHEAD, Room};
 use crate::message::media_type::can_have_body;
 use crate::runtime::Handle;
 use crate::runtime::catch::{CatchUnwind, Panic};
@@ -36,8 +36,9 @@ impl AnnouncedLength {
         by_header: None,
     };
 
-    /// A body that announces no more is read to its end before its head leaves.
-    const SMALL: u64 = 64 << 10;
+    /// A body that announces no more is read to its end before its head leaves. It needs no room to be
+    /// read ahead, so that nothing but its end stops that.
+    const SMALL: u64 = AHEAD as u64;
 
     pub(crate) fn of(head: &response::Parts, body: &impl Body) -> Self {
         let exact = body.size_hint().exact();

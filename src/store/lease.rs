@@ -57,9 +57,10 @@ impl LeaseGuard {
 
     /// Drops the guard of an operation that the store knows to have ended.
     pub(crate) fn settle(self) {
-        #[cfg(feature = "memory")]
-        if let Self::Counted(guard) = self {
-            guard.settle();
+        match self {
+            Self::Shared(guard) => drop(guard),
+            #[cfg(feature = "memory")]
+            Self::Counted(guard) => guard.settle(),
         }
     }
 }

@@ -9,8 +9,13 @@ use super::{Place, another, claim, paid};
 
 /// Inserts this many expired records.
 async fn fill(place: &Place, count: usize) {
+    insert(place, "over", 1, count).await;
+}
+
+/// Inserts records whose ids begin with `name`, and which expire at `end`, in microseconds since 1970.
+async fn insert(place: &Place, name: &str, end: u64, count: usize) {
     let rows: Vec<_> = (0..count)
-        .map(|at| format!("(RPAD('over{at}', 32, '.'), 1, 3, '', 1, 1, '', 1, 1, 1)"))
+        .map(|at| format!("(RPAD('{name}{at}', 32, '.'), 1, 3, '', 1, 1, '', 1, 1, {end})"))
         .collect();
     let insert = "INSERT INTO {t} (id, format, state, nonce, token, attempt, fingerprint, \
                   lapses_at, retention, expires_at) VALUES ";
@@ -63,7 +68,9 @@ async fn rows_read(connection: &mut MySqlConnection) -> u64 {
 #[tokio::test]
 async fn a_call_reads_no_more_than_its_batch() {
     let place = Place::new(2).await;
-    fill(&place, 8_000).await;
+    // A scan would meet them first.
+    insert(&place, "live", 1 << 62, 3_000).await;
+    fill(&place, 5_000).await;
     let mut connection = place.pool.acquire().await.unwrap();
     let before = rows_read(&mut connection).await;
     let none = rows_read(&mut connection).await - before;

@@ -70,9 +70,14 @@ async fn a_replay_waits_for_no_connection_of_the_pool() {
     let lease = acquire(&store, &claim(1)).await;
     store.complete(&lease, &answer("paid")).await.unwrap();
     // The store takes an idle connection, and connections come back in the background.
-    while pool.size() == 0 || pool.num_idle() < pool.size() as usize {
-        tokio::task::yield_now().await;
-    }
+    let come_back = async {
+        while pool.size() == 0 || pool.num_idle() < pool.size() as usize {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), come_back)
+        .await
+        .expect("connections come back to the pool");
     store.look_up(&id(1)).await.unwrap();
     let all = [pool.acquire().await.unwrap(), pool.acquire().await.unwrap()];
     let replayed = store.claim(&claim(1)).await.unwrap();

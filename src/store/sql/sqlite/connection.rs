@@ -107,19 +107,25 @@ impl SqliteRecords {
         let patience = Patience::new();
         // Another read has the connection: the pool has others.
         if let Ok(mut reader) = self.reader.0.try_lock()
-            && let Some(connection) = Reader::connection(&mut reader, &self.pool)
+            && let Some(mut kept) = Reader::take(&mut reader, &self.pool)
         {
+            // A read that is dropped before its end drops the connection too: its thread is still
+            // at work, and the next read would wait for it.
             let bound = bind(sqlx::query(statement.clone()).bind(clock()));
-            match bound.fetch_all(connection).await {
-                Ok(rows) => return Ok(rows),
+            match bound.fetch_all(&mut kept.connection).await {
+                Ok(rows) => {
+                    *reader = Some(kept);
+                    return Ok(rows);
+                }
                 // Without WAL a read waits for writers.
                 Err(error) if is_busy(&error) => {
+                    *reader = Some(kept);
                     if !patience.has_waited_for(&error).await {
                         return Err(failed(error, meaning));
                     }
                 }
                 // If the error is not of this connection alone, the pool's connection has it too.
-                Err(_) => *reader = None,
+                Err(_) => {}
             }
         }
         self.run_until(&patience, statement, bind).await
@@ -167,12 +173,9 @@ pub(super) struct Kept {
 }
 
 impl Reader {
-    /// Takes an idle connection out of the pool, which may make another one in its place, unless a
-    /// connection is kept already. A pool of one connection keeps it: its database may be in memory.
-    fn connection<'a>(
-        kept: &'a mut Option<Kept>,
-        pool: &SqlitePool,
-    ) -> Option<&'a mut SqliteConnection> {
+    /// Takes the connection that is kept, or an idle one out of the pool, which may make another one
+    /// in its place. A pool of one connection keeps it: its database may be in memory.
+    fn take(kept: &mut Option<Kept>, pool: &SqlitePool) -> Option<Kept> {
         let options = pool.options();
         let is_old = |kept: &Kept| {
             let longest = options.get_max_lifetime();
@@ -182,12 +185,12 @@ impl Reader {
             *kept = None;
         }
         if kept.is_none() && options.get_max_connections() > 1 {
-            *kept = pool.try_acquire().map(|idle| Kept {
+            return pool.try_acquire().map(|idle| Kept {
                 connection: idle.detach(),
                 since: Instant::now(),
             });
         }
-        kept.as_mut().map(|kept| &mut kept.connection)
+        kept.take()
     }
 }
 

@@ -81,9 +81,9 @@ const CLAIM: &str = "
             AND ?11 AND (?12 OR fingerprint = excluded.fingerprint)))
     RETURNING token, attempt, EXISTS (SELECT 1 FROM {table}_steps WHERE id = ?2) AS has_steps";
 
-/// The claim of a record that is not there, with the parameters of [`CLAIM`], in a transaction that
-/// has SQLite's lock already, so that `?1` is the time after the wait for that lock. The statement
-/// returns no row: the token is `?1`, and the attempt 1.
+/// The claim of a record that is not there, with the parameters of [`CLAIM`]. Its transaction must have
+/// begun by `BEGIN IMMEDIATE`: it has SQLite's lock already then, so that `?1` is the time after the
+/// wait for that lock. The statement returns no row: the token is `?1`, and the attempt 1.
 const CLAIM_ABSENT: &str = "
     INSERT INTO {table} (id, format, state, nonce, token, attempt, fingerprint, retention,
         lapses_at, expires_at, scope, route, trace, origin_of)
