@@ -64,3 +64,32 @@ pub(crate) fn frame<B: Body>(request: &mut Request<B>) {
         headers.insert(TRANSFER_ENCODING, chunked);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderMap;
+    use http::header::CONTENT_LENGTH;
+
+    use super::has_plain_length;
+
+    #[test]
+    fn a_length_is_passed_on_only_as_it_would_be_said_here() {
+        for (lines, is_plain) in [
+            (&["0"][..], true),
+            (&["10"], true),
+            (&["010"], false),
+            (&["00"], false),
+            (&["10", "10"], false),
+            (&["10, 10"], false),
+            (&["+10"], false),
+            (&[""], false),
+            (&["1234567890"], false),
+        ] {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append(CONTENT_LENGTH, line.parse().unwrap());
+            }
+            assert_eq!(has_plain_length(&headers), is_plain, "{lines:?}");
+        }
+    }
+}

@@ -30,10 +30,11 @@ pub(crate) fn log(default: Level, change: impl FnOnce(EnvFilter) -> EnvFilter) {
         .init();
 }
 
-/// Writes the fields of a request's span that lines of the log have: the method and the route.
+/// Writes the fields of a request's span that lines of the log have: the method, the route and the
+/// record, which a line about the rest of a streamed response needs.
 ///
-/// What became of the request is recorded in its span when nothing more is logged there, so each request
-/// would format it in vain.
+/// What else became of the request is recorded in its span when it has its response, so each request would
+/// format it in vain.
 #[derive(Debug, Default)]
 struct EarlyFields(DefaultFields);
 
@@ -47,9 +48,9 @@ impl<'writer> FormatFields<'writer> for EarlyFields {
         current: &'writer mut FormattedFields<Self>,
         fields: &Record<'_>,
     ) -> fmt::Result {
-        let mut route = HasRoute(false);
-        fields.record(&mut route);
-        if !route.0 {
+        let mut shown = IsShown(false);
+        fields.record(&mut shown);
+        if !shown.0 {
             return Ok(());
         }
         current.fields.push(' ');
@@ -57,11 +58,48 @@ impl<'writer> FormatFields<'writer> for EarlyFields {
     }
 }
 
-/// Whether the route is among some fields.
-struct HasRoute(bool);
+/// Whether the route or the record is among some fields.
+struct IsShown(bool);
 
-impl Visit for HasRoute {
+impl Visit for IsShown {
     fn record_debug(&mut self, field: &Field, _: &dyn fmt::Debug) {
-        self.0 |= field.name() == "http.route";
+        self.0 |= matches!(field.name(), "http.route" | "idempotency.record");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{self, Read as _};
+    use std::sync::Arc;
+
+    use tracing::field::Empty;
+    use tracing::{info_span, subscriber, warn};
+
+    use super::EarlyFields;
+
+    #[test]
+    fn a_line_about_the_rest_of_a_response_names_the_record() {
+        let (mut written, writer) = io::pipe().unwrap();
+        let log = tracing_subscriber::fmt()
+            .fmt_fields(EarlyFields::default())
+            .with_ansi(false)
+            .with_writer(Arc::new(writer))
+            .finish();
+        subscriber::with_default(log, || {
+            let span = info_span!(
+                "idempotency",
+                http.route = Empty,
+                idempotency.record = Empty,
+                idempotency.outcome = Empty
+            );
+            span.record("http.route", "/charges");
+            span.record("idempotency.outcome", "executed");
+            span.record("idempotency.record", "5f2e");
+            span.in_scope(|| warn!("the upstream's response stalled"));
+        });
+        let mut line = String::new();
+        written.read_to_string(&mut line).unwrap();
+        assert!(line.contains("/charges") && line.contains("5f2e"), "{line}");
+        assert!(!line.contains("executed"), "{line}");
     }
 }
