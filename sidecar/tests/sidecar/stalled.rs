@@ -1,7 +1,7 @@
 //! These responses begin and then stall.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::AsyncReadExt;
 use tokio::sync::Notify;
@@ -147,4 +147,24 @@ async fn a_response_without_protection_that_stalls_is_cut_unless_it_is_of_events
     within(events.0.read_exact(&mut half)).await.unwrap();
     let more = tokio::time::timeout(Duration::from_millis(500), events.is_closed());
     assert!(more.await.is_err(), "the events were cut off");
+}
+
+#[tokio::test]
+async fn an_upstream_has_its_time_from_the_last_byte_of_a_slow_upload() {
+    let upstream = Upstream::start(|_| vec![Step::Hang]).await;
+    let timeout = Duration::from_secs(1);
+    let file = File::new(upstream.address).top("upstream_timeout = '1s'");
+    let sidecar = file.start().await;
+    let mut client = begun(&sidecar).await;
+    // Longer than `upstream_timeout` in all, and the last byte is not the first that is sent late.
+    for _ in 0..5 {
+        tokio::time::sleep(timeout / 2).await;
+        client.send("x").await;
+    }
+    tokio::time::sleep(timeout / 2).await;
+    let last = Instant::now();
+    client.send("x").await;
+    assert_eq!(client.answer().await.status(), 504);
+    let waited = last.elapsed();
+    assert!(waited >= timeout, "refused {waited:?} after the last byte");
 }
