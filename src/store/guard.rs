@@ -16,7 +16,7 @@ pub(crate) trait CountsGuards: Send + Sync {
 pub(crate) struct Guard {
     pub(super) store: Weak<dyn CountsGuards>,
     pub(super) id: RecordId,
-    /// Of the lease: another acquisition of the record has another token.
+    /// The token of the lease. Another acquisition of the record has another one.
     pub(super) token: u64,
     /// How long the record stays after the guard is dropped. `None` if the record stays until
     /// someone resolves it.

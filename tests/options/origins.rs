@@ -46,6 +46,15 @@ fn observed(store: &(impl Store + Clone)) -> (Traces, IdempotencyLayer) {
     (traces, layer)
 }
 
+/// Observes over the memory store, which answers a claim at once, or over a store that does not.
+fn observed_at_once(steered: &Steered, at_once: bool) -> (Traces, IdempotencyLayer) {
+    if at_once {
+        observed(&steered.memory)
+    } else {
+        observed(steered)
+    }
+}
+
 async fn listed(store: &MemoryStore) -> Vec<Origin> {
     let (mut query, mut origins) = (ListQuery::new(), Vec::new());
     loop {
@@ -74,11 +83,7 @@ async fn every_way_to_a_claim_keeps_the_origin() {
     ] {
         let steered = Steered::new();
         let store = &steered.memory;
-        let (traces, layer) = if at_once {
-            observed(store)
-        } else {
-            observed(&steered)
-        };
+        let (traces, layer) = observed_at_once(&steered, at_once);
         // The second request is sent without a span: its response comes from the first.
         let app = layer.layer(counting(&Runs::default()));
         send(&app, pay(body)).await;
@@ -98,11 +103,7 @@ async fn the_record_of_an_operation_that_runs_has_its_origin() {
     for at_once in [true, false] {
         let steered = Steered::new();
         let store = &steered.memory;
-        let (_, layer) = if at_once {
-            observed(store)
-        } else {
-            observed(&steered)
-        };
+        let (_, layer) = observed_at_once(&steered, at_once);
         let gate = Gate::closed();
         let app = layer.layer(held_back(&Runs::default(), &gate));
         let body = Bytes::from_static(b"{}");
